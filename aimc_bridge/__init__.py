@@ -1,0 +1,57 @@
+"""The bridge between neural networks in PyTorch and analog in-memory computing chips."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aimc_bridge import physics
+    from aimc_bridge.calibration import calibrate
+    from aimc_bridge.chip import drift, load_chip, program, restore, save_chip
+    from aimc_bridge.conversion import convert, coverage
+    from aimc_bridge.sweeps import sweep
+    from aimc_bridge.training import HWATraining, train
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "HWATraining": "training",
+    "calibrate": "calibration",
+    "convert": "conversion",
+    "coverage": "conversion",
+    "drift": "chip",
+    "load_chip": "chip",
+    "program": "chip",
+    "restore": "chip",
+    "save_chip": "chip",
+    "sweep": "sweeps",
+    "train": "training",
+}
+
+__all__ = [
+    "HWATraining",
+    "calibrate",
+    "convert",
+    "coverage",
+    "drift",
+    "load_chip",
+    "physics",
+    "program",
+    "restore",
+    "save_chip",
+    "sweep",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "physics":
+        return importlib.import_module("aimc_bridge.physics")
+    if name in _HOME:
+        return getattr(importlib.import_module(f"aimc_bridge.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'aimc_bridge' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,146 @@
+"""Chips: program, drift, restore, save, load. One door for both engines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from aimc_bridge.errors import CheckpointError, StateError, UsageError
+from aimc_bridge.registry import Chip, Matrix, matrices_of, record_of
+from aimc_bridge.times import seconds
+
+_FORMAT = 1
+
+
+def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
+    """Program one chip: programming noise and drift exponents of every device.
+
+    The same seed gives the same chip: on every run, and for a layer whatever other layers the model
+    has. A chip that the model held before is gone.
+
+    Args:    model  a converted model.    seed  any integer.    draw_on  "cpu": CPU and CUDA share
+             the chip; "device": drawn where the weights are, faster, repeatable on that kind of
+             device (the aihwkit engine always draws on the CPU).
+    Raises:  UsageError, CapabilityError (not a converted model).
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise UsageError(f"seed={seed!r}; allowed: an integer")
+    if draw_on not in ("cpu", "device"):
+        raise UsageError(f"draw_on={draw_on!r}; allowed: 'cpu', 'device'")
+    record = record_of(model)
+    for name, matrix in matrices_of(model).items():
+        matrix.program(seed, name, draw_on)
+    record.chip = Chip(seed, draw_on)
+
+
+def drift(model: nn.Module, t_inference: float | str) -> None:
+    """The programmed chip `t_inference` seconds after programming, read noise and compensation
+    included. Any order of times: each starts from the programmed state.
+
+    Args:    t_inference  seconds, or a text such as "1h".
+    Raises:  StateError where no chip is programmed; UsageError for a time that is not understood.
+    """
+    t_s = seconds(t_inference)
+    chip = _chip(model, "drift")
+    for name, matrix in matrices_of(model).items():
+        matrix.drift(t_s, chip.seed, name, chip.draw_on)
+    chip.t_inference = t_s
+
+
+def restore(model: nn.Module) -> None:
+    """The clean trained weights again; the chip is forgotten."""
+    record = record_of(model)
+    for matrix in matrices_of(model).values():
+        matrix.restore()
+    record.chip = None
+
+
+def _chip(model: nn.Module, what: str) -> Chip:
+    chip = record_of(model).chip
+    if chip is None:
+        raise StateError(f"{what}: no chip is programmed; call program(model, seed) first")
+    return chip
+
+
+def _fingerprint(model: nn.Module, matrices: dict[str, Matrix]) -> str:
+    """SHA-256 of the presets and of every matrix: name, tiles and trained weights."""
+    record = record_of(model)
+    digest = hashlib.sha256(record.engine.encode())
+    for preset in (record.preset, *record.presets.values()):
+        parts = {part: getattr(preset, part).values() for part in preset.PARTS}
+        digest.update(json.dumps(parts, sort_keys=True).encode())
+    for name, matrix in sorted(matrices.items()):
+        digest.update(repr((name, matrix.grid)).encode())
+        digest.update(matrix.clean_weight().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write the programmed chip, as it is now, to a safetensors file.
+
+    The trained weights are not in it: `load_chip` wants the same converted model.
+
+    Raises:  StateError where no chip is programmed.
+    """
+    from safetensors.torch import save_file
+
+    chip = _chip(model, "save_chip")
+    matrices = matrices_of(model)
+    tensors: dict[str, Tensor] = {
+        f"{name}/{key}": value.detach().cpu().contiguous().clone()
+        for name, matrix in matrices.items()
+        for key, value in matrix.chip_state().items()
+    }
+    about = {
+        "format": _FORMAT,
+        "engine": record_of(model).engine,
+        "model": _fingerprint(model, matrices),
+        "seed": chip.seed,
+        "draw_on": chip.draw_on,
+        "t_inference": chip.t_inference,
+    }
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file(tensors, partial, metadata={"aimc_bridge_chip": json.dumps(about)})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Make the model hold the chip of a file written by `save_chip`.
+
+    The outputs are those at the time of saving: bit for bit where the engine's products can be
+    repeated.
+
+    Raises:  CheckpointError where the file is missing, damaged, or the chip of another model.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    matrices = matrices_of(model)
+    states: dict[str, dict[str, Tensor]] = {name: {} for name in matrices}
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            about = json.loads((file.metadata() or {})["aimc_bridge_chip"])
+            if about["format"] != _FORMAT or about["model"] != _fingerprint(model, matrices):
+                raise CheckpointError(
+                    f"{path}: a chip of another model, engine or preset; load it into the model "
+                    "it was programmed from, converted the same way, with the same weights"
+                )
+            for key in file.keys():  # noqa: SIM118 - not a mapping
+                name, _, tensor = key.rpartition("/")
+                states[name][tensor] = file.get_tensor(key)
+    except FileNotFoundError as cause:
+        raise CheckpointError(f"{path}: no such file") from cause
+    except (SafetensorError, KeyError, ValueError, OSError) as cause:
+        if isinstance(cause, CheckpointError):
+            raise
+        raise CheckpointError(f"{path}: not a chip file, or damaged ({cause})") from cause
+    for name, matrix in matrices.items():
+        matrix.load_chip_state(states[name])
+    record_of(model).chip = Chip(about["seed"], about["draw_on"], about["t_inference"])

@@ -1,0 +1,237 @@
+"""Conversion of a digital model: a walk over its layers that leaves nothing out in silence."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from aimc_bridge import composite
+from aimc_bridge.errors import ConversionError, UsageError
+from aimc_bridge.registry import (
+    Engine,
+    LayerRecord,
+    Record,
+    attach,
+    matrices_of,
+    record_of,
+)
+from aimc_bridge.registry import engine as find_engine
+from aimc_bridge.spec import Preset
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+
+
+def convert(
+    model: nn.Module,
+    preset: Preset,
+    engine: str = "native",
+    exclude: Iterable[str] = (),
+    overrides: Mapping[str, Preset] | None = None,
+    strict: bool = True,
+) -> nn.Module:
+    """A copy of `model` whose weight matrices lie on analog tiles.
+
+    Weights, biases, device, dtype and training mode are kept; `model` itself is not touched.
+
+    Args:    preset  what the chip is.    engine  "native" or "aihwkit".
+             exclude  names and shell patterns of modules (with all they hold) that stay digital.
+             overrides  name or pattern -> preset for the layers it matches; the first match wins.
+             strict  a weight matrix that would stay digital without being excluded is an error.
+    Returns: the converted model; `coverage` tells what became of each layer.
+    Raises:  ConversionError, CapabilityError (the engine cannot run the preset), VersionError,
+             UsageError (a pattern that matches nothing, wrong types), UnknownNameError (engine).
+    """
+    _check_arguments(model, preset)
+    chosen = find_engine(engine)
+    exclude, overrides = list(exclude), dict(overrides or {})
+    _check_patterns(model, [*exclude, *overrides])
+    for used in (preset, *overrides.values()):
+        for parameter in model.parameters():
+            chosen.check(used, parameter.device, parameter.dtype)
+            break
+    walk = _Walk(chosen, preset, exclude, overrides, model)
+    converted = walk.run(copy.deepcopy(model))
+    if strict and walk.unserved:
+        raise ConversionError(
+            "these hold weight matrices that no handler of engine "
+            f"{engine!r} serves: {', '.join(walk.unserved)}; exclude them by name "
+            "(exclude=[...]), register a handler, or pass strict=False to leave them digital"
+        )
+    if not any(layer.where == "analog" for layer in walk.layers):
+        raise ConversionError(
+            f"nothing of {type(model).__name__} was converted: it has no layer that engine "
+            f"{engine!r} serves, or all are excluded"
+        )
+    composite.disable_fast_paths(converted)
+    attach(converted, Record(engine, preset, overrides, walk.layers))
+    chosen.finish(converted)
+    tiles = {name: matrix.grid.tiles for name, matrix in matrices_of(converted).items()}
+    for layer in walk.layers:
+        layer.tiles = sum(n for name, n in tiles.items() if _inside(name, layer.module))
+    return converted
+
+
+def coverage(model: nn.Module) -> pd.DataFrame:
+    """What became of every layer that holds parameters.
+
+    Returns: a row a layer: `module, type, parameters, where ("analog"/"digital"), tiles, reason`.
+    Raises:  CapabilityError where the model is not a converted one.
+    """
+    import pandas as pd
+
+    columns = ["module", "type", "parameters", "where", "tiles", "reason"]
+    rows = [[getattr(layer, c) for c in columns] for layer in record_of(model).layers]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _inside(name: str, module: str) -> bool:
+    return name == module or module == "" or name.startswith(module + ".")
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether the module `name`, or one that holds it, is meant by a name or shell pattern."""
+    parts = name.split(".")
+    return any(fnmatchcase(".".join(parts[: i + 1]), pattern) for i in range(len(parts)))
+
+
+def _check_arguments(model: nn.Module, preset: Preset) -> None:
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model is a {type(model).__name__}; allowed: a torch.nn.Module")
+    if not isinstance(preset, Preset):
+        raise UsageError(
+            f"preset is {preset!r}; allowed: a Preset, such as presets.get('rasch2023')"
+        )
+    if any("_aimc_record" in module.__dict__ for module in model.modules()):
+        raise ConversionError("this model is converted already; convert the digital model instead")
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ConversionError(
+                f"parameter {name!r} has NaN or infinite values; load weights that are finite"
+            )
+
+
+def _check_patterns(model: nn.Module, patterns: Iterable[str]) -> None:
+    names = [name for name, _ in model.named_modules()] + [n for n, _ in model.named_parameters()]
+    for pattern in patterns:
+        if not any(_matches(name, pattern) for name in names):
+            raise UsageError(
+                f"pattern {pattern!r} matches no module; names look like: "
+                f"{', '.join([n for n in names if n][:6])}"
+            )
+
+
+class _Walk:
+    """One pass over the modules of a copied model, children replaced as it goes."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        preset: Preset,
+        exclude: list[str],
+        overrides: dict[str, Preset],
+        given: nn.Module,
+    ) -> None:
+        self.engine, self.preset = engine, preset
+        self.exclude, self.overrides = exclude, overrides
+        self.layers: list[LayerRecord] = []
+        self.unserved: list[str] = []
+        self.done: dict[int, nn.Module] = {}
+        self.embedded = {
+            id(copied): f"{name}.{key}"
+            for name, module in given.named_modules()
+            if isinstance(module, _EMBEDDINGS)
+            for key, copied in module.named_parameters(recurse=False)
+        }
+        self.given = dict(given.named_modules(remove_duplicate=False))
+
+    def run(self, model: nn.Module) -> nn.Module:
+        return self._visit("", model)
+
+    def _visit(self, name: str, module: nn.Module) -> nn.Module:
+        if id(module) in self.done:
+            return self.done[id(module)]
+        pattern = next((p for p in self.exclude if name and _matches(name, p)), None)
+        if pattern is not None:
+            self._leave_all(name, module, f"excluded by {pattern!r}")
+            self.done[id(module)] = module
+            return module
+        try:
+            handler = self.engine.handler_for(module)
+        except ConversionError as problem:
+            self.unserved.append(f"{name or type(module).__name__} ({problem})")
+            self._leave_all(name, module, "no handler: forward is overridden")
+            self.done[id(module)] = module
+            return module
+        result = module
+        if handler is not None:
+            result = self._handle(name, module, handler(module, self._preset_of(name)))
+        else:
+            self._digital(name, module)
+            for key, child in list(module.named_children()):
+                replaced = self._visit(f"{name}.{key}" if name else key, child)
+                if replaced is not child:
+                    setattr(module, key, replaced)
+        self.done[id(module)] = result
+        self.done[id(result)] = result
+        return result
+
+    def _preset_of(self, name: str) -> Preset:
+        for pattern, preset in self.overrides.items():
+            if _matches(name, pattern):
+                return preset
+        return self.preset
+
+    def _handle(self, name: str, module: nn.Module, analog: nn.Module) -> nn.Module:
+        count = sum(p.numel() for p in module.parameters())
+        tied = [
+            self.embedded[id(p)] for p in self.given[name].parameters() if id(p) in self.embedded
+        ]
+        reason = ""
+        if tied:
+            reason = f"was tied to {', '.join(tied)}, which keeps a digital copy of its own"
+        preset = self._preset_of(name)
+        if preset is not self.preset:
+            reason = "; ".join(filter(None, [reason, f"preset {preset}"]))
+        self.layers.append(LayerRecord(name, type(module).__name__, count, "analog", 0, reason))
+        return analog
+
+    def _leave_all(self, name: str, module: nn.Module, reason: str) -> None:
+        for key, inner in module.named_modules():
+            own = list(inner.parameters(recurse=False))
+            if own:
+                full = ".".join(filter(None, [name, key]))
+                count = sum(p.numel() for p in own)
+                self.layers.append(
+                    LayerRecord(full, type(inner).__name__, count, "digital", 0, reason)
+                )
+
+    def _digital(self, name: str, module: nn.Module) -> None:
+        """Record a module without handler that holds parameters of its own."""
+        own = dict(module.named_parameters(recurse=False))
+        if not own:
+            return
+        reason = "no weight matrix"
+        if isinstance(module, _EMBEDDINGS):
+            reason = "embedding"
+        else:
+            full = {key: f"{name}.{key}" if name else key for key in own}
+            unserved = [
+                full[key]
+                for key, parameter in own.items()
+                if parameter.ndim >= 2
+                and not any(fnmatchcase(full[key], pattern) for pattern in self.exclude)
+            ]
+            if any(parameter.ndim >= 2 for parameter in own.values()):
+                reason = "no handler" if unserved else "excluded by name"
+            if unserved:
+                self.unserved.append(f"{', '.join(unserved)} ({type(module).__name__})")
+        count = sum(p.numel() for p in own.values())
+        self.layers.append(LayerRecord(name, type(module).__name__, count, "digital", 0, reason))

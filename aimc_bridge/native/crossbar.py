@@ -1,0 +1,379 @@
+"""The crossbars of one weight matrix: its tiles, their periphery, and the chip programmed on them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from aimc_bridge import rng
+from aimc_bridge.errors import CalibrationError, CheckpointError, ShapeError, StateError
+from aimc_bridge.native.product import Product, TileProduct, TileWeights
+from aimc_bridge.physics import cells as cell_law
+from aimc_bridge.physics import compensation, crossbar
+from aimc_bridge.physics.mapping import TileGrid, column_scales
+from aimc_bridge.registry import Matrix, Observer
+from aimc_bridge.spec import Preset, TrainingSpec
+
+_CHIP = ("conductance_us", "nu", "us_per_unit", "held", "reference", "compensation")
+
+
+class _Cached(NamedTuple):
+    key: tuple[object, ...]
+    source: Tensor  # kept alive, so that its identity in the key stays its own
+    tiles: dict[tuple[int, int | None], TileWeights]
+
+
+class Crossbar(nn.Module, Matrix):
+    """A matrix `[out, in]` on tiles. The layer that owns it owns the trained weights.
+
+    Parameters   input_range `[row tiles, column tiles]`, out_scale `[row tiles, out]`
+    Buffers      scale `[row tiles, out]`, and the number of batches each range was set from
+    Chip         plain tensors outside the state dict: conductances, exponents, what is held now,
+                 the compensation's reference and factor
+    """
+
+    def __init__(
+        self, weight: Tensor, preset: Preset, product: Product, grid: TileGrid, owner: nn.Module
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.preset = preset
+        self.product = product
+        self.label = "this layer"
+        self._owner = (owner,)  # in a tuple: the owner is not a submodule of its crossbar
+        self._observer: Observer | None = None
+        self._injected: Tensor | None = None
+        self._cache: _Cached | None = None
+        self._shared: tuple[tuple[int, int], bool] | None = None
+        self.ir_drop_in_training = True
+        self.range_start = (0, 3.0)
+        self.range_decay = (0.0, 1.0)
+        spec = preset.crossbar
+        matrix = weight.detach().reshape(grid.out_features, grid.in_features)
+        tiles = (len(grid.rows), len(grid.columns))
+        ones = matrix.new_ones
+        self.register_buffer("scale", column_scales(matrix, grid, spec.weight_scaling))
+        self.out_scale = nn.Parameter(ones(tiles[0], grid.out_features), requires_grad=False)
+        self.input_range: nn.Parameter | None
+        if spec.input_range == "none":
+            self.register_parameter("input_range", None)
+        else:
+            self.input_range = nn.Parameter(ones(tiles), requires_grad=False)
+        self.register_buffer("range_batches", torch.zeros((), dtype=torch.long))
+        for name in _CHIP:
+            self.register_buffer(name, None, persistent=False)
+
+    scale: Tensor
+    range_batches: Tensor
+    conductance_us: Tensor | None
+    nu: Tensor | None
+    us_per_unit: Tensor | None
+    held: Tensor | None
+    reference: Tensor | None
+    compensation: Tensor | None
+
+    # --- weights ---
+
+    def _trained(self) -> Tensor:
+        weight: Tensor = self._owner[0].matrix()  # type: ignore[operator]
+        return weight
+
+    def _normalised(self) -> Tensor:
+        return self._trained() / self.grid.expand_columns(self.scale)
+
+    def normalised_weight(self) -> Tensor:
+        return self._normalised().detach()
+
+    def clean_weight(self) -> Tensor:
+        return self._trained().detach().clone()
+
+    def effective_weight(self) -> Tensor:
+        held = self.held if self.held is not None else self._injected
+        weight = self.normalised_weight() if held is None else held
+        return weight * self.grid.expand_columns(self.scale * self.out_scale.detach())
+
+    # --- the product ---
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The analog product of all tiles, summed digitally; no bias."""
+        if self._observer is not None:
+            return self._observed(x)
+        if self.training and self.held is not None:
+            raise StateError(
+                f"{self.label} holds a programmed chip and is in training mode; "
+                "call restore(model) before training, or model.eval() before inference"
+            )
+        spec = self.preset.crossbar
+        if self.input_range is not None:
+            self._check_ranges(x)
+        clean = None
+        needs_grad = torch.is_grad_enabled()
+        if self.held is not None:
+            weight, source = self.held, self.held
+        else:
+            normalised = self._normalised()
+            clean = normalised if needs_grad and normalised.requires_grad else None
+            weight = (normalised if self._injected is None else self._injected).detach()
+            source = self._trained()
+        cached = self._tiles(weight, source, needs_grad)
+        factor = self.scale * self.out_scale
+        if self.compensation is not None:
+            factor = factor * self.compensation
+        shared = self._ranges_shared()
+        total: Tensor | None = None
+        for row in range(len(self.grid.rows)):
+            blocks: list[int | None] = [None] if shared else list(range(len(self.grid.columns)))
+            outs = []
+            for column in blocks:
+                tile = cached.get((row, column))
+                if tile is None:
+                    tile = cached[row, column] = self._tile_weights(weight, row, column)
+                outs.append(self._tile(x, clean, row, column, tile))
+            y = outs[0] if len(outs) == 1 else torch.cat(outs, dim=self.product.output_dim)
+            scaled = y * self._as_outputs(
+                factor[row], y, spec.input_range != "none" and shared, row
+            )
+            total = scaled if total is None else total.add_(scaled)
+        assert total is not None
+        return total
+
+    def _as_outputs(self, factor: Tensor, y: Tensor, with_range: bool, row: int) -> Tensor:
+        if with_range and self.input_range is not None:
+            factor = factor * self.input_range[row, 0].detach().abs()
+        if self.product.output_dim == -1:
+            return factor
+        return factor.view(-1, *[1] * (y.ndim - 2))
+
+    def _tile(
+        self, x: Tensor, clean: Tensor | None, row: int, column: int | None, tile: TileWeights
+    ) -> Tensor:
+        part = self.product.inputs(x, row, column)
+        input_range = None
+        if self.input_range is not None:
+            input_range = self.input_range[row, column or 0].abs()
+        columns = slice(None) if column is None else self.grid.column_slices()[column]
+        target = None if clean is None else clean[columns, self.grid.row_slices()[row]]
+        y: Tensor = TileProduct.apply(
+            part,
+            target,
+            input_range,
+            tile,
+            self.product,
+            self.preset.crossbar,
+            row,
+            self.range_decay,
+        )
+        if column is not None and input_range is not None:
+            y = y * input_range.detach()
+        return y
+
+    def _tile_weights(self, weight: Tensor, row: int, column: int | None) -> TileWeights:
+        ir_drop = self.preset.crossbar.ir_drop > 0.0
+        if self.training and not self.ir_drop_in_training:
+            ir_drop = False
+        position = self.grid.row_position(weight) if ir_drop else None
+        return TileWeights(
+            self.product, weight, self.preset.crossbar, row, column, position, ir_drop
+        )
+
+    def _tiles(
+        self, weight: Tensor, source: Tensor, needs_grad: bool
+    ) -> dict[tuple[int, int | None], TileWeights]:
+        """Derived weights of inference are kept until what they come from changes."""
+        if needs_grad or self._injected is not None:
+            self._cache = None
+            return {}
+        key = (id(source), source._version, self.scale._version, self.training, weight.dtype)
+        if self._cache is None or self._cache.key != key:
+            self._cache = _Cached(key, source, {})
+        return self._cache.tiles
+
+    def _ranges_shared(self) -> bool:
+        """Whether the column tiles of each row have one range: then one product serves them all."""
+        if self.input_range is None or len(self.grid.columns) == 1:
+            return True
+        if self.input_range.requires_grad and torch.is_grad_enabled():
+            return False
+        key = (id(self.input_range), self.input_range._version)
+        if self._shared is None or self._shared[0] != key:
+            same = bool((self.input_range == self.input_range[:, :1]).all())
+            self._shared = (key, same)
+        return self._shared[1]
+
+    # --- input ranges ---
+
+    def _check_ranges(self, x: Tensor) -> None:
+        assert self.input_range is not None
+        if self.training and self.range_batches < self.range_start[0]:
+            self._start_ranges(x)
+        if self.range_batches == 0:
+            raise CalibrationError(
+                f"the input ranges of {self.label} were never set; call calibrate(model, batches), "
+                "train(...) with learned input ranges, or load a state dict that has them"
+            )
+
+    @torch.no_grad()
+    def _start_ranges(self, x: Tensor) -> None:
+        assert self.input_range is not None
+        count = int(self.range_batches)
+        for row in range(len(self.grid.rows)):
+            for column in range(len(self.grid.columns)):
+                spread = self.product.inputs(x, row, column).std() * self.range_start[1]
+                if spread > 0:
+                    mean = (self.input_range[row, column] * count + spread) / (count + 1)
+                    self.input_range[row, column] = mean
+        self.range_batches += 1
+
+    def input_ranges(self) -> Tensor | None:
+        if self.input_range is None or self.range_batches == 0:
+            return None
+        return self.input_range.detach().abs()
+
+    @torch.no_grad()
+    def set_input_ranges(self, ranges: Tensor) -> None:
+        if self.input_range is None:
+            return
+        if ranges.shape != self.input_range.shape:
+            raise ShapeError(
+                f"input ranges {tuple(ranges.shape)} for {self.label}; "
+                f"allowed: {tuple(self.input_range.shape)} (row tiles, column tiles)"
+            )
+        if not bool((ranges > 0).all() and ranges.isfinite().all()):
+            raise CalibrationError(f"input ranges of {self.label} must be finite and > 0")
+        self.input_range.copy_(ranges)
+        self.range_batches.fill_(2**31)
+
+    def observe(self, observer: Observer | None) -> None:
+        self._observer = observer
+
+    def _observed(self, x: Tensor) -> Tensor:
+        assert self._observer is not None
+        total = None
+        weight = self._trained().detach()
+        for row in range(len(self.grid.rows)):
+            for column in range(len(self.grid.columns)):
+                self._observer(row, column, self.product.inputs(x, row, column))
+            part = self.product.weights(weight, row, None)
+            y = self.product.contract(self.product.inputs(x, row, None), part)
+            total = y if total is None else total + y
+        assert total is not None
+        return total
+
+    # --- the chip ---
+
+    def _cells(self) -> cell_law.Cells:
+        if self.conductance_us is None or self.nu is None or self.us_per_unit is None:
+            raise StateError(f"{self.label} holds no chip; call program(model, seed) first")
+        return cell_law.Cells(self.conductance_us, self.nu, self.us_per_unit)
+
+    def _draw(self, shape: tuple[int, ...], draw_on: str, seed: int, *names: object) -> Tensor:
+        device = self.scale.device
+        source = device if draw_on == "device" else torch.device("cpu")
+        return rng.normal(shape, rng.stream(seed, *names, device=source), device).to(
+            self.scale.dtype
+        )
+
+    @torch.no_grad()
+    def program(self, seed: int, name: str, draw_on: str) -> None:
+        weight, pcm = self.normalised_weight(), self.preset.pcm
+        shapes = cell_law.noise_shapes(self.grid, pcm)
+        eps_prog = self._draw(shapes[0], draw_on, seed, "program", name)
+        eps_nu = self._draw(shapes[1], draw_on, seed, "exponent", name)
+        cells = cell_law.program_cells(weight, self.grid, pcm, eps_prog, eps_nu)
+        self.conductance_us, self.nu = cells.conductance_us, cells.nu
+        self.us_per_unit = cells.us_per_unit
+        self.held = cell_law.held_weight(cells, self.grid)
+        self.compensation = None
+        self.reference = None
+        kind = self.preset.compensation.drift_compensation
+        if kind == "global_exact_reference":
+            self.reference = compensation.readout(weight, self.grid, self.preset.compensation)
+        elif kind in ("global", "per_column"):
+            self.reference = self._readout(seed, name, "reference", draw_on)
+
+    def _readout(self, seed: int, name: str, when: object, draw_on: str) -> Tensor:
+        assert self.held is not None
+        eps = self._draw(tuple(self.held.shape), draw_on, seed, "compensation", name, when)
+        outputs = crossbar.identity_readout(
+            self.held,
+            self.grid.row_position(self.held),
+            self.grid.row_count(self.held),
+            self.preset.crossbar,
+            eps,
+        )
+        return compensation.readout(outputs, self.grid, self.preset.compensation)
+
+    @torch.no_grad()
+    def drift(self, t_s: float, seed: int, name: str, draw_on: str) -> None:
+        cells, pcm = self._cells(), self.preset.pcm
+        shape = tuple(cells.conductance_us.shape)
+        eps = self._draw(shape, draw_on, seed, "read", name, float(t_s))
+        self.held = cell_law.read_cells(cells, self.grid, pcm, t_s, eps)
+        kind = self.preset.compensation.drift_compensation
+        if kind == "oracle":
+            self.compensation = compensation.oracle(
+                self.normalised_weight(), self.grid, pcm, t_s
+            ).clone()
+        elif self.reference is not None:
+            now = self._readout(seed, name, float(t_s), draw_on)
+            self.compensation = self.reference / now
+
+    def restore(self) -> None:
+        for name in _CHIP:
+            setattr(self, name, None)
+        self._cache = None
+
+    def chip_state(self) -> dict[str, Tensor]:
+        self._cells()
+        return {name: value for name in _CHIP if (value := getattr(self, name)) is not None}
+
+    def load_chip_state(self, state: dict[str, Tensor]) -> None:
+        missing = [
+            name for name in ("conductance_us", "nu", "us_per_unit", "held") if name not in state
+        ]
+        if missing or any(name not in _CHIP for name in state):
+            raise CheckpointError(
+                f"chip of {self.label}: has {', '.join(state)}; needs {', '.join(_CHIP[:4])}"
+            )
+        self.restore()
+        for name, value in state.items():
+            setattr(self, name, value.to(self.scale.device).clone())
+
+    def alpha(self) -> Tensor:
+        if self.compensation is None:
+            return torch.ones_like(self.scale)
+        return self.compensation
+
+    # --- training ---
+
+    def prepare_training(self, recipe: TrainingSpec) -> None:
+        self.ir_drop_in_training = recipe.ir_drop_in_training
+        self.out_scale.requires_grad_(
+            recipe.learn_out_scales and self.preset.crossbar.learned_out_scales
+        )
+        self.range_start = (recipe.input_range_init_batches, recipe.input_range_init_sd)
+        self.range_decay = (recipe.input_range_decay, recipe.input_range_min_unclipped)
+        if self.input_range is not None:
+            self.input_range.requires_grad_(recipe.learn_input_ranges)
+
+    def inject(self, weight: Tensor | None) -> None:
+        self._injected = weight
+
+    @torch.no_grad()
+    def clip(self, bound: Tensor) -> None:
+        limit = bound * self.grid.expand_columns(self.scale)
+        trained = self._trained()
+        self._owner[0].set_matrix(torch.minimum(torch.maximum(trained, -limit), limit))  # type: ignore[operator]
+
+    @torch.no_grad()
+    def remap(self) -> None:
+        self.scale.copy_(
+            column_scales(self._trained(), self.grid, self.preset.crossbar.weight_scaling)
+        )
+
+    def extra_repr(self) -> str:
+        grid = self.grid
+        size = f"{grid.out_features} x {grid.in_features} on {grid.tiles} tiles"
+        return f"{size}, {self.preset.name}"

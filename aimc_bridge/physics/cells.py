@@ -1,0 +1,121 @@
+"""A matrix of weights as memory cells: programmed once, read at any time after.
+
+A weight is a pair of devices, one of them with target 0. The reference simulator converts the
+programmed weights to conductances again at each reading: the pair is netted (the noise on the zero
+leg subtracted first) and the scale taken from the programmed maximum of the tile. `pcm.netting`
+chooses between that and two devices that drift each by themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aimc_bridge.physics.drift import drift_exponent, drifted
+from aimc_bridge.physics.mapping import TileGrid, from_pair, to_pair
+from aimc_bridge.physics.programming import programmed
+from aimc_bridge.physics.read import read
+from aimc_bridge.spec import DeviceSpec, StatisticalSpec
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A programmed matrix.
+
+    conductance_us    `(*chips, out, in)`, signed, netted; `(*chips, 2, out, in)` where
+                      each device drifts by itself
+    nu                drift exponents, same shape
+    us_per_unit       microsiemens of a normalised weight of 1, `(*chips, row tiles, column tiles)`
+    """
+
+    conductance_us: Tensor
+    nu: Tensor
+    us_per_unit: Tensor
+
+
+def paired(pcm: DeviceSpec) -> bool:
+    """Whether the state keeps both devices of a pair."""
+    return isinstance(pcm, StatisticalSpec) and not pcm.netting
+
+
+def noise_shapes(grid: TileGrid, pcm: DeviceSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of the N(0, 1) draws that `program_cells` takes: (programming, exponents)."""
+    cells = (grid.out_features, grid.in_features)
+    pair = (2, *cells)
+    if not isinstance(pcm, StatisticalSpec):
+        return cells, cells
+    return pair, pair if paired(pcm) else cells
+
+
+def us_per_unit(weight: Tensor, grid: TileGrid, pcm: DeviceSpec) -> Tensor:
+    """g_max over the largest |w| of each tile: `(..., out, in) -> (..., row tiles, col tiles)`."""
+    largest = grid.tile_amax(weight)
+    return pcm.g_max_us / torch.where(largest > 0, largest, torch.ones_like(largest))
+
+
+def _by_cell(values: Tensor, grid: TileGrid) -> Tensor:
+    return grid.expand_columns(grid.expand_tiles(values))
+
+
+def program_cells(
+    weight: Tensor, grid: TileGrid, pcm: DeviceSpec, eps_prog: Tensor, eps_nu: Tensor
+) -> Cells:
+    """Write normalised weights into cells.
+
+    Args:    weight  `(out, in)`, normalised.    eps_prog, eps_nu  N(0, 1), `(*chips, ...)` in front
+             of the shapes that `noise_shapes` gives. After netting only one exponent of a pair is
+             ever used, that of the leg which came out larger: one draw a weight is enough.
+    Returns: Cells.    Raises: ShapeError.    Source: rasch2023 SI; aihwkit `program_weights`.
+    """
+    scale = us_per_unit(weight, grid, pcm)
+    scale_by_cell = _by_cell(scale, grid)
+    if not isinstance(pcm, StatisticalSpec):
+        target = weight * scale_by_cell
+        g_prog = programmed(target, pcm, eps_prog)
+        return Cells(g_prog, drift_exponent(target, pcm, eps_nu), scale)
+    target = to_pair(weight, scale_by_cell)
+    g_prog = programmed(target, pcm, eps_prog)
+    if paired(pcm):
+        return Cells(g_prog, drift_exponent(target, pcm, eps_nu), scale)
+    net = from_pair(g_prog, scale_by_cell)
+    leg = torch.where(net > 0, target[0], target[1])
+    nu = (
+        torch.where(  # one target only where there are chips in front: broadcast by hand
+            net > 0,
+            drift_exponent(target[0], pcm, eps_nu),
+            drift_exponent(target[1], pcm, eps_nu),
+        )
+        if net.ndim > weight.ndim
+        else drift_exponent(leg, pcm, eps_nu)
+    )
+    rescale = us_per_unit(net, grid, pcm)
+    return Cells(net * _by_cell(rescale, grid), nu, rescale)
+
+
+def held_weight(cells: Cells, grid: TileGrid) -> Tensor:
+    """Normalised weights right after programming, before any drift: `(*chips, out, in)`."""
+    return _weights(cells.conductance_us, cells, grid)
+
+
+def read_cells(cells: Cells, grid: TileGrid, pcm: DeviceSpec, t_s: float, eps: Tensor) -> Tensor:
+    """Normalised weights as read `t_s` seconds after programming.
+
+    Args:    eps  N(0, 1), the shape of `cells.conductance_us`.
+    Returns: `(*chips, out, in)`.    Raises: ShapeError, UsageError.
+    """
+    g = cells.conductance_us
+    if not isinstance(pcm, StatisticalSpec) or paired(pcm):
+        now = read(drifted(g, cells.nu, t_s, pcm), g, t_s, pcm, eps)
+        return _weights(now, cells, grid)
+    size = g.abs()
+    now = read(drifted(size, cells.nu, t_s, pcm), size, t_s, pcm, eps)
+    return _weights(torch.copysign(now, g), cells, grid)
+
+
+def _weights(conductance_us: Tensor, cells: Cells, grid: TileGrid) -> Tensor:
+    scale = _by_cell(cells.us_per_unit, grid)
+    if cells.conductance_us.ndim > cells.us_per_unit.ndim:
+        return from_pair(conductance_us, scale)
+    return conductance_us / scale

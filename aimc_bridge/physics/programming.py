@@ -1,0 +1,67 @@
+"""Programming: the conductance a device gets when a target is written."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aimc_bridge.errors import ShapeError
+from aimc_bridge.spec import DeviceSpec, ScalarDriftSpec, StatisticalSpec
+
+
+def relative(g_us: Tensor, pcm: DeviceSpec) -> Tensor:
+    """|g| / g_max, same shape."""
+    return g_us.abs() / pcm.g_max_us
+
+
+def polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+    """sum c_k x^k, elementwise."""
+    value = torch.full_like(x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        value = value.mul_(x).add_(coefficient)
+    return value
+
+
+def check_noise(eps: Tensor, cells: Tensor) -> None:
+    """Raise ShapeError where the noise's shape does not end in the cells' shape."""
+    if eps.shape[eps.ndim - cells.ndim :] != cells.shape:
+        raise ShapeError(
+            f"noise of shape {tuple(eps.shape)} for cells of shape {tuple(cells.shape)}; "
+            "allowed: (*chips, *cells)"
+        )
+
+
+def sigma_prog_us(g_us: Tensor, pcm: DeviceSpec) -> Tensor:
+    """Standard deviation of the programmed conductance.
+
+    Args:    g_us  target, microsiemens, (*cells); a signed weight's sign does not matter.
+    Returns: microsiemens, (*cells): prog_noise_scale * sum c_k x^k, x = |g| / g_max; 0 for a
+             device without noise.
+    Source:  rasch2023 SI, nandakumar2019; Hermes: legallo2023.
+    """
+    if not isinstance(pcm, StatisticalSpec | ScalarDriftSpec):
+        return torch.zeros_like(g_us)
+    return polynomial(relative(g_us, pcm), pcm.prog_coeff_us).mul_(pcm.prog_noise_scale)
+
+
+def programmed(g_us: Tensor, pcm: DeviceSpec, eps: Tensor) -> Tensor:
+    """Conductance right after programming: max(0, g + sigma(g) eps).
+
+    The scalar device keeps a signed weight: no clip at 0, target rounded to its grid of bits first.
+
+    Args:    g_us  target, microsiemens, (*cells), 0..g_max (scalar: -g_max..g_max).
+             eps  N(0, 1), (*chips, *cells).
+    Returns: microsiemens, (*chips, *cells).
+    Raises:  ShapeError where eps does not end in g_us's shape.
+    Not modelled: stuck cells.    Source: rasch2023 SI, nandakumar2019.
+    """
+    check_noise(eps, g_us)
+    if isinstance(pcm, StatisticalSpec):
+        return (g_us + sigma_prog_us(g_us, pcm) * eps).clamp_min(0.0)
+    if isinstance(pcm, ScalarDriftSpec):
+        target = g_us
+        if pcm.weight_bits is not None:
+            step = pcm.g_max_us / (2 ** (pcm.weight_bits - 1) - 1)
+            target = (g_us / step).round().mul(step)
+        return target + sigma_prog_us(target, pcm) * eps
+    return g_us.expand_as(eps).clone()

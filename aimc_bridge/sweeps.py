@@ -1,0 +1,204 @@
+"""Sweeps: chips x times -> a table. Each chip is programmed once and read at every time."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from aimc_bridge import rng
+from aimc_bridge.chip import drift, program, restore
+from aimc_bridge.errors import DataError, UsageError
+from aimc_bridge.registry import record_of
+from aimc_bridge.times import seconds
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Evaluate = Callable[[nn.Module], float | Mapping[str, float]]
+COLUMNS = ["chip", "seed", "t_inference", "metric", "value"]
+Row = tuple[int, int, float, str, float]
+
+
+def sweep(
+    model: nn.Module,
+    evaluate: Evaluate,
+    times: Iterable[str | float] = ("1s", "1h", "1d", "1y"),
+    chips: int = 25,
+    seed: int = 0,
+    *,
+    resume: str | os.PathLike[str] | None = None,
+    executor: int | str | None = None,
+    workers: int = -1,
+    draw_on: str = "cpu",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Evaluate `chips` chips at each time. The model comes back restored.
+
+    Args:    model  a converted model.    evaluate  model -> a number, or a dict of named numbers; it
+             must be picklable where an executor sends it to other processes.
+             chips  chip i has seed `seed + i`.    resume  a CSV file: chips found in it are not
+             computed again, new ones are added as they are done.
+             executor  None: one after another, here; a number: so many processes; the name of a
+             joblib backend ("loky", "dask", "ray"): spread by it over `workers`.
+             draw_on  as in `program`.
+    Returns: a row a chip, time and metric: `chip, seed, t_inference, metric, value`, sorted.
+    Raises:  UsageError (no chips, no times), DataError (a resume file of another sweep).
+
+    The noise of single products uses torch's default generator, seeded here from (seed, chip, time)
+    and given back as it was: two sweeps with the same arguments are equal where the engine's
+    products follow that generator.
+    """
+    import pandas as pd
+
+    if isinstance(chips, bool) or not isinstance(chips, int) or chips < 1:
+        raise UsageError(f"chips={chips!r}; allowed: an integer >= 1")
+    t_inference = list(dict.fromkeys(seconds(time) for time in times))
+    if not t_inference:
+        raise UsageError("no times; allowed: one or more, such as times=('1s', '1h')")
+    record_of(model)
+    path = None if resume is None else Path(resume)
+    rows = [] if path is None else _read(path, seed, chips, t_inference)
+    done = {chip for chip, _, _, _, _ in rows}
+    todo = [chip for chip in range(chips) if chip not in done]
+    with _Bar(chips, len(done), progress) as bar:
+        for result in _results(
+            model, evaluate, t_inference, todo, seed, draw_on, executor, workers
+        ):
+            rows += result
+            if path is not None:
+                _write(path, rows)
+            bar.advance(result)
+    restore(model)
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return table.sort_values(["metric", "chip", "t_inference"], ignore_index=True)
+
+
+def one_chip(
+    model: nn.Module,
+    evaluate: Evaluate,
+    times: list[float],
+    chip: int,
+    seed: int,
+    draw_on: str,
+) -> list[Row]:
+    """All rows of one chip of a sweep that began with `seed`. The model is left programmed."""
+    program(model, seed + chip, draw_on=draw_on)
+    rows: list[Row] = []
+    for t_s in times:
+        drift(model, t_s)
+        with torch.random.fork_rng():
+            torch.manual_seed(rng.derive(seed, "sweep", chip, t_s))
+            result = evaluate(model)
+        metrics = result if isinstance(result, Mapping) else {"metric": result}
+        rows += [(chip, seed + chip, t_s, str(k), float(v)) for k, v in metrics.items()]
+    return rows
+
+
+def _copied_chip(model: nn.Module, *args: Any) -> list[Row]:
+    return one_chip(copy.deepcopy(model), *args)
+
+
+def _results(
+    model: nn.Module,
+    evaluate: Evaluate,
+    times: list[float],
+    todo: list[int],
+    seed: int,
+    draw_on: str,
+    executor: int | str | None,
+    workers: int,
+) -> Iterable[list[Row]]:
+    if executor is None:
+        for chip in todo:
+            yield one_chip(model, evaluate, times, chip, seed, draw_on)
+        return
+    from joblib import Parallel, delayed
+
+    restore(model)
+    backend = executor if isinstance(executor, str) else "loky"
+    jobs = workers if isinstance(executor, str) else executor
+    try:
+        pool = Parallel(n_jobs=jobs, backend=backend, return_as="generator_unordered")
+    except ValueError as cause:
+        raise UsageError(
+            f"executor={executor!r}; allowed: None, a number of processes, or a joblib backend "
+            f"that is registered ({cause})"
+        ) from cause
+    yield from pool(
+        delayed(_copied_chip)(model, evaluate, times, chip, seed, draw_on) for chip in todo
+    )
+
+
+def _read(path: Path, seed: int, chips: int, times: list[float]) -> list[Row]:
+    """Rows of whole chips in a resume file."""
+    import pandas as pd
+
+    if not path.exists():
+        return []
+    other = DataError(
+        f"{path}: rows of another sweep (seed, times or columns differ); give resume= a new file"
+    )
+    try:
+        table = pd.read_csv(path)
+    except ValueError as cause:
+        raise DataError(f"{path}: not a sweep's CSV file ({cause})") from cause
+    if list(table.columns) != COLUMNS or not (table.seed == table.chip + seed).all():
+        raise other
+    rows: list[Row] = []
+    for chip, group in table.groupby("chip"):
+        if set(group.t_inference) != set(times):
+            raise other
+        if int(str(chip)) < chips:
+            rows += list(group.itertuples(index=False, name=None))
+    return rows
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    import pandas as pd
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(partial, index=False)
+    os.replace(partial, path)
+
+
+class _Bar:
+    """A progress bar over chips on standard error, or nothing."""
+
+    def __init__(self, chips: int, done: int, show: bool) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self.progress = Progress(
+            TextColumn("chips"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[last]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not show,
+        )
+        self.task = self.progress.add_task("chips", total=chips, completed=done, last="")
+
+    def __enter__(self) -> _Bar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def advance(self, rows: list[Row]) -> None:
+        _, _, t_s, metric, value = rows[-1]
+        self.progress.update(self.task, advance=1, last=f"{metric} {value:.4g} at {t_s:g} s")

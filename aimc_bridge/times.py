@@ -1,0 +1,49 @@
+"""Times as people write them: "1s", "1h", "1 day", "1y", "3600"."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from aimc_bridge.errors import UsageError
+
+_UNITS = {
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
+    **dict.fromkeys(("m", "min", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hour", "hours"), 3600.0),
+    **dict.fromkeys(("d", "day", "days"), 86400.0),
+    **dict.fromkeys(("w", "week", "weeks"), 7 * 86400.0),
+    **dict.fromkeys(("month", "months"), 30 * 86400.0),
+    **dict.fromkeys(("y", "year", "years"), 365 * 86400.0),
+}
+_LABELS = (("y", 365 * 86400.0), ("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
+
+
+def seconds(time: str | float) -> float:
+    """Seconds after programming of "1s", "30 min", "1h", "1 day", "1 month" (30 days), "1y" (365
+    days), "3600" or a number.
+
+    Raises:  UsageError where it is not understood, negative or not finite.
+    """
+    wrong = UsageError(
+        f"time {time!r} is not understood; allowed: seconds >= 0, or a number with a unit: "
+        "s, min, h, d, w, month, y (examples: 1s, 1h, '1 day', 1y, 3600)"
+    )
+    if isinstance(time, str):
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*", time.lower())
+        if match is None or (match[2] and match[2] not in _UNITS):
+            raise wrong
+        return float(match[1]) * _UNITS.get(match[2], 1.0)
+    if isinstance(time, bool) or not isinstance(time, int | float):
+        raise wrong
+    if not math.isfinite(time) or time < 0:
+        raise wrong
+    return float(time)
+
+
+def label(t_s: float) -> str:
+    """The shortest way to write a time: 3600.0 -> "1h"; the way back is `seconds`."""
+    for unit, size in _LABELS:
+        if t_s >= size and (t_s / size).is_integer():
+            return f"{int(t_s / size)}{unit}"
+    return f"{t_s:g}s"
