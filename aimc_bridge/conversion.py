@@ -92,6 +92,51 @@ def coverage(model: nn.Module) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+@torch.no_grad()
+def copy_trained(source: nn.Module, target: nn.Module) -> None:
+    """Copy what `source` has learned to `target`, another conversion of the same digital model.
+
+    Weights, biases, input ranges, and all digital parameters and buffers; engines and presets may
+    differ. Learned column scales are folded into the weights: the normalised weights stay as they
+    are where the largest of each column is 1.
+
+    Raises:  ConversionError where the two do not have the same layers.
+    """
+    ours, theirs = matrices_of(source), matrices_of(target)
+    if set(ours) != set(theirs):
+        only = sorted(set(ours) ^ set(theirs))
+        raise ConversionError(f"not the same analog layers: {', '.join(only[:6])} on one side only")
+    for name, matrix in ours.items():
+        scale = matrix.grid.expand_columns(matrix.learned_scale())
+        theirs[name].set_clean_weight(matrix.clean_weight() * scale)
+        bias, other = matrix.bias(), theirs[name].bias()
+        if (bias is None) != (other is None):
+            raise ConversionError(f"layer {name!r} has a bias on one side only")
+        if bias is not None and other is not None:
+            other.copy_(bias)
+        ranges = matrix.input_ranges()
+        if ranges is not None:
+            theirs[name].set_input_ranges(ranges)
+    digital = _digital_state(source, set(ours))
+    for key, value in _digital_state(target, set(theirs)).items():
+        if key not in digital or digital[key].shape != value.shape:
+            raise ConversionError(f"digital parameter {key!r} is not on both sides")
+        value.copy_(digital[key])
+
+
+def _digital_state(model: nn.Module, analog: set[str]) -> dict[str, torch.Tensor]:
+    """Parameters and buffers outside the layers that hold a matrix, themselves, not copies."""
+    return {
+        f"{name}.{key}" if name else key: value
+        for name, module in model.named_modules()
+        if not any(_inside(name, layer) for layer in analog)
+        for key, value in (
+            *module.named_parameters(recurse=False),
+            *module.named_buffers(recurse=False),
+        )
+    }
+
+
 def _inside(name: str, module: str) -> bool:
     return name == module or module == "" or name.startswith(module + ".")
 

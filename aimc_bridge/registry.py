@@ -61,6 +61,19 @@ class Matrix(ABC):
         """The trained weights, `[out, in]`, in the layer's own units, without learned scales."""
 
     @abstractmethod
+    def set_clean_weight(self, weight: Tensor) -> None:
+        """Write trained weights, `[out, in]`, own units, and scale the columns anew; learned scales
+        become 1, a chip is forgotten."""
+
+    @abstractmethod
+    def bias(self) -> Tensor | None:
+        """The digital bias parameter of the layer, `[out]`."""
+
+    @abstractmethod
+    def learned_scale(self) -> Tensor:
+        """The learned second factor on the column scales, `[row tiles, out]`, detached."""
+
+    @abstractmethod
     def effective_weight(self) -> Tensor:
         """What the crossbar holds now, `[out, in]`, own units, all column scales included."""
 

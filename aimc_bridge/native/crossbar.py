@@ -89,6 +89,21 @@ class Crossbar(nn.Module, Matrix):
     def clean_weight(self) -> Tensor:
         return self._trained().detach().clone()
 
+    @torch.no_grad()
+    def set_clean_weight(self, weight: Tensor) -> None:
+        self.grid.check(weight)
+        self.restore()
+        self._owner[0].set_matrix(weight.to(self.scale))  # type: ignore[operator]
+        self.out_scale.fill_(1.0)
+        self.remap()
+
+    def bias(self) -> Tensor | None:
+        found: Tensor | None = self._owner[0].bias  # type: ignore[assignment]
+        return found
+
+    def learned_scale(self) -> Tensor:
+        return self.out_scale.detach()
+
     def effective_weight(self) -> Tensor:
         held = self.held if self.held is not None else self._injected
         weight = self.normalised_weight() if held is None else held

@@ -1,0 +1,139 @@
+"""Finding data, caching what was decoded, and batches in a repeatable order."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from aimc_bridge.errors import DataError
+from aimc_bridge.rng import stream
+
+DATA_VARIABLE = "AIMC_BRIDGE_DATA"
+CACHE_VARIABLE = "AIMC_BRIDGE_CACHE"
+
+
+# --- where things are -----------------------------------------------------------------------------
+
+
+def data_dir(given: Path | None) -> Path | None:
+    """The data folder: the one given, else AIMC_BRIDGE_DATA, else None (download).
+
+    Raises:  DataError where the folder named is not there.
+    """
+    variable = os.environ.get(DATA_VARIABLE)
+    folder = given if given is not None else Path(variable) if variable else None
+    if folder is not None and not folder.is_dir():
+        source = "--data-dir" if given is not None else DATA_VARIABLE
+        raise DataError(f"no data folder {folder} (from {source}); name a folder that exists")
+    return folder
+
+
+def cache_dir() -> Path:
+    """The folder for decoded data and downloads: AIMC_BRIDGE_CACHE, else ~/.cache/aimc_bridge."""
+    variable = os.environ.get(CACHE_VARIABLE)
+    folder = Path(variable) if variable else Path.home() / ".cache" / "aimc_bridge"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def find(folder: Path, what: str, *choices: Sequence[str]) -> list[Path]:
+    """The first choice of relative paths of which all exist under `folder`.
+
+    Raises:  DataError that says which files were looked for where.
+    """
+    for choice in choices:
+        paths = [folder / name for name in choice]
+        if all(path.exists() for path in paths):
+            return paths
+    wanted = " or ".join(", ".join(choice) for choice in choices)
+    raise DataError(
+        f"{what} not found: looked in {folder} for {wanted}; "
+        f"point --data-dir or {DATA_VARIABLE} at the folder that holds them"
+    )
+
+
+def cannot_download(what: str, error: Exception) -> DataError:
+    """The error for data that is neither here nor downloadable."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return DataError(
+        f"{what} could not be downloaded ({reason}); "
+        f"point --data-dir or {DATA_VARIABLE} at a folder that holds it"
+    )
+
+
+def cached(
+    name: str, sources: Sequence[Path], make: Callable[[], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Tensors made once from files and kept in the cache folder until a file changes.
+
+    Args:    name     what the cache file is called.
+             sources  the files they come from; path, size and time of change name the version.
+    """
+    facts = [
+        f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sources
+    ]
+    version = hashlib.blake2b("\n".join(facts).encode(), digest_size=8).hexdigest()
+    file = cache_dir() / f"{name}-{version}.safetensors"
+    if file.exists():
+        try:
+            return load_file(file)
+        except SafetensorError:  # half a cache, of another program's crash: made again
+            file.unlink()
+    tensors = make()
+    temporary = file.with_name(f"{file.name}.{os.getpid()}")
+    save_file(tensors, temporary)
+    os.replace(temporary, file)
+    return tensors
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+class Loader:
+    """Training batches; each pass over it is the next epoch.
+
+    Order is a function of (seed, epoch) and a batch's augmentation of (seed, epoch, position): an
+    interrupted epoch goes on at any position without the work of the batches before it.
+
+    Args:    plan  (epoch, generator) -> the epoch's batches as anything `make` understands.
+             make  (item, generator, epoch) -> batch.
+             size  number of batches in an epoch.
+    """
+
+    def __init__(
+        self,
+        plan: Callable[[int, torch.Generator], Sequence[Any]],
+        make: Callable[[Any, torch.Generator, int], Any],
+        size: int,
+        seed: int,
+    ) -> None:
+        if size < 1:
+            raise DataError("the training data is smaller than one batch; lower the batch size")
+        self.plan, self.make, self.size, self.seed = plan, make, size, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch = self.epoch
+        self.epoch += 1
+        return self.passing(epoch)
+
+    def passing(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """The batches of one epoch from position `start`."""
+        items = self.plan(epoch, stream(self.seed, "order", epoch))
+        for position in range(start, self.size):
+            yield self.make(items[position], stream(self.seed, "batch", epoch, position), epoch)
+
+
+def shuffled(n: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
+    """Indices 0..n-1 in random order, in whole batches; the rest is left to the next epoch."""
+    order = torch.randperm(n, generator=generator)
+    return list(order[: n - n % batch_size].split(batch_size))

@@ -1,0 +1,172 @@
+"""How much of each benchmark a profile runs: hardware-aware training, subsets, chips."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from aimc_bridge.errors import SpecError
+from aimc_bridge.spec import Preset
+from aimc_bridge.training import HWATraining
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One task of a profile.
+
+    overrides    fields of the preset's recipe that differ, with `why`
+    optimizer    "sgd" (the recipe's) or "adamw" (at the recipe's learning rate, no weight decay)
+    hwa_batches  mini-batches of hardware-aware training; None is all epochs of the recipe
+    calibration  batches that set the input ranges before direct conversion
+    subset       test samples (words) on the native engine; None is all
+    chips        chips on the native engine
+    slow_subset, slow_chips    the same on the aihwkit engine, 50 to 140 times slower
+    """
+
+    why: str
+    overrides: dict[str, Any] = field(default_factory=dict)
+    optimizer: str = "sgd"
+    hwa_batches: int | None = None
+    calibration: int = 8
+    subset: int | None = None
+    chips: int = 25
+    slow_subset: int | None = None
+    slow_chips: int = 1
+
+
+_SMALL = "embedded benchmark: small model, a minute of training"
+_CPU = "two CPU cores: a shorter training than the paper's"
+
+PLANS: dict[tuple[str, str], Plan] = {
+    ("embedded", "wrn"): Plan(
+        why=_SMALL,
+        overrides={
+            "batch_size": 50,
+            "ramp_batches": 20,
+            "epochs": 100,
+            "warmup_batches": 0,
+            "lr_drop_epochs": (),
+            "remap_every": 50,
+            "input_range_init_batches": 10,
+        },
+        hwa_batches=100,
+        chips=5,
+        slow_subset=40,
+        slow_chips=2,
+    ),
+    ("embedded", "bert"): Plan(
+        why=_SMALL,
+        overrides={
+            "batch_size": 32,
+            "ramp_batches": 20,
+            "epochs": 100,
+            "learning_rate": 5e-4,
+            "input_range_init_batches": 10,
+        },
+        optimizer="adamw",
+        hwa_batches=100,
+        chips=5,
+        slow_subset=64,
+        slow_chips=2,
+    ),
+    ("embedded", "lstm"): Plan(
+        why=_SMALL,
+        overrides={
+            "batch_size": 20,
+            "ramp_batches": 20,
+            "epochs": 100,
+            "learning_rate": 5e-4,
+            "input_range_init_batches": 10,
+        },
+        optimizer="adamw",
+        hwa_batches=60,
+        chips=5,
+        slow_subset=400,
+        slow_chips=2,
+    ),
+    ("real", "wrn"): Plan(
+        why=_CPU,
+        overrides={
+            "batch_size": 64,
+            "ramp_batches": 100,
+            "epochs": 1,
+            "learning_rate": 5e-3,
+            "warmup_batches": 0,
+            "lr_drop_epochs": (),
+            "remap_every": 100,
+            "input_range_init_batches": 20,
+        },
+        hwa_batches=400,
+        subset=1000,
+        chips=5,
+        slow_subset=64,
+    ),
+    ("real", "bert"): Plan(
+        why=_CPU,
+        overrides={
+            "batch_size": 32,
+            "ramp_batches": 100,
+            "epochs": 1,
+            "learning_rate": 3e-5,
+            "input_range_init_batches": 20,
+        },
+        optimizer="adamw",
+        hwa_batches=600,
+        chips=5,
+        slow_subset=32,
+    ),
+    ("real", "lstm"): Plan(
+        why=_CPU,
+        overrides={
+            "batch_size": 20,
+            "ramp_batches": 50,
+            "epochs": 1,
+            "learning_rate": 5e-4,
+            "input_range_init_batches": 20,
+        },
+        optimizer="adamw",
+        hwa_batches=300,
+        subset=20000,
+        chips=5,
+        slow_subset=700,
+    ),
+    ("paper", "wrn"): Plan(why="", slow_subset=64),
+    ("paper", "bert"): Plan(why="", slow_subset=32),
+    ("paper", "lstm"): Plan(why="", slow_subset=700),
+}
+
+
+def recipe_for(preset: Preset, name: str, plan: Plan, changes: dict[str, Any]) -> HWATraining:
+    """The preset's recipe with the plan's and the user's changes.
+
+    Where the preset has no recipe of that name (an ideal or a Hermes device), the paper's standard
+    model lends its own, and the recipe's name says so.
+    """
+    if name not in preset.training:
+        import presets
+
+        preset = presets.get("rasch2023")
+    recipe = HWATraining.for_(preset, name)
+    if plan.overrides:
+        recipe = recipe.override(why=plan.why, **plan.overrides)
+    return recipe.override(why="command line", **changes) if changes else recipe
+
+
+def parse_changes(pairs: list[str], known: tuple[str, ...]) -> dict[str, Any]:
+    """`--set` words KEY=VALUE; values are JSON, or text where they are not.
+
+    Raises:  SpecError for a word without "=" or a field that a recipe does not have.
+    """
+    import json
+
+    changes: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not separator or key not in known:
+            raise SpecError(f"--set {pair!r}; allowed: FIELD=VALUE, fields: {', '.join(known)}")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        changes[key] = tuple(value) if isinstance(value, list) else value
+    return changes

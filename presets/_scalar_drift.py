@@ -1,0 +1,69 @@
+"""scalar_drift: the physics of the public replication, for comparison with the paper's."""
+
+from typing import Any
+
+from aimc_bridge.spec import (
+    CompensationSpec,
+    CrossbarSpec,
+    Preset,
+    ScalarDriftSpec,
+    Table,
+    V,
+    cite,
+)
+from presets._ideal import PERIPHERY
+from presets._rasch2023 import TRAINING
+
+
+def theirs(value: Any, where: str = "physics") -> V:
+    return V(value, "replication", where)
+
+
+def recipe() -> Any:
+    """The replication's training: what it says, over the paper's recipe for the same network."""
+    from aimc_bridge.spec import Source
+
+    said = {
+        "noise_type": "programming",
+        "noise_scale": 3.0,
+        "drop_connect": 0.01,
+        "distill_temperature": 4.0,
+        "distill_weight": 0.9,
+    }
+    open_ = {"ramp_batches": 20_000}
+    spec = TRAINING["wrn16"].replace(Source("replication", "training"), **said)
+    where = "the replication ramps over 10 epochs; 2,000 batches of 25 each"
+    return spec.replace(Source("choice", where), **open_)
+
+
+PRESET = Preset(
+    name="scalar_drift",
+    description=(
+        "The replication's physics: noise on the signed weight, one drift exponent for all, "
+        "undone exactly; one tile a layer, ideal periphery."
+    ),
+    pcm=cite(
+        ScalarDriftSpec,
+        g_max_us=theirs(25.0),
+        t0_s=theirs(1.0),
+        netting=V(True, "definition", "the signed weight is one cell"),
+        prog_coeff_us=theirs((0.26348, 1.9650, -1.1731)),
+        prog_noise_scale=theirs(1.0),
+        weight_bits=theirs(8),
+        nu=theirs(0.06),
+    ),
+    crossbar=cite(
+        CrossbarSpec,
+        **PERIPHERY,
+        max_rows=theirs(None),
+        max_columns=theirs(None),
+        weight_scaling=theirs("layer"),
+        learned_out_scales=theirs(False),
+    ),
+    compensation=cite(
+        CompensationSpec,
+        drift_compensation=theirs("oracle"),
+        alpha_floor=V(1e-4, "definition", "an oracle reads nothing: not used"),
+    ),
+    training=Table({"wrn16": recipe()}),
+)
