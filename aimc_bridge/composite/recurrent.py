@@ -1,0 +1,323 @@
+"""Analog recurrent layers and cells: products on crossbars, gates and states digital.
+
+Called like the digital layers, with the same shapes. The inputs of all time steps of a layer and
+direction are one product; only the recurrent product steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import PackedSequence
+
+from aimc_bridge.errors import ShapeError, UsageError
+
+MakeLinear = Callable[[Tensor, Tensor | None], nn.Module]
+"""(weight `[out, in]`, bias `[out]` or None) -> an analog linear layer that holds copies."""
+
+State = tuple[Tensor, ...]
+"""What a step hands to the next: (h, c) of an LSTM, (h,) of the others."""
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
+
+
+def _lstm(gates: Tensor, c: Tensor) -> State:
+    """New (h, c) from the sum of both products, `[..., 4 hidden]`; gates in order i, f, g, o."""
+    i, f, g, o = gates.chunk(4, dim=-1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def _gru(given: Tensor, recurrent: Tensor, h: Tensor) -> Tensor:
+    """New h from both products, `[..., 3 hidden]` each; gates in order r, z, n.
+
+    They stay apart: r acts on the recurrent half of n, its bias included.
+    """
+    r_x, z_x, n_x = given.chunk(3, dim=-1)
+    r_h, z_h, n_h = recurrent.chunk(3, dim=-1)
+    z = torch.sigmoid(z_x + z_h)
+    n = torch.tanh(n_x + torch.sigmoid(r_x + r_h) * n_h)
+    return n + z * (h - n)
+
+
+class _Recurrent(nn.Module):
+    """Layers and directions of a recurrent network over time; a subclass says what one step does.
+
+    Children `ih_l0`, `hh_l0` and, with projections, `hr_l0`: numbered by layer, `_reverse` at the
+    end for the second direction.
+    """
+
+    def __init__(self, module: nn.RNNBase, make_linear: MakeLinear) -> None:
+        super().__init__()
+        self.mode = module.mode
+        self.input_size, self.hidden_size = module.input_size, module.hidden_size
+        self.num_layers, self.bidirectional = module.num_layers, module.bidirectional
+        self.bias, self.batch_first = module.bias, module.batch_first
+        self.dropout, self.proj_size = module.dropout, module.proj_size
+        self._suffixes = ("", "_reverse") if module.bidirectional else ("",)
+        self._widths: tuple[int, ...] = (self.proj_size or self.hidden_size,)
+        kinds = ("ih", "hh", "hr") if self.proj_size else ("ih", "hh")
+        for layer in range(self.num_layers):
+            for suffix in self._suffixes:
+                for kind in kinds:
+                    name = f"{kind}_l{layer}{suffix}"
+                    bias = None
+                    if self.bias and kind != "hr":
+                        bias = getattr(module, f"bias_{name}")
+                    self.add_module(name, make_linear(getattr(module, f"weight_{name}"), bias))
+
+    def _step(self, given: Tensor, state: State, name: str) -> State:
+        """One time step of the layer and direction `name`; `given` is its input product."""
+        raise NotImplementedError
+
+    def flatten_parameters(self) -> None:
+        """Nothing to do: there is no cuDNN buffer. User code calls it."""
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, "
+            f"bias={self.bias}, batch_first={self.batch_first}, dropout={self.dropout}, "
+            f"bidirectional={self.bidirectional}, proj_size={self.proj_size}"
+        )
+
+    def _forward(
+        self, x: Tensor | PackedSequence, hx: State | None
+    ) -> tuple[Tensor | PackedSequence, State]:
+        if isinstance(x, PackedSequence):
+            self._check_input(x.data, (2,), "packed [steps, {}]")
+            sizes = x.batch_sizes.tolist()
+            state = self._start(hx, x.data, sizes[0], batched=True)
+            if x.sorted_indices is not None:
+                state = tuple(s.index_select(1, x.sorted_indices) for s in state)
+            out, state = self._layers(x.data, sizes, state)
+            if x.unsorted_indices is not None:
+                state = tuple(s.index_select(1, x.unsorted_indices) for s in state)
+            packed = PackedSequence(out, x.batch_sizes, x.sorted_indices, x.unsorted_indices)
+            return packed, state
+        shape = "[batch, steps, {}]" if self.batch_first else "[steps, batch, {}]"
+        self._check_input(x, (2, 3), f"{shape} or [steps, {{}}]")
+        batched = x.ndim == 3
+        # steps first from here on: [steps, batch, input_size]
+        data = x.unsqueeze(1) if not batched else x.transpose(0, 1) if self.batch_first else x
+        steps, batch = data.shape[:2]
+        if steps == 0:
+            raise ShapeError(f"input {tuple(x.shape)} has no time step; allowed: one or more")
+        state = self._start(hx, data, batch, batched)
+        out, state = self._layers(data.flatten(0, 1), [batch] * steps, state)
+        out = out.view(steps, batch, out.shape[-1])
+        if not batched:
+            return out.squeeze(1), tuple(s.squeeze(1) for s in state)
+        return out.transpose(0, 1) if self.batch_first else out, state
+
+    def _check_input(self, x: Tensor, ndims: tuple[int, ...], allowed: str) -> None:
+        if x.ndim not in ndims or x.shape[-1] != self.input_size:
+            shapes = allowed.replace("{}", str(self.input_size))
+            raise ShapeError(f"input {tuple(x.shape)}; allowed: {shapes}")
+
+    def _start(self, hx: State | None, data: Tensor, batch: int, batched: bool) -> State:
+        """Initial states, `[layers * directions, batch, width]` each; zeros where not given."""
+        count = self.num_layers * len(self._suffixes)
+        if hx is None:
+            return tuple(data.new_zeros(count, batch, width) for width in self._widths)
+        for name, given, width in zip("hc", hx, self._widths, strict=False):
+            allowed = (count, batch, width) if batched else (count, width)
+            if tuple(given.shape) != allowed:
+                raise ShapeError(f"initial {name} {tuple(given.shape)}; allowed: {allowed}")
+        return tuple(hx) if batched else tuple(s.unsqueeze(1) for s in hx)
+
+    def _layers(self, data: Tensor, sizes: Sequence[int], start: State) -> tuple[Tensor, State]:
+        """All layers over `[sum(sizes), input_size]`, `sizes[t]` rows at step t."""
+        finals: list[State] = []
+        for layer in range(self.num_layers):
+            if layer > 0:
+                data = functional.dropout(data, self.dropout, self.training)
+            outs = []
+            for suffix in self._suffixes:
+                first = tuple(s[len(finals)] for s in start)
+                out, final = self._direction(f"l{layer}{suffix}", data, sizes, first)
+                outs.append(out)
+                finals.append(final)
+            data = outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
+        return data, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
+
+    def _direction(
+        self, name: str, data: Tensor, sizes: Sequence[int], start: State
+    ) -> tuple[Tensor, State]:
+        """One layer in one direction: outputs `[sum(sizes), width]`, final state.
+
+        Sequences are sorted by length, longest first. Forward, a step drops those that have ended;
+        backward, it takes up those that begin: no product is spent on padding.
+        """
+        given = self.get_submodule(f"ih_{name}")(data).split(list(sizes))
+        order = range(len(sizes))
+        state, ended, outs = start, [], []
+        if name.endswith("_reverse"):
+            order = range(len(sizes) - 1, -1, -1)
+            state = tuple(s[: sizes[-1]] for s in start)
+        for t in order:
+            rows, had = sizes[t], state[0].shape[0]
+            if rows < had:
+                ended.append(tuple(s[rows:] for s in state))
+                state = tuple(s[:rows] for s in state)
+            elif rows > had:
+                state = tuple(
+                    torch.cat([s, begin[had:rows]]) for s, begin in zip(state, start, strict=True)
+                )
+            state = self._step(given[t], state, name)
+            outs.append(state[0])
+        if order.step < 0:
+            outs.reverse()
+        if ended:
+            parts = [state, *reversed(ended)]
+            state = tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
+        return torch.cat(outs), state
+
+
+class AnalogLSTM(_Recurrent):
+    """Counterpart of `nn.LSTM`: `[steps, batch, input_size] -> [steps, batch, directions * width]`.
+
+    width is hidden_size, or proj_size where that is not 0. Batch first, unbatched and packed input
+    as the digital layer's. Raises ShapeError, UsageError (an initial state that is no pair).
+    """
+
+    def __init__(self, module: nn.LSTM, make_linear: MakeLinear) -> None:
+        super().__init__(module, make_linear)
+        self._widths = (*self._widths, self.hidden_size)
+
+    def forward(
+        self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor | PackedSequence, State]:
+        """(outputs, (h_n, c_n)); `hx` is (h_0, c_0), zeros where None."""
+        _check_pair(hx)
+        return self._forward(input, hx)
+
+    def _step(self, given: Tensor, state: State, name: str) -> State:
+        h, c = state
+        h, c = _lstm(given + self.get_submodule(f"hh_{name}")(h), c)
+        return (self.get_submodule(f"hr_{name}")(h) if self.proj_size else h), c
+
+
+class AnalogGRU(_Recurrent):
+    """Counterpart of `nn.GRU`: `[steps, batch, input_size] -> [steps, batch, directions * hidden]`.
+
+    Batch first, unbatched and packed input as the digital layer's. Raises ShapeError.
+    """
+
+    def forward(
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None
+    ) -> tuple[Tensor | PackedSequence, Tensor]:
+        """(outputs, h_n); `hx` is h_0, zeros where None."""
+        out, state = self._forward(input, None if hx is None else (hx,))
+        return out, state[0]
+
+    def _step(self, given: Tensor, state: State, name: str) -> State:
+        return (_gru(given, self.get_submodule(f"hh_{name}")(state[0]), state[0]),)
+
+
+class AnalogRNN(_Recurrent):
+    """Counterpart of `nn.RNN`: `[steps, batch, input_size] -> [steps, batch, directions * hidden]`.
+
+    Batch first, unbatched and packed input as the digital layer's. Raises ShapeError.
+    """
+
+    def __init__(self, module: nn.RNN, make_linear: MakeLinear) -> None:
+        super().__init__(module, make_linear)
+        self.nonlinearity = self.mode.removeprefix("RNN_").lower()
+
+    def forward(
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None
+    ) -> tuple[Tensor | PackedSequence, Tensor]:
+        """(outputs, h_n); `hx` is h_0, zeros where None."""
+        out, state = self._forward(input, None if hx is None else (hx,))
+        return out, state[0]
+
+    def _step(self, given: Tensor, state: State, name: str) -> State:
+        recurrent = self.get_submodule(f"hh_{name}")(state[0])
+        return (_ACTIVATIONS[self.nonlinearity](given + recurrent),)
+
+
+class _Cell(nn.Module):
+    """One step: children `ih` and `hh`."""
+
+    def __init__(self, module: nn.RNNCellBase, make_linear: MakeLinear) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size = module.input_size, module.hidden_size
+        self.bias = module.bias
+        self.ih = make_linear(module.weight_ih, module.bias_ih)
+        self.hh = make_linear(module.weight_hh, module.bias_hh)
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.hidden_size}, bias={self.bias}"
+
+    def _start(self, x: Tensor, hx: State | None, count: int) -> State:
+        """`count` initial states, `[batch, hidden]` or `[hidden]` as the input is."""
+        if x.ndim not in (1, 2) or x.shape[-1] != self.input_size:
+            raise ShapeError(
+                f"input {tuple(x.shape)}; allowed: [batch, {self.input_size}] or "
+                f"[{self.input_size}]"
+            )
+        allowed = (*x.shape[:-1], self.hidden_size)
+        if hx is None:
+            return (x.new_zeros(allowed),) * count
+        for name, given in zip("hc", hx, strict=False):
+            if tuple(given.shape) != allowed:
+                raise ShapeError(f"initial {name} {tuple(given.shape)}; allowed: {allowed}")
+        return hx
+
+    def _product(self, child: nn.Module, x: Tensor) -> Tensor:
+        y: Tensor = child(x.unsqueeze(0)).squeeze(0) if x.ndim == 1 else child(x)
+        return y
+
+
+class AnalogLSTMCell(_Cell):
+    """Counterpart of `nn.LSTMCell`: `[batch, input_size] -> (h, c)`, `[batch, hidden_size]` each.
+
+    Unbatched input too. Raises ShapeError, UsageError (an initial state that is no pair).
+    """
+
+    def forward(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """New (h, c); `hx` is the old pair, zeros where None."""
+        _check_pair(hx)
+        h, c = self._start(input, hx, 2)
+        h, c = _lstm(self._product(self.ih, input) + self._product(self.hh, h), c)
+        return h, c
+
+
+class AnalogGRUCell(_Cell):
+    """Counterpart of `nn.GRUCell`: `[batch, input_size] -> [batch, hidden_size]`.
+
+    Unbatched input too. Raises ShapeError.
+    """
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """New h; `hx` is the old one, zeros where None."""
+        (h,) = self._start(input, None if hx is None else (hx,), 1)
+        return _gru(self._product(self.ih, input), self._product(self.hh, h), h)
+
+
+class AnalogRNNCell(_Cell):
+    """Counterpart of `nn.RNNCell`: `[batch, input_size] -> [batch, hidden_size]`.
+
+    Unbatched input too. Raises ShapeError.
+    """
+
+    def __init__(self, module: nn.RNNCell, make_linear: MakeLinear) -> None:
+        super().__init__(module, make_linear)
+        self.nonlinearity = module.nonlinearity
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """New h; `hx` is the old one, zeros where None."""
+        (h,) = self._start(input, None if hx is None else (hx,), 1)
+        sums = self._product(self.ih, input) + self._product(self.hh, h)
+        return _ACTIVATIONS[self.nonlinearity](sums)
+
+
+def _check_pair(hx: object) -> None:
+    if hx is not None and not (isinstance(hx, tuple | list) and len(hx) == 2):
+        got = f"{len(hx)} states" if isinstance(hx, tuple | list) else f"a {type(hx).__name__}"
+        raise UsageError(f"initial state is {got}; allowed: a pair (h_0, c_0), or None for zeros")

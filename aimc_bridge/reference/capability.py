@@ -1,0 +1,81 @@
+"""What aihwkit's tiles can run of a preset, and what they cannot, by the name of the setting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from aihwkit.simulator.rpu_base import cuda as _cuda
+
+from aimc_bridge.errors import CapabilityError, UsageError
+from aimc_bridge.spec import Preset, TrainingSpec
+
+TILES = ("rpucuda", "torch")
+ALPHA_FLOOR = 1e-4  # written into the code of aihwkit's drift compensations
+DROPPABLE = ("w_noise", "ir_drop", "noise_type", "drop_connect")
+
+
+def cuda_tiles() -> bool:
+    """Whether this build of aihwkit has its CUDA tiles; the wheels have none."""
+    return bool(_cuda.is_compiled())
+
+
+def refused(preset: Preset, tile: str, recipe: TrainingSpec | None = None) -> dict[str, object]:
+    """Settings of a preset (and a recipe) that a tile cannot run: {name: value}."""
+    crossbar = preset.crossbar
+    found: dict[str, object] = {}
+    if tile == "torch":
+        if crossbar.w_noise > 0:
+            found["w_noise"] = crossbar.w_noise
+        if crossbar.ir_drop > 0:
+            found["ir_drop"] = crossbar.ir_drop
+    limited = crossbar.max_rows is not None or crossbar.max_columns is not None
+    if crossbar.weight_scaling == "layer" and limited:
+        found["weight_scaling"] = crossbar.weight_scaling
+    if crossbar.dac_bits is None and crossbar.input_range != "none":
+        found["dac_bits"] = None  # their input bound and its rounding go together with the range
+    if preset.compensation.alpha_floor != ALPHA_FLOOR:
+        found["alpha_floor"] = preset.compensation.alpha_floor
+    if recipe is not None:
+        if recipe.noise_type == "pcm" and (tile == "torch" or not cuda_tiles()):
+            found["noise_type"] = recipe.noise_type
+        if recipe.noise_type == "programming" and tile == "torch":
+            found["noise_type"] = recipe.noise_type
+        if recipe.drop_connect > 0 and tile == "torch":
+            found["drop_connect"] = recipe.drop_connect
+    return found
+
+
+def chosen_tile(preset: Preset, tile: str) -> str:
+    """ "rpucuda" or "torch"; "auto" takes the C++ tile, which runs the most.
+
+    Raises:  UsageError for another name.
+    """
+    if tile not in (*TILES, "auto"):
+        raise UsageError(f"tile={tile!r}; allowed: 'auto', 'rpucuda', 'torch'")
+    return "rpucuda" if tile == "auto" else tile
+
+
+def require(
+    preset: Preset, tile: str, drop: Iterable[str] = (), recipe: TrainingSpec | None = None
+) -> None:
+    """Raise CapabilityError unless the tile runs all that is not dropped by name."""
+    drop = tuple(drop)
+    unknown = [name for name in drop if name not in DROPPABLE]
+    if unknown:
+        raise UsageError(f"drop={unknown}; settings that can be dropped: {', '.join(DROPPABLE)}")
+    left = {k: v for k, v in refused(preset, tile, recipe).items() if k not in drop}
+    if not left:
+        return
+    listed = ", ".join(f"{name}={value!r}" for name, value in left.items())
+    others = [t for t in TILES if t != tile and not refused(preset, t, recipe)]
+    ways = [f'use tile="{other}"' for other in others]
+    names = tuple(name for name in left if name in DROPPABLE)
+    if names:
+        ways.append(f"drop them by name: drop={names!r}")
+    if "noise_type" in left:
+        ways.append("let aimc_bridge.train inject it, on any tile")
+    if not ways:
+        ways.append('use engine="native"')
+    raise CapabilityError(
+        f"{tile} tile cannot run {listed} of preset {str(preset)!r}; {', or '.join(ways)}"
+    )
