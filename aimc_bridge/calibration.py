@@ -16,7 +16,7 @@ _SAMPLE = 2**20  # inputs of a tile and batch that a percentile is taken from, e
 
 
 class _Statistic:
-    """Running statistic of |inputs| of the tiles of one matrix, `[row tiles, column tiles]`."""
+    """Running statistic of the inputs of the tiles of one matrix, `[row tiles, column tiles]`."""
 
     def __init__(self, matrix: Matrix, method: str, percentile: float, sd: float) -> None:
         self.matrix, self.method = matrix, method
@@ -26,6 +26,8 @@ class _Statistic:
     def see(self, row: int, column: int, x: Tensor) -> None:
         if column > 0 and self.matrix.grid.groups == 1:
             return  # the column tiles of a row see the same inputs
+        if x.numel() == 0:
+            return
         if not bool(torch.isfinite(x).all()):
             raise CalibrationError("calibration data give NaN or infinite inputs to a tile")
         x = x.detach()
@@ -49,7 +51,8 @@ class _Statistic:
         if self.method == "percentile":
             return torch.stack(seen).mean()
         count, total, squares = torch.stack(seen).sum(0)
-        return (squares / count - (total / count) ** 2).clamp_min(0.0).sqrt() * self.sd
+        variance: Tensor = squares / count - (total / count) ** 2
+        return variance.clamp_min(0.0).sqrt() * self.sd
 
     def ranges(self, name: str) -> Tensor:
         grid = self.matrix.grid
@@ -58,7 +61,7 @@ class _Statistic:
                 f"calibration never reached layer {name!r}; pass batches that run through it, "
                 "or exclude the layer"
             )
-        result = torch.ones(len(grid.rows), len(grid.columns))
+        result = torch.ones(len(grid.rows), len(grid.columns), dtype=torch.float64)
         for row in range(len(grid.rows)):
             for column in range(len(grid.columns)):
                 source = column if grid.groups > 1 else 0
@@ -68,7 +71,7 @@ class _Statistic:
 
 
 def run_batch(model: nn.Module, batch: Any, device: torch.device) -> Any:
-    """`model` on one batch: a tensor, a sequence of arguments, or a mapping of keyword arguments."""
+    """`model` on one batch: a tensor, a sequence of arguments, or a dict of keyword arguments."""
     if isinstance(batch, Tensor):
         return model(batch.to(device))
     if isinstance(batch, Mapping):
@@ -92,8 +95,10 @@ def calibrate(
     """Set the input range of every tile from data. The products are exact meanwhile.
 
     Args:    model  a converted model.    batches  inputs: tensors, tuples of arguments, or dicts of
-             keyword arguments.    method  "max": largest |x|; "percentile": mean over the batches of
-             that percentile of |x|; "std": `sd` standard deviations.
+             keyword arguments.    method  "max": largest |x|; "percentile": mean over the batches
+             of that percentile of |x|; "std": `sd` standard deviations over all batches. A
+             convolution of the native engine counts each pixel once, of the channels that reach a
+             tile; the aihwkit engine counts it in every window, padding included.
     Raises:  CalibrationError where there are no batches, a layer is never reached or values are not
              finite; UsageError for an unknown method.
     Source:  method "std" with 3: aihwkit InputRangeParameter, as rasch2023 starts.
@@ -103,6 +108,11 @@ def calibrate(
     if not 0 < percentile <= 100 or not sd > 0:
         raise UsageError(
             f"percentile={percentile}, sd={sd}; allowed: 0 < percentile <= 100, sd > 0"
+        )
+    if isinstance(batches, Tensor | Mapping | str):
+        raise UsageError(
+            f"batches is one {type(batches).__name__}; allowed: an iterable of batches, such as "
+            "[inputs] or a loader"
         )
     matrices = matrices_of(model)
     statistics = {n: _Statistic(m, method, percentile, sd) for n, m in matrices.items()}
@@ -124,5 +134,6 @@ def calibrate(
             module.training = mode
     if count == 0:
         raise CalibrationError("calibrate got no batches; pass at least one")
+    ranges = {name: statistics[name].ranges(name) for name in matrices}
     for name, matrix in matrices.items():
-        matrix.set_input_ranges(statistics[name].ranges(name))
+        matrix.set_input_ranges(ranges[name])

@@ -14,6 +14,7 @@ from aimc_bridge.registry import Chip, Matrix, matrices_of, record_of
 from aimc_bridge.times import seconds
 
 _FORMAT = 1
+_RANGES = "input ranges"
 
 
 def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
@@ -66,8 +67,8 @@ def _chip(model: nn.Module, what: str) -> Chip:
     return chip
 
 
-def _fingerprint(model: nn.Module, matrices: dict[str, Matrix]) -> str:
-    """SHA-256 of the presets and of every matrix: name, tiles and trained weights."""
+def fingerprint(model: nn.Module, matrices: dict[str, Matrix]) -> str:
+    """SHA-256 of the engine, the presets and every matrix: name, tiles, trained weights, scales."""
     record = record_of(model)
     digest = hashlib.sha256(record.engine.encode())
     for preset in (record.preset, *record.presets.values()):
@@ -75,12 +76,16 @@ def _fingerprint(model: nn.Module, matrices: dict[str, Matrix]) -> str:
         digest.update(json.dumps(parts, sort_keys=True).encode())
     for name, matrix in sorted(matrices.items()):
         digest.update(repr((name, matrix.grid)).encode())
-        digest.update(matrix.clean_weight().cpu().contiguous().numpy().tobytes())
+        trained = [matrix.clean_weight(), matrix.normalised_weight(), matrix.learned_scale()]
+        if (bias := matrix.bias()) is not None:
+            trained.append(bias.detach())
+        for tensor in trained:
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
 def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write the programmed chip, as it is now, to a safetensors file.
+    """Write the programmed chip, as it is now, to a safetensors file, input ranges included.
 
     The trained weights are not in it: `load_chip` wants the same converted model.
 
@@ -95,10 +100,13 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
         for name, matrix in matrices.items()
         for key, value in matrix.chip_state().items()
     }
+    for name, matrix in matrices.items():
+        if (ranges := matrix.input_ranges()) is not None:
+            tensors[f"{name}/{_RANGES}"] = ranges.cpu().contiguous().clone()
     about = {
         "format": _FORMAT,
         "engine": record_of(model).engine,
-        "model": _fingerprint(model, matrices),
+        "model": fingerprint(model, matrices),
         "seed": chip.seed,
         "draw_on": chip.draw_on,
         "t_inference": chip.t_inference,
@@ -113,12 +121,13 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def load_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Make the model hold the chip of a file written by `save_chip`.
+    """Make the model hold the chip of a file written by `save_chip`, with its input ranges.
 
     The outputs are those at the time of saving: bit for bit where the engine's products can be
     repeated.
 
-    Raises:  CheckpointError where the file is missing, damaged, or the chip of another model.
+    Raises:  CheckpointError where the file is missing, damaged, or the chip of another model; the
+             model is then as it was, or restored where the damage was found late.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -127,7 +136,7 @@ def load_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
     try:
         with safe_open(str(path), framework="pt") as file:
             about = json.loads((file.metadata() or {})["aimc_bridge_chip"])
-            if about["format"] != _FORMAT or about["model"] != _fingerprint(model, matrices):
+            if about["format"] != _FORMAT or about["model"] != fingerprint(model, matrices):
                 raise CheckpointError(
                     f"{path}: a chip of another model, engine or preset; load it into the model "
                     "it was programmed from, converted the same way, with the same weights"
@@ -135,12 +144,20 @@ def load_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
             for key in file.keys():  # noqa: SIM118 - not a mapping
                 name, _, tensor = key.rpartition("/")
                 states[name][tensor] = file.get_tensor(key)
+            chip = Chip(about["seed"], about["draw_on"], about["t_inference"])
+    except CheckpointError:
+        raise
     except FileNotFoundError as cause:
         raise CheckpointError(f"{path}: no such file") from cause
-    except (SafetensorError, KeyError, ValueError, OSError) as cause:
-        if isinstance(cause, CheckpointError):
-            raise
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as cause:
         raise CheckpointError(f"{path}: not a chip file, or damaged ({cause})") from cause
-    for name, matrix in matrices.items():
-        matrix.load_chip_state(states[name])
-    record_of(model).chip = Chip(about["seed"], about["draw_on"], about["t_inference"])
+    ranges = {name: state.pop(_RANGES, None) for name, state in states.items()}
+    try:
+        for name, matrix in matrices.items():
+            matrix.load_chip_state(states[name])
+            if (found := ranges[name]) is not None:
+                matrix.set_input_ranges(found)
+    except CheckpointError:
+        restore(model)
+        raise
+    record_of(model).chip = chip

@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+_NORMALISATIONS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
 def convert(
     model: nn.Module,
     preset: Preset,
     engine: str = "native",
-    exclude: Iterable[str] = (),
+    exclude: Iterable[str] | str = (),
     overrides: Mapping[str, Preset] | None = None,
     strict: bool = True,
 ) -> nn.Module:
@@ -44,19 +45,17 @@ def convert(
     Args:    preset  what the chip is.    engine  "native" or "aihwkit".
              exclude  names and shell patterns of modules (with all they hold) that stay digital.
              overrides  name or pattern -> preset for the layers it matches; the first match wins.
+             A module with several names is meant by each of them.
              strict  a weight matrix that would stay digital without being excluded is an error.
     Returns: the converted model; `coverage` tells what became of each layer.
     Raises:  ConversionError, CapabilityError (the engine cannot run the preset), VersionError,
              UsageError (a pattern that matches nothing, wrong types), UnknownNameError (engine).
     """
-    _check_arguments(model, preset)
-    chosen = find_engine(engine)
-    exclude, overrides = list(exclude), dict(overrides or {})
+    exclude = [exclude] if isinstance(exclude, str) else list(exclude)
+    overrides = dict(overrides or {})
+    _check_arguments(model, preset, overrides)
     _check_patterns(model, [*exclude, *overrides])
-    for used in (preset, *overrides.values()):
-        for parameter in model.parameters():
-            chosen.check(used, parameter.device, parameter.dtype)
-            break
+    chosen = find_engine(engine)
     walk = _Walk(chosen, preset, exclude, overrides, model)
     converted = walk.run(copy.deepcopy(model))
     if strict and walk.unserved:
@@ -70,12 +69,14 @@ def convert(
             f"nothing of {type(model).__name__} was converted: it has no layer that engine "
             f"{engine!r} serves, or all are excluded"
         )
+    walk.check_use()
     composite.disable_fast_paths(converted)
     attach(converted, Record(engine, preset, overrides, walk.layers))
     chosen.finish(converted)
     tiles = {name: matrix.grid.tiles for name, matrix in matrices_of(converted).items()}
     for layer in walk.layers:
-        layer.tiles = sum(n for name, n in tiles.items() if _inside(name, layer.module))
+        if layer.where == "analog":
+            layer.tiles = sum(n for name, n in tiles.items() if _inside(name, layer.module))
     return converted
 
 
@@ -97,8 +98,8 @@ def copy_trained(source: nn.Module, target: nn.Module) -> None:
     """Copy what `source` has learned to `target`, another conversion of the same digital model.
 
     Weights, biases, input ranges, and all digital parameters and buffers; engines and presets may
-    differ. Learned column scales are folded into the weights: the normalised weights stay as they
-    are where the largest of each column is 1.
+    differ. Learned column scales are folded into the weights and their scales: on the same tiles
+    the normalised weights stay as they are.
 
     Raises:  ConversionError where the two do not have the same layers.
     """
@@ -107,8 +108,12 @@ def copy_trained(source: nn.Module, target: nn.Module) -> None:
         only = sorted(set(ours) ^ set(theirs))
         raise ConversionError(f"not the same analog layers: {', '.join(only[:6])} on one side only")
     for name, matrix in ours.items():
-        scale = matrix.grid.expand_columns(matrix.learned_scale())
-        theirs[name].set_clean_weight(matrix.clean_weight() * scale)
+        learned, other_matrix = matrix.learned_scale(), theirs[name]
+        scale = None
+        if matrix.grid == other_matrix.grid:
+            scale = matrix.column_scale() * learned
+        weight = matrix.clean_weight() * matrix.grid.expand_columns(learned)
+        other_matrix.set_clean_weight(weight, scale)
         bias, other = matrix.bias(), theirs[name].bias()
         if (bias is None) != (other is None):
             raise ConversionError(f"layer {name!r} has a bias on one side only")
@@ -147,16 +152,22 @@ def _matches(name: str, pattern: str) -> bool:
     return any(fnmatchcase(".".join(parts[: i + 1]), pattern) for i in range(len(parts)))
 
 
-def _check_arguments(model: nn.Module, preset: Preset) -> None:
+def _check_arguments(model: nn.Module, preset: Preset, overrides: Mapping[str, Preset]) -> None:
     if not isinstance(model, nn.Module):
         raise UsageError(f"model is a {type(model).__name__}; allowed: a torch.nn.Module")
-    if not isinstance(preset, Preset):
-        raise UsageError(
-            f"preset is {preset!r}; allowed: a Preset, such as presets.get('rasch2023')"
-        )
+    for given in (preset, *overrides.values()):
+        if not isinstance(given, Preset):
+            raise UsageError(
+                f"preset is {given!r}; allowed: a Preset, such as presets.get('rasch2023')"
+            )
     if any("_aimc_record" in module.__dict__ for module in model.modules()):
         raise ConversionError("this model is converted already; convert the digital model instead")
     for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter) or parameter.is_meta:
+            raise ConversionError(
+                f"parameter {name!r} has no values yet; load weights, or run a batch through the "
+                "lazy layers first"
+            )
         if not bool(torch.isfinite(parameter).all()):
             raise ConversionError(
                 f"parameter {name!r} has NaN or infinite values; load weights that are finite"
@@ -164,7 +175,8 @@ def _check_arguments(model: nn.Module, preset: Preset) -> None:
 
 
 def _check_patterns(model: nn.Module, patterns: Iterable[str]) -> None:
-    names = [name for name, _ in model.named_modules()] + [n for n, _ in model.named_parameters()]
+    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    names += [name for name, _ in model.named_parameters(remove_duplicate=False)]
     for pattern in patterns:
         if not any(_matches(name, pattern) for name in names):
             raise UsageError(
@@ -188,23 +200,44 @@ class _Walk:
         self.exclude, self.overrides = exclude, overrides
         self.layers: list[LayerRecord] = []
         self.unserved: list[str] = []
+        self.used: set[str] = set()
+        self.checked: set[tuple[int, torch.device, torch.dtype]] = set()
         self.done: dict[int, nn.Module] = {}
-        self.embedded = {
-            id(copied): f"{name}.{key}"
-            for name, module in given.named_modules()
-            if isinstance(module, _EMBEDDINGS)
-            for key, copied in module.named_parameters(recurse=False)
-        }
+        self.owners: dict[int, list[tuple[str, nn.Module]]] = {}
+        for name, module in given.named_modules():
+            for key, parameter in module.named_parameters(recurse=False):
+                full = f"{name}.{key}" if name else key
+                self.owners.setdefault(id(parameter), []).append((full, module))
         self.given = dict(given.named_modules(remove_duplicate=False))
+        self.aliases: dict[int, list[str]] = {}
+        for name, module in self.given.items():
+            self.aliases.setdefault(id(module), []).append(name)
 
     def run(self, model: nn.Module) -> nn.Module:
         return self._visit("", model)
 
+    def check_use(self) -> None:
+        """Raise UsageError for a pattern that had no effect."""
+        modules = [name for name in self.given if name]
+        for pattern in self.exclude:
+            if pattern not in self.used and not any(_matches(n, pattern) for n in modules):
+                raise UsageError(
+                    f"exclude {pattern!r} matches a parameter of a layer that is converted whole; "
+                    "exclude the layer by its name"
+                )
+        for pattern in self.overrides:
+            if pattern not in self.used:
+                raise UsageError(
+                    f"override {pattern!r} reaches no analog layer: nothing converted matches it, "
+                    "or an earlier pattern takes its layers"
+                )
+
     def _visit(self, name: str, module: nn.Module) -> nn.Module:
         if id(module) in self.done:
             return self.done[id(module)]
-        pattern = next((p for p in self.exclude if name and _matches(name, p)), None)
+        pattern = next((p for p in self.exclude if name and self._meant(name, p)), None)
         if pattern is not None:
+            self.used.add(pattern)
             self._leave_all(name, module, f"excluded by {pattern!r}")
             self.done[id(module)] = module
             return module
@@ -212,41 +245,69 @@ class _Walk:
             handler = self.engine.handler_for(module)
         except ConversionError as problem:
             self.unserved.append(f"{name or type(module).__name__} ({problem})")
-            self._leave_all(name, module, "no handler: forward is overridden")
+            self._leave_all(name, module, f"no handler: {problem}")
             self.done[id(module)] = module
             return module
         result = module
         if handler is not None:
-            result = self._handle(name, module, handler(module, self._preset_of(name)))
+            preset = self._preset_of(name)
+            self._check_engine(preset, module)
+            result = self._handle(name, module, handler(module, preset))
         else:
             self._digital(name, module)
-            for key, child in list(module.named_children()):
-                replaced = self._visit(f"{name}.{key}" if name else key, child)
-                if replaced is not child:
-                    setattr(module, key, replaced)
+            for key, child in list(module._modules.items()):
+                if child is not None:
+                    replaced = self._visit(f"{name}.{key}" if name else key, child)
+                    if replaced is not child:
+                        setattr(module, key, replaced)
         self.done[id(module)] = result
         self.done[id(result)] = result
         return result
 
+    def _check_engine(self, preset: Preset, module: nn.Module) -> None:
+        for parameter in module.parameters():
+            case = (id(preset), parameter.device, parameter.dtype)
+            if case not in self.checked:
+                self.engine.check(preset, parameter.device, parameter.dtype)
+                self.checked.add(case)
+
     def _preset_of(self, name: str) -> Preset:
         for pattern, preset in self.overrides.items():
-            if _matches(name, pattern):
+            if self._meant(name, pattern):
+                self.used.add(pattern)
                 return preset
         return self.preset
 
+    def _meant(self, name: str, pattern: str) -> bool:
+        return any(_matches(alias, pattern) for alias in self.aliases[id(self.given[name])])
+
     def _handle(self, name: str, module: nn.Module, analog: nn.Module) -> nn.Module:
         count = sum(p.numel() for p in module.parameters())
-        tied = [
-            self.embedded[id(p)] for p in self.given[name].parameters() if id(p) in self.embedded
-        ]
-        reason = ""
-        if tied:
-            reason = f"was tied to {', '.join(tied)}, which keeps a digital copy of its own"
+        reason = self._tied(name)
         preset = self._preset_of(name)
         if preset is not self.preset:
             reason = "; ".join(filter(None, [reason, f"preset {preset}"]))
         self.layers.append(LayerRecord(name, type(module).__name__, count, "analog", 0, reason))
         return analog
+
+    def _tied(self, name: str) -> str:
+        """What becomes of weights that this layer shared with others; "" where it shared none."""
+        mine = set(self.given[name].modules())
+        shared = {
+            full: isinstance(owner, _EMBEDDINGS)
+            for parameter in self.given[name].parameters()
+            for full, owner in self.owners[id(parameter)]
+            if owner not in mine
+        }
+        embeddings = [full for full, is_embedding in shared.items() if is_embedding]
+        others = [full for full, is_embedding in shared.items() if not is_embedding]
+        reasons = []
+        if embeddings:
+            kept = "keeps a digital copy of its own"
+            reasons.append(f"was tied to {', '.join(embeddings)}, which {kept}")
+        if others:
+            reasons.append(f"was tied to {', '.join(others)}: from now on each has its own copy")
+        return "; ".join(reasons)
 
     def _leave_all(self, name: str, module: nn.Module, reason: str) -> None:
         for key, inner in module.named_modules():
@@ -266,14 +327,17 @@ class _Walk:
         reason = "no weight matrix"
         if isinstance(module, _EMBEDDINGS):
             reason = "embedding"
+        elif isinstance(module, _NORMALISATIONS):
+            reason = "normalisation"
         else:
             full = {key: f"{name}.{key}" if name else key for key in own}
-            unserved = [
-                full[key]
-                for key, parameter in own.items()
-                if parameter.ndim >= 2
-                and not any(fnmatchcase(full[key], pattern) for pattern in self.exclude)
-            ]
+            unserved = []
+            for key, parameter in own.items():
+                pattern = next((p for p in self.exclude if fnmatchcase(full[key], p)), None)
+                if pattern is not None:
+                    self.used.add(pattern)
+                elif parameter.ndim >= 2:
+                    unserved.append(full[key])
             if any(parameter.ndim >= 2 for parameter in own.values()):
                 reason = "no handler" if unserved else "excluded by name"
             if unserved:

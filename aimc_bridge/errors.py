@@ -1,4 +1,4 @@
-"""Every error of the project. Each says what is wrong, what was got, what is allowed, what to do."""
+"""All errors of the project. Each says what is wrong, what was got, what is allowed, what to do."""
 
 
 class AimcError(Exception):

@@ -1,4 +1,4 @@
-"""What the rest of the library knows of an engine: layer handlers, weight matrices, a model's record.
+"""What the library knows of an engine: layer handlers, weight matrices, a model's record.
 
 An engine turns a layer into its analog counterpart (a handler a layer type) and shows every weight
 matrix that lies on tiles through one small interface, `Matrix`. Conversion, chips, calibration and
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from aimc_bridge.errors import CapabilityError, ConversionError, UnknownNameError
 from aimc_bridge.physics.mapping import TileGrid
@@ -61,9 +62,13 @@ class Matrix(ABC):
         """The trained weights, `[out, in]`, in the layer's own units, without learned scales."""
 
     @abstractmethod
-    def set_clean_weight(self, weight: Tensor) -> None:
-        """Write trained weights, `[out, in]`, own units, and scale the columns anew; learned scales
-        become 1, a chip is forgotten."""
+    def column_scale(self) -> Tensor:
+        """The digital scale of each column of each tile, `[row tiles, out]`, learned factor out."""
+
+    @abstractmethod
+    def set_clean_weight(self, weight: Tensor, scale: Tensor | None = None) -> None:
+        """Write trained weights, `[out, in]`, own units, on columns scaled by `scale`, or anew;
+        learned scales become 1, a chip is forgotten."""
 
     @abstractmethod
     def bias(self) -> Tensor | None:
@@ -160,7 +165,13 @@ class Engine(ABC):
                 (base.__module__, base.__qualname__)
             )
             if handler is not None:
-                if type(module).forward is base.forward:
+                if is_parametrized(module):
+                    raise ConversionError(
+                        f"{base.__name__} with parametrizations; call "
+                        "torch.nn.utils.parametrize.remove_parametrizations first, or exclude it"
+                    )
+                own = "forward" in module.__dict__  # set on this very module, by a wrapper
+                if type(module).forward is base.forward and not own:  # type: ignore[attr-defined]
                     return handler
                 raise ConversionError(
                     f"{type(module).__name__} changes the forward pass of {base.__name__}; "

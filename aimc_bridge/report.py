@@ -1,7 +1,9 @@
-"""Tables and figures from results in long form: a row a model, phase, engine, time, chip, metric."""
+"""Tables and figures from results in long form: a row a model, phase, engine, time, chip."""
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,101 +50,136 @@ def normalised_accuracy(error: float, digital: float, chance: float) -> float:
     return 1.0 - (error - digital) / (chance - digital)
 
 
-def summary(results: pd.DataFrame, metric: str, chance: float | None = None) -> pd.DataFrame:
-    """One model's table: a row a phase and engine; a column a time, "mean ± sd (chips)".
+def summary(results: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One model's table: a row a phase and engine, a column a time.
 
     Args:    results  rows of one model, `COLUMNS`.    metric  the headline metric.
-             chance  error of guessing; with it and rows of metric "error" A* is added.
-    Returns: DataFrame of text: phase, engine, dataset, a column a time, drift loss (last time less
-             first), A* at the last time.
+    Returns: DataFrame of text: phase, engine, data, chips, the digital model on the same samples, a
+             column a time ("mean ± sd over chips"), drift loss (first time to last, of the means;
+             "gain" where the last is better).
     """
     import pandas as pd
 
     shown = results[results.metric == metric]
-    times = sorted(shown.t_inference.dropna().unique())
+    times = times_of(results)
     rows = []
-    for (phase, engine, dataset), group in shown.groupby(
-        ["phase", "engine", "dataset"], sort=False
-    ):
-        row: dict[str, Any] = {"phase": _PHASE_NAMES[str(phase)], "engine": engine, "data": dataset}
-        if phase == "digital":
-            row["digital"] = _number(group.value.mean(), metric)
+    for (phase, engine, data), group in _analog_groups(shown):
+        baseline = shown[(shown.phase == "digital") & (shown.dataset == data)].value
+        row = {
+            "phase": _PHASE_NAMES[phase],
+            "engine": engine,
+            "data": data,
+            "chips": str(group.chip.nunique()),
+            "digital": number(baseline.mean(), metric) if len(baseline) else "?",
+        }
         for t_s in times:
-            values = group[group.t_inference == t_s].value
-            if len(values):
-                row[label(t_s)] = _spread(values, metric)
-        if phase != "digital" and len(times) > 1:
+            row[label(t_s)] = spread(group[group.t_inference == t_s].value.tolist(), metric)
+        if len(times) > 1:
             mean = group.groupby("t_inference").value.mean()
-            row["drift loss"] = _number(abs(mean.iloc[0] - mean.iloc[-1]), metric) + (
-                "" if _worse(mean, metric) else " (gain)"
-            )
-            if chance is not None:
-                row[f"A* {label(times[-1])}"] = _a_star(results, group, chance, times[-1])
+            row["drift loss"] = _loss(mean.iloc[0], mean.iloc[-1], metric)
         rows.append(row)
-    table = pd.DataFrame(rows).fillna("")
-    first = [c for c in ("phase", "engine", "data", "digital") if c in table.columns]
-    return table[first + [c for c in table.columns if c not in first]]
+    return pd.DataFrame(rows)
 
 
-def _worse(mean: pd.Series[float], metric: str) -> bool:
-    change = float(mean.iloc[-1] - mean.iloc[0])
-    return change >= 0 if metric == "perplexity" else change <= 0
+def a_star_summary(results: pd.DataFrame, chance: float) -> pd.DataFrame:
+    """One model's A*: rows and times as `summary` has them, "mean ± sd over chips".
 
-
-def _a_star(results: pd.DataFrame, group: pd.DataFrame, chance: float, t_s: float) -> str:
-    errors = results[(results.metric == "error") & (results.dataset == group.dataset.iloc[0])]
-    digital = errors[errors.phase == "digital"].value
-    mine = errors[
-        (errors.phase == group.phase.iloc[0])
-        & (errors.engine == group.engine.iloc[0])
-        & (errors.t_inference == t_s)
-    ].value
-    if digital.empty or mine.empty:
-        return ""
-    try:
-        values = [normalised_accuracy(e, digital.mean(), chance) for e in mine]
-    except DataError:
-        return "undefined"
-    return _spread(_series(values), "accuracy")
-
-
-def _series(values: list[float]) -> pd.Series[float]:
+    Args:    results  rows of one model, those of metric "error" among them.
+             chance  error of guessing.
+    """
     import pandas as pd
 
-    return pd.Series(values)
+    times = times_of(results)
+    errors = results[results.metric == "error"]
+    rows = []
+    for (phase, engine, data), group in _analog_groups(errors):
+        digital = errors[(errors.phase == "digital") & (errors.dataset == data)].value.mean()
+        row = {"phase": _PHASE_NAMES[phase], "engine": engine, "data": data}
+        for t_s in times:
+            values = group[group.t_inference == t_s].value
+            try:
+                stars = [normalised_accuracy(float(e), float(digital), chance) for e in values]
+            except DataError:
+                row[f"A* {label(t_s)}"] = "undefined"
+            else:
+                row[f"A* {label(t_s)}"] = spread(stars, "A*")
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def _number(value: float, metric: str) -> str:
+def times_of(results: pd.DataFrame) -> list[float]:
+    """The times of inference in the results, seconds, ascending."""
+    return sorted(float(t_s) for t_s in results.t_inference.dropna().unique())
+
+
+def _analog_groups(rows: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
+    """((phase, engine, dataset), rows) without the digital model, phases in their order."""
+    groups = rows[rows.phase != "digital"].groupby(["phase", "engine", "dataset"], sort=False)
+    found = [((str(p), str(e), str(d)), group) for (p, e, d), group in groups]
+    return sorted(found, key=lambda item: PHASES.index(item[0][0]))
+
+
+def _loss(first: float, last: float, metric: str) -> str:
+    change = last - first if metric == "perplexity" else first - last
+    text = f"{change:.2f}" if metric == "perplexity" else f"{100 * change:.2f} points"
+    return text if change >= 0 else f"{text} (gain)"
+
+
+def number(value: float, metric: str) -> str:
+    """A perplexity as it is, everything else in percent."""
     return f"{value:.2f}" if metric == "perplexity" else f"{100 * value:.2f} %"
 
 
-def _spread(values: pd.Series[float], metric: str) -> str:
-    scale, unit = (1.0, "") if metric == "perplexity" else (100.0, " %")
-    mean = scale * values.mean()
+def spread(values: list[float], metric: str) -> str:
+    """Mean and sample standard deviation over chips; one chip has no spread."""
+    if not values:
+        return ""
+    mean = sum(values) / len(values)
     if len(values) < 2:
-        return f"{mean:.2f}{unit} (1 chip)"
-    return f"{mean:.2f} ± {scale * values.std():.2f}{unit} ({len(values)} chips)"
+        return number(mean, metric)
+    scale, unit = (1.0, "") if metric == "perplexity" else (100.0, " %")
+    return f"{scale * mean:.2f} ± {scale * statistics.stdev(values):.2f}{unit}"
 
 
 def figure(results: pd.DataFrame, metric: str, path: str | Path) -> None:
-    """One model's metric against time: mean over chips, every chip as a dot, digital as a line."""
-    plt = _pyplot()
-    fig, axes = plt.subplots(figsize=(6.4, 4.2), constrained_layout=True)
-    _draw(axes, results, metric)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    """One model's metric against time: mean over chips, every chip as a dot, digital as a line.
 
-
-def dashboard(models: list[tuple[pd.DataFrame, str]], path: str | Path) -> None:
-    """All models side by side; `models` holds (rows of one model, its headline metric)."""
+    Results on a subset have a panel of their own: its digital model is another number.
+    """
     plt = _pyplot()
+    parts = _parts(results)
     fig, axes = plt.subplots(
-        1, len(models), figsize=(5.2 * len(models), 4.4), constrained_layout=True, squeeze=False
+        1, len(parts), figsize=(6.4 * len(parts), 4.2), constrained_layout=True, squeeze=False
     )
-    for panel, (results, metric) in zip(axes[0], models, strict=True):
-        _draw(panel, results, metric)
+    for panel, part in zip(axes[0], parts, strict=True):
+        _draw(panel, part, metric)
     fig.savefig(path, dpi=150)
     plt.close(fig)
+
+
+def dashboard(models: Sequence[tuple[pd.DataFrame, str]], path: str | Path) -> None:
+    """All models side by side, subsets below; `models` holds (rows of one model, its metric)."""
+    plt = _pyplot()
+    columns = [(_parts(results), metric) for results, metric in models]
+    height = max(len(parts) for parts, _ in columns)
+    size = (5.2 * len(columns), 4.4 * height)
+    fig, axes = plt.subplots(
+        height, len(columns), figsize=size, constrained_layout=True, squeeze=False
+    )
+    for column, (parts, metric) in enumerate(columns):
+        for row in range(height):
+            if row < len(parts):
+                _draw(axes[row][column], parts[row], metric)
+            else:
+                axes[row][column].set_axis_off()
+    fig.savefig(path, dpi=150)
+    plt.close(fig)
+
+
+def _parts(results: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of each data set: the whole ("X") before its subsets ("X, subset of 40")."""
+    names = sorted(results.dataset.unique(), key=len)
+    return [results[results.dataset == name] for name in names]
 
 
 def _pyplot() -> Any:
@@ -157,42 +194,33 @@ def _pyplot() -> Any:
 def _draw(axes: Axes, results: pd.DataFrame, metric: str) -> None:
     shown = results[results.metric == metric]
     scale = 1.0 if metric == "perplexity" else 100.0
-    for dataset, group in shown[shown.phase == "digital"].groupby("dataset", sort=False):
-        style = ":" if "first" in str(dataset) else "-"
-        axes.axhline(
-            scale * group.value.mean(), color="black", linewidth=1, linestyle=style, label="digital"
-        )
-    analog = shown[shown.phase != "digital"]
-    for (phase, engine), group in analog.groupby(["phase", "engine"], sort=False):
+    digital = shown[shown.phase == "digital"].value
+    if len(digital):
+        axes.axhline(digital.mean() * scale, color="black", linewidth=1, label="digital")
+    for (phase, engine, _), group in _analog_groups(shown):
         mean = group.groupby("t_inference").value.mean() * scale
-        style_of = _STYLES[str(phase), str(engine)]
-        name = f"{_PHASE_NAMES[str(phase)]}, {engine}"
-        axes.plot(mean.index, mean.values, label=name, **style_of)  # type: ignore[arg-type]
-        axes.scatter(
-            group.t_inference, group.value * scale, s=9, alpha=0.4, color=style_of["color"]
-        )
-    times = sorted(analog.t_inference.unique())
+        style = _STYLES[phase, engine]
+        name = f"{_PHASE_NAMES[phase]}, {engine}"
+        axes.plot(mean.index, mean.to_numpy(), label=name, **style)  # type: ignore[arg-type]
+        axes.scatter(group.t_inference, group.value * scale, s=9, alpha=0.3, color=style["color"])
+    times = times_of(results)
     if times:
-        axes.set_xscale("log")
-        axes.set_xticks(times, [label(t) for t in times])
+        # symmetrical: a time of 0 has its place too
+        axes.set_xscale("symlog", linthresh=min([t_s for t_s in times if t_s > 0] or [1.0]))
+        axes.set_xticks(times, [label(t_s) for t_s in times])
         axes.minorticks_off()
+    if metric == "perplexity" and shown.value.max() > 5 * shown.value.min():
+        axes.set_yscale("log")
     axes.set_xlabel("time after programming")
     axes.set_ylabel(metric if metric == "perplexity" else f"{metric}, %")
-    axes.set_title(f"{results.model.iloc[0]}\n{_short(results)}", fontsize=10)
-    handles, labels = axes.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    axes.legend(unique.values(), unique.keys(), fontsize=7)
+    axes.set_title(f"{results.model.iloc[0]}\n{results.dataset.iloc[0]}", fontsize=10)
+    axes.legend(fontsize=7)
     axes.grid(alpha=0.3)
-
-
-def _short(results: pd.DataFrame) -> str:
-    names = list(results.dataset.unique())
-    return str(min(names, key=len))
 
 
 def markdown(table: pd.DataFrame) -> str:
     """A GitHub table of a DataFrame of text."""
     header = "| " + " | ".join(table.columns) + " |"
     rule = "| " + " | ".join("---" for _ in table.columns) + " |"
-    lines = ["| " + " | ".join(str(v) for v in row) + " |" for row in table.to_numpy()]
+    lines = ["| " + " | ".join(str(v) for v in row) + " |" for row in table.to_numpy().tolist()]
     return "\n".join([header, rule, *lines])

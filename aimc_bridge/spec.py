@@ -1,161 +1,41 @@
 """Frozen descriptions of a device, a crossbar, its drift compensation and a training recipe.
 
-A number stands beside its source: specs are built by `cite`, and a field without a source is an
-error. A unit is in the name (`_us` microsiemens, `_s` seconds); no suffix is a ratio.
+Every value carries its source (`aimc_bridge.sourced`). A unit is in the name (`_us` microsiemens,
+`_s` seconds); no suffix is a ratio.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from aimc_bridge.errors import SpecError, UnknownNameError
+from aimc_bridge.errors import SpecError
+from aimc_bridge.sourced import Source, Spec, Table, V, cite
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-@dataclass(frozen=True)
-class Source:
-    """Where a value was read: key into the bibliography, place in that work, how it was read."""
-
-    key: str
-    where: str = ""
-    how: str = ""
-
-    def __str__(self) -> str:
-        return ", ".join(part for part in (self.key, self.where, self.how) if part)
-
-
-@dataclass(frozen=True)
-class V:
-    """A value with its source, as written in a preset."""
-
-    value: Any
-    key: str
-    where: str = ""
-    how: str = ""
-
-
-class Table(Mapping[str, Any]):
-    """A read-only mapping that can be hashed, compared and pickled."""
-
-    def __init__(self, entries: Mapping[str, Any] | None = None) -> None:
-        self._entries = dict(entries or {})
-
-    def __getitem__(self, key: str) -> Any:
-        if key not in self._entries:
-            raise UnknownNameError(f"no entry {key!r}; there are: {', '.join(self._entries)}")
-        return self._entries[key]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._entries
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __hash__(self) -> int:
-        return hash(tuple(self._entries.items()))
-
-    def __repr__(self) -> str:
-        return f"Table({self._entries!r})"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spec:
-    """Base of all specs: every field has a source, every value is checked when built."""
-
-    sources: Table = field(default_factory=Table, repr=False)
-
-    def __post_init__(self) -> None:
-        unsourced = [name for name in self.field_names() if name not in self.sources]
-        if unsourced:
-            raise SpecError(
-                f"{type(self).__name__}: no source for {', '.join(unsourced)}; build it with "
-                f"cite({type(self).__name__}, field=V(value, source, where)) or change a preset"
-            )
-        _check_types(self)
-        self.check()
-
-    def check(self) -> None:
-        """Raise SpecError where the values are not physical."""
-
-    @classmethod
-    def field_names(cls) -> tuple[str, ...]:
-        return tuple(f.name for f in dataclasses.fields(cls) if f.name != "sources")
-
-    def values(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.field_names()}
-
-    def replace(self: S, source: Source, **values: Any) -> S:
-        """A copy with other values, each with `source`; an unknown field is an error."""
-        unknown = [name for name in values if name not in self.field_names()]
-        if unknown:
-            raise SpecError(
-                f"{type(self).__name__} has no field {', '.join(unknown)}; "
-                f"fields: {', '.join(self.field_names())}"
-            )
-        sources = Table({**self.sources, **{name: source for name in values}})
-        return dataclasses.replace(self, sources=sources, **values)
-
-    def require(self, ok: bool, field_name: str, allowed: str) -> None:
-        if not ok:
-            raise SpecError(
-                f"{type(self).__name__}.{field_name} = {getattr(self, field_name)!r}; "
-                f"allowed: {allowed}"
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, JSON-safe: {"type": ..., "values": {...}, "sources": {...}}."""
-        return {
-            "type": type(self).__name__,
-            "values": {k: list(v) if isinstance(v, tuple) else v for k, v in self.values().items()},
-            "sources": {k: dataclasses.astuple(v) for k, v in self.sources.items()},
-        }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Spec:
-        kinds = {c.__name__: c for c in _all_specs()}
-        kind = kinds.get(str(data.get("type")))
-        if kind is None:
-            raise SpecError(f"no spec {data.get('type')!r}; there are: {', '.join(kinds)}")
-        values = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in dict(data["values"]).items()
-        }
-        unknown = [k for k in values if k not in kind.field_names()]
-        if unknown:
-            raise SpecError(f"{kind.__name__} has no field {', '.join(unknown)}")
-        sources = Table({k: Source(*v) for k, v in dict(data["sources"]).items()})
-        return kind(sources=sources, **values)
-
-
-S = TypeVar("S", bound=Spec)
-
-
-def cite(kind: type[S], **entries: V) -> S:
-    """Build a spec from values that carry their sources; a plain number is an error."""
-    unknown = [name for name in entries if name not in kind.field_names()]
-    if unknown:
-        raise SpecError(
-            f"{kind.__name__} has no field {', '.join(unknown)}; "
-            f"fields: {', '.join(kind.field_names())}"
-        )
-    bare = [name for name, entry in entries.items() if not isinstance(entry, V)]
-    if bare:
-        raise SpecError(f"{kind.__name__}: {', '.join(bare)} given without a source, use V(...)")
-    missing = [name for name in kind.field_names() if name not in entries]
-    if missing:
-        raise SpecError(f"{kind.__name__}: no value and source for {', '.join(missing)}")
-    sources = Table({name: Source(e.key, e.where, e.how) for name, e in entries.items()})
-    return kind(sources=sources, **{name: e.value for name, e in entries.items()})
+__all__ = [
+    "Change",
+    "CompensationSpec",
+    "CrossbarSpec",
+    "DeviceSpec",
+    "HermesSpec",
+    "IdealSpec",
+    "PcmSpec",
+    "Preset",
+    "ScalarDriftSpec",
+    "Source",
+    "Spec",
+    "StatisticalSpec",
+    "Table",
+    "TrainingSpec",
+    "V",
+    "cite",
+]
 
 
 # --- devices ------------------------------------------------------------------------------------
@@ -234,7 +114,11 @@ class PcmSpec(StatisticalSpec):
         for name in ("nu_mean", "nu_sd"):
             low, high = getattr(self, name)[2:]
             self.require(0 <= low <= high, name, "0 <= lowest <= highest")
-        self.require(min(self.read_coeff) >= 0, "read_coeff", "no negative entry")
+        self.require(
+            min(self.read_coeff) >= 0 and self.read_coeff[2] > 0,
+            "read_coeff",
+            "no negative entry, floor > 0",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -397,7 +281,7 @@ CLIP_TYPES = ("none", "fixed", "layer_gaussian")
 class TrainingSpec(Spec):
     """A recipe of hardware-aware training. Weights are in units of their column scale.
 
-    noise_type       "pcm" (programming plus 1/f noise, PCM_NOISE), "programming", "gaussian", "none"
+    noise_type       "pcm" (programming and 1/f noise, PCM_NOISE), "programming", "gaussian", "none"
     noise_scale      factor on the noise, reached after ramp_batches mini-batches, linearly
     noise_t_s        time after programming of the 1/f noise, seconds, counted as t0
     gaussian_sd      sd of "gaussian", in units of the tile's largest weight
@@ -494,6 +378,17 @@ class Preset:
 
     PARTS: ClassVar[tuple[str, ...]] = ("pcm", "crossbar", "compensation")
 
+    def __post_init__(self) -> None:
+        kinds = {"pcm": DeviceSpec, "crossbar": CrossbarSpec, "compensation": CompensationSpec}
+        given = {part: (getattr(self, part), kind) for part, kind in kinds.items()}
+        given |= {f"training[{k!r}]": (v, TrainingSpec) for k, v in self.training.items()}
+        for part, (spec, kind) in given.items():
+            if not isinstance(spec, kind):
+                raise SpecError(
+                    f"{part} of preset {self.name!r} is a {type(spec).__name__}; "
+                    f"allowed: a {kind.__name__}"
+                )
+
     def __str__(self) -> str:
         changed = ", ".join(f"{c.field}={c.new!r}" for c in self.changes)
         return f"{self.name} with {changed}" if changed else self.name
@@ -550,7 +445,9 @@ class Preset:
                 Change(f, _frozen(old), _frozen(new), why) for f, old, new, why in data["changes"]
             )
             name, description = str(data["name"]), str(data["description"])
-        except (KeyError, TypeError, AttributeError) as cause:
+        except SpecError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as cause:
             raise SpecError(f"not a preset's data: {cause!r}") from cause
         return Preset(
             name=name,
@@ -579,13 +476,16 @@ class Preset:
                 "part": part,
                 "field": name,
                 "value": value,
-                "unit": "uS" if name.endswith("_us") else "s" if name.endswith("_s") else "",
+                "unit": next((u for end, u in _UNITS.items() if name.endswith(end)), ""),
                 "source": str(spec.sources[name]),
             }
             for part, spec in specs.items()
             for name, value in spec.values().items()
         ]
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, dtype=object)  # a None stays None, not NaN
+
+
+_UNITS = {"_us": "uS", "_s": "s", "_bits": "bit"}
 
 
 def _plain(value: Any) -> Any:
@@ -594,48 +494,3 @@ def _plain(value: Any) -> Any:
 
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _all_specs() -> list[type[Spec]]:
-    return [
-        PcmSpec,
-        HermesSpec,
-        ScalarDriftSpec,
-        IdealSpec,
-        CrossbarSpec,
-        CompensationSpec,
-        TrainingSpec,
-    ]
-
-
-_KINDS = {float: (int, float), int: (int,), bool: (bool,), str: (str,), types.NoneType: ()}
-
-
-def _matches(value: Any, annotation: Any) -> bool:
-    origin = typing.get_origin(annotation)
-    if origin is tuple:
-        args = typing.get_args(annotation)
-        if not isinstance(value, tuple):
-            return False
-        if args[-1] is Ellipsis:
-            return all(_matches(v, args[0]) for v in value)
-        return len(value) == len(args) and all(map(_matches, value, args))
-    if origin in (types.UnionType, typing.Union):
-        return any(_matches(value, arg) for arg in typing.get_args(annotation))
-    if annotation is types.NoneType:
-        return value is None
-    if isinstance(value, bool) and annotation is not bool:
-        return False
-    if isinstance(value, float) and not math.isfinite(value):
-        return False
-    return isinstance(value, _KINDS[annotation])
-
-
-def _check_types(spec: Spec) -> None:
-    hints = typing.get_type_hints(type(spec))
-    for name, value in spec.values().items():
-        if not _matches(value, hints[name]):
-            raise SpecError(
-                f"{type(spec).__name__}.{name} = {value!r}; allowed: a finite "
-                f"{hints[name].__name__ if isinstance(hints[name], type) else hints[name]}"
-            )

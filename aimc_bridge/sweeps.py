@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,9 +13,9 @@ import torch
 from torch import nn
 
 from aimc_bridge import rng
-from aimc_bridge.chip import drift, program, restore
+from aimc_bridge.chip import drift, fingerprint, program, restore
 from aimc_bridge.errors import DataError, UsageError
-from aimc_bridge.registry import record_of
+from aimc_bridge.registry import matrices_of
 from aimc_bridge.times import seconds
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ Row = tuple[int, int, float, str, float]
 def sweep(
     model: nn.Module,
     evaluate: Evaluate,
-    times: Iterable[str | float] = ("1s", "1h", "1d", "1y"),
+    times: Iterable[str | float] | str | float = ("1s", "1h", "1d", "1y"),
     chips: int = 25,
     seed: int = 0,
     *,
@@ -40,15 +41,17 @@ def sweep(
 ) -> pd.DataFrame:
     """Evaluate `chips` chips at each time. The model comes back restored.
 
-    Args:    model  a converted model.    evaluate  model -> a number, or a dict of named numbers; it
-             must be picklable where an executor sends it to other processes.
+    Args:    model  a converted model.    evaluate  model -> a number, or a dict of named numbers;
+             it must be picklable where an executor sends it to other processes.
              chips  chip i has seed `seed + i`.    resume  a CSV file: chips found in it are not
-             computed again, new ones are added as they are done.
+             computed again, new ones are added as they are done. It knows its model, preset, seed
+             and times; that `evaluate` is the same is up to the caller.
              executor  None: one after another, here; a number: so many processes; the name of a
              joblib backend ("loky", "dask", "ray"): spread by it over `workers`.
              draw_on  as in `program`.
     Returns: a row a chip, time and metric: `chip, seed, t_inference, metric, value`, sorted.
-    Raises:  UsageError (no chips, no times), DataError (a resume file of another sweep).
+    Raises:  UsageError (no chips, no times, `evaluate` returned no number), DataError (a resume
+             file of another sweep).
 
     The noise of single products uses torch's default generator, seeded here from (seed, chip, time)
     and given back as it was: two sweeps with the same arguments are equal where the engine's
@@ -56,25 +59,30 @@ def sweep(
     """
     import pandas as pd
 
+    if isinstance(times, str | float | int):
+        times = (times,)
     if isinstance(chips, bool) or not isinstance(chips, int) or chips < 1:
         raise UsageError(f"chips={chips!r}; allowed: an integer >= 1")
     t_inference = list(dict.fromkeys(seconds(time) for time in times))
     if not t_inference:
         raise UsageError("no times; allowed: one or more, such as times=('1s', '1h')")
-    record_of(model)
+    mark = fingerprint(model, matrices_of(model))[:16]
     path = None if resume is None else Path(resume)
-    rows = [] if path is None else _read(path, seed, chips, t_inference)
+    rows = [] if path is None else _read(path, mark, seed, t_inference)
     done = {chip for chip, _, _, _, _ in rows}
     todo = [chip for chip in range(chips) if chip not in done]
-    with _Bar(chips, len(done), progress) as bar:
-        for result in _results(
-            model, evaluate, t_inference, todo, seed, draw_on, executor, workers
-        ):
-            rows += result
-            if path is not None:
-                _write(path, rows)
-            bar.advance(result)
-    restore(model)
+    try:
+        with _Bar(chips, chips - len(todo), progress) as bar:
+            for result in _results(
+                model, evaluate, t_inference, todo, seed, draw_on, executor, workers
+            ):
+                rows += result
+                if path is not None:
+                    _write(path, mark, rows)
+                bar.advance(result)
+    finally:
+        restore(model)
+    rows = [row for row in rows if row[0] < chips]
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.sort_values(["metric", "chip", "t_inference"], ignore_index=True)
 
@@ -92,12 +100,27 @@ def one_chip(
     rows: list[Row] = []
     for t_s in times:
         drift(model, t_s)
-        with torch.random.fork_rng():
+        # named devices: torch warns where it must save all of many by itself
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        with torch.random.fork_rng(devices=list(devices)):
             torch.manual_seed(rng.derive(seed, "sweep", chip, t_s))
             result = evaluate(model)
-        metrics = result if isinstance(result, Mapping) else {"metric": result}
-        rows += [(chip, seed + chip, t_s, str(k), float(v)) for k, v in metrics.items()]
+        rows += [(chip, seed + chip, t_s, k, v) for k, v in _metrics(result).items()]
     return rows
+
+
+def _metrics(result: Any) -> dict[str, float]:
+    """Named numbers of what `evaluate` returned."""
+    named = result if isinstance(result, Mapping) else {"metric": result}
+    try:
+        metrics = {str(name): float(value) for name, value in named.items()}
+    except (TypeError, ValueError):
+        metrics = {}
+    if not metrics:
+        raise UsageError(
+            f"evaluate returned {result!r}; allowed: a number, or a dict of named numbers"
+        )
+    return metrics
 
 
 def _copied_chip(model: nn.Module, *args: Any) -> list[Row]:
@@ -118,13 +141,17 @@ def _results(
         for chip in todo:
             yield one_chip(model, evaluate, times, chip, seed, draw_on)
         return
-    from joblib import Parallel, delayed
+    from joblib import Parallel, delayed, parallel_config
 
     restore(model)
     backend = executor if isinstance(executor, str) else "loky"
     jobs = workers if isinstance(executor, str) else executor
     try:
-        pool = Parallel(n_jobs=jobs, backend=backend, return_as="generator_unordered")
+        with parallel_config(backend=backend):  # makes dask known, which `Parallel` does not
+            try:
+                pool = Parallel(n_jobs=jobs, return_as="generator_unordered")
+            except ValueError:  # ray's backend gives all results at the end
+                pool = Parallel(n_jobs=jobs)
     except ValueError as cause:
         raise UsageError(
             f"executor={executor!r}; allowed: None, a number of processes, or a joblib backend "
@@ -135,36 +162,42 @@ def _results(
     )
 
 
-def _read(path: Path, seed: int, chips: int, times: list[float]) -> list[Row]:
-    """Rows of whole chips in a resume file."""
-    import pandas as pd
-
+def _read(path: Path, mark: str, seed: int, times: list[float]) -> list[Row]:
+    """Rows of a resume file; all chips in it are whole."""
     if not path.exists():
         return []
     other = DataError(
-        f"{path}: rows of another sweep (seed, times or columns differ); give resume= a new file"
+        f"{path}: rows of another sweep (model, preset, seed, times or columns differ); "
+        "give resume= a new file"
     )
-    try:
-        table = pd.read_csv(path)
-    except ValueError as cause:
-        raise DataError(f"{path}: not a sweep's CSV file ({cause})") from cause
-    if list(table.columns) != COLUMNS or not (table.seed == table.chip + seed).all():
-        raise other
     rows: list[Row] = []
-    for chip, group in table.groupby("chip"):
-        if set(group.t_inference) != set(times):
+    seen: dict[int, set[float]] = {}
+    try:
+        # not pandas: a value must come back to the last bit, and a metric may be called "nan"
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *lines = list(csv.reader(file, strict=True))
+        if header != [*COLUMNS, "model"]:
             raise other
-        if int(str(chip)) < chips:
-            rows += list(group.itertuples(index=False, name=None))
+        for chip, chip_seed, t_s, metric, value, model in lines:
+            rows.append((int(chip), int(chip_seed), float(t_s), metric, float(value or "nan")))
+            seen.setdefault(int(chip), set()).add(float(t_s))
+            if model != mark or int(chip_seed) != int(chip) + seed:
+                raise other
+    except DataError:
+        raise
+    except (ValueError, OSError, csv.Error) as cause:
+        raise DataError(f"{path}: not a sweep's CSV file, or damaged ({cause})") from cause
+    if any(found != set(times) for found in seen.values()):
+        raise other
     return rows
 
 
-def _write(path: Path, rows: list[Row]) -> None:
+def _write(path: Path, mark: str, rows: list[Row]) -> None:
     import pandas as pd
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    pd.DataFrame(rows, columns=COLUMNS).to_csv(partial, index=False)
+    pd.DataFrame(rows, columns=COLUMNS).assign(model=mark).to_csv(partial, index=False)
     os.replace(partial, path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from numbers import Real
 
 from aimc_bridge.errors import UsageError
 
@@ -19,7 +20,7 @@ _UNITS = {
 _LABELS = (("y", 365 * 86400.0), ("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
 
 
-def seconds(time: str | float) -> float:
+def seconds(time: str | Real | float) -> float:
     """Seconds after programming of "1s", "30 min", "1h", "1 day", "1 month" (30 days), "1y" (365
     days), "3600" or a number.
 
@@ -33,17 +34,22 @@ def seconds(time: str | float) -> float:
         match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*", time.lower())
         if match is None or (match[2] and match[2] not in _UNITS):
             raise wrong
-        return float(match[1]) * _UNITS.get(match[2], 1.0)
-    if isinstance(time, bool) or not isinstance(time, int | float):
+        value = float(match[1]) * _UNITS.get(match[2], 1.0)
+    elif isinstance(time, bool) or not isinstance(time, Real):  # numpy's numbers are Real
         raise wrong
-    if not math.isfinite(time) or time < 0:
+    else:
+        value = float(time)
+    if not math.isfinite(value) or value < 0:
         raise wrong
-    return float(time)
+    return value
 
 
 def label(t_s: float) -> str:
-    """The shortest way to write a time: 3600.0 -> "1h"; the way back is `seconds`."""
+    """The shortest way to write a time: 3600.0 -> "1h"; `seconds` gives the same float back."""
+    t_s = float(t_s)
     for unit, size in _LABELS:
-        if t_s >= size and (t_s / size).is_integer():
-            return f"{int(t_s / size)}{unit}"
-    return f"{t_s:g}s"
+        count = t_s / size
+        if count >= 1 and count.is_integer() and count * size == t_s:
+            return f"{int(count)}{unit}"
+    short = f"{t_s:g}"
+    return f"{short}s" if float(short) == t_s else f"{t_s!r}s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aimc_bridge import rng
-from aimc_bridge.errors import SpecError, StateError, TrainingError
+from aimc_bridge.errors import SpecError, StateError, TrainingError, UsageError
 from aimc_bridge.physics.injection import injected, ramped
 from aimc_bridge.registry import Matrix, matrices_of, record_of
 from aimc_bridge.spec import Preset, Source, TrainingSpec
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 Loss = Callable[[nn.Module, Any], Tensor]
+Row = tuple[int, int, float, float, float]
+_WRAPPED = ("forward", "_original_forward")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,24 @@ class HWATraining:
         return replace(self, spec=self.spec.replace(Source("changed", why, self.name), **fields))
 
 
+@contextmanager
+def accelerate_state() -> Iterator[None]:
+    """Forget what Accelerate set up meanwhile, in one process; also a decorator.
+
+    Else the next training could not ask for another device or precision.
+    """
+    from accelerate.state import AcceleratorState, GradientState, is_initialized
+
+    before = is_initialized()
+    try:
+        yield
+    finally:
+        if not before and is_initialized():
+            AcceleratorState._reset_state(AcceleratorState().num_processes == 1)
+            GradientState._reset_state()
+
+
+@accelerate_state()
 def train(
     model: nn.Module,
     loader: Iterable[Any],
@@ -66,10 +87,12 @@ def train(
     the optimizer's step weights are clipped and, now and then, their columns scaled anew.
 
     Args:    model  a converted model, either engine, no chip programmed.
-             loader  mini-batches, iterated anew each epoch.    loss  (model, batch) -> scalar tensor.
+             loader  mini-batches, iterated anew each epoch.    loss  (model, batch) -> scalar.
              recipe  what to inject and how to train.    teacher  digital model for distillation,
              called with the arguments that `loss` calls the model with.
-             optimizer  any; default is the recipe's SGD (weight decay on weight matrices only).
+             optimizer  any, over all of `model.parameters()`: input ranges and column scales ask
+             for gradients from here on only; default is the recipe's SGD (weight decay on weight
+             matrices only).
              seed  of the injected noise (by layer, step and process) and of torch's default
              generator, which is seeded.    max_batches  stop after so many mini-batches.
              accelerate  arguments of `accelerate.Accelerator`: mixed_precision,
@@ -83,6 +106,11 @@ def train(
     from accelerate import Accelerator
 
     record = record_of(model)
+    if not isinstance(recipe, HWATraining):
+        raise UsageError(
+            f"recipe is {recipe!r}; allowed: HWATraining.for_(preset, name), with the names "
+            "of preset.training"
+        )
     if record.chip is not None:
         raise StateError("train: the model holds a programmed chip; call restore(model) first")
     spec = recipe.spec
@@ -102,10 +130,13 @@ def train(
         optimizer = default_optimizer(model, spec)
     if isinstance(loader, torch.utils.data.DataLoader):
         loader = accelerator.prepare_data_loader(loader)
+    own = {key: model.__dict__[key] for key in _WRAPPED if key in model.__dict__}
     prepared, optimizer = accelerator.prepare(model, optimizer)
     base_rates = [group["lr"] for group in optimizer.param_groups]
     tutor = _Teacher(model, teacher, spec, accelerator.device) if teacher is not None else None
-    history: list[tuple[int, int, float, float, float]] = []
+    history: list[Row] = []
+    trained = 0
+    optimizer.zero_grad()
     try:
         with _Progress(loader, spec, max_batches, progress) as report:
             for step, epoch, batch in _batches(loader, spec.epochs, max_batches):
@@ -119,12 +150,15 @@ def train(
                         names = ("inject", name, step, accelerator.process_index)
                         matrix.inject(noisy_weight(matrix, spec, scale, seed, names))
                     value = loss(prepared, batch)
+                    if not isinstance(value, Tensor) or value.numel() != 1:
+                        got = tuple(value.shape) if isinstance(value, Tensor) else type(value)
+                        raise UsageError(f"loss gave {got}; allowed: a tensor of one number")
                     if tutor is not None:
                         value = tutor.mixed(value)
                     if not bool(torch.isfinite(value)):
                         raise TrainingError(
-                            f"loss is {float(value)} in mini-batch {step}; lower the learning "
-                            "rate or the noise scale, or set grad_clip"
+                            f"loss is {float(value.detach())} in mini-batch {step}; lower the "
+                            "learning rate or the noise scale, or set grad_clip"
                         )
                     accelerator.backward(value)
                     for matrix in matrices.values():
@@ -134,7 +168,8 @@ def train(
                     optimizer.step()
                     optimizer.zero_grad()
                 if accelerator.sync_gradients:
-                    _after_step(matrices, spec, step)
+                    _after_step(matrices, spec, trained, step + 1)
+                    trained = step + 1
                 row = (step, epoch, float(value.detach()), scale, base_rates[0] * rate)
                 history.append(row)
                 report(row)
@@ -145,8 +180,11 @@ def train(
             tutor.close()
         for module, mode in modes.items():
             module.training = mode
-    if not history:
-        raise TrainingError("train got no mini-batches; pass a loader that is not empty")
+        for group, base in zip(optimizer.param_groups, base_rates, strict=True):
+            group["lr"] = base
+        for key in _WRAPPED:  # mixed precision wraps the forward of the model itself
+            model.__dict__.pop(key, None)
+        model.__dict__.update(own)
     columns = ["step", "epoch", "loss", "noise_scale", "learning_rate"]
     return pd.DataFrame(history, columns=columns)
 
@@ -202,7 +240,9 @@ def learning_rate_factor(spec: TrainingSpec, step: int, epoch: int) -> float:
     return factor
 
 
-def _after_step(matrices: dict[str, Matrix], spec: TrainingSpec, step: int) -> None:
+def _after_step(matrices: dict[str, Matrix], spec: TrainingSpec, before: int, now: int) -> None:
+    """Clip, and remap where a multiple of `remap_every` lies in (before, now] mini-batches."""
+    every = spec.remap_every
     for matrix in matrices.values():
         if spec.clip_type == "fixed":
             matrix.clip(torch.tensor(spec.clip_value))
@@ -212,7 +252,7 @@ def _after_step(matrices: dict[str, Matrix], spec: TrainingSpec, step: int) -> N
             variance = grid.tile_mean(weight.square()) - mean.square()
             bound = variance.clamp_min(0.0).sqrt() * spec.clip_value
             matrix.clip(grid.expand_columns(grid.expand_tiles(bound)))
-        if spec.remap_every > 0 and (step + 1) % spec.remap_every == 0:
+        if every > 0 and now // every > before // every:
             matrix.remap()
 
 
@@ -221,11 +261,17 @@ def _batches(
 ) -> Iterator[tuple[int, int, Any]]:
     step = 0
     for epoch in range(epochs):
+        before = step
         for batch in loader:
             if max_batches is not None and step >= max_batches:
                 return
             yield step, epoch, batch
             step += 1
+        if step == before:
+            raise TrainingError(
+                f"the loader gave no mini-batch in epoch {epoch}; pass one that is not empty and "
+                "can be iterated anew: a DataLoader or a list, not a generator"
+            )
 
 
 def _to_device(batch: Any, device: torch.device) -> Any:
@@ -255,6 +301,7 @@ class _Teacher:
     def __init__(
         self, student: nn.Module, teacher: nn.Module, spec: TrainingSpec, device: torch.device
     ) -> None:
+        self.modes = {module: module.training for module in teacher.modules()}
         self.teacher = teacher.to(device).eval()
         self.weight, self.temperature = spec.distill_weight, spec.distill_temperature
         self.seen: tuple[Any, Any, Any] | None = None
@@ -265,6 +312,8 @@ class _Teacher:
 
     def close(self) -> None:
         self.hook.remove()
+        for module, mode in self.modes.items():
+            module.training = mode
 
     def mixed(self, value: Tensor) -> Tensor:
         """(1 - w) loss + w T^2 KL(teacher || student), both softened by T."""
@@ -317,14 +366,14 @@ class _Progress:
         self.task = self.bar.add_task("training", total=total, now="")
         self.mean = 0.0
 
-    def __enter__(self) -> Callable[[tuple[int, int, float, float, float]], None]:
+    def __enter__(self) -> Callable[[Row], None]:
         self.bar.start()
         return self._report
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def _report(self, row: tuple[int, int, float, float, float]) -> None:
+    def _report(self, row: Row) -> None:
         step, epoch, loss, scale, rate = row
         self.mean = loss if step == 0 else 0.98 * self.mean + 0.02 * loss
         now = f"epoch {epoch} loss {self.mean:.4f} noise {scale:.2f} lr {rate:.2e}"

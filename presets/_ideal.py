@@ -23,7 +23,7 @@ PERIPHERY = {
 
 PRESET = Preset(
     name="ideal",
-    description="No noise and no quantisation, on the paper's tiles: equals digital to float error.",
+    description="No noise, no quantisation, on the paper's tiles: equals digital to float error.",
     pcm=cite(IdealSpec, g_max_us=ideal(25.0), t0_s=ideal(20.0), netting=ideal(True)),
     crossbar=cite(
         CrossbarSpec,
@@ -33,7 +33,5 @@ PRESET = Preset(
         weight_scaling=V("column", "rasch2023", "SI Table 1"),
         learned_out_scales=V(True, "rasch2023", "SI Table 1"),
     ),
-    compensation=cite(
-        CompensationSpec, drift_compensation=ideal("none"), alpha_floor=ideal(1e-4)
-    ),
+    compensation=cite(CompensationSpec, drift_compensation=ideal("none"), alpha_floor=ideal(1e-4)),
 )

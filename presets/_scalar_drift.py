@@ -7,7 +7,9 @@ from aimc_bridge.spec import (
     CrossbarSpec,
     Preset,
     ScalarDriftSpec,
+    Source,
     Table,
+    TrainingSpec,
     V,
     cite,
 )
@@ -19,10 +21,8 @@ def theirs(value: Any, where: str = "physics") -> V:
     return V(value, "replication", where)
 
 
-def recipe() -> Any:
+def recipe() -> TrainingSpec:
     """The replication's training: what it says, over the paper's recipe for the same network."""
-    from aimc_bridge.spec import Source
-
     said = {
         "noise_type": "programming",
         "noise_scale": 3.0,
@@ -30,10 +30,9 @@ def recipe() -> Any:
         "distill_temperature": 4.0,
         "distill_weight": 0.9,
     }
-    open_ = {"ramp_batches": 20_000}
-    spec = TRAINING["wrn16"].replace(Source("replication", "training"), **said)
+    spec: TrainingSpec = TRAINING["wrn16"].replace(Source("replication", "training"), **said)
     where = "the replication ramps over 10 epochs; 2,000 batches of 25 each"
-    return spec.replace(Source("choice", where), **open_)
+    return spec.replace(Source("choice", where), ramp_batches=20_000)
 
 
 PRESET = Preset(

@@ -21,6 +21,6 @@ SOURCES = {
         "of its physics, training and claims."
     ),
     "definition": "Follows from what the preset is; not a measured number.",
-    "choice": "Chosen by this project where no source gives a value; says what the source leaves open.",
+    "choice": "Chosen by this project where no source gives a value; says what is left open.",
     "changed": "Changed by a user, with the reason.",
 }

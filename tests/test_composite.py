@@ -18,7 +18,7 @@ from aimc_bridge.errors import ShapeError, UsageError
 from aimc_bridge.registry import matrices_of
 from presets import ideal, rasch2023
 
-ENGINES = ("native",)
+ENGINES = ("native", "aihwkit")
 TOLERANCE = 1e-5  # of the largest value: float32 sums in another order
 FEATURES, HIDDEN, STEPS, BATCH = 5, 7, 6, 4
 

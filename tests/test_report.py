@@ -8,16 +8,18 @@ from aimc_bridge.errors import DataError
 
 
 def rows(metric: str = "accuracy") -> pd.DataFrame:
-    """A digital model at 90 % and two chips at two times on one engine."""
+    """A digital model at 90 % (perplexity 10) and two chips at two times on one engine."""
     base = {"model": "M", "dataset": "D", "preset": "p", "seed": 0}
+    digital = {**base, "phase": "digital", "engine": "digital"}
     made = [
-        {**base, "metric": "accuracy", "phase": "digital", "engine": "digital", "value": 0.9},
-        {**base, "metric": "error", "phase": "digital", "engine": "digital", "value": 0.1},
+        {**digital, "metric": metric, "value": 0.9 if metric == "accuracy" else 10.0},
+        {**digital, "metric": "error", "value": 0.1},
     ]
     for t_s, accuracies in ((1.0, (0.88, 0.86)), (3600.0, (0.80, 0.84))):
         for chip, accuracy in enumerate(accuracies):
             place = {"phase": "direct", "engine": "native", "t_inference": t_s, "chip": chip}
-            made.append({**base, **place, "metric": "accuracy", "value": accuracy})
+            value = accuracy if metric == "accuracy" else 1.0 / (1.0 - accuracy)
+            made.append({**base, **place, "metric": metric, "value": value})
             made.append({**base, **place, "metric": "error", "value": 1 - accuracy})
     return pd.DataFrame(made)
 
@@ -34,27 +36,96 @@ def test_normalised_accuracy_refuses_a_model_at_chance() -> None:
         report.normalised_accuracy(0.5, 0.5, 0.5)
 
 
-def test_summary_has_mean_spread_loss_and_a_star() -> None:
-    table = report.summary(rows(), "accuracy", chance=0.5)
-    digital, direct = table.iloc[0], table.iloc[1]
-    assert digital["digital"] == "90.00 %"
-    assert direct["1s"] == "87.00 ± 1.41 % (2 chips)"
-    assert direct["1h"] == "82.00 ± 2.83 % (2 chips)"
-    assert direct["drift loss"] == "5.00 %"
-    assert direct["A* 1h"] == "80.00 ± 7.07 % (2 chips)"  # 1 - 0.08 / 0.4
+def test_summary_has_baseline_mean_spread_and_drift_loss() -> None:
+    table = report.summary(rows(), "accuracy")
+    assert table.to_dict("records") == [
+        {
+            "phase": "direct conversion",
+            "engine": "native",
+            "data": "D",
+            "chips": "2",
+            "digital": "90.00 %",
+            "1s": "87.00 ± 1.41 %",
+            "1h": "82.00 ± 2.83 %",
+            "drift loss": "5.00 points",
+        }
+    ]
+
+
+def test_a_loss_of_perplexity_is_a_rise_and_a_gain_says_so() -> None:
+    worse = rows("perplexity")
+    table = report.summary(worse, "perplexity").iloc[0]
+    # chips at 1 s: 1/0.12, 1/0.14; at 1 h: 1/0.20, 1/0.16
+    assert table["1s"] == "7.74 ± 0.84"
+    assert table["drift loss"] == "-2.11 (gain)"
+    better = worse.assign(t_inference=worse.t_inference.map({1.0: 3600.0, 3600.0: 1.0}))
+    assert report.summary(better, "perplexity").iloc[0]["drift loss"] == "2.11"
+
+
+def test_a_star_at_every_time() -> None:
+    row = report.a_star_summary(rows(), chance=0.5).iloc[0]
+    # 1 - (err - 0.1) / 0.4: chips 0.95, 0.90 at 1 s and 0.75, 0.85 at 1 h
+    assert row["A* 1s"] == "92.50 ± 3.54 %"
+    assert row["A* 1h"] == "80.00 ± 7.07 %"
+
+
+def test_a_star_of_a_digital_model_at_chance_is_undefined() -> None:
+    row = report.a_star_summary(rows(), chance=0.1).iloc[0]
+    assert row["A* 1s"] == "undefined"
+
+
+def test_each_part_of_the_data_has_its_own_digital_model() -> None:
+    """A subset's chips are compared with the digital model on that subset."""
+    subset = rows().assign(dataset="D, subset of 10", engine="aihwkit")
+    subset.loc[subset.phase == "digital", "value"] = [0.95, 0.05]
+    table = report.summary(pd.concat([rows(), subset]), "accuracy")
+    assert table.digital.tolist() == ["90.00 %", "95.00 %"]
+    stars = report.a_star_summary(pd.concat([rows(), subset]), chance=0.5)
+    assert stars["A* 1s"].tolist() == ["92.50 ± 3.54 %", "82.22 ± 3.14 %"]
+
+
+def test_phases_come_in_their_order() -> None:
+    hwa = rows()
+    hwa.loc[hwa.phase == "direct", "phase"] = "hwa"
+    table = report.summary(pd.concat([hwa, rows()]), "accuracy")
+    assert table.phase.tolist() == ["direct conversion", "hardware-aware"]
 
 
 def test_one_chip_has_no_spread() -> None:
     one = rows()
     table = report.summary(one[(one.chip == 0) | one.chip.isna()], "accuracy")
-    assert table.iloc[1]["1s"] == "88.00 % (1 chip)"
+    assert table.iloc[0]["1s"] == "88.00 %"
+    assert table.iloc[0]["chips"] == "1"
 
 
 def test_figures_are_written(tmp_path) -> None:
-    report.figure(rows(), "accuracy", tmp_path / "one.png")
-    report.dashboard([(rows(), "accuracy"), (rows(), "accuracy")], tmp_path / "all.png")
+    subset = rows().assign(dataset="D, subset of 10", engine="aihwkit", t_inference=0.0)
+    both = pd.concat([rows(), subset])
+    report.figure(both, "accuracy", tmp_path / "one.png")
+    report.dashboard([(both, "accuracy"), (rows(), "accuracy")], tmp_path / "all.png")
     for name in ("one.png", "all.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_figures_draw_every_chip_and_the_digital_line(tmp_path, monkeypatch) -> None:
+    """What is drawn is what the rows hold: means on lines, chips as dots, the digital model."""
+    seen = {}
+    from matplotlib.figure import Figure
+
+    def keep(figure: Figure, path, **kwargs) -> None:
+        seen["axes"], seen["titles"] = figure.axes[0], [a.get_title() for a in figure.axes]
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    report.figure(rows(), "accuracy", tmp_path / "one.png")
+    lines = {line.get_label(): line.get_ydata() for line in seen["axes"].get_lines()}
+    assert list(lines["digital"]) == [90.0, 90.0]
+    assert list(lines["direct conversion, native"]) == pytest.approx([87.0, 82.0])
+    assert list(lines) == ["digital", "direct conversion, native"]
+    dots = seen["axes"].collections[0].get_offsets()
+    assert sorted(dots[:, 1]) == pytest.approx([80.0, 84.0, 86.0, 88.0])
+    subset = rows().assign(dataset="D, subset of 10")
+    report.figure(pd.concat([subset, rows()]), "accuracy", tmp_path / "two.png")
+    assert seen["titles"] == ["M\nD", "M\nD, subset of 10"]
 
 
 def test_markdown_is_a_table() -> None:

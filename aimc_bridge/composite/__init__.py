@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from aimc_bridge.composite.attention import AnalogMultiheadAttention, disable_fast_paths
+from aimc_bridge.composite.convolution import UnfoldedConv
 from aimc_bridge.composite.recurrent import (
     AnalogGRU,
     AnalogGRUCell,
@@ -27,8 +28,10 @@ __all__ = [
     "AnalogMultiheadAttention",
     "AnalogRNN",
     "AnalogRNNCell",
+    "UnfoldedConv",
     "disable_fast_paths",
     "handlers",
+    "linear_around",
 ]
 
 _COUNTERPARTS: dict[type[nn.Module], Callable[..., nn.Module]] = {
@@ -58,14 +61,14 @@ def _handler(
 ) -> Handler:
     def convert(module: nn.Module, preset: Preset) -> nn.Module:
         def make_linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
-            return convert_linear(_linear(weight, bias), preset)
+            return convert_linear(linear_around(weight, bias), preset)
 
         return analog(module, make_linear).train(module.training)
 
     return convert
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+def linear_around(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """A digital layer around these very tensors: born on meta, nothing is drawn or allocated."""
     rows, columns = weight.shape
     linear = nn.Linear(columns, rows, bias=bias is not None, device="meta")

@@ -1,8 +1,9 @@
-"""The crossbars of one weight matrix: its tiles, their periphery, and the chip programmed on them."""
+"""The crossbars of one weight matrix: its tiles, their periphery, the chip programmed on them."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +23,29 @@ _CHIP = ("conductance_us", "nu", "us_per_unit", "held", "reference", "compensati
 class _Cached(NamedTuple):
     key: tuple[object, ...]
     source: Tensor  # kept alive, so that its identity in the key stays its own
+    weight: Tensor
     tiles: dict[tuple[int, int | None], TileWeights]
+
+
+class _Ranges(NamedTuple):
+    """What a product must know of the input ranges, without a look at the device each time."""
+
+    key: tuple[object, ...]
+    ready: bool  # every range was set, learned or loaded
+    starting: bool  # some are still taken from data in training
 
 
 class Crossbar(nn.Module, Matrix):
     """A matrix `[out, in]` on tiles. The layer that owns it owns the trained weights.
 
     Parameters   input_range `[row tiles, column tiles]`, out_scale `[row tiles, out]`
-    Buffers      scale `[row tiles, out]`, and the number of batches each range was set from
+    Buffers      scale `[row tiles, out]`; range_batches `[row tiles, column tiles]`, the number of
+                 batches each range was set from: 0 is never, -1 is zeros only
     Chip         plain tensors outside the state dict: conductances, exponents, what is held now,
                  the compensation's reference and factor
+
+    In eval mode what products derive from the weights is kept until the weights change. A change
+    through `weight.data` cannot be seen: change under `torch.no_grad()`, or call `restore`.
     """
 
     def __init__(
@@ -46,7 +60,8 @@ class Crossbar(nn.Module, Matrix):
         self._observer: Observer | None = None
         self._injected: Tensor | None = None
         self._cache: _Cached | None = None
-        self._shared: tuple[tuple[int, int], bool] | None = None
+        self._ranges: _Ranges | None = None
+        self._shared: tuple[tuple[object, ...], bool] | None = None
         self.ir_drop_in_training = True
         self.range_start = (0, 3.0)
         self.range_decay = (0.0, 1.0)
@@ -61,7 +76,7 @@ class Crossbar(nn.Module, Matrix):
             self.register_parameter("input_range", None)
         else:
             self.input_range = nn.Parameter(ones(tiles), requires_grad=False)
-        self.register_buffer("range_batches", torch.zeros((), dtype=torch.long))
+        self.register_buffer("range_batches", ones(tiles, dtype=torch.long).zero_())
         for name in _CHIP:
             self.register_buffer(name, None, persistent=False)
 
@@ -73,6 +88,16 @@ class Crossbar(nn.Module, Matrix):
     held: Tensor | None
     reference: Tensor | None
     compensation: Tensor | None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: without what is derived, and without an observer."""
+        derived = dict.fromkeys(("_cache", "_ranges", "_shared", "_observer"))
+        return {**self.__dict__, **derived}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Crossbar:
+        self._cache = self._ranges = self._shared = None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     # --- weights ---
 
@@ -89,13 +114,20 @@ class Crossbar(nn.Module, Matrix):
     def clean_weight(self) -> Tensor:
         return self._trained().detach().clone()
 
+    def column_scale(self) -> Tensor:
+        return self.scale
+
+    @torch.inference_mode(False)
     @torch.no_grad()
-    def set_clean_weight(self, weight: Tensor) -> None:
+    def set_clean_weight(self, weight: Tensor, scale: Tensor | None = None) -> None:
         self.grid.check(weight)
         self.restore()
         self._owner[0].set_matrix(weight.to(self.scale))  # type: ignore[operator]
         self.out_scale.fill_(1.0)
-        self.remap()
+        if scale is None:
+            self.remap()
+        else:
+            self.scale.copy_(scale)
 
     def bias(self) -> Tensor | None:
         found: Tensor | None = self._owner[0].bias  # type: ignore[assignment]
@@ -112,7 +144,14 @@ class Crossbar(nn.Module, Matrix):
     # --- the product ---
 
     def forward(self, x: Tensor) -> Tensor:
-        """The analog product of all tiles, summed digitally; no bias."""
+        """The analog product of all tiles, summed digitally; no bias.
+
+        Under autocast it is computed in the precision of the weights all the same: the grid of the
+        ADC is as fine as bfloat16's.
+        """
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return self.forward(x.to(self.scale.dtype))
         if self._observer is not None:
             return self._observed(x)
         if self.training and self.held is not None:
@@ -120,23 +159,13 @@ class Crossbar(nn.Module, Matrix):
                 f"{self.label} holds a programmed chip and is in training mode; "
                 "call restore(model) before training, or model.eval() before inference"
             )
-        spec = self.preset.crossbar
         if self.input_range is not None:
             self._check_ranges(x)
-        clean = None
-        needs_grad = torch.is_grad_enabled()
-        if self.held is not None:
-            weight, source = self.held, self.held
-        else:
-            normalised = self._normalised()
-            clean = normalised if needs_grad and normalised.requires_grad else None
-            weight = (normalised if self._injected is None else self._injected).detach()
-            source = self._trained()
-        cached = self._tiles(weight, source, needs_grad)
+        shared = self._ranges_shared()
+        clean, weight, cached = self._weights_now()
         factor = self.scale * self.out_scale
         if self.compensation is not None:
             factor = factor * self.compensation
-        shared = self._ranges_shared()
         total: Tensor | None = None
         for row in range(len(self.grid.rows)):
             blocks: list[int | None] = [None] if shared else list(range(len(self.grid.columns)))
@@ -147,12 +176,35 @@ class Crossbar(nn.Module, Matrix):
                     tile = cached[row, column] = self._tile_weights(weight, row, column)
                 outs.append(self._tile(x, clean, row, column, tile))
             y = outs[0] if len(outs) == 1 else torch.cat(outs, dim=self.product.output_dim)
-            scaled = y * self._as_outputs(
-                factor[row], y, spec.input_range != "none" and shared, row
-            )
+            scaled = y * self._as_outputs(factor[row], y, shared, row)
             total = scaled if total is None else total.add_(scaled)
         assert total is not None
         return total
+
+    def _weights_now(
+        self,
+    ) -> tuple[Tensor | None, Tensor, dict[tuple[int, int | None], TileWeights]]:
+        """(clean weights that get a gradient or None, weights on the crossbar, derived tiles)."""
+        if self.held is not None:
+            return None, self.held, self._derived(self.held, lambda held: held).tiles
+        if torch.is_grad_enabled() and self._owner[0].weight.requires_grad:
+            clean = self._normalised()
+            return clean, (clean if self._injected is None else self._injected).detach(), {}
+        if self._injected is not None:
+            return None, self._injected, {}
+        if self.training:
+            return None, self.normalised_weight(), {}
+        trained: Tensor = self._owner[0].weight  # type: ignore[assignment]
+        kept = self._derived(trained, lambda _: self.normalised_weight())
+        return None, kept.weight, kept.tiles
+
+    def _derived(self, source: Tensor, weight: Callable[[Tensor], Tensor]) -> _Cached:
+        """What inference needs of the weights `weight(source)`, kept until `source` changes."""
+        key = (id(source), source.data_ptr(), source._version, id(self.scale), self.scale._version)
+        if self._cache is None or self._cache.key != key:
+            with torch.inference_mode(False), torch.no_grad():
+                self._cache = _Cached(key, source, weight(source), {})
+        return self._cache
 
     def _as_outputs(self, factor: Tensor, y: Tensor, with_range: bool, row: int) -> Tensor:
         if with_range and self.input_range is not None:
@@ -170,7 +222,7 @@ class Crossbar(nn.Module, Matrix):
             input_range = self.input_range[row, column or 0].abs()
         columns = slice(None) if column is None else self.grid.column_slices()[column]
         target = None if clean is None else clean[columns, self.grid.row_slices()[row]]
-        y: Tensor = TileProduct.apply(
+        y: Tensor = TileProduct.apply(  # type: ignore[no-untyped-call]
             part,
             target,
             input_range,
@@ -185,67 +237,75 @@ class Crossbar(nn.Module, Matrix):
         return y
 
     def _tile_weights(self, weight: Tensor, row: int, column: int | None) -> TileWeights:
-        ir_drop = self.preset.crossbar.ir_drop > 0.0
-        if self.training and not self.ir_drop_in_training:
-            ir_drop = False
-        position = self.grid.row_position(weight) if ir_drop else None
-        return TileWeights(
-            self.product, weight, self.preset.crossbar, row, column, position, ir_drop
-        )
-
-    def _tiles(
-        self, weight: Tensor, source: Tensor, needs_grad: bool
-    ) -> dict[tuple[int, int | None], TileWeights]:
-        """Derived weights of inference are kept until what they come from changes."""
-        if needs_grad or self._injected is not None:
-            self._cache = None
-            return {}
-        key = (id(source), source._version, self.scale._version, self.training, weight.dtype)
-        if self._cache is None or self._cache.key != key:
-            self._cache = _Cached(key, source, {})
-        return self._cache.tiles
-
-    def _ranges_shared(self) -> bool:
-        """Whether the column tiles of each row have one range: then one product serves them all."""
-        if self.input_range is None or len(self.grid.columns) == 1:
-            return True
-        if self.input_range.requires_grad and torch.is_grad_enabled():
-            return False
-        key = (id(self.input_range), self.input_range._version)
-        if self._shared is None or self._shared[0] != key:
-            same = bool((self.input_range == self.input_range[:, :1]).all())
-            self._shared = (key, same)
-        return self._shared[1]
+        spec = self.preset.crossbar
+        ir_drop = spec.ir_drop > 0.0 and (self.ir_drop_in_training or not self.training)
+        with torch.inference_mode(False), torch.no_grad():
+            position = self.grid.row_position(weight) if ir_drop else None
+            return TileWeights(self.product, weight, spec, row, column, position)
 
     # --- input ranges ---
 
+    def _ranges_shared(self) -> bool:
+        """Whether the column tiles of each row have one range: then one product serves them all."""
+        own = self.input_range
+        if own is None or len(self.grid.columns) == 1:
+            return True
+        if own.requires_grad and torch.is_grad_enabled():
+            return False
+        key = (id(own), own.data_ptr(), own._version)
+        if self._shared is None or self._shared[0] != key:
+            self._shared = (key, bool((own == own[:, :1]).all()))
+        return self._shared[1]
+
     def _check_ranges(self, x: Tensor) -> None:
-        assert self.input_range is not None
-        if self.training and self.range_batches < self.range_start[0]:
+        ranges = self._range_state()
+        if self.training and ranges.starting:
             self._start_ranges(x)
-        if self.range_batches == 0:
+            ranges = self._range_state()
+        if not ranges.ready:
             raise CalibrationError(
                 f"the input ranges of {self.label} were never set; call calibrate(model, batches), "
                 "train(...) with learned input ranges, or load a state dict that has them"
             )
 
+    def _range_state(self) -> _Ranges:
+        seen = self.range_batches
+        key = (id(seen), seen.data_ptr(), seen._version, self.range_start[0])
+        if self._ranges is None or self._ranges.key != key:
+            self._ranges = _Ranges(
+                key,
+                ready=bool((seen != 0).all()),
+                starting=bool((seen < self.range_start[0]).any()),
+            )
+        return self._ranges
+
     @torch.no_grad()
     def _start_ranges(self, x: Tensor) -> None:
+        """Running mean of standard deviations, tile by tile; batches of zeros do not count."""
         assert self.input_range is not None
-        count = int(self.range_batches)
+        # .data: the products of earlier time steps wait for a backward pass through this parameter
+        own = self.input_range.data
+        self._shared = None
         for row in range(len(self.grid.rows)):
             for column in range(len(self.grid.columns)):
-                spread = self.product.inputs(x, row, column).std() * self.range_start[1]
-                if spread > 0:
-                    mean = (self.input_range[row, column] * count + spread) / (count + 1)
-                    self.input_range[row, column] = mean
-        self.range_batches += 1
+                seen = int(self.range_batches[row, column])
+                if seen >= self.range_start[0]:
+                    continue
+                part = self.product.inputs(x, row, column)
+                spread = float(part.std(correction=0)) * self.range_start[1]
+                if spread > 0.0:
+                    count = max(seen, 0)
+                    own[row, column] = (own[row, column].abs() * count + spread) / (count + 1)
+                    self.range_batches[row, column] = count + 1
+                else:
+                    self.range_batches[row, column] = seen or -1
 
     def input_ranges(self) -> Tensor | None:
-        if self.input_range is None or self.range_batches == 0:
+        if self.input_range is None or not self._range_state().ready:
             return None
         return self.input_range.detach().abs()
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def set_input_ranges(self, ranges: Tensor) -> None:
         if self.input_range is None:
@@ -266,7 +326,8 @@ class Crossbar(nn.Module, Matrix):
     def _observed(self, x: Tensor) -> Tensor:
         assert self._observer is not None
         total = None
-        weight = self._trained().detach()
+        learned = self.grid.expand_columns(self.out_scale.detach())
+        weight = self._trained().detach() * learned
         for row in range(len(self.grid.rows)):
             for column in range(len(self.grid.columns)):
                 self._observer(row, column, self.product.inputs(x, row, column))
@@ -290,6 +351,7 @@ class Crossbar(nn.Module, Matrix):
             self.scale.dtype
         )
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def program(self, seed: int, name: str, draw_on: str) -> None:
         weight, pcm = self.normalised_weight(), self.preset.pcm
@@ -320,6 +382,7 @@ class Crossbar(nn.Module, Matrix):
         )
         return compensation.readout(outputs, self.grid, self.preset.compensation)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def drift(self, t_s: float, seed: int, name: str, draw_on: str) -> None:
         cells, pcm = self._cells(), self.preset.pcm
@@ -344,6 +407,7 @@ class Crossbar(nn.Module, Matrix):
         self._cells()
         return {name: value for name in _CHIP if (value := getattr(self, name)) is not None}
 
+    @torch.inference_mode(False)
     def load_chip_state(self, state: dict[str, Tensor]) -> None:
         missing = [
             name for name in ("conductance_us", "nu", "us_per_unit", "held") if name not in state
@@ -352,6 +416,13 @@ class Crossbar(nn.Module, Matrix):
             raise CheckpointError(
                 f"chip of {self.label}: has {', '.join(state)}; needs {', '.join(_CHIP[:4])}"
             )
+        for name, value in state.items():
+            inner = tuple(value.shape[-2:])
+            allowed = {tuple(self.scale.shape), tuple(self.range_batches.shape)}
+            if name in ("conductance_us", "nu", "held"):
+                allowed = {(self.grid.out_features, self.grid.in_features)}
+            if inner not in allowed:
+                raise CheckpointError(f"chip of {self.label}: {name} {tuple(value.shape)}")
         self.restore()
         for name, value in state.items():
             setattr(self, name, value.to(self.scale.device).clone())
@@ -376,12 +447,14 @@ class Crossbar(nn.Module, Matrix):
     def inject(self, weight: Tensor | None) -> None:
         self._injected = weight
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def clip(self, bound: Tensor) -> None:
         limit = bound * self.grid.expand_columns(self.scale)
         trained = self._trained()
         self._owner[0].set_matrix(torch.minimum(torch.maximum(trained, -limit), limit))  # type: ignore[operator]
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def remap(self) -> None:
         self.scale.copy_(

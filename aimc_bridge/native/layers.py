@@ -1,15 +1,15 @@
-"""Analog layers of the native engine: they own trained weights and biases, a crossbar does the rest.
+"""Analog layers of the native engine: they own trained weights and biases; a crossbar the rest.
 
 Names, shapes and meaning of the parameters are those of the digital layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aimc_bridge.composite.convolution import padding_to_do_first
 from aimc_bridge.errors import ShapeError
 from aimc_bridge.native.crossbar import Crossbar
 from aimc_bridge.native.product import ConvProduct, LinearProduct
@@ -31,6 +31,7 @@ class AnalogLinear(nn.Module):
     """
 
     weight: nn.Parameter
+    bias: nn.Parameter | None
 
     def __init__(
         self, weight: Tensor, bias: Tensor | None, preset: Preset, transposed: bool = False
@@ -50,7 +51,8 @@ class AnalogLinear(nn.Module):
 
     def set_matrix(self, values: Tensor) -> None:
         """Write trained weights, `[out, in]`."""
-        self.weight.data.copy_(values.T if self.transposed else values)
+        with torch.no_grad():
+            self.weight.copy_(values.T if self.transposed else values)
 
     def effective_weight(self) -> Tensor:
         """What the crossbar now holds, in the layer's own units and shape, column scales included,
@@ -75,6 +77,7 @@ class AnalogConv(nn.Module):
     """
 
     weight: nn.Parameter
+    bias: nn.Parameter | None
 
     def __init__(self, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, preset: Preset) -> None:
         super().__init__()
@@ -84,22 +87,23 @@ class AnalogConv(nn.Module):
         self.kernel_size, self.stride = conv.kernel_size, conv.stride
         self.dilation, self.groups = conv.dilation, conv.groups
         self.padding, self.padding_mode = conv.padding, conv.padding_mode
-        self.pad_first = _padding_to_do_first(conv)
+        self.pad_first = padding_to_do_first(conv)
         inner = (0,) * len(conv.kernel_size)
         if not self.pad_first and not isinstance(conv.padding, str):
             inner = tuple(conv.padding)
         matrix = self.matrix()
-        grid = TileGrid.of(*matrix.shape, preset.crossbar, groups=conv.groups)
+        grid = TileGrid.of(matrix.shape[0], matrix.shape[1], preset.crossbar, conv.groups)
         product = ConvProduct(grid, conv.kernel_size, conv.stride, inner, conv.dilation)
         self.crossbar = Crossbar(matrix, preset, product, grid, self)
 
     def matrix(self) -> Tensor:
-        """The trained weights as `[out, in]`, rows in (channel, kernel row, kernel column) order."""
+        """The trained weights `[out, in]`, rows in (channel, kernel row, kernel column) order."""
         return self.weight.flatten(1)
 
     def set_matrix(self, values: Tensor) -> None:
         """Write trained weights, `[out, in]`."""
-        self.weight.data.copy_(values.view_as(self.weight))
+        with torch.no_grad():
+            self.weight.copy_(values.view_as(self.weight))
 
     def effective_weight(self) -> Tensor:
         """What the crossbars now hold, in the layer's own units and shape, column scales included,
@@ -127,14 +131,6 @@ class AnalogConv(nn.Module):
             f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
             f"groups={self.groups}, padding_mode={self.padding_mode!r}"
         )
-
-
-def _padding_to_do_first(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Sequence[int]:
-    """Amounts for `functional.pad` where the convolution itself cannot pad; else empty."""
-    if conv.padding_mode == "zeros" and not isinstance(conv.padding, str):
-        return ()
-    amounts: list[int] = list(conv._reversed_padding_repeated_twice)
-    return tuple(amounts) if any(amounts) else ()
 
 
 def convert_linear(module: nn.Module, preset: Preset) -> AnalogLinear:

@@ -74,7 +74,9 @@ class LinearProduct(Product):
         self, grad: Tensor, x: Tensor, weight: Tensor, needs: tuple[bool, bool]
     ) -> tuple[Tensor | None, Tensor | None]:
         for_x = grad @ weight if needs[0] else None
-        for_w = grad.flatten(0, -2).T @ x.flatten(0, -2) if needs[1] else None
+        if not needs[1]:
+            return for_x, None
+        for_w = grad.reshape(-1, grad.shape[-1]).T @ x.reshape(-1, x.shape[-1])
         return for_x, for_w
 
 
@@ -114,7 +116,7 @@ class ConvProduct(Product):
         if groups == 1:
             return x if (first, last) == (0, self.channels) else x[:, first:last]
         if column is None:
-            grouped = x.unflatten(1, (groups, self.channels))[:, :, first:last]
+            grouped: Tensor = x.unflatten(1, (groups, self.channels))[:, :, first:last]
             return grouped.flatten(1, 2)
         group = column * groups // len(self.columns)
         return x[:, group * self.channels + first : group * self.channels + last]
@@ -172,14 +174,14 @@ class TileWeights:
         row: int,
         column: int | None,
         position: Tensor | None,
-        ir_drop: bool,
     ) -> None:
+        """`position` of each input for the IR drop, `[in]`; None is no IR drop."""
         self.rows = product.grid.rows[row]  # type: ignore[attr-defined]
         self.value = product.weights(weight, row, column)
-        needs_magnitude = spec.w_noise > 0.0 or (ir_drop and spec.ir_drop > 0.0)
+        needs_magnitude = spec.w_noise > 0.0 or position is not None
         self.magnitude = self.value.abs() if needs_magnitude else None
         self.positioned = None
-        if position is not None and ir_drop and spec.ir_drop > 0.0:
+        if position is not None:
             self.positioned = product.weights(weight * position, row, column)
 
 
@@ -229,7 +231,7 @@ class TileProduct(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, input_range, weight, saturated = ctx.saved_tensors
         product: Product = ctx.product
         if saturated is not None:

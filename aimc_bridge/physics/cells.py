@@ -24,8 +24,8 @@ from aimc_bridge.spec import DeviceSpec, StatisticalSpec
 class Cells:
     """A programmed matrix.
 
-    conductance_us    `(*chips, out, in)`, signed, netted; `(*chips, 2, out, in)` where
-                      each device drifts by itself
+    conductance_us    `(*chips, out, in)`, signed; `(*chips, 2, out, in)` where each device of a
+                      pair drifts by itself
     nu                drift exponents, same shape
     us_per_unit       microsiemens of a normalised weight of 1, `(*chips, row tiles, column tiles)`
     """
@@ -71,25 +71,15 @@ def program_cells(
     """
     scale = us_per_unit(weight, grid, pcm)
     scale_by_cell = _by_cell(scale, grid)
-    if not isinstance(pcm, StatisticalSpec):
-        target = weight * scale_by_cell
-        g_prog = programmed(target, pcm, eps_prog)
-        return Cells(g_prog, drift_exponent(target, pcm, eps_nu), scale)
-    target = to_pair(weight, scale_by_cell)
+    has_pairs = isinstance(pcm, StatisticalSpec)
+    target = to_pair(weight, scale_by_cell) if has_pairs else weight * scale_by_cell
     g_prog = programmed(target, pcm, eps_prog)
-    if paired(pcm):
-        return Cells(g_prog, drift_exponent(target, pcm, eps_nu), scale)
+    if not has_pairs or paired(pcm):
+        chips = g_prog.shape[: g_prog.ndim - target.ndim]
+        nu = drift_exponent(target, pcm, eps_nu)
+        return Cells(g_prog, nu, scale.expand(*chips, *scale.shape))
     net = from_pair(g_prog, scale_by_cell)
-    leg = torch.where(net > 0, target[0], target[1])
-    nu = (
-        torch.where(  # one target only where there are chips in front: broadcast by hand
-            net > 0,
-            drift_exponent(target[0], pcm, eps_nu),
-            drift_exponent(target[1], pcm, eps_nu),
-        )
-        if net.ndim > weight.ndim
-        else drift_exponent(leg, pcm, eps_nu)
-    )
+    nu = drift_exponent(torch.where(net > 0, target[0], target[1]), pcm, eps_nu)
     rescale = us_per_unit(net, grid, pcm)
     return Cells(net * _by_cell(rescale, grid), nu, rescale)
 
@@ -116,6 +106,6 @@ def read_cells(cells: Cells, grid: TileGrid, pcm: DeviceSpec, t_s: float, eps: T
 
 def _weights(conductance_us: Tensor, cells: Cells, grid: TileGrid) -> Tensor:
     scale = _by_cell(cells.us_per_unit, grid)
-    if cells.conductance_us.ndim > cells.us_per_unit.ndim:
+    if conductance_us.ndim > cells.us_per_unit.ndim:  # a pair of devices in front of (out, in)
         return from_pair(conductance_us, scale)
     return conductance_us / scale

@@ -31,8 +31,8 @@ def oracle(weight: Tensor, grid: TileGrid, pcm: DeviceSpec, t_s: float) -> Tenso
              scalar device the exact inverse of its factor.
     """
     if isinstance(pcm, ScalarDriftSpec):
-        columns = grid.column_amax(weight)
-        return torch.full_like(columns, age(t_s, pcm) ** pcm.nu)
+        shape = (len(grid.rows), grid.out_features)
+        return weight.new_full(shape, age(t_s, pcm) ** pcm.nu)
     scale = grid.expand_columns(grid.expand_tiles(us_per_unit(weight, grid, pcm)))
     size = weight.abs()
     before = grid.tile_mean(size)

@@ -1,7 +1,7 @@
 """One analog matrix-vector product on a tile, in the order of rasch2023 SI Table 1.
 
-Everything is in the tile's units: inputs in [-1, 1], weights normalised. A `contract` stands for the
-product itself, `(inputs, weights) -> outputs`: a matrix product, or a convolution.
+Everything is in the tile's units: inputs in [-1, 1], weights normalised. A `contract` stands for
+the product itself, `(inputs, weights) -> outputs`: a matrix product, or a convolution.
 """
 
 from __future__ import annotations

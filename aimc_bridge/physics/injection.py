@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from aimc_bridge.errors import SpecError
 from aimc_bridge.physics.programming import check_noise, sigma_prog_us
 from aimc_bridge.physics.read import read_coefficient
 from aimc_bridge.spec import DeviceSpec, StatisticalSpec, TrainingSpec
@@ -28,9 +29,11 @@ def injected(
 
     Args:    weight  `(*cells)`, normalised.    largest  the tile's largest |w|, broadcastable.
              scale  s.    eps, eps_read  N(0, 1), `(*cells)`.
-    Returns: `(*cells)`, normalised.    Raises: ShapeError.    Source: rasch2023 SI A.1.
+    Returns: `(*cells)`, normalised.    Source: rasch2023 SI A.1.
+    Raises:  ShapeError; SpecError where the recipe reads sooner than a reading of the device takes.
     """
     check_noise(eps, weight)
+    check_noise(eps_read, weight)
     if recipe.noise_type == "none" or scale == 0.0:
         return weight.clone()
     if recipe.noise_type == "gaussian":
@@ -40,6 +43,11 @@ def injected(
     g = g_us + sigma_prog_us(g_us, pcm) * eps * scale
     if recipe.noise_type == "pcm" and isinstance(pcm, StatisticalSpec):
         ratio = (recipe.noise_t_s + pcm.t_read_s) / (2 * pcm.t_read_s)
+        if ratio < 1.0:
+            raise SpecError(
+                f"noise_t_s = {recipe.noise_t_s!r} of the recipe; allowed: >= {pcm.t_read_s!r} s, "
+                "the duration of one reading of this device"
+            )
         strength = scale * pcm.read_noise_scale * math.sqrt(math.log(ratio))
         g = g + g.abs() * read_coefficient(g, pcm) * eps_read * strength
     return g.abs() * weight.sign() / us_per_unit

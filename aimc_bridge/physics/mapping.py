@@ -26,8 +26,9 @@ def split_sizes(size: int, largest: int | None) -> tuple[int, ...]:
 
 @lru_cache(maxsize=4096)
 def _owner_index(sizes: tuple[int, ...], device: torch.device) -> Tensor:
-    index = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-    return index.to(device)
+    with torch.inference_mode(False):  # kept between calls: one made for inference cannot train
+        index = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        return index.to(device)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class TileGrid:
     def column_amax(self, weight: Tensor) -> Tensor:
         """Largest |w| of each column of each tile: `[..., out, in] -> [..., row tiles, out]`."""
         self.check(weight)
-        parts = weight.abs().split(list(self.rows), dim=-1)
+        parts = torch.split(weight.abs(), list(self.rows), dim=-1)
         return torch.stack([part.amax(dim=-1) for part in parts], dim=-2)
 
     def tile_amax(self, weight: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ class TileGrid:
     def column_mean(self, values: Tensor) -> Tensor:
         """Mean over each column of each tile: `[..., out, in] -> [..., row tiles, out]`."""
         self.check(values)
-        parts = values.split(list(self.rows), dim=-1)
+        parts = torch.split(values, list(self.rows), dim=-1)
         return torch.stack([part.mean(dim=-1) for part in parts], dim=-2)
 
     def tile_mean(self, values: Tensor) -> Tensor:
@@ -100,13 +101,12 @@ class TileGrid:
 
     def reduce_columns(self, values: Tensor, how: str) -> Tensor:
         """`[..., row tiles, out] -> [..., row tiles, column tiles]` by "amax" or "mean"."""
-        if len(self.columns) == 1:
-            return values.amax(-1, keepdim=True) if how == "amax" else values.mean(-1, keepdim=True)
-        shape = (*values.shape[:-1], len(self.columns))
-        index = _owner_index(self.columns, values.device).expand(values.shape)
-        return values.new_zeros(shape).scatter_reduce_(
-            -1, index, values, reduce=how, include_self=False
-        )
+        reduce = torch.amax if how == "amax" else torch.mean
+        if len(set(self.columns)) == 1:  # the many columns of a depthwise convolution at once
+            return reduce(values.reshape(*values.shape[:-1], len(self.columns), -1), -1)
+        # not scatter_reduce: on CUDA it sums in no fixed order
+        parts = torch.split(values, list(self.columns), dim=-1)
+        return torch.stack([reduce(part, -1) for part in parts], -1)
 
     # and back
     def expand_tiles(self, values: Tensor) -> Tensor:
@@ -165,8 +165,9 @@ def quantised(values: Tensor, bits: int | None, bound: float) -> Tensor:
     """
     if bits is None:
         return values
-    step = bound / (2 ** (bits - 1) - 1)
-    return (values / step).round().mul(step).clamp(-bound, bound)
+    step: float = bound / (2 ** (bits - 1) - 1)
+    rounded: Tensor = (values / step).round() * step
+    return rounded.clamp(-bound, bound)
 
 
 def to_pair(weight: Tensor, us_per_unit: Tensor | float) -> Tensor:

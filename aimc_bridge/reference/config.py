@@ -33,8 +33,8 @@ def rpu_config(
     """The aihwkit config of a preset: forward pass, mapping, noise model, drift compensation.
 
     Args:    tile  "rpucuda" (C++), "torch", or "auto" (C++).    training  name of a recipe whose
-             clipping, input-range learning and weight modifier go in too.    drop  settings to leave
-             out where the tile cannot run them, by name.
+             clipping, input-range learning and weight modifier go in too.    drop  settings to
+             leave out where the tile cannot run them, by name.
     Returns: InferenceRPUConfig, or TorchInferenceRPUConfig for the torch tile.
     Raises:  CapabilityError naming what the tile cannot run; UnknownNameError for a recipe that the
              preset does not have; UsageError.
@@ -62,7 +62,7 @@ def resolution(bits: int | None) -> float:
 
 
 def _forward(io: IOParameters, crossbar: CrossbarSpec, drop: tuple[str, ...]) -> None:
-    # Never `is_perfect`: with it the C++ tile gives convolutions a wrong input gradient (1.1.0).
+    # Never `is_perfect`: its backward pass still masks what is beyond `out_bound` (1.1.0).
     io.is_perfect = False
     io.inp_bound = 1.0 if crossbar.dac_bits is not None else 0.0
     io.inp_res = resolution(crossbar.dac_bits)
@@ -124,7 +124,7 @@ def _modifier(config: Any, preset: Preset, recipe: TrainingSpec, drop: tuple[str
         modifier.std_dev = recipe.noise_scale * recipe.gaussian_sd
     elif kind in ("pcm", "programming") and isinstance(pcm, PcmSpec | ScalarDriftSpec):
         modifier.g_max = pcm.g_max_us
-        modifier.coeffs = list(pcm.prog_coeff_us)
+        modifier.coeffs = list(pcm.prog_coeff_us)  # microsiemens: the C++ tile divides by g_max
         modifier.type = WeightModifierType.PROG_NOISE
         if kind == "pcm" and isinstance(pcm, PcmSpec):
             modifier.type = WeightModifierType.PCM_NOISE

@@ -5,18 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from aihwkit.inference import (
-    BaseNoiseModel,
-    GlobalDriftCompensation,
-    HermesNoiseModel,
-    PCMLikeNoiseModel,
-)
+from aihwkit.inference import BaseNoiseModel, GlobalDriftCompensation, PCMLikeNoiseModel
 from aihwkit.inference.compensation.base import BaseDriftCompensation
 from aihwkit.inference.compensation.drift import (
     GlobalDriftCompensationWithExactReference,
     PerColumnDriftCompensation,
 )
 from aihwkit.inference.converter.conductance import SinglePairConductanceConverter
+from aihwkit.inference.noise.hermes import HermesNoiseModel
 from torch import Tensor
 
 from aimc_bridge.physics import cells as cell_law
@@ -53,8 +49,8 @@ HERMES_BUILT_IN = {
 }
 
 
-class LawNoiseModel(BaseNoiseModel):
-    """Any DeviceSpec on an aihwkit tile: programming, drift and read noise by `aimc_bridge.physics`.
+class LawNoiseModel(BaseNoiseModel):  # type: ignore[misc]
+    """Any DeviceSpec on an aihwkit tile: programming, drift and read noise by our `physics`.
 
     Draws come from torch's default generator, as in aihwkit's own models. The state of a tile is
     what aihwkit keeps as its drift parameters: conductances, exponents, scale.
@@ -105,7 +101,7 @@ def _one_tile(weight: Tensor) -> TileGrid:
     return TileGrid((weight.shape[1],), (weight.shape[0],))
 
 
-class OracleDriftCompensation(BaseDriftCompensation):
+class OracleDriftCompensation(BaseDriftCompensation):  # type: ignore[misc]
     """Drift compensation by the inverse of the known mean drift; nothing is measured."""
 
     def __init__(self, noise_model: LawNoiseModel) -> None:

@@ -8,7 +8,7 @@ from aimc_bridge.errors import VersionError
 
 AIHWKIT = "1.1.0"
 TORCH = ("2.10", "2.11")
-INSTALL = 'pip install "aihwkit==1.1.0" "torch>=2.10,<2.12"'
+INSTALL = 'pip install "aihwkit==1.1.0" "torch>=2.10,<2.12" "torchvision>=0.25,<0.27"'
 
 
 def found(package: str) -> str | None:
@@ -25,11 +25,12 @@ def check(aihwkit: str | None = None, torch: str | None = None) -> None:
     The wheels of aihwkit are bound to a torch version. With torch 2.9 they do not import; with 2.13
     they import, and the C++ tile then fails inside a conversion.
 
-    Args:    aihwkit, torch  versions; the installed ones by default.
+    Args:    aihwkit, torch  versions; the installed ones by default. What follows a "+" names a
+             build ("2.11.0+cpu") and does not count.
     """
     aihwkit = aihwkit or found("aihwkit")
     torch = torch or found("torch")
-    if aihwkit == AIHWKIT and torch is not None and _minor(torch) in TORCH:
+    if _public(aihwkit) == AIHWKIT and ".".join(_public(torch).split(".")[:2]) in TORCH:
         return
     works = " or ".join(TORCH)
     raise VersionError(
@@ -38,5 +39,5 @@ def check(aihwkit: str | None = None, torch: str | None = None) -> None:
     )
 
 
-def _minor(text: str) -> str:
-    return ".".join(text.split("+")[0].split(".")[:2])
+def _public(text: str | None) -> str:
+    return (text or "").split("+")[0]

@@ -1,0 +1,86 @@
+"""Analog convolutions as matrix products over unfolded inputs, for engines without their own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aimc_bridge.errors import ShapeError
+
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+def padding_to_do_first(conv: Conv) -> Sequence[int]:
+    """Amounts for `functional.pad` where a convolution with zeros cannot pad itself; else empty."""
+    if conv.padding_mode == "zeros" and not isinstance(conv.padding, str):
+        return ()
+    amounts: list[int] = list(conv._reversed_padding_repeated_twice)
+    return tuple(amounts) if any(amounts) else ()
+
+
+class UnfoldedConv(nn.Module):
+    """A convolution in one, two or three dimensions, `[batch, channels, *space]`.
+
+    The inputs of every output position are gathered, rows in (channel, kernel row, kernel column)
+    order, and multiplied by one analog linear layer a group (children `groups`). Groups, strides,
+    dilation and every padding mode are the digital layer's; the bias is digital.
+    """
+
+    def __init__(
+        self, conv: Conv, make_linear: Callable[[Tensor, Tensor | None], nn.Module]
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
+        self.kernel_size, self.stride, self.dilation = conv.kernel_size, conv.stride, conv.dilation
+        self.pad_mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+        self.pad = tuple(conv._reversed_padding_repeated_twice)
+        self.groups = nn.ModuleList(
+            make_linear(part.flatten(1), None) for part in conv.weight.detach().chunk(conv.groups)
+        )
+        bias = None
+        if conv.bias is not None:
+            bias = nn.Parameter(conv.bias.detach().clone(), requires_grad=conv.bias.requires_grad)
+        self.register_parameter("bias", bias)
+
+    bias: nn.Parameter | None
+
+    def unfolded(self, x: Tensor) -> tuple[Tensor, list[int]]:
+        """`[batch, positions, channels * kernel]` of padded inputs, and the output's sizes."""
+        dims = len(self.kernel_size)
+        for dim, (size, step, spread) in enumerate(
+            zip(self.kernel_size, self.stride, self.dilation, strict=True)
+        ):
+            x = x.unfold(2 + dim, spread * (size - 1) + 1, step)[..., ::spread]
+        sizes = list(x.shape[2 : 2 + dims])
+        order = (0, *range(2, 2 + dims), 1, *range(2 + dims, 2 + 2 * dims))
+        return x.permute(order).reshape(x.shape[0], math.prod(sizes), -1), sizes
+
+    def forward(self, x: Tensor) -> Tensor:
+        dims = len(self.kernel_size)
+        if x.ndim not in (dims + 1, dims + 2) or x.shape[-dims - 1] != self.in_channels:
+            raise ShapeError(
+                f"input {tuple(x.shape)}; allowed: [batch, {self.in_channels}, {dims} sizes]"
+            )
+        batched = x if x.ndim == dims + 2 else x.unsqueeze(0)
+        if any(self.pad):
+            batched = functional.pad(batched, self.pad, mode=self.pad_mode)
+        outputs = []
+        sizes: list[int] = []
+        for part, linear in zip(batched.chunk(len(self.groups), dim=1), self.groups, strict=True):
+            rows, sizes = self.unfolded(part)
+            outputs.append(linear(rows))
+        y = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
+        if self.bias is not None:
+            y = y + self.bias
+        y = y.transpose(1, 2).reshape(y.shape[0], self.out_channels, *sizes)
+        return y if x.ndim == dims + 2 else y.squeeze(0)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, dilation={self.dilation}, groups={len(self.groups)}"
+        )

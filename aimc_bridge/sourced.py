@@ -1,0 +1,205 @@
+"""Values that carry their sources, and frozen specs made of them.
+
+A number stands beside its source: specs are built by `cite`, and a field without a source is an
+error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from aimc_bridge.errors import SpecError, UnknownNameError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a value was read: key into the bibliography, place in that work, how it was read."""
+
+    key: str
+    where: str = ""
+    how: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.key.strip():
+            raise SpecError("a source needs a key of the bibliography, got ''")
+
+    def __str__(self) -> str:
+        return ", ".join(part for part in (self.key, self.where, self.how) if part)
+
+
+@dataclass(frozen=True)
+class V:
+    """A value with its source, as written in a preset."""
+
+    value: Any
+    key: str
+    where: str = ""
+    how: str = ""
+
+
+class Table(Mapping[str, Any]):
+    """A read-only mapping that can be hashed, compared and pickled."""
+
+    def __init__(self, entries: Mapping[str, Any] | None = None) -> None:
+        self._entries = dict(entries or {})
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._entries:
+            raise UnknownNameError(f"no entry {key!r}; there are: {', '.join(self._entries)}")
+        return self._entries[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._entries.items()))  # equal tables may differ in order
+
+    def __repr__(self) -> str:
+        return f"Table({self._entries!r})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """Base of all specs: every field has a source, every value is checked when built."""
+
+    sources: Table = field(default_factory=Table, repr=False)
+
+    def __post_init__(self) -> None:
+        unsourced = [name for name in self.field_names() if name not in self.sources]
+        if unsourced:
+            raise SpecError(
+                f"{type(self).__name__}: no source for {', '.join(unsourced)}; build it with "
+                f"cite({type(self).__name__}, field=V(value, source, where)) or change a preset"
+            )
+        stray = [name for name in self.sources if name not in self.field_names()]
+        if stray:
+            raise SpecError(f"{type(self).__name__}: sources for {', '.join(stray)}, no such field")
+        _check_types(self)
+        self.check()
+
+    def check(self) -> None:
+        """Raise SpecError where the values are not physical."""
+
+    @classmethod
+    def field_names(cls) -> tuple[str, ...]:
+        return tuple(f.name for f in dataclasses.fields(cls) if f.name != "sources")
+
+    def values(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.field_names()}
+
+    def replace(self: S, source: Source, **values: Any) -> S:
+        """A copy with other values, each with `source`; an unknown field is an error."""
+        unknown = [name for name in values if name not in self.field_names()]
+        if unknown:
+            raise SpecError(
+                f"{type(self).__name__} has no field {', '.join(unknown)}; "
+                f"fields: {', '.join(self.field_names())}"
+            )
+        sources = Table({**self.sources, **dict.fromkeys(values, source)})
+        return dataclasses.replace(self, sources=sources, **values)
+
+    def require(self, ok: bool, field_name: str, allowed: str) -> None:
+        if not ok:
+            raise SpecError(
+                f"{type(self).__name__}.{field_name} = {getattr(self, field_name)!r}; "
+                f"allowed: {allowed}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, JSON-safe: {"type": ..., "values": {...}, "sources": {...}}."""
+        return {
+            "type": type(self).__name__,
+            "values": {k: list(v) if isinstance(v, tuple) else v for k, v in self.values().items()},
+            "sources": {k: dataclasses.astuple(v) for k, v in self.sources.items()},
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Spec:
+        kinds = {kind.__name__: kind for kind in _kinds(Spec)}
+        kind = kinds.get(str(data.get("type")))
+        if kind is None:
+            raise SpecError(f"no spec {data.get('type')!r}; there are: {', '.join(kinds)}")
+        values = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in dict(data["values"]).items()
+        }
+        unknown = [k for k in values if k not in kind.field_names()]
+        if unknown:
+            raise SpecError(
+                f"{kind.__name__} has no field {', '.join(unknown)}; "
+                f"fields: {', '.join(kind.field_names())}"
+            )
+        sources = Table({k: Source(*v) for k, v in dict(data["sources"]).items()})
+        return kind(sources=sources, **values)
+
+
+S = TypeVar("S", bound=Spec)
+
+
+def cite(kind: type[S], **entries: V) -> S:
+    """Build a spec from values that carry their sources; a plain number is an error."""
+    unknown = [name for name in entries if name not in kind.field_names()]
+    if unknown:
+        raise SpecError(
+            f"{kind.__name__} has no field {', '.join(unknown)}; "
+            f"fields: {', '.join(kind.field_names())}"
+        )
+    bare = [name for name, entry in entries.items() if not isinstance(entry, V)]
+    if bare:
+        raise SpecError(f"{kind.__name__}: {', '.join(bare)} given without a source, use V(...)")
+    missing = [name for name in kind.field_names() if name not in entries]
+    if missing:
+        raise SpecError(f"{kind.__name__}: no value and source for {', '.join(missing)}")
+    sources = Table({name: Source(e.key, e.where, e.how) for name, e in entries.items()})
+    return kind(sources=sources, **{name: e.value for name, e in entries.items()})
+
+
+def _kinds(base: type[Spec]) -> Iterator[type[Spec]]:
+    """All specs below a base that have fields."""
+    for kind in base.__subclasses__():
+        yield kind
+        yield from _kinds(kind)
+
+
+_KINDS = {float: (int, float), int: (int,), bool: (bool,), str: (str,), types.NoneType: ()}
+
+
+def _matches(value: Any, annotation: Any) -> bool:
+    origin = typing.get_origin(annotation)
+    if origin is tuple:
+        args = typing.get_args(annotation)
+        if not isinstance(value, tuple):
+            return False
+        if args[-1] is Ellipsis:
+            return all(_matches(v, args[0]) for v in value)
+        return len(value) == len(args) and all(map(_matches, value, args))
+    if origin in (types.UnionType, typing.Union):
+        return any(_matches(value, arg) for arg in typing.get_args(annotation))
+    if annotation is types.NoneType:
+        return value is None
+    if isinstance(value, bool) and annotation is not bool:
+        return False
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    return isinstance(value, _KINDS[annotation])
+
+
+def _check_types(spec: Spec) -> None:
+    hints = typing.get_type_hints(type(spec))
+    for name, value in spec.values().items():
+        if not _matches(value, hints[name]):
+            raise SpecError(
+                f"{type(spec).__name__}.{name} = {value!r}; allowed: a finite "
+                f"{hints[name].__name__ if isinstance(hints[name], type) else hints[name]}"
+            )

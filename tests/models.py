@@ -1,0 +1,102 @@
+"""Small models and presets that several tests share, and the engines the tests run on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aimc_bridge.registry import Matrix, matrices_of
+from presets import ideal, rasch2023
+
+ENGINES = ("native", "aihwkit")
+TOLERANCE = 1e-5  # of the largest value: float32 sums in another order
+
+# the paper's periphery without its Gaussian noise: products repeat exactly
+QUIET = rasch2023.change(out_noise=0.0, w_noise=0.0, why="exact products in tests")
+# the paper's devices behind an ideal periphery: outputs are the effective weights' products
+DEVICES = rasch2023.change(
+    **{name: value for name, value in ideal.crossbar.values().items() if name != "ir_drop_g_ratio"},
+    why="the weights alone, in tests",
+)
+# exact products behind input ranges; aihwkit wants a DAC where there are ranges
+RANGED = ideal.change(input_range="learned", dac_bits=20, why="ranges alone, in tests")
+
+
+def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """N(0, 1), the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def linear(n_in: int, n_out: int, seed: int = 0, bias: bool = True) -> nn.Linear:
+    """A linear layer with N(0, 1) / sqrt(n_in) weights and N(0, 1) biases."""
+    layer = nn.Linear(n_in, n_out, bias=bias)
+    with torch.no_grad():
+        layer.weight.copy_(random(n_out, n_in, seed=seed) / n_in**0.5)
+        if bias:
+            layer.bias.copy_(random(n_out, seed=seed + 1))
+    return layer
+
+
+def mlp() -> nn.Sequential:
+    """12 -> 16 -> 5, in eval mode."""
+    return nn.Sequential(linear(12, 16), nn.ReLU(), linear(16, 5, seed=2)).eval()
+
+
+def only(model: nn.Module) -> Matrix:
+    """The one matrix of a converted model."""
+    (matrix,) = matrices_of(model).values()
+    return matrix
+
+
+def floats(value: Any) -> Iterator[Tensor]:
+    """All floating point tensors of a nest of outputs, in order."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, dict):
+        yield from floats(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from floats(part)
+
+
+def assert_close(got: Tensor, wanted: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
+    """Equal to `tolerance` of the largest value wanted."""
+    got, wanted = got.detach(), wanted.detach()
+    assert got.shape == wanted.shape and got.dtype == wanted.dtype, what
+    bound = tolerance * max(float(wanted.abs().max()), 1e-30)
+    worst = float((got - wanted).abs().max())
+    assert worst <= bound, f"{what}: off by {worst:.2e}, allowed {bound:.2e}"
+
+
+def assert_same_function(
+    model: nn.Module, analog: nn.Module, *inputs: Tensor, weights: bool = True
+) -> None:
+    """Outputs, input gradients and, where `weights`, all gradients by name are the same."""
+    results = []
+    for one in (model, analog):
+        one.zero_grad()
+        leaves = [x.clone().requires_grad_(x.is_floating_point()) for x in inputs]
+        outputs = list(floats(one(*leaves)))
+        loss = sum((y * random(*y.shape, seed=i).to(y.dtype)).sum() for i, y in enumerate(outputs))
+        assert isinstance(loss, Tensor)
+        loss.backward()
+        results.append((outputs, [x.grad for x in leaves if x.grad is not None]))
+    for index, what in enumerate(("output", "input gradient")):
+        assert len(results[0][index]) == len(results[1][index])
+        for wanted, got in zip(results[0][index], results[1][index], strict=True):
+            assert_close(got.detach(), wanted.detach(), what)
+    if weights:
+        theirs = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        ours = {n: p.grad for n, p in analog.named_parameters() if p.grad is not None}
+        assert set(ours) == set(theirs) and theirs
+        scale = max(float(grad.abs().max()) for grad in theirs.values())
+        for name, grad in theirs.items():
+            # of the largest gradient of all: some are 0 but for rounding (a softmax sees no bias)
+            worst = float((ours[name] - grad).abs().max())
+            bound = TOLERANCE * max(float(grad.abs().max()), 1e-3 * scale)
+            assert worst <= bound, f"gradient of {name}: off by {worst:.2e}, allowed {bound:.2e}"

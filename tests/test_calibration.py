@@ -1,0 +1,272 @@
+"""Input ranges from data: statistics of each tile's inputs, computed once more by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aimc_bridge import calibrate, convert, coverage
+from aimc_bridge.errors import CalibrationError, CapabilityError, ShapeError, UsageError
+from aimc_bridge.registry import matrices_of
+from presets import ideal, rasch2023
+from tests.models import ENGINES, QUIET, RANGED, assert_close, linear, mlp, only, random
+
+# several tiles, on every engine's tiles
+TILED = RANGED.change(max_rows=25, max_columns=20, why="ranges of tiles")
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def by_max(parts: list[Tensor]) -> float:
+    return max(float(part.abs().max()) for part in parts)
+
+
+def by_percentile(parts: list[Tensor]) -> float:
+    """Mean over batches of the smallest value that 90 % of |x| do not exceed."""
+    found = []
+    for part in parts:
+        size = part.abs().flatten().sort().values
+        found.append(float(size[round(0.9 * len(size)) - 1]))
+    return sum(found) / len(found)
+
+
+def by_sd(parts: list[Tensor]) -> float:
+    return 2.5 * float(torch.cat([p.flatten() for p in parts]).double().std(correction=0))
+
+
+METHODS: dict[str, tuple[Callable[[list[Tensor]], float], dict[str, float]]] = {
+    "max": (by_max, {}),
+    "percentile": (by_percentile, {"percentile": 90.0}),
+    "std": (by_sd, {"sd": 2.5}),
+}
+
+
+def batches(*shape: int) -> list[Tensor]:
+    """Three batches of other sizes, means and spreads."""
+    return [random(n, *shape, seed=n) * (1.0 + 0.3 * i) + 0.2 * i for i, n in enumerate((8, 20, 5))]
+
+
+def check(analog: nn.Module, seen: Callable[[int, int], list[Tensor]], method: str) -> None:
+    """Every tile's range is the statistic of the inputs `seen(row, column)`."""
+    matrix = only(analog)
+    ranges = matrix.input_ranges()
+    assert ranges is not None
+    for row in range(len(matrix.grid.rows)):
+        for column in range(len(matrix.grid.columns)):
+            wanted = METHODS[method][0](seen(row, column))
+            assert abs(float(ranges[row, column]) / wanted - 1.0) < 1e-6, (row, column)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_linear_ranges(engine: str, method: str) -> None:
+    """Tile rows 20, 20, 20 of 60 inputs; the column tiles of a row have one range."""
+    data = batches(60)
+    data[1][:, 20:40] *= 5.0
+    analog = convert(linear(60, 50), TILED, engine=engine)
+    calibrate(analog, data, method=method, **METHODS[method][1])
+    assert only(analog).grid.rows == (20, 20, 20) and len(only(analog).grid.columns) == 3
+    check(analog, lambda row, _: [x[:, 20 * row : 20 * row + 20] for x in data], method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_convolution_ranges(method: str) -> None:
+    """Rows of (channel, kernel): 7 * 9 = 63 on 21 + 21 + 21, cut inside channels 2 and 4; a tile's
+    range is that of the channels it touches."""
+    data = [x * torch.linspace(0.5, 3.0, 7)[:, None, None] for x in batches(7, 5, 6)]
+    analog = convert(nn.Conv2d(7, 30, 3, padding=1), TILED)
+    calibrate(analog, data, method=method, **METHODS[method][1])
+    assert only(analog).grid.rows == (21, 21, 21)
+    channels = [slice(0, 3), slice(2, 5), slice(4, 7)]
+    check(analog, lambda row, _: [x[:, channels[row]] for x in data], method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_grouped_convolution_ranges(method: str) -> None:
+    """Each group has tiles of its own: 2 x 30 outputs on 2 x (15 + 15) columns."""
+    data = [x * torch.linspace(0.5, 3.0, 6)[:, None] for x in batches(6, 9)]
+    preset = TILED.change(max_rows=9, why="one row tile")
+    analog = convert(nn.Conv1d(6, 60, 3, groups=2), preset)
+    calibrate(analog, data, method=method, **METHODS[method][1])
+    assert only(analog).grid.columns == (15,) * 4
+    check(analog, lambda _, column: [x[:, column // 2 * 3 :][:, :3] for x in data], method)
+
+
+def test_transposed_convolution_of_hugging_face(engine: str) -> None:
+    from transformers.pytorch_utils import Conv1D
+
+    x = random(4, 60)
+    analog = convert(Conv1D(50, 60), TILED, engine=engine)
+    calibrate(analog, [x])
+    check(analog, lambda row, _: [x[:, 20 * row : 20 * row + 20]], "max")
+
+
+def test_large_inputs_are_sampled_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A percentile of more inputs than fit is that of every n-th."""
+    from aimc_bridge import calibration
+
+    monkeypatch.setattr(calibration, "_SAMPLE", 100)
+    x = random(50, 20)
+    analog = convert(linear(20, 3), TILED)
+    calibrate(analog, [x], "percentile", percentile=90.0)
+    check(analog, lambda *_: [x.flatten()[::10]], "percentile")
+
+
+def test_products_are_exact_meanwhile(engine: str) -> None:
+    """The ranges of a second layer come from what a digital first layer gives it."""
+    preset = rasch2023 if engine == "native" else TILED
+    model, x = mlp(), random(30, 12)
+    analog = convert(model, preset, engine=engine)
+    calibrate(analog, [x])
+    with torch.no_grad():
+        hidden = model[1](model[0](x))
+    ranges = matrices_of(analog)["2"].input_ranges()
+    assert ranges is not None
+    assert_close(ranges, hidden.max().view(1, 1).expand_as(ranges), "range", 1e-6)
+
+
+def test_learned_scales_count_meanwhile(engine: str) -> None:
+    """The second layer sees what the first one gives, its learned column scales included."""
+    model = mlp()
+    model[0].bias.data.zero_()  # type: ignore[union-attr]
+    analog = convert(model, RANGED, engine=engine)
+    for name, parameter in analog.named_parameters():
+        if name.startswith("0.") and name.endswith(("out_scale", "out_scaling_alpha")):
+            parameter.data.fill_(3.0)
+    x = random(20, 12)
+    calibrate(analog, [x])
+    ranges = matrices_of(analog)["2"].input_ranges()
+    assert ranges is not None
+    wanted = 3.0 * float(model[:2](x).detach().max())  # type: ignore[index]
+    assert float(ranges) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_modes_gradients_and_products_are_as_before(engine: str) -> None:
+    analog = convert(nn.Sequential(mlp(), nn.Dropout(), linear(5, 3)), TILED, engine=engine)
+    analog.train()
+    analog[2].eval()
+    modes = [m.training for m in analog.modules()]
+    flags = [p.requires_grad for p in analog.parameters()]
+    calibrate(analog, [random(8, 12)])
+    assert [m.training for m in analog.modules()] == modes
+    assert [p.requires_grad for p in analog.parameters()] == flags
+    assert all(p.grad is None for p in analog.parameters())
+
+    def broken() -> Any:
+        yield random(8, 12)
+        raise OSError("disk")
+
+    before = [m.input_ranges() for m in matrices_of(analog).values()]
+    with pytest.raises(OSError, match="disk"):
+        calibrate(analog, broken())
+    assert [m.training for m in analog.modules()] == modes
+    for matrix, ranges in zip(matrices_of(analog).values(), before, strict=True):
+        now = matrix.input_ranges()
+        assert now is not None and ranges is not None and torch.equal(now, ranges)
+
+
+class Two(nn.Module):
+    """Takes two arguments, one of them optional."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.side = linear(12, 5), linear(4, 5)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        out: Tensor = self.fc(x)
+        return out if y is None else out + self.side(y)
+
+
+def test_kinds_of_batches(engine: str) -> None:
+    x, y = random(6, 12), random(6, 4)
+    found = []
+    for batch in ((x, y), [x, y], {"x": x, "y": y}):
+        analog = convert(Two(), TILED, engine=engine)
+        calibrate(analog, (b for b in [batch]))
+        ranges = [m.input_ranges() for m in matrices_of(analog).values()]
+        found.append(torch.stack([r[0, 0] for r in ranges if r is not None]))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    assert_close(found[0], torch.stack([x.abs().max(), y.abs().max()]), "ranges", 1e-6)
+
+
+def test_again_replaces(engine: str) -> None:
+    analog = convert(linear(12, 5), TILED, engine=engine)
+    for factor in (5.0, 1.0):
+        calibrate(analog, [random(9, 12) * factor])
+        check(analog, lambda *_, f=factor: [random(9, 12) * f], "max")
+
+
+def test_a_tile_that_sees_only_zeros_takes_any_range(engine: str) -> None:
+    analog = convert(linear(60, 5), TILED, engine=engine).eval()
+    x = random(9, 60)
+    x[:, 20:40] = 0.0
+    calibrate(analog, [x])
+    ranges = only(analog).input_ranges()
+    assert ranges is not None and bool((ranges[1] == 1.0).all())
+    with torch.no_grad():
+        assert_close(analog(x), linear(60, 5)(x), "output")
+
+
+# --- errors ---
+
+
+def test_data_that_cannot_set_ranges(engine: str) -> None:
+    analog = convert(Two(), TILED, engine=engine)
+    with pytest.raises(CalibrationError, match="no batches"):
+        calibrate(analog, [])
+    with pytest.raises(CalibrationError, match=r"never reached layer 'side'; pass batches"):
+        calibrate(analog, [random(3, 12)])
+    with pytest.raises(CalibrationError, match="never reached layer 'fc'"):
+        calibrate(analog, [random(0, 12)])
+    for value in (float("nan"), float("inf")):
+        bad = random(3, 12)
+        bad[1, 4] = value
+        with pytest.raises(CalibrationError, match="NaN or infinite"):
+            calibrate(analog, [(bad, random(3, 4))])
+    for matrix in matrices_of(analog).values():
+        assert matrix.input_ranges() is None  # nothing was set halfway
+    calibrate(analog, [(random(3, 12), random(3, 4)), (random(0, 12), random(0, 4))])
+
+
+def test_wrong_arguments(engine: str) -> None:
+    analog = convert(mlp(), TILED, engine=engine)
+    x = random(3, 12)
+    with pytest.raises(UsageError, match="method 'mean'; allowed: max, percentile, std"):
+        calibrate(analog, [x], method="mean")
+    for options in ({"percentile": 0.0}, {"percentile": 101.0}, {"sd": 0.0}, {"sd": -1.0}):
+        with pytest.raises(UsageError, match="allowed: 0 < percentile <= 100, sd > 0"):
+            calibrate(analog, [x], **options)
+    for one in (x, {"input": x}):
+        with pytest.raises(UsageError, match="allowed: an iterable of batches"):
+            calibrate(analog, one)
+    with pytest.raises(UsageError, match="a batch is a str"):
+        calibrate(analog, ["text"])
+    with pytest.raises(CapabilityError, match="not a converted model"):
+        calibrate(mlp(), [x])
+    matrix = only(convert(linear(60, 50), TILED, engine=engine))
+    with pytest.raises(ShapeError, match="row tiles, column tiles"):
+        matrix.set_input_ranges(torch.ones(2, 3))
+    for value in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(CalibrationError, match="finite and > 0"):
+            matrix.set_input_ranges(torch.full((3, 3), value))
+
+
+def test_a_preset_without_ranges_needs_none(engine: str) -> None:
+    analog = convert(mlp(), ideal, engine=engine)
+    calibrate(analog, [random(3, 12)])
+    assert all(m.input_ranges() is None for m in matrices_of(analog).values())
+    assert coverage(analog)["where"].eq("analog").all()
+
+
+def test_float64_ranges_are_exact() -> None:
+    x = random(9, 12, dtype=torch.float64)
+    analog = convert(linear(12, 5).double(), QUIET)
+    calibrate(analog, [x])
+    ranges = only(analog).input_ranges()
+    assert ranges is not None and float(ranges) == float(x.abs().max())

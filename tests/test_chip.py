@@ -1,0 +1,638 @@
+"""Chips: seeds, times, states, files, drift compensation."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aimc_bridge import (
+    HWATraining,
+    calibrate,
+    convert,
+    drift,
+    load_chip,
+    program,
+    restore,
+    save_chip,
+    train,
+)
+from aimc_bridge.errors import CapabilityError, CheckpointError, StateError, UsageError
+from aimc_bridge.registry import Matrix, matrices_of
+from aimc_bridge.spec import PcmSpec
+from presets import hermes, ideal, rasch2023, scalar_drift
+from tests.models import DEVICES, ENGINES, QUIET, assert_close, linear, mlp, only, random
+from tests.stats import assert_mean, assert_sd
+
+YEAR = 365 * 86400.0
+# devices alone, without 1/f noise: a held weight follows the power law exactly
+SMOOTH = DEVICES.change(read_noise_scale=0.0, drift_compensation="none", why="power law alone")
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def effective(model: nn.Module) -> dict[str, Tensor]:
+    return {name: matrix.effective_weight().clone() for name, matrix in matrices_of(model).items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    assert a and b
+    return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def now(model: nn.Module) -> dict[str, Tensor]:
+    """What the crossbars hold and the compensation makes of it."""
+    alphas = {f"{name}/alpha": m.alpha().clone() for name, m in matrices_of(model).items()}
+    return {**effective(model), **alphas}
+
+
+def chip(model: nn.Module) -> dict[str, Tensor]:
+    """Every tensor of the chip, and what follows from it."""
+    found = now(model)
+    for name, matrix in matrices_of(model).items():
+        found |= {f"{name}/{k}": v.clone() for k, v in matrix.chip_state().items()}
+    return found
+
+
+# --- seeds ---
+
+
+def test_a_seed_is_a_chip(engine: str) -> None:
+    """On every run, whatever was drawn before, for another copy of the model."""
+    a, b = (convert(mlp(), DEVICES, engine=engine) for _ in range(2))
+    program(a, 7)
+    first = effective(a)
+    torch.manual_seed(99)
+    drift(a, 100.0)
+    program(a, 8)
+    assert not same(effective(a), first)
+    program(a, 7)
+    program(b, 7)
+    assert same(effective(a), first) and same(effective(b), first)
+    drift(a, 3600.0)
+    drift(b, 3600.0)
+    assert same(effective(a), effective(b))
+
+
+def test_global_generator_is_left_alone(engine: str) -> None:
+    if engine != "native":
+        pytest.skip("aihwkit draws from the default generator, which is given back")
+    analog = convert(mlp(), DEVICES)
+    state = torch.get_rng_state()
+    program(analog, 1)
+    drift(analog, 60.0)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_layer_is_the_same_among_others(engine: str) -> None:
+    """Whatever other layers the model has, before it and after it, converted or not."""
+
+    def net(before: int, after: int) -> nn.ModuleDict:
+        layers: dict[str, nn.Module] = {f"a{i}": linear(5, 6) for i in range(before)}
+        layers["fc"] = linear(20, 8, seed=3)
+        return nn.ModuleDict(layers | {f"z{i}": linear(5, 6) for i in range(after)})
+
+    weights = []
+    for model in (net(0, 0), net(2, 0), net(1, 3)):
+        analog = convert(model, rasch2023 if engine == "native" else DEVICES, engine=engine)
+        program(analog, 5)
+        drift(analog, 3600.0)
+        weights.append(matrices_of(analog)["fc"].effective_weight())
+    assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
+
+
+def test_layers_of_one_chip_are_independent(engine: str) -> None:
+    """Two equal layers have noise of their own."""
+    model = nn.Sequential(linear(20, 20), linear(20, 20))
+    analog = convert(model, DEVICES, engine=engine)
+    program(analog, 5)
+    noise = [m.effective_weight() - m.clean_weight() for m in matrices_of(analog).values()]
+    correlation = torch.corrcoef(torch.stack([n.flatten() for n in noise]))[0, 1]
+    assert abs(float(correlation)) < 4.9 / 20.0  # false-alarm rate 1e-6 for 400 pairs
+
+
+def strong(n: int = 400) -> nn.Linear:
+    """|w| in [1/2, 1]: there nu is |N(0.049, 0.008)| and no pair changes its sign."""
+    layer = nn.Linear(n, n, bias=False)
+    with torch.no_grad():
+        size = 0.5 + 0.5 * torch.rand(n, n, generator=torch.Generator().manual_seed(1))
+        size[:, 0] = 1.0
+        layer.weight.copy_(size * random(n, n).sign())
+    return layer
+
+
+def test_seeds_differ_in_programming_and_exponents(engine: str) -> None:
+    """Both follow their laws on each chip, and two chips share neither."""
+    analog = convert(strong(), SMOOTH, engine=engine)
+    matrix = only(analog)
+    clean = matrix.clean_weight()
+    errors, exponents = [], []
+    for seed in range(3):
+        program(analog, seed)
+        programmed = matrix.effective_weight()
+        drift(analog, YEAR)
+        ratio = matrix.effective_weight() / programmed
+        exponents.append(-ratio.log() / torch.tensor((YEAR + 20.0) / 20.0).log())
+        x = clean.abs()
+        leg = (0.26348 + 1.9650 * x - 1.1731 * x**2) / 25.0
+        errors.append((programmed - clean) * clean.sign())
+        # the other leg has target 0 and keeps the positive half of its noise
+        zero = 0.26348 / 25.0
+        mean, variance = zero / (2 * torch.pi) ** 0.5, zero**2 * (0.5 - 0.5 / torch.pi)
+        z = (errors[-1] + mean) / (leg**2 + variance).sqrt()
+        assert_sd(z, 1.0, "programming noise")
+        assert_mean(z + 1.0, 1.0, "programming noise")
+        assert_mean(exponents[-1], 0.049, "exponent")
+        assert_sd(exponents[-1], 0.008, "exponent")
+    bound = 4.9 / clean.numel() ** 0.5
+    for values in (errors, exponents):
+        table = torch.corrcoef(torch.stack([v.flatten() for v in values]))
+        assert float(table.triu(1).abs().max()) < bound
+    assert (
+        abs(float(torch.corrcoef(torch.stack([errors[0].flatten(), exponents[0].flatten()]))[0, 1]))
+        < bound
+    )
+
+
+@pytest.mark.parametrize("seed", [-3, 0, 2**70])
+def test_any_integer_is_a_seed(engine: str, seed: int) -> None:
+    analog = convert(mlp(), DEVICES, engine=engine)
+    program(analog, seed)
+    first = effective(analog)
+    program(analog, seed + 1)
+    assert not same(effective(analog), first)
+
+
+def test_draw_on_device_repeats() -> None:
+    a, b = (convert(mlp(), DEVICES) for _ in range(2))
+    for model in (a, b):
+        program(model, 3, draw_on="device")
+        drift(model, 60.0)
+    assert same(effective(a), effective(b))
+
+
+@pytest.mark.cuda
+def test_cpu_and_cuda_share_a_chip() -> None:
+    a, b = convert(mlp(), rasch2023), convert(mlp().cuda(), rasch2023)
+    for model in (a, b):
+        program(model, 3)
+        drift(model, 86400.0)
+    for name, weight in effective(a).items():
+        assert_close(effective(b)[name].cpu(), weight, name, 1e-6)
+
+
+# --- times ---
+
+
+@pytest.mark.parametrize("preset", [QUIET, hermes, scalar_drift], ids=lambda p: p.name)
+def test_any_order_of_times_gives_the_same_chip(engine: str, preset) -> None:  # type: ignore
+    """Weights and alpha, each from the programmed state."""
+    if engine != "native":
+        preset = DEVICES
+    a, b, c = (convert(mlp(), preset, engine=engine) for _ in range(3))
+    for model in (a, b, c):
+        program(model, 4)
+    times = (1.0, 3600.0, YEAR)
+    found = {}
+    for t in times:
+        drift(a, t)
+        found[t] = now(a)
+    for t in reversed(times):
+        drift(b, t)
+        drift(b, t)
+        assert same(now(b), found[t])
+    drift(c, "1h")
+    assert same(now(c), found[3600.0])
+    if preset is not scalar_drift:
+        size = {t: float(found[t]["0"].abs().mean()) for t in times}
+        assert size[1.0] > size[3600.0] > size[YEAR]
+
+
+def test_read_noise_is_drawn_anew_at_each_time(engine: str) -> None:
+    """Its correlation between two times is 0, its size the law's."""
+    preset = DEVICES.change(drift_scale=0.0, drift_compensation="none", why="read noise alone")
+    analog = convert(strong(), preset, engine=engine)
+    program(analog, 1)
+    programmed = only(analog).effective_weight()
+    x = programmed.abs() / programmed.abs().max()  # rescaled to the programmed maximum
+    noise = []
+    for t in (1.0, 86400.0):
+        drift(analog, t)
+        q = (0.0088 / x**0.65).clamp(max=0.2)
+        growth = torch.tensor((t + 20.0 + 250e-9) / (2 * 250e-9)).log().sqrt()
+        noise.append((only(analog).effective_weight() / programmed - 1.0) / (q * growth))
+        assert_sd(noise[-1], 1.0, f"read noise at {t}")
+    correlation = torch.corrcoef(torch.stack([n.flatten() for n in noise]))[0, 1]
+    assert abs(float(correlation)) < 4.9 / programmed.numel() ** 0.5
+
+
+@pytest.mark.parametrize("time", [-5, float("nan"), float("inf"), "1 fortnight", "", None, True])
+def test_bad_times(engine: str, time: object) -> None:
+    analog = convert(mlp(), DEVICES, engine=engine)
+    program(analog, 1)
+    before = effective(analog)
+    with pytest.raises(UsageError, match="is not understood; allowed: seconds >= 0"):
+        drift(analog, time)  # type: ignore[arg-type]
+    assert same(effective(analog), before)
+
+
+# --- states ---
+
+
+def test_restore_gives_the_clean_model_bit_for_bit(engine: str) -> None:
+    analog = convert(mlp(), QUIET if engine == "native" else ideal, engine=engine).eval()
+    x = random(6, 12)
+    calibrate(analog, [x])
+    with torch.no_grad():
+        wanted, weights = analog(x), effective(analog)
+        program(analog, 1)
+        drift(analog, "1y")
+        if engine == "native":
+            assert not torch.equal(analog(x), wanted)
+        restore(analog)
+        assert torch.equal(analog(x), wanted)
+    assert same(effective(analog), weights)
+    for matrix in matrices_of(analog).values():
+        assert torch.equal(matrix.alpha(), torch.ones_like(matrix.alpha()))
+    with pytest.raises(StateError):
+        drift(analog, 1.0)
+
+
+def test_trained_weights_stay_clean_on_a_chip(engine: str) -> None:
+    analog = convert(mlp(), DEVICES, engine=engine)
+    clean = {name: m.clean_weight() for name, m in matrices_of(analog).items()}
+    program(analog, 1)
+    drift(analog, 3600.0)
+    assert same({name: m.clean_weight() for name, m in matrices_of(analog).items()}, clean)
+
+
+def test_states_that_do_not_allow_it_say_what_to_do(engine: str, tmp_path: Path) -> None:
+    analog = convert(mlp(), DEVICES, engine=engine).eval()
+    file = tmp_path / "chip.safetensors"
+    with pytest.raises(StateError, match=r"no chip is programmed; call program\(model, seed\)"):
+        drift(analog, 60.0)
+    with pytest.raises(StateError, match=r"no chip is programmed; call program\(model, seed\)"):
+        save_chip(analog, file)
+    assert not file.exists()
+    recipe = HWATraining.for_(rasch2023, "lstm").override(epochs=1)
+    for after in (lambda: None, lambda: drift(analog, 60.0)):
+        program(analog, 1)
+        after()
+        with pytest.raises(StateError, match=r"call restore\(model\) first"):
+            train(analog, [random(2, 12)], lambda m, b: m(b).sum(), recipe=recipe, progress=False)
+        if engine == "native":
+            with pytest.raises(StateError, match=r"layer '0' holds a programmed chip .* restore"):
+                analog.train()(random(2, 12))
+        analog.eval()(random(2, 12))
+
+
+def test_wrong_arguments() -> None:
+    analog = convert(mlp(), DEVICES)
+    for seed in (1.5, "7", True, None):
+        with pytest.raises(UsageError, match="allowed: an integer"):
+            program(analog, seed)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="allowed: 'cpu', 'device'"):
+        program(analog, 1, draw_on="gpu")
+    for door in (lambda m: program(m, 1), lambda m: drift(m, 1.0), restore):
+        with pytest.raises(CapabilityError, match="not a converted model"):
+            door(mlp())
+        with pytest.raises(CapabilityError, match="not a converted model"):
+            door(analog[0])
+
+
+# --- files ---
+
+
+def prepared(engine: str, seed: int = 0) -> nn.Module:
+    model = nn.Sequential(linear(12, 16, seed), nn.ReLU(), linear(16, 5, seed=2))
+    return convert(model, QUIET if engine == "native" else DEVICES, engine=engine).eval()
+
+
+@pytest.mark.parametrize("drifted", [False, True])
+def test_saved_chip_loads_bit_for_bit(engine: str, drifted: bool, tmp_path: Path) -> None:
+    """Into a fresh conversion that was never calibrated: the ranges travel along."""
+    a, b, x = prepared(engine), prepared(engine), random(6, 12)
+    calibrate(a, [x])
+    program(a, 3)
+    if drifted:
+        drift(a, "1d")
+    file = tmp_path / "chip.safetensors"
+    save_chip(a, file)
+    assert [path.name for path in tmp_path.iterdir()] == ["chip.safetensors"]
+    load_chip(b, file)
+    with torch.no_grad():
+        assert torch.equal(b(x), a(x))
+    assert same(chip(b), chip(a))
+    for model in (a, b):
+        drift(model, "1y")
+    assert same(chip(b), chip(a))
+    with torch.no_grad():
+        assert torch.equal(b(x), a(x))
+
+
+def test_chip_of_another_model_is_refused(engine: str, tmp_path: Path) -> None:
+    a = prepared(engine)
+    program(a, 3)
+    file = tmp_path / "chip.safetensors"
+    save_chip(a, file)
+    others = {
+        "weights": prepared(engine, seed=9),
+        "layers": convert(linear(12, 16), DEVICES, engine=engine),
+        "preset": convert(mlp(), DEVICES.change(g_max_us=20.0, why="test"), engine=engine),
+    }
+    if engine == "native":
+        biased, scaled = prepared(engine), prepared(engine)
+        with torch.no_grad():
+            biased[0].bias.add_(1.0)  # type: ignore[union-attr, operator]
+            matrices_of(scaled)["0"].column_scale().mul_(2.0)
+        others |= {"bias": biased, "scales": scaled}
+    for what, other in others.items():
+        before = effective(other)
+        with pytest.raises(CheckpointError, match="a chip of another model, engine or preset"):
+            load_chip(other, file)
+        assert same(effective(other), before), what
+        with pytest.raises(StateError):
+            drift(other, 1.0)
+
+
+def test_damaged_chip_files_are_refused(engine: str, tmp_path: Path) -> None:
+    a = prepared(engine)
+    program(a, 3)
+    held = effective(a)
+    file = tmp_path / "chip.safetensors"
+    save_chip(a, file)
+    data = file.read_bytes()
+    for size in (0, 5, 100, len(data) // 2, len(data) - 1):
+        file.write_bytes(data[:size])
+        with pytest.raises(CheckpointError, match="not a chip file, or damaged"):
+            load_chip(a, file)
+    file.write_bytes(b"\x00" * 1000)
+    with pytest.raises(CheckpointError, match="not a chip file, or damaged"):
+        load_chip(a, file)
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.ones(2)}, file)
+    with pytest.raises(CheckpointError, match="not a chip file, or damaged"):
+        load_chip(a, file)
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_chip(a, tmp_path / "other.safetensors")
+    assert same(effective(a), held)
+
+
+def test_chip_file_that_lacks_a_tensor_leaves_no_half_chip(engine: str, tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    a = prepared(engine)
+    program(a, 3)
+    file = tmp_path / "chip.safetensors"
+    save_chip(a, file)
+    with safe_open(str(file), framework="pt") as opened:
+        about = opened.metadata()
+    tensors = load_file(file)
+    last = [key for key in tensors if key.startswith("2/")]
+    for key in last:
+        del tensors[key]
+    save_file(tensors, file, metadata=about)
+    b = prepared(engine)
+    clean = effective(b)
+    with pytest.raises(CheckpointError, match="2"):
+        load_chip(b, file)
+    assert same(effective(b), clean)
+
+
+def test_state_dict_loads_with_weights_only(engine: str) -> None:
+    """Into a fresh conversion of other weights, ranges included; a chip is not part of it."""
+    a, b, x = prepared(engine), prepared(engine, seed=9), random(6, 12)
+    calibrate(a, [x])
+    with torch.no_grad():
+        wanted = a(x)
+        program(a, 1)
+        file = io.BytesIO()
+        torch.save(a.state_dict(), file)
+        file.seek(0)
+        b.load_state_dict(torch.load(file, weights_only=True))
+        assert torch.equal(b(x), wanted)
+    program(b, 1)
+    assert same(effective(b), effective(a))
+
+
+def test_copies_of_a_chip_are_independent(engine: str) -> None:
+    a = prepared(engine)
+    calibrate(a, [random(6, 12)])
+    program(a, 3)
+    b = copy.deepcopy(a)
+    assert same(chip(a), chip(b))
+    before = chip(a)
+    drift(b, "1y")
+    assert same(chip(a), before) and not same(chip(b), before)
+    drift(a, "1y")
+    assert same(chip(a), chip(b))
+    restore(b)
+    program(a, 4)
+
+
+# --- drift compensation ---
+
+TILES = {"max_rows": 25, "max_columns": 20, "why": "several tiles"}
+
+
+def by_tile(values: Tensor, matrix: Matrix, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+    """One number a tile of `[out, in]` values, spread to `[row tiles, out]`."""
+    rows = []
+    for part in values.split(list(matrix.grid.rows), dim=1):
+        parts = part.split(list(matrix.grid.columns), dim=0)
+        rows.append(torch.cat([reduce(p).expand(p.shape[0]) for p in parts]))
+    return torch.stack(rows)
+
+
+def normalised(matrix: Matrix) -> Tensor:
+    scale = matrix.grid.expand_columns(matrix.column_scale() * matrix.learned_scale())
+    return matrix.effective_weight() / scale
+
+
+def means(values: Tensor, matrix: Matrix, kind: str) -> Tensor:
+    """Mean |value| of a tile, or of each column of a tile: `[row tiles, out]`."""
+    if kind == "per_column":
+        parts = values.abs().split(list(matrix.grid.rows), dim=1)
+        return torch.stack([part.mean(1) for part in parts])
+    return by_tile(values.abs(), matrix, torch.mean)
+
+
+@pytest.mark.parametrize("kind", ["global", "per_column", "global_exact_reference", "none"])
+def test_compensation_of_an_ideal_readout(engine: str, kind: str) -> None:
+    """Ratio of mean |w| then and now, by tile or column; the exact reference is the target's."""
+    preset = DEVICES.change(drift_compensation=kind, **TILES)
+    analog = convert(linear(60, 50), preset, engine=engine).eval()
+    matrix = only(analog)
+    reference = means(matrix.normalised_weight(), matrix, kind)
+    program(analog, 1)
+    assert torch.equal(matrix.alpha(), torch.ones(3, 50))
+    if kind in ("global", "per_column"):
+        reference = means(normalised(matrix), matrix, kind)
+    drift(analog, YEAR)
+    wanted = reference / means(normalised(matrix), matrix, kind)
+    if kind == "none":
+        wanted = torch.ones(3, 50)
+    else:
+        assert float(wanted.min()) > 1.5
+    assert_close(matrix.alpha(), wanted, "alpha", 1e-5)
+
+
+def test_compensation_is_at_the_output_of_each_tile(engine: str) -> None:
+    """effective_weight is without it; the product has it, tile by tile."""
+    preset = DEVICES.change(drift_compensation="per_column", **TILES)
+    model = linear(60, 50)
+    analog = convert(model, preset, engine=engine).eval()
+    matrix, x = only(analog), random(7, 60)
+    program(analog, 1)
+    drift(analog, YEAR)
+    compensated = matrix.effective_weight() * matrix.grid.expand_columns(matrix.alpha())
+    with torch.no_grad():
+        assert_close(analog(x), functional.linear(x, compensated, model.bias), "output")
+
+
+@torch.no_grad()
+def test_readout_is_the_identity_through_the_tile() -> None:
+    """With IR drop and ADC, without noise: alpha equals means of the layer's own products."""
+    preset = QUIET.change(ir_drop=100.0, drift_compensation="per_column", **TILES)
+    analog = convert(linear(60, 50, bias=False).double(), preset).eval()
+    matrix = only(analog)
+    matrix.set_input_ranges(torch.ones(3, 3))
+
+    def readout() -> Tensor:
+        out = analog(torch.eye(60, dtype=torch.float64))  # row j: input j alone
+        scale = matrix.column_scale() * matrix.alpha()
+        rows = zip(out.split(list(matrix.grid.rows)), scale, strict=True)
+        return torch.stack([(part / s).abs().mean(0) for part, s in rows])
+
+    program(analog, 1)
+    reference = readout()
+    drift(analog, YEAR)
+    now = readout()
+    assert_close(matrix.alpha(), reference / now, "alpha", 1e-12)
+    held = normalised(matrix)
+    assert float((means(held, matrix, "per_column") - now).abs().max()) > 1e-3  # ADC, IR drop act
+
+
+@pytest.mark.parametrize("w_noise", [0.0, 0.5])
+def test_noise_of_the_readout_is_that_of_products(w_noise: float) -> None:
+    """Mean |y| of a Gaussian around each held weight: the folded normal's mean."""
+    preset = rasch2023.change(
+        adc_bits=None, ir_drop=0.0, out_noise=0.2, w_noise=w_noise, why="noise alone"
+    )
+    analog = convert(linear(512, 512, bias=False), preset)
+    matrix = only(analog)
+
+    def folded() -> float:
+        m = normalised(matrix).double()
+        sd = (0.2**2 + w_noise**2 * m.abs()).sqrt()
+        spread = sd * (2 / torch.pi) ** 0.5 * torch.exp(-0.5 * (m / sd) ** 2)
+        return float((spread + m * torch.erf(m / (sd * 2**0.5))).mean())
+
+    ratios = []
+    for seed in range(3):
+        program(analog, seed)
+        reference = folded()
+        bare = float(normalised(matrix).abs().mean())
+        drift(analog, YEAR)
+        ratios.append(float(matrix.alpha()[0, 0]) * folded() / reference)
+        bias = float(matrix.alpha()[0, 0]) * float(normalised(matrix).abs().mean()) / bare
+        assert bias < 0.95  # what the noise floor does to alpha is not what is tested by chance
+    # relative error of one readout: sd of |y| <= 0.6 at a mean >= 0.2 over 512^2 products
+    bound = 4.9 * (0.6 / 0.2) / 512 * 2**0.5 / 2
+    assert bound < 0.021
+    for ratio in ratios:
+        assert abs(ratio - 1.0) < bound
+        assert abs(1.025 * ratio - 1.0) > bound and abs(0.975 * ratio - 1.0) > bound
+
+
+def test_oracle_on_the_scalar_device_is_the_exact_inverse(engine: str) -> None:
+    """Its programmed weights come back, whatever the time; factor 1 up to t0 = 1 s."""
+    analog = convert(linear(60, 50), scalar_drift, engine=engine).eval()
+    matrix = only(analog)
+    program(analog, 1)
+    programmed = matrix.effective_weight()
+    for t in (0.0, 0.5, 1.0, 3600.0, YEAR):
+        drift(analog, t)
+        wanted = max(t, 1.0) ** 0.06
+        assert_close(matrix.alpha(), torch.full_like(matrix.alpha(), wanted), "alpha", 1e-6)
+        assert_close(matrix.effective_weight() * wanted, programmed, "weights", 1e-6)
+
+
+def test_oracle_on_the_paper_s_device_is_the_mean_law(engine: str) -> None:
+    """sum |w| over sum |w| ((t + t0) / t0)^-nu of the targets, tile by tile."""
+    preset = DEVICES.change(drift_compensation="oracle", **TILES)
+    assert isinstance(preset.pcm, PcmSpec)
+    analog = convert(linear(60, 50), preset, engine=engine).eval()
+    matrix = only(analog)
+    size = matrix.normalised_weight().abs()
+    nu = (-0.0155 * size.clamp_min(1e-7).log() + 0.0244).clamp(0.049, 0.1)
+    alphas = []
+    for seed in (1, 2):
+        program(analog, seed)
+        drift(analog, YEAR)
+        alphas.append(matrix.alpha().clone())
+    now = size * ((YEAR + 20.0) / 20.0) ** -nu
+    wanted = by_tile(size, matrix, torch.mean) / by_tile(now, matrix, torch.mean)
+    assert_close(alphas[0], wanted, "alpha", 1e-5)
+    assert torch.equal(alphas[0], alphas[1])
+
+
+def test_floor_of_the_readout() -> None:
+    """A tile that holds nothing has alpha 1, not 0 / 0."""
+    layer = linear(60, 50)
+    with torch.no_grad():
+        layer.weight.zero_()
+    preset = DEVICES.change(prog_noise_scale=0.0, **TILES)
+    analog = convert(layer, preset).eval()
+    program(analog, 1)
+    drift(analog, YEAR)
+    assert torch.equal(only(analog).alpha(), torch.ones(3, 50))
+    assert torch.equal(analog(random(2, 60)), layer.bias.expand(2, -1))
+
+
+# --- effective weights ---
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv", "groups", "conv1d"])
+def test_effective_weight_is_what_a_digital_layer_would_need(engine: str, kind: str) -> None:
+    """In the layer's own units and shape, learned scales included."""
+    from transformers.pytorch_utils import Conv1D
+
+    if engine != "native" and kind != "linear":
+        pytest.skip("only native layers promise effective_weight")
+    model, x = {
+        "linear": (linear(60, 50), random(3, 60)),
+        "conv": (nn.Conv2d(8, 6, 3, padding=1), random(2, 8, 5, 5)),
+        "groups": (nn.Conv2d(8, 6, 3, groups=2), random(2, 8, 5, 5)),
+        "conv1d": (Conv1D(50, 60), random(3, 60)),
+    }[kind]
+    preset = DEVICES.change(drift_compensation="none", max_rows=25, max_columns=20, why="tiles")
+    analog = convert(model, preset, engine=engine).eval()
+    matrix = only(analog)
+    if engine == "native":
+        with torch.no_grad():
+            scale = matrix.out_scale  # type: ignore[attr-defined]
+            scale.mul_(1.0 + 0.1 * random(*scale.shape))
+    program(analog, 1)
+    drift(analog, 3600.0)
+    digital = copy.deepcopy(model)
+    with torch.no_grad():
+        weight = matrix.effective_weight() if engine != "native" else analog.effective_weight()  # type: ignore
+        assert weight.shape == model.weight.shape
+        digital.weight.copy_(weight)  # type: ignore[union-attr, operator]
+        assert_close(analog(x), digital(x), "output")
+        restore(analog)
+        if engine == "native":
+            scale.fill_(1.0)
+            assert_close(analog.effective_weight(), model.weight, "clean", 1e-6)  # type: ignore

@@ -1,0 +1,554 @@
+"""The native product against a float64 re-implementation, its noise against closed forms, its
+gradients against the formulas."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aimc_bridge import HWATraining, calibrate, convert, drift, program, restore
+from aimc_bridge.errors import CalibrationError
+from aimc_bridge.native.crossbar import Crossbar
+from aimc_bridge.native.product import TileWeights
+from aimc_bridge.registry import Matrix, matrices_of
+from aimc_bridge.spec import CrossbarSpec, Preset, TrainingSpec
+from presets import ideal, rasch2023
+from tests.models import QUIET, assert_close, linear, mlp, only, random
+from tests.stats import assert_mean, assert_sd
+
+DOUBLE = torch.float64
+
+
+# --- the product, written once more ---
+
+
+def slices(sizes: tuple[int, ...]) -> list[slice]:
+    return [slice(sum(sizes[:i]), sum(sizes[: i + 1])) for i in range(len(sizes))]
+
+
+def rounded(values: Tensor, bits: int | None, bound: float) -> Tensor:
+    if bits is None:
+        return values
+    step = 2.0 * bound / (2**bits - 2)
+    return torch.clamp(torch.round(values / step) * step, -bound, bound)
+
+
+def tile_product(x: Tensor, w: Tensor, spec: CrossbarSpec) -> Tensor:
+    """`[samples, n]` in [-1, 1] on a tile `[out, n]`, without noise: rasch2023 SI Table 1."""
+    n = w.shape[1]
+    x = rounded(x.clamp(-1.0, 1.0), spec.dac_bits, 1.0)
+    y = x @ w.T
+    if spec.ir_drop > 0.0:
+        j = torch.arange(n, dtype=w.dtype)
+        a = n / spec.ir_drop_g_ratio * (x.abs() @ w.abs().T)
+        c = a * (a * (0.05 * a - 0.2) + 0.5)
+        y = y - spec.ir_drop * c * (x @ (w * (1.0 - (1.0 - j / n) ** 2)).T)
+    return rounded(y, spec.adc_bits, spec.out_bound)
+
+
+def layer_product(x: Tensor, matrix: Matrix, alpha: Tensor) -> Tensor:
+    """`[samples, in]` to `[samples, out]`: tile by tile, summed digitally; no bias."""
+    grid, weight = matrix.grid, matrix.effective_weight().double()
+    ranges = matrix.input_ranges()
+    assert ranges is not None
+    y = x.new_zeros(x.shape[0], weight.shape[0])
+    for i, rows in enumerate(slices(grid.rows)):
+        for j, columns in enumerate(slices(grid.columns)):
+            scale = matrix.column_scale()[i, columns] * matrix.learned_scale()[i, columns]
+            w = weight[columns, rows] / scale[:, None]
+            out = tile_product(x[:, rows] / ranges[i, j], w, matrix.preset.crossbar)
+            y[:, columns] += out * ranges[i, j] * scale * alpha[i, columns]
+    return y
+
+
+def set_ranges(matrix: Matrix, x: Tensor, same: bool) -> None:
+    """Ranges that clip some inputs; where not `same`, other ones for every tile."""
+    rows, columns = len(matrix.grid.rows), len(matrix.grid.columns)
+    factor = torch.ones(rows, columns, dtype=DOUBLE)
+    if not same:
+        factor += 0.1 * torch.arange(rows * columns).view(rows, columns)
+    matrix.set_input_ranges(factor * 2.0 * x.std())
+
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: nn.Linear(700, 600), (8, 700)),
+    "one tile": (lambda: nn.Linear(50, 30), (8, 50)),
+    # 57 * 9 = 513 rows lie on 257 + 256: the second tile begins inside a channel
+    "conv": (lambda: nn.Conv2d(57, 520, 3, padding=1, stride=2), (2, 57, 5, 6)),
+    "groups": (lambda: nn.Conv2d(2 * 57, 2 * 520, 3, groups=2), (2, 114, 4, 5)),
+    "three dimensions": (
+        lambda: nn.Conv3d(30, 20, (3, 2, 3), dilation=(1, 2, 1)),
+        (2, 30, 4, 4, 4),
+    ),
+}
+
+
+def windows(x: Tensor, conv: nn.Module) -> Tensor:
+    """`[batch, channels, *space]` to `[batch, positions, channels, kernel]`, by indices."""
+    assert isinstance(conv, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    pad = [int(p) for p in reversed(conv.padding) for _ in (0, 1)]  # type: ignore[arg-type]
+    x = functional.pad(x, pad)
+    dims = len(conv.kernel_size)
+    starts = []
+    for d in range(dims):
+        reach = conv.dilation[d] * (conv.kernel_size[d] - 1) + 1
+        starts.append(range(0, x.shape[2 + d] - reach + 1, conv.stride[d]))
+    offsets = [
+        range(0, conv.dilation[d] * conv.kernel_size[d], conv.dilation[d]) for d in range(dims)
+    ]
+    places = torch.cartesian_prod(*(torch.tensor(list(s)) for s in starts)).view(-1, dims)
+    kernel = torch.cartesian_prod(*(torch.tensor(list(o)) for o in offsets)).view(-1, dims)
+    at = (places[:, None] + kernel[None]).unbind(-1)
+    return x[(slice(None), slice(None), *at)].transpose(1, 2)
+
+
+def check_against_naive(model: nn.Module, analog: nn.Module, x: Tensor, alpha: Tensor) -> None:
+    matrix = only(analog)
+    got = analog(x)
+    bias = model.bias
+    assert isinstance(bias, Tensor)
+    if isinstance(model, nn.Linear):
+        assert_close(got, layer_product(x, matrix, alpha) + bias, "linear", 1e-12)
+        return
+    rows = windows(x, model)  # [batch, positions, channels, kernel]
+    groups = matrix.grid.groups
+    outs = []
+    for group, part in enumerate(rows.chunk(groups, dim=2)):
+        # the same rows for every group, the columns of one at a time
+        y = layer_product(part.flatten(2).flatten(0, 1), matrix, alpha)
+        outs.append(y.chunk(groups, dim=1)[group])
+    wanted = (torch.cat(outs, dim=1) + bias).view(*rows.shape[:2], -1).transpose(1, 2)
+    assert_close(got, wanted.reshape(got.shape), "convolution", 1e-12)
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("case", LAYERS)
+@torch.no_grad()
+def test_product_equals_naive(case: str, held: bool, same: bool) -> None:
+    """DAC, IR drop, ADC, column scales, learned scales, compensation, on all tiles."""
+    make, shape = LAYERS[case]
+    torch.manual_seed(0)
+    model, x = make().double().eval(), random(*shape, dtype=DOUBLE)
+    preset = QUIET.change(ir_drop=30.0, out_bound=4.0, why="so that both act on small tiles")
+    analog = convert(model, preset)
+    matrix = only(analog)
+    assert isinstance(matrix, Crossbar)
+    set_ranges(matrix, x, same)
+    matrix.out_scale.mul_(1.0 + 0.1 * random(*matrix.out_scale.shape, dtype=DOUBLE))
+    if held:
+        program(analog, 3)
+        drift(analog, 86400.0)
+        assert float((matrix.alpha() - 1.0).abs().min()) > 0.1
+    check_against_naive(model, analog, x, matrix.alpha())
+
+
+@pytest.mark.parametrize("without", [{"dac_bits": None}, {"adc_bits": None}, {"ir_drop": 0.0}])
+@torch.no_grad()
+def test_naive_product_sees_every_part(without: dict[str, object]) -> None:
+    """Power of the test above: each part left out alone is found."""
+    model, x = linear(700, 600).double().eval(), random(8, 700, dtype=DOUBLE)
+    preset = QUIET.change(ir_drop=30.0, out_bound=4.0, why="as above")
+    analog = convert(model, preset.change(**without, why="test"))
+    set_ranges(only(analog), x, same=True)
+    only(analog).preset = preset  # the naive product's; the layer's product has the other one
+    wanted = layer_product(x, only(analog), only(analog).alpha()) + model.bias
+    only(analog).preset = preset.change(**without, why="test")
+    with pytest.raises(AssertionError):
+        assert_close(analog(x), wanted, "linear", 1e-4)
+
+
+@torch.no_grad()
+def test_training_without_ir_drop_only_there() -> None:
+    model, x = linear(300, 20).double().eval(), random(9, 300, dtype=DOUBLE)
+    preset = QUIET.change(ir_drop=30.0, why="test")
+    analog = convert(model, preset)
+    set_ranges(only(analog), x, same=True)
+    with_drop = analog(x)
+    only(analog).prepare_training(spec_of(ir_drop_in_training=False))
+    assert torch.equal(analog(x), with_drop)
+    analog.train()
+    other = convert(model, preset.change(ir_drop=0.0, why="test"))
+    set_ranges(only(other), x, same=True)
+    assert torch.equal(analog(x), other(x)) and not torch.equal(other(x), with_drop)
+
+
+# --- noise ---
+
+
+def noisy(preset: Preset, n_in: int = 600, n_out: int = 64, samples: int = 4096) -> Tensor:
+    """Errors of many products of one input in units of the closed form's sd, `[samples, out]`."""
+    model, x = linear(n_in, n_out).eval(), random(1, n_in)
+    analog = convert(model, preset)
+    matrix = only(analog)
+    rows = matrix.grid.rows
+    ranges = torch.linspace(4.0, 5.0, len(rows))[:, None]
+    matrix.set_input_ranges(ranges)
+    variance = torch.zeros(n_out)
+    weight = matrix.normalised_weight()
+    for i, part in enumerate(slices(rows)):
+        size = weight[:, part].abs() @ (x[0, part] / ranges[i]).square()
+        spec = preset.crossbar
+        tile = spec.out_noise**2 + spec.w_noise**2 * size
+        variance += tile * (ranges[i] * matrix.column_scale()[i]) ** 2
+    torch.manual_seed(1)
+    with torch.no_grad():
+        return (analog(x.expand(samples, -1)) - model(x)) / variance.sqrt()
+
+
+NOISES = {
+    "output": {"out_noise": 0.04, "w_noise": 0.0},
+    "read": {"out_noise": 0.0, "w_noise": 0.0175},
+    "both": {"out_noise": 0.04, "w_noise": 0.0175},
+}
+
+
+@pytest.mark.parametrize("kind", NOISES)
+def test_noise_has_the_variance_of_the_law(kind: str) -> None:
+    """Both sources, on two row tiles; samples and outputs are independent of each other."""
+    smooth = {"dac_bits": None, "adc_bits": None, "ir_drop": 0.0}
+    z = noisy(rasch2023.change(**smooth, **NOISES[kind], why="noise alone"))
+    assert z.shape == (4096, 64)
+    assert_sd(z, 1.0, "noise")
+    # sums of pairs have twice the variance only where the pair is not correlated
+    assert_sd((z[:, ::2] + z[:, 1::2]) / 2**0.5, 1.0, "pairs of outputs")
+    assert_sd((z[::2] + z[1::2]) / 2**0.5, 1.0, "pairs of samples")
+    assert_sd((z[:2048] + z[2048:]) / 2**0.5, 1.0, "pairs of distant samples")
+    assert_mean(z + 1.0, 1.0, "unbiased")
+
+
+def test_noise_of_a_convolution_has_the_variance_of_the_law() -> None:
+    """Read noise of each position from its own window, grouped, on the shared-range path."""
+    preset = rasch2023.change(dac_bits=None, adc_bits=None, ir_drop=0.0, why="noise alone")
+    model, x = nn.Conv2d(4, 6, 3, groups=2, padding=1).eval(), random(1, 4, 8, 8)
+    analog = convert(model, preset)
+    matrix = only(analog)
+    matrix.set_input_ranges(torch.full((1, 2), 4.0))
+    weight = matrix.normalised_weight().abs().view(6, 2, 3, 3)
+    size = functional.conv2d((x / 4.0).square(), weight, padding=1, groups=2)
+    scale = 4.0 * matrix.column_scale()[0].view(-1, 1, 1)
+    sd = (0.04**2 + 0.0175**2 * size).sqrt() * scale
+    torch.manual_seed(1)
+    with torch.no_grad():
+        z = (analog(x.expand(1500, -1, -1, -1)) - model(x)) / sd
+    assert_sd(z, 1.0, "noise")
+
+
+def test_noise_follows_the_default_generator() -> None:
+    analog = convert(mlp(), rasch2023)
+    x = random(4, 12)
+    calibrate(analog, [x])
+    outs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        outs.append(analog(x))
+    assert torch.equal(outs[0], outs[1]) and not torch.equal(outs[0], outs[2])
+    assert not torch.equal(analog(x), analog(x))
+
+
+# --- gradients ---
+
+
+def spec_of(**fields: object) -> TrainingSpec:
+    """The paper's recipe for the LSTM with other fields."""
+    return HWATraining.for_(rasch2023, "lstm").override(**fields).spec
+
+
+@pytest.mark.parametrize("injected", [False, True])
+def test_gradients_follow_the_formulas(injected: bool) -> None:
+    """Backward is the transpose product with the forward weights, without DAC, IR drop, noise."""
+    preset = rasch2023.change(out_bound=2.0, ir_drop=30.0, why="so that outputs saturate")
+    model = linear(40, 30).double()
+    analog = convert(model, preset).train()
+    matrix = only(analog)
+    assert isinstance(matrix, Crossbar) and matrix.input_range is not None
+    matrix.set_input_ranges(torch.tensor([[1.3]], dtype=DOUBLE))
+    spec = spec_of(input_range_decay=0.001, input_range_min_unclipped=0.5)
+    matrix.prepare_training(spec)
+    with torch.no_grad():
+        matrix.out_scale.mul_(1.0 + 0.1 * random(1, 30, dtype=DOUBLE))
+    used = matrix.normalised_weight()
+    if injected:
+        used = used + 0.1 * random(30, 40, seed=5, dtype=DOUBLE)
+        matrix.inject(used)
+    x = random(64, 40, dtype=DOUBLE).requires_grad_()
+    upstream = random(64, 30, seed=7, dtype=DOUBLE)
+    torch.manual_seed(3)
+    y = analog(x)
+    (y * upstream).sum().backward()
+
+    scale, learned = matrix.column_scale()[0], matrix.out_scale.detach()[0]
+    adc = (y.detach() - model.bias.detach()) / (1.3 * scale * learned)
+    saturated = adc.abs() > 2.0 - 1e-9
+    assert 0.05 < float(saturated.double().mean()) < 0.95
+    grad = (upstream * scale * learned).masked_fill(saturated, 0.0)
+    for_x = grad @ used
+    clipped = x.detach().clamp(-1.3, 1.3)
+    for_w = grad.T @ clipped / scale[:, None]
+    assert_close(x.grad, for_x, "inputs, clipped ones in full", 1e-12)  # type: ignore[arg-type]
+    weight_grad = analog.weight.grad  # type: ignore[union-attr]
+    assert_close(weight_grad, for_w, "clean weights", 1e-12)  # type: ignore[arg-type]
+    assert_close(analog.bias.grad, upstream.sum(0), "bias", 1e-12)  # type: ignore
+    above = (for_x * (x.detach() >= 1.3)).clamp(max=0.0).sum()
+    below = (for_x * (x.detach() <= -1.3)).clamp(min=0.0).sum()
+    inside = (x.detach().abs() < 1.3).double().mean()
+    assert 0.5 < float(inside) < 0.95
+    for_range = 1.3 * (above - below + 0.001)
+    assert matrix.input_range.grad is not None and matrix.out_scale.grad is not None
+    assert_close(matrix.input_range.grad[0, 0], for_range, "range", 1e-12)
+    for_scale = (upstream * adc * 1.3 * scale).sum(0)
+    assert_close(matrix.out_scale.grad[0], for_scale, "learned scales", 1e-12)
+
+
+def test_range_decays_only_while_inputs_are_inside() -> None:
+    for share, decays in ((0.9, True), (0.99, False)):
+        analog = convert(linear(40, 3).double(), QUIET).train()
+        matrix = only(analog)
+        matrix.set_input_ranges(torch.tensor([[2.0]]))
+        matrix.prepare_training(spec_of(input_range_decay=0.25, input_range_min_unclipped=share))
+        x = random(200, 40, dtype=DOUBLE)
+        assert 0.9 < float((x.abs() < 2.0).double().mean()) < 0.99
+        (analog(x) * 0.0).sum().backward()
+        grad = matrix.input_range.grad  # type: ignore[attr-defined]
+        assert float(grad[0, 0]) == (0.25 * 2.0 if decays else 0.0)
+
+
+def test_ranges_of_column_tiles_have_gradients_of_their_own() -> None:
+    preset = QUIET.change(max_rows=20, max_columns=10, why="several tiles")
+    analog = convert(linear(40, 30).double(), preset).train()
+    matrix = only(analog)
+    matrix.set_input_ranges(torch.full((2, 3), 1.0))
+    matrix.prepare_training(spec_of(input_range_decay=0.0))
+    x, upstream = random(16, 40, dtype=DOUBLE), random(16, 30, seed=7, dtype=DOUBLE)
+    y = analog(x)
+    (y * upstream).sum().backward()
+    weight = analog.weight.detach()  # type: ignore[union-attr]
+    for i, rows in enumerate(slices((20, 20))):
+        for j, columns in enumerate(slices((10, 10, 10))):
+            for_x = upstream[:, columns] @ weight[columns, rows]  # nothing saturates
+            above = (for_x * (x[:, rows] >= 1.0)).clamp(max=0.0).sum()
+            below = (for_x * (x[:, rows] <= -1.0)).clamp(min=0.0).sum()
+            got = matrix.input_range.grad[i, j]  # type: ignore[attr-defined]
+            assert_close(got, above - below, f"range {i}, {j}", 1e-12)
+
+
+def test_a_held_chip_passes_gradients_to_inputs_only() -> None:
+    """The input gradient is the product with what the crossbar holds, alpha included."""
+    preset = QUIET.change(dac_bits=None, adc_bits=None, ir_drop=0.0, why="a linear product")
+    analog = convert(linear(40, 30).double(), preset).eval()
+    matrix = only(analog)
+    x = random(7, 40, dtype=DOUBLE).requires_grad_()
+    calibrate(analog, [x.detach()])
+    program(analog, 2)
+    drift(analog, 3600.0)
+    upstream = random(7, 30, seed=7, dtype=DOUBLE)
+    (analog(x) * upstream).sum().backward()
+    wanted = (upstream * matrix.alpha()[0]) @ matrix.effective_weight()
+    assert_close(x.grad, wanted, "input gradient", 1e-12)  # type: ignore[arg-type]
+    assert analog.weight.grad is None  # type: ignore[union-attr]
+
+
+# --- input ranges ---
+
+
+def test_ranges_never_set_are_an_error() -> None:
+    for model in (convert(mlp(), rasch2023).eval(), convert(mlp(), rasch2023).train()):
+        with pytest.raises(CalibrationError, match=r"layer '0' were never set; call calibrate\("):
+            model(random(2, 12))
+    convert(mlp(), ideal)(random(2, 12))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ranges_start_from_data(dtype: torch.dtype) -> None:
+    """Three standard deviations of each tile's inputs, mean over the first batches; zeros do not
+    count."""
+    preset = QUIET.change(max_rows=20, why="several tiles")
+    analog = convert(linear(40, 30).to(dtype), preset).train()
+    matrix = only(analog)
+    matrix.prepare_training(spec_of(input_range_init_batches=3, input_range_init_sd=3.0))
+    batches = [random(50, 40, seed=s, dtype=dtype) * (s + 1) for s in range(5)]
+    batches[1][:, 20:] = 0.0
+    for batch in batches:
+        analog(batch)
+    wanted = torch.stack(
+        [
+            torch.stack([b[:, :20].std(correction=0) for b in batches[:3]]).mean() * 3.0,
+            torch.stack([b[:, 20:].std(correction=0) for b in (batches[0], *batches[2:4])]).mean()
+            * 3.0,
+        ]
+    )
+    ranges = matrix.input_ranges()
+    assert ranges is not None
+    assert_close(ranges[:, 0], wanted, "ranges", 1e-5 if dtype == torch.float32 else 1e-12)
+    analog.eval()(batches[0])
+
+
+def test_ranges_start_inside_a_recurrent_layer() -> None:
+    """One batch is many products of one graph, the first with a state of zeros."""
+    analog = convert(nn.LSTM(5, 7), rasch2023).train()
+    matrices = matrices_of(analog)
+    for matrix in matrices.values():
+        matrix.prepare_training(spec_of(input_range_init_batches=100))
+    out, _ = analog(random(6, 3, 5))
+    out.sum().backward()
+    hidden = matrices["hh_l0"].input_ranges()
+    assert hidden is not None and 0.0 < float(hidden) < 0.9  # h is within +-1: no trace of the 1
+    assert int(matrices["hh_l0"].range_batches) == 5  # type: ignore[attr-defined]
+
+
+# --- what is kept between products ---
+
+
+def count_tiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    made = [0]
+    init = TileWeights.__init__
+
+    def counted(self: TileWeights, *args: object) -> None:
+        made[0] += 1
+        init(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TileWeights, "__init__", counted)
+    return made
+
+
+LAYER_KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: linear(30, 20), (4, 30)),
+    "conv": (lambda: nn.Conv2d(3, 5, 3), (2, 3, 6, 6)),
+}
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("kind", LAYER_KINDS)
+def test_evaluation_derives_weights_once(
+    kind: str, grad: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a chip and, without gradients, on the clean weights; training derives them each time."""
+    make, shape = LAYER_KINDS[kind]
+    analog, x = convert(make(), QUIET).eval(), random(*shape)
+    calibrate(analog, [x])
+    made = count_tiles(monkeypatch)
+    with torch.set_grad_enabled(grad):
+        for _ in range(3):
+            analog(x)
+        assert made[0] == (3 if grad else 1)
+        program(analog, 1)
+        for i, t in enumerate((1.0, 3600.0)):
+            drift(analog, t)
+            made[0] = 0
+            outs = [analog(x) for _ in range(3)]
+            assert made[0] == 1 and torch.equal(outs[0], outs[2]), i
+    restore(analog)
+    made[0] = 0
+    analog.train()
+    analog(x)
+    analog(x)
+    assert made[0] == 2
+
+
+@pytest.mark.parametrize("kind", LAYER_KINDS)
+@torch.no_grad()
+def test_changed_weights_are_seen(kind: str) -> None:
+    """By the optimizer, by loading, by an engine's own doors, by a new tensor, by a new dtype."""
+    make, shape = LAYER_KINDS[kind]
+    model, x = make(), random(*shape)
+    analog = convert(model, QUIET).eval()
+    calibrate(analog, [x])
+    matrix = only(analog)
+    wanted = analog(x)
+    state = copy.deepcopy(analog.state_dict())
+
+    def changed(change: Callable[[], object]) -> None:
+        change()
+        assert not torch.equal(analog(x), wanted)
+        analog.load_state_dict(state)
+        assert torch.equal(analog(x), wanted)
+
+    weight = analog.weight
+    assert isinstance(weight, nn.Parameter)
+    changed(lambda: weight.mul_(1.5))
+    changed(lambda: setattr(weight, "data", weight.data * 1.5))
+    changed(lambda: matrix.set_clean_weight(matrix.clean_weight() * 1.5))
+    changed(lambda: matrix.clip(torch.tensor(0.3)))
+    changed(lambda: matrix.column_scale().mul_(1.5))
+    changed(lambda: matrix.set_input_ranges(torch.full((1, 1), 0.5)))
+    assert_close(analog.double()(x.double()).float(), wanted, "float64", 0.05)
+    analog.float()
+    analog(x)
+    assert matrix._cache is not None and matrix._ranges is not None  # type: ignore[attr-defined]
+    copied = pickle.loads(pickle.dumps(analog))
+    # identities and versions mean nothing in a copy: it must not trust what was derived
+    assert copied.crossbar._cache is None and copied.crossbar._ranges is None
+    copied.weight.mul_(1.5)
+    assert not torch.equal(copied(x), analog(x))
+
+
+def test_inference_mode() -> None:
+    """A chip made and used in inference mode is the same chip, and serves outside of it too."""
+    x = random(4, 12)
+    outs = []
+    for inference in (True, False):
+        analog = convert(mlp(), QUIET).eval()
+        with torch.inference_mode(inference):
+            calibrate(analog, [x])
+            clean = analog(x)
+            program(analog, 1)
+            drift(analog, 3600.0)
+            outs.append((clean.clone(), analog(x).clone()))
+        leaf = x.clone().requires_grad_()
+        analog(leaf).sum().backward()
+        assert leaf.grad is not None
+        restore(analog)
+        analog(x).sum().backward()
+    assert torch.equal(outs[0][0], outs[1][0]) and torch.equal(outs[0][1], outs[1][1])
+
+
+def test_autocast_leaves_products_in_full_precision() -> None:
+    analog = convert(mlp(), QUIET).eval()
+    x = random(4, 12).requires_grad_()
+    calibrate(analog, [x.detach()])
+    wanted = analog(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = analog(x)
+    assert got.dtype == torch.float32 and torch.equal(got, wanted)
+    got.sum().backward()
+    assert analog[0].weight.grad.dtype == torch.float32  # type: ignore[union-attr]
+
+
+def test_unbatched_input_has_gradients() -> None:
+    analog = convert(linear(12, 3), ideal)
+    x = random(12)
+    analog(x).sum().backward()
+    assert_close(analog.weight.grad, x.expand(3, -1), "weights")  # type: ignore
+
+
+def test_chip_operations_do_not_loop_over_tiles() -> None:
+    """The number of operations of program and drift grows with row tiles only."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Counter(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore
+            self.count += 1
+            return func(*args, **(kwargs or {}))
+
+    counts = []
+    for columns in (2, 8):
+        preset = rasch2023.change(max_rows=16, max_columns=64 // columns, why="many tiles")
+        analog = convert(linear(64, 64), preset).eval()
+        assert len(only(analog).grid.columns) == columns
+        program(analog, 1)
+        drift(analog, 1.0)  # indices are made once
+        with Counter() as counter:
+            program(analog, 1)
+            drift(analog, 60.0)
+        counts.append(counter.count)
+    assert counts[0] == counts[1]

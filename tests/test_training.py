@@ -1,0 +1,581 @@
+"""Hardware-aware training: what is injected, what is learned, and what is plain training."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aimc_bridge import HWATraining, calibrate, convert, train
+from aimc_bridge.errors import SpecError, TrainingError, UnknownNameError, UsageError
+from aimc_bridge.registry import Matrix, matrices_of
+from aimc_bridge.training import default_optimizer, learning_rate_factor, logits_of
+from presets import ideal, rasch2023
+from tests.models import DEVICES, ENGINES, QUIET, RANGED, assert_close, linear, mlp, only, random
+from tests.stats import assert_mean, assert_sd
+
+STILL = 1e-30  # a learning rate that moves nothing
+PLAIN: dict[str, Any] = {
+    "noise_type": "none",
+    "drop_connect": 0.0,
+    "clip_type": "none",
+    "ramp_batches": 0,
+    "learn_input_ranges": False,
+    "learn_out_scales": False,
+    "weight_decay": 0.0,
+    "grad_clip": None,
+    "epochs": 1,
+}
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def recipe(**fields: Any) -> HWATraining:
+    """Plain training with the fields given."""
+    return HWATraining.for_(rasch2023, "lstm").override(**{**PLAIN, **fields})
+
+
+def run(model: nn.Module, loader: Any, how: HWATraining, **options: Any) -> Any:
+    """`train` with the mean square of the outputs as loss, on the CPU."""
+    options.setdefault("loss", lambda m, batch: m(batch).square().mean())
+    loss = options.pop("loss")
+    return train(model, loader, loss, recipe=how, progress=False, cpu=True, **options)
+
+
+def normalised(matrix: Matrix) -> Tensor:
+    """Weights of this mini-batch, divided by the column scales: `[out, in]`."""
+    scale = matrix.grid.expand_columns(matrix.column_scale() * matrix.learned_scale())
+    return matrix.effective_weight().detach() / scale
+
+
+def injected(model: nn.Module, how: HWATraining, batches: int, **options: Any) -> Tensor:
+    """Normalised weights in use in every mini-batch, `[batches, out, in]`."""
+    matrix, seen = only(model), []
+
+    def loss(m: nn.Module, batch: Tensor) -> Tensor:
+        value: Tensor = m(batch).square().mean()
+        seen.append(normalised(matrix).clone())
+        return value
+
+    width = matrix.grid.in_features
+    data = [random(2, width, seed=i) for i in range(batches)]
+    for batch in data:
+        batch[:, -1] = 0.0  # no gradient: even the smallest step would end an exact zero
+    run(model, data, how, loss=loss, **options)
+    return torch.stack(seen)
+
+
+def levels(*values: float, n: int = 400) -> nn.Linear:
+    """Weights of these sizes and random signs, the first column 1, the last exactly 0."""
+    layer = nn.Linear(n, n, bias=False)
+    with torch.no_grad():
+        size = torch.tensor(values)[torch.arange(n * n) % len(values)].view(n, n)
+        layer.weight.copy_(size * random(n, n).sign())
+        layer.weight[:, 0] = 1.0
+        layer.weight[:, -1] = 0.0
+    return layer
+
+
+def pcm_sd(x: float, scale: float, read: bool = True) -> float:
+    """Root mean square of PCM_NOISE on a weight of size x, where no sign is reflected."""
+    sigma = scale * (0.26348 + 1.9650 * x - 1.1731 * x**2) / 25.0
+    if not read:
+        return sigma
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    programmed = np.abs(x + sigma * nodes)
+    coefficient = np.minimum(0.0088 / np.maximum(programmed**0.65, 1e-3), 0.2)
+    mean = (weights * (programmed * coefficient) ** 2).sum() / weights.sum()
+    growth = np.log((20.0 + 250e-9) / (2 * 250e-9))
+    return float((sigma**2 + scale**2 * growth * mean) ** 0.5)
+
+
+# --- what is injected ---
+
+
+@pytest.mark.parametrize("optimizer", ["recipe's", "Adam", "Adagrad"])
+@pytest.mark.parametrize(
+    ("kind", "scale", "sizes"),
+    [("pcm", 3.0, (1.0, 0.5)), ("pcm", 1.0, (1.0, 0.25)), ("programming", 3.0, (0.5, 1.0))],
+)
+def test_noise_of_every_batch_has_the_variance_of_the_law(
+    engine: str, kind: str, scale: float, sizes: tuple[float, ...], optimizer: str
+) -> None:
+    """From the first mini-batch on, whatever the optimizer; zeros stay zeros."""
+    model = levels(*sizes)
+    analog = convert(model, DEVICES, engine=engine)
+    clean = normalised(only(analog))
+    how = recipe(noise_type=kind, noise_scale=scale, learning_rate=STILL)
+    options: dict[str, Any] = {}
+    if optimizer != "recipe's":
+        options["optimizer"] = getattr(torch.optim, optimizer)(analog.parameters(), lr=STILL)
+    weights = injected(analog, how, 5, **options)
+    assert torch.equal(clean, normalised(only(analog)))
+    assert bool((weights[..., -1] == 0.0).all())
+    for size in sizes:
+        of_size = (clean.abs() - size).abs() < 1e-6
+        errors = (weights - clean)[:, of_size] / pcm_sd(size, scale, read=kind == "pcm")
+        assert_sd(errors, 1.0, f"all batches, |w| = {size}")
+        assert_mean(errors + 1.0, 1.0, f"no mean shift, |w| = {size}")
+    everywhere = torch.zeros_like(clean)
+    for size in sizes:
+        everywhere[(clean.abs() - size).abs() < 1e-6] = pcm_sd(size, scale, read=kind == "pcm")
+    everywhere[:, 0] = pcm_sd(1.0, scale, read=kind == "pcm")
+    used = everywhere > 0
+    z = (weights - clean)[:, used] / everywhere[used]
+    assert_sd(z[0], 1.0, "the first batch")
+    pairs = torch.corrcoef(z).triu(1).abs().max()
+    assert float(pairs) < 4.9 / z.shape[1] ** 0.5, "batches share no noise"
+
+
+def test_noise_scale_of_a_tile_is_its_largest_weight(engine: str) -> None:
+    """A column tile whose weights are scaled by less than 1 has the noise of its own maximum."""
+    if engine != "native":
+        pytest.skip("this engine has no scale of a whole layer")
+    model = levels(1.0)
+    with torch.no_grad():
+        model.weight[:200] *= 0.5
+    preset = DEVICES.change(max_columns=200, weight_scaling="layer", why="two tiles, one scale")
+    analog = convert(model, preset, engine=engine)
+    how = recipe(noise_type="programming", noise_scale=1.0, learning_rate=STILL)
+    weights = injected(analog, how, 3)[..., 1:-1]
+    errors = (weights.abs() - weights.abs().mean(0)) * (3 / 2) ** 0.5
+    assert_sd(errors[:, :200] / (0.5 * pcm_sd(1.0, 1.0, read=False)), 1.0, "half")
+    assert_sd(errors[:, 200:] / pcm_sd(1.0, 1.0, read=False), 1.0, "whole")
+
+
+def test_ramp(engine: str) -> None:
+    """Linear over the first mini-batches, the first of them with noise, across epochs."""
+    analog = convert(levels(1.0), DEVICES, engine=engine)
+    how = recipe(
+        noise_type="gaussian",
+        gaussian_sd=0.05,
+        noise_scale=2.0,
+        ramp_batches=4,
+        learning_rate=STILL,
+        epochs=2,
+    )
+    clean = normalised(only(analog))
+    weights = injected(analog, how, 3)
+    assert len(weights) == 6
+    for step, share in enumerate((0.25, 0.5, 0.75, 1.0, 1.0, 1.0)):
+        assert_sd((weights[step] - clean) / (2.0 * 0.05 * share), 1.0, f"mini-batch {step}")
+    history = run(analog, [random(2, 400)] * 3, how)
+    assert list(history.columns) == ["step", "epoch", "loss", "noise_scale", "learning_rate"]
+    assert list(history.noise_scale) == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+    assert list(history.step) == list(range(6)) and list(history.epoch) == [0, 0, 0, 1, 1, 1]
+
+
+def test_drop_connect(engine: str) -> None:
+    """That share of the weights is zero, drawn anew; the others are what they were."""
+    model = nn.Linear(400, 400, bias=False)
+    analog = convert(model, DEVICES, engine=engine)
+    clean = normalised(only(analog))
+    weights = injected(analog, recipe(drop_connect=0.3, learning_rate=STILL), 5)
+    dropped = weights == 0.0
+    assert_mean(dropped.double(), 0.3, "share of zeros")
+    shared = torch.corrcoef(dropped.flatten(1).double()).triu(1).abs().max()
+    assert float(shared) < 4.9 / 400.0, "batches are independent"
+    assert_close(torch.where(dropped, clean, weights), clean.expand(5, -1, -1), "kept", 1e-6)
+
+
+def test_gradient_of_the_noisy_pass_goes_to_the_clean_weights() -> None:
+    """One SGD step of a product of two matrices, by hand from the weights in use."""
+    model = nn.Sequential(linear(12, 16, bias=False), linear(16, 5, bias=False, seed=2)).double()
+    analog = convert(model, DEVICES)
+    first, second = matrices_of(analog).values()
+    x, upstream = random(6, 12, dtype=torch.float64), random(6, 5, seed=3, dtype=torch.float64)
+    used = []
+
+    def loss(m: nn.Module, batch: Tensor) -> Tensor:
+        used.append([first.effective_weight().clone(), second.effective_weight().clone()])
+        return (m(batch) * upstream).sum()
+
+    how = recipe(noise_type="pcm", noise_scale=3.0, learning_rate=0.01, momentum=0.0)
+    run(analog, [x], how, loss=loss)
+    ((w1, w2),) = used
+    assert float((w1 - model[0].weight).detach().abs().max()) > 0.01
+    step1 = 0.01 * (upstream @ w2).T @ x
+    step2 = 0.01 * upstream.T @ (x @ w1.T)
+    assert_close(first.clean_weight(), model[0].weight - step1, "first", 1e-12)
+    assert_close(second.clean_weight(), model[1].weight - step2, "second", 1e-12)
+
+
+# --- what happens after a step ---
+
+
+def test_fixed_clip(engine: str) -> None:
+    model = linear(60, 50, bias=False)
+    preset = DEVICES.change(max_rows=25, max_columns=20, why="several tiles")
+    analog = convert(model, preset, engine=engine)
+    matrix = only(analog)
+    before = matrix.normalised_weight()
+    assert float(before.abs().max()) == 1.0
+    run(analog, [random(2, 60)], recipe(clip_type="fixed", clip_value=0.7, learning_rate=STILL))
+    assert_close(matrix.normalised_weight(), before.clamp(-0.7, 0.7), "clipped", 1e-6)
+
+
+def test_gaussian_clip(engine: str) -> None:
+    """To so many standard deviations of each tile."""
+    preset = DEVICES.change(max_rows=25, max_columns=20, why="several tiles")
+    analog = convert(linear(60, 50, bias=False), preset, engine=engine)
+    matrix = only(analog)
+    before = matrix.normalised_weight()
+    how = recipe(clip_type="layer_gaussian", clip_value=1.5, learning_rate=STILL)
+    run(analog, [random(2, 60)], how)
+    after = matrix.normalised_weight()
+    for rows, wanted in zip(
+        after.split(matrix.grid.rows, 1), before.split(matrix.grid.rows, 1), strict=True
+    ):  # type: ignore
+        for tile, old in zip(
+            rows.split(matrix.grid.columns), wanted.split(matrix.grid.columns), strict=True
+        ):  # type: ignore
+            bound = 1.5 * float(old.std(correction=0))
+            assert 0.05 < float((old.abs() > bound).double().mean()) < 0.3
+            assert_close(tile, old.clamp(-bound, bound), "tile", 1e-5)
+
+
+# every, mini-batches, largest normalised weight after them, largest trained weight of the first
+REMAPS = [
+    (0, 2, 0.7, 0.7),
+    (3, 2, 0.7, 0.7),
+    (2, 2, 1.0, 0.7),
+    (2, 3, 0.7, 0.49),
+    (1, 2, 1.0, 0.49),
+]
+
+
+@pytest.mark.parametrize(("every", "batches", "share", "trained"), REMAPS)
+def test_remap(engine: str, every: int, batches: int, share: float, trained: float) -> None:
+    """Columns are scaled anew every so many mini-batches, after the clip; weights stay."""
+    analog = convert(linear(60, 50, bias=False), DEVICES, engine=engine)
+    matrix = only(analog)
+    first = matrix.clean_weight().abs().amax(1)
+    how = recipe(clip_type="fixed", clip_value=0.7, remap_every=every, learning_rate=STILL)
+    run(analog, [random(2, 60)] * batches, how)
+    largest = matrix.normalised_weight().abs().amax(1)
+    assert_close(largest, torch.full_like(largest, share), "normalised", 1e-6)
+    assert_close(matrix.clean_weight().abs().amax(1), trained * first, "trained", 1e-6)
+
+
+# --- what is learned ---
+
+
+def test_ranges_start_from_data_and_are_learned(engine: str) -> None:
+    """Uncalibrated: 3 sd of the first batches; then they follow their gradient."""
+    preset = QUIET if engine == "native" else RANGED
+    data = [random(20, 60, seed=i) * (1 + i) for i in range(5)]
+    started = {"learn_input_ranges": True, "input_range_init_batches": 3}
+    found = []
+    for rate in (STILL, 0.5):
+        analog = convert(linear(60, 50), preset, engine=engine)
+        run(analog, data, recipe(**started, learning_rate=rate, momentum=0.0))
+        ranges = only(analog).input_ranges()
+        assert ranges is not None
+        found.append(float(ranges[0, 0]))
+    wanted = sum(float(x.std(correction=0)) * 3.0 for x in data[:3]) / 3
+    assert abs(found[0] / wanted - 1.0) < 1e-3  # engines differ in the correction of the sd
+    assert abs(found[1] / found[0] - 1.0) > 1e-3
+
+
+def test_calibrated_ranges_are_kept_where_training_begins(engine: str) -> None:
+    preset = QUIET if engine == "native" else RANGED
+    analog = convert(linear(60, 50), preset, engine=engine)
+    calibrate(analog, [random(20, 60)])
+    before = only(analog).input_ranges()
+    run(analog, [random(20, 60) * 9.0] * 3, recipe(learn_input_ranges=True, learning_rate=STILL))
+    after = only(analog).input_ranges()
+    assert before is not None and after is not None
+    assert_close(after, before, "ranges", 1e-6)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_column_scales_are_learned(engine: str, learned: bool) -> None:
+    """By their gradient: a loss of the outputs' sum has the sum of outputs over the scale."""
+    analog = convert(linear(60, 50, bias=False), DEVICES, engine=engine)
+    x = random(20, 60)
+    y = functional.linear(x, only(analog).clean_weight())
+    how = recipe(learn_out_scales=learned, learning_rate=1e-3, momentum=0.0)
+    run(analog, [x], how, loss=lambda m, b: m(b).sum())
+    wanted = 1.0 - 1e-3 * y.sum(0) * learned
+    assert_close(only(analog).learned_scale()[0], wanted, "scales", 1e-5)
+
+
+# --- plain training ---
+
+
+def small_net() -> nn.Sequential:
+    torch.manual_seed(4)
+    return nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)
+    )
+
+
+@pytest.mark.parametrize("kind", ["none", "pcm", "gaussian"])
+def test_scale_zero_is_plain_training(kind: str) -> None:
+    """Momentum, weight decay on matrices only, gradient clipping, warm-up and drops included."""
+    model = small_net()
+    analog = convert(model, ideal)
+    data = [(random(8, 2, 4, 4, seed=i), torch.arange(8) % 3) for i in range(4)]
+    fields = {
+        "noise_type": kind,
+        "noise_scale": 0.0,
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 0.05,
+        "grad_clip": 0.5,
+        "warmup_batches": 2,
+        "warmup_factor": 0.5,
+        "lr_drop_epochs": (1, 2),
+        "lr_drop_factor": 0.1,
+        "epochs": 3,
+    }
+
+    def loss(m: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return functional.cross_entropy(m(batch[0]), batch[1])
+
+    history = run(analog, data, recipe(**fields), loss=loss)
+    rates = [0.05, 0.05, 0.1, 0.1] + [0.01] * 4 + [0.001] * 4
+    assert list(history.learning_rate) == pytest.approx(rates)
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.05},
+        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+    losses = []
+    for epoch in range(3):
+        for i, batch in enumerate(data):
+            for group in optimizer.param_groups:
+                group["lr"] = rates[4 * epoch + i]
+            optimizer.zero_grad()
+            value = loss(model, batch)
+            value.backward()
+            losses.append(float(value.detach()))
+            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+    assert list(history.loss) == pytest.approx(losses, rel=1e-4)
+    trained = dict(analog.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert_close(trained[name], parameter, name, 1e-4)
+
+
+def test_gradient_accumulation_is_a_larger_batch() -> None:
+    found = []
+    for steps, size in ((1, 8), (2, 4)):
+        analog = convert(mlp(), ideal)
+        data = list(torch.cat([random(8, 12, seed=i) for i in range(4)]).split(size))
+        how = recipe(learning_rate=0.1, momentum=0.9)
+        run(analog, data, how, gradient_accumulation_steps=steps)
+        found.append(matrices_of(analog)["0"].clean_weight())
+    assert_close(found[1], found[0], "weights")
+
+
+def test_learning_rate_factor() -> None:
+    spec = recipe(
+        warmup_batches=3, warmup_factor=0.05, lr_drop_epochs=(2, 4), lr_drop_factor=0.1
+    ).spec
+    cases = {(0, 0): 0.05, (2, 0): 0.05, (3, 0): 1.0, (50, 1): 1.0, (50, 2): 0.1, (90, 4): 0.01}
+    for (step, epoch), wanted in cases.items():
+        assert learning_rate_factor(spec, step, epoch) == pytest.approx(wanted)
+
+
+def test_weight_decay_is_on_matrices_only() -> None:
+    """Not on biases, normalisations, input ranges or column scales, which have two dimensions."""
+    analog = convert(small_net(), rasch2023)
+    how = recipe(weight_decay=0.1, learn_input_ranges=True, learn_out_scales=True)
+    for matrix in matrices_of(analog).values():
+        matrix.prepare_training(how.spec)
+    groups = default_optimizer(analog, how.spec).param_groups
+    names = {id(p): name for name, p in analog.named_parameters()}
+    decayed = {g["weight_decay"]: {names[id(p)] for p in g["params"]} for g in groups}
+    assert decayed[0.1] == {"0.weight", "4.weight"}
+    assert {"0.bias", "1.weight", "4.crossbar.input_range", "4.crossbar.out_scale"} < decayed[0.0]
+    assert len(decayed[0.1]) + len(decayed[0.0]) == len(names)
+
+
+def test_own_optimizer_gets_its_rates_back() -> None:
+    analog = convert(mlp(), ideal)
+    groups = [
+        {"params": analog[0].parameters(), "lr": 0.3},
+        {"params": analog[2].parameters(), "lr": 0.2},
+    ]
+    optimizer = torch.optim.SGD(groups)
+    how = recipe(warmup_batches=9, warmup_factor=0.5)
+    history = run(analog, [random(4, 12)] * 2, how, optimizer=optimizer)
+    assert list(history.learning_rate) == [0.15, 0.15]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.3, 0.2]
+
+
+# --- distillation ---
+
+
+class Output:
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+@torch.random.fork_rng()
+def test_distillation_loss_by_hand(weight: float) -> None:
+    """(1 - w) loss + w T^2 sum p log(p / q), mean over samples, both softened by T."""
+    analog, teacher = convert(mlp(), ideal), nn.Sequential(linear(12, 5, seed=8), nn.Dropout())
+    teacher.train()
+    x = random(6, 12)
+    student = analog(x).detach().double()
+    target = teacher[0](x).detach().double()
+    how = recipe(distill_weight=weight, distill_temperature=4.0, learning_rate=STILL)
+    history = run(analog, [x], how, teacher=teacher)
+    p, q = (target / 4.0).softmax(1), (student / 4.0).softmax(1)
+    follow = 16.0 * (p * (p / q).log()).sum(1).mean()
+    wanted = (1.0 - weight) * student.square().mean() + weight * follow
+    assert float(history.loss[0]) == pytest.approx(float(wanted), rel=1e-5)
+    assert teacher.training and teacher[1].training
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_logits_of_outputs() -> None:
+    x = random(2, 3)
+    assert logits_of(x) is x and logits_of(Output(x)) is x and logits_of((x, None)) is x
+    with pytest.raises(SpecError, match="no logits in a str"):
+        logits_of("text")
+
+
+# --- seeds, state, settings ---
+
+
+def test_a_seed_is_a_training(engine: str) -> None:
+    how = recipe(noise_type="pcm", noise_scale=3.0, drop_connect=0.1, learning_rate=0.05)
+    preset = rasch2023 if engine == "native" else DEVICES
+    found = []
+    for seed in (1, 1, 2):
+        analog = convert(mlp(), preset, engine=engine)
+        torch.manual_seed(len(found))
+        run(analog, [random(8, 12, seed=i) for i in range(4)], how, seed=seed)
+        found.append({name: m.clean_weight() for name, m in matrices_of(analog).items()})
+    for name in found[0]:
+        assert torch.equal(found[0][name], found[1][name])
+        assert not torch.equal(found[0][name], found[2][name])
+
+
+def test_a_layer_s_noise_does_not_depend_on_others(engine: str) -> None:
+    found = []
+    for extra in (0, 2):
+        layers = {f"a{i}": linear(12, 12, seed=i) for i in range(extra)}
+        model = nn.ModuleDict({**layers, "fc": linear(12, 12, seed=9)})
+        analog = convert(model, DEVICES, engine=engine)
+        matrix = matrices_of(analog)["fc"]
+
+        def loss(m: nn.Module, batch: Tensor, matrix: Matrix = matrix) -> Tensor:
+            found.append(matrix.effective_weight().clone())
+            return m["fc"](batch).sum()  # type: ignore[index]
+
+        run(analog, [random(2, 12)], recipe(noise_type="pcm", learning_rate=STILL), loss=loss)
+    assert torch.equal(found[0], found[1])
+
+
+def test_the_model_comes_back_clean(engine: str) -> None:
+    """Modes as before, nothing injected, effective weights those trained; also after an error."""
+    analog = convert(mlp(), DEVICES, engine=engine).eval()
+    how = recipe(noise_type="pcm", noise_scale=3.0, learning_rate=0.05)
+    seen = []
+
+    def loss(m: nn.Module, batch: Tensor) -> Tensor:
+        seen.append(m.training)
+        if len(seen) == 3:
+            raise OSError("disk")
+        return m(batch).square().mean()
+
+    with pytest.raises(OSError, match="disk"):
+        run(analog, [random(2, 12)] * 9, how, loss=loss)
+    run(analog, [random(2, 12)] * 3, how)
+    assert seen == [True] * 3 and not any(m.training for m in analog.modules())
+    for name, matrix in matrices_of(analog).items():
+        learned = matrix.grid.expand_columns(matrix.learned_scale())
+        assert_close(matrix.effective_weight(), matrix.clean_weight() * learned, name, 1e-6)
+
+
+def test_max_batches(engine: str) -> None:
+    analog = convert(mlp(), ideal, engine=engine)
+    history = run(analog, [random(2, 12)] * 5, recipe(epochs=3), max_batches=7)
+    assert list(history.epoch) == [0] * 5 + [1] * 2
+
+
+def test_mixed_precision_and_then_another_setting() -> None:
+    """Accelerate's wrapper is taken off again: the model can be pickled and trained otherwise."""
+    analog = convert(mlp(), QUIET)
+    how = recipe(learn_input_ranges=True, learning_rate=0.01)
+    run(analog, [random(4, 12)] * 3, how, mixed_precision="bf16")
+    assert {p.dtype for p in analog.parameters()} == {torch.float32}
+    assert "forward" not in analog.__dict__
+    copied = pickle.loads(pickle.dumps(analog))
+    x = random(4, 12)
+    assert torch.equal(copied.eval()(x), analog.eval()(x))
+    run(copy.deepcopy(analog), [random(4, 12)] * 3, how, mixed_precision="no")
+
+
+def test_data_loader_of_torch() -> None:
+    data = torch.utils.data.TensorDataset(random(10, 12))
+    loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True)
+    analog = convert(mlp(), ideal)
+    loss = lambda m, b: m(b[0]).square().mean()  # noqa: E731
+    history = run(analog, loader, recipe(epochs=9, learning_rate=0.05), loss=loss)
+    assert len(history) == 27
+    assert history.loss[-3:].mean() < 0.5 * history.loss[:3].mean()
+
+
+# --- errors ---
+
+
+def test_loaders_that_end_too_soon(engine: str) -> None:
+    analog = convert(mlp(), ideal, engine=engine)
+    with pytest.raises(TrainingError, match="no mini-batch in epoch 0; pass one that is not empty"):
+        run(analog, [], recipe())
+    with pytest.raises(TrainingError, match="no mini-batch in epoch 1; .* not a generator"):
+        run(analog, (random(2, 12) for _ in range(3)), recipe(epochs=2))
+
+
+def test_losses_that_cannot_train(engine: str) -> None:
+    analog = convert(mlp(), ideal, engine=engine)
+    data = [random(2, 12)] * 3
+    before = {name: m.clean_weight() for name, m in matrices_of(analog).items()}
+    bad: dict[str, tuple[Callable[..., Any], type[Exception]]] = {
+        "loss is nan in mini-batch 0": (lambda m, b: m(b).sum() * float("nan"), TrainingError),
+        "loss is inf in mini-batch 0": (lambda m, b: m(b).sum() * float("inf"), TrainingError),
+        "allowed: a tensor of one number": (lambda m, b: m(b), UsageError),
+        r"float.*allowed: a tensor of one number": (lambda m, b: 1.0, UsageError),
+    }
+    for match, (loss, error) in bad.items():
+        with pytest.raises(error, match=match.replace("inf", "-?inf")):
+            run(analog, data, recipe(), loss=loss)
+    for name, matrix in matrices_of(analog).items():
+        assert torch.equal(matrix.clean_weight(), before[name])
+
+
+def test_recipes_that_cannot_be() -> None:
+    with pytest.raises(UnknownNameError, match="no entry 'wrn17'; there are: wrn16"):
+        HWATraining.for_(rasch2023, "wrn17")
+    with pytest.raises(SpecError, match="TrainingSpec has no field noise; fields: noise_type"):
+        recipe(noise=1.0)
+    with pytest.raises(SpecError, match="noise_scale = -1"):
+        recipe(noise_scale=-1.0)
+    analog = convert(mlp(), ideal)
+    with pytest.raises(SpecError, match="pass teacher=digital_model or recipe.override"):
+        run(analog, [random(2, 12)], recipe(distill_weight=0.5))
+    with pytest.raises(UsageError, match=r"allowed: HWATraining.for_\(preset, name\)"):
+        run(analog, [random(2, 12)], "wrn16")  # type: ignore[arg-type]
+
+
+def test_override_keeps_the_source() -> None:
+    changed = HWATraining.for_(rasch2023, "wrn16").override(noise_scale=2.0, why="less noise")
+    assert changed.spec.noise_scale == 2.0 and changed.name == "rasch2023/wrn16"
+    assert "less noise" in str(changed.spec.sources["noise_scale"])
+    assert HWATraining.for_(rasch2023, "wrn16").spec.noise_scale == 3.0
