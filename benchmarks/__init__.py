@@ -1,1 +1,1 @@
-"""Programs over the library: three tasks, their data, their digital training, the benchmark itself."""
+"""Programs over the library: three tasks, their data, their digital training, the benchmark."""

@@ -38,7 +38,13 @@ def cache_dir() -> Path:
     """The folder for decoded data and downloads: AIMC_BRIDGE_CACHE, else ~/.cache/aimc_bridge."""
     variable = os.environ.get(CACHE_VARIABLE)
     folder = Path(variable) if variable else Path.home() / ".cache" / "aimc_bridge"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"the cache folder {folder} cannot be made ({error.strerror}); "
+            f"point {CACHE_VARIABLE} at a folder that can be written"
+        ) from None
     return folder
 
 
@@ -60,11 +66,15 @@ def find(folder: Path, what: str, *choices: Sequence[str]) -> list[Path]:
 
 def cannot_download(what: str, error: Exception) -> DataError:
     """The error for data that is neither here nor downloadable."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return DataError(
-        f"{what} could not be downloaded ({reason}); "
+        f"{what} could not be downloaded ({first_line(error)}); "
         f"point --data-dir or {DATA_VARIABLE} at a folder that holds it"
     )
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, on one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
 
 
 def cached(
@@ -87,8 +97,11 @@ def cached(
             file.unlink()
     tensors = make()
     temporary = file.with_name(f"{file.name}.{os.getpid()}")
-    save_file(tensors, temporary)
-    os.replace(temporary, file)
+    try:
+        save_file(tensors, temporary)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
     return tensors
 
 

@@ -1,7 +1,7 @@
-"""Digital training of a benchmark's model, with checkpoints: `python -m benchmarks.digital bert ...`.
+"""Digital training of a task's model, with checkpoints: `python -m benchmarks.digital bert ...`.
 
-A run's folder holds `step-N.safetensors` (weights and optimizer) with `checkpoint.json` pointing at it
-while it trains, `log.csv`, and at the end `model.safetensors` and `info.json`.
+A run's folder holds `step-N.safetensors` (weights and optimizer) with `checkpoint.json` pointing at
+it while it trains, `log.csv`, and at the end `model.safetensors` and `info.json`.
 """
 
 import csv
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from aimc_bridge.errors import AimcError, CheckpointError, TrainingError, UsageError
 from aimc_bridge.rng import derive
+from aimc_bridge.training import accelerate_state
 from benchmarks import tasks
 from benchmarks.tasks import DigitalRecipe, Task
 
@@ -142,6 +143,7 @@ def put_back(
     task.carry(model, carried)
 
 
+@accelerate_state()
 def fit(
     task: Task,
     out: Path,
@@ -157,13 +159,14 @@ def fit(
     """Trains a task's digital model and writes it to `out`.
 
     Args:    recipe            the task's own where None.
-             resume            go on from the last checkpoint in `out`, to the weights of a run that was
-                               never interrupted (bit for bit on the CPU).
+             resume            go on from the last checkpoint in `out`, to the weights of a run that
+                               was never interrupted (bit for bit on the CPU).
              device            "auto", "cpu" or "cuda".
              checkpoint_every  steps between checkpoints; 0 writes none.
              stop_after        stop there, with a checkpoint, as an interruption would (tests).
     Returns: the trained model, in eval mode.
-    Raises:  TrainingError when the loss is no longer finite; UsageError where `out` holds another run.
+    Raises:  TrainingError when the loss is no longer finite; UsageError where `out` holds another
+             run.
     """
     recipe = recipe or task.digital
     if device not in ("auto", "cpu", "cuda"):
@@ -176,10 +179,13 @@ def fit(
         raise UsageError(f"{out} holds a finished run; name another folder or --resume")
     if (out / "checkpoint.json").exists() and not resume:
         raise UsageError(f"{out} holds an unfinished run; --resume goes on with it")
-    out.mkdir(parents=True, exist_ok=True)
+    loader = task.digital_loader(recipe.batch_size, seed)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be made ({error.strerror}); name another folder") from None
 
     accelerator = Accelerator(cpu=device == "cpu")
-    loader = task.digital_loader(recipe.batch_size, seed)
     total = max(1, round(recipe.epochs * len(loader)))
     bare = task.build(seed)
     model, optimizer = accelerator.prepare(bare, optimizer_for(bare, recipe))
@@ -236,7 +242,8 @@ def fit(
                     if not math.isfinite(value):
                         raise TrainingError(
                             f"{task.model_name} diverged: loss {value} at step {step} of {total}, "
-                            f"learning rate {rate:.1e}; lower --learning-rate or set --grad-clip"
+                            f"learning rate {rate:.1e}; lower --learning-rate or set --grad-clip, "
+                            "and name another --out"
                         )
                     wall = time.monotonic() - began
                     writer.writerow([step, f"{value:.5f}", f"{rate:.3e}", f"{wall:.1f}"])
@@ -350,7 +357,7 @@ def main(
         )
     except AimcError as error:
         typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+        raise typer.Exit(1 if isinstance(error, TrainingError) else 2) from None
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import io
 import lzma
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,12 +31,12 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp")
 def pixels(source: Path | io.BytesIO, name: str, size: int | None = None) -> Tensor:
     """One image as uint8 (3, h, w), resized to `size` squared where given."""
     try:
-        with Image.open(source) as image:
-            image = image.convert("RGB")
+        with Image.open(source) as opened:
+            image = opened.convert("RGB")
             if size is not None and image.size != (size, size):
                 image = image.resize((size, size))
             return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{name} is not a whole image ({error}); copy the file again") from None
 
 
@@ -66,8 +67,8 @@ def from_image_tar(path: Path, classes: Sequence[str]) -> Images:
                 if len(parts) < 3 or parts[0] not in splits or parts[1] not in classes:
                     raise DataError(f"{path}: {member.name} is not train|test/CLASS/IMAGE")
                 content = archive.extractfile(member)
-                assert content is not None  # a file, as asked above
-                image = pixels(io.BytesIO(content.read()), f"{path}: {member.name}")
+                data = content.read() if content is not None else b""
+                image = pixels(io.BytesIO(data), f"{path}: {member.name}")
                 splits[parts[0]].append((member.name, classes.index(parts[1]), image))
     except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
         raise DataError(f"{path} is damaged or cut short ({error}); copy the file again") from None
@@ -84,6 +85,9 @@ def image_folder(folder: Path, size: int | None = None) -> tuple[Images, list[st
     classes = sorted(entry.name for entry in train.iterdir() if entry.is_dir())
     if len(classes) < 2:
         raise DataError(f"{train} holds {len(classes)} class folders; at least 2 are needed")
+    strange = sorted({entry.name for entry in test.iterdir() if entry.is_dir()} - set(classes))
+    if strange:
+        raise DataError(f"{test} holds classes that {train} has not: {', '.join(strange)}")
 
     def files(split: Path) -> list[Path]:
         return sorted(
@@ -113,7 +117,7 @@ def image_folder(folder: Path, size: int | None = None) -> tuple[Images, list[st
 
 
 def cifar10_jpeg(folder: Path) -> Images:
-    """All 60,000 images of CIFAR-10 as JPEG (about 30 dB PSNR), from the tar or its unpacked form."""
+    """All 60,000 images of CIFAR-10 as JPEG (about 30 dB PSNR), from the tar or unpacked."""
     names = ("cifar-10/cifar-10-images.tar.xz", "cifar-10-images.tar.xz")
     unpacked = ["cifar-10/train", "cifar-10/test"]
     found = find(folder, "CIFAR-10 (JPEG)", [names[0]], [names[1]], unpacked)
@@ -127,19 +131,26 @@ def cifar10_lossless(folder: Path) -> Images:
     name = "lossless-subset.npz"
     path = find(folder, "CIFAR-10 (lossless subset)", [f"cifar-10/{name}"], [name])[0]
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             tensors: Images = {}
             for split in ("train", "test"):
-                data = torch.from_numpy(arrays[f"{split}_data"])
-                tensors[f"{split}_images"] = data.reshape(-1, 3, 32, 32)
-                tensors[f"{split}_labels"] = torch.from_numpy(arrays[f"{split}_labels"]).long()
+                data, labels = arrays[f"{split}_data"], arrays[f"{split}_labels"]
+                if data.dtype != np.uint8 or data.shape != (len(labels), 3072):
+                    raise DataError(
+                        f"{path}: {split}_data is {data.dtype} {data.shape}; expected uint8 "
+                        f"({len(labels)}, 3072), a row a label"
+                    )
+                tensors[f"{split}_images"] = torch.from_numpy(data).reshape(-1, 3, 32, 32)
+                tensors[f"{split}_labels"] = torch.from_numpy(labels).long()
             return tensors
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError, RuntimeError) as error:
+    except DataError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError) as error:
         raise DataError(f"{path} is damaged or cut short ({error}); copy the file again") from None
 
 
 def cifar(classes: int, folder: Path | None) -> Images:
-    """CIFAR-10 or CIFAR-100 through torchvision: the official files in `folder`, else a download."""
+    """CIFAR-10 or CIFAR-100 through torchvision: official files in `folder`, else a download."""
     from torchvision import datasets
 
     kind = {10: datasets.CIFAR10, 100: datasets.CIFAR100}[classes]

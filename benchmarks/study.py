@@ -1,10 +1,12 @@
-"""One task from the digital model to the table: direct conversion, hardware-aware training, sweeps."""
+"""One task from digital model to table: direct conversion, hardware-aware training, sweeps."""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import functools
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -25,8 +28,8 @@ from aimc_bridge.errors import CheckpointError
 from aimc_bridge.report import COLUMNS
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import sweep
-from aimc_bridge.training import train
-from benchmarks import digital
+from aimc_bridge.training import HWATraining, train
+from benchmarks import digital, tasks
 from benchmarks.profiles import Plan, recipe_for
 from benchmarks.tasks import Task
 
@@ -67,8 +70,14 @@ class Study:
             "metric": task.metric,
             "chance_error": task.chance_error,
             "plan": dataclasses.asdict(plan),
+            "samples": {},
             "wall_s": {},
+            "interrupted": [],
         }
+        self.started: list[str] = []
+        total = task.count("test")
+        self.subset = _part_of(total, plan.subset)
+        self.slow_subset = _part_of(total, plan.slow_subset)
         self.rows: list[pd.DataFrame] = []
 
     def run(self) -> pd.DataFrame:
@@ -76,39 +85,79 @@ class Study:
         import pandas as pd
 
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._recall()
         model = self._digital()
         native = self._converted(model, "native")
         table = coverage(native)
         self.facts["analog_weights"] = int(table[table["where"] == "analog"].parameters.sum())
         self.facts["tiles"] = int(table.tiles.sum())
+        for subset in dict.fromkeys(subset for _, subset, _ in self._measurements()):
+            self._baseline(model, subset)
         if "direct" in self.settings.phases:
-            self._timed("calibration", self._calibrated, native)
+            self._calibrated(native)
             self._sweeps("direct", model, native)
         if "hwa" in self.settings.phases:
-            self._timed("hwa training", self._trained, model, native)
+            self._trained(model, native)
             self._sweeps("hwa", model, native)
-        for engine in self.settings.engines:
-            self._baseline(model, engine)
-        return pd.concat(self.rows, ignore_index=True)[COLUMNS]
+        return pd.concat(self.rows, ignore_index=True)[COLUMNS].astype({"chip": "Int64"})
 
     def _say(self, text: str) -> None:
-        self.console.print(f"[bold]{self.task.name}[/bold]  {text}", highlight=False)
+        self.console.print(
+            f"[bold]{self.task.name}[/bold]  {escape(text)}", highlight=False, soft_wrap=True
+        )
 
     def _timed(self, name: str, work: Any, *args: Any) -> Any:
+        """Do a part and note its seconds, once: a finished part keeps those of its own run.
+
+        A part that an interruption cut in two counts from the interruption on, and is listed so.
+        """
         began = time.monotonic()
+        if name in self.facts["wall_s"]:
+            return work(*args)
+        if name in self.started and name not in self.facts["interrupted"]:
+            self.facts["interrupted"].append(name)
+        self.started.append(name)
+        self._note()
         result = work(*args)
         self.facts["wall_s"][name] = round(time.monotonic() - began, 1)
+        self._note()
         return result
+
+    def _note(self) -> None:
+        """Keep what a resumed run must know."""
+        kept = {
+            "started": self.started,
+            "wall_s": self.facts["wall_s"],
+            "interrupted": self.facts["interrupted"],
+        }
+        digital.replace_file(self.folder / "parts.json", json.dumps(kept, indent=1) + "\n")
+
+    def _recall(self) -> None:
+        file = self.folder / "parts.json"
+        if not file.exists():
+            return
+        try:
+            kept = json.loads(file.read_text())
+            self.started = kept["started"]
+            self.facts["wall_s"], self.facts["interrupted"] = kept["wall_s"], kept["interrupted"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{file} is damaged ({error}); remove it to go on without the times measured before"
+            ) from None
 
     # --- models ---
 
     def _digital(self) -> nn.Module:
         if self.checkpoint is not None:
             self._say(f"digital model from {self.checkpoint}")
-            self.facts["digital"] = "checkpoint"
+            self.facts["digital"] = {
+                "checkpoint": str(self.checkpoint),
+                **tasks.read_info(self.checkpoint),
+            }
             return self.task.load(self.checkpoint).to(self.settings.device)
         out = self.folder / "digital"
-        self._say(f"digital training of {self.task.model_name} on {self.task.dataset}")
+        if not (out / "model.safetensors").exists():
+            self._say(f"digital training of {self.task.model_name} on {self.task.dataset}")
         model = self._timed(
             "digital training",
             functools.partial(
@@ -131,7 +180,8 @@ class Study:
 
     def _calibrated(self, native: nn.Module) -> None:
         if self.settings.preset.crossbar.input_range != "none":
-            calibrate(native, self.task.calibration_batches(self.plan.calibration))
+            batches = self.task.calibration_batches(self.plan.calibration)
+            calibrate(native, batches, self.plan.method)
 
     def _trained(self, model: nn.Module, native: nn.Module) -> None:
         file = self.folder / "hwa.safetensors"
@@ -140,11 +190,19 @@ class Study:
         )
         self.facts["recipe"] = {"name": recipe.name, **recipe.spec.values()}
         if file.exists():
-            self._say("hardware-aware weights of an earlier run")
-            self.facts["wall_s"]["hwa training"] = "earlier"
+            self._say("hardware-aware weights of the run before the interruption")
             load_weights(native, file)
             return
-        self._say(f"hardware-aware training, recipe {recipe.name}, {self.plan.why or 'as it is'}")
+        batches = self.plan.hwa_batches
+        self._say(
+            f"hardware-aware training, recipe {recipe.name}, "
+            f"{self.plan.why or 'as it is'}"
+            f"{f', {batches} mini-batches' if batches is not None else ''}"
+        )
+        self._timed("hwa training", self._train, model, native, recipe)
+        save_weights(native, file)
+
+    def _train(self, model: nn.Module, native: nn.Module, recipe: HWATraining) -> None:
         loader = self.task.train_loader(recipe.spec.batch_size, self.settings.seed)
         history = train(
             native,
@@ -159,7 +217,6 @@ class Study:
             cpu=self.settings.device.type == "cpu",
         )
         history.to_csv(self.folder / "hwa.csv", index=False)
-        save_weights(native, file)
 
     def _optimizer(self, native: nn.Module, rate: float) -> torch.optim.Optimizer | None:
         if self.plan.optimizer == "sgd":
@@ -168,63 +225,125 @@ class Study:
 
     # --- measurements ---
 
-    def _subset(self, engine: str) -> int | None:
-        return self.plan.subset if engine == "native" else self.plan.slow_subset
+    def _measurements(self) -> list[tuple[str, int | None, int]]:
+        """(engine, samples, chips) of a phase.
 
-    def _dataset(self, engine: str) -> str:
-        subset = self._subset(engine)
-        return self.task.dataset if subset is None else f"{self.task.dataset}, first {subset}"
+        Where aihwkit gets fewer samples than the native engine, the native engine is measured on
+        those too: side by side means the same samples.
+        """
+        plan, engines = self.plan, self.settings.engines
+        found: list[tuple[str, int | None, int]] = []
+        if "native" in engines:
+            found.append(("native", self.subset, plan.chips))
+            if "aihwkit" in engines and self.slow_subset != self.subset:
+                found.append(("native", self.slow_subset, plan.chips))
+        if "aihwkit" in engines:
+            found.append(("aihwkit", self.slow_subset, plan.slow_chips))
+        return found
+
+    def _data(self, subset: int | None) -> str:
+        if subset is None:
+            return self.task.dataset
+        return f"{self.task.dataset}, subset of {subset}"
 
     def _sweeps(self, phase: str, model: nn.Module, native: nn.Module) -> None:
-        for engine in self.settings.engines:
-            analog = native
-            if engine != "native":
-                analog = self._timed(f"convert {engine}", self._converted, model, engine)
-                copy_trained(native, analog)
-                analog.eval()
-            chips = self.plan.chips if engine == "native" else self.plan.slow_chips
-            self._say(
-                f"{phase}, {engine}: {chips} chips x {len(self.settings.times)} times on "
-                f"{self._dataset(engine)}"
-            )
-            part = self.folder / f"{phase}-{engine}.csv"
-            table = self._timed(
-                f"{phase} {engine}",
-                functools.partial(
-                    sweep,
-                    analog,
-                    functools.partial(_evaluate, self.task, self._subset(engine)),
-                    self.settings.times,
-                    chips=chips,
-                    seed=self.settings.seed,
-                    resume=part,
-                    progress=self.console.is_terminal,
-                ),
-            )
-            self._add(table, phase, engine)
+        for engine, subset, chips in self._measurements():
+            name = f"{phase} {engine}" + (f" {subset}" if subset is not None else "")
+            part = self.folder / f"{name.replace(' ', '-')}.csv"
+            table = self._finished(part, chips)
+            if table is None:
+                analog = native
+                if engine != "native":
+                    analog = self._timed(
+                        f"convert {phase} {engine}", self._as, engine, model, native
+                    )
+                self._say(
+                    f"{phase}, {engine}: {chips} chips x {len(self.settings.times)} times on "
+                    f"{self._data(subset)}"
+                )
+                table = self._timed(
+                    name,
+                    functools.partial(
+                        sweep,
+                        analog,
+                        functools.partial(_evaluate, self.task, subset),
+                        self.settings.times,
+                        chips=chips,
+                        seed=self.settings.seed,
+                        resume=part,
+                        progress=self.console.is_terminal,
+                    ),
+                )
+            self._add(table, phase, engine, subset)
 
-    def _baseline(self, model: nn.Module, engine: str) -> None:
-        """The digital model on the samples that the engine's chips were measured on."""
+    def _finished(self, part: Path, chips: int) -> pd.DataFrame | None:
+        """The rows of a sweep that an earlier run finished; one cut short is left to `sweep`."""
         import pandas as pd
 
-        with torch.random.fork_rng():
-            torch.manual_seed(rng.derive(self.settings.seed, "digital"))
-            values = _evaluate(self.task, self._subset(engine), model)
+        if not part.exists():
+            return None
+        kinds = {"chip": int, "seed": int, "t_inference": float, "metric": str}
+        try:
+            # not pandas: a value must come back to the last bit
+            with part.open(newline="", encoding="utf-8") as file:
+                lines = list(csv.DictReader(file, strict=True))
+            rows = [
+                {
+                    **{key: kind(line[key]) for key, kind in kinds.items()},
+                    "value": float(line["value"] or "nan"),
+                }
+                for line in lines
+            ]
+        except (ValueError, KeyError, TypeError, csv.Error) as error:
+            raise CheckpointError(
+                f"{part} is damaged ({error!r}); remove it to measure these chips again"
+            ) from None
+        table = pd.DataFrame(rows, columns=[*kinds, "value"])
+        if set(table.chip) != set(range(chips)):
+            return None
+        return table.sort_values(["metric", "chip", "t_inference"], ignore_index=True)
+
+    def _as(self, engine: str, model: nn.Module, native: nn.Module) -> nn.Module:
+        """The native model's weights and input ranges on another engine."""
+        analog = self._converted(model, engine)
+        copy_trained(native, analog)
+        return analog.eval()
+
+    def _baseline(self, model: nn.Module, subset: int | None) -> None:
+        """The digital model on the samples that the chips are measured on."""
+        import pandas as pd
+
+        file = self.folder / f"digital-{'all' if subset is None else subset}.json"
+        if file.exists():
+            values = json.loads(file.read_text())
+        else:
+            with torch.random.fork_rng():
+                torch.manual_seed(rng.derive(self.settings.seed, "digital"))
+                values = _evaluate(self.task, subset, model)
+            digital.replace_file(file, json.dumps(values) + "\n")
+        self.facts["samples"][self._data(subset)] = sum(
+            self.task.targets(batch).numel() for batch in self.task.batches("test", subset)
+        )
         table = pd.DataFrame(
             [{"metric": k, "value": v, "seed": self.settings.seed} for k, v in values.items()]
         )
-        self._add(table.assign(t_inference=None, chip=None), "digital", engine)
+        self._add(table.assign(t_inference=math.nan, chip=math.nan), "digital", "digital", subset)
 
-    def _add(self, table: pd.DataFrame, phase: str, engine: str) -> None:
+    def _add(self, table: pd.DataFrame, phase: str, engine: str, subset: int | None) -> None:
         self.rows.append(
             table.assign(
                 model=self.task.model_name,
-                dataset=self._dataset(engine),
+                dataset=self._data(subset),
                 phase=phase,
-                engine=engine if phase != "digital" else "digital",
+                engine=engine,
                 preset=str(self.settings.preset) if phase != "digital" else "",
             )
         )
+
+
+def _part_of(total: int, subset: int | None) -> int | None:
+    """A number of samples, or None where that is all there are."""
+    return None if subset is None or subset >= total else subset
 
 
 def _evaluate(task: Task, subset: int | None, model: nn.Module) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Texts: SST-2, WikiText-2, and the English of Python's own help topics."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from aimc_bridge.errors import DataError
@@ -82,7 +83,12 @@ def wikitext2(folder: Path | None) -> dict[str, list[str]]:
         )
     except Exception as error:  # noqa: BLE001 (every layer below has its own kind of "no network")
         raise cannot_download("WikiText-2", error) from None
-    return {split: words("".join(loaded[split]["text"])) for split in splits}
+    return {split: words(lines(loaded[split]["text"])) for split in splits}
+
+
+def lines(rows: Iterable[str]) -> str:
+    """The text of a token file from the hub's rows, whose empty lines have lost their line end."""
+    return "".join(row if row.endswith("\n") else row + "\n" for row in rows)
 
 
 def read_tokens(path: Path) -> list[str]:

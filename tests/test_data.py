@@ -1,0 +1,553 @@
+"""Reading data: every format from tiny files in its real form, damage named, order repeatable."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from aimc_bridge.errors import DataError
+from aimc_bridge.rng import stream
+from benchmarks import data, images, text
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv(data.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.delenv(data.DATA_VARIABLE, raising=False)
+
+
+def written(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+# --- where things are -----------------------------------------------------------------------------
+
+
+def test_the_data_folder_is_the_one_given_then_the_variables(tmp_path, monkeypatch) -> None:
+    assert data.data_dir(None) is None
+    monkeypatch.setenv(data.DATA_VARIABLE, str(tmp_path))
+    assert data.data_dir(None) == tmp_path
+    with pytest.raises(DataError, match=r"no data folder .*nowhere \(from --data-dir\)"):
+        data.data_dir(tmp_path / "nowhere")
+    monkeypatch.setenv(data.DATA_VARIABLE, str(tmp_path / "gone"))
+    with pytest.raises(DataError, match=r"gone \(from AIMC_BRIDGE_DATA\)"):
+        data.data_dir(None)
+
+
+def test_what_is_missing_is_named_with_the_place(tmp_path) -> None:
+    written(tmp_path / "SST-2" / "train.tsv", "sentence\tlabel\na\t1\n")
+    with pytest.raises(DataError) as caught:
+        text.sst2(tmp_path)
+    message = str(caught.value)
+    assert str(tmp_path) in message
+    assert "SST-2/train.tsv, SST-2/dev.tsv or train.tsv, dev.tsv" in message
+    assert "--data-dir" in message
+
+
+def test_cache_is_made_once_and_again_when_a_file_changes_or_half_is_there(tmp_path) -> None:
+    source = written(tmp_path / "source", "1")
+    calls = []
+
+    def make() -> dict[str, torch.Tensor]:
+        calls.append(1)
+        return {"x": torch.tensor([float(len(calls))])}
+
+    assert data.cached("thing", [source], make)["x"].item() == 1.0
+    assert data.cached("thing", [source], make)["x"].item() == 1.0
+    (file,) = data.cache_dir().glob("thing-*")
+    file.write_bytes(file.read_bytes()[:20])
+    assert data.cached("thing", [source], make)["x"].item() == 2.0
+    written(source, "22")
+    assert data.cached("thing", [source], make)["x"].item() == 3.0
+
+
+def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch) -> None:
+    written(tmp_path / "file", "")
+    monkeypatch.setenv(data.CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
+    with pytest.raises(DataError, match=data.CACHE_VARIABLE):
+        data.cache_dir()
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+def loader(n: int, batch_size: int, seed: int = 0) -> data.Loader:
+    def make(chosen: torch.Tensor, generator: torch.Generator, epoch: int) -> tuple[object, ...]:
+        return chosen.tolist(), float(torch.rand((), generator=generator)), epoch
+
+    return data.Loader(
+        lambda epoch, generator: data.shuffled(n, batch_size, generator),
+        make,
+        n // batch_size,
+        seed,
+    )
+
+
+def test_an_epoch_is_whole_batches_each_index_once_in_another_order_each_epoch() -> None:
+    first, second = list(loader(10, 3)), None
+    both = loader(10, 3)
+    assert list(both) == first  # the same seed
+    second = list(both)
+    seen = [index for batch, _, _ in first for index in batch]
+    assert len(seen) == 9 == len(set(seen))
+    assert [b for b, _, _ in first] != [b for b, _, _ in second]
+    assert [epoch for _, _, epoch in second] == [1, 1, 1]
+    assert list(loader(10, 3, seed=1)) != first
+
+
+def test_an_epoch_goes_on_at_any_position_as_if_never_interrupted() -> None:
+    whole = loader(20, 2)
+    assert list(whole.passing(3, 4)) == list(whole.passing(3))[4:]
+
+
+def test_less_data_than_a_batch_is_an_error() -> None:
+    with pytest.raises(DataError, match="smaller than one batch"):
+        loader(3, 4)
+
+
+# --- texts ----------------------------------------------------------------------------------------
+
+
+def test_tsv_as_glue_writes_it(tmp_path) -> None:
+    path = written(tmp_path / "train.tsv", 'sentence\tlabel\nit \'s " fine " \t1\nno .\t0\n')
+    assert text.read_tsv(path) == (['it \'s " fine "', "no ."], [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("", "line 1: expected the header"),
+        ("text\tlabel\na\t1\n", "line 1: expected the header"),
+        ("sentence\tlabel\n", "holds no sentences"),
+        ("sentence\tlabel\na\t1\nb", "line 3: cut short"),
+        ("sentence\tlabel\na\t1\nb\n", "line 3: expected sentence<TAB>0 or 1"),
+        ("sentence\tlabel\na\t2\n", "line 2: expected sentence<TAB>0 or 1"),
+        (b"sentence\tlabel\na\xff\t1\n", "not UTF-8 at byte 16"),
+    ],
+)
+def test_a_damaged_tsv_says_file_and_line(tmp_path, content, complaint) -> None:
+    path = written(tmp_path / "train.tsv", content)
+    with pytest.raises(DataError, match=complaint) as caught:
+        text.read_tsv(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_token_files_have_an_end_of_sentence_a_line(tmp_path) -> None:
+    for part in ("train", "valid", "test"):
+        written(tmp_path / "wikitext-2" / f"wiki.{part}.tokens", f" \n = {part} = \n a <unk> . \n")
+    found = text.wikitext2(tmp_path)
+    end = "<eos>"
+    assert found["validation"] == [end, "=", "valid", "=", end, "a", "<unk>", ".", end]
+    assert list(found) == ["train", "validation", "test"]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [("", "holds no words"), (" \n \n", "holds no words"), ("a b\nc", "cut short")],
+)
+def test_a_damaged_token_file_is_named(tmp_path, content, complaint) -> None:
+    path = written(tmp_path / "wiki.train.tokens", content)
+    with pytest.raises(DataError, match=complaint) as caught:
+        text.read_tokens(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_text_that_cannot_be_read_is_named(tmp_path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        text.read_text(tmp_path)  # a folder
+
+
+def test_texts_from_the_hub_are_those_of_the_files(tmp_path, monkeypatch) -> None:
+    """The hub drops the line end of empty lines and keeps blanks around sentences."""
+    import datasets
+
+    tokens = " \n = A = \n \n b c \n"
+    rows = ["", " = A = \n", "", " b c \n"]
+    hub = {
+        "Salesforce/wikitext": dict.fromkeys(("train", "validation", "test"), {"text": rows}),
+        "nyu-mll/glue": {
+            "train": {"sentence": ["good "], "label": [1]},
+            "validation": {"sentence": ["bad "], "label": [0]},
+        },
+    }
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, *_, **__: hub[name])
+    path = written(tmp_path / "wiki.train.tokens", tokens)
+    assert text.wikitext2(None)["train"] == text.read_tokens(path)
+    assert text.sst2(None) == {"train": (["good"], [1]), "dev": (["bad"], [0])}
+
+
+@pytest.mark.parametrize("read", [text.sst2, text.wikitext2])
+def test_no_network_and_no_folder_says_what_to_do(read, monkeypatch) -> None:
+    import datasets
+
+    def fail(*_, **__) -> None:
+        raise ConnectionError("Couldn't reach the hub\nmore")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(DataError, match=r"reach the hub\); point --data-dir") as caught:
+        read(None)
+    assert "\n" not in str(caught.value)
+
+
+def test_help_text_has_three_splits_without_a_common_paragraph() -> None:
+    splits = text.help_text()
+    parts = {name: set(" ".join(words).split(" <eos>")) for name, words in splits.items()}
+    total = sum(map(len, splits.values()))
+    assert total > 50_000
+    for name, share in (("train", 0.8), ("validation", 0.1), ("test", 0.1)):
+        assert len(splits[name]) / total == pytest.approx(share, abs=0.05)
+    # paragraphs that differ only in case or blanks may come twice, long ones hardly ever
+    shared = {p for p in parts["train"] & parts["test"] if len(p.split()) > 12}
+    assert len(shared) < 0.01 * len(parts["test"])
+
+
+def test_help_sentences_come_once_and_from_every_chapter() -> None:
+    sentences, labels = text.help_sentences()
+    assert len(set(map(tuple, sentences))) == len(sentences) > 1500
+    counts = Counter(labels)
+    assert sorted(counts) == list(range(len(text.CHAPTERS)))
+    assert max(counts.values()) < 0.5 * len(labels)  # guessing the commonest is far from right
+
+
+def test_a_python_without_help_topics_says_so(monkeypatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(DataError, match="pydoc_data.topics"):
+        text.help_topics()
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def picture(value: int, size: int = 4) -> np.ndarray:
+    """A picture whose pixels are a function of `value`."""
+    return (np.arange(size * size * 3).reshape(size, size, 3) * 5 + value).astype(np.uint8)
+
+
+def encoded(array: np.ndarray, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def cifar_files(root: Path, kind: type, monkeypatch, n: int = 5) -> Path:
+    """Tiny pickles in the official form, their checksums put in place of the official ones."""
+    base = root / kind.base_folder
+
+    def put(name: str, content: dict) -> tuple[str, str]:
+        blob = written(base / name, pickle.dumps(content)).read_bytes()
+        return name, hashlib.md5(blob).hexdigest()
+
+    key = "labels" if "10-batches" in kind.base_folder else "fine_labels"
+    lists = {}
+    for part in ("train_list", "test_list"):
+        lists[part] = [
+            put(
+                name,
+                {
+                    "data": np.full((n, 3072), index, dtype=np.uint8),
+                    key: list(range(n)),
+                    "filenames": [""] * n,
+                },
+            )
+            for index, (name, _) in enumerate(getattr(kind, part))
+        ]
+        monkeypatch.setattr(kind, part, lists[part])
+    name, md5 = put(kind.meta["filename"], {kind.meta["key"]: list("abcdefghij")})
+    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": md5})
+    return base
+
+
+@pytest.mark.parametrize(("classes", "n_train"), [(10, 25), (100, 5)])
+def test_cifar_pickles(tmp_path, monkeypatch, classes, n_train) -> None:
+    from torchvision import datasets
+
+    cifar_files(tmp_path, {10: datasets.CIFAR10, 100: datasets.CIFAR100}[classes], monkeypatch)
+    found = images.cifar(classes, tmp_path)
+    assert found["train_images"].shape == (n_train, 3, 32, 32)
+    assert found["train_images"].dtype == torch.uint8
+    assert found["test_labels"].tolist() == [0, 1, 2, 3, 4]
+    # batch i is filled with i: order kept, nothing lost
+    assert found["train_images"].flatten(1).float().mean(1).tolist() == [
+        i // 5 for i in range(n_train)
+    ]
+
+
+def test_cifar_planes_keep_their_order(tmp_path, monkeypatch) -> None:
+    """A row of the pickle is red, green, blue, each row by row."""
+    from torchvision import datasets
+
+    base = cifar_files(tmp_path, datasets.CIFAR10, monkeypatch)
+    row = np.arange(3072, dtype=np.int64).astype(np.uint8)[None]
+    blob = pickle.dumps({"data": row, "labels": [7]})
+    written(base / "test_batch", blob)
+    monkeypatch.setattr(
+        datasets.CIFAR10, "test_list", [["test_batch", hashlib.md5(blob).hexdigest()]]
+    )
+    found = images.cifar(10, tmp_path)["test_images"][0]
+    assert torch.equal(found, torch.from_numpy(row.reshape(3, 32, 32)))
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing"])
+def test_cifar_that_is_damaged_or_missing_says_which_files(tmp_path, monkeypatch, damage) -> None:
+    from torchvision import datasets
+
+    base = cifar_files(tmp_path, datasets.CIFAR10, monkeypatch)
+    file = base / "data_batch_3"
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-100])
+    else:
+        file.unlink()
+    with pytest.raises(DataError, match="data_batch_1, data_batch_2.*official checksums") as caught:
+        images.cifar(10, tmp_path)
+    assert str(base) in str(caught.value)
+
+
+def test_cifar_without_network_says_what_to_do(monkeypatch) -> None:
+    from torchvision import datasets
+
+    def fail(self) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(datasets.CIFAR10, "download", fail)
+    with pytest.raises(DataError, match=r"CIFAR-10 could not be downloaded \(no route"):
+        images.cifar(10, None)
+
+
+def image_tar(path: Path, extra: dict[str, bytes] | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files = {
+        f"{split}/{name}/{number:04}.jpg": encoded(picture(10 * number, 32), "JPEG")
+        for split in ("train", "test")
+        for name in images.CIFAR10_CLASSES
+        for number in (1, 2)
+    }
+    with tarfile.open(path, "w:xz") as archive:
+        for name, blob in {**files, **(extra or {})}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(blob)
+            archive.addfile(member, io.BytesIO(blob))
+    return path
+
+
+def test_jpeg_tar_is_decoded_once(tmp_path, monkeypatch) -> None:
+    image_tar(tmp_path / "cifar-10" / "cifar-10-images.tar.xz")
+    found = images.cifar10_jpeg(tmp_path)
+    assert found["train_images"].shape == (20, 3, 32, 32)
+    counts = found["train_labels"].bincount().tolist()
+    assert counts == [2] * 10
+    monkeypatch.setattr(images, "pixels", None)  # decoding again would fail
+    again = images.cifar10_jpeg(tmp_path)
+    assert all(torch.equal(found[key], again[key]) for key in found)
+
+
+def test_the_unpacked_tar_gives_the_same_images(tmp_path) -> None:
+    packed, unpacked = tmp_path / "a", tmp_path / "b" / "cifar-10"
+    tar = image_tar(packed / "cifar-10-images.tar.xz")
+    with tarfile.open(tar) as archive:
+        archive.extractall(unpacked, filter="data")
+    one, other = images.cifar10_jpeg(packed), images.cifar10_jpeg(unpacked.parent)
+    for split in ("train", "test"):
+        names = sorted(images.CIFAR10_CLASSES)  # the official order is the alphabet's
+        assert names == list(images.CIFAR10_CLASSES)
+        assert torch.equal(one[f"{split}_labels"], other[f"{split}_labels"])
+        assert torch.equal(one[f"{split}_images"], other[f"{split}_images"])
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.9])
+def test_a_tar_cut_short_is_named_and_leaves_no_cache(tmp_path, part) -> None:
+    path = image_tar(tmp_path / "cifar-10-images.tar.xz")
+    blob = path.read_bytes()
+    path.write_bytes(blob[: int(part * len(blob))])
+    with pytest.raises(DataError, match=r"cifar-10-images.tar.xz is damaged or cut short"):
+        images.cifar10_jpeg(tmp_path)
+    assert not list(data.cache_dir().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("extra", "complaint"),
+    [
+        ({"train/spaceship/1.jpg": b""}, "spaceship/1.jpg is not train|test/CLASS/IMAGE"),
+        ({"train/cat/9.jpg": b"no image"}, "cat/9.jpg is not a whole image"),
+        ({"train/cat/9.jpg": encoded(picture(1, 32), "JPEG")[:-200]}, "9.jpg is not a whole image"),
+    ],
+)
+def test_a_tar_with_something_else_in_it_is_refused(tmp_path, extra, complaint) -> None:
+    image_tar(tmp_path / "cifar-10-images.tar.xz", extra)
+    with pytest.raises(DataError, match=complaint.replace("|", r"\|")):
+        images.cifar10_jpeg(tmp_path)
+
+
+def image_folder(root: Path, test: str = "test", size: int = 4) -> Path:
+    for split in ("train", test):
+        for number, name in enumerate(("ant", "bee")):
+            path = root / split / name
+            written(path / "1.png", encoded(picture(number, size)))
+            written(path / "notes.txt", "not an image")
+    return root
+
+
+@pytest.mark.parametrize("test", ["test", "val"])
+def test_any_image_folder(tmp_path, test) -> None:
+    found, classes = images.image_folder(image_folder(tmp_path / "insects", test))
+    assert classes == ["ant", "bee"]
+    assert found["test_labels"].tolist() == [0, 1]
+    expected = torch.from_numpy(picture(1)).permute(2, 0, 1)
+    assert torch.equal(found["train_images"][1], expected)
+
+
+def test_an_image_folder_of_many_sizes_wants_a_size(tmp_path) -> None:
+    folder = image_folder(tmp_path / "insects")
+    written(folder / "train" / "ant" / "2.png", encoded(picture(0, 6)))
+    with pytest.raises(DataError, match="images of different sizes"):
+        images.image_folder(folder)
+    found, _ = images.image_folder(folder, 8)
+    assert found["train_images"].shape == (3, 3, 8, 8)
+
+
+def test_image_folders_that_make_no_sense(tmp_path) -> None:
+    with pytest.raises(DataError, match="an image folder not found: looked in"):
+        images.image_folder(tmp_path)
+    folder = image_folder(tmp_path / "insects")
+    written(folder / "test" / "cow" / "1.png", encoded(picture(0)))
+    with pytest.raises(DataError, match=r"holds classes that .*train has not: cow"):
+        images.image_folder(folder)
+    (tmp_path / "one" / "train" / "a").mkdir(parents=True)
+    (tmp_path / "one" / "test").mkdir()
+    with pytest.raises(DataError, match="holds 1 class folders"):
+        images.image_folder(tmp_path / "one")
+    (tmp_path / "one" / "train" / "b").mkdir()
+    with pytest.raises(DataError, match="holds no images of the train split"):
+        images.image_folder(tmp_path / "one")
+
+
+def lossless(path: Path, n: int = 3, **changes: np.ndarray) -> Path:
+    arrays = {}
+    for split in ("train", "test"):
+        arrays[f"{split}_data"] = np.arange(n * 3072).reshape(n, 3072).astype(np.uint8)
+        arrays[f"{split}_labels"] = np.arange(n)
+        arrays[f"{split}_index"] = np.arange(n)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **{**arrays, **changes})
+    return path
+
+
+def test_lossless_images(tmp_path) -> None:
+    lossless(tmp_path / "cifar-10" / "lossless-subset.npz")
+    found = images.cifar10_lossless(tmp_path)
+    expected = torch.arange(3 * 3072).to(torch.uint8).reshape(3, 3, 32, 32)
+    assert torch.equal(found["train_images"], expected)
+    assert found["test_labels"].tolist() == [0, 1, 2]
+
+
+def test_damaged_lossless_images_are_named(tmp_path) -> None:
+    path = lossless(tmp_path / "lossless-subset.npz")
+    blob = path.read_bytes()
+    broken = bytearray(blob)
+    broken[len(blob) // 8] ^= 0xFF  # inside the first array
+    for damaged in (b"", blob[: len(blob) // 2], bytes(broken)):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="lossless-subset.npz is damaged or cut short"):
+            images.cifar10_lossless(tmp_path)
+    lossless(path, train_labels=np.arange(2))
+    with pytest.raises(DataError, match=r"train_data is uint8 \(3, 3072\); expected uint8 \(2,"):
+        images.cifar10_lossless(tmp_path)
+
+
+def test_digits_are_split_without_overlap() -> None:
+    found = images.digits()
+    assert found["train_images"].shape == (1397, 1, 8, 8)
+    assert found["test_images"].shape == (400, 1, 8, 8)
+    assert int(found["train_images"].max()) == 255
+    assert len(found["test_labels"].unique()) == 10
+    everything = torch.cat([found["train_images"], found["test_images"]]).flatten(1)
+    from sklearn.datasets import load_digits
+
+    original = torch.from_numpy(load_digits().images).flatten(1)
+    assert sorted(everything.sum(1).tolist()) == sorted(
+        (original * 255 / 16).round().sum(1).int().tolist()
+    )
+
+
+# --- the real files, where they are ---------------------------------------------------------------
+
+
+def test_real_sst2(real_data) -> None:
+    found = text.sst2(real_data)
+    assert {split: len(labels) for split, (_, labels) in found.items()} == {
+        "train": 67_349,
+        "dev": 872,
+    }
+    assert sum(found["dev"][1]) == 444
+
+
+def test_real_wikitext2(real_data) -> None:
+    found = text.wikitext2(real_data)
+    assert {split: len(words) for split, words in found.items()} == {
+        "train": 2_088_628,
+        "validation": 217_646,
+        "test": 245_569,
+    }
+    assert len(set(found["train"])) == 33_278
+    assert set(found["test"]) <= set(found["train"])
+
+
+def test_real_lossless_cifar10(real_data) -> None:
+    found = images.cifar10_lossless(real_data)
+    assert found["train_images"].shape == (7728, 3, 32, 32)
+    assert found["test_images"].shape == (1000, 3, 32, 32)
+
+
+def test_real_cifar10_jpeg_tar(real_data, tmp_path) -> None:
+    """The classes and the first image of each, without decoding all 60,000."""
+    counts: Counter[tuple[str, str]] = Counter()
+    small = tmp_path / "cifar-10-images.tar.xz"
+    with (
+        tarfile.open(real_data / "cifar-10" / "cifar-10-images.tar.xz") as archive,
+        tarfile.open(small, "w:xz", preset=0) as few,
+    ):
+        for member in archive:
+            if member.isfile():
+                split, name = Path(member.name).parts[-3:-1]
+                counts[split, name] += 1
+                if counts[split, name] == 1:
+                    few.addfile(member, archive.extractfile(member))
+    assert counts == {
+        (split, name): n
+        for split, n in (("train", 5000), ("test", 1000))
+        for name in images.CIFAR10_CLASSES
+    }
+    found = images.from_image_tar(small, images.CIFAR10_CLASSES)
+    assert found["train_images"].shape == (10, 3, 32, 32)
+
+
+def test_real_cifar100_is_not_here_and_that_is_said(real_data) -> None:
+    if (real_data / "cifar-100-python" / "train").exists():
+        pytest.skip("CIFAR-100 is here")
+    with pytest.raises(DataError, match="cifar-100-python for train, test, meta"):
+        images.cifar(100, real_data)
+
+
+def test_streams_of_the_splits_are_named() -> None:
+    """The digits' split is a function of its name alone: what ran before does not matter."""
+    torch.manual_seed(os.getpid())
+    order = torch.randperm(1797, generator=stream(0, "digits", "test"))
+    from sklearn.datasets import load_digits
+
+    assert torch.equal(
+        images.digits()["test_labels"], torch.from_numpy(load_digits().target)[order[:400]].long()
+    )

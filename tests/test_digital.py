@@ -1,0 +1,236 @@
+"""Digital training: a resumed run is the run that was never interrupted, bit for bit."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+from typer.testing import CliRunner
+
+from aimc_bridge.errors import CheckpointError, TrainingError, UsageError
+from benchmarks import digital, tasks
+from benchmarks.tasks import DigitalRecipe
+from benchmarks.tasks.lstm import LanguageTask
+
+QUIET = Console(file=io.StringIO())
+ADAMW = DigitalRecipe(epochs=2, batch_size=8, learning_rate=1e-2, weight_decay=0.1, grad_clip=1.0)
+SGD = DigitalRecipe(
+    epochs=0.5, batch_size=32, learning_rate=0.1, optimizer="sgd", weight_decay=1e-4
+)
+
+
+def language() -> LanguageTask:
+    """A toy language; its training carries a state from batch to batch and draws dropout."""
+    generator = torch.Generator().manual_seed(0)
+    words = {
+        split: [f"w{int(i)}" for i in torch.randint(0, 9, (n,), generator=generator)]
+        for split, n in (("train", 2000), ("validation", 200), ("test", 200))
+    }
+    return LanguageTask(words, "toy", "tiny", ADAMW, tied=True, dropout=0.2, samples=4, n_exact=5)
+
+
+def small(name: str) -> tuple[tasks.Task, DigitalRecipe]:
+    if name == "lstm":
+        return language(), ADAMW
+    return tasks.get("wrn"), SGD  # batch normalisation: buffers are state too
+
+
+def states(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", ["lstm", "wrn"])
+def test_a_resumed_run_gives_the_same_weights(name, tmp_path) -> None:
+    """Stopped twice, in an epoch's middle and between checkpoints of its own, then finished."""
+    task, recipe = small(name)
+    whole = digital.fit(task, tmp_path / "whole", recipe=recipe, device="cpu", console=QUIET)
+    out = tmp_path / "stopped"
+    for stop in (3, 9):
+        torch.manual_seed(stop)  # what ran before must not matter
+        digital.fit(
+            small(name)[0],
+            out,
+            recipe=recipe,
+            device="cpu",
+            resume=stop > 3,
+            stop_after=stop,
+            checkpoint_every=2,
+            console=QUIET,
+        )
+        assert json.loads((out / "checkpoint.json").read_text())["step"] == stop
+        assert len(list(out.glob("step-*.safetensors"))) == 1
+        assert not (out / "model.safetensors").exists()
+    again = digital.fit(
+        small(name)[0], out, recipe=recipe, device="cpu", resume=True, console=QUIET
+    )
+    expected = states(whole)
+    for key, value in states(again).items():
+        assert torch.equal(value, expected[key]), key
+    read = states(task.load(out))
+    assert all(torch.equal(value, read[key]) for key, value in expected.items())
+    assert not list(out.glob("step-*")) and not (out / "checkpoint.json").exists()
+    info = json.loads((out / "info.json").read_text())
+    other = json.loads((tmp_path / "whole" / "info.json").read_text())
+    assert info["digital"] == other["digital"]
+    with (out / "log.csv").open() as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file)]
+    assert steps == sorted(set(steps))  # no row twice
+
+
+def test_another_seed_is_another_model(tmp_path) -> None:
+    task, recipe = small("lstm")
+    one, other = (
+        states(
+            digital.fit(
+                task, tmp_path / str(seed), recipe=recipe, seed=seed, device="cpu", console=QUIET
+            )
+        )
+        for seed in (0, 1)
+    )
+    assert not torch.equal(one["decoder.weight"], other["decoder.weight"])
+
+
+def test_training_learns(tmp_path) -> None:
+    """Eight words in a fixed circle: the model says each next one."""
+    train = [f"w{i % 8}" for i in range(4000)]
+    words = {"train": train, "validation": train[:400], "test": train[:400]}
+    recipe = dataclasses.replace(ADAMW, epochs=6)
+    task = LanguageTask(words, "circle", "tiny", recipe, tied=False, dropout=0.0)
+    model = digital.fit(task, tmp_path / "run", device="cpu", console=QUIET)
+    assert task.evaluate(model)["error"] < 0.05
+    assert not model.training
+
+
+def test_info_says_what_was_done(tmp_path) -> None:
+    task, recipe = small("lstm")
+    model = digital.fit(task, tmp_path / "run", recipe=recipe, seed=4, device="cpu", console=QUIET)
+    info = tasks.read_info(tmp_path / "run")
+    steps = round(recipe.epochs * len(task.digital_loader(recipe.batch_size, 4)))
+    assert (info["task"], info["model"], info["dataset"]) == ("lstm", task.model_name, "toy")
+    assert (info["steps"], info["seed"], info["epochs"]) == (steps, 4, 2.0)
+    assert info["recipe"] == dataclasses.asdict(recipe)
+    for split in ("validation", "test"):
+        assert info["digital"][split] == task.evaluate(model, split=split)
+    assert torch.__version__.startswith(info["versions"]["torch"])
+    assert info["wall_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "step", "expected"),
+    [
+        # warm-up of 10 of 100 steps: linear to the full rate, then a half cosine to nothing
+        (DigitalRecipe(1, 1, 0.2, warmup=0.1), 0, 0.02),
+        (DigitalRecipe(1, 1, 0.2, warmup=0.1), 9, 0.2),
+        (DigitalRecipe(1, 1, 0.2, warmup=0.1), 10, 0.2),
+        (DigitalRecipe(1, 1, 0.2, warmup=0.1), 55, 0.1),
+        (DigitalRecipe(1, 1, 0.2, warmup=0.1), 99, 0.1 * (1 - math.cos(math.pi / 90))),
+        (DigitalRecipe(1, 1, 0.2, schedule="linear", warmup=0.0), 0, 0.2),
+        (DigitalRecipe(1, 1, 0.2, schedule="linear", warmup=0.0), 75, 0.05),
+    ],
+)
+def test_learning_rates(recipe, step, expected) -> None:
+    assert digital.learning_rate(recipe, step, 100) == pytest.approx(expected)
+
+
+def test_biases_and_normalisations_do_not_decay() -> None:
+    task, recipe = small("wrn")
+    model = task.build(0)
+    decaying, others = digital.optimizer_for(model, recipe).param_groups
+    assert (decaying["weight_decay"], others["weight_decay"]) == (1e-4, 0.0)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert {names[id(p)] for p in decaying["params"]} == {
+        name for name, p in model.named_parameters() if p.ndim > 1
+    }
+    assert len(decaying["params"]) + len(others["params"]) == len(names)
+    with pytest.raises(UsageError, match="unknown optimizer 'lion'; one of sgd, adamw"):
+        digital.optimizer_for(model, dataclasses.replace(recipe, optimizer="lion"))  # type: ignore[arg-type]
+
+
+def test_a_diverging_training_says_so_and_leaves_no_model(tmp_path) -> None:
+    task, recipe = small("lstm")
+    wild = dataclasses.replace(recipe, learning_rate=1e30, grad_clip=None)
+    with pytest.raises(TrainingError, match="diverged: loss .* at step .*lower --learning-rate"):
+        digital.fit(task, tmp_path / "run", recipe=wild, device="cpu", console=QUIET)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def stopped(out) -> tuple[tasks.Task, DigitalRecipe]:
+    task, recipe = small("lstm")
+    digital.fit(task, out, recipe=recipe, device="cpu", stop_after=2, console=QUIET)
+    return task, recipe
+
+
+def test_folders_of_other_runs_are_refused(tmp_path) -> None:
+    out = tmp_path / "run"
+    task, recipe = stopped(out)
+    with pytest.raises(UsageError, match="holds an unfinished run; --resume"):
+        digital.fit(task, out, recipe=recipe, device="cpu", console=QUIET)
+    with pytest.raises(UsageError, match="another recipe or seed"):
+        digital.fit(task, out, recipe=recipe, seed=1, resume=True, device="cpu", console=QUIET)
+    digital.fit(task, out, recipe=recipe, resume=True, device="cpu", console=QUIET)
+    with pytest.raises(UsageError, match="holds a finished run"):
+        digital.fit(task, out, recipe=recipe, device="cpu", console=QUIET)
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(UsageError, match="cannot be made"):
+        digital.fit(task, file / "run", recipe=recipe, device="cpu", console=QUIET)
+
+
+@pytest.mark.parametrize("what", ["pointer", "tensors", "gone"])
+def test_a_damaged_checkpoint_is_named(tmp_path, what) -> None:
+    out = tmp_path / "run"
+    task, recipe = stopped(out)
+    file = out / "checkpoint.json" if what == "pointer" else next(out.glob("step-*"))
+    if what == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(CheckpointError, match="checkpoint.json or the file it names is damaged"):
+        digital.fit(task, out, recipe=recipe, resume=True, device="cpu", console=QUIET)
+
+
+def test_an_empty_loader_leaves_nothing_behind(tmp_path) -> None:
+    task, recipe = small("lstm")
+    huge = dataclasses.replace(recipe, batch_size=100_000)
+    with pytest.raises(ValueError, match="smaller than one batch"):
+        digital.fit(task, tmp_path / "run", recipe=huge, device="cpu", console=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["gpt"], "unknown task 'gpt'"),
+        (["wrn", "--profile", "big"], "unknown profile 'big'"),
+        (["wrn", "-o", "width"], "option 'width' is not KEY=VALUE"),
+        (["wrn", "--device", "tpu"], "unknown device 'tpu'"),
+        (["lstm", "--profile", "real", "--data-dir", "/nowhere"], "no data folder /nowhere"),
+        (["wrn", "--batch-size", "99999"], "smaller than one batch"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(tmp_path, arguments, complaint) -> None:
+    out = tmp_path / "run"
+    result = CliRunner().invoke(digital.app, [*arguments, "--out", str(out)])
+    assert result.exit_code == 2
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    assert complaint in lines[0]
+    assert not out.exists()
+
+
+def test_the_command_trains_and_a_divergence_is_exit_code_1(tmp_path) -> None:
+    run = CliRunner().invoke
+    short = ["wrn", "--epochs", "0.1", "--device", "cpu", "--seed", "2"]
+    assert run(digital.app, [*short, "--out", str(tmp_path / "a")]).exit_code == 0
+    assert tasks.read_info(tmp_path / "a")["steps"] == 4
+    wild = [*short, "--learning-rate", "1e30", "--out", str(tmp_path / "b")]
+    result = run(digital.app, wild)
+    assert result.exit_code == 1
+    assert "diverged" in result.stderr

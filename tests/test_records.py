@@ -1,0 +1,163 @@
+"""Records of runs: nothing lost on the way, and the README's table is theirs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from aimc_bridge import report
+from aimc_bridge.errors import DataError, UsageError
+from benchmarks import records
+
+ROOT = Path(__file__).parent.parent
+YEAR = 31536000.0
+
+
+def rows() -> pd.DataFrame:
+    """Two chips at two times in two phases, and the digital model."""
+    base = {"model": "M-1", "dataset": "D, subset of 10"}
+    made = [
+        {**base, "metric": metric, "phase": "digital", "engine": "digital", "value": value}
+        for metric, value in (("accuracy", 0.9), ("error", 0.1))
+    ]
+    for phase, drop in (("direct", 0.1), ("hwa", 0.02)):
+        for t_s in (1.0, YEAR):
+            for chip in (0, 1):
+                accuracy = 0.9 - drop * (chip + 1) - (0.01 if t_s > 1 else 0.0)
+                place = {"phase": phase, "engine": "native", "t_inference": t_s, "chip": chip}
+                for metric, value in (("accuracy", accuracy), ("error", 1 - accuracy)):
+                    more = {"metric": metric, "value": value, "seed": chip, "preset": "rasch2023"}
+                    made.append({**base, **place, **more})
+    table = pd.DataFrame(made, columns=report.COLUMNS)
+    return table.astype({"chip": "Int64"})
+
+
+def finished(folder: Path, **changes: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows().to_csv(folder / "results.csv", index=False)
+    about = {
+        "command": "python -m benchmarks.run wrn",
+        "arguments": {"tasks": ["wrn"], "seed": 0, "preset": "rasch2023"},
+        "versions": {"torch": "2.11.0"},
+        "hardware": {"cores": 2},
+        "studies": {
+            "wrn": {
+                "model": "M-1",
+                "dataset": "D",
+                "metric": "accuracy",
+                "chance_error": 0.5,
+                "samples": {"D, subset of 10": 10},
+                "digital": {"steps": 3},
+            }
+        },
+        **changes,
+    }
+    (folder / "run.json").write_text(json.dumps(about))
+    return folder
+
+
+def test_a_record_keeps_every_row_and_all_that_is_known(tmp_path) -> None:
+    run = finished(tmp_path / "run")
+    file = records.write(records.record_of(run, "first"), tmp_path / "records")
+    record = records.read(file)
+    about = json.loads((run / "run.json").read_text())
+    for key in ("command", "arguments", "versions", "hardware", "studies"):
+        assert record[key] == about[key]
+    pd.testing.assert_frame_equal(
+        records.results_of(record)[["phase", "t_inference", "chip", "value"]],
+        pd.read_csv(run / "results.csv")[["phase", "t_inference", "chip", "value"]],
+        check_dtype=False,
+    )
+    lines = file.read_text().splitlines()
+    assert len([line for line in lines if '"M-1", "D, subset of 10"' in line]) == len(rows())
+
+
+def test_the_table_has_a_line_a_phase_and_engine(tmp_path) -> None:
+    record = records.record_of(finished(tmp_path / "run"), "first")
+    direct, hwa = records.lines_of(record)
+    assert direct == {
+        "model": "M-1",
+        "data": "D",
+        "metric": "accuracy",
+        "phase": "direct conversion",
+        "engine": "native",
+        "samples": "10",
+        "chips": "2",
+        "digital": "90.00 %",
+        "1s": "75.00 ± 7.07 %",
+        "1h": "?",  # not measured
+        "1d": "?",
+        "1y": "74.00 ± 7.07 %",
+        "A* 1y": "60.00 ± 17.68 %",  # 1 - 0.16 / 0.4
+        "record": "[first](benchmarks/records/first.json)",
+    }
+    assert (hwa["phase"], hwa["1y"]) == ("hardware-aware", "86.00 ± 1.41 %")
+    assert records.table(tmp_path / "none") == ""
+    records.write(record, tmp_path / "records")
+    records.write({**record, "name": "another"}, tmp_path / "records")
+    table = records.table(tmp_path / "records").splitlines()
+    assert table[0].startswith("| model | data | metric | phase | engine | samples | chips |")
+    assert [line.rpartition("[")[2].partition("]")[0] for line in table[2:]] == [
+        *("another", "another", "first", "first")
+    ]
+
+
+def test_a_run_that_is_not_finished_is_refused(tmp_path) -> None:
+    with pytest.raises(DataError, match="holds no finished run"):
+        records.record_of(tmp_path, "x")
+    half = finished(tmp_path / "half", arguments={"tasks": ["wrn", "lstm"]})
+    with pytest.raises(DataError, match="not finished: lstm is missing"):
+        records.record_of(half, "x")
+    strange = finished(tmp_path / "strange")
+    rows().drop(columns="seed").to_csv(strange / "results.csv", index=False)
+    with pytest.raises(DataError, match="other columns"):
+        records.record_of(strange, "x")
+
+
+def test_damaged_records_and_bad_names_are_named(tmp_path) -> None:
+    file = tmp_path / "a.json"
+    for text in ("{", '{"name": "a"}', "3"):
+        file.write_text(text)
+        with pytest.raises(DataError, match=r"a\.json"):
+            records.read(file)
+    record = records.record_of(finished(tmp_path / "run"), "../outside")
+    with pytest.raises(UsageError, match=r"--name '../outside'"):
+        records.write(record, tmp_path)
+
+
+def test_the_command(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
+    run = finished(tmp_path / "run")
+    invoke = CliRunner().invoke
+    assert invoke(records.app, ["add", str(run), "--name", "one"]).exit_code == 0
+    shown = invoke(records.app, ["table"])
+    assert shown.exit_code == 0
+    assert shown.stdout.strip() == records.table(tmp_path / "records")
+    wrong = invoke(records.app, ["add", str(tmp_path / "no"), "--name", "two"])
+    assert wrong.exit_code == 2
+    assert len(wrong.stderr.strip().splitlines()) == 1
+
+
+def test_the_section_between_the_marks() -> None:
+    begin, end = records.MARKS
+    assert records.section(f"a\n{begin}\n\n| x |\n\n{end}\nb") == "| x |"
+    assert records.section(f"{begin}{end}") == ""
+    assert records.section("no marks") is None
+
+
+def test_the_readme_shows_the_records_and_nothing_else() -> None:
+    """`python -m benchmarks.records table` prints what belongs there."""
+    files = sorted(records.FOLDER.glob("*.json"))
+    readme = ROOT / "README.md"
+    text = readme.read_text() if readme.exists() else ""
+    section = records.section(text)
+    if section is None:
+        assert not files, "README.md has no <!-- results --> section for the records"
+    else:
+        assert section == records.table()
+    for file in files:
+        assert records.read(file)["name"] == file.stem

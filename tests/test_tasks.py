@@ -1,0 +1,586 @@
+"""The three tasks: metrics against sums done by hand, splits, model definitions, options."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aimc_bridge import HWATraining, calibrate, convert, coverage, train
+from aimc_bridge.errors import CheckpointError, DataError, UsageError
+from benchmarks import tasks
+from benchmarks.tasks import DigitalRecipe, bert, lstm, wrn
+from presets import rasch2023
+from tests.stats import proven, quantile
+
+RECIPE = DigitalRecipe(epochs=1, batch_size=4, learning_rate=0.1)
+
+
+@pytest.fixture(scope="module")
+def all_tasks() -> dict[str, tasks.Task]:
+    return {name: tasks.get(name) for name in tasks.NAMES}
+
+
+def language(n_words: int = 7, length: int = 800, **options) -> lstm.LanguageTask:
+    """A language of a few words; "rare" is in the test text only."""
+    generator = torch.Generator().manual_seed(0)
+
+    def text(n: int) -> list[str]:
+        return [f"w{int(i)}" for i in torch.randint(0, n_words, (n,), generator=generator)]
+
+    words = {"train": text(length), "validation": text(100), "test": [*text(150), "rare"]}
+    return lstm.LanguageTask(words, "toy", "tiny", RECIPE, tied=False, dropout=0.2, **options)
+
+
+# --- all three ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", tasks.NAMES)
+def test_an_untrained_model_guesses(all_tasks, name) -> None:
+    task = all_tasks[name]
+    assert task.chance_error == pytest.approx(1 - 1 / task.n_classes)
+    scores = task.evaluate(task.build(0), subset=200)
+    assert scores["error"] > 0.5
+    assert 0.5 * math.log(task.n_classes) < scores["loss"] < 1.6 * math.log(task.n_classes)
+
+
+@pytest.mark.parametrize("name", tasks.NAMES)
+def test_a_model_is_a_function_of_its_seed_alone(all_tasks, name) -> None:
+    task = all_tasks[name]
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    one = task.build(3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(2)
+    other = task.build(3)
+    for key, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[key])
+    differ = [
+        not torch.equal(value, task.build(4).state_dict()[key])
+        for key, value in one.state_dict().items()
+    ]
+    assert any(differ)
+
+
+@pytest.mark.parametrize("name", tasks.NAMES)
+def test_evaluation_is_repeatable_without_dropout_and_gives_the_mode_back(all_tasks, name) -> None:
+    task = all_tasks[name]
+    model = task.build(0).train()
+    first = task.evaluate(model, subset=100)
+    assert model.training
+    assert task.evaluate(model, subset=100) == first
+    undisturbed = task.build(0, dropout=0.0)
+    undisturbed.load_state_dict(model.state_dict())
+    assert task.evaluate(undisturbed, subset=100)["loss"] == pytest.approx(first["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", tasks.NAMES)
+def test_a_subset_has_so_many_samples(all_tasks, name) -> None:
+    task = all_tasks[name]
+    count = sum(task.targets(batch).numel() for batch in task.batches("test", 150))
+    if name == "lstm":  # the first word of a stream is not scored
+        assert 150 - 2 * lstm.STREAMS < count <= 150
+    else:
+        assert count == 150
+    everything = sum(task.targets(batch).numel() for batch in task.batches("test"))
+    assert task.count("test") - 2 * lstm.STREAMS < everything <= task.count("test")
+
+
+@pytest.mark.parametrize("name", tasks.NAMES)
+def test_training_batches_repeat_by_seed_and_epoch(all_tasks, name) -> None:
+    task = all_tasks[name]
+
+    def flat(batch) -> list[Tensor]:
+        values = batch.values() if isinstance(batch, dict) else batch
+        return [v for v in values if isinstance(v, Tensor)]
+
+    one, other = task.train_loader(8, 5), task.train_loader(8, 5)
+    first = flat(next(one.passing(1)))
+    assert all(torch.equal(a, b) for a, b in zip(first, flat(next(other.passing(1))), strict=True))
+    later = flat(next(other.passing(2)))
+    assert any(
+        a.shape != b.shape or not torch.equal(a, b) for a, b in zip(first, later, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", tasks.NAMES)
+def test_a_trained_model_is_read_back_and_others_are_refused(all_tasks, name, tmp_path) -> None:
+    from safetensors.torch import load_file, save_file, save_model
+
+    task = all_tasks[name]
+    model, file = task.build(1), tmp_path / "model.safetensors"
+    save_model(model, str(file))
+    for key, value in task.load(tmp_path).state_dict().items():
+        assert torch.equal(value, model.state_dict()[key])
+    assert not task.load(file).training
+
+    stored = load_file(file)
+    key = next(key for key, value in stored.items() if value.ndim > 1)
+    for bad in (math.nan, math.inf):
+        broken = {k: v.clone() for k, v in stored.items()}
+        broken[key].view(-1)[-1] = bad
+        save_file(broken, file)
+        with pytest.raises(CheckpointError, match=f"{key} holds NaN or infinite values"):
+            task.load(tmp_path)
+    save_file({k: v for k, v in stored.items() if k != key}, file)
+    with pytest.raises(CheckpointError, match="holds another model than"):
+        task.load(tmp_path)
+    save_file({**stored, key: torch.zeros(3, 3)}, file)
+    with pytest.raises(CheckpointError, match="holds another model than"):
+        task.load(tmp_path)
+    file.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="damaged or cut short"):
+        task.load(tmp_path)
+    file.unlink()
+    with pytest.raises(CheckpointError, match=f"benchmarks.digital {name} --profile embedded"):
+        task.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "complaint"),
+    [
+        ("nlp", {}, "unknown task 'nlp'; one of wrn, bert, lstm"),
+        ("wrn", {"widht": 2}, "unknown option 'widht'.*dataset, depth, width, size"),
+        ("wrn", {"width": "two"}, "width='two'.*allowed: a whole number"),
+        ("wrn", {"width": True}, "width=True.*allowed: a whole number"),
+        ("wrn", {"width": 0}, "no WRN-10-0"),
+        ("wrn", {"depth": 12}, "no WRN-12-1: depth must be 10, 16, 22"),
+        ("wrn", {"dataset": "mnist"}, "unknown data set 'mnist'"),
+        ("wrn", {"dataset": "cifar10-jpeg"}, "cannot be downloaded"),
+        ("bert", {"encoder": "x"}, "encoder needs real"),
+        ("bert", {"dropout": 1.0}, "allowed: 0 <= dropout < 1"),
+        ("lstm", {"size": "huge"}, "unknown size 'huge'; one of tiny, small, paper"),
+        ("lstm", {"tied": 1}, "allowed: a true or false"),
+        ("lstm", {"samples": -1}, "samples=-1"),
+    ],
+)
+def test_a_wrong_option_says_what_is_allowed(name, options, complaint, monkeypatch) -> None:
+    monkeypatch.delenv("AIMC_BRIDGE_DATA", raising=False)
+    with pytest.raises((UsageError, DataError), match=complaint) as caught:
+        tasks.get(name, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_profile_or_split() -> None:
+    with pytest.raises(UsageError, match="unknown profile 'big'; one of embedded, real, paper"):
+        tasks.get("wrn", "big")
+    task = language()
+    with pytest.raises(UsageError, match="unknown split 'train'"):
+        task.evaluate(task.build(0), split="train")
+    with pytest.raises(UsageError, match="subset=0"):
+        task.evaluate(task.build(0), subset=0)
+
+
+def test_options_are_words_of_key_and_value() -> None:
+    found = tasks.parse_options(["size=paper", "tied=true", "samples=0", "dropout=0.1", "x=a=b"])
+    assert found == {"size": "paper", "tied": True, "samples": 0, "dropout": 0.1, "x": "a=b"}
+    for word in ("size", "=paper"):
+        with pytest.raises(UsageError, match="is not KEY=VALUE"):
+            tasks.parse_options([word])
+
+
+# --- wrn ------------------------------------------------------------------------------------------
+
+
+def test_wrn_16_4_is_the_papers_network() -> None:
+    """Its parameters counted by hand, from Zagoruyko and Komodakis' table."""
+    convolutions = 9 * 3 * 16
+    norms = 0
+    c_in = 16
+    for c_out in (64, 128, 256):
+        convolutions += 9 * c_in * c_out + 3 * 9 * c_out * c_out + c_in * c_out  # and the shortcut
+        norms += 2 * (c_in + 3 * c_out)
+        c_in = c_out
+    norms += 2 * 256
+    model = wrn.WideResNet(16, 4, 10)
+    total = sum(p.numel() for p in model.parameters())
+    assert total == convolutions + norms + 256 * 10 + 10 == 2_748_890
+    assert len([m for m in model.modules() if isinstance(m, nn.Conv2d)]) == 1 + 12 + 3
+    images = torch.zeros(2, 3, 32, 32)
+    assert model(images).shape == (2, 10)
+    sizes = []
+    model.norm.register_forward_hook(lambda _, inputs, __: sizes.append(inputs[0].shape))
+    model(images)
+    assert sizes == [(2, 256, 8, 8)]
+
+
+def positions(n: int, size: int) -> Tensor:
+    """Images whose pixels are their own place: 1 + row * size + column."""
+    return (1 + torch.arange(size * size).reshape(1, 1, size, size)).repeat(n, 1, 1, 1).byte()
+
+
+def test_shifts_are_uniform_and_reflect_the_edges() -> None:
+    n, size, shift = 4000, 9, 2
+    image = positions(1, size)
+    padded = nn.functional.pad(image.float(), (shift,) * 4, mode="reflect")[0, 0]
+    drawn = wrn.augmented(
+        image.expand(n, 1, size, size), torch.Generator().manual_seed(0), shift, False, 0
+    )
+    crops = {
+        (i, j): padded[i : i + size, j : j + size]
+        for i in range(2 * shift + 1)
+        for j in range(2 * shift + 1)
+    }
+    counts = dict.fromkeys(crops, 0)
+    for one in drawn[:, 0]:
+        matching = [place for place, crop in crops.items() if torch.equal(one, crop)]
+        assert len(matching) == 1
+        counts[matching[0]] += 1
+    # 25 places, 160 each, sd 12.4: 5.9 sd is a false alarm of 1e-7 for the worst of 25
+    assert max(abs(count - 160) for count in counts.values()) < 5.9 * 12.4
+
+
+def test_half_of_the_images_are_mirrored() -> None:
+    n = 4000
+    image = positions(1, 5)
+    drawn = wrn.augmented(image.expand(n, 1, 5, 5), torch.Generator().manual_seed(0), 0, True, 0)
+    mirrored = sum(torch.equal(one, image[0].float().flip(2)) for one in drawn)
+    kept = sum(torch.equal(one, image[0].float()) for one in drawn)
+    assert mirrored + kept == n
+    assert abs(mirrored - n / 2) < 4.9 * math.sqrt(n / 4)  # false alarm 1e-6
+
+
+def test_cutout_is_one_square_of_the_images_mean() -> None:
+    n, size, side = 500, 12, 4
+    image = positions(1, size)
+    drawn = wrn.augmented(
+        image.expand(n, 1, size, size), torch.Generator().manual_seed(0), 0, False, side
+    )
+    changed = (drawn != image.float())[:, 0]
+    mean = image.float().mean()
+    areas = []
+    for one, where in zip(drawn[:, 0], changed, strict=True):
+        rows, columns = where.any(1).nonzero().flatten(), where.any(0).nonzero().flatten()
+        box = where[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert box.all()  # one full rectangle
+        assert bool((one[where] == mean).all())
+        areas.append(len(rows) * len(columns))
+        assert len(rows) <= side and len(columns) <= side
+    assert max(areas) == side**2  # whole inside, cut at the edges
+    assert min(areas) < side**2
+
+
+def test_images_are_normalised_by_the_training_images(all_tasks) -> None:
+    task = all_tasks["wrn"]
+    images = task.normalised(task.splits["train"][0])
+    assert images.mean().item() == pytest.approx(0.0, abs=1e-4)
+    assert images.std().item() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_splits_of_wrn_share_no_image_and_a_subset_has_all_classes(all_tasks) -> None:
+    task = all_tasks["wrn"]
+    assert task.count("train") + task.count("validation") == 1397
+    seen = {
+        split: {image.numpy().tobytes() for image in task.splits[split][0]}
+        for split in ("train", "validation", "test")
+    }
+    assert not seen["train"] & seen["test"]
+    assert not seen["train"] & seen["validation"]
+    (batch,) = task.batches("test", 100)
+    assert len(batch[1].unique()) == 10
+
+
+# --- bert -----------------------------------------------------------------------------------------
+
+
+def test_only_the_encoder_of_bert_is_analog(all_tasks) -> None:
+    task = all_tasks["bert"]
+    analog = convert(task.build(0), rasch2023, exclude=list(task.exclude))
+    table = coverage(analog).set_index("module")
+    encoder = table[table.index.str.contains(r"encoder\.layer")]
+    linear = encoder[encoder.type == "Linear"]
+    assert len(linear) == 6 * 2  # query, key, value, output, up, down
+    assert set(linear["where"]) == {"analog"}
+    others = table[~table.index.isin(linear.index)]
+    assert set(others["where"]) == {"digital"}
+    for name in ("bert.pooler.dense", "classifier", "bert.embeddings.word_embeddings"):
+        assert name in others.index
+
+
+def test_padding_changes_no_score(all_tasks) -> None:
+    """A sentence scores the same alone and beside a longer one."""
+    task = all_tasks["bert"]
+    model = task.build(0).eval()
+    tokens = sorted(task.splits["test"][0], key=len)
+    short, long = tokens[0], tokens[-1]
+    with torch.no_grad():
+        alone = task.logits(model, {**task.collate([short]), "labels": torch.tensor([0])})
+        beside = task.logits(model, {**task.collate([short, long]), "labels": torch.tensor([0, 0])})
+    assert torch.allclose(alone[0], beside[0], atol=1e-5)
+    assert max(map(len, tokens)) <= bert.MAX_LENGTH
+
+
+def test_an_epoch_of_sentences_has_each_at_most_once(all_tasks) -> None:
+    task = all_tasks["bert"]
+    loader = task.train_loader(32, 0)
+    batches = list(loader.passing(0))
+    assert len(batches) == len(loader) == task.count("train") // 32
+    lengths = sorted(int(n) for b in batches for n in b["attention_mask"].sum(1))
+    everything = sorted(len(t) for t in task.splits["train"][0])
+    assert len(lengths) == len(everything) // 32 * 32
+    padding = 1 - sum(lengths) / sum(b["input_ids"].numel() for b in batches)
+    assert padding < 0.15  # batches of like length
+
+
+def test_words_of_the_test_sentences_are_not_learned_from(all_tasks) -> None:
+    task = all_tasks["bert"]
+    seen = {i for tokens in task.splits["train"][0] for i in tokens}
+    assert set(range(4, len(task.vocabulary))) <= seen
+
+
+def test_a_missing_encoder_says_how_to_name_one(tmp_path, monkeypatch) -> None:
+    (tmp_path / "SST-2").mkdir()
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / "SST-2" / name).write_text("sentence\tlabel\na\t1\nb\t0\n")
+    with pytest.raises(DataError, match="no checkpoint .*nowhere.*-o encoder=NAME") as caught:
+        tasks.get("bert", "real", tmp_path, encoder=str(tmp_path / "nowhere"))
+    assert "\n" not in str(caught.value)
+
+
+def small_encoder(folder) -> str:
+    """A tiny BERT and its tokenizer, as `from_pretrained` wants them."""
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+    folder.mkdir()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "a"]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return str(folder)
+
+
+def test_sst2_with_any_encoder(tmp_path) -> None:
+    rows = "".join(f"a {'good' if i % 2 else 'bad'} film\t{i % 2}\n" for i in range(40))
+    (tmp_path / "SST-2").mkdir()
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / "SST-2" / name).write_text("sentence\tlabel\n" + rows)
+    encoder = small_encoder(tmp_path / "encoder")
+    task = tasks.get("bert", "real", tmp_path, encoder=encoder)
+    assert (task.count("train"), task.count("validation"), task.count("test")) == (36, 4, 40)
+    assert (task.model_name, task.dataset) == ("encoder", "SST-2")
+    assert task.splits["test"][0][:2] == [[2, 8, 6, 7, 3], [2, 8, 5, 7, 3]]
+    stored = task.build(0).state_dict()
+    assert torch.equal(
+        stored["bert.embeddings.word_embeddings.weight"],
+        task.build(1).state_dict()["bert.embeddings.word_embeddings.weight"],
+    )  # from the checkpoint
+    assert not torch.equal(stored["classifier.weight"], torch.zeros(2, 16))
+    weights = tmp_path / "encoder" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+    with pytest.raises(CheckpointError, match="weights of .*encoder cannot be loaded") as caught:
+        task.build(0)
+    assert "\n" not in str(caught.value)
+
+
+# --- lstm -----------------------------------------------------------------------------------------
+
+
+def test_the_vocabulary_is_trains_alone_the_commonest_first() -> None:
+    words = {
+        "train": ["a", "b", "a", "c", "a", "b"],
+        "validation": ["d", "a"] * 20,
+        "test": ["e", "b"] * 20,
+    }
+    task = lstm.LanguageTask(words, "toy", "tiny", RECIPE, tied=False, dropout=0.0)
+    assert task.vocabulary == {"a": 0, "b": 1, "c": 2, "<unk>": 3}
+    assert task.streams["test"].tolist() == [3, 1] * 20
+    rare = lstm.LanguageTask(words, "toy", "tiny", RECIPE, tied=False, dropout=0.0, min_count=2)
+    assert rare.vocabulary == {"a": 0, "b": 1, "<unk>": 2}
+
+
+@pytest.mark.parametrize("subset", [None, 90])
+def test_perplexity_and_word_error_by_hand(subset) -> None:
+    """Each stream read word by word, its state carried all the way: no window shows."""
+    task = language()
+    model = task.build(0).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3.0)  # scores that differ
+    text = task.streams["test"][: None if subset is None else subset + 1]
+    n = max(1, min(lstm.STREAMS, len(text) // lstm.STEPS))
+    length = len(text) // n
+    losses, wrong = [], []
+    for stream in range(n):
+        state = None
+        words = text[stream * length : (stream + 1) * length]
+        for here, after in zip(words[:-1], words[1:], strict=True):
+            with torch.no_grad():
+                scores, state = model(here.view(1, 1), state)
+            chances = scores.double().flatten().softmax(0)
+            losses.append(-math.log(chances[after]))
+            wrong.append(int(chances.argmax()) != int(after))
+    found = task.evaluate(model, subset)
+    mean = sum(losses) / len(losses)
+    assert found["loss"] == pytest.approx(mean, rel=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(mean), rel=1e-5)
+    assert found["error"] == pytest.approx(sum(wrong) / len(wrong))
+
+
+def test_windows_follow_each_other_and_targets_are_the_next_words() -> None:
+    task = language()
+    batches = list(task.train_loader(4, 0).passing(0))
+    tokens = torch.cat([b["tokens"] for b in batches])
+    targets = torch.cat([b["targets"] for b in batches])
+    assert torch.equal(tokens[1:], targets[:-1])
+    assert [b["carry"] for b in batches] == [False] + [True] * (len(batches) - 1)
+
+
+@pytest.mark.parametrize("analog", [False, True])
+def test_nothing_propagates_back_into_the_batch_before(analog) -> None:
+    """The state goes on as numbers: the second batch's gradient knows nothing of the first."""
+    task = language()
+    first, second = list(task.train_loader(4, 0).passing(0))[:2]
+    model = task.build(0, dropout=0.0)
+    if analog:
+        model = convert(model, rasch2023)
+        calibrate(model, task.calibration_batches(2))
+    loss = task.loss(model, first)
+    carried = task.carried(model)
+    assert set(carried) == {"hidden", "cell"}
+    assert all(not t.requires_grad and t.grad_fn is None for t in carried.values())
+    assert float(carried["hidden"].abs().sum()) > 0
+    kept = {key: value.clone() for key, value in carried.items()}
+    loss.backward()  # frees the first batch's graph: going back into it would be an error
+    task.loss(model, second).backward()
+    assert all(torch.equal(kept[key], carried[key]) for key in kept)
+
+
+def test_hardware_aware_training_carries_the_state_in_every_batch() -> None:
+    """`train` hands `loss` a model whose state goes on: four batches see three states."""
+    task = language()
+    model = convert(task.build(0), rasch2023)
+    recipe = HWATraining.for_(rasch2023, "lstm").override(ramp_batches=0, epochs=1)
+    given = []
+
+    def loss(of: nn.Module, batch: dict) -> Tensor:
+        given.append(task.carried(of).get("hidden"))
+        return task.loss(of, batch)
+
+    train(
+        model,
+        task.train_loader(4, 0),
+        loss,
+        recipe=recipe,
+        max_batches=4,
+        progress=False,
+        cpu=True,
+    )
+    assert given[0] is None
+    states = [state for state in given[1:] if state is not None]
+    assert len(states) == 3
+    assert all(not state.requires_grad for state in states)
+    assert len({tuple(state.flatten().tolist()) for state in states}) == 3
+
+
+def test_the_state_is_used() -> None:
+    task = language()
+    model = task.build(0, dropout=0.0)
+    first, second = list(task.train_loader(4, 0).passing(0))[:2]
+    with torch.no_grad():
+        task.loss(model, first)
+        with_state = task.logits(model, second)
+        without = task.logits(model, {**second, "carry": False})
+        _, state = model(first["tokens"])
+        expected, _ = model(second["tokens"], state)
+    assert torch.allclose(with_state, expected.flatten(0, 1), atol=1e-6)
+    assert not torch.allclose(with_state, without, atol=1e-4)
+
+
+def test_an_evaluation_between_two_batches_changes_neither() -> None:
+    task = language()
+    model = task.build(0, dropout=0.0)
+    first, second = list(task.train_loader(4, 0).passing(0))[:2]
+    with torch.no_grad():
+        task.loss(model, first)
+        expected = task.logits(model, second)
+        task.loss(model, first)
+        score = task.evaluate(model)
+        assert torch.equal(task.logits(model, second), expected)
+    assert task.evaluate(task.build(0, dropout=0.0)) == score  # nor does a state reach it
+
+
+def sampled(samples: int, repeats: int, n_exact: int) -> Tensor:
+    """Estimated softmax sums over the true one, (targets, repeats)."""
+    generator = torch.Generator().manual_seed(1)
+    n_words, width, n = 60, 8, 3
+    hidden = torch.randn(n, width, generator=generator)
+    weight = torch.randn(n_words, width, generator=generator) * 0.2
+    bias = torch.randn(n_words, generator=generator) * 0.5
+    targets = torch.tensor([3, 12, 59])  # summed exactly, and two rare ones
+    q = torch.rand(n_words - n_exact, generator=generator) + 0.2
+    q = q / q.sum()
+    scores = hidden @ weight.T + bias
+    true = torch.logsumexp(scores, -1)
+    torch.manual_seed(3)
+    ratios = []
+    for row in range(n):
+        # one row at a time: the loss is a mean over rows, and exp(loss) must be of one
+        losses = torch.stack(
+            [
+                lstm.sampled_cross_entropy(
+                    hidden[row : row + 1], weight, bias, targets[row : row + 1], q, samples
+                )
+                for _ in range(repeats)
+            ]
+        )
+        ratios.append((losses + scores[row, targets[row]] - true[row]).exp())
+    return torch.stack(ratios)
+
+
+def test_the_sampled_softmax_sum_is_unbiased() -> None:
+    """E[estimated sum] is the sum, for frequent and for rare targets."""
+    for ratios in sampled(samples=100, repeats=1500, n_exact=10):
+
+        def check(values: Tensor, of: Tensor = ratios) -> None:
+            error = of.std().item() / math.sqrt(of.numel())
+            assert abs(values.mean().item() - 1.0) < quantile() * error
+
+        proven(check, ratios)
+
+
+def test_the_sampled_loss_is_the_exact_one_where_all_words_are_summed() -> None:
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(5, 8, generator=generator)
+    weight, bias = torch.randn(20, 8, generator=generator), torch.randn(20, generator=generator)
+    targets = torch.tensor([0, 4, 18, 7, 7])
+    q = torch.tensor([1.0])  # one rare word, drawn always
+    found = lstm.sampled_cross_entropy(hidden, weight, bias, targets, q, 1)
+    exact = nn.functional.cross_entropy(hidden @ weight.T + bias, targets)
+    assert found.item() == pytest.approx(exact.item(), rel=1e-5)
+
+
+def test_the_decoders_bias_may_start_at_the_log_frequencies() -> None:
+    task = language(frequency_bias=True)
+    bias = task.build(0).decoder.bias.detach()
+    counts = task.streams["train"].bincount(minlength=task.n_classes).clamp_min(1)
+    assert torch.allclose(bias.exp(), counts / task.count("train"), rtol=1e-5)
+    assert float(language().build(0).decoder.bias.detach().abs().sum()) == 0.0
+
+
+@pytest.mark.parametrize(("size", "width"), [("small", 200), ("paper", 650)])
+def test_the_named_sizes(size, width) -> None:
+    words = {split: list("abcdefgh") * 60 for split in ("train", "validation", "test")}
+    task = lstm.LanguageTask(words, "toy", size, RECIPE, tied=True, dropout=0.0)
+    model = task.build(0)
+    assert model.lstm.hidden_size == model.lstm.input_size == width
+    assert model.lstm.num_layers == 2
+    assert model.decoder.weight is model.embedding.weight
+
+
+# --- the real data, where they are ----------------------------------------------------------------
+
+
+def test_real_wikitext2_task(real_data) -> None:
+    task = tasks.get("lstm", "real", real_data)
+    assert (task.model_name, task.n_classes) == ("LSTM 2x200 tied", 33_278)
+    assert task.count("test") == 245_569
+    assert not bool((task.streams["train"] == task.vocabulary["rare"]).all())
