@@ -1,0 +1,597 @@
+"""Set-up: who imports whom, what an import does, versions, the doctor, README and CI."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import importlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+import aimc_bridge
+import presets
+from aimc_bridge import doctor
+from aimc_bridge.__main__ import app
+from aimc_bridge.errors import DataError, UsageError, VersionError
+from aimc_bridge.reference import versions
+from aimc_bridge.reference.trial import TILES, trial
+from benchmarks import data, images, text
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("aimc_bridge", "presets", "benchmarks")
+
+# --- imports go one way ---------------------------------------------------------------------------
+
+# A unit imports units of a lower rank only: two of one rank do not know each other, and `rng` and
+# `errors`, at the bottom, import nothing of ours.
+RANK = {
+    "aimc_bridge.errors": 0,
+    "aimc_bridge.rng": 0,
+    "aimc_bridge.sourced": 1,
+    "aimc_bridge.times": 1,
+    "aimc_bridge.spec": 2,
+    "presets": 3,
+    "aimc_bridge.physics": 3,
+    "aimc_bridge.registry": 4,
+    "aimc_bridge.composite": 5,
+    "aimc_bridge.native": 6,
+    "aimc_bridge.reference": 6,
+    "aimc_bridge.conversion": 7,
+    "aimc_bridge.calibration": 7,
+    "aimc_bridge.chip": 7,
+    "aimc_bridge.training": 8,
+    "aimc_bridge.sweeps": 8,
+    "aimc_bridge.report": 9,
+    "aimc_bridge.doctor": 9,
+    "aimc_bridge.__main__": 10,
+    "benchmarks": 11,
+}
+PRESETS_MAY = {"aimc_bridge.spec", "aimc_bridge.errors"}
+UPWARD = ("aimc_bridge.spec", "aimc_bridge.reference")  # Preset.rpu_config, when it is called
+
+
+class Import(NamedTuple):
+    """`module` names what is imported; `lazy`: inside a function; `typing`: for type checkers."""
+
+    importer: str
+    module: str
+    lazy: bool
+    typing: bool
+
+
+def imports(importer: str, source: str) -> list[Import]:
+    """All imports of a module's source, those by `import_module("...")` too."""
+    found: list[Import] = []
+
+    def visit(node: ast.AST, lazy: bool, typing: bool) -> None:
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{importer} line {node.lineno}: a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and node.args:
+            called = ast.unparse(node.func)
+            first = node.args[0]
+            if called.endswith(("import_module", "__import__")) and isinstance(first, ast.Constant):
+                names = [str(first.value)]
+        found.extend(Import(importer, name, lazy, typing) for name in names)
+        lazy = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for child in node.body:
+                visit(child, lazy, True)
+            for child in node.orelse:
+                visit(child, lazy, typing)
+            return
+        for child in ast.iter_child_nodes(node):
+            visit(child, lazy, typing)
+
+    visit(ast.parse(source), False, False)
+    return found
+
+
+def unit(module: str) -> str:
+    """The unit that a module of ours belongs to: "aimc_bridge.physics.drift" -> ".physics"."""
+    parts = module.split(".")
+    if parts[0] != "aimc_bridge":
+        return parts[0]
+    named = ".".join(parts[:2])
+    return named if named in RANK or module_path(named).exists() else "aimc_bridge"
+
+
+def module_path(module: str) -> Path:
+    path = ROOT / module.replace(".", "/")
+    return path if path.is_dir() else path.with_suffix(".py")
+
+
+def broken_rules(found: Import) -> list[str]:
+    """Which rules of the layout an import breaks."""
+    said = f"{found.importer} imports {found.module}"
+    rules: list[str] = []
+    if found.module.split(".")[0] == "aihwkit" and unit(found.importer) != "aimc_bridge.reference":
+        rules.append(f"{said}: only aimc_bridge.reference imports aihwkit")
+    if found.module.split(".")[0] not in PACKAGES:
+        return rules
+    source, target = unit(found.importer), unit(found.module)
+    if source == "aimc_bridge":  # __init__: names resolved on first use
+        if not (found.typing or found.lazy):
+            rules.append(f"{said}: aimc_bridge/__init__.py resolves its names on first use")
+    elif source == target or (source, target) == UPWARD and found.lazy:
+        pass
+    elif source == "presets" and target not in PRESETS_MAY:
+        rules.append(f"{said}: presets import spec and errors only")
+    elif target == "presets" and source != "benchmarks":
+        rules.append(f"{said}: nothing in aimc_bridge imports presets")
+    elif target != "aimc_bridge" and RANK[source] <= RANK[target]:
+        rules.append(f"{said}: imports go one way")
+    elif target == "aimc_bridge" and source != "benchmarks":
+        rules.append(f"{said}: the library imports its modules, not its public names")
+    return rules
+
+
+def modules() -> dict[str, str]:
+    """Module name -> source of everything in the three packages."""
+    found = {}
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            found[name] = path.read_text(encoding="utf-8")
+    return found
+
+
+def test_imports_go_one_way() -> None:
+    unranked = {unit(name) for name in modules()} - {"aimc_bridge"} - set(RANK)
+    assert not unranked, f"give these a rank in RANK: {sorted(unranked)}"
+    broken = [
+        rule
+        for name, source in modules().items()
+        for found in imports(name, source)
+        for rule in broken_rules(found)
+    ]
+    assert not broken, "\n".join(broken)
+
+
+@pytest.mark.parametrize(
+    ("importer", "line", "rule"),
+    [
+        ("aimc_bridge.physics.drift", "from aimc_bridge.registry import Matrix", "one way"),
+        ("aimc_bridge.native.layers", "from aimc_bridge import chip", "one way"),
+        ("aimc_bridge.native.layers", "from aimc_bridge.reference import ENGINE", "one way"),
+        ("aimc_bridge.chip", "def f():\n    import aimc_bridge.training", "one way"),
+        ("aimc_bridge.report", "from benchmarks.data import find", "one way"),
+        ("aimc_bridge.rng", "from aimc_bridge.errors import UsageError", "one way"),
+        ("aimc_bridge.errors", "import aimc_bridge.rng", "one way"),
+        ("aimc_bridge.spec", "from aimc_bridge.reference import config", "one way"),
+        ("aimc_bridge.training", "from aimc_bridge import convert", "public names"),
+        ("aimc_bridge", "from aimc_bridge.chip import program", "first use"),
+        ("aimc_bridge.chip", "import presets", "nothing in aimc_bridge"),
+        ("aimc_bridge.chip", "def f():\n    from presets import ideal", "nothing in aimc_bridge"),
+        ("presets._ideal", "from aimc_bridge.physics import drifted", "spec and errors"),
+        ("benchmarks.study", "import aihwkit.nn", "aihwkit"),
+        ("aimc_bridge.chip", "import importlib\nimportlib.import_module('aihwkit')", "aihwkit"),
+        ("aimc_bridge.chip", "def f():\n    from aihwkit.nn import AnalogLinear", "aihwkit"),
+    ],
+)
+def test_a_wrong_import_is_found(importer: str, line: str, rule: str) -> None:
+    broken = [r for found in imports(importer, line) for r in broken_rules(found)]
+    assert len(broken) == 1 and rule in broken[0]
+
+
+def test_a_right_import_is_not_refused() -> None:
+    lines = {
+        "aimc_bridge.spec": "def f():\n    from aimc_bridge.reference.config import rpu_config",
+        "aimc_bridge.reference.tile": "import aihwkit.nn\nfrom aimc_bridge import composite",
+        "aimc_bridge": "if TYPE_CHECKING:\n    from aimc_bridge.chip import program",
+        "benchmarks.run": "import presets\nfrom aimc_bridge import convert, report",
+    }
+    for importer, line in lines.items():
+        assert [r for found in imports(importer, line) for r in broken_rules(found)] == []
+
+
+# --- what an import does --------------------------------------------------------------------------
+
+
+def python(code: str, cwd: Path = ROOT, **environment: str) -> str:
+    """What a new process prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_the_packages_imports_nothing_heavy() -> None:
+    loaded = python(
+        "import sys, presets, aimc_bridge\n"
+        "presets.get('rasch2023').to_dict()\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    ).split()
+    assert {"presets", "aimc_bridge"} <= set(loaded)
+    heavy = {"torch", "aihwkit", "transformers", "numpy", "pandas", "matplotlib", "accelerate"}
+    assert not heavy & set(loaded)
+
+
+def test_using_the_public_names_has_no_side_effects() -> None:
+    said = python(
+        "import random, sys, numpy, torch, presets, aimc_bridge\n"
+        "def state():\n"
+        "    numbers = numpy.random.get_state()\n"
+        "    return random.getstate(), str(numbers), torch.get_rng_state().tolist(), \\\n"
+        "        torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()\n"
+        "before = state()\n"
+        "for name in aimc_bridge.__all__:\n"
+        "    getattr(aimc_bridge, name)\n"
+        "print(before == state(), torch.cuda.is_initialized(),\n"
+        "      'aihwkit' in sys.modules, 'transformers' in sys.modules)"
+    )
+    assert said == "True False False False"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in aimc_bridge.__all__:
+        assert getattr(aimc_bridge, name) is not None
+        assert name in dir(aimc_bridge)
+    with pytest.raises(AttributeError, match="no attribute 'programme'"):
+        _ = aimc_bridge.programme
+
+
+def installed() -> bool:
+    try:
+        distribution("aimc-bridge")
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not installed(), reason="aimc-bridge is not installed in this environment")
+def test_presets_in_a_bare_script_elsewhere(tmp_path: Path) -> None:
+    script = tmp_path / "study.py"
+    script.write_text("import presets\nprint(presets.get('rasch2023').pcm.g_max_us)\n")
+    done = subprocess.run(
+        [sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == "25.0", done.stderr
+
+
+def test_the_distribution_holds_the_three_packages() -> None:
+    setuptools = pytest.importorskip("setuptools")
+    options = setup_cfg()["options.packages.find"]
+    include = options["include"].split()
+    found = set(setuptools.find_packages(str(ROOT), include=include))
+    ours = {name for name in modules() if module_path(name).is_dir()}
+    assert found == ours
+    for package in ("aimc_bridge", "presets"):
+        assert (ROOT / package / "py.typed").exists()
+
+
+# --- versions -------------------------------------------------------------------------------------
+
+
+def setup_cfg() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def requirements() -> dict[str, str]:
+    """Package -> range, of the dependencies in setup.cfg."""
+    lines = setup_cfg()["options"]["install_requires"].split()
+    parts = [re.fullmatch(r"([a-z0-9-]+)([<>=].*)", line) for line in lines]
+    return {part[1]: part[2] for part in parts if part is not None}
+
+
+@pytest.mark.parametrize("torch", ["2.10.0", "2.11.0", "2.11.1+cu130", "2.10.0+cpu"])
+@pytest.mark.parametrize("aihwkit", ["1.1.0", "1.1.0+cuda"])
+def test_a_right_pair_passes(aihwkit: str, torch: str) -> None:
+    versions.check(aihwkit, torch)
+
+
+@pytest.mark.parametrize(
+    ("aihwkit", "torch"),
+    [
+        *(("1.1.0", torch) for torch in ("2.9.1", "2.12.0", "2.13.0+cu130", "2.1.1", "2.100.0")),
+        *((aihwkit, "2.11.0") for aihwkit in ("1.2.0", "1.0.0", "1.1.0.post1", "1.1")),
+    ],
+)
+def test_a_wrong_pair_names_both_what_works_and_the_command(aihwkit: str, torch: str) -> None:
+    with pytest.raises(VersionError) as caught:
+        versions.check(aihwkit, torch)
+    message = str(caught.value)
+    for part in (f"aihwkit {aihwkit} ", f"torch {torch};", "aihwkit 1.1.0 with torch 2.10 or 2.11"):
+        assert part in message
+    assert message.endswith(versions.INSTALL) and "\n" not in message
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "found", {"torch": "2.11.0"}.get)
+    with pytest.raises(VersionError, match=r"found aihwkit not installed with torch 2\.11\.0"):
+        versions.check()
+
+
+def test_the_command_installs_what_setup_cfg_asks_for() -> None:
+    asked = requirements()
+    for package in ("aihwkit", "torch", "torchvision"):
+        assert f'"{package}{asked[package]}"' in versions.INSTALL
+    assert asked["aihwkit"] == f"=={versions.AIHWKIT}"
+    assert asked["aihwkit"] == doctor.AIHWKIT.removeprefix("aihwkit")
+    assert tuple(doctor.TORCHVISION) == versions.TORCH
+
+
+WRONG_PAIR = """
+import importlib.metadata as metadata, sys
+true = metadata.version
+metadata.version = lambda name: "2.13.0" if name == "torch" else true(name)
+"""
+
+
+def test_a_wrong_pair_is_found_before_aihwkit_is_imported() -> None:
+    said = python(
+        f"{WRONG_PAIR}\n"
+        "from aimc_bridge import convert\n"
+        "from aimc_bridge.errors import VersionError\n"
+        "import presets, torch\n"
+        "model = torch.nn.Linear(2, 2)\n"
+        "for use in (lambda: convert(model, presets.ideal, engine='aihwkit'),\n"
+        "            presets.ideal.rpu_config):\n"
+        "    try:\n"
+        "        use()\n"
+        "    except VersionError as error:\n"
+        "        print(error)\n"
+        "print('aihwkit' in sys.modules)\n"
+        "print(type(convert(model, presets.ideal)).__name__)"
+    ).splitlines()
+    assert len(said) == 4
+    assert all("torch 2.13.0; run: pip install" in line for line in said[:2])
+    assert said[2:] == ["False", "AnalogLinear"]
+
+
+def test_every_import_of_another_package_is_a_declared_dependency() -> None:
+    names = {"scikit-learn": "sklearn", "pillow": "PIL"}
+    declared = {names.get(name, name) for name in requirements()}
+    known = declared | set(sys.stdlib_module_names) | set(PACKAGES)
+    used = {
+        found.module.partition(".")[0]
+        for name, source in modules().items()
+        for found in imports(name, source)
+    }
+    assert used - known == set()
+
+
+# --- the doctor -----------------------------------------------------------------------------------
+
+
+def examined(folder: Path | None = None) -> tuple[bool, str]:
+    """What the doctor returns and prints."""
+    page = io.StringIO()
+    healthy = doctor.doctor(folder, Console(file=page, width=80))
+    return healthy, page.getvalue()
+
+
+@pytest.fixture
+def no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(doctor.DATA_VARIABLE, raising=False)
+
+
+@pytest.mark.usefixtures("no_variable")
+def test_doctor_says_versions_tiles_devices_and_data() -> None:
+    healthy, page = examined()
+    assert healthy
+    lines = page.splitlines()
+    for package in doctor.PACKAGES:
+        assert f"  ok  {package:<28}{versions.found(package)}" in lines
+    for tile in TILES:
+        assert f"  ok  {tile} tile, cpu" in page
+    assert f"no folder named by --data-dir or {doctor.DATA_VARIABLE}" in page
+
+
+def test_doctor_refuses_a_folder_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = CliRunner()
+    result = runner.invoke(app, ["doctor", "--data-dir", "/no/such/folder"])
+    assert result.exit_code == 2
+    assert result.output == (
+        "error: no data folder /no/such/folder (from --data-dir); name a folder that exists\n"
+    )
+    monkeypatch.setenv(doctor.DATA_VARIABLE, "/nor/this")
+    with pytest.raises(UsageError, match=f"/nor/this .from {doctor.DATA_VARIABLE}"):
+        doctor.doctor()
+
+
+@pytest.mark.usefixtures("no_variable")
+def test_doctor_sees_the_data_sets_that_are_whole(tmp_path: Path) -> None:
+    for name in ("SST-2/train.tsv", "SST-2/dev.tsv", "wikitext-2/wiki.train.tokens"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = {finding.what: finding for finding in doctor.data_sets(tmp_path)}
+    assert set(doctor.DATA) < set(found)
+    assert found["SST-2"].ok is True
+    assert found["WikiText-2"].ok is None
+    assert "looked for wikitext-2/wiki.train.tokens, " in found["WikiText-2"].note
+
+
+@pytest.mark.usefixtures("no_variable")
+def test_doctor_sees_the_real_data(real_data: Path) -> None:
+    found = {finding.what: finding.ok for finding in doctor.data_sets(real_data)}
+    assert found["SST-2"] and found["WikiText-2"]
+
+
+def test_doctor_looks_for_the_files_that_the_benchmarks_read(tmp_path: Path) -> None:
+    readers = {
+        "SST-2": text.sst2,
+        "WikiText-2": text.wikitext2,
+        "CIFAR-10 (JPEG)": images.cifar10_jpeg,
+        "CIFAR-10 (lossless subset)": images.cifar10_lossless,
+    }
+    for name, reader in readers.items():
+        with pytest.raises(DataError) as caught:
+            reader(tmp_path)
+        wanted = " or ".join(", ".join(choice) for choice in doctor.DATA[name])
+        assert f"looked in {tmp_path} for {wanted};" in str(caught.value)
+    datasets = importlib.import_module("torchvision.datasets")
+    for name in ("CIFAR-10", "CIFAR-100"):
+        kind = getattr(datasets, name.replace("-", ""))
+        listed = [row[0] for row in (*kind.train_list, *kind.test_list)]
+        wanted_paths = {f"{kind.base_folder}/{n}" for n in (*listed, kind.meta["filename"])}
+        assert set(doctor.DATA[name][0]) == wanted_paths
+    assert data.DATA_VARIABLE == doctor.DATA_VARIABLE
+
+
+def test_doctor_with_a_wrong_pair_says_what_to_do_and_exits_1() -> None:
+    said = python(
+        f"{WRONG_PAIR}\n"
+        "from typer.testing import CliRunner\n"
+        "from aimc_bridge.__main__ import app\n"
+        "result = CliRunner().invoke(app, ['doctor'])\n"
+        "print(result.output, 'code', result.exit_code)"
+    )
+    assert f"no  pairing{' ' * 21}the aihwkit engine needs aihwkit 1.1.0" in said
+    assert f"torch 2.13.0; run: {versions.INSTALL}" in said
+    assert 'engine="native" does without it' in said
+    assert said.endswith("code 1")
+
+
+def test_doctor_finds_a_torchvision_of_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = {"torch": "2.11.0+cpu", "torchvision": "0.25.0"}
+    monkeypatch.setattr(doctor, "_version", lambda name: fake.get(name, "1.0"))
+    found = {finding.what: finding for finding in doctor.versions()}
+    assert found["torchvision"].ok is False and '"torchvision==0.26.*"' in found["torchvision"].note
+    fake["torchvision"] = "0.26.0+cpu"
+    assert all(finding.ok for finding in doctor.versions())
+
+
+def test_a_trial_tells_a_tile_that_works_from_one_that_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    aihwkit = importlib.import_module("aihwkit.nn")
+    assert [trial(tile, "cpu") for tile in TILES] == [None, None]
+    assert "no CUDA" in str(trial("rpucuda", "cuda"))
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("weights must be a CPU tensor\nand more")
+
+    monkeypatch.setattr(aihwkit.AnalogLinear, "from_digital", broken)
+    assert trial("rpucuda", "cpu") == "RuntimeError: weights must be a CPU tensor"
+    healthy, page = examined()
+    assert not healthy and "no  rpucuda tile, cpu           RuntimeError: weights must" in page
+
+
+def test_the_command_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "aimc_bridge", "doctor"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "aihwkit engine" in done.stdout and "data" in done.stdout
+
+
+# --- README and CI --------------------------------------------------------------------------------
+
+README = ROOT / "README.md"
+CI = ROOT / ".ci" / "run"
+
+
+def shell_lines() -> list[str]:
+    """The first line of each of the README's first two shell blocks."""
+    blocks = re.findall(r"```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    lines = [block.splitlines() for block in blocks[:2]]
+    assert [len(block) for block in lines] == [1, 1], "each of the two commands is one line"
+    return [block[0] for block in lines]
+
+
+def test_readme_opens_with_two_commands() -> None:
+    run, check = shell_lines()
+    for line in (run, check):
+        assert line.startswith("python3 -m venv .venv && ")
+    assert run.endswith(".venv/bin/python -m benchmarks.run")
+    assert ".venv/bin/python -m pytest" in check
+    extras = re.search(r'"\.\[(.*?)\]"', check)
+    assert extras is not None
+    assert set(extras[1].split(",")) <= set(setup_cfg()["options.extras_require"])
+
+
+FAKE = """#!/bin/sh
+echo "$(basename "$0") $*" >> "$LOG"
+case "$*" in
+  *"$FAIL"*) exit 3;;
+  "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; cp "$0" "$3/bin/pip";;
+esac
+"""
+
+
+def ci(folder: Path, fail: str) -> tuple[int, list[str]]:
+    """The exit code of .ci/run in `folder`, and the commands it ran, with fake programs."""
+    (folder / ".ci").mkdir()
+    shutil.copy(CI, folder / ".ci" / "run")
+    shutil.copy(README, folder)
+    tools = folder / "tools"
+    tools.mkdir()
+    (tools / "python3").write_text(FAKE)
+    (tools / "python3").chmod(0o755)
+    log = folder / "log"
+    environment = {
+        **os.environ,
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "LOG": str(log),
+        "FAIL": fail,
+    }
+    done = subprocess.run(
+        [str(folder / ".ci" / "run")], cwd="/", env=environment, capture_output=True, timeout=60
+    )
+    assert not (folder / ".ci" / "venv").exists()
+    return done.returncode, log.read_text().splitlines()
+
+
+def test_ci_runs_the_linters_and_the_readmes_test_command(tmp_path: Path) -> None:
+    code, ran = ci(tmp_path, fail="nothing fails")
+    assert code == 0
+    _, check = shell_lines()
+    wanted = [
+        part.replace('"', "").replace(".venv/bin/", "").replace(".venv", ".ci/venv")
+        for part in check.split(" && ")
+    ]
+    linters = ["python -m ruff check .", "python -m ruff format --check .", "python -m mypy"]
+    assert ran == [*wanted[:-1], *linters, wanted[-1]]
+
+
+@pytest.mark.parametrize(
+    "fail", ["-m venv", "install -U", "install -e", "ruff check", "format", "mypy", "pytest"]
+)
+def test_ci_fails_where_a_step_fails(tmp_path: Path, fail: str) -> None:
+    code, ran = ci(tmp_path, fail=fail)
+    assert code == 3 and fail in ran[-1]
+
+
+def test_readme_names_every_preset_and_its_example_runs() -> None:
+    page = README.read_text(encoding="utf-8")
+    table = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert table == presets.names()
+    example = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert example is not None
+    said = python(f"{example[1]}\nprint(len(table), *sorted(set(table.t_inference)))")
+    assert said.splitlines()[-1] == "6 1.0 31536000.0"
+
+
+def test_readme_says_which_pythons_and_versions() -> None:
+    page = README.read_text(encoding="utf-8")
+    assert setup_cfg()["options"]["python_requires"] == ">=3.10,<3.13"
+    assert "Python 3.10, 3.11 or 3.12" in page
+    assert f"`aihwkit=={versions.AIHWKIT}` and torch {' or '.join(versions.TORCH)} only" in page
