@@ -52,6 +52,7 @@ RANK = {
     "aimc_bridge.chip": 7,
     "aimc_bridge.training": 8,
     "aimc_bridge.sweeps": 8,
+    "aimc_bridge.equivalence": 8,
     "aimc_bridge.report": 9,
     "aimc_bridge.doctor": 9,
     "aimc_bridge.__main__": 10,
