@@ -1,7 +1,7 @@
 """Records of finished runs, and the README's table of results made from them.
 
-    python -m benchmarks.records add runs/NAME --name NAME     a run's folder -> records/NAME.json
-    python -m benchmarks.records table                         the table of all records
+    python -m benchmarks.record add runs/NAME --name NAME     a run's folder -> records/NAME.json
+    python -m benchmarks.record table                         the table of all records
 
 A record keeps the command, versions, hardware, data, preset, seeds and every row of results.csv.
 """
@@ -161,7 +161,7 @@ def add(
     except AimcError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
-    typer.echo(f"{file}; put the output of `python -m benchmarks.records table` into README.md")
+    typer.echo(f"{file}; put the output of `python -m benchmarks.record table` into README.md")
 
 
 @app.command(name="table")

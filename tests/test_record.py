@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from aimc_bridge import report
 from aimc_bridge.errors import DataError, UsageError
-from benchmarks import records
+from benchmarks import record as records
 
 ROOT = Path(__file__).parent.parent
 YEAR = 31536000.0
@@ -150,7 +150,7 @@ def test_the_section_between_the_marks() -> None:
 
 
 def test_the_readme_shows_the_records_and_nothing_else() -> None:
-    """`python -m benchmarks.records table` prints what belongs there."""
+    """`python -m benchmarks.record table` prints what belongs there."""
     files = sorted(records.FOLDER.glob("*.json"))
     readme = ROOT / "README.md"
     text = readme.read_text() if readme.exists() else ""
