@@ -97,7 +97,7 @@ def parser() -> Parser:
         help="an option of the task, as size=paper (lstm), encoder=PATH (bert)",
     )
     add("--device", default="cpu", help="cpu or cuda")
-    add("--threads", type=int, help="threads of torch")
+    add("--threads", type=int, help="threads of torch; default 1 for embedded, else all cores")
     add("--seed", type=int, default=0)
     add("--out", type=Path, help="folder of the results; default runs/PROFILE-TIME")
     add("--resume", action="store_true", help="go on with the run in --out")
@@ -158,8 +158,9 @@ def run(given: argparse.Namespace, words: list[str], console: Console) -> Path:
     out = given.out or Path("runs") / f"{given.profile}-{time.strftime('%Y%m%d-%H%M%S')}"
     claim = {"arguments": _claim(given, settings, names)}
     _enter(out, claim, given.resume)
-    if given.threads:
-        torch.set_num_threads(given.threads)
+    threads = given.threads or (1 if given.profile == "embedded" else None)
+    if threads:  # models as small as the embedded ones spend a second thread on waiting for it
+        torch.set_num_threads(threads)
     _announce(console, made, settings, plans, given.profile, out)
 
     studies, parts = [], []
