@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         different = 0
         for name in args.preset:
             report = device_level(
-                getattr(presets, name),
+                presets.get(name),
                 times=args.times,
                 samples=args.samples,
                 seed=args.seed,

@@ -16,7 +16,7 @@ from aimc_bridge.physics.drift import drift_exponent, drifted
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import programmed
 from aimc_bridge.physics.read import read
-from aimc_bridge.rng import derive, normal, stream
+from aimc_bridge.rng import normal, stream
 from aimc_bridge.spec import Preset, StatisticalSpec
 from aimc_bridge.times import seconds
 
@@ -129,6 +129,8 @@ def aihwkit(
     preset: Preset, times: Sequence[float], targets: Sequence[float], samples: int, seed: int
 ) -> Samples:
     """Samples of the noise model that aihwkit runs for this preset, by cell."""
+    from aimc_bridge.reference.noise import drawing
+
     g_max = preset.pcm.g_max_us
     model = preset.rpu_config().noise_model
     quiet = model
@@ -136,8 +138,7 @@ def aihwkit(
         change = preset.change(why="drift alone", read_noise_scale=0.0)
         quiet = change.rpu_config().noise_model
     found: Samples = {}
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(derive(seed, "crosscheck", "aihwkit"))  # their models draw from there
+    with drawing(seed, "crosscheck", "aihwkit"), torch.no_grad():
         for x in targets:
             target = torch.full((samples,), x * g_max)
             g_prog = model.apply_programming_noise_to_conductance(target)

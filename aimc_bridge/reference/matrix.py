@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge import rng
 from aimc_bridge.errors import (
     CalibrationError,
     CapabilityError,
@@ -18,21 +15,12 @@ from aimc_bridge.errors import (
     StateError,
 )
 from aimc_bridge.physics.mapping import TileGrid, column_scales
+from aimc_bridge.reference.noise import drawing
 from aimc_bridge.reference.tile import ChipTile
 from aimc_bridge.registry import Matrix, Observer
 from aimc_bridge.spec import Preset, TrainingSpec
 
 _CHIP = ("programmed", "held", "baseline", "alpha")
-
-
-@contextmanager
-def _drawing(seed: int, *names: object) -> Iterator[None]:
-    """torch's default generator at the beginning of a named stream, given back as it was."""
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # aihwkit 1.1.0's HermesNoiseModel indexes with a list of masks
-        warnings.filterwarnings("ignore", message="Using a non-tuple sequence")
-        torch.manual_seed(rng.derive(seed, *names))
-        yield
 
 
 class TileMatrix(Matrix):
@@ -88,7 +76,7 @@ class TileMatrix(Matrix):
 
     def program(self, seed: int, name: str, draw_on: str) -> None:
         for row, column, tile in self._each():
-            with _drawing(seed, "program", name, row, column):
+            with drawing(seed, "program", name, row, column):
                 tile.program_weights(from_reference=True)
             tile.alpha = torch.ones(1)
             tile.alphas = {}
@@ -97,7 +85,7 @@ class TileMatrix(Matrix):
         for row, column, tile in self._each():
             if tile.programmed_weights is None:
                 raise StateError(f"{self.label} holds no chip; call program(model, seed) first")
-            with _drawing(seed, "read", name, row, column, float(t_s)):
+            with drawing(seed, "read", name, row, column, float(t_s)):
                 tile.drift_weights(t_s)
             tile.alpha = tile.alphas.setdefault(float(t_s), tile.alpha.detach().clone())
 

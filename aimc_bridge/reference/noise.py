@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +18,7 @@ from aihwkit.inference.converter.conductance import SinglePairConductanceConvert
 from aihwkit.inference.noise.hermes import HermesNoiseModel
 from torch import Tensor
 
+from aimc_bridge import rng
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics import compensation
 from aimc_bridge.physics.drift import drift_exponent, drifted
@@ -47,6 +51,19 @@ HERMES_BUILT_IN = {
     "read_low": (-0.0117, -0.0069, 0.015, 0.04),
     "read_high": (0.0123, 0.0211, -0.0280, 0.0069),
 }
+
+
+@contextmanager
+def drawing(seed: int, *names: object) -> Iterator[None]:
+    """torch's default generator at the beginning of a named stream, given back as it was.
+
+    aihwkit's noise models draw from that generator.
+    """
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # aihwkit 1.1.0's HermesNoiseModel indexes with a list of masks
+        warnings.filterwarnings("ignore", message="Using a non-tuple sequence")
+        torch.manual_seed(rng.derive(seed, *names))
+        yield
 
 
 class LawNoiseModel(BaseNoiseModel):  # type: ignore[misc]
