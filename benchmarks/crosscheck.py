@@ -6,10 +6,8 @@ summary.md. Exit codes: 0 no cell is different, 1 a cell is different, 2 bad usa
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 
@@ -17,13 +15,7 @@ import presets
 from aimc_bridge.equivalence import device_level
 from aimc_bridge.equivalence.device import TIMES
 from aimc_bridge.errors import AimcError, UsageError
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with our errors."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see {self.prog} --help")
+from benchmarks.command import Parser
 
 
 def parser() -> Parser:

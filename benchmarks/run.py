@@ -18,7 +18,7 @@ import time
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -31,6 +31,7 @@ from aimc_bridge.registry import engine as find_engine
 from aimc_bridge.spec import TrainingSpec
 from aimc_bridge.times import label, seconds
 from benchmarks import tasks
+from benchmarks.command import Parser
 from benchmarks.data import data_dir
 from benchmarks.digital import replace_file
 from benchmarks.profiles import PLANS, Plan, parse_changes, recipe_for
@@ -43,13 +44,6 @@ _PACKAGES = (
     *("aimc-bridge", "aihwkit", "torch", "torchvision", "transformers", "datasets"),
     *("accelerate", "numpy", "scikit-learn"),
 )
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with our errors; typer has no option of several words as in `--times 1s 1h 1d`."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def parser() -> Parser:

@@ -22,6 +22,16 @@ def padding_to_do_first(conv: Conv) -> Sequence[int]:
     return tuple(amounts) if any(amounts) else ()
 
 
+def as_batch(x: Tensor, channels: int, dims: int) -> Tensor:
+    """`[batch, channels, *space]` of inputs with or without a batch, `dims` sizes of space.
+
+    Raises:  ShapeError.
+    """
+    if x.ndim not in (dims + 1, dims + 2) or x.shape[-dims - 1] != channels:
+        raise ShapeError(f"input {tuple(x.shape)}; allowed: [batch, {channels}, {dims} sizes]")
+    return x if x.ndim == dims + 2 else x.unsqueeze(0)
+
+
 class UnfoldedConv(nn.Module):
     """A convolution in one, two or three dimensions, `[batch, channels, *space]`.
 
@@ -61,11 +71,7 @@ class UnfoldedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         dims = len(self.kernel_size)
-        if x.ndim not in (dims + 1, dims + 2) or x.shape[-dims - 1] != self.in_channels:
-            raise ShapeError(
-                f"input {tuple(x.shape)}; allowed: [batch, {self.in_channels}, {dims} sizes]"
-            )
-        batched = x if x.ndim == dims + 2 else x.unsqueeze(0)
+        batched = as_batch(x, self.in_channels, dims)
         if any(self.pad):
             batched = functional.pad(batched, self.pad, mode=self.pad_mode)
         outputs = []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aimc_bridge.composite.convolution import padding_to_do_first
+from aimc_bridge.composite.convolution import as_batch, padding_to_do_first
 from aimc_bridge.errors import ShapeError
 from aimc_bridge.native.crossbar import Crossbar
 from aimc_bridge.native.product import ConvProduct, LinearProduct
@@ -112,11 +112,7 @@ class AnalogConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         dims = len(self.kernel_size)
-        if x.ndim not in (dims + 1, dims + 2) or x.shape[-dims - 1] != self.in_channels:
-            raise ShapeError(
-                f"input {tuple(x.shape)}; allowed: [batch, {self.in_channels}, {dims} sizes]"
-            )
-        batched = x if x.ndim == dims + 2 else x.unsqueeze(0)
+        batched = as_batch(x, self.in_channels, dims)
         if self.pad_first:
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             batched = functional.pad(batched, self.pad_first, mode=mode)
