@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aimc_bridge import physics
+    from aimc_bridge.batchnorm import reestimate_batchnorm
     from aimc_bridge.calibration import calibrate
     from aimc_bridge.chip import drift, load_chip, program, restore, save_chip
     from aimc_bridge.conversion import convert, coverage
+    from aimc_bridge.equivalence import Report, crosscheck
     from aimc_bridge.sweeps import sweep
     from aimc_bridge.training import HWATraining, train
 
@@ -17,12 +19,15 @@ __version__ = "0.1.0"
 
 _HOME = {
     "HWATraining": "training",
+    "Report": "equivalence",
     "calibrate": "calibration",
     "convert": "conversion",
     "coverage": "conversion",
+    "crosscheck": "equivalence",
     "drift": "chip",
     "load_chip": "chip",
     "program": "chip",
+    "reestimate_batchnorm": "batchnorm",
     "restore": "chip",
     "save_chip": "chip",
     "sweep": "sweeps",
@@ -31,13 +36,16 @@ _HOME = {
 
 __all__ = [
     "HWATraining",
+    "Report",
     "calibrate",
     "convert",
     "coverage",
+    "crosscheck",
     "drift",
     "load_chip",
     "physics",
     "program",
+    "reestimate_batchnorm",
     "restore",
     "save_chip",
     "sweep",

@@ -26,11 +26,18 @@ COLUMNS = [
     "seed",
     "value",
 ]
-PHASES = ("digital", "direct", "hwa")
-_PHASE_NAMES = {"digital": "digital", "direct": "direct conversion", "hwa": "hardware-aware"}
+PHASES = ("digital", "direct", "control", "hwa")
+_PHASE_NAMES = {
+    "digital": "digital",
+    "direct": "direct conversion",
+    "control": "control, trained without noise",
+    "hwa": "hardware-aware",
+}
 _STYLES = {
     ("direct", "native"): {"color": "tab:orange", "linestyle": "-", "marker": "o"},
     ("direct", "aihwkit"): {"color": "tab:orange", "linestyle": "--", "marker": "s"},
+    ("control", "native"): {"color": "tab:green", "linestyle": "-", "marker": "o"},
+    ("control", "aihwkit"): {"color": "tab:green", "linestyle": "--", "marker": "s"},
     ("hwa", "native"): {"color": "tab:blue", "linestyle": "-", "marker": "o"},
     ("hwa", "aihwkit"): {"color": "tab:blue", "linestyle": "--", "marker": "s"},
 }
@@ -69,7 +76,7 @@ def summary(results: pd.DataFrame, metric: str) -> pd.DataFrame:
             "phase": _PHASE_NAMES[phase],
             "engine": engine,
             "data": data,
-            "chips": str(group.chip.nunique()),
+            "chips": str(group.chip.nunique()) + _trainings(group),
             "digital": number(baseline.mean(), metric) if len(baseline) else "?",
         }
         for t_s in times:
@@ -79,6 +86,12 @@ def summary(results: pd.DataFrame, metric: str) -> pd.DataFrame:
             row["drift loss"] = _loss(mean.iloc[0], mean.iloc[-1], metric)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _trainings(group: pd.DataFrame) -> str:
+    """How many trainings the chips are of, each: "" for one."""
+    count = group.training_seed.nunique() if "training_seed" in group else 1
+    return f" x {count} trainings" if count > 1 else ""
 
 
 def a_star_summary(results: pd.DataFrame, chance: float) -> pd.DataFrame:
@@ -93,18 +106,27 @@ def a_star_summary(results: pd.DataFrame, chance: float) -> pd.DataFrame:
     errors = results[results.metric == "error"]
     rows = []
     for (phase, engine, data), group in _analog_groups(errors):
-        digital = errors[(errors.phase == "digital") & (errors.dataset == data)].value.mean()
+        baseline = errors[(errors.phase == "digital") & (errors.dataset == data)]
         row = {"phase": _PHASE_NAMES[phase], "engine": engine, "data": data}
         for t_s in times:
-            values = group[group.t_inference == t_s].value
             try:
-                stars = [normalised_accuracy(float(e), float(digital), chance) for e in values]
+                stars = _stars(group[group.t_inference == t_s], baseline, chance)
             except DataError:
                 row[f"A* {label(t_s)}"] = "undefined"
             else:
                 row[f"A* {label(t_s)}"] = spread(stars, "A*")
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _stars(rows: pd.DataFrame, digital: pd.DataFrame, chance: float) -> list[float]:
+    """A* of each row, against the digital model of the same training where there are several."""
+    if "training_seed" not in rows:
+        error = float(digital.value.mean())
+        return [normalised_accuracy(float(e), error, chance) for e in rows.value]
+    errors = digital.groupby("training_seed").value.mean().to_dict()
+    pairs = zip(rows.value, rows.training_seed, strict=True)
+    return [normalised_accuracy(float(e), float(errors[seed]), chance) for e, seed in pairs]
 
 
 def times_of(results: pd.DataFrame) -> list[float]:

@@ -28,6 +28,7 @@ __all__ = [
     "PcmSpec",
     "Preset",
     "ScalarDriftSpec",
+    "SignedPcmSpec",
     "Source",
     "Spec",
     "StatisticalSpec",
@@ -49,9 +50,11 @@ class DeviceSpec(Spec):
     t0_s         time between programming and the first reading of the fit, seconds
     netting      what a reading starts from: True, the programmed pair netted to one device and
                  rescaled to its tile's maximum (aihwkit's way); False, each device by itself
+    pairs        whether a weight is a pair of devices; else it is one cell that holds a sign
     """
 
     law: ClassVar[str]
+    pairs: ClassVar[bool] = False
     g_max_us: float
     t0_s: float
     netting: bool
@@ -76,6 +79,7 @@ class StatisticalSpec(DeviceSpec):
     prog_noise_scale, read_noise_scale, drift_scale    factors for what-ifs; 1 is the device
     """
 
+    pairs: ClassVar[bool] = True
     prog_coeff_us: tuple[float, ...]
     t_read_s: float
     prog_noise_scale: float
@@ -118,6 +122,29 @@ class PcmSpec(StatisticalSpec):
             min(self.read_coeff) >= 0 and self.read_coeff[2] > 0,
             "read_coeff",
             "no negative entry, floor > 0",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedPcmSpec(PcmSpec):
+    """The laws of PCM on one cell a weight, which holds the sign: what lies between a scalar drift
+    and pairs of devices.
+
+    Programming noise is that of |w| on the signed weight, not clipped at 0; exponent and read noise
+    are those of a device with that conductance.
+
+    weight_bits    grid the weights are rounded to before programming; None is no rounding
+    """
+
+    law: ClassVar[str] = "signed pcm"
+    pairs: ClassVar[bool] = False
+    weight_bits: int | None
+
+    def check(self) -> None:
+        super().check()
+        self.require(self.netting, "netting", "True (the signed weight is one cell)")
+        self.require(
+            self.weight_bits is None or self.weight_bits >= 2, "weight_bits", "None or >= 2"
         )
 
 
@@ -275,6 +302,9 @@ class CompensationSpec(Spec):
 
 NOISE_TYPES = ("none", "pcm", "programming", "gaussian")
 CLIP_TYPES = ("none", "fixed", "layer_gaussian")
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("constant", "linear", "cosine")
+RANGE_STARTS = ("calibrated", "data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,11 +322,16 @@ class TrainingSpec(Spec):
     input_range_init_sd    ranges start from data (init_sd standard deviations, running mean over
                      init_batches) and are learned, with decay while over min_unclipped of the
                      inputs are not clipped
+    input_range_start    which start from data: "calibrated", those that nothing has set yet (a
+                     calibration, a state dict or a training before is kept); "data", all, anew
     learn_out_scales    train the column scales' second factor
     ir_drop_in_training    IR drop on in the forward pass of training
+    optimizer        "sgd" (with momentum) or "adamw"
     epochs, batch_size, learning_rate, momentum, weight_decay, grad_clip (None is off)
     warmup_batches, warmup_factor    learning rate times factor for the first mini-batches
+    lr_schedule      from there on: "constant", or "linear" or "cosine" to zero at the run's end
     lr_drop_epochs, lr_drop_factor   learning rate times factor from these epochs on
+    lr_drop_on_stall    and each time that validation is no better than its best before
     distill_weight, distill_temperature    share of the loss that follows the teacher's outputs
     """
 
@@ -314,8 +349,10 @@ class TrainingSpec(Spec):
     input_range_min_unclipped: float
     input_range_init_batches: int
     input_range_init_sd: float
+    input_range_start: str
     learn_out_scales: bool
     ir_drop_in_training: bool
+    optimizer: str
     epochs: int
     batch_size: int
     learning_rate: float
@@ -324,16 +361,22 @@ class TrainingSpec(Spec):
     grad_clip: float | None
     warmup_batches: int
     warmup_factor: float
+    lr_schedule: str
     lr_drop_epochs: tuple[int, ...]
     lr_drop_factor: float
+    lr_drop_on_stall: bool
     distill_weight: float
     distill_temperature: float
 
     def check(self) -> None:
-        choices = ", ".join(repr(n) for n in NOISE_TYPES)
-        self.require(self.noise_type in NOISE_TYPES, "noise_type", choices)
-        choices = ", ".join(repr(n) for n in CLIP_TYPES)
-        self.require(self.clip_type in CLIP_TYPES, "clip_type", choices)
+        for name, words in (
+            ("noise_type", NOISE_TYPES),
+            ("clip_type", CLIP_TYPES),
+            ("input_range_start", RANGE_STARTS),
+            ("optimizer", OPTIMIZERS),
+            ("lr_schedule", SCHEDULES),
+        ):
+            self.require(getattr(self, name) in words, name, ", ".join(repr(n) for n in words))
         for name in ("noise_scale", "gaussian_sd", "weight_decay", "input_range_decay"):
             self.require(getattr(self, name) >= 0, name, ">= 0")
         for name in ("ramp_batches", "remap_every", "warmup_batches", "input_range_init_batches"):

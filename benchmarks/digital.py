@@ -17,7 +17,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError
@@ -26,11 +25,12 @@ from torch import Tensor, nn
 
 from aimc_bridge.errors import AimcError, CheckpointError, TrainingError, UsageError
 from aimc_bridge.rng import derive
-from aimc_bridge.training import accelerate_state
 from benchmarks import tasks
+from benchmarks.command import check_alone
 from benchmarks.tasks import DigitalRecipe, Task
 
 LOG_EVERY = 20  # steps
+PRECISIONS = ("fp32", "bf16")
 
 
 def learning_rate(recipe: DigitalRecipe, step: int, total: int) -> float:
@@ -143,7 +143,6 @@ def put_back(
     task.carry(model, carried)
 
 
-@accelerate_state()
 def fit(
     task: Task,
     out: Path,
@@ -152,6 +151,7 @@ def fit(
     seed: int = 0,
     resume: bool = False,
     device: str = "auto",
+    precision: str = "fp32",
     checkpoint_every: int = 200,
     stop_after: int | None = None,
     console: Console | None = None,
@@ -162,6 +162,8 @@ def fit(
              resume            go on from the last checkpoint in `out`, to the weights of a run that
                                was never interrupted (bit for bit on the CPU).
              device            "auto", "cpu" or "cuda".
+             precision         "fp32", or "bf16": forward passes under autocast; weights, optimizer
+                               and every evaluation stay in float32.
              checkpoint_every  steps between checkpoints; 0 writes none.
              stop_after        stop there, with a checkpoint, as an interruption would (tests).
     Returns: the trained model, in eval mode.
@@ -173,6 +175,8 @@ def fit(
         raise UsageError(f"unknown device {device!r}; one of auto, cpu, cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("device cuda asked for, but torch sees none; use --device cpu")
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; one of {', '.join(PRECISIONS)}")
     if (out / "model.safetensors").exists():
         if resume:
             return task.load(out)
@@ -185,17 +189,27 @@ def fit(
     except OSError as error:
         raise UsageError(f"{out} cannot be made ({error.strerror}); name another folder") from None
 
-    accelerator = Accelerator(cpu=device == "cpu")
+    use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    place = torch.device("cuda" if use_cuda else "cpu")
     total = max(1, round(recipe.epochs * len(loader)))
-    bare = task.build(seed)
-    model, optimizer = accelerator.prepare(bare, optimizer_for(bare, recipe))
-    run = {"seed": seed, "total": total, "recipe": dataclasses.asdict(recipe)}
+    model = task.build(seed).to(place)
+    optimizer = optimizer_for(model, recipe)
+    run = {
+        "seed": seed,
+        "total": total,
+        "precision": precision,
+        "recipe": dataclasses.asdict(recipe),
+    }
+    autocast = torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16")
     start, spent = 0, 0.0
     if (out / "checkpoint.json").exists():
         facts, tensors = read_checkpoint(out)
+        facts.setdefault("precision", "fp32")  # checkpoints from before there was a choice
         if {key: facts.get(key) for key in run} != run:
-            raise UsageError(f"{out} holds a run with another recipe or seed; name another folder")
-        put_back(task, bare, optimizer, tensors)
+            raise UsageError(
+                f"{out} holds a run with another recipe, seed or precision; name another folder"
+            )
+        put_back(task, model, optimizer, tensors)
         start, spent = facts["step"], facts["wall_s"]
 
     console = console or Console(stderr=True)
@@ -210,7 +224,7 @@ def fit(
         TextColumn("loss {task.fields[loss]:.3f}  rate {task.fields[rate]:.1e}"),
         TimeRemainingColumn(),
     )
-    total_loss, seen = torch.zeros((), device=accelerator.device), 0
+    total_loss, seen = torch.zeros((), device=place), 0
     with Progress(*columns, console=console) as progress, log.open("a", newline="") as file:
         bar = progress.add_task(task.model_name, total=total, completed=start, loss=0.0, rate=0.0)
         writer = csv.writer(file)
@@ -225,11 +239,12 @@ def fit(
                     group["lr"] = rate
                 # dropout and sampling of a step are a function of (seed, step): nothing to store
                 torch.manual_seed(derive(seed, "step", step))
-                loss = task.digital_loss(model, batch)
+                with autocast:
+                    loss = task.digital_loss(model, batch)
                 optimizer.zero_grad()
-                accelerator.backward(loss)
+                loss.backward()
                 if recipe.grad_clip is not None:
-                    accelerator.clip_grad_norm_(model.parameters(), recipe.grad_clip)
+                    nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip)
                 optimizer.step()
                 total_loss += loss.detach()
                 seen += 1
@@ -251,20 +266,20 @@ def fit(
                     progress.update(bar, completed=step, loss=value, rate=rate)
                 if save and step < total:
                     facts = {**run, "step": step, "wall_s": time.monotonic() - began}
-                    write_checkpoint(out, task, bare, optimizer, facts)
+                    write_checkpoint(out, task, model, optimizer, facts)
                 if step in (stop_after, total):
                     break
             if step == stop_after:
-                return bare.eval()
+                return model.eval()
 
     wall = time.monotonic() - began
-    bare.eval()
-    metrics = {split: task.evaluate(bare, split=split) for split in ("validation", "test")}
-    finish(out, task, bare, {**run, "wall_s": wall, "steps_per_epoch": len(loader)}, metrics)
+    model.eval()
+    metrics = {split: task.evaluate(model, split=split) for split in ("validation", "test")}
+    finish(out, task, model, {**run, "wall_s": wall, "steps_per_epoch": len(loader)}, metrics)
     for name, values in metrics.items():
         text = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
         console.print(f"{task.model_name}, {task.dataset}, {name}: {text}", soft_wrap=True)
-    return bare
+    return model
 
 
 def keep_rows(log: Path, step: int) -> None:
@@ -294,6 +309,7 @@ def finish(
         "batch_size": facts["recipe"]["batch_size"],
         "wall_s": round(facts["wall_s"], 1),
         "digital": metrics,
+        "precision": facts["precision"],
         "recipe": facts["recipe"],
         "versions": {
             "python": platform.python_version(),
@@ -328,6 +344,7 @@ def main(
     grad_clip: Annotated[float | None, typer.Option(min=0.0)] = None,
     seed: Annotated[int, typer.Option()] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32 or bf16 (autocast)")] = "fp32",
     threads: Annotated[int | None, typer.Option(min=1)] = None,
     checkpoint_every: Annotated[int, typer.Option(min=0)] = 200,
     resume: Annotated[bool, typer.Option("--resume")] = False,
@@ -337,6 +354,7 @@ def main(
         torch.set_num_threads(threads)
     console = Console(stderr=True)
     try:
+        check_alone("benchmarks.digital")
         task = tasks.get(name, profile, data_dir, **tasks.parse_options(option or []))
         changes: dict[str, Any] = {
             "epochs": epochs,
@@ -352,6 +370,7 @@ def main(
             seed=seed,
             resume=resume,
             device=device,
+            precision=precision,
             checkpoint_every=checkpoint_every,
             console=console,
         )

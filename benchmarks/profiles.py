@@ -15,8 +15,12 @@ class Plan:
     """One task of a profile.
 
     overrides    fields of the preset's recipe that differ, with `why`
-    optimizer    "sgd" (the recipe's) or "adamw" (at the recipe's learning rate, no weight decay)
     hwa_batches  mini-batches of hardware-aware training; None is all epochs of the recipe
+    validate_every, validation_subset    mini-batches between two looks at the validation split, and
+                 how many of its samples (words); None is each epoch, and all
+    keep         which weights of the training: "last", or validation's "best". Last, for one chip
+                 and a part of the data rank two steps of a decaying rate by chance
+    digital_epochs    of the digital training; None is the task's own number
     calibration  batches that set the input ranges before direct conversion
     method       how they do: "percentile" (99.9 %), "std" (3 standard deviations), "max"; for each
                  real task the best of the three on its validation data
@@ -27,8 +31,11 @@ class Plan:
 
     why: str
     overrides: dict[str, Any] = field(default_factory=dict)
-    optimizer: str = "sgd"
     hwa_batches: int | None = None
+    validate_every: int | None = None
+    validation_subset: int | None = None
+    keep: str = "last"
+    digital_epochs: float | None = None
     calibration: int = 8
     method: str = "percentile"
     subset: int | None = None
@@ -54,6 +61,7 @@ PLANS: dict[tuple[str, str], Plan] = {
             "input_range_init_batches": 10,
         },
         hwa_batches=250,
+        validate_every=50,
         chips=10,
         slow_chips=3,
     ),
@@ -65,9 +73,11 @@ PLANS: dict[tuple[str, str], Plan] = {
             "epochs": 100,
             "learning_rate": 2e-4,
             "input_range_init_batches": 10,
+            "optimizer": "adamw",
+            "weight_decay": 0.0,
         },
-        optimizer="adamw",
         hwa_batches=80,
+        validate_every=40,
         chips=5,
         slow_chips=3,
     ),
@@ -79,10 +89,14 @@ PLANS: dict[tuple[str, str], Plan] = {
             "epochs": 100,
             "learning_rate": 1e-3,
             "noise_scale": 1.5,
+            "lr_drop_on_stall": False,
             "input_range_init_batches": 10,
+            "optimizer": "adamw",
+            "weight_decay": 0.0,
         },
-        optimizer="adamw",
         hwa_batches=200,
+        validate_every=100,
+        validation_subset=2000,
         chips=5,
         slow_chips=3,
     ),
@@ -99,6 +113,8 @@ PLANS: dict[tuple[str, str], Plan] = {
             "input_range_init_batches": 20,
         },
         hwa_batches=400,
+        validate_every=200,
+        validation_subset=500,
         subset=1000,
         chips=5,
         slow_subset=64,
@@ -111,9 +127,12 @@ PLANS: dict[tuple[str, str], Plan] = {
             "epochs": 1,
             "learning_rate": 5e-5,
             "input_range_init_batches": 20,
+            "optimizer": "adamw",
+            "weight_decay": 0.0,
         },
-        optimizer="adamw",
         hwa_batches=600,
+        validate_every=200,
+        validation_subset=500,
         chips=5,
         slow_subset=64,
     ),
@@ -127,11 +146,15 @@ PLANS: dict[tuple[str, str], Plan] = {
             "noise_scale": 2.0,
             "distill_weight": 0.9,
             "distill_temperature": 1.0,
+            "lr_drop_on_stall": False,
             "input_range_init_batches": 20,
+            "optimizer": "adamw",
+            "weight_decay": 0.0,
         },
-        optimizer="adamw",
         method="std",
         hwa_batches=250,
+        validate_every=125,
+        validation_subset=5000,
         subset=10000,
         chips=5,
         slow_subset=700,
@@ -143,7 +166,7 @@ PLANS: dict[tuple[str, str], Plan] = {
 
 
 def recipe_for(preset: Preset, name: str, plan: Plan, changes: dict[str, Any]) -> HWATraining:
-    """The preset's recipe with the plan's and the user's changes.
+    """The preset's recipe of that name with the plan's and the user's changes.
 
     Where the preset has no recipe of that name (an ideal or a Hermes device), the paper's standard
     model lends its own, and the recipe's name says so.

@@ -36,10 +36,12 @@ def read(file: Path) -> dict[str, Any]:
     """
     try:
         record: dict[str, Any] = json.loads(file.read_text())
-        missing = [key for key in ("name", *_KEPT, "rows") if key not in record]
-    except (OSError, ValueError, TypeError) as error:
+        of_a_run = record.get("kind", "run") == "run"
+        needed = ("name", *_KEPT, "rows") if of_a_run else ("name",)
+        missing = [key for key in needed if key not in record]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{file} is not a record ({error}); make it anew with add") from None
-    if missing or not record["rows"]:
+    if missing or (of_a_run and not record["rows"]):
         raise DataError(f"{file} lacks {', '.join(missing) or 'rows'}; make it anew with add")
     return record
 
@@ -56,7 +58,8 @@ def record_of(run: Path, name: str) -> dict[str, Any]:
         rows = pd.read_csv(run / "results.csv", keep_default_na=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{run} holds no finished run ({error}); name the --out of one") from None
-    if list(rows.columns) != report.COLUMNS:
+    columns = [*report.COLUMNS, *(["training_seed"] if "training_seed" in rows else [])]
+    if list(rows.columns) != columns:
         raise DataError(f"{run / 'results.csv'} has other columns than {', '.join(report.COLUMNS)}")
     unfinished = set(about["arguments"]["tasks"]) - set(about.get("studies", {}))
     if unfinished:
@@ -67,7 +70,7 @@ def record_of(run: Path, name: str) -> dict[str, Any]:
     return {
         "name": name,
         **{key: about[key] for key in _KEPT},
-        "columns": report.COLUMNS,
+        "columns": columns,
         "rows": [[_plain(value) for value in row] for row in rows.to_numpy().tolist()],
     }
 
@@ -131,11 +134,15 @@ def lines_of(record: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def table(folder: Path | None = None) -> str:
-    """The README's table of all records, in the order of their names; "" where there are none."""
+    """The README's table of all records of runs, in the order of their names; "" without any.
+
+    Records of another kind, as the ladder's, have pages of their own.
+    """
     import pandas as pd
 
     files = sorted((FOLDER if folder is None else folder).glob("*.json"))
-    lines = [line for file in files for line in lines_of(read(file))]
+    found = [record for record in map(read, files) if record.get("kind", "run") == "run"]
+    lines = [line for record in found for line in lines_of(record)]
     return report.markdown(pd.DataFrame(lines)) if lines else ""
 
 

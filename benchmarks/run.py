@@ -2,6 +2,8 @@
 
 Converts each model with a preset, trains it hardware-aware, programs chips, drifts them, and writes
 results.csv, summary.md, figures and run.json. Exit codes: 0 done, 1 a check failed, 2 bad usage.
+
+Started by torchrun or `accelerate launch`, all processes train; the first one does the rest.
 """
 
 from __future__ import annotations
@@ -11,91 +13,39 @@ import contextlib
 import dataclasses
 import json
 import os
-import platform
 import shlex
 import sys
 import time
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
 
-import presets
 from aimc_bridge import report
-from aimc_bridge.calibration import METHODS
 from aimc_bridge.errors import AimcError, TrainingError, UsageError
-from aimc_bridge.registry import engine as find_engine
-from aimc_bridge.spec import TrainingSpec
-from aimc_bridge.times import label, seconds
+from aimc_bridge.times import label
 from benchmarks import tasks
-from benchmarks.command import Parser
+from benchmarks.arguments import (
+    checkpoints_of,
+    claim_of,
+    options_of,
+    parser,
+    plan_of,
+    settings_of,
+)
 from benchmarks.data import data_dir
 from benchmarks.digital import replace_file
-from benchmarks.profiles import PLANS, Plan, parse_changes, recipe_for
-from benchmarks.study import Settings, Study
+from benchmarks.machine import hardware, versions
+from benchmarks.profiles import Plan
+from benchmarks.study import Replica, Settings, Study
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_PACKAGES = (
-    *("aimc-bridge", "aihwkit", "torch", "torchvision", "transformers", "datasets"),
-    *("accelerate", "numpy", "scikit-learn"),
-)
-
-
-def parser() -> Parser:
-    """The command line."""
-    made = Parser(
-        prog="python -m benchmarks.run",
-        description="Convert, train hardware-aware, program, drift, report.",
-        allow_abbrev=False,
-    )
-    add = made.add_argument
-    add("tasks", nargs="*", metavar="TASK", help="wrn, bert, lstm; all three when none is named")
-    add("--profile", default="embedded", help="embedded (no files), real (--data-dir), paper")
-    add("--data-dir", type=Path, help="folder with the data; default $AIMC_BRIDGE_DATA")
-    add("--preset", default="rasch2023", help=f"one of {', '.join(presets.names())}")
-    add("--engine", default="both", help="native, aihwkit or both")
-    add("--times", nargs="*", default=["1s", "1h", "1d", "1y"], help="as 1s 1h '1 day' 3600")
-    add("--chips", type=int, help="chips on the native engine")
-    add("--aihwkit-chips", type=int, help="chips on the aihwkit engine")
-    add("--subset", type=int, help="test samples (words) on the native engine")
-    add("--aihwkit-subset", type=int, help="test samples (words) on the aihwkit engine")
-    add("--phases", nargs="*", help="direct, hwa; both, or direct alone with --checkpoint")
-    add(
-        "--checkpoint",
-        action="append",
-        default=[],
-        metavar="[TASK=]PATH",
-        help="a trained digital model: a run's folder or its model.safetensors; no training",
-    )
-    add("--calibration", help="how data set the input ranges: std, max or percentile")
-    add("--hwa-batches", type=int, help="mini-batches of hardware-aware training")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        dest="changes",
-        help="a field of the training recipe, as noise_scale=4",
-    )
-    add(
-        "--option",
-        "-o",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="an option of the task, as size=paper (lstm), encoder=PATH (bert)",
-    )
-    add("--device", default="cpu", help="cpu or cuda")
-    add("--threads", type=int, help="threads of torch; default 1 for embedded, else all cores")
-    add("--seed", type=int, default=0)
-    add("--out", type=Path, help="folder of the results; default runs/PROFILE-TIME")
-    add("--resume", action="store_true", help="go on with the run in --out")
-    return made
+CHIPS_BETWEEN = 10_000  # seeds between the chips of two trainings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -115,7 +65,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         # intermixed: tasks may stand between options
-        run(parser().parse_intermixed_args(words), words, console)
+        given = parser().parse_intermixed_args(words)
+        with replicas(given.device) as replica:
+            quiet = Console(stderr=True, quiet=True)
+            run(given, words, quiet if replica.index else console, replica)
     except TrainingError as error:
         return fail(str(error), 1)
     except AimcError as error:
@@ -128,43 +81,71 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def run(given: argparse.Namespace, words: list[str], console: Console) -> Path:
+@contextlib.contextmanager
+def replicas(device: str) -> Iterator[Replica]:
+    """Which process this is of those that a launcher started; the only one where none did."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield Replica()
+        return
+    from accelerate import PartialState
+
+    # a replica waits for the first process's sweeps: hours, where the default is minutes
+    state = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))
+    try:
+        yield Replica(state.process_index, state.num_processes)
+    finally:
+        state.destroy_process_group()
+
+
+def run(
+    given: argparse.Namespace, words: list[str], console: Console, replica: Replica | None = None
+) -> Path:
     """Check everything, then do it. Returns the folder of the results."""
-    settings, names = _settings(given)
-    plans = {name: _plan(given, name) for name in names}
+    replica = replica or Replica()
+    settings, names = settings_of(given, replica)
+    plans = {name: plan_of(given, name) for name in names}
     data_dir(given.data_dir)
-    if given.out is not None:
+    if given.out is not None and replica.index == 0:
         _refuse(given.out, given.resume)
     options = tasks.parse_options(given.option)
-    checkpoints = _checkpoints(given.checkpoint, names)
+    checkpoints = checkpoints_of(given.checkpoint, names)
     made = {
-        name: tasks.get(name, given.profile, given.data_dir, **_options_of(name, options, names))
+        name: tasks.get(name, given.profile, given.data_dir, **options_of(name, options, names))
         for name in names
     }
     for name, task in made.items():  # what cannot work is found before any work
-        recipe = recipe_for(settings.preset, task.recipe, plans[name], dict(settings.changes))
+        recipe = settings.recipe_of(task, plans[name])
         if name in checkpoints:
             task.load(checkpoints[name])
         else:
             task.digital_loader(task.digital.batch_size, settings.seed)
-        if "hwa" in settings.phases:
+        if {"hwa", "control"} & set(settings.phases):
             task.train_loader(recipe.spec.batch_size, settings.seed)
+    if given.out is None and replica.count > 1:
+        raise UsageError("several processes need --out, the folder that they share")
     out = given.out or Path("runs") / f"{given.profile}-{time.strftime('%Y%m%d-%H%M%S')}"
-    claim = {"arguments": _claim(given, settings, names)}
-    _enter(out, claim, given.resume)
     threads = given.threads or (1 if given.profile == "embedded" else None)
     if threads:  # models as small as the embedded ones spend a second thread on waiting for it
         torch.set_num_threads(threads)
-    _announce(console, made, settings, plans, given.profile, out)
+    if replica.index:
+        replica.meet()
+        for name, task in made.items():
+            for study in _studies(task, plans[name], settings, out, console, checkpoints.get(name)):
+                study.assist()
+        replica.meet()  # the group ends for all at once: a process that left early can abort
+        return out
+    claim = {"arguments": claim_of(given, settings, names)}
+    _enter(out, claim, given.resume)
+    replica.meet()
+    _announce(console, made, settings, plans, given, out)
 
-    studies, parts = [], []
+    studies: list[list[Study]] = []
+    parts: list[pd.DataFrame] = []
     try:
         for name, task in made.items():
-            study = Study(
-                task, plans[name], settings, out / "work" / name, console, checkpoints.get(name)
-            )
-            parts.append(study.run())
-            studies.append(study)
+            mine = _studies(task, plans[name], settings, out, console, checkpoints.get(name))
+            parts.append(_run_all(mine))
+            studies.append(mine)
             _write(out, claim, words, studies, parts)
     except BaseException:
         if not _leave(out):
@@ -174,108 +155,45 @@ def run(given: argparse.Namespace, words: list[str], console: Console) -> Path:
                 soft_wrap=True,
             )
         raise
+    replica.meet()
     print((out / "summary.md").read_text())
     console.print(f"results in {out}", markup=False, soft_wrap=True)
     return out
 
 
-def _settings(given: argparse.Namespace) -> tuple[Settings, list[str]]:
-    names = list(dict.fromkeys(given.tasks)) or list(tasks.NAMES)
-    for name in names:
-        if name not in tasks.NAMES:
-            raise UsageError(f"unknown task {name!r}; one of {', '.join(tasks.NAMES)}")
-    if given.profile not in tasks.PROFILES:
-        raise UsageError(f"unknown profile {given.profile!r}; one of {', '.join(tasks.PROFILES)}")
-    if given.engine not in ("native", "aihwkit", "both"):
-        raise UsageError(f"unknown engine {given.engine!r}; one of native, aihwkit, both")
-    if not given.times:
-        raise UsageError("--times names no time; allowed: one or more, as 1s 1h '1 day' 3600")
-    phases = ["direct"] if given.checkpoint else ["direct", "hwa"]
-    if given.phases is not None:
-        phases = list(dict.fromkeys(given.phases))
-    if not phases:
-        raise UsageError("--phases names no phase; one of direct, hwa")
-    for phase in phases:
-        if phase not in ("direct", "hwa"):
-            raise UsageError(f"unknown phase {phase!r}; one of direct, hwa")
-    if given.calibration not in (None, *METHODS):
-        raise UsageError(f"unknown calibration {given.calibration!r}; one of {', '.join(METHODS)}")
-    for field in ("chips", "aihwkit_chips", "subset", "aihwkit_subset", "hwa_batches", "threads"):
-        value = getattr(given, field)
-        if value is not None and value < 1:
-            raise UsageError(f"--{field.replace('_', '-')} {value}; allowed: 1 or more")
-    if given.device not in ("cpu", "cuda"):
-        raise UsageError(f"unknown device {given.device!r}; one of cpu, cuda")
-    if given.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu")
-    engines = ("native", "aihwkit") if given.engine == "both" else (given.engine,)
-    settings = Settings(
-        preset=presets.get(given.preset),
-        engines=engines,
-        phases=tuple(phases),
-        times=tuple(sorted({seconds(word) for word in given.times})),
-        seed=given.seed,
-        device=torch.device(given.device),
-        changes=parse_changes(given.changes, TrainingSpec.field_names()),
-    )
-    for engine in engines:
-        find_engine(engine).check(settings.preset, settings.device, torch.float32)
-    return settings, names
-
-
-def _plan(given: argparse.Namespace, name: str) -> Plan:
-    changes = {
-        "chips": given.chips,
-        "slow_chips": given.aihwkit_chips,
-        "subset": given.subset,
-        "slow_subset": given.aihwkit_subset,
-        "hwa_batches": given.hwa_batches,
-        "method": given.calibration,
-    }
-    known = {key: value for key, value in changes.items() if value is not None}
-    return dataclasses.replace(PLANS[given.profile, name], **known)
-
-
-def _options_of(name: str, options: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """Options that this task has; one that no named task has is left in, for its error."""
-    known = {n: set(import_module(f"benchmarks.tasks.{n}").OPTIONS) for n in names}
-    return {
-        key: value
-        for key, value in options.items()
-        if key in known[name] or not any(key in keys for keys in known.values())
-    }
-
-
-def _checkpoints(words: list[str], names: list[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for word in words:
-        name, separator, path = word.partition("=")
-        if not separator:
-            if len(names) != 1:
-                raise UsageError(
-                    f"--checkpoint {word}: which task? name one task, or write TASK={word}"
-                )
-            name, path = names[0], word
-        if name not in names:
-            raise UsageError(f"--checkpoint {word}: {name!r} is not among {', '.join(names)}")
-        found[name] = Path(path)
+def _studies(
+    task: tasks.Task,
+    plan: Plan,
+    settings: Settings,
+    out: Path,
+    console: Console,
+    checkpoint: Path | None,
+) -> list[Study]:
+    """One a training seed. Chips differ between trainings too: 10,000 seeds lie between them."""
+    found = []
+    for index in range(settings.seeds):
+        seed = settings.seed + index
+        mine = dataclasses.replace(
+            settings,
+            seed=seed,
+            chip_seed=settings.seed + CHIPS_BETWEEN * index,
+            how=dataclasses.replace(settings.training(), seed=seed),
+        )
+        folder = out / "work" / (task.name if index == 0 else f"{task.name}-seed-{seed}")
+        found.append(Study(task, plan, mine, folder, console, checkpoint))
     return found
 
 
-def _claim(given: argparse.Namespace, settings: Settings, names: list[str]) -> dict[str, Any]:
-    """What must be the same for a run to be gone on with."""
-    kept = {
-        key: str(value) if isinstance(value, Path) else value
-        for key, value in vars(given).items()
-        if key not in ("out", "resume", "threads", "tasks", "times", "phases")
-    }
-    return {
-        **kept,
-        "tasks": names,
-        "times": list(settings.times),
-        "phases": list(settings.phases),
-        "preset_data": settings.preset.to_dict(),
-    }
+def _run_all(studies: list[Study]) -> pd.DataFrame:
+    """The rows of all; where there are several trainings a last column says which."""
+    import pandas as pd
+
+    rows = [study.run() for study in studies]
+    if len(rows) == 1:
+        return rows[0]
+    seeds = [study.settings.seed for study in studies]
+    marked = [part.assign(training_seed=seed) for part, seed in zip(rows, seeds, strict=True)]
+    return pd.concat(marked, ignore_index=True)
 
 
 def _refuse(out: Path, resume: bool) -> bool:
@@ -333,22 +251,24 @@ def _announce(
     made: dict[str, tasks.Task],
     settings: Settings,
     plans: dict[str, Plan],
-    profile: str,
+    given: argparse.Namespace,
     out: Path,
 ) -> None:
     def say(text: str, style: str | None = None) -> None:
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
-    if profile != "paper":
+    if given.profile != "paper":
         say(
-            f"profile {profile}: these data, model sizes and training lengths are not the paper's; "
-            "compare no number with it",
+            f"profile {given.profile}: these data, model sizes and training lengths are not the "
+            "paper's; compare no number with it",
             "yellow",
         )
     for name, task in made.items():
         say(f"  {name}: {_size(task)}")
     times = ", ".join(label(t) for t in settings.times)
     say(f"preset {settings.preset}; phases {', '.join(settings.phases)}; times {times}")
+    if settings.seeds > 1:
+        say(f"{settings.seeds} trainings of each, seeds from {settings.seed} on")
     for name, plan in plans.items():
         parts = {
             "native": f"{plan.chips} chips on {plan.subset or 'all'} test {made[name].unit}",
@@ -369,7 +289,7 @@ def _write(
     out: Path,
     claim: dict[str, Any],
     words: list[str],
-    studies: list[Study],
+    studies: list[list[Study]],
     parts: list[pd.DataFrame],
 ) -> None:
     import pandas as pd
@@ -382,12 +302,13 @@ def _write(
     figures.mkdir(exist_ok=True)
     text = [
         "# Results",
-        f"`{_command(words)}`, preset {studies[0].settings.preset}. "
-        "Means ± standard deviations over chips; digital: the same model before conversion, on the "
-        "same samples; A* = 1 - (err - err_digital) / (err_chance - err_digital).",
+        f"`{_command(words)}`, preset {studies[0][0].settings.preset}. "
+        f"Means ± standard deviations over chips{_of_trainings(studies)}; digital: the same model "
+        "before conversion, on the same samples; "
+        "A* = 1 - (err - err_digital) / (err_chance - err_digital).",
     ]
     panels = []
-    for study, rows in zip(studies, parts, strict=True):
+    for (study, *_), rows in zip(studies, parts, strict=True):
         task = study.task
         report.figure(rows, task.metric, figures / f"{task.name}.png")
         panels.append((rows, task.metric))
@@ -402,39 +323,29 @@ def _write(
     record = {
         **claim,
         "command": _command(words),
-        "versions": {"python": platform.python_version(), **_versions()},
-        "hardware": {
-            "machine": platform.machine(),
-            "cpu": _cpu(),
-            "cores": os.cpu_count(),
-            "torch_threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
-        "studies": {study.task.name: study.facts for study in studies},
+        "versions": versions(),
+        "hardware": hardware(),
+        "studies": {mine[0].task.name: _facts(mine) for mine in studies},
     }
     replace_file(out / "run.json", json.dumps(record, indent=1) + "\n")
 
 
+def _of_trainings(studies: list[list[Study]]) -> str:
+    count = len(studies[0])
+    return f" of all {count} trainings" if count > 1 else ""
+
+
+def _facts(studies: list[Study]) -> dict[str, Any]:
+    """What is known of a task's trainings: the first one's, and beside it the others'."""
+    first, *others = studies
+    if not others:
+        return first.facts
+    more = {str(study.settings.seed): study.facts for study in others}
+    return {**first.facts, "training_seeds": [s.settings.seed for s in studies], "others": more}
+
+
 def _command(words: list[str]) -> str:
     return shlex.join(["python", "-m", "benchmarks.run", *words])
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "?"
-    return next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "?")
 
 
 if __name__ == "__main__":

@@ -9,37 +9,60 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import PartialState
 from rich.console import Console
 from rich.markup import escape
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from aimc_bridge import rng
+from aimc_bridge.batchnorm import reestimate_batchnorm
 from aimc_bridge.calibration import calibrate
 from aimc_bridge.conversion import convert, copy_trained, coverage
 from aimc_bridge.errors import CheckpointError
 from aimc_bridge.report import COLUMNS
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import sweep
-from aimc_bridge.training import HWATraining, train
+from aimc_bridge.training import HWATraining
 from benchmarks import digital, tasks
 from benchmarks.profiles import Plan, recipe_for
 from benchmarks.tasks import Task
+from benchmarks.trained import How, hardware_aware, unaware
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @dataclass(frozen=True)
+class Replica:
+    """Which of several processes this is. The first does everything; the others train with it."""
+
+    index: int = 0
+    count: int = 1
+
+    def meet(self) -> None:
+        """Wait until all are here."""
+        if self.count > 1:
+            PartialState().wait_for_everyone()
+
+
+@dataclass(frozen=True)
 class Settings:
-    """What the command line says, for every task of a run."""
+    """What the command line says, for every task of a run.
+
+    recipe         name of a recipe of the preset; None is the task's own
+    reestimate_bn  batches of training data that batch-norm statistics are re-estimated from on
+                   every chip at every time, before it is evaluated; 0 is never
+    chip_seed      seed of the first chip; None is `seed`
+    seeds          trainings of each task, with seeds from `seed` on; a study does one
+    """
 
     preset: Preset
     engines: tuple[str, ...]
@@ -48,6 +71,20 @@ class Settings:
     seed: int
     device: torch.device
     changes: Mapping[str, Any]
+    recipe: str | None = None
+    how: How | None = None
+    reestimate_bn: int = 0
+    chip_seed: int | None = None
+    seeds: int = 1
+    replica: Replica = field(default_factory=Replica)
+
+    def training(self) -> How:
+        """How trainings run here."""
+        return self.how or How(self.seed, self.device)
+
+    def recipe_of(self, task: Task, plan: Plan) -> HWATraining:
+        """What a task is trained by."""
+        return recipe_for(self.preset, self.recipe or task.recipe, plan, dict(self.changes))
 
 
 class Study:
@@ -88,18 +125,33 @@ class Study:
         self._recall()
         model = self._digital()
         native = self._converted(model, "native")
+        self._calibrated(native)
         table = coverage(native)
         self.facts["analog_weights"] = int(table[table["where"] == "analog"].parameters.sum())
         self.facts["tiles"] = int(table.tiles.sum())
         for subset in dict.fromkeys(subset for _, subset, _ in self._measurements()):
             self._baseline(model, subset)
         if "direct" in self.settings.phases:
-            self._calibrated(native)
             self._sweeps("direct", model, native)
+        if "control" in self.settings.phases:
+            tuned = self._unaware(model)
+            converted = self._converted(tuned, "native")
+            self._calibrated(converted)
+            self._sweeps("control", tuned, converted)
         if "hwa" in self.settings.phases:
             self._trained(model, native)
             self._sweeps("hwa", model, native)
         return pd.concat(self.rows, ignore_index=True)[COLUMNS].astype({"chip": "Int64"})
+
+    def assist(self) -> None:
+        """Take part in the trainings of the first process, and in nothing else."""
+        model = self._digital()
+        if "control" in self.settings.phases:
+            self._unaware(model)
+        if "hwa" in self.settings.phases:
+            native = self._converted(model, "native")
+            self._calibrated(native)
+            self._trained(model, native)
 
     def _say(self, text: str) -> None:
         self.console.print(
@@ -125,6 +177,8 @@ class Study:
 
     def _note(self) -> None:
         """Keep what a resumed run must know."""
+        if self.settings.replica.index:
+            return
         kept = {
             "started": self.started,
             "wall_s": self.facts["wall_s"],
@@ -156,21 +210,31 @@ class Study:
             }
             return self.task.load(self.checkpoint).to(self.settings.device)
         out = self.folder / "digital"
+        if self.settings.replica.index:
+            self.settings.replica.meet()  # the first process has trained it
+            return self.task.load(out).to(self.settings.device)
         if not (out / "model.safetensors").exists():
             self._say(f"digital training of {self.task.model_name} on {self.task.dataset}")
+        recipe = self.task.digital
+        if self.plan.digital_epochs is not None:
+            recipe = dataclasses.replace(recipe, epochs=self.plan.digital_epochs)
+        how = self.settings.training()
         model = self._timed(
             "digital training",
             functools.partial(
                 digital.fit,
                 self.task,
                 out,
+                recipe=recipe,
                 seed=self.settings.seed,
                 resume=out.exists(),
                 device=self.settings.device.type,
+                precision=how.precision,
                 console=self.console,
             ),
         )
         self.facts["digital"] = json.loads((out / "info.json").read_text())
+        self.settings.replica.meet()
         return model.to(self.settings.device)  # type: ignore[no-any-return]
 
     def _converted(self, model: nn.Module, engine: str) -> nn.Module:
@@ -179,49 +243,66 @@ class Study:
         ).eval()
 
     def _calibrated(self, native: nn.Module) -> None:
+        """Ranges from training data, before direct conversion and before training alike."""
         if self.settings.preset.crossbar.input_range != "none":
             batches = self.task.calibration_batches(self.plan.calibration)
             calibrate(native, batches, self.plan.method)
 
     def _trained(self, model: nn.Module, native: nn.Module) -> None:
-        file = self.folder / "hwa.safetensors"
-        recipe = recipe_for(
-            self.settings.preset, self.task.recipe, self.plan, dict(self.settings.changes)
-        )
+        recipe = self.settings.recipe_of(self.task, self.plan)
         self.facts["recipe"] = {"name": recipe.name, **recipe.spec.values()}
-        if file.exists():
-            self._say("hardware-aware weights of the run before the interruption")
-            load_weights(native, file)
-            return
+
+        def work() -> None:
+            folder = self.folder / "hwa-training"
+            how = self.settings.training()
+            history = hardware_aware(self.task, self.plan, recipe, how, model, native, folder)
+            self._keep(native, "hwa", history)
+
+        if not self._recalled(native, "hwa"):
+            self._announce(f"hardware-aware training, recipe {recipe.name}")
+            self._timed("hwa training", work)
+
+    def _unaware(self, model: nn.Module) -> nn.Module:
+        recipe = self.settings.recipe_of(self.task, self.plan)
+        tuned = self.task.skeleton().to(self.settings.device).eval()
+        if self._recalled(tuned, "control"):
+            return tuned
+
+        def work() -> nn.Module:
+            folder = self.folder / "control-training"
+            how = self.settings.training()
+            trained, history = unaware(self.task, self.plan, recipe, how, model, folder)
+            self._keep(trained, "control", history)
+            return trained
+
+        self._announce(f"control: the same training without noise, recipe {recipe.name}")
+        return self._timed("control training", work)  # type: ignore[no-any-return]
+
+    def _announce(self, what: str) -> None:
         batches = self.plan.hwa_batches
         self._say(
-            f"hardware-aware training, recipe {recipe.name}, "
-            f"{self.plan.why or 'as it is'}"
+            f"{what}, {self.plan.why or 'as it is'}"
             f"{f', {batches} mini-batches' if batches is not None else ''}"
         )
-        self._timed("hwa training", self._train, model, native, recipe)
-        save_weights(native, file)
 
-    def _train(self, model: nn.Module, native: nn.Module, recipe: HWATraining) -> None:
-        loader = self.task.train_loader(recipe.spec.batch_size, self.settings.seed)
-        history = train(
-            native,
-            loader,
-            self.task.loss,
-            recipe=recipe,
-            teacher=model if recipe.spec.distill_weight > 0 else None,
-            optimizer=self._optimizer(native, recipe.spec.learning_rate),
-            seed=self.settings.seed,
-            max_batches=self.plan.hwa_batches,
-            progress=self.console.is_terminal,
-            cpu=self.settings.device.type == "cpu",
-        )
-        history.to_csv(self.folder / "hwa.csv", index=False)
+    def _recalled(self, model: nn.Module, phase: str) -> bool:
+        """Whether a finished training's weights were there, and are now in the model."""
+        file = self.folder / f"{phase}.safetensors"
+        if not file.exists():
+            return False
+        self._say(f"{phase}: weights of the run before the interruption")
+        load_weights(model, file)
+        return True
 
-    def _optimizer(self, native: nn.Module, rate: float) -> torch.optim.Optimizer | None:
-        if self.plan.optimizer == "sgd":
-            return None
-        return torch.optim.AdamW(native.parameters(), lr=rate, weight_decay=0.0)
+    def _keep(self, model: nn.Module, phase: str, history: pd.DataFrame) -> None:
+        """The weights and history of a finished training; its checkpoints go."""
+        if self.settings.replica.index:
+            return
+        history.to_csv(self.folder / f"{phase}.csv", index=False)
+        save_weights(model, self.folder / f"{phase}.safetensors")
+        for file in (self.folder / f"{phase}-training").glob("*.safetensors"):
+            file.unlink()
+        (self.folder / f"{phase}-training" / "checkpoint.json").unlink(missing_ok=True)
 
     # --- measurements ---
 
@@ -266,15 +347,28 @@ class Study:
                     functools.partial(
                         sweep,
                         analog,
-                        functools.partial(_evaluate, self.task, subset),
+                        self._judge(subset, model),
                         self.settings.times,
                         chips=chips,
-                        seed=self.settings.seed,
+                        seed=self._chip_seed(),
                         resume=part,
                         progress=self.console.is_terminal,
                     ),
                 )
             self._add(table, phase, engine, subset)
+
+    def _chip_seed(self) -> int:
+        seed = self.settings.chip_seed
+        return self.settings.seed if seed is None else seed
+
+    def _judge(self, subset: int | None, model: nn.Module) -> Callable[..., dict[str, float]]:
+        """What `sweep` measures: the task's metric, on statistics of the chip where asked for."""
+        batches = self.settings.reestimate_bn
+        if not batches or not has_batchnorm(model):
+            return functools.partial(_evaluate, self.task, subset)
+        data = self.task.calibration_batches(batches, batch_size=64)
+        self.facts["reestimated_batchnorm"] = f"{len(data)} batches of 64 of the training data"
+        return functools.partial(_evaluate_reestimated, self.task, subset, data)
 
     def _finished(self, part: Path, chips: int) -> pd.DataFrame | None:
         """The rows of a sweep that an earlier run finished; one cut short is left to `sweep`."""
@@ -348,6 +442,26 @@ def _part_of(total: int, subset: int | None) -> int | None:
 
 def _evaluate(task: Task, subset: int | None, model: nn.Module) -> dict[str, float]:
     return task.evaluate(model, subset)
+
+
+def has_batchnorm(model: nn.Module) -> bool:
+    """Whether there are statistics to re-estimate."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def _evaluate_reestimated(
+    task: Task, subset: int | None, data: list[Any], model: nn.Module
+) -> dict[str, float]:
+    """The metric with batch-norm statistics of this chip at this time; then the trained ones."""
+    kept: dict[str, Tensor] = {name: value.clone() for name, value in model.named_buffers()}
+    reestimate_batchnorm(model, data)
+    try:
+        return _evaluate(task, subset, model)
+    finally:
+        with torch.no_grad():
+            for name, value in model.named_buffers():
+                if name.endswith(("running_mean", "running_var")):
+                    value.copy_(kept[name])
 
 
 def save_weights(model: nn.Module, file: Path) -> None:

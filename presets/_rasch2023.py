@@ -85,8 +85,12 @@ _SHARED = {
     "input_range_min_unclipped": V(0.95, "aihwkit", "StandardHWATrainingPreset", "from code"),
     "input_range_init_batches": V(100, "aihwkit", "StandardHWATrainingPreset", "from code"),
     "input_range_init_sd": V(3.0, "aihwkit", "StandardHWATrainingPreset", "from code"),
+    "input_range_start": choice("calibrated", "a calibration done before is not thrown away"),
     "learn_out_scales": si3(True, _A1),
     "ir_drop_in_training": si3(True),
+    "optimizer": si3("sgd", _A1),
+    "lr_schedule": si3("constant", "SI Table 3: but for drops at epochs, where it has some"),
+    "lr_drop_on_stall": si3(False),
     "warmup_batches": si3(0),
     "warmup_factor": si3(1.0),
     "lr_drop_epochs": si3(()),
@@ -165,7 +169,7 @@ TRAINING = Table(
             grad_clip=si3(10.0),
             ramp_batches=si3(1_000),
             lr_drop_factor=si3(0.9),
-            lr_drop_epochs=choice((), "the paper drops the rate when validation stalls"),
+            lr_drop_on_stall=si3(True),
         ),
     }
 )

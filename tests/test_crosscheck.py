@@ -1,33 +1,110 @@
-"""Device level of the cross-check, and its command."""
+"""The cross-check as users call it: device level, two presets, a physics of one's own, the task
+level, budget, resume, the command."""
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import torch
+from torch import Tensor, nn
 
+import benchmarks.record
 import presets
-from aimc_bridge.equivalence import device_level
-from aimc_bridge.errors import UsageError
+from aimc_bridge import Report, crosscheck
+from aimc_bridge.equivalence import device, device_level, periphery, plan, task
+from aimc_bridge.equivalence.closed import ClosedLaws
+from aimc_bridge.equivalence.custom import name_of
+from aimc_bridge.equivalence.plan import Choice, Cost
+from aimc_bridge.equivalence.store import digest
+from aimc_bridge.errors import (
+    CapabilityError,
+    ConversionError,
+    DataError,
+    ShapeError,
+    UsageError,
+)
+from aimc_bridge.physics import programmed
 from benchmarks.crosscheck import main
+from tests.models import linear, mlp, random
+from tests.stats import FALSE_ALARM
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")  # aihwkit's Hermes
+YEAR = 31536000.0
+COLUMNS = {
+    *("level", "cell", "quantity", "t_inference", "native", "aihwkit", "difference", "interval"),
+    *("low", "high", "margin", "p", "p_different", "power", "verdict", "reference"),
+}
 
 
-@pytest.mark.parametrize("name", ["rasch2023", "hermes", "scalar_drift", "ideal"])
-def test_the_same_physics_agrees(name: str) -> None:
-    """Nothing different; means and standard deviations are decided at this size."""
-    found = device_level(
-        getattr(presets, name), ("0", "1h", "10y"), (0.0, 0.1, 1.0), samples=200_000, seed=3
-    )
-    assert found.different.empty
-    moments = found.table[~found.table["quantity"].str.endswith("distribution")]
-    assert (moments["verdict"] == "equivalent").mean() > 0.95
-    assert set(found.table["quantity"].str.rsplit(n=1).str[0]) == {
+def decided(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose computed power leaves no room: that one of them is not equivalent has, if the two
+    sides agree, at most the false-alarm rate of this suite (union bound over the rows)."""
+    return table[table["power"] >= 1.0 - FALSE_ALARM / len(table)]
+
+
+# --- device level ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("rasch2023", "aihwkit"),
+        ("hermes", "aihwkit"),
+        ("scalar_drift", "closed form"),
+        ("ideal", "closed form"),
+    ],
+)
+def test_the_same_physics_agrees(name: str, reference: str) -> None:
+    """Nothing is different, and what has the power to be decided is equivalent: most means and
+    standard deviations at this size."""
+    found = device_level(presets.get(name), ("1h", "10y"), (0.1,), samples=300_000, seed=3)
+    table = found.table
+    assert set(table) == COLUMNS and set(table["reference"]) == {reference}
+    assert table["p_different"].min() > FALSE_ALARM
+    rows = decided(table)
+    assert set(rows["verdict"]) == {"equivalent"}
+    moments = table[table["quantity"].str.endswith(("mean", "sd"))]
+    assert len(rows[rows["quantity"].isin(moments["quantity"])]) > 0.8 * len(moments)
+    kinds = {q.rpartition(" ")[0] for q in table["quantity"] if q != "exponent drawn anew"}
+    pairs = {f"{kind} weight of two devices" for kind in ("programmed", "read")}
+    assert kinds - pairs - {"read weight of two devices change"} == {
         *("programmed", "exponent", "drifted", "read", "programmed weight", "read weight"),
         *("drifted change", "read weight change"),
     }
+    assert (pairs <= kinds) == presets.get(name).pcm.pairs
+    assert set(table["cell"]) == {"w = 0.1", "w = -0.1", "g/g_max = 0.1"}
+
+
+def test_two_percent_off_is_different(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same comparison with conductances 2 % too large, then with sigmas 5 % too large."""
+
+    def different() -> set[str]:
+        found = device_level(presets.rasch2023, ("1y",), (0.5,), samples=200_000, seed=3)
+        return set(found.different["quantity"])
+
+    assert not different()
+    with monkeypatch.context() as patch:
+        patch.setattr(device, "programmed", lambda *args: 1.02 * programmed(*args))
+        assert {"programmed mean", "drifted mean", "read mean"} <= different()
+    monkeypatch.setattr(device, "programmed", lambda g, pcm, eps: programmed(g, pcm, 1.05 * eps))
+    assert different() == {"programmed sd"}  # later spreads are mostly those of the exponents
+
+
+def test_skew_and_distributions_are_decided_where_samples_are_many() -> None:
+    """The size at which all four statistics of a device decide."""
+    samples = device.devices(
+        device.Native(presets.rasch2023, True, 0), 0.5, (YEAR,), 1_000_000, 25.0
+    )
+    theirs, _ = device.reference_laws(presets.rasch2023, 0)
+    part = device.Part()
+    device.compare(part, samples, device.devices(theirs, 0.5, (YEAR,), 1_000_000, 25.0), "aihwkit")
+    table = Report.of([part]).table
+    assert set(table["quantity"].str.rpartition(" ")[2]) == {"mean", "sd", "skew", "distribution"}
+    assert set(table["verdict"]) == {"equivalent"}
 
 
 def test_a_small_sample_decides_nothing_and_does_not_pass() -> None:
@@ -38,22 +115,454 @@ def test_a_small_sample_decides_nothing_and_does_not_pass() -> None:
     assert "undecided" in found.summary()
 
 
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--preset", "rasch2023", "--times", "1h", "--samples", "5000", "--out", str(tmp_path)]
-    assert main(words) == 0
-    assert "rasch2023" in capsys.readouterr().out
-    table = pd.read_csv(tmp_path / "rasch2023" / "crosscheck.csv")
-    assert {"cell", "quantity", "low", "high", "margin", "power", "verdict"} <= set(table)
-    assert (tmp_path / "rasch2023" / "summary.md").read_text().startswith("# Cross-check")
+def test_the_closed_form_is_aihwkits_too() -> None:
+    """The formulas that stand in for aihwkit agree with it where it has such a device."""
+    for preset in (presets.rasch2023, presets.hermes):
+        theirs, reference = device.reference_laws(preset, 5)
+        assert reference == "aihwkit"
+        part = device.Part()
+        closed = device.Closed(preset, 5)
+        assert isinstance(closed.laws, ClosedLaws)
+        g_max = preset.pcm.g_max_us
+        for kind in ("devices", "weights"):
+            if kind == "devices":
+                pair = [device.devices(x, 0.1, (YEAR,), 200_000, g_max) for x in (closed, theirs)]
+            else:
+                pair = [device.weights(x, (0.1, -0.1), (YEAR,), 200_000) for x in (closed, theirs)]
+            device.compare(part, pair[0], pair[1], "aihwkit")
+        table = Report.of([part]).table
+        assert table["p_different"].min() > FALSE_ALARM
+        assert set(decided(table)["verdict"]) == {"equivalent"} and len(decided(table)) > 5
 
 
-@pytest.mark.parametrize(
-    "words", [["--preset", "nope"], ["--samples", "x"], ["--samples", "1"], ["--times", "soon"]]
-)
-def test_bad_usage(words: list[str], tmp_path: Path) -> None:
-    assert main([*words, "--out", str(tmp_path)]) == 2
+@pytest.mark.parametrize(("x", "times"), [(0.0, (1.0, 2.0)), (1.0, (0.0, YEAR))])
+def test_devices_keep_their_exponents(x: float, times: tuple[float, ...]) -> None:
+    """0 where the exponent is the same at both times, 2 where another device's is taken."""
+    laws = device.Native(presets.rasch2023, True, 1)
+    found = device.devices(laws, x, times, 4000, 25.0)
+    key = (f"g/g_max = {x:g}", "exponent drawn anew", times[1])
+    if times[0] == 0.0:
+        assert key not in found  # nothing had drifted
+        return
+    assert float(found[key].mean()) < 1e-4
 
 
 def test_targets_outside_the_device() -> None:
     with pytest.raises(UsageError, match="within"):
         device_level(presets.rasch2023, targets=(1.5,), samples=10)
+
+
+# --- crosscheck -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def small_periphery(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows are tested with the layers: here they only have to be there."""
+    monkeypatch.setattr(periphery, "EXACT_CHIPS", 4)
+    monkeypatch.setattr(periphery, "CLIP_CHIPS", 4)
+
+
+QUICK: dict[str, Any] = {
+    "times": ("1h", "1y"),
+    "chips": 6,
+    "targets": (0.5,),
+    "samples": 2000,
+    "progress": False,
+}
+
+
+def inputs() -> Tensor:
+    return random(64, 12, seed=5)
+
+
+def mean_output(model: nn.Module) -> dict[str, float]:
+    with torch.no_grad():
+        return {
+            "mean": float(model(inputs()).mean()),
+            "share": float((model(inputs()) > 0).float().mean()),
+        }
+
+
+def test_all_levels_in_one_call(tmp_path: Path) -> None:
+    found = crosscheck(mlp(), presets.rasch2023, inputs(), evaluate=mean_output, **QUICK)
+    table = found.table
+    assert set(table) == COLUMNS and list(dict.fromkeys(table["level"])) == [
+        "device",
+        "layer",
+        "task",
+    ]
+    assert table["p_different"].min() > FALSE_ALARM
+    assert not found.passed  # six chips decide little, and say so
+    assert set(table[table["level"] == "layer"]["cell"]) == {"0", "2"}
+    in_time = table[(table["level"] == "task")]
+    assert set(zip(in_time["quantity"], in_time["t_inference"], strict=True)) == {
+        (metric, t) for metric in ("mean", "share") for t in (3600.0, YEAR)
+    }
+    share, mean = in_time[in_time["quantity"] == "share"], in_time[in_time["quantity"] == "mean"]
+    assert set(share["margin"]) == {task.POINTS}
+    assert not set(mean["margin"]) & {task.POINTS}
+    low, high = table["interval"].iloc[0]
+    assert (low, high) == (table["low"].iloc[0], table["high"].iloc[0])
+    found.save(tmp_path)
+    kept = pd.read_csv(tmp_path / "crosscheck.csv")
+    assert len(kept) == len(table) and "interval" not in kept
+    page = (tmp_path / "summary.md").read_text()
+    assert page.startswith("# Cross-check\n\nnative against aihwkit.")
+    assert "6 chips of each side" in page
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {"quantiles.png", "devices.png", "alpha.png"}
+
+
+def test_the_task_level_is_decided_by_enough_chips_and_not_by_few() -> None:
+    """A metric with little spread: 4 chips leave it open, 40 decide, and one off by a point is
+    found out."""
+    draw = torch.Generator().manual_seed(2)
+
+    def chips(count: int, at: float) -> list[list[task.Value]]:
+        values = at + 0.004 * torch.randn(count, generator=draw)
+        return [[(1.0, "accuracy", float(v))] for v in values]
+
+    def verdict(count: int, off: float) -> str:
+        part = task.compare(chips(count, 0.9), chips(count, 0.9 + off), "aihwkit", "Net")
+        return str(Report.of([part]).table["verdict"].iloc[0])
+
+    assert verdict(4, 0.0) == "undecided"
+    assert verdict(60, 0.0) == "equivalent"
+    assert verdict(60, 0.01) == "different"
+
+
+def test_two_presets() -> None:
+    """They differ where their fields do, and the report says because of which part."""
+    found = crosscheck(
+        mlp(),
+        presets.rasch2023,
+        inputs(),
+        against=presets.scalar_drift,
+        levels="layer",
+        **{**QUICK, "chips": 40},
+    )
+    assert found.sides == ("rasch2023", "scalar_drift")
+    assert found.causes is not None
+    told = {(part, field): (a, b) for part, field, a, b in found.causes.itertuples(index=False)}
+    assert told["pcm", "t0_s"] == (20.0, 1.0)
+    assert told["pcm", "nu"] == ("-", 0.06)
+    assert told["compensation", "drift_compensation"] == ("global", "oracle")
+    assert ("pcm", "g_max_us") not in told
+    rows = found.table.set_index(["cell", "quantity", "t_inference"])["verdict"]
+    assert rows["0", "MVM error", YEAR] == "different"
+    assert rows["0", "MVM error, crossbar of scalar_drift alone", YEAR] == "different"
+    errors = [note for note in found.notes if note.startswith("mean MVM error of the layers at 1y")]
+    assert len(errors) == 1
+    for part in ("pcm", "crossbar", "compensation"):
+        assert f"{part} of scalar_drift alone" in errors[0]
+    assert "scalar_drift" in found.summary() and "drift_compensation" in found.summary()
+
+
+def test_a_preset_against_itself_is_the_same() -> None:
+    same = presets.rasch2023
+    found = crosscheck(mlp(), same, inputs(), against=same, levels="layer", **QUICK)
+    assert found.different.empty and found.causes is not None and found.causes.empty
+
+
+class Closed:
+    """A user's physics that is the paper's: programming noise on pairs, netting, drift, noise."""
+
+    def program(self, weights: Tensor, generator: torch.Generator) -> Any:
+        from numpy.random import default_rng
+
+        seed = int(torch.randint(2**31, (), generator=generator))
+        self.laws = ClosedLaws(presets.rasch2023.pcm, default_rng(seed))
+        return self.laws.program_weights(weights.double().numpy())[1]
+
+    def read(self, state: Any, t_inference: float, generator: torch.Generator) -> Tensor:
+        return torch.from_numpy(self.laws.read_weights(state, t_inference))
+
+
+class Scalar:
+    """A user's physics that is not: constant noise, one exponent."""
+
+    @staticmethod
+    def program(weights: Tensor, generator: torch.Generator) -> Tensor:
+        return weights + 0.03 * torch.randn(weights.shape, generator=generator)
+
+    @staticmethod
+    def read(state: Tensor, t_inference: float, generator: torch.Generator) -> Tensor:
+        return state * (t_inference / 20.0 + 1.0) ** -0.05
+
+
+def test_a_physics_of_ones_own() -> None:
+    quick = {**QUICK, "samples": 60_000}
+    right = crosscheck(mlp(), presets.rasch2023, inputs(), physics=Closed(), **quick)
+    assert right.sides == ("Closed", "aihwkit")
+    assert set(right.table["level"]) == {"device", "layer"}
+    assert right.table["p_different"].min() > FALSE_ALARM
+    device_rows = right.table[right.table["level"] == "device"]
+    assert (device_rows["quantity"].str.startswith("read weight")).all()
+    assert len(decided(right.table)) > 3
+    wrong = crosscheck(mlp(), presets.rasch2023, inputs(), physics=Scalar, **quick)
+    assert wrong.sides[0] == name_of(Scalar) == "Scalar"
+    rows = wrong.different
+    assert ("w = 0.5", "read weight sd", YEAR) in set(
+        zip(rows["cell"], rows["quantity"], rows["t_inference"], strict=True)
+    )
+    assert "output sd" in set(rows["quantity"])
+
+
+class Wrong(Scalar):
+    value: Any = None
+
+    def read(self, state: Tensor, t: float, generator: torch.Generator) -> Any:  # type: ignore[override]
+        return self.value(state)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "said"),
+    [
+        (lambda w: w[:1], ShapeError, r"returned \(1, "),
+        (lambda w: w * math.nan, UsageError, "NaN"),
+        (lambda w: w.long(), UsageError, "int64"),
+        (lambda w: w.numpy(), UsageError, "ndarray"),
+    ],
+)
+def test_a_physics_that_returns_nonsense(value: Any, error: type[Exception], said: str) -> None:
+    mine = Wrong()
+    mine.value = value
+    with pytest.raises(error, match=said):
+        crosscheck(None, presets.rasch2023, physics=mine, levels="device", **QUICK)
+
+
+def test_a_physics_without_its_functions() -> None:
+    with pytest.raises(UsageError, match=r"without read; .*program\(weights, generator\)"):
+        crosscheck(None, presets.rasch2023, physics=nn.Module.__class__("X", (), {"program": len}))
+    with pytest.raises(UsageError, match="no task level"):
+        crosscheck(mlp(), presets.rasch2023, inputs(), physics=Scalar, levels="task")
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.BatchNorm1d(12), linear(12, 3)).eval()
+
+
+LAYER = presets.rasch2023.change(
+    weight_scaling="layer", why="a scale that aihwkit has for single tiles only"
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "preset", "given", "more", "error", "said"),
+    [
+        (nn.Sequential(nn.ReLU()), presets.ideal, inputs(), {}, ConversionError, "nothing of"),
+        (mlp(), presets.rasch2023, random(4, 9), {}, ShapeError, r"\(4, 9\); allowed: \[..., 12\]"),
+        (normed(), presets.rasch2023, random(4, 9), {}, ShapeError, "does not take these inputs"),
+        (mlp(), presets.rasch2023, {"x": inputs()}, {}, ShapeError, "keyword"),
+        (mlp(), presets.rasch2023, [], {}, UsageError, "empty list"),
+        (mlp(), presets.rasch2023, None, {}, UsageError, "needs inputs"),
+        (mlp(), LAYER, inputs(), {}, CapabilityError, "weight_scaling"),
+        (mlp().double(), presets.rasch2023, inputs().double(), {}, CapabilityError, "float64"),
+        (
+            mlp(),
+            presets.rasch2023,
+            inputs(),
+            {"budget": 0.01},  # less than any machine takes to predict
+            UsageError,
+            "too small for one cell",
+        ),
+        (mlp(), presets.rasch2023, inputs(), {"levels": "tile"}, UsageError, "device, layer, task"),
+        (mlp(), presets.rasch2023, inputs(), {"levels": "task"}, UsageError, "evaluate="),
+        (
+            mlp(),
+            presets.rasch2023,
+            inputs(),
+            {"layers": "conv*"},
+            UsageError,
+            "matches none of 0, 2",
+        ),
+        (mlp(), presets.rasch2023, inputs(), {"chips": 1}, UsageError, "chips=1"),
+        (mlp(), presets.rasch2023, inputs(), {"times": ()}, UsageError, "no times"),
+        (mlp(), presets.rasch2023, inputs(), {"times": "soon"}, UsageError, "not understood"),
+        (mlp(), presets.rasch2023, inputs(), {"workers": 0}, UsageError, "workers=0"),
+        (mlp(), presets.rasch2023, inputs(), {"seed": 1.5}, UsageError, "seed=1.5"),
+        (mlp(), "rasch2023", inputs(), {}, UsageError, "a Preset"),
+        (None, presets.rasch2023, None, {"levels": "layer"}, UsageError, "need a model"),
+    ],
+)
+def test_bad_input(
+    model: Any, preset: Any, given: Any, more: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    full = {"samples": 1_000_000} if "budget" in more else {}
+    with pytest.raises(error, match=said):
+        crosscheck(model, preset, given, **{**QUICK, **full, **more})
+
+
+def test_against_and_physics_are_two_questions() -> None:
+    with pytest.raises(UsageError, match="two questions"):
+        crosscheck(None, presets.ideal, against=presets.hermes, physics=Scalar)
+
+
+# --- budget and resume ----------------------------------------------------------------------------
+
+
+def fake_layers(kinds: str) -> dict[str, Any]:
+    class Fake:
+        def __init__(self, kind: str) -> None:
+            self.kind = kind
+
+    return {f"{k}{i}": (Fake(k), 100, Cost(1.0, 0.1 * (i + 1))) for i, k in enumerate(kinds)}
+
+
+def choice(budget: float | None, spent: float = 0.0) -> Choice:
+    """8 targets of 10 s, layers of 11, 21 and 31 s, 10 chips of 4 s: 183 s."""
+    targets = list(device.TARGETS)
+    return plan.choose(
+        budget, spent, targets, 1_000_000, 10.0, fake_layers("aab"), (10, Cost(0.0, 4.0))
+    )
+
+
+def cost_of(found: Choice) -> float:
+    layers = fake_layers("aab")
+    total = len(found.targets) * 10.0 * found.samples / 1e6 + found.task * 4.0
+    return total + sum(layers[name][2].of(chips) for name, chips in found.layers.items())
+
+
+@pytest.mark.parametrize("budget", [None, 183.0, 150.0, 100.0, 60.0, 30.0, 15.0, 10.0])
+def test_what_a_budget_buys_costs_no_more(budget: float | None) -> None:
+    found = choice(budget)
+    if budget is None or budget >= 183.0:
+        assert cost_of(found) == pytest.approx(183.0)
+        assert len(found.notes) == 1 and "183" not in found.notes[0]
+        return
+    assert 0.3 * budget < cost_of(found) <= budget
+    assert found.samples >= plan.FEWEST_SAMPLES
+    assert all(chips >= plan.FEWEST_CHIPS for chips in found.layers.values())
+    said = " ".join(found.notes)
+    assert "chose" in said
+    for name in set(fake_layers("aab")) - set(found.layers):
+        assert f"layer {name}" in said
+
+
+def test_a_budget_keeps_the_telling_ones() -> None:
+    """Fewer samples before fewer targets, one layer of each kind before two of one."""
+    assert choice(100.0).targets == list(device.TARGETS) and choice(100.0).samples < 1_000_000
+    small = choice(30.0)
+    assert set(small.targets) == {0.0, 0.1, 1.0}
+    assert choice(40.0).layers.keys() == {"a0", "b2"} or len(choice(40.0).layers) == 3
+    with pytest.raises(UsageError, match=r"too small for one cell: predicting took 3s.* about 2s"):
+        choice(4.0, spent=3.0)
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts that are done are not done again, and the result is that of one run."""
+    calls: list[float] = []
+    real = device.device_part
+
+    def part(preset: Any, x: float, *rest: Any) -> Any:
+        calls.append(x)
+        if len(calls) == 4:  # the first is the one that predicts
+            raise KeyboardInterrupt
+        return real(preset, x, *rest)
+
+    monkeypatch.setattr(device, "device_part", part)
+    options = {**QUICK, "targets": (0.0, 0.5, 1.0)}
+
+    def run(folder: Path) -> Report:
+        return crosscheck(None, presets.rasch2023, resume=folder, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "a")
+    assert calls == [1.0, 0.0, 0.5, 1.0]
+    resumed = run(tmp_path / "a")
+    assert calls[4:] == [1.0]
+    whole = run(tmp_path / "b")
+    pd.testing.assert_frame_equal(
+        resumed.table.drop(columns="interval"), whole.table.drop(columns="interval")
+    )
+    assert not list(tmp_path.glob("*/*.partial"))
+    with pytest.raises(DataError, match="seed"):
+        crosscheck(None, presets.rasch2023, resume=tmp_path / "a", **{**options, "seed": 1})
+    (damaged,) = (tmp_path / "a").glob("device-0-*.json")
+    damaged.write_text("{")
+    with pytest.raises(DataError, match="damaged"):
+        run(tmp_path / "a")
+
+
+def test_a_digest_tells_inputs_apart() -> None:
+    one = {"a": [torch.zeros(2), 1.0]}
+    assert digest(one) == digest({"a": [torch.zeros(2), 1.0]})
+    for other in ({"a": [torch.ones(2), 1.0]}, {"b": [torch.zeros(2), 1.0]}, [torch.zeros(2, 1)]):
+        assert digest(other) != digest(one)
+
+
+def test_workers_find_the_same(tmp_path: Path) -> None:
+    options = {**QUICK, "targets": (0.0, 1.0)}
+    one, two = (
+        crosscheck(None, presets.scalar_drift, workers=workers, **options) for workers in (1, 2)
+    )
+    pd.testing.assert_frame_equal(
+        one.table.drop(columns="interval"), two.table.drop(columns="interval")
+    )
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+DEVICES = ["--levels", "device", "--samples", "2000", "--targets", "0.5", "--times", "1h"]
+
+
+def test_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Devices of two presets that should agree, and the pair that may differ."""
+    out = tmp_path / "out"
+    monkeypatch.setattr(benchmarks.record, "FOLDER", tmp_path)
+    words = [*DEVICES, "--preset", "rasch2023", "scalar_drift", "--out", str(out)]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    table = pd.read_csv(out / "rasch2023" / "device" / "crosscheck.csv")
+    assert {"cell", "quantity", "low", "high", "margin", "power", "verdict"} <= set(table)
+    record = json.loads((out / "crosscheck.json").read_text())
+    names = [report["name"] for report in record["reports"]]
+    assert names == ["rasch2023/device", "scalar_drift/device", "rasch2023-scalar_drift/device"]
+    assert all(name in said for name in names)
+    pair = record["reports"][-1]
+    assert not pair["should_agree"]
+    counts = {tuple(row[:2]): row[2:] for row in pair["counts"]}
+    assert counts["device", "drifted mean"] == [0, 1, 0]  # different, and the exit code is 0
+    assert record["finished"] and record["kind"] == "crosscheck"
+    assert main(words) == 2  # not empty
+    assert main([*words, "--resume", "--record", "mine"]) == 0
+    kept = benchmarks.record.read(tmp_path / "crosscheck-mine.json")
+    assert kept["name"] == "crosscheck-mine" and len(kept["reports"]) == 3
+    assert benchmarks.record.table(tmp_path) == ""  # no run: not in the README's table
+
+
+def test_the_command_fails_where_cells_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "programmed", lambda g, pcm, eps: g)
+    words = [*DEVICES, "--preset", "rasch2023", "--workers", "1", "--out", str(tmp_path / "out")]
+    assert main(words) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--preset", "nope"],
+        ["--preset"],
+        ["--levels", "tile"],
+        ["--samples", "x"],
+        ["--samples", "1"],
+        ["--times", "soon"],
+        ["--targets", "2"],
+        ["--budget", "much"],
+        ["--workers", "0"],
+        ["--against", "nope"],
+        ["--record", "a/b"],
+        ["gpt"],
+        ["--profile", "nope"],
+        ["wrn", "--checkpoint", "/no/such/folder"],
+    ],
+)
+def test_bad_usage(words: list[str], tmp_path: Path) -> None:
+    before = [] if "--levels" in words or words[0] in ("gpt", "wrn", "--profile") else DEVICES
+    assert main([*before, *words, "--out", str(tmp_path / "out")]) == 2

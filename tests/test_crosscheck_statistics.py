@@ -7,16 +7,22 @@ import pytest
 from scipy import stats
 
 from aimc_bridge.equivalence.statistics import (
+    ALPHA,
     Test,
     distance_test,
+    exact_test,
     holm,
     mean_test,
     sd_test,
+    share_test,
+    skew_test,
+    spread_test,
+    vector_test,
     verdicts,
 )
 from aimc_bridge.errors import UsageError
 
-RUNS = 4000
+RUNS = 3000
 RARE = 1e-6  # false-alarm rate of an assertion
 
 
@@ -44,7 +50,7 @@ def test_mean_power_is_what_a_simulation_finds() -> None:
         first, second = rng.normal(0, 1, 500), rng.normal(0, 1, 500)
         found = mean_test(first, second, 0.15)
         hits += found.p < 0.05
-        powers.append(found.power)
+        powers.append(found.power())
     assert rate_agrees(hits, RUNS, float(np.mean(powers)))
     assert not rate_agrees(hits, RUNS, float(np.mean(powers)) - 0.1)
 
@@ -84,7 +90,7 @@ def test_distance_p_agrees_with_its_bound() -> None:
 
 
 def judged(test: Test) -> str:
-    return verdicts([test])[0]
+    return verdicts([test])[0].word
 
 
 @pytest.mark.parametrize("test", [mean_test, sd_test, distance_test])
@@ -97,7 +103,7 @@ def test_three_verdicts(test: object) -> None:
     assert judged(test(draw(5, 1, 400_000), draw(5.1, 1.1, 400_000), margin)) == "different"
     small = test(draw(5, 1, 30), draw(5, 1, 30), margin)
     assert judged(small) == "undecided"
-    assert small.power < 0.2
+    assert small.power() < 0.2
 
 
 def test_constants() -> None:
@@ -113,11 +119,158 @@ def test_holm() -> None:
     assert holm(np.array([0.04, 0.01, 0.03])).tolist() == pytest.approx([0.06, 0.03, 0.06])
 
 
+def test_both_claims_are_corrected_for_the_family() -> None:
+    """p = 0.04 alone is "equivalent"; among ten like it it is not, nor is "different"."""
+
+    def one(p: float, p_different: float) -> Test:
+        return Test(0.0, 0.0, 0.0, -1.0, 1.0, 1.0, p, p_different, error=0.3, lower=-1, upper=1)
+
+    assert judged(one(0.04, 1.0)) == "equivalent" and judged(one(1.0, 0.04)) == "different"
+    assert {v.word for v in verdicts([one(0.04, 1.0)] * 10)} == {"undecided"}
+    assert {v.word for v in verdicts([one(1.0, 0.04)] * 10)} == {"undecided"}
+    assert {v.word for v in verdicts([one(0.004, 1.0)] * 10)} == {"equivalent"}
+
+
+def test_no_false_claim_in_a_family_at_its_margin() -> None:
+    """Twenty cells exactly at their margins: a claim, of either kind, in at most 5 % of the
+    families; without the correction it would be in most."""
+    rng = np.random.default_rng(11)
+    families, claims, uncorrected = 400, 0, 0
+    for _ in range(families):
+        tests = [mean_test(rng.normal(0, 1, 60), rng.normal(1, 1, 60), 1.0) for _ in range(20)]
+        claims += any(v.word == "equivalent" for v in verdicts(tests))
+        uncorrected += any(test.p < ALPHA for test in tests)
+    assert claims <= stats.binom.ppf(1 - RARE, families, ALPHA)
+    assert uncorrected > families / 2
+
+
+def test_power_falls_with_the_level_and_is_that_of_a_simulation() -> None:
+    rng = np.random.default_rng(12)
+    level, hits, powers = 0.002, 0, []
+    for _ in range(RUNS):
+        found = mean_test(rng.normal(0, 1, 500), rng.normal(0, 1, 500), 0.25)
+        hits += found.p < level
+        powers.append(found.power(level))
+    assert rate_agrees(hits, RUNS, float(np.mean(powers)))
+    assert not rate_agrees(hits, RUNS, float(np.mean(powers)) - 0.1)
+    assert found.power(0.05) > found.power(0.002)
+
+
+def test_skew_at_the_margin_with_a_skewed_law() -> None:
+    """An exponential law has a skewness of 2, a gamma law of shape 4 one of 1: at a margin of 1
+    the rate is the nominal one, or below it for the bias of a small sample's skewness."""
+    rng = np.random.default_rng(13)
+    runs, hits, inside = 1500, 0, 0
+    for _ in range(runs):
+        first, second = rng.gamma(4.0, 1.0, 6000), rng.exponential(1.0, 6000)
+        hits += skew_test(first, second, 1.0).p < ALPHA
+        found = skew_test(first, rng.gamma(4.0, 1.0, 6000), 0.5)
+        inside += found.low <= 0.0 <= found.high
+    assert rate_agrees(hits, runs, 0.07) or hits < 0.07 * runs
+    assert hits > 0.01 * runs
+    assert rate_agrees(inside, runs, 0.90)
+    assert not rate_agrees(inside, runs, 0.80)
+
+
+def test_spread_at_the_margin() -> None:
+    """Squares of Gaussians, 10 % apart in sigma: "equivalent" at the nominal rate."""
+    rng = np.random.default_rng(14)
+    hits = 0
+    for _ in range(RUNS):
+        first = rng.normal(0, 1.0, (300, 8)) ** 2
+        second = rng.normal(0, 1.1, (300, 8)) ** 2
+        hits += spread_test(first.mean(1), second.mean(1), 0.1).p < ALPHA
+    assert rate_agrees(hits, RUNS, 0.05)
+    assert not rate_agrees(hits, RUNS, 0.10)
+
+
+def test_vectors_without_a_difference() -> None:
+    """Unbiased: the mean estimate is 0 within its error; the interval is wider than it must be,
+    never narrower, and no claim of a difference is made."""
+    rng = np.random.default_rng(15)
+    values, errors, claims = [], [], 0
+    for _ in range(400):
+        found = vector_test(rng.normal(0, 1, (40, 30)), rng.normal(0, 1, (50, 30)), 0.1)
+        values.append(found.difference)
+        errors.append(found.error)
+        claims += found.p_different < ALPHA
+    sd = float(np.std(values, ddof=1))
+    assert abs(np.mean(values)) < stats.norm.isf(RARE / 2) * sd / np.sqrt(400)
+    assert sd < np.mean(errors) < 2 * sd
+    assert claims <= stats.binom.ppf(1 - RARE, 400, ALPHA)
+
+
+def test_vectors_at_the_margin() -> None:
+    """Each of 30 outputs off by 0.4 sigma, at a margin of 0.4: "equivalent" no more often than the
+    nominal rate, and the estimate is 0.16; off by 0.8 it is "different"."""
+    rng = np.random.default_rng(16)
+    runs, hits, values = 1500, 0, []
+    for _ in range(runs):
+        first, second = rng.normal(0, 1, (60, 30)), rng.normal(0.4, 1, (60, 30))
+        found = vector_test(first, second, 0.4)
+        values.append(found.difference)
+        hits += found.p < ALPHA
+    bound = stats.norm.isf(RARE / 2) * np.std(values, ddof=1) / np.sqrt(runs)
+    assert abs(np.mean(values) - 0.16) < bound + 0.16 * 0.01  # sigma is estimated too
+    assert hits <= stats.binom.ppf(1 - RARE, runs, ALPHA) and hits > 0
+    far = vector_test(rng.normal(0, 1, (60, 30)), rng.normal(0.8, 1, (60, 30)), 0.4)
+    assert judged(far) == "different"
+
+
+def test_vectors_by_hand() -> None:
+    """Against all pairs of different units, and the jackknife against leaving each out."""
+    rng = np.random.default_rng(17)
+    a, b = rng.normal(0, 1, (5, 3)), rng.normal(0.5, 2, (6, 3))
+
+    def estimate(x: np.ndarray, y: np.ndarray) -> float:
+        n, m = len(x), len(y)
+        same = [
+            sum(z[i] @ z[j] for i in range(k) for j in range(k) if i != j) / (k * (k - 1))
+            for z, k in ((x, n), (y, m))
+        ]
+        return float(sum(same) - 2 * sum(p @ q for p in x for q in y) / (n * m))
+
+    spread = (a.var(0, ddof=1).sum() + b.var(0, ddof=1).sum()) / 2
+    found = vector_test(a, b, 0.3)
+    assert found.difference == pytest.approx(estimate(a, b) / spread)
+    assert found.margin == pytest.approx(0.09)
+    without = [
+        [estimate(np.delete(a, i, 0), b) for i in range(5)],
+        [estimate(a, np.delete(b, i, 0)) for i in range(6)],
+    ]
+    variance = sum((len(v) - 1) * np.var(v) for v in without)
+    assert found.error == pytest.approx(np.sqrt(variance) / spread)
+
+
+def test_share() -> None:
+    """Clopper and Pearson by the binomial law; nothing seen in too few cases decides nothing."""
+    found = share_test(3, 1000, 0.02)
+    assert stats.binom.cdf(3, 1000, found.high) == pytest.approx(0.05)
+    assert stats.binom.sf(2, 1000, found.low) == pytest.approx(0.05)
+    assert judged(found) == "equivalent"
+    assert judged(share_test(0, 1000, 1e-4)) == "undecided"
+    assert share_test(0, 1000, 1e-4).power() == 0.0
+    assert share_test(0, 100_000, 1e-4).power() == 1.0
+    assert judged(share_test(50, 1000, 1e-2)) == "different"
+    with pytest.raises(UsageError, match="count"):
+        share_test(3, 2, 0.1)
+
+
+def test_exact() -> None:
+    assert judged(exact_test(1.0, 1.0 + 1e-7, 1e-5)) == "equivalent"
+    assert judged(exact_test(1.0, 1.1, 1e-5)) == "different"
+
+
 @pytest.mark.parametrize(
     ("first", "margin", "said"),
     [([1.0], 0.1, "at least"), ([1.0, np.nan, 2.0, 3.0], 0.1, "finite"), ([1.0] * 5, 0.0, "> 0")],
 )
 def test_bad_input(first: list[float], margin: float, said: str) -> None:
-    for test in (mean_test, sd_test, distance_test):
+    for test in (mean_test, sd_test, distance_test, skew_test, spread_test):
         with pytest.raises(UsageError, match=said):
             test(np.array(first), np.arange(5.0), margin)
+
+
+def test_bad_vectors() -> None:
+    with pytest.raises(UsageError, match="one size"):
+        vector_test(np.zeros((5, 3)), np.zeros((5, 4)), 0.1)

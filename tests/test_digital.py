@@ -84,6 +84,43 @@ def test_a_resumed_run_gives_the_same_weights(name, tmp_path) -> None:
     assert steps == sorted(set(steps))  # no row twice
 
 
+@pytest.mark.parametrize("name", ["lstm", "wrn"])
+def test_bfloat16_trains_like_float32(name, tmp_path) -> None:
+    """Forward passes under autocast; weights, optimizer and evaluation stay float32."""
+    task, recipe = small(name)
+    recipe = dataclasses.replace(recipe, epochs=recipe.epochs / 2)
+    losses = {}
+    for precision in digital.PRECISIONS:
+        out = tmp_path / precision
+        model = digital.fit(
+            task, out, recipe=recipe, device="cpu", precision=precision, console=QUIET
+        )
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        info = tasks.read_info(out)
+        assert info["precision"] == precision
+        assert info["digital"]["test"] == task.evaluate(model)
+        losses[precision] = info["digital"]["validation"]["loss"]
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
+
+
+def test_a_precision_is_kept_and_an_unknown_one_refused(tmp_path) -> None:
+    task, recipe = small("lstm")
+    options = {"recipe": recipe, "device": "cpu", "console": QUIET}
+    with pytest.raises(UsageError, match="unknown precision 'fp16'; one of fp32, bf16"):
+        digital.fit(task, tmp_path / "a", precision="fp16", **options)
+    digital.fit(task, tmp_path / "b", precision="bf16", stop_after=2, **options)
+    with pytest.raises(UsageError, match="another recipe, seed or precision"):
+        digital.fit(task, tmp_path / "b", resume=True, **options)
+    pointer = tmp_path / "b" / "checkpoint.json"
+    facts = json.loads(pointer.read_text())
+    del facts["precision"]  # a checkpoint from before there was a choice is float32's
+    pointer.write_text(json.dumps(facts))
+    with pytest.raises(UsageError, match="another recipe, seed or precision"):
+        digital.fit(task, tmp_path / "b", precision="bf16", resume=True, **options)
+    digital.fit(task, tmp_path / "b", resume=True, **options)
+
+
 def test_another_seed_is_another_model(tmp_path) -> None:
     task, recipe = small("lstm")
     one, other = (
@@ -172,7 +209,7 @@ def test_folders_of_other_runs_are_refused(tmp_path) -> None:
     task, recipe = stopped(out)
     with pytest.raises(UsageError, match="holds an unfinished run; --resume"):
         digital.fit(task, out, recipe=recipe, device="cpu", console=QUIET)
-    with pytest.raises(UsageError, match="another recipe or seed"):
+    with pytest.raises(UsageError, match="another recipe, seed or precision"):
         digital.fit(task, out, recipe=recipe, seed=1, resume=True, device="cpu", console=QUIET)
     digital.fit(task, out, recipe=recipe, resume=True, device="cpu", console=QUIET)
     with pytest.raises(UsageError, match="holds a finished run"):
@@ -223,6 +260,13 @@ def test_bad_usage_is_one_line_and_exit_code_2(tmp_path, arguments, complaint) -
     assert len(lines) == 1 and lines[0].startswith("error: ")
     assert complaint in lines[0]
     assert not out.exists()
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = CliRunner().invoke(digital.app, ["wrn", "--out", str(tmp_path / "run")])
+    assert result.exit_code == 2
+    assert "benchmarks.digital runs in one process" in result.stderr
 
 
 def test_the_command_trains_and_a_divergence_is_exit_code_1(tmp_path) -> None:

@@ -340,7 +340,7 @@ def test_a_pair_goes_both_ways(values: list[float], us_per_unit: float) -> None:
     assert bool((pair >= 0.0).all())
     assert not (pair[0] * pair[1]).any()  # one of the two is at 0
     torch.testing.assert_close(pair[0] - pair[1], weight * us_per_unit)
-    torch.testing.assert_close(from_pair(pair, us_per_unit), weight, rtol=1e-14, atol=0.0)
+    torch.testing.assert_close(from_pair(pair, us_per_unit), weight, rtol=1e-14, atol=1e-300)
 
 
 def test_pairs_broadcast_over_chips_and_scales() -> None:

@@ -1,22 +1,60 @@
-"""Faults put into the native laws: the cross-check finds each, at the cells where it acts."""
+"""Faults put into the native engine: the cross-check finds each, at the level and cell where it
+acts, and finds nothing without the fault."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import presets
-from aimc_bridge.equivalence import device, device_level
-from aimc_bridge.physics import cells
+from aimc_bridge import convert, rng
+from aimc_bridge.equivalence import Report, capture, device
+from aimc_bridge.equivalence.layer import layer_part
+from aimc_bridge.equivalence.side import Setting
+from aimc_bridge.native import crossbar as native_crossbar
+from aimc_bridge.native import layers as native_layers
+from aimc_bridge.physics import cells, crossbar, mapping
 from aimc_bridge.physics.drift import drifted
-from aimc_bridge.physics.programming import sigma_prog_us
+from aimc_bridge.physics.mapping import TileGrid
+from aimc_bridge.physics.programming import programmed, sigma_prog_us
 from aimc_bridge.physics.read import read
+from tests.models import linear, random
+from tests.stats import FALSE_ALARM
 
 Law = Callable[..., Tensor]
+TIMES = (1.0, 86400.0, 3.2e8)
+
+
+def found(report: Report) -> set[tuple[str, str, str, float]]:
+    """(level, cell, quantity, t_inference or -1) of what is different."""
+    rows = report.different.fillna({"t_inference": -1.0})
+    columns = ("level", "cell", "quantity", "t_inference")
+    return set(zip(*(rows[c] for c in columns), strict=True))
+
+
+def nothing_found(table: pd.DataFrame) -> bool:
+    """No difference, at the false-alarm rate of this suite: aihwkit's products follow no seed."""
+    return bool(table["p_different"].min() > FALSE_ALARM)
+
+
+# --- device level ---------------------------------------------------------------------------------
+
+
+def devices(x: float, times: tuple[float, ...] = TIMES) -> Report:
+    """The device level at one target."""
+    return Report.of([device.device_part(presets.rasch2023, x, times, 60_000, 1)])
+
+
+@functools.cache
+def clean(x: float) -> bool:
+    return nothing_found(devices(x).table)
 
 
 def no_t0(g: Tensor, nu: Tensor, t: float, pcm: Any) -> Tensor:
@@ -39,44 +77,75 @@ def noise_of_drifted(g: Tensor, g_prog: Tensor, t: float, pcm: Any, eps: Tensor)
     return read(g, g, t, pcm, eps)
 
 
-MUTANTS: dict[str, tuple[str, Law, str, float, str]] = {
-    "t instead of t + t0": ("drifted", no_t0, "g/g_max = 0.1", 1.0, "drifted mean"),
-    "no clip at 0": ("programmed", no_clip, "g/g_max = 0", float("nan"), "programmed mean"),
-    "exponent redrawn": ("drifted", redrawn, "g/g_max = 0.1", 3.2e8, "drifted change sd"),
-    "read noise of the drifted": ("read", noise_of_drifted, "w = 0.1", 3.2e8, "read weight sd"),
+# name: (law, mutant, target, cell, time, quantity)
+MUTANTS: dict[str, tuple[str, Law, float, str, float, str]] = {
+    "t instead of t + t0": ("drifted", no_t0, 0.1, "g/g_max = 0.1", 1.0, "drifted mean"),
+    "no clip at 0": ("programmed", no_clip, 0.0, "g/g_max = 0", -1.0, "programmed mean"),
+    "exponent redrawn": ("drifted", redrawn, 0.1, "g/g_max = 0.1", 3.2e8, "exponent drawn anew"),
+    "read noise of the drifted": (
+        "read",
+        noise_of_drifted,
+        0.1,
+        "w = 0.1",
+        3.2e8,
+        "read weight sd",
+    ),
 }
-
-
-def broken(times: tuple[float, ...], samples: int) -> set[tuple[str, str, float]]:
-    found = device_level(presets.rasch2023, times, (0.0, 0.1, 1.0), samples=samples, seed=1)
-    rows = found.different.fillna(-1.0)
-    return set(zip(rows["cell"], rows["quantity"], rows["t_inference"], strict=True))
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutant_is_caught_at_the_device_level(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    law, mutant, cell, t, quantity = MUTANTS[name]
-    expected = (cell, quantity, -1.0 if t != t else t)
-    assert not broken(
-        (1.0, 86400.0, 3.2e8), 100_000
-    )  # the same command finds nothing in the true laws
+    law, mutant, target, cell, t, quantity = MUTANTS[name]
+    assert clean(target)
     for module in (cells, device):
         monkeypatch.setattr(module, law, mutant)
-    assert expected in broken((1.0, 86400.0, 3.2e8), 100_000)
+    assert ("device", cell, quantity, t) in found(devices(target))
+
+
+@pytest.mark.parametrize("times", [(1.0, 2.0), (1.0, 3600.0), (3600.0, 3.2e8)])
+def test_a_redrawn_exponent_is_caught_on_any_grid(
+    times: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two times are enough, however close; at time 0 nothing has drifted."""
+    monkeypatch.setattr(device, "drifted", redrawn)
+    expected = ("device", "g/g_max = 0.5", "exponent drawn anew", times[1])
+    assert expected in found(devices(0.5, times))
+    assert expected in found(devices(0.5, (0.0, *times)))
+
+
+def test_read_noise_of_the_target_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Q of the target instead of the programmed conductance: at the device of target 0, whose Q is
+    then the largest for all."""
+    targets: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def remembered(g: Tensor, pcm: Any, eps: Tensor) -> Tensor:
+        result = programmed(g, pcm, eps)
+        targets[id(result)] = (result, g)  # the result is kept: its id stays its own
+        return result
+
+    def mutant(g: Tensor, g_prog: Tensor, t: float, pcm: Any, eps: Tensor) -> Tensor:
+        return read(g, targets[id(g_prog)][1], t, pcm, eps)
+
+    assert clean(0.0)
+    monkeypatch.setattr(device, "programmed", remembered)
+    monkeypatch.setattr(device, "read", mutant)
+    # only single devices: weights keep what they programmed in cells
+    assert ("device", "g/g_max = 0", "read sd", TIMES[0]) in found(devices(0.0))
 
 
 def test_netting_left_out_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two devices that drift each by themselves: the read weight near 0 differs, no single device
-    does."""
-    real = device.native
+    """Two devices that drift each by themselves: the weight near 0 differs, no single device does,
+    nor weights that are meant to be read so."""
+    real = device.Native
 
-    def unnetted(preset: Any, *rest: Any) -> Any:
-        return real(preset.change(why="mutant", netting=False), *rest)
+    def unnetted(preset: Any, netted: bool, *rest: Any) -> Any:
+        return real(preset, False, *rest)
 
-    monkeypatch.setattr(device, "native", unnetted)
-    found = broken((3.2e8,), 100_000)
-    assert any(cell.startswith("w =") for cell, _, _ in found)
-    assert not any(cell.startswith("g/g_max") for cell, _, _ in found)
+    assert clean(0.0)
+    monkeypatch.setattr(device, "Native", unnetted)
+    rows = found(devices(0.0))
+    assert ("device", "w = 0", "read weight sd", TIMES[-1]) in rows
+    assert not any("g/g_max" in cell or "two devices" in what for _, cell, what, _ in rows)
 
 
 def test_noise_on_the_signed_weight_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +156,119 @@ def test_noise_on_the_signed_weight_is_caught(monkeypatch: pytest.MonkeyPatch) -
         idle = torch.stack([weight < 0, weight >= 0])
         return real(weight, grid, pcm, eps.masked_fill(idle, -100.0), nu)
 
+    assert clean(0.0)
     monkeypatch.setattr(cells, "program_cells", mutant)
-    found = broken((1.0,), 100_000)
-    assert ("w = 0", "programmed weight sd", -1.0) in found
-    assert not any(cell.startswith("g/g_max") for cell, _, _ in found)
+    rows = found(devices(0.0))
+    assert ("device", "w = 0", "programmed weight sd", -1.0) in rows
+    assert not any("g/g_max" in cell for _, cell, _, _ in rows)
+
+
+# --- layer level ----------------------------------------------------------------------------------
+
+PRESET = presets.rasch2023.change(max_rows=64, why="several row tiles of a small layer, in tests")
+YEAR = 31536000.0
+
+
+@functools.cache
+def the_layer() -> capture.Layer:
+    """150 inputs on three row tiles of 50; inputs of one sign, as behind a ReLU, load the wires."""
+    model = nn.Sequential(linear(150, 48, bias=False)).eval()
+    with torch.no_grad():
+        # outer rows are smaller: a scale for all row tiles is wrong for some
+        model[0].weight[:, :50] *= 0.3
+    batches = [random(512, 150, seed=3).abs()]
+    native = convert(model, PRESET)
+    capture.calibrated(native, batches)
+    (layer,) = capture.layers_of(native, model, batches)
+    assert layer.grid.rows == (50, 50, 50)
+    return layer
+
+
+def layer_level() -> Report:
+    return Report.of([layer_part(the_layer(), PRESET, Setting((YEAR,), 24, 0))])
+
+
+@functools.cache
+def layer_clean() -> bool:
+    return nothing_found(layer_level().table)
+
+
+@pytest.fixture
+def patched(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """After a clean run of the same level found nothing."""
+    assert layer_clean()
+    yield monkeypatch
+
+
+class Uneven(TileGrid):
+    """Row tiles as large as they may be, the rest on the last."""
+
+    @staticmethod
+    def of(out_features: int, in_features: int, spec: Any, groups: int = 1) -> TileGrid:
+        full, rest = divmod(in_features, spec.max_rows)
+        rows = (spec.max_rows,) * full + ((rest,) if rest else ())
+        columns = mapping.split_sizes(out_features // groups, spec.max_columns) * groups
+        return TileGrid(rows, columns, groups)
+
+
+row_position = TileGrid.row_position
+
+
+def without_noise(weight: Tensor, *_: Any) -> Tensor:
+    """A readout of the weights as they are: no noise floor."""
+    return weight
+
+
+def backwards(self: TileGrid, like: Tensor) -> Tensor:
+    """Positions on the wire of each tile counted from its other end."""
+    parts = torch.split(row_position(self, like), list(self.rows))
+    return torch.cat([part.flip(0) for part in parts])
+
+
+def one_scale(weight: Tensor, grid: TileGrid, weight_scaling: str) -> Tensor:
+    """A column's scale of all its row tiles together."""
+    scale = mapping.column_scales(weight, grid, weight_scaling)
+    return scale.amax(0, keepdim=True).expand_as(scale).clone()
+
+
+def a_batch(values: Tensor) -> Tensor:
+    """One draw for all products of a call."""
+    return torch.randn(values.shape[1:], dtype=values.dtype).expand_as(values).clone()
+
+
+LAYER_MUTANTS: dict[str, tuple[Any, str, Any, set[tuple[str, float]]]] = {
+    "alpha without the noise floor": (
+        *(crossbar, "identity_readout", without_noise),
+        {("alpha global mean", YEAR), ("alpha global bias", YEAR)},
+    ),
+    "IR-drop index reversed": (
+        *(TileGrid, "row_position", backwards),
+        {("IR-drop loss", -1.0), ("outputs, ADC off", -1.0)},
+    ),
+    "read noise per batch": (
+        *(rng, "noise_like", a_batch),
+        {("read noise shared by products", YEAR)},
+    ),
+    "rows split unevenly": (
+        *(native_layers, "TileGrid", Uneven),
+        {("outputs off by an ADC step", -1.0)},
+    ),
+    "one column scale for all row tiles": (
+        *(native_crossbar, "column_scales", one_scale),
+        {("outputs off by an ADC step", -1.0), ("outputs off by more", -1.0)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYER_MUTANTS)
+def test_mutant_is_caught_at_the_layer_level(name: str, patched: pytest.MonkeyPatch) -> None:
+    module, law, mutant, expected = LAYER_MUTANTS[name]
+    patched.setattr(module, law, mutant)
+    rows = found(layer_level())
+    got = {(quantity, t) for level, _, quantity, t in rows if level == "layer"}
+    assert expected <= got, f"{name}: different are {sorted(got)}"
+
+
+def test_a_nan_time_is_told_apart() -> None:
+    """Rows without a time are -1 in this file."""
+    assert math.isnan(devices(1.0, (1.0,)).table["t_inference"].iloc[0])

@@ -106,7 +106,9 @@ SHARED = {
     "input_range_min_unclipped": 0.95,
     "input_range_init_batches": 100,
     "input_range_init_sd": 3.0,
+    "input_range_start": "calibrated",
     "learn_out_scales": True,
+    "optimizer": "sgd",
 }
 # SI Table 3, one row a model, in the order of COLUMNS; then what its last column says.
 COLUMNS = (
@@ -125,6 +127,8 @@ PLAIN = {
     "warmup_factor": 1.0,
     "lr_drop_epochs": (),
     "lr_drop_factor": 0.1,
+    "lr_drop_on_stall": False,
+    "lr_schedule": "constant",
     "remap_every": 0,
     "ir_drop_in_training": True,
     "distill_weight": 0.0,
@@ -151,22 +155,26 @@ RECIPES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         (40, 2e-3, 20, 3.0, 0.0, 0.001, 0.95, 5.0, 1_400),
         {"lr_drop_epochs": (23,), "ir_drop_in_training": False},
     ),
-    "lstm": ((60, 1e-2, 20, 5.0, 1e-5, 0.01, 0.9, 10.0, 1_000), {"lr_drop_factor": 0.9}),
+    "lstm": (
+        (60, 1e-2, 20, 5.0, 1e-5, 0.01, 0.9, 10.0, 1_000),
+        {"lr_drop_factor": 0.9, "lr_drop_on_stall": True},
+    ),
 }
 # What the paper leaves open says so in its source.
 CHOSEN = {
-    "wrn16": {"gaussian_sd", "distill_weight", "distill_temperature"},
-    "resnet32": {"gaussian_sd", "distill_temperature"},
+    "wrn16": {"gaussian_sd", "input_range_start", "distill_weight", "distill_temperature"},
+    "resnet32": {"gaussian_sd", "input_range_start", "distill_temperature"},
     "bert_glue": {
         "gaussian_sd",
+        "input_range_start",
         "distill_temperature",
         "epochs",
         "learning_rate",
         "noise_scale",
         "ramp_batches",
     },
-    "bert_mrpc": {"gaussian_sd", "distill_temperature"},
-    "lstm": {"gaussian_sd", "distill_temperature", "lr_drop_epochs"},
+    "bert_mrpc": {"gaussian_sd", "input_range_start", "distill_temperature"},
+    "lstm": {"gaussian_sd", "input_range_start", "distill_temperature"},
 }
 
 

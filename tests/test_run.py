@@ -19,12 +19,15 @@ from safetensors.torch import load_file, save_file
 
 from aimc_bridge import report
 from aimc_bridge.registry import matrices_of
-from benchmarks import run, study, tasks
+from benchmarks import arguments, run, study, tasks
 from benchmarks.profiles import PLANS, parse_changes, recipe_for
 from presets import ideal, rasch2023
 
 ROOT = Path(__file__).parent.parent
-QUICK = ["--engine", "native", "--chips", "2", "--subset", "60", "--hwa-batches", "4"]
+QUICK = [
+    *("--engine", "native", "--chips", "2", "--subset", "60"),
+    *("--hwa-batches", "4", "--digital-epochs", "2"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +113,7 @@ def test_the_record_says_how_it_was_done(finished) -> None:
     assert facts["samples"] == {"digits (8 x 8), subset of 60": 60}
     assert facts["plan"]["hwa_batches"] == 4
     assert facts["recipe"]["noise_scale"] == 3.0
-    assert facts["digital"]["steps"] == 296
+    assert facts["digital"]["steps"] == 74
     assert facts["analog_weights"] == sum(
         p.numel() for n, p in tasks.get("wrn").build(0).named_parameters() if "norm" not in n
     )
@@ -145,7 +148,7 @@ def test_a_checkpoint_is_evaluated_without_training(finished, model, tmp_path) -
     assert found[found.phase == "direct"].value.tolist() == same.value.tolist()
     facts = json.loads((out / "run.json").read_text())["studies"]["wrn"]
     assert facts["digital"]["checkpoint"] == str(model)
-    assert facts["digital"]["steps"] == 296  # from the info beside it
+    assert facts["digital"]["steps"] == 74  # from the info beside it
 
 
 def test_both_engines_side_by_side(model, tmp_path, monkeypatch) -> None:
@@ -216,7 +219,7 @@ def test_a_resumed_run_ends_as_if_never_interrupted(
         *("--times", "1s", "1 day", "--out", str(out)),
     ]
     calls = {"evaluate": 0, "train": 0}
-    evaluate, train = study._evaluate, study.train
+    evaluate, train = study._evaluate, study.hardware_aware
 
     def counted(*given):
         calls["evaluate"] += 1
@@ -231,7 +234,7 @@ def test_a_resumed_run_ends_as_if_never_interrupted(
         return train(*given, **options)
 
     monkeypatch.setattr(study, "_evaluate", counted)
-    monkeypatch.setattr(study, "train", trained)
+    monkeypatch.setattr(study, "hardware_aware", trained)
     with pytest.raises(Interrupted):
         run.main(arguments)
     assert not (out / "results.csv").exists()
@@ -355,7 +358,7 @@ BAD: list[tuple[str, list[str] | Extra, str]] = [
     ),
     ("engine", ["--engine", "cuda"], "unknown engine 'cuda'; one of native, aihwkit, both"),
     ("profile", ["--profile", "tiny"], "unknown profile 'tiny'; one of embedded, real, paper"),
-    ("phase", ["--phases", "both"], "unknown phase 'both'; one of direct, hwa"),
+    ("phase", ["--phases", "both"], "unknown phase 'both'; one of direct, control, hwa"),
     ("no phase", ["--phases"], "--phases names no phase"),
     ("negative time", ["--times", "-5"], "time '-5' is not understood; allowed: seconds"),
     ("nan", ["--times", "nan"], "time 'nan' is not understood"),
@@ -437,7 +440,7 @@ def test_times_as_people_write_them_and_tasks_between_options() -> None:
     given = run.parser().parse_intermixed_args(
         ["--times", "1y", "1 day", "3600", "--chips", "3", "wrn", "--seed", "4", "lstm"]
     )
-    settings, names = run._settings(
+    settings, names = arguments.settings_of(
         run.parser().parse_intermixed_args(
             ["wrn", "--engine", "native", "--times", "1y", "1 day", "3600", "1h"]
         )
@@ -450,7 +453,6 @@ def test_times_as_people_write_them_and_tasks_between_options() -> None:
 @pytest.mark.parametrize(
     ("words", "code", "complaint"),
     [
-        (["--times", "1 fortnight"], 2, "1 fortnight"),
         (["wrn", "--preset", "rasch"], 2, "rasch2023"),
         (["--help"], 0, ""),
     ],

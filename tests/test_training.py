@@ -31,6 +31,7 @@ PLAIN: dict[str, Any] = {
     "learn_out_scales": False,
     "weight_decay": 0.0,
     "grad_clip": None,
+    "lr_drop_on_stall": False,
     "epochs": 1,
 }
 

@@ -1,6 +1,7 @@
-"""The cross-check: where two sets of device laws agree within a margin stated in advance."""
+"""The cross-check: where two sides agree within a margin stated in advance, and where not."""
 
 from aimc_bridge.equivalence.device import device_level
 from aimc_bridge.equivalence.report import Report
+from aimc_bridge.equivalence.run import crosscheck
 
-__all__ = ["Report", "device_level"]
+__all__ = ["Report", "crosscheck", "device_level"]

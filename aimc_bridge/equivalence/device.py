@@ -1,159 +1,389 @@
-"""Device level: our laws against aihwkit's noise model of the same preset."""
+"""Device level: our laws against aihwkit's noise model of the same preset.
+
+One part a target |w|: single devices with that target, and weights of both signs on tiles of their
+own, as the reference nets a pair of devices and with each device read by itself.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
-from aimc_bridge.equivalence.report import Cell, Report
-from aimc_bridge.equivalence.statistics import Test, distance_test, mean_test, sd_test
+from aimc_bridge.equivalence.closed import ClosedLaws
+from aimc_bridge.equivalence.report import Part, Report, Row
+from aimc_bridge.equivalence.statistics import distance_test, mean_test, sd_test, skew_test
 from aimc_bridge.errors import UsageError
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics.drift import drift_exponent, drifted
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import programmed
 from aimc_bridge.physics.read import read
-from aimc_bridge.rng import normal, stream
+from aimc_bridge.rng import derive, normal, stream
 from aimc_bridge.spec import Preset, StatisticalSpec
 from aimc_bridge.times import seconds
 
 TARGETS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 TIMES = ("0", "1s", "1h", "1d", "30d", "1y", "10y")
+SAMPLES = 1_000_000
 MEAN_OF_G_MAX, MEAN_RELATIVE, SD_RELATIVE, DISTANCE = 5e-4, 0.01, 0.02, 0.01
+# of the skewness: the largest of a number, a share of it, a share of the kurtosis (long tails)
+SKEW, SKEW_RELATIVE, SKEW_OF_KURTOSIS = 0.05, 0.1, 0.02
+ANEW = 0.02  # of the variance of what devices lost
 
-Samples = dict[Cell, Tensor]
+# A tile of weights: columns of one target, and some of 1, which decide the tile's scale. Tiles of a
+# realistic size, many of them: the scale taken from the programmed maximum differs between tiles.
+_WIDTH, _ONES, _AT_ONCE = 4096, 64, 16
+
+Key = tuple[str, str, float]
+Samples = dict[Key, Tensor]
+
+
+Tiles = Iterator[tuple[Tensor | None, list[Tensor]]]
+"""Weights of tiles as programmed (None where that is not known) and at each time, `[.., out, in]`.
+"""
+
+
+class TileLaws(Protocol):
+    """One side of the comparison of weights, normalised."""
+
+    def drawing(self) -> AbstractContextManager[Any]: ...
+
+    def tiles(self, weight: Tensor, count: int, times: Sequence[float]) -> Tiles:
+        """`count` tiles with these targets, `[out, in]`, one or several at once."""
+        ...
+
+
+class Laws(TileLaws, Protocol):
+    """One side of the comparison of devices too, microsiemens."""
+
+    def programmed(self, target: Tensor) -> Tensor: ...
+    def exponent(self, target: Tensor) -> Tensor: ...
+    def drifted(self, g: Tensor, nu: Tensor, t_s: float) -> Tensor: ...
+    def read(self, g: Tensor, nu: Tensor, t_s: float) -> Tensor: ...
+
+
+class Native:
+    """Our laws; `netted` as the preset's device may be changed to."""
+
+    def __init__(self, preset: Preset, netted: bool, seed: int, *names: object) -> None:
+        if preset.pcm.netting != netted:
+            preset = preset.change(netting=netted, why="cross-check")
+        self.pcm = preset.pcm
+        self.draws = stream(seed, "crosscheck", "native", *names)
+
+    def drawing(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def _eps(self, *shape: int) -> Tensor:
+        return normal(shape, self.draws)
+
+    def programmed(self, target: Tensor) -> Tensor:
+        return programmed(target, self.pcm, self._eps(*target.shape))
+
+    def exponent(self, target: Tensor) -> Tensor:
+        return drift_exponent(target, self.pcm, self._eps(*target.shape))
+
+    def drifted(self, g: Tensor, nu: Tensor, t_s: float) -> Tensor:
+        return drifted(g, nu, t_s, self.pcm)
+
+    def read(self, g: Tensor, nu: Tensor, t_s: float) -> Tensor:
+        now = drifted(g, nu, t_s, self.pcm)
+        return read(now, g, t_s, self.pcm, self._eps(*g.shape))
+
+    def tiles(self, weight: Tensor, count: int, times: Sequence[float]) -> Tiles:
+        grid = TileGrid((weight.shape[1],), (weight.shape[0],))
+        shapes = cell_law.noise_shapes(grid, self.pcm)
+        for done in range(0, count, _AT_ONCE):
+            chips = min(_AT_ONCE, count - done)
+            eps = [self._eps(chips, *shape) for shape in shapes]
+            cells = cell_law.program_cells(weight, grid, self.pcm, eps[0], eps[1])
+            later = []
+            for t_s in times:
+                noise = self._eps(*cells.conductance_us.shape)
+                later.append(cell_law.read_cells(cells, grid, self.pcm, t_s, noise))
+            yield cell_law.held_weight(cells, grid), later
+
+
+class Aihwkit:
+    """aihwkit's own noise model of a preset."""
+
+    def __init__(self, preset: Preset, model: Any, seed: int, *names: object) -> None:
+        self.model = self.quiet = model
+        self.seed, self.names = seed, ("crosscheck", "aihwkit", *names)
+        if isinstance(preset.pcm, StatisticalSpec):
+            change = preset.change(why="drift alone", read_noise_scale=0.0)
+            self.quiet = change.rpu_config().noise_model
+
+    def drawing(self) -> AbstractContextManager[Any]:
+        from aimc_bridge.reference.noise import drawing
+
+        return drawing(self.seed, *self.names)
+
+    def programmed(self, target: Tensor) -> Tensor:
+        g: Tensor = self.model.apply_programming_noise_to_conductance(target)
+        return g
+
+    def exponent(self, target: Tensor) -> Tensor:
+        nu: Tensor = self.model.generate_drift_coefficients(target)
+        return nu
+
+    def drifted(self, g: Tensor, nu: Tensor, t_s: float) -> Tensor:
+        now: Tensor = self.quiet.apply_drift_noise_to_conductance(g, nu, t_s)
+        return now
+
+    def read(self, g: Tensor, nu: Tensor, t_s: float) -> Tensor:
+        now: Tensor = self.model.apply_drift_noise_to_conductance(g, nu, t_s)
+        return now
+
+    def tiles(self, weight: Tensor, count: int, times: Sequence[float]) -> Tiles:
+        for _ in range(count):
+            held, state = self.model.apply_programming_noise(weight)
+            yield held, [self.model.apply_drift_noise(held, state, t_s) for t_s in times]
+
+
+class Closed:
+    """The formulas, where aihwkit has no such device."""
+
+    def __init__(self, preset: Preset, seed: int, *names: object) -> None:
+        draws = np.random.default_rng(derive(seed, "crosscheck", "closed", *names))
+        self.laws = ClosedLaws(preset.pcm, draws)
+
+    def drawing(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def programmed(self, target: Tensor) -> Tensor:
+        return torch.from_numpy(self.laws.programmed(target.double().numpy()))
+
+    def exponent(self, target: Tensor) -> Tensor:
+        return torch.from_numpy(self.laws.exponent(target.double().numpy()))
+
+    def drifted(self, g: Tensor, nu: Tensor, t_s: float) -> Tensor:
+        return torch.from_numpy(self.laws.drifted(g.numpy(), nu.numpy(), t_s))
+
+    def read(self, g: Tensor, nu: Tensor, t_s: float) -> Tensor:
+        return torch.from_numpy(self.laws.read(g.numpy(), nu.numpy(), t_s))
+
+    def tiles(self, weight: Tensor, count: int, times: Sequence[float]) -> Tiles:
+        for _ in range(count):
+            held, state = self.laws.program_weights(weight.double().numpy())
+            later = [torch.from_numpy(self.laws.read_weights(state, t_s)) for t_s in times]
+            yield torch.from_numpy(held), later
+
+
+def reference_laws(preset: Preset, seed: int, *names: object) -> tuple[Laws, str]:
+    """What the native laws are compared with, and its name: aihwkit's own noise model, or the
+    formulas where aihwkit would run our laws.
+
+    Raises:  CapabilityError (no aihwkit tile runs the preset); VersionError.
+    """
+    from aimc_bridge.reference.noise import LawNoiseModel
+
+    if not preset.pcm.netting:
+        preset = preset.change(netting=True, why="cross-check: two devices are read one by one")
+    model = preset.rpu_config().noise_model
+    if isinstance(model, LawNoiseModel):
+        return Closed(preset, seed, *names), "closed form"
+    return Aihwkit(preset, model, seed, *names), "aihwkit"
 
 
 def device_level(
     preset: Preset,
     times: Sequence[str | float] = TIMES,
     targets: Sequence[float] = TARGETS,
-    samples: int = 200_000,
+    samples: int = SAMPLES,
     seed: int = 0,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Report:
-    """Programmed, exponent, drifted and read conductance of single devices, and the weight as read
-    (both signs, a pair as the preset nets it), native against aihwkit.
+    """Programmed, exponent, drifted and read conductance of single devices, and weights as read:
+    both signs, netted and not, native against aihwkit.
 
     Args:    targets  conductances over g_max.    samples  devices a cell.    progress  called with
              a line of text.
     Returns: Report; means in units of g_max (exponents as they are).
     Raises:  UsageError; VersionError without a working aihwkit.
     """
+    check(targets, samples)
+    at = sorted({seconds(t) for t in times})
+    parts = []
+    for x in dict.fromkeys(targets):
+        progress(f"{preset.name}: devices with target {x:g}, {samples} a cell")
+        parts.append(device_part(preset, x, at, samples, seed))
+    return Report.of(parts)
+
+
+def check(targets: Sequence[float], samples: int) -> None:
+    """Raise UsageError for targets outside the device or fewer than 4 samples."""
     if samples < 4 or not all(0.0 <= x <= 1.0 for x in targets):
         raise UsageError(f"samples={samples}, targets={targets}; allowed: >= 4, within [0, 1]")
-    at = [seconds(t) for t in times]
-    progress(f"{preset.name}: native, {samples} samples a cell")
-    ours = native(preset, at, targets, samples, seed)
-    progress(f"{preset.name}: aihwkit")
-    theirs = aihwkit(preset, at, targets, samples, seed)
-    progress(f"{preset.name}: comparing")
-    for side in (ours, theirs):
-        _add_changes(side, sorted(at))
-    found: list[tuple[Cell, Test]] = []
-    for key, values in ours.items():
-        a, b = (x.double().numpy() for x in (values, theirs[key]))
-        cell, quantity, t_s = key
-        floor = 1e-12 if quantity == "exponent" else MEAN_OF_G_MAX
-        margin = max(floor, MEAN_RELATIVE * abs(float(b.mean())))
-        found.append(((cell, f"{quantity} mean", t_s), mean_test(a, b, margin)))
-        found.append(((cell, f"{quantity} sd", t_s), sd_test(a, b, SD_RELATIVE)))
-        if not (a.std() < 1e-6 and b.std() < 1e-6):  # a constant has no distribution to compare
-            test = distance_test(a, b, DISTANCE)
-            found.append(((cell, f"{quantity} distribution", t_s), test))
-    return Report.of("device", found)
 
 
-def _add_changes(found: Samples, times: Sequence[float]) -> None:
+def device_part(preset: Preset, x: float, times: Sequence[float], samples: int, seed: int) -> Part:
+    """All cells of the devices with one target, `x` g_max; twice the samples for a target of 0,
+    where tails are long."""
+    samples = 2 * samples if x == 0 else samples
+    theirs, reference = reference_laws(preset, seed, x)
+    part = Part()
+    compare(
+        part,
+        devices(Native(preset, True, seed, x), x, times, samples, preset.pcm.g_max_us),
+        devices(theirs, x, times, samples, preset.pcm.g_max_us),
+        reference,
+    )
+    signed = [x, -x] if x > 0 else [x]
+    ours = weights(Native(preset, True, seed, x, "weights"), signed, times, samples)
+    compare(part, ours, weights(theirs, signed, times, samples), reference)
+    if preset.pcm.pairs:
+        native = Native(preset, False, seed, x, "pairs")
+        ours = weights(native, signed, times, samples, " of two devices")
+        other = pairs(theirs, signed, times, samples, preset.pcm.g_max_us)
+        compare(part, ours, other, reference)
+    return part
+
+
+def devices(laws: Laws, x: float, times: Sequence[float], samples: int, g_max_us: float) -> Samples:
+    """Single devices with one target: programmed, exponent, drifted, read; in units of g_max."""
+    target = torch.full((samples,), x * g_max_us)
+    cell = f"g/g_max = {x:g}"
+    found: Samples = {}
+    with laws.drawing(), torch.no_grad():
+        g_prog = laws.programmed(target)
+        nu = laws.exponent(target)
+        found[cell, "programmed", math.nan] = g_prog / g_max_us
+        found[cell, "exponent", math.nan] = nu
+        for t in times:
+            found[cell, "drifted", t] = laws.drifted(g_prog, nu, t) / g_max_us
+        for t in times:
+            found[cell, "read", t] = laws.read(g_prog, nu, t) / g_max_us
+    _add_changes(found, "drifted", times)
+    _add_anew(found, cell, times)
+    return found
+
+
+def weights(
+    laws: TileLaws, signed: Sequence[float], times: Sequence[float], samples: int, kind: str = ""
+) -> Samples:
+    """Weights of some targets, a row each, on tiles whose largest weight is 1."""
+    weight = torch.tensor(list(signed)).unsqueeze(1).expand(-1, _WIDTH + _ONES).clone()
+    weight[:, :_ONES] = 1.0
+    count = -(-samples // _WIDTH)
+    pieces: dict[tuple[str, float], list[Tensor]] = {}
+    with laws.drawing(), torch.no_grad():
+        for held, later in laws.tiles(weight, count, times):
+            kept = [] if held is None else [(f"programmed weight{kind}", math.nan, held)]
+            kept += [(f"read weight{kind}", t, now) for t, now in zip(times, later, strict=True)]
+            for quantity, t, values in kept:
+                rows = values[..., _ONES:].transpose(-1, -2).reshape(-1, len(signed))
+                pieces.setdefault((quantity, t), []).append(rows.float())
+    found: Samples = {}
+    for (quantity, t), collected in pieces.items():
+        joined = torch.cat(collected)[:samples]
+        for index, x in enumerate(signed):
+            found[f"w = {x:g}", quantity, t] = joined[:, index].contiguous()
+    _add_changes(found, f"read weight{kind}", times)
+    return found
+
+
+def pairs(
+    laws: Laws, signed: Sequence[float], times: Sequence[float], samples: int, g_max_us: float
+) -> Samples:
+    """Weights of two devices that are read each by itself: the difference of the two."""
+    found: Samples = {}
+    with laws.drawing(), torch.no_grad():
+        for x in signed:
+            cell = f"w = {x:g}"
+            legs = []
+            for target in (max(x, 0.0), max(-x, 0.0)):
+                wanted = torch.full((samples,), target * g_max_us)
+                legs.append((laws.programmed(wanted), laws.exponent(wanted)))
+            programmed_pair = legs[0][0] - legs[1][0]
+            found[cell, "programmed weight of two devices", math.nan] = programmed_pair / g_max_us
+            for t in times:
+                plus, minus = (laws.read(g, nu, t) for g, nu in legs)
+                found[cell, "read weight of two devices", t] = (plus - minus) / g_max_us
+    _add_changes(found, "read weight of two devices", times)
+    return found
+
+
+def _add_changes(found: Samples, quantity: str, times: Sequence[float]) -> None:
     """What each device lost since the time before: an exponent belongs to a device, for good, and
     no distribution at one time alone shows that."""
-    for cell, quantity, t in list(found):
-        if quantity in ("drifted", "read weight") and t > times[0]:
-            before = times[times.index(t) - 1]
+    for cell in dict.fromkeys(key[0] for key in found):
+        for before, t in zip(times, times[1:], strict=False):
             change = found[cell, quantity, t] - found[cell, quantity, before]
             found[cell, f"{quantity} change", t] = change
 
 
-def _signed(targets: Sequence[float]) -> list[float]:
-    return [*targets, *(-x for x in targets if x > 0)]
-
-
-def _matrix(signed: Sequence[float], samples: int) -> Tensor:
-    """A row a target, and a first column of ones: the tile's largest weight is 1 for all."""
-    weight = torch.tensor(signed).unsqueeze(1).expand(-1, samples + 1).clone()
-    weight[:, 0] = 1.0
-    return weight
-
-
-def native(
-    preset: Preset, times: Sequence[float], targets: Sequence[float], samples: int, seed: int
-) -> Samples:
-    """Samples of our laws, by cell."""
-    pcm = preset.pcm
-    draws = stream(seed, "crosscheck", "native")
-    found: Samples = {}
-    for x in targets:
-        target = torch.full((samples,), x * pcm.g_max_us)
-        g_prog = programmed(target, pcm, normal((samples,), draws))
-        nu = drift_exponent(target, pcm, normal((samples,), draws))
-        cell = f"g/g_max = {x:g}"
-        found[cell, "programmed", math.nan] = g_prog / pcm.g_max_us
-        found[cell, "exponent", math.nan] = nu
-        for t in times:
-            now = drifted(g_prog, nu, t, pcm)
-            found[cell, "drifted", t] = now / pcm.g_max_us
-            final = read(now, g_prog, t, pcm, normal((samples,), draws))
-            found[cell, "read", t] = final / pcm.g_max_us
-    signed = _signed(targets)
-    weight = _matrix(signed, samples)
-    grid = TileGrid((weight.shape[1],), (weight.shape[0],))
-    shapes = cell_law.noise_shapes(grid, pcm)
-    eps = [normal(shape, draws) for shape in shapes]
-    cells = cell_law.program_cells(weight, grid, pcm, eps[0], eps[1])
-    _keep(found, signed, "programmed weight", math.nan, cell_law.held_weight(cells, grid))
+def _add_anew(found: Samples, cell: str, times: Sequence[float]) -> None:
+    """How far a device's loss strays from what it lost at the time before, on a logarithmic scale:
+    0 where the exponent is the same one, 2 where it was drawn anew, whatever the two times are."""
+    start = found[cell, "programmed", math.nan].double()
+    alive = start > 0.01
+    loss = {}
     for t in times:
-        noise = normal(tuple(cells.conductance_us.shape), draws)
-        _keep(found, signed, "read weight", t, cell_law.read_cells(cells, grid, pcm, t, noise))
-    return found
+        now = found[cell, "drifted", t].double()
+        alive = alive & (now > 0)
+        loss[t] = now
+    if int(alive.sum()) < 4:
+        return
+    for before, t in zip(times, times[1:], strict=False):
+        first, second = (-(loss[when] / start)[alive].log() for when in (before, t))
+        if float(first.mean()) < 1e-6 or float(second.std()) < 1e-4 * float(second.mean()):
+            continue  # nothing has drifted yet, or one exponent for all
+        stray = second - first * (second.mean() / first.mean())
+        found[cell, "exponent drawn anew", t] = stray.square() / second.var()
 
 
-def _keep(found: Samples, signed: Sequence[float], quantity: str, t: float, weight: Tensor) -> None:
-    for x, row in zip(signed, weight, strict=True):
-        found[f"w = {x:g}", quantity, t] = row[1:].clone()
+def compare(part: Part, ours: Samples, theirs: Samples, reference: str) -> None:
+    """Mean, standard deviation, skewness and distribution of every cell that both sides have."""
+    for key in ours:
+        if key not in theirs:  # one exponent for all on one side: it was never drawn
+            continue
+        cell, quantity, t_s = key
+        a, b = (side[key].numpy() for side in (ours, theirs))
+        wide_a, wide_b = (values.astype(np.float64) for values in (a, b))
+
+        def add(what: str, test: Any, of: Key = key) -> None:
+            part.rows.append(
+                Row("device", of[0], " ".join(filter(None, [of[1], what])), of[2], test, reference)
+            )
+
+        if quantity == "exponent drawn anew":
+            add("", mean_test(wide_a, wide_b, ANEW))
+            continue
+        floor = 1e-12 if quantity == "exponent" else MEAN_OF_G_MAX
+        margin = max(floor, MEAN_RELATIVE * abs(float(wide_b.mean())))
+        add("mean", mean_test(wide_a, wide_b, margin))
+        add("sd", sd_test(wide_a, wide_b, SD_RELATIVE))
+        if quantity.endswith("change") or (wide_a.std() < 1e-6 and wide_b.std() < 1e-6):
+            continue  # shapes are those of the two times; a constant has none
+        add("skew", skew_test(wide_a, wide_b, _skew_margin(wide_b)))
+        add("distribution", distance_test(a, b, DISTANCE))
+        _keep_quantiles(part, cell, quantity, t_s, wide_a, wide_b)
 
 
-def aihwkit(
-    preset: Preset, times: Sequence[float], targets: Sequence[float], samples: int, seed: int
-) -> Samples:
-    """Samples of the noise model that aihwkit runs for this preset, by cell."""
-    from aimc_bridge.reference.noise import drawing
+def _skew_margin(values: Any) -> float:
+    if values.std() < 1e-6:
+        return SKEW
+    return max(
+        SKEW,
+        SKEW_RELATIVE * abs(float(stats.skew(values))),
+        SKEW_OF_KURTOSIS * float(stats.kurtosis(values, fisher=False)),
+    )
 
-    g_max = preset.pcm.g_max_us
-    model = preset.rpu_config().noise_model
-    quiet = model
-    if isinstance(preset.pcm, StatisticalSpec):
-        change = preset.change(why="drift alone", read_noise_scale=0.0)
-        quiet = change.rpu_config().noise_model
-    found: Samples = {}
-    with drawing(seed, "crosscheck", "aihwkit"), torch.no_grad():
-        for x in targets:
-            target = torch.full((samples,), x * g_max)
-            g_prog = model.apply_programming_noise_to_conductance(target)
-            nu = model.generate_drift_coefficients(target)
-            cell = f"g/g_max = {x:g}"
-            found[cell, "programmed", math.nan] = g_prog / g_max
-            found[cell, "exponent", math.nan] = nu
-            for t in times:
-                for name, law in (("drifted", quiet), ("read", model)):
-                    now = law.apply_drift_noise_to_conductance(g_prog, nu, t)
-                    found[cell, name, t] = now / g_max
-        signed = _signed(targets)
-        weight, state = model.apply_programming_noise(_matrix(signed, samples))
-        _keep(found, signed, "programmed weight", math.nan, weight)
-        for t in times:
-            now = model.apply_drift_noise(weight, state, t)
-            _keep(found, signed, "read weight", t, now)
-    return found
+
+_SHARES = (0.001, 0.005, 0.01, *(i / 20 for i in range(1, 20)), 0.99, 0.995, 0.999)
+
+
+def _keep_quantiles(part: Part, cell: str, quantity: str, t_s: float, a: Any, b: Any) -> None:
+    """For the figure: single devices and weights as read."""
+    if quantity not in ("programmed", "exponent", "read", "read weight"):
+        return
+    for share, x, y in zip(_SHARES, np.quantile(a, _SHARES), np.quantile(b, _SHARES), strict=True):
+        part.quantiles.append([cell, quantity, t_s, share, float(x), float(y)])

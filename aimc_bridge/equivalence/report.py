@@ -2,53 +2,130 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from aimc_bridge.equivalence.statistics import Test, verdicts
 from aimc_bridge.errors import UsageError
+from aimc_bridge.times import label
 
-Cell = tuple[str, str, float]
-"""(cell, quantity, t_inference in seconds; NaN where no time applies)."""
+LEVELS = ("device", "layer", "task")
+_LISTED = 100  # rows of a summary
+QUANTILES = ["cell", "quantity", "t_inference", "share", "native", "aihwkit"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison, before its verdict.
+
+    t_inference  seconds, NaN where no time applies.    reference  what stands in the column
+    "aihwkit", where that is not aihwkit itself.
+    """
+
+    level: str
+    cell: str
+    quantity: str
+    t_inference: float
+    test: Test
+    reference: str = "aihwkit"
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> Row:
+        test = dict(data["test"])
+        test["sizes"] = tuple(test["sizes"])
+        return Row(**{**data, "test": Test(**test)})
+
+
+@dataclass
+class Part:
+    """What one part of a cross-check found: rows, quantiles for figures, lines for the summary."""
+
+    rows: list[Row] = field(default_factory=list)
+    quantiles: list[list[Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        rows = [row.to_dict() for row in self.rows]
+        return {"rows": rows, "quantiles": self.quantiles, "notes": self.notes}
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> Part:
+        rows = [Row.from_dict(row) for row in data["rows"]]
+        return Part(rows, data["quantiles"], data["notes"])
 
 
 @dataclass(frozen=True)
 class Report:
-    """`table`: level, cell, quantity, t_inference, native, aihwkit, difference, low, high, margin,
-    p, power, verdict."""
+    """Result of a cross-check.
+
+    table      level, cell, quantity, t_inference, native, aihwkit, difference, interval, low, high,
+               margin, p, p_different, power, verdict, reference. The interval is a 90 % one (two
+               one-sided tests at 5 %); p values and power are those of the verdict, corrected
+               for the family: the rows of one level
+    sides      what the columns "native" and "aihwkit" hold
+    notes      what was chosen, left out, or should be known
+    causes     of two presets: the fields that differ (part, field, and one column a preset)
+    quantiles  of some cells, for figures
+    """
 
     table: pd.DataFrame
+    sides: tuple[str, str] = ("native", "aihwkit")
+    notes: tuple[str, ...] = ()
+    causes: pd.DataFrame | None = None
+    quantiles: pd.DataFrame | None = None
 
     @staticmethod
-    def of(level: str, cells: list[tuple[Cell, Test]]) -> Report:
-        """Verdicts over one family of cells. Raises: UsageError where there is none."""
-        if not cells:
+    def of(
+        parts: Iterable[Part],
+        sides: tuple[str, str] = ("native", "aihwkit"),
+        notes: Sequence[str] = (),
+        causes: pd.DataFrame | None = None,
+    ) -> Report:
+        """Verdicts over the rows of all parts; each level is a family. Raises: UsageError where
+        there is nothing."""
+        parts = list(parts)
+        rows = [row for part in parts for row in part.rows]
+        if not rows:
             raise UsageError("nothing to compare; give at least one target and one time")
-        judged = zip(cells, verdicts([test for _, test in cells]), strict=True)
-        return Report(
-            pd.DataFrame(
-                [
+        lines: list[dict[str, Any]] = []
+        for level in dict.fromkeys(row.level for row in rows):
+            family = [row for row in rows if row.level == level]
+            judged = verdicts([row.test for row in family])
+            for row, verdict in zip(family, judged, strict=True):
+                test = row.test
+                lines.append(
                     {
                         "level": level,
-                        "cell": cell,
-                        "quantity": quantity,
-                        "t_inference": t_s,
+                        "cell": row.cell,
+                        "quantity": row.quantity,
+                        "t_inference": row.t_inference,
                         "native": test.first,
                         "aihwkit": test.second,
                         "difference": test.difference,
+                        "interval": (test.low, test.high),
                         "low": test.low,
                         "high": test.high,
                         "margin": test.margin,
-                        "p": test.p,
-                        "power": test.power,
-                        "verdict": verdict,
+                        "p": verdict.p,
+                        "p_different": verdict.p_different,
+                        "power": verdict.power,
+                        "verdict": verdict.word,
+                        "reference": row.reference,
                     }
-                    for ((cell, quantity, t_s), test), verdict in judged
-                ]
-            )
-        )
+                )
+        quantiles = pd.DataFrame([q for p in parts for q in p.quantiles], columns=QUANTILES)
+        said = [*notes, *(note for part in parts for note in part.notes)]
+        return Report(pd.DataFrame(lines), sides, tuple(said), causes, quantiles)
 
     @property
     def passed(self) -> bool:
@@ -60,26 +137,67 @@ class Report:
         """The rows whose margin is broken."""
         return self.table[self.table["verdict"] == "different"]
 
+    def counts(self) -> pd.DataFrame:
+        """Number of rows by level and quantity (rows) and verdict (columns)."""
+        words = ["equivalent", "different", "undecided"]
+        found = self.table.groupby(["level", "quantity"], sort=False)["verdict"].value_counts()
+        return found.unstack(fill_value=0).reindex(columns=words, fill_value=0)
+
     def summary(self) -> str:
-        """Markdown: verdicts by quantity, then every row that is not equivalent."""
-        counts = self.table.groupby("quantity")["verdict"].value_counts().unstack(fill_value=0)
-        lines = ["# Cross-check", "", "| quantity | " + " | ".join(counts.columns) + " |"]
-        lines.append("| --- |" + " --- |" * len(counts.columns))
-        for name, row in counts.iterrows():
-            lines.append(f"| {name} | " + " | ".join(str(n) for n in row) + " |")
-        others = self.table[self.table["verdict"] != "equivalent"]
+        """Markdown: what was done, verdicts by level and quantity, every row that is not
+        equivalent, causes."""
+        first, second = self.sides
+        lines = ["# Cross-check", "", f"{first} against {second}.", ""]
+        lines += [f"- {note}" for note in self.notes] + ([""] if self.notes else [])
+        counts = self.counts()
+        lines.append("| level | quantity | " + " | ".join(counts.columns) + " |")
+        lines.append("| --- |" + " --- |" * (1 + len(counts.columns)))
+        for where, numbers in zip(counts.index, counts.to_numpy().tolist(), strict=True):
+            lines.append("| " + " | ".join(str(cell) for cell in (*where, *numbers)) + " |")
+        others = self.table[self.table["verdict"] != "equivalent"].sort_values(
+            "verdict", kind="stable"
+        )  # "different" before "undecided"
+        more = max(0, len(others) - _LISTED)
+        others = others.head(_LISTED)
         if len(others):
-            lines += ["", "| cell | quantity | t (s) | difference | interval | margin | verdict |"]
-            lines.append("| --- | --- | --- | --- | --- | --- | --- |")
+            head = ["cell", "quantity", "time", first, second, "difference", "interval"]
+            lines += ["", "| " + " | ".join([*head, "margin", "power", "verdict"]) + " |"]
+            lines.append("|" + " --- |" * 10)
+        one: Any
         for one in others.itertuples():
+            when = "" if math.isnan(one.t_inference) else label(one.t_inference)
             lines.append(
-                f"| {one.cell} | {one.quantity} | {one.t_inference:g} | {one.difference:.4g} "
-                f"| {one.low:.4g} .. {one.high:.4g} | {one.margin:.4g} | {one.verdict} |"
+                f"| {one.cell} | {one.quantity} | {when} | {one.native:.4g} | {one.aihwkit:.4g} "
+                f"| {one.difference:.4g} | {one.low:.4g} .. {one.high:.4g} | {one.margin:.4g} "
+                f"| {one.power:.2f} | {one.verdict} |"
             )
+        if more:
+            lines += ["", f"{more} more such rows are in crosscheck.csv."]
+        if self.causes is not None and len(self.causes):
+            lines += ["", "What differs in the presets:", ""]
+            lines.append("| " + " | ".join(self.causes.columns) + " |")
+            lines.append("|" + " --- |" * len(self.causes.columns))
+            for cells in self.causes.to_numpy().tolist():
+                lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
         return "\n".join(lines) + "\n"
 
-    def save(self, folder: Path) -> None:
-        """Write crosscheck.csv and summary.md."""
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write crosscheck.csv, summary.md and figures/*.png."""
+        from aimc_bridge.equivalence.figures import draw
+
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.table.to_csv(folder / "crosscheck.csv", index=False)
-        (folder / "summary.md").write_text(self.summary(), encoding="utf-8")
+        flat = self.table.drop(columns="interval")
+        write_whole(folder / "crosscheck.csv", flat.to_csv(index=False))
+        write_whole(folder / "summary.md", self.summary())
+        draw(self, folder / "figures")
+
+
+def write_whole(file: Path, text: str) -> None:
+    """A text file, whole or not at all."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,18 +1,21 @@
 """Equivalence of two samples: intervals, p values, power and a verdict.
 
-A cell is "equivalent" when an interval lies inside its margin, "different" when the interval lies
-outside, else "undecided". "All cells are equivalent" is an intersection-union test and needs no
-correction; "different" is claimed for single cells, so those p values are corrected (Holm).
+A cell is "equivalent" where its interval lies inside its margin, "different" where it lies outside,
+else "undecided". Both are claimed for single cells of a family, so both p values are corrected for
+the family (Holm). "All cells are equivalent" by itself would be an intersection-union test, which
+needs no correction: the corrected claim is the stricter of the two.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.special import stdtr, stdtrit  # Student's law, far faster than stats.t
 
 from aimc_bridge.errors import UsageError
 
@@ -24,12 +27,15 @@ Values = NDArray[np.float64]
 class Test:
     """What a comparison found.
 
+    first, second  the two values compared
     difference    second minus first; ratio of standard deviations less 1; Kolmogorov distance
-    low, high     its 90 % interval (two one-sided 5 % tests); for a distance [lowest, highest] of
-                  the true distance, each at 95 %
+    low, high     its 90 % interval (two one-sided 5 % tests); of a distance and of a share: the
+                  lowest and the highest true value, each at 95 %
     p             of equivalence: small where the margin holds
     p_different   of a difference beyond the margin: small where the margin is broken
-    power         probability of "equivalent" at this sample size if the truth is equal
+    error, freedom, lower, upper    of the t test, on its own scale: standard error, degrees of
+                  freedom, limits
+    sizes         of the two samples, for a distance; (count, 0) for a share of a count
     """
 
     __test__ = False  # not a test of pytest's
@@ -42,7 +48,28 @@ class Test:
     margin: float
     p: float
     p_different: float
-    power: float
+    error: float = 0.0
+    freedom: float = 1.0
+    lower: float = -math.inf
+    upper: float = math.inf
+    sizes: tuple[int, int] = (0, 0)
+
+    def power(self, level: float = ALPHA) -> float:
+        """Probability of "equivalent" at this sample size, tested at `level`, if the truth is
+        equal."""
+        if self.sizes[1] > 0:
+            half = _width(*self.sizes) * math.sqrt(math.log(4 / level) / 2)
+            if self.margin <= half:
+                return 0.0
+            size = self.sizes[0] * self.sizes[1] / sum(self.sizes)
+            return 1.0 - float(stats.kstwobign.sf((self.margin - half) * math.sqrt(size)))
+        if self.sizes[0] > 0:
+            return float((1 - self.margin) ** self.sizes[0] < level)
+        if self.error == 0.0:
+            return 1.0
+        reach = -stdtrit(self.freedom, level)
+        ends = self.upper / self.error - reach, self.lower / self.error + reach
+        return max(0.0, float(stdtr(self.freedom, ends[0]) - stdtr(self.freedom, ends[1])))
 
 
 def _sample(values: Values, fewest: int) -> Values:
@@ -59,32 +86,53 @@ def _margin(margin: float) -> float:
 
 
 def _two_one_sided(
-    difference: float, error: float, freedom: float, low: float, high: float
-) -> tuple[float, float, float, float, float]:
-    """(interval low, high, p, p_different, power) of a difference against (low, high)."""
+    difference: float, error: float, freedom: float, lower: float, upper: float
+) -> dict[str, Any]:
+    """Interval, p values and what power needs, of a difference against (lower, upper)."""
+    about = {"error": error, "freedom": freedom, "lower": lower, "upper": upper}
     if error == 0.0:  # both constant: nothing is uncertain
-        inside = low < difference < high
-        return difference, difference, float(not inside), float(inside), 1.0
-    t = stats.t(freedom)
-    half = float(t.ppf(1 - ALPHA)) * error
-    p = max(float(t.sf((difference - low) / error)), float(t.cdf((difference - high) / error)))
-    beyond = min(float(t.cdf((difference - low) / error)), float(t.sf((difference - high) / error)))
-    reach = float(t.ppf(1 - ALPHA))
-    power = float(t.cdf(high / error - reach) - t.cdf(low / error + reach))
-    return difference - half, difference + half, p, min(1.0, 2 * beyond), max(0.0, power)
+        inside = lower < difference < upper
+        found = {"p": float(not inside), "p_different": float(inside)}
+        return {"low": difference, "high": difference, **found, **about}
+    half = -float(stdtrit(freedom, ALPHA)) * error
+    above, below = (difference - lower) / error, (difference - upper) / error
+    return {
+        "low": difference - half,
+        "high": difference + half,
+        "p": float(max(stdtr(freedom, -above), stdtr(freedom, below))),
+        "p_different": min(1.0, 2 * float(min(stdtr(freedom, above), stdtr(freedom, -below)))),
+        **about,
+    }
+
+
+def exact_test(first: float, second: float, margin: float) -> Test:
+    """Two numbers without chance in them: their difference is within +-margin or it is not."""
+    difference = second - first
+    return Test(
+        first,
+        second,
+        difference,
+        margin=_margin(margin),
+        **_two_one_sided(difference, 0.0, 1.0, -margin, margin),
+    )
 
 
 def mean_test(first: Values, second: Values, margin: float) -> Test:
     """Difference of means within +-margin: Welch's t, two one-sided tests."""
     a, b = _sample(first, 2), _sample(second, 2)
-    va, vb = a.var(ddof=1) / a.size, b.var(ddof=1) / b.size
-    error = math.sqrt(va + vb)
-    freedom = 1.0
-    if error > 0:
-        freedom = (va + vb) ** 2 / (va**2 / (a.size - 1) + vb**2 / (b.size - 1))
+    error, freedom = _welch(a, b, 1.0, 1.0)
     difference = float(b.mean() - a.mean())
     found = _two_one_sided(difference, error, freedom, -_margin(margin), margin)
-    return Test(float(a.mean()), float(b.mean()), difference, *found[:2], margin, *found[2:])
+    return Test(float(a.mean()), float(b.mean()), difference, margin=margin, **found)
+
+
+def _welch(a: Values, b: Values, scale_a: float, scale_b: float) -> tuple[float, float]:
+    """Standard error of scale_b mean(b) - scale_a mean(a), and its degrees of freedom."""
+    va = float(a.var(ddof=1)) / a.size * scale_a**2
+    vb = float(b.var(ddof=1)) / b.size * scale_b**2
+    if va + vb == 0.0:
+        return 0.0, 1.0
+    return math.sqrt(va + vb), (va + vb) ** 2 / (va**2 / (a.size - 1) + vb**2 / (b.size - 1))
 
 
 def sd_test(first: Values, second: Values, margin: float) -> Test:
@@ -97,17 +145,119 @@ def sd_test(first: Values, second: Values, margin: float) -> Test:
     sds = [float(x.std(ddof=1)) for x in (a, b)]
     flat = [s <= 1e-6 * max(abs(float(x.mean())), 1e-30) for s, x in zip(sds, (a, b), strict=True)]
     if any(flat):
-        same = all(flat)
-        difference = 0.0 if same else math.inf
-        found = (difference, difference, float(not same), float(same), 1.0)
-        return Test(sds[0], sds[1], difference, *found[:2], _margin(margin), *found[2:])
+        return _flat(sds[0], sds[1], all(flat), margin)
     kurtosis = [float(stats.kurtosis(x, fisher=False)) for x in (a, b)]
     error = math.sqrt(sum((k - 1) / (4 * x.size) for k, x in zip(kurtosis, (a, b), strict=True)))
+    return _log_ratio(sds[0], sds[1], error, a.size + b.size - 2, margin)
+
+
+def spread_test(first: Values, second: Values, margin: float) -> Test:
+    """Ratio of standard deviations within 1/(1 + margin) .. 1 + margin, from contributions to the
+    two variances: one a sampling unit, whose mean is the variance."""
+    a, b = _sample(first, 2), _sample(second, 2)
+    means = float(a.mean()), float(b.mean())
+    sds = [math.sqrt(max(m, 0.0)) for m in means]
+    if min(sds) == 0.0:
+        return _flat(sds[0], sds[1], sds[0] == sds[1], margin)
+    error, freedom = _welch(a, b, 0.5 / means[0], 0.5 / means[1])
+    return _log_ratio(sds[0], sds[1], error, freedom, margin)
+
+
+def _flat(first: float, second: float, same: bool, margin: float) -> Test:
+    difference = 0.0 if same else math.inf
     bound = math.log1p(_margin(margin))
-    log = math.log(sds[1] / sds[0])
-    low, high, p, beyond, power = _two_one_sided(log, error, a.size + b.size - 2, -bound, bound)
-    ratio, low, high = (math.expm1(x) for x in (log, low, high))
-    return Test(sds[0], sds[1], ratio, low, high, margin, p, beyond, power)
+    found = _two_one_sided(difference, 0.0, 1.0, -bound, bound)
+    return Test(first, second, difference, margin=margin, **found)
+
+
+def _log_ratio(first: float, second: float, error: float, freedom: float, margin: float) -> Test:
+    bound = math.log1p(_margin(margin))
+    log = math.log(second / first)
+    found = _two_one_sided(log, error, freedom, -bound, bound)
+    found |= {name: math.expm1(found[name]) for name in ("low", "high")}
+    return Test(first, second, math.expm1(log), margin=margin, **found)
+
+
+def skew_test(first: Values, second: Values, margin: float) -> Test:
+    """Difference of skewness within +-margin; errors by the infinitesimal jackknife.
+
+    What a value z (standardised) adds to the skewness g is z^3 - 3 z - g - 3 g (z^2 - 1) / 2: its
+    spread gives the error for a distribution of any shape.
+    """
+    parts = []
+    for values in (first, second):
+        x = _sample(values, 4)
+        sd = float(x.std())
+        if sd <= 1e-6 * max(abs(float(x.mean())), 1e-30):
+            parts.append((0.0, 0.0, x.size))
+            continue
+        skew = float(stats.skew(x))
+        z = (x - x.mean()) / sd
+        influence = z * (z * (z - 1.5 * skew) - 3)  # but for a constant; z**3 is far slower
+        parts.append((skew, float(influence.var(ddof=1)) / x.size, x.size))
+    (skew_a, va, n), (skew_b, vb, m) = parts
+    freedom = 1.0
+    if va + vb > 0:
+        freedom = (va + vb) ** 2 / (va**2 / (n - 1) + vb**2 / (m - 1))
+    difference = skew_b - skew_a
+    found = _two_one_sided(difference, math.sqrt(va + vb), freedom, -_margin(margin), margin)
+    return Test(skew_a, skew_b, difference, margin=margin, **found)
+
+
+def vector_test(first: Values, second: Values, margin: float) -> Test:
+    """Mean vectors of two samples, `[units, size]`: their squared distance over the summed variance
+    of their elements is below `margin`^2.
+
+    The distance is estimated without bias (it can come out negative); its error is the jackknife's
+    over units, which is too large where the truth is equal: the test errs on the side of
+    "undecided". `margin` is in standard deviations of an element, root mean square over elements;
+    `difference`, `low`, `high` and the table's margin are squares.
+    """
+    a, b = (np.asarray(x, dtype=np.float64) for x in (first, second))
+    if a.ndim != 2 or b.ndim != 2 or min(len(a), len(b)) < 4 or a.shape[1] != b.shape[1]:
+        raise UsageError(f"vectors {a.shape} and {b.shape}; allowed: [>= 4 units, size], one size")
+    square = _margin(margin) ** 2
+    spread = float(np.sqrt((a.var(0, ddof=1).sum() + b.var(0, ddof=1).sum()) / 2))
+    centre = (a.mean(0) + b.mean(0)) / 2
+    apart = float(np.linalg.norm(a.mean(0) - b.mean(0)))
+    if spread <= 1e-6 * max(float(np.linalg.norm(centre)), 1e-30):
+        same = apart <= 1e-5 * max(float(np.linalg.norm(centre)), 1e-30)
+        difference = 0.0 if same else math.inf
+        found = _two_one_sided(difference, 0.0, 1.0, -math.inf, square)
+        return Test(0.0, math.sqrt(difference), difference, margin=square, **found)
+    a, b = (a - centre) / spread, (b - centre) / spread
+    value, without_a, without_b = _distance_and_jackknife(a, b)
+    n, m = len(a), len(b)
+    variance = (n - 1) * float(without_a.var()) + (m - 1) * float(without_b.var())
+    found = _two_one_sided(value, math.sqrt(variance), n + m - 2, -math.inf, square)
+    return Test(0.0, math.sqrt(max(value, 0.0)), value, margin=square, **found)
+
+
+def _distance_and_jackknife(a: Values, b: Values) -> tuple[float, Values, Values]:
+    """|E a - E b|^2 without bias, and the same without each unit of `a`, of `b`."""
+    n, m = len(a), len(b)
+    sum_a, sum_b = a.sum(0), b.sum(0)
+    own_a, own_b = (a * a).sum(1), (b * b).sum(1)
+
+    def inner(total: Values, own: Values, count: int) -> float:
+        return float((total @ total - own.sum()) / (count * (count - 1)))
+
+    same_a, same_b = inner(sum_a, own_a, n), inner(sum_b, own_b, m)
+    cross = float(sum_a @ sum_b) / (n * m)
+    to_a, to_b = a @ sum_a, b @ sum_b
+    less_a = (sum_a @ sum_a - 2 * to_a + 2 * own_a - own_a.sum()) / ((n - 1) * (n - 2))
+    less_b = (sum_b @ sum_b - 2 * to_b + 2 * own_b - own_b.sum()) / ((m - 1) * (m - 2))
+    cross_a = (sum_a @ sum_b - a @ sum_b) / ((n - 1) * m)
+    cross_b = (sum_a @ sum_b - b @ sum_a) / (n * (m - 1))
+    return (
+        same_a + same_b - 2 * cross,
+        less_a + same_b - 2 * cross_a,
+        same_a + less_b - 2 * cross_b,
+    )
+
+
+def _width(n: int, m: int) -> float:
+    return float(n**-0.5 + m**-0.5)
 
 
 def distance_test(first: Values, second: Values, margin: float) -> Test:
@@ -116,17 +266,31 @@ def distance_test(first: Values, second: Values, margin: float) -> Test:
     |D - D_n| <= e with probability 1 - 4 exp(-2 e^2 / (1/sqrt(n) + 1/sqrt(m))^2), whatever the
     two distributions are.
     """
-    a, b = _sample(first, 2), _sample(second, 2)
+    a, b = np.asarray(first).ravel(), np.asarray(second).ravel()
+    for values in (a, b):
+        _sample(values, 2)
     found = float(stats.ks_2samp(a, b, method="asymp").statistic)
-    width = a.size**-0.5 + b.size**-0.5
+    width = _width(a.size, b.size)
     half = width * math.sqrt(math.log(4 / ALPHA) / 2)
     away = 4 * math.exp(-2 * ((_margin(margin) - found) / width) ** 2)
     p, beyond = (min(1.0, away), 1.0) if found < margin else (1.0, min(1.0, away))
-    size = a.size * b.size / (a.size + b.size)
-    power = 0.0
-    if margin > half:
-        power = 1.0 - float(stats.kstwobign.sf((margin - half) * math.sqrt(size)))
-    return Test(0.0, found, found, max(0.0, found - half), found + half, margin, p, beyond, power)
+    low, high = max(0.0, found - half), found + half
+    return Test(0.0, found, found, low, high, margin, p, beyond, sizes=(a.size, b.size))
+
+
+def share_test(count: int, total: int, margin: float) -> Test:
+    """A share, `count` of `total` independent cases, is below `margin`: Clopper and Pearson."""
+    if not 0 <= count <= total or total < 1:
+        raise UsageError(f"{count} of {total}; allowed: 0 <= count <= total, total >= 1")
+    binomial = stats.binom(total, _margin(margin))
+    low, high = 0.0, 1.0
+    if count > 0:
+        low = float(stats.beta.ppf(ALPHA, count, total - count + 1))
+    if count < total:
+        high = float(stats.beta.isf(ALPHA, count + 1, total - count))
+    share = count / total
+    p, beyond = float(binomial.cdf(count)), float(binomial.sf(count - 1))
+    return Test(0.0, share, share, low, high, margin, p, beyond, sizes=(total, 0))
 
 
 def holm(p: Values) -> Values:
@@ -139,10 +303,28 @@ def holm(p: Values) -> Values:
     return corrected
 
 
-def verdicts(tests: list[Test]) -> list[str]:
-    """ "equivalent", "different" (Holm over the family) or "undecided", one a test."""
-    corrected = holm(np.array([test.p_different for test in tests]))
+@dataclass(frozen=True)
+class Verdict:
+    """One test's verdict in its family: p values corrected, power at the level of the strictest
+    step of the correction."""
+
+    word: str
+    p: float
+    p_different: float
+    power: float
+
+
+def verdicts(tests: list[Test]) -> list[Verdict]:
+    """ "equivalent", "different" (both Holm over the family) or "undecided", one a test."""
+    inside = holm(np.array([test.p for test in tests]))
+    beyond = holm(np.array([test.p_different for test in tests]))
+    level = ALPHA / max(1, len(tests))
     return [
-        "different" if beyond < ALPHA else "equivalent" if test.p < ALPHA else "undecided"
-        for test, beyond in zip(tests, corrected, strict=True)
+        Verdict(
+            "different" if b < ALPHA else "equivalent" if a < ALPHA else "undecided",
+            float(a),
+            float(b),
+            test.power(level),
+        )
+        for test, a, b in zip(tests, inside, beyond, strict=True)
     ]

@@ -1,5 +1,5 @@
-"""The native engine: every law of `physics` in PyTorch, on CPU or GPU."""
+"""The native engine: analog layers in PyTorch over the pure laws of `aimc_bridge.physics`."""
 
-from aimc_bridge.native.engine import ENGINE
+from aimc_bridge.native.engine import ENGINE, compiled, side_precision
 
-__all__ = ["ENGINE"]
+__all__ = ["ENGINE", "compiled", "side_precision"]

@@ -10,12 +10,20 @@ from torch import Tensor, nn
 
 from aimc_bridge import rng
 from aimc_bridge.errors import CalibrationError, CheckpointError, ShapeError, StateError
-from aimc_bridge.native.product import Product, TileProduct, TileWeights
+from aimc_bridge.native.forward import Block, CrossbarProduct, Job, TileWeights, perfect
+from aimc_bridge.native.product import LinearProduct, Product
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics import compensation, crossbar
 from aimc_bridge.physics.mapping import TileGrid, column_scales
 from aimc_bridge.registry import Matrix, Observer
 from aimc_bridge.spec import Preset, TrainingSpec
+
+_MANY = 256
+"""Input vectors from which on a product cuts its weights into tiles anew: one pass over them is
+then nothing beside the product. For fewer (a recurrent step) the last tiles cut are kept.
+"""
+
+_Tiles = dict[tuple[int, int | None], TileWeights]
 
 _CHIP = ("conductance_us", "nu", "us_per_unit", "held", "reference", "compensation")
 
@@ -23,8 +31,12 @@ _CHIP = ("conductance_us", "nu", "us_per_unit", "held", "reference", "compensati
 class _Cached(NamedTuple):
     key: tuple[object, ...]
     source: Tensor  # kept alive, so that its identity in the key stays its own
-    weight: Tensor
-    tiles: dict[tuple[int, int | None], TileWeights]
+    tiles: _Tiles
+
+
+_recent: list[_Cached] = []
+"""The tiles of the last product of few vectors, of whatever crossbar: the next time step of a
+recurrent layer finds its own, and no model holds tiles beside its weights."""
 
 
 class _Ranges(NamedTuple):
@@ -44,8 +56,8 @@ class Crossbar(nn.Module, Matrix):
     Chip         plain tensors outside the state dict: conductances, exponents, what is held now,
                  the compensation's reference and factor
 
-    In eval mode what products derive from the weights is kept until the weights change. A change
-    through `weight.data` cannot be seen: change under `torch.no_grad()`, or call `restore`.
+    A product of few inputs may find the tiles that the one before cut. A change of weights through
+    `weight.data` cannot be seen: change under `torch.no_grad()`, or call `restore`.
     """
 
     def __init__(
@@ -59,10 +71,11 @@ class Crossbar(nn.Module, Matrix):
         self._owner = (owner,)  # in a tuple: the owner is not a submodule of its crossbar
         self._observer: Observer | None = None
         self._injected: Tensor | None = None
-        self._cache: _Cached | None = None
         self._ranges: _Ranges | None = None
         self._shared: tuple[tuple[object, ...], bool] | None = None
         self.ir_drop_in_training = True
+        self.side_precision: torch.dtype | None = None
+        self.compiled = False
         self.range_start = (0, 3.0)
         self.range_decay = (0.0, 1.0)
         spec = preset.crossbar
@@ -91,11 +104,11 @@ class Crossbar(nn.Module, Matrix):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without what is derived, and without an observer."""
-        derived = dict.fromkeys(("_cache", "_ranges", "_shared", "_observer"))
+        derived = dict.fromkeys(("_ranges", "_shared", "_observer"))
         return {**self.__dict__, **derived}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Crossbar:
-        self._cache = self._ranges = self._shared = None
+        self._ranges = self._shared = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -152,6 +165,8 @@ class Crossbar(nn.Module, Matrix):
         if torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
                 return self.forward(x.to(self.scale.dtype))
+        if isinstance(self.product, LinearProduct) and x.ndim != 2:
+            return self.forward(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
         if self._observer is not None:
             return self._observed(x)
         if self.training and self.held is not None:
@@ -161,87 +176,91 @@ class Crossbar(nn.Module, Matrix):
             )
         if self.input_range is not None:
             self._check_ranges(x)
-        shared = self._ranges_shared()
-        clean, weight, cached = self._weights_now()
+        trained, weight, source = self._weights_now()
         factor = self.scale * self.out_scale
         if self.compensation is not None:
             factor = factor * self.compensation
-        total: Tensor | None = None
-        for row in range(len(self.grid.rows)):
-            blocks: list[int | None] = [None] if shared else list(range(len(self.grid.columns)))
-            outs = []
-            for column in blocks:
-                tile = cached.get((row, column))
-                if tile is None:
-                    tile = cached[row, column] = self._tile_weights(weight, row, column)
-                outs.append(self._tile(x, clean, row, column, tile))
-            y = outs[0] if len(outs) == 1 else torch.cat(outs, dim=self.product.output_dim)
-            scaled = y * self._as_outputs(factor[row], y, shared, row)
-            total = scaled if total is None else total.add_(scaled)
-        assert total is not None
-        return total
-
-    def _weights_now(
-        self,
-    ) -> tuple[Tensor | None, Tensor, dict[tuple[int, int | None], TileWeights]]:
-        """(clean weights that get a gradient or None, weights on the crossbar, derived tiles)."""
-        if self.held is not None:
-            return None, self.held, self._derived(self.held, lambda held: held).tiles
-        if torch.is_grad_enabled() and self._owner[0].weight.requires_grad:
-            clean = self._normalised()
-            return clean, (clean if self._injected is None else self._injected).detach(), {}
-        if self._injected is not None:
-            return None, self._injected, {}
-        if self.training:
-            return None, self.normalised_weight(), {}
-        trained: Tensor = self._owner[0].weight  # type: ignore[assignment]
-        kept = self._derived(trained, lambda _: self.normalised_weight())
-        return None, kept.weight, kept.tiles
-
-    def _derived(self, source: Tensor, weight: Callable[[Tensor], Tensor]) -> _Cached:
-        """What inference needs of the weights `weight(source)`, kept until `source` changes."""
-        key = (id(source), source.data_ptr(), source._version, id(self.scale), self.scale._version)
-        if self._cache is None or self._cache.key != key:
-            with torch.inference_mode(False), torch.no_grad():
-                self._cache = _Cached(key, source, weight(source), {})
-        return self._cache
-
-    def _as_outputs(self, factor: Tensor, y: Tensor, with_range: bool, row: int) -> Tensor:
-        if with_range and self.input_range is not None:
-            factor = factor * self.input_range[row, 0].detach().abs()
-        if self.product.output_dim == -1:
-            return factor
-        return factor.view(-1, *[1] * (y.ndim - 2))
-
-    def _tile(
-        self, x: Tensor, clean: Tensor | None, row: int, column: int | None, tile: TileWeights
-    ) -> Tensor:
-        part = self.product.inputs(x, row, column)
-        input_range = None
-        if self.input_range is not None:
-            input_range = self.input_range[row, column or 0].abs()
-        columns = slice(None) if column is None else self.grid.column_slices()[column]
-        target = None if clean is None else clean[columns, self.grid.row_slices()[row]]
-        y: Tensor = TileProduct.apply(  # type: ignore[no-untyped-call]
-            part,
-            target,
-            input_range,
-            tile,
+        if perfect(self.preset.crossbar, self._ir_drop()):
+            return self._digital_product(x, trained, weight(), factor)
+        few = x.numel() < x.shape[1] * _MANY
+        job = Job(
             self.product,
             self.preset.crossbar,
-            row,
+            self._blocks(weight, self._kept(source) if few and source is not None else {}),
+            self.scale,
             self.range_decay,
+            self.side_precision,
+            self.compiled,
         )
-        if column is not None and input_range is not None:
-            y = y * input_range.detach()
+        ranges = None if self.input_range is None else self.input_range.abs()
+        y: Tensor = CrossbarProduct.apply(x, trained, ranges, factor, job)  # type: ignore[no-untyped-call]
         return y
 
-    def _tile_weights(self, weight: Tensor, row: int, column: int | None) -> TileWeights:
-        spec = self.preset.crossbar
-        ir_drop = spec.ir_drop > 0.0 and (self.ir_drop_in_training or not self.training)
+    def _digital_product(
+        self, x: Tensor, trained: Tensor | None, weight: Tensor, factor: Tensor
+    ) -> Tensor:
+        """Through a periphery that changes nothing, all tiles are one product."""
+        if trained is not None:
+            clean = trained / self.grid.expand_columns(self.scale)
+            weight = clean if self._injected is None else clean + (weight - clean).detach()
+        product = self.product.whole()
+        scaled = product.weights(weight * self.grid.expand_columns(factor), 0, None)
+        return product.contract(product.inputs(x, 0, None), scaled)
+
+    def _weights_now(self) -> tuple[Tensor | None, Callable[[], Tensor], Tensor | None]:
+        """(trained weights that get a gradient or None, weights on the crossbar, the tensor that
+        they are known by; None where a change of it might not be seen)."""
+        held, injected = self.held, self._injected
+        if held is not None:
+            return None, lambda: held, held
+        trained = None
+        if torch.is_grad_enabled() and self._owner[0].weight.requires_grad:
+            trained = self._trained()
+        if injected is not None:
+            return trained, lambda: injected, injected
+        if self.training or trained is not None:
+            return trained, self.normalised_weight, None
+        own: Tensor = self._owner[0].weight  # type: ignore[assignment]
+        return None, self.normalised_weight, own
+
+    def _kept(self, source: Tensor) -> _Tiles:
+        """The tiles that the last product cut of the weights `source`, or room for them."""
+        version = (source._version, self.scale._version)
+        key = (id(self), id(source), source.data_ptr(), id(self.scale), *version)
+        if not _recent or _recent[0].key != key:
+            _recent[:] = [_Cached(key, source, {})]
+        return _recent[0].tiles
+
+    def _blocks(self, weight: Callable[[], Tensor], kept: _Tiles) -> list[Block]:
+        """The products of this layer; derived weights are taken from `kept`, or put there."""
+        columns: list[tuple[int | None, slice]] = [(None, slice(0, self.grid.out_features))]
+        if not self._ranges_shared():
+            columns = list(enumerate(self.grid.column_slices()))
+        blocks = []
         with torch.inference_mode(False), torch.no_grad():
-            position = self.grid.row_position(weight) if ir_drop else None
-            return TileWeights(self.product, weight, spec, row, column, position)
+            whole = None
+            for row in range(len(self.grid.rows)):
+                for column, outs in columns:
+                    tile = kept.get((row, column))
+                    if tile is None:
+                        whole = weight() if whole is None else whole
+                        position = self.grid.row_position(whole) if self._ir_drop() else None
+                        tile = TileWeights(self.product, whole, row, column, position)
+                        kept[row, column] = tile
+                    blocks.append(Block(row, column, outs, tile))
+        return blocks
+
+    def set_side_precision(self, dtype: torch.dtype | None) -> None:
+        """Of the products behind IR drop and read noise; None is that of the weights."""
+        self.side_precision = dtype
+
+    def set_compiled(self, on: bool) -> None:
+        """Whether compiled passes do what is no product."""
+        self.compiled = on
+
+    def _ir_drop(self) -> bool:
+        on = self.preset.crossbar.ir_drop > 0.0
+        return on and (self.ir_drop_in_training or not self.training)
 
     # --- input ranges ---
 
@@ -399,9 +418,9 @@ class Crossbar(nn.Module, Matrix):
             self.compensation = self.reference / now
 
     def restore(self) -> None:
+        _recent.clear()
         for name in _CHIP:
             setattr(self, name, None)
-        self._cache = None
 
     def chip_state(self) -> dict[str, Tensor]:
         self._cells()
@@ -443,6 +462,8 @@ class Crossbar(nn.Module, Matrix):
         self.range_decay = (recipe.input_range_decay, recipe.input_range_min_unclipped)
         if self.input_range is not None:
             self.input_range.requires_grad_(recipe.learn_input_ranges)
+        if recipe.input_range_start == "data":
+            self.range_batches.zero_()
 
     def inject(self, weight: Tensor | None) -> None:
         self._injected = weight

@@ -1,32 +1,49 @@
 """Products of a layer with the part of its weights that lies on one tile (or one row of tiles).
 
 A `Product` knows which inputs a tile sees and how to multiply them with its weights: a matrix
-product for linear layers, a convolution for convolutions. `TileProduct` wraps one of them, with the
-crossbar's non-idealities, for autograd.
+product for linear layers, a convolution for convolutions.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aimc_bridge.physics import crossbar as law
 from aimc_bridge.physics.mapping import TileGrid
-from aimc_bridge.spec import CrossbarSpec
+
+_MANY = 256
+"""Input vectors from which on a product with a matrix is bound by arithmetic, not by memory."""
+
+_ONEDNN_FROM = 16
+"""Input vectors from which on oneDNN multiplies: 40 x 325 by 325 x 2600 took MKL twice as long."""
+
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class Product(ABC):
     """How a layer multiplies. `column=None` stands for all column tiles of a row at once."""
 
-    output_dim: int
+    grid: TileGrid
+
+    @abstractmethod
+    def outputs_per_sample(self, x: Tensor) -> int:
+        """About how many outputs one sample of `x` has."""
+
+    @abstractmethod
+    def whole(self) -> Product:
+        """The same product on one tile as large as the layer."""
 
     @abstractmethod
     def inputs(self, x: Tensor, row: int, column: int | None) -> Tensor:
         """The part of the layer's inputs that reaches a tile."""
+
+    @abstractmethod
+    def add_inputs(self, total: Tensor, part: Tensor, row: int, column: int | None) -> None:
+        """Add a tile's part to the whole layer's, in place: the way back from `inputs`."""
 
     @abstractmethod
     def weights(self, weight: Tensor, row: int, column: int | None) -> Tensor:
@@ -37,8 +54,21 @@ class Product(ABC):
         """Back from the shape of `weights` to `[tile's outputs, tile's inputs]`."""
 
     @abstractmethod
-    def contract(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The product itself."""
+    def contract(self, x: Tensor, weight: Tensor, bias: float = 0.0) -> Tensor:
+        """The product itself, plus a number."""
+
+    def contract_both(
+        self, x: Tensor, other: Tensor, weight: Tensor, biases: tuple[float, float]
+    ) -> tuple[Tensor, Tensor]:
+        """Two products with the same weights."""
+        return self.contract(x, weight, biases[0]), self.contract(other, weight, biases[1])
+
+    @abstractmethod
+    def with_positioned(
+        self, x: Tensor, side: Tensor, weight: Tensor, position: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """sum_j w_ij x_j, and from `side`, the inputs in the precision of side products,
+        sum_j w_ij x_j position_j; `position` is in the shape of `weights` of one output."""
 
     @abstractmethod
     def transposed(
@@ -48,17 +78,24 @@ class Product(ABC):
 
 
 class LinearProduct(Product):
-    """`[..., in] -> [..., out]`."""
-
-    output_dim = -1
+    """`[samples, in] -> [samples, out]`."""
 
     def __init__(self, grid: TileGrid) -> None:
         self.grid = grid
         self.rows = grid.row_slices()
         self.columns = grid.column_slices()
 
+    def outputs_per_sample(self, x: Tensor) -> int:
+        return self.grid.out_features
+
+    def whole(self) -> LinearProduct:
+        return LinearProduct(self.grid.whole())
+
     def inputs(self, x: Tensor, row: int, column: int | None) -> Tensor:
-        return x if len(self.rows) == 1 else x[..., self.rows[row]]
+        return x if len(self.rows) == 1 else x[:, self.rows[row]]
+
+    def add_inputs(self, total: Tensor, part: Tensor, row: int, column: int | None) -> None:
+        total[:, self.rows[row]] += part
 
     def weights(self, weight: Tensor, row: int, column: int | None) -> Tensor:
         columns = slice(None) if column is None else self.columns[column]
@@ -67,8 +104,25 @@ class LinearProduct(Product):
     def matrix(self, weight: Tensor, row: int) -> Tensor:
         return weight
 
-    def contract(self, x: Tensor, weight: Tensor) -> Tensor:
-        return functional.linear(x, weight)
+    def contract(self, x: Tensor, weight: Tensor, bias: float = 0.0) -> Tensor:
+        return _linear(x, weight, _filled(weight, bias))
+
+    def contract_both(
+        self, x: Tensor, other: Tensor, weight: Tensor, biases: tuple[float, float]
+    ) -> tuple[Tensor, Tensor]:
+        if len(x) >= _MANY:
+            return super().contract_both(x, other, weight, biases)
+        # the time of a thin product is that of reading the weights: once for both
+        first, second = self.contract(torch.cat([x, other]), weight).chunk(2)
+        return first.add_(biases[0]), second.add_(biases[1])
+
+    def with_positioned(
+        self, x: Tensor, side: Tensor, weight: Tensor, position: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        positioned = side * position.view(-1).to(side.dtype)
+        if side.dtype == x.dtype:
+            return self.contract_both(x, positioned, weight, (0.0, 0.0))
+        return self.contract(x, weight), self.contract(positioned, weight.to(side.dtype))
 
     def transposed(
         self, grad: Tensor, x: Tensor, weight: Tensor, needs: tuple[bool, bool]
@@ -76,8 +130,7 @@ class LinearProduct(Product):
         for_x = grad @ weight if needs[0] else None
         if not needs[1]:
             return for_x, None
-        for_w = grad.reshape(-1, grad.shape[-1]).T @ x.reshape(-1, x.shape[-1])
-        return for_x, for_w
+        return for_x, grad.T @ x
 
 
 class ConvProduct(Product):
@@ -87,8 +140,6 @@ class ConvProduct(Product):
     where the kernel's positions belong to its neighbour. Padding other than a symmetric one with
     zeros is done before by the layer.
     """
-
-    output_dim = 1
 
     def __init__(
         self,
@@ -110,16 +161,32 @@ class ConvProduct(Product):
         ]
         self.rows = grid.row_slices()
 
+    def outputs_per_sample(self, x: Tensor) -> int:
+        return self.grid.out_features * x[0, 0].numel() // math.prod(self.stride)
+
+    def whole(self) -> ConvProduct:
+        grid = self.grid.whole()
+        return ConvProduct(grid, self.kernel, self.stride, self.padding, self.dilation)
+
     def inputs(self, x: Tensor, row: int, column: int | None) -> Tensor:
+        part = self._seen(x, row, column)
+        return part if part.ndim == x.ndim else part.flatten(1, 2)
+
+    def _seen(self, x: Tensor, row: int, column: int | None) -> Tensor:
+        """The inputs of a tile as a view; of all groups at once `[batch, groups, channels, ...]`"""
         first, last = self.spans[row]
         groups = self.grid.groups
         if groups == 1:
             return x if (first, last) == (0, self.channels) else x[:, first:last]
         if column is None:
             grouped: Tensor = x.unflatten(1, (groups, self.channels))[:, :, first:last]
-            return grouped.flatten(1, 2)
+            return grouped
         group = column * groups // len(self.columns)
         return x[:, group * self.channels + first : group * self.channels + last]
+
+    def add_inputs(self, total: Tensor, part: Tensor, row: int, column: int | None) -> None:
+        seen = self._seen(total, row, column)
+        seen += part.view_as(seen)
 
     def weights(self, weight: Tensor, row: int, column: int | None) -> Tensor:
         columns = slice(None) if column is None else self.columns[column]
@@ -135,14 +202,19 @@ class ConvProduct(Product):
         first = self.rows[row].start - self.spans[row][0] * self.size
         return weight.flatten(1)[:, first : first + self.grid.rows[row]]
 
+    def with_positioned(
+        self, x: Tensor, side: Tensor, weight: Tensor, position: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        positioned = (weight * position).to(side.dtype)
+        return self.contract(x, weight), self.contract(side, positioned)
+
     def _groups(self, x: Tensor, weight: Tensor) -> int:
         return x.shape[1] // weight.shape[1]
 
-    def contract(self, x: Tensor, weight: Tensor) -> Tensor:
+    def contract(self, x: Tensor, weight: Tensor, bias: float = 0.0) -> Tensor:
         convolution = (functional.conv1d, functional.conv2d, functional.conv3d)[x.ndim - 3]
-        return convolution(
-            x, weight, None, self.stride, self.padding, self.dilation, self._groups(x, weight)
-        )
+        shape = (self.stride, self.padding, self.dilation, self._groups(x, weight))
+        return convolution(x, weight, _filled(weight, bias), *shape)
 
     def transposed(
         self, grad: Tensor, x: Tensor, weight: Tensor, needs: tuple[bool, bool]
@@ -163,104 +235,24 @@ class ConvProduct(Product):
         return for_x, for_w
 
 
-class TileWeights:
-    """The weights of a tile as its product takes them: values, magnitudes, with row positions."""
-
-    def __init__(
-        self,
-        product: Product,
-        weight: Tensor,
-        spec: CrossbarSpec,
-        row: int,
-        column: int | None,
-        position: Tensor | None,
-    ) -> None:
-        """`position` of each input for the IR drop, `[in]`; None is no IR drop."""
-        self.rows = product.grid.rows[row]  # type: ignore[attr-defined]
-        self.value = product.weights(weight, row, column)
-        needs_magnitude = spec.w_noise > 0.0 or position is not None
-        self.magnitude = self.value.abs() if needs_magnitude else None
-        self.positioned = None
-        if position is not None:
-            self.positioned = product.weights(weight * position, row, column)
+def _filled(weight: Tensor, bias: float) -> Tensor | None:
+    """A bias of one number for each output."""
+    return weight.new_full((weight.shape[0],), bias) if bias else None
 
 
-class TileProduct(torch.autograd.Function):
-    """One analog product: DAC, currents with IR drop, noise, ADC; gradients as on aihwkit.
-
-    Backward is the transpose product with the weights of the forward pass, without DAC, IR drop or
-    noise; clipped inputs pass their full gradient, saturated outputs pass none; the input range has
-    a gradient of its own, relative to its size, with decay while few inputs are clipped; the weight
-    gradient goes to the clean weights.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        clean: Tensor | None,
-        input_range: Tensor | None,
-        tile: TileWeights,
-        product: Product,
-        spec: CrossbarSpec,
-        row: int,
-        decay: tuple[float, float],
-    ) -> Tensor:
-        """`x` in own units, `clean` the tile's clean matrix `[out, in]` that gets the gradient."""
-        converted = law.converted_input(x, input_range, spec)
-        y = law.current(
-            converted,
-            tile.value,
-            tile.magnitude,
-            tile.positioned,
-            tile.rows,
-            spec,
-            product.contract,
-            ir_drop=tile.positioned is not None,
-        )
-        sd = law.noise_sd(converted, tile.magnitude, spec, product.contract)
-        if isinstance(sd, Tensor):
-            y = y + sd.mul_(torch.randn(y.shape, device=y.device, dtype=y.dtype))
-        elif sd > 0.0:
-            y = y + torch.randn(y.shape, device=y.device, dtype=y.dtype).mul_(sd)
-        y = law.converted_output(y, spec)
-        if any(ctx.needs_input_grad):
-            saturated = y.abs() >= spec.out_bound if spec.adc_bits is not None else None
-            ctx.save_for_backward(x, input_range, tile.value, saturated)
-            ctx.product, ctx.row, ctx.decay = product, row, decay
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`functional.linear`. On a CPU oneDNN does it where autograd does not watch: MKL, torch's
+    choice for float32, was half as fast (512 x 384 by 384 x 768 on one AMD core: 107 against 215
+    GFLOP/s)."""
+    if (
+        _ONEDNN
+        and len(x) >= _ONEDNN_FROM
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not torch.is_grad_enabled()
+    ):
+        # where memory has gaps its product is a thousand times slower
+        x, weight = x.contiguous(), weight.contiguous()
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        x, input_range, weight, saturated = ctx.saved_tensors
-        product: Product = ctx.product
-        if saturated is not None:
-            grad = grad.masked_fill(saturated, 0.0)
-        scaled = x
-        if input_range is not None:
-            scaled = (x / input_range).clamp_(-1.0, 1.0)
-        needs_x = ctx.needs_input_grad[0] or ctx.needs_input_grad[2]
-        for_x, for_w = product.transposed(grad, scaled, weight, (needs_x, ctx.needs_input_grad[1]))
-        if for_w is not None:
-            for_w = product.matrix(for_w, ctx.row)
-        for_range = None
-        if input_range is not None and for_x is not None:
-            for_x = for_x / input_range
-            if ctx.needs_input_grad[2]:
-                for_range = range_gradient(x, for_x, input_range, *ctx.decay)
-        return for_x, for_w, for_range, None, None, None, None, None
-
-
-def range_gradient(
-    x: Tensor, grad_x: Tensor, input_range: Tensor, decay: float, min_unclipped: float
-) -> Tensor:
-    """Gradient of a learned input range, relative to its size. Source: aihwkit InputRangeParameter.
-
-    range * (sum over x >= range of min(g, 0) - sum over x <= -range of max(g, 0)), plus
-    decay * range while more than `min_unclipped` of the inputs are inside.
-    """
-    upper = (grad_x.clamp_max(0.0) * (x >= input_range)).sum()
-    lower = (grad_x.clamp_min(0.0) * (x <= -input_range)).sum()
-    inside = (x.abs() < input_range).to(grad_x.dtype).mean()
-    shrink = decay * (inside > min_unclipped)
-    return (upper - lower + shrink) * input_range
+    return functional.linear(x, weight, bias)

@@ -3,7 +3,8 @@
 A weight is a pair of devices, one of them with target 0. The reference simulator converts the
 programmed weights to conductances again at each reading: the pair is netted (the noise on the zero
 leg subtracted first) and the scale taken from the programmed maximum of the tile. `pcm.netting`
-chooses between that and two devices that drift each by themselves.
+chooses between that and two devices that drift each by themselves. A device whose `pairs` is False
+is one cell that holds the signed weight.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from aimc_bridge.physics.drift import drift_exponent, drifted
 from aimc_bridge.physics.mapping import TileGrid, from_pair, to_pair
-from aimc_bridge.physics.programming import programmed
+from aimc_bridge.physics.programming import programmed, target_us
 from aimc_bridge.physics.read import read
 from aimc_bridge.spec import DeviceSpec, StatisticalSpec
 
@@ -37,14 +38,14 @@ class Cells:
 
 def paired(pcm: DeviceSpec) -> bool:
     """Whether the state keeps both devices of a pair."""
-    return isinstance(pcm, StatisticalSpec) and not pcm.netting
+    return pcm.pairs and not pcm.netting
 
 
 def noise_shapes(grid: TileGrid, pcm: DeviceSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of the N(0, 1) draws that `program_cells` takes: (programming, exponents)."""
     cells = (grid.out_features, grid.in_features)
     pair = (2, *cells)
-    if not isinstance(pcm, StatisticalSpec):
+    if not pcm.pairs:
         return cells, cells
     return pair, pair if paired(pcm) else cells
 
@@ -71,12 +72,11 @@ def program_cells(
     """
     scale = us_per_unit(weight, grid, pcm)
     scale_by_cell = _by_cell(scale, grid)
-    has_pairs = isinstance(pcm, StatisticalSpec)
-    target = to_pair(weight, scale_by_cell) if has_pairs else weight * scale_by_cell
+    target = to_pair(weight, scale_by_cell) if pcm.pairs else weight * scale_by_cell
     g_prog = programmed(target, pcm, eps_prog)
-    if not has_pairs or paired(pcm):
+    if not pcm.pairs or paired(pcm):
         chips = g_prog.shape[: g_prog.ndim - target.ndim]
-        nu = drift_exponent(target, pcm, eps_nu)
+        nu = drift_exponent(target_us(target, pcm), pcm, eps_nu)
         return Cells(g_prog, nu, scale.expand(*chips, *scale.shape))
     net = from_pair(g_prog, scale_by_cell)
     nu = drift_exponent(torch.where(net > 0, target[0], target[1]), pcm, eps_nu)

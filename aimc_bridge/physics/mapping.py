@@ -53,6 +53,11 @@ class TileGrid:
         columns = split_sizes(out_features // groups, crossbar.max_columns) * groups
         return TileGrid(split_sizes(in_features, crossbar.max_rows), columns, groups)
 
+    def whole(self) -> TileGrid:
+        """The same matrix, each group on one tile as large as it."""
+        columns = (self.out_features // self.groups,) * self.groups
+        return TileGrid((self.in_features,), columns, self.groups)
+
     @property
     def out_features(self) -> int:
         return sum(self.columns)

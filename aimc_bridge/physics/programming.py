@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from aimc_bridge.errors import ShapeError
-from aimc_bridge.spec import DeviceSpec, ScalarDriftSpec, StatisticalSpec
+from aimc_bridge.spec import DeviceSpec, ScalarDriftSpec, SignedPcmSpec, StatisticalSpec
 
 
 def relative(g_us: Tensor, pcm: DeviceSpec) -> Tensor:
@@ -44,24 +44,35 @@ def sigma_prog_us(g_us: Tensor, pcm: DeviceSpec) -> Tensor:
     return polynomial(relative(g_us, pcm), pcm.prog_coeff_us).mul_(pcm.prog_noise_scale)
 
 
+def target_us(g_us: Tensor, pcm: DeviceSpec) -> Tensor:
+    """What is written where `g_us` is asked for: on the grid of weight_bits, where there is one.
+
+    Args:    g_us  microsiemens, (*cells), with the weight's sign.
+    Returns: (*cells); the tensor given where the device has no grid.
+    """
+    if not isinstance(pcm, ScalarDriftSpec | SignedPcmSpec) or pcm.weight_bits is None:
+        return g_us
+    step = pcm.g_max_us / (2 ** (pcm.weight_bits - 1) - 1)
+    rounded: Tensor = (g_us / step).round().mul(step)
+    return rounded
+
+
 def programmed(g_us: Tensor, pcm: DeviceSpec, eps: Tensor) -> Tensor:
     """Conductance right after programming: max(0, g + sigma(g) eps).
 
-    The scalar device keeps a signed weight: no clip at 0, target rounded to its grid of bits first.
+    A cell that holds a signed weight (scalar, signed PCM): no clip at 0, target rounded to its grid
+    of bits first.
 
-    Args:    g_us  target, microsiemens, (*cells), 0..g_max (scalar: -g_max..g_max).
+    Args:    g_us  target, microsiemens, (*cells), 0..g_max (signed: -g_max..g_max).
              eps  N(0, 1), (*chips, *cells).
     Returns: microsiemens, (*chips, *cells).
     Raises:  ShapeError where eps does not end in g_us's shape.
     Not modelled: stuck cells.    Source: rasch2023 SI, nandakumar2019.
     """
     check_noise(eps, g_us)
+    if isinstance(pcm, ScalarDriftSpec | SignedPcmSpec):
+        target = target_us(g_us, pcm)
+        return target + sigma_prog_us(target, pcm) * eps
     if isinstance(pcm, StatisticalSpec):
         return (g_us + sigma_prog_us(g_us, pcm) * eps).clamp_min(0.0)
-    if isinstance(pcm, ScalarDriftSpec):
-        target = g_us
-        if pcm.weight_bits is not None:
-            step = pcm.g_max_us / (2 ** (pcm.weight_bits - 1) - 1)
-            target = (g_us / step).round().mul(step)
-        return target + sigma_prog_us(target, pcm) * eps
     return g_us.expand_as(eps).clone()

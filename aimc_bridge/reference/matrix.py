@@ -227,6 +227,8 @@ class TileMatrix(Matrix):
                 tile.out_scaling_alpha.requires_grad_(recipe.learn_out_scales)
             if tile.input_range is not None:
                 tile.input_range.requires_grad_(recipe.learn_input_ranges)
+                if recipe.input_range_start == "data":
+                    tile.input_range_update_idx.data.zero_()
             ranges = tile.rpu_config.pre_post.input_range
             ranges.init_from_data = recipe.input_range_init_batches
             ranges.init_std_alpha = recipe.input_range_init_sd

@@ -147,7 +147,8 @@ class OracleDriftCompensation(BaseDriftCompensation):  # type: ignore[misc]
 def noise_model(preset: Preset) -> BaseNoiseModel:
     """aihwkit's own model where its numbers are the preset's, else ours over the same interface."""
     pcm = preset.pcm
-    if isinstance(pcm, StatisticalSpec) and preset.compensation.drift_compensation != "oracle":
+    oracle = preset.compensation.drift_compensation == "oracle"
+    if isinstance(pcm, StatisticalSpec) and pcm.pairs and not oracle:
         scales = {
             "t_read": pcm.t_read_s,
             "t_0": pcm.t0_s,

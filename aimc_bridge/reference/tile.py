@@ -117,6 +117,19 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
             self.input_range.grad = None
         return result
 
+    def pre_update(
+        self, x_input: Tensor, x_dim: int, d_input: Tensor, d_dim: int
+    ) -> tuple[Tensor, Tensor]:
+        """As aihwkit's, but with the inputs in their own units.
+
+        aihwkit takes them divided by the input range, and its gradient of the weights is smaller by
+        that factor, tile by tile: a recipe's learning rate would mean another one on each engine.
+        """
+        x_input, d_input = super().pre_update(x_input, x_dim, d_input, d_dim)
+        if self.input_range is not None:
+            x_input = x_input * self.input_range.detach()
+        return x_input, d_input
+
     # --- forward ---
 
     def forward(self, x_input: Tensor, tensor_view: tuple[int, ...] | None = None) -> Tensor:

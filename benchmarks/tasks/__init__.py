@@ -80,7 +80,19 @@ class Task(ABC):
 
     @abstractmethod
     def calibration_batches(self, n: int, batch_size: int = 32) -> list[Any]:
-        """`n` model inputs (no labels) from the training data, without augmentation."""
+        """`n` model inputs (no labels) from the training data, without augmentation.
+
+        They set input ranges and batch-norm statistics: never the data that the chips are judged by
+        (a test takes the test split away).
+        """
+
+    def part(self, batch: Any, index: int, count: int) -> Any:
+        """The samples index, index + count, ... of a training batch: one replica's part."""
+        if isinstance(batch, Tensor):
+            return batch[index::count]
+        if isinstance(batch, dict):
+            return {key: self.part(value, index, count) for key, value in batch.items()}
+        return type(batch)(self.part(value, index, count) for value in batch)
 
     @abstractmethod
     def count(self, split: str) -> int:
@@ -226,6 +238,17 @@ def device_of(model: nn.Module) -> torch.device:
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model inside what data parallelism and torch.compile wrap around it."""
+    while True:
+        inner = model._modules.get("_orig_mod")  # torch.compile's
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
 
 
 def moved(batch: Any, model: nn.Module) -> Any:

@@ -290,15 +290,15 @@ def make(
         return ImageTask(images, name, depth, width, full, n_validation=n_train // 25, cutout=16)
     # growing images: the first epochs at 16 pixels cost a quarter of those at 32
     short = DigitalRecipe(
-        epochs=6.5,
+        epochs=16,
         batch_size=64,
         learning_rate=0.1,
         optimizer="sgd",
-        warmup=0.15,
+        warmup=0.1,
         weight_decay=5e-4,
     )
     side = images["train_images"].shape[-1]
-    sizes = tuple(side * part // 16 for part in (8, 8, 10, 12, 14, 16))
+    sizes = tuple(side * part // 16 for part in (8, 10, 12, 14, 16) for _ in range(3))
     return ImageTask(
         images,
         name,

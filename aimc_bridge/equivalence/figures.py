@@ -1,0 +1,165 @@
+"""Figures of a cross-check: quantiles, mean and sigma against time, alpha against time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aimc_bridge.times import label
+
+if TYPE_CHECKING:
+    from aimc_bridge.equivalence.report import Report
+
+_CELLS = 8  # panels of a figure at most
+_COLOURS = ("tab:orange", "tab:blue")
+
+
+def draw(report: Report, folder: Path) -> list[Path]:
+    """Write the figures that the report has data for; returns the files."""
+    made = []
+    for name, figure in (
+        ("quantiles", _quantiles(report)),
+        ("devices", _moments(report, "device", ("read weight mean", "read weight sd"))),
+        ("alpha", _alpha(report)),
+    ):
+        if figure is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / f"{name}.png"
+            figure.savefig(file, dpi=150)
+            _pyplot().close(figure)
+            made.append(file)
+    return made
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _alpha(report: Report) -> Any:
+    """Mean and spread of the factor that a readout measured, of the preset's own kind, and the
+    differences of the means with their margin."""
+    table = report.table
+    found = table[(table["level"] == "layer") & table["quantity"].str.startswith("alpha")]
+    means = [q for q in dict.fromkeys(found["quantity"]) if q.endswith("mean")]
+    spreads = [q for q in dict.fromkeys(found["quantity"]) if q.endswith("sd")]
+    fig = _moments(report, "layer", tuple(means[:1] + spreads[:1]), more=1)
+    if fig is None:
+        return None
+    axis = fig.axes[-1]
+    rows = found[found["quantity"] == means[0]]
+    times = sorted(rows["t_inference"].unique())
+    cells = list(dict.fromkeys(rows["cell"]))[:_CELLS]
+    for index, cell in enumerate(cells):
+        part = rows[rows["cell"] == cell].sort_values("t_inference")
+        scale = 100.0 / part["aihwkit"].to_numpy()
+        middle = part["difference"].to_numpy() * scale
+        half = (part["high"] - part["low"]).to_numpy() / 2 * scale
+        # side by side: cells share their times
+        x = [times.index(t) + 0.5 * (index / len(cells) - 0.5) for t in part["t_inference"]]
+        colour = _colour(index, len(cells))
+        axis.errorbar(x, middle, yerr=half, fmt="o", color=colour, markersize=3, label=cell)
+        margin = float((part["margin"].to_numpy() * scale).max())
+        axis.axhline(margin, color="black", linewidth=1, linestyle="--")
+        axis.axhline(-margin, color="black", linewidth=1, linestyle="--")
+    axis.set_xticks(range(len(times)), [label(float(t)) for t in times])
+    axis.set_xlabel("time after programming")
+    axis.set_ylabel("%")
+    axis.set_title(f"{means[0]}: {report.sides[1]} less {report.sides[0]}, margin", fontsize=8)
+    axis.grid(alpha=0.3)
+    return fig
+
+
+def _quantiles(report: Report) -> Any:
+    """Quantile against quantile, of devices as programmed and of weights at the last time."""
+    data = report.quantiles
+    if data is None or data.empty:
+        return None
+    last = data["t_inference"].max()
+    shown = data[data["quantity"].isin(["programmed"]) | (data["t_inference"] == last)]
+    shown = shown[shown["quantity"].isin(["programmed", "read", "read weight"])]
+    shown = shown[~shown["cell"].str.contains("= -")]
+    panels = list(shown.groupby(["quantity", "cell"], sort=False))
+    if not panels:
+        return None
+    panels = panels[:: -(-len(panels) // (3 * _CELLS))]
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    fig, axes = _grid(rows, columns, 2.8, 2.6)
+    for axis, ((quantity, cell), part) in zip(axes.flat, panels, strict=False):
+        a, b = part["native"].to_numpy(), part["aihwkit"].to_numpy()
+        axis.plot(b, b, color="black", linewidth=1)
+        axis.plot(b, a, ".", color=_COLOURS[0], markersize=4)
+        when = "" if quantity == "programmed" else f", {label(float(last))}"
+        axis.set_title(f"{quantity}, {cell}{when}", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.3)
+    for axis in axes[-1]:
+        axis.set_xlabel(f"{report.sides[1]}, quantile", fontsize=8)
+    for axis in axes[:, 0]:
+        axis.set_ylabel(f"{report.sides[0]}, quantile", fontsize=8)
+    _blank(axes, len(panels))
+    return fig
+
+
+def _colour(index: int, count: int) -> Any:
+    return _pyplot().get_cmap("viridis")(index / max(1, count - 1) * 0.9)
+
+
+def _moments(report: Report, level: str, quantities: tuple[str, ...], more: int = 0) -> Any:
+    """Values against time, one panel a quantity: the second side with its margin as a band, the
+    first as points with the interval of the difference; `more` empty panels behind."""
+    table = report.table
+    shown = table[(table["level"] == level) & table["quantity"].isin(quantities)]
+    shown = shown[shown["t_inference"].notna() & ~shown["cell"].str.contains("= -")]
+    if shown.empty:
+        return None
+    names = [q for q in quantities if (shown["quantity"] == q).any()]
+    fig, axes = _grid(1, len(names) + more, 5.6, 4.2)
+    for axis, quantity in zip(axes.flat, names, strict=False):
+        rows = shown[shown["quantity"] == quantity]
+        cells = list(dict.fromkeys(rows["cell"]))[:_CELLS]
+        for index, cell in enumerate(cells):
+            part = rows[rows["cell"] == cell].sort_values("t_inference")
+            colour = _colour(index, len(cells))
+            t = part["t_inference"].to_numpy()
+            first, second = part["native"].to_numpy(), part["aihwkit"].to_numpy()
+            ratio = quantity.endswith("sd")
+            width = part["margin"].to_numpy() * (second if ratio else 1.0)
+            axis.fill_between(t, second - width, second + width, color=colour, alpha=0.2, lw=0)
+            axis.plot(t, second, color=colour, linewidth=1, label=cell)
+            half = (part["high"] - part["low"]).to_numpy() / 2 * (second if ratio else 1.0)
+            axis.errorbar(t, first, yerr=half, fmt="o", color=colour, markersize=3)
+        _time_axis(axis, sorted(rows["t_inference"].unique()))
+        axis.set_title(
+            f"{quantity}: {report.sides[0]} (points), {report.sides[1]} (lines, margin shaded)",
+            fontsize=8,
+        )
+        axis.legend(fontsize=7)
+        axis.grid(alpha=0.3)
+    return fig
+
+
+def _time_axis(axis: Any, times: list[float]) -> None:
+    # symmetrical: a time of 0 has its place too
+    axis.set_xscale("symlog", linthresh=min([t for t in times if t > 0] or [1.0]))
+    axis.set_xticks(times, [label(float(t)) for t in times])
+    axis.minorticks_off()
+    axis.set_xlabel("time after programming")
+
+
+def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
+    size = (width * columns, height * rows)
+    fig, axes = _pyplot().subplots(
+        rows, columns, figsize=size, constrained_layout=True, squeeze=False
+    )
+    return fig, axes
+
+
+def _blank(axes: Any, used: int) -> None:
+    for axis in list(axes.flat)[used:]:
+        axis.set_axis_off()

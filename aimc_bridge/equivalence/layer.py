@@ -1,0 +1,182 @@
+"""Layer level: single trained layers on real inputs, native against aihwkit.
+
+Outputs, compensation factors and the periphery; chips are the sampling unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from aimc_bridge.equivalence import closed, periphery
+from aimc_bridge.equivalence.capture import Layer
+from aimc_bridge.equivalence.report import Part, Row
+from aimc_bridge.equivalence.side import Measured, Setting, Side, measure, noisy
+from aimc_bridge.equivalence.statistics import (
+    Test,
+    Values,
+    exact_test,
+    mean_test,
+    spread_test,
+    vector_test,
+)
+from aimc_bridge.rng import derive
+from aimc_bridge.spec import Preset
+
+TIMES = ("1s", "1d", "1y")
+
+# Margins, stated here and printed beside every result.
+ALPHA_MEAN, ALPHA_BIAS = 0.003, 0.003  # of alpha
+ALPHA_SD = 0.5  # of its spread between chips, itself below a hundredth of alpha
+ERROR = 0.02  # of the relative L2 error
+GAIN = 0.01  # of the slope of the outputs on the exact ones
+OUTPUT_MEAN = 0.1  # standard deviations of an output over chips, root mean square over outputs
+OUTPUT_SD = 0.05  # over chips, all outputs together
+READ_SD = 0.02  # over reads of one chip, all outputs together
+# of what one chip tells of an output's variance, a standard deviation: 10 % to 14 % of the variance
+BY_OUTPUT = 0.1
+SHARED = 0.05  # correlation of the noise of two products of one call
+
+MEASURED = ("global", "global_exact_reference", "per_column")
+KNOWN = ("oracle", "none")  # factors without chance
+
+
+def layer_part(
+    layer: Layer,
+    preset: Preset,
+    setting: Setting,
+    advance: Callable[[], None] = lambda: None,
+) -> Part:
+    """All comparisons of one layer, native against aihwkit.
+
+    Args:    advance  called after every chip of the two sides' main measurement.
+    """
+    part = Part()
+    sides = [Side(layer, preset, engine) for engine in ("native", "aihwkit")]
+    ours, theirs = (measure(side, setting, advance) for side in sides)
+    kind = preset.compensation.drift_compensation
+    compare(part, layer, preset, setting.times, ours, theirs)
+    compare_alpha(part, layer, setting, ours, theirs, kind)
+    for other in MEASURED:
+        if other != kind:
+            changed = preset.change(why="cross-check", drift_compensation=other)
+            a, b = (
+                measure(Side(layer, changed, engine), setting, what="alpha")
+                for engine in ("native", "aihwkit")
+            )
+            compare_alpha(part, layer, setting, a, b, other)
+    for other in KNOWN:
+        _known_alpha(part, layer, preset, setting, other)
+    periphery.clipping(part, layer, preset, setting.seed)
+    periphery.ir_drop(part, layer, preset, setting.seed)
+    periphery.exactly(part, layer, preset, setting.seed)
+    return part
+
+
+def compare(
+    part: Part,
+    layer: Layer,
+    preset: Preset,
+    times: Sequence[float],
+    ours: Measured,
+    theirs: Measured,
+    noise: bool | None = None,
+) -> None:
+    """Outputs of two sides."""
+    noise = noisy(preset) if noise is None else noise
+    for index, t_s in enumerate(times):
+
+        def add(quantity: str, test: Test, when: float = t_s) -> None:
+            part.rows.append(Row("layer", layer.name, quantity, when, test))
+
+        def both(name: str, at: int = index) -> tuple[Values, Values]:
+            return ours.column(name, at), theirs.column(name, at)
+
+        a, b = both("gain")
+        add("gain mean", mean_test(a, b, _of(b, GAIN)))
+        a, b = both("error")
+        add("MVM error", mean_test(a, b, _of(b, ERROR)))
+        a, b = both("mean")
+        add("output mean", vector_test(a, b, OUTPUT_MEAN))
+        a, b = _deviations(a), _deviations(b)
+        add("output sd", spread_test(a.mean(1), b.mean(1), OUTPUT_SD))
+        add("output variance by output", vector_test(*_relative(a, b), BY_OUTPUT))
+        if noise:
+            a, b = both("read")
+            add("read sd", mean_test(a, b, _of(b, READ_SD)))
+            a, b = both("read_variance")
+            add("read variance by output", vector_test(*_relative(a, b), BY_OUTPUT))
+            a, b = both("shared")
+            add("read noise shared by products", mean_test(a, b, SHARED))
+
+
+def _of(values: Values, share: float) -> float:
+    """A margin that is a share of the mean."""
+    return max(share * abs(float(values.mean())), 1e-9)
+
+
+def _deviations(values: Values) -> Values:
+    """Contributions of each chip to the variance of each output; 0 where it is rounding alone."""
+    n, mean = len(values), values.mean(0)
+    found: Values = (values - mean) ** 2 * (n / (n - 1))
+    found[:, found.mean(0) < 1e-12 * mean**2] = 0.0
+    return found
+
+
+def _relative(first: Values, second: Values) -> tuple[Values, Values]:
+    """Variances over the mean of both sides, output by output; silent outputs are left out."""
+    scale = (first.mean(0) + second.mean(0)) / 2
+    heard = scale > 1e-6 * scale.max() if scale.max() > 0 else scale > 0
+    if not heard.any():
+        return first, second
+    return first[:, heard] / scale[heard], second[:, heard] / scale[heard]
+
+
+def compare_alpha(
+    part: Part, layer: Layer, setting: Setting, ours: Measured, theirs: Measured, kind: str
+) -> None:
+    """Compensation factors that a readout measured: mean by tile, bias and spread."""
+    if kind not in MEASURED:
+        return
+    for index, t_s in enumerate(setting.times):
+        a, b = ours.column("alpha", index), theirs.column("alpha", index)
+        name = f"alpha {kind}"
+        if a.shape[1] != b.shape[1]:  # tiles of two presets: their mean
+            a, b = a.mean(1, keepdims=True), b.mean(1, keepdims=True)
+        for tile in range(a.shape[1]):
+            cell = layer.name if a.shape[1] == 1 else f"{layer.name}, tile {tile}"
+            test = mean_test(a[:, tile], b[:, tile], _of(b[:, tile], ALPHA_MEAN))
+            part.rows.append(Row("layer", cell, f"{name} mean", t_s, test))
+        squares = [_deviations(x).mean(1) for x in (a, b)]
+        test = spread_test(squares[0], squares[1], ALPHA_SD)
+        part.rows.append(Row("layer", layer.name, f"{name} sd", t_s, test))
+        a, b = (side.column("bias", index).mean(1) for side in (ours, theirs))
+        test = mean_test(a, b, ALPHA_BIAS)
+        part.rows.append(Row("layer", layer.name, f"{name} bias", t_s, test))
+
+
+def _known_alpha(part: Part, layer: Layer, preset: Preset, setting: Setting, kind: str) -> None:
+    """Factors without chance: the oracle's against its formula, and 1 where there is none."""
+    changed = preset.change(why="cross-check", drift_compensation=kind)
+    side = Side(layer, changed, "native")
+    side.chip(derive(setting.seed, "crosscheck", kind))
+    matrix = side.matrix()
+    weight = matrix.normalised_weight().double().numpy()
+    tiles = [
+        weight[columns, rows]
+        for rows in matrix.grid.row_slices()
+        for columns in matrix.grid.column_slices()
+    ]
+    for t_s in setting.times:
+        side.at(t_s)
+        found = side.alpha().double().numpy()
+        wanted = np.ones(len(tiles))
+        if kind == "oracle":
+            wanted = closed.oracle(tiles, preset.pcm, t_s)
+        worst = int(np.argmax(np.abs(found - wanted)))
+        first, second = float(found[worst]), float(wanted[worst])
+        test = exact_test(first, second, ALPHA_MEAN * second)
+        part.rows.append(
+            Row("layer", layer.name, f"alpha {kind} mean", t_s, test, reference="closed form")
+        )

@@ -1,0 +1,202 @@
+"""The periphery alone: ADC clipping, IR drop, and equality where there is no chance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aimc_bridge.composite import UnfoldedConv
+from aimc_bridge.equivalence.capture import Layer
+from aimc_bridge.equivalence.report import Part, Row
+from aimc_bridge.equivalence.side import IMAGES, Side
+from aimc_bridge.equivalence.statistics import exact_test, mean_test, share_test
+from aimc_bridge.physics.mapping import TileGrid
+from aimc_bridge.rng import derive
+from aimc_bridge.spec import Preset
+
+CLIPPED, DRIVEN = 0.001, 0.005  # shares of outputs
+DRIVEN_TO = 0.05  # share of outputs that a narrower ADC clips
+IR_LOSS = 0.02  # of the loss
+EXACT = 1e-5  # of the largest output
+STEPS_OFF = 1e-4  # share of outputs off by one ADC step
+
+CLIP_CHIPS, CLIP_VECTORS = 48, 256
+EXACT_OUTPUTS, EXACT_CHIPS = 200_000, 160
+
+
+def _first_tile(layer: Layer) -> Layer | None:
+    """The first row tile as a layer of its own: what one ADC sees. None for groups."""
+    if layer.grid.groups > 1:
+        return None
+    rows = layer.grid.rows[0]
+    weight = layer.module.get_parameter("weight").flatten(1)[:, :rows]
+    vectors = unfolded(layer, layer.inputs)[:, :rows]
+    vectors = vectors[vectors.abs().amax(1) > 0]
+    if not len(vectors):
+        return None
+    module = nn.Linear(rows, len(weight), bias=False)
+    module.weight = nn.Parameter(weight.clone(), requires_grad=False)
+    ranges = None if layer.ranges is None else layer.ranges[:1]
+    grid = TileGrid((rows,), layer.grid.columns)
+    return Layer(f"{layer.name}, tile 0", "linear", module.eval(), vectors, ranges, grid)
+
+
+def unfolded(layer: Layer, inputs: Tensor, limit: int = 4096) -> Tensor:
+    """Input vectors `[vectors, in]`; of a convolution, those of some output positions."""
+    if layer.kind != "convolution":
+        return inputs
+    module: Any = layer.module
+    conv = UnfoldedConv(module, lambda weight, bias: nn.Identity())
+    padded = nn.functional.pad(inputs, conv.pad, mode=conv.pad_mode) if any(conv.pad) else inputs
+    rows, _ = conv.unfolded(padded)
+    vectors = rows.flatten(0, 1)
+    return vectors[:: -(-len(vectors) // limit)]
+
+
+@torch.no_grad()
+def clipping(part: Part, layer: Layer, preset: Preset, seed: int) -> None:
+    """Share of outputs at the ADC's bound: as the preset has it, and with a bound that clips."""
+    if preset.crossbar.adc_bits is None:
+        return
+    tile = _first_tile(layer)
+    if tile is None:
+        return
+    x = tile.part(CLIP_VECTORS, seed)
+    quiet = preset.change(
+        why="cross-check", out_noise=0.0, w_noise=0.0, adc_bits=None, drift_compensation="none"
+    )
+    side = Side(tile, quiet, "native")
+    sizes = (side.output(x).abs() / _unit(side)).flatten().double()
+    bound = float(sizes.quantile(1 - DRIVEN_TO)) or 1.0
+    for name, at, margin in (
+        ("ADC clipping", preset.crossbar.out_bound, CLIPPED),
+        ("ADC clipping, narrow", bound, DRIVEN),
+    ):
+        changed = preset.change(why="cross-check", out_bound=at, drift_compensation="none")
+        rates = []
+        with torch.random.fork_rng(devices=[]):
+            for engine in ("native", "aihwkit"):
+                side = Side(tile, changed, engine)
+                mine = []
+                for chip in range(CLIP_CHIPS):
+                    names = ("crosscheck", engine, preset.name, layer.name, name, chip)
+                    torch.manual_seed(derive(seed, *names, "products"))
+                    side.chip(derive(seed, *names))
+                    size = side.output(x).abs() / _unit(side)
+                    mine.append(float((size >= at * (1 - 1e-4)).double().mean()))
+                rates.append(np.array(mine))
+        test = mean_test(rates[0], rates[1], margin)
+        part.rows.append(Row("layer", layer.name, name, math.nan, test))
+
+
+def _unit(side: Side) -> Tensor:
+    """Own units of an output of 1 of the first tile row, `[out]`."""
+    matrix = side.matrix()
+    unit = matrix.column_scale()[0]
+    ranges = matrix.input_ranges()
+    if ranges is not None:
+        unit = unit * matrix.grid.expand_tiles(ranges)[0]
+    return unit
+
+
+@torch.no_grad()
+def ir_drop(part: Part, layer: Layer, preset: Preset, seed: int) -> None:
+    """What the wires take from the outputs of the clean weights, without noise."""
+    if preset.crossbar.ir_drop == 0:
+        return
+    x = layer.part(IMAGES if layer.kind == "convolution" else CLIP_VECTORS, seed)
+    quiet: dict[str, Any] = {"out_noise": 0.0, "w_noise": 0.0, "adc_bits": None}
+    losses = []
+    for engine in ("native", "aihwkit"):
+        with_drop, without = (
+            Side(layer, preset.change(why="cross-check", **quiet, ir_drop=scale), engine)
+            .output(x)
+            .double()
+            for scale in (preset.crossbar.ir_drop, 0.0)
+        )
+        losses.append(1.0 - float((with_drop * without).sum() / without.square().sum()))
+    test = exact_test(losses[0], losses[1], max(IR_LOSS * abs(losses[1]), 1e-6))
+    part.rows.append(Row("layer", layer.name, "IR-drop loss", math.nan, test))
+
+
+@torch.no_grad()
+def exactly(part: Part, layer: Layer, preset: Preset, seed: int) -> None:
+    """Noise off, the programmed weights of aihwkit's chips on both: the same outputs."""
+    quiet = preset.change(why="cross-check", out_noise=0.0, w_noise=0.0, drift_compensation="none")
+    x = off_ties(layer.inputs, layer.ranges, preset.crossbar.dac_bits)
+    count = layer.module(x[:1]).numel() * len(x)
+    chips = min(EXACT_CHIPS, -(-EXACT_OUTPUTS // count))
+    smooth = quiet.change(why="cross-check", adc_bits=None)
+    worst = 0.0
+    for y, z, _ in _same_chips(layer, smooth, x, min(chips, 4), seed):
+        worst = max(worst, float((y - z).abs().max() / z.abs().max().clamp_min(1e-30)))
+    test = exact_test(worst, 0.0, EXACT)
+    part.rows.append(Row("layer", layer.name, "outputs, ADC off", math.nan, test))
+    if quiet.crossbar.adc_bits is None:
+        return
+    off, total, far = 0, 0, 0
+    for y, z, unit in _same_chips(layer, quiet, x, chips, seed):
+        steps = ((y - z).abs() / unit).flatten()
+        off += int((steps > 0.01).sum())
+        far += int((steps > 1.01).sum())
+        total += steps.numel()
+    rows = {
+        "outputs off by an ADC step": share_test(off, total, STEPS_OFF),
+        "outputs off by more": exact_test(float(far), 0.0, 0.5),
+    }
+    for name, result in rows.items():
+        part.rows.append(Row("layer", layer.name, name, math.nan, result))
+
+
+def off_ties(x: Tensor, ranges: Tensor | None, bits: int | None) -> Tensor:
+    """Inputs, those moved by a hundredth of a DAC step that lie half way between two: which way
+    such a one is rounded is decided by the last bit of x / range, which nobody promises."""
+    if ranges is None or bits is None:
+        return x
+    moved = x.double()
+    for step in (ranges.double().unique() / (2 ** (bits - 1) - 1)).tolist() * 3:
+        part = moved / step
+        near = (part - part.floor() - 0.5).abs() < 1e-3
+        moved = torch.where(near, moved + 0.01 * step, moved)
+    return moved.to(x)
+
+
+Same = Iterator[tuple[Tensor, Tensor, Tensor]]
+
+
+def _same_chips(layer: Layer, preset: Preset, x: Tensor, chips: int, seed: int) -> Same:
+    """(native outputs, aihwkit's, largest ADC step of an output) of chips that both engines hold.
+
+    The programmed weights are written into the native layer as if they had been trained, on the
+    native column scales.
+    """
+    theirs, ours = Side(layer, preset, "aihwkit"), Side(layer, preset, "native")
+    scale = ours.matrix().column_scale().clone()
+    for chip in range(chips):
+        theirs.chip(derive(seed, "crosscheck", "same", preset.name, layer.name, chip))
+        theirs.at(86400.0)
+        other = theirs.matrix()
+        ours.matrix().set_clean_weight(other.effective_weight(), scale)
+        y, z = ours.output(x).double(), theirs.output(x).double()
+        yield y, z, _steps(ours, preset, z)
+
+
+def _steps(side: Side, preset: Preset, like: Tensor) -> Tensor:
+    """One ADC step of an output in its own units: the largest of its row tiles."""
+    bits = preset.crossbar.adc_bits
+    if bits is None:
+        return torch.ones(())
+    matrix = side.matrix()
+    unit = matrix.column_scale()
+    ranges = matrix.input_ranges()
+    if ranges is not None:
+        unit = unit * matrix.grid.expand_tiles(ranges)
+    step: Tensor = unit.amax(0).double() * preset.crossbar.out_bound / (2 ** (bits - 1) - 1)
+    if like.ndim > 2 and side.layer.kind == "convolution":
+        return step.view(-1, *[1] * (like.ndim - 2))
+    return step

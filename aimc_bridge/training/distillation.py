@@ -1,0 +1,67 @@
+"""Distillation from the digital model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aimc_bridge.errors import SpecError
+from aimc_bridge.spec import TrainingSpec
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits of what a model returns: a tensor, an object with `.logits`, or a tuple."""
+    if isinstance(output, Tensor):
+        return output
+    logits = getattr(output, "logits", None)
+    if logits is None and isinstance(output, tuple):
+        logits = output[0]
+    if not isinstance(logits, Tensor):
+        raise SpecError(
+            f"distillation finds no logits in a {type(output).__name__}; allowed: a tensor, an "
+            "object with .logits, or a tuple that begins with them"
+        )
+    return logits
+
+
+class Teacher:
+    """Watches what `loss` asks of the student, asks the teacher the same, mixes the two losses."""
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, spec: TrainingSpec, device: torch.device
+    ) -> None:
+        self.modes = {module: module.training for module in teacher.modules()}
+        self.teacher = teacher.to(device).eval()
+        self.weight, self.temperature = spec.distill_weight, spec.distill_temperature
+        self.seen: tuple[Any, Any, Any] | None = None
+        self.hook = student.register_forward_hook(self._watch, with_kwargs=True)
+
+    def _watch(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self.seen = (args, kwargs, output)
+
+    def close(self) -> None:
+        """Stop watching; the teacher's modes are what they were."""
+        self.hook.remove()
+        self.seen = None
+        for module, mode in self.modes.items():
+            module.training = mode
+
+    def mixed(self, value: Tensor) -> Tensor:
+        """(1 - w) loss + w T^2 KL(teacher || student), both softened by T."""
+        if self.weight == 0.0 or self.seen is None:
+            return value
+        args, kwargs, output = self.seen
+        with torch.no_grad():
+            target = logits_of(self.teacher(*args, **kwargs)) / self.temperature
+        student = logits_of(output) / self.temperature
+        classes = student.shape[-1]
+        follow = functional.kl_div(
+            functional.log_softmax(student.reshape(-1, classes), dim=-1),
+            functional.log_softmax(target.reshape(-1, classes), dim=-1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        return (1.0 - self.weight) * value + self.weight * self.temperature**2 * follow

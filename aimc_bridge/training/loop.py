@@ -1,0 +1,419 @@
+"""The training loop, on Accelerate: one CPU or GPU, or several of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from aimc_bridge import rng
+from aimc_bridge.errors import CapabilityError, TrainingError, UsageError
+from aimc_bridge.physics.injection import ramped
+from aimc_bridge.registry import Matrix
+from aimc_bridge.training.batches import MiniBatch, Order
+from aimc_bridge.training.checkpoint import (
+    Folder,
+    load_model,
+    optimizer_state,
+    restore_optimizer,
+)
+from aimc_bridge.training.distillation import Teacher
+from aimc_bridge.training.options import Loss, Options, Validate
+from aimc_bridge.training.progress import FILE, Report, read_rows, table_of
+from aimc_bridge.training.recipe import HWATraining
+from aimc_bridge.training.schedule import RANGE, default_optimizer, learning_rate_factor
+from aimc_bridge.training.weights import clip_and_remap, noisy_weight
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_WRAPPED = ("forward", "_original_forward")
+_CHANCE = 0.99  # a mean loss over this share of chance's is no better than guessing
+_FEWEST = 50  # mini-batches that such a mean is taken over, at least
+
+
+@dataclass
+class State:
+    """Where a run is: all of it but tensors, JSON-safe, kept in its checkpoints.
+
+    step, epoch, position    mini-batches done; the next one's epoch and place in it
+    trained                  mini-batches at the last optimizer step
+    epoch_loss, epoch_count  sum of this epoch's losses, before distillation, and their number
+    best_loss, best_step     lowest loss of validation, and the mini-batches done then
+    stalls                   validations that did not better it
+    """
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    trained: int = 0
+    epoch_loss: float = 0.0
+    epoch_count: int = 0
+    best_loss: float | None = None
+    best_step: int | None = None
+    stalls: int = 0
+
+
+class Run:
+    """One training: set up, the loop, and what is put back at its end."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        matrices: dict[str, Matrix],
+        loader: Iterable[Any],
+        loss: Loss,
+        recipe: HWATraining,
+        options: Options,
+        accelerate: dict[str, Any],
+    ) -> None:
+        from accelerate import Accelerator
+
+        self.model, self.matrices, self.loss = model, matrices, loss
+        self.recipe, self.spec, self.options = recipe, recipe.spec, options
+        self.state, self.saved = State(), 0
+        self.best: dict[str, Tensor] | None = None
+        if options.compile:
+            backend = "inductor" if options.compile is True else options.compile
+            accelerate = {**accelerate, "dynamo_backend": backend}
+            self._leave_products()
+        self.accelerator = Accelerator(**accelerate)
+        self.device = self.accelerator.device
+        self.process, self.processes = (
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+        self.modes = {module: module.training for module in model.modules()}
+        self.own = {key: model.__dict__[key] for key in _WRAPPED if key in model.__dict__}
+        model.train().to(self.device)
+        for matrix in matrices.values():
+            matrix.prepare_training(self.spec)
+        if isinstance(loader, DataLoader):
+            loader = self.accelerator.prepare_data_loader(loader)
+        optimizer = options.optimizer or default_optimizer(model, self.spec)
+        self.bare_optimizer = optimizer
+        self.prepared, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.base_rates = [group["lr"] for group in optimizer.param_groups]
+        self.order = Order(
+            loader,
+            self.spec.epochs,
+            options.max_batches,
+            options.seed,
+            (self.process, self.processes),
+            options.split,
+        )
+        self.total = self.order.total()
+        if self.total is None and self.spec.lr_schedule != "constant":
+            raise UsageError(
+                f"lr_schedule={self.spec.lr_schedule!r} ends with the run, and the loader has no "
+                "length; pass max_batches="
+            )
+        self.tutor = None
+        if options.teacher is not None and self.spec.distill_weight > 0:
+            self.tutor = Teacher(self.prepared, options.teacher, self.spec, self.device)
+        self.folder = None
+        if options.folder is not None:
+            writer = self.accelerator.is_main_process
+            self.folder = Folder(Path(options.folder), self._claim(), options.resume, writer)
+
+    def _leave_products(self) -> None:
+        """Compile around the analog products: they draw noise and keep state from call to call.
+
+        Raises:  CapabilityError where the engine's products are not modules of ours.
+        """
+        for matrix in self.matrices.values():
+            if not isinstance(matrix, nn.Module):
+                raise CapabilityError(
+                    'compile=True on the aihwkit engine; allowed: engine="native", whose products '
+                    "torch.compile can leave out"
+                )
+            matrix.forward = torch.compiler.disable(matrix.forward)
+
+    def _claim(self) -> dict[str, Any]:
+        """What must be the same for a run to be gone on with."""
+        return {
+            "recipe": self.spec.values(),
+            "seed": self.options.seed,
+            "max_batches": self.options.max_batches,
+            "validate_every": self.options.validate_every,
+            "keep": self.options.keep,
+            "optimizer": type(self.bare_optimizer).__name__,
+            "learning_rates": self.base_rates,
+            "processes": self.processes,
+            "gradient_accumulation_steps": self.accelerator.gradient_accumulation_steps,
+            "mixed_precision": self.accelerator.mixed_precision,
+        }
+
+    def go(self) -> pd.DataFrame:
+        """Train. The model's modes and forward are what they were, also after an error."""
+        self.optimizer.zero_grad()
+        try:
+            done, metrics, generators = self._resumed()
+            shown = self.options.progress and self.accelerator.is_main_process
+            path = self.folder.path if self.folder is not None and self.folder.writer else None
+            with Report(self.total, done, path, shown, metrics) as report:
+                state = self.state
+                for batch in self.order.from_(state.step, state.epoch, state.position, generators):
+                    self._mini_batch(batch, report)
+            self._finish()
+        finally:
+            self._put_back()
+        return table_of(report.rows, report.metrics)
+
+    # --- a mini-batch ---
+
+    def _mini_batch(self, batch: MiniBatch, report: Report) -> None:
+        state, spec = self.state, self.spec
+        scale = ramped(spec.noise_scale, batch.step, spec.ramp_batches)
+        factor = learning_rate_factor(spec, batch.step, batch.epoch, self.total, state.stalls)
+        for group, base in zip(self.bare_optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = base * factor
+        # dropout and product noise of a mini-batch are a function of (seed, step, replica)
+        torch.manual_seed(rng.derive(self.options.seed, "train", batch.step, self.process))
+        value, task = self._step(batch.step, _to_device(batch.data, self.device), scale)
+        if self.accelerator.sync_gradients:
+            clip_and_remap(self.matrices, spec, state.trained, batch.step + 1)
+            state.trained = batch.step + 1
+        state.step = batch.step + 1
+        state.epoch, state.position = batch.epoch, batch.position + 1
+        if batch.last:
+            state.epoch, state.position = batch.epoch + 1, 0
+        state.epoch_loss += task
+        state.epoch_count += 1
+        final = state.step == self.options.max_batches or (
+            batch.last and batch.epoch == spec.epochs - 1
+        )
+        ended = batch.last or final
+        mean = self._end_epoch(batch.epoch) if ended else None
+        checked = self._validated(ended, final)
+        if self.options.validate is None and mean is not None:
+            self._judge(mean, None)
+        row = {
+            "step": batch.step,
+            "epoch": batch.epoch,
+            "loss": value,
+            "noise_scale": scale,
+            "learning_rate": self.base_rates[0] * factor,
+        }
+        report.add(row, checked)
+        every = self.options.checkpoint_every
+        due = self.accelerator.sync_gradients and state.step // every > self.saved // every
+        if self.folder is not None and (due or final):
+            self._save(report)
+
+    def _step(self, step: int, batch: Any, scale: float) -> tuple[float, float]:
+        """Forward, backward and optimizer; (loss, the same before distillation)."""
+        accelerator = self.accelerator
+        with accelerator.accumulate(self.prepared):
+            for name, matrix in self.matrices.items():
+                names = ("inject", name, step, self.process)
+                matrix.inject(noisy_weight(matrix, self.spec, scale, self.options.seed, names))
+            value = self.loss(self.prepared, batch)
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                got = tuple(value.shape) if isinstance(value, Tensor) else type(value)
+                raise UsageError(f"loss gave {got}; allowed: a tensor of one number")
+            total = value if self.tutor is None else self.tutor.mixed(value)
+            task, mixed = torch.stack([value.detach(), total.detach()]).float().tolist()
+            if not math.isfinite(mixed):
+                raise TrainingError(
+                    f"loss is {mixed} in mini-batch {step}; lower the learning rate or the noise "
+                    "scale, or set grad_clip"
+                )
+            accelerator.backward(total)
+            for matrix in self.matrices.values():
+                matrix.inject(None)
+            if self.spec.grad_clip is not None and accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(self.prepared.parameters(), self.spec.grad_clip)
+            if self.processes > 1 and step < self.spec.input_range_init_batches:
+                self._average_ranges()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return mixed, task
+
+    def _average_ranges(self) -> None:
+        """While ranges start from data, each replica's come from its own data: their mean."""
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                if f".{name}".endswith(RANGE):
+                    mean = self.accelerator.reduce(parameter.detach().clone(), reduction="mean")
+                    parameter.copy_(mean)
+
+    def _end_epoch(self, epoch: int) -> float:
+        """The epoch's mean loss.
+
+        Raises:  TrainingError where it is no better than a guess.
+        """
+        state, chance = self.state, self.options.chance_loss
+        count, mean = state.epoch_count, state.epoch_loss / state.epoch_count
+        state.epoch_loss, state.epoch_count = 0.0, 0
+        if chance is not None and count >= _FEWEST and mean >= _CHANCE * chance:
+            raise TrainingError(
+                f"the loss of epoch {epoch} is {mean:.4f} in the mean of {count} mini-batches, "
+                f"and a guess has {chance:.4f}: the model has learned nothing or forgotten all; "
+                "lower the learning rate or the noise scale, lengthen ramp_batches, or set "
+                "grad_clip"
+            )
+        return mean
+
+    # --- validation ---
+
+    def _validated(self, ended: bool, final: bool) -> dict[str, float] | None:
+        """Validation's numbers, where it is time for them; the same on every replica."""
+        validate, every = self.options.validate, self.options.validate_every
+        due = final or (ended if every is None else self.state.step % every == 0)
+        if validate is None or not due:
+            return None
+        numbers = [self._numbers(validate)] if self.accelerator.is_main_process else [{}]
+        if self.processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            broadcast_object_list(numbers, from_process=0)
+        found: dict[str, float] = numbers[0]
+        if not math.isfinite(found["loss"]):
+            raise TrainingError(
+                f"validation's loss is {found['loss']} after {self.state.step} mini-batches; lower "
+                "the learning rate or the noise scale"
+            )
+        self._judge(found["loss"], self.model)
+        return found
+
+    def _numbers(self, validate: Validate) -> dict[str, float]:
+        modes = {module: module.training for module in self.model.modules()}
+        wrapped = {
+            key: self.model.__dict__.pop(key) for key in _WRAPPED if key in self.model.__dict__
+        }
+        self.model.__dict__.update(self.own)  # float32, as the model will be judged
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                result = validate(self.model)
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+            self.model.__dict__.update(wrapped)
+        named = result if isinstance(result, Mapping) else {"loss": result}
+        if "loss" not in named:
+            raise UsageError(
+                f"validate returned {', '.join(named) or 'nothing'}; allowed: a number, or a dict "
+                'with "loss" in it'
+            )
+        return {str(name): float(value) for name, value in named.items()}
+
+    def _judge(self, loss: float, model: nn.Module | None) -> None:
+        """Better than all before, or one stall more."""
+        state = self.state
+        if state.best_loss is not None and loss >= state.best_loss:
+            state.stalls += 1
+            return
+        state.best_loss, state.best_step = loss, state.step
+        if self.options.keep == "best" and model is not None:
+            self.best = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+            if self.folder is not None:
+                self.folder.write_best(state.step, self.best)
+
+    # --- checkpoints ---
+
+    def _save(self, report: Report) -> None:
+        assert self.folder is not None
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        kept, plain = optimizer_state(self.bare_optimizer)
+        tensors |= {f"optimizer.{key}": value for key, value in kept.items()}
+        for rank, mine in enumerate(self._carried()):
+            tensors |= {f"carried.{rank}.{key}": value for key, value in mine.items()}
+        for index, generator in enumerate(self.order.now(self.state.position == 0)):
+            tensors[f"generator.{index}"] = generator
+        scaler = getattr(self.accelerator, "scaler", None)  # of float16 alone
+        facts = {
+            "state": asdict(self.state),
+            "optimizer": plain,
+            "metrics": report.metrics,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        best = self.state.best_step if self.options.keep == "best" else None
+        self.folder.write(self.state.step, {**facts, "best_step": best}, tensors)
+        self.saved = self.state.step
+
+    def _carried(self) -> list[dict[str, Tensor]]:
+        """What each replica carries."""
+        if self.options.carried is None:
+            return []
+        mine = {k: v.detach().cpu() for k, v in self.options.carried.state_dict().items()}
+        if self.processes == 1:
+            return [mine]
+        from accelerate.utils import gather_object
+
+        found: list[dict[str, Tensor]] = gather_object([mine])
+        return found
+
+    def _resumed(self) -> tuple[list[dict[str, float]], list[str], list[Tensor] | None]:
+        """Become what the last checkpoint holds.
+
+        Returns: rows before it, names of validation's columns, the loader's generators.
+        """
+        kept = self.folder.read() if self.folder is not None else None
+        if kept is None or self.folder is None:
+            return [], [], None
+        facts, tensors = kept
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            kind, _, name = key.partition(".")
+            parts.setdefault(kind, {})[name] = value
+        load_model(self.model, parts.get("model", {}))
+        restore_optimizer(self.bare_optimizer, parts.get("optimizer", {}), facts["optimizer"])
+        self.state = State(**facts["state"])
+        self.saved = self.state.step
+        scaler = getattr(self.accelerator, "scaler", None)
+        if scaler is not None and facts["scaler"] is not None:
+            scaler.load_state_dict(facts["scaler"])
+        if self.options.carried is not None:
+            mine = f"{self.process}."
+            carried = parts.get("carried", {})
+            self.options.carried.load_state_dict(
+                {k.removeprefix(mine): v for k, v in carried.items() if k.startswith(mine)}
+            )
+        if facts["best_step"] is not None:
+            self.best = self.folder.read_best(facts["best_step"])
+        generators = parts.get("generator", {})
+        rows = read_rows(self.folder.path / FILE, self.state.step)
+        return rows, facts["metrics"], [generators[str(index)] for index in range(len(generators))]
+
+    # --- the end ---
+
+    def _finish(self) -> None:
+        if self.options.keep == "best" and self.best is not None:
+            load_model(self.model, self.best)
+        if self.processes > 1:
+            from accelerate.utils import broadcast
+
+            # statistics of a batch normalisation are each replica's own until here
+            with torch.no_grad():
+                for buffer in self.model.buffers():
+                    buffer.copy_(broadcast(buffer.detach().clone(), from_process=0))
+
+    def _put_back(self) -> None:
+        for matrix in self.matrices.values():
+            matrix.inject(None)
+        if self.tutor is not None:
+            self.tutor.close()
+        for module, mode in self.modes.items():
+            module.training = mode
+        for group, base in zip(self.bare_optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = base
+        for matrix in self.matrices.values():
+            if self.options.compile and isinstance(matrix, nn.Module):
+                matrix.__dict__.pop("forward", None)
+        for key in _WRAPPED:  # mixed precision wraps the forward of the model itself
+            self.model.__dict__.pop(key, None)
+        self.model.__dict__.update(self.own)
+
+
+def _to_device(batch: Any, device: torch.device) -> Any:
+    from accelerate.utils import send_to_device
+
+    return send_to_device(batch, device)

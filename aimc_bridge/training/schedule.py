@@ -1,0 +1,52 @@
+"""The optimizer of a recipe, and its learning rate from mini-batch to mini-batch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from aimc_bridge.spec import TrainingSpec
+
+RANGE = ".input_range"
+PERIPHERY = (".out_scale", RANGE)  # how the names of learned column scales and input ranges end
+
+
+def default_optimizer(model: nn.Module, spec: TrainingSpec) -> Optimizer:
+    """The recipe's; weight decay on weights of two or more dimensions of the layers only."""
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim >= 2 and not f".{name}".endswith(PERIPHERY)
+            groups[decays].append(parameter)
+    parts = [
+        {"params": groups[True], "weight_decay": spec.weight_decay},
+        {"params": groups[False], "weight_decay": 0.0},
+    ]
+    if spec.optimizer == "adamw":
+        return torch.optim.AdamW(parts, lr=spec.learning_rate, fused=True)
+    return torch.optim.SGD(parts, lr=spec.learning_rate, momentum=spec.momentum)
+
+
+def learning_rate_factor(
+    spec: TrainingSpec, step: int, epoch: int, total: int | None = None, stalls: int = 0
+) -> float:
+    """Factor on the learning rate in mini-batch `step` of all, epoch `epoch` (both from 0).
+
+    Args:    total  mini-batches of the whole run: a linear or cosine schedule ends there.
+             stalls  how often validation stalled so far.
+    """
+    if step < spec.warmup_batches:
+        factor = spec.warmup_factor
+    elif spec.lr_schedule == "constant" or total is None:
+        factor = 1.0
+    else:
+        left = (total - step) / max(1, total - spec.warmup_batches)
+        cosine = 0.5 * (1.0 - math.cos(math.pi * left))
+        factor = left if spec.lr_schedule == "linear" else cosine
+    drops = sum(epoch >= at for at in spec.lr_drop_epochs)
+    if spec.lr_drop_on_stall:
+        drops += stalls
+    return float(factor * spec.lr_drop_factor**drops)

@@ -1,0 +1,53 @@
+"""What training does to the weights beside the optimizer: noise before a step, clip and remap
+after it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aimc_bridge import rng
+from aimc_bridge.physics.injection import injected
+from aimc_bridge.registry import Matrix
+from aimc_bridge.spec import TrainingSpec
+
+
+def noisy_weight(
+    matrix: Matrix, spec: TrainingSpec, scale: float, seed: int, names: tuple[object, ...]
+) -> Tensor:
+    """Normalised weights of one mini-batch, `[out, in]`: noise and drop-connect.
+
+    The draws come from the stream (seed, *names), on the device of the weights.
+    """
+    weight = matrix.normalised_weight()
+    grid = matrix.grid
+    generator = rng.stream(seed, *names, device=weight.device)
+    shape = tuple(weight.shape)
+    if spec.noise_type != "none" and scale > 0.0:
+        largest = grid.expand_columns(grid.expand_tiles(grid.tile_amax(weight)))
+        largest = torch.where(largest > 0, largest, torch.ones_like(largest))
+        eps = rng.normal(shape, generator, weight.device, weight.dtype)
+        eps_read = eps
+        if spec.noise_type == "pcm":
+            eps_read = rng.normal(shape, generator, weight.device, weight.dtype)
+        weight = injected(weight, largest, matrix.preset.pcm, spec, scale, eps, eps_read)
+    if spec.drop_connect > 0.0:
+        kept = rng.uniform(shape, generator, weight.device) >= spec.drop_connect
+        weight = weight * kept
+    return weight
+
+
+def clip_and_remap(matrices: dict[str, Matrix], spec: TrainingSpec, before: int, now: int) -> None:
+    """Clip, and remap where a multiple of `remap_every` lies in (before, now] mini-batches."""
+    every = spec.remap_every
+    for matrix in matrices.values():
+        if spec.clip_type == "fixed":
+            matrix.clip(torch.tensor(spec.clip_value))
+        elif spec.clip_type == "layer_gaussian":
+            weight, grid = matrix.normalised_weight(), matrix.grid
+            mean = grid.tile_mean(weight)
+            variance = grid.tile_mean(weight.square()) - mean.square()
+            bound = variance.clamp_min(0.0).sqrt() * spec.clip_value
+            matrix.clip(grid.expand_columns(grid.expand_tiles(bound)))
+        if every > 0 and now // every > before // every:
+            matrix.remap()

@@ -1,0 +1,231 @@
+"""The command line of the benchmark, checked and turned into plans and settings."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+import presets
+from aimc_bridge.calibration import METHODS
+from aimc_bridge.errors import UsageError
+from aimc_bridge.registry import engine as find_engine
+from aimc_bridge.report import PHASES
+from aimc_bridge.spec import TrainingSpec
+from aimc_bridge.times import seconds
+from benchmarks import digital, tasks
+from benchmarks.command import Parser
+from benchmarks.profiles import PLANS, Plan, parse_changes
+from benchmarks.study import Replica, Settings
+from benchmarks.trained import How
+
+_COUNTS = (
+    *("chips", "aihwkit_chips", "subset", "aihwkit_subset", "hwa_batches", "threads"),
+    *("seeds", "validate_every", "accumulate", "checkpoint_every"),
+)
+
+
+def parser() -> Parser:
+    """The command line."""
+    made = Parser(
+        prog="python -m benchmarks.run",
+        description="Convert, train hardware-aware, program, drift, report.",
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    add("tasks", nargs="*", metavar="TASK", help="wrn, bert, lstm; all three when none is named")
+    add("--profile", default="embedded", help="embedded (no files), real (--data-dir), paper")
+    add("--data-dir", type=Path, help="folder with the data; default $AIMC_BRIDGE_DATA")
+    add("--preset", default="rasch2023", help=f"one of {', '.join(presets.names())}")
+    add("--engine", default="both", help="native, aihwkit or both")
+    add("--times", nargs="*", default=["1s", "1h", "1d", "1y"], help="as 1s 1h '1 day' 3600")
+    add("--chips", type=int, help="chips on the native engine")
+    add("--aihwkit-chips", type=int, help="chips on the aihwkit engine")
+    add("--subset", type=int, help="test samples (words) on the native engine")
+    add("--aihwkit-subset", type=int, help="test samples (words) on the aihwkit engine")
+    add(
+        "--phases",
+        nargs="*",
+        help="direct, control (the same training without noise), hwa; "
+        "direct and hwa, or direct alone with --checkpoint",
+    )
+    add(
+        "--checkpoint",
+        action="append",
+        default=[],
+        metavar="[TASK=]PATH",
+        help="a trained digital model: a run's folder or its model.safetensors; no training",
+    )
+    add("--calibration", help="how data set the input ranges: std, max or percentile")
+    add("--hwa-batches", type=int, help="mini-batches of hardware-aware training and its control")
+    add("--digital-epochs", type=float, help="epochs of digital training")
+    add("--recipe", help="a recipe of the preset, as wrn16; default: the task's own")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        dest="changes",
+        help="a field of the training recipe, as noise_scale=4",
+    )
+    add(
+        "--option",
+        "-o",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of the task, as size=paper (lstm), encoder=PATH (bert)",
+    )
+    add("--validate-every", type=int, help="mini-batches between two looks at validation data")
+    add("--keep", help="weights of a training that are kept: last, or best on validation data")
+    add(
+        "--reestimate-bn",
+        type=int,
+        default=0,
+        metavar="N",
+        help="batch-norm statistics from N batches of training data, on each chip at each time",
+    )
+    add("--accumulate", type=int, default=1, help="mini-batches of one optimizer step")
+    add("--precision", default="fp32", help="of trainings: fp32 or bf16 (autocast)")
+    add("--compile", action="store_true", help="torch.compile the trainings")
+    add("--checkpoint-every", type=int, default=500, help="mini-batches between checkpoints")
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--threads", type=int, help="threads of torch; default 1 for embedded, else all cores")
+    add("--seed", type=int, default=0)
+    add("--seeds", type=int, default=1, help="so many trainings a task, from --seed on")
+    add("--out", type=Path, help="folder of the results; default runs/PROFILE-TIME")
+    add("--resume", action="store_true", help="go on with the run in --out")
+    return made
+
+
+def settings_of(
+    given: argparse.Namespace, replica: Replica | None = None
+) -> tuple[Settings, list[str]]:
+    names = list(dict.fromkeys(given.tasks)) or list(tasks.NAMES)
+    for name in names:
+        if name not in tasks.NAMES:
+            raise UsageError(f"unknown task {name!r}; one of {', '.join(tasks.NAMES)}")
+    if given.profile not in tasks.PROFILES:
+        raise UsageError(f"unknown profile {given.profile!r}; one of {', '.join(tasks.PROFILES)}")
+    if given.engine not in ("native", "aihwkit", "both"):
+        raise UsageError(f"unknown engine {given.engine!r}; one of native, aihwkit, both")
+    if not given.times:
+        raise UsageError("--times names no time; allowed: one or more, as 1s 1h '1 day' 3600")
+    phases = ["direct"] if given.checkpoint else ["direct", "hwa"]
+    if given.phases is not None:
+        phases = list(dict.fromkeys(given.phases))
+    if not phases:
+        raise UsageError(f"--phases names no phase; one of {', '.join(PHASES[1:])}")
+    for phase in phases:
+        if phase not in PHASES[1:]:
+            raise UsageError(f"unknown phase {phase!r}; one of {', '.join(PHASES[1:])}")
+    if given.calibration not in (None, *METHODS):
+        raise UsageError(f"unknown calibration {given.calibration!r}; one of {', '.join(METHODS)}")
+    if given.precision not in digital.PRECISIONS:
+        raise UsageError(
+            f"unknown precision {given.precision!r}; one of {', '.join(digital.PRECISIONS)}"
+        )
+    if given.keep not in (None, "last", "best"):
+        raise UsageError(f"--keep {given.keep!r}; one of last, best")
+    if given.reestimate_bn < 0:
+        raise UsageError(f"--reestimate-bn {given.reestimate_bn}; allowed: 0 (never) or more")
+    if given.digital_epochs is not None and not 0 < given.digital_epochs < math.inf:
+        raise UsageError(f"--digital-epochs {given.digital_epochs}; allowed: more than 0")
+    for field in _COUNTS:
+        value = getattr(given, field)
+        if value is not None and value < 1:
+            raise UsageError(f"--{field.replace('_', '-')} {value}; allowed: 1 or more")
+    if given.device not in ("cpu", "cuda"):
+        raise UsageError(f"unknown device {given.device!r}; one of cpu, cuda")
+    if given.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu")
+    engines = ("native", "aihwkit") if given.engine == "both" else (given.engine,)
+    settings = Settings(
+        preset=presets.get(given.preset),
+        engines=engines,
+        phases=tuple(phases),
+        times=tuple(sorted({seconds(word) for word in given.times})),
+        seed=given.seed,
+        device=torch.device(given.device),
+        changes=parse_changes(given.changes, TrainingSpec.field_names()),
+        recipe=given.recipe,
+        how=How(
+            given.seed,
+            torch.device(given.device),
+            precision=given.precision,
+            compile=given.compile,
+            accumulate=given.accumulate,
+            checkpoint_every=given.checkpoint_every,
+            show=Console(stderr=True).is_terminal,
+        ),
+        reestimate_bn=given.reestimate_bn,
+        seeds=given.seeds,
+        replica=replica or Replica(),
+    )
+    for engine in engines:
+        find_engine(engine).check(settings.preset, settings.device, torch.float32)
+    return settings, names
+
+
+def plan_of(given: argparse.Namespace, name: str) -> Plan:
+    changes = {
+        "chips": given.chips,
+        "slow_chips": given.aihwkit_chips,
+        "subset": given.subset,
+        "slow_subset": given.aihwkit_subset,
+        "hwa_batches": given.hwa_batches,
+        "method": given.calibration,
+        "validate_every": given.validate_every,
+        "keep": given.keep,
+        "digital_epochs": given.digital_epochs,
+    }
+    known = {key: value for key, value in changes.items() if value is not None}
+    return dataclasses.replace(PLANS[given.profile, name], **known)
+
+
+def options_of(name: str, options: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """Options that this task has; one that no named task has is left in, for its error."""
+    known = {n: set(import_module(f"benchmarks.tasks.{n}").OPTIONS) for n in names}
+    return {
+        key: value
+        for key, value in options.items()
+        if key in known[name] or not any(key in keys for keys in known.values())
+    }
+
+
+def checkpoints_of(words: list[str], names: list[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for word in words:
+        name, separator, path = word.partition("=")
+        if not separator:
+            if len(names) != 1:
+                raise UsageError(
+                    f"--checkpoint {word}: which task? name one task, or write TASK={word}"
+                )
+            name, path = names[0], word
+        if name not in names:
+            raise UsageError(f"--checkpoint {word}: {name!r} is not among {', '.join(names)}")
+        found[name] = Path(path)
+    return found
+
+
+def claim_of(given: argparse.Namespace, settings: Settings, names: list[str]) -> dict[str, Any]:
+    """What must be the same for a run to be gone on with."""
+    kept = {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in vars(given).items()
+        if key not in ("out", "resume", "threads", "tasks", "times", "phases", "checkpoint_every")
+    }
+    return {
+        **kept,
+        "tasks": names,
+        "times": list(settings.times),
+        "phases": list(settings.phases),
+        "preset_data": settings.preset.to_dict(),
+    }

@@ -1,0 +1,1 @@
+"""What the simplifications cost, step by step: `python -m benchmarks.ladder`."""

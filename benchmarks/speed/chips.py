@@ -1,0 +1,134 @@
+"""The speed of chips: program, drift, sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from aimc_bridge import drift, program, sweep
+from benchmarks.speed import sides, targets, works
+from benchmarks.speed.groups import CPP_LEFT_OUT, NO_CPP, Collected, Group, Setting, done
+from benchmarks.speed.timing import Side, alternate
+from benchmarks.speed.works import Work
+
+TIMES = ("1s", "1h", "1d", "1y", "1min", "1w", "1month", "10y")
+"""Of sweeps; the first so many."""
+
+
+def _numbered(model: torch.nn.Module, draw_on: str) -> Callable[[], None]:
+    """Programs another chip at each call."""
+    seeds = iter(range(1, 10**9))
+    return lambda: program(model, next(seeds), draw_on=draw_on)
+
+
+def wrn_chip(setting: Setting) -> Group:
+    """Program the WRN and drift it once."""
+    work = works.wrn(setting.sizes).to(setting.device)
+    found = Collected(setting.say)
+
+    def side(engine: str, **more: Any) -> Side:
+        n = None if engine == "native" else 1
+        model = sides.analog(
+            work, sides.ALL, engine, device=setting.device, chip=False, calibrate_with=n
+        )
+        new = _numbered(model, setting.draw_on)
+
+        def run() -> None:
+            new()
+            drift(model, sides.HOUR)
+
+        return Side(targets.NATIVE if engine == "native" else targets.CPP, run, **more)
+
+    found.add(targets.NATIVE, lambda: side("native"))
+    if setting.cpp:
+        more = {"most": setting.sizes.slow_rounds, "warm": 0, "memory": False}
+        found.add(targets.CPP, lambda: side("aihwkit", note=CPP_LEFT_OUT, **more))
+    elif setting.aihwkit:
+        found.skip(NO_CPP)
+    return done("wrn-chip", f"{work.name}, program and one drift", "chips", 1, found, setting)
+
+
+def bert_program(setting: Setting) -> Group:
+    """Program BERT."""
+    return _bert_chip(setting, "bert-program", "program", then_drift=False)
+
+
+def bert_drift(setting: Setting) -> Group:
+    """Drift BERT once, compensation measured."""
+    return _bert_chip(setting, "bert-drift", "one drift", then_drift=True)
+
+
+def _bert_chip(setting: Setting, name: str, what: str, then_drift: bool) -> Group:
+    sizes = setting.sizes
+    work = works.bert(sizes).to(setting.device)
+    layers, left_out = sizes.part
+    part = works.bert(sizes, layers=layers).to(setting.device)
+    part.exclude += left_out
+    found = Collected(setting.say)
+    weights = {}
+
+    def side(engine: str, of: Work, **more: Any) -> Side:
+        n = None if engine == "native" else 1
+        model = sides.analog(
+            of, sides.ALL, engine, device=setting.device, chip=False, calibrate_with=n
+        )
+        count = sides.weights_on_tiles(model)
+        weights[engine] = count
+        new = _numbered(model, setting.draw_on)
+        run: Callable[[], object] = new
+        if then_drift:
+            new()
+            run = lambda: drift(model, sides.HOUR)  # noqa: E731
+        return Side(targets.NATIVE if engine == "native" else targets.CPP, run, count, **more)
+
+    found.add(targets.NATIVE, lambda: side("native", work))
+    if setting.cpp:
+        note = f"{CPP_LEFT_OUT}; a part of the model, scaled by its weights"
+        more = {"most": max(1, sizes.slow_rounds - 1), "warm": 0, "memory": False}
+        found.add(targets.CPP, lambda: side("aihwkit", part, note=note, **more))
+    elif setting.aihwkit:
+        found.skip(NO_CPP)
+    text = f"{work.name} ({weights['native']:,} weights), {what}"
+    return done(name, text, "weights", weights["native"], found, setting, weights=weights)
+
+
+def sweep_of_parts(setting: Setting) -> Group:
+    """A sweep of the WRN and, before and after it, what it is made of."""
+    sizes = setting.sizes
+    chips, count = sizes.sweep
+    work = works.wrn(sizes).to(setting.device)
+    model = sides.analog(work, sides.ALL, device=setting.device)
+    run = sides.forward(model, work, work.size, setting.device)
+    batch = works.on(setting.device, work.batch(work.size))
+
+    def evaluate(chip: torch.nn.Module) -> float:
+        with torch.no_grad():
+            return float(works.outputs(chip, batch).mean())
+
+    def whole() -> None:
+        sweep(
+            model,
+            evaluate,
+            TIMES[:count],
+            chips,
+            draw_on=setting.draw_on,
+            progress=False,
+        )
+
+    parts = [
+        Side("program", _numbered(model, setting.draw_on), memory=False),
+        Side("drift", lambda: drift(model, sides.HOUR), memory=False),
+        Side("forward", run, memory=False),
+    ]
+    rounds = sizes.rounds
+    before = alternate(parts, rounds, setting.device)
+    (all_of_it,) = alternate([Side("sweep", whole, warm=0, memory=False)], 1, setting.device)
+    program(model, 0, draw_on=setting.draw_on)
+    after = alternate(parts, rounds, setting.device, setting.say)
+    for first, second in zip(before, after, strict=True):
+        first.seconds += second.seconds
+    text = f"{work.name}, sweep of {chips} chips x {count} times, {work.size} images"
+    about = {"chips": chips, "times": count}
+    return Group("sweep", text, "runs", 1, [all_of_it, *before], about=about)

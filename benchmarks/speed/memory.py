@@ -1,0 +1,151 @@
+"""Memory: what a model holds, and the most that a run needs at once."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Iterator, Mapping
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+
+_SKIPPED = (type, ModuleType, FunctionType, BuiltinFunctionType, str, bytes, int, float, complex)
+
+
+def storage(tensor: Tensor) -> tuple[int, int]:
+    """(address, bytes) of the memory behind a tensor; views share it."""
+    if tensor.layout != torch.strided or tensor.is_mkldnn:
+        return id(tensor), tensor.numel() * tensor.element_size()
+    memory = tensor.untyped_storage()
+    return memory.data_ptr(), memory.nbytes()
+
+
+def held_by(model: nn.Module) -> dict[str, int]:
+    """Bytes of every storage that a model keeps alive, by the first way that leads to it.
+
+    Parameters, buffers, gradients, and tensors in plain attributes, containers and objects: chips,
+    injected weights, caches. A storage counts once. Python objects themselves do not count.
+    """
+    found: dict[str, int] = {}
+    addresses: set[int] = set()
+    for path, tensor in _tensors(model, "", set()):
+        address, size = storage(tensor)
+        if size and address not in addresses:
+            addresses.add(address)
+            found[path] = size
+    return found
+
+
+def held_bytes(model: nn.Module) -> int:
+    """The sum of `held_by`."""
+    return sum(held_by(model).values())
+
+
+def _tensors(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    if id(value) in seen or isinstance(value, _SKIPPED) or value is None:
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        yield path, value
+        if value.is_leaf and value.grad is not None:
+            yield f"{path}.grad", value.grad
+        return
+    if isinstance(value, MethodType):
+        yield from _tensors(value.__self__, path, seen)
+        return
+    children: list[tuple[object, Any]] = []
+    if isinstance(value, Mapping):
+        children += [(f"[{key!r}]", child) for key, child in value.items()]
+    elif isinstance(value, list | tuple | set | frozenset):
+        named = getattr(value, "_fields", None)
+        keys = [f".{name}" for name in named] if named else [f"[{i}]" for i in range(len(value))]
+        children += list(zip(keys, value, strict=True))
+    if isinstance(value, nn.Module):
+        # what a layer owns first: a crossbar's way back to its owner must not name it
+        own = {**value._parameters, **value._buffers}
+        children += [(f".{name}", child) for name, child in own.items()]
+    if hasattr(value, "__dict__"):
+        children += [
+            (f".{name}", child)
+            for name, child in vars(value).items()
+            if name not in ("_modules", "_parameters", "_buffers")
+        ]
+    if isinstance(value, nn.Module):
+        children += [(f".{name}", child) for name, child in value._modules.items()]
+    for name, child in children:
+        yield from _tensors(child, f"{path}{name}".removeprefix("."), seen)
+
+
+def matrix_bytes(model: nn.Module) -> int:
+    """Bytes of the trained weights that lie on tiles, of a converted model."""
+    from aimc_bridge.registry import matrices_of
+
+    found = (matrix.clean_weight() for matrix in matrices_of(model).values())
+    return sum(weight.numel() * weight.element_size() for weight in found)
+
+
+def live_bytes() -> int:
+    """Bytes of all tensors that Python knows of, each storage once; those of torch.compile, which
+    have a shape and no memory, are none."""
+    gc.collect()
+    tensors = [
+        found
+        for found in gc.get_objects()
+        if issubclass(type(found), Tensor)
+        and not issubclass(type(found), FakeTensor | FunctionalTensor)
+    ]
+    return sum(dict(map(storage, tensors)).values())
+
+
+def events(run: Callable[[], object]) -> list[int]:
+    """Bytes that torch's allocator on the CPU gave (+) and took back (-) during `run`, in order.
+
+    What was given before the first call of this is not seen when it is taken back. What other
+    libraries allocate by themselves (aihwkit's C++ tile) is not among them.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it complains of a missing GPU driver
+    with torch.autograd.profiler.profile(use_kineto=True, profile_memory=True) as profiler:
+        run()
+    results: Any = profiler.kineto_results
+    found = [
+        (event.start_ns(), event.nbytes())
+        for event in results.events()
+        if event.name() == "[memory]" and event.device_type().name == "CPU"
+    ]
+    return [size for _, size in sorted(found, key=lambda pair: pair[0])]
+
+
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+    """The most memory that `run` needs at once, beside what is held before it, bytes.
+
+    On the CPU it runs twice.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    most = now = 0
+    events(run)  # makes known the sizes of what the next run frees
+    for size in events(run):
+        now += size
+        most = max(most, now)
+    return most
+
+
+def net_bytes(run: Callable[[], object]) -> int:
+    """Bytes that `run` took from torch's allocator on the CPU and did not give back."""
+    gc.collect()
+
+    def whole() -> None:
+        run()
+        gc.collect()
+
+    return sum(events(whole))

@@ -1,0 +1,233 @@
+"""What must come out: every target of the speed benchmark, as data.
+
+A row compares a side of a group with another, or states its seconds. `must` is the promise, `aim`
+what is worth trying for; a row with neither is there to be seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NATIVE = "native"
+HALF = "native, half-precision side products"
+WEIGHTS = "native, weight physics only"
+CONVERTERS = "native, DAC/ADC only"
+OUTPUT = "native, DAC/ADC and output noise"
+DIGITAL = "digital"
+TORCH = "aihwkit torch tile"
+CPP = "aihwkit C++ tile"
+LIGHTNING = "aihwkit-lightning"
+
+RATIO, FASTER, SECONDS, SUM = "times digital", "times faster", "s", "times the sum"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One row.
+
+    kind     RATIO: `side` over `base`, at most `must`; FASTER: `base` over `side`, at least `must`;
+             SECONDS: of `side`, at most; SUM: a sweep over the sum of its parts, at most
+    """
+
+    row: str
+    group: str
+    side: str
+    work: str
+    kind: str = RATIO
+    base: str = DIGITAL
+    must: float | None = None
+    aim: float | None = None
+
+    def verdict(self, value: float) -> str:
+        """ "aim reached", "met" or "not met"; "" where nothing is asked."""
+        if self.must is None:
+            return ""
+
+        def reached(bound: float) -> bool:
+            return value >= bound if self.kind == FASTER else value <= bound
+
+        if self.aim is not None and reached(self.aim):
+            return "aim reached"
+        return "met" if reached(self.must) else "not met"
+
+
+_ALL = "all of rasch2023"
+TARGETS = (
+    # forward
+    Target("forward-all", "wrn-forward", NATIVE, f"WRN forward, {_ALL}, exact", must=6, aim=4.5),
+    Target(
+        "forward-half",
+        "wrn-forward",
+        HALF,
+        f"WRN forward, {_ALL}, half-precision side products",
+        must=4,
+        aim=3,
+    ),
+    Target(
+        "forward-weights",
+        "wrn-forward",
+        WEIGHTS,
+        "WRN forward, weight physics only",
+        must=1.05,
+        aim=1,
+    ),
+    Target(
+        "forward-converters", "wrn-forward", CONVERTERS, "WRN forward, DAC/ADC", must=1.5, aim=1.3
+    ),
+    Target(
+        "forward-cpp",
+        "wrn-forward",
+        NATIVE,
+        f"WRN forward, {_ALL}, against aihwkit's C++ tile",
+        FASTER,
+        CPP,
+        must=25,
+    ),
+    Target(
+        "forward-torch",
+        "wrn-forward",
+        OUTPUT,
+        "WRN forward, DAC/ADC and output noise, against aihwkit's torch tile",
+        FASTER,
+        TORCH,
+    ),
+    Target(
+        "forward-lightning",
+        "wrn-forward",
+        OUTPUT,
+        "WRN forward, DAC/ADC and output noise, against aihwkit-lightning",
+        FASTER,
+        LIGHTNING,
+    ),
+    # training
+    Target(
+        "training-all",
+        "wrn-training",
+        NATIVE,
+        f"WRN training step, {_ALL} and PCM_NOISE",
+        must=3,
+        aim=2,
+    ),
+    Target(
+        "training-output",
+        "wrn-training",
+        OUTPUT,
+        "WRN training step, DAC/ADC, output noise, PCM_NOISE",
+        must=1.7,
+        aim=1.3,
+    ),
+    Target(
+        "training-cpp",
+        "wrn-training",
+        NATIVE,
+        f"WRN training step, {_ALL} and PCM_NOISE, against aihwkit's C++ tile",
+        FASTER,
+        CPP,
+        must=15,
+    ),
+    Target(
+        "training-torch",
+        "wrn-training",
+        OUTPUT,
+        "WRN training step, DAC/ADC, output noise, against aihwkit's torch tile, which injects "
+        "nothing",
+        FASTER,
+        TORCH,
+    ),
+    Target(
+        "training-lightning",
+        "wrn-training",
+        OUTPUT,
+        "WRN training step, DAC/ADC, output noise, PCM_NOISE, against aihwkit-lightning with "
+        "Gaussian weight noise",
+        FASTER,
+        LIGHTNING,
+    ),
+    # other models
+    Target("lstm", "lstm-forward", NATIVE, f"LSTM forward, {_ALL}", must=6, aim=4),
+    Target(
+        "lstm-cpp",
+        "lstm-forward",
+        NATIVE,
+        f"LSTM forward, {_ALL}, against aihwkit's C++ tile",
+        FASTER,
+        CPP,
+        must=25,
+    ),
+    Target("bert", "bert-forward", NATIVE, f"BERT forward, {_ALL}", must=5, aim=3.5),
+    Target(
+        "bert-cpp",
+        "bert-forward",
+        NATIVE,
+        f"BERT forward, {_ALL}, against aihwkit's C++ tile",
+        FASTER,
+        CPP,
+        must=25,
+    ),
+    Target(
+        "bert-torch",
+        "bert-forward",
+        OUTPUT,
+        "BERT forward, DAC/ADC and output noise, against aihwkit's torch tile",
+        FASTER,
+        TORCH,
+    ),
+    # chips
+    Target("bert-program", "bert-program", NATIVE, "BERT, program", SECONDS, must=3, aim=1.2),
+    Target(
+        "bert-drift",
+        "bert-drift",
+        NATIVE,
+        "BERT, one drift with measured compensation",
+        SECONDS,
+        must=2,
+        aim=0.8,
+    ),
+    Target("bert-program-cpp", "bert-program", NATIVE, "BERT, program", FASTER, CPP),
+    Target("bert-drift-cpp", "bert-drift", NATIVE, "BERT, one drift", FASTER, CPP),
+    Target(
+        "wrn-chip-cpp",
+        "wrn-chip",
+        NATIVE,
+        "WRN, program and one drift, against aihwkit's C++ tile",
+        FASTER,
+        CPP,
+        must=50,
+        aim=100,
+    ),
+    Target("sweep", "sweep", "sweep", "WRN, sweep", SUM, "parts", must=1.1),
+    # whole studies, on a GPU
+    Target(
+        "goal-wrn",
+        "goal-wrn",
+        NATIVE,
+        f"WRN, whole sweep of the test set, {_ALL}",
+        SECONDS,
+        must=60,
+    ),
+    Target(
+        "goal-bert",
+        "goal-bert",
+        NATIVE,
+        f"BERT, whole sweep of the sentences, {_ALL}",
+        SECONDS,
+        must=60,
+    ),
+    Target(
+        "goal-epoch",
+        "goal-epoch",
+        NATIVE,
+        f"WRN, epoch of hardware-aware training, {_ALL} and PCM_NOISE",
+        must=3,
+    ),
+    Target(
+        "goal-epoch-bf16",
+        "goal-epoch",
+        f"{NATIVE}, bfloat16",
+        f"WRN, epoch of hardware-aware training, {_ALL} and PCM_NOISE, both in bfloat16 autocast",
+        base=f"{DIGITAL}, bfloat16",
+    ),
+)
+"""On a CPU groups whose name begins with "goal-" are measured only where they are asked for."""
+
+GROUPS = tuple(dict.fromkeys(target.group for target in TARGETS))

@@ -1,0 +1,204 @@
+"""The models whose speed is measured, with random weights and random inputs, and their sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aimc_bridge.training import logits_of
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large everything is.
+
+    wrn_...      depth and width; side of the images, pixels; images a batch
+    bert_...     layers; width (heads of 64; 4 times that between); sentences; tokens of each, words
+                 of the vocabulary
+    lstm_...     width of both layers; words of the vocabulary; steps; streams
+    rounds       repeats of a side; slow_rounds of what takes long
+    few          sizes of aihwkit's C++ tile, from which the whole is extrapolated: images (forward,
+                 training step), and steps of the LSTM
+    part         part of BERT that aihwkit programs: layers, and modules of each that are left out
+    sweep        (chips, times)
+    """
+
+    name: str
+    wrn_depth: int = 16
+    wrn_width: int = 4
+    wrn_side: int = 32
+    wrn_batch: int = 64
+    bert_layers: int = 12
+    bert_width: int = 768
+    bert_sentences: int = 8
+    bert_tokens: int = 64
+    bert_words: int = 30_522
+    lstm_width: int = 650
+    lstm_words: int = 10_000
+    lstm_steps: int = 35
+    lstm_streams: int = 20
+    rounds: int = 9
+    slow_rounds: int = 3
+    few: tuple[int, int] = (2, 6)
+    part: tuple[int, tuple[str, ...]] = (1, ())
+    sweep: tuple[int, int] = (25, 4)
+
+
+_ATTENTION_ONLY = ("*intermediate*", "*layer.?.output*")
+FULL = Sizes("full")
+QUICK = Sizes(
+    "quick",
+    wrn_batch=32,
+    bert_layers=2,
+    lstm_steps=10,
+    rounds=3,
+    slow_rounds=1,
+    few=(1, 2),
+    part=(1, _ATTENTION_ONLY),
+    sweep=(3, 2),
+)
+TINY = Sizes(
+    "tiny",
+    wrn_depth=10,
+    wrn_width=1,
+    wrn_side=8,
+    wrn_batch=4,
+    bert_layers=2,
+    bert_width=64,
+    bert_sentences=2,
+    bert_tokens=4,
+    bert_words=50,
+    lstm_width=6,
+    lstm_words=12,
+    lstm_steps=3,
+    lstm_streams=2,
+    rounds=2,
+    slow_rounds=1,
+    few=(1, 2),
+    part=(1, _ATTENTION_ONLY),
+    sweep=(2, 2),
+)
+SIZES = {sizes.name: sizes for sizes in (FULL, QUICK, TINY)}
+
+
+@dataclass
+class Work:
+    """A model and what runs through it.
+
+    size      units of one whole batch    unit    what they are, plural
+    batch     so many units as a batch    targets    class of every output row of such a batch
+    exclude   what stays digital          recipe    the preset's training for this kind of model
+    """
+
+    name: str
+    model: nn.Module
+    unit: str
+    size: int
+    batch: Callable[[int], Any]
+    targets: Callable[[int], Tensor]
+    recipe: str
+    exclude: tuple[str, ...] = ()
+
+    def to(self, device: torch.device) -> Work:
+        """Move the model; batches are moved by `on`."""
+        self.model.to(device)
+        return self
+
+
+def on(device: torch.device, batch: Any) -> Any:
+    """A batch, moved."""
+    if isinstance(batch, dict):
+        return {key: value.to(device) for key, value in batch.items()}
+    return batch.to(device)
+
+
+def outputs(model: nn.Module, batch: Any) -> Tensor:
+    """Scores of a model for a batch, classes last."""
+    return logits_of(model(**batch) if isinstance(batch, dict) else model(batch))
+
+
+def _random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _integers(most: int, *shape: int) -> Tensor:
+    return torch.randint(most, shape, generator=torch.Generator().manual_seed(0))
+
+
+def _seeded(build: Callable[[], nn.Module]) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build()
+
+
+def images(n: int, side: int) -> Tensor:
+    """N(0, 1) images, channels last in memory."""
+    return _random(n, 3, side, side).contiguous(memory_format=torch.channels_last)
+
+
+def wrn(sizes: Sizes) -> Work:
+    """WideResNet, 100 classes, channels last; batch norms know the statistics of the images."""
+    from benchmarks.tasks.wrn import WideResNet
+
+    model = _seeded(lambda: WideResNet(sizes.wrn_depth, sizes.wrn_width, 100))
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # a mean over batches
+    with torch.no_grad():
+        model.train()(images(max(16, sizes.wrn_batch), sizes.wrn_side))
+    for norm in norms:
+        norm.momentum = 0.1
+    return Work(
+        f"WRN-{sizes.wrn_depth}-{sizes.wrn_width}",
+        model.eval(),
+        "images",
+        sizes.wrn_batch,
+        lambda n: images(n, sizes.wrn_side),
+        lambda n: _integers(100, n),
+        "wrn16",
+    )
+
+
+def bert(sizes: Sizes, layers: int | None = None) -> Work:
+    """BERT with a classifier of two; pooler and classifier digital. `layers`: a part of it."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        vocab_size=sizes.bert_words,
+        hidden_size=sizes.bert_width,
+        num_hidden_layers=sizes.bert_layers if layers is None else layers,
+        num_attention_heads=max(1, sizes.bert_width // 64),
+        intermediate_size=4 * sizes.bert_width,
+    )
+    model = _seeded(lambda: BertForSequenceClassification(config)).eval()
+    return Work(
+        "BERT-base" if sizes.bert_width == 768 and sizes.bert_layers == 12 else "BERT, reduced",
+        model,
+        "sentences",
+        sizes.bert_sentences,
+        lambda n: {"input_ids": _integers(config.vocab_size, n, sizes.bert_tokens)},
+        lambda n: _integers(2, n),
+        "bert_glue",
+        ("*pooler*", "*classifier*"),
+    )
+
+
+def lstm(sizes: Sizes) -> Work:
+    """Two LSTM layers and a decoder, both analog, and a digital embedding."""
+    from benchmarks.tasks.lstm import WordLSTM
+
+    width, words = sizes.lstm_width, sizes.lstm_words
+    return Work(
+        f"LSTM 2 x {width}",
+        _seeded(lambda: WordLSTM(words, width, 0.0, tied=False)).eval(),
+        "steps",
+        sizes.lstm_steps,
+        lambda n: _integers(words, n, sizes.lstm_streams),
+        lambda n: _integers(words, n, sizes.lstm_streams),
+        "lstm",
+    )

@@ -1,0 +1,140 @@
+"""The ladder: from the replication's physics to the paper's, one change at a time.
+
+The first rung is scalar_drift and the last rasch2023, whole. Those between are rasch2023 with
+everything undone that comes later; `ladder` holds all eleven in order.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+from aimc_bridge.spec import Change, Preset, SignedPcmSpec, V, cite
+from presets._rasch2023 import PCM
+from presets._rasch2023 import PRESET as RASCH2023
+from presets._scalar_drift import PRESET as SCALAR_DRIFT
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A step of the ladder: what is new on it, and the preset that has it and all before.
+
+    key      one word, for files and tables
+    what     the change from the rung before, in one sentence
+    """
+
+    number: int
+    key: str
+    title: str
+    what: str
+    preset: Preset
+
+
+_WHY = "the ladder: the rungs above, undone"
+
+# from the top down: each undoes one rung
+_NO_TILES = RASCH2023.change(
+    why=_WHY, max_rows=None, max_columns=None, weight_scaling="layer", learned_out_scales=False
+)
+_NO_IR_DROP = _NO_TILES.change(why=_WHY, ir_drop=0.0)
+_NO_PCM_READ = _NO_IR_DROP.change(why=_WHY, w_noise=0.0)
+_NO_OUT_NOISE = _NO_PCM_READ.change(why=_WHY, out_noise=0.0)
+_NO_CONVERTERS = _NO_OUT_NOISE.change(why=_WHY, dac_bits=None, adc_bits=None, input_range="none")
+
+# Pairs undone: the same laws, on one cell that holds the signed weight, as the replication has it.
+_SIGNED = cite(
+    SignedPcmSpec,
+    **{
+        name: V(value, *dataclasses.astuple(PCM.sources[name]))
+        for name, value in PCM.values().items()
+        if name != "netting"
+    },
+    netting=V(True, "definition", "the signed weight is one cell"),
+    weight_bits=V(8, "replication", "physics"),
+)
+_NO_PAIRS = dataclasses.replace(
+    _NO_CONVERTERS,
+    pcm=_SIGNED,
+    changes=(*_NO_CONVERTERS.changes, Change("pcm", PCM.law, _SIGNED.law, _WHY)),
+)
+_NO_READ_NOISE = _NO_PAIRS.change(why=_WHY, read_noise_scale=0.0)
+_NO_SPREAD = _NO_READ_NOISE.change(why=_WHY, nu_sd=(0.0, 0.0, 0.0, 0.0))
+
+_MEASURED = SCALAR_DRIFT.change(
+    why="the ladder: compensation as the paper measures it", drift_compensation="global"
+)
+
+_RUNGS = (
+    (
+        "scalar",
+        "scalar drift, oracle",
+        "The replication's physics: 8-bit weights in units of a layer's largest, programming noise "
+        "on the signed weight, one exponent for all, undone by its exact inverse.",
+        SCALAR_DRIFT,
+    ),
+    (
+        "measured",
+        "measured compensation",
+        "The factor of a layer is measured: mean size of its outputs for the identity matrix right "
+        "after programming over the same now, instead of the known inverse.",
+        _MEASURED,
+    ),
+    (
+        "exponent",
+        "state-dependent exponent",
+        "The mean exponent falls from 0.1 to 0.049 with a weight's size, on the clock of its fit: "
+        "((t + t0) / t0)^-nu, t0 = 20 s, instead of (t / 1 s)^-0.06.",
+        _NO_SPREAD,
+    ),
+    (
+        "spread",
+        "spread of exponents",
+        "Each weight draws its own exponent when it is programmed, once.",
+        _NO_READ_NOISE,
+    ),
+    (
+        "read_noise",
+        "1/f read noise",
+        "Each reading adds the 1/f noise accumulated since programming, relative to a conductance.",
+        _NO_PAIRS,
+    ),
+    (
+        "pairs",
+        "pairs of devices",
+        "A weight is two devices: programming noise on each, the one at zero too, none below zero; "
+        "netted and rescaled before drift, as aihwkit does; no 8-bit grid.",
+        _NO_CONVERTERS,
+    ),
+    (
+        "converters",
+        "DAC and ADC",
+        "8-bit inputs within a calibrated range, 8-bit outputs within +-10.",
+        _NO_OUT_NOISE,
+    ),
+    (
+        "out_noise",
+        "output noise",
+        "Gaussian noise of 0.04 on every output, fresh at every product.",
+        _NO_PCM_READ,
+    ),
+    (
+        "pcm_read",
+        "PCM_READ",
+        "Short-term read noise of the devices, 0.0175 times the root of a weight, fresh at every "
+        "product.",
+        _NO_IR_DROP,
+    ),
+    (
+        "ir_drop",
+        "IR drop",
+        "The wires' resistance, over all rows of a layer: there are no tiles yet.",
+        _NO_TILES,
+    ),
+    (
+        "tiles",
+        "tiles, column scales",
+        "512 x 512 tiles, each with its own range, ADC and compensation, and a digital scale a "
+        "column: the paper's standard model.",
+        RASCH2023,
+    ),
+)
+
+LADDER = tuple(Rung(number, *rung) for number, rung in enumerate(_RUNGS, start=1))

@@ -1,0 +1,250 @@
+"""The ablation: which variants, paired changes by hand, going on, and its record."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from scipy.stats import t as student
+
+from aimc_bridge.errors import DataError, UsageError
+from benchmarks import ablation, ablation_report
+from benchmarks import record as records
+from benchmarks.ablation_report import COLUMNS
+from benchmarks.profiles import PLANS, recipe_for
+from presets import rasch2023
+
+ROOT = Path(__file__).parent.parent
+YEAR = 31536000.0
+
+
+def names(**changes: object) -> list[str]:
+    recipe = recipe_for(rasch2023, "wrn16", PLANS["embedded", "wrn"], dict(changes))
+    return [variant.name for variant in ablation.variants(recipe.spec)]
+
+
+# --- variants ---
+
+
+def test_each_technique_is_switched_once_and_the_noise_has_four_scales() -> None:
+    assert names() == [
+        "recipe",
+        "no noise",
+        "no ramp",
+        "no drop-connect",
+        "no distillation",
+        "no learned ranges",
+        "no learned column scales",
+        "no clipping",
+        "noise scale 1",
+        "noise scale 2",
+        "noise scale 5",  # 3 is the recipe's own
+    ]
+
+
+def test_a_technique_that_the_recipe_lacks_is_switched_on() -> None:
+    found = names(drop_connect=0.0, distill_weight=0.0, ramp_batches=0, noise_scale=1.5)
+    assert "with drop-connect (drop_connect=0.01)" in found
+    assert "with distillation (distill_weight=0.9, distill_temperature=4.0)" in found
+    assert "with ramp (ramp_batches=100)" in found
+    assert [name for name in found if name.startswith("noise scale")] == [
+        f"noise scale {scale}" for scale in (1, 2, 3, 5)
+    ]
+
+
+def test_a_variant_differs_in_its_technique_alone() -> None:
+    recipe = recipe_for(rasch2023, "wrn16", PLANS["embedded", "wrn"], {})
+    base = recipe.spec.values()
+    for variant in ablation.variants(recipe.spec):
+        changed = recipe.override(**variant.fields).spec.values()
+        differs = {key for key in base if base[key] != changed[key]}
+        assert differs == set(variant.fields), variant.name
+    folders = [ablation.slug(variant.name) for variant in ablation.variants(recipe.spec)]
+    assert len(set(folders)) == len(folders)
+
+
+# --- numbers ---
+
+
+def results(seeds: int = 1) -> pd.DataFrame:
+    """Two variants, three chips, two times; the digital model errs in 10 %."""
+    errors = {"recipe": (0.20, 0.30, 0.22), "no noise": (0.30, 0.42, 0.30)}
+    rows: list[list[object]] = [["digital", 0, "error", 0.0, -1, -1, 0.1]]
+    for seed in range(seeds):
+        for variant, values in errors.items():
+            for t_s in (3600.0, YEAR):
+                for chip, error in enumerate(values):
+                    worse = error + (0.05 if t_s == YEAR else 0.0) + 0.01 * seed * chip
+                    rows.append([variant, seed, "error", t_s, chip, chip, worse])
+                    rows.append([variant, seed, "accuracy", t_s, chip, chip, 1 - worse])
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def test_changes_are_paired_by_chip() -> None:
+    """A* and its change by hand, with Student's interval of the differences."""
+    table = ablation_report.changes(results(), 0.9).set_index(["variant", "t_inference"])
+    stars = [1 - (error - 0.1) / 0.8 for error in (0.30, 0.42, 0.30)]
+    row = table.loc["no noise", 3600.0]
+    assert row.a_star == pytest.approx(statistics.fmean(stars))
+    differences = [-0.10 / 0.8, -0.12 / 0.8, -0.08 / 0.8]
+    assert row.change == pytest.approx(statistics.fmean(differences))
+    half = student.ppf(0.975, 2) * statistics.stdev(differences) / math.sqrt(3)
+    assert row.change_high - row.change == pytest.approx(half)
+    assert row.change - row.change_low == pytest.approx(half)
+    unpaired = row.a_star_high - row.a_star
+    assert half < unpaired  # chips that are bad are bad for both
+    assert table.loc["recipe", YEAR].change == 0.0
+
+
+def test_several_trainings_are_the_units() -> None:
+    """Two trainings: one degree of freedom, whatever the number of chips."""
+    table = ablation_report.changes(results(seeds=2), 0.9).set_index(["variant", "t_inference"])
+    row = table.loc["recipe", 3600.0]
+    means = [1 - (error - 0.1) / 0.8 for error in (0.24, 0.25)]
+    half = student.ppf(0.975, 1) * statistics.stdev(means) / math.sqrt(2)
+    assert row.a_star == pytest.approx(statistics.fmean(means))
+    assert row.a_star_high - row.a_star == pytest.approx(half)
+
+
+def test_one_unit_has_no_interval_and_other_chips_are_refused() -> None:
+    found = ablation_report.interval([0.5])
+    assert found.mean == 0.5 and math.isnan(found.low) and math.isnan(found.high)
+    table = results()
+    with pytest.raises(DataError, match="'no noise' at 1h has other chips than 'recipe'"):
+        ablation_report.changes(table[~((table.variant == "no noise") & (table.chip == 2))], 0.9)
+
+
+# --- the command ---
+
+QUICK = [
+    *("wrn", "--chips", "2", "--subset", "40", "--hwa-batches", "3", "--times", "1h", "1y"),
+    *("--digital-epochs", "2", "--only", "no noise", "noise scale 1"),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("ablation") / "out"
+    assert ablation.main([*QUICK, "--out", str(out)]) == 0
+    return out
+
+
+def test_what_comes_out(finished: Path) -> None:
+    rows = pd.read_csv(finished / "results.csv")
+    assert list(rows.columns) == COLUMNS
+    chips = rows[(rows.metric == "error") & (rows.variant != "digital")]
+    counts = chips.groupby("variant", sort=False).size().to_dict()
+    assert counts == {"recipe": 4, "no noise": 4, "noise scale 1": 4}
+    for _, group in chips.groupby("variant"):
+        assert group.seed.tolist() == chips[chips.variant == "recipe"].seed.tolist()  # the same
+    histories = {
+        slug: pd.read_csv(finished / "seed-0" / slug / "training" / "metrics.csv")
+        for slug in ("recipe", "no-noise", "noise-scale-1")
+    }
+    ramp = [3.0 * step / 20 for step in (1, 2, 3)]
+    assert histories["recipe"].noise_scale.tolist() == pytest.approx(ramp)
+    assert histories["noise-scale-1"].noise_scale.tolist() == pytest.approx([r / 3 for r in ramp])
+    summary = (finished / "summary.md").read_text()
+    assert "| no noise |" in summary and "validation split" in summary
+    assert "the spread between trainings is not in them" in summary
+    assert (finished / "figure.png").read_bytes().startswith(b"\x89PNG")
+    record = json.loads((finished / "run.json").read_text())
+    assert record["studies"]["wrn"]["variants"]["noise scale 1"] == {"noise_scale": 1.0}
+    assert record["studies"]["wrn"]["samples"] == 40
+
+
+def test_a_run_goes_on_and_does_nothing_twice(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the second training; the numbers are those of one go."""
+    out = tmp_path / "out"
+    calls = []
+    train = ablation.hardware_aware
+
+    def trained(*given: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return train(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ablation, "hardware_aware", trained)
+    checkpoint = ["--checkpoint", str(finished / "digital")]
+    assert ablation.main([*QUICK, *checkpoint, "--out", str(out)]) == 130
+    assert ablation.main([*QUICK, *checkpoint, "--out", str(out)]) == 2
+    assert ablation.main([*QUICK, *checkpoint, "--seed", "1", "--out", str(out), "--resume"]) == 2
+    assert ablation.main([*QUICK, *checkpoint, "--out", str(out), "--resume"]) == 0
+    assert len(calls) == 4
+    pd.testing.assert_frame_equal(
+        pd.read_csv(out / "results.csv"), pd.read_csv(finished / "results.csv")
+    )
+    assert ablation.main([*QUICK, *checkpoint, "--out", str(out), "--resume"]) == 0
+    assert len(calls) == 4
+
+
+def test_a_record_and_its_page(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept whole, left out of the table of runs, and shown on a page of its own."""
+    folder, docs = tmp_path / "records", tmp_path / "docs"
+    docs.mkdir()
+    monkeypatch.setattr(ablation_report, "FOLDER", folder)
+    monkeypatch.setattr(ablation_report, "DOCS", docs)
+    assert ablation_report.main() == 2  # nothing to show yet
+    words = [*QUICK, "--out", str(finished), "--resume", "--record", "small"]
+    assert ablation.main(words) == 0
+    file = folder / "ablation-small.json"
+    rows, record = ablation_report.read(file)
+    pd.testing.assert_frame_equal(
+        rows, pd.read_csv(finished / "results.csv"), check_dtype=False, check_exact=True
+    )
+    assert record["command"].startswith("python -m benchmarks.ablation wrn --chips 2")
+    assert "'no noise'" in record["command"]
+    assert records.read(file)["kind"] == "ablation" and records.table(folder) == ""
+    assert ablation_report.main() == 0
+    page = (docs / "ablation.md").read_text()
+    table = ablation_report.changes(rows, 0.9)
+    assert records.report.markdown(ablation_report.text_of(table)) in page
+    assert "![changes](ablation-small.png)" in page and (docs / "ablation-small.png").exists()
+    file.write_text("{}")
+    with pytest.raises(DataError, match=r"ablation-small.json is not an ablation's record"):
+        ablation_report.read(file)
+
+
+def test_the_page_in_docs_is_the_records() -> None:
+    files = sorted((ROOT / "benchmarks" / "records").glob("ablation-*.json"))
+    if not files:
+        pytest.skip("no ablation has been recorded")
+    page = (ROOT / "docs" / "ablation.md").read_text()
+    assert page == ablation_report.page(files), "run python -m benchmarks.ablation_report"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--only", "no luck"], "--only 'no luck'; one of 'no noise'"),
+        (["--split", "train"], "unknown split 'train'; one of validation, test"),
+        (["--chips", "0"], "--chips 0; allowed: 1 or more"),
+        (["--precision", "int8"], "unknown precision 'int8'"),
+        (["--record", "a/b"], "--record 'a/b'; allowed: letters"),
+        (["--device", "tpu"], "unknown device 'tpu'"),
+        (["--checkpoint", "/nowhere"], "no checkpoint at"),
+        (["--set", "noise=1"], "allowed: FIELD=VALUE"),
+    ],
+)
+def test_bad_usage(words: list[str], complaint: str, tmp_path: Path, capsys: object) -> None:
+    assert ablation.main(["wrn", *words, "--out", str(tmp_path / "out")]) == 2
+    assert complaint in " ".join(capsys.readouterr().err.split())  # type: ignore[attr-defined]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_variants_can_be_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ablation.main(["lstm", "--list", "--out", str(tmp_path / "out")]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert listed[0] == "recipe" and "no clipping" in listed
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UsageError, match="a/b"):
+        ablation_report.check_name("a/b")

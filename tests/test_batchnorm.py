@@ -1,0 +1,120 @@
+"""Batch-norm statistics on a chip: the data's own, and what they undo."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aimc_bridge import calibrate, convert, drift, program, reestimate_batchnorm, restore
+from aimc_bridge.errors import CalibrationError, UsageError
+from tests.models import ENGINES, QUIET, assert_close, random
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def net() -> nn.Sequential:
+    """Normalised images, a convolution, and what it gives normalised."""
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.BatchNorm2d(3, affine=False), nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()
+    ).eval()
+
+
+def batches() -> list[Tensor]:
+    """Of unlike sizes, means and spreads."""
+    return [random(n, 3, 8, 8, seed=n) * (1 + n) + n for n in (2, 5, 3)]
+
+
+def pooled(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance of each channel over all."""
+    flat = torch.cat([part.double().transpose(0, 1).flatten(1) for part in parts], dim=1)
+    return flat.mean(1).float(), flat.var(1).float()
+
+
+def test_statistics_are_those_of_all_the_data() -> None:
+    """Pooled, not averaged over batches; the second layer's behind the first by the batch."""
+    model, data = net(), batches()
+    assert reestimate_batchnorm(model, data) == 2
+    mean, variance = pooled(data)
+    assert_close(model[0].running_mean, mean, "mean")
+    assert_close(model[0].running_var, variance, "variance")
+    with torch.no_grad():
+        hidden = []
+        for x in data:
+            centred = x - x.mean((0, 2, 3), keepdim=True)
+            spread = x.var((0, 2, 3), unbiased=False, keepdim=True)
+            hidden.append(model[1](centred / (spread + model[0].eps).sqrt()))
+    mean, variance = pooled(hidden)
+    assert_close(model[2].running_mean, mean, "second mean", 1e-4)
+    assert_close(model[2].running_var, variance, "second variance", 1e-4)
+    averaged = torch.stack([x.var((0, 2, 3)) for x in data]).mean(0)
+    assert float((model[0].running_var / averaged - 1).abs().min()) > 0.02  # it would be seen
+
+
+def test_one_dimension_and_a_model_in_training_mode() -> None:
+    """Modes, momentum and the count of batches are what they were."""
+    model = nn.Sequential(nn.BatchNorm1d(4, momentum=None), nn.Dropout(0.5)).train()
+    model(random(9, 4))
+    data = [random(7, 4, seed=5), random(2, 4, seed=6)]
+    reestimate_batchnorm(model, data)
+    mean, variance = pooled(data)
+    assert_close(model[0].running_mean, mean, "mean")
+    assert_close(model[0].running_var, variance, "variance")
+    assert model.training and model[0].training and model[0].momentum is None
+    assert int(model[0].num_batches_tracked) == 1
+    sequences = [random(3, 4, 5, seed=1)]
+    reestimate_batchnorm(model, sequences)
+    mean, variance = pooled(sequences)
+    assert_close(model[0].running_mean, mean, "mean of sequences")
+
+
+def test_on_a_drifted_chip_outputs_are_normalised_again(engine: str) -> None:
+    """The convolution's outputs on this chip have the statistics set; the weights are untouched."""
+    model, data = net(), batches()
+    reestimate_batchnorm(model, data)
+    analog = convert(model, QUIET, engine=engine)
+    calibrate(analog, data)
+    program(analog, 3)
+    drift(analog, 3.15e7)
+    before = {k: v.clone() for k, v in analog.state_dict().items() if "running" not in k}
+    old = analog[2].running_var.clone()
+    assert reestimate_batchnorm(analog, data) == 2
+    assert not analog.training
+    with torch.no_grad():
+        hidden = []
+        for x in data:
+            centred = x - x.mean((0, 2, 3), keepdim=True)
+            spread = x.var((0, 2, 3), unbiased=False, keepdim=True)
+            hidden.append(analog[1](centred / (spread + analog[0].eps).sqrt()))
+    mean, variance = pooled(hidden)
+    assert_close(analog[2].running_mean, mean, "mean", 1e-4)
+    assert_close(analog[2].running_var, variance, "variance", 1e-4)
+    assert float((analog[2].running_var / old - 1).abs().max()) > 0.02  # the chip moved them
+    for key, value in before.items():
+        assert torch.equal(analog.state_dict()[key], value), key
+    restore(analog)
+
+
+def test_what_cannot_be_re_estimated() -> None:
+    with pytest.raises(UsageError, match="Sequential has no batch normalisation"):
+        reestimate_batchnorm(nn.Sequential(nn.Linear(2, 2)), [random(2, 2)])
+    untracked = nn.Sequential(nn.BatchNorm1d(2, track_running_stats=False), nn.Linear(2, 2))
+    with pytest.raises(UsageError, match="nothing to re-estimate"):
+        reestimate_batchnorm(untracked, [random(2, 2)])
+    with pytest.raises(CalibrationError, match="no batches; pass at least one"):
+        reestimate_batchnorm(net(), [])
+
+
+def test_a_failure_leaves_the_statistics() -> None:
+    model = net()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(RuntimeError):
+        reestimate_batchnorm(model, [batches()[0], random(2, 5, 8, 8)])
+    for key, value in before.items():
+        assert torch.equal(model.state_dict()[key], value), key
+    assert not any(module.training for module in model.modules())
+    assert model[0].momentum == 0.1

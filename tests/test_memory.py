@@ -1,0 +1,247 @@
+"""Memory: what models hold, that it grows linearly, that programming leaks nothing.
+
+Bytes are counted, not estimated: every storage that a model keeps alive, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aimc_bridge import calibrate, convert, drift, program
+from aimc_bridge.native import crossbar
+from benchmarks.speed import holding, sides, works
+from benchmarks.speed.memory import (
+    events,
+    held_by,
+    held_bytes,
+    live_bytes,
+    matrix_bytes,
+    net_bytes,
+    peak_bytes,
+)
+from benchmarks.speed.works import FULL, Work
+from presets import rasch2023
+from tests.models import linear, random
+
+CPU = torch.device("cpu")
+
+
+# --- the counting itself --------------------------------------------------------------------------
+
+
+class Holder(nn.Module):
+    """Holds the same tensors in every way there is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(100))
+        self.register_buffer("seen", torch.zeros(10, dtype=torch.long))
+        self.view = self.weight.detach()[:50]
+        self.cache = {"a": (torch.zeros(7), [torch.zeros(5)])}
+        self.inner = nn.Linear(3, 2, bias=False)
+
+
+def test_every_storage_counts_once() -> None:
+    model = Holder()
+    assert held_by(model) == {
+        "weight": 400,
+        "seen": 80,
+        "cache['a'][0]": 28,
+        "cache['a'][1][0]": 20,
+        "inner.weight": 24,
+    }
+    model.weight.sum().backward()
+    assert held_by(model)["weight.grad"] == 400
+    model.again = model  # type: ignore[assignment]
+    model.part = torch.zeros(1000)[:1]  # type: ignore[assignment]
+    assert held_bytes(model) == 400 + 400 + 80 + 28 + 20 + 24 + 4000
+
+
+def test_held_bytes_are_what_a_converted_model_keeps_alive() -> None:
+    """Python's own list of tensors agrees, at every stage."""
+    work = small()
+    crossbar._recent.clear()  # one layer's tiles, whatever the number of models and layers
+    works_before = live_bytes()
+    found = []
+    for stage, model in holding.stages(work, rasch2023):
+        crossbar._recent.clear()
+        found.append((stage, live_bytes() - works_before, held_bytes(model)))
+    shared = 20_000  # caches of positions and indices, shared by all layers of a size
+    for stage, alive, held in found:
+        assert 0 <= alive - held <= shared, stage
+    assert found[2][2] > 500_000
+
+
+def test_peak_is_the_most_at_once() -> None:
+    x = torch.zeros(250_000)  # 1 MB
+
+    def run() -> Tensor:
+        a = x + 1
+        b = a + 1
+        del a
+        c = b + 1
+        del b
+        return c.sum()
+
+    assert peak_bytes(run, CPU) == pytest.approx(2_000_000, abs=1000)
+    assert sum(events(run)) == 0
+    held = [torch.zeros(250_000)]
+
+    def replace() -> None:  # what was there before is taken back first
+        held.clear()
+        held.append(torch.zeros(250_000))
+
+    assert peak_bytes(replace, CPU) == 0
+
+
+def test_net_bytes_see_what_stays() -> None:
+    kept: list[Tensor] = []
+    assert net_bytes(lambda: torch.zeros(1000) + 1) == 0
+    assert net_bytes(lambda: kept.append(torch.zeros(1000))) == 4000
+
+
+# --- bounds ---------------------------------------------------------------------------------------
+
+
+def small() -> Work:
+    """A wide layer after a narrow one, in several tiles both ways."""
+    model = nn.Sequential(linear(96, 520), nn.ReLU(), linear(520, 530, seed=1)).eval()
+    return Work("small", model, "rows", 4, lambda n: random(n, 96), lambda n: random(n), "wrn16")
+
+
+def one_bert_layer() -> Work:
+    return works.bert(FULL, layers=1)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [small, lambda: works.wrn(FULL), lambda: works.lstm(FULL), one_bert_layer],
+    ids=["linear", "wrn", "lstm", "bert"],
+)
+def test_what_a_model_adds_to_its_weights_is_bounded(build: Callable[[], Work]) -> None:
+    """At most 1.5 times the weights before programming, 4 times after; see `holding`."""
+    work = build()
+    work.size = min(work.size, 2)
+    model = None
+    for stage, model in holding.stages(work, rasch2023):
+        bound = holding.BOUNDS[stage]
+        assert holding.added(model) <= bound, f"{stage}: {holding.by_attribute(model)}"
+    assert model is not None and holding.added(model) < 0.05  # restored: scales and ranges only
+
+
+def test_a_chip_counts_its_conductances_exponents_and_held_weights() -> None:
+    """The least that a chip needs; a count that missed one of them would pass every bound."""
+    stages = holding.added_by_stage(small(), rasch2023)
+    assert stages[holding.CONVERTED] < 0.05
+    assert stages[holding.PROGRAMMED] >= 3.0
+    assert stages[holding.RUN] >= 3.0
+
+
+def test_digital_parts_are_not_counted_as_added() -> None:
+    work = one_bert_layer()
+    (_, model) = next(holding.stages(work, rasch2023))
+    embeddings = sum(p.numel() * 4 for p in work.model.bert.embeddings.parameters())  # type: ignore[union-attr,operator]
+    assert holding.digital_bytes(model) > embeddings > 10 * matrix_bytes(model) / 4
+    assert held_bytes(model) > holding.digital_bytes(model) + matrix_bytes(model)
+
+
+# --- leaks ----------------------------------------------------------------------------------------
+
+
+def programmed_again(model: nn.Module, x: Tensor, first: int, count: int) -> None:
+    """`count` chips, each drifted and used."""
+    with torch.no_grad():
+        for seed in range(first, first + count):
+            program(model, seed)
+            drift(model, "1h")
+            model(x)
+
+
+def test_a_thousand_programmings_leave_nothing_behind() -> None:
+    model = convert(nn.Sequential(linear(24, 16)), rasch2023).eval()
+    x = random(3, 24)
+    calibrate(model, [x])
+    programmed_again(model, x, 0, 3)
+    held, alive = held_bytes(model), live_bytes()
+    programmed_again(model, x, 3, 1000)
+    assert held_bytes(model) == held
+    assert live_bytes() == alive
+    # the allocator's own account, of tensors that Python does not see too
+    net_bytes(lambda: programmed_again(model, x, 2000, 1))  # from here on it knows the chip
+    assert net_bytes(lambda: programmed_again(model, x, 3000, 40)) == 0
+
+
+def test_a_leak_would_be_seen() -> None:
+    """The same counts on a layer that keeps one number of every programming."""
+    model = convert(nn.Sequential(linear(24, 16)), rasch2023).eval()
+    x = random(3, 24)
+    calibrate(model, [x])
+    kept: list[Tensor] = []
+
+    def leaking(first: int, count: int) -> None:
+        for seed in range(first, first + count):
+            programmed_again(model, x, seed, 1)
+            kept.append(torch.zeros(1))
+
+    programmed_again(model, x, 0, 3)
+    alive = live_bytes()
+    leaking(3, 10)
+    assert live_bytes() == alive + 40
+    net_bytes(lambda: leaking(100, 1))
+    assert net_bytes(lambda: leaking(200, 40)) == 160
+
+
+# --- growth ---------------------------------------------------------------------------------------
+
+
+def chip_bytes(n_in: int, n_out: int, tile: int, used: bool) -> int:
+    """Bytes that a programmed layer holds, drifted and, where `used`, after a product."""
+    preset = rasch2023.change(max_rows=tile, max_columns=tile, why="tiles of another size")
+    model = convert(nn.Sequential(linear(n_in, n_out, bias=False)), preset).eval()
+    x = random(2, n_in)
+    calibrate(model, [x])
+    program(model, 0)
+    drift(model, "1h")
+    if used:
+        with torch.no_grad():
+            model(x)
+    return held_bytes(model)
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["drifted", "used"])
+def test_a_chip_grows_linearly_with_its_width(used: bool) -> None:
+    """Equal steps of width cost equal bytes, to 1 %: no term that grows faster, none that leaps."""
+    widths = [64, 128, 192, 256, 320]
+    sizes = [chip_bytes(128, width, 64, used) for width in widths]
+    steps = [b - a for a, b in zip(sizes, sizes[1:], strict=False)]
+    assert max(steps) <= min(steps) * 1.01
+    assert min(steps) >= 4 * 4 * 64 * 128  # weights, conductances, exponents, what is held
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["drifted", "used"])
+def test_a_chip_grows_linearly_with_the_number_of_its_tiles(used: bool) -> None:
+    """Tiles of 64 x 64, more of them in both directions."""
+    tiles = [(1, 1), (1, 2), (2, 2), (2, 4), (4, 4), (4, 8)]
+    counts = [rows * columns for rows, columns in tiles]
+    sizes = [chip_bytes(64 * rows, 64 * columns, 64, used) for rows, columns in tiles]
+    each = [size / count for size, count in zip(sizes, counts, strict=True)]
+    # what a matrix has once (an index of its rows) is the less of each tile the more there are
+    assert each[-1] <= each[0]
+    assert each[-1] >= 4 * 4 * 64 * 64
+
+
+def test_smaller_tiles_of_the_same_matrix_cost_scales_only() -> None:
+    """A row of tiles more is a scale and a compensation factor a column, not a matrix more."""
+    one, many = chip_bytes(128, 128, 128, False), chip_bytes(128, 128, 32, False)
+    assert one < many < one * 1.1
+
+
+def test_held_by_tells_where_bytes_are() -> None:
+    model = sides.analog(small(), rasch2023)
+    shares = holding.by_attribute(model)
+    for name in ("weight", "conductance_us", "nu", "held"):
+        assert shares[name] == pytest.approx(1.0, abs=0.01)

@@ -1,0 +1,579 @@
+"""The speed benchmark: its statistics, that every row runs, records and the page made from them.
+
+No test asserts a time: what is slow here says nothing of what is slow at full size.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from aimc_bridge.errors import CapabilityError, DataError, UsageError
+from aimc_bridge.registry import matrices_of
+from benchmarks.speed import goals, growth, record, sides, targets, works
+from benchmarks.speed.__main__ import main
+from benchmarks.speed.goals import MEASURES
+from benchmarks.speed.groups import Collected, Group, chosen
+from benchmarks.speed.growth import Curve, Point
+from benchmarks.speed.targets import TARGETS, Target
+from benchmarks.speed.timing import Measured, Side, alternate, at_size, quartiles, ratios
+from benchmarks.speed.works import FULL, QUICK, TINY
+
+CPU = torch.device("cpu")
+SMALL_GOALS = (
+    *("--images", "5", "--sentences", "3", "--train-images", "8", "--batch", "3"),
+    *("--train-batch", "4", "--chips", "2", "--times", "2"),
+)
+
+
+# --- statistics -----------------------------------------------------------------------------------
+
+
+def test_quartiles_by_hand() -> None:
+    assert quartiles([5.0]) == (5.0, 5.0, 5.0)
+    assert quartiles([3.0, 1.0]) == (1.5, 2.0, 2.5)
+    # order statistics 1, 2, 4, 8, 16 at 0, 1/4, 1/2, 3/4, 1
+    assert quartiles([8.0, 1.0, 16.0, 4.0, 2.0]) == (2.0, 4.0, 8.0)
+    # 1, 2, 4, 8: the quartile lies 3/4 of a step from the first
+    assert quartiles([8.0, 4.0, 2.0, 1.0]) == (1.75, 3.0, 5.0)
+
+
+def test_ratios_are_taken_within_rounds() -> None:
+    side, base = [2.0, None, 9.0, 8.0], [1.0, 2.0, None, 2.0]
+    assert ratios(side, base) == [2.0, 4.0]
+    # a machine twice as slow in the second round moves no ratio: medians would give 3 / 1.5
+    assert ratios([3.0, 6.0], [1.0, 2.0]) == [3.0, 3.0]
+
+
+def test_one_size_is_scaled_in_proportion_and_two_along_a_line() -> None:
+    one = Measured("a", 4.0, seconds=[2.0, None, 3.0])
+    assert at_size([one], 64.0) == [32.0, None, 48.0]
+    # 1 s a call and 0.5 s an image: 33 s for 64; in proportion it would be 42.7 and 64
+    small = Measured("a", 2.0, seconds=[2.0, 2.0, None])
+    large = Measured("a", 6.0, seconds=[4.0, 1.5, 4.0])
+    assert at_size([large, small], 64.0) == [33.0, 1.5, None]  # the second line may not fall
+
+
+class Clock:
+    """Tells the time that sides say they took."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.ran: list[str] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def side(self, name: str, taken: list[float], **more: Any) -> Side:
+        left = iter(taken)
+
+        def run() -> None:
+            self.ran.append(name)
+            self.now += next(left)
+
+        return Side(name, run, memory=False, **more)
+
+
+def test_sides_take_turns_and_every_repeat_is_kept() -> None:
+    clock = Clock()
+    made = [
+        clock.side("a", [9.0, 1.0, 2.0, 3.0]),
+        clock.side("b", [5.0, 6.0, 7.0], warm=0, before=lambda: clock.ran.append("before b")),
+        clock.side("c", [9.0, 9.0, 4.0], warm=2, most=1),
+    ]
+    lines: list[str] = []
+    a, b, c = alternate(made, 3, CPU, lines.append, clock)
+    assert (a.seconds, b.seconds, c.seconds) == (
+        [1.0, 2.0, 3.0],
+        [5.0, 6.0, 7.0],
+        [4.0, None, None],
+    )
+    assert clock.ran == [
+        *("a", "c", "c"),  # warm-up
+        *("a", "before b", "b", "c"),
+        *("before b", "b", "a"),
+        *("a", "before b", "b"),
+    ]
+    assert lines == [
+        "  a: 2 s [1.5, 2.5], 3 repeats",
+        "  b: 6 s [5.5, 6.5], 3 repeats",
+        "  c: 4 s [4, 4], 1 repeats",
+    ]
+
+
+def test_peak_memory_is_of_a_run_of_its_own() -> None:
+    x = torch.zeros(1000)
+    (found,) = alternate([Side("double", lambda: x * 2)], 1, CPU)
+    assert found.peak == pytest.approx(4000, abs=100)  # and a few numbers
+
+
+# --- targets --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "verdict"),
+    [
+        (targets.RATIO, 2.0, "aim reached"),
+        (targets.RATIO, 2.1, "met"),
+        (targets.RATIO, 3.1, "not met"),
+        (targets.SECONDS, 3.0, "met"),
+        (targets.SUM, 3.1, "not met"),
+    ],
+)
+def test_verdicts_of_what_must_be_small(kind: str, value: float, verdict: str) -> None:
+    assert Target("r", "g", "s", "w", kind, must=3.0, aim=2.0).verdict(value) == verdict
+
+
+def test_verdicts_of_what_must_be_large_or_is_only_shown() -> None:
+    faster = Target("r", "g", "s", "w", targets.FASTER, "b", must=50.0, aim=100.0)
+    assert [faster.verdict(v) for v in (120.0, 50.0, 49.0)] == ["aim reached", "met", "not met"]
+    assert Target("r", "g", "s", "w").verdict(1e9) == ""
+
+
+def test_targets_are_distinct_and_each_has_a_measurement() -> None:
+    names = [target.row for target in TARGETS]
+    assert len(set(names)) == len(names)
+    assert set(targets.GROUPS) == set(MEASURES)
+    for target in TARGETS:
+        if target.must is not None and target.aim is not None:
+            harder = target.aim > target.must
+            assert harder == (target.kind == targets.FASTER), target.row
+
+
+# --- every row runs -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> record.Record:
+    """Everything at tiny sizes, through the command."""
+    out = tmp_path_factory.mktemp("speed") / "out"
+    arguments = ["--size", "tiny", "--threads", "1", "--only", "*", "--out", str(out)]
+    assert main([*arguments, *SMALL_GOALS]) == 0
+    assert (out / "summary.md").read_text().startswith("# Speed\n")
+    return record.read(out / "speed.json")
+
+
+def test_every_target_has_a_row(measured: record.Record) -> None:
+    rows = {row["row"]: row for row in record.rows_of(measured)}
+    absent = {target.row for target in TARGETS} - set(rows)
+    allowed = set() if sides.lightning_installed() else {"forward-lightning", "training-lightning"}
+    assert absent == allowed
+    for row in rows.values():
+        assert row["value"] > 0 and math.isfinite(row["value"])
+        assert row["low"] <= row["value"] <= row["high"]
+        assert row["verdict"] == ""  # tiny sizes prove nothing
+    skipped = [line for group in measured["groups"] for line in group["skipped"]]
+    if not sides.lightning_installed():
+        assert any("aihwkit-lightning: not installed" in line for line in skipped)
+    assert any("leaves nn.LSTM digital" in line for line in skipped)
+    assert not [line for line in skipped if "not installed" not in line and "nn.LSTM" not in line]
+
+
+def test_the_record_keeps_every_repeat_and_what_it_ran_on(measured: record.Record) -> None:
+    assert measured["command"].startswith("python -m benchmarks.speed --size tiny")
+    assert measured["hardware"]["torch_threads"] == 1 and measured["hardware"]["cpu"]
+    assert measured["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert "out_noise=0.0" in measured["presets"]["DAC/ADC only"]
+    for group in record.groups_of(measured):
+        rounds = {len(side.seconds) for side in group.sides if side.name != "sweep"}
+        assert len(rounds) == 1, group.name
+        for side in group.sides:
+            assert any(value is not None and value > 0 for value in side.seconds)
+    forward = next(g for g in record.groups_of(measured) if g.name == "wrn-forward")
+    (digital,) = forward.of("digital")
+    assert len(digital.seconds) == TINY.rounds and digital.peak is not None and digital.peak > 0
+    sizes = [side.size for side in forward.of(targets.CPP)]
+    assert sizes == list(TINY.few)
+    assert all("extrapolated" in side.note for side in forward.of(targets.CPP))
+    (torch_side,) = forward.of(targets.TORCH)
+    assert "w_noise, ir_drop" in torch_side.note
+
+
+def test_rows_are_what_the_repeats_say(measured: record.Record) -> None:
+    rows = {row["row"]: row for row in record.rows_of(measured)}
+    groups = {group.name: group for group in record.groups_of(measured)}
+
+    def seconds(group: str, side: str) -> list[float]:
+        (found,) = groups[group].of(side)
+        return [value for value in found.seconds if value is not None]
+
+    pairs = zip(seconds("wrn-forward", "native"), seconds("wrn-forward", "digital"), strict=True)
+    wanted = sorted(a / b for a, b in pairs)
+    assert rows["forward-all"]["value"] == pytest.approx(sum(wanted) / 2)  # of two rounds
+    first = groups["wrn-chip"].of(targets.CPP)[0].seconds[0]
+    assert first is not None
+    assert rows["wrn-chip-cpp"]["value"] == pytest.approx(first / seconds("wrn-chip", "native")[0])
+    program = groups["bert-program"]
+    (part,) = program.of(targets.CPP)
+    assert part.seconds[0] is not None
+    scaled = part.seconds[0] * program.size / part.size
+    native = seconds("bert-program", "native")
+    assert rows["bert-program-cpp"]["value"] == pytest.approx(scaled / native[0])
+    assert rows["bert-program"]["value"] == pytest.approx(sum(native) / 2)
+    middle = {s: quartiles(seconds("sweep", s))[1] for s in ("program", "drift", "forward")}
+    whole = 2 * middle["program"] + 4 * (middle["drift"] + middle["forward"])
+    assert rows["sweep"]["value"] == pytest.approx(seconds("sweep", "sweep")[0] / whole)
+
+
+def test_a_record_comes_back_from_its_file(measured: record.Record, tmp_path: Path) -> None:
+    file = record.write({**measured, "name": "speed-x"}, tmp_path / "deep" / "speed-x.json")
+    again = record.read(file)
+    assert again == {**measured, "name": "speed-x"}
+    groups = [group.to_dict() for group in record.groups_of(again)]
+    assert json.loads(json.dumps(groups)) == measured["groups"]
+    assert record.summary(again) == record.summary(measured)
+    digital = next(s for s in measured["groups"][0]["sides"] if s["name"] == "digital")
+    repeats = ", ".join(json.dumps(value) for value in digital["seconds"])
+    assert f'"seconds": [{repeats}]' in file.read_text()  # on one line
+
+
+def test_the_tables_name_every_work_and_side(measured: record.Record) -> None:
+    text = record.summary(measured)
+    lines = text.splitlines()
+    rows = record.rows_of(measured)
+    head = "| work | result | quartiles | repeats | must | aim | verdict |"
+    at = lines.index(head)
+    assert [
+        line.split(" | ")[0].removeprefix("| ") for line in lines[at + 2 : at + 2 + len(rows)]
+    ] == [row["work"] for row in rows]
+    for group in record.groups_of(measured):
+        for side in group.sides:
+            assert any(line.startswith(f"| {group.work} | {side.name} |") for line in lines)
+    assert "no number means anything" in text and "1 threads" in text
+
+
+def test_targets_are_judged_only_where_they_were_stated_for(measured: record.Record) -> None:
+    def verdicts(**changes: Any) -> dict[str, str]:
+        return {row["row"]: row["verdict"] for row in record.rows_of({**measured, **changes})}
+
+    full, quick = verdicts(size="full"), verdicts(size="quick")
+    assert full["forward-all"] and full["bert-program"] and not full["goal-wrn"]
+    assert quick["forward-all"] and not quick["bert-program"]
+    gpu = verdicts(size="full", device="cuda")
+    assert not gpu["forward-all"] and not gpu["goal-wrn"]  # fewer images than the goal's
+    groups = [{**g, "about": goals.SIZES} for g in measured["groups"] if g["name"] == "goal-wrn"]
+    assert verdicts(size="full", device="cuda", groups=groups)["goal-wrn"] == "met"
+
+
+def test_what_fails_is_named_at_full_size_only(measured: record.Record) -> None:
+    group = Group(
+        "wrn-forward",
+        "WRN",
+        "images",
+        64,
+        [
+            Measured("digital", 64, seconds=[1.0, 1.0]),
+            Measured("native", 64, seconds=[6.5, 6.1]),
+            Measured("native, DAC/ADC only", 64, seconds=[1.2, 1.2]),
+        ],
+    )
+    made = {**measured, "size": "full", "groups": [group.to_dict()]}
+    assert record.failures(made) == ["forward-all"]
+    assert record.failures({**made, "size": "quick"}) == []
+    curve = Curve("width", "forward", [Point(n, [n**1.2], None, 0) for n in (1.0, 2.0, 4.0)])
+    made["growth"] = [curve.to_dict()]
+    assert record.failures(made) == ["forward-all", "time of forward against width"]
+
+
+@pytest.mark.cuda
+def test_every_row_runs_on_a_gpu(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["--size", "tiny", "--device", "cuda", "--out", str(out), *SMALL_GOALS]
+    assert main(arguments) == 0
+    made = record.read(out / "speed.json")
+    rows = {row["row"] for row in record.rows_of(made)}
+    assert {target.row for target in TARGETS if not target.base.startswith("aihwkit")} <= rows
+    forward = next(g for g in record.groups_of(made) if g.name == "wrn-forward")
+    assert all(side.peak for side in forward.sides)
+
+
+# --- works and sides ------------------------------------------------------------------------------
+
+
+def test_full_sizes_are_the_stated_ones() -> None:
+    models = {
+        "wrn": (works.wrn(FULL), "WRN-16-4", 64),
+        "lstm": (works.lstm(FULL), "LSTM 2 x 650", 35),
+    }
+    for work, name, size in models.values():
+        assert (work.name, work.size) == (name, size)
+    convolutions = [m for m in models["wrn"][0].model.modules() if isinstance(m, nn.Conv2d)]
+    groups = ((16, 64), (64, 128), (128, 256))  # four 3 x 3 and one 1 x 1 each
+    wanted = 3 * 16 * 9 + sum(9 * (a * b + 3 * b * b) + a * b for a, b in groups)
+    assert sum(m.weight.numel() for m in convolutions) == wanted
+    assert QUICK.wrn_batch < FULL.wrn_batch and FULL.sweep == (25, 4)
+    assert (FULL.bert_layers, FULL.bert_width, FULL.bert_tokens) == (12, 768, 64)
+
+
+def test_presets_leave_out_what_their_names_say() -> None:
+    full = sides.ALL.crossbar
+    weights, converters, output = (
+        p.crossbar for p in (sides.WEIGHTS, sides.CONVERTERS, sides.OUTPUT)
+    )
+    assert (weights.dac_bits, weights.adc_bits, weights.input_range) == (None, None, "none")
+    assert weights.out_noise == weights.w_noise == weights.ir_drop == 0.0
+    assert (converters.dac_bits, converters.adc_bits) == (full.dac_bits, full.adc_bits) == (8, 8)
+    assert converters.out_noise == converters.w_noise == converters.ir_drop == 0.0
+    assert output.out_noise == full.out_noise > 0 and output.w_noise == output.ir_drop == 0.0
+    assert full.w_noise > 0 and full.ir_drop > 0
+    assert sides.WEIGHTS.pcm == sides.ALL.pcm and sides.ALL.training["wrn16"].noise_type == "pcm"
+
+
+@pytest.mark.parametrize("engine", ["native", "aihwkit"])
+def test_the_training_step_is_hardware_aware(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every matrix computes with noisy weights, and the optimizer changes the clean ones."""
+    work = works.wrn(TINY)
+    step = sides.analog_step(work, sides.ALL, 2, engine)
+    before = {name: m.normalised_weight() for name, m in step.matrices.items()}
+    injected: dict[str, list[Any]] = {name: [] for name in before}
+    for name, matrix in step.matrices.items():
+        real = matrix.inject
+
+        def spy(weight: Any, name: str = name, real: Any = real) -> None:
+            injected[name].append(weight if weight is None else weight.clone())
+            real(weight)
+
+        monkeypatch.setattr(matrix, "inject", spy)
+    assert math.isfinite(step())
+    for name, (noisy, after) in injected.items():
+        assert after is None
+        changed = (noisy != before[name]) & (before[name] != 0)
+        assert changed.float().mean() > 0.9, name
+    moved = [
+        not torch.equal(before[name], m.normalised_weight()) for name, m in step.matrices.items()
+    ]
+    assert all(moved)
+    bounds = [m.normalised_weight().abs().max() for m in step.matrices.values()]
+    assert max(bounds) <= 1.0 + 1e-6  # the recipe's clipping
+
+
+def test_a_native_forward_side_runs_on_a_chip_an_hour_old() -> None:
+    work = works.wrn(TINY)
+    model = sides.analog(work, sides.ALL)
+    (first, *_) = matrices_of(model).values()
+    assert not torch.equal(first.alpha(), torch.ones_like(first.alpha()))
+    assert not model.training
+    scores = sides.forward(model, work, 3, CPU)()
+    assert isinstance(scores, torch.Tensor)
+    assert scores.shape == (3, 100) and not scores.requires_grad
+
+
+def test_half_precision_reaches_every_matrix() -> None:
+    quiet = sides.ALL.change(out_noise=0.0, w_noise=0.0, adc_bits=None, why="exact products")
+    work = works.wrn(TINY)
+    model = sides.analog(work, quiet)
+    run = sides.forward(model, work, 4, CPU)
+    exact, again = run(), run()
+    assert isinstance(exact, torch.Tensor) and isinstance(again, torch.Tensor)
+    assert torch.equal(exact, again)
+    sides.halved(model)
+    for matrix in matrices_of(model).values():
+        assert matrix.side_precision == torch.bfloat16  # type: ignore[attr-defined]
+    half = run()
+    assert isinstance(half, torch.Tensor) and not torch.equal(half, exact)
+
+
+def test_the_torch_tile_is_aihwkits_own_and_keeps_excluded_layers() -> None:
+    work = works.bert(TINY)
+    model = sides.torch_tile(work, training=False, device=CPU)
+    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
+    assert kinds["classifier"] == kinds["bert.pooler.dense"] == "Linear"
+    assert kinds["bert.encoder.layer.0.attention.self.query"] == "AnalogLinear"
+    with pytest.raises(CapabilityError, match="w_noise"):
+        from aimc_bridge.reference.stock import stock
+
+        stock(work.model, sides.ALL, "torch")
+
+
+def test_ours_must_run_and_others_may_fail_with_a_line() -> None:
+    lines: list[str] = []
+
+    def broken() -> Side:
+        raise RuntimeError("no such\nkernel")
+
+    found = Collected(lines.append)
+    found.add(targets.TORCH, broken)
+    assert found.skipped == [f"{targets.TORCH}: no such kernel"] and found.found == []
+    assert lines == [f"  skipped {targets.TORCH}: no such kernel"]
+    with pytest.raises(RuntimeError, match="no such"):
+        found.add("native, DAC/ADC only", broken)
+
+
+# --- growth ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> tuple[record.Record, Path]:
+    out = tmp_path_factory.mktemp("growth")
+    assert main(["--growth", "--size", "tiny", "--threads", "1", "--out", str(out)]) == 0
+    return record.read(out / "speed.json"), out
+
+
+def test_growth_measures_every_family(grown: tuple[record.Record, Path]) -> None:
+    made, out = grown
+    curves = {(c.family, c.operation): c for c in record.curves_of(made)}
+    layers = itertools.product(("width", "tiles"), ("forward", "program", "drift"))
+    others = {("batch", "forward"), ("chips", "sweep"), ("times", "sweep")}
+    assert set(curves) == {*layers, *others}
+    ladder = growth.LADDERS["tiny"]
+    assert curves["width", "forward"].sizes() == list(ladder.widths)
+    assert curves["tiles", "drift"].sizes() == [1, 4, 16]
+    for curve in curves.values():
+        for point in curve.points:
+            assert len(point.seconds) == ladder.rounds and min(point.seconds) > 0
+            assert point.peak is not None and point.peak > 0 and point.held > 0
+    text = (out / "summary.md").read_text()
+    assert "time of sweep against chips" in text and "memory held of program against width" in text
+    assert "![cost against size](growth.png)" in text and "clean forward pass" in text
+    with Image.open(out / "growth.png") as image:
+        assert image.info["Description"] == record.digest(made)
+    assert set(made["held"]) == {"WRN-10-1", "LSTM 2 x 6", "BERT, reduced, one layer"}
+
+
+def test_exponents_by_hand() -> None:
+    sizes = [1.0, 2.0, 4.0, 8.0, 16.0]
+    assert growth.exponent(sizes, [7.0 * n for n in sizes]) == pytest.approx(1.0)
+    assert growth.exponent(sizes, [n * n for n in sizes]) == pytest.approx(2.0)
+    assert growth.exponent(sizes, [5.0] * 5) == pytest.approx(0.0)
+    # what a call costs whatever its size hides growth at small sizes: they do not count
+    assert growth.exponent(sizes, [1e6, 1e6, 4.0, 8.0, 16.0]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("power", "verdict"), [(0.4, "linear or less"), (1.0, "linear or less"), (1.2, "faster")]
+)
+def test_growth_verdicts(power: float, verdict: str) -> None:
+    points = [Point(n, [n**power, 9 * n**power, n**power], 8, 16) for n in (2.0, 4.0, 8.0)]
+    made = {"growth": [Curve("batch", "forward", points).to_dict()]}
+    rows = record.growth_rows(made)
+    assert [(row["cost"], row["verdict"]) for row in rows] == [
+        ("time of forward against batch", verdict),
+        ("peak memory of forward against batch", "linear or less"),
+    ]
+    assert rows[0]["exponent"] == pytest.approx(power)
+
+
+# --- the command, records, the page ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--only", "nothing-*"], "--only nothing-*: no such group; there are: wrn-forward"),
+        (["--only"], "--only names no group"),
+        (["--threads", "0"], "--threads 0; allowed: 1 or more"),
+        (["--train-images", "-1"], "--train-images -1; allowed: 1 or more"),
+        (["--times", "9"], "--times 9; allowed: 1 to 8"),
+        (["--device", "tpu"], "unknown device 'tpu'"),
+        (["--quick", "--size", "tiny"], "--quick and --size tiny contradict"),
+        (["--growth", "--only", "sweep"], "--growth measures other things"),
+        (["--record", "../x"], "--record '../x'; allowed: letters"),
+        (["--size", "huge"], "invalid choice"),
+        (["extra"], "unrecognized arguments: extra"),
+        (["--rounds", "two"], "invalid int value"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main([*arguments, "--out", str(tmp_path / "never")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and said in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_cuda_without_a_gpu_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--device", "cuda"]) == 2
+    assert "torch sees no CUDA device here" in capsys.readouterr().err
+
+
+def test_an_out_that_is_a_file_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    assert main(["--out", str(file)]) == 2
+    assert "is a file; name a folder" in capsys.readouterr().err and file.read_text() == "mine"
+
+
+def test_choosing_groups() -> None:
+    names = ("wrn-forward", "wrn-chip", "sweep")
+    assert chosen(["sweep", "wrn-*"], names) == list(names)
+    assert chosen(["*-forward"], names) == ["wrn-forward"]
+    with pytest.raises(UsageError, match="there are: wrn-forward, wrn-chip, sweep"):
+        chosen(["lstm"], names)
+
+
+def test_a_record_is_kept_and_the_page_written(
+    measured: record.Record,
+    grown: tuple[record.Record, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, docs = tmp_path / "records", tmp_path / "docs"
+    monkeypatch.setattr(record, "FOLDER", folder)
+    monkeypatch.setattr(record, "DOCS", docs)
+    docs.mkdir()
+    page = docs / "speed.md"
+    page.write_text("before\n<!-- speed -->\nold\n<!-- /speed -->\nafter\n")
+    assert record.section() == "No record yet."
+    out = ["--out", str(tmp_path / "out")]
+    chosen_groups = ["--only", "wrn-chip", "--no-aihwkit", "--rounds", "1", "--size", "tiny"]
+    assert main([*chosen_groups, "--threads", "1", "--record", "one", *out]) == 0
+    kept = record.read(folder / "speed-one.json")
+    assert kept["name"] == "speed-one" and kept["kind"] == "speed"
+    assert [group["name"] for group in kept["groups"]] == ["wrn-chip"]
+    assert [len(side["seconds"]) for side in kept["groups"][0]["sides"]] == [1]
+    record.write({**grown[0], "name": "speed-two"}, folder / "speed-two.json")
+    capsys.readouterr()
+    assert main(["--docs"]) == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    text = page.read_text()
+    assert text.startswith("before\n<!-- speed -->\n\n### speed-one\n")
+    assert text.endswith("\n\n<!-- /speed -->\nafter\n") and "old" not in text
+    assert record.summary(kept) in text
+    assert "![cost against size](figures/speed-two.png)" in text
+    assert (docs / "figures" / "speed-two.png").exists()
+    page.write_text("no marks")
+    assert main(["--docs"]) == 2
+
+
+@pytest.mark.parametrize("text", ["{", "3", "[]", '{"name": "x"}'])
+def test_damaged_records_are_named(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "speed-x.json"
+    file.write_text(text)
+    with pytest.raises(DataError, match=r"speed-x\.json"):
+        record.read(file)
+
+
+def test_the_page_shows_the_records_and_nothing_else() -> None:
+    """`python -m benchmarks.speed --docs` writes what belongs there."""
+    text = (record.DOCS / "speed.md").read_text()
+    begin, end = record.MARKS
+    assert text.count(begin) == 1 and text.count(end) == 1
+    assert text.partition(begin)[2].partition(end)[0].strip() == record.section()
+    for file in record.files():
+        made = record.read(file)
+        assert made["name"] == file.stem and made["kind"] == "speed"
+        if made.get("growth"):
+            with Image.open(record.DOCS / "figures" / f"{file.stem}.png") as image:
+                assert image.info["Description"] == record.digest(made)
+
+
+def test_the_page_names_every_group_and_option() -> None:
+    text = (record.DOCS / "speed.md").read_text()
+    for group in targets.GROUPS:
+        assert f"`{group}`" in text
+    for option in ("--quick", "--growth", "--only", "--device cuda", "--record", "--docs"):
+        assert option in text
+    assert f"{FULL.lstm_words:,} words" in text

@@ -1,0 +1,105 @@
+"""The trainings after the digital one, as the benchmark runs them: going on, and what validates."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aimc_bridge import calibrate, convert
+from aimc_bridge.registry import matrices_of, record_of
+from benchmarks import tasks, trained
+from benchmarks.profiles import PLANS, recipe_for
+from benchmarks.tasks import Task
+from presets import rasch2023
+from tests.test_digital import language
+
+HOW = trained.How(3, torch.device("cpu"), checkpoint_every=1)
+
+
+class Interrupted(Exception):
+    """What stops a training in a test."""
+
+
+def toy(name: str) -> Task:
+    """A language whose training carries a state from batch to batch, or small images."""
+    return language() if name == "lstm" else tasks.get("wrn")
+
+
+def go(
+    name: str, kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch, stop: int | None = None
+) -> tuple[dict[str, Tensor], Any]:
+    """A hardware-aware training or its control that fails in mini-batch `stop`."""
+    task = toy(name)
+    plan = dataclasses.replace(
+        PLANS["embedded", name], hwa_batches=6, validate_every=2, validation_subset=120
+    )
+    recipe = recipe_for(rasch2023, task.recipe, plan, {"batch_size": 8})
+    digital = task.build(0).eval()
+    calls = []
+    loss = task.loss
+
+    def counted(model: nn.Module, batch: Any) -> Tensor:
+        calls.append(1)
+        if len(calls) - 1 == stop:
+            raise Interrupted
+        return loss(model, batch)
+
+    monkeypatch.setattr(task, "loss", counted)
+    if kind == "control":
+        model, history = trained.unaware(task, plan, recipe, HOW, digital, folder)
+    else:
+        model = convert(digital, rasch2023).eval()
+        calibrate(model, task.calibration_batches(2), "percentile")
+        history = trained.hardware_aware(task, plan, recipe, HOW, digital, model, folder)
+    return {k: v.clone() for k, v in model.state_dict().items()}, history
+
+
+@pytest.mark.parametrize("kind", ["hwa", "control"])
+@pytest.mark.parametrize("name", ["lstm", "wrn"])
+def test_a_training_cut_short_goes_on_as_if_it_had_not_been(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a recurrent model carries between batches included, bit for bit."""
+    weights, history = go(name, kind, tmp_path / "whole", monkeypatch)
+    with pytest.raises(Interrupted):
+        go(name, kind, tmp_path / "cut", monkeypatch, 4)
+    found = go(name, kind, tmp_path / "cut", monkeypatch)
+    for key, value in weights.items():
+        assert torch.equal(found[0][key], value), key
+    assert found[1].equals(history)
+    assert history.validation_loss.notna().tolist() == [False, True] * 3
+    start = toy(name).build(0).state_dict()
+    assert any(not torch.equal(v, start[k]) for k, v in weights.items() if k in start)
+
+
+def test_validation_is_on_a_chip_of_an_hour_that_is_none_of_those_measured() -> None:
+    """The metric of one chip, always the same; the model comes back clean and in its mode."""
+    task = tasks.get("wrn")
+    analog = convert(task.build(0), rasch2023).eval()
+    calibrate(analog, task.calibration_batches(1), "percentile")
+    seen: list[tuple[int, float]] = []
+    evaluate = task.evaluate
+
+    def watched(model: nn.Module, subset: int | None = None, split: Any = "test") -> Any:
+        chip = record_of(model).chip
+        assert chip is not None and chip.t_inference is not None
+        seen.append((chip.seed, chip.t_inference))
+        assert split == "validation" and subset == 50
+        return evaluate(model, subset, split)
+
+    task.evaluate = watched  # type: ignore[method-assign]
+    clean = {name: m.clean_weight() for name, m in matrices_of(analog).items()}
+    for seed in (0, 0, 1):
+        torch.manual_seed(9)
+        scores = trained.on_a_chip(task, 50, seed)(analog)
+        assert set(scores) == {"accuracy", "error", "loss"}
+        assert record_of(analog).chip is None
+    assert seen[0] == seen[1] != seen[2]
+    assert all(t_s == 3600.0 and seed >= 2**31 for seed, t_s in seen)
+    for name, matrix in matrices_of(analog).items():
+        assert torch.equal(matrix.clean_weight(), clean[name])
