@@ -33,13 +33,13 @@ from aimc_bridge.sweeps import sweep
 from aimc_bridge.times import seconds
 from aimc_bridge.training import HWATraining
 from benchmarks import ablation_report, digital, tasks
-from benchmarks.command import Parser, check_alone
-from benchmarks.digital import replace_file
+from benchmarks.command import Parser, check_alone, check_device, enter
+from benchmarks.files import replace_file
 from benchmarks.machine import hardware, versions
 from benchmarks.profiles import PLANS, Plan, parse_changes, recipe_for
-from benchmarks.study import load_weights, save_weights
 from benchmarks.tasks import Task
 from benchmarks.trained import How, hardware_aware
+from benchmarks.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -251,7 +251,7 @@ def run(given: argparse.Namespace, words: list[str], console: Console) -> None:
         task.load(given.checkpoint)  # what cannot work is found before any work
     task.train_loader(recipe.spec.batch_size, given.seed)
     claim = _claim(given)
-    _enter(given.out, claim, given.resume)
+    enter(given.out, claim, given.resume)
     torch.set_num_threads(
         given.threads or (1 if given.profile == "embedded" else torch.get_num_threads())
     )
@@ -305,10 +305,7 @@ def _check(given: argparse.Namespace) -> None:
         raise UsageError(f"unknown split {given.split!r}; one of validation, test")
     if given.precision not in digital.PRECISIONS:
         raise UsageError(f"unknown precision {given.precision!r}; one of fp32, bf16")
-    if given.device not in ("cpu", "cuda"):
-        raise UsageError(f"unknown device {given.device!r}; one of cpu, cuda")
-    if given.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu")
+    check_device(given.device)
     if given.record is not None:
         ablation_report.check_name(given.record)
 
@@ -339,30 +336,6 @@ def _claim(given: argparse.Namespace) -> dict[str, Any]:
         for key, value in vars(given).items()
         if key not in left
     }
-
-
-def _enter(out: Path, claim: dict[str, Any], resume: bool) -> None:
-    """Take the folder, or refuse it."""
-    record = out / "arguments.json"
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not resume:
-            raise UsageError(f"--out {out} is not an empty folder; name another, or add --resume")
-        try:
-            before = json.loads(record.read_text())
-        except (OSError, ValueError):
-            raise UsageError(
-                f"{record}: no record of a run to resume; name another --out"
-            ) from None
-        now = json.loads(json.dumps(claim))
-        differs = sorted(key for key in now if before.get(key) != now[key])
-        if differs:
-            raise UsageError(f"{out} holds a run with other arguments ({', '.join(differs)})")
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        replace_file(record, json.dumps(claim, indent=1) + "\n")
-    except OSError as error:
-        raise UsageError(f"--out {out} cannot be written ({error.strerror})") from None
 
 
 def _digital(task: Task, plan: Plan, given: argparse.Namespace, console: Console) -> nn.Module:

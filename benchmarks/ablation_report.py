@@ -17,7 +17,7 @@ from scipy.stats import t as student
 from aimc_bridge.errors import DataError, UsageError
 from aimc_bridge.report import markdown, normalised_accuracy
 from aimc_bridge.times import label
-from benchmarks.digital import replace_file
+from benchmarks.files import replace_file
 
 if TYPE_CHECKING:
     import pandas as pd

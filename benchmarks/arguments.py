@@ -19,8 +19,8 @@ from aimc_bridge.registry import engine as find_engine
 from aimc_bridge.report import PHASES
 from aimc_bridge.spec import TrainingSpec
 from aimc_bridge.times import seconds
-from benchmarks import digital, tasks
-from benchmarks.command import Parser
+from benchmarks import digital
+from benchmarks.command import Parser, add_tasks, add_trained, check_device, task_names
 from benchmarks.profiles import PLANS, Plan, parse_changes
 from benchmarks.study import Replica, Settings
 from benchmarks.trained import How
@@ -39,9 +39,7 @@ def parser() -> Parser:
         allow_abbrev=False,
     )
     add = made.add_argument
-    add("tasks", nargs="*", metavar="TASK", help="wrn, bert, lstm; all three when none is named")
-    add("--profile", default="embedded", help="embedded (no files), real (--data-dir), paper")
-    add("--data-dir", type=Path, help="folder with the data; default $AIMC_BRIDGE_DATA")
+    add_tasks(add)
     add("--preset", default="rasch2023", help=f"one of {', '.join(presets.names())}")
     add("--engine", default="both", help="native, aihwkit or both")
     add("--times", nargs="*", default=["1s", "1h", "1d", "1y"], help="as 1s 1h '1 day' 3600")
@@ -55,13 +53,7 @@ def parser() -> Parser:
         help="direct, control (the same training without noise), hwa; "
         "direct and hwa, or direct alone with --checkpoint",
     )
-    add(
-        "--checkpoint",
-        action="append",
-        default=[],
-        metavar="[TASK=]PATH",
-        help="a trained digital model: a run's folder or its model.safetensors; no training",
-    )
+    add_trained(add)
     add("--calibration", help="how data set the input ranges: std, max or percentile")
     add("--hwa-batches", type=int, help="mini-batches of hardware-aware training and its control")
     add("--digital-epochs", type=float, help="epochs of digital training")
@@ -94,6 +86,7 @@ def parser() -> Parser:
     add("--accumulate", type=int, default=1, help="mini-batches of one optimizer step")
     add("--precision", default="fp32", help="of trainings: fp32 or bf16 (autocast)")
     add("--compile", action="store_true", help="torch.compile the trainings")
+    add("--compiled", action="store_true", help="the native engine as native.compiled runs it")
     add("--checkpoint-every", type=int, default=500, help="mini-batches between checkpoints")
     add("--device", default="cpu", help="cpu or cuda")
     add("--threads", type=int, help="threads of torch; default 1 for embedded, else all cores")
@@ -107,17 +100,12 @@ def parser() -> Parser:
 def settings_of(
     given: argparse.Namespace, replica: Replica | None = None
 ) -> tuple[Settings, list[str]]:
-    names = list(dict.fromkeys(given.tasks)) or list(tasks.NAMES)
-    for name in names:
-        if name not in tasks.NAMES:
-            raise UsageError(f"unknown task {name!r}; one of {', '.join(tasks.NAMES)}")
-    if given.profile not in tasks.PROFILES:
-        raise UsageError(f"unknown profile {given.profile!r}; one of {', '.join(tasks.PROFILES)}")
+    names = task_names(given.tasks, given.profile)
     if given.engine not in ("native", "aihwkit", "both"):
         raise UsageError(f"unknown engine {given.engine!r}; one of native, aihwkit, both")
     if not given.times:
         raise UsageError("--times names no time; allowed: one or more, as 1s 1h '1 day' 3600")
-    phases = ["direct"] if given.checkpoint else ["direct", "hwa"]
+    phases = ["direct"] if given.checkpoint and not given.trained else ["direct", "hwa"]
     if given.phases is not None:
         phases = list(dict.fromkeys(given.phases))
     if not phases:
@@ -141,10 +129,7 @@ def settings_of(
         value = getattr(given, field)
         if value is not None and value < 1:
             raise UsageError(f"--{field.replace('_', '-')} {value}; allowed: 1 or more")
-    if given.device not in ("cpu", "cuda"):
-        raise UsageError(f"unknown device {given.device!r}; one of cpu, cuda")
-    if given.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu")
+    check_device(given.device)
     engines = ("native", "aihwkit") if given.engine == "both" else (given.engine,)
     settings = Settings(
         preset=presets.get(given.preset),
@@ -164,6 +149,7 @@ def settings_of(
             checkpoint_every=given.checkpoint_every,
             show=Console(stderr=True).is_terminal,
         ),
+        compiled=given.compiled,
         reestimate_bn=given.reestimate_bn,
         seeds=given.seeds,
         replica=replica or Replica(),
@@ -197,22 +183,6 @@ def options_of(name: str, options: dict[str, Any], names: list[str]) -> dict[str
         for key, value in options.items()
         if key in known[name] or not any(key in keys for keys in known.values())
     }
-
-
-def checkpoints_of(words: list[str], names: list[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for word in words:
-        name, separator, path = word.partition("=")
-        if not separator:
-            if len(names) != 1:
-                raise UsageError(
-                    f"--checkpoint {word}: which task? name one task, or write TASK={word}"
-                )
-            name, path = names[0], word
-        if name not in names:
-            raise UsageError(f"--checkpoint {word}: {name!r} is not among {', '.join(names)}")
-        found[name] = Path(path)
-    return found
 
 
 def claim_of(given: argparse.Namespace, settings: Settings, names: list[str]) -> dict[str, Any]:

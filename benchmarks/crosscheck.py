@@ -31,12 +31,13 @@ from aimc_bridge.errors import AimcError, UsageError
 from aimc_bridge.spec import Preset
 from aimc_bridge.times import seconds
 from benchmarks import digital, record, tasks
-from benchmarks.arguments import checkpoints_of, options_of
-from benchmarks.command import Parser
+from benchmarks.arguments import options_of
+from benchmarks.command import Parser, add_tasks, add_trained, holds_a_run, paths_of, task_names
 from benchmarks.data import data_dir
-from benchmarks.digital import replace_file
+from benchmarks.files import replace_file
 from benchmarks.machine import hardware, versions
 from benchmarks.tasks import Task
+from benchmarks.weights import trained_model
 
 PRESETS = ("rasch2023", "scalar_drift", "hermes")
 _WORST = 12  # rows of a report that the record keeps
@@ -50,7 +51,7 @@ def parser() -> Parser:
         allow_abbrev=False,
     )
     add = made.add_argument
-    add("tasks", nargs="*", metavar="TASK", help="wrn, bert, lstm; all three when none is named")
+    add_tasks(add)
     add("--preset", nargs="*", default=list(PRESETS), help=", ".join(presets.names()))
     add(
         "--against",
@@ -65,17 +66,10 @@ def parser() -> Parser:
     add("--task-chips", type=int, help="of each side of the task level")
     add("--layers", nargs="*", help="names or patterns; default: up to two of each kind")
     add("--subset", type=int, default=200, help="test samples (words) of the task level")
-    add("--profile", default="embedded", help="embedded (no files), real (--data-dir), paper")
-    add("--data-dir", type=Path, help="folder with the data; default $AIMC_BRIDGE_DATA")
-    add(
-        "--checkpoint",
-        action="append",
-        default=[],
-        metavar="[TASK=]PATH",
-        help="a trained digital model: a run's folder or its model.safetensors; no training",
-    )
+    add_trained(add)
     add("--option", "-o", action="append", default=[], metavar="KEY=VALUE", help="of the task")
     add("--budget", help="wall time for all of it, as 20m: what it pays for is done, and named")
+    add("--compiled", action="store_true", help="the native engine as native.compiled runs it")
     add("--workers", type=int, default=2, help="processes")
     add("--seed", type=int, default=0)
     add("--out", type=Path, default=Path("runs/crosscheck"), help="folder of the results")
@@ -152,23 +146,13 @@ class _Crosscheck:
         usual = [name for name in usual if name in given.preset]
         self.against = [presets.get(n) for n in (usual if given.against is None else given.against)]
         self.tasks = self._tasks()
-        if given.out.exists() and not given.out.is_dir():
-            raise UsageError(f"--out {given.out} is a file; name a folder")
-        if given.out.exists() and any(given.out.iterdir()) and not given.resume:
-            raise UsageError(
-                f"--out {given.out} is not empty; name another folder, or add --resume"
-            )
+        holds_a_run(given.out, given.resume)
 
     def _tasks(self) -> dict[str, Task]:
         given = self.given
-        names = list(dict.fromkeys(given.tasks)) or list(tasks.NAMES)
-        for name in names:
-            if name not in tasks.NAMES:
-                raise UsageError(f"unknown task {name!r}; one of {', '.join(tasks.NAMES)}")
-        if given.profile not in tasks.PROFILES:
-            allowed = ", ".join(tasks.PROFILES)
-            raise UsageError(f"unknown profile {given.profile!r}; one of {allowed}")
-        self.checkpoints = checkpoints_of(given.checkpoint, names)
+        names = task_names(given.tasks, given.profile)
+        self.checkpoints = paths_of("--checkpoint", given.checkpoint, names)
+        self.trained = paths_of("--trained", given.trained, names)
         if self.levels == ("device",):
             return {}
         data_dir(given.data_dir)
@@ -179,6 +163,13 @@ class _Crosscheck:
         }
         for name, path in self.checkpoints.items():
             made[name].load(path)
+        both = sorted(self.checkpoints.keys() & self.trained.keys())
+        if both:
+            raise UsageError(f"{', '.join(both)}: --checkpoint and --trained; give one of them")
+        if self.trained and (len(self.presets) > 1 or self.against):
+            raise UsageError("--trained was trained under one preset; name it, and no --against")
+        for name in self.trained:
+            trained_model(made[name], self.presets[0], self.trained[name])
         return made
 
     def parts(self) -> list[Part]:
@@ -227,6 +218,9 @@ class _Crosscheck:
     def _part(self, part: Part, models: dict[str, nn.Module], budget: float | None) -> Report:
         given = self.given
         task = None if part.task is None else self.tasks[part.task]
+        trained = None
+        if task is not None and part.task in self.trained:
+            trained = trained_model(task, part.preset, self.trained[part.task])
         evaluate = None
         if task is not None and "task" in part.levels:
             evaluate = functools.partial(_evaluate, task, given.subset)
@@ -237,6 +231,7 @@ class _Crosscheck:
             self.times,
             given.chips,
             against=part.against,
+            trained=trained,
             evaluate=evaluate,
             task_chips=given.task_chips,
             seed=given.seed,
@@ -246,11 +241,14 @@ class _Crosscheck:
             targets=given.targets,
             samples=given.samples,
             budget=None if budget is None else max(budget, 0.0),
+            compiled=given.compiled,
             resume=given.out / "work" / part.name,
             workers=given.workers,
         )
 
     def _model(self, name: str, task: Task) -> nn.Module:
+        if name in self.trained:
+            return task.skeleton().eval()
         if name in self.checkpoints:
             return task.load(self.checkpoints[name])
         folder = self.given.out / "work" / "digital" / name

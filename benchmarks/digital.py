@@ -27,6 +27,7 @@ from aimc_bridge.errors import AimcError, CheckpointError, TrainingError, UsageE
 from aimc_bridge.rng import derive
 from benchmarks import tasks
 from benchmarks.command import check_alone
+from benchmarks.files import replace_file
 from benchmarks.tasks import DigitalRecipe, Task
 
 LOG_EVERY = 20  # steps
@@ -61,13 +62,6 @@ def optimizer_for(model: nn.Module, recipe: DigitalRecipe) -> torch.optim.Optimi
             groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov
         )
     raise UsageError(f"unknown optimizer {recipe.optimizer!r}; one of sgd, adamw")
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def write_checkpoint(

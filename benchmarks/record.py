@@ -1,7 +1,9 @@
-"""Records of finished runs, and the README's table of results made from them.
+"""Records of finished runs, and the tables made from them.
 
     python -m benchmarks.record add runs/NAME --name NAME     a run's folder -> records/NAME.json
-    python -m benchmarks.record table                         the table of all records
+    python -m benchmarks.record table                         all records, for docs/results.md
+    python -m benchmarks.record compare                       beside others' results, for README.md
+    python -m benchmarks.record write                         both, into their pages
 
 A record keeps the command, versions, hardware, data, preset, seeds and every row of results.csv.
 """
@@ -18,13 +20,18 @@ import typer
 from aimc_bridge import report
 from aimc_bridge.errors import AimcError, DataError, UsageError
 from aimc_bridge.times import label
-from benchmarks.digital import replace_file
+from benchmarks.files import replace_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from benchmarks.published import Published
+
 FOLDER = Path(__file__).parent / "records"
-MARKS = ("<!-- results -->", "<!-- /results -->")
+PAGES = {  # where the tables stand, from the project's root
+    "results": Path("docs") / "results.md",
+    "compare": Path("README.md"),
+}
 _TIMES = (1.0, 3600.0, 86400.0, 31536000.0)
 _KEPT = ("command", "arguments", "versions", "hardware", "studies")
 
@@ -105,53 +112,159 @@ def write(record: dict[str, Any], folder: Path | None = None) -> Path:
     return file
 
 
-def lines_of(record: dict[str, Any]) -> list[dict[str, str]]:
-    """A record's lines of the README's table: one a model, phase, engine and part of its data."""
+def lines_of(
+    record: dict[str, Any], metric: str | None = None, link: str = "../benchmarks/records/"
+) -> list[dict[str, str]]:
+    """A record's lines of the table: one a model, phase, engine and part of its data.
+
+    Args:    metric  None is each model's own.    link  from the page to the records.
+    """
     lines = []
     results = results_of(record)
-    for study in record["studies"].values():
+    for name, study in record["studies"].items():
         mine = results[results.model == study["model"]]
+        shown = metric or study["metric"]
+        if not (mine.metric == shown).any():
+            continue
         stars = report.a_star_summary(mine, study["chance_error"])
-        table = report.summary(mine, study["metric"])
+        table = report.summary(mine, shown)
         pairs = zip(table.to_dict("records"), stars.to_dict("records"), strict=True)
         for row, star in pairs:
             lines.append(
                 {
+                    "task": name,
                     "model": study["model"],
                     "data": study["dataset"],
-                    "metric": study["metric"],
+                    "metric": shown,
                     "phase": row["phase"],
                     "engine": row["engine"],
                     "samples": f"{study['samples'][row['data']]:,}",
                     "chips": row["chips"],
                     "digital": row["digital"],
                     **{label(t_s): row.get(label(t_s)) or "?" for t_s in _TIMES},
-                    "A* 1y": star.get("A* 1y") or "?",
-                    "record": f"[{record['name']}](benchmarks/records/{record['name']}.json)",
+                    **{f"A* {at}": star.get(f"A* {at}") or "?" for at in ("1h", "1y")},
+                    "record": f"[{record['name']}]({link}{record['name']}.json)",
                 }
             )
     return lines
 
 
-def table(folder: Path | None = None) -> str:
-    """The README's table of all records of runs, in the order of their names; "" without any.
+def _of_runs(folder: Path | None) -> list[dict[str, Any]]:
+    """The records of runs, in the order of their names; those of another kind have own pages."""
+    files = sorted((FOLDER if folder is None else folder).glob("*.json"))
+    return [record for record in map(read, files) if record.get("kind", "run") == "run"]
 
-    Records of another kind, as the ladder's, have pages of their own.
-    """
+
+def table(folder: Path | None = None) -> str:
+    """The table of all records of runs; "" without any."""
     import pandas as pd
 
-    files = sorted((FOLDER if folder is None else folder).glob("*.json"))
-    found = [record for record in map(read, files) if record.get("kind", "run") == "run"]
-    lines = [line for record in found for line in lines_of(record)]
-    return report.markdown(pd.DataFrame(lines)) if lines else ""
+    lines = [line for record in _of_runs(folder) for line in lines_of(record)]
+    if not lines:
+        return ""
+    return report.markdown(pd.DataFrame(lines).drop(columns="task"))
 
 
-def section(readme: str) -> str | None:
-    """What stands between the marks of a README, or None where it has no marks."""
-    begin, end = MARKS
-    if readme.count(begin) != 1 or readme.count(end) != 1:
+def compare(folder: Path | None = None) -> str:
+    """Hardware-aware models of the paper, the replication and this project side by side; of this
+    project those measured natively on the most samples, then chips."""
+    import pandas as pd
+
+    from benchmarks.published import PUBLISHED
+
+    ours = _measured(_of_runs(folder))
+    lines = []
+    for task in dict.fromkeys(one.task for one in PUBLISHED):
+        theirs = [one for one in PUBLISHED if one.task == task]
+        lines += [_published_line(one) for one in theirs]
+        for metric in dict.fromkeys(one.metric for one in theirs):
+            line = ours.get((task, metric))
+            lines.append(line or {"": "this project", "model": task, "metric": metric})
+    return report.markdown(pd.DataFrame(lines).fillna("?"))
+
+
+def _measured(records: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, str]]:
+    """(task, metric) -> the line of this project."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    most: dict[tuple[str, str], tuple[int, int]] = {}
+    for record in records:
+        for metric in ("accuracy", "error", "perplexity"):
+            for line in lines_of(record, metric, "benchmarks/records/"):
+                key = (line["task"], metric)
+                size = (int(line["samples"].replace(",", "")), int(line["chips"].split()[0]))
+                if line["phase"] != "hardware-aware" or line["engine"] != "native":
+                    continue
+                if size > most.get(key, (0, 0)):
+                    most[key] = size
+                    data = f"{line['data']}, {line['samples']} samples, {line['chips']} chips"
+                    found[key] = {
+                        "": "this project",
+                        "model": line["model"],
+                        "data": data,
+                        "metric": _METRICS[metric],
+                        **{name: line[name] for name in _VALUES},
+                        "source": line["record"],
+                    }
+    return found
+
+
+_METRICS = {"accuracy": "accuracy", "error": "word error", "perplexity": "perplexity"}
+_VALUES = ("digital", *map(label, _TIMES), "A* 1h", "A* 1y")
+
+
+def _published_line(one: Published) -> dict[str, str]:
+    def shown(t_s: float) -> str:
+        if t_s not in one.at:
+            return "?"
+        mark = "~" if t_s in one.about else ""
+        return mark + report.number(one.at[t_s], one.metric)
+
+    def star(t_s: float) -> str:
+        if t_s in one.stars:
+            return report.number(one.stars[t_s], "A*")
+        if t_s not in one.at or one.chance is None:
+            return "?"
+        error, before = (v if one.metric == "error" else 1 - v for v in (one.at[t_s], one.digital))
+        return report.number(report.normalised_accuracy(error, before, one.chance), "A*")
+
+    return {
+        "": one.by,
+        "model": one.model,
+        "data": one.data + (f"; {one.note}" if one.note else ""),
+        "metric": _METRICS[one.metric],
+        "digital": report.number(one.digital, one.metric),
+        **{label(t_s): shown(t_s) for t_s in _TIMES},
+        **{f"A* {label(t_s)}": star(t_s) for t_s in (3600.0, 31536000.0)},
+        "source": one.source,
+    }
+
+
+TABLES = {"results": table, "compare": compare}
+
+
+def section(text: str, name: str) -> str | None:
+    """What stands between the marks of a page, or None where it has no marks."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
         return None
-    return readme.partition(begin)[2].partition(end)[0].strip()
+    return text.partition(begin)[2].partition(end)[0].strip()
+
+
+def write_pages(root: Path) -> list[Path]:
+    """Put the tables between the marks of their pages.
+
+    Raises:  DataError for a page without marks.
+    """
+    for name, place in PAGES.items():
+        file = root / place
+        text = file.read_text()
+        if section(text, name) is None:
+            raise DataError(f"{file} has no <!-- {name} --> <!-- /{name} --> for the table")
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, _, rest = text.partition(begin)
+        after = rest.partition(end)[2]
+        replace_file(file, f"{before}{begin}\n\n{TABLES[name]()}\n\n{end}{after}")
+    return [root / place for place in PAGES.values()]
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -168,14 +281,35 @@ def add(
     except AimcError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
-    typer.echo(f"{file}; put the output of `python -m benchmarks.record table` into README.md")
+    typer.echo(f"{file}; `python -m benchmarks.record write` puts it into the pages")
+
+
+def _print(name: str) -> None:
+    try:
+        typer.echo(TABLES[name]())
+    except AimcError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
 
 
 @app.command(name="table")
 def print_table() -> None:
-    """Print the README's table of results."""
+    """Print the table of all records."""
+    _print("results")
+
+
+@app.command(name="compare")
+def print_comparison() -> None:
+    """Print what others published beside this project's results."""
+    _print("compare")
+
+
+@app.command(name="write")
+def write_tables() -> None:
+    """Write both tables into their pages."""
     try:
-        typer.echo(table())
+        for file in write_pages(FOLDER.parent.parent):
+            typer.echo(str(file))
     except AimcError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None

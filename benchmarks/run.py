@@ -29,18 +29,19 @@ from aimc_bridge.errors import AimcError, TrainingError, UsageError
 from aimc_bridge.times import label
 from benchmarks import tasks
 from benchmarks.arguments import (
-    checkpoints_of,
     claim_of,
     options_of,
     parser,
     plan_of,
     settings_of,
 )
+from benchmarks.command import enter, holds_a_run, paths_of
 from benchmarks.data import data_dir
-from benchmarks.digital import replace_file
+from benchmarks.files import replace_file
 from benchmarks.machine import hardware, versions
 from benchmarks.profiles import Plan
 from benchmarks.study import Replica, Settings, Study
+from benchmarks.weights import Weights, trained_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,19 +107,25 @@ def run(
     plans = {name: plan_of(given, name) for name in names}
     data_dir(given.data_dir)
     if given.out is not None and replica.index == 0:
-        _refuse(given.out, given.resume)
+        holds_a_run(given.out, given.resume)
     options = tasks.parse_options(given.option)
-    checkpoints = checkpoints_of(given.checkpoint, names)
+    checkpoints = paths_of("--checkpoint", given.checkpoint, names)
+    trained = paths_of("--trained", given.trained, names)
+    if trained and ("hwa" not in settings.phases or settings.seeds > 1):
+        raise UsageError("--trained is the model of the phase hwa, of one training: no --seeds")
     made = {
         name: tasks.get(name, given.profile, given.data_dir, **options_of(name, options, names))
         for name in names
     }
+    weights = {name: Weights(checkpoints.get(name), trained.get(name)) for name in names}
     for name, task in made.items():  # what cannot work is found before any work
         recipe = settings.recipe_of(task, plans[name])
         if name in checkpoints:
             task.load(checkpoints[name])
         else:
             task.digital_loader(task.digital.batch_size, settings.seed)
+        if name in trained:
+            trained_model(task, settings.preset, trained[name])
         if {"hwa", "control"} & set(settings.phases):
             task.train_loader(recipe.spec.batch_size, settings.seed)
     if given.out is None and replica.count > 1:
@@ -130,12 +137,12 @@ def run(
     if replica.index:
         replica.meet()
         for name, task in made.items():
-            for study in _studies(task, plans[name], settings, out, console, checkpoints.get(name)):
+            for study in _studies(task, plans[name], settings, out, console, weights[name]):
                 study.assist()
         replica.meet()  # the group ends for all at once: a process that left early can abort
         return out
     claim = {"arguments": claim_of(given, settings, names)}
-    _enter(out, claim, given.resume)
+    enter(out, claim["arguments"], given.resume)
     replica.meet()
     _announce(console, made, settings, plans, given, out)
 
@@ -143,7 +150,7 @@ def run(
     parts: list[pd.DataFrame] = []
     try:
         for name, task in made.items():
-            mine = _studies(task, plans[name], settings, out, console, checkpoints.get(name))
+            mine = _studies(task, plans[name], settings, out, console, weights[name])
             parts.append(_run_all(mine))
             studies.append(mine)
             _write(out, claim, words, studies, parts)
@@ -167,7 +174,7 @@ def _studies(
     settings: Settings,
     out: Path,
     console: Console,
-    checkpoint: Path | None,
+    weights: Weights,
 ) -> list[Study]:
     """One a training seed. Chips differ between trainings too: 10,000 seeds lie between them."""
     found = []
@@ -180,7 +187,7 @@ def _studies(
             how=dataclasses.replace(settings.training(), seed=seed),
         )
         folder = out / "work" / (task.name if index == 0 else f"{task.name}-seed-{seed}")
-        found.append(Study(task, plan, mine, folder, console, checkpoint))
+        found.append(Study(task, plan, mine, folder, console, weights))
     return found
 
 
@@ -194,44 +201,6 @@ def _run_all(studies: list[Study]) -> pd.DataFrame:
     seeds = [study.settings.seed for study in studies]
     marked = [part.assign(training_seed=seed) for part, seed in zip(rows, seeds, strict=True)]
     return pd.concat(marked, ignore_index=True)
-
-
-def _refuse(out: Path, resume: bool) -> bool:
-    """Whether the folder holds a run to go on with; an error where it cannot be used."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; name a folder")
-    if not out.exists() or not any(out.iterdir()):
-        return False
-    if not resume:
-        raise UsageError(f"--out {out} is not empty; name another folder, or add --resume")
-    return True
-
-
-def _enter(out: Path, claim: dict[str, Any], resume: bool) -> None:
-    """Take the folder, or refuse it."""
-    record = out / "run.json"
-    if _refuse(out, resume):
-        try:
-            before = json.loads(record.read_text())["arguments"]
-        except (OSError, ValueError, KeyError):
-            raise UsageError(
-                f"{record}: no record of a run to resume; name another --out"
-            ) from None
-        now = json.loads(json.dumps(claim["arguments"]))
-        differs = sorted(key for key in now if before.get(key) != now[key])
-        if differs:
-            raise UsageError(
-                f"{out} holds a run with other arguments ({', '.join(differs)}); "
-                "name another --out, or repeat them"
-            )
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        replace_file(record, json.dumps(claim, indent=1) + "\n")
-    except OSError as error:
-        raise UsageError(
-            f"--out {out} cannot be written ({error.strerror}); name another folder"
-        ) from None
 
 
 def _leave(out: Path) -> bool:

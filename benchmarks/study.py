@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,8 +17,6 @@ import torch
 from accelerate import PartialState
 from rich.console import Console
 from rich.markup import escape
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from aimc_bridge import rng
@@ -27,14 +24,17 @@ from aimc_bridge.batchnorm import reestimate_batchnorm
 from aimc_bridge.calibration import calibrate
 from aimc_bridge.conversion import convert, copy_trained, coverage
 from aimc_bridge.errors import CheckpointError
+from aimc_bridge.native import compiled
 from aimc_bridge.report import COLUMNS
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import sweep
 from aimc_bridge.training import HWATraining
 from benchmarks import digital, tasks
+from benchmarks.files import replace_file
 from benchmarks.profiles import Plan, recipe_for
 from benchmarks.tasks import Task
 from benchmarks.trained import How, hardware_aware, unaware
+from benchmarks.weights import Weights, load_weights, save_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +58,7 @@ class Settings:
     """What the command line says, for every task of a run.
 
     recipe         name of a recipe of the preset; None is the task's own
+    compiled       whether the native engine runs its compiled passes
     reestimate_bn  batches of training data that batch-norm statistics are re-estimated from on
                    every chip at every time, before it is evaluated; 0 is never
     chip_seed      seed of the first chip; None is `seed`
@@ -73,6 +74,7 @@ class Settings:
     changes: Mapping[str, Any]
     recipe: str | None = None
     how: How | None = None
+    compiled: bool = False
     reestimate_bn: int = 0
     chip_seed: int | None = None
     seeds: int = 1
@@ -97,10 +99,10 @@ class Study:
         settings: Settings,
         folder: Path,
         console: Console,
-        checkpoint: Path | None = None,
+        weights: Weights | None = None,
     ) -> None:
         self.task, self.plan, self.settings = task, plan, settings
-        self.folder, self.console, self.checkpoint = folder, console, checkpoint
+        self.folder, self.console, self.weights = folder, console, weights or Weights()
         self.facts: dict[str, Any] = {
             "model": task.model_name,
             "dataset": task.dataset,
@@ -184,7 +186,7 @@ class Study:
             "wall_s": self.facts["wall_s"],
             "interrupted": self.facts["interrupted"],
         }
-        digital.replace_file(self.folder / "parts.json", json.dumps(kept, indent=1) + "\n")
+        replace_file(self.folder / "parts.json", json.dumps(kept, indent=1) + "\n")
 
     def _recall(self) -> None:
         file = self.folder / "parts.json"
@@ -202,13 +204,11 @@ class Study:
     # --- models ---
 
     def _digital(self) -> nn.Module:
-        if self.checkpoint is not None:
-            self._say(f"digital model from {self.checkpoint}")
-            self.facts["digital"] = {
-                "checkpoint": str(self.checkpoint),
-                **tasks.read_info(self.checkpoint),
-            }
-            return self.task.load(self.checkpoint).to(self.settings.device)
+        given = self.weights.digital
+        if given is not None:
+            self._say(f"digital model from {given}")
+            self.facts["digital"] = {"checkpoint": str(given), **tasks.read_info(given)}
+            return self.task.load(given).to(self.settings.device)
         out = self.folder / "digital"
         if self.settings.replica.index:
             self.settings.replica.meet()  # the first process has trained it
@@ -238,9 +238,11 @@ class Study:
         return model.to(self.settings.device)  # type: ignore[no-any-return]
 
     def _converted(self, model: nn.Module, engine: str) -> nn.Module:
-        return convert(
-            model, self.settings.preset, engine=engine, exclude=list(self.task.exclude)
-        ).eval()
+        preset, exclude = self.settings.preset, list(self.task.exclude)
+        analog = convert(model, preset, engine=engine, exclude=exclude).eval()
+        if engine == "native" and self.settings.compiled:
+            compiled(analog)
+        return analog
 
     def _calibrated(self, native: nn.Module) -> None:
         """Ranges from training data, before direct conversion and before training alike."""
@@ -258,7 +260,13 @@ class Study:
             history = hardware_aware(self.task, self.plan, recipe, how, model, native, folder)
             self._keep(native, "hwa", history)
 
-        if not self._recalled(native, "hwa"):
+        given = self.weights.trained
+        if given is not None:
+            self._say(f"hardware-aware model from {given}")
+            self.facts["trained"] = str(given)
+            self.facts["recipe"] = {"name": f"that of {given}"}
+            load_weights(native, given)
+        elif not self._recalled(native, "hwa"):
             self._announce(f"hardware-aware training, recipe {recipe.name}")
             self._timed("hwa training", work)
 
@@ -414,7 +422,7 @@ class Study:
             with torch.random.fork_rng():
                 torch.manual_seed(rng.derive(self.settings.seed, "digital"))
                 values = _evaluate(self.task, subset, model)
-            digital.replace_file(file, json.dumps(values) + "\n")
+            replace_file(file, json.dumps(values) + "\n")
         self.facts["samples"][self._data(subset)] = sum(
             self.task.targets(batch).numel() for batch in self.task.batches("test", subset)
         )
@@ -462,23 +470,3 @@ def _evaluate_reestimated(
             for name, value in model.named_buffers():
                 if name.endswith(("running_mean", "running_var")):
                     value.copy_(kept[name])
-
-
-def save_weights(model: nn.Module, file: Path) -> None:
-    """A converted model's state dict as safetensors, whole or not at all."""
-    tensors = {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}
-    partial = file.with_name(file.name + ".partial")
-    save_file(tensors, partial)
-    os.replace(partial, file)
-
-
-def load_weights(model: nn.Module, file: Path) -> None:
-    """Back from `save_weights` into a model converted the same way.
-
-    Raises:  CheckpointError where the file is damaged or of another model.
-    """
-    try:
-        model.load_state_dict(load_file(file))
-    except (SafetensorError, RuntimeError) as error:
-        text = str(error).splitlines()[-1].strip()
-        raise CheckpointError(f"{file}: damaged, or weights of another model ({text})") from None

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+
 from aimc_bridge.errors import DataError
 from benchmarks.data import cache_dir, cannot_download, find
 
@@ -65,6 +67,35 @@ def sst2(folder: Path | None) -> dict[str, Sentences]:
         split: ([text.strip() for text in loaded[key]["sentence"]], list(loaded[key]["label"]))
         for split, key in (("train", "train"), ("dev", "validation"))
     }
+
+
+def held_out(
+    texts: list[str], most: int, generator: torch.Generator
+) -> tuple[list[int], list[int]]:
+    """(rows for training, rows for validation): whole sentences are held out, a tenth of them and
+    `most` at most, and what stands in one of them is not trained on.
+
+    SST-2's train lists sentences and the phrases they are made of: rows drawn by chance would be
+    parts of what is trained on.
+    """
+    rows = [" ".join(text.split()) for text in texts]
+    parts: set[str] = set()
+    whole = []
+    for index in sorted(range(len(rows)), key=lambda i: (-rows[i].count(" "), i)):
+        if rows[index] not in parts:
+            whole.append(index)
+            parts |= phrases(rows[index])
+    order = torch.randperm(len(whole), generator=generator).tolist()
+    held = [whole[i] for i in order[: min(most, max(1, len(whole) // 10))]]
+    known: set[str] = set().union(*(phrases(rows[i]) for i in held))
+    return [i for i, row in enumerate(rows) if row not in known], held
+
+
+def phrases(text: str) -> set[str]:
+    """Every run of words of a text, the whole among them."""
+    found = text.split()
+    stops = range(1, len(found) + 1)
+    return {" ".join(found[start:stop]) for stop in stops for start in range(stop)}
 
 
 def wikitext2(folder: Path | None) -> dict[str, list[str]]:

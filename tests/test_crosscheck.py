@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import benchmarks.record
 import presets
-from aimc_bridge import Report, crosscheck
-from aimc_bridge.equivalence import device, device_level, periphery, plan, task
+from aimc_bridge import Report, calibrate, convert, crosscheck
+from aimc_bridge.equivalence import device, device_level, periphery, plan, run, task
 from aimc_bridge.equivalence.closed import ClosedLaws
 from aimc_bridge.equivalence.custom import name_of
 from aimc_bridge.equivalence.plan import Choice, Cost
@@ -29,7 +29,10 @@ from aimc_bridge.errors import (
     UsageError,
 )
 from aimc_bridge.physics import programmed
+from aimc_bridge.registry import matrices_of
+from benchmarks import tasks
 from benchmarks.crosscheck import main
+from benchmarks.weights import save_weights
 from tests.models import linear, mlp, random
 from tests.stats import FALSE_ALARM
 
@@ -231,6 +234,57 @@ def test_the_task_level_is_decided_by_enough_chips_and_not_by_few() -> None:
     assert verdict(60, 0.01) == "different"
 
 
+def trained_mlp() -> tuple[nn.Module, nn.Module]:
+    """(digital, as after a training: other weights, learned column factors and input ranges)."""
+    model = mlp().eval()
+    native = convert(model, presets.rasch2023).eval()
+    calibrate(native, [inputs()])
+    with torch.no_grad():
+        for name, matrix in matrices_of(native).items():
+            matrix.set_clean_weight(1.3 * matrix.clean_weight())
+            native.get_submodule(name).crossbar.out_scale.copy_(  # type: ignore[union-attr, operator]
+                1.0 + 0.2 * random(*matrix.learned_scale().shape, seed=7)
+            )
+            matrix.set_input_ranges(2.5 * torch.ones_like(matrix.input_ranges()))
+    return model, native
+
+
+def test_a_trained_model_is_what_is_compared() -> None:
+    """Its weights times its learned factors, behind its ranges; on aihwkit too."""
+    model, native = trained_mlp()
+    check = run._Check(presets.rasch2023, None, None, mean_output, 0, 2000, 1, False)
+    check.levels(("layer", "task"), model, inputs())
+    check.ours(False)
+    check.model(model, native, inputs(), (), None)
+    for layer in check.layers:
+        matrix = matrices_of(native)[layer.name]
+        assert torch.allclose(layer.module.get_parameter("weight"), matrix.effective_weight())
+        assert layer.ranges is not None and set(layer.ranges.flatten().tolist()) == {2.5}
+    for _, side in check._sides():
+        fresh = side.fresh()
+        for name, matrix in matrices_of(fresh).items():
+            wanted = matrices_of(native)[name].effective_weight()
+            assert torch.allclose(matrix.effective_weight(), wanted, rtol=1e-5, atol=1e-6)
+    report = crosscheck(
+        model, presets.rasch2023, inputs(), trained=native, evaluate=mean_output, **QUICK
+    )
+    assert report.table["p_different"].min() > FALSE_ALARM
+    assert set(report.table["level"]) == {"device", "layer", "task"}
+
+
+def test_a_trained_model_of_something_else() -> None:
+    model, native = trained_mlp()
+    other = convert(model, presets.hermes)
+    for trained, more, said in (
+        (other, {}, "under rasch2023"),
+        (native, {"against": presets.scalar_drift}, "no `against`"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            crosscheck(model, presets.rasch2023, inputs(), trained=trained, **more, **QUICK)
+    with pytest.raises(UsageError, match="digital model"):
+        crosscheck(None, presets.rasch2023, trained=native, **QUICK)
+
+
 def test_two_presets() -> None:
     """They differ where their fields do, and the report says because of which part."""
     found = crosscheck(
@@ -383,6 +437,7 @@ LAYER = presets.rasch2023.change(
         (mlp(), presets.rasch2023, inputs(), {"times": ()}, UsageError, "no times"),
         (mlp(), presets.rasch2023, inputs(), {"times": "soon"}, UsageError, "not understood"),
         (mlp(), presets.rasch2023, inputs(), {"workers": 0}, UsageError, "workers=0"),
+        (mlp(), presets.rasch2023, inputs(), {"compiled": 1}, UsageError, "compiled=1"),
         (mlp(), presets.rasch2023, inputs(), {"seed": 1.5}, UsageError, "seed=1.5"),
         (mlp(), "rasch2023", inputs(), {}, UsageError, "a Preset"),
         (None, presets.rasch2023, None, {"levels": "layer"}, UsageError, "need a model"),
@@ -399,6 +454,8 @@ def test_bad_input(
 def test_against_and_physics_are_two_questions() -> None:
     with pytest.raises(UsageError, match="two questions"):
         crosscheck(None, presets.ideal, against=presets.hermes, physics=Scalar)
+    with pytest.raises(UsageError, match="of the native engine"):
+        crosscheck(None, presets.ideal, physics=Scalar(), compiled=True)
 
 
 # --- budget and resume ----------------------------------------------------------------------------
@@ -542,6 +599,21 @@ def test_the_command_fails_where_cells_differ(
     monkeypatch.setattr(device, "programmed", lambda g, pcm, eps: g)
     words = [*DEVICES, "--preset", "rasch2023", "--workers", "1", "--out", str(tmp_path / "out")]
     assert main(words) == 1
+
+
+def test_the_command_takes_a_trained_model(tmp_path: Path) -> None:
+    """A classifier's layer with the weights of a file; a file of another model is an error."""
+    wrn = tasks.get("wrn", "embedded", None)
+    native = convert(wrn.build(3).eval(), presets.rasch2023)
+    calibrate(native, wrn.calibration_batches(1))
+    save_weights(native, tmp_path / "hwa.safetensors")
+    words = ["--preset", "rasch2023", "--levels", "layer", "--times", "1h", "--chips", "4"]
+    words += ["--trained", str(tmp_path / "hwa.safetensors"), "--out", str(tmp_path / "out")]
+    assert main(["wrn", *words, "--layers", "fc"]) == 0
+    table = pd.read_csv(tmp_path / "out" / "rasch2023" / "wrn" / "crosscheck.csv")
+    assert set(table["cell"].str.partition(",")[0]) == {"fc"}
+    assert main(["lstm", *words[:-1], str(tmp_path / "other")]) == 2
+    assert main(["wrn", *words[:-1], str(tmp_path / "b"), "--preset", "hermes", "rasch2023"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ from aimc_bridge.equivalence import Report, capture, closed, periphery
 from aimc_bridge.equivalence.layer import MEASURED, layer_part
 from aimc_bridge.equivalence.plan import chips_needed, layer_cost
 from aimc_bridge.equivalence.report import Part
-from aimc_bridge.equivalence.side import Setting, Side, measure, statistics
+from aimc_bridge.equivalence.side import COMPILED, Setting, Side, measure, statistics
+from aimc_bridge.native import fused
 from aimc_bridge.physics import compensation
 from aimc_bridge.spec import Preset
 from tests.models import linear, random
 from tests.stats import FALSE_ALARM, assert_mean, assert_sd
 from tests.test_crosscheck import decided
+from tests.test_native_fused import needs_compiler
 
 YEAR = 31536000.0
 SMALL = presets.rasch2023.change(max_rows=32, max_columns=24, why="several tiles, in tests")
@@ -146,6 +149,31 @@ def test_the_engines_agree_on_each_kind_of_layer(
     assert (oracle["difference"].abs() < 1e-5 * oracle["aihwkit"]).all()
 
 
+@needs_compiler
+def test_the_compiled_engine_agrees_and_a_fault_in_it_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same layer as the other engine, compiled; then with 20 % more output noise."""
+    monkeypatch.setattr(periphery, "EXACT_CHIPS", 24)
+    monkeypatch.setattr(periphery, "CLIP_CHIPS", 16)
+    _, found = layers()
+    (layer,) = [layer for layer in found if layer.name == "attention.q"]
+    setting = Setting((YEAR,), 16, 0, vectors=16, ours=COMPILED)
+    table = Report.of([layer_part(layer, SMALL, setting)]).table
+    assert table["p_different"].min() > FALSE_ALARM
+    verdicts = table.set_index("quantity")["verdict"]
+    for sure in ("outputs, ADC off", "outputs off by more", "IR-drop loss"):
+        assert verdicts[sure] == "equivalent"
+    real = fused.finish
+
+    def louder(*args: Any, sigma: float, **more: Any) -> Tensor:
+        return real(*args, sigma=1.2 * sigma, **more)
+
+    monkeypatch.setattr(fused, "finish", louder)
+    table = Report.of([layer_part(layer, SMALL, setting)]).table
+    assert table.set_index("quantity")["verdict"]["read sd"] == "different"
+
+
 def test_a_preset_without_noise_of_products_or_adc() -> None:
     """Rows that do not apply are not there; the rest agrees."""
     _, found = layers(presets.scalar_drift)
@@ -204,7 +232,7 @@ def test_a_narrow_adc_clips_the_share_it_should() -> None:
     _, found = layers()
     (layer,) = [layer for layer in found if layer.name == "small"]
     part = Part()
-    periphery.clipping(part, layer, SMALL, 0)
+    periphery.clipping(part, layer, SMALL, Setting((1.0,), 4, 0))
     rows = Report.of([part]).table.set_index("quantity")
     for side in ("native", "aihwkit"):
         assert rows.loc["ADC clipping, narrow", side] == pytest.approx(0.05, abs=0.02)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -25,6 +25,7 @@ from aimc_bridge.physics.drift import drifted
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import programmed, sigma_prog_us
 from aimc_bridge.physics.read import read
+from aimc_bridge.spec import Preset
 from tests.models import linear, random
 from tests.stats import FALSE_ALARM
 
@@ -165,43 +166,42 @@ def test_noise_on_the_signed_weight_is_caught(monkeypatch: pytest.MonkeyPatch) -
 
 # --- layer level ----------------------------------------------------------------------------------
 
-PRESET = presets.rasch2023.change(max_rows=64, why="several row tiles of a small layer, in tests")
 YEAR = 31536000.0
+SHAPES = {64: (150, 48), 512: (1152, 8)}
+"""Inputs and outputs of the layer, by the rows that a tile has at most: three row tiles of it."""
 
 
 @functools.cache
-def the_layer() -> capture.Layer:
-    """150 inputs on three row tiles of 50; inputs of one sign, as behind a ReLU, load the wires."""
-    model = nn.Sequential(linear(150, 48, bias=False)).eval()
+def the_layer(most: int) -> tuple[capture.Layer, Preset]:
+    """Three even row tiles; inputs of one sign, as behind a ReLU, load the wires."""
+    preset = presets.rasch2023
+    if preset.crossbar.max_rows != most:
+        preset = preset.change(max_rows=most, why="several row tiles of a small layer, in tests")
+    rows, outputs = SHAPES[most]
+    model = nn.Sequential(linear(rows, outputs, bias=False)).eval()
     with torch.no_grad():
         # outer rows are smaller: a scale for all row tiles is wrong for some
-        model[0].weight[:, :50] *= 0.3
-    batches = [random(512, 150, seed=3).abs()]
-    native = convert(model, PRESET)
+        model[0].weight[:, : rows // 3] *= 0.3
+    batches = [random(512, rows, seed=3).abs()]
+    native = convert(model, preset)
     capture.calibrated(native, batches)
     (layer,) = capture.layers_of(native, model, batches)
-    assert layer.grid.rows == (50, 50, 50)
-    return layer
+    assert layer.grid.rows == (rows // 3,) * 3
+    return layer, preset
 
 
-def layer_level() -> Report:
-    return Report.of([layer_part(the_layer(), PRESET, Setting((YEAR,), 24, 0))])
+def layer_level(most: int) -> Report:
+    layer, preset = the_layer(most)
+    return Report.of([layer_part(layer, preset, Setting((YEAR,), 24, 0))])
 
 
 @functools.cache
-def layer_clean() -> bool:
-    return nothing_found(layer_level().table)
-
-
-@pytest.fixture
-def patched(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """After a clean run of the same level found nothing."""
-    assert layer_clean()
-    yield monkeypatch
+def layer_clean(most: int) -> bool:
+    return nothing_found(layer_level(most).table)
 
 
 class Uneven(TileGrid):
-    """Row tiles as large as they may be, the rest on the last."""
+    """Row tiles as large as they may be, the rest on the last: 512 + 512 + 128."""
 
     @staticmethod
     def of(out_features: int, in_features: int, spec: Any, groups: int = 1) -> TileGrid:
@@ -236,35 +236,37 @@ def a_batch(values: Tensor) -> Tensor:
     return torch.randn(values.shape[1:], dtype=values.dtype).expand_as(values).clone()
 
 
-LAYER_MUTANTS: dict[str, tuple[Any, str, Any, set[tuple[str, float]]]] = {
+LAYER_MUTANTS: dict[str, tuple[Any, str, Any, int, set[tuple[str, float]]]] = {
     "alpha without the noise floor": (
-        *(crossbar, "identity_readout", without_noise),
+        *(crossbar, "identity_readout", without_noise, 64),
         {("alpha global mean", YEAR), ("alpha global bias", YEAR)},
     ),
     "IR-drop index reversed": (
-        *(TileGrid, "row_position", backwards),
+        *(TileGrid, "row_position", backwards, 64),
         {("IR-drop loss", -1.0), ("outputs, ADC off", -1.0)},
     ),
     "read noise per batch": (
-        *(rng, "noise_like", a_batch),
+        *(rng, "noise_like", a_batch, 64),
         {("read noise shared by products", YEAR)},
     ),
-    "rows split unevenly": (
-        *(native_layers, "TileGrid", Uneven),
+    "rows split 512 + 512 + 128": (
+        *(native_layers, "TileGrid", Uneven, 512),
         {("outputs off by an ADC step", -1.0)},
     ),
     "one column scale for all row tiles": (
-        *(native_crossbar, "column_scales", one_scale),
+        *(native_crossbar, "column_scales", one_scale, 64),
         {("outputs off by an ADC step", -1.0), ("outputs off by more", -1.0)},
     ),
 }
 
 
 @pytest.mark.parametrize("name", LAYER_MUTANTS)
-def test_mutant_is_caught_at_the_layer_level(name: str, patched: pytest.MonkeyPatch) -> None:
-    module, law, mutant, expected = LAYER_MUTANTS[name]
-    patched.setattr(module, law, mutant)
-    rows = found(layer_level())
+def test_mutant_is_caught_at_the_layer_level(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a clean run of the same level found nothing."""
+    module, law, mutant, most, expected = LAYER_MUTANTS[name]
+    assert layer_clean(most)
+    monkeypatch.setattr(module, law, mutant)
+    rows = found(layer_level(most))
     got = {(quantity, t) for level, _, quantity, t in rows if level == "layer"}
     assert expected <= got, f"{name}: different are {sorted(got)}"
 

@@ -80,6 +80,7 @@ def test_the_table_has_a_line_a_phase_and_engine(tmp_path) -> None:
     record = records.record_of(finished(tmp_path / "run"), "first")
     direct, hwa = records.lines_of(record)
     assert direct == {
+        "task": "wrn",
         "model": "M-1",
         "data": "D",
         "metric": "accuracy",
@@ -92,8 +93,9 @@ def test_the_table_has_a_line_a_phase_and_engine(tmp_path) -> None:
         "1h": "?",  # not measured
         "1d": "?",
         "1y": "74.00 ± 7.07 %",
+        "A* 1h": "?",
         "A* 1y": "60.00 ± 17.68 %",  # 1 - 0.16 / 0.4
-        "record": "[first](benchmarks/records/first.json)",
+        "record": "[first](../benchmarks/records/first.json)",
     }
     assert (hwa["phase"], hwa["1y"]) == ("hardware-aware", "86.00 ± 1.41 %")
     assert records.table(tmp_path / "none") == ""
@@ -143,21 +145,57 @@ def test_the_command(tmp_path, monkeypatch) -> None:
 
 
 def test_the_section_between_the_marks() -> None:
-    begin, end = records.MARKS
-    assert records.section(f"a\n{begin}\n\n| x |\n\n{end}\nb") == "| x |"
-    assert records.section(f"{begin}{end}") == ""
-    assert records.section("no marks") is None
+    begin, end = "<!-- results -->", "<!-- /results -->"
+    assert records.section(f"a\n{begin}\n\n| x |\n\n{end}\nb", "results") == "| x |"
+    assert records.section(f"{begin}{end}", "results") == ""
+    assert records.section(f"{begin}{end}", "compare") is None
 
 
-def test_the_readme_shows_the_records_and_nothing_else() -> None:
-    """`python -m benchmarks.record table` prints what belongs there."""
+def test_tables_are_written_into_their_pages(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "benchmarks" / "records")
+    (tmp_path / "benchmarks").mkdir()
+    records.write(records.record_of(finished(tmp_path / "run"), "one"))
+    (tmp_path / "docs").mkdir()
+    for name, place in records.PAGES.items():
+        (tmp_path / place).write_text(f"# Page\n\n<!-- {name} -->\nold\n<!-- /{name} -->\n\nrest\n")
+    assert CliRunner().invoke(records.app, ["write"]).exit_code == 0
+    for name, place in records.PAGES.items():
+        text = (tmp_path / place).read_text()
+        assert text.startswith("# Page\n") and text.endswith("\n\nrest\n") and "old" not in text
+        assert records.section(text, name) == records.TABLES[name]()
+    (tmp_path / "README.md").write_text("no marks\n")
+    assert CliRunner().invoke(records.app, ["write"]).exit_code == 2
+
+
+def test_beside_what_others_published(tmp_path) -> None:
+    """Published numbers with `?` where there are none, A* from them; ours of the most samples."""
+    lines = records.compare(tmp_path).splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    head, body = rows[0], [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
+    assert head[3:] == ["metric", "digital", "1s", "1h", "1d", "1y", "A* 1h", "A* 1y", "source"]
+    wide = next(row for row in body if row["model"] == "WideResNet-16-4")
+    assert (wide["1s"], wide["1h"], wide["1y"]) == ("76.95 %", "?", "76.94 %")
+    # 1 - (0.2306 - 0.2150) / (0.99 - 0.2150)
+    assert wide["A* 1y"] == "97.99 %"
+    ours = [row for row in body if row[""] == "this project"]
+    assert all(row["digital"] == "?" for row in ours)
+    small, large = (finished(tmp_path / name) for name in ("small", "large"))
+    about = json.loads((large / "run.json").read_text())
+    about["studies"]["wrn"]["samples"]["D, subset of 10"] = 1000
+    (large / "run.json").write_text(json.dumps(about))
+    for name, run in (("b", small), ("a", large)):
+        records.write(records.record_of(run, name), tmp_path / "records")
+    shown = records.compare(tmp_path / "records")
+    (line,) = [line for line in shown.splitlines() if "| this project | M-1 |" in line]
+    assert "1,000 samples, 2 chips" in line and "[a](benchmarks/records/a.json)" in line
+    assert "86.00 ± 1.41 %" in line  # of the hardware-aware phase
+
+
+def test_the_pages_show_the_records_and_nothing_else() -> None:
+    """`python -m benchmarks.record write` writes what belongs there."""
     files = sorted(records.FOLDER.glob("*.json"))
-    readme = ROOT / "README.md"
-    text = readme.read_text() if readme.exists() else ""
-    section = records.section(text)
-    if section is None:
-        assert not files, "README.md has no <!-- results --> section for the records"
-    else:
-        assert section == records.table()
+    for name, place in records.PAGES.items():
+        shown = records.section((ROOT / place).read_text(), name)
+        assert shown == records.TABLES[name](), f"{place}: python -m benchmarks.record write"
     for file in files:
         assert records.read(file)["name"] == file.stem

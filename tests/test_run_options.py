@@ -16,13 +16,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
 from aimc_bridge import report
+from aimc_bridge.errors import AimcError, DataError
+from aimc_bridge.native import fused
 from aimc_bridge.registry import matrices_of
-from benchmarks import data, run, study, tasks
+from benchmarks import data, keep, run, study, tasks
 from benchmarks import record as records
+from benchmarks.arguments import parser
+from tests.test_native_fused import needs_compiler
 from tests.test_tasks import small_encoder
 
 ROOT = Path(__file__).parent.parent
@@ -229,6 +234,89 @@ def test_statistics_come_back_after_an_evaluation() -> None:
     assert study.has_batchnorm(network) and not study.has_batchnorm(nn.Linear(1, 1))
 
 
+@needs_compiler
+def test_compiled_passes_train_and_measure(model, tmp_path, monkeypatch) -> None:
+    """Both the training and the sweeps run them; without the option neither does."""
+    calls = []
+    real = fused.finish
+
+    def counted(*args, **more):
+        calls.append(1)
+        return real(*args, **more)
+
+    monkeypatch.setattr(fused, "finish", counted)
+    training = []
+    step = study.hardware_aware
+
+    def watched(*args):
+        before = len(calls)
+        found = step(*args)
+        training.append(len(calls) - before)
+        return found
+
+    monkeypatch.setattr(study, "hardware_aware", watched)
+    words = [
+        "wrn",
+        *QUICK,
+        "--times",
+        "1s",
+        "--checkpoint",
+        str(model),
+        "--phases",
+        "direct",
+        "hwa",
+    ]
+    assert run.main([*words, "--out", str(tmp_path / "eager")]) == 0
+    assert len(calls) == 0
+    assert run.main([*words, "--compiled", "--out", str(tmp_path / "compiled")]) == 0
+    assert training[0] == 0 < training[1] < len(calls)
+
+
+def test_a_trained_model_is_measured_again_without_training(launched, model, tmp_path) -> None:
+    """The same weights and chips: the same rows as in the run that trained it."""
+    words = ["wrn", *QUICK, "--times", "1h", "--checkpoint", str(model)]
+    trained = ["--trained", str(launched / "work" / "wrn" / "hwa.safetensors")]
+    out = tmp_path / "again"
+    assert run.main([*words, *trained, "--out", str(out)]) == 0
+    before, again = (rows[rows.phase == "hwa"] for rows in (rows_of(launched), rows_of(out)))
+    assert again.value.tolist() == before.value.tolist()
+    assert not (out / "work" / "wrn" / "hwa-training").exists()
+    for more, said in (
+        (["--phases", "direct"], "phase hwa"),
+        (["--seeds", "2"], "one training"),
+        (["--trained", str(tmp_path / "none.safetensors")], "no weights at"),
+    ):
+        with pytest.raises(AimcError, match=said):
+            given = parser().parse_intermixed_args([*words, *trained, *more])
+            run.run(given, words, Console(quiet=True))
+
+
+def test_weights_kept_with_the_project(launched, tmp_path, monkeypatch) -> None:
+    """Half precision for matrices, and a run takes both models from the folder."""
+    with pytest.raises(DataError, match="no finished hardware-aware training of lstm"):
+        keep.keep(launched, "lstm", tmp_path)
+    files = keep.keep(launched, "wrn", tmp_path)
+    assert [file.name for file in files] == [
+        *("model.safetensors", "info.json", "hwa.safetensors", "hwa.json")
+    ]
+    kept = load_file(tmp_path / "wrn" / "hwa.safetensors")
+    whole = load_file(launched / "work" / "wrn" / "hwa.safetensors")
+    assert kept.keys() == whole.keys()
+    for name, value in whole.items():
+        large = value.is_floating_point() and value.numel() >= 4096
+        assert kept[name].dtype == (torch.float16 if large else value.dtype)
+        assert torch.allclose(kept[name].to(value), value, rtol=2**-11, atol=1e-7)
+    assert any(value.dtype == torch.float16 for value in kept.values())
+    about = json.loads((tmp_path / "wrn" / "hwa.json").read_text())
+    assert about["preset"] == "rasch2023" and about["recipe"]["noise_type"] == "pcm"
+    words = ["wrn", *QUICK, "--times", "1h", "--checkpoint", str(tmp_path / "wrn")]
+    words += ["--trained", str(tmp_path / "wrn" / "hwa.safetensors"), "--phases", "hwa"]
+    assert run.main([*words, "--out", str(tmp_path / "out")]) == 0
+    monkeypatch.setattr(keep, "LARGEST", 1000)
+    with pytest.raises(DataError, match="allowed: 0 MB"):
+        keep.keep(launched, "wrn", tmp_path)
+
+
 def test_a_recipe_by_name_and_every_field_of_it(model, tmp_path) -> None:
     out = tmp_path / "out"
     words = [
@@ -297,7 +385,7 @@ def cifar100_files(folder: Path, monkeypatch) -> None:
 
 
 def sst2_files(folder: Path) -> None:
-    rows = "".join(f"a {'good' if i % 2 else 'bad'} film\t{i % 2}\n" for i in range(80))
+    rows = "".join(f"a {'good' if i % 2 else 'bad'} film {i}\t{i % 2}\n" for i in range(80))
     (folder / "SST-2").mkdir(parents=True)
     for name in ("train.tsv", "dev.tsv"):
         (folder / "SST-2" / name).write_text("sentence\tlabel\n" + rows)

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge import HWATraining, calibrate, convert, coverage, train
+from aimc_bridge import HWATraining, calibrate, convert, coverage, rng, train
 from aimc_bridge.errors import CheckpointError, DataError, UsageError
 from benchmarks import tasks
 from benchmarks.tasks import DigitalRecipe, bert, lstm, wrn
+from benchmarks.text import held_out, phrases
 from presets import rasch2023
 from tests.stats import proven, quantile
 
@@ -408,8 +409,24 @@ def small_encoder(folder) -> str:
     return str(folder)
 
 
+def test_nothing_held_out_is_trained_on() -> None:
+    """Whole sentences; what is a run of words of one of them is no training row, all else is."""
+    sentences = [f"s{i} is a b{i} film c{i}" for i in range(40)]
+    parts = [f"b{i} film" for i in range(40)] + ["is a"]
+    rows = [*parts, *sentences, "s1  is a b1"]
+    train, held = held_out(rows, 3, rng.stream(0, "test"))
+    assert len(held) == 3 and set(held) <= set(range(41, 81))
+    numbers = {i - 41 for i in held}
+    gone = set(held) | numbers | {40}
+    gone |= {81} if 1 in numbers else set()
+    assert train == [i for i in range(len(rows)) if i not in gone]
+    assert len(held_out(rows, 100, rng.stream(0, "test"))[1]) == 4  # a tenth of them
+    assert held_out(["a b"], 5, rng.stream(0, "test")) == ([], [0])
+    assert phrases("a  b c") == {"a", "b", "c", "a b", "b c", "a b c"}
+
+
 def test_sst2_with_any_encoder(tmp_path) -> None:
-    rows = "".join(f"a {'good' if i % 2 else 'bad'} film\t{i % 2}\n" for i in range(40))
+    rows = "".join(f"a {'good' if i % 2 else 'bad'} film {i}\t{i % 2}\n" for i in range(40))
     (tmp_path / "SST-2").mkdir()
     for name in ("train.tsv", "dev.tsv"):
         (tmp_path / "SST-2" / name).write_text("sentence\tlabel\n" + rows)
@@ -417,7 +434,7 @@ def test_sst2_with_any_encoder(tmp_path) -> None:
     task = tasks.get("bert", "real", tmp_path, encoder=encoder)
     assert (task.count("train"), task.count("validation"), task.count("test")) == (36, 4, 40)
     assert (task.model_name, task.dataset) == ("encoder", "SST-2")
-    assert task.splits["test"][0][:2] == [[2, 8, 6, 7, 3], [2, 8, 5, 7, 3]]
+    assert task.splits["test"][0][:2] == [[2, 8, 6, 7, 1, 3], [2, 8, 5, 7, 1, 3]]
     stored = task.build(0).state_dict()
     assert torch.equal(
         stored["bert.embeddings.word_embeddings.weight"],

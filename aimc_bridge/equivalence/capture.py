@@ -36,7 +36,7 @@ class Layer:
 
     kind     "convolution", "gates", "attention" or "linear"
     module   a digital layer with its weights and no bias (biases are digital)
-    inputs   that reach it in the digital model: `[vectors, in]`, or images
+    inputs   that reach it in the model without noise: `[vectors, in]`, or images
     ranges   input ranges, `[row tiles, column tiles]`, or None
     """
 
@@ -86,7 +86,10 @@ def calibrated(native: nn.Module, batches: Sequence[Any]) -> None:
 
 
 def layers_of(native: nn.Module, digital: nn.Module, batches: Sequence[Any]) -> list[Layer]:
-    """Every weight matrix of a calibrated model of the native engine, with its real inputs."""
+    """Every weight matrix of a calibrated model of the native engine, with its real inputs.
+
+    Args:    digital  what it was converted from; the weights are those of `native`.
+    """
     matrices = matrices_of(native)
     kinds = _kinds(native, matrices)
     seen = {name: _Seen(matrix) for name, matrix in matrices.items()}
@@ -111,12 +114,16 @@ def layers_of(native: nn.Module, digital: nn.Module, batches: Sequence[Any]) -> 
             hook.remove()
     found = []
     for name, matrix in matrices.items():
+        weight = matrix.clean_weight() * matrix.grid.expand_columns(matrix.learned_scale())
         if kinds[name] == "convolution":
             module = copy.deepcopy(digital.get_submodule(name))
             module.register_parameter("bias", None)
+            with torch.no_grad():
+                own = module.get_parameter("weight")
+                own.copy_(weight.view_as(own))
             limit = IMAGES
         else:
-            module = composite.linear_around(matrix.clean_weight().cpu().clone(), None)
+            module = composite.linear_around(weight.cpu(), None)
             limit = VECTORS
         ranges = matrix.input_ranges()
         inputs = seen[name].inputs(limit, name)

@@ -65,7 +65,7 @@ def contrast_layer_part(
     """One layer under both presets, and under the first with one part of the second at a time."""
     part = Part()
     presets = [first, dataclasses.replace(second, name=f"{second.name} (against)")]
-    ours, theirs = (measure(Side(layer, p, "native"), setting, advance) for p in presets)
+    ours, theirs = (measure(Side(layer, p, setting.ours), setting, advance) for p in presets)
     noise = noisy(first) and noisy(second)
     compare(part, layer, first, setting.times, ours, theirs, noise=noise)
     for index, t_s in enumerate(setting.times):
@@ -77,7 +77,7 @@ def contrast_layer_part(
             continue
         changes: dict[str, Any] = {name: getattr(second, name)}
         mixed = dataclasses.replace(first, **changes, name=f"{first.name}, {name} of the other")
-        found = measure(Side(layer, mixed, "native"), setting)
+        found = measure(Side(layer, mixed, setting.ours), setting)
         for index, t_s in enumerate(setting.times):
             for quantity, field, share in (
                 ("MVM error", "error", ERROR),

@@ -53,7 +53,7 @@ def layer_part(
     Args:    advance  called after every chip of the two sides' main measurement.
     """
     part = Part()
-    sides = [Side(layer, preset, engine) for engine in ("native", "aihwkit")]
+    sides = [Side(layer, preset, engine) for engine in setting.engines]
     ours, theirs = (measure(side, setting, advance) for side in sides)
     kind = preset.compensation.drift_compensation
     compare(part, layer, preset, setting.times, ours, theirs)
@@ -63,14 +63,14 @@ def layer_part(
             changed = preset.change(why="cross-check", drift_compensation=other)
             a, b = (
                 measure(Side(layer, changed, engine), setting, what="alpha")
-                for engine in ("native", "aihwkit")
+                for engine in setting.engines
             )
             compare_alpha(part, layer, setting, a, b, other)
     for other in KNOWN:
         _known_alpha(part, layer, preset, setting, other)
-    periphery.clipping(part, layer, preset, setting.seed)
-    periphery.ir_drop(part, layer, preset, setting.seed)
-    periphery.exactly(part, layer, preset, setting.seed)
+    periphery.clipping(part, layer, preset, setting)
+    periphery.ir_drop(part, layer, preset, setting)
+    periphery.exactly(part, layer, preset, setting)
     return part
 
 
@@ -159,7 +159,7 @@ def compare_alpha(
 def _known_alpha(part: Part, layer: Layer, preset: Preset, setting: Setting, kind: str) -> None:
     """Factors without chance: the oracle's against its formula, and 1 where there is none."""
     changed = preset.change(why="cross-check", drift_compensation=kind)
-    side = Side(layer, changed, "native")
+    side = Side(layer, changed, setting.ours)
     side.chip(derive(setting.seed, "crosscheck", kind))
     matrix = side.matrix()
     weight = matrix.normalised_weight().double().numpy()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from aimc_bridge.composite import UnfoldedConv
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.report import Part, Row
-from aimc_bridge.equivalence.side import IMAGES, Side
+from aimc_bridge.equivalence.side import AIHWKIT, IMAGES, Setting, Side
 from aimc_bridge.equivalence.statistics import exact_test, mean_test, share_test
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.rng import derive
@@ -59,18 +59,18 @@ def unfolded(layer: Layer, inputs: Tensor, limit: int = 4096) -> Tensor:
 
 
 @torch.no_grad()
-def clipping(part: Part, layer: Layer, preset: Preset, seed: int) -> None:
+def clipping(part: Part, layer: Layer, preset: Preset, setting: Setting) -> None:
     """Share of outputs at the ADC's bound: as the preset has it, and with a bound that clips."""
     if preset.crossbar.adc_bits is None:
         return
     tile = _first_tile(layer)
     if tile is None:
         return
-    x = tile.part(CLIP_VECTORS, seed)
+    x = tile.part(CLIP_VECTORS, setting.seed)
     quiet = preset.change(
         why="cross-check", out_noise=0.0, w_noise=0.0, adc_bits=None, drift_compensation="none"
     )
-    side = Side(tile, quiet, "native")
+    side = Side(tile, quiet, setting.ours)
     sizes = (side.output(x).abs() / _unit(side)).flatten().double()
     bound = float(sizes.quantile(1 - DRIVEN_TO)) or 1.0
     for name, at, margin in (
@@ -80,13 +80,13 @@ def clipping(part: Part, layer: Layer, preset: Preset, seed: int) -> None:
         changed = preset.change(why="cross-check", out_bound=at, drift_compensation="none")
         rates = []
         with torch.random.fork_rng(devices=[]):
-            for engine in ("native", "aihwkit"):
+            for engine in setting.engines:
                 side = Side(tile, changed, engine)
                 mine = []
                 for chip in range(CLIP_CHIPS):
                     names = ("crosscheck", engine, preset.name, layer.name, name, chip)
-                    torch.manual_seed(derive(seed, *names, "products"))
-                    side.chip(derive(seed, *names))
+                    torch.manual_seed(derive(setting.seed, *names, "products"))
+                    side.chip(derive(setting.seed, *names))
                     size = side.output(x).abs() / _unit(side)
                     mine.append(float((size >= at * (1 - 1e-4)).double().mean()))
                 rates.append(np.array(mine))
@@ -105,14 +105,14 @@ def _unit(side: Side) -> Tensor:
 
 
 @torch.no_grad()
-def ir_drop(part: Part, layer: Layer, preset: Preset, seed: int) -> None:
+def ir_drop(part: Part, layer: Layer, preset: Preset, setting: Setting) -> None:
     """What the wires take from the outputs of the clean weights, without noise."""
     if preset.crossbar.ir_drop == 0:
         return
-    x = layer.part(IMAGES if layer.kind == "convolution" else CLIP_VECTORS, seed)
+    x = layer.part(IMAGES if layer.kind == "convolution" else CLIP_VECTORS, setting.seed)
     quiet: dict[str, Any] = {"out_noise": 0.0, "w_noise": 0.0, "adc_bits": None}
     losses = []
-    for engine in ("native", "aihwkit"):
+    for engine in setting.engines:
         with_drop, without = (
             Side(layer, preset.change(why="cross-check", **quiet, ir_drop=scale), engine)
             .output(x)
@@ -125,7 +125,7 @@ def ir_drop(part: Part, layer: Layer, preset: Preset, seed: int) -> None:
 
 
 @torch.no_grad()
-def exactly(part: Part, layer: Layer, preset: Preset, seed: int) -> None:
+def exactly(part: Part, layer: Layer, preset: Preset, setting: Setting) -> None:
     """Noise off, the programmed weights of aihwkit's chips on both: the same outputs."""
     quiet = preset.change(why="cross-check", out_noise=0.0, w_noise=0.0, drift_compensation="none")
     x = off_ties(layer.inputs, layer.ranges, preset.crossbar.dac_bits)
@@ -133,14 +133,14 @@ def exactly(part: Part, layer: Layer, preset: Preset, seed: int) -> None:
     chips = min(EXACT_CHIPS, -(-EXACT_OUTPUTS // count))
     smooth = quiet.change(why="cross-check", adc_bits=None)
     worst = 0.0
-    for y, z, _ in _same_chips(layer, smooth, x, min(chips, 4), seed):
+    for y, z, _ in _same_chips(layer, smooth, x, min(chips, 4), setting):
         worst = max(worst, float((y - z).abs().max() / z.abs().max().clamp_min(1e-30)))
     test = exact_test(worst, 0.0, EXACT)
     part.rows.append(Row("layer", layer.name, "outputs, ADC off", math.nan, test))
     if quiet.crossbar.adc_bits is None:
         return
     off, total, far = 0, 0, 0
-    for y, z, unit in _same_chips(layer, quiet, x, chips, seed):
+    for y, z, unit in _same_chips(layer, quiet, x, chips, setting):
         steps = ((y - z).abs() / unit).flatten()
         off += int((steps > 0.01).sum())
         far += int((steps > 1.01).sum())
@@ -169,16 +169,16 @@ def off_ties(x: Tensor, ranges: Tensor | None, bits: int | None) -> Tensor:
 Same = Iterator[tuple[Tensor, Tensor, Tensor]]
 
 
-def _same_chips(layer: Layer, preset: Preset, x: Tensor, chips: int, seed: int) -> Same:
+def _same_chips(layer: Layer, preset: Preset, x: Tensor, chips: int, setting: Setting) -> Same:
     """(native outputs, aihwkit's, largest ADC step of an output) of chips that both engines hold.
 
     The programmed weights are written into the native layer as if they had been trained, on the
     native column scales.
     """
-    theirs, ours = Side(layer, preset, "aihwkit"), Side(layer, preset, "native")
+    theirs, ours = Side(layer, preset, AIHWKIT), Side(layer, preset, setting.ours)
     scale = ours.matrix().column_scale().clone()
     for chip in range(chips):
-        theirs.chip(derive(seed, "crosscheck", "same", preset.name, layer.name, chip))
+        theirs.chip(derive(setting.seed, "crosscheck", "same", preset.name, layer.name, chip))
         theirs.at(86400.0)
         other = theirs.matrix()
         ours.matrix().set_clean_weight(other.effective_weight(), scale)

@@ -27,7 +27,7 @@ from aimc_bridge.equivalence.layer import (
     MEASURED,
     READ_SD,
 )
-from aimc_bridge.equivalence.side import Setting, Side, measure, noisy
+from aimc_bridge.equivalence.side import AIHWKIT, Setting, Side, measure, noisy
 from aimc_bridge.equivalence.statistics import ALPHA
 from aimc_bridge.equivalence.task import MOST_CHIPS as MOST_TASK_CHIPS
 from aimc_bridge.equivalence.task import POINTS, Value, margin_of
@@ -118,16 +118,16 @@ def layer_cost(layer: Layer, preset: Preset, setting: Setting) -> Cost:
     if layer.weights > _LARGE and whole > _COLUMNS and layer.grid.groups == 1:
         piece = layer_cost(_columns_of(layer, preset, _COLUMNS), preset, setting)
         return Cost(piece.fixed * whole / _COLUMNS, piece.a_chip * whole / _COLUMNS)
-    one = Setting(setting.times, 1, derive(setting.seed, "cost"), setting.vectors, setting.reads)
+    one = dataclasses.replace(setting, chips=1, seed=derive(setting.seed, "cost"))
     total = 0.0
-    for engine in ("native", "aihwkit"):
+    for engine in setting.engines:
         side = Side(layer, preset, engine)
         measure(side, one)  # the first one is slower
         outputs = timed(lambda side=side: measure(side, one))  # type: ignore[misc]
         alpha = timed(lambda side=side: measure(side, one, what="alpha"))  # type: ignore[misc]
         others = sum(kind != preset.compensation.drift_compensation for kind in MEASURED)
         total += outputs + others * alpha
-        if engine == "aihwkit":
+        if engine == AIHWKIT:
             # clipping twice and the exact part: a chip at one time or two, with more inputs
             fixed = 200 * alpha / max(1, len(setting.times))
     return Cost(fixed, total)

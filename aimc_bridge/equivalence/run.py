@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,16 +12,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from aimc_bridge.chip import restore
 from aimc_bridge.conversion import convert
 from aimc_bridge.equivalence import capture, contrast, custom, device, layer, plan, task
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.plan import Choice, Cost
 from aimc_bridge.equivalence.progress import Bar, Job
 from aimc_bridge.equivalence.report import LEVELS, Part, Report
-from aimc_bridge.equivalence.side import Setting
+from aimc_bridge.equivalence.side import AIHWKIT, COMPILED, NATIVE, Setting
 from aimc_bridge.equivalence.store import Store, digest
 from aimc_bridge.errors import UsageError
 from aimc_bridge.registry import engine as find_engine
+from aimc_bridge.registry import record_of
 from aimc_bridge.rng import derive
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import Evaluate
@@ -38,6 +41,7 @@ def crosscheck(
     *,
     against: Preset | None = None,
     physics: object | None = None,
+    trained: nn.Module | None = None,
     evaluate: Evaluate | None = None,
     task_chips: int | None = None,
     seed: int = 0,
@@ -47,6 +51,7 @@ def crosscheck(
     targets: Sequence[float] = device.TARGETS,
     samples: int = device.SAMPLES,
     budget: str | float | None = None,
+    compiled: bool = False,
     resume: str | os.PathLike[str] | None = None,
     workers: int = 1,
     progress: bool = True,
@@ -65,22 +70,26 @@ def crosscheck(
              chips  of each side, of every layer and of the task (where task_chips does not say
              other); None: as many as a pilot finds to be needed, of the task 10 at least and what
              takes 10 minutes at most.
+             trained  `model` after hardware-aware training: converted to the native engine under
+             `preset`; its weights, scales and input ranges are compared, those of `model` are not.
              evaluate  `model -> float | dict`, the task level.
              levels  of "device", "layer", "task"; by default all that can be done.
              layers  names or patterns; None: up to two of each kind.    exclude  as in `convert`.
              targets, samples  of devices.
              budget  wall time, such as "20m": the part that it pays for is done, and named.
+             compiled  layers and task of the native engine as `native.compiled` runs them.
              resume  a folder: parts found in it are not done again.    workers  processes.
     Returns: Report: `table`, `passed`, `summary()`, `save(folder)`.
     Raises:  UsageError, ShapeError (inputs that do not fit), ConversionError (no analog layer),
              CapabilityError (aihwkit cannot run the preset), VersionError, DataError (resume).
     """
     check = _Check(preset, against, physics, evaluate, seed, samples, workers, progress)
+    check.ours(compiled)
     check.levels(levels, model, inputs)
     check.numbers(times, chips, task_chips, targets, budget)
-    check.model(model, inputs, exclude, layers)
+    check.model(model, trained, inputs, exclude, layers)
     folder = None if resume is None else Path(resume)
-    claim = check.claim(model, inputs, exclude, layers)
+    claim = check.claim(model if trained is None else trained, inputs, exclude, layers)
     store = Store(folder, claim)
     return check.run(store)
 
@@ -116,6 +125,13 @@ class _Check:
             find_engine("aihwkit").check(preset, cpu, torch.float32)
 
     # --- what is asked ---
+
+    def ours(self, compiled: bool) -> None:
+        if not isinstance(compiled, bool):
+            raise UsageError(f"compiled={compiled!r}; allowed: True or False")
+        if compiled and self.physics is not None:
+            raise UsageError("compiled is of the native engine; physics is compared without it")
+        self.native_side = COMPILED if compiled else NATIVE
 
     def levels(self, levels: Sequence[str] | str | None, model: Any, inputs: Any) -> None:
         if levels is None:
@@ -176,20 +192,29 @@ class _Check:
     def model(
         self,
         model: nn.Module | None,
+        trained: nn.Module | None,
         inputs: Any,
         exclude: Sequence[str] | str,
         wanted: Sequence[str] | str | None,
     ) -> None:
         self.layers: list[Layer] = []
         self.digital, self.exclude = model, exclude
+        if trained is not None and (model is None or self.against is not None):
+            raise UsageError(
+                "trained is compared on two engines under one preset: give the digital model that "
+                "it was converted from, and no `against`"
+            )
         if model is None or self.chosen == ["device"]:
             return
         self.batches = capture.batches_of(inputs)
         presets = [self.preset] + ([self.against] if self.against is not None else [])
         self.native = []
         for preset in presets:
-            native = convert(model, preset, exclude=exclude).eval()
-            capture.calibrated(native, self.batches)
+            if trained is not None:
+                native = self._copy_of(trained)
+            else:
+                native = convert(model, preset, exclude=exclude).eval()
+                capture.calibrated(native, self.batches)
             self.native.append(native)
         if self.against is None:
             parameter = next(model.parameters())
@@ -201,6 +226,21 @@ class _Check:
             every = capture.layers_of(base, model, self.batches)
             names = [wanted] if isinstance(wanted, str) else wanted
             self.layers = capture.chosen(every, names)
+
+    def _copy_of(self, trained: nn.Module) -> nn.Module:
+        """The trained model, clean.
+
+        Raises:  UsageError where it is not of the native engine or of another preset.
+        """
+        record = record_of(trained)
+        if record.engine != "native" or record.preset != self.preset:
+            raise UsageError(
+                f"trained is on engine {record.engine!r}, preset {record.preset}; allowed: "
+                f"converted to the native engine under {self.preset}"
+            )
+        native = copy.deepcopy(trained).eval()
+        restore(native)
+        return native
 
     def claim(
         self, model: nn.Module | None, inputs: Any, exclude: Any, layers: Any
@@ -219,6 +259,7 @@ class _Check:
             "samples": self.samples,
             "chips": [self.chips, self.task_chips],
             "seed": self.seed,
+            "native side": self.native_side,
             "exclude": [exclude] if isinstance(exclude, str) else list(exclude),
             "layers": layers if layers is None or isinstance(layers, str) else list(layers),
             "budget": self.budget,
@@ -258,7 +299,7 @@ class _Check:
         a_target = self._target_cost() if targets else 0.0
         layers = {}
         for one in self.layers:
-            setting = Setting(self.times["layer"], 1, self.seed)
+            setting = self._setting(1)
             cost = self._layer_cost(one, setting)
             chips = self.chips or plan.USUAL_CHIPS
             if self.chips is None and self.against is None and self.physics is None:
@@ -282,6 +323,9 @@ class _Check:
         store.put("plan", {"choice": choice.to_dict(), "costs": costs})
         return choice, costs
 
+    def _setting(self, chips: int) -> Setting:
+        return Setting(self.times["layer"], chips, self.seed, ours=self.native_side)
+
     def _target_cost(self) -> float:
         few = min(self.samples, 20_000)
         job = self._device_job(1.0 if 1.0 in self.targets else self.targets[-1], few, 0.0)
@@ -290,7 +334,7 @@ class _Check:
     def _layer_cost(self, one: Layer, setting: Setting) -> Cost:
         if self.against is None and self.physics is None:
             return plan.layer_cost(one, self.preset, setting)
-        few = Setting(setting.times, 4, setting.seed)
+        few = self._setting(4)
         taken = plan.timed(self._layer_job(one, few, 0.0))
         return Cost(0.0, taken / 4)
 
@@ -321,7 +365,7 @@ class _Check:
         jobs = [self._device_job(x, choice.samples, a_target) for x in choice.targets]
         for one in self.layers:
             if one.name in choice.layers:
-                setting = Setting(self.times["layer"], choice.layers[one.name], self.seed)
+                setting = self._setting(choice.layers[one.name])
                 jobs.append(self._layer_job(one, setting, costs[f"layer/{one.name}"]))
         return jobs
 
@@ -348,12 +392,12 @@ class _Check:
         if self.against is not None:
             presets = (self.preset, self.against)
             return [
-                (f"side {i}", task.Model(self.digital, native, p, "native", self.exclude))
+                (f"side {i}", task.Model(self.digital, native, p, self.native_side, self.exclude))
                 for i, (native, p) in enumerate(zip(self.native, presets, strict=True))
             ]
         return [
             (engine, task.Model(self.digital, self.native[0], self.preset, engine, self.exclude))
-            for engine in ("native", "aihwkit")
+            for engine in (self.native_side, AIHWKIT)
         ]
 
     def _task_cost(self) -> Cost:
@@ -396,6 +440,8 @@ class _Check:
         sides = ("native", "aihwkit")
         causes = None
         notes = [f"preset {self.preset}, seed {self.seed}", *choice.notes]
+        if self.native_side == COMPILED:
+            notes.append("layers and task of the native engine: compiled passes")
         if choice.targets:
             notes.append(f"devices: {choice.samples} samples a cell, twice that for a target of 0")
         notes += [f"layer {name}: {n} chips of each side" for name, n in choice.layers.items()]

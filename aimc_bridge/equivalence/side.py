@@ -19,27 +19,34 @@ from aimc_bridge.chip import drift, program
 from aimc_bridge.conversion import convert
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.statistics import Values
+from aimc_bridge.native import compiled
 from aimc_bridge.registry import Matrix, matrices_of
 from aimc_bridge.rng import derive, stream
 from aimc_bridge.spec import Preset
 
+NATIVE, COMPILED, AIHWKIT = "native", "compiled", "aihwkit"
 VECTORS, IMAGES, READS = 24, 2, 3
 OUTPUTS = 512  # whose means and variances are compared one by one
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What one layer is measured with."""
+    """What one layer is measured with. `ours`: NATIVE, or COMPILED (its compiled passes)."""
 
     times: tuple[float, ...]
     chips: int
     seed: int
     vectors: int = VECTORS
     reads: int = READS
+    ours: str = NATIVE
+
+    @property
+    def engines(self) -> tuple[str, str]:
+        return self.ours, AIHWKIT
 
 
 class Side:
-    """One layer on one engine under one preset."""
+    """One layer under one preset on one engine: NATIVE, COMPILED or AIHWKIT."""
 
     def __init__(self, layer: Layer, preset: Preset, engine: str) -> None:
         self.layer, self.preset, self.engine = layer, preset, engine
@@ -47,7 +54,10 @@ class Side:
 
     def _converted(self) -> nn.Module:
         whole = nn.Sequential(self.layer.module).eval()
-        model = convert(whole, self.preset, engine=self.engine)
+        theirs = self.engine == AIHWKIT
+        model = convert(whole, self.preset, engine=AIHWKIT if theirs else NATIVE)
+        if self.engine == COMPILED:
+            compiled(model)
         ranges, matrix = self.layer.ranges, self.matrix(model)
         if ranges is not None and self.preset.crossbar.input_range != "none":
             tiles = (len(matrix.grid.rows), len(matrix.grid.columns))
@@ -62,7 +72,7 @@ class Side:
 
     def chip(self, seed: int) -> None:
         """Program a chip; aihwkit's tiles are built anew."""
-        if self.engine == "aihwkit":
+        if self.engine == AIHWKIT:
             self.model = self._converted()
         program(self.model, seed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,9 @@ from torch import nn
 
 from aimc_bridge.conversion import convert, copy_trained
 from aimc_bridge.equivalence.report import Part, Row
+from aimc_bridge.equivalence.side import AIHWKIT, COMPILED
 from aimc_bridge.equivalence.statistics import Test, Values, mean_test
+from aimc_bridge.native import compiled
 from aimc_bridge.rng import derive
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import Evaluate, one_chip
@@ -26,14 +29,18 @@ Value = tuple[float, str, float]
 
 
 class Model:
-    """A digital model on one side: the chips of an engine under a preset."""
+    """A digital model on one side: the chips of an engine (NATIVE, COMPILED or AIHWKIT) under a
+    preset."""
 
     def __init__(
         self, digital: nn.Module, trained: nn.Module, preset: Preset, engine: str, exclude: Any
     ) -> None:
         self.digital, self.trained = digital, trained
         self.preset, self.engine, self.exclude = preset, engine, exclude
-        self.kept: nn.Module | None = trained if engine == "native" else None
+        self.kept: nn.Module | None = None if engine == AIHWKIT else trained
+        if engine == COMPILED:
+            self.kept = copy.deepcopy(trained)
+            compiled(self.kept)
 
     def fresh(self) -> nn.Module:
         """The model for a new chip: on aihwkit on new tiles, whose product noise is their own."""

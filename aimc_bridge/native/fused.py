@@ -96,6 +96,8 @@ def inputs(
              None that of `x`.    wanted  (size, square).
     """
     flat, strides = _flat(x)
+    if input_range is not None:
+        input_range = input_range.detach()
     most = unit if steps is None else float(steps)
     numbers = _numbers((unit if input_range is None else most, unit / most, scale), x)
     kernel = _kernel(_inputs, *_kind(flat), input_range is None, steps is None, side, wanted)
@@ -223,6 +225,7 @@ def _numbers(values: tuple[float, ...], like: Tensor) -> Tensor:
 
 def _flat(values: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     """(in the order of its memory, the strides that lead back); a copy where memory has gaps."""
+    values = values.detach()  # torch.compile warns of a view of what gets a gradient
     strides = values.stride()
     pairs = zip(values.shape, strides, strict=True)
     if 1 + sum((size - 1) * stride for size, stride in pairs) != values.numel():

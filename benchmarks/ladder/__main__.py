@@ -23,9 +23,17 @@ from aimc_bridge.errors import AimcError, UsageError
 from aimc_bridge.spec import Preset
 from aimc_bridge.times import seconds
 from benchmarks import tasks
-from benchmarks.command import Parser
+from benchmarks.command import (
+    Parser,
+    add_tasks,
+    by_task,
+    check_device,
+    enter,
+    paths_of,
+    task_names,
+)
 from benchmarks.data import data_dir
-from benchmarks.digital import replace_file
+from benchmarks.files import replace_file
 from benchmarks.ladder.climb import Climb, Settings
 from benchmarks.ladder.page import save
 from benchmarks.machine import hardware, versions
@@ -45,16 +53,7 @@ def parser() -> Parser:
         allow_abbrev=False,
     )
     add = made.add_argument
-    add("tasks", nargs="*", metavar="TASK", help="wrn, bert, lstm; all three when none is named")
-    add("--profile", default="embedded", help="embedded (no files), real (--data-dir), paper")
-    add("--data-dir", type=Path, help="folder with the data; default $AIMC_BRIDGE_DATA")
-    add(
-        "--checkpoint",
-        action="append",
-        default=[],
-        metavar="[TASK=]PATH",
-        help="a trained digital model: a run's folder or its model.safetensors; no training",
-    )
+    add_tasks(add)
     add("--times", nargs="*", default=["1s", "1h", "1d", "1y"], help="as 1s 1h '1 day' 3600")
     add("--chips", type=int, default=5, help="chips a rung")
     add("--repeats", type=int, default=10, help="repeats of the flaws' rows")
@@ -97,8 +96,8 @@ def run(given: argparse.Namespace, words: list[str], console: Console) -> Path:
     """Check everything, then climb. Returns the folder of the results."""
     settings, names = _settings(given)
     data_dir(given.data_dir)
-    paths = {n: Path(p) for n, p in _by_task("--checkpoint", given.checkpoint, names).items()}
-    counts = {n: _count(c) for n, c in _by_task("--subset", given.subset, names).items()}
+    paths = paths_of("--checkpoint", given.checkpoint, names)
+    counts = {n: _count(c) for n, c in by_task("--subset", given.subset, names).items()}
     made = {name: tasks.get(name, given.profile, given.data_dir) for name in names}
     for name, task in made.items():  # what cannot work is found before any work
         if name in paths:
@@ -119,7 +118,7 @@ def run(given: argparse.Namespace, words: list[str], console: Console) -> Path:
         "seed": settings.seed,
         "presets": {rung.key: _values(rung.preset) for rung in presets.ladder},
     }
-    _enter(out, claim, given.resume)
+    enter(out, claim, given.resume)
     threads = given.threads or (1 if given.profile == "embedded" else None)
     if threads:
         torch.set_num_threads(threads)
@@ -140,12 +139,7 @@ def _values(preset: Preset) -> dict[str, Any]:
 
 
 def _settings(given: argparse.Namespace) -> tuple[Settings, list[str]]:
-    names = list(dict.fromkeys(given.tasks)) or list(tasks.NAMES)
-    for name in names:
-        if name not in tasks.NAMES:
-            raise UsageError(f"unknown task {name!r}; one of {', '.join(tasks.NAMES)}")
-    if given.profile not in tasks.PROFILES:
-        raise UsageError(f"unknown profile {given.profile!r}; one of {', '.join(tasks.PROFILES)}")
+    names = task_names(given.tasks, given.profile)
     if not given.times:
         raise UsageError("--times names no time; allowed: one or more, as 1s 1h '1 day' 3600")
     for name, least in (("chips", 2), ("repeats", 2), ("threads", 1)):
@@ -153,10 +147,7 @@ def _settings(given: argparse.Namespace) -> tuple[Settings, list[str]]:
         if value is not None and value < least:
             why = "" if least == 1 else ": an interval needs two"
             raise UsageError(f"--{name} {value}; allowed: {least} or more{why}")
-    if given.device not in ("cpu", "cuda"):
-        raise UsageError(f"unknown device {given.device!r}; one of cpu, cuda")
-    if given.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu")
+    check_device(given.device)
     settings = Settings(
         profile=given.profile,
         times=tuple(sorted({seconds(word) for word in given.times})),
@@ -168,49 +159,10 @@ def _settings(given: argparse.Namespace) -> tuple[Settings, list[str]]:
     return settings, names
 
 
-def _by_task(option: str, words: list[str], names: list[str]) -> dict[str, str]:
-    """TASK=VALUE words, or a lone VALUE where one task is named."""
-    found: dict[str, str] = {}
-    for word in words:
-        name, separator, value = word.partition("=")
-        if not separator:
-            if len(names) != 1:
-                raise UsageError(f"{option} {word}: which task? name one, or write TASK={word}")
-            name, value = names[0], word
-        if name not in names:
-            raise UsageError(f"{option} {word}: {name!r} is not among {', '.join(names)}")
-        found[name] = value
-    return found
-
-
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"--subset {text}; allowed: a whole number, 1 or more")
     return int(text)
-
-
-def _enter(out: Path, claim: dict[str, Any], resume: bool) -> None:
-    """Take the folder, or refuse it."""
-    record = out / "run.json"
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; name a folder")
-    if not out.exists() or not any(out.iterdir()):
-        out.mkdir(parents=True, exist_ok=True)
-        replace_file(record, json.dumps({"arguments": claim}, indent=1) + "\n")
-        return
-    if not resume:
-        raise UsageError(f"--out {out} is not empty; name another folder, or add --resume")
-    try:
-        before = json.loads(record.read_text())["arguments"]
-    except (OSError, ValueError, KeyError):
-        raise UsageError(f"{record}: no record of a run to resume; name another --out") from None
-    now = json.loads(json.dumps(claim))
-    differs = sorted(key for key in now if before.get(key) != now[key])
-    if differs:
-        raise UsageError(
-            f"{out} holds a run with other arguments ({', '.join(differs)}); "
-            "name another --out, or repeat them"
-        )
 
 
 def _write(

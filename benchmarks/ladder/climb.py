@@ -23,7 +23,7 @@ from aimc_bridge.registry import matrices_of
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import sweep
 from benchmarks import digital, tasks
-from benchmarks.digital import replace_file
+from benchmarks.files import replace_file
 from benchmarks.ladder.sides import REDRAWN, SIDES, Chips, Redrawn, Reread, Side
 from benchmarks.ladder.tables import COLUMNS
 from benchmarks.profiles import PLANS

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import presets
 from aimc_bridge.report import markdown
 from aimc_bridge.times import label
-from benchmarks.digital import replace_file
+from benchmarks.files import replace_file
 from benchmarks.ladder.tables import digital_of, flaws, layers, less_one, steps, times_of
 
 if TYPE_CHECKING:

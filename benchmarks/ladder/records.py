@@ -18,7 +18,7 @@ import typer
 
 from aimc_bridge.errors import AimcError, DataError
 from benchmarks import record as records
-from benchmarks.digital import replace_file
+from benchmarks.files import replace_file
 from benchmarks.ladder.page import LEGEND, figure, study_text
 from benchmarks.ladder.tables import COLUMNS, read_results
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from aimc_bridge.errors import DataError, UsageError
 from aimc_bridge.report import markdown
-from benchmarks.digital import replace_file
+from benchmarks.files import replace_file
 from benchmarks.speed import goals, growth, holding, targets
 from benchmarks.speed.groups import Group
 from benchmarks.speed.growth import Curve
