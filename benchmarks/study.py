@@ -269,11 +269,13 @@ class Study:
         elif not self._recalled(native, "hwa"):
             self._announce(f"hardware-aware training, recipe {recipe.name}")
             self._timed("hwa training", work)
+        self._validated("hwa")
 
     def _unaware(self, model: nn.Module) -> nn.Module:
         recipe = self.settings.recipe_of(self.task, self.plan)
         tuned = self.task.skeleton().to(self.settings.device).eval()
         if self._recalled(tuned, "control"):
+            self._validated("control")
             return tuned
 
         def work() -> nn.Module:
@@ -284,7 +286,9 @@ class Study:
             return trained
 
         self._announce(f"control: the same training without noise, recipe {recipe.name}")
-        return self._timed("control training", work)  # type: ignore[no-any-return]
+        trained: nn.Module = self._timed("control training", work)
+        self._validated("control")
+        return trained
 
     def _announce(self, what: str) -> None:
         batches = self.plan.hwa_batches
@@ -311,6 +315,19 @@ class Study:
         for file in (self.folder / f"{phase}-training").glob("*.safetensors"):
             file.unlink()
         (self.folder / f"{phase}-training" / "checkpoint.json").unlink(missing_ok=True)
+
+    def _validated(self, phase: str) -> None:
+        """Note what validation said during a training."""
+        import pandas as pd
+
+        file = self.folder / f"{phase}.csv"
+        if not file.exists():  # trained elsewhere
+            return
+        history = pd.read_csv(file)
+        shown = ["step", *(name for name in history if str(name).startswith("validation_"))]
+        if len(shown) > 1:
+            looks = history[shown].dropna()
+            self.facts.setdefault("validation", {})[phase] = looks.to_dict("list")
 
     # --- measurements ---
 

@@ -278,6 +278,12 @@ def test_a_trained_model_is_measured_again_without_training(launched, model, tmp
     trained = ["--trained", str(launched / "work" / "wrn" / "hwa.safetensors")]
     out = tmp_path / "again"
     assert run.main([*words, *trained, "--out", str(out)]) == 0
+    about, once = (
+        json.loads((folder / "run.json").read_text())["studies"]["wrn"]
+        for folder in (out, launched)
+    )
+    assert "validation" not in about and set(once["validation"]) == {"hwa", "control"}
+    assert once["validation"]["hwa"]["step"] == [1, 2]  # --validate-every 2 of 3 steps, and the end
     before, again = (rows[rows.phase == "hwa"] for rows in (rows_of(launched), rows_of(out)))
     assert again.value.tolist() == before.value.tolist()
     assert not (out / "work" / "wrn" / "hwa-training").exists()
