@@ -13,6 +13,7 @@ from aimc_bridge.errors import CheckpointError, StateError, UsageError
 from aimc_bridge.registry import Chip, Matrix, matrices_of, record_of
 from aimc_bridge.times import seconds
 
+DRAW_ON = ("cpu", "device", "compiled")
 _FORMAT = 1
 _RANGES = "input ranges"
 
@@ -25,13 +26,15 @@ def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
 
     Args:    model  a converted model.    seed  any integer.    draw_on  "cpu": CPU and CUDA share
              the chip; "device": drawn where the weights are, faster, repeatable on that kind of
-             device (the aihwkit engine always draws on the CPU).
-    Raises:  UsageError, CapabilityError (not a converted model).
+             device; "compiled": there too, inside passes of torch.compile, several times faster,
+             by another generator (the aihwkit engine always draws on the CPU). The first chips
+             take seconds, until everything is compiled.
+    Raises:  UsageError, CapabilityError (not a converted model; torch.compile does not work).
     """
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise UsageError(f"seed={seed!r}; allowed: an integer")
-    if draw_on not in ("cpu", "device"):
-        raise UsageError(f"draw_on={draw_on!r}; allowed: 'cpu', 'device'")
+    if draw_on not in DRAW_ON:
+        raise UsageError(f"draw_on={draw_on!r}; allowed: {', '.join(map(repr, DRAW_ON))}")
     record = record_of(model)
     for name, matrix in matrices_of(model).items():
         matrix.program(seed, name, draw_on)
@@ -43,7 +46,8 @@ def drift(model: nn.Module, t_inference: float | str) -> None:
     included. Any order of times: each starts from the programmed state.
 
     Args:    t_inference  seconds, or a text such as "1h".
-    Raises:  StateError where no chip is programmed; UsageError for a time that is not understood.
+    Raises:  StateError where no chip is programmed; UsageError for a time that is not understood;
+             CapabilityError for a chip of draw_on="compiled" where torch.compile does not work.
     """
     t_s = seconds(t_inference)
     chip = _chip(model, "drift")

@@ -300,7 +300,7 @@ def test_wrong_arguments() -> None:
     for seed in (1.5, "7", True, None):
         with pytest.raises(UsageError, match="allowed: an integer"):
             program(analog, seed)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="allowed: 'cpu', 'device'"):
+    with pytest.raises(UsageError, match="allowed: 'cpu', 'device', 'compiled'"):
         program(analog, 1, draw_on="gpu")
     for door in (lambda m: program(m, 1), lambda m: drift(m, 1.0), restore):
         with pytest.raises(CapabilityError, match="not a converted model"):

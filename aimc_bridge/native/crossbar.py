@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,13 +11,14 @@ from torch import Tensor, nn
 
 from aimc_bridge import rng
 from aimc_bridge.errors import CalibrationError, CheckpointError, ShapeError, StateError
+from aimc_bridge.native import chips, fused
 from aimc_bridge.native.forward import Block, CrossbarProduct, Job, TileWeights, perfect
 from aimc_bridge.native.product import LinearProduct, Product
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics import compensation, crossbar
 from aimc_bridge.physics.mapping import TileGrid, column_scales
 from aimc_bridge.registry import Matrix, Observer
-from aimc_bridge.spec import Preset, TrainingSpec
+from aimc_bridge.spec import Preset, StatisticalSpec, TrainingSpec
 
 _MANY = 256
 """Input vectors from which on a product cuts its weights into tiles anew: one pass over them is
@@ -365,29 +367,57 @@ class Crossbar(nn.Module, Matrix):
 
     def _draw(self, shape: tuple[int, ...], draw_on: str, seed: int, *names: object) -> Tensor:
         device = self.scale.device
+        if draw_on == "compiled":
+            key = fused.key_of(device, seed, names)[0]
+            return fused.drawn(key, math.prod(shape)).view(shape).to(self.scale.dtype)
         source = device if draw_on == "device" else torch.device("cpu")
         return rng.normal(shape, rng.stream(seed, *names, device=source), device).to(
             self.scale.dtype
         )
 
+    def _in_passes(self, draw_on: str) -> StatisticalSpec | None:
+        """The device, where there are compiled passes for its laws.
+
+        Raises:  CapabilityError where they are asked for and nothing can be compiled.
+        """
+        if draw_on != "compiled":
+            return None
+        fused.check(self.scale.device.type)
+        pcm = self.preset.pcm
+        return pcm if isinstance(pcm, StatisticalSpec) and chips.suits(self.grid, pcm) else None
+
     @torch.inference_mode(False)
     @torch.no_grad()
     def program(self, seed: int, name: str, draw_on: str) -> None:
-        weight, pcm = self.normalised_weight(), self.preset.pcm
-        shapes = cell_law.noise_shapes(self.grid, pcm)
-        eps_prog = self._draw(shapes[0], draw_on, seed, "program", name)
-        eps_nu = self._draw(shapes[1], draw_on, seed, "exponent", name)
-        cells = cell_law.program_cells(weight, self.grid, pcm, eps_prog, eps_nu)
-        self.conductance_us, self.nu = cells.conductance_us, cells.nu
-        self.us_per_unit = cells.us_per_unit
-        self.held = cell_law.held_weight(cells, self.grid)
-        self.compensation = None
-        self.reference = None
-        kind = self.preset.compensation.drift_compensation
+        pcm, readout = self._in_passes(draw_on), self.preset.compensation
+        kind = readout.drift_compensation
+        measured = kind in ("global", "per_column")
+        reference = None
+        if pcm is not None:
+            spec = self.preset.crossbar if measured else None
+            trained = self._trained().detach()
+            cells, now = chips.program(trained, self.scale, self.grid, pcm, spec, seed, name)
+            self._hold(cells, now.weights)
+            if now.outputs is not None:
+                reference = compensation.from_columns(now.outputs, self.grid, readout)
+        else:
+            device = self.preset.pcm
+            shapes = cell_law.noise_shapes(self.grid, device)
+            eps_prog = self._draw(shapes[0], draw_on, seed, "program", name)
+            eps_nu = self._draw(shapes[1], draw_on, seed, "exponent", name)
+            weight = self.normalised_weight()
+            cells = cell_law.program_cells(weight, self.grid, device, eps_prog, eps_nu)
+            self._hold(cells, cell_law.held_weight(cells, self.grid))
+            if measured:
+                reference = self._readout(seed, name, "reference", draw_on)
         if kind == "global_exact_reference":
-            self.reference = compensation.readout(weight, self.grid, self.preset.compensation)
-        elif kind in ("global", "per_column"):
-            self.reference = self._readout(seed, name, "reference", draw_on)
+            reference = compensation.readout(self.normalised_weight(), self.grid, readout)
+        self.compensation = None
+        self.reference = reference
+
+    def _hold(self, cells: cell_law.Cells, weight: Tensor) -> None:
+        self.conductance_us, self.nu = cells.conductance_us, cells.nu
+        self.us_per_unit, self.held = cells.us_per_unit, weight
 
     def _readout(self, seed: int, name: str, when: object, draw_on: str) -> Tensor:
         assert self.held is not None
@@ -404,17 +434,25 @@ class Crossbar(nn.Module, Matrix):
     @torch.inference_mode(False)
     @torch.no_grad()
     def drift(self, t_s: float, seed: int, name: str, draw_on: str) -> None:
-        cells, pcm = self._cells(), self.preset.pcm
-        shape = tuple(cells.conductance_us.shape)
-        eps = self._draw(shape, draw_on, seed, "read", name, float(t_s))
-        self.held = cell_law.read_cells(cells, self.grid, pcm, t_s, eps)
-        kind = self.preset.compensation.drift_compensation
-        if kind == "oracle":
+        cells, device, t_s = self._cells(), self.preset.pcm, float(t_s)
+        pcm, measured = self._in_passes(draw_on), self.reference is not None
+        outputs = None
+        if pcm is not None:
+            spec = self.preset.crossbar if measured else None
+            self.held, outputs = chips.read(cells, self.grid, pcm, spec, t_s, seed, name)
+        else:
+            shape = tuple(cells.conductance_us.shape)
+            eps = self._draw(shape, draw_on, seed, "read", name, t_s)
+            self.held = cell_law.read_cells(cells, self.grid, device, t_s, eps)
+        if self.preset.compensation.drift_compensation == "oracle":
             self.compensation = compensation.oracle(
-                self.normalised_weight(), self.grid, pcm, t_s
+                self.normalised_weight(), self.grid, device, t_s
             ).clone()
         elif self.reference is not None:
-            now = self._readout(seed, name, float(t_s), draw_on)
+            if outputs is None:
+                now = self._readout(seed, name, t_s, draw_on)
+            else:
+                now = compensation.from_columns(outputs, self.grid, self.preset.compensation)
             self.compensation = self.reference / now
 
     def restore(self) -> None:

@@ -63,6 +63,7 @@ def compiled(model: nn.Module, on: bool = True) -> None:
     The law is the same, the noise's numbers are others than without: a generator that runs inside
     the compiled passes, seeded from torch's default generator, so that `torch.manual_seed` repeats
     them, on any number of threads. The first passes take seconds, until everything is compiled.
+    Chips are drawn as `program(model, seed, draw_on=...)` says, which knows "compiled" too.
 
     Args:    model  converted to the native engine.
     Raises:  CapabilityError where torch.compile does not work, or the model is not a native one.

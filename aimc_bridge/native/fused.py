@@ -8,7 +8,8 @@ The generator is a hash of (key, index), so that numbers depend neither on the n
 on the order: two rounds of a 32-bit finaliser (C. Wellons, hash-prospector, shifts 16, 15, 15 and
 factors 21f0aaad, 735a2d97), a word of the key before each, then the inverse normal distribution in
 single precision (M. Giles, GPU Computing Gems 2, chapter 10).
-Each call takes a key of 64 bits from the default generator of its device. The largest draw is 6.3.
+Each product takes a key of 64 bits from the default generator of its device; what makes a chip has
+keys with names. The largest draw is 6.3.
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from aimc_bridge import rng
 from aimc_bridge.errors import CapabilityError
+
+
+def key_of(device: torch.device, seed: int, *streams: tuple[object, ...]) -> Tensor:
+    """The keys of named streams of a seed, `[streams, 2]`: 63 bits each, as `rng.derive` has it."""
+    derived = [rng.derive(seed, *names) for names in streams]
+    words = [[(number & 0xFFFFFFFF) - 2**31, number >> 32] for number in derived]
+    return torch.tensor(words, dtype=torch.int32).to(device)
 
 
 def new_key(device: torch.device) -> Tensor:
@@ -30,9 +39,14 @@ def new_key(device: torch.device) -> Tensor:
 
 
 def normal(key: Tensor, n: int) -> Tensor:
-    """The N(0, 1) numbers of a key, `[n]`, float32. Constants are literals: names are arguments to
+    """The N(0, 1) numbers of a key, `[n]`, float32."""
+    return normal_at(key, torch.arange(n, dtype=torch.int32, device=key.device))
+
+
+def normal_at(key: Tensor, index: Tensor) -> Tensor:
+    """Those of int32 indices, of their shape. Constants are literals: names are arguments to
     torch.compile, and each would be read from memory."""
-    bits = _mixed(torch.arange(n, dtype=torch.int32, device=key.device) ^ key[0])
+    bits = _mixed(index ^ key[0])
     bits = _mixed(bits + key[1])
     p = ((bits & 0x7FFFFFFF).to(torch.float32) + 0.5) * 2.0**-31  # of both tails
     w = -torch.log(p * (2.0 - p))
@@ -99,9 +113,9 @@ def inputs(
     if input_range is not None:
         input_range = input_range.detach()
     most = unit if steps is None else float(steps)
-    numbers = _numbers((unit if input_range is None else most, unit / most, scale), x)
-    kernel = _kernel(_inputs, *_kind(flat), input_range is None, steps is None, side, wanted)
-    found = kernel(flat, input_range, numbers, steps is not None, side, wanted)
+    numbers = constants((unit if input_range is None else most, unit / most, scale), x)
+    own = kernel(_inputs, *kind(flat), input_range is None, steps is None, side, wanted)
+    found = own(flat, input_range, numbers, steps is not None, side, wanted)
     new, *rest = (None if one is None else one.as_strided(x.shape, strides) for one in found)
     assert new is not None
     return Inputs(new, *rest)
@@ -150,12 +164,12 @@ def finish(
     if any(one is not None and one.untyped_storage().data_ptr() == memory for one in others):
         flat = flat.clone()
     key = new_key(y.device) if sigma > 0.0 else None
-    numbers = _numbers(
+    numbers = constants(
         (late, 2.0 * drop, 20.0**0.5 * drop, sigma, 0.0 if bound is None else float(bound)), y
     )
     kinds = [None if one is None else one.dtype for one in others]
-    kernel = _kernel(_finish, *_kind(flat), *kinds, key is None, bound is None)
-    kernel(flat, *others, numbers, key, bound is not None)
+    own = kernel(_finish, *kind(flat), *kinds, key is None, bound is None)
+    own(flat, *others, numbers, key, bound is not None)
     return flat.as_strided(y.shape, strides)
 
 
@@ -187,20 +201,24 @@ def _finish(
 
 
 @cache
-def _kernel(function: Callable[..., Any], *kind: object) -> Callable[..., Any]:
+def kernel(function: Callable[..., Any], *kind: object) -> Callable[..., Any]:
     """The function compiled for one kind of arguments.
 
     A kind has a code object of its own: torch.compile counts compilations by code object and gives
-    up after eight.
+    up after eight. It also decides by the first sizes it sees whether threads are worth it, for
+    all sizes and, on disk, for all later processes: here everything is worth it.
     """
     own = types.FunctionType(function.__code__.replace(), function.__globals__)
     # named among the options, the number of threads is in the name under which code is kept on disk
-    options: dict[str, Any] = {"cpp.threads": torch.get_num_threads()}
+    options: dict[str, Any] = {
+        "cpp.threads": torch.get_num_threads(),
+        "cpp.min_chunk_size": 1,
+    }
     compiled: Callable[..., Any] = torch.compile(own, dynamic=True, fullgraph=True, options=options)
     return compiled
 
 
-def _kind(flat: Tensor) -> tuple[object, ...]:
+def kind(flat: Tensor) -> tuple[object, ...]:
     """What torch.compile compiles anew for."""
     return (
         flat.dtype,
@@ -212,13 +230,24 @@ def _kind(flat: Tensor) -> tuple[object, ...]:
     )
 
 
+def drawn(key: Tensor, n: int) -> Tensor:
+    """`normal(key, n)` from a compiled pass."""
+    new = torch.empty(n, dtype=torch.float32, device=key.device)
+    kernel(_drawn, *kind(new))(new, key)
+    return new
+
+
+def _drawn(new: Tensor, key: Tensor) -> None:
+    new.copy_(normal(key, new.numel()))
+
+
 @lru_cache(maxsize=4096)
 def _on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)
 
 
-def _numbers(values: tuple[float, ...], like: Tensor) -> Tensor:
+def constants(values: tuple[float, ...], like: Tensor) -> Tensor:
     """Constants as a tensor: numbers would be compiled in, and compiled anew for each value."""
     return _on_device(values, like.dtype, like.device)
 

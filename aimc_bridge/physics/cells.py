@@ -9,13 +9,14 @@ is one cell that holds the signed weight.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from aimc_bridge.physics.drift import drift_exponent, drifted
-from aimc_bridge.physics.mapping import TileGrid, from_pair, to_pair
+from aimc_bridge.physics.drift import Moment, drift_exponent, drifted
+from aimc_bridge.physics.mapping import TileGrid, from_legs, from_pair, legs, to_pair
 from aimc_bridge.physics.programming import programmed, target_us
 from aimc_bridge.physics.read import read
 from aimc_bridge.spec import DeviceSpec, StatisticalSpec
@@ -41,6 +42,11 @@ def paired(pcm: DeviceSpec) -> bool:
     return pcm.pairs and not pcm.netting
 
 
+def netted(pcm: DeviceSpec) -> bool:
+    """Whether the state keeps what is left of a pair."""
+    return pcm.pairs and pcm.netting
+
+
 def noise_shapes(grid: TileGrid, pcm: DeviceSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of the N(0, 1) draws that `program_cells` takes: (programming, exponents)."""
     cells = (grid.out_features, grid.in_features)
@@ -52,7 +58,11 @@ def noise_shapes(grid: TileGrid, pcm: DeviceSpec) -> tuple[tuple[int, ...], tupl
 
 def us_per_unit(weight: Tensor, grid: TileGrid, pcm: DeviceSpec) -> Tensor:
     """g_max over the largest |w| of each tile: `(..., out, in) -> (..., row tiles, col tiles)`."""
-    largest = grid.tile_amax(weight)
+    return us_per_largest(grid.tile_amax(weight), pcm)
+
+
+def us_per_largest(largest: Tensor, pcm: DeviceSpec) -> Tensor:
+    """`us_per_unit` of tiles whose largest |w| is known."""
     return pcm.g_max_us / torch.where(largest > 0, largest, torch.ones_like(largest))
 
 
@@ -72,16 +82,32 @@ def program_cells(
     """
     scale = us_per_unit(weight, grid, pcm)
     scale_by_cell = _by_cell(scale, grid)
+    if netted(pcm):
+        net, nu = program_netted(weight, scale_by_cell, pcm, eps_prog.unbind(-3), eps_nu)
+        rescale = us_per_unit(net, grid, pcm)
+        return Cells(net * _by_cell(rescale, grid), nu, rescale)
     target = to_pair(weight, scale_by_cell) if pcm.pairs else weight * scale_by_cell
     g_prog = programmed(target, pcm, eps_prog)
-    if not pcm.pairs or paired(pcm):
-        chips = g_prog.shape[: g_prog.ndim - target.ndim]
-        nu = drift_exponent(target_us(target, pcm), pcm, eps_nu)
-        return Cells(g_prog, nu, scale.expand(*chips, *scale.shape))
-    net = from_pair(g_prog, scale_by_cell)
-    nu = drift_exponent(torch.where(net > 0, target[0], target[1]), pcm, eps_nu)
-    rescale = us_per_unit(net, grid, pcm)
-    return Cells(net * _by_cell(rescale, grid), nu, rescale)
+    chips = g_prog.shape[: g_prog.ndim - target.ndim]
+    nu = drift_exponent(target_us(target, pcm), pcm, eps_nu)
+    return Cells(g_prog, nu, scale.expand(*chips, *scale.shape))
+
+
+def program_netted(
+    weight: Tensor,
+    us_per_unit: Tensor,
+    pcm: DeviceSpec,
+    eps_prog: Sequence[Tensor],
+    eps_nu: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Pairs that are netted, elementwise: (normalised weights, drift exponents).
+
+    Args:    eps_prog  of the positive and of the negative devices.
+    """
+    target = legs(weight, us_per_unit)
+    plus, minus = (programmed(g, pcm, eps) for g, eps in zip(target, eps_prog, strict=True))
+    net = from_legs(plus, minus, us_per_unit)
+    return net, drift_exponent(torch.where(net > 0, *target), pcm, eps_nu)
 
 
 def held_weight(cells: Cells, grid: TileGrid) -> Tensor:
@@ -95,13 +121,15 @@ def read_cells(cells: Cells, grid: TileGrid, pcm: DeviceSpec, t_s: float, eps: T
     Args:    eps  N(0, 1), the shape of `cells.conductance_us`.
     Returns: `(*chips, out, in)`.    Raises: ShapeError, UsageError.
     """
-    g = cells.conductance_us
+    return _weights(read_us(cells.conductance_us, cells.nu, t_s, pcm, eps), cells, grid)
+
+
+def read_us(g: Tensor, nu: Tensor, t_s: float | Moment, pcm: DeviceSpec, eps: Tensor) -> Tensor:
+    """Conductances as read `t_s` seconds after programming, signs kept: elementwise."""
     if not isinstance(pcm, StatisticalSpec) or paired(pcm):
-        now = read(drifted(g, cells.nu, t_s, pcm), g, t_s, pcm, eps)
-        return _weights(now, cells, grid)
+        return read(drifted(g, nu, t_s, pcm), g, t_s, pcm, eps)
     size = g.abs()
-    now = read(drifted(size, cells.nu, t_s, pcm), size, t_s, pcm, eps)
-    return _weights(torch.copysign(now, g), cells, grid)
+    return torch.copysign(read(drifted(size, nu, t_s, pcm), size, t_s, pcm, eps), g)
 
 
 def _weights(conductance_us: Tensor, cells: Cells, grid: TileGrid) -> Tensor:

@@ -17,7 +17,11 @@ def readout(outputs: Tensor, grid: TileGrid, spec: CompensationSpec) -> Tensor:
     Args:    outputs  `(*chips, out, in)`, from `crossbar.identity_readout`.
     Returns: `(*chips, row tiles, out)`.
     """
-    by_column = grid.column_mean(outputs.abs())
+    return from_columns(grid.column_mean(outputs.abs()), grid, spec)
+
+
+def from_columns(by_column: Tensor, grid: TileGrid, spec: CompensationSpec) -> Tensor:
+    """`readout` from the mean |output| of each column of each tile, `(*chips, row tiles, out)`."""
     if spec.drift_compensation != "per_column":
         by_column = grid.expand_tiles(grid.reduce_columns(by_column, "mean"))
     return by_column.clamp_min(spec.alpha_floor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -56,6 +58,17 @@ def drift_exponent(g_us: Tensor, pcm: DeviceSpec, eps: Tensor) -> Tensor:
     return nu_mean(g_us, pcm).expand_as(eps).clone()
 
 
+class Moment(NamedTuple):
+    """A time as what the laws make of it, where a compiled law must not know the number.
+
+    log_age     logarithm of the power law's base
+    read_growth    of the 1/f noise; both of shape `()`
+    """
+
+    log_age: Tensor
+    read_growth: Tensor
+
+
 def check_time(t_s: float) -> float:
     """`t_s` as a float; UsageError where it is not a finite number of seconds >= 0."""
     t = float(t_s)
@@ -75,7 +88,14 @@ def age(t_s: float, pcm: DeviceSpec) -> float:
     return (t + pcm.t0_s) / pcm.t0_s
 
 
-def drifted(g_prog_us: Tensor, nu: Tensor, t_s: float, pcm: DeviceSpec) -> Tensor:
+def log_age(t_s: float | Moment, pcm: DeviceSpec) -> float | Tensor:
+    """Natural logarithm of `age`."""
+    if isinstance(t_s, Moment):
+        return t_s.log_age
+    return torch.tensor(age(t_s, pcm), dtype=torch.float64).log().item()
+
+
+def drifted(g_prog_us: Tensor, nu: Tensor, t_s: float | Moment, pcm: DeviceSpec) -> Tensor:
     """Drifted conductance without read noise: g ((t + t0) / t0)^-nu.
 
     Args:    g_prog_us  programmed, microsiemens, (*chips, *cells).    nu  same shape or
@@ -84,8 +104,7 @@ def drifted(g_prog_us: Tensor, nu: Tensor, t_s: float, pcm: DeviceSpec) -> Tenso
     Raises:  UsageError where t_s is negative or not finite.
     Source:  rasch2023 SI. One second is already a small drift: t + t0, not t.
     """
-    base = torch.tensor(age(t_s, pcm), dtype=torch.float64).log().item()
-    return (nu * -base).exp_().mul(g_prog_us)
+    return (nu * -log_age(t_s, pcm)).exp_().mul(g_prog_us)
 
 
 def mean_drift_factor(g_us: Tensor, t_s: float, pcm: DeviceSpec) -> Tensor:

@@ -87,8 +87,10 @@ class TileGrid:
     def column_amax(self, weight: Tensor) -> Tensor:
         """Largest |w| of each column of each tile: `[..., out, in] -> [..., row tiles, out]`."""
         self.check(weight)
-        parts = torch.split(weight.abs(), list(self.rows), dim=-1)
-        return torch.stack([part.amax(dim=-1) for part in parts], dim=-2)
+        parts = torch.split(weight, list(self.rows), dim=-1)
+        # not of |weight|, which would be written to memory
+        largest = [torch.maximum(part.amax(dim=-1), -part.amin(dim=-1)) for part in parts]
+        return torch.stack(largest, dim=-2)
 
     def tile_amax(self, weight: Tensor) -> Tensor:
         """Largest |w| of each tile: `[..., out, in] -> [..., row tiles, column tiles]`."""
@@ -175,16 +177,26 @@ def quantised(values: Tensor, bits: int | None, bound: float) -> Tensor:
     return rounded.clamp(-bound, bound)
 
 
+def legs(weight: Tensor, us_per_unit: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Conductances of the two devices of each weight, (positive, negative); one of them is 0."""
+    g = weight * us_per_unit
+    return g.clamp_min(0.0), (-g).clamp_min(0.0)
+
+
+def from_legs(positive: Tensor, negative: Tensor, us_per_unit: Tensor | float) -> Tensor:
+    """The weight of two conductances."""
+    return (positive - negative) / us_per_unit
+
+
 def to_pair(weight: Tensor, us_per_unit: Tensor | float) -> Tensor:
     """A conductance pair of each weight; one of the two is 0.
 
     Args:    weight  `[..., out, in]`.    us_per_unit  microsiemens of a weight of 1, broadcastable.
     Returns: `[..., 2, out, in]`, microsiemens: positive leg, negative leg.
     """
-    g = weight * us_per_unit
-    return torch.stack([g.clamp_min(0.0), (-g).clamp_min(0.0)], dim=-3)
+    return torch.stack(legs(weight, us_per_unit), dim=-3)
 
 
 def from_pair(pair_us: Tensor, us_per_unit: Tensor | float) -> Tensor:
     """The weight of a conductance pair: `[..., 2, out, in] -> [..., out, in]`."""
-    return (pair_us[..., 0, :, :] - pair_us[..., 1, :, :]) / us_per_unit
+    return from_legs(pair_us[..., 0, :, :], pair_us[..., 1, :, :], us_per_unit)

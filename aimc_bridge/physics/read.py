@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from aimc_bridge.physics.drift import check_time, clamped_log
+from aimc_bridge.physics.drift import Moment, check_time, clamped_log
 from aimc_bridge.physics.programming import check_noise, polynomial, relative
 from aimc_bridge.spec import DeviceSpec, HermesSpec, PcmSpec, StatisticalSpec
 
@@ -33,7 +33,14 @@ def time_factor(t_s: float, pcm: StatisticalSpec) -> float:
     return math.sqrt(math.log((t + pcm.t0_s + pcm.t_read_s) / (2 * pcm.t_read_s)))
 
 
-def read_sigma(g_prog_us: Tensor, t_s: float, pcm: DeviceSpec) -> Tensor:
+def growth(t_s: float | Moment, pcm: StatisticalSpec) -> float | Tensor:
+    """What Q is multiplied by: `time_factor`, and the factor for what-ifs."""
+    if isinstance(t_s, Moment):
+        return t_s.read_growth
+    return time_factor(t_s, pcm) * pcm.read_noise_scale
+
+
+def read_sigma(g_prog_us: Tensor, t_s: float | Moment, pcm: DeviceSpec) -> Tensor:
     """Relative standard deviation of the 1/f noise at `t_s`.
 
     Args:    g_prog_us  programmed conductance, microsiemens, (*cells).    t_s  seconds after the
@@ -43,11 +50,12 @@ def read_sigma(g_prog_us: Tensor, t_s: float, pcm: DeviceSpec) -> Tensor:
     """
     if not isinstance(pcm, StatisticalSpec):
         return torch.zeros_like(g_prog_us)
-    factor = time_factor(t_s, pcm) * pcm.read_noise_scale
-    return read_coefficient(g_prog_us, pcm).mul_(factor)
+    return read_coefficient(g_prog_us, pcm).mul_(growth(t_s, pcm))
 
 
-def read(g_drift_us: Tensor, g_prog_us: Tensor, t_s: float, pcm: DeviceSpec, eps: Tensor) -> Tensor:
+def read(
+    g_drift_us: Tensor, g_prog_us: Tensor, t_s: float | Moment, pcm: DeviceSpec, eps: Tensor
+) -> Tensor:
     """Conductance as read at `t_s`: max(0, g + |g| sigma eps).
 
     Args:    g_drift_us  drifted, g_prog_us  programmed, microsiemens, (*chips, *cells).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,28 +24,37 @@ def _numbered(model: torch.nn.Module, draw_on: str) -> Callable[[], None]:
     return lambda: program(model, next(seeds), draw_on=draw_on)
 
 
+def _native(setting: Setting) -> list[tuple[str, str, str]]:
+    """Sides of the native engine: (name, draw_on, note)."""
+    ways = {targets.NATIVE: setting.draw_on}
+    if (eager := sides.draw_on(setting.device, eagerly=True)) != setting.draw_on:
+        ways[targets.EAGER] = eager
+    return [(name, draw_on, f"draw_on={draw_on!r}") for name, draw_on in ways.items()]
+
+
 def wrn_chip(setting: Setting) -> Group:
     """Program the WRN and drift it once."""
     work = works.wrn(setting.sizes).to(setting.device)
     found = Collected(setting.say)
 
-    def side(engine: str, **more: Any) -> Side:
-        n = None if engine == "native" else 1
+    def side(name: str, draw_on: str, **more: Any) -> Side:
+        engine, n = ("aihwkit", 1) if name == targets.CPP else ("native", None)
         model = sides.analog(
             work, sides.ALL, engine, device=setting.device, chip=False, calibrate_with=n
         )
-        new = _numbered(model, setting.draw_on)
+        new = _numbered(model, draw_on)
 
         def run() -> None:
             new()
             drift(model, sides.HOUR)
 
-        return Side(targets.NATIVE if engine == "native" else targets.CPP, run, **more)
+        return Side(name, run, **more)
 
-    found.add(targets.NATIVE, lambda: side("native"))
+    for name, draw_on, note in _native(setting):
+        found.add(name, partial(side, name, draw_on, note=note))
     if setting.cpp:
         more = {"most": setting.sizes.slow_rounds, "warm": 0, "memory": False}
-        found.add(targets.CPP, lambda: side("aihwkit", note=CPP_LEFT_OUT, **more))
+        found.add(targets.CPP, lambda: side(targets.CPP, "cpu", note=CPP_LEFT_OUT, **more))
     elif setting.aihwkit:
         found.skip(NO_CPP)
     return done("wrn-chip", f"{work.name}, program and one drift", "chips", 1, found, setting)
@@ -69,25 +79,26 @@ def _bert_chip(setting: Setting, name: str, what: str, then_drift: bool) -> Grou
     found = Collected(setting.say)
     weights = {}
 
-    def side(engine: str, of: Work, **more: Any) -> Side:
-        n = None if engine == "native" else 1
+    def side(name: str, draw_on: str, of: Work, **more: Any) -> Side:
+        engine, n = ("aihwkit", 1) if name == targets.CPP else ("native", None)
         model = sides.analog(
             of, sides.ALL, engine, device=setting.device, chip=False, calibrate_with=n
         )
         count = sides.weights_on_tiles(model)
         weights[engine] = count
-        new = _numbered(model, setting.draw_on)
+        new = _numbered(model, draw_on)
         run: Callable[[], object] = new
         if then_drift:
             new()
             run = lambda: drift(model, sides.HOUR)  # noqa: E731
-        return Side(targets.NATIVE if engine == "native" else targets.CPP, run, count, **more)
+        return Side(name, run, count, **more)
 
-    found.add(targets.NATIVE, lambda: side("native", work))
+    for native, draw_on, said in _native(setting):
+        found.add(native, partial(side, native, draw_on, work, note=said))
     if setting.cpp:
         note = f"{CPP_LEFT_OUT}; a part of the model, scaled by its weights"
         more = {"most": max(1, sizes.slow_rounds - 1), "warm": 0, "memory": False}
-        found.add(targets.CPP, lambda: side("aihwkit", part, note=note, **more))
+        found.add(targets.CPP, lambda: side(targets.CPP, "cpu", part, note=note, **more))
     elif setting.aihwkit:
         found.skip(NO_CPP)
     text = f"{work.name} ({weights['native']:,} weights), {what}"

@@ -37,7 +37,7 @@ class Setting:
 
     @property
     def draw_on(self) -> str:
-        return "device" if self.on_gpu else "cpu"
+        return sides.draw_on(self.device)
 
 
 @dataclass

@@ -56,6 +56,14 @@ def compiled(on: bool) -> Iterator[None]:
         _COMPILED.reset(before)
 
 
+def draw_on(device: torch.device, *, eagerly: bool = False) -> str:
+    """Where native chips are drawn: in compiled passes where models are compiled, else, or where
+    `eagerly` is asked for, where CPU and GPU have it by default."""
+    if _COMPILED.get() and not eagerly:
+        return "compiled"
+    return "device" if device.type == "cuda" else "cpu"
+
+
 def analog(
     work: Work,
     preset: Preset,
@@ -77,8 +85,7 @@ def analog(
         n = work.size if calibrate_with is None else calibrate_with
         calibrate(model, [work.batch(n)], "percentile")
     if chip:
-        draw_on = "device" if device.type == "cuda" else "cpu"
-        program(model, 0, draw_on=draw_on)
+        program(model, 0, draw_on=draw_on(device))
         drift(model, HOUR)
     return model
 

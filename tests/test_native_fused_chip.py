@@ -1,0 +1,443 @@
+"""Chips drawn in compiled passes: the eager laws on given draws, closed forms, independence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.stats import binom
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch._functorch import config as functorch
+from torch._inductor import config as inductor
+from torch._inductor.graph import GraphLowering
+
+from aimc_bridge import convert, drift, load_chip, program, save_chip, sweep
+from aimc_bridge.errors import CapabilityError
+from aimc_bridge.native import chips, fused
+from aimc_bridge.physics import cells as cell_law
+from aimc_bridge.physics import compensation, crossbar
+from aimc_bridge.registry import Matrix, matrices_of
+from aimc_bridge.spec import Preset
+from presets import hermes, ideal, ladder, rasch2023, scalar_drift
+from tests.models import assert_close, linear, mlp, only
+from tests.stats import FALSE_ALARM, assert_mean, assert_sd, quantile
+from tests.test_chip import YEAR, chip, same, strong
+from tests.test_native_fused import correlated, needs_compiler
+
+HOUR = 3600.0
+SIGNED = next(rung.preset for rung in ladder if rung.key == "read_noise")
+
+
+def drawn(matrix: Matrix, seed: int, shape: tuple[int, ...], *names: object) -> Tensor:
+    """The numbers of a stream, by the generator's definition."""
+    key = fused.key_of(torch.device("cpu"), seed, names)[0]
+    return fused.normal(key, math.prod(shape)).view(shape).to(matrix.column_scale().dtype)
+
+
+def by_eager_laws(matrix: Matrix, seed: int, name: str, t_s: float) -> dict[str, Tensor]:
+    """The chip that the same draws make: as programmed, and at `t_s`."""
+    grid, preset, weight = matrix.grid, matrix.preset, matrix.normalised_weight()
+    shapes, cells = cell_law.noise_shapes(grid, preset.pcm), tuple(weight.shape)
+    if chips.suits(grid, preset.pcm):
+        eps = torch.stack([drawn(matrix, seed, cells, "program", name, leg) for leg in "+-"])
+    else:
+        eps = drawn(matrix, seed, shapes[0], "program", name)
+    eps_nu = drawn(matrix, seed, shapes[1], "exponent", name)
+    made = cell_law.program_cells(weight, grid, preset.pcm, eps, eps_nu)
+    held = cell_law.held_weight(made, grid)
+    state = tuple(made.conductance_us.shape)
+    eps = drawn(matrix, seed, state, "read", name, t_s)
+    now = cell_law.read_cells(made, grid, preset.pcm, t_s, eps)
+    means = []
+    for weights, when in ((held, "reference"), (now, t_s)):
+        position, count = grid.row_position(weight), grid.row_count(weight)
+        eps = drawn(matrix, seed, cells, "compensation", name, when)
+        outputs = crossbar.identity_readout(weights, position, count, preset.crossbar, eps)
+        means.append(compensation.readout(outputs, grid, preset.compensation))
+    found = {"conductance_us": made.conductance_us, "nu": made.nu, "us_per_unit": made.us_per_unit}
+    found |= {"programmed": held, "held": now}
+    if preset.compensation.drift_compensation in ("global", "per_column"):
+        found |= {"reference": means[0], "compensation": means[0] / means[1]}
+    return found
+
+
+def compiled_chip(model: nn.Module, seed: int, t_s: float) -> dict[str, dict[str, Tensor]]:
+    """By layer, the chip's tensors at `t_s`, and what it held before."""
+    program(model, seed, draw_on="compiled")
+    matrices = matrices_of(model)
+    before = {name: matrix.chip_state()["held"].clone() for name, matrix in matrices.items()}
+    drift(model, t_s)
+    return {n: {**m.chip_state(), "programmed": before[n]} for n, m in matrices.items()}
+
+
+# --- the laws -------------------------------------------------------------------------------------
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "one tile": lambda: linear(300, 200),
+    "even row tiles": lambda: linear(800, 60),
+    "uneven row tiles": lambda: linear(1153, 90),
+    "column tiles": lambda: linear(40, 1100),
+    "groups": lambda: nn.Conv2d(60, 40, 3, groups=2),
+    "one output": lambda: linear(400, 1),
+    "one input": lambda: linear(1, 30),
+    "double precision": lambda: linear(300, 200).double(),
+}
+# what passes know, and what goes through eager laws with compiled draws
+KINDS = {
+    "hermes": (hermes, "even row tiles"),
+    "by column": (rasch2023.change(drift_compensation="per_column", why="test"), "one tile"),
+    "exact": (
+        rasch2023.change(drift_compensation="global_exact_reference", why="test"),
+        "one tile",
+    ),
+    "two devices": (rasch2023.change(netting=False, why="test"), "uneven row tiles"),
+    "signed": (SIGNED, "one tile"),
+    "scalar": (scalar_drift, "one tile"),
+    "ideal": (ideal, "one tile"),
+}
+
+
+def assert_laws(layer: Callable[[], nn.Module], preset: Preset) -> None:
+    torch.manual_seed(0)
+    analog = convert(layer().eval(), preset)
+    matrix = only(analog)
+    (name,) = matrices_of(analog)
+    (got,) = compiled_chip(analog, 5, HOUR).values()
+    wanted = by_eager_laws(matrix, 5, name, HOUR)
+    if preset.compensation.drift_compensation == "global_exact_reference":
+        clean = matrix.normalised_weight()
+        reference = compensation.readout(clean, matrix.grid, preset.compensation)
+        assert torch.equal(got["reference"], reference)
+        assert "compensation" in got
+    for what, values in wanted.items():
+        assert_close(got[what], values, f"{preset}, {what}")
+
+
+@needs_compiler
+@pytest.mark.parametrize("layer", LAYERS)
+def test_it_is_the_eager_chip_of_the_same_draws(layer: str) -> None:
+    assert_laws(LAYERS[layer], rasch2023)
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_device_and_compensation(kind: str) -> None:
+    preset, layer = KINDS[kind]
+    assert_laws(LAYERS[layer], preset)
+
+
+@needs_compiler
+def test_oracle_is_the_eager_one() -> None:
+    analog = convert(linear(300, 200), rasch2023.change(drift_compensation="oracle", why="test"))
+    program(analog, 1, draw_on="compiled")
+    drift(analog, HOUR)
+    matrix = only(analog)
+    wanted = compensation.oracle(matrix.normalised_weight(), matrix.grid, matrix.preset.pcm, HOUR)
+    assert torch.equal(matrix.alpha(), wanted)
+
+
+@pytest.mark.cuda
+@needs_compiler
+def test_a_gpu_makes_the_same_chip() -> None:
+    """To float error: its draws are of the same bits."""
+    analog = convert(linear(800, 60).cuda(), rasch2023)
+    cpu = convert(linear(800, 60), rasch2023)
+    (got,) = compiled_chip(analog, 5, HOUR).values()
+    (name,) = matrices_of(cpu)
+    for what, values in by_eager_laws(only(cpu), 5, name, HOUR).items():
+        assert_close(got[what].cpu(), values, what)
+
+
+@needs_compiler
+def test_nothing_is_compiled_for_a_shape_or_a_time() -> None:
+    """Shapes whose sizes are equal, or equal to sizes inside the passes, among them."""
+    warm = convert(nn.Sequential(linear(300, 200), linear(1153, 90)), rasch2023)
+    program(warm, 1, draw_on="compiled")
+    drift(warm, HOUR)
+    before = dict(counters["stats"])
+    sizes = ((2, 2), (3, 3), (7, 5), (600, 600), (1024, 2), (1025, 64), (1153, 385), (514, 257))
+    other = convert(nn.Sequential(*(linear(*size) for size in sizes)), rasch2023)
+    program(other, 2, draw_on="compiled")
+    for t_s in (0.0, 1.0, YEAR):
+        drift(other, t_s)
+    assert counters["stats"] == before
+
+
+@needs_compiler
+def test_a_first_call_that_is_small_does_not_rule_out_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch.compile decides on threads by the first sizes: the generated code has them for all."""
+    written: list[str] = []
+    monkeypatch.setattr(GraphLowering, "save_output_code", written.append)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        own = fused.kernel(fused._drawn, "a kind of its own")
+        with inductor.patch(fx_graph_cache=False), functorch.patch(enable_autograd_cache=False):
+            own(torch.empty(40), fused.new_key(torch.device("cpu")))
+    finally:
+        torch.set_num_threads(threads)
+    (code,) = written
+    assert "#pragma omp parallel num_threads(2)" in code
+
+
+# --- closed forms ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def readings() -> dict[tuple[int, float], dict[str, Tensor]]:
+    """Of two chips of one layer, |w| in [1/2, 1], at an hour and a year: as z values that should
+    each be N(0, 1)."""
+    analog = convert(strong(), rasch2023)
+    clean = only(analog).clean_weight()
+    x = clean.abs()
+    leg = (0.26348 + 1.9650 * x - 1.1731 * x**2) / 25.0
+    # the other leg has target 0 and keeps the positive half of its noise
+    zero = 0.26348 / 25.0
+    mean, variance = zero / (2 * torch.pi) ** 0.5, zero**2 * (0.5 - 0.5 / torch.pi)
+    found = {}
+    for seed in (0, 1):
+        for t_s in (HOUR, YEAR):
+            (got,) = compiled_chip(analog, seed, t_s).values()
+            error = (got["programmed"] - clean) * clean.sign()
+            g = got["conductance_us"].abs()
+            decayed = g * ((t_s + 20.0) / 20.0) ** -got["nu"] / got["us_per_unit"]
+            sigma = (0.0088 / (g / 25.0) ** 0.65).clamp_max(0.2)
+            sigma *= math.log((t_s + 20.0 + 250e-9) / 500e-9) ** 0.5
+            found[seed, t_s] = {
+                "programmed": (error + mean) / (leg**2 + variance).sqrt(),
+                "exponent": (got["nu"] - 0.049) / 0.008,
+                "read": (got["held"].abs() / decayed - 1.0) / sigma,
+                "held": got["held"],
+                "before": got["programmed"],
+                "alpha": got["compensation"],
+            }
+    return found
+
+
+@needs_compiler
+@pytest.mark.parametrize("what", ["programmed", "exponent", "read"])
+def test_every_law_has_its_mean_and_sd(
+    readings: dict[tuple[int, float], dict[str, Tensor]], what: str
+) -> None:
+    for (seed, t_s), values in readings.items():
+        assert_mean(1.0 + values[what], 1.0, f"{what}, seed {seed}, {t_s:g} s")
+        assert_sd(values[what], 1.0, f"{what}, seed {seed}, {t_s:g} s")
+
+
+@needs_compiler
+def test_alpha_is_the_ratio_of_what_was_held(
+    readings: dict[tuple[int, float], dict[str, Tensor]],
+) -> None:
+    """Of outputs without noise and ADC; their noise makes a standard error of 2e-4."""
+    spec = rasch2023.crossbar
+    step = spec.out_bound / 127.0
+    for (seed, t_s), values in readings.items():
+        means, variance = [], 0.0
+        for weight in (values["before"], values["held"]):
+            grid = only(convert(strong(), rasch2023)).grid
+            quiet = rasch2023.change(out_noise=0.0, w_noise=0.0, adc_bits=None, why="mean")
+            y = crossbar.identity_readout(
+                weight,
+                grid.row_position(weight),
+                grid.row_count(weight),
+                quiet.crossbar,
+                torch.zeros_like(weight),
+            ).abs()
+            means.append(float(y.mean()))
+            noise = spec.w_noise**2 * weight.abs() + spec.out_noise**2 + step**2 / 12.0
+            variance += float(noise.mean()) / weight.numel() / means[-1] ** 2
+        wanted, got = means[0] / means[1], float(values["alpha"][0, 0])
+        bound = quantile() * variance**0.5 * wanted
+        assert abs(got - wanted) < bound, f"seed {seed}, {t_s:g} s"
+        assert abs(1.02 * got - wanted) > bound and abs(0.98 * got - wanted) > bound
+
+
+@needs_compiler
+def test_everything_drawn_is_independent(
+    readings: dict[tuple[int, float], dict[str, Tensor]],
+) -> None:
+    """Programming, exponents and readings of two seeds and two times: values, sizes, squares."""
+    first, later = readings[0, HOUR], readings[0, YEAR]
+    assert torch.equal(first["programmed"], later["programmed"])  # times share the chip
+    assert torch.equal(first["exponent"], later["exponent"])
+    drawn_once = {
+        f"{what}, seed {seed}, {t_s:g} s": values[what].flatten()
+        for (seed, t_s), values in readings.items()
+        for what in (("programmed", "exponent", "read") if t_s == HOUR else ("read",))
+    }
+    names = list(drawn_once)
+    assert len(names) == 8
+    for at, one in enumerate(names):
+        for other in names[:at]:
+            assert correlated(drawn_once[one], drawn_once[other]) < quantile(), (one, other)
+    leaked = 0.98 * drawn_once[names[0]] + 0.02 * drawn_once[names[1]]
+    assert correlated(leaked, drawn_once[names[1]]) > quantile()
+
+
+@needs_compiler
+def test_both_devices_of_a_pair_have_noise_of_their_own() -> None:
+    """A weight of 0 is two targets of 0: one in four has both below 0, and stays 0."""
+    layer = nn.Linear(500, 1000)
+    with torch.no_grad():
+        layer.weight.zero_()[0, 0] = 1.0
+    analog = convert(layer, rasch2023)
+    program(analog, 3, draw_on="compiled")
+    count = int((only(analog).effective_weight() == 0.0).sum())
+    low, high = binom.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], 499_999, 0.25)
+    assert low <= count <= high
+    assert not low <= 1.02 * count <= high and not low <= 0.98 * count <= high
+
+
+@needs_compiler
+def test_no_two_draws_have_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers, seeds, times and what is drawn: every stream once, and keys that differ."""
+    asked: list[tuple[object, ...]] = []
+    keys: list[tuple[int, ...]] = []
+    inner = fused.key_of
+
+    def key_of(device: torch.device, seed: int, *streams: tuple[object, ...]) -> Tensor:
+        found = inner(device, seed, *streams)
+        asked.extend((seed, *names) for names in streams)
+        keys.extend(tuple(row) for row in found.tolist())
+        return found
+
+    monkeypatch.setattr(chips, "key_of", key_of)
+    analog = convert(mlp(), rasch2023)
+    for seed in (1, 2):
+        program(analog, seed, draw_on="compiled")
+        for t_s in (1.0, HOUR, YEAR):
+            drift(analog, t_s)
+    assert len(asked) == 2 * 2 * (4 + 3 * 2)
+    assert len(set(asked)) == len(asked) == len(set(keys))
+    words = list(zip(*keys, strict=True))
+    assert all(len(set(word)) == len(word) for word in words)
+
+
+# --- a chip is a function of preset, seed and time ------------------------------------------------
+
+
+@needs_compiler
+def test_it_repeats_on_any_number_of_threads() -> None:
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            analog = convert(nn.Sequential(linear(300, 200), linear(400, 1)), rasch2023)
+            program(analog, 3, draw_on="compiled")
+            drift(analog, HOUR)
+            found.append(chip(analog))
+    finally:
+        torch.set_num_threads(threads)
+    assert same(*found)
+
+
+@needs_compiler
+def test_times_in_any_order_and_the_global_generator_do_not_matter() -> None:
+    a, b = (convert(nn.Sequential(linear(300, 200)), rasch2023) for _ in range(2))
+    state = torch.get_rng_state()
+    for model, times in ((a, (HOUR, 1.0, YEAR)), (b, (YEAR,))):
+        program(model, 3, draw_on="compiled")
+        for t_s in times:
+            drift(model, t_s)
+    assert torch.equal(state, torch.get_rng_state())
+    assert same(chip(a), chip(b))
+    program(a, 4, draw_on="compiled")
+    drift(a, YEAR)
+    assert not same(chip(a), chip(b))
+    program(b, 3, draw_on="cpu")
+    drift(b, YEAR)
+    assert not same(chip(a), chip(b))
+
+
+@needs_compiler
+def test_a_layer_is_the_same_among_others() -> None:
+    alone = convert(nn.ModuleDict({"fc": linear(300, 200)}), rasch2023)
+    among = convert(
+        nn.ModuleDict({"a": linear(300, 200), "fc": linear(300, 200), "z": linear(5, 6)}), rasch2023
+    )
+    found = [compiled_chip(model, 3, HOUR)["fc"] for model in (alone, among)]
+    assert same(*found)
+    assert not torch.equal(found[1]["nu"], matrices_of(among)["a"].chip_state()["nu"])
+
+
+@needs_compiler
+def test_a_saved_chip_goes_on_drifting_as_it_was(tmp_path: Path) -> None:
+    a, b = (convert(nn.Sequential(linear(300, 200)), rasch2023) for _ in range(2))
+    program(a, 3, draw_on="compiled")
+    drift(a, HOUR)
+    save_chip(a, tmp_path / "chip.safetensors")
+    load_chip(b, tmp_path / "chip.safetensors")
+    assert same(chip(a), chip(b))
+    for model in (a, b):
+        drift(model, YEAR)
+    assert same(chip(a), chip(b))
+
+
+@needs_compiler
+def test_a_new_chip_leaves_the_one_before_as_it_was() -> None:
+    """Tensors that someone took from a chip do not change under them."""
+    analog = convert(linear(300, 200), rasch2023)
+    (kept,) = compiled_chip(analog, 3, HOUR).values()
+    copies = {name: value.clone() for name, value in kept.items()}
+    compiled_chip(analog, 4, YEAR)
+    assert same(kept, copies)
+
+
+@needs_compiler
+def test_a_sweep_draws_them() -> None:
+    analog = convert(nn.Sequential(linear(300, 200)), rasch2023)
+
+    def evaluate(model: nn.Module) -> float:
+        (matrix,) = matrices_of(model).values()
+        return float(matrix.effective_weight().double().sum())
+
+    table = sweep(
+        analog, evaluate, ("1s", "1h"), chips=2, seed=3, draw_on="compiled", progress=False
+    )
+    program(analog, 4, draw_on="compiled")
+    drift(analog, HOUR)
+    assert float(table["value"].iloc[-1]) == evaluate(analog)
+    assert table["value"].nunique() == 4
+
+
+# --- what it says ---------------------------------------------------------------------------------
+
+
+def test_aihwkit_ignores_it() -> None:
+    found = []
+    for draw_on in ("cpu", "compiled"):
+        analog = convert(linear(20, 8), rasch2023, engine="aihwkit")
+        program(analog, 3, draw_on=draw_on)
+        drift(analog, HOUR)
+        found.append(only(analog).effective_weight())
+    assert torch.equal(*found)
+
+
+def test_without_a_compiler_it_says_so_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    analog = convert(mlp(), rasch2023)
+    program(analog, 3)
+    drift(analog, HOUR)
+    before = chip(analog)
+
+    def fails(*args: object, **options: object) -> None:
+        raise RuntimeError("no compiler found")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    fused.check.cache_clear()
+    try:
+        with pytest.raises(CapabilityError, match=r"no compiler found.*C\+\+"):
+            program(analog, 4, draw_on="compiled")
+    finally:
+        fused.check.cache_clear()
+    assert same(chip(analog), before)
+    drift(analog, HOUR)  # the chip of seed 3, drawn on the CPU
+    assert same(chip(analog), before)
