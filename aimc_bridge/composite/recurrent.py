@@ -6,6 +6,7 @@ direction are one product; only the recurrent product steps.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -43,7 +44,7 @@ def _gru(given: Tensor, recurrent: Tensor, h: Tensor) -> Tensor:
     return n + z * (h - n)
 
 
-class _Recurrent(nn.Module):
+class _Recurrent(nn.Module, ABC):
     """Layers and directions of a recurrent network over time; a subclass says what one step does.
 
     Children `ih_l0`, `hh_l0` and, with projections, `hr_l0`: numbered by layer, `_reverse` at the
@@ -69,9 +70,9 @@ class _Recurrent(nn.Module):
                         bias = getattr(module, f"bias_{name}")
                     self.add_module(name, make_linear(getattr(module, f"weight_{name}"), bias))
 
+    @abstractmethod
     def _step(self, given: Tensor, state: State, name: str) -> State:
         """One time step of the layer and direction `name`; `given` is its input product."""
-        raise NotImplementedError
 
     def flatten_parameters(self) -> None:
         """Nothing to do: there is no cuDNN buffer. User code calls it."""
