@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from aimc_bridge.errors import CapabilityError, ConversionError, UnknownNameError
 from aimc_bridge.physics.mapping import TileGrid
-from aimc_bridge.spec import Preset
+from aimc_bridge.spec import Preset, TrainingSpec
 
 Observer = Callable[[int, int, Tensor], None]
 """Called with (row tile, column tile, the inputs of that tile in the layer's own units)."""
@@ -114,6 +114,13 @@ class Matrix(ABC):
 
         The gradient goes to the trained weights.
         """
+
+    def noisy_in_passes(
+        self, recipe: TrainingSpec, scale: float, seed: int, names: tuple[object, ...]
+    ) -> Tensor | None:
+        """Normalised weights with a mini-batch's noise of `scale` and drop-connect, drawn by the
+        engine itself from the stream (seed, *names); None where it leaves that to the caller."""
+        return None
 
     @abstractmethod
     def clip(self, bound: Tensor) -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from aimc_bridge import HWATraining, calibrate, convert, drift, program, restore
 from aimc_bridge.errors import CalibrationError
 from aimc_bridge.native.crossbar import Crossbar
-from aimc_bridge.native.forward import TileWeights
+from aimc_bridge.native.tiles import TileWeights
 from aimc_bridge.registry import Matrix, matrices_of
 from aimc_bridge.spec import CrossbarSpec, Preset, TrainingSpec
 from presets import ideal, rasch2023

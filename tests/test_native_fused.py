@@ -15,13 +15,15 @@ from torch import Tensor, nn
 
 from aimc_bridge import convert
 from aimc_bridge.errors import CapabilityError
-from aimc_bridge.native import compiled, fused, side_precision
+from aimc_bridge.native import compiled, draws, forward, fused, kernels, side_precision
 from presets import rasch2023
 from tests.models import assert_close, linear, only, random
 from tests.stats import FALSE_ALARM, assert_mean, assert_sd, quantile
+from tests.test_native_speed import LAYERS as TRAINED
+from tests.test_native_speed import everything, trainable
 
 try:
-    fused.check("cpu")
+    kernels.check("cpu")
     WHY = ""
 except CapabilityError as problem:
     WHY = str(problem)
@@ -39,9 +41,9 @@ def z() -> Tensor:
 
 def drawn(n: int) -> Tensor:
     with torch.no_grad():
-        return fused.finish(
-            torch.zeros(n), None, None, None, late=0.0, drop=0.0, sigma=1.0, bound=None
-        )
+        y, scales = torch.zeros(1, n), torch.ones(n)
+        noise, _ = fused.finish(y, None, None, None, scales, drop=0.0, sigma=1.0, bound=None)
+        return noise[0]
 
 
 def model_of(make: Callable[[], nn.Module], **change: object) -> nn.Module:
@@ -81,18 +83,22 @@ def test_without_noise_it_is_the_eager_pass(kind: str) -> None:
 
 
 @needs_compiler
-def test_gradients_are_the_eager_ones() -> None:
-    eager = model_of(LAYERS["conv"][0], out_noise=0.0, w_noise=0.0, adc_bits=None).train()
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("kind", TRAINED)
+def test_outputs_and_gradients_are_the_eager_ones(
+    kind: str, apart: bool, last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of inputs, weights, ranges with their decay and column scales; inputs and outputs clipped,
+    the batch in pieces, channels first and last in memory."""
+    monkeypatch.setattr(forward, "_PIECE", 1 << 10)
+    eager, x = trainable(kind, apart)
     fast = copy.deepcopy(eager)
     compiled(fast)
-    found = []
-    for model in (eager, fast):
-        x = random(*LAYERS["conv"][1]).requires_grad_(True)
-        model(x).square().sum().backward()
-        assert x.grad is not None
-        found.append([x.grad, *(p.grad for p in model.parameters() if p.grad is not None)])
-    for wanted, got in zip(*found, strict=True):
-        assert_close(got, wanted, "gradient", 1e-5)
+    if last and x.ndim == 4:
+        x = x.to(memory_format=torch.channels_last)
+    for wanted, got in zip(everything(eager, x), everything(fast, x), strict=True):
+        assert_close(got, wanted, kind, 1e-12)
 
 
 @needs_compiler
@@ -151,9 +157,9 @@ def test_compiled_draws_are_those_of_the_definition() -> None:
     """At a length that leaves a remainder beside the vectors of any processor."""
     for n in (1, 7, 1031):
         torch.manual_seed(5)
-        key = fused.new_key(torch.device("cpu"))
+        key = draws.new_key(torch.device("cpu"))
         torch.manual_seed(5)
-        assert_close(drawn(n), fused.normal(key, n), f"{n} draws", 2e-6)
+        assert_close(drawn(n), draws.normal(key, n), f"{n} draws", 2e-6)
 
 
 # --- the generator --------------------------------------------------------------------------------
@@ -180,6 +186,21 @@ def test_distance_from_the_normal_distribution(z: Tensor) -> None:
 
     assert distance(z) * DRAWS**0.5 < 2.69
     assert distance(z * 1.02) * DRAWS**0.5 > 2.69
+
+
+def test_uniform_numbers() -> None:
+    """Kolmogorov again, and independence of the normal numbers of another key."""
+    n = 1_000_000
+    keys = draws.key_of(torch.device("cpu"), 1, ("a",), ("b",))
+    index = torch.arange(n, dtype=torch.int32)
+    found = draws.uniform_at(keys[0], index)
+    assert float(found.min()) >= 0.0 and float(found.max()) < 1.0
+    ordered = found.double().sort().values
+    rank = torch.arange(1, n + 1, dtype=torch.double) / n
+    for values, same in ((ordered, True), (ordered * 0.98, False)):
+        distance = torch.maximum((rank - values).abs(), (values - rank + 1 / n).abs()).max()
+        assert (float(distance) * n**0.5 < 2.69) == same
+    assert correlated(found, draws.normal(keys[1], n)) < quantile()
 
 
 @needs_compiler
@@ -209,14 +230,14 @@ def test_draws_are_independent(z: Tensor) -> None:
 def test_related_keys_give_independent_draws() -> None:
     """Keys that differ in one bit, each bit of both words, and small numbers."""
     base = torch.tensor([123456789, -987654321], dtype=torch.int32)
-    first = fused.normal(base, 100_000)
+    first = draws.normal(base, 100_000)
     for word in (0, 1):
         for bit in range(32):
             other = base.clone()
             other[word] ^= -(2**31) if bit == 31 else 1 << bit
-            assert correlated(first, fused.normal(other, 100_000)) < quantile(), (word, bit)
+            assert correlated(first, draws.normal(other, 100_000)) < quantile(), (word, bit)
     for k in range(8):
-        pair = [fused.normal(torch.tensor([k, j], dtype=torch.int32), 100_000) for j in (0, 1)]
+        pair = [draws.normal(torch.tensor([k, j], dtype=torch.int32), 100_000) for j in (0, 1)]
         assert_sd(pair[0], 1.0, f"key {k}")
         assert correlated(*pair) < quantile(), k
 
@@ -244,23 +265,23 @@ def test_without_a_compiler_it_says_what_is_missing(monkeypatch: pytest.MonkeyPa
         raise RuntimeError("no compiler found")
 
     monkeypatch.setattr(torch, "compile", fails)
-    fused.check.cache_clear()
+    kernels.check.cache_clear()
     analog = convert(linear(4, 3), rasch2023)
     try:
         with pytest.raises(CapabilityError, match=r"no compiler found.*C\+\+"):
             compiled(analog)
         compiled(analog, False)  # needs none
     finally:
-        fused.check.cache_clear()
+        kernels.check.cache_clear()
 
 
 def test_every_draw_is_the_inverse_normal_of_its_bits() -> None:
     """Point by point against SciPy in double precision; both signs, far tails included."""
     key = torch.tensor([12345, -67890], dtype=torch.int32)
-    bits = fused._mixed(fused._mixed(torch.arange(2_000_000, dtype=torch.int32) ^ key[0]) + key[1])
+    bits = draws._mixed(draws._mixed(torch.arange(2_000_000, dtype=torch.int32) ^ key[0]) + key[1])
     p = ((bits & 0x7FFFFFFF).double() + 0.5) * 2.0**-31
     wanted = -ndtri(p.numpy() / 2.0) * np.where(bits.numpy() < 0, -1.0, 1.0)
-    got = fused.normal(key, len(bits)).double().numpy()
+    got = draws.normal(key, len(bits)).double().numpy()
     assert np.abs(wanted).max() > 4.5
     far = np.abs(wanted) > 0.01  # nearer to 0 the float32 of 1 - p decides
     assert np.abs(got[far] / wanted[far] - 1.0).max() < 2e-5

@@ -17,11 +17,13 @@ from torch._inductor.graph import GraphLowering
 
 from aimc_bridge import convert, drift, load_chip, program, save_chip, sweep
 from aimc_bridge.errors import CapabilityError
-from aimc_bridge.native import chips, fused
+from aimc_bridge.native import chips, compiled, draws, kernels
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics import compensation, crossbar
+from aimc_bridge.physics.injection import injected
 from aimc_bridge.registry import Matrix, matrices_of
 from aimc_bridge.spec import Preset
+from aimc_bridge.training import HWATraining, noisy_weight
 from presets import hermes, ideal, ladder, rasch2023, scalar_drift
 from tests.models import assert_close, linear, mlp, only
 from tests.stats import FALSE_ALARM, assert_mean, assert_sd, quantile
@@ -34,15 +36,15 @@ SIGNED = next(rung.preset for rung in ladder if rung.key == "read_noise")
 
 def drawn(matrix: Matrix, seed: int, shape: tuple[int, ...], *names: object) -> Tensor:
     """The numbers of a stream, by the generator's definition."""
-    key = fused.key_of(torch.device("cpu"), seed, names)[0]
-    return fused.normal(key, math.prod(shape)).view(shape).to(matrix.column_scale().dtype)
+    key = draws.key_of(torch.device("cpu"), seed, names)[0]
+    return draws.normal(key, math.prod(shape)).view(shape).to(matrix.column_scale().dtype)
 
 
 def by_eager_laws(matrix: Matrix, seed: int, name: str, t_s: float) -> dict[str, Tensor]:
     """The chip that the same draws make: as programmed, and at `t_s`."""
     grid, preset, weight = matrix.grid, matrix.preset, matrix.normalised_weight()
     shapes, cells = cell_law.noise_shapes(grid, preset.pcm), tuple(weight.shape)
-    if chips.suits(grid, preset.pcm):
+    if cell_law.netted(preset.pcm) and chips.suits(grid):
         eps = torch.stack([drawn(matrix, seed, cells, "program", name, leg) for leg in "+-"])
     else:
         eps = drawn(matrix, seed, shapes[0], "program", name)
@@ -177,9 +179,9 @@ def test_a_first_call_that_is_small_does_not_rule_out_threads(
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        own = fused.kernel(fused._drawn, "a kind of its own")
+        own = kernels.kernel(draws._drawn, "a kind of its own")
         with inductor.patch(fx_graph_cache=False), functorch.patch(enable_autograd_cache=False):
-            own(torch.empty(40), fused.new_key(torch.device("cpu")))
+            own(torch.empty(40), draws.new_key(torch.device("cpu")))
     finally:
         torch.set_num_threads(threads)
     (code,) = written
@@ -299,7 +301,7 @@ def test_no_two_draws_have_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers, seeds, times and what is drawn: every stream once, and keys that differ."""
     asked: list[tuple[object, ...]] = []
     keys: list[tuple[int, ...]] = []
-    inner = fused.key_of
+    inner = draws.key_of
 
     def key_of(device: torch.device, seed: int, *streams: tuple[object, ...]) -> Tensor:
         found = inner(device, seed, *streams)
@@ -317,6 +319,53 @@ def test_no_two_draws_have_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(set(asked)) == len(asked) == len(set(keys))
     words = list(zip(*keys, strict=True))
     assert all(len(set(word)) == len(word) for word in words)
+
+
+# --- noise injected in training -------------------------------------------------------------------
+
+NOISE = {
+    "pcm": ("pcm", rasch2023, "even row tiles"),
+    "hermes": ("pcm", hermes, "uneven row tiles"),
+    "programming": ("programming", rasch2023, "groups"),
+    "gaussian": ("gaussian", rasch2023, "column tiles"),
+    "two devices": ("pcm", rasch2023.change(netting=False, why="test"), "one tile"),
+    "none": ("none", rasch2023, "one tile"),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", NOISE)
+def test_injected_noise_is_the_eager_law_of_the_same_draws(kind: str) -> None:
+    noise_type, preset, layer = NOISE[kind]
+    torch.manual_seed(0)
+    analog = convert(LAYERS[layer](), preset)
+    compiled(analog)
+    matrix = only(analog)
+    recipe = HWATraining.for_(rasch2023, "wrn16")
+    recipe = recipe.override(noise_type=noise_type, drop_connect=0.2, why="test")
+    weight, grid, cpu = matrix.normalised_weight(), matrix.grid, torch.device("cpu")
+    for scale, names in ((3.0, ("inject", 0, 1)), (0.0, ("inject", 0, 2))):
+        got = noisy_weight(matrix, recipe.spec, scale, 5, names)
+        first, second = (
+            drawn(matrix, 5, tuple(weight.shape), *names, one) for one in ("first", "second")
+        )
+        largest = grid.expand_columns(grid.expand_tiles(grid.tile_amax(weight)))
+        wanted = injected(weight, largest, preset.pcm, recipe.spec, scale, first, second)
+        index = torch.arange(weight.numel(), dtype=torch.int32).view_as(weight)
+        kept = draws.uniform_at(draws.key_of(cpu, 5, (*names, "kept"))[0], index) >= 0.2
+        assert_close(got, wanted * kept, f"{kind}, scale {scale}", 1e-5)
+        dropped = binom.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], weight.numel(), 0.2)
+        assert dropped[0] <= int((~kept).sum()) <= dropped[1]
+
+
+@needs_compiler
+def test_a_device_without_such_noise_draws_it_eagerly() -> None:
+    analog = convert(linear(30, 20), scalar_drift)
+    recipe = HWATraining.for_(rasch2023, "wrn16")
+    recipe = recipe.override(noise_type="programming", why="test").spec
+    eager = noisy_weight(only(analog), recipe, 3.0, 5, ("inject", 1))
+    compiled(analog)
+    assert torch.equal(noisy_weight(only(analog), recipe, 3.0, 5, ("inject", 1)), eager)
 
 
 # --- a chip is a function of preset, seed and time ------------------------------------------------
@@ -432,12 +481,12 @@ def test_without_a_compiler_it_says_so_and_changes_nothing(
         raise RuntimeError("no compiler found")
 
     monkeypatch.setattr(torch, "compile", fails)
-    fused.check.cache_clear()
+    kernels.check.cache_clear()
     try:
         with pytest.raises(CapabilityError, match=r"no compiler found.*C\+\+"):
             program(analog, 4, draw_on="compiled")
     finally:
-        fused.check.cache_clear()
+        kernels.check.cache_clear()
     assert same(chip(analog), before)
     drift(analog, HOUR)  # the chip of seed 3, drawn on the CPU
     assert same(chip(analog), before)

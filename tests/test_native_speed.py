@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from aimc_bridge import convert, drift, program
 from aimc_bridge.errors import CapabilityError, UsageError
-from aimc_bridge.native import crossbar, forward, product, side_precision
+from aimc_bridge.native import backward, crossbar, forward, product, side_precision, tiles
 from aimc_bridge.native.crossbar import Crossbar
 from aimc_bridge.registry import matrices_of
 from presets import ideal, rasch2023, scalar_drift
@@ -60,6 +61,45 @@ def everything(analog: nn.Module, x: Tensor) -> list[Tensor]:
     grads = [p.grad for p in analog.parameters()]
     assert x.grad is not None and all(g is not None for g in grads)
     return [y.detach(), x.grad, *(g.clone() for g in grads if g is not None)]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("kind", [*LAYERS, "one column"])
+def test_rows_of_tiles_that_do_not_saturate_pass_back_as_one_product(
+    kind: str, apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All gradients, against each tile's own; saturated ones, groups and column tiles, which have
+    ranges of their own, go one by one."""
+    monkeypatch.setitem(LAYERS, "one column", (lambda: nn.Linear(700, 300), (600, 700)))
+    monkeypatch.setattr(forward, "_PIECE", 1 << 11)
+    analog, x = trainable(kind, apart)
+    matrix = only(analog)
+    assert isinstance(matrix, Crossbar)
+    at_once: list[bool] = []
+    rows, look = backward.Gradients._add_rows, backward.Gradients._look
+
+    def counted(self: backward.Gradients, *given: Any) -> None:
+        at_once.append(True)
+        rows(self, *given)
+
+    monkeypatch.setattr(backward.Gradients, "_add_rows", counted)
+    everything(analog, x)
+    alone = kind in ("linear", "groups")
+    saturated = len(at_once)
+    matrix.preset = matrix.preset.change(out_bound=400.0, why="none saturates")
+    together = everything(analog, x)
+    assert (len(at_once) > saturated) == (not alone)
+    assert saturated < len(at_once) - saturated or alone
+
+    def one_by_one(self: backward.Gradients, *given: Any) -> bool:
+        look(self, *given)
+        return True
+
+    monkeypatch.setattr(backward.Gradients, "_look", one_by_one)
+    before = len(at_once)
+    for got, wanted in zip(together, everything(analog, x), strict=True):
+        assert_close(got, wanted, kind, 1e-12)
+    assert len(at_once) == before
 
 
 @pytest.mark.parametrize("apart", [False, True])
@@ -169,7 +209,7 @@ def test_a_perfect_periphery_is_one_product(
 
 def test_which_periphery_is_perfect() -> None:
     for preset in (ideal, scalar_drift):
-        assert forward.perfect(preset.crossbar, ir_drop=False)
+        assert tiles.perfect(preset.crossbar, ir_drop=False)
     for change in (
         {"adc_bits": 8},
         {"out_noise": 0.1},
@@ -177,8 +217,8 @@ def test_which_periphery_is_perfect() -> None:
         {"input_range": "learned"},
     ):
         changed = ideal.change(**change, why="test")
-        assert not forward.perfect(changed.crossbar, ir_drop=False)
-    assert not forward.perfect(ideal.crossbar, ir_drop=True)
+        assert not tiles.perfect(changed.crossbar, ir_drop=False)
+    assert not tiles.perfect(ideal.crossbar, ir_drop=True)
 
 
 # --- side products in half precision ---

@@ -18,11 +18,12 @@ from torch import nn
 
 from aimc_bridge.errors import CapabilityError, DataError, UsageError
 from aimc_bridge.registry import matrices_of
-from benchmarks.speed import goals, growth, record, sides, targets, works
+from benchmarks.speed import goals, growth, machine, record, sides, targets, works
 from benchmarks.speed.__main__ import main
 from benchmarks.speed.goals import MEASURES
 from benchmarks.speed.groups import Collected, Group, chosen
 from benchmarks.speed.growth import Curve, Point
+from benchmarks.speed.parts import OTHERS, PASSES, PRODUCTS, kind_of
 from benchmarks.speed.targets import TARGETS, Target
 from benchmarks.speed.timing import Measured, Side, alternate, at_size, quartiles, ratios
 from benchmarks.speed.works import FULL, QUICK, TINY
@@ -113,6 +114,40 @@ def test_peak_memory_is_of_a_run_of_its_own() -> None:
     x = torch.zeros(1000)
     (found,) = alternate([Side("double", lambda: x * 2)], 1, CPU)
     assert found.peak == pytest.approx(4000, abs=100)  # and a few numbers
+
+
+def test_parts_of_a_run() -> None:
+    """Of products, compiled passes and others, each counted once; what they are by hand."""
+    kinds = {
+        "aten::mkldnn_convolution": PRODUCTS,
+        "aten::convolution_backward": PRODUCTS,
+        "mkldnn::_linear_pointwise": PRODUCTS,
+        "aten::addmm": PRODUCTS,
+        "aten::mkldnn_rnn_layer": PRODUCTS,
+        "aten::native_batch_norm": OTHERS,
+        "aten::addcmul_": OTHERS,
+        "## Call CompiledFxGraph fabc ##": PASSES,
+        "CrossbarProduct": None,
+        "TorchDynamo Cache Lookup": None,
+    }
+    assert {name: kind_of(name) for name in kinds} == kinds
+    x = torch.ones(300, 300)
+    (found,) = alternate([Side("product", lambda: (x @ x).add_(1.0))], 3, CPU)
+    assert found.parts is not None and found.parts[PASSES] == 0.0
+    assert 0.0 < found.parts[OTHERS] < found.parts[PRODUCTS]
+
+
+def test_what_allocators_are_told_is_kept_and_shown(
+    measured: record.Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "123")
+    monkeypatch.setenv("MALLOCATOR", "other")
+    told = machine.hardware()["allocator"]
+    assert told == {**told, "MALLOC_TRIM_THRESHOLD_": "123"} and "MALLOCATOR" not in told
+    hardware = {**measured["hardware"], "allocator": {"MALLOC_TRIM_THRESHOLD_": "123"}}
+    assert "`MALLOC_TRIM_THRESHOLD_=123`" in record.summary({**measured, "hardware": hardware})
+    plain = {key: value for key, value in hardware.items() if key != "allocator"}
+    assert "in the environment" not in record.summary({**measured, "hardware": plain})
 
 
 # --- targets --------------------------------------------------------------------------------------

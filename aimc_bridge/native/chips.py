@@ -1,10 +1,11 @@
-"""A chip of netted pairs: programmed and read in compiled passes that draw its numbers themselves.
+"""A chip of netted pairs, and noise injected in training, in compiled passes that draw their
+numbers themselves.
 
 The laws are those of `physics`. A pass takes rows of cells, each on one tile, and does everything
 in one loop over memory: draws, laws, the mean or the largest of each row. What is left for eager
 code is one number a column of a tile. A row is never split among threads.
 
-Numbers are those of `fused.normal_at`: a key from the names of `rng`, the index of the cell in its
+Numbers are those of `draws.normal_at`: a key from the names of `rng`, the index of the cell in its
 matrix. A chip is the same on any number of threads.
 """
 
@@ -17,13 +18,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from aimc_bridge.native.fused import constants, kernel, key_of, kind, normal_at
-from aimc_bridge.physics.cells import Cells, netted, program_netted, read_us, us_per_largest
+from aimc_bridge.native.draws import key_of, normal_at, uniform_at
+from aimc_bridge.native.kernels import constants, kernel, kind
+from aimc_bridge.physics import injection
+from aimc_bridge.physics.cells import Cells, program_netted, read_us, us_per_largest
 from aimc_bridge.physics.crossbar import identity_readout
 from aimc_bridge.physics.drift import Moment, log_age
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.read import growth
-from aimc_bridge.spec import CrossbarSpec, DeviceSpec, StatisticalSpec
+from aimc_bridge.spec import CrossbarSpec, StatisticalSpec, TrainingSpec
 
 Tensors = Sequence[Tensor]
 
@@ -38,12 +41,12 @@ class Held(NamedTuple):
     outputs: Tensor | None
 
 
-def suits(grid: TileGrid, pcm: DeviceSpec) -> bool:
-    """Whether there are passes for a matrix: pairs that are netted, more than one cell each way.
+def suits(grid: TileGrid) -> bool:
+    """Whether there are passes for a matrix: more than one cell each way.
 
     torch.compile makes other code for sizes of 1, for matrices that take no time.
     """
-    return netted(pcm) and grid.out_features > 1 and min(grid.rows) > 1
+    return grid.out_features > 1 and min(grid.rows) > 1
 
 
 def program(
@@ -104,6 +107,34 @@ def read(
     unit = grid.expand_tiles(cells.us_per_unit)
     found = _each(_read, rows, (g, cells.nu, held), (unit,), (keys, times), readout, pcm)
     return Held(held, None if readout is None else rows.joined(found))
+
+
+def noisy(
+    weight: Tensor,
+    scale: Tensor,
+    grid: TileGrid,
+    pcm: StatisticalSpec,
+    recipe: TrainingSpec,
+    noise_scale: float,
+    seed: int,
+    names: tuple[object, ...],
+) -> Tensor:
+    """Trained weights, `[out, in]`, with the noise of one mini-batch and drop-connect, normalised.
+
+    Args:    scale  of the columns, `[row tiles, out]`.    names  of the mini-batch's streams.
+    """
+    weight = weight.contiguous()
+    rows = _rows(grid, weight.dtype, weight.device)
+    columns = (scale, scale)
+    if recipe.noise_type != "none" and noise_scale > 0.0:
+        largest = grid.expand_tiles(grid.reduce_columns(grid.column_amax(weight) / scale, "amax"))
+        columns = (scale, torch.where(largest > 0, largest, torch.ones_like(largest)))
+    new = torch.empty_like(weight)
+    keys = key_of(weight.device, seed, *((*names, drawn) for drawn in ("first", "second", "kept")))
+    strength = constants((noise_scale, recipe.drop_connect), weight)
+    quiet = recipe.noise_type == "none" or noise_scale == 0.0
+    _each(_noisy, rows, (weight, new), columns, (keys, strength), None, pcm, recipe, quiet)
+    return new
 
 
 # --- the passes -----------------------------------------------------------------------------------
@@ -167,6 +198,31 @@ def _read(
     return _outputs(weight, keys[1], first, inputs, readout)
 
 
+def _noisy(
+    cells: Tensors,
+    columns: Tensors,
+    inputs: Tensors,
+    fixed: Tensors,
+    readout: None,
+    pcm: StatisticalSpec,
+    recipe: TrainingSpec,
+    quiet: bool,
+) -> None:
+    """Of trained weights: normalised ones with noise and drop-connect, written to the second."""
+    weight, new = cells
+    scale, largest, first = columns
+    keys, strength = fixed
+    noisy = weight / scale[:, None]
+    if not quiet:
+        eps = _draws(keys[0], first, weight)
+        eps_read = _draws(keys[1], first, weight) if recipe.noise_type == "pcm" else eps
+        noisy = injection.noisy(noisy, largest[:, None], pcm, recipe, strength[0], eps, eps_read)
+    if recipe.drop_connect > 0.0:
+        kept = uniform_at(keys[2], _indices(first, weight)) >= strength[1]
+        noisy = torch.where(kept, noisy, 0.0)
+    new.copy_(noisy)
+
+
 def _outputs(
     weight: Tensor, key: Tensor, first: Tensor, inputs: Tensors, readout: CrossbarSpec | None
 ) -> Tensor | None:
@@ -180,8 +236,11 @@ def _outputs(
 def _draws(key: Tensor, first: Tensor, cells: Tensor) -> Tensor:
     """`first` is the index of the first cell of each row; a tensor where arithmetic would do:
     torch.compile does not fuse a loop over all cells with one over rows and columns."""
-    index = first[:, None] + torch.arange(cells.shape[1], dtype=torch.int32, device=cells.device)
-    return normal_at(key, index).to(cells.dtype)
+    return normal_at(key, _indices(first, cells)).to(cells.dtype)
+
+
+def _indices(first: Tensor, cells: Tensor) -> Tensor:
+    return first[:, None] + torch.arange(cells.shape[1], dtype=torch.int32, device=cells.device)
 
 
 # --- rows and calls -------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from aimc_bridge import rng
 from aimc_bridge.errors import CalibrationError, CheckpointError, ShapeError, StateError
-from aimc_bridge.native import chips, fused
-from aimc_bridge.native.forward import Block, CrossbarProduct, Job, TileWeights, perfect
+from aimc_bridge.native import chips, draws, kernels
+from aimc_bridge.native.forward import CrossbarProduct
 from aimc_bridge.native.product import LinearProduct, Product
+from aimc_bridge.native.tiles import Block, Job, TileWeights, perfect
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics import compensation, crossbar
 from aimc_bridge.physics.mapping import TileGrid, column_scales
@@ -368,8 +369,8 @@ class Crossbar(nn.Module, Matrix):
     def _draw(self, shape: tuple[int, ...], draw_on: str, seed: int, *names: object) -> Tensor:
         device = self.scale.device
         if draw_on == "compiled":
-            key = fused.key_of(device, seed, names)[0]
-            return fused.drawn(key, math.prod(shape)).view(shape).to(self.scale.dtype)
+            key = draws.key_of(device, seed, names)[0]
+            return draws.drawn(key, math.prod(shape)).view(shape).to(self.scale.dtype)
         source = device if draw_on == "device" else torch.device("cpu")
         return rng.normal(shape, rng.stream(seed, *names, device=source), device).to(
             self.scale.dtype
@@ -382,9 +383,11 @@ class Crossbar(nn.Module, Matrix):
         """
         if draw_on != "compiled":
             return None
-        fused.check(self.scale.device.type)
+        kernels.check(self.scale.device.type)
         pcm = self.preset.pcm
-        return pcm if isinstance(pcm, StatisticalSpec) and chips.suits(self.grid, pcm) else None
+        if not isinstance(pcm, StatisticalSpec) or not cell_law.netted(pcm):
+            return None
+        return pcm if chips.suits(self.grid) else None
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -505,6 +508,16 @@ class Crossbar(nn.Module, Matrix):
 
     def inject(self, weight: Tensor | None) -> None:
         self._injected = weight
+
+    @torch.no_grad()
+    def noisy_in_passes(
+        self, recipe: TrainingSpec, scale: float, seed: int, names: tuple[object, ...]
+    ) -> Tensor | None:
+        pcm = self.preset.pcm
+        if not self.compiled or not isinstance(pcm, StatisticalSpec) or not chips.suits(self.grid):
+            return None
+        trained = self._trained().detach()
+        return chips.noisy(trained, self.scale, self.grid, pcm, recipe, scale, seed, names)
 
     @torch.inference_mode(False)
     @torch.no_grad()

@@ -7,7 +7,7 @@ from torch import nn
 
 from aimc_bridge import composite
 from aimc_bridge.errors import CapabilityError, UsageError
-from aimc_bridge.native import fused
+from aimc_bridge.native import kernels
 from aimc_bridge.native.crossbar import Crossbar
 from aimc_bridge.native.layers import convert_conv, convert_linear, convert_transposed
 from aimc_bridge.registry import Engine, Matrix, owners, record_of
@@ -62,7 +62,8 @@ def compiled(model: nn.Module, on: bool = True) -> None:
 
     The law is the same, the noise's numbers are others than without: a generator that runs inside
     the compiled passes, seeded from torch's default generator, so that `torch.manual_seed` repeats
-    them, on any number of threads. The first passes take seconds, until everything is compiled.
+    them, on any number of threads. So is the noise that `train` injects, which stays a function of
+    its seed. The first passes take seconds, until everything is compiled.
     Chips are drawn as `program(model, seed, draw_on=...)` says, which knows "compiled" too.
 
     Args:    model  converted to the native engine.
@@ -73,7 +74,7 @@ def compiled(model: nn.Module, on: bool = True) -> None:
     matrices = ENGINE.matrices(model)
     if on:
         for device in {matrix.column_scale().device.type for matrix in matrices.values()}:
-            fused.check(device)
+            kernels.check(device)
     for matrix in matrices.values():
         assert isinstance(matrix, Crossbar)
         matrix.set_compiled(on)

@@ -1,87 +1,19 @@
-"""What a crossbar does beside its products, as compiled passes with a generator of their own.
+"""What a crossbar does beside its products, as compiled passes that draw their own numbers.
 
-torch draws Gaussians on a CPU with one thread, at 2.3 ns each; every other step is a pass through
-memory of its own. Here one kernel of torch.compile draws, adds and converts while an output is in
-a register: on two threads all of it takes half the time of the draws alone.
-
-The generator is a hash of (key, index), so that numbers depend neither on the number of threads nor
-on the order: two rounds of a 32-bit finaliser (C. Wellons, hash-prospector, shifts 16, 15, 15 and
-factors 21f0aaad, 735a2d97), a word of the key before each, then the inverse normal distribution in
-single precision (M. Giles, GPU Computing Gems 2, chapter 10).
-Each product takes a key of 64 bits from the default generator of its device; what makes a chip has
-keys with names. The largest draw is 6.3.
+Here one kernel of torch.compile draws, adds and converts while an output is in a register: on two
+threads all of it takes half the time that the draws alone take torch, where every other step is a
+pass through memory of its own.
 """
 
 from __future__ import annotations
 
-import types
-from collections.abc import Callable
-from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from aimc_bridge import rng
-from aimc_bridge.errors import CapabilityError
-
-
-def key_of(device: torch.device, seed: int, *streams: tuple[object, ...]) -> Tensor:
-    """The keys of named streams of a seed, `[streams, 2]`: 63 bits each, as `rng.derive` has it."""
-    derived = [rng.derive(seed, *names) for names in streams]
-    words = [[(number & 0xFFFFFFFF) - 2**31, number >> 32] for number in derived]
-    return torch.tensor(words, dtype=torch.int32).to(device)
-
-
-def new_key(device: torch.device) -> Tensor:
-    """64 random bits, `[2]`, from the default generator of the device."""
-    return torch.randint(-(2**31), 2**31, (2,), dtype=torch.int32, device=device)
-
-
-def normal(key: Tensor, n: int) -> Tensor:
-    """The N(0, 1) numbers of a key, `[n]`, float32."""
-    return normal_at(key, torch.arange(n, dtype=torch.int32, device=key.device))
-
-
-def normal_at(key: Tensor, index: Tensor) -> Tensor:
-    """Those of int32 indices, of their shape. Constants are literals: names are arguments to
-    torch.compile, and each would be read from memory."""
-    bits = _mixed(index ^ key[0])
-    bits = _mixed(bits + key[1])
-    p = ((bits & 0x7FFFFFFF).to(torch.float32) + 0.5) * 2.0**-31  # of both tails
-    w = -torch.log(p * (2.0 - p))
-    v = w - 2.5
-    near = 2.81022636e-08 * v + 3.43273939e-07
-    near = near * v - 3.5233877e-06
-    near = near * v - 4.39150654e-06
-    near = near * v + 0.00021858087
-    near = near * v - 0.00125372503
-    near = near * v - 0.00417768164
-    near = near * v + 0.246640727
-    near = near * v + 1.50140941
-    u = torch.sqrt(w) - 3.0
-    far = -0.000200214257 * u + 0.000100950558
-    far = far * u + 0.00134934322
-    far = far * u - 0.00367342844
-    far = far * u + 0.00573950773
-    far = far * u - 0.0076224613
-    far = far * u + 0.00943887047
-    far = far * u + 1.00167406
-    far = far * u + 2.83297682
-    z = (1.0 - p) * 1.4142135623730951 * torch.where(w < 5.0, near, far)
-    return torch.where(bits < 0, -z, z)
-
-
-def _mixed(bits: Tensor) -> Tensor:
-    """The finaliser; masks make the shifts of signed numbers logical ones."""
-    bits = bits ^ ((bits >> 16) & 0xFFFF)
-    bits = bits * 0x21F0AAAD
-    bits = bits ^ ((bits >> 15) & 0x1FFFF)
-    bits = bits * 0x735A2D97
-    return bits ^ ((bits >> 15) & 0x1FFFF)
-
-
-# --- the passes -----------------------------------------------------------------------------------
+from aimc_bridge.native.draws import new_key, normal
+from aimc_bridge.native.kernels import constants, kernel, kind
 
 
 class Inputs(NamedTuple):
@@ -100,23 +32,28 @@ def inputs(
     *,
     unit: float,
     steps: int | None,
-    scale: float,
-    side: torch.dtype | None,
-    wanted: tuple[bool, bool],
+    scale: float = 1.0,
+    side: torch.dtype | None = None,
+    wanted: tuple[bool, bool] = (False, False),
 ) -> Inputs:
     """`forward.converted` and what side products take of it.
 
     Args:    steps  of the DAC; None without one.    scale  of `size`.    side  their precision,
              None that of `x`.    wanted  (size, square).
     """
-    flat, strides = _flat(x)
+    rows = _rows(x.detach())
+    if rows is None:
+        x, rows = _dense(x.detach())
     if input_range is not None:
         input_range = input_range.detach()
     most = unit if steps is None else float(steps)
     numbers = constants((unit if input_range is None else most, unit / most, scale), x)
-    own = kernel(_inputs, *kind(flat), input_range is None, steps is None, side, wanted)
-    found = own(flat, input_range, numbers, steps is not None, side, wanted)
-    new, *rest = (None if one is None else one.as_strided(x.shape, strides) for one in found)
+    own = kernel(_inputs, *kind(rows), input_range is None, steps is None, side, wanted)
+    found = own(rows, input_range, numbers, steps is not None, side, wanted)
+    last = rows.ndim == 2
+    shape = (x.shape[0], *x.shape[2:], x.shape[1]) if last else tuple(x.shape)
+    views = [None if one is None else one.view(shape) for one in found]
+    new, *rest = (one.movedim(-1, 1) if last and one is not None else one for one in views)
     assert new is not None
     return Inputs(new, *rest)
 
@@ -141,36 +78,57 @@ def _inputs(
     return x, None if dtype is None else side, size if wanted[0] else None, square
 
 
+def code_type(like: Tensor, bound: int | None) -> torch.dtype:
+    """The smallest that holds what an ADC gives, for the backward pass."""
+    return torch.int8 if bound is not None and bound <= 127 else like.dtype
+
+
 def finish(
     y: Tensor,
     loss: Tensor | None,
     b: Tensor | None,
     variance: Tensor | None,
+    scales: Tensor,
     *,
-    late: float,
+    late: float = 0.0,
+    floor: float = 0.0,
     drop: float,
     sigma: float,
     bound: int | None,
-) -> Tensor:
-    """IR drop, noise and ADC of a product's outputs; in their memory where that is possible.
+    keep: bool = False,
+    into: Tensor | None = None,
+    add: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """IR drop, noise, ADC and digital scales of a product's outputs.
 
-    Args:    loss, b, late  as in `forward.Currents`.    drop  `ir_drop` of the spec.    sigma  of
-             the noise, times the root of `variance` where that is given; 0 is none.
-             bound  of the ADC; None without one.
+    Args:    loss, b, late, floor  as in `forward.Currents`.    drop  `ir_drop` of the spec.
+             sigma  of the noise, times the root of variance + floor where that is given; 0 is none.
+             bound  of the ADC; None without one.    scales, keep, into, add  as in
+             `forward.outputs`; without `into` y is written over where that is possible.
+    Returns: (outputs, what the ADC gave or None), as `forward.outputs`.
     """
-    flat, strides = _flat(y)
-    others = [None if one is None else _like(one, y, strides) for one in (loss, b, variance)]
-    memory = flat.untyped_storage().data_ptr()
-    if any(one is not None and one.untyped_storage().data_ptr() == memory for one in others):
-        flat = flat.clone()
+    y, rows = _dense(y.detach())
+    others = [None if one is None else _ordered(one, y) for one in (loss, b, variance)]
+    direct = into is not None and _same_order(into, y)
+    out = into if direct else None
+    memory = y.untyped_storage().data_ptr()
+    if out is None and any(
+        one is not None and one.untyped_storage().data_ptr() == memory for one in others
+    ):
+        out = torch.empty_like(y)
+    codes = torch.empty_like(y, dtype=code_type(y, bound)) if keep else None
     key = new_key(y.device) if sigma > 0.0 else None
-    numbers = constants(
-        (late, 2.0 * drop, 20.0**0.5 * drop, sigma, 0.0 if bound is None else float(bound)), y
-    )
-    kinds = [None if one is None else one.dtype for one in others]
-    own = kernel(_finish, *kind(flat), *kinds, key is None, bound is None)
-    own(flat, *others, numbers, key, bound is not None)
-    return flat.as_strided(y.shape, strides)
+    most = 0.0 if bound is None else float(bound)
+    numbers = constants((late, 2.0 * drop, 20.0**0.5 * drop, sigma, most, floor), y)
+    views = [None if one is None else _rows(one) for one in (*others, out, codes)]
+    kinds = [None if one is None else one.dtype for one in views]
+    add_here = add and direct
+    own = kernel(_finish, *kind(rows), *kinds, key is None, bound is None, add_here)
+    own(rows, *views, scales.detach(), numbers, key, bound is not None, add_here)
+    found = y if out is None else out
+    if into is None or direct:
+        return found, codes
+    return (into.add_(found) if add else into.copy_(found)), codes
 
 
 def _finish(
@@ -178,9 +136,13 @@ def _finish(
     loss: Tensor | None,
     b: Tensor | None,
     variance: Tensor | None,
+    out: Tensor | None,
+    codes: Tensor | None,
+    scales: Tensor,
     numbers: Tensor,
     key: Tensor | None,
     rounded: bool,
+    add: bool,
 ) -> None:
     new = y
     if loss is not None and b is not None:
@@ -188,108 +150,137 @@ def _finish(
         lost = loss.to(y.dtype) * (b * b + 0.3)
         new = new - numbers[1] * lost - numbers[2] * lost * b
     if key is not None:
-        noise = normal(key, y.numel()).to(y.dtype)
+        noise = normal(key, y.numel()).view(y.shape).to(y.dtype)
         if variance is not None:
-            noise = noise * torch.sqrt(torch.clamp(variance.to(y.dtype), min=0.0))
+            noise = noise * torch.sqrt(torch.clamp(variance.to(y.dtype) + numbers[5], min=0.0))
         new = new + numbers[3] * noise
     if rounded:
         new = torch.clamp(torch.round(new), -numbers[4], numbers[4])
-    y.copy_(new)
+    if codes is not None:
+        codes.copy_(new.to(codes.dtype))
+    new = new * _of_outputs(scales, y)
+    if out is None:
+        out = y
+    out.copy_(out + new if add else new)
 
 
-# --- kernels --------------------------------------------------------------------------------------
+def sums(
+    grad: Tensor, codes: Tensor, *, wants: bool, look: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Of each output: the gradient of its scale in steps of the ADC, and the largest |code|, where
+    these are asked for."""
+    if not wants and not look:
+        return None, None
+    given = _rows(codes)
+    assert given is not None
+    rows = _rows(_ordered(grad.detach(), codes)) if wants else None
+    own = kernel(_sums, *kind(given), None if rows is None else rows.dtype, look)
+    found: tuple[Tensor | None, Tensor | None] = own(rows, given, look)
+    return found
 
 
-@cache
-def kernel(function: Callable[..., Any], *kind: object) -> Callable[..., Any]:
-    """The function compiled for one kind of arguments.
+def _sums(grad: Tensor | None, codes: Tensor, look: bool) -> tuple[Tensor | None, Tensor | None]:
+    others = 0 if codes.ndim == 2 else (0, 2)
+    summed = None if grad is None else (grad * codes.to(grad.dtype)).sum(others)
+    return summed, torch.abs(codes.to(torch.float32)).amax(others) if look else None
 
-    A kind has a code object of its own: torch.compile counts compilations by code object and gives
-    up after eight. It also decides by the first sizes it sees whether threads are worth it, for
-    all sizes and, on disk, for all later processes: here everything is worth it.
+
+def gradient(grad: Tensor, codes: Tensor | None, factor: Tensor, *, bound: int | None) -> Tensor:
+    """The gradient of outputs through digital scales and ADC.
+
+    Args:    codes  what the ADC gave; None where nothing depends on it.    factor  `[outputs]`.
     """
-    own = types.FunctionType(function.__code__.replace(), function.__globals__)
-    # named among the options, the number of threads is in the name under which code is kept on disk
-    options: dict[str, Any] = {
-        "cpp.threads": torch.get_num_threads(),
-        "cpp.min_chunk_size": 1,
-    }
-    compiled: Callable[..., Any] = torch.compile(own, dynamic=True, fullgraph=True, options=options)
-    return compiled
+    grad = grad.detach()
+    if codes is not None:
+        grad = _ordered(grad, codes)
+    grad, rows = _dense(grad)
+    given = None if codes is None or bound is None else _rows(codes)
+    g = torch.empty_like(grad)
+    numbers = constants((0.0 if bound is None else float(bound),), grad)
+    own = kernel(_gradient, *kind(rows), None if given is None else given.dtype)
+    own(rows, given, factor.detach(), numbers, _rows(g))
+    return g
 
 
-def kind(flat: Tensor) -> tuple[object, ...]:
-    """What torch.compile compiles anew for."""
-    return (
-        flat.dtype,
-        flat.device.type,
-        flat.numel() == 1,
-        torch.get_num_threads(),
-        torch.is_inference_mode_enabled(),
-        torch.are_deterministic_algorithms_enabled(),
+def _gradient(
+    grad: Tensor, codes: Tensor | None, factor: Tensor, numbers: Tensor, g: Tensor
+) -> None:
+    new = grad * _of_outputs(factor, grad)
+    if codes is not None:
+        new = torch.where(torch.abs(codes.to(grad.dtype)) >= numbers[0], 0.0, new)
+    g.copy_(new)
+
+
+def in_range(x: Tensor, one: Tensor, into: Tensor) -> None:
+    """Inputs in units of their range, clamped to [-1, 1]; written to `into`, of their shape."""
+    rows, given = _rows(into), _rows(x.detach())
+    if given is None or rows is None or given.ndim != rows.ndim:
+        torch.div(x.detach(), one.detach(), out=into).clamp_(-1.0, 1.0)
+        return
+    own = kernel(_in_range, *kind(given), rows.is_contiguous())
+    own(given, one.detach(), rows)
+
+
+def _in_range(x: Tensor, one: Tensor, into: Tensor) -> None:
+    into.copy_(torch.clamp(x / one, -1.0, 1.0))
+
+
+def clipped(x: Tensor, grad_x: Tensor) -> tuple[Tensor, Tensor]:
+    """`backward.clipped_gradient`; `x`, without gaps, is left as it is."""
+    x, rows = _dense(x.detach())
+    other = _rows(_ordered(grad_x.detach(), x))
+    found: tuple[Tensor, Tensor] = kernel(_clipped, *kind(rows))(rows, other)
+    return found
+
+
+def _clipped(x: Tensor, grad_x: Tensor) -> tuple[Tensor, Tensor]:
+    others = 0 if x.ndim == 2 else (0, 2)
+    sides = torch.trunc(x)
+    return torch.clamp(sides * grad_x, max=0.0).sum(others), torch.abs(sides).sum(others)
+
+
+# --- views of tensors as passes take them ---------------------------------------------------------
+
+
+def _rows(values: Tensor) -> Tensor | None:
+    """A view of `[samples, outputs, *space]` in the order of its memory, `[n, outputs]` or
+    `[n, outputs, m]`; between the n there may be gaps. None where memory has another order."""
+    last = values.movedim(1, -1)
+    if last.shape[-1] == 1 or last.stride(-1) == 1:
+        try:
+            return last.view(-1, last.shape[-1])
+        except RuntimeError:  # gaps elsewhere
+            return None
+    step = 1
+    for size, stride in zip(values.shape[:0:-1], values.stride()[:0:-1], strict=True):
+        if size > 1 and stride != step:
+            return None
+        step *= size
+    return values.flatten(2)
+
+
+def _dense(values: Tensor) -> tuple[Tensor, Tensor]:
+    """(a tensor without gaps, its `_rows`); a copy where `values` has gaps."""
+    rows = _rows(values)
+    if rows is None or not rows.is_contiguous():
+        values = values.movedim(1, -1).contiguous().movedim(-1, 1)
+        rows = values.movedim(1, -1).view(-1, values.shape[1])
+    return values, rows
+
+
+def _of_outputs(values: Tensor, rows: Tensor) -> Tensor:
+    return values if rows.ndim == 2 else values.unsqueeze(1)
+
+
+def _same_order(values: Tensor, other: Tensor) -> bool:
+    return all(
+        size == 1 or stride == wanted
+        for size, stride, wanted in zip(values.shape, values.stride(), other.stride(), strict=True)
     )
 
 
-def drawn(key: Tensor, n: int) -> Tensor:
-    """`normal(key, n)` from a compiled pass."""
-    new = torch.empty(n, dtype=torch.float32, device=key.device)
-    kernel(_drawn, *kind(new))(new, key)
-    return new
-
-
-def _drawn(new: Tensor, key: Tensor) -> None:
-    new.copy_(normal(key, new.numel()))
-
-
-@lru_cache(maxsize=4096)
-def _on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype, device=device)
-
-
-def constants(values: tuple[float, ...], like: Tensor) -> Tensor:
-    """Constants as a tensor: numbers would be compiled in, and compiled anew for each value."""
-    return _on_device(values, like.dtype, like.device)
-
-
-def _flat(values: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """(in the order of its memory, the strides that lead back); a copy where memory has gaps."""
-    values = values.detach()  # torch.compile warns of a view of what gets a gradient
-    strides = values.stride()
-    pairs = zip(values.shape, strides, strict=True)
-    if 1 + sum((size - 1) * stride for size, stride in pairs) != values.numel():
-        values = values.clone()  # keeps the order of dimensions
-        strides = values.stride()
-    return values.as_strided((values.numel(),), (1,)), strides
-
-
-def _like(values: Tensor, other: Tensor, strides: tuple[int, ...]) -> Tensor:
-    """Flat, in the order of memory that `other` has by `strides`."""
-    if any(
-        size > 1 and stride != wanted
-        for size, stride, wanted in zip(values.shape, values.stride(), strides, strict=True)
-    ):
-        copied = values.new_empty_strided(other.shape, strides)
-        values = copied.copy_(values)
-    return values.as_strided((values.numel(),), (1,), values.storage_offset())
-
-
-@cache
-def check(device: str) -> None:
-    """Compile something once.
-
-    Raises:  CapabilityError where torch.compile does not work on this kind of device.
-    """
-
-    def probe(x: Tensor) -> Tensor:
-        return torch.round(x * 2.0) + 1.0
-
-    try:
-        torch.compile(probe, fullgraph=True)(torch.ones(8, device=device))
-    except Exception as problem:
-        text = " ".join(str(problem).split())[:300]
-        raise CapabilityError(
-            f"compiled: torch.compile does not work here for {device} ({text}); it needs a C++ "
-            "compiler (g++, or what CXX names) on a CPU, triton on a GPU; without it leave "
-            "compiled off"
-        ) from problem
+def _ordered(values: Tensor, other: Tensor) -> Tensor:
+    """With dimensions in the order that `other`, without gaps, has in memory."""
+    if _same_order(values, other) and values.stride() == other.stride():
+        return values
+    return torch.empty_like(other, dtype=values.dtype).copy_(values)

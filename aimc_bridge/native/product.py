@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -42,8 +43,17 @@ class Product(ABC):
         """The part of the layer's inputs that reaches a tile."""
 
     @abstractmethod
-    def add_inputs(self, total: Tensor, part: Tensor, row: int, column: int | None) -> None:
-        """Add a tile's part to the whole layer's, in place: the way back from `inputs`."""
+    def side_by_side(self) -> list[slice]:
+        """Where the inputs of each row of tiles lie if all of them are laid side by side; those
+        that two rows see lie there twice."""
+
+    @abstractmethod
+    def put_inputs(self, total: Tensor, part: Tensor, row: int, column: int | None) -> None:
+        """The way back from `inputs`: a tile's part into the sum of the whole layer.
+
+        Tiles must come row by row. What is the first to reach an input is written there, the rest
+        is added: `total` needs no zeros.
+        """
 
     @abstractmethod
     def weights(self, weight: Tensor, row: int, column: int | None) -> Tensor:
@@ -94,8 +104,14 @@ class LinearProduct(Product):
     def inputs(self, x: Tensor, row: int, column: int | None) -> Tensor:
         return x if len(self.rows) == 1 else x[:, self.rows[row]]
 
-    def add_inputs(self, total: Tensor, part: Tensor, row: int, column: int | None) -> None:
-        total[:, self.rows[row]] += part
+    def side_by_side(self) -> list[slice]:
+        return self.rows
+
+    def put_inputs(self, total: Tensor, part: Tensor, row: int, column: int | None) -> None:
+        if column:
+            total[:, self.rows[row]] += part
+        else:
+            total[:, self.rows[row]] = part
 
     def weights(self, weight: Tensor, row: int, column: int | None) -> Tensor:
         columns = slice(None) if column is None else self.columns[column]
@@ -114,7 +130,10 @@ class LinearProduct(Product):
             return super().contract_both(x, other, weight, biases)
         # the time of a thin product is that of reading the weights: once for both
         first, second = self.contract(torch.cat([x, other]), weight).chunk(2)
-        return first.add_(biases[0]), second.add_(biases[1])
+        for y, bias in ((first, biases[0]), (second, biases[1])):
+            if bias:
+                y.add_(bias)
+        return first, second
 
     def with_positioned(
         self, x: Tensor, side: Tensor, weight: Tensor, position: Tensor
@@ -184,9 +203,22 @@ class ConvProduct(Product):
         group = column * groups // len(self.columns)
         return x[:, group * self.channels + first : group * self.channels + last]
 
-    def add_inputs(self, total: Tensor, part: Tensor, row: int, column: int | None) -> None:
+    def side_by_side(self) -> list[slice]:
+        stops = list(accumulate(last - first for first, last in self.spans))
+        return [slice(a, b) for a, b in zip([0, *stops], stops, strict=False)]
+
+    def put_inputs(self, total: Tensor, part: Tensor, row: int, column: int | None) -> None:
         seen = self._seen(total, row, column)
-        seen += part.view_as(seen)
+        part = part.view_as(seen)
+        if column is not None and column % (len(self.columns) // self.grid.groups):
+            seen += part
+            return
+        channels = seen.ndim - len(self.kernel) - 1
+        shared = self.spans[row - 1][1] - self.spans[row][0] if row else 0
+        if shared:  # a channel that lies on two rows of tiles
+            seen.narrow(channels, 0, shared).add_(part.narrow(channels, 0, shared))
+        rest = seen.shape[channels] - shared
+        seen.narrow(channels, shared, rest).copy_(part.narrow(channels, shared, rest))
 
     def weights(self, weight: Tensor, row: int, column: int | None) -> Tensor:
         columns = slice(None) if column is None else self.columns[column]

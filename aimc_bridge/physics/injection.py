@@ -36,6 +36,22 @@ def injected(
     check_noise(eps_read, weight)
     if recipe.noise_type == "none" or scale == 0.0:
         return weight.clone()
+    return noisy(weight, largest, pcm, recipe, scale, eps, eps_read)
+
+
+def noisy(
+    weight: Tensor,
+    largest: Tensor | float,
+    pcm: DeviceSpec,
+    recipe: TrainingSpec,
+    scale: float | Tensor,
+    eps: Tensor,
+    eps_read: Tensor,
+) -> Tensor:
+    """`injected` of a recipe with noise, unchecked; `scale` may be a tensor of one number.
+
+    Raises:  SpecError as `injected`.
+    """
     if recipe.noise_type == "gaussian":
         return weight + eps * (largest * (scale * recipe.gaussian_sd))
     us_per_unit = pcm.g_max_us / largest
@@ -48,7 +64,7 @@ def injected(
                 f"noise_t_s = {recipe.noise_t_s!r} of the recipe; allowed: >= {pcm.t_read_s!r} s, "
                 "the duration of one reading of this device"
             )
-        strength = scale * pcm.read_noise_scale * math.sqrt(math.log(ratio))
+        strength = scale * (pcm.read_noise_scale * math.sqrt(math.log(ratio)))
         g = g + g.abs() * read_coefficient(g, pcm) * eps_read * strength
     return g.abs() * weight.sign() / us_per_unit
 

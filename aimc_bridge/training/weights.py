@@ -17,8 +17,12 @@ def noisy_weight(
 ) -> Tensor:
     """Normalised weights of one mini-batch, `[out, in]`: noise and drop-connect.
 
-    The draws come from the stream (seed, *names), on the device of the weights.
+    The draws come from the stream (seed, *names), on the device of the weights; those of a native
+    model that is `compiled` from its own generator.
     """
+    own = matrix.noisy_in_passes(spec, scale, seed, names)
+    if own is not None:
+        return own
     weight = matrix.normalised_weight()
     grid = matrix.grid
     generator = rng.stream(seed, *names, device=weight.device)

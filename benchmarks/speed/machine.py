@@ -25,11 +25,17 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """Of every record; memory, cores of this process, and how busy the machine was before."""
+    """Of every record; memory, cores of this process, how busy the machine was before, and what
+    the environment tells allocators."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         **machine.hardware(),
         "cores": cores(),
         "memory_gb": round(memory / 1e9, 1),
         "load_before": round(os.getloadavg()[0], 2),
+        "allocator": {name: os.environ[name] for name in sorted(os.environ) if _allocates(name)},
     }
+
+
+def _allocates(name: str) -> bool:
+    return name.startswith("MALLOC_") or name in ("THP_MEM_ALLOC_ENABLE", "LD_PRELOAD")

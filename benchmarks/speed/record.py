@@ -20,7 +20,7 @@ from benchmarks.speed import goals, growth, holding, targets
 from benchmarks.speed.groups import Group
 from benchmarks.speed.growth import Curve
 from benchmarks.speed.targets import TARGETS, Target
-from benchmarks.speed.timing import at_size, quartiles, ratios
+from benchmarks.speed.timing import Measured, at_size, quartiles, ratios
 
 FOLDER = Path(__file__).parent.parent / "records"
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -226,6 +226,32 @@ def sides_table(record: Record) -> str:
     return _table(rows) if rows else ""
 
 
+def parts_table(record: Record) -> str:
+    """Where the time of each side goes, in shares of the digital side's; "" where not measured."""
+    rows = []
+    for group in groups_of(record):
+        digital = group.of(targets.DIGITAL)
+        base = _median(digital[0]) if digital else None
+        for side in group.sides:
+            if side.parts is None or base is None:
+                continue
+            spent = sum(side.parts.values())
+            whole = _median(side)
+            rows.append(
+                {
+                    "work": group.work,
+                    "side": side.name,
+                    **{kind: f"{value / base:.2f}" for kind, value in side.parts.items()},
+                    "calls": f"{max(0.0, whole - spent) / base:.2f}",
+                }
+            )
+    return _table(rows) if rows else ""
+
+
+def _median(side: Measured) -> float:
+    return quartiles([value for value in side.seconds if value is not None])[1]
+
+
 def growth_rows(record: Record) -> list[dict[str, Any]]:
     """A row a curve and cost: range, exponent, verdict ("linear or less", "faster")."""
     rows = []
@@ -297,6 +323,10 @@ def summary(record: Record, figure: str | None = None) -> str:
         f"`{record['command']}` on {where} ({machine['cores']} cores, load before "
         f"{machine['load_before']}); {software}."
     ]
+    told = machine.get("allocator")
+    if told:
+        settings = ", ".join(f"`{name}={value}`" for name, value in told.items())
+        parts.append(f"With {settings} in the environment.")
     if record.get("compiled"):
         parts.append("Native models run compiled (`aimc_bridge.native.compiled`) in all rows.")
     if record["size"] != "full":
@@ -305,6 +335,9 @@ def summary(record: Record, figure: str | None = None) -> str:
     parts += [targets_table(record), sides_table(record)]
     if skipped:
         parts.append("Not measured: " + "; ".join(dict.fromkeys(skipped)) + ".")
+    shares = parts_table(record)
+    if shares:
+        parts += ["Where the time goes, digital = 1:", shares]
     parts += [growth_table(record), holdings_table(record)]
     if figure is not None:
         parts.append(f"![cost against size]({figure})")

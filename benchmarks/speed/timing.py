@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.speed.memory import peak_bytes
+from benchmarks.speed.parts import parts_of
 
 Say = Callable[[str], None]
 
@@ -31,7 +32,7 @@ class Side:
     most      repeats at most, where one takes long; None: as many as the others
     warm      untimed runs first
     before    untimed preparation of every run
-    memory    whether peak memory is worth a run of its own
+    memory    whether peak memory is worth a run of its own, and where the time goes another
     """
 
     name: str
@@ -46,13 +47,15 @@ class Side:
 
 @dataclass
 class Measured:
-    """A side's repeats: seconds by round, None where it sat out; peak bytes of one run."""
+    """A side's repeats: seconds by round, None where it sat out; peak bytes of one run; seconds by
+    kind of operation of one on a CPU."""
 
     name: str
     size: float
     note: str = ""
     seconds: list[float | None] = field(default_factory=list)
     peak: int | None = None
+    parts: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, JSON-safe."""
@@ -112,7 +115,8 @@ def alternate(
     say: Say = lambda text: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Measured]:
-    """Warm up all sides, then run them in turns; peak memory is measured last, by itself."""
+    """Warm up all sides, then run them in turns; then each is looked into by itself: peak memory
+    and where the time goes."""
     found = [Measured(side.name, side.size, side.note) for side in sides]
     for side in sides:
         for _ in range(side.warm):
@@ -126,6 +130,10 @@ def alternate(
             if side.before is not None:
                 side.before()
             measured.peak = peak_bytes(side.run, device)
+            if device.type == "cpu":
+                if side.before is not None:
+                    side.before()
+                measured.parts = parts_of(side.run)
         say(f"  {said(measured)}")
     return found
 
