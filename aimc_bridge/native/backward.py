@@ -90,18 +90,16 @@ class Gradients:
             )
         wanted = (self.needs_x or self.clipped is not None, self.for_w is not None)
         part_x, part_w = product.transposed(grad, part, self.weight, wanted)
-        for block, at in blocks:
-            if part_w is not None:
-                scales = self.factor[block.row]
-                self._add_weight(part_w[:, at] * _first(scales, part_w), block)
+        if part_w is not None:
+            for block, at in blocks:
+                self._add_weight(part_w[:, at] * _first(self.factor[block.row], part_w), block)
         if part_x is None:
             return
         if self.clipped is not None:
             found = self._clipped_inputs(part, part_x)
             for block, at in blocks:
-                share = part.numel() * (at.stop - at.start) // rows[-1].stop
                 gradient, count = (values[at].sum() for values in found)
-                self._add_clipped(block, gradient, count / share, len(x))
+                self._add_clipped(block, gradient, count / part[:, at].numel(), len(x))
         if self.needs_x and self.one_piece and part_x.shape == self.x.shape:
             self.for_x = part_x
         elif self.needs_x and rows[-1].stop == x.shape[1]:
