@@ -1,0 +1,335 @@
+"""The ladder: the command, its records, and the page made from them."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_model
+from torch import nn
+from typer.testing import CliRunner
+
+from aimc_bridge import calibrate, convert, sweep
+from aimc_bridge.errors import DataError
+from aimc_bridge.registry import matrices_of
+from benchmarks import crosscheck, tasks
+from benchmarks import record as run_records
+from benchmarks.ladder import __main__ as command
+from benchmarks.ladder import climb, page, records, sides, tables
+from presets import ideal, ladder, rasch2023
+
+ROOT = Path(__file__).parent.parent
+YEAR = 365 * 86400.0
+KEYS = [rung.key for rung in ladder]
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIMC_BRIDGE_DATA", raising=False)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded WideResNet, untrained."""
+    file = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_model(tasks.get("wrn").build(0), str(file))
+    return file.parent
+
+
+QUICK = ["wrn", "--times", "1s", "1y", "--chips", "2", "--repeats", "2", "--subset", "30"]
+
+
+@pytest.fixture(scope="module")
+def finished(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("ladder") / "run"
+    words = ["--ladder", *QUICK, "--checkpoint", str(checkpoint), "--out", str(out)]
+    assert crosscheck.main(words) == 0
+    return out
+
+
+def test_the_command_climbs_and_writes(finished: Path, checkpoint: Path) -> None:
+    results = pd.read_csv(finished / "results.csv")
+    assert list(results.columns) == tables.COLUMNS
+    assert list(results.row.unique()) == ["digital", *KEYS, *(s.key for s in sides.SIDES)]
+    rungs = results[results.row.isin(KEYS)]
+    assert set(rungs.t_inference) == {1.0, YEAR} and set(rungs.chip) == {0, 1}
+    assert set(results[~results.row.isin([*KEYS, "digital"])].t_inference) == {YEAR}
+    about = json.loads((finished / "run.json").read_text())
+    assert about["command"].startswith("python -m benchmarks.ladder wrn --times 1s 1y")
+    facts = about["studies"]["wrn"]
+    assert facts["samples"] == 30 and facts["metric"] == "accuracy"
+    matrices = matrices_of(convert(tasks.get("wrn").build(0), ideal))
+    assert facts["layers"] == list(matrices)
+    assert facts["tiles"]["ir_drop"] == len(matrices) <= facts["tiles"]["tiles"]
+    assert set(about["arguments"]["presets"]) == set(KEYS)
+    mvm = rungs[rungs.metric == "mvm"]
+    parts = rungs[rungs.metric.str.startswith("mvm ")]
+    means = parts.groupby(["row", "t_inference", "chip"]).value.mean()
+    expected = mvm.set_index(["row", "t_inference", "chip"]).value.reindex(means.index)
+    assert np.allclose(means, expected)
+    redrawn = results[(results.row == "replication redrawn") & (results.metric == "draws")]
+    assert set(redrawn.value) == {2.0}  # 30 images, 25 at a time
+    for name in ("ladder.csv", "layers.csv", "flaws.csv", "less-one.csv", "summary.md"):
+        assert (finished / name).stat().st_size > 0
+    text = (finished / "summary.md").read_text()
+    assert page.ladder_text(tables.steps(results, "accuracy"), "mvm") in text
+    assert (finished / "figures" / "ladder.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_rung_is_the_sweep_of_its_preset(finished: Path, checkpoint: Path) -> None:
+    """The last one: same chips, noise and ranges as the preset alone, the layers' errors aside."""
+    task = tasks.get("wrn")
+    analog = convert(task.load(checkpoint), rasch2023).eval()
+    calibrate(analog, task.calibration_batches(8), "percentile")
+    torch.set_num_threads(1)
+    table = sweep(
+        analog, lambda m: task.evaluate(m, 30), times=("1s", "1y"), chips=2, progress=False
+    )
+    results = tables.read_results(finished / "results.csv")
+    keys = ["metric", "chip", "t_inference"]
+    mine = results[(results.row == "tiles") & results.metric.isin(["accuracy", "error", "loss"])]
+    mine = mine.sort_values(keys, ignore_index=True)
+    assert mine.value.tolist() == table.sort_values(keys, ignore_index=True).value.tolist()
+
+
+def test_an_interrupted_ladder_goes_on(
+    finished: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*QUICK, "--checkpoint", str(checkpoint), "--out", str(tmp_path / "run")]
+    true, calls = sides.Chips.__call__, [0]
+
+    def stopped(self: sides.Chips, model: nn.Module) -> dict[str, float]:
+        calls[0] += 1
+        if calls[0] == 12:  # in the second chip of the third rung
+            raise KeyboardInterrupt
+        return true(self, model)
+
+    monkeypatch.setattr(sides.Chips, "__call__", stopped)
+    assert command.main(words) == 130
+    work = tmp_path / "run" / "work" / "wrn"
+    assert sorted(p.name for p in work.glob("*.csv")) == [
+        *("exponent.csv", "measured.csv", "scalar.csv")
+    ]
+    assert command.main(words) == 2  # not without --resume
+    assert command.main([*words, "--resume", "--chips", "3"]) == 2
+    calls[0] = -(10**6)
+    assert command.main([*words, "--resume"]) == 0
+    assert calls[0] + 10**6 == 2 * 2 * 11 - 10 + 2 * 2 + 7 * 2  # a whole chip again, no more
+    for name in ("results", "ladder", "flaws"):
+        same = [pd.read_csv(out / f"{name}.csv") for out in (finished, tmp_path / "run")]
+        pd.testing.assert_frame_equal(*same, check_exact=True)
+    calls[0] = -(10**6)
+    assert command.main([*words, "--resume"]) == 0
+    assert calls[0] == -(10**6)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["gpt"], "unknown task 'gpt'; one of wrn, bert, lstm"),
+        (["wrn", "--profile", "tiny"], "unknown profile 'tiny'"),
+        (["wrn", "--times"], "--times names no time"),
+        (["wrn", "--times", "soon"], "time 'soon' is not understood"),
+        (["wrn", "--chips", "1"], "--chips 1; allowed: 2 or more: an interval needs two"),
+        (["wrn", "--repeats", "0"], "--repeats 0; allowed: 2 or more"),
+        (["wrn", "--threads", "0"], "--threads 0; allowed: 1 or more"),
+        (["wrn", "--subset", "few"], "--subset few; allowed: a whole number"),
+        (["wrn", "--subset", "lstm=5"], "--subset lstm=5: 'lstm' is not among wrn"),
+        (["--subset", "5"], "--subset 5: which task?"),
+        (["wrn", "--checkpoint", "nowhere"], "no checkpoint at nowhere"),
+        (["wrn", "--device", "tpu"], "unknown device 'tpu'"),
+        (["wrn", "--data-dir", "nowhere"], "no data folder nowhere"),
+        (["wrn", "--chip", "5"], "unrecognized arguments: --chip"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_usage_is_one_line_and_leaves_nothing(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert crosscheck.main(["--ladder", *words, "--out", str(out)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ") and said in line
+    assert not out.exists()
+
+
+def test_a_folder_of_something_else_is_refused(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*QUICK, "--checkpoint", str(checkpoint), "--out"]
+    (tmp_path / "file").write_text("x")
+    assert command.main([*words, str(tmp_path / "file")]) == 2
+    assert command.main([*words, str(tmp_path)]) == 2
+    assert command.main([*words, str(tmp_path), "--resume"]) == 2
+    said = capsys.readouterr().err
+    for part in ("is a file", "is not empty", "no record of a run to resume"):
+        assert part in said
+
+
+def test_a_digital_model_is_trained_where_none_is_given(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once: a resumed ladder takes the one it has."""
+    seen = []
+
+    def fit(task: tasks.Task, out: Path, **options: Any) -> nn.Module:
+        seen.append(options)
+        out.mkdir(parents=True)
+        (out / "info.json").write_text('{"steps": 3}')
+        return task.load(checkpoint)
+
+    monkeypatch.setattr(climb.digital, "fit", fit)
+    one = climb.Climb(
+        tasks.get("wrn"),
+        30,
+        command._settings(command.parser().parse_args(["wrn"]))[0],
+        tmp_path,
+        command.Console(stderr=True),
+        None,
+    )
+    assert isinstance(one._digital(), nn.Module)
+    assert one.facts["digital"] == {"steps": 3}
+    assert seen[0]["resume"] is False and seen[0]["seed"] == 0
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+def test_a_record_gives_the_tables_of_its_run(finished: Path, tmp_path: Path) -> None:
+    file = run_records.write(records.record_of(finished, "wrn"), tmp_path)
+    assert file.name == "ladder-wrn.json"
+    record = run_records.read(file)
+    results, facts = records.results_of(record)
+    run = tables.read_results(finished / "results.csv")
+    assert facts == json.loads((finished / "run.json").read_text())["studies"]["wrn"]
+    assert page.study_text(results, facts) == page.study_text(run, facts)
+    for table in (tables.steps, tables.flaws, tables.less_one):
+        pd.testing.assert_frame_equal(table(results, "accuracy"), table(run, "accuracy"))
+    kept, true = tables.layers(results), tables.layers(run)
+    merged = kept.merge(true, on=["row", "layer", "t_inference"])
+    assert len(merged) == len(kept) == len(true)
+    assert np.allclose(merged.mean_x, merged.mean_y, rtol=1e-4)
+    assert len(record["rows"]) == 1 + 11 * 2 * 2 + 2 * len(sides.SIDES)
+    assert records.files(tmp_path) == [file]
+    assert run_records.table(tmp_path) == ""  # not a run's record: no line in the README's table
+
+
+def test_a_ladder_that_is_not_finished_gives_no_record(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no finished ladder of wrn"):
+        records.record_of(tmp_path, "wrn")
+    with pytest.raises(DataError, match="no finished ladder of lstm"):
+        records.record_of(finished, "lstm")
+    with pytest.raises(DataError, match="no records"):
+        records.section([])
+    done = CliRunner().invoke(records.app, ["add", str(tmp_path)])
+    assert done.exit_code == 2 and len(done.stderr.strip().splitlines()) == 1
+
+
+def description(png: Path) -> str:
+    """The text chunk "Description" of a PNG."""
+    data, at = png.read_bytes(), 8
+    while at < len(data):
+        (size,) = struct.unpack(">I", data[at : at + 4])
+        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
+        assert (
+            zlib.crc32(kind + body) == struct.unpack(">I", data[at + 8 + size : at + 12 + size])[0]
+        )
+        if kind == b"tEXt" and body.startswith(b"Description\0"):
+            return body.partition(b"\0")[2].decode("latin-1")
+        at += 12 + size
+    raise AssertionError("no description")
+
+
+def test_the_page_is_made_from_records(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "DOCS", tmp_path / "docs")
+    monkeypatch.setattr(run_records, "FOLDER", tmp_path / "records")
+    (tmp_path / "docs").mkdir()
+    before = f"# Ladder\n\n{records.MARKS[0]}\nold\n{records.MARKS[1]}\nend\n"
+    (tmp_path / "docs" / "ladder.md").write_text(before)
+    invoke = CliRunner().invoke
+    assert invoke(records.app, ["add", str(finished)]).exit_code == 0
+    done = invoke(records.app, ["write"])
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "docs" / "ladder.md").read_text()
+    (file,) = records.files(tmp_path / "records")
+    assert text.startswith("# Ladder\n\n") and text.endswith(f"{records.MARKS[1]}\nend\n")
+    assert records.section([file]) in text and "\nold\n" not in text
+    assert description(tmp_path / "docs" / "ladder.png") == records.digest([file])
+    (tmp_path / "docs" / "ladder.md").write_text("no marks")
+    assert invoke(records.app, ["write"]).exit_code == 2
+
+
+def committed() -> dict[str, pd.DataFrame]:
+    return {
+        file.stem.removeprefix("ladder-"): records.results_of(run_records.read(file))[0]
+        for file in records.files()
+    }
+
+
+def test_docs_ladder_shows_the_committed_records_and_nothing_else() -> None:
+    """`python -m benchmarks.ladder.records write` makes what belongs there."""
+    text = (ROOT / "docs" / "ladder.md").read_text(encoding="utf-8")
+    shown = text.partition(records.MARKS[0])[2].partition(records.MARKS[1])[0].strip()
+    assert shown == records.section(records.files())
+    assert description(ROOT / "docs" / "ladder.png") == records.digest(records.files())
+    for rung in ladder:
+        assert f"| {rung.number} | {rung.title} | {rung.what} |" in text and "|" not in rung.what
+    for file in records.files():
+        record = run_records.read(file)
+        assert "/root" not in json.dumps(record) and "/work" not in json.dumps(record)
+        results, facts = records.results_of(record)
+        assert set(KEYS) <= set(results.row) and len(facts["layers"]) > 1
+
+
+def test_the_prose_of_docs_ladder_has_the_records_numbers() -> None:
+    text = (ROOT / "docs" / "ladder.md").read_text(encoding="utf-8")
+    prose = " ".join(text.partition("**In short.**")[2].partition("## How")[0].split())
+    found = committed()
+    said = [(t, r, YEAR) for t in found for r in ("scalar", "read_noise", "out_noise", "tiles")]
+    for task, row, t_s in [*said, *((t, "scalar", 1.0) for t in found), ("lstm", "tiles", 1.0)]:
+        metric = "perplexity" if task == "lstm" else "accuracy"
+        mean = float(tables.values_of(found[task], row, metric, t_s).mean())
+        assert page._number(mean, metric) in prose, (task, row, t_s)
+    for task, row in (
+        *(("lstm", "spread of exponents"), ("wrn", "spread of exponents")),
+        *(("wrn", "output noise"), ("bert", "DAC and ADC")),
+    ):
+        metric = "perplexity" if task == "lstm" else "accuracy"
+        less = tables.less_one(found[task], metric)
+        one = less[(less.row == f"without {row}") & (less.metric == metric)].iloc[0]
+        assert page._change(one.change, one.low, one.high, metric) in prose, (task, row)
+        assert one.p < 0.05
+    flawed = {
+        task: tables.flaws(results, "accuracy") for task, results in found.items() if task != "lstm"
+    }
+    for task, flaw, physics in (
+        ("bert", "no noise in the evaluation", "scalar_drift"),
+        ("wrn", "oracle compensation instead of measured", "rasch2023"),
+    ):
+        mine = flawed[task][flawed[task].metric == "accuracy"]
+        one = mine[(mine.flaw == flaw) & (mine.physics == physics)].iloc[0]
+        step = page._change(one.difference, one.low, one.high, "accuracy").removeprefix("+")
+        assert step in prose, (task, flaw)
+
+
+def test_the_readme_tells_what_the_page_shows() -> None:
+    """Every figure of the README's finding is in the page's tables, which are the records'."""
+    root = Path(__file__).parents[1]
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    finding = readme.split("**What the simplifications cost.**")[1].split("300 images")[0]
+    figures = set(re.findall(r"\b\d+\.\d\d\b", finding)) - {"0.00"}  # what the replication reports
+    assert len(figures) >= 15
+    page = (root / "docs" / "ladder.md").read_text(encoding="utf-8").split("<!-- ladder -->")[1]
+    assert not {figure for figure in figures if figure not in page}

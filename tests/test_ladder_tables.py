@@ -1,0 +1,396 @@
+"""The ladder: errors of layers, intervals, the flaws of an evaluation, tables."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aimc_bridge import calibrate, convert, drift, program, rng, sweep
+from aimc_bridge.errors import CapabilityError, DataError, UsageError
+from aimc_bridge.ladder import (
+    Interval,
+    Probe,
+    change,
+    independent_change,
+    mean_interval,
+    sd_ratio,
+)
+from aimc_bridge.registry import matrices_of
+from aimc_bridge.spec import Preset
+from benchmarks.ladder import page, sides, tables
+from presets import ideal, ladder, rasch2023, scalar_drift
+from tests import stats
+from tests.models import linear, mlp, only, random
+
+RUNGS = {rung.key: rung for rung in ladder}
+YEAR = 365 * 86400.0
+KEYS = [rung.key for rung in ladder]
+
+# --- errors of layers -----------------------------------------------------------------------------
+
+
+class Mixed(nn.Module):
+    """A convolution, an LSTM and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(2)
+            self.conv = nn.Conv2d(2, 3, 3)
+            self.lstm = nn.LSTM(3, 4)
+            self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.conv(x).flatten(2).permute(2, 0, 1)
+        out: Tensor = self.fc(self.lstm(seen)[0])
+        return out
+
+
+NAMES = ["conv", "lstm.ih_l0", "lstm.hh_l0", "fc"]
+
+
+def probed(preset: Preset, rows: int = 50) -> tuple[nn.Module, Probe]:
+    analog = convert(Mixed(), preset).train()
+    x = random(6, 2, 5, 5)
+    if preset.crossbar.input_range != "none":
+        calibrate(analog, [x])
+    probe = Probe(analog, lambda model: model(x), rows)
+    assert analog.training
+    return analog.eval(), probe
+
+
+def test_a_probe_sees_every_layer_with_the_digital_models_inputs() -> None:
+    _, probe = probed(rasch2023)
+    assert sorted(probe.inputs) == sorted(NAMES)
+    digital = Mixed().eval()
+    x = random(6, 2, 5, 5)
+    seen = digital.conv(x).flatten(2).permute(2, 0, 1)
+    outs, _ = digital.lstm(seen)
+    assert torch.equal(probe.inputs["conv"], x)
+    torch.testing.assert_close(probe.inputs["lstm.ih_l0"], spaced(seen.reshape(-1, 3)))
+    before = torch.cat([torch.zeros(1, 6, 4), outs[:-1]]).reshape(-1, 4)
+    torch.testing.assert_close(probe.inputs["lstm.hh_l0"], spaced(before))
+    torch.testing.assert_close(probe.inputs["fc"], spaced(outs.reshape(-1, 4)))
+    expected = digital.fc(probe.inputs["fc"]) - digital.fc.bias
+    torch.testing.assert_close(probe.exact["fc"], expected)
+
+
+def spaced(x: Tensor) -> Tensor:
+    return x[torch.linspace(0, len(x) - 1, 50).long()].detach()
+
+
+def test_errors_are_relative_and_of_the_weights_held() -> None:
+    """None on an ideal chip; a tenth, exactly, where every weight is a tenth too large."""
+    analog, probe = probed(ideal)
+    assert max(probe.errors().values()) < 1e-6
+    program(analog, 0)
+    for matrix in matrices_of(analog).values():
+        matrix.load_chip_state(
+            {k: v * 1.1 if k == "held" else v for k, v in matrix.chip_state().items()}
+        )
+    assert probe.errors() == pytest.approx(dict.fromkeys(probe.errors(), 0.1), rel=1e-5)
+
+
+def test_output_noise_gives_the_error_it_must() -> None:
+    """|y - exact|^2 has mean rows sum_c (out_noise scale_c)^2."""
+    analog = convert(linear(20, 16), ideal.change(out_noise=0.04, why="test")).eval()
+    probe = Probe(analog, lambda model: model(random(64, 20)), 64)
+    torch.manual_seed(5)
+    size = float(probe.exact[""].norm())
+    squares = torch.tensor([(probe.errors()[""] * size) ** 2 for _ in range(600)])
+    scale = only(analog).column_scale()
+    stats.assert_mean(squares, float(64 * (0.04 * scale).square().sum()), "squared error")
+
+
+def test_wrong_probes_are_refused_and_leave_the_model_as_it_was() -> None:
+    analog = convert(mlp(), ideal).eval()
+    x = random(4, 12)
+    with pytest.raises(UsageError, match="never reached layer '2'"):
+        Probe(analog, lambda model: model[0](x), 4)
+    with pytest.raises(UsageError, match="rows=0"):
+        Probe(analog, lambda model: model(x), 0)
+    with pytest.raises(CapabilityError, match="engine='native'"):
+        Probe(convert(mlp(), ideal, engine="aihwkit"), lambda model: model(x), 4)
+    program(analog, 0)
+    for matrix in matrices_of(analog).values():
+        state = {k: v * 2 if k == "held" else v for k, v in matrix.chip_state().items()}
+        matrix.load_chip_state(state)
+    torch.testing.assert_close(analog[0](x), 2 * (x @ mlp()[0].weight.T) + mlp()[0].bias)
+
+
+# --- intervals ------------------------------------------------------------------------------------
+
+
+def test_intervals_by_hand() -> None:
+    """n = 4: t quantile 3.18245; mean 2.5, sd 1.29099."""
+    found = mean_interval([1.0, 2.0, 3.0, 4.0])
+    half = 3.182446 * 1.290994 / 2
+    assert found[:3] == pytest.approx((2.5, 2.5 - half, 2.5 + half), rel=1e-5)
+    paired = change([10.0, 20.0, 30.0, 40.0], [11.0, 22.0, 33.0, 44.0])
+    assert paired == pytest.approx(found)
+    # Welch: variances 1 and 4 of n = 3 and 5: error sqrt(1/3 + 4/5); freedom 5.9935
+    a, b = [0.0, 1.0, 2.0], [10 - 2.828427, 10.0, 10.0, 10.0, 10 + 2.828427]
+    welch = independent_change(a, b)
+    error = math.sqrt(1 / 3 + 4 / 5)
+    assert welch.mean == pytest.approx(9.0)
+    assert (welch.high - welch.low) / 2 == pytest.approx(2.447356 * error, rel=2e-3)
+    # F with 4 and 2 degrees of freedom: quantiles 39.2484 and 1 / 10.6491
+    ratio = sd_ratio(a, b)
+    assert ratio.mean == pytest.approx(2.0, rel=1e-6)
+    assert ratio.low == pytest.approx(2.0 / math.sqrt(39.2484), rel=1e-4)
+    assert ratio.high == pytest.approx(2.0 * math.sqrt(10.6491), rel=1e-4)
+
+
+def test_an_interval_holds_the_mean_95_times_of_100() -> None:
+    """Of 5 normal values; with the normal quantile it would be 88 times."""
+    count = 20_000
+    draws = random(count, 5, seed=11, dtype=torch.float64).numpy()
+    found = [mean_interval(x) for x in draws[:2000]]
+    inside = np.array([one.low <= 0.0 <= one.high for one in found])
+    bound = stats.quantile() * math.sqrt(0.95 * 0.05 / len(inside))
+    assert abs(inside.mean() - 0.95) <= bound
+    normal = np.abs(draws.mean(1)) <= 1.959964 * draws.std(1, ddof=1) / math.sqrt(5)
+    assert abs(normal.mean() - 0.95) > bound
+    assert np.mean([one.p < 0.05 for one in found]) == pytest.approx(1 - inside.mean())
+
+
+def test_values_without_spread() -> None:
+    assert mean_interval([2.0, 2.0]) == Interval(2.0, 2.0, 2.0, 0.0)
+    assert mean_interval([0.0, 0.0]) == Interval(0.0, 0.0, 0.0, 1.0)
+    assert math.isnan(mean_interval([2.0]).low)
+    assert change([1.0, 2.0], [1.0 + 1e-8, 2.0 - 1e-8]) == Interval(0.0, 0.0, 0.0, 1.0)
+    assert change([1.0, 2.0], [1.0 + 1e-4, 2.0 + 1e-4]).mean == pytest.approx(1e-4)
+    assert sd_ratio([1.0, 2.0], [3.0, 3.0]) == Interval(0.0, 0.0, 0.0, 0.0)
+    assert math.isnan(sd_ratio([3.0, 3.0], [1.0, 2.0]).mean)
+    known = independent_change([1.0, 1.0], [1.0, 2.0, 3.0, 4.0])
+    assert known == pytest.approx(mean_interval([0.0, 1.0, 2.0, 3.0]))
+    known = independent_change([1.0, 2.0, 3.0, 4.0], [4.0, 4.0])
+    assert known == pytest.approx(mean_interval([3.0, 2.0, 1.0, 0.0]))
+    assert independent_change([1.0, 1.0], [1.0, 1.0]) == Interval(0.0, 0.0, 0.0, 1.0)
+
+
+def test_values_that_give_no_interval_are_refused() -> None:
+    for wrong in ([], [1.0, math.nan], [math.inf], [[1.0]]):
+        with pytest.raises(UsageError):
+            mean_interval(wrong)
+    with pytest.raises(UsageError, match="2 chips before, 3 after"):
+        change([1.0, 2.0], [1.0, 2.0, 3.0])
+    for function in (sd_ratio, independent_change):
+        with pytest.raises(UsageError, match="two or more"):
+            function([1.0], [1.0, 2.0])
+
+
+# --- the flaws ------------------------------------------------------------------------------------
+
+
+class Batches:
+    """A task of three batches of different sizes: the metric is the mean output."""
+
+    def __init__(self, *inputs: Any) -> None:
+        self.inputs = inputs or (random(4, 12), random(4, 12, seed=1), random(2, 12, seed=2))
+
+    def evaluate(self, model: nn.Module, subset: int | None = None) -> dict[str, float]:
+        assert not model.training
+        with torch.no_grad():
+            return {"value": float(torch.cat([model(x) for x in self.inputs]).mean())}
+
+
+def noisy() -> nn.Module:
+    analog = convert(mlp(), RUNGS["pairs"].preset).eval()
+    program(analog, 7)
+    drift(analog, 3600.0)
+    return analog
+
+
+def by_hand(seeds: list[int], parts: list[Tensor], t_s: float = 3600.0) -> float:
+    analog, outs = noisy(), []
+    for seed, part in zip(seeds, parts, strict=True):
+        program(analog, seed)
+        drift(analog, t_s)
+        outs.append(analog(part))
+    return float(torch.cat(outs).detach().mean())
+
+
+def test_redrawn_noise_is_another_chip_at_every_batch() -> None:
+    task, model = Batches(), noisy()
+    seeds = [rng.derive(7, "redrawn", i) for i in range(5)]
+    found = sides.Redrawn(task, None, None)(model)  # type: ignore[arg-type]
+    assert found == {"value": pytest.approx(by_hand(seeds[:3], list(task.inputs))), "draws": 3.0}
+    drift(model, 3600.0)
+    parts = [part for x in task.inputs for part in x.split(2)]
+    found = sides.Redrawn(task, None, 2)(model)  # type: ignore[arg-type]
+    assert found == {"value": pytest.approx(by_hand(seeds, parts)), "draws": 5.0}
+    drift(model, 3600.0)  # the chip that it held is there again
+    assert task.evaluate(model)["value"] == pytest.approx(by_hand([7] * 3, list(task.inputs)))
+
+
+def test_a_batch_of_several_tensors_is_not_split() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = linear(12, 3)
+
+        def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+            return self.fc(x) * scale
+
+    analog = convert(Pair(), RUNGS["pairs"].preset).eval()
+    program(analog, 1)
+    drift(analog, 1.0)
+    drawing = sides.Redrawing(analog, 1, 1.0, 2)
+    assert drawing(random(6, 12), scale=torch.ones(6, 1)).shape == (6, 3)
+    assert drawing.draws == 1
+
+
+def test_one_chip_again_and_again_has_reading_noise_alone() -> None:
+    """On the replication's physics nothing at all differs; chips do."""
+    for preset, same in ((scalar_drift, True), (RUNGS["pairs"].preset, False)):
+        analog, task = convert(mlp(), preset).eval(), Batches()
+        again = sides.Reread(task, None, 40)  # type: ignore[arg-type]
+        options: dict[str, Any] = {"times": YEAR, "chips": 6, "seed": 40, "progress": False}
+        reads = sweep(analog, again, **options).value
+        chips = sweep(analog, task.evaluate, **options).value
+        assert (reads.nunique() == 1) is same
+        assert chips.nunique() == 6
+        assert reads.std() < chips.std()
+        program(analog, 40)
+        for index, value in enumerate(reads):
+            drift(analog, YEAR + index)
+            assert task.evaluate(analog)["value"] == value
+
+
+def test_what_is_beside_the_ladder() -> None:
+    keys = [side.key for side in sides.SIDES]
+    assert len(set(keys)) == len(keys)
+    assert not set(keys) & set(KEYS)
+    physics = {"replication": scalar_drift, "paper": rasch2023}
+    for side in sides.SIDES:
+        first, _, how = side.key.partition(" ")
+        if first in physics:
+            assert side.preset is physics[first] and side.how == how and side.many
+        else:
+            assert len(side.preset.changes) in (1, 3) and not side.many and side.how == "chips"
+    oracle = next(side for side in sides.SIDES if side.key == "oracle")
+    assert {c.field for c in oracle.preset.changes} == {"drift_compensation"}
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def made_up(chips: int = 4) -> pd.DataFrame:
+    """A ladder that loses a point a rung at 1 s and two at 1 y, on chips 0.1 apart."""
+    rows: list[dict[str, Any]] = []
+
+    def add(row: str, t_s: float, chip: float, **named: float) -> None:
+        place = {"task": "wrn", "model": "M", "row": row, "t_inference": t_s, "chip": chip}
+        rows.extend({**place, "metric": k, "value": v, "seed": chip} for k, v in named.items())
+
+    add("digital", math.nan, math.nan, accuracy=0.95, loss=0.2)
+    wobble = [0.001, -0.001, 0.002, -0.002]
+    for rung in ladder:
+        for t_s, step in ((1.0, 0.01), (YEAR, 0.02)):
+            for chip in range(chips):
+                lost = step * (rung.number - 1) + 0.1 * chip
+                if rung.number > 2:  # rungs 1 and 2 are the same
+                    lost += wobble[chip] * (rung.number % 2)
+                else:
+                    lost = 0.1 * chip
+                errors = {"mvm": lost, "mvm a": lost, "mvm b": 2 * lost}
+                add(rung.key, t_s, chip, accuracy=0.9 - lost, loss=lost, **errors)
+    for side in sides.SIDES:
+        for chip in range(chips):
+            spread = {"redrawn": 0.01, "reread": 0.0}.get(side.how, 0.02)
+            value = 0.5 + spread * (chip - 1.5)
+            add(side.key, YEAR, chip, accuracy=value, loss=1 - value)
+    return pd.DataFrame(rows)[tables.COLUMNS]
+
+
+FACTS: dict[str, Any] = {
+    "model": "M",
+    "dataset": "D",
+    "metric": "accuracy",
+    "samples": 1234,
+    "layers": ["a", "b"],
+    "wall_s": {"scalar": 120.0},
+}
+
+
+def test_steps_are_means_and_paired_changes() -> None:
+    table = tables.steps(made_up(), "accuracy")
+    assert len(table) == 2 * 11 * 2
+    assert list(table.metric.unique()) == ["accuracy", "mvm"]
+    year = table[(table.metric == "accuracy") & (table.t_inference == YEAR)].set_index("row")
+    chips = np.array([0.9, 0.8, 0.7, 0.6])
+    level = mean_interval(chips)
+    assert tuple(year.loc["scalar", ["mean", "low", "high"]]) == pytest.approx(level[:3])
+    assert math.isnan(year.loc["scalar", "change"])
+    assert tuple(year.loc["measured", ["change", "change_low", "p", "p_holm"]]) == (0, 0, 1, 1)
+    expected = change(chips - 0.04 - np.array([1, -1, 2, -2]) * 1e-3, chips - 0.06)
+    got = year.loc["spread"]
+    assert tuple(got[["change", "change_low", "change_high", "p"]]) == pytest.approx(expected)
+    assert (got.change_high - got.change_low) < 0.2 * (got.high - got.low)  # pairing pays
+    tested = table[(table.metric == "accuracy") & table.p.notna()]
+    assert (tested.p_holm >= tested.p).all() and len(tested) == 20
+    assert tested.p_holm.min() == pytest.approx(20 * tested.p.min())
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    results = made_up()
+    less = results[~((results.row == "spread") & (results.chip == 2))]
+    with pytest.raises(DataError, match="'spread' has other chips"):
+        tables.steps(less, "accuracy")
+    with pytest.raises(DataError, match="no accuracy of 'pairs' at 1s"):
+        tables.steps(results[results.row != "pairs"], "accuracy")
+
+
+def test_flaws_and_less_one_are_compared_with_what_is_right() -> None:
+    results = made_up()
+    table = tables.flaws(results, "accuracy")
+    assert list(table.metric.unique()) == ["accuracy", "loss"]
+    mine = table[table.metric == "accuracy"].set_index(["physics", "flaw"])
+    assert len(mine) == 8
+    redrawn = mine.loc[("rasch2023", "noise drawn anew at each batch")]
+    assert redrawn.difference == pytest.approx(0.0, abs=1e-12)
+    assert redrawn.sd_ratio == pytest.approx(0.5)
+    again = mine.loc[("scalar_drift", "one chip again and again")]
+    assert again.sd_ratio == 0.0 and math.isnan(again.low)
+    clean = mine.loc[("scalar_drift", "no noise in the evaluation")]
+    assert clean.difference == pytest.approx(0.45)
+    assert (clean.low, clean.high) == pytest.approx(
+        mean_interval(0.95 - np.array([0.47, 0.49, 0.51, 0.53]))[1:3]
+    )
+    same = mine.loc[("scalar_drift", "oracle compensation instead of measured")]
+    assert (same.difference, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
+    less = tables.less_one(results, "accuracy")
+    assert set(less.row) == {s.key for s in sides.SIDES if s.key.startswith("without")}
+    whole = tables.values_of(results, "tiles", "accuracy", YEAR).to_numpy()
+    now = tables.values_of(results, "without IR drop", "accuracy", YEAR).to_numpy()
+    row = less[(less.row == "without IR drop") & (less.metric == "accuracy")].iloc[0]
+    assert (row.change, row.low, row.high, row.p) == pytest.approx(change(whole, now))
+
+
+def test_layers_are_kept_each() -> None:
+    table = tables.layers(made_up()).set_index(["row", "layer", "t_inference"])
+    assert len(table) == 11 * 2 * 2
+    a, b = table.loc[("pairs", "a", YEAR)], table.loc[("pairs", "b", YEAR)]
+    assert (a.chips, b["mean"]) == (4, pytest.approx(2 * a["mean"]))
+
+
+def test_text_says_means_changes_and_which_are_sure() -> None:
+    text = page.study_text(made_up(), FACTS)
+    assert "1,234 test samples, 4 chips, digital accuracy 95.00 %. Accuracy, %:" in text
+    lines = text.splitlines()
+    assert "| 1 | scalar drift, oracle | 75.00 | 75.00 |" in lines
+    assert "| 2 | measured compensation | 75.00 (0) | 75.00 (0) |" in lines
+    spread = next(line for line in lines if line.startswith("| 4 | spread of exponents"))
+    assert "(**−2.00 ± 0.29**)" in spread
+    assert "| `rasch2023` | accuracy | change |" in lines
+    assert "| 0.50 (0.13 to 1.96) |" in text
+    assert page._change(-0.00012, -0.00022, -0.00002, "accuracy") == "−0.01 ± 0.01"
+    assert page._change(1e-6, 0.0, 2e-6, "perplexity") == "+0.000001 ± 0.000001"
+    assert page._change(0.25, math.nan, math.nan, "loss") == "+0.250"
