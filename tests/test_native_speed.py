@@ -294,3 +294,28 @@ def test_both_matrix_products_agree(monkeypatch: pytest.MonkeyPatch) -> None:
             got = product._linear(x, weight, torch.full((50,), 0.5))
             assert_close(got, wanted, f"oneDNN {there}", 1e-6)
     assert product._linear(x.requires_grad_(True), weight, None).requires_grad
+
+
+@pytest.mark.skipif(not product._ONEDNN, reason="torch was built without oneDNN")
+@pytest.mark.parametrize("inference", [False, True])
+def test_weights_that_multiply_again_are_kept_in_onednns_order(inference: bool) -> None:
+    """The same numbers, whether in their own order or oneDNN's; a change of them is seen; nothing
+    outlives them."""
+    held = len(product._uses)
+    with torch.inference_mode(inference), torch.no_grad():
+        x, weight = random(20, 70), random(50, 70).abs()
+        first = product._linear(x, weight, None)
+        packed = [product._linear(x, weight, None) for _ in range(3)]
+        kept = product._uses[weight].packed
+        assert kept is not None and kept.is_mkldnn
+        assert all(torch.equal(one, first) for one in packed)
+        assert torch.equal(product._linear(x[:17], weight, None), first[:17])  # another number
+        if not inference:  # of inference tensors torch keeps no version
+            product._linear(x, weight, None)
+            weight.mul_(2.0)
+            assert_close(product._linear(x, weight, None), 2.0 * first, "after a change", 1e-6)
+        many = random(product._MANY, 70)
+        product._linear(many, weight, None)
+        assert product._uses[weight].key[-1] != len(many)
+        del weight, kept
+    assert len(product._uses) == held

@@ -27,8 +27,9 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu
 
 def _lstm(gates: Tensor, c: Tensor) -> State:
     """New (h, c) from the sum of both products, `[..., 4 hidden]`; gates in order i, f, g, o."""
-    i, f, g, o = gates.chunk(4, dim=-1)
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    both, g, o = gates.split((2 * c.shape[-1], c.shape[-1], c.shape[-1]), dim=-1)
+    i, f = torch.sigmoid(both).chunk(2, dim=-1)
+    c = torch.addcmul(f * c, i, torch.tanh(g))
     return torch.sigmoid(o) * torch.tanh(c), c
 
 

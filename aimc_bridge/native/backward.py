@@ -14,8 +14,8 @@ from aimc_bridge.native.tiles import Block, Job, along, output_step, room
 class Gradients:
     """Sums of a backward pass over pieces of the batch and blocks of tiles, in their order.
 
-    What comes back through rows of tiles that no ADC saturates is one product: digital scales go
-    into the weights, and inputs of all rows lie side by side.
+    What comes back through rows of tiles that no ADC saturates is one product of all pieces:
+    digital scales go into the weights, and inputs of all rows lie side by side.
     """
 
     def __init__(
@@ -25,10 +25,8 @@ class Gradients:
         factor: Tensor,
         job: Job,
         needs: tuple[bool, bool, bool, bool],
-        one_piece: bool,
     ) -> None:
         self.x, self.ranges, self.factor, self.job = x, ranges, factor, job
-        self.one_piece = one_piece
         grid = job.product.grid
         self.needs_x = needs[0]
         self.for_x: Tensor | None = None
@@ -42,19 +40,27 @@ class Gradients:
         self.rows = job.product.side_by_side() if rows and x.device.type == "cpu" else None
         self.weight: Tensor | None = None
 
-    def add(self, piece: slice, grad: Tensor, codes: Sequence[Tensor | None]) -> None:
-        """What one piece passes back; `codes` are what the ADC of each block gave."""
-        job = self.job
-        saturated = False
-        for block, given in zip(job.blocks, codes, strict=True):
-            saturated |= given is not None and self._look(grad, given, block)
+    def add(
+        self, pieces: Sequence[slice], grad: Tensor, codes: Sequence[Sequence[Tensor | None]]
+    ) -> None:
+        """What all pieces pass back; `codes` are what the ADC of each block gave, by piece."""
+        blocks = self.job.blocks
+        saturated = [False] * len(pieces)
+        for number, (piece, given) in enumerate(zip(pieces, codes, strict=True)):
+            for block, one in zip(blocks, given, strict=True):
+                if one is not None and self._look(grad[piece], one, block):
+                    saturated[number] = True
         if not self.needs_x and self.clipped is None and self.for_w is None:
             return
-        if self.rows is not None and not saturated:
-            self._add_rows(piece, grad, self.rows)
+        if self.rows is not None and not any(saturated):
+            self._add_rows(slice(0, len(self.x)), grad, self.rows)
             return
-        for block, given in zip(job.blocks, codes, strict=True):
-            self._add_block(piece, block, _of(grad, block), given)
+        for number, (piece, given) in enumerate(zip(pieces, codes, strict=True)):
+            if self.rows is not None and not saturated[number]:
+                self._add_rows(piece, grad[piece], self.rows)
+                continue
+            for block, one in zip(blocks, given, strict=True):
+                self._add_block(piece, block, _of(grad[piece], block), one)
 
     def _look(self, grad: Tensor, codes: Tensor, block: Block) -> bool:
         """Add the gradient of a block's scales; whether its ADC saturates, True where unknown."""
@@ -100,7 +106,7 @@ class Gradients:
             for block, at in blocks:
                 gradient, count = (values[at].sum() for values in found)
                 self._add_clipped(block, gradient, count / part[:, at].numel(), len(x))
-        if self.needs_x and self.one_piece and part_x.shape == self.x.shape:
+        if self.needs_x and part_x.shape == self.x.shape:  # all pieces, no input on two rows
             self.for_x = part_x
         elif self.needs_x and rows[-1].stop == x.shape[1]:
             self._all_inputs()[piece].copy_(part_x)

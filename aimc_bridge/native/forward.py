@@ -218,14 +218,14 @@ class CrossbarProduct(torch.autograd.Function):
         kept: list[Tensor | None] = []
         pieces = _pieces(x, product)
         total: Tensor | None = None
+        given = []
+        for block in job.blocks:
+            one, scales = block.range_of(ranges), steps[block.row, block.columns]
+            given.append((block, one, scales if one is None else scales * one))
         for piece in pieces:
-            for block in job.blocks:
-                one = block.range_of(ranges)
+            for block, one, scales in given:
                 part = product.inputs(x[piece], block.row, block.column)
                 found = currents(part, one, block.tile, job)
-                scales = steps[block.row, block.columns]
-                if one is not None:
-                    scales = scales * one
                 if total is None and (len(pieces) > 1 or block.column is not None):
                     total = room(found.y, len(x), product.grid.out_features)
                 into = None if total is None else total[piece][:, block.columns]
@@ -242,10 +242,10 @@ class CrossbarProduct(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, ranges, factor, *kept = ctx.saved_tensors
         job: Job = ctx.job
-        found = Gradients(x, ranges, factor, job, ctx.needs_input_grad[:4], len(ctx.pieces) == 1)
+        found = Gradients(x, ranges, factor, job, ctx.needs_input_grad[:4])
         every = len(job.blocks)
-        for number, piece in enumerate(ctx.pieces):
-            found.add(piece, grad[piece], kept[number * every : (number + 1) * every])
+        starts = range(0, len(kept), every)
+        found.add(ctx.pieces, grad, [kept[start : start + every] for start in starts])
         return (*found.all(), None)
 
 

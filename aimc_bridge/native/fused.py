@@ -50,6 +50,8 @@ def inputs(
     numbers = constants((unit if input_range is None else most, unit / most, scale), x)
     own = kernel(_inputs, *kind(rows), input_range is None, steps is None, side, wanted)
     found = own(rows, input_range, numbers, steps is not None, side, wanted)
+    if x.ndim == 2:  # vectors, as they came: each view more is felt in a recurrent step
+        return Inputs(*found)
     last = rows.ndim == 2
     shape = (x.shape[0], *x.shape[2:], x.shape[1]) if last else tuple(x.shape)
     views = [None if one is None else one.view(shape) for one in found]
@@ -72,10 +74,13 @@ def _inputs(
         x = torch.clamp(x * (numbers[0] / input_range), -numbers[0], numbers[0])
         if rounded:
             x = torch.round(x) * numbers[1]
-    side = x if dtype is None else x.to(dtype)
-    size = torch.abs(side * numbers[2].to(side.dtype)) if any(wanted) else None
+    side = None if dtype is None else x.to(dtype)
+    # rounded to the side products' precision once, at the end
+    size = torch.abs(x * numbers[2]) if any(wanted) else None
     square = None if size is None or not wanted[1] else size * size
-    return x, None if dtype is None else side, size if wanted[0] else None, square
+    if dtype is not None:
+        size, square = (None if one is None else one.to(dtype) for one in (size, square))
+    return x, side, size if wanted[0] else None, square
 
 
 def code_type(like: Tensor, bound: int | None) -> torch.dtype:
@@ -245,6 +250,8 @@ def _clipped(x: Tensor, grad_x: Tensor) -> tuple[Tensor, Tensor]:
 def _rows(values: Tensor) -> Tensor | None:
     """A view of `[samples, outputs, *space]` in the order of its memory, `[n, outputs]` or
     `[n, outputs, m]`; between the n there may be gaps. None where memory has another order."""
+    if values.ndim == 2 and values.stride(1) == 1:
+        return values
     last = values.movedim(1, -1)
     if last.shape[-1] == 1 or last.stride(-1) == 1:
         try:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import MutableMapping
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from aimc_bridge.physics.mapping import TileGrid
 
@@ -284,7 +287,36 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         and not torch.is_grad_enabled()
     ):
         # where memory has gaps its product is a thousand times slower
-        x, weight = x.contiguous(), weight.contiguous()
+        x, weight = x.contiguous(), _prepared(weight.contiguous(), len(x))
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return y
     return functional.linear(x, weight, bias)
+
+
+class _Use(NamedTuple):
+    """How a weight was last multiplied; in oneDNN's order from the second time on."""
+
+    key: tuple[object, ...]
+    packed: Tensor | None
+
+
+_uses: MutableMapping[Tensor, _Use] = WeakTensorKeyDictionary()
+
+
+def _prepared(weight: Tensor, vectors: int) -> Tensor:
+    """Weights that multiply few vectors again and again, as a recurrent layer's do, in oneDNN's own
+    order, which it else makes anew in every product: 40 x 325 by 325 x 2600 takes 0.35 ms instead
+    of 0.61 on two cores, to the same numbers. They live as long as the weights."""
+    if vectors >= _MANY:
+        return weight
+    version = None if weight.is_inference() else weight._version
+    key, last = (version, weight.data_ptr(), vectors), _uses.get(weight)
+    if last is None or last.key != key:
+        _uses[weight] = _Use(key, None)
+        return weight
+    if last.packed is None:
+        with torch.inference_mode(False):
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight, vectors)
+        _uses[weight] = last = _Use(key, packed)
+    assert last.packed is not None
+    return last.packed

@@ -77,7 +77,8 @@ def _study(name: str, work: Work, unit: str, setting: Setting) -> Group:
     ]
     for side in made:
         side.most = 1
-    evaluate(model)  # kernels are chosen on first use
+    # kernels are chosen, and passes compiled, on first use
+    sweep(model, evaluate, times[:1], 1, draw_on=setting.draw_on, progress=False)
     found = alternate(made, 1, setting.device, setting.say)
     text = f"{work.name}, {count:,} {unit}, {chips} chips x {len(times)} times, batch {size}"
     return Group(name, text, "evaluations", runs, found, about=goals)
