@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,18 +16,29 @@ _SAMPLE = 2**20  # inputs of a tile and batch that a percentile is taken from, e
 
 
 class _Statistic:
-    """Running statistic of the inputs of the tiles of one matrix, `[row tiles, column tiles]`."""
+    """Running statistics of the tiles of one matrix, `[row tiles, column tiles]`."""
 
-    def __init__(self, matrix: Matrix, method: str, percentile: float, sd: float) -> None:
+    def __init__(
+        self,
+        matrix: Matrix,
+        method: str,
+        percentile: float,
+        sd: float,
+        out_percentile: float | None,
+    ) -> None:
         self.matrix, self.method = matrix, method
-        self.percentile, self.sd = percentile, sd
+        self.percentile, self.sd, self.out_percentile = percentile, sd, out_percentile
         self.values: dict[tuple[int, int], list[Tensor]] = {}
+        self.largest: dict[tuple[int, int], list[Tensor]] = {}  # outputs
 
-    def see(self, row: int, column: int, x: Tensor) -> None:
-        if column > 0 and self.matrix.grid.groups == 1:
-            return  # the column tiles of a row see the same inputs
+    def see(self, row: int, column: int, x: Tensor, outputs: Callable[[], Tensor]) -> None:
         if x.numel() == 0:
             return
+        if self.out_percentile is not None and self.matrix.preset.crossbar.adc_bits is not None:
+            size = _percentile(outputs().detach(), self.out_percentile)
+            self.largest.setdefault((row, column), []).append(size)
+        if column > 0 and self.matrix.grid.groups == 1:
+            return  # the column tiles of a row see the same inputs
         if not bool(torch.isfinite(x).all()):
             raise CalibrationError("calibration data give NaN or infinite inputs to a tile")
         x = x.detach()
@@ -36,13 +47,7 @@ class _Statistic:
             moments = torch.stack([flat.new_tensor(flat.numel()), flat.sum(), flat.square().sum()])
             self.values.setdefault((row, column), []).append(moments)
             return
-        size = x.abs().flatten()
-        if self.method == "max":
-            value = size.max()
-        else:
-            size = size[:: max(1, size.numel() // _SAMPLE)]
-            rank = max(1, round(self.percentile / 100 * size.numel()))
-            value = size.kthvalue(rank).values
+        value = x.abs().max() if self.method == "max" else _percentile(x, self.percentile)
         self.values.setdefault((row, column), []).append(value)
 
     def _range(self, seen: list[Tensor]) -> Tensor:
@@ -67,7 +72,25 @@ class _Statistic:
                 source = column if grid.groups > 1 else 0
                 value = float(self._range(self.values[row, source]))
                 result[row, column] = value if value > 0 else 1.0  # any range holds only zeros
-        return result
+        return torch.maximum(result, self._needed(result))
+
+    def _needed(self, like: Tensor) -> Tensor:
+        """The ranges from which on the ADC holds the outputs that it is to hold: an output is
+        counted in units of its range. The column tiles of a row share the largest."""
+        needed = torch.zeros_like(like)
+        for (row, column), seen in self.largest.items():
+            largest = float(torch.stack(seen).mean())
+            needed[row, column] = largest / self.matrix.preset.crossbar.out_bound
+        if self.matrix.grid.groups == 1:
+            needed = needed.amax(1, keepdim=True).expand_as(needed)
+        return needed
+
+
+def _percentile(values: Tensor, percentile: float) -> Tensor:
+    size = values.abs().flatten()
+    size = size[:: max(1, size.numel() // _SAMPLE)]
+    rank = max(1, round(percentile / 100 * size.numel()))
+    return size.kthvalue(rank).values
 
 
 def run_batch(model: nn.Module, batch: Any, device: torch.device) -> Any:
@@ -91,6 +114,7 @@ def calibrate(
     *,
     percentile: float = 99.9,
     sd: float = 3.0,
+    out_percentile: float | None = None,
 ) -> None:
     """Set the input range of every tile from data. The products are exact meanwhile.
 
@@ -99,9 +123,13 @@ def calibrate(
              of that percentile of |x|; "std": `sd` standard deviations over all batches. A
              convolution of the native engine counts each pixel once, of the channels that reach a
              tile; the aihwkit engine counts it in every window, padding included.
+             out_percentile  where the ADC would clip more of a tile's outputs than is left over
+             that percentile of their sizes, the range is raised until it does not (a larger range
+             makes all outputs smaller against the ADC's bound). None leaves outputs alone.
     Raises:  CalibrationError where there are no batches, a layer is never reached or values are not
              finite; UsageError for an unknown method.
-    Source:  method "std" with 3: aihwkit InputRangeParameter, as rasch2023 starts.
+    Source:  method "std" with 3: aihwkit InputRangeParameter, as rasch2023 starts; outputs: the
+             aim of its `manage_output_clipping`, in one step.
     """
     if method not in METHODS:
         raise UsageError(f"method {method!r}; allowed: {', '.join(METHODS)}")
@@ -109,13 +137,17 @@ def calibrate(
         raise UsageError(
             f"percentile={percentile}, sd={sd}; allowed: 0 < percentile <= 100, sd > 0"
         )
+    if out_percentile is not None and not 0 < out_percentile <= 100:
+        raise UsageError(f"out_percentile={out_percentile}; allowed: 0 < it <= 100, or None")
     if isinstance(batches, Tensor | Mapping | str):
         raise UsageError(
             f"batches is one {type(batches).__name__}; allowed: an iterable of batches, such as "
             "[inputs] or a loader"
         )
     matrices = matrices_of(model)
-    statistics = {n: _Statistic(m, method, percentile, sd) for n, m in matrices.items()}
+    statistics = {
+        n: _Statistic(m, method, percentile, sd, out_percentile) for n, m in matrices.items()
+    }
     device = next(model.parameters()).device
     modes = {module: module.training for module in model.modules()}
     count = 0

@@ -98,7 +98,7 @@ def _keep_inputs(
     return hook
 
 
-def _nothing(row: int, column: int, x: Tensor) -> None:
+def _nothing(row: int, column: int, x: Tensor, outputs: object) -> None:
     """An observer: while it is there, products are exact."""
 
 

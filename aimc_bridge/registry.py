@@ -21,8 +21,9 @@ from aimc_bridge.errors import CapabilityError, ConversionError, UnknownNameErro
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.spec import Preset, TrainingSpec
 
-Observer = Callable[[int, int, Tensor], None]
-"""Called with (row tile, column tile, the inputs of that tile in the layer's own units)."""
+Observer = Callable[[int, int, Tensor, Callable[[], Tensor]], None]
+"""Called with (row tile, column tile, the inputs of that tile in the layer's own units, what gives
+its exact outputs: products of the normalised weights with these inputs)."""
 
 
 class Matrix(ABC):

@@ -142,7 +142,10 @@ class Ablation:
         analog = convert(model, self.preset, exclude=list(self.task.exclude)).eval()
         if self.preset.crossbar.input_range != "none":
             calibrate(
-                analog, self.task.calibration_batches(self.plan.calibration), self.plan.method
+                analog,
+                self.task.calibration_batches(self.plan.calibration),
+                self.plan.method,
+                out_percentile=self.plan.out_percentile,
             )
         weights = folder / "hwa.safetensors"
         if weights.exists():
@@ -237,6 +240,7 @@ def run(given: argparse.Namespace, words: list[str], console: Console) -> None:
     """Check everything, then do it."""
     _check(given)
     task = tasks.get(given.task, given.profile, given.data_dir, **tasks.parse_options(given.option))
+    task.place(torch.device(given.device))
     plan = _plan(given)
     preset = presets.get(given.preset)
     changes = parse_changes(given.changes, TrainingSpec.field_names())

@@ -55,6 +55,11 @@ def parser() -> Parser:
     )
     add_trained(add)
     add("--calibration", help="how data set the input ranges: std, max or percentile")
+    add(
+        "--out-percentile",
+        type=float,
+        help="of outputs that the ADC must hold: input ranges are raised for it; 0 leaves them",
+    )
     add("--hwa-batches", type=int, help="mini-batches of hardware-aware training and its control")
     add("--digital-epochs", type=float, help="epochs of digital training")
     add("--recipe", help="a recipe of the preset, as wrn16; default: the task's own")
@@ -115,6 +120,8 @@ def settings_of(
             raise UsageError(f"unknown phase {phase!r}; one of {', '.join(PHASES[1:])}")
     if given.calibration not in (None, *METHODS):
         raise UsageError(f"unknown calibration {given.calibration!r}; one of {', '.join(METHODS)}")
+    if given.out_percentile is not None and not 0 <= given.out_percentile <= 100:
+        raise UsageError(f"--out-percentile {given.out_percentile}; allowed: 0 to 100")
     if given.precision not in digital.PRECISIONS:
         raise UsageError(
             f"unknown precision {given.precision!r}; one of {', '.join(digital.PRECISIONS)}"
@@ -172,6 +179,8 @@ def plan_of(given: argparse.Namespace, name: str) -> Plan:
         "digital_epochs": given.digital_epochs,
     }
     known = {key: value for key, value in changes.items() if value is not None}
+    if given.out_percentile is not None:
+        known["out_percentile"] = given.out_percentile or None
     return dataclasses.replace(PLANS[given.profile, name], **known)
 
 

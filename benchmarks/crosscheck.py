@@ -32,7 +32,15 @@ from aimc_bridge.spec import Preset
 from aimc_bridge.times import seconds
 from benchmarks import digital, record, tasks
 from benchmarks.arguments import options_of
-from benchmarks.command import Parser, add_tasks, add_trained, holds_a_run, paths_of, task_names
+from benchmarks.command import (
+    Parser,
+    add_tasks,
+    add_trained,
+    check_device,
+    holds_a_run,
+    paths_of,
+    task_names,
+)
 from benchmarks.data import data_dir
 from benchmarks.files import replace_file
 from benchmarks.machine import hardware, versions
@@ -70,6 +78,7 @@ def parser() -> Parser:
     add("--option", "-o", action="append", default=[], metavar="KEY=VALUE", help="of the task")
     add("--budget", help="wall time for all of it, as 20m: what it pays for is done, and named")
     add("--compiled", action="store_true", help="the native engine as native.compiled runs it")
+    add("--device", default="cpu", help="cpu or cuda: where the native engine runs")
     add("--workers", type=int, default=2, help="processes")
     add("--seed", type=int, default=0)
     add("--out", type=Path, default=Path("runs/crosscheck"), help="folder of the results")
@@ -136,6 +145,7 @@ class _Crosscheck:
             raise UsageError(
                 f"--record {given.record!r}; allowed: letters, digits, points, dashes, underscores"
             )
+        check_device(given.device)
         for field in ("subset", "samples", "workers"):
             if getattr(given, field) < 1:
                 raise UsageError(f"--{field} {getattr(given, field)}; allowed: 1 or more")
@@ -242,6 +252,7 @@ class _Crosscheck:
             samples=given.samples,
             budget=None if budget is None else max(budget, 0.0),
             compiled=given.compiled,
+            device=given.device,
             resume=given.out / "work" / part.name,
             workers=given.workers,
         )
@@ -255,7 +266,12 @@ class _Crosscheck:
         if not (folder / "model.safetensors").exists():
             self.console.print(f"digital training of {task.model_name} on {task.dataset}")
         return digital.fit(
-            task, folder, seed=self.given.seed, resume=folder.exists(), console=self.console
+            task,
+            folder,
+            seed=self.given.seed,
+            resume=folder.exists(),
+            device="cpu",
+            console=self.console,
         ).eval()
 
     def _write(self, kept: list[dict[str, Any]], file: Path, name: str, finished: bool) -> None:

@@ -28,7 +28,7 @@ from aimc_bridge.rng import derive
 from benchmarks import tasks
 from benchmarks.command import check_alone
 from benchmarks.files import replace_file
-from benchmarks.tasks import DigitalRecipe, Task
+from benchmarks.tasks import DigitalRecipe, Task, device_of
 
 LOG_EVERY = 20  # steps
 PRECISIONS = ("fp32", "bf16")
@@ -177,14 +177,15 @@ def fit(
         raise UsageError(f"{out} holds a finished run; name another folder or --resume")
     if (out / "checkpoint.json").exists() and not resume:
         raise UsageError(f"{out} holds an unfinished run; --resume goes on with it")
+    use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    place = torch.device("cuda" if use_cuda else "cpu")
+    task.place(place)
     loader = task.digital_loader(recipe.batch_size, seed)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{out} cannot be made ({error.strerror}); name another folder") from None
 
-    use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    place = torch.device("cuda" if use_cuda else "cpu")
     total = max(1, round(recipe.epochs * len(loader)))
     model = task.build(seed).to(place)
     optimizer = optimizer_for(model, recipe)
@@ -310,10 +311,13 @@ def finish(
             **{name: version(name) for name in ("torch", "transformers", "accelerate")},
         },
         "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if device_of(model).type == "cuda" else "cpu",
     }
     replace_file(out / "info.json", json.dumps(info, indent=1) + "\n")
     temporary = out / "model.safetensors.tmp"
-    save_model(model, str(temporary))
+    kept = task.skeleton()  # on a GPU the weights of an LSTM are views of one memory
+    kept.load_state_dict(model.state_dict())
+    save_model(kept, str(temporary))
     os.replace(temporary, out / "model.safetensors")
     (out / "checkpoint.json").unlink(missing_ok=True)
     for old in out.glob("step-*.safetensors"):

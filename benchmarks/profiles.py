@@ -24,6 +24,7 @@ class Plan:
     calibration  batches that set the input ranges before direct conversion
     method       how they do: "percentile" (99.9 %), "std" (3 standard deviations), "max"; for each
                  real task the best of the three on its validation data
+    out_percentile  of outputs that the ADC must hold, for which ranges are raised; None does not
     subset       test samples (words) on the native engine; None is all
     chips        chips on the native engine
     slow_subset, slow_chips    the same on the aihwkit engine, far slower on large models
@@ -38,6 +39,7 @@ class Plan:
     digital_epochs: float | None = None
     calibration: int = 8
     method: str = "percentile"
+    out_percentile: float | None = None
     subset: int | None = None
     chips: int = 25
     slow_subset: int | None = None
@@ -152,6 +154,7 @@ PLANS: dict[tuple[str, str], Plan] = {
             "weight_decay": 0.0,
         },
         method="std",
+        out_percentile=99.99,
         hwa_batches=250,
         validate_every=125,
         validation_subset=5000,

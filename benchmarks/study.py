@@ -102,6 +102,7 @@ class Study:
         weights: Weights | None = None,
     ) -> None:
         self.task, self.plan, self.settings = task, plan, settings
+        task.place(settings.device)
         self.folder, self.console, self.weights = folder, console, weights or Weights()
         self.facts: dict[str, Any] = {
             "model": task.model_name,
@@ -248,7 +249,7 @@ class Study:
         """Ranges from training data, before direct conversion and before training alike."""
         if self.settings.preset.crossbar.input_range != "none":
             batches = self.task.calibration_batches(self.plan.calibration)
-            calibrate(native, batches, self.plan.method)
+            calibrate(native, batches, self.plan.method, out_percentile=self.plan.out_percentile)
 
     def _trained(self, model: nn.Module, native: nn.Module) -> None:
         recipe = self.settings.recipe_of(self.task, self.plan)

@@ -234,6 +234,94 @@ def test_data_that_cannot_set_ranges(engine: str) -> None:
     calibrate(analog, [(random(3, 12), random(3, 4)), (random(0, 12), random(0, 4))])
 
 
+# --- outputs that the ADC must hold ---
+
+
+def output_ranges(weight: Tensor, data: list[Tensor], percentile: float, bound: float) -> Tensor:
+    """Of tiles of 20 x 20 (17 and 16 columns): largest |w / max|w|| x of the percentile, over the
+    bound; the largest of the columns' tiles."""
+    found = torch.zeros(3)
+    for row in range(3):
+        rows = slice(20 * row, 20 * row + 20)
+        part = weight[:, rows]
+        normalised = part / part.abs().amax(1, keepdim=True)
+        for columns in (slice(0, 17), slice(17, 34), slice(34, 50)):
+            each = []
+            for x in data:
+                size = (x[:, rows] @ normalised[columns].T).abs().flatten().sort().values
+                each.append(float(size[max(1, round(percentile / 100 * len(size))) - 1]))
+            found[row] = max(found[row], sum(each) / len(each) / bound)
+    return found
+
+
+def test_ranges_are_raised_until_the_adc_holds_the_outputs(engine: str) -> None:
+    """As large as an input range needs, as an output does, the larger of both; middle rows see
+    inputs ten times as small, so that they are left alone."""
+    data = batches(60)
+    for x in data:
+        x[:, 20:40] = 0.3 * x[:, 20:40].sign()
+    model, preset = linear(60, 50), TILED.change(adc_bits=8, out_bound=1.0, why="clips")
+    analog = convert(model, preset, engine=engine)
+    assert only(analog).grid.columns == (17, 17, 16)
+    calibrate(analog, data, "max")
+    before = only(analog).input_ranges()
+    calibrate(analog, data, "max", out_percentile=80.0)
+    after = only(analog).input_ranges()
+    assert before is not None and after is not None
+    needed = output_ranges(model.weight.detach(), data, 80.0, 1.0)
+    wanted = torch.maximum(before, needed[:, None])
+    assert_close(after, wanted, "ranges", 1e-5)
+    assert (after > 1.2 * before).any()
+    calibrate(analog, data, "max", out_percentile=1.0)
+    kept = only(analog).input_ranges()
+    assert kept is not None and torch.equal(kept, before)
+
+
+def test_an_adc_clips_the_share_that_is_left(engine: str) -> None:
+    """On the data that set the ranges, one batch and one tile: what lies over the percentile."""
+    preset = QUIET.change(out_bound=0.5, dac_bits=16, why="an ADC that clips")
+    model, x = linear(20, 16), random(200, 20)
+    analog = convert(model, preset, engine=engine)
+    shares = {}
+    for percentile in (None, 90.0, 99.0):
+        calibrate(analog, [x], "max", out_percentile=percentile)
+        ranges = only(analog).input_ranges()
+        assert ranges is not None
+        with torch.no_grad():
+            y = analog(x) - (0.0 if model.bias is None else model.bias)
+        bound = 0.5 * float(ranges) * only(analog).column_scale()[0]
+        shares[percentile] = float((y.abs() >= bound * (1 - 1e-4)).double().mean())
+    assert shares[None] > 0.2
+    # an output within half an ADC step of the bound is counted as clipped too
+    assert abs(shares[90.0] - 0.10) < 0.01 and abs(shares[99.0] - 0.01) < 0.005
+
+
+def test_no_adc_no_bound() -> None:
+    x = random(30, 60)
+    analog = convert(linear(60, 50), TILED.change(adc_bits=None, out_bound=0.01, why="none"))
+    calibrate(analog, [x], out_percentile=99.0)
+    check(analog, lambda row, _: [x[:, 20 * row : 20 * row + 20]], "max")
+
+
+def test_grouped_convolutions_have_ranges_of_their_own_for_outputs() -> None:
+    data = random(8, 6, 9)
+    data[:, 3:] *= 10.0
+    preset = TILED.change(max_rows=9, adc_bits=8, out_bound=0.5, why="clips")
+    conv = nn.Conv1d(6, 60, 3, groups=2, bias=False)
+    analog = convert(conv, preset)
+    calibrate(analog, [data], "max", out_percentile=70.0)
+    found = only(analog).input_ranges()
+    assert found is not None
+    weight = conv.weight.detach()
+    scale = weight.abs().amax((1, 2), keepdim=True)
+    y = nn.functional.conv1d(data, weight / scale, groups=2)
+    for column in range(4):
+        size = y[:, 15 * column : 15 * column + 15].abs().flatten().sort().values
+        needed = float(size[round(0.7 * len(size)) - 1]) / 0.5
+        own = float(data[:, column // 2 * 3 :][:, :3].abs().max())
+        assert abs(float(found[0, column]) / max(needed, own) - 1.0) < 1e-5
+
+
 def test_wrong_arguments(engine: str) -> None:
     analog = convert(mlp(), TILED, engine=engine)
     x = random(3, 12)
@@ -242,6 +330,9 @@ def test_wrong_arguments(engine: str) -> None:
     for options in ({"percentile": 0.0}, {"percentile": 101.0}, {"sd": 0.0}, {"sd": -1.0}):
         with pytest.raises(UsageError, match="allowed: 0 < percentile <= 100, sd > 0"):
             calibrate(analog, [x], **options)
+    for value in (0.0, -1.0, 100.5):
+        with pytest.raises(UsageError, match="out_percentile=.*allowed: 0 < it <= 100, or None"):
+            calibrate(analog, [x], out_percentile=value)
     for one in (x, {"input": x}):
         with pytest.raises(UsageError, match="allowed: an iterable of batches"):
             calibrate(analog, one)

@@ -438,6 +438,7 @@ LAYER = presets.rasch2023.change(
         (mlp(), presets.rasch2023, inputs(), {"times": "soon"}, UsageError, "not understood"),
         (mlp(), presets.rasch2023, inputs(), {"workers": 0}, UsageError, "workers=0"),
         (mlp(), presets.rasch2023, inputs(), {"compiled": 1}, UsageError, "compiled=1"),
+        (mlp(), presets.rasch2023, inputs(), {"device": "tpu"}, UsageError, "device='tpu'"),
         (mlp(), presets.rasch2023, inputs(), {"seed": 1.5}, UsageError, "seed=1.5"),
         (mlp(), "rasch2023", inputs(), {}, UsageError, "a Preset"),
         (None, presets.rasch2023, None, {"levels": "layer"}, UsageError, "need a model"),
@@ -449,6 +450,23 @@ def test_bad_input(
     full = {"samples": 1_000_000} if "budget" in more else {}
     with pytest.raises(error, match=said):
         crosscheck(model, preset, given, **{**QUICK, **full, **more})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_where_there_is_none() -> None:
+    with pytest.raises(UsageError, match="device='cuda': torch sees no CUDA device"):
+        crosscheck(mlp(), presets.rasch2023, inputs(), device="cuda", **QUICK)
+
+
+@pytest.mark.cuda
+def test_the_native_side_runs_on_a_gpu() -> None:
+    """What is equal on a CPU is equal there: outputs with the same weights, to 1e-5."""
+    more = {"levels": ("layer", "task"), "evaluate": mean_output, "device": "cuda"}
+    found = crosscheck(mlp(), presets.rasch2023, inputs(), **{**QUICK, **more})
+    table = found.table.set_index(["quantity"])
+    assert set(table.loc["outputs, ADC off"]["verdict"]) == {"equivalent"}
+    assert table["p_different"].min() > FALSE_ALARM
+    assert any("on cuda" in note for note in found.notes)
 
 
 def test_against_and_physics_are_two_questions() -> None:
@@ -628,6 +646,7 @@ def test_the_command_takes_a_trained_model(tmp_path: Path) -> None:
         ["--targets", "2"],
         ["--budget", "much"],
         ["--workers", "0"],
+        ["--device", "tpu"],
         ["--against", "nope"],
         ["--record", "a/b"],
         ["gpt"],

@@ -156,7 +156,24 @@ def test_info_says_what_was_done(tmp_path) -> None:
     for split in ("validation", "test"):
         assert info["digital"][split] == task.evaluate(model, split=split)
     assert torch.__version__.startswith(info["versions"]["torch"])
-    assert isinstance(info["wall_s"], float)
+    assert isinstance(info["wall_s"], float) and info["device"] == "cpu"
+
+
+def test_weights_that_are_views_of_one_memory_are_kept(tmp_path) -> None:
+    """As cuDNN lays an LSTM's out on a GPU."""
+    task, recipe = small("lstm")
+    model = task.build(3)
+    weights = list(model.lstm.parameters())
+    memory = torch.cat([weight.detach().flatten() for weight in weights])
+    parts = memory.split([weight.numel() for weight in weights])
+    for weight, part in zip(weights, parts, strict=True):
+        weight.data = part.view(weight.shape)
+    facts = {"seed": 3, "total": 1, "steps_per_epoch": 1, "wall_s": 0.0, "precision": "fp32"}
+    facts["recipe"] = dataclasses.asdict(recipe)
+    digital.finish(tmp_path, task, model, facts, {})
+    kept = task.load(tmp_path).state_dict()
+    assert kept.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, kept[key]) for key, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from aimc_bridge import report
 from aimc_bridge.errors import DataError, UsageError
 from benchmarks import record as records
+from benchmarks.published import STANDING
 
 ROOT = Path(__file__).parent.parent
 YEAR = 31536000.0
@@ -189,6 +190,14 @@ def test_beside_what_others_published(tmp_path) -> None:
     (line,) = [line for line in shown.splitlines() if "| this project | M-1 |" in line]
     assert "1,000 samples, 2 chips" in line and "[a](benchmarks/records/a.json)" in line
     assert "86.00 ± 1.41 %" in line  # of the hardware-aware phase
+    records.write(records.record_of(small, STANDING[0]), tmp_path / "records")
+    shown = records.compare(tmp_path / "records")
+    (line,) = [line for line in shown.splitlines() if "| this project | M-1 |" in line]
+    assert f"[{STANDING[0]}]" in line  # few samples, but the recipe in force
+
+
+def test_what_stands_is_there() -> None:
+    assert all((records.FOLDER / f"{name}.json").exists() for name in STANDING)
 
 
 def test_the_pages_show_the_records_and_nothing_else() -> None:

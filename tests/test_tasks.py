@@ -90,14 +90,14 @@ def test_a_subset_has_so_many_samples(all_tasks, name) -> None:
     assert task.count("test") - 2 * lstm.STREAMS < everything <= task.count("test")
 
 
+def flat(batch) -> list[Tensor]:
+    values = batch.values() if isinstance(batch, dict) else batch
+    return [v for v in values if isinstance(v, Tensor)]
+
+
 @pytest.mark.parametrize("name", tasks.NAMES)
 def test_training_batches_repeat_by_seed_and_epoch(all_tasks, name) -> None:
     task = all_tasks[name]
-
-    def flat(batch) -> list[Tensor]:
-        values = batch.values() if isinstance(batch, dict) else batch
-        return [v for v in values if isinstance(v, Tensor)]
-
     one, other = task.train_loader(8, 5), task.train_loader(8, 5)
     first = flat(next(one.passing(1)))
     assert all(torch.equal(a, b) for a, b in zip(first, flat(next(other.passing(1))), strict=True))
@@ -149,6 +149,7 @@ def test_a_trained_model_is_read_back_and_others_are_refused(all_tasks, name, tm
         ("wrn", {"width": True}, "width=True.*allowed: a whole number"),
         ("wrn", {"width": 0}, "no WRN-10-0"),
         ("wrn", {"depth": 12}, "no WRN-12-1: depth must be 10, 16, 22"),
+        ("wrn", {"cutout": -1}, r"cutout=-1; allowed: 0 \(none\) or more"),
         ("wrn", {"dataset": "mnist"}, "unknown data set 'mnist'"),
         ("wrn", {"dataset": "cifar10-jpeg"}, "cannot be downloaded"),
         ("bert", {"encoder": "x"}, "encoder needs real"),
@@ -311,6 +312,34 @@ def test_cutout_is_one_square_of_the_images_mean() -> None:
         assert len(rows) <= side and len(columns) <= side
     assert max(areas) == side**2  # whole inside, cut at the edges
     assert min(areas) < side**2
+
+
+@pytest.mark.parametrize(("cutout", "size"), [(None, 0), (0, 0), (3, 3)])
+def test_cutout_is_an_option(cutout, size) -> None:
+    """Squares of one value inside the image, in training alone; 8 x 8 digits."""
+    options = {} if cutout is None else {"cutout": cutout}
+    task = tasks.get("wrn", **options)
+    assert task.cutout == size
+    images = next(task.train_loader(64, 0).passing(0))[0]
+    plain = next(tasks.get("wrn").train_loader(64, 0).passing(0))[0]
+    changed = (images != plain).flatten(1).sum(1)
+    assert int(changed.max()) <= size**2 and bool((changed > 0).any()) == (size > 0)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", tasks.NAMES)
+def test_batches_on_a_gpu_are_those_of_a_cpu(name) -> None:
+    one, other = tasks.get(name), tasks.get(name)
+    other.place(torch.device("cuda"))
+    if name == "wrn":
+        assert other.splits["train"][0].is_cuda
+    ours, theirs = (next(task.train_loader(8, 5).passing(1)) for task in (one, other))
+    for a, b in zip(flat(ours), flat(theirs), strict=True):
+        assert torch.allclose(a, b.cpu(), atol=1e-6)
+    model = one.build(0).eval()
+    found = one.evaluate(model, 64)
+    again = other.evaluate(model.cuda(), 64)
+    assert found["error"] == pytest.approx(again["error"], abs=0.05)
 
 
 def test_images_are_normalised_by_the_training_images(all_tasks) -> None:

@@ -133,7 +133,7 @@ def layers_of(native: nn.Module, digital: nn.Module, batches: Sequence[Any]) -> 
     return found
 
 
-def _nothing(row: int, column: int, x: Tensor) -> None:
+def _nothing(row: int, column: int, x: Tensor, outputs: Any) -> None:
     pass
 
 
@@ -145,7 +145,7 @@ class _Seen:
         self.pending: list[Tensor] = []
         self.kept: list[Tensor] = []
 
-    def vectors(self, row: int, column: int, x: Tensor) -> None:
+    def vectors(self, row: int, column: int, x: Tensor, outputs: Any) -> None:
         """As an observer: row tile by row tile, each first for its first column tile."""
         if column > 0:
             return

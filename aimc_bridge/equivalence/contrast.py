@@ -10,7 +10,7 @@ from aimc_bridge.equivalence import device
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.layer import ALPHA_MEAN, ERROR, GAIN, compare
 from aimc_bridge.equivalence.report import Part, Row
-from aimc_bridge.equivalence.side import Setting, Side, measure, noisy
+from aimc_bridge.equivalence.side import Setting, measure, noisy
 from aimc_bridge.equivalence.statistics import mean_test
 from aimc_bridge.spec import Preset
 from aimc_bridge.times import label
@@ -65,7 +65,7 @@ def contrast_layer_part(
     """One layer under both presets, and under the first with one part of the second at a time."""
     part = Part()
     presets = [first, dataclasses.replace(second, name=f"{second.name} (against)")]
-    ours, theirs = (measure(Side(layer, p, setting.ours), setting, advance) for p in presets)
+    ours, theirs = (measure(setting.side(layer, p), setting, advance) for p in presets)
     noise = noisy(first) and noisy(second)
     compare(part, layer, first, setting.times, ours, theirs, noise=noise)
     for index, t_s in enumerate(setting.times):
@@ -77,7 +77,7 @@ def contrast_layer_part(
             continue
         changes: dict[str, Any] = {name: getattr(second, name)}
         mixed = dataclasses.replace(first, **changes, name=f"{first.name}, {name} of the other")
-        found = measure(Side(layer, mixed, setting.ours), setting)
+        found = measure(setting.side(layer, mixed), setting)
         for index, t_s in enumerate(setting.times):
             for quantity, field, share in (
                 ("MVM error", "error", ERROR),

@@ -12,7 +12,7 @@ import numpy as np
 from aimc_bridge.equivalence import closed, periphery
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.report import Part, Row
-from aimc_bridge.equivalence.side import Measured, Setting, Side, measure, noisy
+from aimc_bridge.equivalence.side import Measured, Setting, measure, noisy
 from aimc_bridge.equivalence.statistics import (
     Test,
     Values,
@@ -53,7 +53,7 @@ def layer_part(
     Args:    advance  called after every chip of the two sides' main measurement.
     """
     part = Part()
-    sides = [Side(layer, preset, engine) for engine in setting.engines]
+    sides = [setting.side(layer, preset, engine) for engine in setting.engines]
     ours, theirs = (measure(side, setting, advance) for side in sides)
     kind = preset.compensation.drift_compensation
     compare(part, layer, preset, setting.times, ours, theirs)
@@ -62,7 +62,7 @@ def layer_part(
         if other != kind:
             changed = preset.change(why="cross-check", drift_compensation=other)
             a, b = (
-                measure(Side(layer, changed, engine), setting, what="alpha")
+                measure(setting.side(layer, changed, engine), setting, what="alpha")
                 for engine in setting.engines
             )
             compare_alpha(part, layer, setting, a, b, other)
@@ -159,10 +159,10 @@ def compare_alpha(
 def _known_alpha(part: Part, layer: Layer, preset: Preset, setting: Setting, kind: str) -> None:
     """Factors without chance: the oracle's against its formula, and 1 where there is none."""
     changed = preset.change(why="cross-check", drift_compensation=kind)
-    side = Side(layer, changed, setting.ours)
+    side = setting.side(layer, changed)
     side.chip(derive(setting.seed, "crosscheck", kind))
     matrix = side.matrix()
-    weight = matrix.normalised_weight().double().numpy()
+    weight = matrix.normalised_weight().double().cpu().numpy()
     tiles = [
         weight[columns, rows]
         for rows in matrix.grid.row_slices()

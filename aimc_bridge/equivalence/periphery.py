@@ -70,7 +70,7 @@ def clipping(part: Part, layer: Layer, preset: Preset, setting: Setting) -> None
     quiet = preset.change(
         why="cross-check", out_noise=0.0, w_noise=0.0, adc_bits=None, drift_compensation="none"
     )
-    side = Side(tile, quiet, setting.ours)
+    side = setting.side(tile, quiet)
     sizes = (side.output(x).abs() / _unit(side)).flatten().double()
     bound = float(sizes.quantile(1 - DRIVEN_TO)) or 1.0
     for name, at, margin in (
@@ -81,7 +81,7 @@ def clipping(part: Part, layer: Layer, preset: Preset, setting: Setting) -> None
         rates = []
         with torch.random.fork_rng(devices=[]):
             for engine in setting.engines:
-                side = Side(tile, changed, engine)
+                side = setting.side(tile, changed, engine)
                 mine = []
                 for chip in range(CLIP_CHIPS):
                     names = ("crosscheck", engine, preset.name, layer.name, name, chip)
@@ -101,7 +101,7 @@ def _unit(side: Side) -> Tensor:
     ranges = matrix.input_ranges()
     if ranges is not None:
         unit = unit * matrix.grid.expand_tiles(ranges)[0]
-    return unit
+    return unit.cpu()
 
 
 @torch.no_grad()
@@ -114,7 +114,7 @@ def ir_drop(part: Part, layer: Layer, preset: Preset, setting: Setting) -> None:
     losses = []
     for engine in setting.engines:
         with_drop, without = (
-            Side(layer, preset.change(why="cross-check", **quiet, ir_drop=scale), engine)
+            setting.side(layer, preset.change(why="cross-check", **quiet, ir_drop=scale), engine)
             .output(x)
             .double()
             for scale in (preset.crossbar.ir_drop, 0.0)
@@ -175,13 +175,13 @@ def _same_chips(layer: Layer, preset: Preset, x: Tensor, chips: int, setting: Se
     The programmed weights are written into the native layer as if they had been trained, on the
     native column scales.
     """
-    theirs, ours = Side(layer, preset, AIHWKIT), Side(layer, preset, setting.ours)
+    theirs, ours = setting.side(layer, preset, AIHWKIT), setting.side(layer, preset)
     scale = ours.matrix().column_scale().clone()
     for chip in range(chips):
         theirs.chip(derive(setting.seed, "crosscheck", "same", preset.name, layer.name, chip))
         theirs.at(86400.0)
         other = theirs.matrix()
-        ours.matrix().set_clean_weight(other.effective_weight(), scale)
+        ours.matrix().set_clean_weight(other.effective_weight().to(scale.device), scale)
         y, z = ours.output(x).double(), theirs.output(x).double()
         yield y, z, _steps(ours, preset, z)
 
@@ -196,7 +196,7 @@ def _steps(side: Side, preset: Preset, like: Tensor) -> Tensor:
     ranges = matrix.input_ranges()
     if ranges is not None:
         unit = unit * matrix.grid.expand_tiles(ranges)
-    step: Tensor = unit.amax(0).double() * preset.crossbar.out_bound / (2 ** (bits - 1) - 1)
+    step: Tensor = unit.amax(0).cpu().double() * preset.crossbar.out_bound / (2 ** (bits - 1) - 1)
     if like.ndim > 2 and side.layer.kind == "convolution":
         return step.view(-1, *[1] * (like.ndim - 2))
     return step

@@ -121,7 +121,7 @@ def layer_cost(layer: Layer, preset: Preset, setting: Setting) -> Cost:
     one = dataclasses.replace(setting, chips=1, seed=derive(setting.seed, "cost"))
     total = 0.0
     for engine in setting.engines:
-        side = Side(layer, preset, engine)
+        side = setting.side(layer, preset, engine)
         measure(side, one)  # the first one is slower
         outputs = timed(lambda side=side: measure(side, one))  # type: ignore[misc]
         alpha = timed(lambda side=side: measure(side, one, what="alpha"))  # type: ignore[misc]

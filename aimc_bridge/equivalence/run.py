@@ -52,6 +52,7 @@ def crosscheck(
     samples: int = device.SAMPLES,
     budget: str | float | None = None,
     compiled: bool = False,
+    device: str = "cpu",
     resume: str | os.PathLike[str] | None = None,
     workers: int = 1,
     progress: bool = True,
@@ -78,13 +79,15 @@ def crosscheck(
              targets, samples  of devices.
              budget  wall time, such as "20m": the part that it pays for is done, and named.
              compiled  layers and task of the native engine as `native.compiled` runs them.
+             device  "cuda": the native engine's layers and task there, convolutions in full float32
+             (torch's default on a GPU rounds their inputs to 10 bits); aihwkit stays on the CPU.
              resume  a folder: parts found in it are not done again.    workers  processes.
     Returns: Report: `table`, `passed`, `summary()`, `save(folder)`.
     Raises:  UsageError, ShapeError (inputs that do not fit), ConversionError (no analog layer),
              CapabilityError (aihwkit cannot run the preset), VersionError, DataError (resume).
     """
     check = _Check(preset, against, physics, evaluate, seed, samples, workers, progress)
-    check.ours(compiled)
+    check.ours(compiled, device)
     check.levels(levels, model, inputs)
     check.numbers(times, chips, task_chips, targets, budget)
     check.model(model, trained, inputs, exclude, layers)
@@ -126,12 +129,19 @@ class _Check:
 
     # --- what is asked ---
 
-    def ours(self, compiled: bool) -> None:
+    def ours(self, compiled: bool, where: str = "cpu") -> None:
         if not isinstance(compiled, bool):
             raise UsageError(f"compiled={compiled!r}; allowed: True or False")
         if compiled and self.physics is not None:
             raise UsageError("compiled is of the native engine; physics is compared without it")
         self.native_side = COMPILED if compiled else NATIVE
+        if where not in ("cpu", "cuda"):
+            raise UsageError(f"device={where!r}; allowed: 'cpu', 'cuda'")
+        if where == "cuda" and not torch.cuda.is_available():
+            raise UsageError("device='cuda': torch sees no CUDA device here; leave it at 'cpu'")
+        if where != "cpu" and self.physics is not None:
+            raise UsageError("device is of the native engine; physics is compared on the CPU")
+        self.where = where
 
     def levels(self, levels: Sequence[str] | str | None, model: Any, inputs: Any) -> None:
         if levels is None:
@@ -259,7 +269,7 @@ class _Check:
             "samples": self.samples,
             "chips": [self.chips, self.task_chips],
             "seed": self.seed,
-            "native side": self.native_side,
+            "native side": [self.native_side, self.where],
             "exclude": [exclude] if isinstance(exclude, str) else list(exclude),
             "layers": layers if layers is None or isinstance(layers, str) else list(layers),
             "budget": self.budget,
@@ -324,7 +334,9 @@ class _Check:
         return choice, costs
 
     def _setting(self, chips: int) -> Setting:
-        return Setting(self.times["layer"], chips, self.seed, ours=self.native_side)
+        return Setting(
+            self.times["layer"], chips, self.seed, ours=self.native_side, device=self.where
+        )
 
     def _target_cost(self) -> float:
         few = min(self.samples, 20_000)
@@ -392,11 +404,19 @@ class _Check:
         if self.against is not None:
             presets = (self.preset, self.against)
             return [
-                (f"side {i}", task.Model(self.digital, native, p, self.native_side, self.exclude))
+                (
+                    f"side {i}",
+                    task.Model(self.digital, native, p, self.native_side, self.exclude, self.where),
+                )
                 for i, (native, p) in enumerate(zip(self.native, presets, strict=True))
             ]
         return [
-            (engine, task.Model(self.digital, self.native[0], self.preset, engine, self.exclude))
+            (
+                engine,
+                task.Model(
+                    self.digital, self.native[0], self.preset, engine, self.exclude, self.where
+                ),
+            )
             for engine in (self.native_side, AIHWKIT)
         ]
 
@@ -442,6 +462,8 @@ class _Check:
         notes = [f"preset {self.preset}, seed {self.seed}", *choice.notes]
         if self.native_side == COMPILED:
             notes.append("layers and task of the native engine: compiled passes")
+        if self.where != "cpu":
+            notes.append(f"layers and task of the native engine: on {self.where}, in float32")
         if choice.targets:
             notes.append(f"devices: {choice.samples} samples a cell, twice that for a target of 0")
         notes += [f"layer {name}: {n} chips of each side" for name, n in choice.layers.items()]

@@ -7,7 +7,8 @@ product noise from a pool of Gaussians made when they are built.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,9 +30,21 @@ VECTORS, IMAGES, READS = 24, 2, 3
 OUTPUTS = 512  # whose means and variances are compared one by one
 
 
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Convolutions on a GPU without TF32, which rounds inputs and weights to 10 bits."""
+    kept = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = kept
+
+
 @dataclass(frozen=True)
 class Setting:
-    """What one layer is measured with. `ours`: NATIVE, or COMPILED (its compiled passes)."""
+    """What one layer is measured with. `ours`: NATIVE, or COMPILED (its compiled passes);
+    `device`: where the native engine runs, aihwkit runs on the CPU."""
 
     times: tuple[float, ...]
     chips: int
@@ -39,23 +52,29 @@ class Setting:
     vectors: int = VECTORS
     reads: int = READS
     ours: str = NATIVE
+    device: str = "cpu"
 
     @property
     def engines(self) -> tuple[str, str]:
         return self.ours, AIHWKIT
 
+    def side(self, layer: Layer, preset: Preset, engine: str | None = None) -> Side:
+        """A layer on one of the engines, by default ours."""
+        engine = engine or self.ours
+        return Side(layer, preset, engine, "cpu" if engine == AIHWKIT else self.device)
+
 
 class Side:
     """One layer under one preset on one engine: NATIVE, COMPILED or AIHWKIT."""
 
-    def __init__(self, layer: Layer, preset: Preset, engine: str) -> None:
-        self.layer, self.preset, self.engine = layer, preset, engine
+    def __init__(self, layer: Layer, preset: Preset, engine: str, device: str = "cpu") -> None:
+        self.layer, self.preset, self.engine, self.device = layer, preset, engine, device
         self.model = self._converted()
 
     def _converted(self) -> nn.Module:
         whole = nn.Sequential(self.layer.module).eval()
         theirs = self.engine == AIHWKIT
-        model = convert(whole, self.preset, engine=AIHWKIT if theirs else NATIVE)
+        model = convert(whole, self.preset, engine=AIHWKIT if theirs else NATIVE).to(self.device)
         if self.engine == COMPILED:
             compiled(model)
         ranges, matrix = self.layer.ranges, self.matrix(model)
@@ -63,7 +82,7 @@ class Side:
             tiles = (len(matrix.grid.rows), len(matrix.grid.columns))
             if tuple(ranges.shape) != tiles:  # another preset's tiles
                 ranges = ranges.amax().expand(tiles)
-            matrix.set_input_ranges(ranges)
+            matrix.set_input_ranges(ranges.to(self.device))
         return model
 
     def matrix(self, model: nn.Module | None = None) -> Matrix:
@@ -81,20 +100,21 @@ class Side:
 
     def output(self, x: Tensor) -> Tensor:
         """One product for each of the inputs, `[inputs, ...]`."""
-        y: Tensor = self.model(x)
-        return y
+        with full_float32():
+            y: Tensor = self.model(x.to(self.device))
+        return y.cpu()
 
     def alpha(self) -> Tensor:
         """By tile, `[tiles]`: the mean over its columns."""
         matrix = self.matrix()
-        return matrix.grid.reduce_columns(matrix.alpha(), "mean").flatten()
+        return matrix.grid.reduce_columns(matrix.alpha(), "mean").flatten().cpu()
 
     def size(self) -> Tensor:
         """Mean |w| of what is held, normalised, by tile, `[tiles]`."""
         matrix = self.matrix()
         scale = matrix.column_scale() * matrix.learned_scale()
         held = matrix.effective_weight() / matrix.grid.expand_columns(scale)
-        return matrix.grid.tile_mean(held.abs()).flatten()
+        return matrix.grid.tile_mean(held.abs()).flatten().cpu()
 
 
 @dataclass

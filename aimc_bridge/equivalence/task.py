@@ -11,7 +11,7 @@ from torch import nn
 
 from aimc_bridge.conversion import convert, copy_trained
 from aimc_bridge.equivalence.report import Part, Row
-from aimc_bridge.equivalence.side import AIHWKIT, COMPILED
+from aimc_bridge.equivalence.side import AIHWKIT, COMPILED, full_float32
 from aimc_bridge.equivalence.statistics import Test, Values, mean_test
 from aimc_bridge.native import compiled
 from aimc_bridge.rng import derive
@@ -30,16 +30,23 @@ Value = tuple[float, str, float]
 
 class Model:
     """A digital model on one side: the chips of an engine (NATIVE, COMPILED or AIHWKIT) under a
-    preset."""
+    preset. `device`: where the native engine runs."""
 
     def __init__(
-        self, digital: nn.Module, trained: nn.Module, preset: Preset, engine: str, exclude: Any
+        self,
+        digital: nn.Module,
+        trained: nn.Module,
+        preset: Preset,
+        engine: str,
+        exclude: Any,
+        device: str = "cpu",
     ) -> None:
         self.digital, self.trained = digital, trained
         self.preset, self.engine, self.exclude = preset, engine, exclude
         self.kept: nn.Module | None = None if engine == AIHWKIT else trained
-        if engine == COMPILED:
-            self.kept = copy.deepcopy(trained)
+        if engine == COMPILED or (self.kept is not None and device != "cpu"):
+            self.kept = copy.deepcopy(trained).to(device)
+        if engine == COMPILED and self.kept is not None:
             compiled(self.kept)
 
     def fresh(self) -> nn.Module:
@@ -55,7 +62,8 @@ class Model:
     ) -> list[Value]:
         """All values of one chip."""
         base = derive(seed, "crosscheck", "task", side) >> 8  # room for chip numbers
-        rows = one_chip(self.fresh(), evaluate, list(times), chip, base, "cpu")
+        with full_float32():
+            rows = one_chip(self.fresh(), evaluate, list(times), chip, base, "cpu")
         return [(t_s, metric, value) for _, _, t_s, metric, value in rows]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -352,12 +353,19 @@ class Crossbar(nn.Module, Matrix):
         weight = self._trained().detach() * learned
         for row in range(len(self.grid.rows)):
             for column in range(len(self.grid.columns)):
-                self._observer(row, column, self.product.inputs(x, row, column))
+                seen = self.product.inputs(x, row, column)
+                outputs = partial(self._exact_outputs, seen, row, column)
+                self._observer(row, column, seen, outputs)
             part = self.product.weights(weight, row, None)
             y = self.product.contract(self.product.inputs(x, row, None), part)
             total = y if total is None else total + y
         assert total is not None
         return total
+
+    def _exact_outputs(self, seen: Tensor, row: int, column: int) -> Tensor:
+        """Of one tile: products of its normalised weights with its inputs."""
+        weight = self.product.weights(self.normalised_weight(), row, column)
+        return self.product.contract(seen, weight)
 
     # --- the chip ---
 

@@ -156,8 +156,9 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
     def _observed(self, x: Tensor) -> Tensor:
         assert self.observer is not None
         observer, row, column = self.observer
-        observer(row, column, x)
-        weight = self.trained() * self.get_scales().view(-1, 1)
+        normalised = self.trained()
+        observer(row, column, x, lambda: nn.functional.linear(x, normalised))
+        weight = normalised * self.get_scales().view(-1, 1)
         return nn.functional.linear(x, weight, self.bias)
 
     # --- state ---

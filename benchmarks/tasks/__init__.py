@@ -74,6 +74,9 @@ class Task(ABC):
     def skeleton(self) -> nn.Module:
         """The model without its starting weights, for a checkpoint to be loaded into."""
 
+    def place(self, device: torch.device) -> None:  # noqa: B027
+        """Keep the data where the model will be, where batches are made faster there."""
+
     @abstractmethod
     def train_loader(self, batch_size: int, seed: int) -> Loader:
         """Augmented training batches; order and augmentation are a function of (seed, epoch)."""
@@ -205,8 +208,8 @@ def get(
              profile   "embedded" needs no files; "real" reads `data_dir` (or downloads); "paper" is
                        the paper's model and data.
              data_dir  folder with the data; None reads AIMC_BRIDGE_DATA, then downloads.
-             options   the task's own: wrn dataset, depth, width; bert encoder, dropout; lstm size,
-                       tied, samples.
+             options   the task's own: wrn dataset, depth, width, size, cutout; bert encoder,
+                       dropout; lstm size, tied, samples, frequency_bias.
     Raises:  UsageError for an unknown name, profile or option; DataError for missing data.
     """
     if name not in NAMES:

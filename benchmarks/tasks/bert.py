@@ -77,6 +77,7 @@ class SentenceTask(Task):
         self, splits: dict[str, tuple[list[list[int]], list[int]]], n_classes: int
     ) -> None:
         self.splits = splits  # "train", "validation", "test" -> token ids, labels
+        self.at_once = 64  # sentences of an evaluation's batch
         self.n_classes = n_classes
 
     def collate(self, tokens: Sequence[list[int]]) -> dict[str, Tensor]:
@@ -88,6 +89,9 @@ class SentenceTask(Task):
             ids[row, : len(sentence)] = torch.tensor(sentence)
             mask[row, : len(sentence)] = 1
         return {"input_ids": ids, "attention_mask": mask}
+
+    def place(self, device: torch.device) -> None:
+        self.at_once = 256 if device.type == "cuda" else 64
 
     def train_loader(self, batch_size: int, seed: int) -> Loader:
         tokens, labels = self.splits["train"]
@@ -127,8 +131,8 @@ class SentenceTask(Task):
     def batches(self, split: Split, subset: int | None = None) -> Iterator[dict[str, Tensor]]:
         tokens, labels = self.splits[split]
         chosen = sorted(range(len(tokens[:subset])), key=lambda i: len(tokens[i]))
-        for start in range(0, len(chosen), 64):
-            part = chosen[start : start + 64]
+        for start in range(0, len(chosen), self.at_once):
+            part = chosen[start : start + self.at_once]
             yield {
                 **self.collate([tokens[i] for i in part]),
                 "labels": torch.tensor([labels[i] for i in part]),

@@ -13,7 +13,7 @@ from benchmarks.data import DATA_VARIABLE, Loader, data_dir, shuffled
 from benchmarks.images import Images, cifar, cifar10_jpeg, cifar10_lossless, digits, image_folder
 from benchmarks.tasks import DigitalRecipe, Split, Task, moved
 
-OPTIONS = {"dataset": str, "depth": int, "width": int, "size": int}
+OPTIONS = {"dataset": str, "depth": int, "width": int, "size": int, "cutout": int}
 DATASETS = ("digits", "cifar10", "cifar10-jpeg", "cifar10-lossless", "cifar100")
 
 
@@ -86,20 +86,22 @@ def augmented(
     Returns: float32 in 0..255, same shape; the square holds each image's mean.
     """
     n, _, h, w = images.shape
+    place = images.device
     padded = nn.functional.pad(images.float(), (shift,) * 4, mode="reflect")
     row = torch.arange(h) + torch.randint(0, 2 * shift + 1, (n, 1), generator=generator)
     column = torch.arange(w) + torch.randint(0, 2 * shift + 1, (n, 1), generator=generator)
     if flip:
         mirrored = torch.rand(n, 1, generator=generator) < 0.5
         column = torch.where(mirrored, column.flip(1), column)
-    moved_images = padded[torch.arange(n)[:, None, None], :, row[:, :, None], column[:, None, :]]
-    result = moved_images.permute(0, 3, 1, 2)  # (n, h, w, channels) from advanced indexing
+    at = (torch.arange(n)[:, None, None], row[:, :, None], column[:, None, :])
+    first, rows, columns = (index.to(place) for index in at)
+    result = padded[first, :, rows, columns].permute(0, 3, 1, 2)  # it comes channels last
     if cutout:
         top = torch.randint(0, h, (n, 1), generator=generator) - cutout // 2
         left = torch.randint(0, w, (n, 1), generator=generator) - cutout // 2
         rows = (torch.arange(h) >= top) & (torch.arange(h) < top + cutout)
         columns = (torch.arange(w) >= left) & (torch.arange(w) < left + cutout)
-        hole = (rows[:, :, None] & columns[:, None, :]).unsqueeze(1)
+        hole = (rows[:, :, None] & columns[:, None, :]).unsqueeze(1).to(place)
         result = torch.where(hole, result.mean((1, 2, 3), keepdim=True), result)
     return result
 
@@ -133,6 +135,7 @@ class ImageTask(Task):
         self.n_classes = int(images["train_labels"].max()) + 1
         self.shift, self.flip, self.cutout = shift, flip, cutout
         self.label_smoothing = label_smoothing
+        self.at_once = 200  # images of an evaluation's batch
         self.sizes = sizes  # side of the images in each epoch of the digital training, pixels
         order = torch.randperm(
             len(images["train_labels"]), generator=stream(0, dataset, "validation")
@@ -163,6 +166,14 @@ class ImageTask(Task):
     def skeleton(self) -> nn.Module:
         return self.build(0)
 
+    def place(self, device: torch.device) -> None:
+        self.splits = {
+            split: (images.to(device), labels.to(device))
+            for split, (images, labels) in self.splits.items()
+        }
+        self.mean, self.std = self.mean.to(device), self.std.to(device)
+        self.at_once = 1000 if device.type == "cuda" else 200
+
     def train_loader(self, batch_size: int, seed: int) -> Loader:
         return self._loader(batch_size, seed, ())
 
@@ -173,7 +184,7 @@ class ImageTask(Task):
         images, labels = self.splits["train"]
 
         def plan(epoch: int, generator: torch.Generator) -> list[Tensor]:
-            return shuffled(len(labels), batch_size, generator)
+            return [part.to(labels.device) for part in shuffled(len(labels), batch_size, generator)]
 
         def batch(chosen: Tensor, generator: torch.Generator, epoch: int) -> tuple[Tensor, Tensor]:
             drawn = augmented(images[chosen], generator, self.shift, self.flip, self.cutout)
@@ -197,7 +208,7 @@ class ImageTask(Task):
         images, labels = self.splits[split]
         # the files are in the order of the classes: a subset must not be one class
         order = torch.randperm(len(labels), generator=stream(0, self.dataset, split))[:subset]
-        for chosen in order.split(200):
+        for chosen in order.to(labels.device).split(self.at_once):
             yield self.normalised(images[chosen]), labels[chosen]
 
     def logits(self, model: nn.Module, batch: Any) -> Tensor:
@@ -256,14 +267,18 @@ def make(
     depth: int | None = None,
     width: int | None = None,
     size: int = 32,
+    cutout: int | None = None,
 ) -> Task:
-    """The task of a profile; `dataset`: one of DATASETS, or an image folder, at `size` pixels."""
+    """The task of a profile; `dataset`: one of DATASETS, or an image folder, at `size` pixels;
+    `cutout`: side of the square that augmentation greys, pixels, 0 for none."""
     small = profile == "embedded"
     depth = (10 if small else 16) if depth is None else depth
     width = (1 if small else 4) if width is None else width
     check_size(depth, width)
     if size < 4:
         raise UsageError(f"option size={size}; allowed: 4 pixels or more")
+    if cutout is not None and cutout < 0:
+        raise UsageError(f"option cutout={cutout}; allowed: 0 (none) or more")
     images, name = read(dataset, profile, folder, size)
     n_train = len(images["train_labels"])
     if profile == "embedded":
@@ -277,6 +292,7 @@ def make(
             n_validation=n_train // 7,
             shift=1,
             flip=False,
+            cutout=cutout or 0,
         )
     if profile == "paper":
         full = DigitalRecipe(
@@ -287,7 +303,15 @@ def make(
             warmup=0.02,
             weight_decay=5e-4,
         )
-        return ImageTask(images, name, depth, width, full, n_validation=n_train // 25, cutout=16)
+        return ImageTask(
+            images,
+            name,
+            depth,
+            width,
+            full,
+            n_validation=n_train // 25,
+            cutout=16 if cutout is None else cutout,
+        )
     # growing images: the first epochs at 16 pixels cost a quarter of those at 32
     short = DigitalRecipe(
         epochs=16,
@@ -306,6 +330,7 @@ def make(
         width,
         short,
         n_validation=n_train // 25,
+        cutout=cutout or 0,
         label_smoothing=0.1,
         sizes=sizes,
     )
