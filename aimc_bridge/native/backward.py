@@ -106,7 +106,7 @@ class Gradients:
             for block, at in blocks:
                 gradient, count = (values[at].sum() for values in found)
                 self._add_clipped(block, gradient, count / part[:, at].numel(), len(x))
-        if self.needs_x and part_x.shape == self.x.shape:  # all pieces, no input on two rows
+        if self.needs_x and part_x.shape == self.x.shape:  # the whole batch, each input once
             self.for_x = part_x
         elif self.needs_x and rows[-1].stop == x.shape[1]:
             self._all_inputs()[piece].copy_(part_x)
