@@ -316,6 +316,7 @@ class TrainingSpec(Spec):
     noise_t_s        time after programming of the 1/f noise, seconds, counted as t0
     gaussian_sd      sd of "gaussian", in units of the tile's largest weight
     drop_connect     probability that a weight is zero in a mini-batch
+    dropout          rate of all of the model's dropout layers meanwhile; None leaves them alone
     clip_type, clip_value    "fixed": |w| <= clip_value; "layer_gaussian": clip_value sd of the tile
     remap_every      mini-batches between two re-scalings of the columns; 0 is never
     learn_input_ranges, input_range_decay, input_range_min_unclipped, input_range_init_batches,
@@ -341,6 +342,7 @@ class TrainingSpec(Spec):
     gaussian_sd: float
     ramp_batches: int
     drop_connect: float
+    dropout: float | None
     clip_type: str
     clip_value: float
     remap_every: int
@@ -392,6 +394,7 @@ class TrainingSpec(Spec):
         for name in ("lr_drop_factor", "distill_temperature", "input_range_init_sd"):
             self.require(getattr(self, name) > 0, name, "> 0")
         self.require(self.grad_clip is None or self.grad_clip > 0, "grad_clip", "None or > 0")
+        self.require(self.dropout is None or 0 <= self.dropout < 1, "dropout", "None or [0, 1)")
 
 
 # --- preset -------------------------------------------------------------------------------------

@@ -73,6 +73,8 @@ def variants(spec: TrainingSpec) -> list[Variant]:
         ramp = {"ramp_batches": 100}
         switch("ramp", spec.ramp_batches > 0, {"ramp_batches": 0}, ramp)
     switch("drop-connect", spec.drop_connect > 0, {"drop_connect": 0.0}, {"drop_connect": 0.01})
+    if spec.dropout is not None:
+        switch("dropout", spec.dropout > 0, {"dropout": 0.0}, {"dropout": None})
     taught = {"distill_weight": 0.9, "distill_temperature": 4.0}
     switch("distillation", spec.distill_weight > 0, {"distill_weight": 0.0}, taught)
     learned = {"learn_input_ranges": True}

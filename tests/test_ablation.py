@@ -51,6 +51,9 @@ def test_a_technique_that_the_recipe_lacks_is_switched_on() -> None:
     assert "with drop-connect (drop_connect=0.01)" in found
     assert "with distillation (distill_weight=0.9, distill_temperature=4.0)" in found
     assert "with ramp (ramp_batches=100)" in found
+    assert not any("dropout" in name for name in found)  # None: the model's own, whatever it is
+    assert "no dropout" in names(dropout=0.5)
+    assert "with dropout (dropout=None)" in names(dropout=0.0)
     assert [name for name in found if name.startswith("noise scale")] == [
         f"noise scale {scale}" for scale in (1, 2, 3, 5)
     ]

@@ -133,6 +133,7 @@ PLAIN = {
     "ir_drop_in_training": True,
     "distill_weight": 0.0,
     "distill_temperature": 1.0,
+    "dropout": None,
 }
 RECIPES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "wrn16": (
@@ -150,20 +151,26 @@ RECIPES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         (600, 7.5e-3, 50, 3.0, 1e-3, 0.0, 0.9, None, 20_000),
         {"warmup_batches": 2 * 50_000 // 50, "warmup_factor": 1 / 20, "remap_every": 500},
     ),
-    "bert_glue": ((5, 1e-3, 5, 3.0, 0.0, 0.0, 0.9, None, 0), {}),
+    "bert_glue": ((5, 1e-3, 5, 3.0, 0.0, 0.0, 0.9, None, 0), {"dropout": 0.0}),
     "bert_mrpc": (
         (40, 2e-3, 20, 3.0, 0.0, 0.001, 0.95, 5.0, 1_400),
-        {"lr_drop_epochs": (23,), "ir_drop_in_training": False},
+        {"lr_drop_epochs": (23,), "ir_drop_in_training": False, "dropout": 0.0},
     ),
     "lstm": (
         (60, 1e-2, 20, 5.0, 1e-5, 0.01, 0.9, 10.0, 1_000),
-        {"lr_drop_factor": 0.9, "lr_drop_on_stall": True},
+        {"lr_drop_factor": 0.9, "lr_drop_on_stall": True, "dropout": 0.5},
     ),
 }
 # What the paper leaves open says so in its source.
 CHOSEN = {
-    "wrn16": {"gaussian_sd", "input_range_start", "distill_weight", "distill_temperature"},
-    "resnet32": {"gaussian_sd", "input_range_start", "distill_temperature"},
+    "wrn16": {
+        "gaussian_sd",
+        "input_range_start",
+        "distill_weight",
+        "distill_temperature",
+        "dropout",
+    },
+    "resnet32": {"gaussian_sd", "input_range_start", "distill_temperature", "dropout"},
     "bert_glue": {
         "gaussian_sd",
         "input_range_start",
@@ -173,7 +180,7 @@ CHOSEN = {
         "noise_scale",
         "ramp_batches",
     },
-    "bert_mrpc": {"gaussian_sd", "input_range_start", "distill_temperature"},
+    "bert_mrpc": {"gaussian_sd", "input_range_start", "distill_temperature", "dropout"},
     "lstm": {"gaussian_sd", "input_range_start", "distill_temperature"},
 }
 

@@ -173,6 +173,7 @@ UNTRAINABLE: list[dict[str, Any]] = [
     {"ramp_batches": -1},
     {"ramp_batches": 0.5},
     {"drop_connect": 1.0},
+    {"dropout": 1.0},
     {"momentum": 1.0},
     {"clip_type": "max"},
     {"clip_value": 0.0},

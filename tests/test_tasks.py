@@ -157,6 +157,7 @@ def test_a_trained_model_is_read_back_and_others_are_refused(all_tasks, name, tm
         ("lstm", {"size": "huge"}, "unknown size 'huge'; one of tiny, small, paper"),
         ("lstm", {"tied": 1}, "allowed: a true or false"),
         ("lstm", {"samples": -1}, "samples=-1"),
+        ("lstm", {"dropout": -0.1}, "dropout=-0.1; allowed: 0 <= dropout < 1"),
     ],
 )
 def test_a_wrong_option_says_what_is_allowed(name, options, complaint, monkeypatch) -> None:

@@ -32,6 +32,7 @@ PLAIN: dict[str, Any] = {
     "weight_decay": 0.0,
     "grad_clip": None,
     "lr_drop_on_stall": False,
+    "dropout": None,
     "epochs": 1,
 }
 
@@ -414,6 +415,72 @@ def test_own_optimizer_gets_its_rates_back() -> None:
     history = run(analog, [random(4, 12)] * 2, how, optimizer=optimizer)
     assert list(history.learning_rate) == [0.15, 0.15]
     assert [group["lr"] for group in optimizer.param_groups] == [0.3, 0.2]
+
+
+# --- dropout ---
+
+
+class Dropping(nn.Module):
+    """Every place where a rate is kept: torch's layers, LSTM, attention, a Hugging Face encoder."""
+
+    def __init__(self) -> None:
+        from transformers import BertConfig, BertModel
+
+        super().__init__()
+        torch.manual_seed(6)
+        config = BertConfig(
+            vocab_size=20,
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            hidden_dropout_prob=0.4,
+            attention_probs_dropout_prob=0.4,
+        )
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.attention = nn.MultiheadAttention(8, 2, dropout=0.4, batch_first=True)
+        self.lstm = nn.LSTM(8, 8, num_layers=2, dropout=0.4, batch_first=True)
+        self.drop = nn.Dropout(0.4)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        hidden = self.bert(ids).last_hidden_state
+        hidden = self.attention(hidden, hidden, hidden, need_weights=False)[0]
+        return self.out(self.drop(self.lstm(hidden)[0][:, -1]))
+
+
+@pytest.mark.parametrize("place", ["bert", "attention", "lstm", "drop"])
+def test_a_recipes_dropout_rules_while_it_trains(engine: str, place: str) -> None:
+    """At 0 the training's loss is that of the model in eval; None leaves the model's own rates."""
+    from aimc_bridge.training.dropout import rates, set_rates
+
+    model = Dropping()
+    for name in ("bert", "attention", "lstm", "drop"):
+        if name != place:  # one place alone can tell the two apart
+            set_rates(rates(getattr(model, name)), 0.0)
+    analog = convert(model, ideal, engine=engine)
+    before = [(name, rate) for _, name, rate in rates(analog)]
+    batch = torch.arange(60).view(10, 6) % 20
+    plain = float(analog.eval()(batch).detach().square().mean())
+
+    def loss_at(dropout: float | None) -> float:
+        return float(run(analog, [batch], recipe(dropout=dropout, learning_rate=STILL)).loss[0])
+
+    assert loss_at(0.0) == pytest.approx(plain, rel=1e-5)
+    assert [(name, rate) for _, name, rate in rates(analog)] == before
+    assert loss_at(None) != pytest.approx(plain, rel=1e-3)
+
+
+def test_dropout_has_its_rate(engine: str) -> None:
+    """Of ones behind a dropout of rate p, a share p is 0 and the others are 1 / (1 - p)."""
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 2))
+    analog = convert(model, ideal, engine=engine)
+    seen: list[Tensor] = []
+    analog[0].register_forward_hook(lambda module, args, out: seen.append(out.detach()))
+    run(analog, [torch.ones(200_000, 4)], recipe(dropout=0.2, learning_rate=STILL))
+    assert set(seen[0].unique().tolist()) == {0.0, 1.25}
+    assert_mean((seen[0] == 0).float().flatten(), 0.2)
+    assert analog[0].p == 0.5
 
 
 # --- distillation ---

@@ -24,6 +24,7 @@ from aimc_bridge.training.checkpoint import (
     restore_optimizer,
 )
 from aimc_bridge.training.distillation import Teacher
+from aimc_bridge.training.dropout import put_back, rates, set_rates
 from aimc_bridge.training.options import Loss, Options, Validate
 from aimc_bridge.training.progress import FILE, Report, read_rows, table_of
 from aimc_bridge.training.recipe import HWATraining
@@ -92,6 +93,9 @@ class Run:
         self.modes = {module: module.training for module in model.modules()}
         self.own = {key: model.__dict__[key] for key in _WRAPPED if key in model.__dict__}
         model.train().to(self.device)
+        self.rates = rates(model)
+        if self.spec.dropout is not None:
+            set_rates(self.rates, self.spec.dropout)
         for matrix in matrices.values():
             matrix.prepare_training(self.spec)
         if isinstance(loader, DataLoader):
@@ -403,6 +407,7 @@ class Run:
             self.tutor.close()
         for module, mode in self.modes.items():
             module.training = mode
+        put_back(self.rates)
         for group, base in zip(self.bare_optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = base
         for matrix in self.matrices.values():

@@ -15,7 +15,13 @@ from benchmarks.data import Loader, data_dir
 from benchmarks.tasks import DigitalRecipe, Split, Task, bare, moved
 from benchmarks.text import help_text, wikitext2
 
-OPTIONS = {"size": str, "tied": bool, "samples": int, "frequency_bias": bool}
+OPTIONS = {
+    "size": str,
+    "tied": bool,
+    "samples": int,
+    "frequency_bias": bool,
+    "dropout": float,
+}
 SIZES = {"tiny": 64, "small": 200, "paper": 650}  # width of both layers
 STEPS = 35  # words of truncated back-propagation through time
 STREAMS = 20  # parallel streams of an evaluation
@@ -274,6 +280,7 @@ def make(
     tied: bool | None = None,
     samples: int | None = None,
     frequency_bias: bool = True,
+    dropout: float | None = None,
 ) -> Task:
     """The task of a profile.
 
@@ -281,7 +288,10 @@ def make(
              frequency_bias  the decoder's bias starts at the words' log frequency: on in every
                              profile, the paper's too (the paper does not say how its bias starts),
                              for a decoder that starts at 0 saturates the ADC.
+             dropout         of every training, the hardware-aware one too; None is the profile's.
     """
+    if dropout is not None and not 0.0 <= dropout < 1.0:
+        raise UsageError(f"option dropout={dropout}; allowed: 0 <= dropout < 1")
     if profile == "embedded":
         recipe = DigitalRecipe(epochs=8, batch_size=20, learning_rate=1e-2, grad_clip=0.25)
         return LanguageTask(
@@ -290,7 +300,7 @@ def make(
             size or "tiny",
             recipe,
             tied=bool(tied),
-            dropout=0.2,
+            dropout=0.2 if dropout is None else dropout,
             samples=samples or 0,
             min_count=2,
             frequency_bias=frequency_bias,
@@ -304,7 +314,7 @@ def make(
             size or "paper",
             recipe,
             tied=bool(tied),
-            dropout=0.5,
+            dropout=0.5 if dropout is None else dropout,
             samples=samples or 0,
             frequency_bias=frequency_bias,
         )
@@ -317,7 +327,7 @@ def make(
         size or "small",
         recipe,
         tied=True if tied is None else tied,
-        dropout=0.2,
+        dropout=0.2 if dropout is None else dropout,
         samples=2048 if samples is None else samples,
         n_exact=2048,
         frequency_bias=frequency_bias,
