@@ -52,14 +52,15 @@ _ATTENTION_ONLY = ("*intermediate*", "*layer.?.output*")
 FULL = Sizes("full")
 QUICK = Sizes(
     "quick",
-    wrn_batch=32,
+    wrn_batch=24,
     bert_layers=2,
-    lstm_steps=10,
+    bert_width=384,
+    lstm_steps=7,
     rounds=3,
     slow_rounds=1,
     few=(1, 2),
     part=(1, _ATTENTION_ONLY),
-    sweep=(3, 2),
+    sweep=(2, 2),
 )
 TINY = Sizes(
     "tiny",
