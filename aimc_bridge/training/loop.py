@@ -94,8 +94,6 @@ class Run:
         self.own = {key: model.__dict__[key] for key in _WRAPPED if key in model.__dict__}
         model.train().to(self.device)
         self.rates = rates(model)
-        if self.spec.dropout is not None:
-            set_rates(self.rates, self.spec.dropout)
         for matrix in matrices.values():
             matrix.prepare_training(self.spec)
         if isinstance(loader, DataLoader):
@@ -155,9 +153,11 @@ class Run:
         }
 
     def go(self) -> pd.DataFrame:
-        """Train. The model's modes and forward are what they were, also after an error."""
+        """Train. The model's modes, dropout and forward are what they were, also after an error."""
         self.optimizer.zero_grad()
         try:
+            if self.spec.dropout is not None:
+                set_rates(self.rates, self.spec.dropout)
             done, metrics, generators = self._resumed()
             shown = self.options.progress and self.accelerator.is_main_process
             path = self.folder.path if self.folder is not None and self.folder.writer else None
