@@ -311,16 +311,18 @@ class Study:
         """The weights and history of a finished training; its checkpoints go."""
         if self.settings.replica.index:
             return
-        history.to_csv(self.folder / f"{phase}.csv", index=False)
+        replace_file(self.folder / f"{phase}.csv", history.to_csv(index=False))
         save_weights(model, self.folder / f"{phase}.safetensors")
         for file in (self.folder / f"{phase}-training").glob("*.safetensors"):
             file.unlink()
         (self.folder / f"{phase}-training" / "checkpoint.json").unlink(missing_ok=True)
 
     def _validated(self, phase: str) -> None:
-        """Note what validation said during a training."""
+        """Note what validation said during a training: the first process, which wrote it."""
         import pandas as pd
 
+        if self.settings.replica.index:
+            return
         file = self.folder / f"{phase}.csv"
         if not file.exists():  # trained elsewhere
             return

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -24,9 +25,9 @@ from aimc_bridge import report
 from aimc_bridge.errors import AimcError, DataError
 from aimc_bridge.native import fused
 from aimc_bridge.registry import matrices_of
-from benchmarks import data, keep, run, study, tasks
+from benchmarks import arguments, data, keep, run, study, tasks
 from benchmarks import record as records
-from benchmarks.arguments import parser
+from benchmarks.weights import Weights
 from tests.test_native_fused import needs_compiler
 from tests.test_tasks import small_encoder
 
@@ -100,6 +101,23 @@ def test_two_processes_train_and_one_reports(launched) -> None:
         assert left - {"tensorboard"} == {"metrics.csv"}
     assert set(pd.read_csv(work / "control.csv").noise_scale) == {0.0}
     assert min(pd.read_csv(work / "hwa.csv").noise_scale) > 0.0
+
+
+def test_a_replica_reads_no_history(launched, model, tmp_path) -> None:
+    """It is the first process's, which may be writing it when another one comes by."""
+    out = tmp_path / "out"
+    work = out / "work" / "wrn"
+    shutil.copytree(launched / "work" / "wrn", work)
+    for phase in ("control", "hwa"):
+        (work / f"{phase}.csv").write_text("")
+    words = ["wrn", *QUICK, "--phases", "control", "hwa", "--out", str(out)]
+    given = arguments.parser().parse_intermixed_args(words)
+    settings, _ = arguments.settings_of(given, study.Replica(index=1))
+    plan, weights = arguments.plan_of(given, "wrn"), Weights(digital=model)
+    task = tasks.get("wrn", "embedded", None)
+    assisting = study.Study(task, plan, settings, work, Console(quiet=True), weights)
+    assisting.assist()
+    assert "validation" not in assisting.facts
 
 
 # --- phases ---
@@ -293,7 +311,7 @@ def test_a_trained_model_is_measured_again_without_training(launched, model, tmp
         (["--trained", str(tmp_path / "none.safetensors")], "no weights at"),
     ):
         with pytest.raises(AimcError, match=said):
-            given = parser().parse_intermixed_args([*words, *trained, *more])
+            given = arguments.parser().parse_intermixed_args([*words, *trained, *more])
             run.run(given, words, Console(quiet=True))
 
 
