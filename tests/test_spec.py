@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 import presets
 from aimc_bridge.errors import SpecError, UnknownNameError
 from aimc_bridge.spec import (
-    COMPENSATIONS,
     CompensationSpec,
     CrossbarSpec,
     IdealSpec,
@@ -28,6 +27,7 @@ from aimc_bridge.spec import (
     V,
     cite,
 )
+from aimc_bridge.spec.crossbar import COMPENSATIONS
 from presets import hermes, ideal, rasch2023, scalar_drift
 
 ALL = [presets.get(name) for name in presets.names()]
