@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
 import json
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,20 +15,19 @@ import torch
 from accelerate import PartialState
 from rich.console import Console
 from rich.markup import escape
-from torch import Tensor, nn
+from torch import nn
 
 from aimc_bridge import rng
-from aimc_bridge.batchnorm import reestimate_batchnorm
 from aimc_bridge.calibration import calibrate
 from aimc_bridge.conversion import convert, copy_trained, coverage
-from aimc_bridge.errors import CheckpointError
 from aimc_bridge.native import compiled
 from aimc_bridge.report import COLUMNS
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import sweep
 from aimc_bridge.training import HWATraining
-from benchmarks import digital, tasks
+from benchmarks import digital, measure, tasks
 from benchmarks.files import replace_file
+from benchmarks.parts import Parts
 from benchmarks.profiles import Plan, recipe_for
 from benchmarks.tasks import Task
 from benchmarks.trained import How, hardware_aware, unaware
@@ -111,10 +108,8 @@ class Study:
             "chance_error": task.chance_error,
             "plan": dataclasses.asdict(plan),
             "samples": {},
-            "wall_s": {},
-            "interrupted": [],
         }
-        self.started: list[str] = []
+        self.parts = Parts(folder / "parts.json", keep=settings.replica.index == 0)
         total = task.count("test")
         self.subset = _part_of(total, plan.subset)
         self.slow_subset = _part_of(total, plan.slow_subset)
@@ -125,7 +120,8 @@ class Study:
         import pandas as pd
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._recall()
+        self.parts.recall()
+        self.facts |= {"wall_s": self.parts.wall_s, "interrupted": self.parts.interrupted}
         model = self._digital()
         native = self._converted(model, "native")
         self._calibrated(native)
@@ -161,47 +157,6 @@ class Study:
             f"[bold]{self.task.name}[/bold]  {escape(text)}", highlight=False, soft_wrap=True
         )
 
-    def _timed(self, name: str, work: Any, *args: Any) -> Any:
-        """Do a part and note its seconds, once: a finished part keeps those of its own run.
-
-        A part that an interruption cut in two counts from the interruption on, and is listed so.
-        """
-        began = time.monotonic()
-        if name in self.facts["wall_s"]:
-            return work(*args)
-        if name in self.started and name not in self.facts["interrupted"]:
-            self.facts["interrupted"].append(name)
-        self.started.append(name)
-        self._note()
-        result = work(*args)
-        self.facts["wall_s"][name] = round(time.monotonic() - began, 1)
-        self._note()
-        return result
-
-    def _note(self) -> None:
-        """Keep what a resumed run must know."""
-        if self.settings.replica.index:
-            return
-        kept = {
-            "started": self.started,
-            "wall_s": self.facts["wall_s"],
-            "interrupted": self.facts["interrupted"],
-        }
-        replace_file(self.folder / "parts.json", json.dumps(kept, indent=1) + "\n")
-
-    def _recall(self) -> None:
-        file = self.folder / "parts.json"
-        if not file.exists():
-            return
-        try:
-            kept = json.loads(file.read_text())
-            self.started = kept["started"]
-            self.facts["wall_s"], self.facts["interrupted"] = kept["wall_s"], kept["interrupted"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{file} is damaged ({error}); remove it to go on without the times measured before"
-            ) from None
-
     # --- models ---
 
     def _digital(self) -> nn.Module:
@@ -220,7 +175,7 @@ class Study:
         if self.plan.digital_epochs is not None:
             recipe = dataclasses.replace(recipe, epochs=self.plan.digital_epochs)
         how = self.settings.training()
-        model = self._timed(
+        model = self.parts.timed(
             "digital training",
             functools.partial(
                 digital.fit,
@@ -269,7 +224,7 @@ class Study:
             load_weights(native, given)
         elif not self._recalled(native, "hwa"):
             self._announce(f"hardware-aware training, recipe {recipe.name}")
-            self._timed("hwa training", work)
+            self.parts.timed("hwa training", work)
         self._validated("hwa")
 
     def _unaware(self, model: nn.Module) -> nn.Module:
@@ -287,7 +242,7 @@ class Study:
             return trained
 
         self._announce(f"control: the same training without noise, recipe {recipe.name}")
-        trained: nn.Module = self._timed("control training", work)
+        trained: nn.Module = self.parts.timed("control training", work)
         self._validated("control")
         return trained
 
@@ -359,18 +314,18 @@ class Study:
         for engine, subset, chips in self._measurements():
             name = f"{phase} {engine}" + (f" {subset}" if subset is not None else "")
             part = self.folder / f"{name.replace(' ', '-')}.csv"
-            table = self._finished(part, chips)
+            table = measure.finished(part, chips)
             if table is None:
                 analog = native
                 if engine != "native":
-                    analog = self._timed(
+                    analog = self.parts.timed(
                         f"convert {phase} {engine}", self._as, engine, model, native
                     )
                 self._say(
                     f"{phase}, {engine}: {chips} chips x {len(self.settings.times)} times on "
                     f"{self._data(subset)}"
                 )
-                table = self._timed(
+                table = self.parts.timed(
                     name,
                     functools.partial(
                         sweep,
@@ -392,38 +347,11 @@ class Study:
     def _judge(self, subset: int | None, model: nn.Module) -> Callable[..., dict[str, float]]:
         """What `sweep` measures: the task's metric, on statistics of the chip where asked for."""
         batches = self.settings.reestimate_bn
-        if not batches or not has_batchnorm(model):
-            return functools.partial(_evaluate, self.task, subset)
+        if not batches or not measure.has_batchnorm(model):
+            return functools.partial(measure.evaluate, self.task, subset)
         data = self.task.calibration_batches(batches, batch_size=64)
         self.facts["reestimated_batchnorm"] = f"{len(data)} batches of 64 of the training data"
-        return functools.partial(_evaluate_reestimated, self.task, subset, data)
-
-    def _finished(self, part: Path, chips: int) -> pd.DataFrame | None:
-        """The rows of a sweep that an earlier run finished; one cut short is left to `sweep`."""
-        import pandas as pd
-
-        if not part.exists():
-            return None
-        kinds = {"chip": int, "seed": int, "t_inference": float, "metric": str}
-        try:
-            # not pandas: a value must come back to the last bit
-            with part.open(newline="", encoding="utf-8") as file:
-                lines = list(csv.DictReader(file, strict=True))
-            rows = [
-                {
-                    **{key: kind(line[key]) for key, kind in kinds.items()},
-                    "value": float(line["value"] or "nan"),
-                }
-                for line in lines
-            ]
-        except (ValueError, KeyError, TypeError, csv.Error) as error:
-            raise CheckpointError(
-                f"{part} is damaged ({error!r}); remove it to measure these chips again"
-            ) from None
-        table = pd.DataFrame(rows, columns=[*kinds, "value"])
-        if set(table.chip) != set(range(chips)):
-            return None
-        return table.sort_values(["metric", "chip", "t_inference"], ignore_index=True)
+        return functools.partial(measure.evaluate_reestimated, self.task, subset, data)
 
     def _as(self, engine: str, model: nn.Module, native: nn.Module) -> nn.Module:
         """The native model's weights and input ranges on another engine."""
@@ -441,7 +369,7 @@ class Study:
         else:
             with torch.random.fork_rng():
                 torch.manual_seed(rng.derive(self.settings.seed, "digital"))
-                values = _evaluate(self.task, subset, model)
+                values = measure.evaluate(self.task, subset, model)
             replace_file(file, json.dumps(values) + "\n")
         self.facts["samples"][self._data(subset)] = sum(
             self.task.targets(batch).numel() for batch in self.task.batches("test", subset)
@@ -466,27 +394,3 @@ class Study:
 def _part_of(total: int, subset: int | None) -> int | None:
     """A number of samples, or None where that is all there are."""
     return None if subset is None or subset >= total else subset
-
-
-def _evaluate(task: Task, subset: int | None, model: nn.Module) -> dict[str, float]:
-    return task.evaluate(model, subset)
-
-
-def has_batchnorm(model: nn.Module) -> bool:
-    """Whether there are statistics to re-estimate."""
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-
-
-def _evaluate_reestimated(
-    task: Task, subset: int | None, data: list[Any], model: nn.Module
-) -> dict[str, float]:
-    """The metric with batch-norm statistics of this chip at this time; then the trained ones."""
-    kept: dict[str, Tensor] = {name: value.clone() for name, value in model.named_buffers()}
-    reestimate_batchnorm(model, data)
-    try:
-        return _evaluate(task, subset, model)
-    finally:
-        with torch.no_grad():
-            for name, value in model.named_buffers():
-                if name.endswith(("running_mean", "running_var")):
-                    value.copy_(kept[name])

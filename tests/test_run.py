@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from aimc_bridge import report
 from aimc_bridge.registry import matrices_of
-from benchmarks import arguments, run, study, tasks
+from benchmarks import arguments, measure, run, study, tasks
 from benchmarks.profiles import PLANS, parse_changes, recipe_for
 from presets import ideal, rasch2023
 
@@ -219,7 +219,7 @@ def test_a_resumed_run_ends_as_if_never_interrupted(
         *("--times", "1s", "1 day", "--out", str(out)),
     ]
     calls = {"evaluate": 0, "train": 0}
-    evaluate, train = study._evaluate, study.hardware_aware
+    evaluate, train = measure.evaluate, study.hardware_aware
 
     def counted(*given):
         calls["evaluate"] += 1
@@ -233,7 +233,7 @@ def test_a_resumed_run_ends_as_if_never_interrupted(
             raise Interrupted
         return train(*given, **options)
 
-    monkeypatch.setattr(study, "_evaluate", counted)
+    monkeypatch.setattr(measure, "evaluate", counted)
     monkeypatch.setattr(study, "hardware_aware", trained)
     with pytest.raises(Interrupted):
         run.main(arguments)
@@ -255,17 +255,17 @@ def test_a_resumed_run_ends_as_if_never_interrupted(
 def test_an_interruption_is_listed_beside_the_seconds(model, tmp_path, monkeypatch) -> None:
     out = tmp_path / "out"
     arguments = ["wrn", *QUICK, "--checkpoint", str(model), "--times", "1s", "--out", str(out)]
-    evaluate = study._evaluate
+    evaluate = measure.evaluate
 
     def fail(task, subset, of):
         if "aimc" in type(next(of.children())).__module__:
             raise Interrupted
         return evaluate(task, subset, of)
 
-    monkeypatch.setattr(study, "_evaluate", fail)
+    monkeypatch.setattr(measure, "evaluate", fail)
     with pytest.raises(Interrupted):
         run.main(arguments)
-    monkeypatch.setattr(study, "_evaluate", evaluate)
+    monkeypatch.setattr(measure, "evaluate", evaluate)
     assert run.main([*arguments, "--resume"]) == 0
     facts = json.loads((out / "run.json").read_text())["studies"]["wrn"]
     assert facts["interrupted"] == ["direct native 60"]

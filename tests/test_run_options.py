@@ -25,7 +25,7 @@ from aimc_bridge import report
 from aimc_bridge.errors import AimcError, DataError
 from aimc_bridge.native import fused
 from aimc_bridge.registry import matrices_of
-from benchmarks import arguments, data, keep, run, study, tasks
+from benchmarks import arguments, data, keep, measure, run, study, tasks
 from benchmarks import record as records
 from benchmarks.weights import Weights
 from tests.test_native_fused import needs_compiler
@@ -221,13 +221,13 @@ def test_one_seed_has_the_promised_columns_alone(launched) -> None:
 def test_batch_norm_statistics_of_every_chip(model, tmp_path, monkeypatch) -> None:
     """Set on training data before each evaluation, and the trained ones put back after it."""
     seen = []
-    evaluate = study._evaluate
+    evaluate = measure.evaluate
 
     def watched(task, subset, of):
         seen.append(of.norm.running_var.clone())
         return evaluate(task, subset, of)
 
-    monkeypatch.setattr(study, "_evaluate", watched)
+    monkeypatch.setattr(measure, "evaluate", watched)
     out = tmp_path / "out"
     words = ["wrn", *QUICK, "--checkpoint", str(model), "--times", "1s", "1y"]
     assert run.main([*words, "--reestimate-bn", "2", "--out", str(out)]) == 0
@@ -246,10 +246,10 @@ def test_statistics_come_back_after_an_evaluation() -> None:
     network = task.build(0).eval()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     batches = task.calibration_batches(1)
-    study._evaluate_reestimated(task, 40, batches, network)
+    measure.evaluate_reestimated(task, 40, batches, network)
     for key, value in network.state_dict().items():
         assert torch.equal(value, before[key]), key
-    assert study.has_batchnorm(network) and not study.has_batchnorm(nn.Linear(1, 1))
+    assert measure.has_batchnorm(network) and not measure.has_batchnorm(nn.Linear(1, 1))
 
 
 @needs_compiler

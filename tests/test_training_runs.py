@@ -462,10 +462,13 @@ def test_schedules_end_at_zero() -> None:
 
 
 def test_a_schedule_needs_an_end() -> None:
-    analog = convert(mlp(), ideal)
+    """A training that cannot begin leaves the model as it was."""
+    analog = convert(mlp(), ideal).eval()
     batches = (random(2, 12) for _ in range(3))
     with pytest.raises(UsageError, match="lr_schedule='cosine' ends with the run.*max_batches="):
-        quick(analog, batches, recipe(lr_schedule="cosine"))
+        quick(analog, batches, recipe(lr_schedule="cosine"), compile="eager")
+    assert not any(module.training for module in analog.modules())
+    assert not any("forward" in module.__dict__ for module in analog.modules())
     history = quick(convert(mlp(), ideal), batches, recipe(lr_schedule="linear"), max_batches=2)
     assert list(history.learning_rate / recipe().spec.learning_rate) == [1.0, 0.5]
 

@@ -83,7 +83,6 @@ class Run:
         if options.compile:
             backend = "inductor" if options.compile is True else options.compile
             accelerate = {**accelerate, "dynamo_backend": backend}
-            self._leave_products()
         self.accelerator = Accelerator(**accelerate)
         self.device = self.accelerator.device
         self.process, self.processes = (
@@ -92,16 +91,9 @@ class Run:
         )
         self.modes = {module: module.training for module in model.modules()}
         self.own = {key: model.__dict__[key] for key in _WRAPPED if key in model.__dict__}
-        model.train().to(self.device)
         self.rates = rates(model)
-        for matrix in matrices.values():
-            matrix.prepare_training(self.spec)
         if isinstance(loader, DataLoader):
             loader = self.accelerator.prepare_data_loader(loader)
-        optimizer = options.optimizer or default_optimizer(model, self.spec)
-        self.bare_optimizer = optimizer
-        self.prepared, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.order = Order(
             loader,
             self.spec.epochs,
@@ -116,6 +108,15 @@ class Run:
                 f"lr_schedule={self.spec.lr_schedule!r} ends with the run, and the loader has no "
                 "length; pass max_batches="
             )
+        if options.compile:
+            self._leave_products()
+        model.to(self.device)
+        for matrix in matrices.values():
+            matrix.prepare_training(self.spec)
+        optimizer = options.optimizer or default_optimizer(model, self.spec)
+        self.bare_optimizer = optimizer
+        self.prepared, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.tutor = None
         if options.teacher is not None and self.spec.distill_weight > 0:
             self.tutor = Teacher(self.prepared, options.teacher, self.spec, self.device)
@@ -156,6 +157,7 @@ class Run:
         """Train. The model's modes, dropout and forward are what they were, also after an error."""
         self.optimizer.zero_grad()
         try:
+            self.model.train()
             if self.spec.dropout is not None:
                 set_rates(self.rates, self.spec.dropout)
             done, metrics, generators = self._resumed()
