@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,14 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge import rng
-from aimc_bridge.errors import CalibrationError, CheckpointError, ShapeError, StateError
-from aimc_bridge.native import chips, draws, kernels
+from aimc_bridge.errors import CalibrationError, ShapeError, StateError
+from aimc_bridge.native import chip, chips
 from aimc_bridge.native.forward import CrossbarProduct
 from aimc_bridge.native.product import LinearProduct, Product
 from aimc_bridge.native.tiles import Block, Job, TileWeights, perfect
 from aimc_bridge.physics import cells as cell_law
-from aimc_bridge.physics import compensation, crossbar
 from aimc_bridge.physics.mapping import TileGrid, column_scales
 from aimc_bridge.registry import Matrix, Observer
 from aimc_bridge.spec import Preset, StatisticalSpec, TrainingSpec
@@ -28,8 +25,6 @@ then nothing beside the product. For fewer (a recurrent step) the last tiles cut
 """
 
 _Tiles = dict[tuple[int, int | None], TileWeights]
-
-_CHIP = ("conductance_us", "nu", "us_per_unit", "held", "reference", "compensation")
 
 
 class _Cached(NamedTuple):
@@ -94,7 +89,7 @@ class Crossbar(nn.Module, Matrix):
         else:
             self.input_range = nn.Parameter(ones(tiles), requires_grad=False)
         self.register_buffer("range_batches", ones(tiles, dtype=torch.long).zero_())
-        for name in _CHIP:
+        for name in chip.STATE:
             self.register_buffer(name, None, persistent=False)
 
     scale: Tensor
@@ -374,123 +369,39 @@ class Crossbar(nn.Module, Matrix):
             raise StateError(f"{self.label} holds no chip; call program(model, seed) first")
         return cell_law.Cells(self.conductance_us, self.nu, self.us_per_unit)
 
-    def _draw(self, shape: tuple[int, ...], draw_on: str, seed: int, *names: object) -> Tensor:
-        device = self.scale.device
-        if draw_on == "compiled":
-            key = draws.key_of(device, seed, names)[0]
-            return draws.drawn(key, math.prod(shape)).view(shape).to(self.scale.dtype)
-        source = device if draw_on == "device" else torch.device("cpu")
-        return rng.normal(shape, rng.stream(seed, *names, device=source), device).to(
-            self.scale.dtype
-        )
-
-    def _in_passes(self, draw_on: str) -> StatisticalSpec | None:
-        """The device, where there are compiled passes for its laws.
-
-        Raises:  CapabilityError where they are asked for and nothing can be compiled.
-        """
-        if draw_on != "compiled":
-            return None
-        kernels.check(self.scale.device.type)
-        pcm = self.preset.pcm
-        if not isinstance(pcm, StatisticalSpec) or not cell_law.netted(pcm):
-            return None
-        return pcm if chips.suits(self.grid) else None
+    def _matrix(self, name: str, draw_on: str) -> chip.Matrix:
+        weight = self._trained().detach()
+        return chip.Matrix(weight, self.scale, self.grid, self.preset, name, draw_on)
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def program(self, seed: int, name: str, draw_on: str) -> None:
-        pcm, readout = self._in_passes(draw_on), self.preset.compensation
-        kind = readout.drift_compensation
-        measured = kind in ("global", "per_column")
-        reference = None
-        if pcm is not None:
-            spec = self.preset.crossbar if measured else None
-            trained = self._trained().detach()
-            cells, now = chips.program(trained, self.scale, self.grid, pcm, spec, seed, name)
-            self._hold(cells, now.weights)
-            if now.outputs is not None:
-                reference = compensation.from_columns(now.outputs, self.grid, readout)
-        else:
-            device = self.preset.pcm
-            shapes = cell_law.noise_shapes(self.grid, device)
-            eps_prog = self._draw(shapes[0], draw_on, seed, "program", name)
-            eps_nu = self._draw(shapes[1], draw_on, seed, "exponent", name)
-            weight = self.normalised_weight()
-            cells = cell_law.program_cells(weight, self.grid, device, eps_prog, eps_nu)
-            self._hold(cells, cell_law.held_weight(cells, self.grid))
-            if measured:
-                reference = self._readout(seed, name, "reference", draw_on)
-        if kind == "global_exact_reference":
-            reference = compensation.readout(self.normalised_weight(), self.grid, readout)
-        self.compensation = None
-        self.reference = reference
-
-    def _hold(self, cells: cell_law.Cells, weight: Tensor) -> None:
+        matrix = self._matrix(name, draw_on)
+        cells, held = chip.program(matrix, seed)
         self.conductance_us, self.nu = cells.conductance_us, cells.nu
-        self.us_per_unit, self.held = cells.us_per_unit, weight
-
-    def _readout(self, seed: int, name: str, when: object, draw_on: str) -> Tensor:
-        assert self.held is not None
-        eps = self._draw(tuple(self.held.shape), draw_on, seed, "compensation", name, when)
-        outputs = crossbar.identity_readout(
-            self.held,
-            self.grid.row_position(self.held),
-            self.grid.row_count(self.held),
-            self.preset.crossbar,
-            eps,
-        )
-        return compensation.readout(outputs, self.grid, self.preset.compensation)
+        self.us_per_unit, self.held = cells.us_per_unit, held.weights
+        self.compensation, self.reference = None, chip.reference(matrix, held, seed)
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def drift(self, t_s: float, seed: int, name: str, draw_on: str) -> None:
-        cells, device, t_s = self._cells(), self.preset.pcm, float(t_s)
-        pcm, measured = self._in_passes(draw_on), self.reference is not None
-        outputs = None
-        if pcm is not None:
-            spec = self.preset.crossbar if measured else None
-            self.held, outputs = chips.read(cells, self.grid, pcm, spec, t_s, seed, name)
-        else:
-            shape = tuple(cells.conductance_us.shape)
-            eps = self._draw(shape, draw_on, seed, "read", name, t_s)
-            self.held = cell_law.read_cells(cells, self.grid, device, t_s, eps)
-        if self.preset.compensation.drift_compensation == "oracle":
-            self.compensation = compensation.oracle(
-                self.normalised_weight(), self.grid, device, t_s
-            ).clone()
-        elif self.reference is not None:
-            if outputs is None:
-                now = self._readout(seed, name, t_s, draw_on)
-            else:
-                now = compensation.from_columns(outputs, self.grid, self.preset.compensation)
-            self.compensation = self.reference / now
+        cells, matrix, reference = self._cells(), self._matrix(name, draw_on), self.reference
+        now = chip.read(matrix, cells, reference is not None, float(t_s), seed)
+        self.held = now.weights
+        self.compensation = chip.factor(matrix, now, reference, float(t_s), seed)
 
     def restore(self) -> None:
         _recent.clear()
-        for name in _CHIP:
+        for name in chip.STATE:
             setattr(self, name, None)
 
     def chip_state(self) -> dict[str, Tensor]:
         self._cells()
-        return {name: value for name in _CHIP if (value := getattr(self, name)) is not None}
+        return {name: value for name in chip.STATE if (value := getattr(self, name)) is not None}
 
     @torch.inference_mode(False)
     def load_chip_state(self, state: dict[str, Tensor]) -> None:
-        missing = [
-            name for name in ("conductance_us", "nu", "us_per_unit", "held") if name not in state
-        ]
-        if missing or any(name not in _CHIP for name in state):
-            raise CheckpointError(
-                f"chip of {self.label}: has {', '.join(state)}; needs {', '.join(_CHIP[:4])}"
-            )
-        for name, value in state.items():
-            inner = tuple(value.shape[-2:])
-            allowed = {tuple(self.scale.shape), tuple(self.range_batches.shape)}
-            if name in ("conductance_us", "nu", "held"):
-                allowed = {(self.grid.out_features, self.grid.in_features)}
-            if inner not in allowed:
-                raise CheckpointError(f"chip of {self.label}: {name} {tuple(value.shape)}")
+        chip.check_state(state, self.grid, self.label)
         self.restore()
         for name, value in state.items():
             setattr(self, name, value.to(self.scale.device).clone())
