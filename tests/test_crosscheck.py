@@ -20,6 +20,7 @@ from aimc_bridge.equivalence import device, device_level, periphery, plan, run, 
 from aimc_bridge.equivalence.closed import ClosedLaws
 from aimc_bridge.equivalence.custom import name_of
 from aimc_bridge.equivalence.plan import Choice, Cost
+from aimc_bridge.equivalence.question import Question
 from aimc_bridge.equivalence.store import digest
 from aimc_bridge.errors import (
     CapabilityError,
@@ -252,15 +253,15 @@ def trained_mlp() -> tuple[nn.Module, nn.Module]:
 def test_a_trained_model_is_what_is_compared() -> None:
     """Its weights times its learned factors, behind its ranges; on aihwkit too."""
     model, native = trained_mlp()
-    check = run._Check(presets.rasch2023, None, None, mean_output, 0, 2000, 1, False)
-    check.levels(("layer", "task"), model, inputs())
-    check.ours(False)
-    check.model(model, native, inputs(), (), None)
-    for layer in check.layers:
+    asked = Question(presets.rasch2023, None, None, mean_output, 0, 2000, 1, False)
+    asked.levels(("layer", "task"), model, inputs())
+    asked.ours(False)
+    asked.model(model, native, inputs(), (), None)
+    for layer in asked.layers:
         matrix = matrices_of(native)[layer.name]
         assert torch.allclose(layer.module.get_parameter("weight"), matrix.effective_weight())
         assert layer.ranges is not None and set(layer.ranges.flatten().tolist()) == {2.5}
-    for _, side in check._sides():
+    for _, side in run._Check(asked)._sides():
         fresh = side.fresh()
         for name, matrix in matrices_of(fresh).items():
             wanted = matrices_of(native)[name].effective_weight()

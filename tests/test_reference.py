@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import pickle
 from typing import Any
@@ -14,7 +15,11 @@ from aihwkit.inference.noise.hermes import HermesNoiseModel
 from aihwkit.inference.noise.pcm import PCMLikeNoiseModel
 from aihwkit.nn import AnalogConv2d, AnalogLinear
 from aihwkit.simulator.configs import InferenceRPUConfig, TorchInferenceRPUConfig
-from aihwkit.simulator.parameters.enums import WeightModifierType, WeightNoiseType
+from aihwkit.simulator.parameters.enums import (
+    WeightClipType,
+    WeightModifierType,
+    WeightNoiseType,
+)
 from torch import Tensor, nn
 
 from aimc_bridge import (
@@ -33,7 +38,7 @@ from aimc_bridge.errors import CalibrationError, CapabilityError, StateError, Us
 from aimc_bridge.reference.capability import cuda_tiles
 from aimc_bridge.reference.noise import LawNoiseModel, OracleDriftCompensation
 from aimc_bridge.registry import Matrix, matrices_of
-from aimc_bridge.spec import Preset
+from aimc_bridge.spec import Preset, Source, Table
 from presets import get, hermes, ideal, names, rasch2023, scalar_drift
 
 QUIET = rasch2023.change(out_noise=0.0, w_noise=0.0, why="no noise: outputs can be compared")
@@ -164,6 +169,24 @@ def test_training_config_refuses_pcm_noise_by_name() -> None:
     config = rasch2023.rpu_config(training="wrn16", drop=("noise_type",))
     assert config.clip.fixed_value == 1.0 and config.modifier.pdrop == 0.01
     assert config.pre_post.input_range.init_from_data == 100
+
+
+@pytest.mark.parametrize("tile", ["rpucuda", "torch"])
+def test_training_config_refuses_a_clip_by_columns(tile: str) -> None:
+    """aihwkit's tiles clip by layers; `train` clips by columns on both engines."""
+
+    def preset(clip: str) -> Preset:
+        values = {"noise_type": "none", "drop_connect": 0.0, "clip_type": clip}
+        spec = rasch2023.training["wrn16"].replace(Source("changed", "test"), **values)
+        return dataclasses.replace(ideal, training=Table({"mine": spec}))
+
+    by_layers = preset("layer_gaussian").rpu_config(tile=tile, training="mine")
+    assert by_layers.clip.type == WeightClipType.LAYER_GAUSSIAN
+    by_columns = preset("column_gaussian")
+    with pytest.raises(CapabilityError, match="clip_type='column_gaussian'"):
+        by_columns.rpu_config(tile=tile, training="mine")
+    dropped = by_columns.rpu_config(tile=tile, training="mine", drop=("clip_type",))
+    assert dropped.clip.type == WeightClipType.NONE
 
 
 # --- conversion ---

@@ -226,24 +226,24 @@ def test_fixed_clip(engine: str) -> None:
     assert_close(matrix.normalised_weight(), before.clamp(-0.7, 0.7), "clipped", 1e-6)
 
 
-def test_gaussian_clip(engine: str) -> None:
-    """To so many standard deviations of each tile."""
+@pytest.mark.parametrize("what", ["layer", "column"])
+def test_gaussian_clip(engine: str, what: str) -> None:
+    """To so many standard deviations of each tile, or of each of its columns."""
     preset = DEVICES.change(max_rows=25, max_columns=20, why="several tiles")
     analog = convert(linear(60, 50, bias=False), preset, engine=engine)
     matrix = only(analog)
     before = matrix.normalised_weight()
-    how = recipe(clip_type="layer_gaussian", clip_value=1.5, learning_rate=STILL)
+    how = recipe(clip_type=f"{what}_gaussian", clip_value=1.5, learning_rate=STILL)
     run(analog, [random(2, 60)], how)
-    after = matrix.normalised_weight()
-    for rows, wanted in zip(
-        after.split(matrix.grid.rows, 1), before.split(matrix.grid.rows, 1), strict=True
-    ):  # type: ignore
-        for tile, old in zip(
-            rows.split(matrix.grid.columns), wanted.split(matrix.grid.columns), strict=True
-        ):  # type: ignore
+    sizes = list(matrix.grid.columns) if what == "layer" else 1
+    found = matrix.normalised_weight().split(list(matrix.grid.rows), 1)
+    wanted = before.split(list(matrix.grid.rows), 1)
+    for rows, old_rows in zip(found, wanted, strict=True):
+        for part, old in zip(rows.split(sizes), old_rows.split(sizes), strict=True):
             bound = 1.5 * float(old.std(correction=0))
-            assert 0.05 < float((old.abs() > bound).double().mean()) < 0.3
-            assert_close(tile, old.clamp(-bound, bound), "tile", 1e-5)
+            assert_close(part, old.clamp(-bound, bound), "clipped", 1e-5)
+    clipped = (matrix.normalised_weight() - before).abs() > 1e-5
+    assert 0.05 < float(clipped.double().mean()) < 0.3
 
 
 # every, mini-batches, largest normalised weight after them, largest trained weight of the first

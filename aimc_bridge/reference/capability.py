@@ -11,7 +11,7 @@ from aimc_bridge.spec import Preset, TrainingSpec
 
 TILES = ("rpucuda", "torch")
 ALPHA_FLOOR = 1e-4  # written into the code of aihwkit's drift compensations
-DROPPABLE = ("w_noise", "ir_drop", "noise_type", "drop_connect")
+DROPPABLE = ("w_noise", "ir_drop", "noise_type", "drop_connect", "clip_type")
 
 
 def cuda_tiles() -> bool:
@@ -40,6 +40,8 @@ def refused(preset: Preset, tile: str, recipe: TrainingSpec | None = None) -> di
             found["noise_type"] = recipe.noise_type
         if recipe.noise_type == "programming" and tile == "torch":
             found["noise_type"] = recipe.noise_type
+        if recipe.clip_type == "column_gaussian":
+            found["clip_type"] = recipe.clip_type
         if recipe.drop_connect > 0 and tile == "torch":
             found["drop_connect"] = recipe.drop_connect
     return found
@@ -74,6 +76,8 @@ def require(
         ways.append(f"drop them by name: drop={names!r}")
     if "noise_type" in left:
         ways.append("let aimc_bridge.train inject it, on any tile")
+    if "clip_type" in left:
+        ways.append("let aimc_bridge.train clip, on any tile")
     if not ways:
         ways.append('use engine="native"')
     raise CapabilityError(

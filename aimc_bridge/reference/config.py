@@ -51,7 +51,8 @@ def rpu_config(
     config.drift_compensation = drift_compensation(preset, config.noise_model)
     config.remap.type = WeightRemapType.NONE
     if recipe is not None:
-        _clip(config, recipe)
+        if "clip_type" not in drop:
+            _clip(config, recipe)
         _modifier(config, preset, recipe, drop)
     return config
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from aimc_bridge.sourced import Spec
 
 NOISE_TYPES = ("none", "pcm", "programming", "gaussian")
-CLIP_TYPES = ("none", "fixed", "layer_gaussian")
+CLIP_TYPES = ("none", "fixed", "layer_gaussian", "column_gaussian")
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "linear", "cosine")
 RANGE_STARTS = ("calibrated", "data")
@@ -23,7 +23,8 @@ class TrainingSpec(Spec):
     gaussian_sd      sd of "gaussian", in units of the tile's largest weight
     drop_connect     probability that a weight is zero in a mini-batch
     dropout          rate of all of the model's dropout layers meanwhile; None leaves them alone
-    clip_type, clip_value    "fixed": |w| <= clip_value; "layer_gaussian": clip_value sd of the tile
+    clip_type, clip_value    "fixed": |w| <= clip_value; "layer_gaussian": clip_value sd of the
+                     tile's weights, "column_gaussian" of each of its columns'
     remap_every      mini-batches between two re-scalings of the columns; 0 is never
     learn_input_ranges, input_range_decay, input_range_min_unclipped, input_range_init_batches,
     input_range_init_sd    ranges start from data (init_sd standard deviations, running mean over

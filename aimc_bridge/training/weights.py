@@ -47,11 +47,19 @@ def clip_and_remap(matrices: dict[str, Matrix], spec: TrainingSpec, before: int,
     for matrix in matrices.values():
         if spec.clip_type == "fixed":
             matrix.clip(torch.tensor(spec.clip_value))
-        elif spec.clip_type == "layer_gaussian":
-            weight, grid = matrix.normalised_weight(), matrix.grid
-            mean = grid.tile_mean(weight)
-            variance = grid.tile_mean(weight.square()) - mean.square()
-            bound = variance.clamp_min(0.0).sqrt() * spec.clip_value
-            matrix.clip(grid.expand_columns(grid.expand_tiles(bound)))
+        elif spec.clip_type != "none":
+            spread = _spread(matrix, by_column=spec.clip_type == "column_gaussian")
+            matrix.clip(matrix.grid.expand_columns(spread * spec.clip_value))
         if every > 0 and now // every > before // every:
             matrix.remap()
+
+
+def _spread(matrix: Matrix, by_column: bool) -> Tensor:
+    """Standard deviation of the weights of each column of each tile, or of each tile, for each of
+    its columns: `[row tiles, out]`."""
+    weight, grid = matrix.normalised_weight(), matrix.grid
+
+    def mean(values: Tensor) -> Tensor:
+        return grid.column_mean(values) if by_column else grid.expand_tiles(grid.tile_mean(values))
+
+    return (mean(weight.square()) - mean(weight).square()).clamp_min(0.0).sqrt()

@@ -1,0 +1,209 @@
+"""What a cross-check is asked: everything checked before anything is done."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from aimc_bridge.chip import restore
+from aimc_bridge.conversion import convert
+from aimc_bridge.equivalence import capture, custom, device, layer, task
+from aimc_bridge.equivalence.capture import Layer
+from aimc_bridge.equivalence.report import LEVELS
+from aimc_bridge.equivalence.side import COMPILED, NATIVE
+from aimc_bridge.equivalence.store import digest
+from aimc_bridge.errors import UsageError
+from aimc_bridge.registry import engine as find_engine
+from aimc_bridge.registry import record_of
+from aimc_bridge.spec import Preset
+from aimc_bridge.sweeps import Evaluate
+from aimc_bridge.times import seconds
+
+Times = Iterable[str | float] | str | float
+
+
+class Question:
+    """What a cross-check is asked, each part checked when it is given."""
+
+    def __init__(
+        self,
+        preset: Preset,
+        against: Preset | None,
+        physics: object | None,
+        evaluate: Evaluate | None,
+        seed: int,
+        samples: int,
+        workers: int,
+        progress: bool,
+    ) -> None:
+        for name, given in (("preset", preset), ("against", against)):
+            if given is not None and not isinstance(given, Preset):
+                raise UsageError(
+                    f"{name} is {given!r}; allowed: a Preset, such as presets.get('rasch2023')"
+                )
+        if against is not None and physics is not None:
+            raise UsageError("against and physics are two questions; give one of them")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise UsageError(f"seed={seed!r}; allowed: an integer")
+        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+            raise UsageError(f"workers={workers!r}; allowed: an integer >= 1")
+        self.preset, self.against, self.evaluate = preset, against, evaluate
+        self.physics = None if physics is None else custom.checked(physics)
+        self.seed, self.samples, self.workers, self.progress = seed, samples, workers, progress
+        if against is None:
+            cpu = torch.device("cpu")
+            find_engine("aihwkit").check(preset, cpu, torch.float32)
+
+    def ours(self, compiled: bool, where: str = "cpu") -> None:
+        """How the native side runs, and where."""
+        if not isinstance(compiled, bool):
+            raise UsageError(f"compiled={compiled!r}; allowed: True or False")
+        if compiled and self.physics is not None:
+            raise UsageError("compiled is of the native engine; physics is compared without it")
+        self.native_side = COMPILED if compiled else NATIVE
+        if where not in ("cpu", "cuda"):
+            raise UsageError(f"device={where!r}; allowed: 'cpu', 'cuda'")
+        if where == "cuda" and not torch.cuda.is_available():
+            raise UsageError("device='cuda': torch sees no CUDA device here; leave it at 'cpu'")
+        if where != "cpu" and self.physics is not None:
+            raise UsageError("device is of the native engine; physics is compared on the CPU")
+        self.where = where
+
+    def levels(self, levels: Sequence[str] | str | None, model: Any, inputs: Any) -> None:
+        """Which levels; None is all that can be done."""
+        if levels is None:
+            chosen = ["device"] + (["layer"] if model is not None else [])
+            chosen += ["task"] if self.evaluate is not None and self.physics is None else []
+        else:
+            chosen = [levels] if isinstance(levels, str) else list(levels)
+        unknown = [name for name in chosen if name not in LEVELS]
+        if unknown or not chosen:
+            raise UsageError(f"levels={levels!r}; allowed: some of {', '.join(LEVELS)}")
+        if "task" in chosen and self.physics is not None:
+            raise UsageError(
+                "physics has no task level: it holds weights only; levels=('device', 'layer')"
+            )
+        if "task" in chosen and self.evaluate is None:
+            raise UsageError("the task level needs evaluate=: model -> a number, or a dict of them")
+        if model is None and chosen != ["device"]:
+            raise UsageError(f"levels {', '.join(chosen)} need a model; without: levels='device'")
+        if model is not None and inputs is None and chosen != ["device"]:
+            raise UsageError("a model needs inputs: one batch as it takes them, or a list of those")
+        self.chosen = [name for name in LEVELS if name in chosen]
+
+    def numbers(
+        self,
+        times: Times | None,
+        chips: int | None,
+        task_chips: int | None,
+        targets: Sequence[float],
+        budget: str | float | None,
+    ) -> None:
+        """Times of each level, chips, device targets and the wall time."""
+        usual: dict[str, Sequence[str]] = {
+            "device": device.TIMES,
+            "layer": layer.TIMES,
+            "task": task.TIMES,
+        }
+        self.times: dict[str, tuple[float, ...]] = {}
+        for level in LEVELS:
+            given = usual[level] if times is None else times
+            listed = (given,) if isinstance(given, str | float | int) else tuple(given)
+            self.times[level] = tuple(sorted({seconds(t) for t in listed}))
+        if not self.times["device"]:
+            raise UsageError("no times; allowed: one or more, such as times=('1s', '1y')")
+        for name, count, fewest in (("chips", chips, 4), ("task_chips", task_chips, 2)):
+            if count is None:
+                continue
+            if isinstance(count, bool) or not isinstance(count, int) or count < fewest:
+                raise UsageError(
+                    f"{name}={count!r}; allowed: an integer >= {fewest}, or None for as many as "
+                    "are needed"
+                )
+        self.chips, self.task_chips = chips, task_chips
+        self.targets = list(dict.fromkeys(float(x) for x in targets))
+        device.check(self.targets, self.samples)
+        if "device" in self.chosen and not self.targets:
+            raise UsageError("targets is empty; allowed: one or more numbers in [0, 1]")
+        self.budget = None if budget is None else seconds(budget)
+
+    def model(
+        self,
+        model: nn.Module | None,
+        trained: nn.Module | None,
+        inputs: Any,
+        exclude: Sequence[str] | str,
+        wanted: Sequence[str] | str | None,
+    ) -> None:
+        """The digital model, its calibrated native conversions, and the layers to compare."""
+        self.layers: list[Layer] = []
+        self.digital, self.exclude = model, exclude
+        if trained is not None and (model is None or self.against is not None):
+            raise UsageError(
+                "trained is compared on two engines under one preset: give the digital model that "
+                "it was converted from, and no `against`"
+            )
+        if model is None or self.chosen == ["device"]:
+            return
+        self.batches = capture.batches_of(inputs)
+        presets = [self.preset] + ([self.against] if self.against is not None else [])
+        self.native = []
+        for preset in presets:
+            if trained is not None:
+                native = self._copy_of(trained)
+            else:
+                native = convert(model, preset, exclude=exclude).eval()
+                capture.calibrated(native, self.batches)
+            self.native.append(native)
+        if self.against is None:
+            parameter = next(model.parameters())
+            find_engine("aihwkit").check(self.preset, parameter.device, parameter.dtype)
+        if "layer" in self.chosen:
+            # input ranges of the preset that has some
+            ranged = [p.crossbar.input_range != "none" for p in presets]
+            base = self.native[ranged.index(True) if any(ranged) else 0]
+            every = capture.layers_of(base, model, self.batches)
+            names = [wanted] if isinstance(wanted, str) else wanted
+            self.layers = capture.chosen(every, names)
+
+    def _copy_of(self, trained: nn.Module) -> nn.Module:
+        """The trained model, clean.
+
+        Raises:  UsageError where it is not of the native engine or of another preset.
+        """
+        record = record_of(trained)
+        if record.engine != "native" or record.preset != self.preset:
+            raise UsageError(
+                f"trained is on engine {record.engine!r}, preset {record.preset}; allowed: "
+                f"converted to the native engine under {self.preset}"
+            )
+        native = copy.deepcopy(trained).eval()
+        restore(native)
+        return native
+
+    def claim(
+        self, model: nn.Module | None, inputs: Any, exclude: Any, layers: Any
+    ) -> dict[str, Any]:
+        """What must be the same for a cross-check to go on."""
+        state = {} if model is None else model.state_dict()
+        return {
+            "preset": self.preset.to_dict(),
+            "against": None if self.against is None else self.against.to_dict(),
+            "physics": None if self.physics is None else custom.name_of(self.physics),
+            "model": digest(state),
+            "inputs": digest(inputs),
+            "levels": self.chosen,
+            "times": {name: list(at) for name, at in self.times.items()},
+            "targets": self.targets,
+            "samples": self.samples,
+            "chips": [self.chips, self.task_chips],
+            "seed": self.seed,
+            "native side": [self.native_side, self.where],
+            "exclude": [exclude] if isinstance(exclude, str) else list(exclude),
+            "layers": layers if layers is None or isinstance(layers, str) else list(layers),
+            "budget": self.budget,
+        }
