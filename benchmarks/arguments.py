@@ -60,6 +60,11 @@ def parser() -> Parser:
         type=float,
         help="of outputs that the ADC must hold: input ranges are raised for it; 0 leaves them",
     )
+    add(
+        "--recalibrate",
+        action="store_true",
+        help="set the input ranges anew after hardware-aware training, as before it",
+    )
     add("--hwa-batches", type=int, help="mini-batches of hardware-aware training and its control")
     add("--digital-epochs", type=float, help="epochs of digital training")
     add("--recipe", help="a recipe of the preset, as wrn16; default: the task's own")
@@ -177,6 +182,7 @@ def plan_of(given: argparse.Namespace, name: str) -> Plan:
         "validate_every": given.validate_every,
         "keep": given.keep,
         "digital_epochs": given.digital_epochs,
+        "recalibrate": given.recalibrate or None,
     }
     known = {key: value for key, value in changes.items() if value is not None}
     if given.out_percentile is not None:

@@ -25,6 +25,8 @@ class Plan:
     method       how they do: "percentile" (99.9 %), "std" (3 standard deviations), "max"; for each
                  real task the best of the three on its validation data
     out_percentile  of outputs that the ADC must hold, for which ranges are raised; None does not
+    recalibrate  whether data set the input ranges anew after hardware-aware training: scaling
+                 clipped columns anew makes the outputs that the ADC must hold larger
     subset       test samples (words) on the native engine; None is all
     chips        chips on the native engine
     slow_subset, slow_chips    the same on the aihwkit engine, far slower on large models
@@ -40,6 +42,7 @@ class Plan:
     calibration: int = 8
     method: str = "percentile"
     out_percentile: float | None = None
+    recalibrate: bool = False
     subset: int | None = None
     chips: int = 25
     slow_subset: int | None = None

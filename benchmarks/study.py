@@ -214,6 +214,8 @@ class Study:
             folder = self.folder / "hwa-training"
             how = self.settings.training()
             history = hardware_aware(self.task, self.plan, recipe, how, model, native, folder)
+            if self.plan.recalibrate:
+                self._calibrated(native)
             self._keep(native, "hwa", history)
 
         given = self.weights.trained

@@ -21,13 +21,15 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
-from aimc_bridge import report
+from aimc_bridge import calibrate, convert, report
 from aimc_bridge.errors import AimcError, DataError
 from aimc_bridge.native import fused
 from aimc_bridge.registry import matrices_of
 from benchmarks import arguments, data, keep, measure, run, study, tasks
 from benchmarks import record as records
-from benchmarks.weights import Weights
+from benchmarks.profiles import PLANS
+from benchmarks.weights import Weights, load_weights
+from presets import rasch2023
 from tests.test_native_fused import needs_compiler
 from tests.test_tasks import small_encoder
 
@@ -160,6 +162,26 @@ def test_ranges_are_calibrated_whatever_the_phases(model, tmp_path) -> None:
         rows = rows_of(out)
         found.append(rows[rows.phase == "hwa"].value.tolist())
     assert found[0] == found[1]
+
+
+def test_ranges_are_set_anew_after_training_where_asked(model, tmp_path) -> None:
+    """Of the trained weights, by the same method; the weights are those of a run without."""
+    found = []
+    for more in ([], ["--recalibrate"]):
+        out = tmp_path / f"out{len(more)}"
+        words = ["wrn", *QUICK, "--checkpoint", str(model), "--phases", "hwa", *more]
+        words += ["--set", "remap_every=1", "--set", "clip_type=column_gaussian"]
+        assert run.main([*words, "--times", "1s", "--out", str(out)]) == 0
+        found.append(load_file(out / "work" / "wrn" / "hwa.safetensors"))
+    plain, anew = found
+    moved = {name for name in plain if not torch.equal(plain[name], anew[name])}
+    assert moved == {name for name in plain if name.endswith("input_range")}
+    task, plan = tasks.get("wrn"), PLANS["embedded", "wrn"]
+    analog = convert(task.skeleton().eval(), rasch2023, exclude=list(task.exclude))
+    load_weights(analog, tmp_path / "out1" / "work" / "wrn" / "hwa.safetensors")
+    calibrate(analog, task.calibration_batches(plan.calibration), plan.method)
+    for name, value in analog.state_dict().items():
+        assert torch.equal(value, anew[name]), name
 
 
 # --- training seeds ---
