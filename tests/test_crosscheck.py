@@ -1,9 +1,8 @@
-"""The cross-check as users call it: device level, two presets, a physics of one's own, the task
-level, budget, resume, the command."""
+"""The cross-check as users call it: two presets, a physics of one's own, the task level, budget,
+resume."""
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import benchmarks.record
 import presets
 from aimc_bridge import Report, calibrate, convert, crosscheck
-from aimc_bridge.equivalence import device, device_level, periphery, plan, run, task
+from aimc_bridge.equivalence import device, periphery, plan, run, task
 from aimc_bridge.equivalence.closed import ClosedLaws
 from aimc_bridge.equivalence.custom import name_of
 from aimc_bridge.equivalence.plan import Choice, Cost
@@ -29,132 +27,12 @@ from aimc_bridge.errors import (
     ShapeError,
     UsageError,
 )
-from aimc_bridge.physics import programmed
 from aimc_bridge.registry import matrices_of
-from benchmarks import tasks
-from benchmarks.crosscheck import main
-from benchmarks.weights import save_weights
 from tests.models import linear, mlp, random
 from tests.stats import FALSE_ALARM
+from tests.test_crosscheck_device import COLUMNS, decided
 
 YEAR = 31536000.0
-COLUMNS = {
-    *("level", "cell", "quantity", "t_inference", "native", "aihwkit", "difference", "interval"),
-    *("low", "high", "margin", "p", "p_different", "power", "verdict", "reference"),
-}
-
-
-def decided(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose computed power leaves no room: that one of them is not equivalent has, if the two
-    sides agree, at most the false-alarm rate of this suite (union bound over the rows)."""
-    return table[table["power"] >= 1.0 - FALSE_ALARM / len(table)]
-
-
-# --- device level ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "reference"),
-    [
-        ("rasch2023", "aihwkit"),
-        ("hermes", "aihwkit"),
-        ("scalar_drift", "closed form"),
-        ("ideal", "closed form"),
-    ],
-)
-def test_the_same_physics_agrees(name: str, reference: str) -> None:
-    """Nothing is different, and what has the power to be decided is equivalent: most means and
-    standard deviations at this size."""
-    found = device_level(presets.get(name), ("1h", "10y"), (0.1,), samples=300_000, seed=3)
-    table = found.table
-    assert set(table) == COLUMNS and set(table["reference"]) == {reference}
-    assert table["p_different"].min() > FALSE_ALARM
-    rows = decided(table)
-    assert set(rows["verdict"]) == {"equivalent"}
-    moments = table[table["quantity"].str.endswith(("mean", "sd"))]
-    assert len(rows[rows["quantity"].isin(moments["quantity"])]) > 0.8 * len(moments)
-    kinds = {q.rpartition(" ")[0] for q in table["quantity"] if q != "exponent drawn anew"}
-    pairs = {f"{kind} weight of two devices" for kind in ("programmed", "read")}
-    assert kinds - pairs - {"read weight of two devices change"} == {
-        *("programmed", "exponent", "drifted", "read", "programmed weight", "read weight"),
-        *("drifted change", "read weight change"),
-    }
-    assert (pairs <= kinds) == presets.get(name).pcm.pairs
-    assert set(table["cell"]) == {"w = 0.1", "w = -0.1", "g/g_max = 0.1"}
-
-
-def test_two_percent_off_is_different(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same comparison with conductances 2 % too large, then with sigmas 5 % too large."""
-
-    def different() -> set[str]:
-        found = device_level(presets.rasch2023, ("1y",), (0.5,), samples=200_000, seed=3)
-        return set(found.different["quantity"])
-
-    assert not different()
-    with monkeypatch.context() as patch:
-        patch.setattr(device, "programmed", lambda *args: 1.02 * programmed(*args))
-        assert {"programmed mean", "drifted mean", "read mean"} <= different()
-    monkeypatch.setattr(device, "programmed", lambda g, pcm, eps: programmed(g, pcm, 1.05 * eps))
-    assert different() == {"programmed sd"}  # later spreads are mostly those of the exponents
-
-
-def test_skew_and_distributions_are_decided_where_samples_are_many() -> None:
-    """The size at which all four statistics of a device decide."""
-    samples = device.devices(
-        device.Native(presets.rasch2023, True, 0), 0.5, (YEAR,), 1_000_000, 25.0
-    )
-    theirs, _ = device.reference_laws(presets.rasch2023, 0)
-    part = device.Part()
-    device.compare(part, samples, device.devices(theirs, 0.5, (YEAR,), 1_000_000, 25.0), "aihwkit")
-    table = Report.of([part]).table
-    assert set(table["quantity"].str.rpartition(" ")[2]) == {"mean", "sd", "skew", "distribution"}
-    assert set(table["verdict"]) == {"equivalent"}
-
-
-def test_a_small_sample_decides_nothing_and_does_not_pass() -> None:
-    found = device_level(presets.rasch2023, ("1h",), (0.5,), samples=50)
-    distances = found.table[found.table["quantity"].str.endswith("distribution")]
-    assert set(distances["verdict"]) == {"undecided"}
-    assert not found.passed
-    assert "undecided" in found.summary()
-
-
-def test_the_closed_form_is_aihwkits_too() -> None:
-    """The formulas that stand in for aihwkit agree with it where it has such a device."""
-    for preset in (presets.rasch2023, presets.hermes):
-        theirs, reference = device.reference_laws(preset, 5)
-        assert reference == "aihwkit"
-        part = device.Part()
-        closed = device.Closed(preset, 5)
-        assert isinstance(closed.laws, ClosedLaws)
-        g_max = preset.pcm.g_max_us
-        for kind in ("devices", "weights"):
-            if kind == "devices":
-                pair = [device.devices(x, 0.1, (YEAR,), 200_000, g_max) for x in (closed, theirs)]
-            else:
-                pair = [device.weights(x, (0.1, -0.1), (YEAR,), 200_000) for x in (closed, theirs)]
-            device.compare(part, pair[0], pair[1], "aihwkit")
-        table = Report.of([part]).table
-        assert table["p_different"].min() > FALSE_ALARM
-        assert set(decided(table)["verdict"]) == {"equivalent"} and len(decided(table)) > 5
-
-
-@pytest.mark.parametrize(("x", "times"), [(0.0, (1.0, 2.0)), (1.0, (0.0, YEAR))])
-def test_devices_keep_their_exponents(x: float, times: tuple[float, ...]) -> None:
-    """0 where the exponent is the same at both times, 2 where another device's is taken."""
-    laws = device.Native(presets.rasch2023, True, 1)
-    found = device.devices(laws, x, times, 4000, 25.0)
-    key = (f"g/g_max = {x:g}", "exponent drawn anew", times[1])
-    if times[0] == 0.0:
-        assert key not in found  # nothing had drifted
-        return
-    assert float(found[key].mean()) < 1e-4
-
-
-def test_targets_outside_the_device() -> None:
-    with pytest.raises(UsageError, match="within"):
-        device_level(presets.rasch2023, targets=(1.5,), samples=10)
-
 
 # --- crosscheck -----------------------------------------------------------------------------------
 
@@ -578,83 +456,3 @@ def test_workers_find_the_same(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(
         one.table.drop(columns="interval"), two.table.drop(columns="interval")
     )
-
-
-# --- the command ----------------------------------------------------------------------------------
-
-DEVICES = ["--levels", "device", "--samples", "2000", "--targets", "0.5", "--times", "1h"]
-
-
-def test_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Devices of two presets that should agree, and the pair that may differ."""
-    out = tmp_path / "out"
-    monkeypatch.setattr(benchmarks.record, "FOLDER", tmp_path)
-    words = [*DEVICES, "--preset", "rasch2023", "scalar_drift", "--out", str(out)]
-    assert main(words) == 0
-    said = capsys.readouterr().out
-    table = pd.read_csv(out / "rasch2023" / "device" / "crosscheck.csv")
-    assert {"cell", "quantity", "low", "high", "margin", "power", "verdict"} <= set(table)
-    record = json.loads((out / "crosscheck.json").read_text())
-    names = [report["name"] for report in record["reports"]]
-    assert names == ["rasch2023/device", "scalar_drift/device", "rasch2023-scalar_drift/device"]
-    assert all(name in said for name in names)
-    pair = record["reports"][-1]
-    assert not pair["should_agree"]
-    counts = {tuple(row[:2]): row[2:] for row in pair["counts"]}
-    assert counts["device", "drifted mean"] == [0, 1, 0]  # different, and the exit code is 0
-    assert record["finished"] and record["kind"] == "crosscheck"
-    assert main(words) == 2  # not empty
-    assert main([*words, "--resume", "--record", "mine"]) == 0
-    kept = benchmarks.record.read(tmp_path / "crosscheck-mine.json")
-    assert kept["name"] == "crosscheck-mine" and len(kept["reports"]) == 3
-    assert benchmarks.record.table(tmp_path) == ""  # no run: not in the README's table
-
-
-def test_the_command_fails_where_cells_differ(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(device, "programmed", lambda g, pcm, eps: g)
-    words = [*DEVICES, "--preset", "rasch2023", "--workers", "1", "--out", str(tmp_path / "out")]
-    assert main(words) == 1
-
-
-def test_the_command_takes_a_trained_model(tmp_path: Path) -> None:
-    """A classifier's layer with the weights of a file; a file of another model is an error."""
-    wrn = tasks.get("wrn", "embedded", None)
-    native = convert(wrn.build(3).eval(), presets.rasch2023)
-    calibrate(native, wrn.calibration_batches(1))
-    save_weights(native, tmp_path / "hwa.safetensors")
-    words = ["--preset", "rasch2023", "--levels", "layer", "--times", "1h", "--chips", "4"]
-    words += ["--trained", str(tmp_path / "hwa.safetensors"), "--out", str(tmp_path / "out")]
-    assert main(["wrn", *words, "--layers", "fc"]) == 0
-    table = pd.read_csv(tmp_path / "out" / "rasch2023" / "wrn" / "crosscheck.csv")
-    assert set(table["cell"].str.partition(",")[0]) == {"fc"}
-    assert main(["lstm", *words[:-1], str(tmp_path / "other")]) == 2
-    assert main(["wrn", *words[:-1], str(tmp_path / "b"), "--preset", "hermes", "rasch2023"]) == 2
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--preset", "nope"],
-        ["--preset"],
-        ["--levels", "tile"],
-        ["--samples", "x"],
-        ["--samples", "1"],
-        ["--times", "soon"],
-        ["--targets", "2"],
-        ["--budget", "much"],
-        ["--workers", "0"],
-        ["--device", "tpu"],
-        ["--against", "nope"],
-        ["--record", "a/b"],
-        ["gpt"],
-        ["--profile", "nope"],
-        ["wrn", "--checkpoint", "/no/such/folder"],
-    ],
-)
-def test_bad_usage(words: list[str], tmp_path: Path) -> None:
-    before = [] if "--levels" in words or words[0] in ("gpt", "wrn", "--profile") else DEVICES
-    assert main([*before, *words, "--out", str(tmp_path / "out")]) == 2

@@ -22,7 +22,7 @@ from aimc_bridge.physics import compensation
 from aimc_bridge.spec import Preset
 from tests.models import linear, random
 from tests.stats import FALSE_ALARM, assert_mean, assert_sd
-from tests.test_crosscheck import decided
+from tests.test_crosscheck_device import decided
 from tests.test_native_fused import needs_compiler
 
 YEAR = 31536000.0
