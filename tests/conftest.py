@@ -18,12 +18,20 @@ for _name, _value in {
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from tests.models import ENGINES  # noqa: E402
+
 ROOT = Path(__file__).parent.parent
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each engine in turn."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from aimc_bridge.errors import ShapeError, UsageError
 from aimc_bridge.registry import matrices_of
 from presets import ideal, rasch2023
 from tests.equality import assert_close, calls_of, check_equal
-from tests.models import ENGINES
 
 STEPS, BATCH = 6, 4
 
@@ -22,11 +21,6 @@ STEPS, BATCH = 6, 4
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 # --- attention ---

@@ -8,12 +8,7 @@ from torch import Tensor, nn
 
 from aimc_bridge import calibrate, convert, drift, program, reestimate_batchnorm, restore
 from aimc_bridge.errors import CalibrationError, UsageError
-from tests.models import ENGINES, QUIET, assert_close, random
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+from tests.models import QUIET, assert_close, random
 
 
 def net() -> nn.Sequential:

@@ -13,15 +13,10 @@ from aimc_bridge import calibrate, convert, coverage
 from aimc_bridge.errors import CalibrationError, CapabilityError, ShapeError, UsageError
 from aimc_bridge.registry import matrices_of
 from presets import ideal, rasch2023
-from tests.models import ENGINES, QUIET, RANGED, assert_close, linear, mlp, only, random
+from tests.models import QUIET, RANGED, assert_close, linear, mlp, only, random
 
 # several tiles, on every engine's tiles
 TILED = RANGED.change(max_rows=25, max_columns=20, why="ranges of tiles")
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 def by_max(parts: list[Tensor]) -> float:

@@ -24,17 +24,12 @@ from aimc_bridge import (
 from aimc_bridge.errors import CapabilityError, CheckpointError, StateError, UsageError
 from aimc_bridge.registry import matrices_of
 from presets import hermes, ideal, rasch2023, scalar_drift
-from tests.models import DEVICES, ENGINES, QUIET, assert_close, linear, mlp, only, random
+from tests.models import DEVICES, QUIET, assert_close, linear, mlp, only, random
 from tests.stats import assert_mean, assert_sd
 
 YEAR = 365 * 86400.0
 # devices alone, without 1/f noise: a held weight follows the power law exactly
 SMOOTH = DEVICES.change(read_noise_scale=0.0, drift_compensation="none", why="power law alone")
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 def effective(model: nn.Module) -> dict[str, Tensor]:

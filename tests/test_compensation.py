@@ -19,14 +19,9 @@ from aimc_bridge import (
 from aimc_bridge.registry import Matrix, matrices_of
 from aimc_bridge.spec import PcmSpec
 from presets import rasch2023, scalar_drift
-from tests.models import DEVICES, ENGINES, QUIET, assert_close, linear, only, random
+from tests.models import DEVICES, QUIET, assert_close, linear, only, random
 
 YEAR = 365 * 86400.0
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 def effective(model: nn.Module) -> dict[str, Tensor]:

@@ -12,17 +12,11 @@ from aimc_bridge.errors import CapabilityError, ConversionError, UnknownNameErro
 from aimc_bridge.registry import matrices_of
 from presets import ideal
 from tests.models import (
-    ENGINES,
     assert_close,
     linear,
     mlp,
     random,
 )
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture(autouse=True)

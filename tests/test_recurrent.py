@@ -16,7 +16,6 @@ from aimc_bridge.composite import AnalogLSTM
 from aimc_bridge.errors import ShapeError, UsageError
 from presets import ideal, rasch2023
 from tests.equality import assert_close, calls_of, check_equal
-from tests.models import ENGINES
 
 FEATURES, HIDDEN, STEPS, BATCH = 5, 7, 6, 4
 
@@ -24,11 +23,6 @@ FEATURES, HIDDEN, STEPS, BATCH = 5, 7, 6, 4
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 # --- recurrent layers ---
@@ -50,9 +44,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 CASES = [(kind, options) for kind in KINDS for options in OPTIONS.values()]
 
-
 CASES += [("lstm", {**options, "proj_size": 3}) for options in OPTIONS.values()]
-
 
 GIVEN = (
     "batched",

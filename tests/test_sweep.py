@@ -15,15 +15,10 @@ from aimc_bridge import calibrate, convert, drift, program, sweep
 from aimc_bridge.errors import CapabilityError, DataError, StateError, UsageError
 from aimc_bridge.registry import matrices_of
 from presets import rasch2023
-from tests.models import DEVICES, ENGINES, linear, mlp, random
+from tests.models import DEVICES, linear, mlp, random
 
 TIMES = ("1s", "1h", "1d")
 SECONDS = [1.0, 3600.0, 86400.0]
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 def size(model: nn.Module) -> float:

@@ -18,7 +18,7 @@ from aimc_bridge.errors import SpecError, TrainingError, UnknownNameError, Usage
 from aimc_bridge.registry import Matrix, matrices_of
 from aimc_bridge.training import default_optimizer, learning_rate_factor, logits_of
 from presets import ideal, rasch2023
-from tests.models import DEVICES, ENGINES, QUIET, RANGED, assert_close, linear, mlp, only, random
+from tests.models import DEVICES, QUIET, RANGED, assert_close, linear, mlp, only, random
 from tests.stats import assert_mean, assert_sd
 
 STILL = 1e-30  # a learning rate that moves nothing
@@ -35,11 +35,6 @@ PLAIN: dict[str, Any] = {
     "dropout": None,
     "epochs": 1,
 }
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 def recipe(**fields: Any) -> HWATraining:

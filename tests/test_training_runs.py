@@ -30,7 +30,7 @@ from aimc_bridge.registry import matrices_of
 from aimc_bridge.training import learning_rate_factor, noisy_weight, progress, train_digital
 from aimc_bridge.training.checkpoint import optimizer_state
 from presets import ideal, rasch2023
-from tests.models import DEVICES, ENGINES, QUIET, RANGED, assert_close, linear, mlp, only, random
+from tests.models import DEVICES, QUIET, RANGED, assert_close, linear, mlp, only, random
 from tests.test_training import PLAIN, STILL, recipe, small_net
 
 ROOT = Path(__file__).parent.parent
@@ -247,11 +247,6 @@ def test_resume_on_both_engines(
     assert_same_run(found, expected)
     if kind == "passing":  # mini-batch 8 or 9 of all is the third or fourth of epoch 1
         assert found[2][0] == (1, 3 if accumulate == 1 else 2)
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 def test_what_cannot_be_gone_on_with(tmp_path: Path) -> None:
