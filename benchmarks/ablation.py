@@ -28,6 +28,7 @@ import presets
 from aimc_bridge.calibration import calibrate
 from aimc_bridge.conversion import convert
 from aimc_bridge.errors import AimcError, TrainingError, UsageError
+from aimc_bridge.native import compiled
 from aimc_bridge.spec import Preset, TrainingSpec
 from aimc_bridge.sweeps import sweep
 from aimc_bridge.times import seconds
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 BASE = "recipe"
 SCALES = (1.0, 2.0, 3.0, 5.0)
+CLIPS = (2.0, 2.5, 3.0)  # standard deviations of a column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,14 @@ def variants(spec: TrainingSpec) -> list[Variant]:
     switch("learned column scales", spec.learn_out_scales, {"learn_out_scales": False}, learned)
     clip = {"clip_type": "fixed", "clip_value": 1.0}
     switch("clipping", spec.clip_type != "none", {"clip_type": "none"}, clip)
+    own = spec.values()
+    for width in CLIPS:
+        # without a scale anew, a clipped column would use less of the conductance
+        clip = {"clip_type": "column_gaussian", "clip_value": width}
+        clip |= {"remap_every": spec.remap_every or 20}
+        fields = {key: value for key, value in clip.items() if own[key] != value}
+        if fields:
+            found.append(Variant(f"columns clipped at {width:g} sd", fields))
     if noisy:
         found += [
             Variant(f"noise scale {scale:g}", {"noise_scale": scale})
@@ -107,7 +117,9 @@ class Ablation:
         seeds: int,
         folder: Path,
         console: Console,
+        compiled: bool = False,
     ) -> None:
+        self.compiled = compiled
         self.task, self.plan, self.preset, self.recipe = task, plan, preset, recipe
         self.how, self.times, self.split, self.seeds = how, times, split, seeds
         self.folder, self.console = folder, console
@@ -142,13 +154,9 @@ class Ablation:
         folder = self.folder / f"seed-{seed}" / slug(variant.name)
         folder.mkdir(parents=True, exist_ok=True)
         analog = convert(model, self.preset, exclude=list(self.task.exclude)).eval()
-        if self.preset.crossbar.input_range != "none":
-            calibrate(
-                analog,
-                self.task.calibration_batches(self.plan.calibration),
-                self.plan.method,
-                out_percentile=self.plan.out_percentile,
-            )
+        if self.compiled:
+            compiled(analog)
+        self._calibrated(analog)
         weights = folder / "hwa.safetensors"
         if weights.exists():
             load_weights(analog, weights)
@@ -157,6 +165,8 @@ class Ablation:
             how = dataclasses.replace(self.how, seed=seed)
             teacher = copy.deepcopy(model)
             hardware_aware(self.task, self.plan, recipe, how, teacher, analog, folder / "training")
+            if self.plan.recalibrate:
+                self._calibrated(analog)
             save_weights(analog, weights)
             for old in (folder / "training").glob("*.safetensors"):
                 old.unlink()
@@ -171,6 +181,11 @@ class Ablation:
             progress=self.how.show,
         )
         return table.assign(variant=variant.name, training_seed=seed)
+
+    def _calibrated(self, analog: nn.Module) -> None:
+        if self.preset.crossbar.input_range != "none":
+            batches = self.task.calibration_batches(self.plan.calibration)
+            calibrate(analog, batches, self.plan.method, out_percentile=self.plan.out_percentile)
 
 
 def _evaluate(task: Task, subset: int | None, split: Any, model: nn.Module) -> dict[str, float]:
@@ -211,6 +226,7 @@ def parser() -> Parser:
     add("--hwa-batches", type=int, help="mini-batches of each training")
     add("--digital-epochs", type=float, help="epochs of digital training")
     add("--precision", default="fp32", help="of trainings: fp32 or bf16")
+    add("--compiled", action="store_true", help="compiled passes of the native engine")
     add("--checkpoint-every", type=int, default=500)
     add("--device", default="cpu", help="cpu or cuda")
     add("--threads", type=int)
@@ -270,7 +286,17 @@ def run(given: argparse.Namespace, words: list[str], console: Console) -> None:
     )
     model = _digital(task, plan, given, console)
     study = Ablation(
-        task, plan, preset, recipe, how, times, given.split, given.seeds, given.out, console
+        task,
+        plan,
+        preset,
+        recipe,
+        how,
+        times,
+        given.split,
+        given.seeds,
+        given.out,
+        console,
+        compiled=given.compiled,
     )
     results = study.run(model.to(how.device), wanted)
     record = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -40,6 +42,9 @@ def test_each_technique_is_switched_once_and_the_noise_has_four_scales() -> None
         "no learned ranges",
         "no learned column scales",
         "no clipping",
+        "columns clipped at 2 sd",
+        "columns clipped at 2.5 sd",
+        "columns clipped at 3 sd",
         "noise scale 1",
         "noise scale 2",
         "noise scale 5",  # 3 is the recipe's own
@@ -57,6 +62,18 @@ def test_a_technique_that_the_recipe_lacks_is_switched_on() -> None:
     assert [name for name in found if name.startswith("noise scale")] == [
         f"noise scale {scale}" for scale in (1, 2, 3, 5)
     ]
+
+
+def test_columns_are_clipped_at_other_widths_than_the_recipes_and_scaled_anew() -> None:
+    own = names(clip_type="column_gaussian", clip_value=2.5)
+    assert [name for name in own if "clip" in name] == [
+        "no clipping",
+        "columns clipped at 2 sd",
+        "columns clipped at 3 sd",
+    ]
+    never = recipe_for(rasch2023, "wrn16", PLANS["embedded", "wrn"], {"remap_every": 0})
+    widths = {v.name: v.fields for v in ablation.variants(never.spec) if "columns" in v.name}
+    assert all(fields["remap_every"] > 0 for fields in widths.values()) and len(widths) == 3
 
 
 def test_a_variant_differs_in_its_technique_alone() -> None:
@@ -186,6 +203,29 @@ def test_a_run_goes_on_and_does_nothing_twice(
     )
     assert ablation.main([*QUICK, *checkpoint, "--out", str(out), "--resume"]) == 0
     assert len(calls) == 4
+
+
+def test_every_model_is_compiled_and_its_ranges_set_anew_where_asked(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled before all else; ranges before the training and, if the plan says so, after it."""
+    order: list[str] = []
+
+    def noted(name: str, work: Callable[..., object]) -> Callable[..., object]:
+        def do(*given: object, **named: object) -> object:
+            order.append(name)
+            return work(*given, **named)
+
+        return do
+
+    plan = dataclasses.replace(PLANS["embedded", "wrn"], recalibrate=True)
+    monkeypatch.setitem(PLANS, ("embedded", "wrn"), plan)
+    monkeypatch.setattr(ablation, "compiled", noted("compiled", lambda model: None))
+    for name in ("calibrate", "hardware_aware"):
+        monkeypatch.setattr(ablation, name, noted(name, getattr(ablation, name)))
+    words = [*QUICK, "--compiled", "--checkpoint", str(finished / "digital")]
+    assert ablation.main([*words, "--out", str(tmp_path / "out")]) == 0
+    assert order == ["compiled", "calibrate", "hardware_aware", "calibrate"] * 3
 
 
 def test_a_record_and_its_page(
