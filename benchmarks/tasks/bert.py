@@ -242,7 +242,8 @@ class HelpTopics(SentenceTask):
         }
         # words seen once in train are unknown: the model must learn what to do with unknown words
         counts = Counter(word for i in parts["train"] for word in sentences[i])
-        known = [word for word, n in counts.most_common() if n > 1]
+        read = {word for i in parts["train"] for word in sentences[i][: MAX_LENGTH - 2]}
+        known = [word for word, n in counts.most_common() if n > 1 and word in read]
         self.vocabulary = {w: i for i, w in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", *known))}
         super().__init__(
             {
