@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge.errors import CalibrationError, ShapeError, StateError
-from aimc_bridge.native import chip, chips
+from aimc_bridge.errors import CalibrationError, StateError
+from aimc_bridge.native import chip, chips, input_range
 from aimc_bridge.native.forward import CrossbarProduct
 from aimc_bridge.native.product import LinearProduct, Product
 from aimc_bridge.native.tiles import Block, Job, TileWeights, perfect
@@ -38,14 +38,6 @@ _recent: list[_Cached] = []
 recurrent layer finds its own, and no model holds tiles beside its weights."""
 
 
-class _Ranges(NamedTuple):
-    """What a product must know of the input ranges, without a look at the device each time."""
-
-    key: tuple[object, ...]
-    ready: bool  # every range was set, learned or loaded
-    starting: bool  # some are still taken from data in training
-
-
 class Crossbar(nn.Module, Matrix):
     """A matrix `[out, in]` on tiles. The layer that owns it owns the trained weights.
 
@@ -70,8 +62,7 @@ class Crossbar(nn.Module, Matrix):
         self._owner = (owner,)  # in a tuple: the owner is not a submodule of its crossbar
         self._observer: Observer | None = None
         self._injected: Tensor | None = None
-        self._ranges: _Ranges | None = None
-        self._shared: tuple[tuple[object, ...], bool] | None = None
+        self._known = input_range.Known()
         self.ir_drop_in_training = True
         self.side_precision: torch.dtype | None = None
         self.compiled = False
@@ -103,11 +94,10 @@ class Crossbar(nn.Module, Matrix):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without what is derived, and without an observer."""
-        derived = dict.fromkeys(("_ranges", "_shared", "_observer"))
-        return {**self.__dict__, **derived}
+        return {**self.__dict__, "_known": input_range.Known(), "_observer": None}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Crossbar:
-        self._ranges = self._shared = None
+        self._known = input_range.Known()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -191,8 +181,8 @@ class Crossbar(nn.Module, Matrix):
             self.side_precision,
             self.compiled,
         )
-        ranges = None if self.input_range is None else self.input_range.abs()
-        y: Tensor = CrossbarProduct.apply(x, trained, ranges, factor, job)  # type: ignore[no-untyped-call]
+        spans = None if self.input_range is None else self.input_range.abs()
+        y: Tensor = CrossbarProduct.apply(x, trained, spans, factor, job)  # type: ignore[no-untyped-call]
         return y
 
     def _digital_product(
@@ -233,7 +223,7 @@ class Crossbar(nn.Module, Matrix):
     def _blocks(self, weight: Callable[[], Tensor], kept: _Tiles) -> list[Block]:
         """The products of this layer; derived weights are taken from `kept`, or put there."""
         columns: list[tuple[int | None, slice]] = [(None, slice(0, self.grid.out_features))]
-        if not self._ranges_shared():
+        if not self._known.shared(self.input_range):
             columns = list(enumerate(self.grid.column_slices()))
         blocks = []
         with torch.inference_mode(False), torch.no_grad():
@@ -263,60 +253,21 @@ class Crossbar(nn.Module, Matrix):
 
     # --- input ranges ---
 
-    def _ranges_shared(self) -> bool:
-        """Whether the column tiles of each row have one range: then one product serves them all."""
-        own = self.input_range
-        if own is None or len(self.grid.columns) == 1:
-            return True
-        if own.requires_grad and torch.is_grad_enabled():
-            return False
-        key = (id(own), own.data_ptr(), own._version)
-        if self._shared is None or self._shared[0] != key:
-            self._shared = (key, bool((own == own[:, :1]).all()))
-        return self._shared[1]
+    def _range_state(self) -> input_range.State:
+        return self._known.state(self.range_batches, self.range_start[0])
 
     def _check_ranges(self, x: Tensor) -> None:
-        ranges = self._range_state()
-        if self.training and ranges.starting:
-            self._start_ranges(x)
-            ranges = self._range_state()
-        if not ranges.ready:
+        if self.training and self._range_state().starting:
+            assert self.input_range is not None
+            # .data: the products of earlier time steps wait for a backward pass through it
+            own, tiles = self.input_range.data, partial(self.product.inputs, x)
+            self._known = input_range.Known()  # nor is the change seen
+            input_range.start(own, self.range_batches, tiles, *self.range_start)
+        if not self._range_state().ready:
             raise CalibrationError(
                 f"the input ranges of {self.label} were never set; call calibrate(model, batches), "
                 "train(...) with learned input ranges, or load a state dict that has them"
             )
-
-    def _range_state(self) -> _Ranges:
-        seen = self.range_batches
-        key = (id(seen), seen.data_ptr(), seen._version, self.range_start[0])
-        if self._ranges is None or self._ranges.key != key:
-            self._ranges = _Ranges(
-                key,
-                ready=bool((seen != 0).all()),
-                starting=bool((seen < self.range_start[0]).any()),
-            )
-        return self._ranges
-
-    @torch.no_grad()
-    def _start_ranges(self, x: Tensor) -> None:
-        """Running mean of standard deviations, tile by tile; batches of zeros do not count."""
-        assert self.input_range is not None
-        # .data: the products of earlier time steps wait for a backward pass through this parameter
-        own = self.input_range.data
-        self._shared = None
-        for row in range(len(self.grid.rows)):
-            for column in range(len(self.grid.columns)):
-                seen = int(self.range_batches[row, column])
-                if seen >= self.range_start[0]:
-                    continue
-                part = self.product.inputs(x, row, column)
-                spread = float(part.std(correction=0)) * self.range_start[1]
-                if spread > 0.0:
-                    count = max(seen, 0)
-                    own[row, column] = (own[row, column].abs() * count + spread) / (count + 1)
-                    self.range_batches[row, column] = count + 1
-                else:
-                    self.range_batches[row, column] = seen or -1
 
     def input_ranges(self) -> Tensor | None:
         if self.input_range is None or not self._range_state().ready:
@@ -328,15 +279,9 @@ class Crossbar(nn.Module, Matrix):
     def set_input_ranges(self, ranges: Tensor) -> None:
         if self.input_range is None:
             return
-        if ranges.shape != self.input_range.shape:
-            raise ShapeError(
-                f"input ranges {tuple(ranges.shape)} for {self.label}; "
-                f"allowed: {tuple(self.input_range.shape)} (row tiles, column tiles)"
-            )
-        if not bool((ranges > 0).all() and ranges.isfinite().all()):
-            raise CalibrationError(f"input ranges of {self.label} must be finite and > 0")
+        self.grid.check_ranges(ranges, self.label)
         self.input_range.copy_(ranges)
-        self.range_batches.fill_(2**31)
+        self.range_batches.fill_(input_range.LOADED)
 
     def observe(self, observer: Observer | None) -> None:
         self._observer = observer

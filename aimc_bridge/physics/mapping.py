@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from aimc_bridge.errors import ShapeError
+from aimc_bridge.errors import CalibrationError, ShapeError
 from aimc_bridge.spec import CrossbarSpec
 
 
@@ -82,6 +82,17 @@ class TileGrid:
                 f"weights {tuple(weight.shape)}; this grid is "
                 f"[..., {self.out_features}, {self.in_features}]"
             )
+
+    def check_ranges(self, ranges: Tensor, label: str) -> None:
+        """Raises ShapeError or CalibrationError where input ranges do not fit the layer `label`."""
+        shape = (len(self.rows), len(self.columns))
+        if tuple(ranges.shape) != shape:
+            raise ShapeError(
+                f"input ranges {tuple(ranges.shape)} for {label}; "
+                f"allowed: {shape} (row tiles, column tiles)"
+            )
+        if not bool((ranges > 0).all() and ranges.isfinite().all()):
+            raise CalibrationError(f"input ranges of {label} must be finite and > 0")
 
     # from [..., out, in] to one value a column of a tile, or a tile
     def column_amax(self, weight: Tensor) -> Tensor:

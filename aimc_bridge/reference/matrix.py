@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge.errors import (
-    CalibrationError,
     CapabilityError,
     CheckpointError,
-    ShapeError,
     StateError,
 )
 from aimc_bridge.physics.mapping import TileGrid, column_scales
@@ -199,14 +197,7 @@ class TileMatrix(Matrix):
     def set_input_ranges(self, ranges: Tensor) -> None:
         if self.tiles[0][0].input_range is None:
             return
-        shape = (len(self.grid.rows), len(self.grid.columns))
-        if tuple(ranges.shape) != shape:
-            raise ShapeError(
-                f"input ranges {tuple(ranges.shape)} for {self.label}; "
-                f"allowed: {shape} (row tiles, column tiles)"
-            )
-        if not bool((ranges > 0).all() and ranges.isfinite().all()):
-            raise CalibrationError(f"input ranges of {self.label} must be finite and > 0")
+        self.grid.check_ranges(ranges, self.label)
         for row, column, tile in self._each():
             tile.set_input_range(float(ranges[row, column]))
 

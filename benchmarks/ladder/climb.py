@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,9 @@ from aimc_bridge.registry import matrices_of
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import sweep
 from benchmarks import digital, tasks
-from benchmarks.files import replace_file
 from benchmarks.ladder.sides import REDRAWN, SIDES, Chips, Redrawn, Reread, Side
 from benchmarks.ladder.tables import COLUMNS
+from benchmarks.parts import Parts
 from benchmarks.profiles import PLANS
 from benchmarks.tasks import Task
 
@@ -64,6 +63,7 @@ class Climb:
         self.console, self.checkpoint = console, checkpoint
         self.subset = None if subset is None or subset >= task.count("test") else subset
         self.plan = PLANS[settings.profile, task.name]
+        self.parts = Parts(folder / "parts.json", keep=True)
         self.facts: dict[str, Any] = {
             "model": task.model_name,
             "dataset": task.dataset,
@@ -78,16 +78,17 @@ class Climb:
         import pandas as pd
 
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.parts.recall()
         model = self._digital()
-        parts = [self._baseline(model)]
+        tables = [self._baseline(model)]
         for rung in presets.ladder:
             self._say(f"rung {rung.number} of {len(presets.ladder)}: {rung.title}")
-            parts.append(self._rung(model, rung.key, rung.preset))
+            tables.append(self.parts.timed(rung.key, self._rung, model, rung.key, rung.preset))
         for side in SIDES:
             self._say(f"beside: {side.title}")
-            parts.append(self._side(model, side))
-        self.facts["wall_s"] = _seconds(self.folder / "seconds.json")
-        return pd.concat(parts, ignore_index=True)[COLUMNS]
+            tables.append(self.parts.timed(side.key, self._side, model, side))
+        self.facts |= {"wall_s": self.parts.wall_s, "interrupted": self.parts.interrupted}
+        return pd.concat(tables, ignore_index=True)[COLUMNS]
 
     def _say(self, text: str) -> None:
         self.console.print(
@@ -153,7 +154,6 @@ class Climb:
         measure: Callable[[nn.Module], Callable[[nn.Module], dict[str, float]]],
     ) -> pd.DataFrame:
         part = self.folder / f"{key.replace(' ', '-').replace('/', '')}.csv"
-        began, fresh = time.monotonic(), not part.exists()
         analog = convert(model, preset, exclude=list(self.task.exclude)).eval()
         matrices = matrices_of(analog)
         self.facts["layers"] = list(matrices)
@@ -174,13 +174,7 @@ class Climb:
             resume=part,
             progress=self.console.is_terminal,
         )
-        if fresh:  # of a row that was gone on with, the seconds before are not known
-            self._note(key, time.monotonic() - began)
         return self._named(table.assign(row=key))
-
-    def _note(self, key: str, spent: float) -> None:
-        file = self.folder / "seconds.json"
-        replace_file(file, json.dumps({**_seconds(file), key: round(spent, 1)}, indent=1) + "\n")
 
     def _named(self, table: pd.DataFrame) -> pd.DataFrame:
         return table.assign(task=self.task.name, model=self.task.model_name)
@@ -188,14 +182,6 @@ class Climb:
 
 def _never(model: nn.Module) -> dict[str, float]:
     raise DataError("a finished row was asked to be measured again")  # pragma: no cover
-
-
-def _seconds(file: Path) -> dict[str, float]:
-    try:
-        found: dict[str, float] = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found
 
 
 def _whole(part: Path, chips: int) -> bool:
