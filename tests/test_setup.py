@@ -1,8 +1,7 @@
-"""Set-up: who imports whom, what an import does, versions, the doctor, README and CI."""
+"""Set-up: versions, the doctor, README and CI."""
 
 from __future__ import annotations
 
-import ast
 import configparser
 import importlib
 import io
@@ -11,15 +10,12 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-import aimc_bridge
 import presets
 from aimc_bridge import doctor
 from aimc_bridge.__main__ import app
@@ -27,250 +23,15 @@ from aimc_bridge.errors import DataError, UsageError, VersionError
 from aimc_bridge.reference import versions
 from aimc_bridge.reference.trial import TILES, trial
 from benchmarks import data, images, text
+from tests.test_imports import PACKAGES, ROOT, imports, module_path, modules, python
 
-ROOT = Path(__file__).parent.parent
-PACKAGES = ("aimc_bridge", "presets", "benchmarks")
-
-# --- imports go one way ---------------------------------------------------------------------------
-
-# A unit imports units of a lower rank only: two of one rank do not know each other, and `rng` and
-# `errors`, at the bottom, import nothing of ours.
-RANK = {
-    "aimc_bridge.errors": 0,
-    "aimc_bridge.rng": 0,
-    "aimc_bridge.sourced": 1,
-    "aimc_bridge.times": 1,
-    "aimc_bridge.spec": 2,
-    "presets": 3,
-    "aimc_bridge.physics": 3,
-    "aimc_bridge.registry": 4,
-    "aimc_bridge.composite": 5,
-    "aimc_bridge.native": 6,
-    "aimc_bridge.reference": 6,
-    "aimc_bridge.conversion": 7,
-    "aimc_bridge.calibration": 7,
-    "aimc_bridge.chip": 7,
-    "aimc_bridge.batchnorm": 8,
-    "aimc_bridge.training": 8,
-    "aimc_bridge.sweeps": 8,
-    "aimc_bridge.ladder": 8,
-    "aimc_bridge.equivalence": 9,
-    "aimc_bridge.report": 9,
-    "aimc_bridge.doctor": 9,
-    "aimc_bridge.__main__": 10,
-    "benchmarks": 11,
-}
-PRESETS_MAY = {"aimc_bridge.spec", "aimc_bridge.errors"}
-UPWARD = ("aimc_bridge.spec", "aimc_bridge.reference")  # Preset.rpu_config, when it is called
+# --- versions -------------------------------------------------------------------------------------
 
 
-class Import(NamedTuple):
-    """`module` names what is imported; `lazy`: inside a function; `typing`: for type checkers."""
-
-    importer: str
-    module: str
-    lazy: bool
-    typing: bool
-
-
-def imports(importer: str, source: str) -> list[Import]:
-    """All imports of a module's source, those by `import_module("...")` too."""
-    found: list[Import] = []
-
-    def visit(node: ast.AST, lazy: bool, typing: bool) -> None:
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{importer} line {node.lineno}: a relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Call) and node.args:
-            called = ast.unparse(node.func)
-            first = node.args[0]
-            if called.endswith(("import_module", "__import__")) and isinstance(first, ast.Constant):
-                names = [str(first.value)]
-        found.extend(Import(importer, name, lazy, typing) for name in names)
-        lazy = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for child in node.body:
-                visit(child, lazy, True)
-            for child in node.orelse:
-                visit(child, lazy, typing)
-            return
-        for child in ast.iter_child_nodes(node):
-            visit(child, lazy, typing)
-
-    visit(ast.parse(source), False, False)
-    return found
-
-
-def unit(module: str) -> str:
-    """The unit that a module of ours belongs to: "aimc_bridge.physics.drift" -> ".physics"."""
-    parts = module.split(".")
-    if parts[0] != "aimc_bridge":
-        return parts[0]
-    named = ".".join(parts[:2])
-    return named if named in RANK or module_path(named).exists() else "aimc_bridge"
-
-
-def module_path(module: str) -> Path:
-    path = ROOT / module.replace(".", "/")
-    return path if path.is_dir() else path.with_suffix(".py")
-
-
-def broken_rules(found: Import) -> list[str]:
-    """Which rules of the layout an import breaks."""
-    said = f"{found.importer} imports {found.module}"
-    rules: list[str] = []
-    if found.module.split(".")[0] == "aihwkit" and unit(found.importer) != "aimc_bridge.reference":
-        rules.append(f"{said}: only aimc_bridge.reference imports aihwkit")
-    if found.module.split(".")[0] not in PACKAGES:
-        return rules
-    source, target = unit(found.importer), unit(found.module)
-    if source == "aimc_bridge":  # __init__: names resolved on first use
-        if not (found.typing or found.lazy):
-            rules.append(f"{said}: aimc_bridge/__init__.py resolves its names on first use")
-    elif source == target or (source, target) == UPWARD and found.lazy:
-        pass
-    elif source == "presets" and target not in PRESETS_MAY:
-        rules.append(f"{said}: presets import spec and errors only")
-    elif target == "presets" and source != "benchmarks":
-        rules.append(f"{said}: nothing in aimc_bridge imports presets")
-    elif target != "aimc_bridge" and RANK[source] <= RANK[target]:
-        rules.append(f"{said}: imports go one way")
-    elif target == "aimc_bridge" and source != "benchmarks":
-        rules.append(f"{said}: the library imports its modules, not its public names")
-    return rules
-
-
-def modules() -> dict[str, str]:
-    """Module name -> source of everything in the three packages."""
-    found = {}
-    for package in PACKAGES:
-        for path in (ROOT / package).rglob("*.py"):
-            parts = path.relative_to(ROOT).with_suffix("").parts
-            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            found[name] = path.read_text(encoding="utf-8")
-    return found
-
-
-def test_imports_go_one_way() -> None:
-    unranked = {unit(name) for name in modules()} - {"aimc_bridge"} - set(RANK)
-    assert not unranked, f"give these a rank in RANK: {sorted(unranked)}"
-    broken = [
-        rule
-        for name, source in modules().items()
-        for found in imports(name, source)
-        for rule in broken_rules(found)
-    ]
-    assert not broken, "\n".join(broken)
-
-
-@pytest.mark.parametrize(
-    ("importer", "line", "rule"),
-    [
-        ("aimc_bridge.physics.drift", "from aimc_bridge.registry import Matrix", "one way"),
-        ("aimc_bridge.native.layers", "from aimc_bridge import chip", "one way"),
-        ("aimc_bridge.native.layers", "from aimc_bridge.reference import ENGINE", "one way"),
-        ("aimc_bridge.chip", "def f():\n    import aimc_bridge.training", "one way"),
-        ("aimc_bridge.report", "from benchmarks.data import find", "one way"),
-        ("aimc_bridge.rng", "from aimc_bridge.errors import UsageError", "one way"),
-        ("aimc_bridge.errors", "import aimc_bridge.rng", "one way"),
-        ("aimc_bridge.spec", "from aimc_bridge.reference import config", "one way"),
-        ("aimc_bridge.training", "from aimc_bridge import convert", "public names"),
-        ("aimc_bridge", "from aimc_bridge.chip import program", "first use"),
-        ("aimc_bridge.chip", "import presets", "nothing in aimc_bridge"),
-        ("aimc_bridge.chip", "def f():\n    from presets import ideal", "nothing in aimc_bridge"),
-        ("presets._ideal", "from aimc_bridge.physics import drifted", "spec and errors"),
-        ("benchmarks.study", "import aihwkit.nn", "aihwkit"),
-        ("aimc_bridge.chip", "import importlib\nimportlib.import_module('aihwkit')", "aihwkit"),
-        ("aimc_bridge.chip", "def f():\n    from aihwkit.nn import AnalogLinear", "aihwkit"),
-    ],
-)
-def test_a_wrong_import_is_found(importer: str, line: str, rule: str) -> None:
-    broken = [r for found in imports(importer, line) for r in broken_rules(found)]
-    assert len(broken) == 1 and rule in broken[0]
-
-
-def test_a_right_import_is_not_refused() -> None:
-    lines = {
-        "aimc_bridge.spec": "def f():\n    from aimc_bridge.reference.config import rpu_config",
-        "aimc_bridge.reference.tile": "import aihwkit.nn\nfrom aimc_bridge import composite",
-        "aimc_bridge": "if TYPE_CHECKING:\n    from aimc_bridge.chip import program",
-        "benchmarks.run": "import presets\nfrom aimc_bridge import convert, report",
-    }
-    for importer, line in lines.items():
-        assert [r for found in imports(importer, line) for r in broken_rules(found)] == []
-
-
-# --- what an import does --------------------------------------------------------------------------
-
-
-def python(code: str, cwd: Path = ROOT, **environment: str) -> str:
-    """What a new process prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def test_importing_the_packages_imports_nothing_heavy() -> None:
-    loaded = python(
-        "import sys, presets, aimc_bridge\n"
-        "presets.get('rasch2023').to_dict()\n"
-        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
-    ).split()
-    assert {"presets", "aimc_bridge"} <= set(loaded)
-    heavy = {"torch", "aihwkit", "transformers", "numpy", "pandas", "matplotlib", "accelerate"}
-    assert not heavy & set(loaded)
-
-
-def test_using_the_public_names_has_no_side_effects() -> None:
-    said = python(
-        "import random, sys, numpy, torch, presets, aimc_bridge\n"
-        "def state():\n"
-        "    numbers = numpy.random.get_state()\n"
-        "    return random.getstate(), str(numbers), torch.get_rng_state().tolist(), \\\n"
-        "        torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()\n"
-        "before = state()\n"
-        "for name in aimc_bridge.__all__:\n"
-        "    getattr(aimc_bridge, name)\n"
-        "print(before == state(), torch.cuda.is_initialized(),\n"
-        "      'aihwkit' in sys.modules, 'transformers' in sys.modules)"
-    )
-    assert said == "True False False False"
-
-
-def test_every_public_name_is_there() -> None:
-    for name in aimc_bridge.__all__:
-        assert getattr(aimc_bridge, name) is not None
-        assert name in dir(aimc_bridge)
-    with pytest.raises(AttributeError, match="no attribute 'programme'"):
-        _ = aimc_bridge.programme
-
-
-def installed() -> bool:
-    try:
-        distribution("aimc-bridge")
-    except PackageNotFoundError:
-        return False
-    return True
-
-
-@pytest.mark.skipif(not installed(), reason="aimc-bridge is not installed in this environment")
-def test_presets_in_a_bare_script_elsewhere(tmp_path: Path) -> None:
-    script = tmp_path / "study.py"
-    script.write_text("import presets\nprint(presets.get('rasch2023').pcm.g_max_us)\n")
-    done = subprocess.run(
-        [sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
-    assert done.stdout.strip() == "25.0", done.stderr
+def setup_cfg() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
 
 
 def test_the_distribution_holds_the_three_packages() -> None:
@@ -282,15 +43,6 @@ def test_the_distribution_holds_the_three_packages() -> None:
     assert found == ours
     for package in ("aimc_bridge", "presets"):
         assert (ROOT / package / "py.typed").exists()
-
-
-# --- versions -------------------------------------------------------------------------------------
-
-
-def setup_cfg() -> configparser.ConfigParser:
-    parser = configparser.ConfigParser()
-    parser.read(ROOT / "setup.cfg", encoding="utf-8")
-    return parser
 
 
 def requirements() -> dict[str, str]:

@@ -1,0 +1,114 @@
+"""Dropout and distillation of a hardware-aware training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aimc_bridge import convert
+from aimc_bridge.errors import SpecError
+from aimc_bridge.training import logits_of
+from presets import ideal
+from tests.models import linear, mlp, random
+from tests.stats import assert_mean
+from tests.test_training import STILL, recipe, run
+
+# --- dropout ---
+
+
+class Dropping(nn.Module):
+    """Every place where a rate is kept: torch's layers, LSTM, attention, a Hugging Face encoder."""
+
+    def __init__(self) -> None:
+        from transformers import BertConfig, BertModel
+
+        super().__init__()
+        torch.manual_seed(6)
+        config = BertConfig(
+            vocab_size=20,
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            hidden_dropout_prob=0.4,
+            attention_probs_dropout_prob=0.4,
+        )
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.attention = nn.MultiheadAttention(8, 2, dropout=0.4, batch_first=True)
+        self.lstm = nn.LSTM(8, 8, num_layers=2, dropout=0.4, batch_first=True)
+        self.drop = nn.Dropout(0.4)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        hidden = self.bert(ids).last_hidden_state
+        hidden = self.attention(hidden, hidden, hidden, need_weights=False)[0]
+        return self.out(self.drop(self.lstm(hidden)[0][:, -1]))
+
+
+@pytest.mark.parametrize("place", ["bert", "attention", "lstm", "drop"])
+def test_a_recipes_dropout_rules_while_it_trains(engine: str, place: str) -> None:
+    """At 0 the training's loss is that of the model in eval; None leaves the model's own rates."""
+    from aimc_bridge.training.dropout import rates, set_rates
+
+    model = Dropping()
+    for name in ("bert", "attention", "lstm", "drop"):
+        if name != place:  # one place alone can tell the two apart
+            set_rates(rates(getattr(model, name)), 0.0)
+    analog = convert(model, ideal, engine=engine)
+    before = [(name, rate) for _, name, rate in rates(analog)]
+    batch = torch.arange(60).view(10, 6) % 20
+    plain = float(analog.eval()(batch).detach().square().mean())
+
+    def loss_at(dropout: float | None) -> float:
+        return float(run(analog, [batch], recipe(dropout=dropout, learning_rate=STILL)).loss[0])
+
+    assert loss_at(0.0) == pytest.approx(plain, rel=1e-5)
+    assert [(name, rate) for _, name, rate in rates(analog)] == before
+    assert loss_at(None) != pytest.approx(plain, rel=1e-3)
+
+
+def test_dropout_has_its_rate(engine: str) -> None:
+    """Of ones behind a dropout of rate p, a share p is 0 and the others are 1 / (1 - p)."""
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 2))
+    analog = convert(model, ideal, engine=engine)
+    seen: list[Tensor] = []
+    analog[0].register_forward_hook(lambda module, args, out: seen.append(out.detach()))
+    run(analog, [torch.ones(200_000, 4)], recipe(dropout=0.2, learning_rate=STILL))
+    assert set(seen[0].unique().tolist()) == {0.0, 1.25}
+    assert_mean((seen[0] == 0).float().flatten(), 0.2)
+    assert analog[0].p == 0.5
+
+
+# --- distillation ---
+
+
+class Output:
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+@torch.random.fork_rng()
+def test_distillation_loss_by_hand(weight: float) -> None:
+    """(1 - w) loss + w T^2 sum p log(p / q), mean over samples, both softened by T."""
+    analog, teacher = convert(mlp(), ideal), nn.Sequential(linear(12, 5, seed=8), nn.Dropout())
+    teacher.train()
+    x = random(6, 12)
+    student = analog(x).detach().double()
+    target = teacher[0](x).detach().double()
+    how = recipe(distill_weight=weight, distill_temperature=4.0, learning_rate=STILL)
+    history = run(analog, [x], how, teacher=teacher)
+    p, q = (target / 4.0).softmax(1), (student / 4.0).softmax(1)
+    follow = 16.0 * (p * (p / q).log()).sum(1).mean()
+    wanted = (1.0 - weight) * student.square().mean() + weight * follow
+    assert float(history.loss[0]) == pytest.approx(float(wanted), rel=1e-5)
+    assert teacher.training and teacher[1].training
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_logits_of_outputs() -> None:
+    x = random(2, 3)
+    assert logits_of(x) is x and logits_of(Output(x)) is x and logits_of((x, None)) is x
+    with pytest.raises(SpecError, match="no logits in a str"):
+        logits_of("text")
