@@ -43,9 +43,9 @@ def sweep(
 
     Args:    model  a converted model.    evaluate  model -> a number, or a dict of named numbers;
              it must be picklable where an executor sends it to other processes.
-             chips  chip i has seed `seed + i`.    resume  a CSV file: chips found in it are not
-             computed again, new ones are added as they are done. It knows its model, preset, seed
-             and times; that `evaluate` is the same is up to the caller.
+             chips  chip i has seed `seed + i`.    resume  a CSV file: chips at times found in it
+             are not computed again, others are added as they are done. It knows its model, preset
+             and seed; that `evaluate` is the same is up to the caller.
              executor  None: one after another, here; a number: so many processes; the name of a
              joblib backend ("loky", "dask", "ray"): spread by it over `workers`.
              draw_on  as in `program`.
@@ -68,21 +68,20 @@ def sweep(
         raise UsageError("no times; allowed: one or more, such as times=('1s', '1h')")
     mark = fingerprint(model, matrices_of(model))[:16]
     path = None if resume is None else Path(resume)
-    rows = [] if path is None else _read(path, mark, seed, t_inference)
-    done = {chip for chip, _, _, _, _ in rows}
-    todo = [chip for chip in range(chips) if chip not in done]
+    rows = [] if path is None else _read(path, mark, seed)
+    done = {(chip, t_s) for chip, _, t_s, _, _ in rows}
+    left = {chip: [t for t in t_inference if (chip, t) not in done] for chip in range(chips)}
+    todo = {chip: missing for chip, missing in left.items() if missing}
     try:
         with _Bar(chips, chips - len(todo), progress) as bar:
-            for result in _results(
-                model, evaluate, t_inference, todo, seed, draw_on, executor, workers
-            ):
+            for result in _results(model, evaluate, todo, seed, draw_on, executor, workers):
                 rows += result
                 if path is not None:
                     _write(path, mark, rows)
                 bar.advance(result)
     finally:
         restore(model)
-    rows = [row for row in rows if row[0] < chips]
+    rows = [row for row in rows if row[0] < chips and row[2] in t_inference]
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.sort_values(["metric", "chip", "t_inference"], ignore_index=True)
 
@@ -130,15 +129,14 @@ def _copied_chip(model: nn.Module, *args: Any) -> list[Row]:
 def _results(
     model: nn.Module,
     evaluate: Evaluate,
-    times: list[float],
-    todo: list[int],
+    todo: dict[int, list[float]],
     seed: int,
     draw_on: str,
     executor: int | str | None,
     workers: int,
 ) -> Iterable[list[Row]]:
     if executor is None:
-        for chip in todo:
+        for chip, times in todo.items():
             yield one_chip(model, evaluate, times, chip, seed, draw_on)
         return
     from joblib import Parallel, delayed, parallel_config
@@ -158,20 +156,21 @@ def _results(
             f"that is registered ({cause})"
         ) from cause
     yield from pool(
-        delayed(_copied_chip)(model, evaluate, times, chip, seed, draw_on) for chip in todo
+        delayed(_copied_chip)(model, evaluate, times, chip, seed, draw_on)
+        for chip, times in todo.items()
     )
 
 
-def _read(path: Path, mark: str, seed: int, times: list[float]) -> list[Row]:
-    """Rows of a resume file; all chips in it are whole."""
+def _read(path: Path, mark: str, seed: int) -> list[Row]:
+    """Rows of a resume file; all chips in it are whole, each at every time it was asked at."""
     if not path.exists():
         return []
     other = DataError(
-        f"{path}: rows of another sweep (model, preset, seed, times or columns differ); "
+        f"{path}: rows of another sweep (model, preset, seed or columns differ); "
         "give resume= a new file"
     )
     rows: list[Row] = []
-    seen: dict[int, set[float]] = {}
+    metrics: dict[tuple[int, float], set[str]] = {}
     try:
         # not pandas: a value must come back to the last bit, and a metric may be called "nan"
         with path.open(newline="", encoding="utf-8") as file:
@@ -180,15 +179,15 @@ def _read(path: Path, mark: str, seed: int, times: list[float]) -> list[Row]:
             raise other
         for chip, chip_seed, t_s, metric, value, model in lines:
             rows.append((int(chip), int(chip_seed), float(t_s), metric, float(value or "nan")))
-            seen.setdefault(int(chip), set()).add(float(t_s))
+            metrics.setdefault((int(chip), float(t_s)), set()).add(metric)
             if model != mark or int(chip_seed) != int(chip) + seed:
                 raise other
     except DataError:
         raise
     except (ValueError, OSError, csv.Error) as cause:
         raise DataError(f"{path}: not a sweep's CSV file, or damaged ({cause})") from cause
-    if any(found != set(times) for found in seen.values()):
-        raise other
+    if len({frozenset(names) for names in metrics.values()}) > 1:
+        raise DataError(f"{path}: damaged (rows are missing)")
     return rows
 
 

@@ -30,6 +30,9 @@ _COUNTS = (
     *("seeds", "validate_every", "accumulate", "checkpoint_every"),
 )
 
+GROWING = ("times", "chips", "aihwkit_chips", "phases")
+"""What a run that is gone on with may be asked for more of: what it has is not done again."""
+
 
 def parser() -> Parser:
     """The command line."""
@@ -103,7 +106,8 @@ def parser() -> Parser:
     add("--seed", type=int, default=0)
     add("--seeds", type=int, default=1, help="so many trainings a task, from --seed on")
     add("--out", type=Path, help="folder of the results; default runs/PROFILE-TIME")
-    add("--resume", action="store_true", help="go on with the run in --out")
+    more = "more --times, --chips or --phases add to it"
+    add("--resume", action="store_true", help=f"go on with the run in --out; {more}")
     return made
 
 

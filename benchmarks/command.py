@@ -114,23 +114,30 @@ def holds_a_run(out: Path, resume: bool) -> bool:
     return True
 
 
-def enter(out: Path, arguments: dict[str, Any], resume: bool) -> None:
-    """Take the folder for a run with these arguments, or refuse it: run.json says whose it is."""
+def enter(out: Path, arguments: dict[str, Any], resume: bool, free: tuple[str, ...] = ()) -> None:
+    """Take the folder for a run with these arguments, or refuse it: run.json says whose it is.
+
+    Those named in `free` may differ from the run's own, and take their place.
+    """
     record = out / "run.json"
     if holds_a_run(out, resume):
         try:
-            before = json.loads(record.read_text())["arguments"]
-        except (OSError, ValueError, KeyError):
+            kept = json.loads(record.read_text())
+            before = kept["arguments"]
+        except (OSError, ValueError, KeyError, TypeError):
             raise UsageError(
                 f"{record}: no record of a run to resume; name another --out"
             ) from None
         now = json.loads(json.dumps(arguments))
         differs = sorted(key for key in now if before.get(key) != now[key])
-        if differs:
+        wrong = [key for key in differs if key not in free]
+        if wrong:
             raise UsageError(
-                f"{out} holds a run with other arguments ({', '.join(differs)}); "
+                f"{out} holds a run with other arguments ({', '.join(wrong)}); "
                 "name another --out, or repeat them"
             )
+        if differs:
+            replace_file(record, json.dumps({**kept, "arguments": arguments}, indent=1) + "\n")
         return
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +44,8 @@ def evaluate_reestimated(
                     value.copy_(kept[name])
 
 
-def finished(part: Path, chips: int) -> pd.DataFrame | None:
-    """The rows of a sweep that an earlier run finished; one cut short is left to `sweep`.
+def finished(part: Path, chips: int, times: Sequence[float]) -> pd.DataFrame | None:
+    """The rows of a sweep that has all chips at all times; one that lacks some is left to `sweep`.
 
     Raises:  CheckpointError where the file is damaged.
     """
@@ -68,6 +70,8 @@ def finished(part: Path, chips: int) -> pd.DataFrame | None:
             f"{part} is damaged ({error!r}); remove it to measure these chips again"
         ) from None
     table = pd.DataFrame(rows, columns=[*kinds, "value"])
-    if set(table.chip) != set(range(chips)):
+    table = table[(table.chip < chips) & table.t_inference.isin(times)]
+    wanted = itertools.product(range(chips), times)
+    if set(zip(table.chip, table.t_inference, strict=True)) != set(wanted):
         return None
     return table.sort_values(["metric", "chip", "t_inference"], ignore_index=True)

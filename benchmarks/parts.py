@@ -38,6 +38,12 @@ class Parts:
         self._note()
         return result
 
+    def more(self, name: str) -> str:
+        """The name of a part, or of what is done beyond it where it was finished before."""
+        while name in self.wall_s:
+            name += ", more"
+        return name
+
     def _note(self) -> None:
         if self.keep:
             kept = {"started": self.started, "wall_s": self.wall_s, "interrupted": self.interrupted}

@@ -29,6 +29,7 @@ from aimc_bridge.errors import AimcError, TrainingError, UsageError
 from aimc_bridge.times import label
 from benchmarks import tasks
 from benchmarks.arguments import (
+    GROWING,
     claim_of,
     options_of,
     parser,
@@ -142,7 +143,7 @@ def run(
         replica.meet()  # the group ends for all at once: a process that left early can abort
         return out
     claim = {"arguments": claim_of(given, settings, names)}
-    enter(out, claim["arguments"], given.resume)
+    enter(out, claim["arguments"], given.resume, free=GROWING)
     replica.meet()
     _announce(console, made, settings, plans, given, out)
 

@@ -316,7 +316,7 @@ class Study:
         for engine, subset, chips in self._measurements():
             name = f"{phase} {engine}" + (f" {subset}" if subset is not None else "")
             part = self.folder / f"{name.replace(' ', '-')}.csv"
-            table = measure.finished(part, chips)
+            table = measure.finished(part, chips, self.settings.times)
             if table is None:
                 analog = native
                 if engine != "native":
@@ -328,7 +328,7 @@ class Study:
                     f"{self._data(subset)}"
                 )
                 table = self.parts.timed(
-                    name,
+                    self.parts.more(name),
                     functools.partial(
                         sweep,
                         analog,

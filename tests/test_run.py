@@ -285,6 +285,21 @@ def test_another_run_is_refused_and_left_as_it_is(finished, model, capsys) -> No
     assert sorted((p.name, p.stat().st_mtime_ns) for p in finished.rglob("*")) == before
 
 
+def test_a_finished_run_grows_by_chips_times_and_phases(model, tmp_path) -> None:
+    """To the rows that one run over all of it has; what is there is not measured again."""
+    whole, grown = tmp_path / "whole", tmp_path / "grown"
+    same = ["wrn", *QUICK, "--checkpoint", str(model)]
+    every = ["--chips", "3", "--times", "1s", "1h", "1y", "--phases", "direct", "hwa"]
+    assert run.main([*same, *every, "--out", str(whole)]) == 0
+    part = ["--chips", "1", "--times", "1h", "--phases", "direct", "--out", str(grown)]
+    assert run.main([*same, *part]) == 0
+    assert run.main([*same, *every, "--out", str(grown), "--resume"]) == 0
+    assert (grown / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+    record = json.loads((grown / "run.json").read_text())
+    assert record["arguments"]["chips"] == 3
+    assert {"direct native 60", "direct native 60, more"} <= set(record["studies"]["wrn"]["wall_s"])
+
+
 def test_a_folder_that_is_no_run_cannot_be_resumed(tmp_path, capsys) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     assert run.main(["wrn", *QUICK, "--out", str(tmp_path), "--resume"]) == 2

@@ -137,6 +137,20 @@ def test_interrupted_and_resumed(engine: str, error: BaseException, tmp_path: Pa
     assert again.calls == 9 and set(more.chip) == {0, 1, 2, 3}
 
 
+def test_more_times_and_chips(engine: str, tmp_path: Path) -> None:
+    """A file grows by the times and chips it lacks, to what one sweep over all would have made."""
+    whole = run(make(engine), two_metrics, times=("1s", "1h", "1d", "1y"), chips=3)
+    model, file = make(engine), tmp_path / "sweep.csv"
+    count = Failing(-1, OSError())
+    run(model, count, times=("1h", "1y"), chips=2, resume=file)
+    assert count.calls == 4
+    some = run(model, count, times=("1d", "1h"), chips=1, resume=file)
+    assert count.calls == 5 and set(some.chip) == {0} and set(some.t_inference) == {3600.0, 86400.0}
+    table = run(model, count, times=("1s", "1h", "1d", "1y"), chips=3, resume=file)
+    assert count.calls == 12
+    pd.testing.assert_frame_equal(table, whole, check_exact=True)
+
+
 def test_not_a_number_is_a_value(engine: str, tmp_path: Path) -> None:
     """A diverged chip's NaN or infinity survives a resume."""
     file = tmp_path / "sweep.csv"
@@ -148,7 +162,7 @@ def test_not_a_number_is_a_value(engine: str, tmp_path: Path) -> None:
 
 def test_resume_file_of_another_sweep(engine: str, tmp_path: Path) -> None:
     model, file = convert(mlp(), DEVICES, engine=engine).eval(), tmp_path / "sweep.csv"
-    run(model, resume=file, chips=1)
+    run(model, two_metrics, resume=file, chips=1)
     text = file.read_text()
     weights = convert(
         nn.Sequential(linear(12, 16, 5), nn.ReLU(), linear(16, 5, 2)), DEVICES, engine
@@ -156,15 +170,14 @@ def test_resume_file_of_another_sweep(engine: str, tmp_path: Path) -> None:
     preset = convert(mlp(), DEVICES.change(t0_s=10.0, why="test"), engine)
     for options in (
         {"seed": 1},
-        {"times": ("1s", "1h")},
-        {"times": ("1s", "1h", "1y")},
         {"model": weights.eval()},
         {"model": preset.eval()},
     ):
         with pytest.raises(DataError, match="rows of another sweep .* give resume= a new file"):
             run(**{"model": model, "resume": file, "chips": 1, **options})  # type: ignore
         assert file.read_text() == text
-    for bad in ("", "a,b\n1,2\n", text[: len(text) // 2], '"'):
+    short = "".join(text.splitlines(keepends=True)[:-1])  # the last time lacks a metric
+    for bad in ("", "a,b\n1,2\n", text[: len(text) // 2], '"', short):
         file.write_text(bad)
         with pytest.raises(DataError, match=r"sweep\.csv: "):
             run(model, resume=file, chips=1)
