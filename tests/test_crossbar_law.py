@@ -36,7 +36,7 @@ def _seeded() -> None:
     torch.manual_seed(7)
 
 
-# --- paper.md's five steps, in float64 and loops where it matters ---
+# --- the product's five steps, in float64 and loops where it matters ---
 
 
 def naive_dac(x: Array, input_range: float, bits: int | None) -> Array:

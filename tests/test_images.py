@@ -24,9 +24,6 @@ def own_cache(tmp_path, monkeypatch) -> None:
     monkeypatch.delenv(data.DATA_VARIABLE, raising=False)
 
 
-# --- images ---------------------------------------------------------------------------------------
-
-
 def picture(value: int, size: int = 4) -> np.ndarray:
     """A picture whose pixels are a function of `value`."""
     return (np.arange(size * size * 3).reshape(size, size, 3) * 5 + value).astype(np.uint8)

@@ -21,8 +21,6 @@ def _seeded() -> None:
     torch.manual_seed(20230802)
 
 
-# --- injection: PCM_NOISE of section 3 ------------------------------------------------------------
-
 RECIPE: TrainingSpec = rasch2023.training["wrn16"]
 
 

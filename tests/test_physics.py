@@ -223,8 +223,8 @@ def folded_power(base: float, mean: float, sd: float) -> float:
     return sum(both)
 
 
-# Section 2's table: g / g_max; programming sigma in % of g_max; nu mean and sd; relative read sigma
-# at 1 s, 1 h, 1 d, 1 y; mean drift factor at 1 h, 1 d, 1 y.
+# PCM statistics: g / g_max; programming sigma in % of g_max; nu mean and sd; relative read sigma at
+# 1 s, 1 h, 1 d, 1 y; mean drift factor at 1 h, 1 d, 1 y.
 GOLDEN = [
     (0.00, 1.05, 0.100, 0.044, (0.838, 0.953, 1.017, 1.127), (0.609, 0.461, 0.289)),
     (0.05, 1.44, 0.071, 0.031, (0.258, 0.294, 0.314, 0.348), (0.700, 0.570, 0.399)),
@@ -245,7 +245,7 @@ def scalar(values: Tensor) -> float:
 
 
 class TestGolden:
-    """The table of section 2, by closed form to its last digit and by sampling."""
+    """The table, by closed form to its last digit and by sampling."""
 
     @golden
     def test_closed_form(
@@ -289,7 +289,7 @@ class TestGolden:
             stats.assert_sd(read, spread, f"read sd at {t_s}")
 
 
-def test_formulas_of_section_2() -> None:
+def test_formulas_between_the_points_of_the_table() -> None:
     """The laws written once more, between and beyond the table's points."""
     g = torch.linspace(0.0, 30.0, 601, dtype=torch.float64)  # a programmed cell may exceed g_max
     x = g / 25.0

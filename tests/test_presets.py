@@ -63,7 +63,7 @@ def test_every_source_is_in_the_bibliography(preset: Preset) -> None:
             assert source.where, f"{name} does not say where in {source.key}"
 
 
-# --- rasch2023: SI Table 1, section 2 of the PCM statistics, SI Table 3 ---
+# --- rasch2023: SI Table 1, the PCM statistics, SI Table 3 ---
 
 CROSSBAR = {
     "dac_bits": 8,
@@ -321,7 +321,7 @@ def test_hermes_is_its_chips_device_on_the_papers_periphery() -> None:
     torch.testing.assert_close(nu_sd(g, hermes.pcm), torch.where(x < 0.3055, low, high))
 
 
-# --- scalar_drift: the replication's law, section 5 of the paper's numbers ---
+# --- scalar_drift: the replication's law ---
 
 
 def test_scalar_drift_is_the_replications() -> None:

@@ -1,4 +1,4 @@
-"""The aihwkit engine: presets on its tiles, its modules and functions, chips, training."""
+"""The aihwkit engine: presets on its tiles, its modules and functions, training."""
 
 from __future__ import annotations
 

@@ -33,9 +33,6 @@ def model(tmp_path_factory) -> Path:
     return out
 
 
-# --- bad input ------------------------------------------------------------------------------------
-
-
 def truncated(model: Path, tmp_path: Path) -> list[str]:
     file = tmp_path / "model.safetensors"
     file.write_bytes((model / "model.safetensors").read_bytes()[:5000])
