@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # before torch and the Hugging Face libraries are imported
 for _name, _value in {
@@ -20,6 +21,9 @@ import torch  # noqa: E402
 
 from tests.models import ENGINES  # noqa: E402
 
+if TYPE_CHECKING:
+    from benchmarks.tasks import Task
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -32,6 +36,29 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def engine(request: pytest.FixtureRequest) -> str:
     """Each engine in turn."""
     return str(request.param)
+
+
+@pytest.fixture
+def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No folder of real data is named, whatever the shell has."""
+    monkeypatch.delenv("AIMC_BRIDGE_DATA", raising=False)
+
+
+@pytest.fixture
+def small_periphery(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few chips for the cross-check's rows of the periphery, which are tested with the layers."""
+    from aimc_bridge.equivalence import periphery
+
+    monkeypatch.setattr(periphery, "EXACT_CHIPS", 4)
+    monkeypatch.setattr(periphery, "CLIP_CHIPS", 4)
+
+
+@pytest.fixture(scope="module")
+def all_tasks() -> dict[str, Task]:
+    """The embedded task of every model, by name."""
+    from benchmarks import tasks
+
+    return {name: tasks.get(name) for name in tasks.NAMES}
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,8 @@
-"""The cross-check as users call it: two presets, a physics of one's own, the task level, budget,
-resume."""
+"""The cross-check as users call it: all levels, two presets, a physics of
+one's own, the task level."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +13,22 @@ from torch import Tensor, nn
 
 import presets
 from aimc_bridge import Report, calibrate, convert, crosscheck
-from aimc_bridge.equivalence import device, periphery, plan, run, task
+from aimc_bridge.equivalence import run, task
 from aimc_bridge.equivalence.closed import ClosedLaws
 from aimc_bridge.equivalence.custom import name_of
-from aimc_bridge.equivalence.plan import Choice, Cost
 from aimc_bridge.equivalence.question import Question
-from aimc_bridge.equivalence.store import digest
 from aimc_bridge.errors import (
-    CapabilityError,
-    ConversionError,
-    DataError,
-    ShapeError,
     UsageError,
 )
 from aimc_bridge.registry import matrices_of
-from tests.models import linear, mlp, random
+from tests.models import mlp, random
 from tests.stats import FALSE_ALARM
 from tests.test_crosscheck_device import COLUMNS, decided
 
 YEAR = 31536000.0
 
-# --- crosscheck -----------------------------------------------------------------------------------
 
-
-@pytest.fixture(autouse=True)
-def small_periphery(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its rows are tested with the layers: here they only have to be there."""
-    monkeypatch.setattr(periphery, "EXACT_CHIPS", 4)
-    monkeypatch.setattr(periphery, "CLIP_CHIPS", 4)
+pytestmark = pytest.mark.usefixtures("small_periphery")
 
 
 QUICK: dict[str, Any] = {
@@ -246,213 +233,3 @@ class Wrong(Scalar):
 
     def read(self, state: Tensor, t: float, generator: torch.Generator) -> Any:  # type: ignore[override]
         return self.value(state)
-
-
-@pytest.mark.parametrize(
-    ("value", "error", "said"),
-    [
-        (lambda w: w[:1], ShapeError, r"returned \(1, "),
-        (lambda w: w * math.nan, UsageError, "NaN"),
-        (lambda w: w.long(), UsageError, "int64"),
-        (lambda w: w.numpy(), UsageError, "ndarray"),
-    ],
-)
-def test_a_physics_that_returns_nonsense(value: Any, error: type[Exception], said: str) -> None:
-    mine = Wrong()
-    mine.value = value
-    with pytest.raises(error, match=said):
-        crosscheck(None, presets.rasch2023, physics=mine, levels="device", **QUICK)
-
-
-def test_a_physics_without_its_functions() -> None:
-    with pytest.raises(UsageError, match=r"without read; .*program\(weights, generator\)"):
-        crosscheck(None, presets.rasch2023, physics=nn.Module.__class__("X", (), {"program": len}))
-    with pytest.raises(UsageError, match="no task level"):
-        crosscheck(mlp(), presets.rasch2023, inputs(), physics=Scalar, levels="task")
-
-
-# --- bad input ------------------------------------------------------------------------------------
-
-
-def normed() -> nn.Module:
-    return nn.Sequential(nn.BatchNorm1d(12), linear(12, 3)).eval()
-
-
-LAYER = presets.rasch2023.change(
-    weight_scaling="layer", why="a scale that aihwkit has for single tiles only"
-)
-
-
-@pytest.mark.parametrize(
-    ("model", "preset", "given", "more", "error", "said"),
-    [
-        (nn.Sequential(nn.ReLU()), presets.ideal, inputs(), {}, ConversionError, "nothing of"),
-        (mlp(), presets.rasch2023, random(4, 9), {}, ShapeError, r"\(4, 9\); allowed: \[..., 12\]"),
-        (normed(), presets.rasch2023, random(4, 9), {}, ShapeError, "does not take these inputs"),
-        (mlp(), presets.rasch2023, {"x": inputs()}, {}, ShapeError, "keyword"),
-        (mlp(), presets.rasch2023, [], {}, UsageError, "empty list"),
-        (mlp(), presets.rasch2023, None, {}, UsageError, "needs inputs"),
-        (mlp(), LAYER, inputs(), {}, CapabilityError, "weight_scaling"),
-        (mlp().double(), presets.rasch2023, inputs().double(), {}, CapabilityError, "float64"),
-        (
-            mlp(),
-            presets.rasch2023,
-            inputs(),
-            {"budget": 0.01},  # less than any machine takes to predict
-            UsageError,
-            "too small for one cell",
-        ),
-        (mlp(), presets.rasch2023, inputs(), {"levels": "tile"}, UsageError, "device, layer, task"),
-        (mlp(), presets.rasch2023, inputs(), {"levels": "task"}, UsageError, "evaluate="),
-        (
-            mlp(),
-            presets.rasch2023,
-            inputs(),
-            {"layers": "conv*"},
-            UsageError,
-            "matches none of 0, 2",
-        ),
-        (mlp(), presets.rasch2023, inputs(), {"chips": 1}, UsageError, "chips=1"),
-        (mlp(), presets.rasch2023, inputs(), {"times": ()}, UsageError, "no times"),
-        (mlp(), presets.rasch2023, inputs(), {"times": "soon"}, UsageError, "not understood"),
-        (mlp(), presets.rasch2023, inputs(), {"workers": 0}, UsageError, "workers=0"),
-        (mlp(), presets.rasch2023, inputs(), {"compiled": 1}, UsageError, "compiled=1"),
-        (mlp(), presets.rasch2023, inputs(), {"device": "tpu"}, UsageError, "device='tpu'"),
-        (mlp(), presets.rasch2023, inputs(), {"seed": 1.5}, UsageError, "seed=1.5"),
-        (mlp(), "rasch2023", inputs(), {}, UsageError, "a Preset"),
-        (None, presets.rasch2023, None, {"levels": "layer"}, UsageError, "need a model"),
-    ],
-)
-def test_bad_input(
-    model: Any, preset: Any, given: Any, more: dict[str, Any], error: type[Exception], said: str
-) -> None:
-    full = {"samples": 1_000_000} if "budget" in more else {}
-    with pytest.raises(error, match=said):
-        crosscheck(model, preset, given, **{**QUICK, **full, **more})
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_where_there_is_none() -> None:
-    with pytest.raises(UsageError, match="device='cuda': torch sees no CUDA device"):
-        crosscheck(mlp(), presets.rasch2023, inputs(), device="cuda", **QUICK)
-
-
-@pytest.mark.cuda
-def test_the_native_side_runs_on_a_gpu() -> None:
-    """What is equal on a CPU is equal there: outputs with the same weights, to 1e-5."""
-    more = {"levels": ("layer", "task"), "evaluate": mean_output, "device": "cuda"}
-    found = crosscheck(mlp(), presets.rasch2023, inputs(), **{**QUICK, **more})
-    table = found.table.set_index(["quantity"])
-    assert set(table.loc["outputs, ADC off"]["verdict"]) == {"equivalent"}
-    assert table["p_different"].min() > FALSE_ALARM
-    assert any("on cuda" in note for note in found.notes)
-
-
-def test_against_and_physics_are_two_questions() -> None:
-    with pytest.raises(UsageError, match="two questions"):
-        crosscheck(None, presets.ideal, against=presets.hermes, physics=Scalar)
-    with pytest.raises(UsageError, match="of the native engine"):
-        crosscheck(None, presets.ideal, physics=Scalar(), compiled=True)
-
-
-# --- budget and resume ----------------------------------------------------------------------------
-
-
-def fake_layers(kinds: str) -> dict[str, Any]:
-    class Fake:
-        def __init__(self, kind: str) -> None:
-            self.kind = kind
-
-    return {f"{k}{i}": (Fake(k), 100, Cost(1.0, 0.1 * (i + 1))) for i, k in enumerate(kinds)}
-
-
-def choice(budget: float | None, spent: float = 0.0) -> Choice:
-    """8 targets of 10 s, layers of 11, 21 and 31 s, 10 chips of 4 s: 183 s."""
-    targets = list(device.TARGETS)
-    return plan.choose(
-        budget, spent, targets, 1_000_000, 10.0, fake_layers("aab"), (10, Cost(0.0, 4.0))
-    )
-
-
-def cost_of(found: Choice) -> float:
-    layers = fake_layers("aab")
-    total = len(found.targets) * 10.0 * found.samples / 1e6 + found.task * 4.0
-    return total + sum(layers[name][2].of(chips) for name, chips in found.layers.items())
-
-
-@pytest.mark.parametrize("budget", [None, 183.0, 150.0, 100.0, 60.0, 30.0, 15.0, 10.0])
-def test_what_a_budget_buys_costs_no_more(budget: float | None) -> None:
-    found = choice(budget)
-    if budget is None or budget >= 183.0:
-        assert cost_of(found) == pytest.approx(183.0)
-        assert len(found.notes) == 1 and "183" not in found.notes[0]
-        return
-    assert 0.3 * budget < cost_of(found) <= budget
-    assert found.samples >= plan.FEWEST_SAMPLES
-    assert all(chips >= plan.FEWEST_CHIPS for chips in found.layers.values())
-    said = " ".join(found.notes)
-    assert "chose" in said
-    for name in set(fake_layers("aab")) - set(found.layers):
-        assert f"layer {name}" in said
-
-
-def test_a_budget_keeps_the_telling_ones() -> None:
-    """Fewer samples before fewer targets, one layer of each kind before two of one."""
-    assert choice(100.0).targets == list(device.TARGETS) and choice(100.0).samples < 1_000_000
-    small = choice(30.0)
-    assert set(small.targets) == {0.0, 0.1, 1.0}
-    assert choice(40.0).layers.keys() == {"a0", "b2"} or len(choice(40.0).layers) == 3
-    with pytest.raises(UsageError, match=r"too small for one cell: predicting took 3s.* about 2s"):
-        choice(4.0, spent=3.0)
-
-
-def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The parts that are done are not done again, and the result is that of one run."""
-    calls: list[float] = []
-    real = device.device_part
-
-    def part(preset: Any, x: float, *rest: Any) -> Any:
-        calls.append(x)
-        if len(calls) == 4:  # the first is the one that predicts
-            raise KeyboardInterrupt
-        return real(preset, x, *rest)
-
-    monkeypatch.setattr(device, "device_part", part)
-    options = {**QUICK, "targets": (0.0, 0.5, 1.0)}
-
-    def run(folder: Path) -> Report:
-        return crosscheck(None, presets.rasch2023, resume=folder, **options)
-
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "a")
-    assert calls == [1.0, 0.0, 0.5, 1.0]
-    resumed = run(tmp_path / "a")
-    assert calls[4:] == [1.0]
-    whole = run(tmp_path / "b")
-    pd.testing.assert_frame_equal(
-        resumed.table.drop(columns="interval"), whole.table.drop(columns="interval")
-    )
-    assert not list(tmp_path.glob("*/*.partial"))
-    with pytest.raises(DataError, match="seed"):
-        crosscheck(None, presets.rasch2023, resume=tmp_path / "a", **{**options, "seed": 1})
-    (damaged,) = (tmp_path / "a").glob("device-0-*.json")
-    damaged.write_text("{")
-    with pytest.raises(DataError, match="damaged"):
-        run(tmp_path / "a")
-
-
-def test_a_digest_tells_inputs_apart() -> None:
-    one = {"a": [torch.zeros(2), 1.0]}
-    assert digest(one) == digest({"a": [torch.zeros(2), 1.0]})
-    for other in ({"a": [torch.ones(2), 1.0]}, {"b": [torch.zeros(2), 1.0]}, [torch.zeros(2, 1)]):
-        assert digest(other) != digest(one)
-
-
-def test_workers_find_the_same(tmp_path: Path) -> None:
-    options = {**QUICK, "targets": (0.0, 1.0)}
-    one, two = (
-        crosscheck(None, presets.scalar_drift, workers=workers, **options) for workers in (1, 2)
-    )
-    pd.testing.assert_frame_equal(
-        one.table.drop(columns="interval"), two.table.drop(columns="interval")
-    )

@@ -11,17 +11,12 @@ import pytest
 import benchmarks.record
 import presets
 from aimc_bridge import calibrate, convert
-from aimc_bridge.equivalence import device, periphery
+from aimc_bridge.equivalence import device
 from benchmarks import tasks
 from benchmarks.crosscheck import main
 from benchmarks.weights import save_weights
 
-
-@pytest.fixture(autouse=True)
-def small_periphery(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its rows are tested with the layers: here they only have to be there."""
-    monkeypatch.setattr(periphery, "EXACT_CHIPS", 4)
-    monkeypatch.setattr(periphery, "CLIP_CHIPS", 4)
+pytestmark = pytest.mark.usefixtures("small_periphery")
 
 
 # --- the command ----------------------------------------------------------------------------------

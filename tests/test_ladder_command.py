@@ -33,9 +33,7 @@ KEYS = [rung.key for rung in ladder]
 # --- the command ----------------------------------------------------------------------------------
 
 
-@pytest.fixture(autouse=True)
-def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("AIMC_BRIDGE_DATA", raising=False)
+pytestmark = pytest.mark.usefixtures("no_data")
 
 
 @pytest.fixture(scope="module")

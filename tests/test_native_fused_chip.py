@@ -1,4 +1,4 @@
-"""Chips drawn in compiled passes: the eager laws on given draws, closed forms, independence."""
+"""Chips in compiled passes: the eager laws on given draws; a function of seed and time."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from aimc_bridge.spec import Preset
 from aimc_bridge.training import HWATraining, noisy_weight
 from presets import hermes, ideal, ladder, rasch2023, scalar_drift
 from tests.models import assert_close, linear, mlp, only
-from tests.stats import FALSE_ALARM, assert_mean, assert_sd, quantile
-from tests.test_chip import YEAR, chip, same, strong
-from tests.test_native_fused import correlated, needs_compiler
+from tests.stats import FALSE_ALARM
+from tests.test_chip import YEAR, chip, same
+from tests.test_native_fused import needs_compiler
 
 HOUR = 3600.0
 SIGNED = next(rung.preset for rung in ladder if rung.key == "read_noise")
@@ -87,8 +87,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "one output": lambda: linear(400, 1),
     "one input": lambda: linear(1, 30),
     "double precision": lambda: linear(300, 200).double(),
-}
-# what passes know, and what goes through eager laws with compiled draws
+}  # what passes know, and what goes through eager laws with compiled draws
 KINDS = {
     "hermes": (hermes, "even row tiles"),
     "by column": (rasch2023.change(drift_compensation="per_column", why="test"), "one tile"),
@@ -186,139 +185,6 @@ def test_a_first_call_that_is_small_does_not_rule_out_threads(
         torch.set_num_threads(threads)
     (code,) = written
     assert "#pragma omp parallel num_threads(2)" in code
-
-
-# --- closed forms ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def readings() -> dict[tuple[int, float], dict[str, Tensor]]:
-    """Of two chips of one layer, |w| in [1/2, 1], at an hour and a year: as z values that should
-    each be N(0, 1)."""
-    analog = convert(strong(), rasch2023)
-    clean = only(analog).clean_weight()
-    x = clean.abs()
-    leg = (0.26348 + 1.9650 * x - 1.1731 * x**2) / 25.0
-    # the other leg has target 0 and keeps the positive half of its noise
-    zero = 0.26348 / 25.0
-    mean, variance = zero / (2 * torch.pi) ** 0.5, zero**2 * (0.5 - 0.5 / torch.pi)
-    found = {}
-    for seed in (0, 1):
-        for t_s in (HOUR, YEAR):
-            (got,) = compiled_chip(analog, seed, t_s).values()
-            error = (got["programmed"] - clean) * clean.sign()
-            g = got["conductance_us"].abs()
-            decayed = g * ((t_s + 20.0) / 20.0) ** -got["nu"] / got["us_per_unit"]
-            sigma = (0.0088 / (g / 25.0) ** 0.65).clamp_max(0.2)
-            sigma *= math.log((t_s + 20.0 + 250e-9) / 500e-9) ** 0.5
-            found[seed, t_s] = {
-                "programmed": (error + mean) / (leg**2 + variance).sqrt(),
-                "exponent": (got["nu"] - 0.049) / 0.008,
-                "read": (got["held"].abs() / decayed - 1.0) / sigma,
-                "held": got["held"],
-                "before": got["programmed"],
-                "alpha": got["compensation"],
-            }
-    return found
-
-
-@needs_compiler
-@pytest.mark.parametrize("what", ["programmed", "exponent", "read"])
-def test_every_law_has_its_mean_and_sd(
-    readings: dict[tuple[int, float], dict[str, Tensor]], what: str
-) -> None:
-    for (seed, t_s), values in readings.items():
-        assert_mean(1.0 + values[what], 1.0, f"{what}, seed {seed}, {t_s:g} s")
-        assert_sd(values[what], 1.0, f"{what}, seed {seed}, {t_s:g} s")
-
-
-@needs_compiler
-def test_alpha_is_the_ratio_of_what_was_held(
-    readings: dict[tuple[int, float], dict[str, Tensor]],
-) -> None:
-    """Of outputs without noise and ADC; their noise makes a standard error of 2e-4."""
-    spec = rasch2023.crossbar
-    step = spec.out_bound / 127.0
-    for (seed, t_s), values in readings.items():
-        means, variance = [], 0.0
-        for weight in (values["before"], values["held"]):
-            grid = only(convert(strong(), rasch2023)).grid
-            quiet = rasch2023.change(out_noise=0.0, w_noise=0.0, adc_bits=None, why="mean")
-            y = crossbar.identity_readout(
-                weight,
-                grid.row_position(weight),
-                grid.row_count(weight),
-                quiet.crossbar,
-                torch.zeros_like(weight),
-            ).abs()
-            means.append(float(y.mean()))
-            noise = spec.w_noise**2 * weight.abs() + spec.out_noise**2 + step**2 / 12.0
-            variance += float(noise.mean()) / weight.numel() / means[-1] ** 2
-        wanted, got = means[0] / means[1], float(values["alpha"][0, 0])
-        bound = quantile() * variance**0.5 * wanted
-        assert abs(got - wanted) < bound, f"seed {seed}, {t_s:g} s"
-        assert abs(1.02 * got - wanted) > bound and abs(0.98 * got - wanted) > bound
-
-
-@needs_compiler
-def test_everything_drawn_is_independent(
-    readings: dict[tuple[int, float], dict[str, Tensor]],
-) -> None:
-    """Programming, exponents and readings of two seeds and two times: values, sizes, squares."""
-    first, later = readings[0, HOUR], readings[0, YEAR]
-    assert torch.equal(first["programmed"], later["programmed"])  # times share the chip
-    assert torch.equal(first["exponent"], later["exponent"])
-    drawn_once = {
-        f"{what}, seed {seed}, {t_s:g} s": values[what].flatten()
-        for (seed, t_s), values in readings.items()
-        for what in (("programmed", "exponent", "read") if t_s == HOUR else ("read",))
-    }
-    names = list(drawn_once)
-    assert len(names) == 8
-    for at, one in enumerate(names):
-        for other in names[:at]:
-            assert correlated(drawn_once[one], drawn_once[other]) < quantile(), (one, other)
-    leaked = 0.98 * drawn_once[names[0]] + 0.02 * drawn_once[names[1]]
-    assert correlated(leaked, drawn_once[names[1]]) > quantile()
-
-
-@needs_compiler
-def test_both_devices_of_a_pair_have_noise_of_their_own() -> None:
-    """A weight of 0 is two targets of 0: one in four has both below 0, and stays 0."""
-    layer = nn.Linear(500, 1000)
-    with torch.no_grad():
-        layer.weight.zero_()[0, 0] = 1.0
-    analog = convert(layer, rasch2023)
-    program(analog, 3, draw_on="compiled")
-    count = int((only(analog).effective_weight() == 0.0).sum())
-    low, high = binom.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], 499_999, 0.25)
-    assert low <= count <= high
-    assert not low <= 1.02 * count <= high and not low <= 0.98 * count <= high
-
-
-@needs_compiler
-def test_no_two_draws_have_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers, seeds, times and what is drawn: every stream once, and keys that differ."""
-    asked: list[tuple[object, ...]] = []
-    keys: list[tuple[int, ...]] = []
-    inner = draws.key_of
-
-    def key_of(device: torch.device, seed: int, *streams: tuple[object, ...]) -> Tensor:
-        found = inner(device, seed, *streams)
-        asked.extend((seed, *names) for names in streams)
-        keys.extend(tuple(row) for row in found.tolist())
-        return found
-
-    monkeypatch.setattr(chips, "key_of", key_of)
-    analog = convert(mlp(), rasch2023)
-    for seed in (1, 2):
-        program(analog, seed, draw_on="compiled")
-        for t_s in (1.0, HOUR, YEAR):
-            drift(analog, t_s)
-    assert len(asked) == 2 * 2 * (4 + 3 * 2)
-    assert len(set(asked)) == len(asked) == len(set(keys))
-    words = list(zip(*keys, strict=True))
-    assert all(len(set(word)) == len(word) for word in words)
 
 
 # --- noise injected in training -------------------------------------------------------------------

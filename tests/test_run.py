@@ -26,9 +26,7 @@ QUICK = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def no_data(monkeypatch) -> None:
-    monkeypatch.delenv("AIMC_BRIDGE_DATA", raising=False)
+pytestmark = pytest.mark.usefixtures("no_data")
 
 
 @pytest.fixture(scope="module")

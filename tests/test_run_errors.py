@@ -18,10 +18,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks import digital, run, study, tasks
 from tests.test_run import QUICK, ROOT, Interrupted, one_error
 
-
-@pytest.fixture(autouse=True)
-def no_data(monkeypatch) -> None:
-    monkeypatch.delenv("AIMC_BRIDGE_DATA", raising=False)
+pytestmark = pytest.mark.usefixtures("no_data")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The three tasks: metrics against sums done by hand, splits, model definitions, options."""
+"""What all three tasks obey: metrics against sums done by hand, seeds, options, files."""
 
 from __future__ import annotations
 
@@ -7,23 +7,14 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from aimc_bridge import calibrate, convert, coverage, rng
+from aimc_bridge import calibrate, convert
 from aimc_bridge.errors import CheckpointError, DataError, UsageError
 from benchmarks import tasks
-from benchmarks.tasks import bert, lstm, wrn
-from benchmarks.text import held_out, phrases
+from benchmarks.tasks import lstm
 from presets import rasch2023
 from tests.test_task_lstm import language
-
-
-@pytest.fixture(scope="module")
-def all_tasks() -> dict[str, tasks.Task]:
-    return {name: tasks.get(name) for name in tasks.NAMES}
-
-
-# --- all three ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", tasks.NAMES)
@@ -221,99 +212,6 @@ def test_nothing_is_chosen_by_the_test_split(name, tmp_path) -> None:
     trained.unaware(task, plan, recipe, how, digital, tmp_path / "control")
 
 
-# --- wrn ------------------------------------------------------------------------------------------
-
-
-def test_wrn_16_4_is_the_papers_network() -> None:
-    """Its parameters counted by hand, from Zagoruyko and Komodakis' table."""
-    convolutions = 9 * 3 * 16
-    norms = 0
-    c_in = 16
-    for c_out in (64, 128, 256):
-        convolutions += 9 * c_in * c_out + 3 * 9 * c_out * c_out + c_in * c_out  # and the shortcut
-        norms += 2 * (c_in + 3 * c_out)
-        c_in = c_out
-    norms += 2 * 256
-    model = wrn.WideResNet(16, 4, 10)
-    total = sum(p.numel() for p in model.parameters())
-    assert total == convolutions + norms + 256 * 10 + 10 == 2_748_890
-    assert len([m for m in model.modules() if isinstance(m, nn.Conv2d)]) == 1 + 12 + 3
-    images = torch.zeros(2, 3, 32, 32)
-    assert model(images).shape == (2, 10)
-    sizes = []
-    model.norm.register_forward_hook(lambda _, inputs, __: sizes.append(inputs[0].shape))
-    model(images)
-    assert sizes == [(2, 256, 8, 8)]
-
-
-def positions(n: int, size: int) -> Tensor:
-    """Images whose pixels are their own place: 1 + row * size + column."""
-    return (1 + torch.arange(size * size).reshape(1, 1, size, size)).repeat(n, 1, 1, 1).byte()
-
-
-def test_shifts_are_uniform_and_reflect_the_edges() -> None:
-    n, size, shift = 4000, 9, 2
-    image = positions(1, size)
-    padded = nn.functional.pad(image.float(), (shift,) * 4, mode="reflect")[0, 0]
-    drawn = wrn.augmented(
-        image.expand(n, 1, size, size), torch.Generator().manual_seed(0), shift, False, 0
-    )
-    crops = {
-        (i, j): padded[i : i + size, j : j + size]
-        for i in range(2 * shift + 1)
-        for j in range(2 * shift + 1)
-    }
-    counts = dict.fromkeys(crops, 0)
-    for one in drawn[:, 0]:
-        matching = [place for place, crop in crops.items() if torch.equal(one, crop)]
-        assert len(matching) == 1
-        counts[matching[0]] += 1
-    # 25 places, 160 each, sd 12.4: 5.9 sd is a false alarm of 1e-7 for the worst of 25
-    assert max(abs(count - 160) for count in counts.values()) < 5.9 * 12.4
-
-
-def test_half_of_the_images_are_mirrored() -> None:
-    n = 4000
-    image = positions(1, 5)
-    drawn = wrn.augmented(image.expand(n, 1, 5, 5), torch.Generator().manual_seed(0), 0, True, 0)
-    mirrored = sum(torch.equal(one, image[0].float().flip(2)) for one in drawn)
-    kept = sum(torch.equal(one, image[0].float()) for one in drawn)
-    assert mirrored + kept == n
-    assert abs(mirrored - n / 2) < 4.9 * math.sqrt(n / 4)  # false alarm 1e-6
-
-
-def test_cutout_is_one_square_of_the_images_mean() -> None:
-    n, size, side = 500, 12, 4
-    image = positions(1, size)
-    drawn = wrn.augmented(
-        image.expand(n, 1, size, size), torch.Generator().manual_seed(0), 0, False, side
-    )
-    changed = (drawn != image.float())[:, 0]
-    mean = image.float().mean()
-    areas = []
-    for one, where in zip(drawn[:, 0], changed, strict=True):
-        rows, columns = where.any(1).nonzero().flatten(), where.any(0).nonzero().flatten()
-        box = where[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        assert box.all()  # one full rectangle
-        assert bool((one[where] == mean).all())
-        areas.append(len(rows) * len(columns))
-        assert len(rows) <= side and len(columns) <= side
-    assert max(areas) == side**2  # whole inside, cut at the edges
-    assert min(areas) < side**2
-
-
-@pytest.mark.parametrize(("cutout", "size"), [(None, 0), (0, 0), (3, 3)])
-def test_cutout_is_an_option(cutout, size) -> None:
-    """Squares of one value inside the image, in training alone; 8 x 8 digits."""
-    options = {} if cutout is None else {"cutout": cutout}
-    task = tasks.get("wrn", **options)
-    assert task.cutout == size
-    images = next(task.train_loader(64, 0).passing(0))[0]
-    plain = next(tasks.get("wrn").train_loader(64, 0).passing(0))[0]
-    changed = (images != plain).flatten(1).sum(1)
-    assert int(changed.max()) <= size**2 and bool((changed > 0).any()) == (size > 0)
-
-
 @pytest.mark.cuda
 @pytest.mark.parametrize("name", tasks.NAMES)
 def test_batches_on_a_gpu_are_those_of_a_cpu(name) -> None:
@@ -328,138 +226,3 @@ def test_batches_on_a_gpu_are_those_of_a_cpu(name) -> None:
     found = one.evaluate(model, 64)
     again = other.evaluate(model.cuda(), 64)
     assert found["error"] == pytest.approx(again["error"], abs=0.05)
-
-
-def test_images_are_normalised_by_the_training_images(all_tasks) -> None:
-    task = all_tasks["wrn"]
-    images = task.normalised(task.splits["train"][0])
-    assert images.mean().item() == pytest.approx(0.0, abs=1e-4)
-    assert images.std().item() == pytest.approx(1.0, abs=1e-3)
-
-
-def test_the_splits_of_wrn_share_no_image_and_a_subset_has_all_classes(all_tasks) -> None:
-    task = all_tasks["wrn"]
-    assert task.count("train") + task.count("validation") == 1397
-    seen = {
-        split: {image.numpy().tobytes() for image in task.splits[split][0]}
-        for split in ("train", "validation", "test")
-    }
-    assert not seen["train"] & seen["test"]
-    assert not seen["train"] & seen["validation"]
-    (batch,) = task.batches("test", 100)
-    assert len(batch[1].unique()) == 10
-
-
-# --- bert -----------------------------------------------------------------------------------------
-
-
-def test_only_the_encoder_of_bert_is_analog(all_tasks) -> None:
-    task = all_tasks["bert"]
-    analog = convert(task.build(0), rasch2023, exclude=list(task.exclude))
-    table = coverage(analog).set_index("module")
-    encoder = table[table.index.str.contains(r"encoder\.layer")]
-    linear = encoder[encoder.type == "Linear"]
-    assert len(linear) == 6 * 2  # query, key, value, output, up, down
-    assert set(linear["where"]) == {"analog"}
-    others = table[~table.index.isin(linear.index)]
-    assert set(others["where"]) == {"digital"}
-    for name in ("bert.pooler.dense", "classifier", "bert.embeddings.word_embeddings"):
-        assert name in others.index
-
-
-def test_padding_changes_no_score(all_tasks) -> None:
-    """A sentence scores the same alone and beside a longer one."""
-    task = all_tasks["bert"]
-    model = task.build(0).eval()
-    tokens = sorted(task.splits["test"][0], key=len)
-    short, long = tokens[0], tokens[-1]
-    with torch.no_grad():
-        alone = task.logits(model, {**task.collate([short]), "labels": torch.tensor([0])})
-        beside = task.logits(model, {**task.collate([short, long]), "labels": torch.tensor([0, 0])})
-    assert torch.allclose(alone[0], beside[0], atol=1e-5)
-    assert max(map(len, tokens)) <= bert.MAX_LENGTH
-
-
-def test_an_epoch_of_sentences_has_each_at_most_once(all_tasks) -> None:
-    task = all_tasks["bert"]
-    loader = task.train_loader(32, 0)
-    batches = list(loader.passing(0))
-    assert len(batches) == len(loader) == task.count("train") // 32
-    lengths = sorted(int(n) for b in batches for n in b["attention_mask"].sum(1))
-    everything = sorted(len(t) for t in task.splits["train"][0])
-    assert len(lengths) == len(everything) // 32 * 32
-    padding = 1 - sum(lengths) / sum(b["input_ids"].numel() for b in batches)
-    assert padding < 0.15  # batches of like length
-
-
-def test_words_of_the_test_sentences_are_not_learned_from(all_tasks) -> None:
-    task = all_tasks["bert"]
-    seen = {i for tokens in task.splits["train"][0] for i in tokens}
-    assert set(range(4, len(task.vocabulary))) <= seen
-
-
-def test_a_missing_encoder_says_how_to_name_one(tmp_path, monkeypatch) -> None:
-    (tmp_path / "SST-2").mkdir()
-    for name in ("train.tsv", "dev.tsv"):
-        (tmp_path / "SST-2" / name).write_text("sentence\tlabel\na\t1\nb\t0\n")
-    with pytest.raises(DataError, match="no checkpoint .*nowhere.*-o encoder=NAME") as caught:
-        tasks.get("bert", "real", tmp_path, encoder=str(tmp_path / "nowhere"))
-    assert "\n" not in str(caught.value)
-
-
-def small_encoder(folder) -> str:
-    """A tiny BERT and its tokenizer, as `from_pretrained` wants them."""
-    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
-
-    folder.mkdir()
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "a"]
-    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    config = BertConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-    )
-    BertForSequenceClassification(config).save_pretrained(folder)
-    return str(folder)
-
-
-def test_nothing_held_out_is_trained_on() -> None:
-    """Whole sentences; what is a run of words of one of them is no training row, all else is."""
-    sentences = [f"s{i} is a b{i} film c{i}" for i in range(40)]
-    parts = [f"b{i} film" for i in range(40)] + ["is a"]
-    rows = [*parts, *sentences, "s1  is a b1"]
-    train, held = held_out(rows, 3, rng.stream(0, "test"))
-    assert len(held) == 3 and set(held) <= set(range(41, 81))
-    numbers = {i - 41 for i in held}
-    gone = set(held) | numbers | {40}
-    gone |= {81} if 1 in numbers else set()
-    assert train == [i for i in range(len(rows)) if i not in gone]
-    assert len(held_out(rows, 100, rng.stream(0, "test"))[1]) == 4  # a tenth of them
-    assert held_out(["a b"], 5, rng.stream(0, "test")) == ([], [0])
-    assert phrases("a  b c") == {"a", "b", "c", "a b", "b c", "a b c"}
-
-
-def test_sst2_with_any_encoder(tmp_path) -> None:
-    rows = "".join(f"a {'good' if i % 2 else 'bad'} film {i}\t{i % 2}\n" for i in range(40))
-    (tmp_path / "SST-2").mkdir()
-    for name in ("train.tsv", "dev.tsv"):
-        (tmp_path / "SST-2" / name).write_text("sentence\tlabel\n" + rows)
-    encoder = small_encoder(tmp_path / "encoder")
-    task = tasks.get("bert", "real", tmp_path, encoder=encoder)
-    assert (task.count("train"), task.count("validation"), task.count("test")) == (36, 4, 40)
-    assert (task.model_name, task.dataset) == ("encoder", "SST-2")
-    assert task.splits["test"][0][:2] == [[2, 8, 6, 7, 1, 3], [2, 8, 5, 7, 1, 3]]
-    stored = task.build(0).state_dict()
-    assert torch.equal(
-        stored["bert.embeddings.word_embeddings.weight"],
-        task.build(1).state_dict()["bert.embeddings.word_embeddings.weight"],
-    )  # from the checkpoint
-    assert not torch.equal(stored["classifier.weight"], torch.zeros(2, 16))
-    weights = tmp_path / "encoder" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:200])
-    with pytest.raises(CheckpointError, match="weights of .*encoder cannot be loaded") as caught:
-        task.build(0)
-    assert "\n" not in str(caught.value)

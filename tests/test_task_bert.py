@@ -1,0 +1,125 @@
+"""The BERTs' task: what is analog, padding, splits of sentences, encoders by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from aimc_bridge import convert, coverage, rng
+from aimc_bridge.errors import CheckpointError, DataError
+from benchmarks import tasks
+from benchmarks.tasks import bert
+from benchmarks.text import held_out, phrases
+from presets import rasch2023
+
+
+def test_only_the_encoder_of_bert_is_analog(all_tasks) -> None:
+    task = all_tasks["bert"]
+    analog = convert(task.build(0), rasch2023, exclude=list(task.exclude))
+    table = coverage(analog).set_index("module")
+    encoder = table[table.index.str.contains(r"encoder\.layer")]
+    linear = encoder[encoder.type == "Linear"]
+    assert len(linear) == 6 * 2  # query, key, value, output, up, down
+    assert set(linear["where"]) == {"analog"}
+    others = table[~table.index.isin(linear.index)]
+    assert set(others["where"]) == {"digital"}
+    for name in ("bert.pooler.dense", "classifier", "bert.embeddings.word_embeddings"):
+        assert name in others.index
+
+
+def test_padding_changes_no_score(all_tasks) -> None:
+    """A sentence scores the same alone and beside a longer one."""
+    task = all_tasks["bert"]
+    model = task.build(0).eval()
+    tokens = sorted(task.splits["test"][0], key=len)
+    short, long = tokens[0], tokens[-1]
+    with torch.no_grad():
+        alone = task.logits(model, {**task.collate([short]), "labels": torch.tensor([0])})
+        beside = task.logits(model, {**task.collate([short, long]), "labels": torch.tensor([0, 0])})
+    assert torch.allclose(alone[0], beside[0], atol=1e-5)
+    assert max(map(len, tokens)) <= bert.MAX_LENGTH
+
+
+def test_an_epoch_of_sentences_has_each_at_most_once(all_tasks) -> None:
+    task = all_tasks["bert"]
+    loader = task.train_loader(32, 0)
+    batches = list(loader.passing(0))
+    assert len(batches) == len(loader) == task.count("train") // 32
+    lengths = sorted(int(n) for b in batches for n in b["attention_mask"].sum(1))
+    everything = sorted(len(t) for t in task.splits["train"][0])
+    assert len(lengths) == len(everything) // 32 * 32
+    padding = 1 - sum(lengths) / sum(b["input_ids"].numel() for b in batches)
+    assert padding < 0.15  # batches of like length
+
+
+def test_words_of_the_test_sentences_are_not_learned_from(all_tasks) -> None:
+    task = all_tasks["bert"]
+    seen = {i for tokens in task.splits["train"][0] for i in tokens}
+    assert set(range(4, len(task.vocabulary))) <= seen
+
+
+def test_a_missing_encoder_says_how_to_name_one(tmp_path, monkeypatch) -> None:
+    (tmp_path / "SST-2").mkdir()
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / "SST-2" / name).write_text("sentence\tlabel\na\t1\nb\t0\n")
+    with pytest.raises(DataError, match="no checkpoint .*nowhere.*-o encoder=NAME") as caught:
+        tasks.get("bert", "real", tmp_path, encoder=str(tmp_path / "nowhere"))
+    assert "\n" not in str(caught.value)
+
+
+def small_encoder(folder) -> str:
+    """A tiny BERT and its tokenizer, as `from_pretrained` wants them."""
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+    folder.mkdir()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "a"]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return str(folder)
+
+
+def test_nothing_held_out_is_trained_on() -> None:
+    """Whole sentences; what is a run of words of one of them is no training row, all else is."""
+    sentences = [f"s{i} is a b{i} film c{i}" for i in range(40)]
+    parts = [f"b{i} film" for i in range(40)] + ["is a"]
+    rows = [*parts, *sentences, "s1  is a b1"]
+    train, held = held_out(rows, 3, rng.stream(0, "test"))
+    assert len(held) == 3 and set(held) <= set(range(41, 81))
+    numbers = {i - 41 for i in held}
+    gone = set(held) | numbers | {40}
+    gone |= {81} if 1 in numbers else set()
+    assert train == [i for i in range(len(rows)) if i not in gone]
+    assert len(held_out(rows, 100, rng.stream(0, "test"))[1]) == 4  # a tenth of them
+    assert held_out(["a b"], 5, rng.stream(0, "test")) == ([], [0])
+    assert phrases("a  b c") == {"a", "b", "c", "a b", "b c", "a b c"}
+
+
+def test_sst2_with_any_encoder(tmp_path) -> None:
+    rows = "".join(f"a {'good' if i % 2 else 'bad'} film {i}\t{i % 2}\n" for i in range(40))
+    (tmp_path / "SST-2").mkdir()
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / "SST-2" / name).write_text("sentence\tlabel\n" + rows)
+    encoder = small_encoder(tmp_path / "encoder")
+    task = tasks.get("bert", "real", tmp_path, encoder=encoder)
+    assert (task.count("train"), task.count("validation"), task.count("test")) == (36, 4, 40)
+    assert (task.model_name, task.dataset) == ("encoder", "SST-2")
+    assert task.splits["test"][0][:2] == [[2, 8, 6, 7, 1, 3], [2, 8, 5, 7, 1, 3]]
+    stored = task.build(0).state_dict()
+    assert torch.equal(
+        stored["bert.embeddings.word_embeddings.weight"],
+        task.build(1).state_dict()["bert.embeddings.word_embeddings.weight"],
+    )  # from the checkpoint
+    assert not torch.equal(stored["classifier.weight"], torch.zeros(2, 16))
+    weights = tmp_path / "encoder" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+    with pytest.raises(CheckpointError, match="weights of .*encoder cannot be loaded") as caught:
+        task.build(0)
+    assert "\n" not in str(caught.value)
