@@ -46,6 +46,14 @@ def mlp() -> nn.Sequential:
     return nn.Sequential(linear(12, 16), nn.ReLU(), linear(16, 5, seed=2)).eval()
 
 
+def small_net() -> nn.Sequential:
+    """A convolution, a batch normalisation and a linear layer, for images of 2 x 4 x 4."""
+    torch.manual_seed(4)
+    return nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)
+    )
+
+
 def only(model: nn.Module) -> Matrix:
     """The one matrix of a converted model."""
     (matrix,) = matrices_of(model).values()

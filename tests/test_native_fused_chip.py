@@ -87,7 +87,8 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "one output": lambda: linear(400, 1),
     "one input": lambda: linear(1, 30),
     "double precision": lambda: linear(300, 200).double(),
-}  # what passes know, and what goes through eager laws with compiled draws
+}
+# what passes know, and what goes through eager laws with compiled draws
 KINDS = {
     "hermes": (hermes, "even row tiles"),
     "by column": (rasch2023.change(drift_compensation="per_column", why="test"), "one tile"),

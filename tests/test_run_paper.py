@@ -14,9 +14,6 @@ from benchmarks import data, run, tasks
 from tests.test_run_options import rows_of
 from tests.test_task_bert import small_encoder
 
-ROOT = Path(__file__).parent.parent
-
-
 pytestmark = pytest.mark.usefixtures("no_data")
 
 

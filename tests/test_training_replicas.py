@@ -19,8 +19,8 @@ from aimc_bridge import convert, train
 from aimc_bridge.registry import matrices_of
 from aimc_bridge.training import noisy_weight
 from presets import ideal, rasch2023
-from tests.models import DEVICES, assert_close, mlp, random
-from tests.test_training import STILL, recipe, small_net
+from tests.models import DEVICES, assert_close, mlp, random, small_net
+from tests.test_training import STILL, recipe
 from tests.test_training_resume import EVERYTHING, cross_entropy
 
 ROOT = Path(__file__).parent.parent

@@ -22,8 +22,8 @@ from aimc_bridge import convert, drift, program, restore, train
 from aimc_bridge.errors import CheckpointError, UsageError
 from aimc_bridge.training.checkpoint import optimizer_state
 from presets import rasch2023
-from tests.models import RANGED, mlp, random
-from tests.test_training import recipe, small_net
+from tests.models import RANGED, mlp, random, small_net
+from tests.test_training import recipe
 
 ROOT = Path(__file__).parent.parent
 # everything a recipe can do, in a few steps

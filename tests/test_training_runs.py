@@ -21,8 +21,8 @@ from aimc_bridge.errors import CapabilityError, TrainingError, UsageError
 from aimc_bridge.registry import matrices_of
 from aimc_bridge.training import learning_rate_factor, progress, train_digital
 from presets import ideal, rasch2023
-from tests.models import QUIET, RANGED, assert_close, linear, mlp, only, random
-from tests.test_training import PLAIN, STILL, recipe, small_net
+from tests.models import QUIET, RANGED, assert_close, linear, mlp, only, random, small_net
+from tests.test_training import PLAIN, STILL, recipe
 from tests.test_training_resume import EVERYTHING, cross_entropy, dropping_net
 
 # --- the optimizer's pace ---
