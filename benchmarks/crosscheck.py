@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from torch import nn
 
@@ -74,6 +73,13 @@ def parser() -> Parser:
     add("--task-chips", type=int, help="of each side of the task level")
     add("--layers", nargs="*", help="names or patterns; default: up to two of each kind")
     add("--subset", type=int, default=200, help="test samples (words) of the task level")
+    add(
+        "--metrics",
+        nargs="+",
+        metavar="NAME",
+        help="of the task level: accuracy (the default; perplexity of lstm), error, loss, or "
+        "probability, the mean of what the model gives the right class",
+    )
     add_trained(add)
     add("--option", "-o", action="append", default=[], metavar="KEY=VALUE", help="of the task")
     add("--budget", help="wall time for all of it, as 20m: what it pays for is done, and named")
@@ -145,6 +151,8 @@ class _Crosscheck:
             raise UsageError(
                 f"--record {given.record!r}; allowed: letters, digits, points, dashes, underscores"
             )
+        if given.metrics is not None and "task" not in self.levels:
+            raise UsageError("--metrics are of the task level; with --levels task")
         check_device(given.device)
         for field in ("subset", "samples", "workers"):
             if getattr(given, field) < 1:
@@ -171,6 +179,8 @@ class _Crosscheck:
             name: tasks.get(name, given.profile, given.data_dir, **options_of(name, options, names))
             for name in names
         }
+        for task in made.values():
+            self._metrics_of(task)
         for name, path in self.checkpoints.items():
             made[name].load(path)
         both = sorted(self.checkpoints.keys() & self.trained.keys())
@@ -181,6 +191,20 @@ class _Crosscheck:
         for name in self.trained:
             trained_model(made[name], self.presets[0], self.trained[name])
         return made
+
+    def _metrics_of(self, task: Task) -> tuple[str, ...]:
+        """What the task level compares.
+
+        Raises:  UsageError for a metric that the task does not have.
+        """
+        # a word's probability is small: half a point of it would be a wide margin
+        more = ("probability",) if task.metric == "accuracy" else ()
+        allowed = (task.metric, "error", "loss", *more)
+        asked = tuple(dict.fromkeys(self.given.metrics or (task.metric,)))
+        unknown = [name for name in asked if name not in allowed]
+        if unknown:
+            raise UsageError(f"--metrics {' '.join(unknown)}: {task.name} has {', '.join(allowed)}")
+        return asked
 
     def parts(self) -> list[Part]:
         """All reports, the devices of each preset first."""
@@ -233,7 +257,7 @@ class _Crosscheck:
             trained = trained_model(task, part.preset, self.trained[part.task])
         evaluate = None
         if task is not None and "task" in part.levels:
-            evaluate = functools.partial(_evaluate, task, given.subset)
+            evaluate = functools.partial(_evaluate, task, given.subset, self._metrics_of(task))
         return crosscheck(
             None if part.task is None else models[part.task],
             part.preset,
@@ -345,9 +369,11 @@ def _plain(given: argparse.Namespace) -> list[tuple[str, Any]]:
     return [(key, value) for key, value in vars(given).items() if key not in left]
 
 
-def _evaluate(task: Task, subset: int, model: nn.Module) -> dict[str, float]:
-    with torch.no_grad():
-        return {task.metric: task.evaluate(model, subset)[task.metric]}
+def _evaluate(
+    task: Task, subset: int, metrics: tuple[str, ...], model: nn.Module
+) -> dict[str, float]:
+    values = task.evaluate(model, subset, probability="probability" in metrics)
+    return {name: values[name] for name in metrics}
 
 
 if __name__ == "__main__":

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 import presets
-from aimc_bridge import Report, crosscheck
-from aimc_bridge.equivalence import device, plan
+from aimc_bridge import Report, convert, crosscheck
+from aimc_bridge.equivalence import device, plan, task
 from aimc_bridge.equivalence.plan import Choice, Cost
+from aimc_bridge.equivalence.side import AIHWKIT, COMPILED, NATIVE
 from aimc_bridge.equivalence.store import digest
 from aimc_bridge.errors import (
     DataError,
     UsageError,
 )
-from tests.test_crosscheck import QUICK
+from tests.models import mlp
+from tests.test_crosscheck import QUICK, inputs
 
 pytestmark = pytest.mark.usefixtures("small_periphery")
 
@@ -121,3 +127,71 @@ def test_workers_find_the_same(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(
         one.table.drop(columns="interval"), two.table.drop(columns="interval")
     )
+
+
+def positive(shift: float, model: nn.Module) -> float:
+    """A share of outputs; 1,000 more in another process."""
+    apart = multiprocessing.current_process().name != "MainProcess"
+    return float((model(inputs()) > shift).float().mean()) + 1000.0 * apart
+
+
+def chips_of(folder: Path) -> dict[str, float]:
+    found = {}
+    for file in folder.glob("task-*.json"):
+        ((_, _, value),) = json.loads(file.read_text())
+        found[file.name] = value
+    return found
+
+
+def test_workers_share_the_chips_of_a_task(tmp_path: Path) -> None:
+    """The same chips, in other processes; what is kept is of one `evaluate`."""
+    rest: dict[str, Any] = {**QUICK, "levels": "task", "times": "1h", "task_chips": 3}
+    where = {1: tmp_path / "one", 2: tmp_path / "two"}
+
+    def check(workers: int, shift: float = 0.0) -> None:
+        crosscheck(
+            mlp(),
+            presets.rasch2023,
+            inputs(),
+            against=presets.scalar_drift,
+            evaluate=functools.partial(positive, shift),
+            workers=workers,
+            resume=where[workers],
+            **rest,
+        )
+
+    check(1)
+    check(2)
+    alone, shared = chips_of(where[1]), chips_of(where[2])
+    assert len(alone) == 6 and len(set(alone.values())) > 3
+    assert {name: value + 1000.0 for name, value in alone.items()} == pytest.approx(shared)
+    with pytest.raises(DataError, match=r"\(evaluate differ\)"):
+        check(1, shift=0.5)
+
+
+def test_an_evaluate_that_cannot_travel_says_so() -> None:
+    held = (inputs() for _ in range(9))  # as a running data loader holds one
+
+    def evaluate(model: nn.Module) -> float:
+        return float(model(next(held)).detach().mean())
+
+    rest: dict[str, Any] = {**QUICK, "levels": "task", "times": "1h", "task_chips": 2}
+    with pytest.raises(UsageError, match=r"evaluate cannot be sent .*generator.*; give workers=1"):
+        crosscheck(
+            mlp(),
+            presets.rasch2023,
+            inputs(),
+            against=presets.scalar_drift,
+            evaluate=evaluate,
+            workers=2,
+            **rest,
+        )
+
+
+def test_chips_of_compiled_passes_stay_in_their_process() -> None:
+    model = mlp()
+    native = convert(model, presets.rasch2023)
+    engines = {NATIVE: True, AIHWKIT: True, COMPILED: False}
+    for engine, travels in engines.items():
+        side = task.Model(model, native, presets.rasch2023, engine, ())
+        assert side.travels is travels

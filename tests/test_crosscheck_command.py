@@ -12,6 +12,7 @@ import benchmarks.record
 import presets
 from aimc_bridge import calibrate, convert
 from aimc_bridge.equivalence import device
+from aimc_bridge.equivalence.task import POINTS
 from benchmarks import tasks
 from benchmarks.crosscheck import main
 from benchmarks.weights import save_weights
@@ -74,9 +75,33 @@ def test_the_command_takes_a_trained_model(tmp_path: Path) -> None:
     assert main(["wrn", *words[:-1], str(tmp_path / "b"), "--preset", "hermes", "rasch2023"]) == 2
 
 
+def test_the_command_compares_the_metrics_asked_for(tmp_path: Path) -> None:
+    """By name; a finished check is not mixed with one of other metrics or samples."""
+    wrn = tasks.get("wrn", "embedded", None)
+    native = convert(wrn.build(3).eval(), presets.rasch2023)
+    calibrate(native, wrn.calibration_batches(1))
+    save_weights(native, tmp_path / "hwa.safetensors")
+    words = ["wrn", "--preset", "rasch2023", "--levels", "task", "--times", "1h"]
+    words += ["--task-chips", "2", "--trained", str(tmp_path / "hwa.safetensors")]
+    words += ["--out", str(tmp_path / "out"), "--workers", "1"]
+    asked = ["--subset", "10", "--metrics", "probability", "loss"]
+    assert main([*words, *asked]) == 0
+    table = pd.read_csv(tmp_path / "out" / "rasch2023" / "wrn" / "crosscheck.csv")
+    assert set(table["quantity"]) == {"probability", "loss"}
+    probability = table[table["quantity"] == "probability"].iloc[0]
+    assert 0.02 < probability["native"] < 0.5  # ten classes and a model that has learned nothing
+    assert probability["margin"] == POINTS
+    assert main([*words, *asked, "--resume"]) == 0
+    assert main([*words, *asked[:2], "--resume"]) == 2
+    assert main([*words, "--subset", "12", *asked[2:], "--resume"]) == 2
+
+
 @pytest.mark.parametrize(
     "words",
     [
+        ["--metrics", "probability"],
+        ["--metrics", "perplexity", "wrn", "--levels", "task"],
+        ["lstm", "--levels", "task", "--metrics", "probability"],
         ["--preset", "nope"],
         ["--preset"],
         ["--levels", "tile"],

@@ -52,6 +52,22 @@ def test_an_epoch_of_sentences_has_each_at_most_once(all_tasks) -> None:
     assert padding < 0.15  # batches of like length
 
 
+@pytest.mark.parametrize("subset", [3, 64, None])
+def test_an_evaluation_takes_each_sentence_once_with_little_padding(all_tasks, subset) -> None:
+    task = all_tasks["bert"]
+    tokens, labels = (part[:subset] for part in task.splits["test"])
+    found = []
+    sizes = []
+    for batch in task.batches("test", subset):
+        lengths = batch["attention_mask"].sum(1).tolist()
+        rows = zip(batch["input_ids"].tolist(), lengths, batch["labels"].tolist(), strict=True)
+        found += [(row[:length], label) for row, length, label in rows]
+        sizes.append(batch["input_ids"].numel())
+    assert sorted(found) == sorted(zip(tokens, labels, strict=True))
+    if len(tokens) >= 64:
+        assert 1 - sum(map(len, tokens)) / sum(sizes) < 0.35  # a batch of all 64: 0.8
+
+
 def test_words_of_the_test_sentences_are_not_learned_from(all_tasks) -> None:
     task = all_tasks["bert"]
     seen = {i for tokens in task.splits["train"][0] for i in tokens}

@@ -68,6 +68,23 @@ def test_a_subset_has_so_many_samples(all_tasks, name) -> None:
     assert task.count("test") - 2 * lstm.STREAMS < everything <= task.count("test")
 
 
+@pytest.mark.parametrize("name", tasks.NAMES)
+def test_the_probability_is_the_mean_of_what_the_right_class_gets(all_tasks, name) -> None:
+    task = all_tasks[name]
+    model = task.build(0, dropout=0.0).eval()
+    total = count = 0.0
+    with torch.no_grad():
+        for batch in task.batches("test", 100):
+            scores = task.logits(model, batch).double().exp()
+            for row, right in zip(scores, task.targets(batch).tolist(), strict=True):
+                total += float(row[right] / row.sum())
+                count += 1
+    found = task.evaluate(model, 100, probability=True)
+    assert found["probability"] == pytest.approx(total / count, rel=1e-5)
+    del found["probability"]
+    assert found == task.evaluate(model, 100)
+
+
 def flat(batch) -> list[Tensor]:
     values = batch.values() if isinstance(batch, dict) else batch
     return [v for v in values if isinstance(v, Tensor)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -203,7 +204,26 @@ class Question:
             "chips": [self.chips, self.task_chips],
             "seed": self.seed,
             "native side": [self.native_side, self.where],
+            "evaluate": None if "task" not in self.chosen else _told(self.evaluate),
             "exclude": [exclude] if isinstance(exclude, str) else list(exclude),
             "layers": layers if layers is None or isinstance(layers, str) else list(layers),
             "budget": self.budget,
         }
+
+
+def _told(function: object) -> list[Any]:
+    """What tells a function from another between two runs: its name, and of a partial the plain
+    arguments and the types of the rest."""
+    if isinstance(function, functools.partial):
+        keywords = sorted(function.keywords.items())
+        bound = [*function.args, *(part for pair in keywords for part in pair)]
+        return [*_told(function.func), *map(_plain, bound)]
+    return [getattr(function, "__qualname__", type(function).__qualname__)]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return type(value).__qualname__

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import pickle
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from aimc_bridge.equivalence.question import Question, Times
 from aimc_bridge.equivalence.report import Part, Report
 from aimc_bridge.equivalence.side import AIHWKIT, COMPILED, Setting
 from aimc_bridge.equivalence.store import Store
+from aimc_bridge.errors import UsageError
 from aimc_bridge.rng import derive
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import Evaluate
@@ -64,7 +67,7 @@ def crosscheck(
              takes 10 minutes at most.
              trained  `model` after hardware-aware training: converted to the native engine under
              `preset`; its weights, scales and input ranges are compared, those of `model` are not.
-             evaluate  `model -> float | dict`, the task level.
+             evaluate  `model -> float | dict`, the task level; picklable where there are workers.
              levels  of "device", "layer", "task"; by default all that can be done.
              layers  names or patterns; None: up to two of each kind.    exclude  as in `convert`.
              targets, samples  of devices.
@@ -72,7 +75,9 @@ def crosscheck(
              compiled  layers and task of the native engine as `native.compiled` runs them.
              device  "cuda": the native engine's layers and task there, convolutions in full float32
              (torch's default on a GPU rounds their inputs to 10 bits); aihwkit stays on the CPU.
-             resume  a folder: parts found in it are not done again.    workers  processes.
+             resume  a folder: parts found in it are not done again. Of `evaluate` it knows the name
+             and, of a functools.partial, the plain arguments.    workers  processes, for parts and
+             for chips of the task.
     Returns: Report: `table`, `passed`, `summary()`, `save(folder)`.
     Raises:  UsageError, ShapeError (inputs that do not fit), ConversionError (no analog layer),
              CapabilityError (aihwkit cannot run the preset), VersionError, DataError (resume).
@@ -270,23 +275,43 @@ class _Check:
         )
 
     def _task(self, chips: int, store: Store, bar: Bar, cost: float) -> Part:
-        assert self.asked.evaluate is not None
-        values: list[list[list[task.Value]]] = []
-        for side, model in self._sides():
-            mine = []
-            for chip in range(chips):
-                key = f"task/{side}/{chip}"
-                kept = store.get(key)
-                if kept is None:
-                    kept = model.chip(
-                        self.asked.evaluate, self.asked.times["task"], chip, self.asked.seed, side
-                    )
-                    store.put(key, kept)
-                mine.append([(float(t), str(m), float(v)) for t, m, v in kept])
+        found: dict[str, list[task.Value]] = {}
+        sides = self._sides()
+        for side, model in sides:
+            keys = {f"task/{side}/{chip}": chip for chip in range(chips)}
+            kept = {key: store.get(key) for key in keys}
+            todo = {key: chip for key, chip in keys.items() if kept[key] is None}
+            for key, one in self._chips(side, model, todo):
+                store.put(key, one)
+                kept[key] = one
                 bar.done(key, cost / 2)
-            values.append(mine)
+            found |= {k: [(float(t), str(m), float(v)) for t, m, v in kept[k]] for k in keys}
+        values = [[found[f"task/{side}/{chip}"] for chip in range(chips)] for side, _ in sides]
         reference = "aihwkit" if self.asked.against is None else str(self.asked.against)
         return task.compare(values[0], values[1], reference, type(self.asked.digital).__name__)
+
+    def _chips(
+        self, side: str, model: task.Model, todo: dict[str, int]
+    ) -> Iterator[tuple[str, list[task.Value]]]:
+        """Values of each chip, as they are found."""
+        assert self.asked.evaluate is not None
+        times, seed = self.asked.times["task"], self.asked.seed
+        one = functools.partial(task.keyed, model, self.asked.evaluate, times, seed, side)
+        if self.asked.workers == 1 or len(todo) < 2 or not model.travels:
+            yield from (one(key, chip) for key, chip in todo.items())
+            return
+        from joblib import Parallel, delayed
+
+        pool = Parallel(n_jobs=self.asked.workers, return_as="generator_unordered", batch_size=1)
+        try:
+            yield from pool(delayed(one)(key, chip) for key, chip in todo.items())
+        except pickle.PicklingError as cause:
+            why = (
+                str(cause.__cause__ or cause).strip('"\n').splitlines()[-1]
+            )  # a traceback's last line
+            raise UsageError(
+                f"evaluate cannot be sent to other processes ({why}); give workers=1"
+            ) from cause
 
     def _task_needed(self, cost: Cost) -> int:
         assert self.asked.evaluate is not None

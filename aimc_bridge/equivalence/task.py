@@ -43,6 +43,8 @@ class Model:
     ) -> None:
         self.digital, self.trained = digital, trained
         self.preset, self.engine, self.exclude = preset, engine, exclude
+        # compiled passes and a GPU's tensors stay where they are
+        self.travels = engine != COMPILED and (engine == AIHWKIT or device == "cpu")
         self.kept: nn.Module | None = None if engine == AIHWKIT else trained
         if engine == COMPILED or (self.kept is not None and device != "cpu"):
             self.kept = copy.deepcopy(trained).to(device)
@@ -65,6 +67,19 @@ class Model:
         with full_float32():
             rows = one_chip(self.fresh(), evaluate, list(times), chip, base, "cpu")
         return [(t_s, metric, value) for _, _, t_s, metric, value in rows]
+
+
+def keyed(
+    model: Model,
+    evaluate: Evaluate,
+    times: Sequence[float],
+    seed: int,
+    side: str,
+    key: str,
+    chip: int,
+) -> tuple[str, list[Value]]:
+    """One chip's values with the name they are kept under: a job."""
+    return key, model.chip(evaluate, times, chip, seed, side)
 
 
 def compare(first: list[list[Value]], second: list[list[Value]], reference: str, cell: str) -> Part:

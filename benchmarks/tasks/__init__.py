@@ -139,11 +139,18 @@ class Task(ABC):
 
     @torch.no_grad()
     def evaluate(
-        self, model: nn.Module, subset: int | None = None, split: Split = "test"
+        self,
+        model: nn.Module,
+        subset: int | None = None,
+        split: Split = "test",
+        *,
+        probability: bool = False,
     ) -> dict[str, float]:
         """Metric, `error` in [0, 1] and `loss` in nats on held-out data, dropout off.
 
         Args:    subset  number of samples (lstm: words) from the start of the split; all if None.
+                 probability  whether `probability`, the mean of what the model gives the right
+                 class, is wanted too: it varies less between chips than a count of right answers.
         Raises:  DataError where there is nothing to evaluate on; UsageError for an unknown split.
         """
         if split not in ("test", "validation"):
@@ -152,19 +159,23 @@ class Task(ABC):
             raise UsageError(f"subset={subset}: must be at least 1, or None for all")
         training = model.training
         model.eval()
-        total_loss = wrong = count = 0.0
+        total_loss = wrong = right = count = 0.0
         try:
             for batch in self.batches(split, subset):
                 scores = self.logits(model, batch).float()
                 targets = self.targets(batch).to(scores.device)
                 total_loss += nn.functional.cross_entropy(scores, targets, reduction="sum").item()
                 wrong += (scores.argmax(-1) != targets).sum().item()
+                if probability:
+                    given = scores.softmax(-1).gather(-1, targets.unsqueeze(-1))
+                    right += given.double().sum().item()
                 count += targets.numel()
         finally:
             model.train(training)
         if not count:
             raise DataError(f"{self.dataset}: the {split} split is empty; nothing to evaluate on")
-        return self._scores(total_loss / count, wrong / count)
+        found = self._scores(total_loss / count, wrong / count)
+        return found | ({"probability": right / count} if probability else {})
 
     def _scores(self, loss: float, error: float) -> dict[str, float]:
         return {"accuracy": 1.0 - error, "error": error, "loss": loss}

@@ -131,8 +131,10 @@ class SentenceTask(Task):
     def batches(self, split: Split, subset: int | None = None) -> Iterator[dict[str, Tensor]]:
         tokens, labels = self.splits[split]
         chosen = sorted(range(len(tokens[:subset])), key=lambda i: len(tokens[i]))
-        for start in range(0, len(chosen), self.at_once):
-            part = chosen[start : start + self.at_once]
+        # of few sentences small batches: one batch is padded to the longest of them all
+        width = min(self.at_once, max(8, len(chosen) // 8))
+        for start in range(0, len(chosen), width):
+            part = chosen[start : start + width]
             yield {
                 **self.collate([tokens[i] for i in part]),
                 "labels": torch.tensor([labels[i] for i in part]),

@@ -239,11 +239,16 @@ class LanguageTask(Task):
         )
 
     def evaluate(
-        self, model: nn.Module, subset: int | None = None, split: Split = "test"
+        self,
+        model: nn.Module,
+        subset: int | None = None,
+        split: Split = "test",
+        *,
+        probability: bool = False,
     ) -> dict[str, float]:
         kept = self._carried.pop(model, None)  # an evaluation between two batches changes neither
         try:
-            return super().evaluate(model, subset, split)
+            return super().evaluate(model, subset, split, probability=probability)
         finally:
             self._carried.pop(model, None)
             if kept is not None:
