@@ -70,7 +70,13 @@ def parser() -> Parser:
     add("--targets", nargs="*", type=float, default=list(TARGETS), help="of devices, over g_max")
     add("--samples", type=int, default=SAMPLES, help="devices a cell")
     add("--chips", type=int, help="of each side of every layer; default: as many as it needs")
-    add("--task-chips", type=int, help="of each side of the task level")
+    add(
+        "--task-chips",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="of each side of the task level, or of the native side and of the other",
+    )
     add("--layers", nargs="*", help="names or patterns; default: up to two of each kind")
     add("--subset", type=int, default=200, help="test samples (words) of the task level")
     add(
@@ -267,7 +273,7 @@ class _Crosscheck:
             against=part.against,
             trained=trained,
             evaluate=evaluate,
-            task_chips=given.task_chips,
+            task_chips=None if given.task_chips is None else _few(given.task_chips),
             seed=given.seed,
             levels=part.levels,
             layers=given.layers,
@@ -348,6 +354,10 @@ def about(part: Part, report: Report, wall_s: float) -> dict[str, Any]:
         "worst_columns": columns,
         "worst": rows,
     }
+
+
+def _few(numbers: list[int]) -> int | list[int]:
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def _on_a_line(found: re.Match[str]) -> str:

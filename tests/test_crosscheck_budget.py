@@ -11,11 +11,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 import presets
-from aimc_bridge import Report, convert, crosscheck
-from aimc_bridge.equivalence import device, plan, task
+from aimc_bridge import Report, calibrate, convert, crosscheck
+from aimc_bridge.equivalence import device, plan, run, task
 from aimc_bridge.equivalence.plan import Choice, Cost
 from aimc_bridge.equivalence.side import AIHWKIT, COMPILED, NATIVE
 from aimc_bridge.equivalence.store import digest
@@ -167,6 +168,77 @@ def test_workers_share_the_chips_of_a_task(tmp_path: Path) -> None:
     assert {name: value + 1000.0 for name, value in alone.items()} == pytest.approx(shared)
     with pytest.raises(DataError, match=r"\(evaluate differ\)"):
         check(1, shift=0.5)
+
+
+def test_the_sides_of_a_task_may_have_other_numbers_of_chips(tmp_path: Path) -> None:
+    """Welch's interval of all chips there are; the cheap side's make up for the dear one's."""
+
+    def check(task_chips: Any) -> Report:
+        return crosscheck(
+            mlp(),
+            presets.rasch2023,
+            inputs(),
+            against=presets.scalar_drift,
+            evaluate=functools.partial(positive, 0.0),
+            resume=tmp_path,
+            **{**QUICK, "levels": "task", "times": "1h", "task_chips": task_chips},
+        )
+
+    report = check((9, 4))
+    kept = chips_of(tmp_path)
+    sides = [
+        [value for name, value in kept.items() if name.startswith(f"task-side-{i}")] for i in (0, 1)
+    ]
+    assert [len(side) for side in sides] == [9, 4]
+    welch = stats.ttest_ind(sides[1], sides[0], equal_var=False).confidence_interval(0.9)
+    (row,) = report.table.to_dict("records")
+    assert (row["low"], row["high"]) == pytest.approx((welch.low, welch.high))
+    assert any("9 chips of rasch2023, 4 of scalar_drift" in note for note in report.notes)
+    pd.testing.assert_frame_equal(check([9, 4]).table, report.table)  # all of it was kept
+    with pytest.raises(DataError, match=r"\(chips differ\)"):
+        check(9)
+
+
+def test_a_budget_lessens_both_sides_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run._Check, "_task_cost", lambda self: Cost(0.0, 1.0))
+    report = crosscheck(
+        mlp(),
+        presets.rasch2023,
+        inputs(),
+        against=presets.scalar_drift,
+        evaluate=functools.partial(positive, 0.0),
+        budget=10.0,
+        **{**QUICK, "levels": "task", "times": "1h", "task_chips": (40, 20)},
+    )
+    (note,) = (note for note in report.notes if note.startswith("task: "))
+    first, second = (int(word) for word in note.split() if word.isdigit())
+    assert second < 20 and first == 2 * second
+
+
+def test_the_prediction_counts_every_chip_of_the_first_side(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Work that takes a second each, at two times: drift and evaluation natively, building,
+    programming, drift and evaluation on the other side."""
+    native = convert(mlp(), presets.rasch2023)
+    calibrate(native, [inputs()])
+
+    def second(work: Any) -> float:
+        work()
+        return 1.0
+
+    monkeypatch.setattr(plan, "timed", second)
+    costs = [
+        plan.task_cost(native, lambda: native, inputs(), lambda model: 0.0, 2, ratio).a_chip
+        for ratio in (1.0, 4.0)
+    ]
+    assert costs == [2 + 4 + 4, 2 + 4 + 4 * 4]
+
+
+@pytest.mark.parametrize("chips", [1, True, 2.0, "22", (4, 1), (4,), (4, 4, 4), (4, None)])
+def test_a_wrong_number_of_chips_says_what_is_allowed(chips: Any) -> None:
+    with pytest.raises(UsageError, match=r"task_chips=.*; allowed: an integer >= 2, two of them"):
+        crosscheck(mlp(), presets.rasch2023, inputs(), evaluate=positive, task_chips=chips)
 
 
 def test_an_evaluate_that_cannot_travel_says_so() -> None:

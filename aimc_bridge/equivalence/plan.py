@@ -62,13 +62,19 @@ class Cost:
 @dataclass
 class Choice:
     """What is done: targets of devices and samples of a cell, chips of each layer by name, chips of
-    the task."""
+    the task; `first`: those of the task's first side, where they are others."""
 
     targets: list[float]
     samples: int
     layers: dict[str, int]
     task: int
     notes: list[str]
+    first: int | None = None
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Chips of the task's two sides."""
+        return self.task if self.first is None else self.first, self.task
 
     def to_dict(self) -> dict[str, Any]:
         return vars(self)
@@ -153,9 +159,10 @@ def task_cost(
     batch: Any,
     evaluate: Callable[[nn.Module], Any],
     times: int,
+    ratio: float = 1.0,
 ) -> Cost:
-    """Of one chip on both engines: one native evaluation, and how much slower aihwkit is on a small
-    piece of the inputs."""
+    """Of a chip on the second side and `ratio` chips on the first: one native evaluation, and how
+    much slower aihwkit is on a small piece of the inputs."""
     program(native, 0)
     native_drift = timed(lambda: drift(native, 1.0))
     evaluation = timed(lambda: evaluate(native))
@@ -169,7 +176,8 @@ def task_cost(
     theirs = min(timed(lambda: _run(other, piece)) for _ in range(2))
     restore(native)
     slower = evaluation * max(1.0, theirs / max(ours, 1e-6))
-    return Cost(0.0, building + times * (native_drift + evaluation + other_drift + slower))
+    first = ratio * times * (native_drift + evaluation)
+    return Cost(0.0, first + building + times * (other_drift + slower))
 
 
 @torch.no_grad()

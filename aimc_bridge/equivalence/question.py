@@ -100,7 +100,7 @@ class Question:
         self,
         times: Times | None,
         chips: int | None,
-        task_chips: int | None,
+        task_chips: int | Sequence[int] | None,
         targets: Sequence[float],
         budget: str | float | None,
     ) -> None:
@@ -117,15 +117,11 @@ class Question:
             self.times[level] = tuple(sorted({seconds(t) for t in listed}))
         if not self.times["device"]:
             raise UsageError("no times; allowed: one or more, such as times=('1s', '1y')")
-        for name, count, fewest in (("chips", chips, 4), ("task_chips", task_chips, 2)):
-            if count is None:
-                continue
-            if isinstance(count, bool) or not isinstance(count, int) or count < fewest:
-                raise UsageError(
-                    f"{name}={count!r}; allowed: an integer >= {fewest}, or None for as many as "
-                    "are needed"
-                )
-        self.chips, self.task_chips = chips, task_chips
+        if chips is not None and not _whole(chips, 4):
+            raise UsageError(
+                f"chips={chips!r}; allowed: an integer >= 4, or None for as many as are needed"
+            )
+        self.chips, self.task_chips = chips, _sides(task_chips)
         self.targets = list(dict.fromkeys(float(x) for x in targets))
         device.check(self.targets, self.samples)
         if "device" in self.chosen and not self.targets:
@@ -201,7 +197,7 @@ class Question:
             "times": {name: list(at) for name, at in self.times.items()},
             "targets": self.targets,
             "samples": self.samples,
-            "chips": [self.chips, self.task_chips],
+            "chips": [self.chips, _as_given(self.task_chips)],
             "seed": self.seed,
             "native side": [self.native_side, self.where],
             "evaluate": None if "task" not in self.chosen else _told(self.evaluate),
@@ -209,6 +205,27 @@ class Question:
             "layers": layers if layers is None or isinstance(layers, str) else list(layers),
             "budget": self.budget,
         }
+
+
+def _whole(count: object, fewest: int) -> bool:
+    return isinstance(count, int) and not isinstance(count, bool) and count >= fewest
+
+
+def _sides(chips: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """Chips of the task's first and second side."""
+    if chips is None:
+        return None
+    pair = tuple(chips) if isinstance(chips, Sequence) else (chips, chips)
+    if len(pair) != 2 or not all(_whole(count, 2) for count in pair):
+        raise UsageError(
+            f"task_chips={chips!r}; allowed: an integer >= 2, two of them (first side, second "
+            "side), or None for as many as are needed"
+        )
+    return pair[0], pair[1]
+
+
+def _as_given(sides: tuple[int, int] | None) -> int | list[int] | None:
+    return None if sides is None else sides[0] if sides[0] == sides[1] else list(sides)
 
 
 def _told(function: object) -> list[Any]:

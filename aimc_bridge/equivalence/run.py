@@ -37,7 +37,7 @@ def crosscheck(
     physics: object | None = None,
     trained: nn.Module | None = None,
     evaluate: Evaluate | None = None,
-    task_chips: int | None = None,
+    task_chips: int | Sequence[int] | None = None,
     seed: int = 0,
     levels: Sequence[str] | str | None = None,
     layers: Sequence[str] | str | None = None,
@@ -65,6 +65,8 @@ def crosscheck(
              chips  of each side, of every layer and of the task (where task_chips does not say
              other); None: as many as a pilot finds to be needed, of the task 10 at least and what
              takes 10 minutes at most.
+             task_chips  of each side of the task, or (of the first side, of the second): with four
+             times as many of a native side, aihwkit's need be five eighths of the equal number.
              trained  `model` after hardware-aware training: converted to the native engine under
              `preset`; its weights, scales and input ranges are compared, those of `model` are not.
              evaluate  `model -> float | dict`, the task level; picklable where there are workers.
@@ -115,7 +117,7 @@ class _Check:
                 parts[key] = part
             ordered = [parts[job.key] for job in jobs]
             if choice.task:
-                ordered.append(self._task(choice.task, store, bar, a_task))
+                ordered.append(self._task(choice, store, bar, a_task))
         return self._report(ordered, choice)
 
     def _planned(self, store: Store, bar: Bar) -> tuple[Choice, dict[str, float]]:
@@ -147,10 +149,16 @@ class _Check:
         jobs = None
         if "task" in self.asked.chosen:
             cost = self._task_cost()
-            jobs = (self.asked.task_chips or self.asked.chips or self._task_needed(cost), cost)
+            sides = self.asked.task_chips
+            wanted = sides[1] if sides else self.asked.chips or self._task_needed(cost)
+            jobs = (wanted, cost)
         budget = None if self.asked.budget is None else self.asked.budget * self.asked.workers
         spent = (time.monotonic() - began) * self.asked.workers
         choice = plan.choose(budget, spent, targets, self.asked.samples, a_target, layers, jobs)
+        if choice.task and self.asked.task_chips:
+            first, second = self.asked.task_chips
+            if first != second:  # a budget lessens both alike
+                choice.first = max(2, choice.task * first // second)
         for note in choice.notes:
             bar.say(note)
         costs = {f"layer/{name}": layers[name][2].of(n) for name, n in choice.layers.items()}
@@ -266,27 +274,27 @@ class _Check:
     def _task_cost(self) -> Cost:
         assert self.asked.evaluate is not None
         (_, first), (_, second) = self._sides()
+        chips = self.asked.task_chips or (1, 1)
         return plan.task_cost(
             first.fresh(),
             second.fresh,
             self.asked.batches[0],
             self.asked.evaluate,
             len(self.asked.times["task"]),
+            chips[0] / chips[1],
         )
 
-    def _task(self, chips: int, store: Store, bar: Bar, cost: float) -> Part:
-        found: dict[str, list[task.Value]] = {}
-        sides = self._sides()
-        for side, model in sides:
+    def _task(self, choice: Choice, store: Store, bar: Bar, cost: float) -> Part:
+        values = []
+        for (side, model), chips in zip(self._sides(), choice.sides, strict=True):
             keys = {f"task/{side}/{chip}": chip for chip in range(chips)}
             kept = {key: store.get(key) for key in keys}
             todo = {key: chip for key, chip in keys.items() if kept[key] is None}
             for key, one in self._chips(side, model, todo):
                 store.put(key, one)
                 kept[key] = one
-                bar.done(key, cost / 2)
-            found |= {k: [(float(t), str(m), float(v)) for t, m, v in kept[k]] for k in keys}
-        values = [[found[f"task/{side}/{chip}"] for chip in range(chips)] for side, _ in sides]
+                bar.done(key, cost / 2 * choice.task / chips)
+            values.append([[(float(t), str(m), float(v)) for t, m, v in kept[k]] for k in keys])
         reference = "aihwkit" if self.asked.against is None else str(self.asked.against)
         return task.compare(values[0], values[1], reference, type(self.asked.digital).__name__)
 
@@ -338,14 +346,17 @@ class _Check:
         if choice.targets:
             notes.append(f"devices: {choice.samples} samples a cell, twice that for a target of 0")
         notes += [f"layer {name}: {n} chips of each side" for name, n in choice.layers.items()]
-        if choice.task:
-            notes.append(f"task: {choice.task} chips of each side")
         if self.asked.physics is not None:
             sides = (custom.name_of(self.asked.physics), "aihwkit")
         if self.asked.against is not None:
             second = str(self.asked.against)
             sides = (str(self.asked.preset), second)
             causes = contrast.causes(self.asked.preset, self.asked.against)
+        if choice.task:
+            chips = f"{choice.task} chips of each side"
+            if choice.first is not None:
+                chips = f"{choice.first} chips of {sides[0]}, {choice.task} of {sides[1]}"
+            notes.append(f"task: {chips}")
         report = Report.of(parts, sides, notes, causes)
         if self.asked.against is None:
             return report
