@@ -193,16 +193,19 @@ def fit(
         "seed": seed,
         "total": total,
         "precision": precision,
+        "options": dict(task.options),
         "recipe": dataclasses.asdict(recipe),
     }
     autocast = torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16")
     start, spent = 0, 0.0
     if (out / "checkpoint.json").exists():
         facts, tensors = read_checkpoint(out)
-        facts.setdefault("precision", "fp32")  # checkpoints from before there was a choice
+        facts.setdefault("precision", "fp32")  # checkpoints from before there was a choice,
+        facts.setdefault("options", run["options"])  # or this note
         if {key: facts.get(key) for key in run} != run:
             raise UsageError(
-                f"{out} holds a run with another recipe, seed or precision; name another folder"
+                f"{out} holds a run with another recipe, seed, precision or option of the task; "
+                "name another folder"
             )
         put_back(task, model, optimizer, tensors)
         start, spent = facts["step"], facts["wall_s"]
@@ -305,6 +308,7 @@ def finish(
         "wall_s": round(facts["wall_s"], 1),
         "digital": metrics,
         "precision": facts["precision"],
+        "options": facts["options"],
         "recipe": facts["recipe"],
         "versions": {
             "python": platform.python_version(),

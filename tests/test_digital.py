@@ -110,15 +110,31 @@ def test_a_precision_is_kept_and_an_unknown_one_refused(tmp_path) -> None:
     with pytest.raises(UsageError, match="unknown precision 'fp16'; one of fp32, bf16"):
         digital.fit(task, tmp_path / "a", precision="fp16", **options)
     digital.fit(task, tmp_path / "b", precision="bf16", stop_after=2, **options)
-    with pytest.raises(UsageError, match="another recipe, seed or precision"):
+    with pytest.raises(UsageError, match="another recipe, seed, precision or option"):
         digital.fit(task, tmp_path / "b", resume=True, **options)
     pointer = tmp_path / "b" / "checkpoint.json"
     facts = json.loads(pointer.read_text())
     del facts["precision"]  # a checkpoint from before there was a choice is float32's
     pointer.write_text(json.dumps(facts))
-    with pytest.raises(UsageError, match="another recipe, seed or precision"):
+    with pytest.raises(UsageError, match="another recipe, seed, precision or option"):
         digital.fit(task, tmp_path / "b", precision="bf16", resume=True, **options)
     digital.fit(task, tmp_path / "b", resume=True, **options)
+
+
+def test_the_options_of_the_task_are_kept_and_belong_to_the_run(tmp_path) -> None:
+    """Another augmentation trains another model: it is no way to go on."""
+    plain, recipe = small("wrn")
+    how = {"recipe": recipe, "device": "cpu", "console": QUIET}
+    cut = tasks.get("wrn", cutout=2, depth=None)
+    digital.fit(cut, tmp_path, stop_after=2, **how)
+    with pytest.raises(UsageError, match="another recipe, seed, precision or option"):
+        digital.fit(plain, tmp_path, resume=True, **how)
+    pointer = tmp_path / "checkpoint.json"
+    facts = json.loads(pointer.read_text())
+    assert facts.pop("options") == {"cutout": 2}
+    pointer.write_text(json.dumps(facts))  # a checkpoint from before they were noted goes on
+    digital.fit(cut, tmp_path, resume=True, **how)
+    assert tasks.read_info(tmp_path)["options"] == {"cutout": 2}
 
 
 def test_another_seed_is_another_model(tmp_path) -> None:
@@ -168,7 +184,8 @@ def test_weights_that_are_views_of_one_memory_are_kept(tmp_path) -> None:
     parts = memory.split([weight.numel() for weight in weights])
     for weight, part in zip(weights, parts, strict=True):
         weight.data = part.view(weight.shape)
-    facts = {"seed": 3, "total": 1, "steps_per_epoch": 1, "wall_s": 0.0, "precision": "fp32"}
+    facts = {"seed": 3, "total": 1, "steps_per_epoch": 1, "wall_s": 0.0}
+    facts |= {"precision": "fp32", "options": {}}
     facts["recipe"] = dataclasses.asdict(recipe)
     digital.finish(tmp_path, task, model, facts, {})
     kept = task.load(tmp_path).state_dict()
@@ -226,7 +243,7 @@ def test_folders_of_other_runs_are_refused(tmp_path) -> None:
     task, recipe = stopped(out)
     with pytest.raises(UsageError, match="holds an unfinished run; --resume"):
         digital.fit(task, out, recipe=recipe, device="cpu", console=QUIET)
-    with pytest.raises(UsageError, match="another recipe, seed or precision"):
+    with pytest.raises(UsageError, match="another recipe, seed, precision or option"):
         digital.fit(task, out, recipe=recipe, seed=1, resume=True, device="cpu", console=QUIET)
     digital.fit(task, out, recipe=recipe, resume=True, device="cpu", console=QUIET)
     with pytest.raises(UsageError, match="holds a finished run"):

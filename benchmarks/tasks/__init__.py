@@ -3,9 +3,10 @@
 import importlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -57,6 +58,7 @@ class Task(ABC):
     n_classes: int
     unit: str  # what a sample is, plural
     profile: Profile = "embedded"
+    options: Mapping[str, Any] = MappingProxyType({})  # as given to `get`
 
     @property
     def chance_error(self) -> float:
@@ -241,6 +243,7 @@ def get(
             raise UsageError(f"option {key}={value!r} of task {name!r}; allowed: a {_KINDS[kind]}")
     task: Task = module.make(profile, Path(data_dir) if data_dir is not None else None, **options)
     task.profile = profile  # type: ignore[assignment]
+    task.options = {key: value for key, value in options.items() if value is not None}
     return task
 
 
