@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aimc_bridge.errors import DataError
+from aimc_bridge.intervals import mean_interval
 from aimc_bridge.times import label
 
 if TYPE_CHECKING:
@@ -94,29 +96,68 @@ def _trainings(group: pd.DataFrame) -> str:
     return f" x {count} trainings" if count > 1 else ""
 
 
-def a_star_summary(results: pd.DataFrame, chance: float) -> pd.DataFrame:
-    """One model's A*: rows and times as `summary` has them, "mean ± sd over chips".
+def a_star(results: pd.DataFrame, chance: float) -> pd.DataFrame:
+    """One model's A* in numbers: a row a phase, engine, part of the data and time.
 
     Args:    results  rows of one model, those of metric "error" among them.
-             chance  error of guessing.
+             chance  error of guessing, in [0, 1].
+    Returns: DataFrame: phase, engine, data, t_inference (s), chips (of all trainings), mean and
+             (sample) sd of A* over them, low and high: the 95 % interval of the mean, Student's t
+             over chips, or over the means of trainings where there are several. All are NaN where
+             the digital model is at chance; one value alone has neither sd nor interval (NaN).
     """
     import pandas as pd
 
-    times = times_of(results)
     errors = results[results.metric == "error"]
     rows = []
     for (phase, engine, data), group in _analog_groups(errors):
         baseline = errors[(errors.phase == "digital") & (errors.dataset == data)]
-        row = {"phase": _PHASE_NAMES[phase], "engine": engine, "data": data}
-        for t_s in times:
+        for t_s, now in group.groupby("t_inference"):
+            row = {"phase": phase, "engine": engine, "data": data, "t_inference": t_s}
+            row["chips"] = len(now)
             try:
-                stars = _stars(group[group.t_inference == t_s], baseline, chance)
+                stars = pd.Series(_stars(now, baseline, chance), index=now.index)
             except DataError:
-                row[f"A* {label(t_s)}"] = "undefined"
-            else:
-                row[f"A* {label(t_s)}"] = spread(stars, "A*")
-        rows.append(row)
+                rows.append({**row, **dict.fromkeys(("mean", "sd", "low", "high"), math.nan)})
+                continue
+            found = mean_interval(_units(stars, now))
+            row |= {"mean": found.mean, "sd": float(stars.std())}
+            rows.append({**row, "low": found.low, "high": found.high})
     return pd.DataFrame(rows)
+
+
+def _units(stars: pd.Series[float], rows: pd.DataFrame) -> pd.Series[float]:
+    """What an interval is over: chips of one training, else the trainings."""
+    if "training_seed" not in rows or rows.training_seed.nunique() < 2:
+        return stars
+    return stars.groupby(rows.training_seed).mean()
+
+
+def a_star_summary(results: pd.DataFrame, chance: float) -> pd.DataFrame:
+    """`a_star` for reading: rows and times as `summary` has them.
+
+    Returns: DataFrame of text: phase, engine, data, a column a time ("mean ± sd % (low to high)").
+    """
+    import pandas as pd
+
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    times = times_of(results)
+    for one in a_star(results, chance).to_dict("records"):
+        place = (one["phase"], one["engine"], one["data"])
+        named = {"phase": _PHASE_NAMES[one["phase"]], "engine": one["engine"], "data": one["data"]}
+        row = rows.setdefault(place, named | {f"A* {label(t_s)}": "" for t_s in times})
+        row[f"A* {label(one['t_inference'])}"] = _star_text(one)
+    return pd.DataFrame(rows.values())
+
+
+def _star_text(one: Mapping[Any, Any]) -> str:
+    mean, sd, low, high = (100 * one[name] for name in ("mean", "sd", "low", "high"))
+    if math.isnan(mean):
+        return "undefined"
+    if math.isnan(sd):
+        return f"{mean:.2f} %"
+    interval = "" if math.isnan(low) else f" ({low:.2f} to {high:.2f})"
+    return f"{mean:.2f} ± {sd:.2f} %{interval}"
 
 
 def _stars(rows: pd.DataFrame, digital: pd.DataFrame, chance: float) -> list[float]:

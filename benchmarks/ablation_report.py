@@ -10,11 +10,10 @@ import math
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from scipy.stats import t as student
+from typing import TYPE_CHECKING, Any
 
 from aimc_bridge.errors import DataError, UsageError
+from aimc_bridge.intervals import CONFIDENCE, mean_interval
 from aimc_bridge.report import markdown, normalised_accuracy
 from aimc_bridge.times import label
 from benchmarks.files import replace_file
@@ -25,26 +24,6 @@ if TYPE_CHECKING:
 COLUMNS = ["variant", "training_seed", "metric", "t_inference", "chip", "seed", "value"]
 FOLDER = Path(__file__).parent / "records"
 DOCS = Path(__file__).parent.parent / "docs"
-LEVEL = 0.95
-
-
-class Interval(NamedTuple):
-    """A mean and its `LEVEL` interval; NaN bounds where one unit has no spread."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def interval(values: list[float]) -> Interval:
-    """Student's t over independent units."""
-    n = len(values)
-    mean = math.fsum(values) / n
-    if n < 2:
-        return Interval(mean, math.nan, math.nan)
-    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = float(student.ppf(0.5 + LEVEL / 2, n - 1)) * sd / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half)
 
 
 def stars(results: pd.DataFrame, chance: float) -> pd.DataFrame:
@@ -82,8 +61,8 @@ def changes(results: pd.DataFrame, chance: float) -> pd.DataFrame:
             mine, theirs = units(table, variant, t_s), units(table, base, t_s)
             if list(mine.index) != list(theirs.index):
                 raise DataError(f"{variant!r} at {label(t_s)} has other chips than {base!r}")
-            star = interval(mine.tolist())
-            change = interval((mine - theirs).tolist())
+            star = mean_interval(mine)
+            change = mean_interval(mine - theirs)
             rows.append(
                 {
                     "variant": variant,
@@ -176,8 +155,8 @@ def text(results: pd.DataFrame, record: dict[str, Any], image: str) -> str:
         f"{chips.chip.nunique()} chips, trainings of each variant: {trainings}. "
         f"`{record['command']}`",
         markdown(text_of(table)),
-        f"Change of A* against the first row, points, with {100 * LEVEL:.0f} % intervals over the "
-        f"{over}{caveat}",
+        "Change of A* against the first row, points, with "
+        f"{100 * CONFIDENCE:.0f} % intervals over the {over}{caveat}",
         f"![changes]({image})",
     ]
     return "\n\n".join(lines) + "\n"

@@ -30,7 +30,7 @@ _COUNTS = (
     *("seeds", "validate_every", "accumulate", "checkpoint_every"),
 )
 
-GROWING = ("times", "chips", "aihwkit_chips", "phases")
+GROWING = ("times", "chips", "aihwkit_chips", "phases", "seeds")
 """What a run that is gone on with may be asked for more of: what it has is not done again."""
 
 

@@ -275,7 +275,8 @@ def _write(
         f"`{_command(words)}`, preset {studies[0][0].settings.preset}. "
         f"Means ± standard deviations over chips{_of_trainings(studies)}; digital: the same model "
         "before conversion, on the same samples; "
-        "A* = 1 - (err - err_digital) / (err_chance - err_digital).",
+        "A* = 1 - (err - err_digital) / (err_chance - err_digital), with the 95 % interval of its "
+        f"mean over {'trainings' if len(studies[0]) > 1 else 'chips'}.",
     ]
     panels = []
     for (study, *_), rows in zip(studies, parts, strict=True):

@@ -130,9 +130,7 @@ def test_several_trainings_are_the_units() -> None:
     assert row.a_star_high - row.a_star == pytest.approx(half)
 
 
-def test_one_unit_has_no_interval_and_other_chips_are_refused() -> None:
-    found = ablation_report.interval([0.5])
-    assert found.mean == 0.5 and math.isnan(found.low) and math.isnan(found.high)
+def test_other_chips_are_refused() -> None:
     table = results()
     with pytest.raises(DataError, match="'no noise' at 1h has other chips than 'recipe'"):
         ablation_report.changes(table[~((table.variant == "no noise") & (table.chip == 2))], 0.9)

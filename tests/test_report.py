@@ -1,5 +1,7 @@
 """Tables and figures: A* by its formula, every spread from the rows."""
 
+import math
+
 import pandas as pd
 import pytest
 
@@ -64,12 +66,45 @@ def test_a_loss_of_perplexity_is_a_rise_and_a_gain_says_so() -> None:
 
 def test_a_star_at_every_time() -> None:
     row = report.a_star_summary(rows(), chance=0.5).iloc[0]
-    # 1 - (err - 0.1) / 0.4: chips 0.95, 0.90 at 1 s and 0.75, 0.85 at 1 h
-    assert row["A* 1s"] == "92.50 ± 3.54 %"
-    assert row["A* 1h"] == "80.00 ± 7.07 %"
+    # 1 - (err - 0.1) / 0.4: chips 0.95, 0.90 at 1 s and 0.75, 0.85 at 1 h; t of 2 chips: 12.706
+    assert row["A* 1s"] == "92.50 ± 3.54 % (60.73 to 124.27)"
+    assert row["A* 1h"] == "80.00 ± 7.07 % (16.47 to 143.53)"
+
+
+def test_a_star_in_numbers() -> None:
+    """Of 3 chips with mean 0.9 and sd 0.05 by hand: 0.9 ± 4.302653 x 0.05 / sqrt 3."""
+    base = {"model": "M", "dataset": "D", "metric": "error", "phase": "hwa", "engine": "native"}
+    digital = {**base, "phase": "digital", "engine": "digital", "value": 0.1}
+    errors = (0.12, 0.14, 0.16)
+    chips = [{**base, "t_inference": 60.0, "chip": i, "value": e} for i, e in enumerate(errors)]
+    (one,) = report.a_star(pd.DataFrame([digital, *chips]), 0.5).to_dict("records")
+    place = {name: one.pop(name) for name in ("phase", "engine", "data", "t_inference", "chips")}
+    assert list(place.values()) == ["hwa", "native", "D", 60.0, 3]
+    half = 4.302653 * 0.05 / math.sqrt(3)
+    assert one == pytest.approx({"mean": 0.9, "sd": 0.05, "low": 0.9 - half, "high": 0.9 + half})
+    table = report.a_star(pd.DataFrame([digital, chips[0]]), 0.5)
+    assert table["mean"].tolist() == pytest.approx([0.95])
+    assert table[["sd", "low", "high"]].isna().all(axis=None)
+
+
+def test_trainings_are_what_an_interval_is_over_where_there_are_several() -> None:
+    """Two trainings of A* 0.9 and 0.8, 40 chips each that hardly differ: one degree of freedom."""
+    made = []
+    for training, star in ((0, 0.9), (1, 0.8)):
+        base = {"model": "M", "dataset": "D", "metric": "error", "training_seed": training}
+        made.append({**base, "phase": "digital", "engine": "digital", "value": 0.1})
+        for chip in range(40):
+            place = {"phase": "hwa", "engine": "native", "t_inference": 1.0, "chip": chip}
+            value = 0.1 + 0.4 * (1 - star) + 1e-4 * (-1) ** chip
+            made.append({**base, **place, "value": value})
+    (one,) = report.a_star(pd.DataFrame(made), 0.5).to_dict("records")
+    half = 12.706205 * math.sqrt(0.005) / math.sqrt(2)
+    assert (one["chips"], one["mean"]) == (80, pytest.approx(0.85))
+    assert one["high"] - 0.85 == pytest.approx(half) == 0.85 - one["low"]
 
 
 def test_a_star_of_a_digital_model_at_chance_is_undefined() -> None:
+    assert report.a_star(rows(), chance=0.1)[["mean", "sd", "low", "high"]].isna().all(axis=None)
     row = report.a_star_summary(rows(), chance=0.1).iloc[0]
     assert row["A* 1s"] == "undefined"
 
@@ -81,7 +116,8 @@ def test_each_part_of_the_data_has_its_own_digital_model() -> None:
     table = report.summary(pd.concat([rows(), subset]), "accuracy")
     assert table.digital.tolist() == ["90.00 %", "95.00 %"]
     stars = report.a_star_summary(pd.concat([rows(), subset]), chance=0.5)
-    assert stars["A* 1s"].tolist() == ["92.50 ± 3.54 %", "82.22 ± 3.14 %"]
+    found = [text.partition(" (")[0] for text in stars["A* 1s"]]
+    assert found == ["92.50 ± 3.54 %", "82.22 ± 3.14 %"]
 
 
 def test_phases_come_in_their_order() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -182,13 +183,17 @@ def test_ranges_are_set_anew_after_training_where_asked(model, tmp_path) -> None
 
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory, launched) -> Path:
-    out = tmp_path_factory.mktemp("seeds") / "out"
-    words = [
+def training_words(launched) -> list[str]:
+    return [
         *("wrn", *QUICK, "--checkpoint", str(launched / "work" / "wrn" / "digital")),
-        *("--phases", "hwa", "--times", "1s", "1y", "--seeds", "3", "--seed", "4"),
+        *("--phases", "hwa", "--times", "1s", "1y", "--seed", "4"),
     ]
-    assert run.main([*words, "--out", str(out)]) == 0
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory, training_words) -> Path:
+    out = tmp_path_factory.mktemp("seeds") / "out"
+    assert run.main([*training_words, "--seeds", "3", "--out", str(out)]) == 0
     return out
 
 
@@ -213,6 +218,18 @@ def test_training_seeds_are_a_last_column_where_there_are_several(three, tmp_pat
     assert line["chips"] == "2 x 3 trainings"
 
 
+def test_a_finished_run_takes_more_trainings(three, training_words, tmp_path) -> None:
+    """The first is not trained again, and all is as in a run that had three from the start."""
+    words = [*training_words, "--out", str(tmp_path / "out")]
+    assert run.main(words) == 0
+    assert "training_seed" not in rows_of(tmp_path / "out")
+    weights = tmp_path / "out" / "work" / "wrn" / "hwa.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert run.main([*words, "--seeds", "3", "--resume"]) == 0
+    assert weights.stat().st_mtime_ns == before
+    pd.testing.assert_frame_equal(rows_of(tmp_path / "out"), rows_of(three))
+
+
 def test_a_star_is_against_the_digital_model_of_the_same_training() -> None:
     """By hand, of two trainings whose digital models differ."""
     rows = []
@@ -222,9 +239,10 @@ def test_a_star_is_against_the_digital_model_of_the_same_training() -> None:
         for chip, error in enumerate(errors):
             place = {"phase": "hwa", "engine": "native", "t_inference": 1.0, "chip": chip}
             rows.append({**base, **place, "value": error})
-    table = report.a_star_summary(pd.DataFrame(rows), 0.9)
+    (found,) = report.a_star(pd.DataFrame(rows), 0.9).to_dict("records")
     stars = [1 - 0.1 / 0.8, 1 - 0.2 / 0.8, 1.0, 1 - 0.2 / 0.7]
-    assert table["A* 1s"].tolist() == [report.spread(stars, "A*")]
+    assert found["mean"] == pytest.approx(statistics.fmean(stars))
+    assert found["sd"] == pytest.approx(statistics.stdev(stars))
 
 
 def test_one_seed_has_the_promised_columns_alone(launched) -> None:

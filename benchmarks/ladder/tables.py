@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import presets
 from aimc_bridge.equivalence.statistics import holm
 from aimc_bridge.errors import DataError
-from aimc_bridge.ladder import Interval, change, independent_change, mean_interval, sd_ratio
+from aimc_bridge.intervals import Interval, change, independent_change, mean_interval, sd_ratio
 from aimc_bridge.times import label
 
 if TYPE_CHECKING:

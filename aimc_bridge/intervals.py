@@ -1,0 +1,110 @@
+"""Intervals of means, changes and ratios over chips: Student's t, Welch's t, F."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from aimc_bridge.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+CONFIDENCE = 0.95
+_ROUNDING = 1e-6
+
+
+class Interval(NamedTuple):
+    """A mean over chips, its interval, and the two-sided p value of a mean of 0."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def mean_interval(values: ArrayLike) -> Interval:
+    """Student's t interval of the mean at 95 %, chips as units.
+
+    Equal values have an interval of no width; one value has none (NaN).
+    Raises:  UsageError for no value, or one that is not finite.
+    """
+    import numpy as np
+    from scipy import stats
+
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or x.size == 0 or not np.isfinite(x).all():
+        raise UsageError(f"{x.size} values; allowed: one or more finite numbers")
+    mean = float(x.mean())
+    if x.size == 1:
+        return Interval(mean, math.nan, math.nan, math.nan)
+    if np.ptp(x) <= 1e-12 * float(np.abs(x).max()):  # equal but for rounding: t would divide by 0
+        return Interval(mean, mean, mean, 1.0 if mean == 0.0 else 0.0)
+    found = stats.ttest_1samp(x, 0.0)
+    interval = found.confidence_interval(CONFIDENCE)
+    return Interval(mean, float(interval.low), float(interval.high), float(found.pvalue))
+
+
+def change(before: ArrayLike, after: ArrayLike) -> Interval:
+    """Mean of after - before, paired: value i of both is the same chip's.
+
+    Where all agree to 1e-6 of their size, which is float32's rounding, the change is exactly 0.
+    Raises:  UsageError where they are not as many.
+    """
+    import numpy as np
+
+    a, b = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    if a.shape != b.shape:
+        raise UsageError(f"{a.size} chips before, {b.size} after; allowed: the same chips")
+    if a.size and np.abs(b - a).max() <= _ROUNDING * max(np.abs(a).max(), np.abs(b).max()):
+        return mean_interval(np.zeros_like(a))
+    return mean_interval(b - a)
+
+
+def sd_ratio(first: ArrayLike, second: ArrayLike) -> Interval:
+    """sd(second) / sd(first) of independent samples: the F interval at 95 %; p of equal ones.
+
+    A second sample without spread has ratio 0; a first one has none to compare with (NaN).
+    Raises:  UsageError for fewer than two values.
+    """
+    import numpy as np
+    from scipy import stats
+
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if a.size < 2 or b.size < 2:
+        raise UsageError(f"{a.size} and {b.size} values; allowed: two or more of each")
+    va, vb = float(a.var(ddof=1)), float(b.var(ddof=1))
+    if va == 0.0:
+        return Interval(math.nan, math.nan, math.nan, math.nan)
+    if np.ptp(b) <= 1e-12 * float(np.abs(b).max()):
+        return Interval(0.0, 0.0, 0.0, 0.0)
+    law = stats.f(b.size - 1, a.size - 1)
+    half = (1 - CONFIDENCE) / 2
+    ratio = vb / va
+    p = 2 * min(float(law.cdf(ratio)), float(law.sf(ratio)))
+    low, high = (math.sqrt(ratio / float(law.ppf(q))) for q in (1 - half, half))
+    return Interval(math.sqrt(ratio), low, high, min(1.0, p))
+
+
+def independent_change(first: ArrayLike, second: ArrayLike) -> Interval:
+    """Mean of the second less that of the first, independent samples: Welch's interval at 95 %.
+
+    Raises:  UsageError for fewer than two values.
+    """
+    import numpy as np
+    from scipy import stats
+
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if a.size < 2 or b.size < 2:
+        raise UsageError(f"{a.size} and {b.size} values; allowed: two or more of each")
+    flat = [np.ptp(x) <= 1e-12 * float(np.abs(x).max()) for x in (a, b)]
+    difference = float(b.mean() - a.mean())
+    if all(flat):
+        return Interval(difference, difference, difference, float(difference == 0.0))
+    if flat[0]:  # a known number: the second sample alone is uncertain
+        return mean_interval(b - float(a.mean()))
+    if flat[1]:
+        return mean_interval(float(b.mean()) - a)
+    found = stats.ttest_ind(b, a, equal_var=False)
+    interval = found.confidence_interval(CONFIDENCE)
+    return Interval(difference, float(interval.low), float(interval.high), float(found.pvalue))
