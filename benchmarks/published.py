@@ -11,11 +11,6 @@ PAPER, REPLICATION = "paper", "replication"
 HOUR, DAY, YEAR = 3600.0, 86400.0, 31536000.0
 
 
-STANDING = ("real-wrn-clip-gpu", "real-bert-clip", "real-lstm-long")
-"""The records of this project that stand beside them: those of the recipes that are in force. What
-was tried before has its lines in docs/results.md."""
-
-
 @dataclass(frozen=True)
 class Published:
     """One model of one publication.

@@ -1,9 +1,9 @@
 """Records of finished runs, and the tables made from them.
 
     python -m benchmarks.record add runs/NAME --name NAME     a run's folder -> records/NAME.json
-    python -m benchmarks.record table                         all records, for docs/results.md
+    python -m benchmarks.record table                         all records
     python -m benchmarks.record compare                       beside others' results, for README.md
-    python -m benchmarks.record write                         both, into their pages
+    python -m benchmarks.record write                         all tables into their pages
 
 A record keeps the command, versions, hardware, data, preset, seeds and every row of results.csv.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,9 @@ import typer
 from aimc_bridge import report
 from aimc_bridge.errors import AimcError, DataError, UsageError
 from aimc_bridge.times import label
+from benchmarks import confirmed
 from benchmarks.files import replace_file
+from benchmarks.standing import EARLIER_ON_AIHWKIT, IN_FORCE, ON_AIHWKIT, STANDING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,9 +33,13 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent / "records"
 PAGES = {  # where the tables stand, from the project's root
     "results": Path("docs") / "results.md",
+    "on aihwkit": Path("docs") / "results.md",
+    "earlier": Path("docs") / "results-earlier.md",
+    "earlier on aihwkit": Path("docs") / "results-earlier.md",
     "compare": Path("README.md"),
 }
 _TIMES = (1.0, 3600.0, 86400.0, 31536000.0)
+_STARS = tuple(f"A* {label(t_s)}" for t_s in _TIMES)
 _KEPT = ("command", "arguments", "versions", "hardware", "studies")
 
 
@@ -142,7 +149,7 @@ def lines_of(
                     "chips": row["chips"],
                     "digital": row["digital"],
                     **{label(t_s): row.get(label(t_s)) or "?" for t_s in _TIMES},
-                    **{f"A* {at}": star.get(f"A* {at}") or "?" for at in ("1h", "1y")},
+                    **{at: star.get(at) or "?" for at in _STARS},
                     "record": f"[{record['name']}]({link}{record['name']}.json)",
                 }
             )
@@ -157,12 +164,44 @@ def _of_runs(folder: Path | None) -> list[dict[str, Any]]:
 
 def table(folder: Path | None = None) -> str:
     """The table of all records of runs; "" without any."""
+    return _table(_of_runs(folder))
+
+
+def results(folder: Path | None = None) -> str:
+    """The table of the records in `IN_FORCE`, in its order."""
+    return _table(_named(IN_FORCE, folder))
+
+
+def earlier(folder: Path | None = None) -> str:
+    """The table of the other records of runs."""
+    return _table([record for record in _of_runs(folder) if record["name"] not in IN_FORCE])
+
+
+def on_aihwkit(folder: Path | None = None) -> str:
+    """The table of the cross-checks in `ON_AIHWKIT`, in its order."""
+    return confirmed.table(_named(ON_AIHWKIT, folder))
+
+
+def earlier_on_aihwkit(folder: Path | None = None) -> str:
+    """The table of the cross-checks in `EARLIER_ON_AIHWKIT`, in its order."""
+    return confirmed.table(_named(EARLIER_ON_AIHWKIT, folder))
+
+
+def _named(names: Sequence[str], folder: Path | None) -> list[dict[str, Any]]:
+    """The records of these names, of those that are there."""
+    files = [(FOLDER if folder is None else folder) / f"{name}.json" for name in names]
+    return [read(file) for file in files if file.exists()]
+
+
+def _table(records: list[dict[str, Any]]) -> str:
     import pandas as pd
 
-    lines = [line for record in _of_runs(folder) for line in lines_of(record)]
-    if not lines:
+    lines = pd.DataFrame([line for record in records for line in lines_of(record)])
+    if lines.empty:
         return ""
-    return report.markdown(pd.DataFrame(lines).drop(columns="task"))
+    stars = lines[["model", "phase", "engine", "samples", "chips", *_STARS, "record"]]
+    values = lines.drop(columns=["task", *_STARS])
+    return f"{report.markdown(values)}\n\n{report.markdown(stars)}"
 
 
 def compare(folder: Path | None = None) -> str:
@@ -185,8 +224,6 @@ def compare(folder: Path | None = None) -> str:
 
 def _measured(records: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, str]]:
     """(task, metric) -> the line of this project."""
-    from benchmarks.published import STANDING
-
     found: dict[tuple[str, str], dict[str, str]] = {}
     most: dict[tuple[str, str], tuple[int, ...]] = {}
     for record in records:
@@ -243,7 +280,13 @@ def _published_line(one: Published) -> dict[str, str]:
     }
 
 
-TABLES = {"results": table, "compare": compare}
+TABLES = {
+    "results": results,
+    "on aihwkit": on_aihwkit,
+    "earlier": earlier,
+    "earlier on aihwkit": earlier_on_aihwkit,
+    "compare": compare,
+}
 
 
 def section(text: str, name: str) -> str | None:
@@ -268,7 +311,7 @@ def write_pages(root: Path) -> list[Path]:
         before, _, rest = text.partition(begin)
         after = rest.partition(end)[2]
         replace_file(file, f"{before}{begin}\n\n{TABLES[name]()}\n\n{end}{after}")
-    return [root / place for place in PAGES.values()]
+    return [root / place for place in dict.fromkeys(PAGES.values())]
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -288,9 +331,9 @@ def add(
     typer.echo(f"{file}; `python -m benchmarks.record write` puts it into the pages")
 
 
-def _print(name: str) -> None:
+def _print(made: Callable[[], str]) -> None:
     try:
-        typer.echo(TABLES[name]())
+        typer.echo(made())
     except AimcError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
@@ -299,18 +342,18 @@ def _print(name: str) -> None:
 @app.command(name="table")
 def print_table() -> None:
     """Print the table of all records."""
-    _print("results")
+    _print(table)
 
 
 @app.command(name="compare")
 def print_comparison() -> None:
     """Print what others published beside this project's results."""
-    _print("compare")
+    _print(compare)
 
 
 @app.command(name="write")
 def write_tables() -> None:
-    """Write both tables into their pages."""
+    """Write the tables into their pages."""
     try:
         for file in write_pages(FOLDER.parent.parent):
             typer.echo(str(file))

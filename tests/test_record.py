@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from aimc_bridge import report
 from aimc_bridge.errors import DataError, UsageError
 from benchmarks import record as records
-from benchmarks.published import STANDING
+from benchmarks.standing import EARLIER_ON_AIHWKIT, IN_FORCE, ON_AIHWKIT, STANDING
 
 ROOT = Path(__file__).parent.parent
 YEAR = 31536000.0
@@ -94,7 +94,9 @@ def test_the_table_has_a_line_a_phase_and_engine(tmp_path) -> None:
         "1h": "?",  # not measured
         "1d": "?",
         "1y": "74.00 ± 7.07 %",
+        "A* 1s": "62.50 ± 17.68 % (-96.33 to 221.33)",
         "A* 1h": "?",
+        "A* 1d": "?",
         "A* 1y": "60.00 ± 17.68 % (-98.83 to 218.83)",  # 1 - 0.16 / 0.4; t of 2 chips 12.706
         "record": "[first](../benchmarks/records/first.json)",
     }
@@ -104,9 +106,11 @@ def test_the_table_has_a_line_a_phase_and_engine(tmp_path) -> None:
     records.write({**record, "name": "another"}, tmp_path / "records")
     table = records.table(tmp_path / "records").splitlines()
     assert table[0].startswith("| model | data | metric | phase | engine | samples | chips |")
-    assert [line.rpartition("[")[2].partition("]")[0] for line in table[2:]] == [
-        *("another", "another", "first", "first")
-    ]
+    named = ["another", "another", "first", "first"]
+    assert [line.rpartition("[")[2].partition("]")[0] for line in table[2:6]] == named
+    assert table[6] == ""
+    assert table[7].startswith("| model | phase | engine | samples | chips | A* 1s |")
+    assert [line.rpartition("[")[2].partition("]")[0] for line in table[9:]] == named
 
 
 def test_a_run_that_is_not_finished_is_refused(tmp_path) -> None:
@@ -157,8 +161,10 @@ def test_tables_are_written_into_their_pages(tmp_path, monkeypatch) -> None:
     (tmp_path / "benchmarks").mkdir()
     records.write(records.record_of(finished(tmp_path / "run"), "one"))
     (tmp_path / "docs").mkdir()
-    for name, place in records.PAGES.items():
-        (tmp_path / place).write_text(f"# Page\n\n<!-- {name} -->\nold\n<!-- /{name} -->\n\nrest\n")
+    for place in set(records.PAGES.values()):
+        names = [name for name, page in records.PAGES.items() if page == place]
+        marks = "\n".join(f"<!-- {name} -->\nold\n<!-- /{name} -->" for name in names)
+        (tmp_path / place).write_text(f"# Page\n\n{marks}\n\nrest\n")
     assert CliRunner().invoke(records.app, ["write"]).exit_code == 0
     for name, place in records.PAGES.items():
         text = (tmp_path / place).read_text()
@@ -197,7 +203,25 @@ def test_beside_what_others_published(tmp_path) -> None:
 
 
 def test_what_stands_is_there() -> None:
-    assert all((records.FOLDER / f"{name}.json").exists() for name in STANDING)
+    assert set(STANDING) <= set(IN_FORCE)
+    named = (*IN_FORCE, *ON_AIHWKIT, *EARLIER_ON_AIHWKIT)
+    assert len(set(named)) == len(named)
+    assert all((records.FOLDER / f"{name}.json").exists() for name in named)
+
+
+def test_results_and_earlier_share_the_records(tmp_path) -> None:
+    """Each is in one of the two tables; those in force stand in their order."""
+    run = finished(tmp_path / "run")
+    for name in ("one", IN_FORCE[0], IN_FORCE[1]):
+        records.write(records.record_of(run, name), tmp_path / "records")
+
+    def names(table: str) -> list[str]:
+        lines = table.partition("\n\n")[0].splitlines()[2:]
+        return [line.rpartition("[")[2].partition("]")[0] for line in lines]
+
+    in_force = [IN_FORCE[0], IN_FORCE[0], IN_FORCE[1], IN_FORCE[1]]
+    assert names(records.results(tmp_path / "records")) == in_force
+    assert names(records.earlier(tmp_path / "records")) == ["one", "one"]
 
 
 def test_the_pages_show_the_records_and_nothing_else() -> None:

@@ -1,0 +1,31 @@
+"""Which records are of the models and recipes in force, and which of those tried before.
+
+Names of files in `benchmarks/records/`, in the order of docs/results.md and results-earlier.md.
+"""
+
+from __future__ import annotations
+
+STANDING = ("real-wrn-clip-gpu", "real-bert-clip", "real-lstm-long")
+"""Hardware-aware models, one a task: they stand beside others' in the README."""
+
+IN_FORCE = (
+    *("real-bert-control", "real-bert-clip"),
+    *("real-lstm-direct", "real-lstm-long-control", "real-lstm-long"),
+    *("real-wrn-long-direct", "real-wrn-long-control", "real-wrn-clip-gpu", "real-wrn-clip"),
+)
+"""Runs: the same models converted directly, after the control's training and after hardware-aware
+training."""
+
+ON_AIHWKIT = (
+    *("crosscheck-bert-clip", "crosscheck-bert-probability", "crosscheck-bert-probability-year"),
+    *("crosscheck-lstm-long", "crosscheck-lstm-long-year", "crosscheck-lstm-long-year-2"),
+    *("crosscheck-wrn-clip", "crosscheck-wrn-clip-year"),
+)
+"""Cross-checks of those hardware-aware models' task level."""
+
+EARLIER_ON_AIHWKIT = (
+    *("crosscheck-bert-trained", "crosscheck-lstm-nodrop"),
+    *("crosscheck-lstm-trained", "crosscheck-lstm-trained-year"),
+    *("crosscheck-wrn-trained", "crosscheck-wrn-probability"),
+)
+"""Cross-checks of models that others have taken the place of."""
