@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,24 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from aimc_bridge.calibration import run_batch
 from aimc_bridge.errors import CalibrationError, UsageError
+
+
+class _Statistics(NamedTuple):
+    """Mean and unbiased variance of each channel."""
+
+    mean: Tensor
+    variance: Tensor
+
+    @staticmethod
+    def of(norm: _BatchNorm) -> _Statistics:
+        """A copy of the running statistics."""
+        assert norm.running_mean is not None and norm.running_var is not None
+        return _Statistics(norm.running_mean.clone(), norm.running_var.clone())
+
+    def put(self, norm: _BatchNorm) -> None:
+        assert norm.running_mean is not None and norm.running_var is not None
+        norm.running_mean.copy_(self.mean)
+        norm.running_var.copy_(self.variance)
 
 
 class _Moments:
@@ -27,14 +45,23 @@ class _Moments:
         self.sums = both if self.sums is None else self.sums + both
         self.count += x.shape[1]
 
-    def put(self, norm: _BatchNorm) -> None:
-        """Mean and unbiased variance into the running statistics."""
+    def statistics(self, name: str, norm: _BatchNorm) -> _Statistics | None:
+        """Of the layer `name`, as it keeps them; None where it was never reached."""
         if self.sums is None or norm.running_mean is None or norm.running_var is None:
-            return  # never reached: what it had stands
+            return None
+        if self.count == 0:
+            raise CalibrationError(
+                f"reestimate_batchnorm got only empty batches at {name!r}; pass data"
+            )
         mean = self.sums[0] / self.count
         spread = (self.sums[1] / self.count - mean.square()).clamp_min(0.0)
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(spread * (self.count / max(1, self.count - 1)))
+        variance = spread * (self.count / max(1, self.count - 1))
+        found = _Statistics(mean.to(norm.running_mean), variance.to(norm.running_var))
+        if not all(bool(one.isfinite().all()) for one in found):
+            raise CalibrationError(
+                f"the data of reestimate_batchnorm give NaN or infinite statistics at {name!r}"
+            )
+        return found
 
 
 @torch.no_grad()
@@ -50,20 +77,21 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
              it give when they are normalised with the statistics of the batch at hand; mean and
              (unbiased) variance are over all samples of all batches.
     Raises:  UsageError where the model has no batch normalisation with running statistics;
-             CalibrationError without batches.
+             CalibrationError without batches, and where data are empty or not finite: statistics
+             are then what they were.
     """
-    norms = [
-        module
-        for module in model.modules()
+    norms = {
+        module: name
+        for name, module in model.named_modules()
         if isinstance(module, _BatchNorm) and module.running_mean is not None
-    ]
+    }
     if not norms:
         raise UsageError(
             f"{type(model).__name__} has no batch normalisation with running statistics; there is "
             "nothing to re-estimate"
         )
     modes = {module: module.training for module in model.modules()}
-    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    kept = [(norm, norm.momentum, norm.num_batches_tracked, _Statistics.of(norm)) for norm in norms]
     found = {norm: _Moments() for norm in norms}
     hooks = [norm.register_forward_pre_hook(found[norm].see) for norm in norms]
     device = next(model.parameters()).device
@@ -79,12 +107,15 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-        for norm, momentum, tracked in kept:
+        for norm, momentum, tracked, before in kept:
             norm.momentum, norm.num_batches_tracked = momentum, tracked
+            before.put(norm)  # 0 times NaN is NaN
         for module, mode in modes.items():
             module.training = mode
     if count == 0:
         raise CalibrationError("reestimate_batchnorm got no batches; pass at least one")
-    for norm in norms:
-        found[norm].put(norm)
-    return sum(moments.count > 0 for moments in found.values())
+    new = {norm: found[norm].statistics(name, norm) for norm, name in norms.items()}
+    for norm, statistics in new.items():
+        if statistics is not None:  # else never reached: what it had stands
+            statistics.put(norm)
+    return sum(statistics is not None for statistics in new.values())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -12,7 +14,7 @@ from aimc_bridge.errors import CalibrationError, UsageError
 from aimc_bridge.registry import Matrix, matrices_of
 
 METHODS = ("max", "percentile", "std")
-_SAMPLE = 2**20  # inputs of a tile and batch that a percentile is taken from, evenly spaced
+_SAMPLE = 2**20  # inputs of a tile and batch, about, that a percentile is taken from, evenly spaced
 
 
 class _Statistic:
@@ -88,23 +90,62 @@ class _Statistic:
 
 def _percentile(values: Tensor, percentile: float) -> Tensor:
     size = values.abs().flatten()
-    size = size[:: max(1, size.numel() // _SAMPLE)]
+    size = size[:: _step(size.numel())]
     rank = max(1, round(percentile / 100 * size.numel()))
     return size.kthvalue(rank).values
 
 
+def _step(numel: int) -> int:
+    """From one input of the sample to the next: without a factor that the number of inputs has, or
+    it would meet the same few features, channels or positions over and over."""
+    step = max(1, numel // _SAMPLE)
+    while math.gcd(step, numel) > 1:
+        step += 1
+    return step
+
+
 def run_batch(model: nn.Module, batch: Any, device: torch.device) -> Any:
-    """`model` on one batch: a tensor, a sequence of arguments, or a dict of keyword arguments."""
+    """`model` on one batch: a tensor, a sequence of arguments, or a dict of keyword arguments.
+
+    Raises:  UsageError where it is something else, or not what the model's forward takes.
+    """
+    args: list[Any] = []
+    named: dict[str, Any] = {}
     if isinstance(batch, Tensor):
-        return model(batch.to(device))
-    if isinstance(batch, Mapping):
-        return model(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()})
-    if isinstance(batch, list | tuple):
-        return model(*(v.to(device) if isinstance(v, Tensor) else v for v in batch))
-    raise UsageError(
-        f"a batch is a {type(batch).__name__}; allowed: a tensor, a tuple of arguments, "
-        "or a dict of keyword arguments"
-    )
+        args = [batch.to(device)]
+    elif isinstance(batch, Mapping):
+        named = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    elif isinstance(batch, list | tuple):
+        args = [v.to(device) if isinstance(v, Tensor) else v for v in batch]
+    else:
+        raise UsageError(
+            f"a batch is a {type(batch).__name__}; allowed: a tensor, a tuple of arguments, "
+            "or a dict of keyword arguments"
+        )
+    try:
+        return model(*args, **named)
+    except TypeError as cause:
+        problem = _does_not_fit(model, args, named)
+        if problem is None:
+            raise
+        raise UsageError(
+            f"a batch is a {type(batch).__name__} that {type(model).__name__}.forward does not "
+            f"take ({problem}); a tuple or list is taken as its arguments, a dict as its keyword "
+            "arguments: leave labels out, as in (x for x, _ in loader)"
+        ) from cause
+
+
+def _does_not_fit(model: nn.Module, args: list[Any], named: dict[str, Any]) -> str | None:
+    """Why the model's forward cannot be called so; None where it can, or does not tell."""
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):
+        return None
+    try:
+        signature.bind(*args, **named)
+    except TypeError as problem:
+        return str(problem)
+    return None
 
 
 def calibrate(
@@ -127,7 +168,7 @@ def calibrate(
              that percentile of their sizes, the range is raised until it does not (a larger range
              makes all outputs smaller against the ADC's bound). None leaves outputs alone.
     Raises:  CalibrationError where there are no batches, a layer is never reached or values are not
-             finite; UsageError for an unknown method.
+             finite; UsageError for an unknown method, or a batch that the model does not take.
     Source:  method "std" with 3: aihwkit InputRangeParameter, as rasch2023 starts; outputs: the
              aim of its `manage_output_clipping`, in one step.
     """

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import os
 from pathlib import Path
+from typing import SupportsIndex
 
+import torch
 from torch import Tensor, nn
 
 from aimc_bridge.errors import CheckpointError, StateError, UsageError
-from aimc_bridge.registry import Chip, Matrix, matrices_of, record_of
+from aimc_bridge.registry import Chip, Matrix, digital_state, matrices_of, record_of
 from aimc_bridge.times import seconds
 
 DRAW_ON = ("cpu", "device", "compiled")
-_FORMAT = 1
+_FORMAT = 2
 _RANGES = "input ranges"
 
 
@@ -31,14 +34,30 @@ def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
              take seconds, until everything is compiled.
     Raises:  UsageError, CapabilityError (not a converted model; torch.compile does not work).
     """
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise UsageError(f"seed={seed!r}; allowed: an integer")
-    if draw_on not in DRAW_ON:
-        raise UsageError(f"draw_on={draw_on!r}; allowed: {', '.join(map(repr, DRAW_ON))}")
+    seed = integer("seed", seed)
+    check_draw_on(draw_on)
     record = record_of(model)
     for name, matrix in matrices_of(model).items():
         matrix.program(seed, name, draw_on)
     record.chip = Chip(seed, draw_on)
+
+
+def integer(name: str, value: SupportsIndex, least: int | None = None) -> int:
+    """An integer of Python's, numpy's or any other kind; UsageError for anything else."""
+    try:
+        found = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        found = None
+    if found is None or (least is not None and found < least):
+        more = "" if least is None else f" >= {least}"
+        raise UsageError(f"{name}={value!r}; allowed: an integer{more}")
+    return found
+
+
+def check_draw_on(draw_on: str) -> None:
+    """UsageError where there is no such way to draw."""
+    if draw_on not in DRAW_ON:
+        raise UsageError(f"draw_on={draw_on!r}; allowed: {', '.join(map(repr, DRAW_ON))}")
 
 
 def drift(model: nn.Module, t_inference: float | str) -> None:
@@ -71,20 +90,34 @@ def _chip(model: nn.Module, what: str) -> Chip:
     return chip
 
 
-def fingerprint(model: nn.Module, matrices: dict[str, Matrix]) -> str:
-    """SHA-256 of the engine, the presets and every matrix: name, tiles, trained weights, scales."""
-    record = record_of(model)
-    digest = hashlib.sha256(record.engine.encode())
-    for preset in (record.preset, *record.presets.values()):
-        parts = {part: getattr(preset, part).values() for part in preset.PARTS}
-        digest.update(json.dumps(parts, sort_keys=True).encode())
+def fingerprint(model: nn.Module, matrices: dict[str, Matrix], *also: object) -> str:
+    """SHA-256 of all that outputs depend on but for the chip and the input ranges.
+
+    That is the engine, of every matrix its name, preset, tiles, trained weights and scales, and all
+    digital parameters and buffers; and `also`, by its text or, of tensors, by their values.
+    """
+    digest = hashlib.sha256(record_of(model).engine.encode())
+
+    def add(name: str, *tensors: Tensor | None) -> None:
+        digest.update(name.encode())
+        for tensor in tensors:
+            if tensor is None:
+                digest.update(b"none")
+                continue
+            plain = tensor.detach().cpu().contiguous()
+            digest.update(repr((plain.dtype, tuple(plain.shape))).encode())
+            digest.update(plain.flatten().view(torch.uint8).numpy().tobytes())
+
     for name, matrix in sorted(matrices.items()):
-        digest.update(repr((name, matrix.grid)).encode())
-        trained = [matrix.clean_weight(), matrix.normalised_weight(), matrix.learned_scale()]
-        if (bias := matrix.bias()) is not None:
-            trained.append(bias.detach())
-        for tensor in trained:
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        preset = matrix.preset
+        parts = {part: getattr(preset, part).values() for part in preset.PARTS}
+        add(f"{(name, matrix.grid)!r} {json.dumps(parts, sort_keys=True)}")
+        add("trained", matrix.clean_weight(), matrix.normalised_weight(), matrix.learned_scale())
+        add("bias", matrix.bias())
+    for name, value in sorted(digital_state(model, matrices).items()):
+        add(name, value)
+    for one in also:
+        add("", one) if isinstance(one, Tensor) else add(repr(one))
     return digest.hexdigest()
 
 
@@ -93,8 +126,9 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
     The trained weights are not in it: `load_chip` wants the same converted model.
 
-    Raises:  StateError where no chip is programmed.
+    Raises:  StateError where no chip is programmed; CheckpointError where it cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     chip = _chip(model, "save_chip")
@@ -120,6 +154,8 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
     try:
         save_file(tensors, partial, metadata={"aimc_bridge_chip": json.dumps(about)})
         os.replace(partial, path)
+    except (SafetensorError, OSError) as cause:
+        raise CheckpointError(f"{path}: cannot be written ({cause})") from cause
     finally:
         partial.unlink(missing_ok=True)
 

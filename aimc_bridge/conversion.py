@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from aimc_bridge import composite
+from aimc_bridge import composite, references
 from aimc_bridge.errors import ConversionError, UsageError
 from aimc_bridge.registry import (
     Engine,
     LayerRecord,
     Record,
     attach,
+    digital_state,
+    inside,
     matrices_of,
     record_of,
 )
@@ -40,7 +42,8 @@ def convert(
 ) -> nn.Module:
     """A copy of `model` whose weight matrices lie on analog tiles.
 
-    Weights, biases, device, dtype and training mode are kept; `model` itself is not touched.
+    Weights, biases, device, dtype and training mode are kept; `model` itself is not touched. Where
+    the model holds a layer in a list, a dict or another attribute too, it holds the analog one.
 
     Args:    preset  what the chip is.    engine  "native" or "aihwkit".
              exclude  names and shell patterns of modules (with all they hold) that stay digital.
@@ -48,7 +51,9 @@ def convert(
              A module with several names is meant by each of them.
              strict  a weight matrix that would stay digital without being excluded is an error.
     Returns: the converted model; `coverage` tells what became of each layer.
-    Raises:  ConversionError, CapabilityError (the engine cannot run the preset), VersionError,
+    Raises:  ConversionError (nothing to convert; a layer that no handler serves, that has hooks,
+             or that is not in the module tree), CapabilityError (the engine cannot run the preset),
+             VersionError,
              UsageError (a pattern that matches nothing, wrong types), UnknownNameError (engine).
     """
     exclude = [exclude] if isinstance(exclude, str) else list(exclude)
@@ -57,7 +62,7 @@ def convert(
     _check_patterns(model, [*exclude, *overrides])
     chosen = find_engine(engine)
     walk = _Walk(chosen, preset, exclude, overrides, model)
-    converted = walk.run(copy.deepcopy(model))
+    converted = walk.run(_copied(model))
     if strict and walk.unserved:
         raise ConversionError(
             "these hold weight matrices that no handler of engine "
@@ -76,7 +81,7 @@ def convert(
     tiles = {name: matrix.grid.tiles for name, matrix in matrices_of(converted).items()}
     for layer in walk.layers:
         if layer.where == "analog":
-            layer.tiles = sum(n for name, n in tiles.items() if _inside(name, layer.module))
+            layer.tiles = sum(n for name, n in tiles.items() if inside(name, layer.module))
     return converted
 
 
@@ -122,28 +127,11 @@ def copy_trained(source: nn.Module, target: nn.Module) -> None:
         ranges = matrix.input_ranges()
         if ranges is not None:
             theirs[name].set_input_ranges(ranges)
-    digital = _digital_state(source, set(ours))
-    for key, value in _digital_state(target, set(theirs)).items():
+    digital = digital_state(source, set(ours))
+    for key, value in digital_state(target, set(theirs)).items():
         if key not in digital or digital[key].shape != value.shape:
             raise ConversionError(f"digital parameter {key!r} is not on both sides")
         value.copy_(digital[key])
-
-
-def _digital_state(model: nn.Module, analog: set[str]) -> dict[str, torch.Tensor]:
-    """Parameters and buffers outside the layers that hold a matrix, themselves, not copies."""
-    return {
-        f"{name}.{key}" if name else key: value
-        for name, module in model.named_modules()
-        if not any(_inside(name, layer) for layer in analog)
-        for key, value in (
-            *module.named_parameters(recurse=False),
-            *module.named_buffers(recurse=False),
-        )
-    }
-
-
-def _inside(name: str, module: str) -> bool:
-    return name == module or module == "" or name.startswith(module + ".")
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -185,6 +173,25 @@ def _check_patterns(model: nn.Module, patterns: Iterable[str]) -> None:
             )
 
 
+@torch.inference_mode(False)
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as problem:  # a tensor that autograd made is no leaf
+        computed = [
+            f"{name}.{key}" if name else key
+            for name, module in model.named_modules()
+            for key, value in module.__dict__.items()
+            if isinstance(value, torch.Tensor) and not value.is_leaf
+        ]
+        if not computed:
+            raise
+        raise ConversionError(
+            f"{', '.join(computed)}: computed by hooks in every pass, which a copy cannot keep; "
+            "call torch.nn.utils.remove_weight_norm, remove_spectral_norm or prune.remove first"
+        ) from problem
+
+
 class _Walk:
     """One pass over the modules of a copied model, children replaced as it goes."""
 
@@ -203,6 +210,7 @@ class _Walk:
         self.used: set[str] = set()
         self.checked: set[tuple[int, torch.device, torch.dtype]] = set()
         self.done: dict[int, nn.Module] = {}
+        self.replaced: dict[nn.Module, nn.Module | None] = {}
         self.owners: dict[int, list[tuple[str, nn.Module]]] = {}
         for name, module in given.named_modules():
             for key, parameter in module.named_parameters(recurse=False):
@@ -214,7 +222,16 @@ class _Walk:
             self.aliases.setdefault(id(module), []).append(name)
 
     def run(self, model: nn.Module) -> nn.Module:
-        return self._visit("", model)
+        for where, held in references.unregistered(model):
+            for part in held.modules():
+                matrix = any(p.ndim >= 2 for p in part.parameters(recurse=False))
+                if matrix and not isinstance(part, _EMBEDDINGS):
+                    self.unserved.append(
+                        f"{where} (a {type(part).__name__} that is not in the module tree)"
+                    )
+        result = self._visit("", model)
+        references.redirect(result, self.replaced)
+        return result
 
     def check_use(self) -> None:
         """Raise UsageError for a pattern that had no effect."""
@@ -253,6 +270,8 @@ class _Walk:
             preset = self._preset_of(name)
             self._check_engine(preset, module)
             result = self._handle(name, module, handler(module, preset))
+            self.replaced |= dict.fromkeys(module.modules())
+            self.replaced[module] = result
         else:
             self._digital(name, module)
             for key, child in list(module._modules.items()):

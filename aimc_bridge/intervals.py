@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from aimc_bridge.errors import UsageError
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
 _ROUNDING = 1e-6
@@ -38,11 +39,18 @@ def mean_interval(values: ArrayLike) -> Interval:
     mean = float(x.mean())
     if x.size == 1:
         return Interval(mean, math.nan, math.nan, math.nan)
-    if np.ptp(x) <= 1e-12 * float(np.abs(x).max()):  # equal but for rounding: t would divide by 0
+    if _flat(x):  # t would divide by 0
         return Interval(mean, mean, mean, 1.0 if mean == 0.0 else 0.0)
     found = stats.ttest_1samp(x, 0.0)
     interval = found.confidence_interval(CONFIDENCE)
     return Interval(mean, float(interval.low), float(interval.high), float(found.pvalue))
+
+
+def _flat(x: NDArray[np.float64]) -> bool:
+    """Whether all values are equal but for rounding."""
+    import numpy as np
+
+    return bool(np.ptp(x) <= 1e-12 * float(np.abs(x).max()))
 
 
 def change(before: ArrayLike, after: ArrayLike) -> Interval:
@@ -73,11 +81,11 @@ def sd_ratio(first: ArrayLike, second: ArrayLike) -> Interval:
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.size < 2 or b.size < 2:
         raise UsageError(f"{a.size} and {b.size} values; allowed: two or more of each")
-    va, vb = float(a.var(ddof=1)), float(b.var(ddof=1))
-    if va == 0.0:
+    if _flat(a):
         return Interval(math.nan, math.nan, math.nan, math.nan)
-    if np.ptp(b) <= 1e-12 * float(np.abs(b).max()):
+    if _flat(b):
         return Interval(0.0, 0.0, 0.0, 0.0)
+    va, vb = float(a.var(ddof=1)), float(b.var(ddof=1))
     law = stats.f(b.size - 1, a.size - 1)
     half = (1 - CONFIDENCE) / 2
     ratio = vb / va
@@ -97,7 +105,7 @@ def independent_change(first: ArrayLike, second: ArrayLike) -> Interval:
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.size < 2 or b.size < 2:
         raise UsageError(f"{a.size} and {b.size} values; allowed: two or more of each")
-    flat = [np.ptp(x) <= 1e-12 * float(np.abs(x).max()) for x in (a, b)]
+    flat = [_flat(x) for x in (a, b)]
     difference = float(b.mean() - a.mean())
     if all(flat):
         return Interval(difference, difference, difference, float(difference == 0.0))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from aimc_bridge.errors import CapabilityError, ConversionError, UnknownNameError
+from aimc_bridge.errors import CapabilityError, ConversionError, StateError, UnknownNameError
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.spec import Preset, TrainingSpec
 
@@ -35,6 +35,9 @@ class Matrix(ABC):
 
     grid: TileGrid
     preset: Preset
+    reached: list[bool]
+    """One value, in a list that copies made for several devices share: whether a forward pass came
+    here since it was set to False."""
 
     # the chip
     @abstractmethod
@@ -101,6 +104,10 @@ class Matrix(ABC):
         """While set, products are exact and the observer sees the inputs of every tile."""
 
     # training
+    @abstractmethod
+    def trainable(self) -> bool:
+        """Whether an optimizer may change the trained weights: False for frozen ones."""
+
     @abstractmethod
     def prepare_training(self, recipe: Any) -> None:
         """Take from a TrainingSpec: learned ranges and scales, IR drop in training."""
@@ -178,6 +185,13 @@ class Engine(ABC):
                         f"{base.__name__} with parametrizations; call "
                         "torch.nn.utils.parametrize.remove_parametrizations first, or exclude it"
                     )
+                if hooks := _hooks(module):
+                    raise ConversionError(
+                        f"{type(module).__name__} has {hooks} that its analog layer would not run; "
+                        "remove them first (torch.nn.utils.remove_spectral_norm, "
+                        "remove_weight_norm, prune.remove, or the handle of a hook of your own), "
+                        "or exclude it"
+                    )
                 own = "forward" in module.__dict__  # set on this very module, by a wrapper
                 if type(module).forward is base.forward and not own:  # type: ignore[attr-defined]
                     return handler
@@ -198,6 +212,17 @@ class Engine(ABC):
     @abstractmethod
     def finish(self, model: nn.Module) -> None:
         """Last step of a conversion, on the whole converted model (hooks, state dict)."""
+
+
+def _hooks(module: nn.Module) -> str:
+    """Which kinds of hooks a layer's forward and backward pass run; "" for none."""
+    kinds = {
+        "forward hooks": module._forward_hooks,
+        "forward pre-hooks": module._forward_pre_hooks,
+        "backward hooks": module._backward_hooks,
+        "backward pre-hooks": module._backward_pre_hooks,
+    }
+    return " and ".join(kind for kind, hooks in kinds.items() if hooks)
 
 
 _ENGINES = {
@@ -256,6 +281,40 @@ _ATTRIBUTE = "_aimc_record"
 def attach(model: nn.Module, record: Record) -> None:
     """Give a converted model its record; it travels with copies and pickles of the model."""
     object.__setattr__(model, _ATTRIBUTE, record)
+    model.register_load_state_dict_pre_hook(_refuse_with_a_chip)
+
+
+def _refuse_with_a_chip(model: nn.Module, *_: Any) -> None:
+    """Before a state dict is loaded: a chip of other weights would stay on the crossbars."""
+    if record_of(model).chip is not None:
+        raise chip_in_the_way(type(model).__name__)
+
+
+def chip_in_the_way(holder: str) -> StateError:
+    """What a state dict meets where a chip is programmed."""
+    return StateError(
+        f"load_state_dict: {holder} holds a programmed chip, which is not of the weights to be "
+        "loaded; call restore(model) first, and load again"
+    )
+
+
+def digital_state(model: nn.Module, analog: Iterable[str]) -> dict[str, Tensor]:
+    """Parameters and buffers outside the layers `analog`, themselves, not copies."""
+    names = tuple(analog)
+    return {
+        f"{name}.{key}" if name else key: value
+        for name, module in model.named_modules()
+        if not any(inside(name, layer) for layer in names)
+        for key, value in (
+            *module.named_parameters(recurse=False),
+            *module.named_buffers(recurse=False),
+        )
+    }
+
+
+def inside(name: str, module: str) -> bool:
+    """Whether the module `name` is `module` or in it."""
+    return name == module or module == "" or name.startswith(module + ".")
 
 
 def record_of(model: nn.Module) -> Record:

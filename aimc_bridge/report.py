@@ -28,6 +28,8 @@ COLUMNS = [
     "seed",
     "value",
 ]
+_LOWER = ("perplexity", "error", "word error", "loss")
+"""Metrics whose smaller values are the better ones."""
 PHASES = ("digital", "direct", "control", "hwa")
 _PHASE_NAMES = {
     "digital": "digital",
@@ -62,7 +64,8 @@ def normalised_accuracy(error: float, digital: float, chance: float) -> float:
 def summary(results: pd.DataFrame, metric: str) -> pd.DataFrame:
     """One model's table: a row a phase and engine, a column a time.
 
-    Args:    results  rows of one model, `COLUMNS`.    metric  the headline metric.
+    Args:    results  rows of one model, `COLUMNS`.    metric  the headline metric: of "perplexity",
+             "error", "word error" and "loss" less is better, of all others more.
     Returns: DataFrame of text: phase, engine, data, chips, the digital model on the same samples, a
              column a time ("mean ± sd over chips"), drift loss (first time to last, of the means;
              "gain" where the last is better).
@@ -183,7 +186,7 @@ def _analog_groups(rows: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.Da
 
 
 def _loss(first: float, last: float, metric: str) -> str:
-    change = last - first if metric == "perplexity" else first - last
+    change = last - first if metric in _LOWER else first - last
     text = f"{change:.2f}" if metric == "perplexity" else f"{100 * change:.2f} points"
     return text if change >= 0 else f"{text} (gain)"
 

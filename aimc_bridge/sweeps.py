@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import csv
 import os
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ import torch
 from torch import nn
 
 from aimc_bridge import rng
-from aimc_bridge.chip import drift, fingerprint, program, restore
+from aimc_bridge.chip import check_draw_on, drift, fingerprint, integer, program, restore
 from aimc_bridge.errors import DataError, UsageError
 from aimc_bridge.registry import matrices_of
 from aimc_bridge.times import seconds
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 Evaluate = Callable[[nn.Module], float | Mapping[str, float]]
 COLUMNS = ["chip", "seed", "t_inference", "metric", "value"]
 Row = tuple[int, int, float, str, float]
+_ONE_AT_A_TIME = threading.Lock()
+"""Chips of one process, where an executor runs threads: each seeds the one default generator."""
 
 
 def sweep(
@@ -44,14 +48,18 @@ def sweep(
     Args:    model  a converted model.    evaluate  model -> a number, or a dict of named numbers;
              it must be picklable where an executor sends it to other processes.
              chips  chip i has seed `seed + i`.    resume  a CSV file: chips at times found in it
-             are not computed again, others are added as they are done. It knows its model, preset
-             and seed; that `evaluate` is the same is up to the caller.
+             are not computed again, others are added as they are done. It knows its model (weights,
+             digital layers, input ranges, presets), seed and `draw_on`; that `evaluate` is the same
+             is up to the caller.
              executor  None: one after another, here; a number: so many processes; the name of a
-             joblib backend ("loky", "dask", "ray"): spread by it over `workers`.
+             joblib backend ("loky", "dask", "ray"): spread by it over `workers`. Threads of one
+             process take turns: they share torch's generator.
              draw_on  as in `program`.
     Returns: a row a chip, time and metric: `chip, seed, t_inference, metric, value`, sorted.
     Raises:  UsageError (no chips, no times, `evaluate` returned no number), DataError (a resume
              file of another sweep).
+    Warns:   UserWarning where `evaluate` runs through some of the analog layers and never reaches
+             others: what they do elsewhere, by their weights alone, is digital.
 
     The noise of single products uses torch's default generator, seeded here from (seed, chip, time)
     and given back as it was: two sweeps with the same arguments are equal where the engine's
@@ -61,12 +69,14 @@ def sweep(
 
     if isinstance(times, str | float | int):
         times = (times,)
-    if isinstance(chips, bool) or not isinstance(chips, int) or chips < 1:
-        raise UsageError(f"chips={chips!r}; allowed: an integer >= 1")
+    chips, seed = integer("chips", chips, least=1), integer("seed", seed)
+    check_draw_on(draw_on)
     t_inference = list(dict.fromkeys(seconds(time) for time in times))
     if not t_inference:
         raise UsageError("no times; allowed: one or more, such as times=('1s', '1h')")
-    mark = fingerprint(model, matrices_of(model))[:16]
+    matrices = matrices_of(model)
+    ranges = (matrix.input_ranges() for _, matrix in sorted(matrices.items()))
+    mark = fingerprint(model, matrices, draw_on, *ranges)[:16]
     path = None if resume is None else Path(resume)
     rows = [] if path is None else _read(path, mark, seed)
     done = {(chip, t_s) for chip, _, t_s, _, _ in rows}
@@ -96,6 +106,9 @@ def one_chip(
 ) -> list[Row]:
     """All rows of one chip of a sweep that began with `seed`. The model is left programmed."""
     program(model, seed + chip, draw_on=draw_on)
+    matrices = matrices_of(model)
+    for matrix in matrices.values():
+        matrix.reached[0] = False
     rows: list[Row] = []
     for t_s in times:
         drift(model, t_s)
@@ -105,6 +118,13 @@ def one_chip(
             torch.manual_seed(rng.derive(seed, "sweep", chip, t_s))
             result = evaluate(model)
         rows += [(chip, seed + chip, t_s, k, v) for k, v in _metrics(result).items()]
+    missed = [name for name, matrix in matrices.items() if not matrix.reached[0]]
+    if 0 < len(missed) < len(matrices):
+        warnings.warn(
+            f"evaluate never reached these analog layers: {', '.join(missed[:6])}; where it uses "
+            "their weights in another way than by calling them, it sees no chip",
+            stacklevel=2,
+        )
     return rows
 
 
@@ -123,7 +143,8 @@ def _metrics(result: Any) -> dict[str, float]:
 
 
 def _copied_chip(model: nn.Module, *args: Any) -> list[Row]:
-    return one_chip(copy.deepcopy(model), *args)
+    with _ONE_AT_A_TIME:
+        return one_chip(copy.deepcopy(model), *args)
 
 
 def _results(
@@ -166,8 +187,8 @@ def _read(path: Path, mark: str, seed: int) -> list[Row]:
     if not path.exists():
         return []
     other = DataError(
-        f"{path}: rows of another sweep (model, preset, seed or columns differ); "
-        "give resume= a new file"
+        f"{path}: rows of another sweep (model, input ranges, preset, seed, draw_on or columns "
+        "differ); give resume= a new file"
     )
     rows: list[Row] = []
     metrics: dict[tuple[int, float], set[str]] = {}

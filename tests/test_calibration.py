@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge import calibrate, convert, coverage
+from aimc_bridge import calibrate, calibration, convert, coverage
 from aimc_bridge.errors import CalibrationError, CapabilityError, ShapeError, UsageError
 from aimc_bridge.registry import matrices_of
 from presets import ideal, rasch2023
@@ -103,14 +103,41 @@ def test_transposed_convolution_of_hugging_face(engine: str) -> None:
 
 
 def test_large_inputs_are_sampled_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A percentile of more inputs than fit is that of every n-th."""
-    from aimc_bridge import calibration
-
+    """A percentile of more inputs than fit is that of every n-th; n has no factor of their number,
+    and is 1 for fewer than 2^21."""
+    assert calibration._step(2**21 - 1) == 1 and calibration._step(2**21) == 3
     monkeypatch.setattr(calibration, "_SAMPLE", 100)
     x = random(50, 20)
     analog = convert(linear(20, 3), TILED)
     calibrate(analog, [x], "percentile", percentile=90.0)
-    check(analog, lambda *_: [x.flatten()[::10]], "percentile")
+    check(analog, lambda *_: [x.flatten()[::11]], "percentile")
+
+
+# 1000 inputs, of 91 of which a percentile is taken: 4 or 5 of each of 20 features, 11 or 12 of
+# each of 8 channels
+SAMPLED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[float, float]]] = {
+    "features": (lambda: linear(20, 3), (50, 20), (94.0, 98.0)),
+    "steps of sequences": (lambda: linear(20, 3), (5, 10, 20), (94.0, 98.0)),
+    "channels": (lambda: nn.Conv2d(8, 3, 1), (25, 8, 1, 5), (85.0, 92.0)),
+    "channels of single pixels": (lambda: nn.Conv2d(8, 3, 1), (125, 8, 1, 1), (85.0, 92.0)),
+}
+
+
+@pytest.mark.parametrize("case", SAMPLED)
+def test_a_sample_sees_every_feature(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever one is twice as large as the rest, the percentile below its share is that of the
+    rest, and that above it is its own."""
+    make, shape, (below, above) = SAMPLED[case]
+    monkeypatch.setattr(calibration, "_SAMPLE", 100)
+    axis = 1 if len(shape) == 4 else -1
+    for feature in range(shape[axis]):
+        x = torch.ones(shape)
+        x.select(axis, feature).fill_(2.0)
+        for percentile, wanted in ((below, 1.0), (above, 2.0)):
+            analog = convert(make(), TILED)
+            calibrate(analog, [x], "percentile", percentile=percentile)
+            ranges = only(analog).input_ranges()
+            assert ranges is not None and ranges.tolist() == [[wanted]], feature
 
 
 def test_products_are_exact_meanwhile(engine: str) -> None:
@@ -341,6 +368,40 @@ def test_wrong_arguments(engine: str) -> None:
     for value in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(CalibrationError, match="finite and > 0"):
             matrix.set_input_ranges(torch.full((3, 3), value))
+
+
+class Failing(nn.Module):
+    """A forward pass with a TypeError of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = linear(12, 5)
+
+    def forward(self, x: Tensor, *rest: Tensor, **named: Tensor) -> Tensor:
+        y: Tensor = self.fc(x)
+        raise TypeError(f"{len(rest)} more, {len(named)} by name, {tuple(y.shape)}")
+
+
+def test_batches_that_the_model_does_not_take(engine: str) -> None:
+    """With labels, or under other names: the error says how a batch is taken. A TypeError from
+    inside the model stays what it is."""
+    x, y = random(6, 12), torch.arange(6)
+    analog = convert(mlp(), TILED, engine=engine)
+    batches: list[tuple[Any, str]] = [
+        ((x, y), "tuple that .*forward does not take .too many positional arguments"),
+        ([x, y], "list that .*forward does not take .too many positional arguments"),
+        ((), "tuple that .*forward does not take .missing a required argument: 'input'"),
+        ({"pixels": x}, "dict that .*forward does not take .missing a required argument: 'input'"),
+    ]
+    for batch, problem in batches:
+        with pytest.raises(UsageError, match=f"{problem}.*leave labels out, as in .x for x, _ in"):
+            calibrate(analog, [batch])
+    two = convert(Two(), TILED, engine=engine)
+    with pytest.raises(UsageError, match="Two.*'labels'"):
+        calibrate(two, [{"x": x, "labels": y}])
+    calibrate(analog, (x for x, _ in [(x, y)]))
+    with pytest.raises(TypeError, match=r"1 more, 0 by name, \(6, 5\)"):
+        calibrate(convert(Failing(), TILED, engine=engine), [(x, y)])
 
 
 def test_a_preset_without_ranges_needs_none(engine: str) -> None:

@@ -77,6 +77,51 @@ def test_chip_of_another_model_is_refused(engine: str, tmp_path: Path) -> None:
             drift(other, 1.0)
 
 
+def test_a_chip_knows_presets_by_layer_and_digital_layers(engine: str, tmp_path: Path) -> None:
+    """The same two presets on other layers, or another normalisation, are another model."""
+    loud = DEVICES.change(why="louder, in tests", prog_noise_scale=3.0)
+    digital = nn.Sequential(nn.BatchNorm1d(12), linear(12, 16), nn.ReLU(), linear(16, 5, seed=2))
+
+    def made(layer: str) -> nn.Module:
+        return convert(digital, DEVICES, engine=engine, overrides={layer: loud}).eval()
+
+    a, file = made("1"), tmp_path / "chip.safetensors"
+    program(a, 3)
+    save_chip(a, file)
+    load_chip(made("1"), file)
+    with pytest.raises(CheckpointError, match="a chip of another model"):
+        load_chip(made("3"), file)
+    other = made("1")
+    other.get_submodule("0").running_var.mul_(2.0)
+    with pytest.raises(CheckpointError, match="a chip of another model"):
+        load_chip(other, file)
+
+
+def test_a_chip_that_cannot_be_written_is_told(engine: str, tmp_path: Path) -> None:
+    a = prepared(engine)
+    program(a, 3)
+    with pytest.raises(CheckpointError, match="none/chip.safetensors: cannot be written"):
+        save_chip(a, tmp_path / "none" / "chip.safetensors")
+
+
+def test_no_state_dict_is_loaded_under_a_chip(engine: str) -> None:
+    """The crossbars would hold a chip of other weights than the model then has."""
+    a, b = prepared(engine), prepared(engine, seed=9)
+    wanted = effective(b)
+    state, part = b.state_dict(), b[0].state_dict()
+    program(a, 3)
+    for model in (a, copy.deepcopy(a)):
+        held = effective(model)
+        with pytest.raises(StateError, match="load_state_dict: .* restore.model. first"):
+            model.load_state_dict(state)
+        assert same(effective(model), held)
+        with pytest.raises(StateError, match="load_state_dict: layer '0' holds"):
+            model[0].load_state_dict(part)
+        restore(model)
+        model.load_state_dict(state)
+        assert same(effective(model), wanted)
+
+
 def test_damaged_chip_files_are_refused(engine: str, tmp_path: Path) -> None:
     a = prepared(engine)
     program(a, 3)

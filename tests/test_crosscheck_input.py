@@ -62,7 +62,7 @@ LAYER = presets.rasch2023.change(
         (nn.Sequential(nn.ReLU()), presets.ideal, inputs(), {}, ConversionError, "nothing of"),
         (mlp(), presets.rasch2023, random(4, 9), {}, ShapeError, r"\(4, 9\); allowed: \[..., 12\]"),
         (normed(), presets.rasch2023, random(4, 9), {}, ShapeError, "does not take these inputs"),
-        (mlp(), presets.rasch2023, {"x": inputs()}, {}, ShapeError, "keyword"),
+        (mlp(), presets.rasch2023, {"x": inputs()}, {}, UsageError, "keyword"),
         (mlp(), presets.rasch2023, [], {}, UsageError, "empty list"),
         (mlp(), presets.rasch2023, None, {}, UsageError, "needs inputs"),
         (mlp(), LAYER, inputs(), {}, CapabilityError, "weight_scaling"),

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import presets
-from aimc_bridge import convert
+from aimc_bridge import convert, crosscheck
 from aimc_bridge.equivalence import Report, capture, closed, periphery
-from aimc_bridge.equivalence.layer import MEASURED, layer_part
+from aimc_bridge.equivalence.layer import FLOAT, MEASURED, layer_part
 from aimc_bridge.equivalence.plan import chips_needed, layer_cost
 from aimc_bridge.equivalence.report import Part
 from aimc_bridge.equivalence.side import COMPILED, Setting, Side, measure, statistics
@@ -183,6 +183,17 @@ def test_a_preset_without_noise_of_products_or_adc() -> None:
     assert table["p_different"].min() > FALSE_ALARM
     assert not set(table["quantity"]) & {"read sd", "ADC clipping", "IR-drop loss"}
     assert {"gain mean", "alpha global mean", "alpha oracle mean"} <= set(table["quantity"])
+
+
+def test_the_ideal_preset_is_equivalent() -> None:
+    """What is left of products without error is float32's rounding, other on each engine."""
+    model, _ = layers()
+    report = crosscheck(
+        model, presets.ideal, images(), levels="layer", times=("1s",), chips=4, layers="small"
+    )
+    assert set(report.table["verdict"]) == {"equivalent"} and report.passed
+    (error,) = report.table[report.table["quantity"] == "MVM error"].to_dict("records")
+    assert 0.0 < error["native"] < FLOAT and 0.0 < error["aihwkit"] < FLOAT
 
 
 def test_measured_chips_follow_the_laws() -> None:

@@ -25,6 +25,7 @@ RANK = {
     "aimc_bridge.errors": 0,
     "aimc_bridge.rng": 0,
     "aimc_bridge.intervals": 1,
+    "aimc_bridge.references": 1,
     "aimc_bridge.sourced": 1,
     "aimc_bridge.times": 1,
     "aimc_bridge.spec": 2,

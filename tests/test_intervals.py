@@ -55,6 +55,7 @@ def test_values_without_spread() -> None:
     assert change([1.0, 2.0], [1.0 + 1e-4, 2.0 + 1e-4]).mean == pytest.approx(1e-4)
     assert sd_ratio([1.0, 2.0], [3.0, 3.0]) == Interval(0.0, 0.0, 0.0, 0.0)
     assert math.isnan(sd_ratio([3.0, 3.0], [1.0, 2.0]).mean)
+    assert math.isnan(sd_ratio([0.1, 0.1, 0.1], [0.1, 0.2, 0.3]).mean)  # their variance is 2e-34
     known = independent_change([1.0, 1.0], [1.0, 2.0, 3.0, 4.0])
     assert known == pytest.approx(mean_interval([0.0, 1.0, 2.0, 3.0]))
     known = independent_change([1.0, 2.0, 3.0, 4.0], [4.0, 4.0])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 
 from aimc_bridge import calibrate, convert, drift, program, restore
 from aimc_bridge.errors import CalibrationError
+from aimc_bridge.native import crossbar
 from aimc_bridge.native.tiles import TileWeights
 from aimc_bridge.registry import matrices_of
 from presets import ideal, rasch2023
@@ -113,6 +116,59 @@ def test_evaluation_derives_weights_once(
     analog(x)
     analog(x)
     assert made[0] == 2
+
+
+class Interrupted(list[Any]):
+    """A list whose every use is followed by what another thread does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.owner = threading.current_thread()
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    def _interrupt(self) -> None:
+        if threading.current_thread() is self.owner:
+            other = threading.Thread(target=self.meanwhile)
+            other.start()
+            other.join()
+
+    def __getitem__(self, at: Any) -> Any:
+        found = super().__getitem__(at)
+        self._interrupt()
+        return found
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        super().__setitem__(at, value)
+        self._interrupt()
+
+
+@pytest.mark.parametrize("what", ["forward", "restore"])
+@torch.no_grad()
+def test_another_threads_tiles_are_not_taken(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another model runs, or is restored, between any two looks at the tiles that were kept."""
+    x, models = random(1, 40), [convert(linear(40, 40, seed=s), QUIET).eval() for s in (1, 5)]
+    for model in models:
+        calibrate(model, [random(50, 40)])
+    wanted = [model(x) for model in models]
+    recent, seen = Interrupted(), []
+    actions: dict[str, Callable[[], object]] = {
+        "forward": lambda: seen.append(models[1](x)),
+        "restore": lambda: seen.append(restore(models[1])),
+    }
+
+    def meanwhile() -> None:
+        with torch.no_grad():  # a thread has its own
+            actions[what]()
+
+    recent.meanwhile = meanwhile
+    monkeypatch.setattr(crossbar, "_recent", recent)
+    for _ in range(4):
+        assert torch.equal(models[0](x), wanted[0])
+    assert len(seen) >= 4
+    if what == "forward":
+        assert all(torch.equal(one, wanted[1]) for one in seen)
+    restore(models[0])
+    assert len(recent) == 0
 
 
 @pytest.mark.parametrize("kind", LAYER_KINDS)

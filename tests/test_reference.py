@@ -28,6 +28,7 @@ from aimc_bridge import (
 )
 from aimc_bridge.conversion import copy_trained
 from aimc_bridge.errors import CapabilityError, UsageError
+from aimc_bridge.reference import capability
 from aimc_bridge.reference.capability import cuda_tiles
 from aimc_bridge.reference.noise import LawNoiseModel, OracleDriftCompensation
 from aimc_bridge.registry import Matrix, matrices_of
@@ -180,6 +181,38 @@ def test_training_config_refuses_a_clip_by_columns(tile: str) -> None:
         by_columns.rpu_config(tile=tile, training="mine")
     dropped = by_columns.rpu_config(tile=tile, training="mine", drop=("clip_type",))
     assert dropped.clip.type == WeightClipType.NONE
+
+
+def with_recipe(base: Preset, **values: Any) -> Preset:
+    spec = rasch2023.training["wrn16"].replace(Source("changed", "test"), **values)
+    return dataclasses.replace(base, training=Table({"mine": spec}))
+
+
+@pytest.mark.parametrize("tile", ["rpucuda", "torch"])
+@pytest.mark.parametrize("noise", ["pcm", "programming"])
+def test_training_config_refuses_noise_that_no_modifier_has(
+    tile: str, noise: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aihwkit's modifiers know one polynomial of one device: a CUDA build changes nothing."""
+    monkeypatch.setattr(capability, "cuda_tiles", lambda: True)
+    preset = with_recipe(hermes, noise_type=noise, drop_connect=0.0)
+    kept = {} if tile == "rpucuda" else {"drop": ("w_noise", "ir_drop")}
+    with pytest.raises(CapabilityError, match=f"noise_type='{noise}'"):
+        preset.rpu_config(tile=tile, training="mine", **kept)
+    drop = ("noise_type", *kept.get("drop", ()))
+    config = preset.rpu_config(tile=tile, training="mine", drop=drop)
+    assert config.modifier.type == WeightModifierType.NONE
+
+
+def test_training_config_takes_what_is_learned() -> None:
+    for ranges in (True, False):
+        for scales in (True, False):
+            learned = {"learn_input_ranges": ranges, "learn_out_scales": scales}
+            preset = with_recipe(rasch2023, noise_type="none", **learned)
+            config = preset.rpu_config(training="mine")
+            assert config.pre_post.input_range.learn_input_range is ranges
+            assert config.mapping.learn_out_scaling is scales
+            assert config.mapping.out_scaling_columnwise is scales
 
 
 # --- conversion ---

@@ -64,6 +64,12 @@ def test_a_loss_of_perplexity_is_a_rise_and_a_gain_says_so() -> None:
     assert report.summary(better, "perplexity").iloc[0]["drift loss"] == "2.11"
 
 
+def test_a_loss_of_an_error_is_a_rise() -> None:
+    table = report.summary(rows(), "error").iloc[0]
+    assert (table["1s"], table["1h"]) == ("13.00 ± 1.41 %", "18.00 ± 2.83 %")
+    assert table["drift loss"] == "5.00 points"
+
+
 def test_a_star_at_every_time() -> None:
     row = report.a_star_summary(rows(), chance=0.5).iloc[0]
     # 1 - (err - 0.1) / 0.4: chips 0.95, 0.90 at 1 s and 0.75, 0.85 at 1 h; t of 2 chips: 12.706

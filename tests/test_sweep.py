@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,7 +16,7 @@ from aimc_bridge import calibrate, convert, drift, program, sweep
 from aimc_bridge.errors import CapabilityError, DataError, StateError, UsageError
 from aimc_bridge.registry import matrices_of
 from presets import rasch2023
-from tests.models import DEVICES, linear, mlp, random
+from tests.models import DEVICES, RANGED, linear, mlp, random
 
 TIMES = ("1s", "1h", "1d")
 SECONDS = [1.0, 3600.0, 86400.0]
@@ -193,6 +194,49 @@ def test_other_processes(engine: str) -> None:
         run(model, two_metrics, chips=4, executor=2), alone, check_exact=engine == "native"
     )
     assert_restored(model)
+
+
+def test_threads_give_what_one_after_another_does(engine: str) -> None:
+    """They share torch's generator, and take turns."""
+    model = make(engine)
+    assert run(model, executor="threading", workers=3, chips=6).equals(run(model, chips=6))
+
+
+def test_a_resumed_sweep_knows_ranges_digital_layers_and_how_chips_are_drawn(
+    engine: str, tmp_path: Path
+) -> None:
+    """What a table would mix up: rows from before any of them changed are refused."""
+    digital = nn.Sequential(nn.BatchNorm1d(12), *mlp()).eval()
+    model = convert(digital, rasch2023 if engine == "native" else RANGED, engine=engine).eval()
+    calibrate(model, [random(20, 12)])
+    file = tmp_path / "sweep.csv"
+    before = run(model, resume=file)
+    assert run(model, resume=file).equals(before)
+    for matrix in matrices_of(model).values():
+        ranges = matrix.input_ranges()
+        assert ranges is not None
+        matrix.set_input_ranges(2 * ranges)
+        with pytest.raises(DataError, match="another sweep"):
+            run(model, resume=file)
+        matrix.set_input_ranges(ranges)
+        assert run(model, resume=file).equals(before)
+    statistics = model.get_submodule("0").running_mean
+    statistics += 1.0
+    with pytest.raises(DataError, match="another sweep"):
+        run(model, resume=file)
+    statistics -= 1.0
+    with pytest.raises(DataError, match="another sweep"):
+        run(model, resume=file, draw_on="device")
+    with pytest.raises(UsageError, match="draw_on='gpu'; allowed"):
+        run(model, resume=file, draw_on="gpu")
+    assert run(model, resume=file).equals(before)
+
+
+def test_numpy_integers_are_integers(engine: str) -> None:
+    model = make(engine)
+    wanted = run(model, seed=5, chips=2)
+    assert run(model, seed=np.int64(5), chips=np.int32(2)).equals(wanted)
+    program(model, np.int64(5))
 
 
 def test_unknown_executor() -> None:

@@ -259,6 +259,28 @@ def test_remap(engine: str, every: int, batches: int, share: float, trained: flo
     assert_close(matrix.clean_weight().abs().amax(1), trained * first, "trained", 1e-6)
 
 
+@pytest.mark.parametrize("clip", ["fixed", "layer_gaussian", "column_gaussian"])
+def test_frozen_weights_are_neither_clipped_nor_remapped(engine: str, clip: str) -> None:
+    """Bit for bit, on their old columns; the layer behind them is what it is without the frost."""
+    model = nn.Sequential(linear(60, 50), nn.Tanh(), linear(50, 40, seed=2))
+    preset = DEVICES.change(max_rows=25, max_columns=20, why="several tiles")
+    how = recipe(clip_type=clip, clip_value=0.4, remap_every=1, learning_rate=STILL)
+    found = []
+    for trains in (True, False):
+        model[0].weight.requires_grad_(trains)
+        analog = convert(model, preset, engine=engine)
+        first, last = matrices_of(analog).values()
+        first.set_clean_weight(first.clean_weight(), first.column_scale() * 2)  # no remap's choice
+        before = first.clean_weight(), first.column_scale().clone(), first.normalised_weight()
+        run(analog, [random(2, 60)] * 2, how)
+        after = first.clean_weight(), first.column_scale(), first.normalised_weight()
+        kept = [torch.equal(one, other) for one, other in zip(before, after, strict=True)]
+        assert kept == [not trains] * 3
+        found.append((last.clean_weight(), last.column_scale()))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
 # --- what is learned ---
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import convert
-from aimc_bridge.errors import SpecError
+from aimc_bridge.errors import SpecError, TrainingError
 from aimc_bridge.training import logits_of
 from presets import ideal
 from tests.models import linear, mlp, random
@@ -105,6 +105,43 @@ def test_distillation_loss_by_hand(weight: float) -> None:
     assert float(history.loss[0]) == pytest.approx(float(wanted), rel=1e-5)
     assert teacher.training and teacher[1].training
     assert all(p.grad is None for p in teacher.parameters())
+
+
+class Named(nn.Module):
+    """A model with another way in than its forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits(x)
+
+    def logits(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.net(x)
+        return scores
+
+
+@pytest.mark.parametrize("way", ["method", "submodule"])
+def test_a_loss_that_goes_around_the_model_cannot_be_followed(engine: str, way: str) -> None:
+    """Said in the first mini-batch that does so; validation's calls are none of the loss's."""
+    analog, teacher = convert(Named(), ideal, engine=engine), Named()
+    steps = []
+
+    def loss(m: nn.Module, batch: Tensor) -> Tensor:
+        steps.append(len(steps))
+        if len(steps) < 3:
+            return m(batch).square().mean()
+        inner = m.logits if way == "method" else m.net
+        return inner(batch).square().mean()  # type: ignore[operator]
+
+    how = recipe(distill_weight=0.5, learning_rate=STILL)
+    options = {"validate": lambda m: float(m(random(2, 12)).mean()), "validate_every": 1}
+    match = r"never called the model in mini-batch 2.*model\(\.\.\.\).*distill_weight=0.0"
+    with pytest.raises(TrainingError, match=match):
+        run(analog, [random(2, 12)] * 5, how, teacher=teacher, loss=loss, **options)
+    assert steps == [0, 1, 2]
+    assert len(run(analog, [random(2, 12)] * 5, recipe(learning_rate=STILL), loss=loss)) == 5
 
 
 def test_logits_of_outputs() -> None:

@@ -49,6 +49,12 @@ def replica(out: Path) -> None:
     train(analog, data, loss, recipe=how, split=part, progress=False, cpu=True)
     found["averaged"] = analog.state_dict()
 
+    # two mini-batches in a step and one left over: gradients are averaged in steps alone
+    analog = convert(mlp(), ideal)
+    more = {"split": part, "gradient_accumulation_steps": 2}
+    train(analog, data[:3], loss, recipe=how, progress=False, cpu=True, **more)
+    found["accumulated"] = analog.state_dict()
+
     # everything: what the replicas end with, and what each of them is injected
     analog = convert(small_net(), rasch2023)
     images = [(random(8, 2, 4, 4, seed=i), torch.arange(8) % 3) for i in range(6)]
@@ -136,6 +142,22 @@ def test_replicas_average_their_gradients(replicas: Any) -> None:
         for found in replicas[1]:
             assert_close(found["averaged"][name], value, name)
     assert float((start["0.weight"] - analog.state_dict()["0.weight"]).abs().max()) > 0.01
+
+
+def test_replicas_accumulate_their_gradients(replicas: Any) -> None:
+    """Two mini-batches and the one left over, in two halves, are those of one process."""
+    analog = convert(mlp(), ideal)
+    optimizer = torch.optim.SGD(analog.parameters(), lr=0.1, momentum=0.9)
+    data = [random(8, 12, seed=i) for i in range(3)]
+    for group in (data[:2], data[2:]):
+        optimizer.zero_grad()
+        for batch in group:
+            (analog(batch).square().mean() / 2).backward()
+        nn.utils.clip_grad_norm_(analog.parameters(), 0.5)
+        optimizer.step()
+    for name, value in analog.state_dict().items():
+        for found in replicas[1]:
+            assert_close(found["accumulated"][name], value, name)
 
 
 def test_replicas_end_with_the_same_weights(replicas: Any) -> None:

@@ -71,7 +71,7 @@ def batches_of(inputs: Any) -> list[Any]:
 def calibrated(native: nn.Module, batches: Sequence[Any]) -> None:
     """Set the input ranges of a converted model from the inputs, and try that they fit.
 
-    Raises:  ShapeError where the model does not take them.
+    Raises:  ShapeError, UsageError (by their kind) where the model does not take them.
     """
     try:
         calibrate(native, batches, "percentile")

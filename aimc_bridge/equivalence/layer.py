@@ -30,6 +30,7 @@ TIMES = ("1s", "1d", "1y")
 ALPHA_MEAN, ALPHA_BIAS = 0.003, 0.003  # of alpha
 ALPHA_SD = 0.5  # of its spread between chips, itself below a hundredth of alpha
 ERROR = 0.02  # of the relative L2 error
+FLOAT = 1e-6  # of it, at least: what is left of a product without error is float32's rounding
 GAIN = 0.01  # of the slope of the outputs on the exact ones
 OUTPUT_MEAN = 0.1  # standard deviations of an output over chips, root mean square over outputs
 OUTPUT_SD = 0.05  # over chips, all outputs together
@@ -96,7 +97,7 @@ def compare(
         a, b = both("gain")
         add("gain mean", mean_test(a, b, _of(b, GAIN)))
         a, b = both("error")
-        add("MVM error", mean_test(a, b, _of(b, ERROR)))
+        add("MVM error", mean_test(a, b, _of(b, ERROR, least=FLOAT)))
         a, b = both("mean")
         add("output mean", vector_test(a, b, OUTPUT_MEAN))
         a, b = _deviations(a), _deviations(b)
@@ -111,9 +112,9 @@ def compare(
             add("read noise shared by products", mean_test(a, b, SHARED))
 
 
-def _of(values: Values, share: float) -> float:
-    """A margin that is a share of the mean."""
-    return max(share * abs(float(values.mean())), 1e-9)
+def _of(values: Values, share: float, least: float = 1e-9) -> float:
+    """A margin that is a share of the mean, and at least `least`."""
+    return max(share * abs(float(values.mean())), least)
 
 
 def _deviations(values: Values) -> Values:

@@ -13,10 +13,10 @@ from aimc_bridge.errors import CalibrationError, StateError
 from aimc_bridge.native import chip, chips, input_range
 from aimc_bridge.native.forward import CrossbarProduct
 from aimc_bridge.native.product import LinearProduct, Product
-from aimc_bridge.native.tiles import Block, Job, TileWeights, perfect
+from aimc_bridge.native.tiles import Block, Job, TileWeights, check_precision, perfect
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics.mapping import TileGrid, column_scales
-from aimc_bridge.registry import Matrix, Observer
+from aimc_bridge.registry import Matrix, Observer, chip_in_the_way
 from aimc_bridge.spec import Preset, StatisticalSpec, TrainingSpec
 
 _MANY = 256
@@ -59,6 +59,7 @@ class Crossbar(nn.Module, Matrix):
         self.preset = preset
         self.product = product
         self.label = "this layer"
+        self.reached = [False]
         self._owner = (owner,)  # in a tuple: the owner is not a submodule of its crossbar
         self._observer: Observer | None = None
         self._injected: Tensor | None = None
@@ -95,6 +96,11 @@ class Crossbar(nn.Module, Matrix):
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without what is derived, and without an observer."""
         return {**self.__dict__, "_known": input_range.Known(), "_observer": None}
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        if self.held is not None:
+            raise chip_in_the_way(self.label)
+        super()._load_from_state_dict(*args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Crossbar:
         self._known = input_range.Known()
@@ -155,9 +161,13 @@ class Crossbar(nn.Module, Matrix):
             with torch.autocast(x.device.type, enabled=False):
                 return self.forward(x.to(self.scale.dtype))
         if isinstance(self.product, LinearProduct) and x.ndim != 2:
-            return self.forward(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+            flat = self.forward(x.reshape(-1, x.shape[-1]))
+            return flat.view(*x.shape[:-1], self.grid.out_features)
+        scale = self.scale
+        check_precision(scale.dtype)  # model.half() may have changed it
         if self._observer is not None:
             return self._observed(x)
+        self.reached[0] = True
         if self.training and self.held is not None:
             raise StateError(
                 f"{self.label} holds a programmed chip and is in training mode; "
@@ -166,17 +176,21 @@ class Crossbar(nn.Module, Matrix):
         if self.input_range is not None:
             self._check_ranges(x)
         trained, weight, source = self._weights_now()
-        factor = self.scale * self.out_scale
+        factor = scale * self.out_scale
         if self.compensation is not None:
             factor = factor * self.compensation
-        if perfect(self.preset.crossbar, self._ir_drop()):
-            return self._digital_product(x, trained, weight(), factor)
-        few = x.numel() < x.shape[1] * _MANY
+        size = x.numel()
+        if not size or perfect(self.preset.crossbar, self._ir_drop()):
+            whole = self._digital_product(x, trained, weight(), factor)
+            if size or self.input_range is None:
+                return whole
+            return whole + 0.0 * self.input_range.sum()  # it too has a gradient of zeros
+        few = size < x.shape[1] * _MANY
         job = Job(
             self.product,
             self.preset.crossbar,
             self._blocks(weight, self._kept(source) if few and source is not None else {}),
-            self.scale,
+            scale,
             self.range_decay,
             self.side_precision,
             self.compiled,
@@ -188,7 +202,8 @@ class Crossbar(nn.Module, Matrix):
     def _digital_product(
         self, x: Tensor, trained: Tensor | None, weight: Tensor, factor: Tensor
     ) -> Tensor:
-        """Through a periphery that changes nothing, all tiles are one product."""
+        """Through a periphery that changes nothing, all tiles are one product; so they are where
+        there are no inputs."""
         if trained is not None:
             clean = trained / self.grid.expand_columns(self.scale)
             weight = clean if self._injected is None else clean + (weight - clean).detach()
@@ -216,9 +231,12 @@ class Crossbar(nn.Module, Matrix):
         """The tiles that the last product cut of the weights `source`, or room for them."""
         version = (source._version, self.scale._version)
         key = (id(self), id(source), source.data_ptr(), id(self.scale), *version)
-        if not _recent or _recent[0].key != key:
-            _recent[:] = [_Cached(key, source, {})]
-        return _recent[0].tiles
+        last = _recent[:]  # another thread may put its own there meanwhile
+        if last and last[0].key == key:
+            return last[0].tiles
+        new = _Cached(key, source, {})
+        _recent[:] = [new]
+        return new.tiles
 
     def _blocks(self, weight: Callable[[], Tensor], kept: _Tiles) -> list[Block]:
         """The products of this layer; derived weights are taken from `kept`, or put there."""
@@ -258,6 +276,8 @@ class Crossbar(nn.Module, Matrix):
 
     def _check_ranges(self, x: Tensor) -> None:
         if self.training and self._range_state().starting:
+            if x.numel() == 0:
+                return  # nothing to start from, and nothing to quantise
             assert self.input_range is not None
             # .data: the products of earlier time steps wait for a backward pass through it
             own, tiles = self.input_range.data, partial(self.product.inputs, x)
@@ -316,6 +336,7 @@ class Crossbar(nn.Module, Matrix):
 
     def _matrix(self, name: str, draw_on: str) -> chip.Matrix:
         weight = self._trained().detach()
+        check_precision(weight.dtype)
         return chip.Matrix(weight, self.scale, self.grid, self.preset, name, draw_on)
 
     @torch.inference_mode(False)
@@ -341,6 +362,7 @@ class Crossbar(nn.Module, Matrix):
             setattr(self, name, None)
 
     def chip_state(self) -> dict[str, Tensor]:
+        check_precision(self.scale.dtype)
         self._cells()
         return {name: value for name in chip.STATE if (value := getattr(self, name)) is not None}
 
@@ -357,6 +379,9 @@ class Crossbar(nn.Module, Matrix):
         return self.compensation
 
     # --- training ---
+
+    def trainable(self) -> bool:
+        return bool(self._owner[0].weight.requires_grad)
 
     def prepare_training(self, recipe: TrainingSpec) -> None:
         self.ir_drop_in_training = recipe.ir_drop_in_training

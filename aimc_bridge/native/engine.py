@@ -10,6 +10,7 @@ from aimc_bridge.errors import CapabilityError, UsageError
 from aimc_bridge.native import kernels
 from aimc_bridge.native.crossbar import Crossbar
 from aimc_bridge.native.layers import convert_conv, convert_linear, convert_transposed
+from aimc_bridge.native.tiles import check_precision
 from aimc_bridge.registry import Engine, Matrix, owners, record_of
 from aimc_bridge.spec import Preset
 
@@ -20,11 +21,7 @@ class NativeEngine(Engine):
     name = "native"
 
     def check(self, preset: Preset, device: torch.device, dtype: torch.dtype) -> None:
-        if dtype not in (torch.float32, torch.float64):
-            raise CapabilityError(
-                f"native engine: weights of {dtype}; allowed: float32, float64 "
-                "(model.float() first; autocast may run inside)"
-            )
+        check_precision(dtype)
 
     def matrices(self, model: nn.Module) -> dict[str, Matrix]:
         found: dict[str, Matrix] = {}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from aimc_bridge import rng
+from aimc_bridge.errors import CapabilityError
 from aimc_bridge.native import fused
 from aimc_bridge.native.backward import Gradients
 from aimc_bridge.native.product import Product
@@ -198,7 +199,7 @@ class CrossbarProduct(torch.autograd.Function):
     Backward is the transpose product with the weights of the forward pass, without DAC, IR drop or
     noise; clipped inputs pass their full gradient, saturated outputs pass none; the input range has
     a gradient of its own, relative to its size, with decay while few inputs are clipped; the weight
-    gradient goes to the clean weights.
+    gradient goes to the clean weights. Gradients of gradients are an error.
     """
 
     @staticmethod
@@ -235,11 +236,13 @@ class CrossbarProduct(torch.autograd.Function):
         assert total is not None
         if needs_product or needs_factor:
             ctx.save_for_backward(x, ranges, factor, *kept)
-            ctx.job, ctx.pieces = job, pieces
+            ctx.job, ctx.pieces, ctx.trained = job, pieces, trained
         return total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():  # create_graph=True
+            return _differentiated_once(ctx, grad)
         x, ranges, factor, *kept = ctx.saved_tensors
         job: Job = ctx.job
         found = Gradients(x, ranges, factor, job, ctx.needs_input_grad[:4])
@@ -247,6 +250,37 @@ class CrossbarProduct(torch.autograd.Function):
         starts = range(0, len(kept), every)
         found.add(ctx.pieces, grad, [kept[start : start + every] for start in starts])
         return (*found.all(), None)
+
+
+class _Once(torch.autograd.Function):
+    """Gradients as they are, of all that they depend on; theirs are an error.
+
+    Not torch's `once_differentiable`: that forgets what they depend on, so that `autograd.grad`
+    finds the weights unused, or passes over the analog part in silence.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *values: Tensor | None) -> tuple[Tensor, ...]:
+        """The first `count` values are gradients, the rest what they depend on."""
+        return tuple(value.clone() for value in values[:count] if value is not None)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise CapabilityError(
+            "native engine: second-order gradients through an analog layer; allowed: first-order "
+            "ones (create_graph=False), layers whose periphery changes nothing (preset ideal), or "
+            "digital layers (exclude=[...])"
+        )
+
+
+def _differentiated_once(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    """`CrossbarProduct.backward`, with an error for who differentiates again."""
+    with torch.no_grad():
+        found = CrossbarProduct.backward(ctx, grad)
+    given = [value for value in found if value is not None]
+    x, ranges, factor = ctx.saved_tensors[:3]
+    once = iter(_Once.apply(len(given), *given, grad, x, ctx.trained, ranges, factor))  # type: ignore[no-untyped-call]
+    return tuple(None if value is None else next(once) for value in found)
 
 
 def _pieces(x: Tensor, product: Product) -> list[slice]:

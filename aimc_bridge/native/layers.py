@@ -41,6 +41,7 @@ class AnalogLinear(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter | None
 
+    @torch.inference_mode(False)  # tensors made for inference could not be calibrated outside of it
     def __init__(
         self, weight: Tensor, bias: Tensor | None, preset: Preset, transposed: bool = False
     ) -> None:
@@ -86,6 +87,7 @@ class AnalogConv(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter | None
 
+    @torch.inference_mode(False)  # as AnalogLinear
     def __init__(self, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, preset: Preset) -> None:
         super().__init__()
         self.register_parameter("weight", _copy(conv.weight))

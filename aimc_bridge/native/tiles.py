@@ -8,8 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aimc_bridge.errors import CapabilityError
 from aimc_bridge.native.product import Product
 from aimc_bridge.spec import CrossbarSpec
+
+
+def check_precision(dtype: torch.dtype) -> None:
+    """Raise CapabilityError for weights of a precision that the physics does not have."""
+    if dtype not in (torch.float32, torch.float64):
+        raise CapabilityError(
+            f"native engine: weights of {dtype}; allowed: float32, float64 "
+            "(model.float() first; autocast may run inside)"
+        )
 
 
 def levels(bits: int) -> int:

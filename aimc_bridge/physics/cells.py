@@ -21,6 +21,8 @@ from aimc_bridge.physics.programming import programmed, target_us
 from aimc_bridge.physics.read import read
 from aimc_bridge.spec import DeviceSpec, StatisticalSpec
 
+_SMALLEST = 1e-7  # aihwkit's lower limit of a tile's largest |w|, of its programmed one too
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -62,8 +64,8 @@ def us_per_unit(weight: Tensor, grid: TileGrid, pcm: DeviceSpec) -> Tensor:
 
 
 def us_per_largest(largest: Tensor, pcm: DeviceSpec) -> Tensor:
-    """`us_per_unit` of tiles whose largest |w| is known."""
-    return pcm.g_max_us / torch.where(largest > 0, largest, torch.ones_like(largest))
+    """`us_per_unit` of tiles whose largest |w| is known; a tile of zeros is one of `_SMALLEST`."""
+    return pcm.g_max_us / largest.clamp_min(_SMALLEST)
 
 
 def _by_cell(values: Tensor, grid: TileGrid) -> Tensor:

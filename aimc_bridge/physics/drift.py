@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aimc_bridge.errors import UsageError
-from aimc_bridge.physics.programming import check_noise, polynomial, relative
+from aimc_bridge.physics.programming import check_device, check_noise, polynomial, relative
 from aimc_bridge.spec import DeviceSpec, HermesSpec, PcmSpec, ScalarDriftSpec, StatisticalSpec
 
 _SMALLEST = 1e-7  # aihwkit's lower limit of g / g_max in the logarithm
@@ -83,6 +83,7 @@ def age(t_s: float, pcm: DeviceSpec) -> float:
     The scalar device counts differently: max(t, t0) / t0.
     """
     t = check_time(t_s)
+    check_device(pcm)
     if isinstance(pcm, ScalarDriftSpec):
         return max(t, pcm.t0_s) / pcm.t0_s
     return (t + pcm.t0_s) / pcm.t0_s

@@ -5,12 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aimc_bridge.errors import ShapeError
+from aimc_bridge.errors import ShapeError, UsageError
 from aimc_bridge.spec import DeviceSpec, ScalarDriftSpec, SignedPcmSpec, StatisticalSpec
+
+
+def check_device(pcm: object) -> None:
+    """Raise UsageError where `pcm` is no device, such as the preset that has one."""
+    if not isinstance(pcm, DeviceSpec):
+        raise UsageError(
+            f"pcm is a {type(pcm).__name__}; allowed: a device, such as preset.pcm of a preset"
+        )
 
 
 def relative(g_us: Tensor, pcm: DeviceSpec) -> Tensor:
     """|g| / g_max, same shape."""
+    check_device(pcm)
     return g_us.abs() / pcm.g_max_us
 
 
@@ -37,9 +46,11 @@ def sigma_prog_us(g_us: Tensor, pcm: DeviceSpec) -> Tensor:
     Args:    g_us  target, microsiemens, (*cells); a signed weight's sign does not matter.
     Returns: microsiemens, (*cells): prog_noise_scale * sum c_k x^k, x = |g| / g_max; 0 for a
              device without noise.
+    Raises:  UsageError where `pcm` is no device.
     Source:  rasch2023 SI, nandakumar2019; Hermes: legallo2023.
     """
     if not isinstance(pcm, StatisticalSpec | ScalarDriftSpec):
+        check_device(pcm)
         return torch.zeros_like(g_us)
     return polynomial(relative(g_us, pcm), pcm.prog_coeff_us).mul_(pcm.prog_noise_scale)
 
@@ -51,6 +62,7 @@ def target_us(g_us: Tensor, pcm: DeviceSpec) -> Tensor:
     Returns: (*cells); the tensor given where the device has no grid.
     """
     if not isinstance(pcm, ScalarDriftSpec | SignedPcmSpec) or pcm.weight_bits is None:
+        check_device(pcm)
         return g_us
     step = pcm.g_max_us / (2 ** (pcm.weight_bits - 1) - 1)
     rounded: Tensor = (g_us / step).round().mul(step)
@@ -66,7 +78,7 @@ def programmed(g_us: Tensor, pcm: DeviceSpec, eps: Tensor) -> Tensor:
     Args:    g_us  target, microsiemens, (*cells), 0..g_max (signed: -g_max..g_max).
              eps  N(0, 1), (*chips, *cells).
     Returns: microsiemens, (*chips, *cells).
-    Raises:  ShapeError where eps does not end in g_us's shape.
+    Raises:  ShapeError where eps does not end in g_us's shape; UsageError.
     Not modelled: stuck cells.    Source: rasch2023 SI, nandakumar2019.
     """
     check_noise(eps, g_us)
@@ -75,4 +87,5 @@ def programmed(g_us: Tensor, pcm: DeviceSpec, eps: Tensor) -> Tensor:
         return target + sigma_prog_us(target, pcm) * eps
     if isinstance(pcm, StatisticalSpec):
         return (g_us + sigma_prog_us(g_us, pcm) * eps).clamp_min(0.0)
+    check_device(pcm)
     return g_us.expand_as(eps).clone()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aimc_bridge.physics.drift import Moment, check_time, clamped_log
-from aimc_bridge.physics.programming import check_noise, polynomial, relative
+from aimc_bridge.physics.programming import check_device, check_noise, polynomial, relative
 from aimc_bridge.spec import DeviceSpec, HermesSpec, PcmSpec, StatisticalSpec
 
 
@@ -49,6 +49,7 @@ def read_sigma(g_prog_us: Tensor, t_s: float | Moment, pcm: DeviceSpec) -> Tenso
     Source:  rasch2023 SI, aihwkit PCMLikeNoiseModel.
     """
     if not isinstance(pcm, StatisticalSpec):
+        check_device(pcm)
         return torch.zeros_like(g_prog_us)
     return read_coefficient(g_prog_us, pcm).mul_(growth(t_s, pcm))
 
@@ -65,6 +66,7 @@ def read(
     """
     check_noise(eps, g_drift_us)
     if not isinstance(pcm, StatisticalSpec):
+        check_device(pcm)
         return g_drift_us.expand_as(eps).clone()
     sigma = read_sigma(g_prog_us, t_s, pcm)
     return (g_drift_us + g_drift_us.abs() * sigma * eps).clamp_min_(0.0)

@@ -33,8 +33,8 @@ def rpu_config(
     """The aihwkit config of a preset: forward pass, mapping, noise model, drift compensation.
 
     Args:    tile  "rpucuda" (C++), "torch", or "auto" (C++).    training  name of a recipe whose
-             clipping, input-range learning and weight modifier go in too.    drop  settings to
-             leave out where the tile cannot run them, by name.
+             clipping, learning of input ranges and column scales, and weight modifier go in too.
+             drop  settings to leave out where the tile cannot run them, by name.
     Returns: InferenceRPUConfig, or TorchInferenceRPUConfig for the torch tile.
     Raises:  CapabilityError naming what the tile cannot run; UnknownNameError for a recipe that the
              preset does not have; UsageError.
@@ -45,7 +45,7 @@ def rpu_config(
     require(preset, tile, drop, recipe)
     config = InferenceRPUConfig() if tile == "rpucuda" else TorchInferenceRPUConfig()
     _forward(config.forward, preset.crossbar, drop)
-    _mapping(config, preset.crossbar)
+    _mapping(config, preset.crossbar, recipe)
     _input_range(config, preset.crossbar, recipe)
     config.noise_model = noise_model(preset)
     config.drift_compensation = drift_compensation(preset, config.noise_model)
@@ -82,13 +82,14 @@ def _forward(io: IOParameters, crossbar: CrossbarSpec, drop: tuple[str, ...]) ->
     io.ir_drop_g_ratio = crossbar.ir_drop_g_ratio
 
 
-def _mapping(config: Any, crossbar: CrossbarSpec) -> None:
+def _mapping(config: Any, crossbar: CrossbarSpec, recipe: TrainingSpec | None) -> None:
     mapping = config.mapping
+    learned = crossbar.learned_out_scales and (recipe is None or recipe.learn_out_scales)
     mapping.digital_bias = crossbar.digital_bias
     mapping.weight_scaling_omega = 1.0
     mapping.weight_scaling_columnwise = crossbar.weight_scaling == "column"
-    mapping.learn_out_scaling = crossbar.learned_out_scales
-    mapping.out_scaling_columnwise = crossbar.learned_out_scales
+    mapping.learn_out_scaling = learned
+    mapping.out_scaling_columnwise = learned
     mapping.max_input_size = crossbar.max_rows or _UNLIMITED
     mapping.max_output_size = crossbar.max_columns or _UNLIMITED
 
@@ -96,7 +97,7 @@ def _mapping(config: Any, crossbar: CrossbarSpec) -> None:
 def _input_range(config: Any, crossbar: CrossbarSpec, recipe: TrainingSpec | None) -> None:
     ranges = config.pre_post.input_range
     ranges.enable = crossbar.input_range == "learned"
-    ranges.learn_input_range = True
+    ranges.learn_input_range = recipe is None or recipe.learn_input_ranges
     ranges.init_value = 1.0
     if recipe is not None:
         ranges.init_from_data = recipe.input_range_init_batches

@@ -39,6 +39,9 @@ class TileMatrix(Matrix):
         self.tiles, self.grid, self.preset = tiles, grid, preset
         self.bias_owner = bias_owner
         self.label = "this layer"
+        self.reached = [False]
+        for _, _, tile in self._each():
+            tile.reached = self.reached
 
     def named(self, label: str) -> None:
         """Call the layer so in errors."""
@@ -206,6 +209,9 @@ class TileMatrix(Matrix):
             tile.observer = None if observer is None else (observer, row, column)
 
     # --- training ---
+
+    def trainable(self) -> bool:
+        return any(tile.shared_weights.requires_grad for _, _, tile in self._each())
 
     def prepare_training(self, recipe: TrainingSpec) -> None:
         if self.preset.crossbar.ir_drop > 0 and not recipe.ir_drop_in_training:

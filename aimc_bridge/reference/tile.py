@@ -15,7 +15,7 @@ from aihwkit.simulator.tiles import InferenceTile
 from torch import Tensor, nn
 
 from aimc_bridge.errors import CalibrationError, StateError
-from aimc_bridge.registry import Observer
+from aimc_bridge.registry import Observer, chip_in_the_way
 
 _CALIBRATED = 1e9
 """Number of batches that a range set by hand counts as: initialisation from data is over."""
@@ -41,6 +41,7 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.label = "this layer"
+        self.reached = [False]
         self.observer: tuple[Observer, int, int] | None = None
         self.clean: Tensor | None = None
         self.alphas: dict[float, Tensor] = {}
@@ -139,6 +140,7 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         """
         if self.observer is not None:
             return self._observed(x_input)
+        self.reached[0] = True
         if self.training and self.programmed_weights is not None:
             raise StateError(
                 f"{self.label} holds a programmed chip and is in training mode; "
@@ -195,6 +197,8 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        if self.programmed_weights is not None:
+            raise chip_in_the_way(self.label)
         expected = self._trained_state()
         for name, value in expected.items():
             given = state_dict.get(prefix + name)

@@ -155,8 +155,15 @@ class Folder:
 def load_model(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """A state dict into a model of the same kind.
 
-    Raises:  CheckpointError where it is of another one.
+    Raises:  CheckpointError where it is of another one, which stays as it is.
     """
+    mine = {k: v.shape for k, v in model.state_dict().items()}
+    theirs = {k: v.shape for k, v in state.items()}
+    if wrong := sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k)):
+        raise CheckpointError(
+            f"the checkpoint is of another model: {wrong[0]!r} and {len(wrong) - 1} other tensors "
+            "are not there or not alike; name another folder"
+        )
     try:
         with torch.no_grad():
             model.load_state_dict(dict(state))

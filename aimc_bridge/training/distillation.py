@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aimc_bridge.errors import SpecError
+from aimc_bridge.errors import SpecError, TrainingError
 from aimc_bridge.spec import TrainingSpec
 
 
@@ -49,10 +49,21 @@ class Teacher:
         for module, mode in self.modes.items():
             module.training = mode
 
-    def mixed(self, value: Tensor) -> Tensor:
-        """(1 - w) loss + w T^2 KL(teacher || student), both softened by T."""
-        if self.weight == 0.0 or self.seen is None:
-            return value
+    def forget(self) -> None:
+        """What was asked of the student so far, by an earlier mini-batch or by validation."""
+        self.seen = None
+
+    def mixed(self, value: Tensor, step: int) -> Tensor:
+        """(1 - w) loss + w T^2 KL(teacher || student), both softened by T.
+
+        Raises:  TrainingError where nothing was asked of the student in this mini-batch, `step`.
+        """
+        if self.seen is None:
+            raise TrainingError(
+                f"loss never called the model in mini-batch {step}, so that the teacher cannot "
+                "follow; call model(...) itself in it, not one of its methods or submodules, or "
+                "train without distillation: recipe.override(distill_weight=0.0)"
+            )
         args, kwargs, output = self.seen
         with torch.no_grad():
             target = logits_of(self.teacher(*args, **kwargs)) / self.temperature

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,13 @@ from aimc_bridge.training.dropout import put_back, rates, set_rates
 from aimc_bridge.training.options import Loss, Options, Validate
 from aimc_bridge.training.progress import FILE, Report, read_rows, table_of
 from aimc_bridge.training.recipe import HWATraining
-from aimc_bridge.training.schedule import RANGE, default_optimizer, learning_rate_factor
-from aimc_bridge.training.weights import clip_and_remap, noisy_weight
+from aimc_bridge.training.schedule import (
+    RANGE,
+    check_optimizer,
+    default_optimizer,
+    learning_rate_factor,
+)
+from aimc_bridge.training.weights import Untrained, clip_and_remap, noisy_weight
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,22 +114,37 @@ class Run:
                 f"lr_schedule={self.spec.lr_schedule!r} ends with the run, and the loader has no "
                 "length; pass max_batches="
             )
-        if options.compile:
-            self._leave_products()
-        model.to(self.device)
-        for matrix in matrices.values():
-            matrix.prepare_training(self.spec)
-        optimizer = options.optimizer or default_optimizer(model, self.spec)
-        self.bare_optimizer = optimizer
-        self.prepared, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.base_rates = [group["lr"] for group in optimizer.param_groups]
-        self.tutor = None
-        if options.teacher is not None and self.spec.distill_weight > 0:
-            self.tutor = Teacher(self.prepared, options.teacher, self.spec, self.device)
-        self.folder = None
+        # its type and rates are known before ranges and scales ask for gradients
+        self.bare_optimizer = options.optimizer or default_optimizer(model, self.spec)
+        self.base_rates = [group["lr"] for group in self.bare_optimizer.param_groups]
+        self.folder, self.kept = None, None
         if options.folder is not None:
             writer = self.accelerator.is_main_process
             self.folder = Folder(Path(options.folder), self._claim(), options.resume, writer)
+            self.kept = self.folder.read()
+        self.tutor: Teacher | None = None
+        self.before: Untrained | None = Untrained(model)
+        try:
+            self._set_up()
+        except BaseException:
+            self._put_back()
+            raise
+
+    def _set_up(self) -> None:
+        """Change the model into one that trains; all that can be refused before was."""
+        options, model = self.options, self.model
+        if options.compile:
+            self._leave_products()
+        model.to(self.device)
+        for matrix in self.matrices.values():
+            matrix.prepare_training(self.spec)
+        if options.optimizer is None:
+            self.bare_optimizer = default_optimizer(model, self.spec)
+        else:
+            check_optimizer(options.optimizer, model)
+        self.prepared, self.optimizer = self.accelerator.prepare(model, self.bare_optimizer)
+        if options.teacher is not None and self.spec.distill_weight > 0:
+            self.tutor = Teacher(self.prepared, options.teacher, self.spec, self.device)
 
     def _leave_products(self) -> None:
         """Compile around the analog products: they draw noise and keep state from call to call.
@@ -155,12 +176,14 @@ class Run:
 
     def go(self) -> pd.DataFrame:
         """Train. The model's modes, dropout and forward are what they were, also after an error."""
-        self.optimizer.zero_grad()
         try:
+            self.accelerator.sync_gradients = True  # else zero_grad does nothing
+            self.optimizer.zero_grad()
             self.model.train()
             if self.spec.dropout is not None:
                 set_rates(self.rates, self.spec.dropout)
             done, metrics, generators = self._resumed()
+            self.before = None
             shown = self.options.progress and self.accelerator.is_main_process
             path = self.folder.path if self.folder is not None and self.folder.writer else None
             with Report(self.total, done, path, shown, metrics) as report:
@@ -182,8 +205,12 @@ class Run:
             group["lr"] = base * factor
         # dropout and product noise of a mini-batch are a function of (seed, step, replica)
         torch.manual_seed(rng.derive(self.options.seed, "train", batch.step, self.process))
-        value, task = self._step(batch.step, _to_device(batch.data, self.device), scale)
-        if self.accelerator.sync_gradients:
+        final = batch.step + 1 == self.options.max_batches or (
+            batch.last and batch.epoch == spec.epochs - 1
+        )
+        steps = self._steps(batch, final)
+        value, task = self._step(batch.step, _to_device(batch.data, self.device), scale, steps)
+        if steps:
             clip_and_remap(self.matrices, spec, state.trained, batch.step + 1)
             state.trained = batch.step + 1
         state.step = batch.step + 1
@@ -192,9 +219,6 @@ class Run:
             state.epoch, state.position = batch.epoch + 1, 0
         state.epoch_loss += task
         state.epoch_count += 1
-        final = state.step == self.options.max_batches or (
-            batch.last and batch.epoch == spec.epochs - 1
-        )
         ended = batch.last or final
         mean = self._end_epoch(batch.epoch) if ended else None
         checked = self._validated(ended, final)
@@ -209,22 +233,37 @@ class Run:
         }
         report.add(row, checked)
         every = self.options.checkpoint_every
-        due = self.accelerator.sync_gradients and state.step // every > self.saved // every
+        due = steps and state.step // every > self.saved // every
         if self.folder is not None and (due or final):
             self._save(report)
 
-    def _step(self, step: int, batch: Any, scale: float) -> tuple[float, float]:
-        """Forward, backward and optimizer; (loss, the same before distillation)."""
+    def _steps(self, batch: MiniBatch, final: bool) -> bool:
+        """Whether the optimizer steps after this mini-batch.
+
+        Accelerate's own `accumulate` asks its DataLoader whether the epoch ends: that one is read
+        a mini-batch ahead here, and other loaders say nothing.
+        """
+        gradients = self.accelerator.gradient_state
+        by_epoch = gradients.sync_with_dataloader
+        place = batch.position if by_epoch else batch.step
+        return final or (by_epoch and batch.last) or (place + 1) % gradients.num_steps == 0
+
+    def _step(self, step: int, batch: Any, scale: float, steps: bool) -> tuple[float, float]:
+        """Forward, backward and, where it `steps`, optimizer; (loss, that before distillation)."""
         accelerator = self.accelerator
-        with accelerator.accumulate(self.prepared):
+        accelerator.sync_gradients = steps
+        each = accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
+        with nullcontext() if steps or each else accelerator.no_sync(self.prepared):
             for name, matrix in self.matrices.items():
                 names = ("inject", name, step, self.process)
                 matrix.inject(noisy_weight(matrix, self.spec, scale, self.options.seed, names))
+            if self.tutor is not None:
+                self.tutor.forget()
             value = self.loss(self.prepared, batch)
             if not isinstance(value, Tensor) or value.numel() != 1:
                 got = tuple(value.shape) if isinstance(value, Tensor) else type(value)
                 raise UsageError(f"loss gave {got}; allowed: a tensor of one number")
-            total = value if self.tutor is None else self.tutor.mixed(value)
+            total = value if self.tutor is None else self.tutor.mixed(value, step)
             task, mixed = torch.stack([value.detach(), total.detach()]).float().tolist()
             if not math.isfinite(mixed):
                 raise TrainingError(
@@ -234,7 +273,7 @@ class Run:
             accelerator.backward(total)
             for matrix in self.matrices.values():
                 matrix.inject(None)
-            if self.spec.grad_clip is not None and accelerator.sync_gradients:
+            if self.spec.grad_clip is not None and steps:
                 accelerator.clip_grad_norm_(self.prepared.parameters(), self.spec.grad_clip)
             if self.processes > 1 and step < self.spec.input_range_init_batches:
                 self._average_ranges()
@@ -362,7 +401,7 @@ class Run:
 
         Returns: rows before it, names of validation's columns, the loader's generators.
         """
-        kept = self.folder.read() if self.folder is not None else None
+        kept, self.kept = self.kept, None
         if kept is None or self.folder is None:
             return [], [], None
         facts, tensors = kept
@@ -418,6 +457,8 @@ class Run:
         for key in _WRAPPED:  # mixed precision wraps the forward of the model itself
             self.model.__dict__.pop(key, None)
         self.model.__dict__.update(self.own)
+        if self.before is not None:  # it failed before the first mini-batch
+            self.before.put_back()
 
 
 def _to_device(batch: Any, device: torch.device) -> Any:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from aimc_bridge.errors import UsageError
 from aimc_bridge.spec import TrainingSpec
 
 RANGE = ".input_range"
@@ -28,6 +29,19 @@ def default_optimizer(model: nn.Module, spec: TrainingSpec) -> Optimizer:
     if spec.optimizer == "adamw":
         return torch.optim.AdamW(parts, lr=spec.learning_rate, fused=True)
     return torch.optim.SGD(parts, lr=spec.learning_rate, momentum=spec.momentum)
+
+
+def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
+    """Raises UsageError where the optimizer trains nothing of the model."""
+    given = [p for group in optimizer.param_groups for p in group["params"]]
+    trainable = {id(p) for p in model.parameters() if p.requires_grad}
+    if not any(id(p) in trainable for p in given):
+        raise UsageError(
+            f"optimizer: none of its {len(given)} parameters is a trainable parameter of the "
+            f"{type(model).__name__} to train, which would stay as it is; build it over "
+            "model.parameters() of this very model: the converted one, not the digital one that it "
+            "was made of"
+        )
 
 
 def learning_rate_factor(

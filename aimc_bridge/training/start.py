@@ -67,15 +67,16 @@ def train(
 
     In every mini-batch, from the first on, each weight matrix is replaced by a noisy copy (one draw
     a matrix and mini-batch) in forward and backward; the gradient goes to the clean weights. After
-    the optimizer's step weights are clipped and, now and then, their columns scaled anew.
+    the optimizer's step weights are clipped and, now and then, their columns scaled anew; frozen
+    weights (`requires_grad` False) are left alone.
 
     Args:    model  a converted model, either engine, no chip programmed.
              loader  mini-batches, iterated anew each epoch.    loss  (model, batch) -> scalar.
              recipe  what to inject and how to train.    teacher  digital model for distillation,
-             called with the arguments that `loss` calls the model with.
-             optimizer  any, over all of `model.parameters()`: input ranges and column scales ask
-             for gradients from here on only; default is the recipe's (weight decay on weight
-             matrices only).
+             called with the arguments that `loss` calls the model with, as it must.
+             optimizer  any, over all of `model.parameters()` or some of them: input ranges and
+             column scales ask for gradients from here on only; default is the recipe's (weight
+             decay on weight matrices only).
              seed  of the injected noise (by layer, step and process) and of torch's default
              generator, seeded anew in each mini-batch, and for the loader in each epoch.
              max_batches  stop after so many mini-batches.
@@ -97,12 +98,16 @@ def train(
              compile  torch.compile what lies between the analog products, by inductor (True) or
              another backend (its name); native engine.
              accelerate  arguments of `accelerate.Accelerator`: mixed_precision,
-             gradient_accumulation_steps, cpu, ...
+             gradient_accumulation_steps, cpu, ... With gradient_accumulation_steps=n the optimizer
+             steps after every n-th mini-batch of an epoch, whatever the kind of loader, and with
+             those left over after the last of an epoch and of the run; as in Accelerate, every
+             loss is divided by n, of those left over too. All else counts mini-batches.
     Returns: DataFrame `step, epoch, loss, noise_scale, learning_rate`, and `validation_...` columns
              where there is validation; with several processes the losses are this one's.
     Raises:  StateError (a chip is programmed), SpecError (distillation without teacher),
-             TrainingError (empty loader, loss not finite, an epoch at chance), UsageError (a folder
-             of another training), CheckpointError (a damaged one).
+             TrainingError (empty loader, loss not finite, an epoch at chance, distillation where
+             `loss` does not call the model), UsageError (a folder of another training, an optimizer
+             of another model), CheckpointError (a damaged folder).
     Source:  rasch2023 SI A.1, SI Table 3.
     """
     record = record_of(model)

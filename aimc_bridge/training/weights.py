@@ -3,8 +3,10 @@ after it."""
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aimc_bridge import rng
 from aimc_bridge.physics.injection import injected
@@ -42,9 +44,14 @@ def noisy_weight(
 
 
 def clip_and_remap(matrices: dict[str, Matrix], spec: TrainingSpec, before: int, now: int) -> None:
-    """Clip, and remap where a multiple of `remap_every` lies in (before, now] mini-batches."""
+    """Clip, and remap where a multiple of `remap_every` lies in (before, now] mini-batches.
+
+    Frozen matrices, whose weights no optimizer may change, stay as they are.
+    """
     every = spec.remap_every
     for matrix in matrices.values():
+        if not matrix.trainable():
+            continue
         if spec.clip_type == "fixed":
             matrix.clip(torch.tensor(spec.clip_value))
         elif spec.clip_type != "none":
@@ -52,6 +59,26 @@ def clip_and_remap(matrices: dict[str, Matrix], spec: TrainingSpec, before: int,
             matrix.clip(matrix.grid.expand_columns(spread * spec.clip_value))
         if every > 0 and now // every > before // every:
             matrix.remap()
+
+
+class Untrained:
+    """A model before a training is set up: which parameters ask for gradients, and the values of
+    all but the weights, which no set-up changes. (How a range was found is a parameter of aihwkit's
+    that asks for gradients and gets none.)"""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.asks = [(p, p.requires_grad) for p in model.parameters()]
+        tensors = chain(model.parameters(), model.buffers())
+        small = (t for t in tensors if t.ndim < 2 or not t.requires_grad)
+        self.values = [(t, t.detach().clone()) for t in small]
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """The model is that again."""
+        for parameter, asks in self.asks:
+            parameter.requires_grad_(asks)
+        for tensor, value in self.values:
+            tensor.copy_(value)
 
 
 def _spread(matrix: Matrix, by_column: bool) -> Tensor:

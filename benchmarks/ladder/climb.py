@@ -159,12 +159,11 @@ class Climb:
         self.facts["layers"] = list(matrices)
         tiles = sum(matrix.grid.tiles for matrix in matrices.values())
         self.facts.setdefault("tiles", {})[key] = tiles
-        evaluate: Callable[[nn.Module], dict[str, float]] = _never
-        if not _whole(part, chips):
-            if preset.crossbar.input_range != "none":
-                batches = self.task.calibration_batches(self.plan.calibration)
-                calibrate(analog, batches, self.plan.method)
-            evaluate = measure(analog)
+        if preset.crossbar.input_range != "none":  # the sweep's file knows the ranges
+            calibrate(
+                analog, self.task.calibration_batches(self.plan.calibration), self.plan.method
+            )
+        evaluate = _never if _whole(part, chips) else measure(analog)
         table = sweep(
             analog,
             evaluate,

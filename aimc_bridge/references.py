@@ -1,0 +1,104 @@
+"""Layers that a model holds outside of its module tree: in lists, dicts, attributes, bound methods.
+
+A model may call a layer by such a second way to it. A conversion that replaced the layer in the
+tree alone would leave that way to the digital one, and nothing would tell.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from aimc_bridge.errors import ConversionError
+
+_TREE = ("_modules", "_parameters", "_buffers")
+
+
+def _others(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Attributes that are not the module tree's."""
+    for key, value in list(module.__dict__.items()):
+        if key not in _TREE:
+            yield key, value
+
+
+def unregistered(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(where, module) of all modules that lists, dicts and the like hold, and no module as a part.
+
+    Where: the attribute's name, such as "head.stages".
+    """
+    known = set(model.modules())
+    for name, module in model.named_modules():
+        for key, value in _others(module):
+            for held in _modules_in(value, set()):
+                if held not in known:
+                    known.update(held.modules())
+                    yield f"{name}.{key}" if name else key, held
+
+
+def _modules_in(value: Any, seen: set[int]) -> Iterator[nn.Module]:
+    if isinstance(value, nn.Module):
+        yield value
+    elif isinstance(value, list | tuple | set | frozenset | dict):
+        if id(value) in seen:
+            return
+        seen.add(id(value))
+        for item in (*value.values(), *value) if isinstance(value, dict) else value:
+            yield from _modules_in(item, seen)
+    elif isinstance(value, types.MethodType) and isinstance(value.__self__, nn.Module):
+        yield value.__self__
+    elif isinstance(value, partial):
+        yield from _modules_in([value.func, *value.args, *value.keywords.values()], seen)
+
+
+def redirect(model: nn.Module, replaced: Mapping[nn.Module, nn.Module | None]) -> None:
+    """Let every such way to a module in `replaced` lead to what took its place.
+
+    Args:    replaced  module -> what took its place; None where nothing alone did, as for a part of
+             a layer that is converted whole.
+    Raises:  ConversionError for a way that cannot be changed.
+    """
+    for name, module in model.named_modules():
+        for key, value in _others(module):
+            held = list(_modules_in(value, set()))
+            if any(one in replaced for one in held):
+                where = f"{name}.{key}" if name else key
+                module.__dict__[key] = _changed(value, replaced, where, set())
+
+
+def _changed(
+    value: Any, replaced: Mapping[nn.Module, nn.Module | None], where: str, seen: set[int]
+) -> Any:
+    """The value with the modules replaced."""
+
+    def each(items: Iterable[Any]) -> Iterator[Any]:
+        return (_changed(item, replaced, where, seen) for item in items)
+
+    if isinstance(value, nn.Module):
+        found = replaced.get(value, value)
+        if found is not None:
+            return found
+    elif not any(held in replaced for held in _modules_in(value, set())) or id(value) in seen:
+        return value
+    elif isinstance(value, types.MethodType):
+        owner = replaced.get(value.__self__)  # type: ignore[call-overload]
+        if owner is not None:
+            return getattr(owner, value.__name__)
+    elif isinstance(value, list):
+        seen.add(id(value))
+        value[:] = each(value)
+        return value
+    elif isinstance(value, dict) and not any(key in replaced for key in value):
+        seen.add(id(value))
+        value.update(zip(list(value), list(each(value.values())), strict=True))
+        return value
+    elif type(value) in (tuple, set, frozenset):
+        return type(value)(each(value))
+    raise ConversionError(
+        f"attribute {where!r} holds a layer in a {type(value).__name__}, through which it would "
+        "stay digital; keep layers in the module tree alone (nn.ModuleList, nn.ModuleDict), or "
+        "exclude this one"
+    )
