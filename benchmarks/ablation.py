@@ -16,6 +16,7 @@ import functools
 import json
 import shlex
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -232,7 +233,7 @@ def parser() -> Parser:
     add("--threads", type=int)
     add("--seed", type=int, default=0)
     add("--seeds", type=int, default=1, help="trainings of each variant")
-    add("--out", type=Path, required=True)
+    add("--out", type=Path, help="folder of the results; default runs/ablation-TASK-TIME")
     add("--resume", action="store_true")
     add("--record", metavar="NAME", help="keep the result as records/ablation-NAME.json")
     return made
@@ -257,6 +258,9 @@ def main(arguments: list[str] | None = None) -> int:
 def run(given: argparse.Namespace, words: list[str], console: Console) -> None:
     """Check everything, then do it."""
     _check(given)
+    if given.out is None:
+        when = time.strftime("%Y%m%d-%H%M%S")
+        given.out = Path("runs") / f"ablation-{given.task}-{when}"
     task = tasks.get(given.task, given.profile, given.data_dir, **tasks.parse_options(given.option))
     task.place(torch.device(given.device))
     plan = _plan(given)

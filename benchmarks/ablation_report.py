@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aimc_bridge.errors import DataError, UsageError
+from aimc_bridge.errors import AimcError, DataError, UsageError
 from aimc_bridge.intervals import CONFIDENCE, mean_interval
 from aimc_bridge.report import markdown, normalised_accuracy
 from aimc_bridge.times import label
+from benchmarks.command import Parser
 from benchmarks.files import replace_file
 
 if TYPE_CHECKING:
@@ -226,10 +227,15 @@ def page(records: list[Path]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Write the page and its figures."""
+    made = Parser(
+        prog="python -m benchmarks.ablation_report",
+        description="Write docs/ablation.md and its figures from the records.",
+    )
     files = sorted(FOLDER.glob("ablation-*.json"))
     try:
+        made.parse_args(arguments)
         if not files:
             raise DataError(f"no ablation-*.json in {FOLDER}; python -m benchmarks.ablation first")
         words = page(files)
@@ -240,7 +246,7 @@ def main() -> int:
             title = f"{facts['model']}, {facts['dataset']}"
             figure(table, title, DOCS / f"{record['name']}.png")
         replace_file(DOCS / "ablation.md", words)
-    except DataError as error:
+    except AimcError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(DOCS / "ablation.md")

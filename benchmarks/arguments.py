@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import math
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +31,8 @@ _COUNTS = (
     *("seeds", "validate_every", "accumulate", "checkpoint_every"),
 )
 
+TIMES = ("1s", "1h", "1d", "1y")
+_CHIPS = {"chips": "chips", "slow_chips": "aihwkit_chips"}  # the plan's name: the option's
 GROWING = ("times", "chips", "aihwkit_chips", "phases", "seeds")
 """What a run that is gone on with may be asked for more of: what it has is not done again."""
 
@@ -45,7 +48,7 @@ def parser() -> Parser:
     add_tasks(add)
     add("--preset", default="rasch2023", help=f"one of {', '.join(presets.names())}")
     add("--engine", default="both", help="native, aihwkit or both")
-    add("--times", nargs="*", default=["1s", "1h", "1d", "1y"], help="as 1s 1h '1 day' 3600")
+    add("--times", nargs="*", help=f"as 1s 1h '1 day' 3600; default {' '.join(TIMES)}")
     add("--chips", type=int, help="chips on the native engine")
     add("--aihwkit-chips", type=int, help="chips on the aihwkit engine")
     add("--subset", type=int, help="test samples (words) on the native engine")
@@ -106,9 +109,45 @@ def parser() -> Parser:
     add("--seed", type=int, default=0)
     add("--seeds", type=int, default=1, help="so many trainings a task, from --seed on")
     add("--out", type=Path, help="folder of the results; default runs/PROFILE-TIME")
-    more = "more --times, --chips or --phases add to it"
+    more = "more --times, --chips, --phases or --seeds add to it, and what it has stays"
     add("--resume", action="store_true", help=f"go on with the run in --out; {more}")
     return made
+
+
+def grow(given: argparse.Namespace) -> None:
+    """Add what the run in `--out` has to what is asked for, where `--resume` goes on with it.
+
+    Raises:  UsageError where fewer chips are asked for by number than it has.
+    """
+    if not given.resume or given.out is None:
+        return
+    try:
+        kept = json.loads((given.out / "run.json").read_text())["arguments"]
+        before = {field: kept[field] for field in GROWING}
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # no run's folder: said where it is entered
+    if kept.get("profile") != given.profile:
+        return  # another run: said there too
+    given.times = [*before["times"], *(given.times or [])]
+    phases = [*before["phases"], *(given.phases or [])]
+    given.phases = [phase for phase in PHASES if phase in phases] + [
+        phase for phase in phases if phase not in PHASES
+    ]
+    given.seeds = max(before["seeds"], given.seeds)
+    for field in ("chips", "aihwkit_chips"):
+        if getattr(given, field) is None:
+            setattr(given, field, before[field])
+    former = argparse.Namespace(**{**vars(given), **{f: before[f] for f in _CHIPS.values()}})
+    for name in kept.get("tasks", []):
+        now, then = plan_of(given, name), plan_of(former, name)
+        for part, field in _CHIPS.items():
+            has = getattr(then, part)
+            if getattr(now, part) < has:
+                option = field.replace("_", "-")
+                raise UsageError(
+                    f"--{option} {getattr(given, field)}: the run has {has} of {name}; "
+                    "give as many or more, or another --out"
+                )
 
 
 def settings_of(
@@ -117,7 +156,8 @@ def settings_of(
     names = task_names(given.tasks, given.profile)
     if given.engine not in ("native", "aihwkit", "both"):
         raise UsageError(f"unknown engine {given.engine!r}; one of native, aihwkit, both")
-    if not given.times:
+    times = TIMES if given.times is None else given.times
+    if not times:
         raise UsageError("--times names no time; allowed: one or more, as 1s 1h '1 day' 3600")
     phases = ["direct"] if given.checkpoint and not given.trained else ["direct", "hwa"]
     if given.phases is not None:
@@ -151,7 +191,7 @@ def settings_of(
         preset=presets.get(given.preset),
         engines=engines,
         phases=tuple(phases),
-        times=tuple(sorted({seconds(word) for word in given.times})),
+        times=tuple(sorted({seconds(word) for word in times})),
         seed=given.seed,
         device=torch.device(given.device),
         changes=parse_changes(given.changes, TrainingSpec.field_names()),

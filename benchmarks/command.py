@@ -103,14 +103,18 @@ def check_device(name: str) -> None:
 # --- folders --------------------------------------------------------------------------------------
 
 
-def holds_a_run(out: Path, resume: bool) -> bool:
-    """Whether the folder holds a run to go on with; an error where it cannot be used."""
+def holds_a_run(out: Path, resume: bool | None) -> bool:
+    """Whether the folder holds a run to go on with; an error where it cannot be used.
+
+    Args:    resume  None where the command cannot go on with a run.
+    """
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder")
     if not out.exists() or not any(out.iterdir()):
         return False
     if not resume:
-        raise UsageError(f"--out {out} is not empty; name another folder, or add --resume")
+        more = "" if resume is None else ", or add --resume"
+        raise UsageError(f"--out {out} is not empty; name another folder{more}")
     return True
 
 
@@ -136,8 +140,8 @@ def enter(out: Path, arguments: dict[str, Any], resume: bool, free: tuple[str, .
                 f"{out} holds a run with other arguments ({', '.join(wrong)}); "
                 "name another --out, or repeat them"
             )
-        if differs:
-            replace_file(record, json.dumps({**kept, "arguments": arguments}, indent=1) + "\n")
+        if differs:  # what it says of its results is of fewer: not finished until it is again
+            replace_file(record, json.dumps({"arguments": arguments}, indent=1) + "\n")
         return
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ import re
 import shlex
 import sys
 import time
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from rich.console import Console
 from torch import nn
 
 import presets
+from aimc_bridge.conversion import convert
 from aimc_bridge.equivalence import Report, crosscheck
 from aimc_bridge.equivalence.device import SAMPLES, TARGETS
 from aimc_bridge.equivalence.report import LEVELS
 from aimc_bridge.errors import AimcError, UsageError
+from aimc_bridge.registry import matrices_of
 from aimc_bridge.spec import Preset
 from aimc_bridge.times import seconds
 from benchmarks import digital, record, tasks
@@ -196,7 +199,20 @@ class _Crosscheck:
             raise UsageError("--trained was trained under one preset; name it, and no --against")
         for name in self.trained:
             trained_model(made[name], self.presets[0], self.trained[name])
+        if "layer" in self.levels:
+            self._check_layers(made)
         return made
+
+    def _check_layers(self, made: dict[str, Task]) -> None:
+        """UsageError where a name or pattern of --layers means no layer of a task."""
+        for task in made.values() if self.given.layers else ():
+            converted = convert(task.skeleton(), presets.ideal, exclude=list(task.exclude))
+            names = list(matrices_of(converted))
+            for pattern in self.given.layers:
+                if not any(fnmatchcase(name, pattern) for name in names):
+                    raise UsageError(
+                        f"--layers {pattern!r} matches none of {task.name}: {', '.join(names)}"
+                    )
 
     def _metrics_of(self, task: Task) -> tuple[str, ...]:
         """What the task level compares.

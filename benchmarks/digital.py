@@ -105,7 +105,7 @@ def read_checkpoint(out: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         facts: dict[str, Any] = json.loads(pointer.read_text())
         return facts, load_file(out / facts["file"])
-    except (ValueError, KeyError, SafetensorError, OSError) as error:
+    except (ValueError, KeyError, TypeError, SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{pointer} or the file it names is damaged ({error}); remove the folder to start over"
         ) from None
@@ -171,10 +171,22 @@ def fit(
         raise UsageError("device cuda asked for, but torch sees none; use --device cpu")
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}; one of {', '.join(PRECISIONS)}")
+    if not 0 <= recipe.epochs < math.inf:
+        raise UsageError(f"epochs {recipe.epochs}; allowed: a finite number >= 0")
+    about = {
+        "seed": seed,
+        "precision": precision,
+        "options": dict(task.options),
+        "recipe": dataclasses.asdict(recipe),
+    }
+    console = console or Console(stderr=True)
     if (out / "model.safetensors").exists():
-        if resume:
-            return task.load(out)
-        raise UsageError(f"{out} holds a finished run; name another folder or --resume")
+        if not resume:
+            raise UsageError(f"{out} holds a finished run; name another folder or --resume")
+        known = tasks.read_info(out)
+        _check_same(out, about, {key: known.get(key, about[key]) for key in about})
+        console.print(f"{out} holds a finished run: nothing left to do", markup=False)
+        return task.load(out)
     if (out / "checkpoint.json").exists() and not resume:
         raise UsageError(f"{out} holds an unfinished run; --resume goes on with it")
     use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
@@ -189,28 +201,17 @@ def fit(
     total = max(1, round(recipe.epochs * len(loader)))
     model = task.build(seed).to(place)
     optimizer = optimizer_for(model, recipe)
-    run = {
-        "seed": seed,
-        "total": total,
-        "precision": precision,
-        "options": dict(task.options),
-        "recipe": dataclasses.asdict(recipe),
-    }
+    run = {**about, "total": total}
     autocast = torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16")
     start, spent = 0, 0.0
     if (out / "checkpoint.json").exists():
         facts, tensors = read_checkpoint(out)
         facts.setdefault("precision", "fp32")  # checkpoints from before there was a choice,
         facts.setdefault("options", run["options"])  # or this note
-        if {key: facts.get(key) for key in run} != run:
-            raise UsageError(
-                f"{out} holds a run with another recipe, seed, precision or option of the task; "
-                "name another folder"
-            )
+        _check_same(out, run, {key: facts.get(key) for key in run})
         put_back(task, model, optimizer, tensors)
         start, spent = facts["step"], facts["wall_s"]
 
-    console = console or Console(stderr=True)
     began = time.monotonic() - spent
     log = out / "log.csv"
     keep_rows(log, start)
@@ -278,6 +279,15 @@ def fit(
         text = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
         console.print(f"{task.model_name}, {task.dataset}, {name}: {text}", soft_wrap=True)
     return model
+
+
+def _check_same(out: Path, wanted: dict[str, Any], found: dict[str, Any]) -> None:
+    """UsageError where the run in a folder is not the one asked for."""
+    if found != wanted:
+        raise UsageError(
+            f"{out} holds a run with another recipe, seed, precision or option of the task; "
+            "name another folder"
+        )
 
 
 def keep_rows(log: Path, step: int) -> None:

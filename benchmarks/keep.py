@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from aimc_bridge.errors import AimcError, DataError
+from aimc_bridge.errors import AimcError, DataError, UsageError
 from benchmarks.files import replace_file
 
 FOLDER = Path(__file__).parent / "checkpoints"
@@ -93,9 +93,12 @@ def keep(run: Path, task: str, folder: Path | None = None) -> list[Path]:
 def main(
     run: Annotated[Path, typer.Argument(metavar="RUNDIR", help="the --out of a finished run")],
     task: Annotated[str, typer.Argument(metavar="TASK", help="wrn, bert or lstm")],
+    replace: Annotated[bool, typer.Option("--replace", help="in place of what is kept")] = False,
 ) -> None:
     """Keep the trained models of a run with the project."""
     try:
+        if not replace and (FOLDER / task / "hwa.safetensors").exists():
+            raise UsageError(f"models of {task} are kept already; --replace takes their place")
         for file in keep(run, task):
             typer.echo(str(file))
     except AimcError as error:

@@ -321,9 +321,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__d
 def add(
     run: Annotated[Path, typer.Argument(metavar="RUNDIR", help="the --out of a finished run")],
     name: Annotated[str, typer.Option(help="what the record is called")],
+    replace: Annotated[bool, typer.Option("--replace", help="one of that name")] = False,
 ) -> None:
     """Keep a finished run as a record."""
     try:
+        if not replace and (FOLDER / f"{name}.json").exists():
+            raise UsageError(f"--name {name}: there is such a record; name another, or --replace")
         file = write(record_of(run, name))
     except AimcError as error:
         typer.echo(f"error: {error}", err=True)

@@ -31,6 +31,7 @@ from benchmarks import tasks
 from benchmarks.arguments import (
     GROWING,
     claim_of,
+    grow,
     options_of,
     parser,
     plan_of,
@@ -104,6 +105,7 @@ def run(
 ) -> Path:
     """Check everything, then do it. Returns the folder of the results."""
     replica = replica or Replica()
+    grow(given)
     settings, names = settings_of(given, replica)
     plans = {name: plan_of(given, name) for name in names}
     data_dir(given.data_dir)
@@ -114,6 +116,12 @@ def run(
     trained = paths_of("--trained", given.trained, names)
     if trained and ("hwa" not in settings.phases or settings.seeds > 1):
         raise UsageError("--trained is the model of the phase hwa, of one training: no --seeds")
+    for name in trained:
+        if name not in checkpoints:
+            raise UsageError(
+                f"--trained of {name} without --checkpoint: name the digital model that it was "
+                "trained from, which it is compared with"
+            )
     made = {
         name: tasks.get(name, given.profile, given.data_dir, **options_of(name, options, names))
         for name in names

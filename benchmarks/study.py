@@ -20,6 +20,7 @@ from torch import nn
 from aimc_bridge import rng
 from aimc_bridge.calibration import calibrate
 from aimc_bridge.conversion import convert, copy_trained, coverage
+from aimc_bridge.errors import CheckpointError
 from aimc_bridge.native import compiled
 from aimc_bridge.report import COLUMNS
 from aimc_bridge.spec import Preset
@@ -283,7 +284,10 @@ class Study:
         file = self.folder / f"{phase}.csv"
         if not file.exists():  # trained elsewhere
             return
-        history = pd.read_csv(file)
+        try:
+            history = pd.read_csv(file)
+        except ValueError as error:
+            raise CheckpointError(f"{file} is damaged ({error}); delete it") from None
         shown = ["step", *(name for name in history if str(name).startswith("validation_"))]
         if len(shown) > 1:
             looks = history[shown].dropna()
@@ -367,7 +371,10 @@ class Study:
 
         file = self.folder / f"digital-{'all' if subset is None else subset}.json"
         if file.exists():
-            values = json.loads(file.read_text())
+            try:
+                values = {str(k): float(v) for k, v in json.loads(file.read_text()).items()}
+            except (ValueError, AttributeError, TypeError) as error:
+                raise CheckpointError(f"{file} is damaged ({error}); delete it") from None
         else:
             with torch.random.fork_rng():
                 torch.manual_seed(rng.derive(self.settings.seed, "digital"))

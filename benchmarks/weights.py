@@ -45,6 +45,8 @@ def load_weights(model: nn.Module, file: Path) -> None:
 
     Raises:  CheckpointError where the file is damaged or of another model.
     """
+    if file.is_dir():
+        raise CheckpointError(f"{file} is a folder; name the hwa.safetensors of a run")
     try:
         model.load_state_dict(load_file(file))
     except FileNotFoundError:

@@ -151,6 +151,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_the_report_takes_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    before = (ablation_report.DOCS / "ablation.md").stat().st_mtime_ns
+    with pytest.raises(SystemExit) as left:
+        ablation_report.main(["--help"])
+    assert left.value.code == 0 and "docs/ablation.md" in capsys.readouterr().out
+    assert ablation_report.main(["runs/out"]) == 2
+    assert (ablation_report.DOCS / "ablation.md").stat().st_mtime_ns == before
+
+
+def test_results_have_a_folder_of_their_own_where_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ablation.main([*QUICK[:-1], "--times", "1h", "--chips", "1"]) == 0
+    (made,) = (tmp_path / "runs").iterdir()
+    assert made.name.startswith("ablation-wrn-") and (made / "changes.csv").exists()
+
+
 def test_what_comes_out(finished: Path) -> None:
     rows = pd.read_csv(finished / "results.csv")
     assert list(rows.columns) == COLUMNS
@@ -234,7 +252,7 @@ def test_a_record_and_its_page(
     docs.mkdir()
     monkeypatch.setattr(ablation_report, "FOLDER", folder)
     monkeypatch.setattr(ablation_report, "DOCS", docs)
-    assert ablation_report.main() == 2  # nothing to show yet
+    assert ablation_report.main([]) == 2  # nothing to show yet
     words = [*QUICK, "--out", str(finished), "--resume", "--record", "small"]
     assert ablation.main(words) == 0
     file = folder / "ablation-small.json"
@@ -245,7 +263,7 @@ def test_a_record_and_its_page(
     assert record["command"].startswith("python -m benchmarks.ablation wrn --chips 2")
     assert "'no noise'" in record["command"]
     assert records.read(file)["kind"] == "ablation" and records.table(folder) == ""
-    assert ablation_report.main() == 0
+    assert ablation_report.main([]) == 0
     page = (docs / "ablation.md").read_text()
     table = ablation_report.changes(rows, 0.9)
     assert records.report.markdown(ablation_report.text_of(table)) in page

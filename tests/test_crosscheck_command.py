@@ -72,6 +72,8 @@ def test_the_command_takes_a_trained_model(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "out" / "rasch2023" / "wrn" / "crosscheck.csv")
     assert set(table["cell"].str.partition(",")[0]) == {"fc"}
     assert main(["lstm", *words[:-1], str(tmp_path / "other")]) == 2
+    assert main(["wrn", *words[:-1], str(tmp_path / "c"), "--layers", "fc", "nope"]) == 2
+    assert not (tmp_path / "c").exists()  # found before anything is done
     assert main(["wrn", *words[:-1], str(tmp_path / "b"), "--preset", "hermes", "rasch2023"]) == 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -248,6 +249,12 @@ def test_folders_of_other_runs_are_refused(tmp_path) -> None:
     digital.fit(task, out, recipe=recipe, resume=True, device="cpu", console=QUIET)
     with pytest.raises(UsageError, match="holds a finished run"):
         digital.fit(task, out, recipe=recipe, device="cpu", console=QUIET)
+    again = functools.partial(digital.fit, task, out, resume=True, device="cpu", console=QUIET)
+    again(recipe=recipe)
+    slower = dataclasses.replace(recipe, learning_rate=recipe.learning_rate / 2)
+    for other in ({"seed": 1}, {"precision": "bf16"}, {"recipe": slower}):
+        with pytest.raises(UsageError, match="another recipe, seed, precision or option"):
+            again(**{"recipe": recipe, **other})
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(UsageError, match="cannot be made"):
@@ -284,6 +291,7 @@ def test_an_empty_loader_leaves_nothing_behind(tmp_path) -> None:
         (["wrn", "--device", "tpu"], "unknown device 'tpu'"),
         (["lstm", "--profile", "real", "--data-dir", "/nowhere"], "no data folder /nowhere"),
         (["wrn", "--batch-size", "99999"], "smaller than one batch"),
+        (["wrn", "--epochs", "inf"], "epochs inf; allowed: a finite number"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(tmp_path, arguments, complaint) -> None:

@@ -141,6 +141,9 @@ def test_the_command(tmp_path, monkeypatch) -> None:
     run = finished(tmp_path / "run")
     invoke = CliRunner().invoke
     assert invoke(records.app, ["add", str(run), "--name", "one"]).exit_code == 0
+    again = invoke(records.app, ["add", str(run), "--name", "one"])
+    assert again.exit_code == 2 and "there is such a record" in again.stderr
+    assert invoke(records.app, ["add", str(run), "--name", "one", "--replace"]).exit_code == 0
     shown = invoke(records.app, ["table"])
     assert shown.exit_code == 0
     assert shown.stdout.strip() == records.table(tmp_path / "records")

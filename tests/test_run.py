@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from aimc_bridge import report
+from aimc_bridge.errors import DataError
 from aimc_bridge.registry import matrices_of
-from benchmarks import arguments, measure, run, study, tasks
+from benchmarks import arguments, measure, record, run, study, tasks
 from benchmarks.profiles import PLANS, parse_changes, recipe_for
 from presets import ideal, rasch2023
 
@@ -298,6 +299,46 @@ def test_a_finished_run_grows_by_chips_times_and_phases(model, tmp_path) -> None
     assert {"direct native 60", "direct native 60, more"} <= set(record["studies"]["wrn"]["wall_s"])
 
 
+def test_what_a_run_has_stays_whatever_is_asked_for(model, tmp_path, capsys) -> None:
+    """Times and phases that are not named again, and chips."""
+    words = ["wrn", *QUICK, "--checkpoint", str(model), "--out", str(tmp_path / "out")]
+    first = ["--times", "1s", "1y", "--phases", "direct", "control"]
+    assert run.main([*words, "--chips", "2", *first]) == 0
+    before = rows_of(tmp_path / "out")
+    assert run.main([*words, "--times", "30d", "--phases", "direct", "--resume"]) == 0
+    after = rows_of(tmp_path / "out")
+    chips = after[after.phase != "digital"]
+    assert sorted(chips.t_inference.unique()) == [1.0, 30 * 86400.0, 31536000.0]
+    assert set(chips.phase) == {"direct", "control"} and set(chips.chip) == {0, 1}
+    old = after[after.t_inference != 30 * 86400.0].reset_index(drop=True)
+    pd.testing.assert_frame_equal(old, before)
+    capsys.readouterr()
+    assert run.main([*words, "--chips", "1", "--resume"]) == 2
+    assert "--chips 1: the run has 2 of wrn" in one_error(capsys.readouterr().err)
+    pd.testing.assert_frame_equal(rows_of(tmp_path / "out"), after)
+
+
+def test_a_growth_that_was_cut_short_is_not_finished(model, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "out"
+    words = ["wrn", *QUICK, "--checkpoint", str(model), "--times", "1s", "--out", str(out)]
+    assert run.main([*words, "--chips", "1"]) == 0
+    record.record_of(out, "one")
+
+    def fail(*_: object) -> dict[str, float]:
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "evaluate", fail)
+        with pytest.raises(Interrupted):
+            run.main([*words, "--chips", "3", "--resume"])
+    with pytest.raises(DataError, match="is not finished: wrn is missing"):
+        record.record_of(out, "one")
+    assert run.main([*words, "--chips", "3", "--resume"]) == 0
+    rows = rows_of(out)
+    assert set(rows[rows.phase == "direct"].chip) == {0, 1, 2}
+    assert record.record_of(out, "one")["arguments"]["chips"] == 3
+
+
 def test_a_folder_that_is_no_run_cannot_be_resumed(tmp_path, capsys) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     assert run.main(["wrn", *QUICK, "--out", str(tmp_path), "--resume"]) == 2
@@ -306,7 +347,11 @@ def test_a_folder_that_is_no_run_cannot_be_resumed(tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["parts.json", "direct-native-60.csv", "hwa.safetensors", "digital/model.safetensors"]
+    "name",
+    [
+        *("parts.json", "direct-native-60.csv", "hwa.safetensors", "digital/model.safetensors"),
+        *("digital-60.json", "hwa.csv", "digital/info.json"),
+    ],
 )
 def test_a_damaged_part_of_a_run_is_named(finished, tmp_path, name, capsys) -> None:
     import shutil
@@ -314,7 +359,8 @@ def test_a_damaged_part_of_a_run_is_named(finished, tmp_path, name, capsys) -> N
     out = tmp_path / "out"
     shutil.copytree(finished, out)
     part = out / "work" / "wrn" / name
-    part.write_bytes(b"chip,seed\n0,0\n" if name.endswith("csv") else part.read_bytes()[:40])
+    damaged = {"direct-native-60.csv": b"chip,seed\n0,0\n", "hwa.csv": b""}
+    part.write_bytes(damaged.get(name, part.read_bytes()[:40]))
     arguments = ["wrn", *QUICK, "--times", "1s", "1 day", "--out", str(out), "--resume"]
     assert run.main(arguments) == 2
     assert part.name in one_error(capsys.readouterr().err)

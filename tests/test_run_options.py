@@ -343,10 +343,21 @@ def test_a_trained_model_is_measured_again_without_training(launched, model, tmp
         (["--phases", "direct"], "phase hwa"),
         (["--seeds", "2"], "one training"),
         (["--trained", str(tmp_path / "none.safetensors")], "no weights at"),
+        (["--trained", str(tmp_path)], "is a folder; name the hwa.safetensors of a run"),
     ):
         with pytest.raises(AimcError, match=said):
             given = arguments.parser().parse_intermixed_args([*words, *trained, *more])
             run.run(given, words, Console(quiet=True))
+
+
+def test_a_trained_model_wants_the_digital_model_that_it_is_compared_with(
+    launched, tmp_path, capsys
+) -> None:
+    trained = str(launched / "work" / "wrn" / "hwa.safetensors")
+    words = ["wrn", *QUICK, "--phases", "hwa", "--trained", trained, "--out", str(tmp_path / "a")]
+    assert run.main(words) == 2
+    assert "--trained of wrn without --checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
 
 
 def test_weights_kept_with_the_project(launched, tmp_path, monkeypatch) -> None:

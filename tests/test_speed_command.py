@@ -12,6 +12,7 @@ from PIL import Image
 from aimc_bridge.errors import DataError, UsageError
 from benchmarks.speed import growth, record, targets
 from benchmarks.speed.__main__ import main
+from benchmarks.speed.goals import MEASURES
 from benchmarks.speed.groups import chosen
 from benchmarks.speed.growth import Curve, Point
 from benchmarks.speed.works import FULL
@@ -154,6 +155,22 @@ def test_a_record_is_kept_and_the_page_written(
     assert (docs / "figures" / "speed-two.png").exists()
     page.write_text("no marks")
     assert main(["--docs"]) == 2
+
+
+def test_another_runs_folder_is_left_alone(tmp_path: Path, capsys) -> None:
+    (tmp_path / "summary.md").write_text("of another run")
+    assert main(["--size", "tiny", "--only", "wrn-chip", "--out", str(tmp_path)]) == 2
+    assert "is not empty; name another folder\n" in capsys.readouterr().err
+    assert (tmp_path / "summary.md").read_text() == "of another run"
+
+
+def test_an_interruption_is_exit_code_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(MEASURES, "wrn-chip", interrupted)
+    words = ["--size", "tiny", "--only", "wrn-chip", "--threads", "1"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 130
 
 
 @pytest.mark.parametrize("text", ["{", "3", "[]", '{"name": "x"}'])

@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 
 from aimc_bridge.errors import AimcError, UsageError
-from benchmarks.command import Parser
+from benchmarks.command import Parser, holds_a_run
 from benchmarks.speed import goals, growth, machine, record, sides
 from benchmarks.speed.goals import MEASURES
 from benchmarks.speed.groups import Group, Setting, chosen
@@ -74,6 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         console.print(f"error: {error.filename}: {error.strerror}", style="red")
         return 2
+    except KeyboardInterrupt:
+        console.print("interrupted; the groups that were measured are in speed.json")
+        return 130
     finally:
         torch.set_num_threads(threads)
     print(record.summary(made))
@@ -91,8 +94,7 @@ def run(
     setting, names = _setting(given, console)
     kept = None if given.record is None else record.record_file(given.record)
     out: Path = given.out or Path("runs") / f"speed-{time.strftime('%Y%m%d-%H%M%S')}"
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; name a folder")
+    holds_a_run(out, resume=None)
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(given.threads or machine.cores())
     about = {

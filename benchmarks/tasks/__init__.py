@@ -282,6 +282,8 @@ def read_info(path: str | Path) -> dict[str, Any]:
         return {}
     except ValueError as error:
         raise CheckpointError(f"{folder / 'info.json'} is damaged ({error})") from None
+    if not isinstance(info, dict):
+        raise CheckpointError(f"{folder / 'info.json'} is damaged: it holds no table")
     return info
 
 
