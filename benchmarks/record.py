@@ -236,7 +236,9 @@ def _measured(records: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, 
                     continue
                 if size > most.get(key, ()):
                     most[key] = size
-                    data = f"{line['data']}, {line['samples']} samples, {line['chips']} chips"
+                    chips = line["chips"].replace(" x", " chips x", 1)
+                    chips += "" if "x" in chips else " chips"
+                    data = f"{line['data']}, {line['samples']} samples, {chips}"
                     found[key] = {
                         "": "this project",
                         "model": line["model"],
