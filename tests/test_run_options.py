@@ -216,6 +216,8 @@ def test_training_seeds_are_a_last_column_where_there_are_several(three, tmp_pat
     record = records.record_of(three, "three")
     (line,) = records.lines_of(record)
     assert line["chips"] == "2 x 3 trainings"
+    records.write(record, tmp_path)
+    assert "40 samples, 2 chips x 3 trainings" in records.compare(tmp_path)
 
 
 def test_a_finished_run_takes_more_trainings(three, training_words, tmp_path) -> None:
