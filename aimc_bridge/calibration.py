@@ -160,10 +160,11 @@ def calibrate(
     """Set the input range of every tile from data. The products are exact meanwhile.
 
     Args:    model  a converted model.    batches  inputs: tensors, tuples of arguments, or dicts of
-             keyword arguments.    method  "max": largest |x|; "percentile": mean over the batches
-             of that percentile of |x|; "std": `sd` standard deviations over all batches. A
-             convolution of the native engine counts each pixel once, of the channels that reach a
-             tile; the aihwkit engine counts it in every window, padding included.
+             keyword arguments.    method  "max": largest |x|, which a few outlying inputs, as
+             transformers have them, make much too large; "percentile": mean over the batches of
+             that percentile of |x|; "std": `sd` standard deviations over all batches. A convolution
+             of the native engine counts each pixel once, of the channels that reach a tile; the
+             aihwkit engine counts it in every window, padding included.
              out_percentile  where the ADC would clip more of a tile's outputs than is left over
              that percentile of their sizes, the range is raised until it does not (a larger range
              makes all outputs smaller against the ADC's bound). None leaves outputs alone.

@@ -9,7 +9,7 @@ STANDING = ("real-wrn-clip-gpu", "real-bert-seeds", "real-lstm-long")
 """Hardware-aware models, one a task: they stand beside others' in the README."""
 
 IN_FORCE = (
-    *("real-bert-control", "real-bert-seeds", "real-bert-clip"),
+    *("real-bert-max", "real-bert-std", "real-bert-control", "real-bert-seeds", "real-bert-clip"),
     *("real-lstm-direct", "real-lstm-long-control", "real-lstm-long"),
     *("real-wrn-long-direct", "real-wrn-long-control", "real-wrn-clip-gpu", "real-wrn-clip"),
 )
