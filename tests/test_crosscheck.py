@@ -45,10 +45,11 @@ def inputs() -> Tensor:
 
 
 def mean_output(model: nn.Module) -> dict[str, float]:
+    given = inputs().to(next(model.parameters()).device)
     with torch.no_grad():
         return {
-            "mean": float(model(inputs()).mean()),
-            "share": float((model(inputs()) > 0).float().mean()),
+            "mean": float(model(given).mean()),
+            "share": float((model(given) > 0).float().mean()),
         }
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,16 +16,11 @@ from aimc_bridge.errors import CapabilityError, TrainingError, UsageError
 from aimc_bridge.physics.injection import ramped
 from aimc_bridge.registry import Matrix
 from aimc_bridge.training.batches import MiniBatch, Order
-from aimc_bridge.training.checkpoint import (
-    Folder,
-    load_model,
-    optimizer_state,
-    restore_optimizer,
-)
 from aimc_bridge.training.distillation import Teacher
 from aimc_bridge.training.dropout import put_back, rates, set_rates
+from aimc_bridge.training.kept import Kept
 from aimc_bridge.training.options import Loss, Options, Validate
-from aimc_bridge.training.progress import FILE, Report, read_rows, table_of
+from aimc_bridge.training.progress import Report, table_of
 from aimc_bridge.training.recipe import HWATraining
 from aimc_bridge.training.schedule import (
     RANGE,
@@ -43,28 +36,6 @@ if TYPE_CHECKING:
 _WRAPPED = ("forward", "_original_forward")
 _CHANCE = 0.99  # a mean loss over this share of chance's is no better than guessing
 _FEWEST = 50  # mini-batches that such a mean is taken over, at least
-
-
-@dataclass
-class State:
-    """Where a run is: all of it but tensors, JSON-safe, kept in its checkpoints.
-
-    step, epoch, position    mini-batches done; the next one's epoch and place in it
-    trained                  mini-batches at the last optimizer step
-    epoch_loss, epoch_count  sum of this epoch's losses, before distillation, and their number
-    best_loss, best_step     lowest loss of validation, and the mini-batches done then
-    stalls                   validations that did not better it
-    """
-
-    step: int = 0
-    epoch: int = 0
-    position: int = 0
-    trained: int = 0
-    epoch_loss: float = 0.0
-    epoch_count: int = 0
-    best_loss: float | None = None
-    best_step: int | None = None
-    stalls: int = 0
 
 
 class Run:
@@ -84,8 +55,6 @@ class Run:
 
         self.model, self.matrices, self.loss = model, matrices, loss
         self.recipe, self.spec, self.options = recipe, recipe.spec, options
-        self.state, self.saved = State(), 0
-        self.best: dict[str, Tensor] | None = None
         if options.compile:
             backend = "inductor" if options.compile is True else options.compile
             accelerate = {**accelerate, "dynamo_backend": backend}
@@ -117,11 +86,7 @@ class Run:
         # its type and rates are known before ranges and scales ask for gradients
         self.bare_optimizer = options.optimizer or default_optimizer(model, self.spec)
         self.base_rates = [group["lr"] for group in self.bare_optimizer.param_groups]
-        self.folder, self.kept = None, None
-        if options.folder is not None:
-            writer = self.accelerator.is_main_process
-            self.folder = Folder(Path(options.folder), self._claim(), options.resume, writer)
-            self.kept = self.folder.read()
+        self.kept = Kept(model, options, self.accelerator, self._claim())
         self.tutor: Teacher | None = None
         self.before: Untrained | None = Untrained(model)
         try:
@@ -182,12 +147,11 @@ class Run:
             self.model.train()
             if self.spec.dropout is not None:
                 set_rates(self.rates, self.spec.dropout)
-            done, metrics, generators = self._resumed()
+            done, metrics, generators = self.kept.resume(self.bare_optimizer)
             self.before = None
             shown = self.options.progress and self.accelerator.is_main_process
-            path = self.folder.path if self.folder is not None and self.folder.writer else None
-            with Report(self.total, done, path, shown, metrics) as report:
-                state = self.state
+            with Report(self.total, done, self.kept.path, shown, metrics) as report:
+                state = self.kept.state
                 for batch in self.order.from_(state.step, state.epoch, state.position, generators):
                     self._mini_batch(batch, report)
             self._finish()
@@ -198,7 +162,7 @@ class Run:
     # --- a mini-batch ---
 
     def _mini_batch(self, batch: MiniBatch, report: Report) -> None:
-        state, spec = self.state, self.spec
+        state, spec = self.kept.state, self.spec
         scale = ramped(spec.noise_scale, batch.step, spec.ramp_batches)
         factor = learning_rate_factor(spec, batch.step, batch.epoch, self.total, state.stalls)
         for group, base in zip(self.bare_optimizer.param_groups, self.base_rates, strict=True):
@@ -223,7 +187,7 @@ class Run:
         mean = self._end_epoch(batch.epoch) if ended else None
         checked = self._validated(ended, final)
         if self.options.validate is None and mean is not None:
-            self._judge(mean, None)
+            self.kept.judge(mean, weights=False)
         row = {
             "step": batch.step,
             "epoch": batch.epoch,
@@ -232,10 +196,8 @@ class Run:
             "learning_rate": self.base_rates[0] * factor,
         }
         report.add(row, checked)
-        every = self.options.checkpoint_every
-        due = steps and state.step // every > self.saved // every
-        if self.folder is not None and (due or final):
-            self._save(report)
+        if steps:
+            self.kept.save(self.bare_optimizer, self.order, report, final=final)
 
     def _steps(self, batch: MiniBatch, final: bool) -> bool:
         """Whether the optimizer steps after this mini-batch.
@@ -294,7 +256,7 @@ class Run:
 
         Raises:  TrainingError where it is no better than a guess.
         """
-        state, chance = self.state, self.options.chance_loss
+        state, chance = self.kept.state, self.options.chance_loss
         count, mean = state.epoch_count, state.epoch_loss / state.epoch_count
         state.epoch_loss, state.epoch_count = 0.0, 0
         if chance is not None and count >= _FEWEST and mean >= _CHANCE * chance:
@@ -311,7 +273,8 @@ class Run:
     def _validated(self, ended: bool, final: bool) -> dict[str, float] | None:
         """Validation's numbers, where it is time for them; the same on every replica."""
         validate, every = self.options.validate, self.options.validate_every
-        due = final or (ended if every is None else self.state.step % every == 0)
+        step = self.kept.state.step
+        due = final or (ended if every is None else step % every == 0)
         if validate is None or not due:
             return None
         numbers = [self._numbers(validate)] if self.accelerator.is_main_process else [{}]
@@ -322,10 +285,10 @@ class Run:
         found: dict[str, float] = numbers[0]
         if not math.isfinite(found["loss"]):
             raise TrainingError(
-                f"validation's loss is {found['loss']} after {self.state.step} mini-batches; lower "
+                f"validation's loss is {found['loss']} after {step} mini-batches; lower "
                 "the learning rate or the noise scale"
             )
-        self._judge(found["loss"], self.model)
+        self.kept.judge(found["loss"], weights=True)
         return found
 
     def _numbers(self, validate: Validate) -> dict[str, float]:
@@ -350,89 +313,10 @@ class Run:
             )
         return {str(name): float(value) for name, value in named.items()}
 
-    def _judge(self, loss: float, model: nn.Module | None) -> None:
-        """Better than all before, or one stall more."""
-        state = self.state
-        if state.best_loss is not None and loss >= state.best_loss:
-            state.stalls += 1
-            return
-        state.best_loss, state.best_step = loss, state.step
-        if self.options.keep == "best" and model is not None:
-            self.best = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-            if self.folder is not None:
-                self.folder.write_best(state.step, self.best)
-
-    # --- checkpoints ---
-
-    def _save(self, report: Report) -> None:
-        assert self.folder is not None
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        kept, plain = optimizer_state(self.bare_optimizer)
-        tensors |= {f"optimizer.{key}": value for key, value in kept.items()}
-        for rank, mine in enumerate(self._carried()):
-            tensors |= {f"carried.{rank}.{key}": value for key, value in mine.items()}
-        for index, generator in enumerate(self.order.now(self.state.position == 0)):
-            tensors[f"generator.{index}"] = generator
-        scaler = getattr(self.accelerator, "scaler", None)  # of float16 alone
-        facts = {
-            "state": asdict(self.state),
-            "optimizer": plain,
-            "metrics": report.metrics,
-            "scaler": scaler.state_dict() if scaler is not None else None,
-        }
-        best = self.state.best_step if self.options.keep == "best" else None
-        self.folder.write(self.state.step, {**facts, "best_step": best}, tensors)
-        self.saved = self.state.step
-
-    def _carried(self) -> list[dict[str, Tensor]]:
-        """What each replica carries."""
-        if self.options.carried is None:
-            return []
-        mine = {k: v.detach().cpu() for k, v in self.options.carried.state_dict().items()}
-        if self.processes == 1:
-            return [mine]
-        from accelerate.utils import gather_object
-
-        found: list[dict[str, Tensor]] = gather_object([mine])
-        return found
-
-    def _resumed(self) -> tuple[list[dict[str, float]], list[str], list[Tensor] | None]:
-        """Become what the last checkpoint holds.
-
-        Returns: rows before it, names of validation's columns, the loader's generators.
-        """
-        kept, self.kept = self.kept, None
-        if kept is None or self.folder is None:
-            return [], [], None
-        facts, tensors = kept
-        parts: dict[str, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            kind, _, name = key.partition(".")
-            parts.setdefault(kind, {})[name] = value
-        load_model(self.model, parts.get("model", {}))
-        restore_optimizer(self.bare_optimizer, parts.get("optimizer", {}), facts["optimizer"])
-        self.state = State(**facts["state"])
-        self.saved = self.state.step
-        scaler = getattr(self.accelerator, "scaler", None)
-        if scaler is not None and facts["scaler"] is not None:
-            scaler.load_state_dict(facts["scaler"])
-        if self.options.carried is not None:
-            mine = f"{self.process}."
-            carried = parts.get("carried", {})
-            self.options.carried.load_state_dict(
-                {k.removeprefix(mine): v for k, v in carried.items() if k.startswith(mine)}
-            )
-        if facts["best_step"] is not None:
-            self.best = self.folder.read_best(facts["best_step"])
-        generators = parts.get("generator", {})
-        rows = read_rows(self.folder.path / FILE, self.state.step)
-        return rows, facts["metrics"], [generators[str(index)] for index in range(len(generators))]
-
     # --- the end ---
 
     def _finish(self) -> None:
-        if self.options.keep == "best" and self.best is not None:
-            load_model(self.model, self.best)
+        self.kept.choose()
         if self.processes > 1:
             from accelerate.utils import broadcast
 
