@@ -206,7 +206,8 @@ def _table(records: list[dict[str, Any]]) -> str:
 
 def compare(folder: Path | None = None) -> str:
     """Hardware-aware models of the paper, the replication and this project side by side; of this
-    project those of `STANDING`, then those measured natively on the most samples, then chips."""
+    project those of `STANDING`, and of a task without any the one measured natively on the most
+    samples, then chips."""
     import pandas as pd
 
     from benchmarks.published import PUBLISHED
@@ -217,37 +218,43 @@ def compare(folder: Path | None = None) -> str:
         theirs = [one for one in PUBLISHED if one.task == task]
         lines += [_published_line(one) for one in theirs]
         for metric in dict.fromkeys(one.metric for one in theirs):
-            line = ours.get((task, metric))
-            lines.append(line or {"": "this project", "model": task, "metric": metric})
+            lines += ours.get(
+                (task, metric), [{"": "this project", "model": task, "metric": metric}]
+            )
     return report.markdown(pd.DataFrame(lines).fillna("?"))
 
 
-def _measured(records: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, str]]:
-    """(task, metric) -> the line of this project."""
-    found: dict[tuple[str, str], dict[str, str]] = {}
-    most: dict[tuple[str, str], tuple[int, ...]] = {}
-    for record in records:
-        for metric in ("accuracy", "error", "perplexity"):
+def _measured(records: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, str]]]:
+    """(task, metric) -> the lines of this project."""
+    standing: dict[tuple[str, str], list[dict[str, str]]] = {}
+    largest: dict[tuple[str, str], tuple[tuple[int, ...], dict[str, str]]] = {}
+    known = {record["name"]: record for record in records}
+    first = [known.pop(name) for name in STANDING if name in known]
+    for record in (*first, *known.values()):
+        for metric in _METRICS:
             for line in lines_of(record, metric, "benchmarks/records/"):
-                key = (line["task"], metric)
-                sizes = (int(line[name].split()[0].replace(",", "")) for name in _SIZES)
-                size = (record["name"] in STANDING, *sizes)
                 if line["phase"] != "hardware-aware" or line["engine"] != "native":
                     continue
-                if size > most.get(key, ()):
-                    most[key] = size
-                    chips = line["chips"].replace(" x", " chips x", 1)
-                    chips += "" if "x" in chips else " chips"
-                    data = f"{line['data']}, {line['samples']} samples, {chips}"
-                    found[key] = {
-                        "": "this project",
-                        "model": line["model"],
-                        "data": data,
-                        "metric": _METRICS[metric],
-                        **{name: line[name] for name in _VALUES},
-                        "source": line["record"],
-                    }
-    return found
+                key, ours = (line["task"], metric), _our_line(line)
+                if record["name"] in STANDING:
+                    standing.setdefault(key, []).append(ours)
+                size = tuple(int(line[name].split()[0].replace(",", "")) for name in _SIZES)
+                if key not in largest or size > largest[key][0]:
+                    largest[key] = (size, ours)
+    return {key: standing.get(key, [line]) for key, (_, line) in largest.items()}
+
+
+def _our_line(line: dict[str, str]) -> dict[str, str]:
+    chips = line["chips"].replace(" x", " chips x", 1)
+    chips += "" if "x" in chips else " chips"
+    return {
+        "": "this project",
+        "model": line["model"],
+        "data": f"{line['data']}, {line['samples']} samples, {chips}",
+        "metric": _METRICS[line["metric"]],
+        **{name: line[name] for name in _VALUES},
+        "source": line["record"],
+    }
 
 
 _METRICS = {"accuracy": "accuracy", "error": "word error", "perplexity": "perplexity"}

@@ -5,13 +5,14 @@ Names of files in `benchmarks/records/`, in the order of docs/results.md and res
 
 from __future__ import annotations
 
-STANDING = ("real-wrn-clip-gpu", "real-bert-seeds", "real-lstm-seeds")
-"""Hardware-aware models, one a task: they stand beside others' in the README."""
+STANDING = ("real-wrn-seeds", "real-bert-seeds", "real-bert-long", "real-lstm-seeds")
+"""Hardware-aware models: they stand beside others' in the README."""
 
 IN_FORCE = (
     *("real-bert-max", "real-bert-std", "real-bert-control", "real-bert-seeds", "real-bert-clip"),
+    *("real-bert-long-control", "real-bert-long"),
     *("real-lstm-direct", "real-lstm-long-control", "real-lstm-seeds", "real-lstm-long"),
-    *("real-wrn-long-direct", "real-wrn-long-control", "real-wrn-clip-gpu", "real-wrn-clip"),
+    *("real-wrn-long-direct", "real-wrn-long-control", "real-wrn-seeds", "real-wrn-clip"),
 )
 """Runs: the same models converted directly, after the control's training and after hardware-aware
 training."""

@@ -203,6 +203,10 @@ def test_beside_what_others_published(tmp_path) -> None:
     shown = records.compare(tmp_path / "records")
     (line,) = [line for line in shown.splitlines() if "| this project | M-1 |" in line]
     assert f"[{STANDING[0]}]" in line  # few samples, but the recipe in force
+    records.write(records.record_of(small, STANDING[1]), tmp_path / "records")
+    shown = records.compare(tmp_path / "records")
+    lines = [line for line in shown.splitlines() if "| this project | M-1 |" in line]
+    assert [f"[{name}]" in line for name, line in zip(STANDING, lines, strict=False)] == [True] * 2
 
 
 def test_what_stands_is_there() -> None:
