@@ -122,6 +122,11 @@ def run(
                 f"--trained of {name} without --checkpoint: name the digital model that it was "
                 "trained from, which it is compared with"
             )
+    if settings.seeds > 1 and checkpoints and settings.phases == ("direct",):
+        raise UsageError(
+            f"--seeds {settings.seeds}: with --checkpoint and the phase direct nothing is trained; "
+            "more chips of one model: --chips"
+        )
     made = {
         name: tasks.get(name, given.profile, given.data_dir, **options_of(name, options, names))
         for name in names
@@ -185,12 +190,17 @@ def _studies(
     console: Console,
     weights: Weights,
 ) -> list[Study]:
-    """One a training seed. Chips differ between trainings too: 10,000 seeds lie between them."""
+    """One a training seed. Chips differ between trainings too: 10,000 seeds lie between them.
+
+    A digital model that was given is one for all, and is converted directly once.
+    """
     found = []
+    trained = tuple(phase for phase in settings.phases if phase != "direct")
     for index in range(settings.seeds):
         seed = settings.seed + index
         mine = dataclasses.replace(
             settings,
+            phases=trained if index and weights.digital is not None else settings.phases,
             seed=seed,
             chip_seed=settings.seed + CHIPS_BETWEEN * index,
             how=dataclasses.replace(settings.training(), seed=seed),

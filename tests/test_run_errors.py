@@ -58,6 +58,10 @@ def short_file(model: Path, tmp_path: Path) -> list[str]:
     return ["--data-dir", str(tmp_path / "data"), "-o", "dataset=cifar10-lossless"]
 
 
+def trainings_of_nothing(model: Path, tmp_path: Path) -> list[str]:
+    return ["--checkpoint", str(model), "--phases", "direct", "--seeds", "2"]
+
+
 def a_file_as_out(model: Path, tmp_path: Path) -> list[str]:
     (tmp_path / "file").write_text("")
     return ["--out", str(tmp_path / "file" / "run")]
@@ -106,6 +110,7 @@ BAD: list[tuple[str, list[str] | Extra, str]] = [
     ("other model", of_another, "holds another model than WRN-10-2"),
     ("no checkpoint", missing, "no checkpoint at .*; train one: python -m benchmarks.digital wrn"),
     ("checkpoint of no task", ["--checkpoint", "gpt=x"], "'gpt' is not among wrn"),
+    ("no training", trainings_of_nothing, "--seeds 2: .*nothing is trained; more chips .*--chips"),
     ("out is in a file", a_file_as_out, "--out .* cannot be (written|made)"),
 ]
 

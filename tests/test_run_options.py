@@ -186,7 +186,7 @@ def test_ranges_are_set_anew_after_training_where_asked(model, tmp_path) -> None
 def training_words(launched) -> list[str]:
     return [
         *("wrn", *QUICK, "--checkpoint", str(launched / "work" / "wrn" / "digital")),
-        *("--phases", "hwa", "--times", "1s", "1y", "--seed", "4"),
+        *("--phases", "direct", "hwa", "--times", "1s", "1y", "--seed", "4"),
     ]
 
 
@@ -204,6 +204,8 @@ def test_training_seeds_are_a_last_column_where_there_are_several(three, tmp_pat
     assert chips.groupby("training_seed").size().to_dict() == {4: 4, 5: 4, 6: 4}
     seeds = chips[chips.t_inference == 1.0].groupby("training_seed").seed.apply(list).to_dict()
     assert seeds == {4: [4, 5], 5: [10_004, 10_005], 6: [20_004, 20_005]}  # no chip twice
+    # the digital model is given: converted directly it is one, whatever is trained from it
+    assert set(rows[rows.phase == "direct"].training_seed) == {4}
     text = (three / "summary.md").read_text()
     assert "2 x 3 trainings" in text and "over chips of all 3 trainings" in text
     facts = json.loads((three / "run.json").read_text())["studies"]["wrn"]
@@ -214,8 +216,8 @@ def test_training_seeds_are_a_last_column_where_there_are_several(three, tmp_pat
     ]
     assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
     record = records.record_of(three, "three")
-    (line,) = records.lines_of(record)
-    assert line["chips"] == "2 x 3 trainings"
+    direct, line = records.lines_of(record)
+    assert (direct["chips"], line["chips"]) == ("2", "2 x 3 trainings")
     records.write(record, tmp_path)
     assert "40 samples, 2 chips x 3 trainings" in records.compare(tmp_path)
 
