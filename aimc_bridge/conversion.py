@@ -53,8 +53,8 @@ def convert(
     Returns: the converted model; `coverage` tells what became of each layer.
     Raises:  ConversionError (nothing to convert; a layer that no handler serves, that has hooks,
              or that is not in the module tree), CapabilityError (the engine cannot run the preset),
-             VersionError,
-             UsageError (a pattern that matches nothing, wrong types), UnknownNameError (engine).
+             VersionError, UsageError (a pattern that matches nothing, wrong types),
+             UnknownNameError (engine).
     """
     exclude = [exclude] if isinstance(exclude, str) else list(exclude)
     overrides = dict(overrides or {})

@@ -138,6 +138,25 @@ def test_an_optimizer_over_the_digital_model_trains_nothing_and_is_named(engine:
         run(analog, [random(2, 12)], recipe(), optimizer=torch.optim.SGD(frozen, lr=0.1))
 
 
+def test_a_model_that_is_frozen_whole(engine: str) -> None:
+    """It is refused, unless the recipe learns input ranges natively: then these alone train."""
+    analog, teacher = models(engine)
+    analog.requires_grad_(False)
+    still = recipe(learn_input_ranges=False, learn_out_scales=False)
+    refused(analog, teacher, UsageError, "every parameter of the .* is frozen", how=still)
+    before = [matrix.clean_weight() for matrix in matrices_of(analog).values()]
+    ranges = [matrix.input_ranges().clone() for matrix in matrices_of(analog).values()]
+    how = recipe(learn_input_ranges=True, learn_out_scales=False)
+    if engine == "aihwkit":  # its tiles see no gradient then
+        with pytest.raises(UsageError, match="depends on nothing that learns"):
+            run(analog, [random(2, 12)], how)
+        return
+    run(analog, [random(2, 12)], how)
+    for matrix, weight, old in zip(matrices_of(analog).values(), before, ranges, strict=True):
+        assert torch.equal(matrix.clean_weight(), weight)
+        assert not torch.equal(matrix.input_ranges(), old)
+
+
 def test_an_optimizer_may_have_a_part_of_the_model(engine: str) -> None:
     """A layer, or the input ranges alone, which ask for gradients in the training only."""
     analog = convert(mlp(), ideal, engine=engine)

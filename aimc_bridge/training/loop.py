@@ -105,6 +105,12 @@ class Run:
             matrix.prepare_training(self.spec)
         if options.optimizer is None:
             self.bare_optimizer = default_optimizer(model, self.spec)
+            if not any(group["params"] for group in self.bare_optimizer.param_groups):
+                raise UsageError(
+                    f"every parameter of the {type(model).__name__} is frozen, and the recipe "
+                    "learns no input ranges or column scales: nothing to train; set "
+                    "requires_grad of what should learn"
+                )
         else:
             check_optimizer(options.optimizer, model)
         self.prepared, self.optimizer = self.accelerator.prepare(model, self.bare_optimizer)
@@ -231,6 +237,12 @@ class Run:
                 raise TrainingError(
                     f"loss is {mixed} in mini-batch {step}; lower the learning rate or the noise "
                     "scale, or set grad_clip"
+                )
+            if not total.requires_grad:
+                raise UsageError(
+                    f"loss of mini-batch {step} depends on nothing that learns: allowed is a "
+                    "tensor with a gradient, of a model with weights that ask for one (aihwkit's "
+                    "tiles learn no input ranges where all weights are frozen)"
                 )
             accelerator.backward(total)
             for matrix in self.matrices.values():
