@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from aimc_bridge.errors import CalibrationError, UsageError
 from aimc_bridge.registry import Matrix, matrices_of
 
 METHODS = ("max", "percentile", "std")
+OUTLYING = 6.0  # a largest input of so many times the 99.9 % percentile is warned of
 _SAMPLE = 2**20  # inputs of a tile and batch, about, that a percentile is taken from, evenly spaced
 
 
@@ -32,6 +34,7 @@ class _Statistic:
         self.percentile, self.sd, self.out_percentile = percentile, sd, out_percentile
         self.values: dict[tuple[int, int], list[Tensor]] = {}
         self.largest: dict[tuple[int, int], list[Tensor]] = {}  # outputs
+        self.usual: dict[tuple[int, int], list[Tensor]] = {}  # percentiles beside the largest
 
     def see(self, row: int, column: int, x: Tensor, outputs: Callable[[], Tensor]) -> None:
         if x.numel() == 0:
@@ -49,7 +52,10 @@ class _Statistic:
             moments = torch.stack([flat.new_tensor(flat.numel()), flat.sum(), flat.square().sum()])
             self.values.setdefault((row, column), []).append(moments)
             return
-        value = x.abs().max() if self.method == "max" else _percentile(x, self.percentile)
+        value = _percentile(x, self.percentile)
+        if self.method == "max":
+            self.usual.setdefault((row, column), []).append(value)
+            value = x.abs().max()
         self.values.setdefault((row, column), []).append(value)
 
     def _range(self, seen: list[Tensor]) -> Tensor:
@@ -75,6 +81,16 @@ class _Statistic:
                 value = float(self._range(self.values[row, source]))
                 result[row, column] = value if value > 0 else 1.0  # any range holds only zeros
         return torch.maximum(result, self._needed(result))
+
+    def outlying(self) -> float:
+        """The largest input over the percentile, of the tile where that is most; 0 where inputs
+        are all alike or mostly zero, or the method is another."""
+        ratios = [0.0]
+        for tile, seen in self.usual.items():
+            usual = float(torch.stack(seen).mean())
+            if usual > 0:
+                ratios.append(float(self._range(self.values[tile])) / usual)
+        return max(ratios)
 
     def _needed(self, like: Tensor) -> Tensor:
         """The ranges from which on the ADC holds the outputs that it is to hold: an output is
@@ -164,7 +180,8 @@ def calibrate(
              transformers have them, make much too large; "percentile": mean over the batches of
              that percentile of |x|; "std": `sd` standard deviations over all batches. A convolution
              of the native engine counts each pixel once, of the channels that reach a tile; the
-             aihwkit engine counts it in every window, padding included.
+             aihwkit engine counts it in every window, padding included. Where "max" gives a layer
+             a range of more than 6 times that percentile, a warning says so.
              out_percentile  where the ADC would clip more of a tile's outputs than is left over
              that percentile of their sizes, the range is raised until it does not (a larger range
              makes all outputs smaller against the ADC's bound). None leaves outputs alone.
@@ -211,3 +228,17 @@ def calibrate(
     ranges = {name: statistics[name].ranges(name) for name in matrices}
     for name, matrix in matrices.items():
         matrix.set_input_ranges(ranges[name])
+    _warn({name: statistic.outlying() for name, statistic in statistics.items()}, percentile)
+
+
+def _warn(ratios: dict[str, float], percentile: float) -> None:
+    """Say where a few large inputs take most of the DACs' ranges."""
+    wide = sorted((n for n, ratio in ratios.items() if ratio > OUTLYING), key=lambda n: -ratios[n])
+    if wide:
+        shown = ", ".join(f"{name} ({ratios[name]:.0f} times)" for name in wide[:4])
+        warnings.warn(
+            f"the largest inputs of {len(wide)} of {len(ratios)} layers are more than "
+            f"{OUTLYING:g} times the {percentile:g} % percentile: {shown}; most inputs get few "
+            'steps of the DAC. calibrate(model, batches, "percentile") leaves outliers clipped',
+            stacklevel=3,
+        )
