@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -246,35 +245,6 @@ def test_real_wikitext2(real_data) -> None:
     }
     assert len(set(found["train"])) == 33_278
     assert set(found["test"]) <= set(found["train"])
-
-
-def test_real_lossless_cifar10(real_data) -> None:
-    found = images.cifar10_lossless(real_data)
-    assert found["train_images"].shape == (7728, 3, 32, 32)
-    assert found["test_images"].shape == (1000, 3, 32, 32)
-
-
-def test_real_cifar10_jpeg_tar(real_data, tmp_path) -> None:
-    """The classes and the first image of each, without decoding all 60,000."""
-    counts: Counter[tuple[str, str]] = Counter()
-    small = tmp_path / "cifar-10-images.tar.xz"
-    with (
-        tarfile.open(real_data / "cifar-10" / "cifar-10-images.tar.xz") as archive,
-        tarfile.open(small, "w:xz", preset=0) as few,
-    ):
-        for member in archive:
-            if member.isfile():
-                split, name = Path(member.name).parts[-3:-1]
-                counts[split, name] += 1
-                if counts[split, name] == 1:
-                    few.addfile(member, archive.extractfile(member))
-    assert counts == {
-        (split, name): n
-        for split, n in (("train", 5000), ("test", 1000))
-        for name in images.CIFAR10_CLASSES
-    }
-    found = images.from_image_tar(small, images.CIFAR10_CLASSES)
-    assert found["train_images"].shape == (10, 3, 32, 32)
 
 
 def test_real_cifar100_is_not_here_and_that_is_said(real_data) -> None:
