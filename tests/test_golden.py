@@ -1,4 +1,4 @@
-"""Every chip is bit for bit what it was: digests of weights, alpha and outputs (tests/golden.py)."""
+"""Every chip is bit for bit what it was: digests of weights, alpha, outputs (tests/golden.py)."""
 
 from __future__ import annotations
 
