@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aimc_bridge.engines.base import Matrix, matrices_of
 from aimc_bridge.errors import CalibrationError, UsageError
-from aimc_bridge.registry import Matrix, matrices_of
 
 METHODS = ("max", "percentile", "std")
 OUTLYING = 6.0  # a largest input of so many times the 99.9 % percentile is warned of

@@ -12,8 +12,8 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor, nn
 
+from aimc_bridge.engines.base import Chip, Matrix, digital_state, matrices_of, record_of
 from aimc_bridge.errors import CheckpointError, StateError, UsageError
-from aimc_bridge.registry import Chip, Matrix, digital_state, matrices_of, record_of
 from aimc_bridge.times import seconds
 
 DRAW_ON = ("cpu", "device", "compiled")

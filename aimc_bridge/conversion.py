@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from aimc_bridge import composite, references
-from aimc_bridge.errors import ConversionError, UsageError
-from aimc_bridge.registry import (
+from aimc_bridge import aliases, layers
+from aimc_bridge.engines.base import (
     Engine,
     LayerRecord,
     Record,
@@ -22,7 +21,8 @@ from aimc_bridge.registry import (
     matrices_of,
     record_of,
 )
-from aimc_bridge.registry import engine as find_engine
+from aimc_bridge.engines.base import engine as find_engine
+from aimc_bridge.errors import ConversionError, UsageError
 from aimc_bridge.spec import Preset
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def convert(
             f"{engine!r} serves, or all are excluded"
         )
     walk.check_use()
-    composite.disable_fast_paths(converted)
+    layers.disable_fast_paths(converted)
     attach(converted, Record(engine, preset, overrides, walk.layers))
     chosen.finish(converted)
     tiles = {name: matrix.grid.tiles for name, matrix in matrices_of(converted).items()}
@@ -222,7 +222,7 @@ class _Walk:
             self.aliases.setdefault(id(module), []).append(name)
 
     def run(self, model: nn.Module) -> nn.Module:
-        for where, held in references.unregistered(model):
+        for where, held in aliases.unregistered(model):
             for part in held.modules():
                 matrix = any(p.ndim >= 2 for p in part.parameters(recurse=False))
                 if matrix and not isinstance(part, _EMBEDDINGS):
@@ -230,7 +230,7 @@ class _Walk:
                         f"{where} (a {type(part).__name__} that is not in the module tree)"
                     )
         result = self._visit("", model)
-        references.redirect(result, self.replaced)
+        aliases.redirect(result, self.replaced)
         return result
 
     def check_use(self) -> None:

@@ -122,7 +122,7 @@ def native() -> Iterator[Finding]:
 def reference() -> Iterator[Finding]:
     """aihwkit's pairing with torch, and a product on each tile and device."""
     try:
-        from aimc_bridge.reference.trial import TILES, trial
+        from aimc_bridge.engines.aihwkit.trial import TILES, trial
     except VersionError as problem:
         yield Finding("pairing", False, str(problem))
         return

@@ -28,20 +28,21 @@ from torch import nn
 import presets
 from aimc_bridge.calibration import calibrate
 from aimc_bridge.conversion import convert
+from aimc_bridge.engines.native import compiled
 from aimc_bridge.errors import AimcError, TrainingError, UsageError
-from aimc_bridge.native import compiled
 from aimc_bridge.spec import Preset, TrainingSpec
 from aimc_bridge.sweeps import sweep
 from aimc_bridge.times import seconds
 from aimc_bridge.training import HWATraining
-from benchmarks import ablation_report, digital, tasks
+from benchmarks import digital, tasks
 from benchmarks.command import Parser, check_alone, check_device, enter
 from benchmarks.files import replace_file
 from benchmarks.machine import hardware, versions
-from benchmarks.profiles import PLANS, Plan, parse_changes, recipe_for
+from benchmarks.report import ablation as ablation_report
+from benchmarks.studies.profiles import PLANS, Plan, parse_changes, recipe_for
+from benchmarks.studies.trainings import How, hardware_aware
+from benchmarks.studies.weights import load_weights, save_weights
 from benchmarks.tasks import Task
-from benchmarks.trained import How, hardware_aware
-from benchmarks.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,16 +15,16 @@ from rich.console import Console
 
 import presets
 from aimc_bridge.calibration import METHODS
+from aimc_bridge.engines.base import engine as find_engine
 from aimc_bridge.errors import UsageError
-from aimc_bridge.registry import engine as find_engine
-from aimc_bridge.report import PHASES
 from aimc_bridge.spec import TrainingSpec
 from aimc_bridge.times import seconds
 from benchmarks import digital
 from benchmarks.command import Parser, add_tasks, add_trained, check_device, task_names
-from benchmarks.profiles import PLANS, Plan, parse_changes
-from benchmarks.study import Replica, Settings
-from benchmarks.trained import How
+from benchmarks.report.tables import PHASES
+from benchmarks.studies.profiles import PLANS, Plan, parse_changes
+from benchmarks.studies.study import Replica, Settings
+from benchmarks.studies.trainings import How
 
 _COUNTS = (
     *("chips", "aihwkit_chips", "subset", "aihwkit_subset", "hwa_batches", "threads"),

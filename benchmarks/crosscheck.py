@@ -25,11 +25,11 @@ from torch import nn
 
 import presets
 from aimc_bridge.conversion import convert
+from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.equivalence import Report, crosscheck
 from aimc_bridge.equivalence.device import SAMPLES, TARGETS
 from aimc_bridge.equivalence.report import LEVELS
 from aimc_bridge.errors import AimcError, UsageError
-from aimc_bridge.registry import matrices_of
 from aimc_bridge.spec import Preset
 from aimc_bridge.times import seconds
 from benchmarks import digital, record, tasks
@@ -43,11 +43,11 @@ from benchmarks.command import (
     paths_of,
     task_names,
 )
-from benchmarks.data import data_dir
 from benchmarks.files import replace_file
 from benchmarks.machine import hardware, versions
+from benchmarks.studies.weights import trained_model
 from benchmarks.tasks import Task
-from benchmarks.weights import trained_model
+from benchmarks.tasks.data import data_dir
 
 PRESETS = ("rasch2023", "scalar_drift", "hermes")
 _WORST = 12  # rows of a report that the record keeps
@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     if "--ladder" in words:  # options of its own
-        from benchmarks.ladder.__main__ import main as climb
+        from benchmarks.ladder import main as climb
 
         return climb([word for word in words if word != "--ladder"])
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)

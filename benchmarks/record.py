@@ -18,17 +18,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aimc_bridge import report
 from aimc_bridge.errors import AimcError, DataError, UsageError
 from aimc_bridge.times import label
-from benchmarks import confirmed
 from benchmarks.files import replace_file
-from benchmarks.standing import EARLIER_ON_AIHWKIT, IN_FORCE, ON_AIHWKIT, STANDING
+from benchmarks.report import confirmed, tables
+from benchmarks.report.standing import EARLIER_ON_AIHWKIT, IN_FORCE, ON_AIHWKIT, STANDING
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from benchmarks.published import Published
+    from benchmarks.report.published import Published
 
 FOLDER = Path(__file__).parent / "records"
 PAGES = {  # where the tables stand, from the project's root
@@ -72,9 +71,9 @@ def record_of(run: Path, name: str) -> dict[str, Any]:
         rows = pd.read_csv(run / "results.csv", keep_default_na=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{run} holds no finished run ({error}); name the --out of one") from None
-    columns = [*report.COLUMNS, *(["training_seed"] if "training_seed" in rows else [])]
+    columns = [*tables.COLUMNS, *(["training_seed"] if "training_seed" in rows else [])]
     if list(rows.columns) != columns:
-        raise DataError(f"{run / 'results.csv'} has other columns than {', '.join(report.COLUMNS)}")
+        raise DataError(f"{run / 'results.csv'} has other columns than {', '.join(tables.COLUMNS)}")
     unfinished = set(about["arguments"]["tasks"]) - set(about.get("studies", {}))
     if unfinished:
         raise DataError(
@@ -133,8 +132,8 @@ def lines_of(
         shown = metric or study["metric"]
         if not (mine.metric == shown).any():
             continue
-        stars = report.a_star_summary(mine, study["chance_error"])
-        table = report.summary(mine, shown)
+        stars = tables.a_star_summary(mine, study["chance_error"])
+        table = tables.summary(mine, shown)
         pairs = zip(table.to_dict("records"), stars.to_dict("records"), strict=True)
         for row, star in pairs:
             lines.append(
@@ -201,7 +200,7 @@ def _table(records: list[dict[str, Any]]) -> str:
         return ""
     stars = lines[["model", "phase", "engine", "samples", "chips", *_STARS, "record"]]
     values = lines.drop(columns=["task", *_STARS])
-    return f"{report.markdown(values)}\n\n{report.markdown(stars)}"
+    return f"{tables.markdown(values)}\n\n{tables.markdown(stars)}"
 
 
 def compare(folder: Path | None = None) -> str:
@@ -210,7 +209,7 @@ def compare(folder: Path | None = None) -> str:
     samples, then chips."""
     import pandas as pd
 
-    from benchmarks.published import PUBLISHED
+    from benchmarks.report.published import PUBLISHED
 
     ours = _measured(_of_runs(folder))
     lines = []
@@ -221,7 +220,7 @@ def compare(folder: Path | None = None) -> str:
             lines += ours.get(
                 (task, metric), [{"": "this project", "model": task, "metric": metric}]
             )
-    return report.markdown(pd.DataFrame(lines).fillna("?"))
+    return tables.markdown(pd.DataFrame(lines).fillna("?"))
 
 
 def _measured(records: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, str]]]:
@@ -267,22 +266,22 @@ def _published_line(one: Published) -> dict[str, str]:
         if t_s not in one.at:
             return "?"
         mark = "~" if t_s in one.about else ""
-        return mark + report.number(one.at[t_s], one.metric)
+        return mark + tables.number(one.at[t_s], one.metric)
 
     def star(t_s: float) -> str:
         if t_s in one.stars:
-            return report.number(one.stars[t_s], "A*")
+            return tables.number(one.stars[t_s], "A*")
         if t_s not in one.at or one.chance is None:
             return "?"
         error, before = (v if one.metric == "error" else 1 - v for v in (one.at[t_s], one.digital))
-        return report.number(report.normalised_accuracy(error, before, one.chance), "A*")
+        return tables.number(tables.normalised_accuracy(error, before, one.chance), "A*")
 
     return {
         "": one.by,
         "model": one.model,
         "data": one.data + (f"; {one.note}" if one.note else ""),
         "metric": _METRICS[one.metric],
-        "digital": report.number(one.digital, one.metric),
+        "digital": tables.number(one.digital, one.metric),
         **{label(t_s): shown(t_s) for t_s in _TIMES},
         **{f"A* {label(t_s)}": star(t_s) for t_s in (3600.0, 31536000.0)},
         "source": one.source,

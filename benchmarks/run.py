@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
-from aimc_bridge import report
 from aimc_bridge.errors import AimcError, TrainingError, UsageError
 from aimc_bridge.times import label
 from benchmarks import tasks
@@ -38,12 +37,13 @@ from benchmarks.arguments import (
     settings_of,
 )
 from benchmarks.command import enter, holds_a_run, paths_of
-from benchmarks.data import data_dir
 from benchmarks.files import replace_file
 from benchmarks.machine import hardware, versions
-from benchmarks.profiles import Plan
-from benchmarks.study import Replica, Settings, Study
-from benchmarks.weights import Weights, trained_model
+from benchmarks.report import tables
+from benchmarks.studies.profiles import Plan
+from benchmarks.studies.study import Replica, Settings, Study
+from benchmarks.studies.weights import Weights, trained_model
+from benchmarks.tasks.data import data_dir
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -299,15 +299,15 @@ def _write(
     panels = []
     for (study, *_), rows in zip(studies, parts, strict=True):
         task = study.task
-        report.figure(rows, task.metric, figures / f"{task.name}.png")
+        tables.figure(rows, task.metric, figures / f"{task.name}.png")
         panels.append((rows, task.metric))
         text.append(f"## {task.model_name}, {task.dataset}, {task.metric}")
-        text.append(report.markdown(report.summary(rows, task.metric)))
+        text.append(tables.markdown(tables.summary(rows, task.metric)))
         of = "words" if task.metric == "perplexity" else "classes"
         text.append(f"A*, with chance at 1/{task.n_classes} ({of}):")
-        text.append(report.markdown(report.a_star_summary(rows, task.chance_error)))
+        text.append(tables.markdown(tables.a_star_summary(rows, task.chance_error)))
         text.append(f"![{task.model_name}](figures/{task.name}.png)")
-    report.dashboard(panels, figures / "dashboard.png")
+    tables.dashboard(panels, figures / "dashboard.png")
     replace_file(out / "summary.md", "\n\n".join(text) + "\n")
     record = {
         **claim,

@@ -4,18 +4,14 @@ from aimc_bridge.errors import UnknownNameError
 from aimc_bridge.spec import Preset
 from presets._hermes import PRESET as hermes
 from presets._ideal import PRESET as ideal
-from presets._ladder import LADDER as ladder
-from presets._ladder import Rung
 from presets._rasch2023 import PRESET as rasch2023
 from presets._scalar_drift import PRESET as scalar_drift
 
 __all__ = [
     "Preset",
-    "Rung",
     "get",
     "hermes",
     "ideal",
-    "ladder",
     "names",
     "rasch2023",
     "scalar_drift",

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from aimc_bridge import HWATraining, calibrate, convert, drift, program, sweep, train
 from aimc_bridge.chip import fingerprint
-from aimc_bridge.registry import matrices_of
+from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.spec import Preset
-from presets import hermes, ideal, ladder, rasch2023, scalar_drift
+from benchmarks.studies.ladder.rungs import LADDER
+from presets import hermes, ideal, rasch2023, scalar_drift
 from tests.models import linear, random
 
 FILE = Path(__file__).with_name("golden.json")
@@ -32,7 +33,7 @@ COMPENSATIONS = ("none", "global", "global_exact_reference", "per_column", "orac
 TILES = {"max_rows": 100, "max_columns": 7}
 _WHY = "small tiles, in tests"
 
-SIGNED = next(rung.preset for rung in ladder if rung.key == "read_noise")
+SIGNED = next(rung.preset for rung in LADDER if rung.key == "read_noise")
 PRESETS: dict[str, Preset] = {
     "rasch2023": rasch2023.change(**TILES, why=_WHY),
     "rasch2023, pairs apart": rasch2023.change(**TILES, netting=False, why=_WHY),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge.registry import Matrix, matrices_of
+from aimc_bridge.engines.base import Matrix, matrices_of
 from presets import ideal, rasch2023
 
 ENGINES = ("native", "aihwkit")

@@ -14,10 +14,11 @@ import pytest
 from scipy.stats import t as student
 
 from aimc_bridge.errors import DataError, UsageError
-from benchmarks import ablation, ablation_report
+from benchmarks import ablation
 from benchmarks import record as records
-from benchmarks.ablation_report import COLUMNS
-from benchmarks.profiles import PLANS, recipe_for
+from benchmarks.report import ablation as ablation_report
+from benchmarks.report.ablation import COLUMNS
+from benchmarks.studies.profiles import PLANS, recipe_for
 from presets import rasch2023
 
 ROOT = Path(__file__).parent.parent
@@ -278,7 +279,7 @@ def test_the_page_in_docs_is_the_records() -> None:
     if not files:
         pytest.skip("no ablation has been recorded")
     page = (ROOT / "docs" / "ablation.md").read_text()
-    assert page == ablation_report.page(files), "run python -m benchmarks.ablation_report"
+    assert page == ablation_report.page(files), "run python -m benchmarks.report.ablation"
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import calibrate, calibration, convert, coverage
+from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.errors import CalibrationError, CapabilityError, ShapeError, UsageError
-from aimc_bridge.registry import matrices_of
 from presets import ideal, rasch2023
 from tests.models import QUIET, RANGED, assert_close, linear, mlp, only, random
 

@@ -18,8 +18,8 @@ from aimc_bridge import (
     save_chip,
     train,
 )
+from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.errors import CapabilityError, StateError, UsageError
-from aimc_bridge.registry import matrices_of
 from presets import hermes, ideal, rasch2023, scalar_drift
 from tests.models import DEVICES, QUIET, assert_close, linear, mlp, only, random
 from tests.stats import assert_mean, assert_sd

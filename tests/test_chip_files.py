@@ -19,8 +19,8 @@ from aimc_bridge import (
     restore,
     save_chip,
 )
+from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.errors import CheckpointError, StateError
-from aimc_bridge.registry import matrices_of
 from tests.models import DEVICES, QUIET, linear, mlp, random
 from tests.test_chip import chip, effective, same
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aimc_bridge.errors import DataError
-from benchmarks import confirmed
+from benchmarks.report import confirmed
 
 COLUMNS = ["quantity", "t_inference", "native", "aihwkit", "difference", "low", "high", "margin"]
 

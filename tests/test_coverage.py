@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aimc_bridge import convert, coverage
+from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.errors import CapabilityError, ConversionError, UnknownNameError, UsageError
-from aimc_bridge.registry import matrices_of
 from presets import ideal
 from tests.models import (
     assert_close,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import presets
 from aimc_bridge import Report, calibrate, convert, crosscheck
+from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.equivalence import run, task
 from aimc_bridge.equivalence.closed import ClosedLaws
 from aimc_bridge.equivalence.custom import name_of
@@ -20,7 +21,6 @@ from aimc_bridge.equivalence.question import Question
 from aimc_bridge.errors import (
     UsageError,
 )
-from aimc_bridge.registry import matrices_of
 from tests.models import mlp, random
 from tests.stats import FALSE_ALARM
 from tests.test_crosscheck_device import COLUMNS, decided

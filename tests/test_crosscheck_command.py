@@ -15,7 +15,7 @@ from aimc_bridge.equivalence import device
 from aimc_bridge.equivalence.task import POINTS
 from benchmarks import tasks
 from benchmarks.crosscheck import main
-from benchmarks.weights import save_weights
+from benchmarks.studies.weights import save_weights
 
 pytestmark = pytest.mark.usefixtures("small_periphery")
 

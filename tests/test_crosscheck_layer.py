@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 import presets
 from aimc_bridge import convert, crosscheck
+from aimc_bridge.engines.native import compiled_passes
 from aimc_bridge.equivalence import Report, capture, closed, periphery
 from aimc_bridge.equivalence.layer import FLOAT, MEASURED, layer_part
 from aimc_bridge.equivalence.plan import chips_needed, layer_cost
 from aimc_bridge.equivalence.report import Part
 from aimc_bridge.equivalence.side import COMPILED, Setting, Side, measure, statistics
-from aimc_bridge.native import fused
 from aimc_bridge.physics import compensation
 from aimc_bridge.spec import Preset
 from tests.models import linear, random
@@ -164,12 +164,12 @@ def test_the_compiled_engine_agrees_and_a_fault_in_it_is_caught(
     verdicts = table.set_index("quantity")["verdict"]
     for sure in ("outputs, ADC off", "outputs off by more", "IR-drop loss"):
         assert verdicts[sure] == "equivalent"
-    real = fused.finish
+    real = compiled_passes.finish
 
     def louder(*args: Any, sigma: float, **more: Any) -> Tensor:
         return real(*args, sigma=1.2 * sigma, **more)
 
-    monkeypatch.setattr(fused, "finish", louder)
+    monkeypatch.setattr(compiled_passes, "finish", louder)
     table = Report.of([layer_part(layer, SMALL, setting)]).table
     assert table.set_index("quantity")["verdict"]["read sd"] == "different"
 

@@ -11,7 +11,7 @@ import torch
 
 from aimc_bridge.errors import DataError
 from aimc_bridge.rng import stream
-from benchmarks import data, images, text
+from benchmarks.tasks import data, images, text
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from aimc_bridge.errors import DataError
-from benchmarks import data, images
+from benchmarks.tasks import data, images
 from tests.test_data import written
 
 

@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from aimc_bridge.errors import UsageError
-from aimc_bridge.intervals import Interval, change, independent_change, mean_interval, sd_ratio
+from benchmarks.report.intervals import (
+    Interval,
+    change,
+    independent_change,
+    mean_interval,
+    sd_ratio,
+)
 from tests import stats
 from tests.models import random
 

@@ -13,21 +13,22 @@ from torch import Tensor
 
 import presets
 from aimc_bridge import calibrate, convert, drift, program
+from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.errors import SpecError
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics import compensation, programmed, sigma_prog_us
 from aimc_bridge.physics.drift import drift_exponent, drifted
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import target_us
-from aimc_bridge.physics.read import read_sigma
-from aimc_bridge.registry import matrices_of
+from aimc_bridge.physics.reading import read_sigma
 from aimc_bridge.spec import IdealSpec, Preset, SignedPcmSpec
-from presets import ideal, ladder, rasch2023, scalar_drift
+from benchmarks.studies.ladder.rungs import LADDER, Rung
+from presets import ideal, rasch2023, scalar_drift
 from presets._sources import SOURCES
 from tests import stats
 from tests.models import linear, mlp, only, random
 
-RUNGS = {rung.key: rung for rung in ladder}
+RUNGS = {rung.key: rung for rung in LADDER}
 DAY, YEAR = 86400.0, 365 * 86400.0
 TIMES = (0.0, 1.0, 3600.0, DAY, YEAR)
 
@@ -75,16 +76,16 @@ def values(preset: Preset) -> dict[str, Any]:
 
 
 def test_the_ladder_begins_with_the_replication_and_ends_with_the_paper() -> None:
-    assert [rung.key for rung in ladder] == KEYS
-    assert [rung.number for rung in ladder] == list(range(1, 12))
-    assert ladder[0].preset is scalar_drift
-    assert ladder[-1].preset is rasch2023
-    assert len({rung.title for rung in ladder}) == len({rung.what for rung in ladder}) == 11
+    assert [rung.key for rung in LADDER] == KEYS
+    assert [rung.number for rung in LADDER] == list(range(1, 12))
+    assert LADDER[0].preset is scalar_drift
+    assert LADDER[-1].preset is rasch2023
+    assert len({rung.title for rung in LADDER}) == len({rung.what for rung in LADDER}) == 11
 
 
 @pytest.mark.parametrize("key", KEYS[1:])
 def test_a_rung_changes_exactly_the_named_fields(key: str) -> None:
-    before, now = ladder[KEYS.index(key) - 1].preset, RUNGS[key].preset
+    before, now = LADDER[KEYS.index(key) - 1].preset, RUNGS[key].preset
     a, b = values(before), values(now)
     found = {k: (a.get(k), b.get(k)) for k in {**a, **b} if a.get(k) != b.get(k)}
     assert found == CHANGED[key]
@@ -92,8 +93,8 @@ def test_a_rung_changes_exactly_the_named_fields(key: str) -> None:
     assert len(kinds) == (2 if key in ("exponent", "pairs") else 1)
 
 
-@pytest.mark.parametrize("rung", ladder, ids=lambda rung: rung.key)
-def test_every_rung_is_a_preset_with_sources_that_runs(rung: presets.Rung) -> None:
+@pytest.mark.parametrize("rung", LADDER, ids=lambda rung: rung.key)
+def test_every_rung_is_a_preset_with_sources_that_runs(rung: Rung) -> None:
     preset = rung.preset
     assert Preset.from_dict(json.loads(json.dumps(preset.to_dict()))) == preset
     for part in Preset.PARTS:
@@ -310,8 +311,8 @@ def test_state_dependent_exponents_are_compensated_on_average_alone() -> None:
 
 def test_the_steps_of_a_preset_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        ladder[0].key = "other"  # type: ignore[misc]
-    assert isinstance(ladder, tuple)
+        LADDER[0].key = "other"  # type: ignore[misc]
+    assert isinstance(LADDER, tuple)
 
 
 def test_exponents_and_drift_take_a_signed_cell_as_they_take_a_device() -> None:

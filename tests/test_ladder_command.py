@@ -18,17 +18,21 @@ from torch import nn
 from typer.testing import CliRunner
 
 from aimc_bridge import calibrate, convert, sweep
+from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.errors import DataError
-from aimc_bridge.registry import matrices_of
 from benchmarks import crosscheck, tasks
+from benchmarks import ladder as command
 from benchmarks import record as run_records
-from benchmarks.ladder import __main__ as command
-from benchmarks.ladder import climb, page, records, sides, tables
-from presets import ideal, ladder, rasch2023
+from benchmarks.report import ladder_page as page
+from benchmarks.report import ladder_records as records
+from benchmarks.report import ladder_tables as tables
+from benchmarks.studies.ladder import climb, sides
+from benchmarks.studies.ladder.rungs import LADDER
+from presets import ideal, rasch2023
 
 ROOT = Path(__file__).parent.parent
 YEAR = 365 * 86400.0
-KEYS = [rung.key for rung in ladder]
+KEYS = [rung.key for rung in LADDER]
 
 # --- the command ----------------------------------------------------------------------------------
 
@@ -277,12 +281,12 @@ def committed() -> dict[str, pd.DataFrame]:
 
 
 def test_docs_ladder_shows_the_committed_records_and_nothing_else() -> None:
-    """`python -m benchmarks.ladder.records write` makes what belongs there."""
+    """`python -m benchmarks.report.ladder_records write` makes what belongs there."""
     text = (ROOT / "docs" / "ladder.md").read_text(encoding="utf-8")
     shown = text.partition(records.MARKS[0])[2].partition(records.MARKS[1])[0].strip()
     assert shown == records.section(records.files())
     assert description(ROOT / "docs" / "ladder.png") == records.digest(records.files())
-    for rung in ladder:
+    for rung in LADDER:
         assert f"| {rung.number} | {rung.title} | {rung.what} |" in text and "|" not in rung.what
     for file in records.files():
         record = run_records.read(file)

@@ -12,19 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import calibrate, convert, drift, program, rng, sweep
+from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.errors import CapabilityError, DataError, UsageError
-from aimc_bridge.intervals import change, mean_interval
-from aimc_bridge.ladder import Probe
-from aimc_bridge.registry import matrices_of
 from aimc_bridge.spec import Preset
-from benchmarks.ladder import page, sides, tables
-from presets import ideal, ladder, rasch2023, scalar_drift
+from benchmarks.report import ladder_page as page
+from benchmarks.report import ladder_tables as tables
+from benchmarks.report.intervals import change, mean_interval
+from benchmarks.studies.ladder import sides
+from benchmarks.studies.ladder.probe import Probe
+from benchmarks.studies.ladder.rungs import LADDER
+from presets import ideal, rasch2023, scalar_drift
 from tests import stats
 from tests.models import linear, mlp, only, random
 
-RUNGS = {rung.key: rung for rung in ladder}
+RUNGS = {rung.key: rung for rung in LADDER}
 YEAR = 365 * 86400.0
-KEYS = [rung.key for rung in ladder]
+KEYS = [rung.key for rung in LADDER]
 
 # --- errors of layers -----------------------------------------------------------------------------
 
@@ -224,7 +227,7 @@ def made_up(chips: int = 4) -> pd.DataFrame:
 
     add("digital", math.nan, math.nan, accuracy=0.95, loss=0.2)
     wobble = [0.001, -0.001, 0.002, -0.002]
-    for rung in ladder:
+    for rung in LADDER:
         for t_s, step in ((1.0, 0.01), (YEAR, 0.02)):
             for chip in range(chips):
                 lost = step * (rung.number - 1) + 0.1 * chip

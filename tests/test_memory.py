@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import calibrate, convert, drift, program
-from aimc_bridge.native import crossbar
+from aimc_bridge.engines.native import crossbar
 from benchmarks.speed import holding, sides, works
 from benchmarks.speed.memory import (
     events,

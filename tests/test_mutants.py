@@ -15,16 +15,16 @@ from torch import Tensor, nn
 
 import presets
 from aimc_bridge import convert, rng
+from aimc_bridge.engines.native import crossbar as native_crossbar
+from aimc_bridge.engines.native import layers as native_layers
 from aimc_bridge.equivalence import Report, capture, device
 from aimc_bridge.equivalence.layer import layer_part
 from aimc_bridge.equivalence.side import Setting
-from aimc_bridge.native import crossbar as native_crossbar
-from aimc_bridge.native import layers as native_layers
 from aimc_bridge.physics import cells, crossbar, mapping
 from aimc_bridge.physics.drift import drifted
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import programmed, sigma_prog_us
-from aimc_bridge.physics.read import read
+from aimc_bridge.physics.reading import read
 from aimc_bridge.spec import Preset
 from tests.models import linear, random
 from tests.stats import FALSE_ALARM

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aimc_bridge import HWATraining, calibrate, convert, drift, program
-from aimc_bridge.native.crossbar import Crossbar
-from aimc_bridge.registry import Matrix
+from aimc_bridge.engines.base import Matrix
+from aimc_bridge.engines.native.crossbar import Crossbar
 from aimc_bridge.spec import CrossbarSpec, Preset, TrainingSpec
 from presets import rasch2023
 from tests.models import QUIET, assert_close, linear, mlp, only, random

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import calibrate, convert, drift, program, restore, save_chip
+from aimc_bridge.engines.native.crossbar import Crossbar
 from aimc_bridge.errors import CalibrationError, CapabilityError
-from aimc_bridge.native.crossbar import Crossbar
 from aimc_bridge.spec import Preset
 from presets import ideal, rasch2023
 from tests.models import QUIET, assert_close, linear, mlp, only, random

@@ -14,8 +14,15 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 from aimc_bridge import convert
+from aimc_bridge.engines.native import (
+    compiled,
+    compiled_passes,
+    draws,
+    forward,
+    kernels,
+    side_precision,
+)
 from aimc_bridge.errors import CapabilityError
-from aimc_bridge.native import compiled, draws, forward, fused, kernels, side_precision
 from presets import rasch2023
 from tests.models import assert_close, linear, only, random
 from tests.stats import FALSE_ALARM, assert_mean, assert_sd, quantile
@@ -42,7 +49,9 @@ def z() -> Tensor:
 def drawn(n: int) -> Tensor:
     with torch.no_grad():
         y, scales = torch.zeros(1, n), torch.ones(n)
-        noise, _ = fused.finish(y, None, None, None, scales, drop=0.0, sigma=1.0, bound=None)
+        noise, _ = compiled_passes.finish(
+            y, None, None, None, scales, drop=0.0, sigma=1.0, bound=None
+        )
         return noise[0]
 
 

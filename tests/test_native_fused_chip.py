@@ -16,22 +16,23 @@ from torch._inductor import config as inductor
 from torch._inductor.graph import GraphLowering
 
 from aimc_bridge import convert, drift, load_chip, program, save_chip, sweep
+from aimc_bridge.engines.base import Matrix, matrices_of
+from aimc_bridge.engines.native import compiled, compiled_chip, draws, kernels
 from aimc_bridge.errors import CapabilityError
-from aimc_bridge.native import chips, compiled, draws, kernels
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics import compensation, crossbar
 from aimc_bridge.physics.injection import injected
-from aimc_bridge.registry import Matrix, matrices_of
 from aimc_bridge.spec import Preset
 from aimc_bridge.training import HWATraining, noisy_weight
-from presets import hermes, ideal, ladder, rasch2023, scalar_drift
+from benchmarks.studies.ladder.rungs import LADDER
+from presets import hermes, ideal, rasch2023, scalar_drift
 from tests.models import assert_close, linear, mlp, only
 from tests.stats import FALSE_ALARM
 from tests.test_chip import YEAR, chip, same
 from tests.test_native_fused import needs_compiler
 
 HOUR = 3600.0
-SIGNED = next(rung.preset for rung in ladder if rung.key == "read_noise")
+SIGNED = next(rung.preset for rung in LADDER if rung.key == "read_noise")
 
 
 def drawn(matrix: Matrix, seed: int, shape: tuple[int, ...], *names: object) -> Tensor:
@@ -44,7 +45,7 @@ def by_eager_laws(matrix: Matrix, seed: int, name: str, t_s: float) -> dict[str,
     """The chip that the same draws make: as programmed, and at `t_s`."""
     grid, preset, weight = matrix.grid, matrix.preset, matrix.normalised_weight()
     shapes, cells = cell_law.noise_shapes(grid, preset.pcm), tuple(weight.shape)
-    if cell_law.netted(preset.pcm) and chips.suits(grid):
+    if cell_law.netted(preset.pcm) and compiled_chip.suits(grid):
         eps = torch.stack([drawn(matrix, seed, cells, "program", name, leg) for leg in "+-"])
     else:
         eps = drawn(matrix, seed, shapes[0], "program", name)
@@ -67,7 +68,7 @@ def by_eager_laws(matrix: Matrix, seed: int, name: str, t_s: float) -> dict[str,
     return found
 
 
-def compiled_chip(model: nn.Module, seed: int, t_s: float) -> dict[str, dict[str, Tensor]]:
+def chip_of_passes(model: nn.Module, seed: int, t_s: float) -> dict[str, dict[str, Tensor]]:
     """By layer, the chip's tensors at `t_s`, and what it held before."""
     program(model, seed, draw_on="compiled")
     matrices = matrices_of(model)
@@ -108,7 +109,7 @@ def assert_laws(layer: Callable[[], nn.Module], preset: Preset) -> None:
     analog = convert(layer().eval(), preset)
     matrix = only(analog)
     (name,) = matrices_of(analog)
-    (got,) = compiled_chip(analog, 5, HOUR).values()
+    (got,) = chip_of_passes(analog, 5, HOUR).values()
     wanted = by_eager_laws(matrix, 5, name, HOUR)
     if preset.compensation.drift_compensation == "global_exact_reference":
         clean = matrix.normalised_weight()
@@ -148,7 +149,7 @@ def test_a_gpu_makes_the_same_chip() -> None:
     """To float error: its draws are of the same bits."""
     analog = convert(linear(800, 60).cuda(), rasch2023)
     cpu = convert(linear(800, 60), rasch2023)
-    (got,) = compiled_chip(analog, 5, HOUR).values()
+    (got,) = chip_of_passes(analog, 5, HOUR).values()
     (name,) = matrices_of(cpu)
     for what, values in by_eager_laws(only(cpu), 5, name, HOUR).items():
         assert_close(got[what].cpu(), values, what)
@@ -278,7 +279,7 @@ def test_a_layer_is_the_same_among_others() -> None:
     among = convert(
         nn.ModuleDict({"a": linear(300, 200), "fc": linear(300, 200), "z": linear(5, 6)}), rasch2023
     )
-    found = [compiled_chip(model, 3, HOUR)["fc"] for model in (alone, among)]
+    found = [chip_of_passes(model, 3, HOUR)["fc"] for model in (alone, among)]
     assert same(*found)
     assert not torch.equal(found[1]["nu"], matrices_of(among)["a"].chip_state()["nu"])
 
@@ -300,9 +301,9 @@ def test_a_saved_chip_goes_on_drifting_as_it_was(tmp_path: Path) -> None:
 def test_a_new_chip_leaves_the_one_before_as_it_was() -> None:
     """Tensors that someone took from a chip do not change under them."""
     analog = convert(linear(300, 200), rasch2023)
-    (kept,) = compiled_chip(analog, 3, HOUR).values()
+    (kept,) = chip_of_passes(analog, 3, HOUR).values()
     copies = {name: value.clone() for name, value in kept.items()}
-    compiled_chip(analog, 4, YEAR)
+    chip_of_passes(analog, 4, YEAR)
     assert same(kept, copies)
 
 

@@ -10,14 +10,14 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 from aimc_bridge import convert, drift, program
-from aimc_bridge.native import chips, draws
+from aimc_bridge.engines.native import compiled_chip, draws
 from aimc_bridge.physics import crossbar
 from presets import rasch2023
 from tests.models import mlp, only
 from tests.stats import FALSE_ALARM, assert_mean, assert_sd, quantile
 from tests.test_chip import YEAR, strong
 from tests.test_native_fused import correlated, needs_compiler
-from tests.test_native_fused_chip import HOUR, compiled_chip
+from tests.test_native_fused_chip import HOUR, chip_of_passes
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def readings() -> dict[tuple[int, float], dict[str, Tensor]]:
     found = {}
     for seed in (0, 1):
         for t_s in (HOUR, YEAR):
-            (got,) = compiled_chip(analog, seed, t_s).values()
+            (got,) = chip_of_passes(analog, seed, t_s).values()
             error = (got["programmed"] - clean) * clean.sign()
             g = got["conductance_us"].abs()
             decayed = g * ((t_s + 20.0) / 20.0) ** -got["nu"] / got["us_per_unit"]
@@ -138,7 +138,7 @@ def test_no_two_draws_have_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
         keys.extend(tuple(row) for row in found.tolist())
         return found
 
-    monkeypatch.setattr(chips, "key_of", key_of)
+    monkeypatch.setattr(compiled_chip, "key_of", key_of)
     analog = convert(mlp(), rasch2023)
     for seed in (1, 2):
         program(analog, seed, draw_on="compiled")

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import convert, drift, program
+from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.engines.native import backward, crossbar, forward, product, side_precision, tiles
+from aimc_bridge.engines.native.crossbar import Crossbar
 from aimc_bridge.errors import CapabilityError, UsageError
-from aimc_bridge.native import backward, crossbar, forward, product, side_precision, tiles
-from aimc_bridge.native.crossbar import Crossbar
-from aimc_bridge.registry import matrices_of
 from presets import ideal, rasch2023, scalar_drift
 from tests.models import QUIET, assert_close, linear, only, random
 from tests.stats import assert_sd

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from aimc_bridge import calibrate, convert, drift, program, restore
+from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.engines.native import crossbar
+from aimc_bridge.engines.native.tiles import TileWeights
 from aimc_bridge.errors import CalibrationError
-from aimc_bridge.native import crossbar
-from aimc_bridge.native.tiles import TileWeights
-from aimc_bridge.registry import matrices_of
 from presets import ideal, rasch2023
 from tests.models import QUIET, assert_close, linear, mlp, only, random
 from tests.test_native import spec_of

@@ -16,7 +16,7 @@ from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics.drift import age, mean_drift_factor, nu_mean, nu_sd
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import target_us
-from aimc_bridge.physics.read import read_coefficient
+from aimc_bridge.physics.reading import read_coefficient
 from presets import hermes, ideal, rasch2023, scalar_drift
 from tests.models import assert_close, linear, only, random
 from tests.test_native_fused import needs_compiler

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from aimc_bridge import report
 from aimc_bridge.errors import DataError, UsageError
 from benchmarks import record as records
-from benchmarks.standing import EARLIER_ON_AIHWKIT, IN_FORCE, ON_AIHWKIT, STANDING
+from benchmarks.report import tables
+from benchmarks.report.standing import EARLIER_ON_AIHWKIT, IN_FORCE, ON_AIHWKIT, STANDING
 
 ROOT = Path(__file__).parent.parent
 YEAR = 31536000.0
@@ -33,7 +33,7 @@ def rows() -> pd.DataFrame:
                 for metric, value in (("accuracy", accuracy), ("error", 1 - accuracy)):
                     more = {"metric": metric, "value": value, "seed": chip, "preset": "rasch2023"}
                     made.append({**base, **place, **more})
-    table = pd.DataFrame(made, columns=report.COLUMNS)
+    table = pd.DataFrame(made, columns=tables.COLUMNS)
     return table.astype({"chip": "Int64"})
 
 

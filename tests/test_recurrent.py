@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
 from aimc_bridge import calibrate, convert, coverage, program
-from aimc_bridge.composite import AnalogLSTM
 from aimc_bridge.errors import ShapeError, UsageError
+from aimc_bridge.layers import AnalogLSTM
 from presets import ideal, rasch2023
 from tests.equality import assert_close, calls_of, check_equal
 

@@ -19,8 +19,8 @@ from aimc_bridge import (
     restore,
     save_chip,
 )
+from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.errors import CalibrationError, StateError
-from aimc_bridge.registry import matrices_of
 from presets import rasch2023
 from tests.models import random
 from tests.test_reference import QUIET, Net, converted, matrix, tiles

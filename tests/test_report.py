@@ -5,8 +5,8 @@ import math
 import pandas as pd
 import pytest
 
-from aimc_bridge import report
 from aimc_bridge.errors import DataError
+from benchmarks.report import tables
 
 
 def rows(metric: str = "accuracy") -> pd.DataFrame:
@@ -28,18 +28,18 @@ def rows(metric: str = "accuracy") -> pd.DataFrame:
 
 def test_normalised_accuracy_is_the_papers() -> None:
     """ResNet-32's row of the paper: 8.36 % error against 5.80 %, chance 90 %: A* 96.96 %."""
-    assert report.normalised_accuracy(0.0836, 0.0580, 0.9) == pytest.approx(0.96960, abs=1e-5)
-    assert report.normalised_accuracy(0.058, 0.058, 0.9) == 1.0
-    assert report.normalised_accuracy(0.9, 0.058, 0.9) == pytest.approx(0.0)
+    assert tables.normalised_accuracy(0.0836, 0.0580, 0.9) == pytest.approx(0.96960, abs=1e-5)
+    assert tables.normalised_accuracy(0.058, 0.058, 0.9) == 1.0
+    assert tables.normalised_accuracy(0.9, 0.058, 0.9) == pytest.approx(0.0)
 
 
 def test_normalised_accuracy_refuses_a_model_at_chance() -> None:
     with pytest.raises(DataError, match="not below chance"):
-        report.normalised_accuracy(0.5, 0.5, 0.5)
+        tables.normalised_accuracy(0.5, 0.5, 0.5)
 
 
 def test_summary_has_baseline_mean_spread_and_drift_loss() -> None:
-    table = report.summary(rows(), "accuracy")
+    table = tables.summary(rows(), "accuracy")
     assert table.to_dict("records") == [
         {
             "phase": "direct conversion",
@@ -56,22 +56,22 @@ def test_summary_has_baseline_mean_spread_and_drift_loss() -> None:
 
 def test_a_loss_of_perplexity_is_a_rise_and_a_gain_says_so() -> None:
     worse = rows("perplexity")
-    table = report.summary(worse, "perplexity").iloc[0]
+    table = tables.summary(worse, "perplexity").iloc[0]
     # chips at 1 s: 1/0.12, 1/0.14; at 1 h: 1/0.20, 1/0.16
     assert table["1s"] == "7.74 ± 0.84"
     assert table["drift loss"] == "-2.11 (gain)"
     better = worse.assign(t_inference=worse.t_inference.map({1.0: 3600.0, 3600.0: 1.0}))
-    assert report.summary(better, "perplexity").iloc[0]["drift loss"] == "2.11"
+    assert tables.summary(better, "perplexity").iloc[0]["drift loss"] == "2.11"
 
 
 def test_a_loss_of_an_error_is_a_rise() -> None:
-    table = report.summary(rows(), "error").iloc[0]
+    table = tables.summary(rows(), "error").iloc[0]
     assert (table["1s"], table["1h"]) == ("13.00 ± 1.41 %", "18.00 ± 2.83 %")
     assert table["drift loss"] == "5.00 points"
 
 
 def test_a_star_at_every_time() -> None:
-    row = report.a_star_summary(rows(), chance=0.5).iloc[0]
+    row = tables.a_star_summary(rows(), chance=0.5).iloc[0]
     # 1 - (err - 0.1) / 0.4: chips 0.95, 0.90 at 1 s and 0.75, 0.85 at 1 h; t of 2 chips: 12.706
     assert row["A* 1s"] == "92.50 ± 3.54 % (60.73 to 124.27)"
     assert row["A* 1h"] == "80.00 ± 7.07 % (16.47 to 143.53)"
@@ -83,12 +83,12 @@ def test_a_star_in_numbers() -> None:
     digital = {**base, "phase": "digital", "engine": "digital", "value": 0.1}
     errors = (0.12, 0.14, 0.16)
     chips = [{**base, "t_inference": 60.0, "chip": i, "value": e} for i, e in enumerate(errors)]
-    (one,) = report.a_star(pd.DataFrame([digital, *chips]), 0.5).to_dict("records")
+    (one,) = tables.a_star(pd.DataFrame([digital, *chips]), 0.5).to_dict("records")
     place = {name: one.pop(name) for name in ("phase", "engine", "data", "t_inference", "chips")}
     assert list(place.values()) == ["hwa", "native", "D", 60.0, 3]
     half = 4.302653 * 0.05 / math.sqrt(3)
     assert one == pytest.approx({"mean": 0.9, "sd": 0.05, "low": 0.9 - half, "high": 0.9 + half})
-    table = report.a_star(pd.DataFrame([digital, chips[0]]), 0.5)
+    table = tables.a_star(pd.DataFrame([digital, chips[0]]), 0.5)
     assert table["mean"].tolist() == pytest.approx([0.95])
     assert table[["sd", "low", "high"]].isna().all(axis=None)
 
@@ -103,15 +103,15 @@ def test_trainings_are_what_an_interval_is_over_where_there_are_several() -> Non
             place = {"phase": "hwa", "engine": "native", "t_inference": 1.0, "chip": chip}
             value = 0.1 + 0.4 * (1 - star) + 1e-4 * (-1) ** chip
             made.append({**base, **place, "value": value})
-    (one,) = report.a_star(pd.DataFrame(made), 0.5).to_dict("records")
+    (one,) = tables.a_star(pd.DataFrame(made), 0.5).to_dict("records")
     half = 12.706205 * math.sqrt(0.005) / math.sqrt(2)
     assert (one["chips"], one["mean"]) == (80, pytest.approx(0.85))
     assert one["high"] - 0.85 == pytest.approx(half) == 0.85 - one["low"]
 
 
 def test_a_star_of_a_digital_model_at_chance_is_undefined() -> None:
-    assert report.a_star(rows(), chance=0.1)[["mean", "sd", "low", "high"]].isna().all(axis=None)
-    row = report.a_star_summary(rows(), chance=0.1).iloc[0]
+    assert tables.a_star(rows(), chance=0.1)[["mean", "sd", "low", "high"]].isna().all(axis=None)
+    row = tables.a_star_summary(rows(), chance=0.1).iloc[0]
     assert row["A* 1s"] == "undefined"
 
 
@@ -119,9 +119,9 @@ def test_each_part_of_the_data_has_its_own_digital_model() -> None:
     """A subset's chips are compared with the digital model on that subset."""
     subset = rows().assign(dataset="D, subset of 10", engine="aihwkit")
     subset.loc[subset.phase == "digital", "value"] = [0.95, 0.05]
-    table = report.summary(pd.concat([rows(), subset]), "accuracy")
+    table = tables.summary(pd.concat([rows(), subset]), "accuracy")
     assert table.digital.tolist() == ["90.00 %", "95.00 %"]
-    stars = report.a_star_summary(pd.concat([rows(), subset]), chance=0.5)
+    stars = tables.a_star_summary(pd.concat([rows(), subset]), chance=0.5)
     found = [text.partition(" (")[0] for text in stars["A* 1s"]]
     assert found == ["92.50 ± 3.54 %", "82.22 ± 3.14 %"]
 
@@ -129,13 +129,13 @@ def test_each_part_of_the_data_has_its_own_digital_model() -> None:
 def test_phases_come_in_their_order() -> None:
     hwa = rows()
     hwa.loc[hwa.phase == "direct", "phase"] = "hwa"
-    table = report.summary(pd.concat([hwa, rows()]), "accuracy")
+    table = tables.summary(pd.concat([hwa, rows()]), "accuracy")
     assert table.phase.tolist() == ["direct conversion", "hardware-aware"]
 
 
 def test_one_chip_has_no_spread() -> None:
     one = rows()
-    table = report.summary(one[(one.chip == 0) | one.chip.isna()], "accuracy")
+    table = tables.summary(one[(one.chip == 0) | one.chip.isna()], "accuracy")
     assert table.iloc[0]["1s"] == "88.00 %"
     assert table.iloc[0]["chips"] == "1"
 
@@ -143,8 +143,8 @@ def test_one_chip_has_no_spread() -> None:
 def test_figures_are_written(tmp_path) -> None:
     subset = rows().assign(dataset="D, subset of 10", engine="aihwkit", t_inference=0.0)
     both = pd.concat([rows(), subset])
-    report.figure(both, "accuracy", tmp_path / "one.png")
-    report.dashboard([(both, "accuracy"), (rows(), "accuracy")], tmp_path / "all.png")
+    tables.figure(both, "accuracy", tmp_path / "one.png")
+    tables.dashboard([(both, "accuracy"), (rows(), "accuracy")], tmp_path / "all.png")
     for name in ("one.png", "all.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
@@ -158,7 +158,7 @@ def test_figures_draw_every_chip_and_the_digital_line(tmp_path, monkeypatch) -> 
         seen["axes"], seen["titles"] = figure.axes[0], [a.get_title() for a in figure.axes]
 
     monkeypatch.setattr(Figure, "savefig", keep)
-    report.figure(rows(), "accuracy", tmp_path / "one.png")
+    tables.figure(rows(), "accuracy", tmp_path / "one.png")
     lines = {line.get_label(): line.get_ydata() for line in seen["axes"].get_lines()}
     assert list(lines["digital"]) == [90.0, 90.0]
     assert list(lines["direct conversion, native"]) == pytest.approx([87.0, 82.0])
@@ -166,10 +166,10 @@ def test_figures_draw_every_chip_and_the_digital_line(tmp_path, monkeypatch) -> 
     dots = seen["axes"].collections[0].get_offsets()
     assert sorted(dots[:, 1]) == pytest.approx([80.0, 84.0, 86.0, 88.0])
     subset = rows().assign(dataset="D, subset of 10")
-    report.figure(pd.concat([subset, rows()]), "accuracy", tmp_path / "two.png")
+    tables.figure(pd.concat([subset, rows()]), "accuracy", tmp_path / "two.png")
     assert seen["titles"] == ["M\nD", "M\nD, subset of 10"]
 
 
 def test_markdown_is_a_table() -> None:
-    text = report.markdown(pd.DataFrame({"a": ["1"], "b": ["2"]}))
+    text = tables.markdown(pd.DataFrame({"a": ["1"], "b": ["2"]}))
     assert text.splitlines() == ["| a | b |", "| --- | --- |", "| 1 | 2 |"]

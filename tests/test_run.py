@@ -13,11 +13,12 @@ import pandas as pd
 import pytest
 import torch
 
-from aimc_bridge import report
+from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.errors import DataError
-from aimc_bridge.registry import matrices_of
-from benchmarks import arguments, measure, record, run, study, tasks
-from benchmarks.profiles import PLANS, parse_changes, recipe_for
+from benchmarks import arguments, record, run, tasks
+from benchmarks.report import tables
+from benchmarks.studies import measure, study
+from benchmarks.studies.profiles import PLANS, parse_changes, recipe_for
 from presets import ideal, rasch2023
 
 ROOT = Path(__file__).parent.parent
@@ -94,8 +95,8 @@ def test_the_digital_row_is_the_digital_model_on_the_same_samples(finished, mode
 def test_the_summary_is_the_rows(finished) -> None:
     text = (finished / "summary.md").read_text()
     rows = rows_of(finished)
-    assert report.markdown(report.summary(rows, "accuracy")) in text
-    assert report.markdown(report.a_star_summary(rows, 0.9)) in text
+    assert tables.markdown(tables.summary(rows, "accuracy")) in text
+    assert tables.markdown(tables.a_star_summary(rows, 0.9)) in text
     assert "## WRN-10-1, digits (8 x 8), accuracy" in text
     for figure in re.findall(r"\]\((figures/.*?)\)", text):
         assert (finished / figure).read_bytes().startswith(b"\x89PNG")

@@ -15,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks import digital, run, study, tasks
+from benchmarks import digital, run, tasks
+from benchmarks.studies import study
 from tests.test_run import QUICK, ROOT, Interrupted, one_error
 
 pytestmark = pytest.mark.usefixtures("no_data")

@@ -19,14 +19,16 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
-from aimc_bridge import calibrate, convert, report
+from aimc_bridge import calibrate, convert
+from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.engines.native import compiled_passes
 from aimc_bridge.errors import AimcError, DataError
-from aimc_bridge.native import fused
-from aimc_bridge.registry import matrices_of
-from benchmarks import arguments, keep, measure, run, study, tasks
+from benchmarks import arguments, keep, run, tasks
 from benchmarks import record as records
-from benchmarks.profiles import PLANS
-from benchmarks.weights import Weights, load_weights
+from benchmarks.report import tables
+from benchmarks.studies import measure, study
+from benchmarks.studies.profiles import PLANS
+from benchmarks.studies.weights import Weights, load_weights
 from presets import rasch2023
 from tests.test_native_fused import needs_compiler
 
@@ -199,7 +201,7 @@ def three(tmp_path_factory, training_words) -> Path:
 
 def test_training_seeds_are_a_last_column_where_there_are_several(three, tmp_path) -> None:
     rows = rows_of(three)
-    assert list(rows.columns) == [*report.COLUMNS, "training_seed"]
+    assert list(rows.columns) == [*tables.COLUMNS, "training_seed"]
     chips = rows[(rows.phase == "hwa") & (rows.metric == "error")]
     assert chips.groupby("training_seed").size().to_dict() == {4: 4, 5: 4, 6: 4}
     seeds = chips[chips.t_inference == 1.0].groupby("training_seed").seed.apply(list).to_dict()
@@ -243,14 +245,14 @@ def test_a_star_is_against_the_digital_model_of_the_same_training() -> None:
         for chip, error in enumerate(errors):
             place = {"phase": "hwa", "engine": "native", "t_inference": 1.0, "chip": chip}
             rows.append({**base, **place, "value": error})
-    (found,) = report.a_star(pd.DataFrame(rows), 0.9).to_dict("records")
+    (found,) = tables.a_star(pd.DataFrame(rows), 0.9).to_dict("records")
     stars = [1 - 0.1 / 0.8, 1 - 0.2 / 0.8, 1.0, 1 - 0.2 / 0.7]
     assert found["mean"] == pytest.approx(statistics.fmean(stars))
     assert found["sd"] == pytest.approx(statistics.stdev(stars))
 
 
 def test_one_seed_has_the_promised_columns_alone(launched) -> None:
-    assert list(rows_of(launched).columns) == report.COLUMNS
+    assert list(rows_of(launched).columns) == tables.COLUMNS
 
 
 # --- options ---
@@ -294,13 +296,13 @@ def test_statistics_come_back_after_an_evaluation() -> None:
 def test_compiled_passes_train_and_measure(model, tmp_path, monkeypatch) -> None:
     """Both the training and the sweeps run them; without the option neither does."""
     calls = []
-    real = fused.finish
+    real = compiled_passes.finish
 
     def counted(*args, **more):
         calls.append(1)
         return real(*args, **more)
 
-    monkeypatch.setattr(fused, "finish", counted)
+    monkeypatch.setattr(compiled_passes, "finish", counted)
     training = []
     step = study.hardware_aware
 

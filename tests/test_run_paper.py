@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import data, run, tasks
+from benchmarks import run, tasks
+from benchmarks.tasks import data
 from tests.test_run_options import rows_of
 from tests.test_task_bert import small_encoder
 

@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 import presets
 from aimc_bridge import doctor
 from aimc_bridge.__main__ import app
+from aimc_bridge.engines.aihwkit import versions
+from aimc_bridge.engines.aihwkit.trial import TILES, trial
 from aimc_bridge.errors import DataError, UsageError, VersionError
-from aimc_bridge.reference import versions
-from aimc_bridge.reference.trial import TILES, trial
-from benchmarks import data, images, text
+from benchmarks.tasks import data, images, text
 from tests.test_imports import PACKAGES, ROOT, imports, module_path, modules, python
 
 # --- versions -------------------------------------------------------------------------------------

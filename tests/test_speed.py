@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.errors import CapabilityError
-from aimc_bridge.registry import matrices_of
 from benchmarks.speed import sides, targets, works
 from benchmarks.speed.goals import MEASURES
 from benchmarks.speed.groups import Collected
@@ -251,7 +251,7 @@ def test_the_torch_tile_is_aihwkits_own_and_keeps_excluded_layers() -> None:
     assert kinds["classifier"] == kinds["bert.pooler.dense"] == "Linear"
     assert kinds["bert.encoder.layer.0.attention.self.query"] == "AnalogLinear"
     with pytest.raises(CapabilityError, match="w_noise"):
-        from aimc_bridge.reference.stock import stock
+        from benchmarks.speed.stock import stock
 
         stock(work.model, sides.ALL, "torch")
 

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from aimc_bridge.errors import DataError, UsageError
-from benchmarks.speed import growth, record, targets
+from benchmarks.report import speed as record
+from benchmarks.speed import growth, targets
 from benchmarks.speed.__main__ import main
 from benchmarks.speed.goals import MEASURES
 from benchmarks.speed.groups import chosen

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.speed import goals, machine, record, sides, targets
+from benchmarks.report import speed as record
+from benchmarks.speed import goals, machine, sides, targets
 from benchmarks.speed.__main__ import main
 from benchmarks.speed.groups import Group
 from benchmarks.speed.growth import Curve, Point

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from aimc_bridge import calibrate, convert, drift, program, sweep
+from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.errors import CapabilityError, DataError, StateError, UsageError
-from aimc_bridge.registry import matrices_of
 from presets import rasch2023
 from tests.models import DEVICES, RANGED, linear, mlp, random
 

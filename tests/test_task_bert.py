@@ -9,7 +9,7 @@ from aimc_bridge import convert, coverage, rng
 from aimc_bridge.errors import CheckpointError, DataError
 from benchmarks import tasks
 from benchmarks.tasks import bert
-from benchmarks.text import held_out, phrases
+from benchmarks.tasks.text import held_out, phrases
 from presets import rasch2023
 
 

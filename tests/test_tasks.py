@@ -209,8 +209,8 @@ class Absent:
 @pytest.mark.parametrize("name", tasks.NAMES)
 def test_nothing_is_chosen_by_the_test_split(name, tmp_path) -> None:
     """Digital and hardware-aware training, validation and calibration run without it."""
-    from benchmarks import trained
-    from benchmarks.profiles import PLANS, recipe_for
+    from benchmarks.studies import trainings as trained
+    from benchmarks.studies.profiles import PLANS, recipe_for
 
     task = tasks.get(name)
     splits = task.streams if name == "lstm" else task.splits

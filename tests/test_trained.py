@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import calibrate, convert
-from aimc_bridge.registry import matrices_of, record_of
-from benchmarks import tasks, trained
-from benchmarks.profiles import PLANS, recipe_for
+from aimc_bridge.engines.base import matrices_of, record_of
+from benchmarks import tasks
+from benchmarks.studies import trainings as trained
+from benchmarks.studies.profiles import PLANS, recipe_for
 from benchmarks.tasks import Task
 from presets import rasch2023
 from tests.test_digital import language

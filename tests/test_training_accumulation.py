@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from aimc_bridge import convert, train
 from aimc_bridge.training import accelerate_state, train_digital
-from benchmarks.data import Loader
+from benchmarks.tasks.data import Loader
 from presets import ideal
 from tests.models import DEVICES, assert_close, linear, mlp, random
 from tests.test_training import recipe

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import calibrate, convert, train
-from aimc_bridge.registry import Matrix
+from aimc_bridge.engines.base import Matrix
 from presets import rasch2023
 from tests.models import DEVICES, ENGINES, QUIET, assert_close, linear, only, random
 from tests.stats import assert_same_mean, assert_same_sd

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import HWATraining, convert
+from aimc_bridge.engines.base import Matrix, matrices_of
 from aimc_bridge.errors import SpecError, TrainingError, UnknownNameError, UsageError
-from aimc_bridge.registry import Matrix, matrices_of
 from presets import ideal, rasch2023
 from tests.models import DEVICES, QUIET, assert_close, linear, mlp, random
 from tests.test_training import STILL, recipe, run

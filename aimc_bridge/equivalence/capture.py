@@ -11,22 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge import composite
+from aimc_bridge import layers
 from aimc_bridge.calibration import calibrate, run_batch
+from aimc_bridge.engines.base import Matrix, matrices_of
 from aimc_bridge.errors import AimcError, ShapeError, UsageError
 from aimc_bridge.physics.mapping import TileGrid
-from aimc_bridge.registry import Matrix, matrices_of
 from aimc_bridge.rng import stream
 
 VECTORS, IMAGES = 4096, 32  # inputs kept of a layer: vectors of a matrix, images of a convolution
 _A_CALL = 256  # vectors kept of one call: a recurrent layer is called at every step
 _RECURRENT = (
-    composite.AnalogLSTM,
-    composite.AnalogGRU,
-    composite.AnalogRNN,
-    composite.AnalogLSTMCell,
-    composite.AnalogGRUCell,
-    composite.AnalogRNNCell,
+    layers.AnalogLSTM,
+    layers.AnalogGRU,
+    layers.AnalogRNN,
+    layers.AnalogLSTMCell,
+    layers.AnalogGRUCell,
+    layers.AnalogRNNCell,
 )
 
 
@@ -123,7 +123,7 @@ def layers_of(native: nn.Module, digital: nn.Module, batches: Sequence[Any]) -> 
                 own.copy_(weight.view_as(own))
             limit = IMAGES
         else:
-            module = composite.linear_around(weight.cpu(), None)
+            module = layers.linear_around(weight.cpu(), None)
             limit = VECTORS
         ranges = matrix.input_ranges()
         inputs = seen[name].inputs(limit, name)
@@ -185,7 +185,7 @@ def _kinds(native: nn.Module, matrices: dict[str, Matrix]) -> dict[str, str]:
             found[name] = "convolution"
         elif isinstance(parent, _RECURRENT):
             found[name] = "gates"
-        elif isinstance(parent, composite.AnalogMultiheadAttention) or any(
+        elif isinstance(parent, layers.AnalogMultiheadAttention) or any(
             word in part for part in name.lower().split(".") for word in ("attention", "attn")
         ):
             found[name] = "attention"

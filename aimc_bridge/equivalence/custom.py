@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from aimc_bridge.conversion import convert
+from aimc_bridge.engines.base import Matrix, matrices_of
 from aimc_bridge.equivalence import device
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.device import TileLaws, Tiles, reference_laws
@@ -17,7 +18,6 @@ from aimc_bridge.equivalence.layer import compare
 from aimc_bridge.equivalence.report import Part
 from aimc_bridge.equivalence.side import IMAGES, OUTPUTS, Measured, Setting, statistics
 from aimc_bridge.errors import ShapeError, UsageError
-from aimc_bridge.registry import Matrix, matrices_of
 from aimc_bridge.rng import stream
 from aimc_bridge.spec import Preset
 

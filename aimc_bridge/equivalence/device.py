@@ -24,7 +24,7 @@ from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics.drift import drift_exponent, drifted
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import programmed
-from aimc_bridge.physics.read import read
+from aimc_bridge.physics.reading import read
 from aimc_bridge.rng import derive, normal, stream
 from aimc_bridge.spec import Preset, StatisticalSpec
 from aimc_bridge.times import seconds
@@ -122,7 +122,7 @@ class Aihwkit:
             self.quiet = change.rpu_config().noise_model
 
     def drawing(self) -> AbstractContextManager[Any]:
-        from aimc_bridge.reference.noise import drawing
+        from aimc_bridge.engines.aihwkit.noise import drawing
 
         return drawing(self.seed, *self.names)
 
@@ -183,7 +183,7 @@ def reference_laws(preset: Preset, seed: int, *names: object) -> tuple[Laws, str
 
     Raises:  CapabilityError (no aihwkit tile runs the preset); VersionError.
     """
-    from aimc_bridge.reference.noise import LawNoiseModel
+    from aimc_bridge.engines.aihwkit.noise import LawNoiseModel
 
     if not preset.pcm.netting:
         preset = preset.change(netting=True, why="cross-check: two devices are read one by one")

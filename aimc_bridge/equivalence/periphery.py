@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge.composite import UnfoldedConv
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.report import Part, Row
 from aimc_bridge.equivalence.side import AIHWKIT, IMAGES, Setting, Side
 from aimc_bridge.equivalence.statistics import exact_test, mean_test, share_test
+from aimc_bridge.layers import UnfoldedConv
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.rng import derive
 from aimc_bridge.spec import Preset

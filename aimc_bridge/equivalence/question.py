@@ -12,14 +12,14 @@ from torch import nn
 
 from aimc_bridge.chip import restore
 from aimc_bridge.conversion import convert
+from aimc_bridge.engines.base import engine as find_engine
+from aimc_bridge.engines.base import record_of
 from aimc_bridge.equivalence import capture, custom, device, layer, task
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.report import LEVELS
 from aimc_bridge.equivalence.side import COMPILED, NATIVE
 from aimc_bridge.equivalence.store import digest
 from aimc_bridge.errors import UsageError
-from aimc_bridge.registry import engine as find_engine
-from aimc_bridge.registry import record_of
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import Evaluate
 from aimc_bridge.times import seconds

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from aimc_bridge.chip import drift, program
 from aimc_bridge.conversion import convert
+from aimc_bridge.engines.base import Matrix, matrices_of
+from aimc_bridge.engines.native import compiled
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.statistics import Values
-from aimc_bridge.native import compiled
-from aimc_bridge.registry import Matrix, matrices_of
 from aimc_bridge.rng import derive, stream
 from aimc_bridge.spec import Preset
 

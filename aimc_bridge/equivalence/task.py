@@ -10,10 +10,10 @@ import numpy as np
 from torch import nn
 
 from aimc_bridge.conversion import convert, copy_trained
+from aimc_bridge.engines.native import compiled
 from aimc_bridge.equivalence.report import Part, Row
 from aimc_bridge.equivalence.side import AIHWKIT, COMPILED, full_float32
 from aimc_bridge.equivalence.statistics import Test, Values, mean_test
-from aimc_bridge.native import compiled
 from aimc_bridge.rng import derive
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import Evaluate, one_chip

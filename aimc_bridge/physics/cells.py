@@ -18,7 +18,7 @@ from torch import Tensor
 from aimc_bridge.physics.drift import Moment, drift_exponent, drifted
 from aimc_bridge.physics.mapping import TileGrid, from_legs, from_pair, legs, to_pair
 from aimc_bridge.physics.programming import programmed, target_us
-from aimc_bridge.physics.read import read
+from aimc_bridge.physics.reading import read
 from aimc_bridge.spec import DeviceSpec, StatisticalSpec
 
 _SMALLEST = 1e-7  # aihwkit's lower limit of a tile's largest |w|, of its programmed one too

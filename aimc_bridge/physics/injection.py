@@ -8,7 +8,7 @@ from torch import Tensor
 
 from aimc_bridge.errors import SpecError
 from aimc_bridge.physics.programming import check_noise, sigma_prog_us
-from aimc_bridge.physics.read import read_coefficient
+from aimc_bridge.physics.reading import read_coefficient
 from aimc_bridge.spec import DeviceSpec, StatisticalSpec, TrainingSpec
 
 

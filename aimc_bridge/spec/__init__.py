@@ -1,10 +1,10 @@
 """Frozen descriptions of a device, a crossbar, its drift compensation and a training recipe.
 
-Every value carries its source (`aimc_bridge.sourced`). A unit is in the name (`_us` microsiemens,
+Every value carries its source (`aimc_bridge.spec.base`). A unit is in the name (`_us` microsiemens,
 `_s` seconds); no suffix is a ratio.
 """
 
-from aimc_bridge.sourced import Source, Spec, Table, V, cite
+from aimc_bridge.spec.base import Source, Spec, Table, V, cite
 from aimc_bridge.spec.crossbar import CompensationSpec, CrossbarSpec
 from aimc_bridge.spec.device import (
     DeviceSpec,

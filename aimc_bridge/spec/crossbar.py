@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aimc_bridge.sourced import Spec
+from aimc_bridge.spec.base import Spec
 
 
 @dataclass(frozen=True, kw_only=True)

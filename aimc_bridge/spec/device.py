@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from aimc_bridge.sourced import Spec
+from aimc_bridge.spec.base import Spec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aimc_bridge.errors import SpecError
-from aimc_bridge.sourced import Source, Spec, Table
+from aimc_bridge.spec.base import Source, Spec, Table
 from aimc_bridge.spec.crossbar import CompensationSpec, CrossbarSpec
 from aimc_bridge.spec.device import DeviceSpec
 from aimc_bridge.spec.training import TrainingSpec
@@ -124,8 +124,8 @@ class Preset:
     def rpu_config(
         self, tile: str = "auto", training: str | None = None, drop: tuple[str, ...] = ()
     ) -> Any:
-        """The aihwkit RPU config of this preset; see `aimc_bridge.reference.config.rpu_config`."""
-        from aimc_bridge.reference.config import rpu_config  # the one upward import
+        """The aihwkit RPU config of this preset; see `engines.aihwkit.config.rpu_config`."""
+        from aimc_bridge.engines.aihwkit.config import rpu_config  # the one upward import
 
         return rpu_config(self, tile=tile, training=training, drop=drop)
 

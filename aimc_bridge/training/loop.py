@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from aimc_bridge import rng
+from aimc_bridge.engines.base import Matrix
 from aimc_bridge.errors import CapabilityError, TrainingError, UsageError
 from aimc_bridge.physics.injection import ramped
-from aimc_bridge.registry import Matrix
 from aimc_bridge.training.batches import MiniBatch, Order
 from aimc_bridge.training.distillation import Teacher
 from aimc_bridge.training.dropout import put_back, rates, set_rates

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from aimc_bridge.engines.base import matrices_of, record_of
 from aimc_bridge.errors import SpecError, StateError, UsageError
-from aimc_bridge.registry import matrices_of, record_of
 from aimc_bridge.training.batches import Split
 from aimc_bridge.training.loop import Run
 from aimc_bridge.training.options import Loss, Options, Stateful, Validate

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import rng
+from aimc_bridge.engines.base import Matrix
 from aimc_bridge.physics.injection import injected
-from aimc_bridge.registry import Matrix
 from aimc_bridge.spec import TrainingSpec
 
 

@@ -20,7 +20,8 @@ from rich.console import Console
 
 from aimc_bridge.errors import AimcError, UsageError
 from benchmarks.command import Parser, holds_a_run
-from benchmarks.speed import goals, growth, machine, record, sides
+from benchmarks.report import speed as record
+from benchmarks.speed import goals, growth, machine, sides
 from benchmarks.speed.goals import MEASURES
 from benchmarks.speed.groups import Group, Setting, chosen
 from benchmarks.speed.targets import GROUPS

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge import calibrate, convert, drift, native, program
-from aimc_bridge.registry import Matrix, matrices_of
+from aimc_bridge import calibrate, convert, drift, program
+from aimc_bridge.engines import native
+from aimc_bridge.engines.base import Matrix, matrices_of
 from aimc_bridge.spec import Preset, TrainingSpec
 from aimc_bridge.training import default_optimizer, noisy_weight
 from aimc_bridge.training.weights import clip_and_remap
@@ -196,7 +197,7 @@ def weights_on_tiles(model: nn.Module) -> int:
 
 def torch_tile(work: Work, *, training: bool, device: torch.device) -> nn.Module:
     """On aihwkit's torch tile by aihwkit's own conversion, without what it cannot run."""
-    from aimc_bridge.reference.stock import stock
+    from benchmarks.speed.stock import stock
 
     names = [name for name, _ in work.model.named_modules()]
     digital = [n for n in names if any(fnmatchcase(n, p) for p in work.exclude)]

@@ -16,7 +16,7 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from aimc_bridge.errors import CheckpointError, DataError, UsageError
-from benchmarks.data import Loader
+from benchmarks.tasks.data import Loader
 
 NAMES = ("wrn", "bert", "lstm")
 PROFILES = ("embedded", "real", "paper")

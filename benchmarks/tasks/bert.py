@@ -25,9 +25,9 @@ from transformers.utils import logging as hf_logging
 
 from aimc_bridge.errors import CheckpointError, DataError, UsageError
 from aimc_bridge.rng import stream
-from benchmarks.data import Loader, data_dir, first_line
 from benchmarks.tasks import DigitalRecipe, Split, Task, moved
-from benchmarks.text import CHAPTERS, Sentences, held_out, help_sentences, sst2
+from benchmarks.tasks.data import Loader, data_dir, first_line
+from benchmarks.tasks.text import CHAPTERS, Sentences, held_out, help_sentences, sst2
 
 OPTIONS = {"encoder": str, "dropout": float}
 MAX_LENGTH = 128  # tokens, SI A.1

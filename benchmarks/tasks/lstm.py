@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge.errors import UsageError
-from benchmarks.data import Loader, data_dir
 from benchmarks.tasks import DigitalRecipe, Split, Task, bare, moved
-from benchmarks.text import help_text, wikitext2
+from benchmarks.tasks.data import Loader, data_dir
+from benchmarks.tasks.text import help_text, wikitext2
 
 OPTIONS = {
     "size": str,

@@ -9,9 +9,16 @@ from torch import Tensor, nn
 
 from aimc_bridge.errors import DataError, UsageError
 from aimc_bridge.rng import stream
-from benchmarks.data import DATA_VARIABLE, Loader, data_dir, shuffled
-from benchmarks.images import Images, cifar, cifar10_jpeg, cifar10_lossless, digits, image_folder
 from benchmarks.tasks import DigitalRecipe, Split, Task, moved
+from benchmarks.tasks.data import DATA_VARIABLE, Loader, data_dir, shuffled
+from benchmarks.tasks.images import (
+    Images,
+    cifar,
+    cifar10_jpeg,
+    cifar10_lossless,
+    digits,
+    image_folder,
+)
 
 OPTIONS = {"dataset": str, "depth": int, "width": int, "size": int, "cutout": int}
 DATASETS = ("digits", "cifar10", "cifar10-jpeg", "cifar10-lossless", "cifar100")

@@ -1,0 +1,1 @@
+"""What the engines are made of: the interface, and one package for each engine."""

@@ -1,0 +1,136 @@
+"""A preset as an aihwkit RPU config, field by field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from aihwkit.simulator.configs import InferenceRPUConfig, TorchInferenceRPUConfig
+from aihwkit.simulator.parameters import IOParameters
+from aihwkit.simulator.parameters.enums import (
+    BoundManagementType,
+    NoiseManagementType,
+    WeightClipType,
+    WeightModifierType,
+    WeightNoiseType,
+    WeightRemapType,
+)
+
+from aimc_bridge.engines.aihwkit.capability import chosen_tile, require
+from aimc_bridge.engines.aihwkit.noise import drift_compensation, noise_model
+from aimc_bridge.spec import CrossbarSpec, PcmSpec, Preset, ScalarDriftSpec, TrainingSpec
+
+_UNLIMITED = 0
+_OFF = -1.0
+
+
+def rpu_config(
+    preset: Preset,
+    tile: str = "auto",
+    training: str | None = None,
+    drop: Iterable[str] = (),
+) -> InferenceRPUConfig | TorchInferenceRPUConfig:
+    """The aihwkit config of a preset: forward pass, mapping, noise model, drift compensation.
+
+    Args:    tile  "rpucuda" (C++), "torch", or "auto" (C++).    training  name of a recipe whose
+             clipping, learning of input ranges and column scales, and weight modifier go in too.
+             drop  settings to leave out where the tile cannot run them, by name.
+    Returns: InferenceRPUConfig, or TorchInferenceRPUConfig for the torch tile.
+    Raises:  CapabilityError naming what the tile cannot run; UnknownNameError for a recipe that the
+             preset does not have; UsageError.
+    """
+    drop = tuple(drop)
+    tile = chosen_tile(preset, tile)
+    recipe = preset.training[training] if training is not None else None
+    require(preset, tile, drop, recipe)
+    config = InferenceRPUConfig() if tile == "rpucuda" else TorchInferenceRPUConfig()
+    _forward(config.forward, preset.crossbar, drop)
+    _mapping(config, preset.crossbar, recipe)
+    _input_range(config, preset.crossbar, recipe)
+    config.noise_model = noise_model(preset)
+    config.drift_compensation = drift_compensation(preset, config.noise_model)
+    config.remap.type = WeightRemapType.NONE
+    if recipe is not None:
+        if "clip_type" not in drop:
+            _clip(config, recipe)
+        _modifier(config, preset, recipe, drop)
+    return config
+
+
+def resolution(bits: int | None) -> float:
+    """aihwkit's `inp_res`, `out_res`: one step as a share of the whole span; -1 is off."""
+    return _OFF if bits is None else 1.0 / (2**bits - 2)
+
+
+def _forward(io: IOParameters, crossbar: CrossbarSpec, drop: tuple[str, ...]) -> None:
+    # Never `is_perfect`: its backward pass still masks what is beyond `out_bound` (1.1.0).
+    io.is_perfect = False
+    io.inp_bound = 1.0 if crossbar.dac_bits is not None else 0.0
+    io.inp_res = resolution(crossbar.dac_bits)
+    io.inp_noise = 0.0
+    io.inp_sto_round = False
+    io.out_bound = crossbar.out_bound if crossbar.adc_bits is not None else 0.0
+    io.out_res = resolution(crossbar.adc_bits)
+    io.out_noise = crossbar.out_noise
+    io.out_sto_round = False
+    io.noise_management = NoiseManagementType.NONE
+    io.bound_management = BoundManagementType.NONE
+    read_noise = 0.0 if "w_noise" in drop else crossbar.w_noise
+    io.w_noise = read_noise
+    io.w_noise_type = WeightNoiseType.PCM_READ if read_noise > 0 else WeightNoiseType.NONE
+    io.ir_drop = 0.0 if "ir_drop" in drop else crossbar.ir_drop
+    io.ir_drop_g_ratio = crossbar.ir_drop_g_ratio
+
+
+def _mapping(config: Any, crossbar: CrossbarSpec, recipe: TrainingSpec | None) -> None:
+    mapping = config.mapping
+    learned = crossbar.learned_out_scales and (recipe is None or recipe.learn_out_scales)
+    mapping.digital_bias = crossbar.digital_bias
+    mapping.weight_scaling_omega = 1.0
+    mapping.weight_scaling_columnwise = crossbar.weight_scaling == "column"
+    mapping.learn_out_scaling = learned
+    mapping.out_scaling_columnwise = learned
+    mapping.max_input_size = crossbar.max_rows or _UNLIMITED
+    mapping.max_output_size = crossbar.max_columns or _UNLIMITED
+
+
+def _input_range(config: Any, crossbar: CrossbarSpec, recipe: TrainingSpec | None) -> None:
+    ranges = config.pre_post.input_range
+    ranges.enable = crossbar.input_range == "learned"
+    ranges.learn_input_range = recipe is None or recipe.learn_input_ranges
+    ranges.init_value = 1.0
+    if recipe is not None:
+        ranges.init_from_data = recipe.input_range_init_batches
+        ranges.init_std_alpha = recipe.input_range_init_sd
+        ranges.decay = recipe.input_range_decay
+        ranges.input_min_percentage = recipe.input_range_min_unclipped
+
+
+def _clip(config: Any, recipe: TrainingSpec) -> None:
+    if recipe.clip_type == "fixed":
+        config.clip.type = WeightClipType.FIXED_VALUE
+        config.clip.fixed_value = recipe.clip_value
+    elif recipe.clip_type == "layer_gaussian":
+        config.clip.type = WeightClipType.LAYER_GAUSSIAN
+        config.clip.sigma = recipe.clip_value
+
+
+def _modifier(config: Any, preset: Preset, recipe: TrainingSpec, drop: tuple[str, ...]) -> None:
+    modifier, pcm = config.modifier, preset.pcm
+    modifier.pdrop = 0.0 if "drop_connect" in drop else recipe.drop_connect
+    kind = "none" if "noise_type" in drop else recipe.noise_type
+    modifier.rel_to_actual_wmax = True
+    modifier.std_dev = recipe.noise_scale
+    if kind == "gaussian":
+        modifier.type = WeightModifierType.ADD_NORMAL
+        modifier.std_dev = recipe.noise_scale * recipe.gaussian_sd
+    elif kind in ("pcm", "programming") and isinstance(pcm, PcmSpec | ScalarDriftSpec):
+        modifier.g_max = pcm.g_max_us
+        modifier.coeffs = list(pcm.prog_coeff_us)  # microsiemens: the C++ tile divides by g_max
+        modifier.type = WeightModifierType.PROG_NOISE
+        if kind == "pcm" and isinstance(pcm, PcmSpec):
+            modifier.type = WeightModifierType.PCM_NOISE
+            modifier.pcm_t0 = recipe.noise_t_s
+            modifier.pcm_t_inference = 0.0
+    elif modifier.pdrop > 0:
+        modifier.type = WeightModifierType.DROP_CONNECT

@@ -1,0 +1,90 @@
+"""The aihwkit engine's entry in the registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from aihwkit.nn.modules.base import AnalogLayerBase
+from aihwkit.nn.modules.container import AnalogContainerBase
+from torch import nn
+
+from aimc_bridge import layers
+from aimc_bridge.engines.aihwkit.capability import require
+from aimc_bridge.engines.aihwkit.layers import (
+    MATRIX,
+    convert_conv,
+    convert_linear,
+    convert_transposed,
+)
+from aimc_bridge.engines.aihwkit.matrix import TileMatrix
+from aimc_bridge.engines.base import Engine, Matrix, owners
+from aimc_bridge.errors import CapabilityError
+from aimc_bridge.spec import Preset
+
+
+class AihwkitEngine(Engine):
+    """IBM's aihwkit, its C++ tile: float32 on the CPU."""
+
+    name = "aihwkit"
+
+    def check(self, preset: Preset, device: torch.device, dtype: torch.dtype) -> None:
+        if dtype != torch.float32:
+            raise CapabilityError(
+                f"aihwkit engine: weights of {dtype}; allowed: float32 (model.float() first), or "
+                'engine="native"'
+            )
+        if device.type != "cpu":
+            raise CapabilityError(
+                f"aihwkit engine: model on {device}; its wheels run the C++ tile on the CPU only: "
+                'model.cpu() first, or engine="native"'
+            )
+        require(preset, "rpucuda")
+
+    def matrices(self, model: nn.Module) -> dict[str, Matrix]:
+        return {
+            name: module.__dict__[MATRIX]
+            for name, module in owners(model, nn.Module)
+            if MATRIX in module.__dict__
+        }
+
+    def finish(self, model: nn.Module) -> None:
+        for name, matrix in self.matrices(model).items():
+            assert isinstance(matrix, TileMatrix)
+            matrix.named(f"layer {name!r}" if name else "this layer")
+        if not isinstance(model, AnalogLayerBase):
+            model.__class__ = _analog_class(type(model))
+
+
+class AnalogModel(AnalogContainerBase):  # type: ignore[misc]
+    """Gives a whole model aihwkit's functions: `analog_tiles`, `drift_analog_weights`, ...
+
+    aihwkit's AnalogWrapper finds the classes it makes by the name of the model's class alone: two
+    models whose classes have one name get the forward pass of the first. It cannot be pickled
+    either. Here a class is made for each class, and a copy finds it again.
+    """
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _empty, (type(self).__bases__[1],), self.__dict__
+
+
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def _analog_class(kind: type[nn.Module]) -> type[nn.Module]:
+    if kind not in _CLASSES:
+        _CLASSES[kind] = type(f"Analog{kind.__name__}", (AnalogModel, kind), {})
+    return _CLASSES[kind]
+
+
+def _empty(kind: type[nn.Module]) -> nn.Module:
+    made = _analog_class(kind)
+    return made.__new__(made)
+
+
+ENGINE = AihwkitEngine()
+ENGINE.handles(nn.Linear)(convert_linear)
+ENGINE.handles(nn.Conv1d, nn.Conv2d, nn.Conv3d)(convert_conv)
+ENGINE.handles_named("transformers.pytorch_utils", "Conv1D")(convert_transposed)
+for _kind, _handler in layers.handlers(convert_linear).items():
+    ENGINE.handles(_kind)(_handler)

@@ -1,0 +1,247 @@
+"""A weight matrix on a grid of aihwkit tiles, as the rest of the library sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from aimc_bridge.engines.aihwkit.noise import drawing
+from aimc_bridge.engines.aihwkit.tile import ChipTile
+from aimc_bridge.engines.base import Matrix, Observer
+from aimc_bridge.errors import (
+    CapabilityError,
+    CheckpointError,
+    StateError,
+)
+from aimc_bridge.physics.mapping import TileGrid, column_scales
+from aimc_bridge.spec import Preset, TrainingSpec
+
+_CHIP = ("programmed", "held", "baseline", "alpha")
+
+
+class TileMatrix(Matrix):
+    """`tiles[row][column]` hold the parts of one matrix; `bias_owner.bias` is its digital bias.
+
+    Programming and reading are aihwkit's own functions of a tile, with torch's default generator
+    seeded from the named stream and given back as it was. The products' generator lies in the C++
+    tile, where no seed reaches it: measured compensation factors are kept, not measured again.
+    """
+
+    def __init__(
+        self,
+        tiles: list[list[ChipTile]],
+        grid: TileGrid,
+        preset: Preset,
+        bias_owner: nn.Module,
+    ) -> None:
+        self.tiles, self.grid, self.preset = tiles, grid, preset
+        self.bias_owner = bias_owner
+        self.label = "this layer"
+        self.reached = [False]
+        for _, _, tile in self._each():
+            tile.reached = self.reached
+
+    def named(self, label: str) -> None:
+        """Call the layer so in errors."""
+        self.label = label
+        for _, _, tile in self._each():
+            tile.label = label
+
+    def _each(self) -> Iterator[tuple[int, int, ChipTile]]:
+        for row, tiles in enumerate(self.tiles):
+            for column, tile in enumerate(tiles):
+                yield row, column, tile
+
+    def _part(self, matrix: Tensor, row: int, column: int) -> Tensor:
+        """A tile's part of `[out, in]`."""
+        return matrix[self.grid.column_slices()[column], self.grid.row_slices()[row]]
+
+    def _whole(self, parts: list[list[Tensor]]) -> Tensor:
+        """Back from `[tile out, tile in]` by row and column to `[out, in]`."""
+        return torch.cat([torch.cat(columns, dim=0) for columns in parts], dim=1)
+
+    def _by_column(self, parts: list[list[Tensor]]) -> Tensor:
+        """`[tile out]` (or one number) by row and column to `[row tiles, out]`."""
+        sizes = self.grid.columns
+        rows = [
+            torch.cat(
+                [part.detach().expand(size) for part, size in zip(parts_, sizes, strict=True)]
+            )
+            for parts_ in parts
+        ]
+        return torch.stack(rows)
+
+    # --- the chip ---
+
+    def program(self, seed: int, name: str, draw_on: str) -> None:
+        for row, column, tile in self._each():
+            with drawing(seed, "program", name, row, column):
+                tile.program_weights(from_reference=True)
+            tile.alpha = torch.ones(1)
+            tile.alphas = {}
+
+    def drift(self, t_s: float, seed: int, name: str, draw_on: str) -> None:
+        for row, column, tile in self._each():
+            if tile.programmed_weights is None:
+                raise StateError(f"{self.label} holds no chip; call program(model, seed) first")
+            with drawing(seed, "read", name, row, column, float(t_s)):
+                tile.drift_weights(t_s)
+            tile.alpha = tile.alphas.setdefault(float(t_s), tile.alpha.detach().clone())
+
+    def restore(self) -> None:
+        for _, _, tile in self._each():
+            tile.forget_chip()
+
+    def chip_state(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for row, column, tile in self._each():
+            if tile.programmed_weights is None:
+                raise StateError(f"{self.label} holds no chip; call program(model, seed) first")
+            state = {
+                "programmed": tile.programmed_weights,
+                "held": tile.shared_weights.detach(),
+                "alpha": tile.alpha,
+            }
+            if tile.drift_baseline is not None:
+                state["baseline"] = tile.drift_baseline
+            for index, values in enumerate(tile.drift_noise_parameters or []):
+                state[f"drift{index}"] = values
+            for t_s, alpha in tile.alphas.items():
+                state[f"alpha@{t_s!r}"] = alpha
+            found |= {f"{row}.{column}.{key}": value for key, value in state.items()}
+        return found
+
+    def load_chip_state(self, state: dict[str, Tensor]) -> None:
+        self.restore()
+        for row, column, tile in self._each():
+            mine = {
+                key.removeprefix(f"{row}.{column}."): value
+                for key, value in state.items()
+                if key.startswith(f"{row}.{column}.")
+            }
+            missing = [key for key in ("programmed", "held", "alpha", "drift0") if key not in mine]
+            if missing:
+                raise CheckpointError(
+                    f"chip of {self.label}, tile {row}.{column}: no {', '.join(missing)}"
+                )
+            tile.reference_combined_weights = tile.trained().clone()
+            tile.programmed_weights = mine["programmed"].clone()
+            tile.hold(mine["held"])
+            tile.alpha = mine["alpha"].clone()
+            tile.drift_baseline = mine.get("baseline")
+            count = sum(key.startswith("drift") for key in mine)
+            tile.drift_noise_parameters = [mine[f"drift{index}"].clone() for index in range(count)]
+            tile.alphas = {
+                float(key.removeprefix("alpha@")): value.clone()
+                for key, value in mine.items()
+                if key.startswith("alpha@")
+            }
+
+    # --- weights ---
+
+    def column_scale(self) -> Tensor:
+        return self._by_column([[t.mapping_scales for t in tiles] for tiles in self.tiles])
+
+    def normalised_weight(self) -> Tensor:
+        return self._whole([[tile.trained() for tile in tiles] for tiles in self.tiles]).clone()
+
+    def clean_weight(self) -> Tensor:
+        return self.normalised_weight() * self.grid.expand_columns(self.column_scale())
+
+    def set_clean_weight(self, weight: Tensor, scale: Tensor | None = None) -> None:
+        self.grid.check(weight)
+        self.restore()
+        self._write(weight, scale)
+        for _, _, tile in self._each():
+            tile.set_learned_out_scales(1.0)
+
+    @torch.no_grad()
+    def _write(self, weight: Tensor, scale: Tensor | None = None) -> None:
+        """Trained weights in own units, on columns scaled anew or as given."""
+        if scale is None:
+            scale = column_scales(weight, self.grid, self.preset.crossbar.weight_scaling)
+        normalised = weight / self.grid.expand_columns(scale)
+        for row, column, tile in self._each():
+            tile.set_mapping_scales(scale[row, self.grid.column_slices()[column]].clone())
+            tile.hold(self._part(normalised, row, column))
+
+    def bias(self) -> Tensor | None:
+        found: Tensor | None = self.bias_owner.bias  # type: ignore[assignment]
+        return found
+
+    def learned_scale(self) -> Tensor:
+        one = torch.ones(1)
+        return self._by_column(
+            [
+                [one if t.out_scaling_alpha is None else t.out_scaling_alpha for t in tiles]
+                for tiles in self.tiles
+            ]
+        )
+
+    def effective_weight(self) -> Tensor:
+        held = self._whole([[t.shared_weights.detach() for t in row] for row in self.tiles])
+        return held * self.grid.expand_columns(self.column_scale() * self.learned_scale())
+
+    def alpha(self) -> Tensor:
+        return self._by_column([[tile.alpha for tile in tiles] for tiles in self.tiles])
+
+    # --- input ranges ---
+
+    def input_ranges(self) -> Tensor | None:
+        tiles = [tile for _, _, tile in self._each()]
+        if tiles[0].input_range is None or not all(tile.range_is_set() for tile in tiles):
+            return None
+        return torch.stack(
+            [torch.cat([t.input_range.detach().abs() for t in row]) for row in self.tiles]
+        )
+
+    def set_input_ranges(self, ranges: Tensor) -> None:
+        if self.tiles[0][0].input_range is None:
+            return
+        self.grid.check_ranges(ranges, self.label)
+        for row, column, tile in self._each():
+            tile.set_input_range(float(ranges[row, column]))
+
+    def observe(self, observer: Observer | None) -> None:
+        for row, column, tile in self._each():
+            tile.observer = None if observer is None else (observer, row, column)
+
+    # --- training ---
+
+    def trainable(self) -> bool:
+        return any(tile.shared_weights.requires_grad for _, _, tile in self._each())
+
+    def prepare_training(self, recipe: TrainingSpec) -> None:
+        if self.preset.crossbar.ir_drop > 0 and not recipe.ir_drop_in_training:
+            raise CapabilityError(
+                "aihwkit's C++ tile cannot switch its IR drop off in training only; "
+                'override ir_drop_in_training=True, or use engine="native"'
+            )
+        for _, _, tile in self._each():
+            if tile.out_scaling_alpha is not None:
+                tile.out_scaling_alpha.requires_grad_(recipe.learn_out_scales)
+            if tile.input_range is not None:
+                tile.input_range.requires_grad_(recipe.learn_input_ranges)
+                if recipe.input_range_start == "data":
+                    tile.input_range_update_idx.data.zero_()
+            ranges = tile.rpu_config.pre_post.input_range
+            ranges.init_from_data = recipe.input_range_init_batches
+            ranges.init_std_alpha = recipe.input_range_init_sd
+            ranges.decay = recipe.input_range_decay
+            ranges.input_min_percentage = recipe.input_range_min_unclipped
+
+    def inject(self, weight: Tensor | None) -> None:
+        for row, column, tile in self._each():
+            tile.inject(None if weight is None else self._part(weight, row, column))
+
+    @torch.no_grad()
+    def clip(self, bound: Tensor) -> None:
+        limits = bound.expand(self.grid.out_features, self.grid.in_features)
+        for row, column, tile in self._each():
+            limit = self._part(limits, row, column)
+            tile.hold(torch.minimum(torch.maximum(tile.trained(), -limit), limit))
+
+    def remap(self) -> None:
+        self._write(self.clean_weight())

@@ -1,0 +1,218 @@
+"""aihwkit's C++ inference tile, with what a chip needs and the tile lacks.
+
+The physics is aihwkit's. Added: a state dict of plain tensors that holds the trained weights
+whatever chip is programmed, an error where an input range was never set or a chip would be trained,
+and weights that can be replaced for one forward and backward pass.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from aihwkit.simulator.tiles import InferenceTile
+from torch import Tensor, nn
+
+from aimc_bridge.engines.base import Observer, chip_in_the_way
+from aimc_bridge.errors import CalibrationError, StateError
+
+_CALIBRATED = 1e9
+"""Number of batches that a range set by hand counts as: initialisation from data is over."""
+
+# what a state dict holds, by the tile's attribute
+_TRAINED = ("mapping_scales", "out_scaling_alpha", "input_range", "input_range_update_idx", "bias")
+
+
+class ChipTile(InferenceTile):  # type: ignore[misc]
+    """One crossbar `[out, in]` on the aihwkit engine.
+
+    `shared_weights` holds what the crossbar holds: the trained weights, normalised; those of a chip
+    while one is programmed (then `reference_combined_weights` are the trained ones); noisy ones
+    while `inject` is in force.
+    """
+
+    reference_combined_weights: Tensor | None
+    programmed_weights: Tensor | None
+    drift_noise_parameters: list[Tensor] | None
+    drift_baseline: Tensor | None
+    mapping_scales: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.label = "this layer"
+        self.reached = [False]
+        self.observer: tuple[Observer, int, int] | None = None
+        self.clean: Tensor | None = None
+        self.alphas: dict[float, Tensor] = {}
+        for parameter in (self.out_scaling_alpha, self.input_range):
+            if parameter is not None:
+                parameter.requires_grad_(False)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # a copy's C++ tile has memory of its own: it must be the parameter's before any use
+        self.ensure_shared_weights()
+
+    # --- weights ---
+
+    @torch.no_grad()
+    def trained(self) -> Tensor:
+        """The trained weights, normalised, `[out, in]`: the tensor itself, not a copy."""
+        if self.programmed_weights is not None and self.reference_combined_weights is not None:
+            return self.reference_combined_weights
+        kept: Tensor = self.shared_weights.data if self.clean is None else self.clean
+        return kept
+
+    @torch.no_grad()
+    def hold(self, weight: Tensor) -> None:
+        """Write normalised weights to the crossbar, no matter what they are."""
+        self.ensure_shared_weights()
+        self.shared_weights.data.copy_(weight)
+
+    def inject(self, weight: Tensor | None) -> None:
+        """Hold other weights until called with None."""
+        if weight is None:
+            if self.clean is not None:
+                self.hold(self.clean)
+            self.clean = None
+            return
+        if self.clean is None:
+            self.clean = self.shared_weights.detach().clone()
+        self.hold(weight)
+
+    def forget_chip(self) -> None:
+        """Hold the trained weights again, as if no chip had been programmed."""
+        if self.programmed_weights is not None:
+            self.hold(self.trained())
+        self.reference_combined_weights = None
+        self.programmed_weights = None
+        self.drift_noise_parameters = None
+        self.drift_baseline = None
+        self.alpha = torch.ones(1)
+        self.alphas = {}
+
+    @torch.no_grad()
+    def set_mapping_scales(self, mapping_scales: Tensor | float | None) -> None:
+        """Set the digital scales: one a column, also where all are one and the same."""
+        super().set_mapping_scales(mapping_scales)
+        if self.mapping_scales is not None:
+            self.mapping_scales = self.mapping_scales.expand(self.out_size).clone()
+
+    # --- input range ---
+
+    @torch.no_grad()
+    def set_input_range(self, value: Tensor | float) -> None:
+        """Set the range, own units; it counts as calibrated (aihwkit's calibration comes here)."""
+        super().set_input_range(value)
+        self.input_range_update_idx.data.fill_(_CALIBRATED)
+
+    def range_is_set(self) -> bool:
+        """Whether the range was calibrated, loaded, or started from data."""
+        return self.input_range is None or bool(self.input_range_update_idx > 0)
+
+    def post_backward(self, d_output: Tensor, dim: int, ctx: Any = None) -> Tensor:
+        """As aihwkit's, which writes a gradient of the range even where it is not learned."""
+        result: Tensor = super().post_backward(d_output, dim, ctx)
+        if self.input_range is not None and not self.input_range.requires_grad:
+            self.input_range.grad = None
+        return result
+
+    def pre_update(
+        self, x_input: Tensor, x_dim: int, d_input: Tensor, d_dim: int
+    ) -> tuple[Tensor, Tensor]:
+        """As aihwkit's, but with the inputs in their own units.
+
+        aihwkit takes them divided by the input range, and its gradient of the weights is smaller by
+        that factor, tile by tile: a recipe's learning rate would mean another one on each engine.
+        """
+        x_input, d_input = super().pre_update(x_input, x_dim, d_input, d_dim)
+        if self.input_range is not None:
+            x_input = x_input * self.input_range.detach()
+        return x_input, d_input
+
+    # --- forward ---
+
+    def forward(self, x_input: Tensor, tensor_view: tuple[int, ...] | None = None) -> Tensor:
+        """`[..., in] -> [..., out]`, as aihwkit's.
+
+        Raises:  StateError (training mode with a chip), CalibrationError (range never set).
+        """
+        if self.observer is not None:
+            return self._observed(x_input)
+        self.reached[0] = True
+        if self.training and self.programmed_weights is not None:
+            raise StateError(
+                f"{self.label} holds a programmed chip and is in training mode; "
+                "call restore(model) before training, or model.eval() before inference"
+            )
+        starts = self.training and self.rpu_config.pre_post.input_range.init_from_data > 0
+        if not starts and not self.range_is_set():
+            raise CalibrationError(
+                f"the input ranges of {self.label} were never set; call calibrate(model, batches), "
+                "train(...) with learned input ranges, or load a state dict that has them"
+            )
+        y: Tensor = super().forward(x_input, tensor_view)
+        return y
+
+    def _observed(self, x: Tensor) -> Tensor:
+        assert self.observer is not None
+        observer, row, column = self.observer
+        normalised = self.trained()
+        observer(row, column, x, lambda: nn.functional.linear(x, normalised))
+        weight = normalised * self.get_scales().view(-1, 1)
+        return nn.functional.linear(x, weight, self.bias)
+
+    # --- state ---
+
+    def _trained_state(self) -> dict[str, Tensor]:
+        found = {"shared_weights": self.shared_weights}
+        if self.programmed_weights is not None or self.clean is not None:
+            found["shared_weights"] = self.trained()
+        found |= {
+            name: value for name in _TRAINED if (value := getattr(self, name, None)) is not None
+        }
+        return found
+
+    def state_dict(
+        self,
+        destination: dict[str, Any] | None = None,
+        prefix: str = "",
+        keep_vars: bool = False,
+    ) -> dict[str, Any]:
+        """Plain tensors: trained weights (normalised), scales, input range, bias. No chip."""
+        found: dict[str, Any] = OrderedDict() if destination is None else destination
+        for name, value in self._trained_state().items():
+            found[prefix + name] = value if keep_vars else value.detach()
+        return found
+
+    @torch.no_grad()
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        if self.programmed_weights is not None:
+            raise chip_in_the_way(self.label)
+        expected = self._trained_state()
+        for name, value in expected.items():
+            given = state_dict.get(prefix + name)
+            if given is None:
+                missing_keys.append(prefix + name)
+            elif given.shape != value.shape:
+                error_msgs.append(
+                    f"size mismatch for {prefix}{name}: {tuple(given.shape)} in the state dict, "
+                    f"{tuple(value.shape)} in the model"
+                )
+            else:
+                value.data.copy_(given)
+        unexpected_keys += [
+            key
+            for key in state_dict
+            if strict and key.startswith(prefix) and key.removeprefix(prefix) not in expected
+        ]

@@ -1,0 +1,156 @@
+"""Analog layers of the native engine: they own trained weights and biases; a crossbar the rest.
+
+Names, shapes and meaning of the parameters are those of the digital layer.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aimc_bridge.engines.native.crossbar import Crossbar
+from aimc_bridge.engines.native.product import ConvProduct, LinearProduct
+from aimc_bridge.errors import ShapeError
+from aimc_bridge.layers.convolution import as_batch, padding_to_do_first
+from aimc_bridge.physics.mapping import TileGrid
+from aimc_bridge.spec import Preset
+
+
+def _copy(parameter: Tensor | None) -> nn.Parameter | None:
+    if parameter is None:
+        return None
+    return nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
+
+
+def _with_bias(y: Tensor, bias: Tensor | None) -> Tensor:
+    """In place where nothing will go backward: the memory of 35 x 20 x 10,000 scores costs more to
+    get than the sum."""
+    if bias is None:
+        return y
+    return y + bias if torch.is_grad_enabled() else y.add_(bias)
+
+
+class AnalogLinear(nn.Module):
+    """`y = x W^T + b` on crossbars: `[..., in_features] -> [..., out_features]`.
+
+    weight    `[out_features, in_features]`, or its transpose where `transposed` (the Conv1D of
+              Hugging Face's GPT-2)
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    @torch.inference_mode(False)  # tensors made for inference could not be calibrated outside of it
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, preset: Preset, transposed: bool = False
+    ) -> None:
+        super().__init__()
+        self.transposed = transposed
+        self.register_parameter("weight", _copy(weight))
+        self.register_parameter("bias", _copy(bias))
+        matrix = self.matrix()
+        self.out_features, self.in_features = matrix.shape
+        grid = TileGrid.of(self.out_features, self.in_features, preset.crossbar)
+        self.crossbar = Crossbar(matrix, preset, LinearProduct(grid), grid, self)
+
+    def matrix(self) -> Tensor:
+        """The trained weights as `[out, in]`."""
+        return self.weight.T if self.transposed else self.weight
+
+    def set_matrix(self, values: Tensor) -> None:
+        """Write trained weights, `[out, in]`."""
+        with torch.no_grad():
+            self.weight.copy_(values.T if self.transposed else values)
+
+    def effective_weight(self) -> Tensor:
+        """What the crossbar now holds, in the layer's own units and shape, column scales included,
+        drift compensation not."""
+        held = self.crossbar.effective_weight()
+        return held.T if self.transposed else held
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.in_features:
+            raise ShapeError(f"input {tuple(x.shape)}; allowed: [..., {self.in_features}]")
+        return _with_bias(self.crossbar(x), self.bias)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+class AnalogConv(nn.Module):
+    """A convolution in one, two or three dimensions on crossbars, `[batch, channels, *space]`.
+
+    Groups lie on tiles of their own. `padding` and `padding_mode` are the digital layer's.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    @torch.inference_mode(False)  # as AnalogLinear
+    def __init__(self, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, preset: Preset) -> None:
+        super().__init__()
+        self.register_parameter("weight", _copy(conv.weight))
+        self.register_parameter("bias", _copy(conv.bias))
+        self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
+        self.kernel_size, self.stride = conv.kernel_size, conv.stride
+        self.dilation, self.groups = conv.dilation, conv.groups
+        self.padding, self.padding_mode = conv.padding, conv.padding_mode
+        self.pad_first = padding_to_do_first(conv)
+        inner = (0,) * len(conv.kernel_size)
+        if not self.pad_first and not isinstance(conv.padding, str):
+            inner = tuple(conv.padding)
+        matrix = self.matrix()
+        grid = TileGrid.of(matrix.shape[0], matrix.shape[1], preset.crossbar, conv.groups)
+        product = ConvProduct(grid, conv.kernel_size, conv.stride, inner, conv.dilation)
+        self.crossbar = Crossbar(matrix, preset, product, grid, self)
+
+    def matrix(self) -> Tensor:
+        """The trained weights `[out, in]`, rows in (channel, kernel row, kernel column) order."""
+        return self.weight.flatten(1)
+
+    def set_matrix(self, values: Tensor) -> None:
+        """Write trained weights, `[out, in]`."""
+        with torch.no_grad():
+            self.weight.copy_(values.view_as(self.weight))
+
+    def effective_weight(self) -> Tensor:
+        """What the crossbars now hold, in the layer's own units and shape, column scales included,
+        drift compensation not."""
+        return self.crossbar.effective_weight().view_as(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        dims = len(self.kernel_size)
+        batched = as_batch(x, self.in_channels, dims)
+        if self.pad_first:
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            batched = functional.pad(batched, self.pad_first, mode=mode)
+        bias = None if self.bias is None else self.bias.view(-1, *[1] * dims)
+        y = _with_bias(self.crossbar(batched), bias)
+        return y if x.ndim == dims + 2 else y.squeeze(0)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
+            f"groups={self.groups}, padding_mode={self.padding_mode!r}"
+        )
+
+
+def convert_linear(module: nn.Module, preset: Preset) -> AnalogLinear:
+    """An `AnalogLinear` with the weights of a `nn.Linear`."""
+    assert isinstance(module, nn.Linear)
+    return AnalogLinear(module.weight, module.bias, preset).train(module.training)
+
+
+def convert_conv(module: nn.Module, preset: Preset) -> AnalogConv:
+    """An `AnalogConv` with the weights of a `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d`."""
+    assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    return AnalogConv(module, preset).train(module.training)
+
+
+def convert_transposed(module: nn.Module, preset: Preset) -> AnalogLinear:
+    """An `AnalogLinear` with the weights of Hugging Face's `Conv1D`, `[in, out]`."""
+    weight, bias = module.weight, module.bias
+    assert isinstance(weight, Tensor) and isinstance(bias, Tensor)
+    return AnalogLinear(weight, bias, preset, transposed=True).train(module.training)

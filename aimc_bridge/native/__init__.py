@@ -1,5 +1,0 @@
-"""The native engine: analog layers in PyTorch over the pure laws of `aimc_bridge.physics`."""
-
-from aimc_bridge.native.engine import ENGINE, compiled, side_precision
-
-__all__ = ["ENGINE", "compiled", "side_precision"]

@@ -1,0 +1,114 @@
+"""The progress bar that every long job shows, on standard error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class ProgressBar:
+    """A bar with a description, a count or a share, a note and the time left; or nothing.
+
+    Use it as a context manager:
+
+        with ProgressBar("chips", total=25, show=True) as bar:
+            bar.advance(note="97.5 % at 1y")
+    """
+
+    def __init__(
+        self,
+        description: str,
+        total: float | None,
+        done: float = 0.0,
+        *,
+        show: bool = True,
+        counts: bool = True,
+    ) -> None:
+        """Prepare the bar.
+
+        Args:
+            description: What is counted, such as "chips".
+            total: Number of steps, or None if it is not known yet.
+            done: Steps that are done already.
+            show: False makes all methods do nothing.
+            counts: True shows "3/25"; False shows per cent and the elapsed time.
+        """
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            ProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        amount: list[ProgressColumn] = [MofNCompleteColumn()]
+        if not counts:
+            amount = [TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn()]
+        self._show = show
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            *amount,
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not show,
+        )
+        self._task = self._progress.add_task(description, total=total, note="")
+        self._progress.update(self._task, completed=done)
+
+    def __enter__(self) -> ProgressBar:
+        """Start to draw."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop to draw; the bar stays on the screen as it is."""
+        self._progress.stop()
+
+    def advance(self, steps: float = 1.0, *, note: str | None = None) -> None:
+        """Move the bar by some steps.
+
+        Args:
+            steps: How far.
+            note: Text shown behind the count from now on; None leaves it as it is.
+        """
+        if note is None:
+            self._progress.advance(self._task, steps)
+        else:
+            self._progress.update(self._task, advance=steps, note=note)
+
+    def change(
+        self,
+        *,
+        description: str | None = None,
+        total: float | None = None,
+        done: float | None = None,
+    ) -> None:
+        """Change what is counted, how much there is, or how much is done.
+
+        Args:
+            description: A new description.
+            total: A new number of steps.
+            done: A new number of steps that are done.
+        """
+        self._progress.update(self._task, description=description, total=total, completed=done)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar.
+
+        Args:
+            text: One line, printed as it is.
+        """
+        if self._show:
+            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,1 +1,0 @@
-"""What the simplifications cost, step by step: `python -m benchmarks.ladder`."""

@@ -1,0 +1,238 @@
+"""The ladder as text and as a picture, and what a run's folder holds."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aimc_bridge.times import label
+from benchmarks.files import replace_file
+from benchmarks.report.ladder_tables import digital_of, flaws, layers, less_one, steps, times_of
+from benchmarks.report.tables import markdown
+from benchmarks.studies.ladder.rungs import LADDER
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+ALPHA = 0.05
+
+Studies = dict[str, dict[str, Any]]
+
+
+# --- as text --------------------------------------------------------------------------------------
+
+
+def _scale(metric: str) -> float:
+    return 1.0 if metric in ("perplexity", "loss") else 100.0
+
+
+def _digits(metric: str) -> int:
+    return 3 if metric == "loss" else 2
+
+
+def _number(value: float, metric: str) -> str:
+    return f"{_scale(metric) * value:.{_digits(metric)}f}"
+
+
+def _change(mean: float, low: float, high: float, metric: str) -> str:
+    """ "+1.20 ± 0.30": a t interval is as wide to both sides. More digits where it is smaller."""
+    middle, half = _scale(metric) * mean, _scale(metric) * (high - low) / 2
+    if math.isnan(half):
+        return f"{middle:+.{_digits(metric)}f}".replace("-", "−")
+    if middle == 0.0 and half == 0.0:
+        return "0"
+    digits = _digits(metric)
+    while digits < 6 and round(max(abs(middle), half), digits) == 0.0:
+        digits += 1
+    text = f"{middle:+.{digits}f} ± {half:.{digits}f}"
+    return text.replace("-", "−")
+
+
+def ladder_text(table: pd.DataFrame, metric: str) -> str:
+    """One metric's ladder: "mean (change ± half interval)", bold where Holm's p is below 0.05."""
+    import pandas as pd
+
+    lines = []
+    for rung in LADDER:
+        mine = table[(table.metric == metric) & (table.row == rung.key)]
+        line = {"": str(rung.number), "rung": rung.title}
+        for one in mine.to_dict("records"):
+            text = _number(one["mean"], metric)
+            if not math.isnan(one["change"]):
+                step = _change(one["change"], one["change_low"], one["change_high"], metric)
+                text += f" (**{step}**)" if one["p_holm"] < ALPHA else f" ({step})"
+            line[label(one["t_inference"])] = text
+        lines.append(line)
+    return markdown(pd.DataFrame(lines))
+
+
+def flaws_text(table: pd.DataFrame, metric: str) -> str:
+    """The flaws' table of one metric."""
+    import pandas as pd
+
+    lines = []
+    for one in table[table.metric == metric].to_dict("records"):
+        step = _change(one["difference"], one["low"], one["high"], metric)
+        ratio = "" if one["flawed_n"] < 2 else "0" if one["sd_ratio"] == 0 else "?"
+        if not math.isnan(one["sd_ratio"]) and one["sd_ratio"] > 0:
+            ratio = f"{one['sd_ratio']:.2f} ({one['ratio_low']:.2f} to {one['ratio_high']:.2f})"
+        sure = one["p"] < ALPHA
+        digits = _digits(metric) + 1
+        sds = [f"{_scale(metric) * one[f'{side}_sd']:.{digits}f}" for side in ("right", "flawed")]
+        lines.append(
+            {
+                "flaw": one["flaw"],
+                "physics": f"`{one['physics']}`",
+                "right": f"{_number(one['right'], metric)} ({one['right_n']} chips)",
+                "flawed": f"{_number(one['flawed'], metric)} ({one['flawed_n']})",
+                "difference": f"**{step}**" if sure else step,
+                "sd right": sds[0],
+                "sd flawed": sds[1],
+                "sd ratio": ratio if "oracle" not in one["flaw"] else "",
+            }
+        )
+    return markdown(pd.DataFrame(lines))
+
+
+def less_text(table: pd.DataFrame, metric: str) -> str:
+    """The table of what each part of the paper's model costs, of one metric."""
+    import pandas as pd
+
+    lines = []
+    for one in table[table.metric == metric].to_dict("records"):
+        step = _change(one["change"], one["low"], one["high"], metric)
+        lines.append(
+            {
+                "`rasch2023`": one["row"],
+                metric: _number(one["mean"], metric),
+                "change": f"**{step}**" if one["p"] < ALPHA else step,
+            }
+        )
+    return markdown(pd.DataFrame(lines))
+
+
+def study_text(results: pd.DataFrame, facts: dict[str, Any], level: str = "##") -> str:
+    """All tables of one task."""
+    metric = facts["metric"]
+    last = label(times_of(results)[-1])
+    table, found = steps(results, metric), flaws(results, metric)
+    less = less_one(results, metric)
+    chips = int(table.chips.iloc[0])
+    unit, of = ("", "") if metric == "perplexity" else (", %", " %")
+    digital = _number(digital_of(results, metric), metric)
+    return "\n\n".join(
+        [
+            f"{level} {facts['model']}, {facts['dataset']}",
+            f"{facts['samples']:,} test samples, {chips} chips, digital {metric} {digital}{of}. "
+            f"{metric.capitalize()}{unit}:",
+            ladder_text(table, metric),
+            "MVM error, %, mean over layers:",
+            ladder_text(table, "mvm"),
+            f"Flaws of the evaluation, {metric}{unit} at {last}:",
+            flaws_text(found, metric),
+            f"The standard model less one of its parts, {metric}{unit} at {last}:",
+            less_text(less, metric),
+        ]
+    )
+
+
+LEGEND = (
+    "Each cell: mean over chips, and in brackets the change from the rung before with the half "
+    "width of its 95 % interval, paired by chip; **bold** where the change is different from 0 "
+    "after Holm's correction over the table. In the other tables bold is the plain 5 % level."
+)
+
+
+# --- the picture ----------------------------------------------------------------------------------
+
+
+def figure(studies: list[tuple[pd.DataFrame, dict[str, Any]]], path: Path, mark: str = "") -> None:
+    """Metric and MVM error against the rung, a line and band a time; a column a task."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(
+        2,
+        len(studies),
+        figsize=(5.6 * len(studies), 8.4),
+        constrained_layout=True,
+        squeeze=False,
+        sharex=True,
+    )
+    for column, (results, facts) in enumerate(studies):
+        metric = facts["metric"]
+        table = steps(results, metric)
+        _draw(axes[0][column], table, metric)
+        digital = digital_of(results, metric) * _scale(metric)
+        axes[0][column].axhline(digital, color="black", linewidth=1, label="digital")
+        axes[0][column].set_title(f"{facts['model']}, {facts['dataset']}", fontsize=10)
+        axes[0][column].legend(fontsize=8)
+        _draw(axes[1][column], table, "mvm")
+        axes[1][column].set_xticks(
+            [rung.number for rung in LADDER],
+            [f"{rung.number} {rung.title}" for rung in LADDER],
+            rotation=55,
+            ha="right",
+            fontsize=8,
+        )
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial.png")
+    fig.savefig(partial, dpi=110, metadata={"Description": mark})
+    plt.close(fig)
+    os.replace(partial, path)
+
+
+def _draw(axes: Axes, table: pd.DataFrame, metric: str) -> None:
+    import matplotlib
+
+    shown = table[table.metric == metric]
+    times = sorted(shown.t_inference.unique())
+    colours = matplotlib.colormaps["viridis"]
+    scale = _scale(metric)
+    for index, t_s in enumerate(times):
+        mine = shown[shown.t_inference == t_s]
+        colour = colours(0.85 * index / max(1, len(times) - 1))
+        number = mine.number.to_numpy()
+        axes.plot(number, scale * mine["mean"], marker="o", ms=3, color=colour, label=label(t_s))
+        low, high = scale * mine.low.to_numpy(), scale * mine.high.to_numpy()
+        axes.fill_between(number, low, high, color=colour, alpha=0.2, linewidth=0)
+    if metric == "perplexity" and shown["mean"].max() > 2 * shown["mean"].min():
+        axes.set_yscale("log")
+    name = "MVM error" if metric == "mvm" else metric
+    axes.set_ylabel(name if metric == "perplexity" else f"{name}, %")
+    axes.grid(alpha=0.3)
+
+
+# --- a run's folder -------------------------------------------------------------------------------
+
+
+def save(out: Path, results: pd.DataFrame, studies: Studies, command: str) -> None:
+    """Write results.csv, ladder.csv, layers.csv, flaws.csv, less-one.csv, summary.md, figures."""
+    import pandas as pd
+
+    made: dict[str, list[pd.DataFrame]] = {}
+    text = ["# From the replication's physics to the paper's", f"`{command}`", LEGEND]
+    panels = []
+    for task, facts in studies.items():
+        mine = results[results.task == task]
+        metric = facts["metric"]
+        for name, table in (
+            ("ladder", steps(mine, metric)),
+            ("layers", layers(mine)),
+            ("flaws", flaws(mine, metric)),
+            ("less-one", less_one(mine, metric)),
+        ):
+            made.setdefault(name, []).append(table.assign(task=task))
+        text.append(study_text(mine, facts))
+        panels.append((mine, facts))
+    for name, tables in {"results": [results], **made}.items():
+        partial = out / f"{name}.csv.partial"
+        pd.concat(tables, ignore_index=True).to_csv(partial, index=False)
+        os.replace(partial, out / f"{name}.csv")
+    (out / "figures").mkdir(exist_ok=True)
+    figure(panels, out / "figures" / "ladder.png")
+    replace_file(out / "summary.md", "\n\n".join([*text, "![ladder](figures/ladder.png)"]) + "\n")

@@ -1,0 +1,220 @@
+"""The ladder's numbers: levels, paired changes and flaws, with intervals."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aimc_bridge.equivalence.statistics import holm
+from aimc_bridge.errors import DataError
+from aimc_bridge.times import label
+from benchmarks.report.intervals import (
+    Interval,
+    change,
+    independent_change,
+    mean_interval,
+    sd_ratio,
+)
+from benchmarks.studies.ladder.rungs import LADDER
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ["task", "model", "row", "metric", "t_inference", "chip", "seed", "value"]
+PHYSICS = {"replication": "scalar_drift", "paper": "rasch2023"}
+
+
+def read_results(file: Path) -> pd.DataFrame:
+    """The rows of a results.csv, every value to its last bit (pandas would round some).
+
+    Raises:  DataError where it is missing or damaged.
+    """
+    import pandas as pd
+
+    try:
+        with file.open(newline="", encoding="utf-8") as opened:
+            header, *lines = list(csv.reader(opened, strict=True))
+        if header != COLUMNS:
+            raise DataError(f"{file} has other columns than {', '.join(COLUMNS)}")
+        numbers = [[float(cell or "nan") for cell in line[4:]] for line in lines]
+        rows = [[*line[:4], *cells] for line, cells in zip(lines, numbers, strict=True)]
+        return pd.DataFrame(rows, columns=COLUMNS)
+    except (OSError, ValueError, csv.Error) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{file}: missing or damaged ({error})") from None
+
+
+def values_of(results: pd.DataFrame, row: str, metric: str, t_s: float) -> pd.Series[float]:
+    """The values of a row at a time, by chip.
+
+    Raises:  DataError where there are none.
+    """
+    found = results[
+        (results.row == row) & (results.metric == metric) & (results.t_inference == t_s)
+    ]
+    if found.empty:
+        raise DataError(f"no {metric} of {row!r} at {label(t_s)} among the results")
+    return found.set_index("chip").value.sort_index()
+
+
+def digital_of(results: pd.DataFrame, metric: str) -> float:
+    """The digital model's value on the same samples."""
+    return float(results[(results.row == "digital") & (results.metric == metric)].value.iloc[0])
+
+
+def times_of(results: pd.DataFrame) -> list[float]:
+    """The ladder's times, seconds, ascending."""
+    first = results[results.row == LADDER[0].key]
+    return sorted(float(t_s) for t_s in first.t_inference.unique())
+
+
+def steps(results: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The ladder of one task: a row a rung, metric and time.
+
+    Args:    results  rows of one task, `COLUMNS`.    metric  the task's own; "mvm" comes with it.
+    Returns: number, row, title, metric, t_inference, chips; mean over chips and its t interval;
+             change from the rung before, paired by chip, and its t interval; p and p_holm (Holm
+             over all changes of the metric). Intervals are at 95 %, each for itself.
+    """
+    import pandas as pd
+
+    tables: list[pd.DataFrame] = []
+    for name in (metric, "mvm"):
+        mine: list[dict[str, Any]] = []
+        for t_s in times_of(results):
+            before: pd.Series[float] | None = None
+            for rung in LADDER:
+                now = values_of(results, rung.key, name, t_s)
+                level = mean_interval(now.to_numpy())
+                step = Interval(math.nan, math.nan, math.nan, math.nan)
+                if before is not None:
+                    if not before.index.equals(now.index):
+                        raise DataError(f"{rung.key!r} has other chips than the rung before")
+                    step = change(before.to_numpy(), now.to_numpy())
+                before = now
+                mine.append(
+                    {
+                        "number": rung.number,
+                        "row": rung.key,
+                        "title": rung.title,
+                        "metric": name,
+                        "t_inference": t_s,
+                        "chips": len(now),
+                        "mean": level.mean,
+                        "low": level.low,
+                        "high": level.high,
+                        "change": step.mean,
+                        "change_low": step.low,
+                        "change_high": step.high,
+                        "p": step.p,
+                    }
+                )
+        table = pd.DataFrame(mine)
+        tested = table.p.notna()
+        table["p_holm"] = math.nan
+        table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"].to_numpy())
+        tables.append(table.sort_values(["number", "t_inference"]))
+    return pd.concat(tables, ignore_index=True)
+
+
+def layers(results: pd.DataFrame) -> pd.DataFrame:
+    """MVM error of each layer: rung, layer, t_inference, mean and sd over chips."""
+    mine = results[results.metric.str.startswith("mvm ")]
+    grouped = mine.groupby(["row", "metric", "t_inference"], sort=False).value
+    table = grouped.agg(["mean", "std", "count"]).reset_index()
+    table["metric"] = table.metric.str.removeprefix("mvm ")
+    return table.rename(columns={"metric": "layer", "std": "sd", "count": "chips"})
+
+
+def flaws(results: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The flaws of the replication's evaluation, one a row, at the last time.
+
+    Each against what is right: chips, or compensation as measured. Differences are flawed less
+    right, with Welch's interval (paired by chip for the compensation, none for one chip: its mean
+    is that chip's luck); sd_ratio is flawed over right, with the F interval.
+    """
+    import pandas as pd
+
+    last = times_of(results)[-1]
+    rows = []
+
+    def add(flaw: str, physics: str, right: Any, flawed: Any, step: Interval, many: bool) -> None:
+        spread = Interval(math.nan, math.nan, math.nan, math.nan)
+        if many:
+            spread = sd_ratio(right, flawed)
+        rows.append(
+            {
+                "flaw": flaw,
+                "physics": physics,
+                "metric": name,
+                "t_inference": last,
+                "right_n": len(right),
+                "right": float(right.mean()),
+                "right_sd": float(right.std(ddof=1)),
+                "flawed_n": len(flawed),
+                "flawed": float(flawed.mean()),
+                "flawed_sd": float(flawed.std(ddof=1)) if len(flawed) > 1 else 0.0,
+                "difference": step.mean,
+                "low": step.low,
+                "high": step.high,
+                "p": step.p,
+                "sd_ratio": spread.mean,
+                "ratio_low": spread.low,
+                "ratio_high": spread.high,
+            }
+        )
+
+    for name in (metric, "loss"):
+        for side, physics in PHYSICS.items():
+            chips = values_of(results, f"{side} chips", name, last).to_numpy()
+            for how, flaw in (
+                ("redrawn", "noise drawn anew at each batch"),
+                ("reread", "one chip again and again"),
+            ):
+                flawed = values_of(results, f"{side} {how}", name, last).to_numpy()
+                step = independent_change(chips, flawed)
+                if how == "reread":
+                    step = Interval(step.mean, math.nan, math.nan, math.nan)
+                add(flaw, physics, chips, flawed, step, True)
+            clean = digital_of(results, name)
+            step = mean_interval(clean - chips)
+            digital = pd.Series([clean]).to_numpy()
+            add("no noise in the evaluation", physics, chips, digital, step, False)
+        pairs = {"scalar_drift": ("measured", "scalar"), "rasch2023": ("tiles", "oracle")}
+        for physics, (right, wrong) in pairs.items():
+            measured = values_of(results, right, name, last)
+            oracle = values_of(results, wrong, name, last)
+            step = change(measured.to_numpy(), oracle.to_numpy())
+            flaw = "oracle compensation instead of measured"
+            add(flaw, physics, measured.to_numpy(), oracle.to_numpy(), step, False)
+    return pd.DataFrame(rows)
+
+
+def less_one(results: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The paper's standard model without one of its parts, at the last time, paired by chip."""
+    import pandas as pd
+
+    last = times_of(results)[-1]
+    rows = []
+    for name in (metric, "loss"):
+        whole = values_of(results, "tiles", name, last)
+        for row in dict.fromkeys(results.row[results.row.str.startswith("without ")]):
+            now = values_of(results, row, name, last)
+            step = change(whole.to_numpy(), now.to_numpy())
+            rows.append(
+                {
+                    "row": row,
+                    "metric": name,
+                    "t_inference": last,
+                    "chips": len(now),
+                    "mean": float(now.mean()),
+                    "change": step.mean,
+                    "low": step.low,
+                    "high": step.high,
+                    "p": step.p,
+                }
+            )
+    return pd.DataFrame(rows)

@@ -1,0 +1,1 @@
+"""Studies: what a benchmark does between its command line and its pages."""

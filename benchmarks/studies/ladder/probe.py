@@ -1,0 +1,100 @@
+"""What a change of physics costs single layers: their inputs, and the errors of their outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.engines.native.crossbar import Crossbar
+from aimc_bridge.engines.native.product import LinearProduct
+from aimc_bridge.errors import CapabilityError, UsageError
+
+
+class Probe:
+    """Inputs of every weight matrix, and what an exact product makes of them.
+
+    Args:    model  a converted model of the native engine.    run  runs it once on real data; all
+             products are exact meanwhile, so that the inputs are those of the digital model.
+             rows  inputs kept of each matrix, evenly spaced among all: vectors of a linear layer,
+             images of a convolution.
+    Raises:  CapabilityError (another engine); UsageError where a matrix is never reached.
+    """
+
+    def __init__(self, model: nn.Module, run: Callable[[nn.Module], object], rows: int) -> None:
+        if rows < 1:
+            raise UsageError(f"rows={rows}; allowed: 1 or more")
+        self.matrices: dict[str, Crossbar] = {}
+        seen: dict[str, list[Tensor]] = {}
+        hooks = []
+        matrices = matrices_of(model)
+        for name, matrix in matrices.items():
+            if not isinstance(matrix, Crossbar):
+                raise CapabilityError("a probe needs a model of engine='native'")
+            self.matrices[name] = matrix
+            seen[name] = []
+            linear = isinstance(matrix.product, LinearProduct)
+            hooks.append(matrix.register_forward_pre_hook(_keep_inputs(seen[name], linear)))
+        training = model.training
+        model.eval()
+        self.inputs: dict[str, Tensor] = {}
+        self.exact: dict[str, Tensor] = {}
+        try:
+            for matrix in matrices.values():
+                matrix.observe(_nothing)
+            with torch.no_grad():
+                run(model)
+                for hook in hooks:
+                    hook.remove()
+                for name, module in self.matrices.items():
+                    if not seen[name]:
+                        raise UsageError(
+                            f"the data never reached layer {name!r}; run data that do, or exclude "
+                            "the layer"
+                        )
+                    self.inputs[name] = _spaced(torch.cat(seen[name]), rows)
+                    self.exact[name] = module(self.inputs[name])
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for matrix in matrices.values():
+                matrix.observe(None)
+            model.train(training)
+
+    @torch.no_grad()
+    def errors(self) -> dict[str, float]:
+        """Relative L2 error of each matrix as its crossbars are now: |y - exact| / |exact|.
+
+        Biases, which are digital, are not in it. An output of zeros has the error of what is there.
+        """
+        found = {}
+        for name, module in self.matrices.items():
+            exact = self.exact[name]
+            off = torch.linalg.vector_norm(module(self.inputs[name]) - exact)
+            size = torch.linalg.vector_norm(exact)
+            found[name] = float(off / size) if size > 0 else float(off)
+        return found
+
+
+def _keep_inputs(
+    kept: list[Tensor], linear: bool
+) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    """A hook that keeps what a matrix is given, one input a row."""
+
+    def hook(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        x = given[0].detach()
+        kept.append((x.reshape(-1, x.shape[-1]) if linear else x).clone())
+
+    return hook
+
+
+def _nothing(row: int, column: int, x: Tensor, outputs: object) -> None:
+    """An observer: while it is there, products are exact."""
+
+
+def _spaced(x: Tensor, rows: int) -> Tensor:
+    if len(x) <= rows:
+        return x
+    return x[torch.linspace(0, len(x) - 1, rows).long()].clone()

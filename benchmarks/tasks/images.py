@@ -1,0 +1,195 @@
+"""Images: CIFAR in its several forms, any folder of images, scikit-learn's digits."""
+
+import io
+import lzma
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from aimc_bridge.errors import DataError
+from aimc_bridge.rng import stream
+from benchmarks.tasks.data import DATA_VARIABLE, cache_dir, cached, cannot_download, find
+
+Images = dict[
+    str, Tensor
+]  # train_images, test_images uint8 (n, channels, h, w); *_labels int64 (n,)
+
+CIFAR10_CLASSES = (  # the official order
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp")
+
+
+def pixels(source: Path | io.BytesIO, name: str, size: int | None = None) -> Tensor:
+    """One image as uint8 (3, h, w), resized to `size` squared where given."""
+    try:
+        with Image.open(source) as opened:
+            image = opened.convert("RGB")
+            if size is not None and image.size != (size, size):
+                image = image.resize((size, size))
+            return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{name} is not a whole image ({error}); copy the file again") from None
+
+
+def stacked(splits: dict[str, list[tuple[str, int, Tensor]]], where: Path) -> Images:
+    """Name, label and pixels of each image as tensors, in the order of the names."""
+    tensors: Images = {}
+    for split, rows in splits.items():
+        if not rows:
+            raise DataError(f"{where} holds no images of the {split} split")
+        rows.sort(key=lambda row: row[0])
+        tensors[f"{split}_images"] = torch.stack([row[2] for row in rows])
+        tensors[f"{split}_labels"] = torch.tensor([row[1] for row in rows])
+    return tensors
+
+
+def from_image_tar(path: Path, classes: Sequence[str]) -> Images:
+    """Images of a tar of class folders, `train/airplane/0001.jpg`, read without unpacking it.
+
+    Raises:  DataError where the archive is damaged, cut short or has an unknown class.
+    """
+    splits: dict[str, list[tuple[str, int, Tensor]]] = {"train": [], "test": []}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                parts = Path(member.name).parts[-3:]
+                if not member.isfile() or not member.name.lower().endswith(IMAGE_ENDINGS):
+                    continue
+                if len(parts) < 3 or parts[0] not in splits or parts[1] not in classes:
+                    raise DataError(f"{path}: {member.name} is not train|test/CLASS/IMAGE")
+                content = archive.extractfile(member)
+                data = content.read() if content is not None else b""
+                image = pixels(io.BytesIO(data), f"{path}: {member.name}")
+                splits[parts[0]].append((member.name, classes.index(parts[1]), image))
+    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
+        raise DataError(f"{path} is damaged or cut short ({error}); copy the file again") from None
+    return stacked(splits, path)
+
+
+def image_folder(folder: Path, size: int | None = None) -> tuple[Images, list[str]]:
+    """Any `train/CLASS/*` and `test/CLASS/*` (or `val/`) of images, and the class names.
+
+    Args:    size  side in pixels to resize to; None wants all images of one size.
+    """
+    train = find(folder, "an image folder", ["train"])[0]
+    test = find(folder, "an image folder", ["test"], ["val"])[0]
+    classes = sorted(entry.name for entry in train.iterdir() if entry.is_dir())
+    if len(classes) < 2:
+        raise DataError(f"{train} holds {len(classes)} class folders; at least 2 are needed")
+    strange = sorted({entry.name for entry in test.iterdir() if entry.is_dir()} - set(classes))
+    if strange:
+        raise DataError(f"{test} holds classes that {train} has not: {', '.join(strange)}")
+
+    def files(split: Path) -> list[Path]:
+        return sorted(
+            path
+            for name in classes
+            for path in (split / name).glob("*")
+            if path.suffix.lower() in IMAGE_ENDINGS
+        )
+
+    def decode() -> Images:
+        return stacked(
+            {
+                split: [
+                    (str(path), classes.index(path.parent.name), pixels(path, str(path), size))
+                    for path in files(where)
+                ]
+                for split, where in (("train", train), ("test", test))
+            },
+            folder,
+        )
+
+    try:
+        tensors = cached(f"images-{folder.name}-{size}", files(train) + files(test), decode)
+    except RuntimeError as error:
+        raise DataError(f"{folder}: images of different sizes ({error}); give a size") from None
+    return tensors, classes
+
+
+def cifar10_jpeg(folder: Path) -> Images:
+    """All 60,000 images of CIFAR-10 as JPEG (about 30 dB PSNR), from the tar or unpacked."""
+    names = ("cifar-10/cifar-10-images.tar.xz", "cifar-10-images.tar.xz")
+    unpacked = ["cifar-10/train", "cifar-10/test"]
+    found = find(folder, "CIFAR-10 (JPEG)", [names[0]], [names[1]], unpacked)
+    if len(found) == 2:
+        return image_folder(folder / "cifar-10")[0]
+    return cached("cifar-10-jpeg", found, lambda: from_image_tar(found[0], CIFAR10_CLASSES))
+
+
+def cifar10_lossless(folder: Path) -> Images:
+    """The 7,728 training and 1,000 test images of CIFAR-10 with their original pixels."""
+    name = "lossless-subset.npz"
+    path = find(folder, "CIFAR-10 (lossless subset)", [f"cifar-10/{name}"], [name])[0]
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            tensors: Images = {}
+            for split in ("train", "test"):
+                data, labels = arrays[f"{split}_data"], arrays[f"{split}_labels"]
+                if data.dtype != np.uint8 or data.shape != (len(labels), 3072):
+                    raise DataError(
+                        f"{path}: {split}_data is {data.dtype} {data.shape}; expected uint8 "
+                        f"({len(labels)}, 3072), a row a label"
+                    )
+                tensors[f"{split}_images"] = torch.from_numpy(data).reshape(-1, 3, 32, 32)
+                tensors[f"{split}_labels"] = torch.from_numpy(labels).long()
+            return tensors
+    except DataError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError) as error:
+        raise DataError(f"{path} is damaged or cut short ({error}); copy the file again") from None
+
+
+def cifar(classes: int, folder: Path | None) -> Images:
+    """CIFAR-10 or CIFAR-100 through torchvision: official files in `folder`, else a download."""
+    from torchvision import datasets
+
+    kind = {10: datasets.CIFAR10, 100: datasets.CIFAR100}[classes]
+    root = folder if folder is not None else cache_dir() / "torchvision"
+    try:
+        parts = {
+            split: kind(str(root), train=split == "train", download=folder is None)
+            for split in ("train", "test")
+        }
+    except Exception as error:  # noqa: BLE001 (torchvision raises RuntimeError, urllib its own)
+        if folder is None:
+            raise cannot_download(f"CIFAR-{classes}", error) from None
+        names = [
+            name for name, _ in (*kind.train_list, *kind.test_list, (kind.meta["filename"], ""))
+        ]
+        raise DataError(
+            f"CIFAR-{classes} not found or damaged: looked in {folder / kind.base_folder} for "
+            f"{', '.join(names)} with their official checksums; point --data-dir or "
+            f"{DATA_VARIABLE} at the folder that holds {kind.base_folder}"
+        ) from None
+    tensors: Images = {}
+    for split, part in parts.items():
+        tensors[f"{split}_images"] = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
+        tensors[f"{split}_labels"] = torch.tensor(part.targets)
+    return tensors
+
+
+def digits() -> Images:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8, grey 0..255; 400 held out as test."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images * 255.0 / 16.0).round().to(torch.uint8).unsqueeze(1)
+    labels = torch.from_numpy(bunch.target).long()
+    order = torch.randperm(len(labels), generator=stream(0, "digits", "test"))
+    test, train = order[:400], order[400:]
+    return {
+        "train_images": images[train],
+        "train_labels": labels[train],
+        "test_images": images[test],
+        "test_labels": labels[test],
+    }
