@@ -15,7 +15,7 @@ from aimc_bridge.equivalence.report import Part, Row
 from aimc_bridge.equivalence.side import AIHWKIT, IMAGES, Setting, Side
 from aimc_bridge.equivalence.statistics import exact_test, mean_test, share_test
 from aimc_bridge.layers import UnfoldedConv
-from aimc_bridge.physics.mapping import TileGrid
+from aimc_bridge.physics.mapping import TileGrid, levels
 from aimc_bridge.rng import derive
 from aimc_bridge.spec import Preset
 
@@ -159,7 +159,7 @@ def off_ties(x: Tensor, ranges: Tensor | None, bits: int | None) -> Tensor:
     if ranges is None or bits is None:
         return x
     moved = x.double()
-    for step in (ranges.double().unique() / (2 ** (bits - 1) - 1)).tolist() * 3:
+    for step in (ranges.double().unique() / levels(bits)).tolist() * 3:
         part = moved / step
         near = (part - part.floor() - 0.5).abs() < 1e-3
         moved = torch.where(near, moved + 0.01 * step, moved)
@@ -196,7 +196,7 @@ def _steps(side: Side, preset: Preset, like: Tensor) -> Tensor:
     ranges = matrix.input_ranges()
     if ranges is not None:
         unit = unit * matrix.grid.expand_tiles(ranges)
-    step: Tensor = unit.amax(0).cpu().double() * preset.crossbar.out_bound / (2 ** (bits - 1) - 1)
+    step: Tensor = unit.amax(0).cpu().double() * preset.crossbar.out_bound / levels(bits)
     if like.ndim > 2 and side.layer.kind == "convolution":
         return step.view(-1, *[1] * (like.ndim - 2))
     return step

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from aimc_bridge.physics.drift import Moment, drift_exponent, drifted
+from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid, from_legs, from_pair, legs, to_pair
 from aimc_bridge.physics.programming import programmed, target_us
 from aimc_bridge.physics.reading import read
-from aimc_bridge.spec import DeviceSpec, StatisticalSpec
+from aimc_bridge.spec import DeviceSpec
 
 _SMALLEST = 1e-7  # aihwkit's lower limit of a tile's largest |w|, of its programmed one too
 
@@ -128,7 +129,7 @@ def read_cells(cells: Cells, grid: TileGrid, pcm: DeviceSpec, t_s: float, eps: T
 
 def read_us(g: Tensor, nu: Tensor, t_s: float | Moment, pcm: DeviceSpec, eps: Tensor) -> Tensor:
     """Conductances as read `t_s` seconds after programming, signs kept: elementwise."""
-    if not isinstance(pcm, StatisticalSpec) or paired(pcm):
+    if paired(pcm) or law_of(pcm).keeps_sign:
         return read(drifted(g, nu, t_s, pcm), g, t_s, pcm, eps)
     size = g.abs()
     return torch.copysign(read(drifted(size, nu, t_s, pcm), size, t_s, pcm, eps), g)

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from aimc_bridge.physics.cells import us_per_unit
-from aimc_bridge.physics.drift import age, mean_drift_factor
+from aimc_bridge.physics.drift import check_time, mean_drift_factor
+from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid
-from aimc_bridge.spec import CompensationSpec, DeviceSpec, ScalarDriftSpec
+from aimc_bridge.spec import CompensationSpec, DeviceSpec
 
 
 def readout(outputs: Tensor, grid: TileGrid, spec: CompensationSpec) -> Tensor:
@@ -28,15 +29,24 @@ def from_columns(by_column: Tensor, grid: TileGrid, spec: CompensationSpec) -> T
 
 
 def oracle(weight: Tensor, grid: TileGrid, pcm: DeviceSpec, t_s: float) -> Tensor:
-    """The inverse of the known mean drift, from the targets and the mean exponents alone.
+    """Return the inverse of the known mean drift, from targets and mean exponents alone.
 
-    Args:    weight  the targets, `(out, in)`, normalised.
-    Returns: `(row tiles, out)`, one value a tile: sum |w| / sum |w| ((t + t0)/t0)^-nu_mean; for the
-             scalar device the exact inverse of its factor.
+    Args:
+        weight: The targets, shape (out, in), normalised.
+        grid: Its tiles.
+        pcm: The device, `preset.pcm`.
+        t_s: Seconds after the end of programming.
+
+    Returns:
+        Shape (row tiles, out), one value per tile: sum |w| / sum |w| ((t + t0)/t0)^-nu_mean; the
+        exact inverse if all devices drift by one factor, as the scalar device's do.
+
+    Raises:
+        UsageError: If t_s is no time or `pcm` is no device.
     """
-    if isinstance(pcm, ScalarDriftSpec):
-        shape = (len(grid.rows), grid.out_features)
-        return weight.new_full(shape, age(t_s, pcm) ** pcm.nu)
+    common = law_of(pcm).common_factor(check_time(t_s), pcm)
+    if common is not None:
+        return weight.new_full((len(grid.rows), grid.out_features), common)
     scale = grid.expand_columns(grid.expand_tiles(us_per_unit(weight, grid, pcm)))
     size = weight.abs()
     before = grid.tile_mean(size)

@@ -2,6 +2,10 @@
 
 Everything is in the tile's units: inputs in [-1, 1], weights normalised. A `contract` stands for
 the product itself, `(inputs, weights) -> outputs`: a matrix product, or a convolution.
+
+`converted_input`, `ir_loss`, `current` and `noise_sd` are the executable reference of the tests:
+the native engine computes the same in other terms, to save passes over memory (see
+`engines.native.forward`). Chips use `identity_readout` and `converted_output`.
 """
 
 from __future__ import annotations
@@ -31,9 +35,12 @@ def ir_loss(summed: Tensor, weighted: Tensor, rows: int, spec: CrossbarSpec) -> 
 
     Args:    summed  sum_j |w_ij||x_j|.    weighted  the last sum.    rows  n, inputs of the tile.
     """
-    a = summed * (rows / spec.ir_drop_g_ratio)
-    c = ((a * 0.05).sub_(0.2)).mul_(a).add_(0.5).mul_(a)
-    return c.mul_(weighted).mul_(spec.ir_drop)
+    return _ir_factor(summed * (rows / spec.ir_drop_g_ratio)).mul_(weighted).mul_(spec.ir_drop)
+
+
+def _ir_factor(a: Tensor) -> Tensor:
+    """Return c = a (a (0.05 a - 0.2) + 0.5), the IR drop of a column that carries a."""
+    return ((a * 0.05).sub_(0.2)).mul_(a).add_(0.5).mul_(a)
 
 
 def current(
@@ -90,9 +97,8 @@ def identity_readout(
     """
     y = weight
     if spec.ir_drop > 0.0:
-        a = weight.abs() * (row_count / spec.ir_drop_g_ratio)
-        c = ((a * 0.05).sub_(0.2)).mul_(a).add_(0.5).mul_(a)
-        y = weight - c * weight * position * spec.ir_drop
+        factor = _ir_factor(weight.abs() * (row_count / spec.ir_drop_g_ratio))
+        y = weight - factor * weight * position * spec.ir_drop
     if spec.w_noise > 0.0 or spec.out_noise > 0.0:
         sd = weight.abs().mul_(spec.w_noise**2).add_(spec.out_noise**2).sqrt_()
         y = y + sd.mul_(eps)

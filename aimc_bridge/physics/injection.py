@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
-from aimc_bridge.errors import SpecError
-from aimc_bridge.physics.programming import check_noise, sigma_prog_us
-from aimc_bridge.physics.reading import read_coefficient
-from aimc_bridge.spec import DeviceSpec, StatisticalSpec, TrainingSpec
+from aimc_bridge.physics.laws import law_of
+from aimc_bridge.physics.programming import check_noise
+from aimc_bridge.spec import DeviceSpec, TrainingSpec
 
 
 def injected(
@@ -56,16 +53,7 @@ def noisy(
         return weight + eps * (largest * (scale * recipe.gaussian_sd))
     us_per_unit = pcm.g_max_us / largest
     g_us = weight.abs() * us_per_unit
-    g = g_us + sigma_prog_us(g_us, pcm) * eps * scale
-    if recipe.noise_type == "pcm" and isinstance(pcm, StatisticalSpec):
-        ratio = (recipe.noise_t_s + pcm.t_read_s) / (2 * pcm.t_read_s)
-        if ratio < 1.0:
-            raise SpecError(
-                f"noise_t_s = {recipe.noise_t_s!r} of the recipe; allowed: >= {pcm.t_read_s!r} s, "
-                "the duration of one reading of this device"
-            )
-        strength = scale * (pcm.read_noise_scale * math.sqrt(math.log(ratio)))
-        g = g + g.abs() * read_coefficient(g, pcm) * eps_read * strength
+    g = law_of(pcm).injected(g_us, pcm, recipe, scale, eps, eps_read)
     return g.abs() * weight.sign() / us_per_unit
 
 

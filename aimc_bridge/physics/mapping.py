@@ -175,6 +175,11 @@ def column_scales(weight: Tensor, grid: TileGrid, weight_scaling: str) -> Tensor
     return torch.where(columns > 0, columns, torch.ones_like(columns))
 
 
+def levels(bits: int) -> int:
+    """Return the number of steps from 0 to the bound of a converter or grid: 127 for 8 bits."""
+    return int(2 ** (bits - 1) - 1)
+
+
 def quantised(values: Tensor, bits: int | None, bound: float) -> Tensor:
     """Round to 2^bits - 1 levels over [-bound, bound], halves to even, and clamp.
 
@@ -183,7 +188,7 @@ def quantised(values: Tensor, bits: int | None, bound: float) -> Tensor:
     """
     if bits is None:
         return values
-    step: float = bound / (2 ** (bits - 1) - 1)
+    step: float = bound / levels(bits)
     rounded: Tensor = (values / step).round() * step
     return rounded.clamp(-bound, bound)
 

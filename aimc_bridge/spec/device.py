@@ -10,8 +10,9 @@ from aimc_bridge.spec.base import Spec
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceSpec(Spec):
-    """What every memory device has. Its subclass decides the laws.
+    """What every memory device has. `law` names what it does, see `aimc_bridge.physics.laws`.
 
+    law          name of the law in the table of `physics.laws`, one for each kind of device
     g_max_us     largest conductance of one device, microsiemens
     t0_s         time between programming and the first reading of the fit, seconds
     netting      what a reading starts from: True, the programmed pair netted to one device and
@@ -19,7 +20,7 @@ class DeviceSpec(Spec):
     pairs        whether a weight is a pair of devices; else it is one cell that holds a sign
     """
 
-    law: ClassVar[str]
+    law: ClassVar[str] = ""
     pairs: ClassVar[bool] = False
     g_max_us: float
     t0_s: float
@@ -180,6 +181,3 @@ class IdealSpec(DeviceSpec):
     """A device that holds its target exactly, for ever."""
 
     law: ClassVar[str] = "ideal"
-
-
-# --- crossbar, compensation, training -----------------------------------------------------------

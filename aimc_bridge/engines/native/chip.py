@@ -15,8 +15,9 @@ from aimc_bridge.errors import CheckpointError
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics import compensation, crossbar
 from aimc_bridge.physics.cells import Cells
+from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid
-from aimc_bridge.spec import Preset, StatisticalSpec
+from aimc_bridge.spec import DeviceSpec, Preset
 
 STATE = ("conductance_us", "nu", "us_per_unit", "held", "reference", "compensation")
 """What a chip consists of; the last two where drift is compensated by a measurement."""
@@ -53,16 +54,17 @@ class Matrix(NamedTuple):
         stream = rng.stream(seed, *names, device=source)
         return rng.normal(shape, stream, device).to(self.scale.dtype)
 
-    def passes(self) -> StatisticalSpec | None:
-        """The device, where there are compiled passes for its laws.
+    def passes(self) -> DeviceSpec | None:
+        """Return the device if compiled passes are asked for and there are some for its law.
 
-        Raises:  CapabilityError where they are asked for and nothing can be compiled.
+        Raises:
+            CapabilityError: If they are asked for and nothing can be compiled.
         """
         if self.draw_on != "compiled":
             return None
         kernels.check(self.scale.device.type)
         pcm = self.preset.pcm
-        if not isinstance(pcm, StatisticalSpec) or not cell_law.netted(pcm):
+        if not law_of(pcm).compiled or not cell_law.netted(pcm):
             return None
         return pcm if compiled_chip.suits(self.grid) else None
 

@@ -1,7 +1,7 @@
 """A chip of netted pairs, and noise injected in training, in compiled passes that draw their
 numbers themselves.
 
-The laws are those of `physics`. A pass takes rows of cells, each on one tile, and does everything
+The laws are those of `physics` that say they can be compiled (`Law.compiled`). A pass takes rows of cells, each on one tile, and does everything
 in one loop over memory: draws, laws, the mean or the largest of each row. What is left for eager
 code is one number a column of a tile. A row is never split among threads.
 
@@ -23,10 +23,10 @@ from aimc_bridge.engines.native.kernels import constants, kernel, kind
 from aimc_bridge.physics import injection
 from aimc_bridge.physics.cells import Cells, program_netted, read_us, us_per_largest
 from aimc_bridge.physics.crossbar import identity_readout
-from aimc_bridge.physics.drift import Moment, log_age
+from aimc_bridge.physics.drift import Moment, check_time
+from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid
-from aimc_bridge.physics.reading import growth
-from aimc_bridge.spec import CrossbarSpec, StatisticalSpec, TrainingSpec
+from aimc_bridge.spec import CrossbarSpec, DeviceSpec, TrainingSpec
 
 Tensors = Sequence[Tensor]
 
@@ -53,7 +53,7 @@ def program(
     weight: Tensor,
     scale: Tensor,
     grid: TileGrid,
-    pcm: StatisticalSpec,
+    pcm: DeviceSpec,
     readout: CrossbarSpec | None,
     seed: int,
     name: str,
@@ -78,7 +78,7 @@ def program(
 
 
 def _programmed_cells(
-    weight: Tensor, columns: Tensors, keys: Tensor, rows: _Rows, pcm: StatisticalSpec
+    weight: Tensor, columns: Tensors, keys: Tensor, rows: _Rows, pcm: DeviceSpec
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Net weights and exponents, `[out, in]`, and the largest net weight of every column."""
     if rows.merged:
@@ -92,7 +92,7 @@ def _programmed_cells(
 def read(
     cells: Cells,
     grid: TileGrid,
-    pcm: StatisticalSpec,
+    pcm: DeviceSpec,
     readout: CrossbarSpec | None,
     t_s: float,
     seed: int,
@@ -103,7 +103,7 @@ def read(
     rows = _rows(grid, g.dtype, g.device)
     held = torch.empty_like(g)
     keys = key_of(g.device, seed, ("read", name, t_s), ("compensation", name, t_s))
-    times = constants((float(log_age(t_s, pcm)), float(growth(t_s, pcm))), g)
+    times = constants(law_of(pcm).moment(check_time(t_s), pcm), g)
     unit = grid.expand_tiles(cells.us_per_unit)
     found = _each(_read, rows, (g, cells.nu, held), (unit,), (keys, times), readout, pcm)
     return Held(held, None if readout is None else rows.joined(found))
@@ -113,7 +113,7 @@ def noisy(
     weight: Tensor,
     scale: Tensor,
     grid: TileGrid,
-    pcm: StatisticalSpec,
+    pcm: DeviceSpec,
     recipe: TrainingSpec,
     noise_scale: float,
     seed: int,
@@ -147,7 +147,7 @@ def _programmed(
     inputs: Tensors,
     fixed: Tensors,
     readout: None,
-    pcm: StatisticalSpec,
+    pcm: DeviceSpec,
 ) -> tuple[Tensor, ...]:
     """Of clean weights: net weights, exponents, the largest of each row; the first two are written
     to further cells where these are given."""
@@ -186,14 +186,14 @@ def _read(
     inputs: Tensors,
     fixed: Tensors,
     readout: CrossbarSpec | None,
-    pcm: StatisticalSpec,
+    pcm: DeviceSpec,
 ) -> Tensor | None:
     """Conductances and exponents become weights that are held; these weights' outputs."""
     g, nu, held = cells
     unit, first = columns
     keys, times = fixed
     eps = _draws(keys[0], first, g)
-    weight = read_us(g, nu, Moment(times[0], times[1]), pcm, eps) / unit[:, None]
+    weight = read_us(g, nu, Moment(times.unbind()), pcm, eps) / unit[:, None]
     held.copy_(weight)
     return _outputs(weight, keys[1], first, inputs, readout)
 
@@ -204,7 +204,7 @@ def _noisy(
     inputs: Tensors,
     fixed: Tensors,
     readout: None,
-    pcm: StatisticalSpec,
+    pcm: DeviceSpec,
     recipe: TrainingSpec,
     quiet: bool,
 ) -> None:

@@ -16,8 +16,9 @@ from aimc_bridge.engines.native.product import LinearProduct, Product
 from aimc_bridge.engines.native.tiles import Block, Job, TileWeights, check_precision, perfect
 from aimc_bridge.errors import CalibrationError, StateError
 from aimc_bridge.physics import cells as cell_law
+from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid, column_scales
-from aimc_bridge.spec import Preset, StatisticalSpec, TrainingSpec
+from aimc_bridge.spec import Preset, TrainingSpec
 
 _MANY = 256
 """Input vectors from which on a product cuts its weights into tiles anew: one pass over them is
@@ -405,7 +406,7 @@ class Crossbar(nn.Module, Matrix):
         pcm = self.preset.pcm
         if (
             not self.compiled
-            or not isinstance(pcm, StatisticalSpec)
+            or not law_of(pcm).compiled
             or not compiled_chip.suits(self.grid)
         ):
             return None

@@ -12,6 +12,7 @@ from aimc_bridge.engines.native.crossbar import Crossbar
 from aimc_bridge.engines.native.layers import convert_conv, convert_linear, convert_transposed
 from aimc_bridge.engines.native.tiles import check_precision
 from aimc_bridge.errors import CapabilityError, UsageError
+from aimc_bridge.physics.laws import law_of
 from aimc_bridge.spec import Preset
 
 
@@ -22,6 +23,7 @@ class NativeEngine(Engine):
 
     def check(self, preset: Preset, device: torch.device, dtype: torch.dtype) -> None:
         check_precision(dtype)
+        law_of(preset.pcm)  # a device without a law is an error before anything is converted
 
     def matrices(self, model: nn.Module) -> dict[str, Matrix]:
         found: dict[str, Matrix] = {}

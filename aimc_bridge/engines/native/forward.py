@@ -19,8 +19,9 @@ from aimc_bridge import rng
 from aimc_bridge.engines.native import compiled_passes
 from aimc_bridge.engines.native.backward import Gradients
 from aimc_bridge.engines.native.product import Product
-from aimc_bridge.engines.native.tiles import Job, TileWeights, along, levels, output_step, room
+from aimc_bridge.engines.native.tiles import Job, TileWeights, along, output_step, room
 from aimc_bridge.errors import CapabilityError
+from aimc_bridge.physics.mapping import levels
 from aimc_bridge.spec import CrossbarSpec
 
 _PIECE = 1 << 20

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aimc_bridge.engines.native.product import Product
 from aimc_bridge.errors import CapabilityError
+from aimc_bridge.physics.mapping import levels
 from aimc_bridge.spec import CrossbarSpec
 
 
@@ -20,11 +21,6 @@ def check_precision(dtype: torch.dtype) -> None:
             f"native engine: weights of {dtype}; allowed: float32, float64 "
             "(model.float() first; autocast may run inside)"
         )
-
-
-def levels(bits: int) -> int:
-    """Steps from 0 to the bound: 127 of 8 bits."""
-    return int(2 ** (bits - 1) - 1)
 
 
 def output_step(spec: CrossbarSpec) -> float:

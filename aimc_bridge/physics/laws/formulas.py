@@ -1,0 +1,47 @@
+"""Terms that device laws are made of, elementwise."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aimc_bridge.physics.mapping import levels
+from aimc_bridge.spec import DeviceSpec
+
+_SMALLEST = 1e-7  # aihwkit's lower limit of g / g_max in the logarithm
+
+
+def relative(g_us: Tensor, pcm: DeviceSpec) -> Tensor:
+    """Return |g| / g_max, in the shape of `g_us`."""
+    return g_us.abs() / pcm.g_max_us
+
+
+def polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+    """Return sum c_k x^k."""
+    value = torch.full_like(x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        value = value.mul_(x).add_(coefficient)
+    return value
+
+
+def clamped_log(x: Tensor, terms: tuple[float, float, float, float]) -> Tensor:
+    """Return clamp(slope ln x + intercept, lowest, highest), the four being `terms`."""
+    slope, intercept, low, high = terms
+    return x.clamp_min(_SMALLEST).log_().mul_(slope).add_(intercept).clamp_(low, high)
+
+
+def two_pieces(
+    x: Tensor, at: float, low: tuple[float, float, float, float], high: tuple[float, ...]
+) -> Tensor:
+    """Return the clamped logarithm `low` where x < `at`, the polynomial `high` elsewhere."""
+    below, above = clamped_log(x, low), polynomial(x, high)
+    return torch.where(x < at, below, above)
+
+
+def on_grid(g_us: Tensor, pcm: DeviceSpec, weight_bits: int | None) -> Tensor:
+    """Round to the grid of `weight_bits` over [-g_max, g_max]; without bits return `g_us` itself."""
+    if weight_bits is None:
+        return g_us
+    step = pcm.g_max_us / levels(weight_bits)
+    rounded: Tensor = (g_us / step).round().mul(step)
+    return rounded

@@ -1,0 +1,30 @@
+"""A device that holds its target exactly, for ever."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from aimc_bridge.physics.laws.base import Law
+from aimc_bridge.physics.laws.registry import register
+from aimc_bridge.spec import IdealSpec
+
+
+class IdealLaw(Law[IdealSpec]):
+    """The law "ideal"."""
+
+    keeps_sign: ClassVar[bool] = True
+
+    def sigma_prog_us(self, g_us: Tensor, pcm: IdealSpec) -> Tensor:
+        return torch.zeros_like(g_us)
+
+    def programmed(self, g_us: Tensor, pcm: IdealSpec, eps: Tensor) -> Tensor:
+        return g_us.expand_as(eps).clone()
+
+    def nu_mean(self, g_us: Tensor, pcm: IdealSpec) -> Tensor:
+        return torch.zeros_like(g_us)
+
+
+register(IdealSpec, IdealLaw())
