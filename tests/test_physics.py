@@ -17,8 +17,9 @@ from aimc_bridge.errors import ShapeError, UsageError
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics import compensation
 from aimc_bridge.physics.drift import age, mean_drift_factor, nu_mean, nu_sd
+from aimc_bridge.physics.laws.statistical import time_factor
 from aimc_bridge.physics.mapping import TileGrid
-from aimc_bridge.physics.reading import read_coefficient, time_factor
+from aimc_bridge.physics.reading import read_coefficient
 from aimc_bridge.spec import DeviceSpec, Preset, StatisticalSpec
 from presets import hermes, ideal, rasch2023, scalar_drift
 from tests import stats

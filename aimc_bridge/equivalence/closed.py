@@ -2,17 +2,19 @@
 
 aihwkit's noise models have two sets of numbers. A device with others, or of another kind, runs on
 its tiles through our own laws: comparing those with themselves would prove nothing. Nothing here
-uses `aimc_bridge.physics`.
+uses `aimc_bridge.physics`, on purpose: each law has its formulas here a second time, in a table of
+its own, by name.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aimc_bridge.spec import DeviceSpec, HermesSpec, PcmSpec, ScalarDriftSpec, StatisticalSpec
+from aimc_bridge.errors import CapabilityError
+from aimc_bridge.spec import DeviceSpec
 
 Array = NDArray[np.float64]
 
@@ -27,71 +29,185 @@ def _pieces(x: Array, at: float, low: tuple[float, ...], high: tuple[float, ...]
     return np.where(x < at, below, np.polynomial.polynomial.polyval(x, high))
 
 
-def exponent_mean(x: Array, pcm: DeviceSpec) -> Array:
-    """Mean of the Gaussian behind the exponent, x = |target| / g_max."""
-    if isinstance(pcm, PcmSpec):
-        return _clamped_log(x, pcm.nu_mean) * pcm.drift_scale
-    if isinstance(pcm, HermesSpec):
+class ClosedLaw:
+    """The formulas of one device law; here those of a device without noise and without drift.
+
+    Arguments `x` are |g| / g_max. A subclass is registered under the name of its law.
+
+    Attributes:
+        programming_noise: Whether `sigma_us` is not 0.
+        read_noise: Whether `read_sigma` is not 0.
+    """
+
+    programming_noise: ClassVar[bool] = False
+    read_noise: ClassVar[bool] = False
+
+    def __init__(self, pcm: Any) -> None:
+        self.pcm = pcm
+
+    def sigma_us(self, x: Array) -> Array:
+        """Return the standard deviation of programming, microsiemens."""
+        return np.zeros_like(x)
+
+    def exponent_mean(self, x: Array) -> Array:
+        """Return the mean of the Gaussian behind the exponent; `x` of the target."""
+        return np.zeros_like(x)
+
+    def exponent_sd(self, x: Array) -> Array:
+        """Return the standard deviation of that Gaussian."""
+        return np.zeros_like(x)
+
+    def age(self, t_s: float) -> float:
+        """Return the base of the power law."""
+        return float((t_s + self.pcm.t0_s) / self.pcm.t0_s)
+
+    def decay(self, nu: Array, t_s: float) -> Array:
+        """Return the factor by which devices with exponents `nu` have drifted."""
+        return np.asarray(self.age(t_s) ** -nu)
+
+    def read_sigma(self, x: Array, t_s: float) -> Array:
+        """Return the standard deviation of a reading, relative; `x` of what was programmed."""
+        return np.zeros_like(x)
+
+
+class _Polynomial(ClosedLaw):
+    """Programming noise with a polynomial of x as its standard deviation."""
+
+    programming_noise = True
+
+    def sigma_us(self, x: Array) -> Array:
+        sigma = np.polynomial.polynomial.polyval(x, self.pcm.prog_coeff_us)
+        return np.asarray(sigma * self.pcm.prog_noise_scale)
+
+
+class _Statistical(_Polynomial):
+    """1/f read noise, which grows with time."""
+
+    read_noise = True
+
+    def _q(self, x: Array) -> Array:
+        raise NotImplementedError
+
+    def read_sigma(self, x: Array, t_s: float) -> Array:
+        pcm = self.pcm
+        growth = np.sqrt(np.log((t_s + pcm.t0_s + pcm.t_read_s) / (2 * pcm.t_read_s)))
+        return np.asarray(self._q(x) * growth * pcm.read_noise_scale)
+
+
+class ClosedPcm(_Statistical):
+    """Clamped logarithms for the exponent, a clamped power for the read noise."""
+
+    def exponent_mean(self, x: Array) -> Array:
+        return np.asarray(_clamped_log(x, self.pcm.nu_mean) * self.pcm.drift_scale)
+
+    def exponent_sd(self, x: Array) -> Array:
+        return np.asarray(_clamped_log(x, self.pcm.nu_sd) * self.pcm.drift_scale)
+
+    def _q(self, x: Array) -> Array:
+        scale, power, floor, highest = self.pcm.read_coeff
+        return np.asarray(np.minimum(scale / np.maximum(x**power, floor), highest))
+
+
+class ClosedHermes(_Statistical):
+    """Two pieces for the exponent and for the read noise."""
+
+    def exponent_mean(self, x: Array) -> Array:
+        pcm = self.pcm
         mean = _pieces(x, pcm.nu_mean_break, pcm.nu_mean_low, pcm.nu_mean_high)
-        return mean * pcm.drift_scale
-    return np.full_like(x, pcm.nu if isinstance(pcm, ScalarDriftSpec) else 0.0)
+        return np.asarray(mean * pcm.drift_scale)
 
-
-def _exponent_sd(x: Array, pcm: DeviceSpec) -> Array:
-    if isinstance(pcm, PcmSpec):
-        return _clamped_log(x, pcm.nu_sd) * pcm.drift_scale
-    if isinstance(pcm, HermesSpec):
+    def exponent_sd(self, x: Array) -> Array:
+        pcm = self.pcm
         sd = _pieces(x, pcm.nu_sd_break, pcm.nu_sd_low, pcm.nu_sd_high)
-        return sd * pcm.drift_scale
-    return np.zeros_like(x)
+        return np.asarray(sd * pcm.drift_scale)
+
+    def _q(self, x: Array) -> Array:
+        return _pieces(x, self.pcm.read_break, self.pcm.read_low, self.pcm.read_high)
 
 
-def _read_q(x: Array, pcm: DeviceSpec) -> Array:
-    if isinstance(pcm, PcmSpec):
-        scale, power, floor, highest = pcm.read_coeff
-        return np.minimum(scale / np.maximum(x**power, floor), highest)
-    if isinstance(pcm, HermesSpec):
-        return _pieces(x, pcm.read_break, pcm.read_low, pcm.read_high)
-    return np.zeros_like(x)
+class ClosedScalar(_Polynomial):
+    """One exponent for all; nothing drifts before t0."""
+
+    def exponent_mean(self, x: Array) -> Array:
+        return np.full_like(x, self.pcm.nu)
+
+    def age(self, t_s: float) -> float:
+        return float(max(t_s, self.pcm.t0_s) / self.pcm.t0_s)
 
 
-def _age(t_s: float, pcm: DeviceSpec) -> float:
-    if isinstance(pcm, ScalarDriftSpec):
-        return max(t_s, pcm.t0_s) / pcm.t0_s
-    return (t_s + pcm.t0_s) / pcm.t0_s
+_CLOSED: dict[str, type[ClosedLaw]] = {
+    "pcm": ClosedPcm,
+    "signed pcm": ClosedPcm,
+    "hermes": ClosedHermes,
+    "scalar": ClosedScalar,
+    "ideal": ClosedLaw,
+}
+
+
+def register(name: str, law: type[ClosedLaw]) -> None:
+    """Register the closed form of the law `name`, so that its devices can be cross-checked.
+
+    Args:
+        name: What the device's spec gives as `law`.
+        law: The formulas, written independently of the law itself.
+    """
+    _CLOSED[name] = law
+
+
+def has_closed_form(pcm: DeviceSpec) -> bool:
+    """Return whether the device's law has a closed form here."""
+    return pcm.law in _CLOSED
+
+
+def closed_law(pcm: DeviceSpec) -> ClosedLaw:
+    """Return the formulas of a device.
+
+    Raises:
+        CapabilityError: If its law has no closed form.
+    """
+    if not has_closed_form(pcm):
+        raise CapabilityError(
+            f"the law {pcm.law!r} has no closed form, and aihwkit no noise model of this device: "
+            "there is nothing to compare it with; register its formulas with "
+            "aimc_bridge.equivalence.closed.register, or compare levels=('layer', 'task')"
+        )
+    return _CLOSED[pcm.law](pcm)
 
 
 def oracle(parts: list[Array], pcm: DeviceSpec, t_s: float) -> Array:
     """Compensation factor by the known mean drift, of normalised weights tile by tile."""
-    found = []
+    law = closed_law(pcm)
+    factors = []
     for weight in parts:
         size = np.abs(weight)
         x = size / (size.max() or 1.0)
-        after = (size * _age(t_s, pcm) ** -exponent_mean(x, pcm)).sum()
-        found.append(size.sum() / after if after > 0 else 1.0)
-    return np.array(found)
+        after = (size * law.decay(law.exponent_mean(x), t_s)).sum()
+        factors.append(size.sum() / after if after > 0 else 1.0)
+    return np.array(factors)
 
 
-@dataclass(frozen=True)
 class ClosedLaws:
-    """Devices and weights of a tile by the formulas; draws from a numpy generator. Microsiemens."""
+    """Devices and weights of a tile by the formulas; draws from a numpy generator. Microsiemens.
 
-    pcm: DeviceSpec
-    draws: np.random.Generator
+    Raises:
+        CapabilityError: If the device's law has no closed form.
+    """
+
+    def __init__(self, pcm: DeviceSpec, draws: np.random.Generator) -> None:
+        self.pcm, self.draws = pcm, draws
+        self.law = closed_law(pcm)
 
     def _normal(self, like: Array) -> Array:
         return self.draws.standard_normal(like.shape)
 
     def programmed(self, target: Array) -> Array:
         """max(0, g + sigma N); a cell that holds a sign is rounded to its grid and not clipped."""
-        pcm = self.pcm
-        if not isinstance(pcm, StatisticalSpec | ScalarDriftSpec):
+        if not self.law.programming_noise:
             return target.copy()
         target = self._on_grid(target)
-        x = np.abs(target) / pcm.g_max_us
-        sigma = np.polynomial.polynomial.polyval(x, pcm.prog_coeff_us) * pcm.prog_noise_scale
+        sigma = self.law.sigma_us(np.abs(target) / self.pcm.g_max_us)
         g = target + sigma * self._normal(target)
-        return np.asarray(np.maximum(g, 0.0)) if pcm.pairs else g
+        return np.asarray(np.maximum(g, 0.0)) if self.pcm.pairs else g
 
     def _on_grid(self, target: Array) -> Array:
         bits = self.pcm.values().get("weight_bits")
@@ -105,19 +221,18 @@ class ClosedLaws:
     def exponent(self, target: Array) -> Array:
         """|N(mean, sd)| of the target."""
         x = np.abs(self._on_grid(target)) / self.pcm.g_max_us
-        return np.abs(exponent_mean(x, self.pcm) + _exponent_sd(x, self.pcm) * self._normal(x))
+        return np.abs(self.law.exponent_mean(x) + self.law.exponent_sd(x) * self._normal(x))
 
     def drifted(self, g: Array, nu: Array, t_s: float) -> Array:
         """g ((t + t0) / t0)^-nu."""
-        return np.asarray(g * _age(t_s, self.pcm) ** -nu)
+        return np.asarray(g * self.law.decay(nu, t_s))
 
     def read(self, g: Array, nu: Array, t_s: float) -> Array:
         """Drifted, with 1/f noise of the programmed conductance, not below 0."""
-        now, pcm = self.drifted(g, nu, t_s), self.pcm
-        if not isinstance(pcm, StatisticalSpec):
+        now = self.drifted(g, nu, t_s)
+        if not self.law.read_noise:
             return now
-        growth = np.sqrt(np.log((t_s + pcm.t0_s + pcm.t_read_s) / (2 * pcm.t_read_s)))
-        sigma = _read_q(np.abs(g) / pcm.g_max_us, pcm) * growth * pcm.read_noise_scale
+        sigma = self.law.read_sigma(np.abs(g) / self.pcm.g_max_us, t_s)
         return np.asarray(np.maximum(now + np.abs(now) * sigma * self._normal(now), 0.0))
 
     def program_weights(self, weight: Array) -> tuple[Array, tuple[Array, Array, float]]:

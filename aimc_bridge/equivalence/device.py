@@ -16,7 +16,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from aimc_bridge.equivalence.closed import ClosedLaws
+from aimc_bridge.equivalence.closed import ClosedLaws, has_closed_form
 from aimc_bridge.equivalence.report import Part, Report, Row
 from aimc_bridge.equivalence.statistics import distance_test, mean_test, sd_test, skew_test
 from aimc_bridge.errors import UsageError
@@ -26,7 +26,7 @@ from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import programmed
 from aimc_bridge.physics.reading import read
 from aimc_bridge.rng import derive, normal, stream
-from aimc_bridge.spec import Preset, StatisticalSpec
+from aimc_bridge.spec import Preset
 from aimc_bridge.times import seconds
 
 TARGETS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
@@ -117,7 +117,7 @@ class Aihwkit:
     def __init__(self, preset: Preset, model: Any, seed: int, *names: object) -> None:
         self.model = self.quiet = model
         self.seed, self.names = seed, ("crosscheck", "aihwkit", *names)
-        if isinstance(preset.pcm, StatisticalSpec):
+        if "read_noise_scale" in preset.pcm.field_names():
             change = preset.change(why="drift alone", read_noise_scale=0.0)
             self.quiet = change.rpu_config().noise_model
 
@@ -181,16 +181,28 @@ def reference_laws(preset: Preset, seed: int, *names: object) -> tuple[Laws, str
     """What the native laws are compared with, and its name: aihwkit's own noise model, or the
     formulas where aihwkit would run our laws.
 
-    Raises:  CapabilityError (no aihwkit tile runs the preset); VersionError.
+    Raises:  CapabilityError (no aihwkit tile runs the preset, or neither has such a device);
+             VersionError.
     """
+    preset, model = _read_one_by_one(preset)
+    if model is None:
+        return Closed(preset, seed, *names), "closed form"
+    return Aihwkit(preset, model, seed, *names), "aihwkit"
+
+
+def has_reference(preset: Preset) -> bool:
+    """Return whether `reference_laws` has something to compare the preset's device with."""
+    return has_closed_form(preset.pcm) or _read_one_by_one(preset)[1] is not None
+
+
+def _read_one_by_one(preset: Preset) -> tuple[Preset, Any]:
+    """Return the preset with two devices netted, and aihwkit's own model of it or None."""
     from aimc_bridge.engines.aihwkit.noise import LawNoiseModel
 
     if not preset.pcm.netting:
         preset = preset.change(netting=True, why="cross-check: two devices are read one by one")
     model = preset.rpu_config().noise_model
-    if isinstance(model, LawNoiseModel):
-        return Closed(preset, seed, *names), "closed form"
-    return Aihwkit(preset, model, seed, *names), "aihwkit"
+    return preset, None if isinstance(model, LawNoiseModel) else model
 
 
 def device_level(

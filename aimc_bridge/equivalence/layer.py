@@ -158,7 +158,12 @@ def compare_alpha(
 
 
 def _known_alpha(part: Part, layer: Layer, preset: Preset, setting: Setting, kind: str) -> None:
-    """Factors without chance: the oracle's against its formula, and 1 where there is none."""
+    """Factors without chance: the oracle's against its formula, and 1 where there is none.
+
+    Nothing for the oracle of a law without a closed form (`Question.levels` has warned of that).
+    """
+    if kind == "oracle" and not closed.has_closed_form(preset.pcm):
+        return
     changed = preset.change(why="cross-check", drift_compensation=kind)
     side = setting.side(layer, changed)
     side.chip(derive(setting.seed, "crosscheck", kind))

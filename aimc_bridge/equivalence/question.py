@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -75,9 +76,16 @@ class Question:
         self.where = where
 
     def levels(self, levels: Sequence[str] | str | None, model: Any, inputs: Any) -> None:
-        """Which levels; None is all that can be done."""
+        """Which levels; None is all that can be done.
+
+        Warns:
+            UserWarning: If the device has no reference, so that the device level, or the oracle's
+                factor at the layer level, is left out.
+        """
+        compared = self.against is not None or device.has_reference(self.preset)
         if levels is None:
-            chosen = ["device"] + (["layer"] if model is not None else [])
+            chosen = ["device"] if compared or model is None or self.physics is not None else []
+            chosen += ["layer"] if model is not None else []
             chosen += ["task"] if self.evaluate is not None and self.physics is None else []
         else:
             chosen = [levels] if isinstance(levels, str) else list(levels)
@@ -94,6 +102,15 @@ class Question:
             raise UsageError(f"levels {', '.join(chosen)} need a model; without: levels='device'")
         if model is not None and inputs is None and chosen != ["device"]:
             raise UsageError("a model needs inputs: one batch as it takes them, or a list of those")
+        if not compared and ("device" in chosen or self.physics is not None):
+            device.reference_laws(self.preset, self.seed)  # says what is missing
+        if not compared:
+            warnings.warn(
+                f"the law {self.preset.pcm.law!r} has no closed form, and aihwkit no noise model "
+                "of this device: the device level and the oracle's factor are left out",
+                UserWarning,
+                stacklevel=3,
+            )
         self.chosen = [name for name in LEVELS if name in chosen]
 
     def numbers(

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from aihwkit.simulator.rpu_base import cuda as _cuda
 
+from aimc_bridge.engines.aihwkit.builtin import MODIFIERS
 from aimc_bridge.errors import CapabilityError, UsageError
-from aimc_bridge.spec import HermesSpec, Preset, TrainingSpec
+from aimc_bridge.spec import Preset, TrainingSpec
 
 TILES = ("rpucuda", "torch")
 ALPHA_FLOOR = 1e-4  # written into the code of aihwkit's drift compensations
@@ -41,7 +42,7 @@ def refused(preset: Preset, tile: str, recipe: TrainingSpec | None = None) -> di
         if recipe.noise_type == "programming" and tile == "torch":
             found["noise_type"] = recipe.noise_type
         injected = recipe.noise_type in ("pcm", "programming")
-        if injected and isinstance(preset.pcm, HermesSpec):  # their modifiers know one polynomial
+        if injected and preset.pcm.law not in MODIFIERS:
             found["noise_type"] = recipe.noise_type
         if recipe.clip_type == "column_gaussian":
             found["clip_type"] = recipe.clip_type

@@ -16,9 +16,10 @@ from aihwkit.simulator.parameters.enums import (
     WeightRemapType,
 )
 
+from aimc_bridge.engines.aihwkit.builtin import MODIFIERS
 from aimc_bridge.engines.aihwkit.capability import chosen_tile, require
 from aimc_bridge.engines.aihwkit.noise import drift_compensation, noise_model
-from aimc_bridge.spec import CrossbarSpec, PcmSpec, Preset, ScalarDriftSpec, TrainingSpec
+from aimc_bridge.spec import CrossbarSpec, Preset, TrainingSpec
 
 _UNLIMITED = 0
 _OFF = -1.0
@@ -116,7 +117,7 @@ def _clip(config: Any, recipe: TrainingSpec) -> None:
 
 
 def _modifier(config: Any, preset: Preset, recipe: TrainingSpec, drop: tuple[str, ...]) -> None:
-    modifier, pcm = config.modifier, preset.pcm
+    modifier, known = config.modifier, MODIFIERS.get(preset.pcm.law, ())
     modifier.pdrop = 0.0 if "drop_connect" in drop else recipe.drop_connect
     kind = "none" if "noise_type" in drop else recipe.noise_type
     modifier.rel_to_actual_wmax = True
@@ -124,11 +125,12 @@ def _modifier(config: Any, preset: Preset, recipe: TrainingSpec, drop: tuple[str
     if kind == "gaussian":
         modifier.type = WeightModifierType.ADD_NORMAL
         modifier.std_dev = recipe.noise_scale * recipe.gaussian_sd
-    elif kind in ("pcm", "programming") and isinstance(pcm, PcmSpec | ScalarDriftSpec):
-        modifier.g_max = pcm.g_max_us
-        modifier.coeffs = list(pcm.prog_coeff_us)  # microsiemens: the C++ tile divides by g_max
+    elif kind in ("pcm", "programming") and "programming" in known:
+        fields = preset.pcm.values()
+        modifier.g_max = fields["g_max_us"]
+        modifier.coeffs = list(fields["prog_coeff_us"])  # uS: the C++ tile divides by g_max
         modifier.type = WeightModifierType.PROG_NOISE
-        if kind == "pcm" and isinstance(pcm, PcmSpec):
+        if kind == "pcm" and "pcm" in known:
             modifier.type = WeightModifierType.PCM_NOISE
             modifier.pcm_t0 = recipe.noise_t_s
             modifier.pcm_t_inference = 0.0

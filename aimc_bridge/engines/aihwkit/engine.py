@@ -20,6 +20,7 @@ from aimc_bridge.engines.aihwkit.layers import (
 from aimc_bridge.engines.aihwkit.matrix import TileMatrix
 from aimc_bridge.engines.base import Engine, Matrix, owners
 from aimc_bridge.errors import CapabilityError
+from aimc_bridge.physics.laws import law_of
 from aimc_bridge.spec import Preset
 
 
@@ -39,6 +40,7 @@ class AihwkitEngine(Engine):
                 f"aihwkit engine: model on {device}; its wheels run the C++ tile on the CPU only: "
                 'model.cpu() first, or engine="native"'
             )
+        law_of(preset.pcm)  # a device without a law is an error before anything is converted
         require(preset, "rpucuda")
 
     def matrices(self, model: nn.Module) -> dict[str, Matrix]:

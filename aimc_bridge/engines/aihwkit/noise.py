@@ -8,49 +8,24 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from aihwkit.inference import BaseNoiseModel, GlobalDriftCompensation, PCMLikeNoiseModel
+from aihwkit.inference import BaseNoiseModel, GlobalDriftCompensation
 from aihwkit.inference.compensation.base import BaseDriftCompensation
 from aihwkit.inference.compensation.drift import (
     GlobalDriftCompensationWithExactReference,
     PerColumnDriftCompensation,
 )
 from aihwkit.inference.converter.conductance import SinglePairConductanceConverter
-from aihwkit.inference.noise.hermes import HermesNoiseModel
 from torch import Tensor
 
 from aimc_bridge import rng
+from aimc_bridge.engines.aihwkit.builtin import own_model
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics import compensation
 from aimc_bridge.physics.drift import drift_exponent, drifted
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import programmed
 from aimc_bridge.physics.reading import read
-from aimc_bridge.spec import DeviceSpec, HermesSpec, PcmSpec, Preset, StatisticalSpec
-
-# What aihwkit 1.1.0 has written into the code of its noise models, in the fields of our specs. A
-# device with other numbers, or one that its models do not have, runs through `LawNoiseModel`.
-PCM_BUILT_IN = {
-    "g_max_us": 25.0,
-    "netting": True,
-    "prog_coeff_us": (0.26348, 1.9650, -1.1731),
-    "nu_mean": (-0.0155, 0.0244, 0.049, 0.1),
-    "nu_sd": (-0.0125, -0.0059, 0.008, 0.045),
-    "read_coeff": (0.0088, 0.65, 1e-3, 0.2),
-}
-HERMES_BUILT_IN = {
-    "g_max_us": 20.7,
-    "netting": True,
-    "prog_coeff_us": (0.16603222, 4.71806468, -8.48101252, 4.68961419),
-    "nu_mean_break": 0.0945,
-    "nu_mean_low": (-0.0387, -0.0182, 0.0720, 0.13),
-    "nu_mean_high": (0.0736, -0.0126, -0.0436),
-    "nu_sd_break": 0.3055,
-    "nu_sd_low": (-0.0117, -0.0057, 0.0091, 0.04),
-    "nu_sd_high": (0.0073, 0.0093, -0.0118),
-    "read_break": 0.16,
-    "read_low": (-0.0117, -0.0069, 0.015, 0.04),
-    "read_high": (0.0123, 0.0211, -0.0280, 0.0069),
-}
+from aimc_bridge.spec import DeviceSpec, Preset
 
 
 @contextmanager
@@ -70,7 +45,8 @@ class LawNoiseModel(BaseNoiseModel):  # type: ignore[misc]
     """Any DeviceSpec on an aihwkit tile: programming, drift and read noise by our `physics`.
 
     Draws come from torch's default generator, as in aihwkit's own models. The state of a tile is
-    what aihwkit keeps as its drift parameters: conductances, exponents, scale.
+    what aihwkit keeps as its drift parameters: conductances, exponents, scale. The three functions
+    of single devices are not ours to call: aihwkit's `apply_noise` needs them from every model.
     """
 
     def __init__(self, pcm: DeviceSpec) -> None:
@@ -145,26 +121,13 @@ class OracleDriftCompensation(BaseDriftCompensation):  # type: ignore[misc]
 
 
 def noise_model(preset: Preset) -> BaseNoiseModel:
-    """aihwkit's own model where its numbers are the preset's, else ours over the same interface."""
-    pcm = preset.pcm
+    """Return aihwkit's own model if its numbers are the preset's, else ours in its interface.
+
+    The oracle's compensation asks our laws, so it goes with our model.
+    """
     oracle = preset.compensation.drift_compensation == "oracle"
-    if isinstance(pcm, StatisticalSpec) and pcm.pairs and not oracle:
-        scales = {
-            "t_read": pcm.t_read_s,
-            "t_0": pcm.t0_s,
-            "prog_noise_scale": pcm.prog_noise_scale,
-            "read_noise_scale": pcm.read_noise_scale,
-            "drift_scale": pcm.drift_scale,
-        }
-        if isinstance(pcm, PcmSpec) and _built_in(pcm, PCM_BUILT_IN):
-            return PCMLikeNoiseModel(g_max=pcm.g_max_us, **scales)
-        if isinstance(pcm, HermesSpec) and _built_in(pcm, HERMES_BUILT_IN):
-            return HermesNoiseModel(num_devices=2, g_max=pcm.g_max_us, **scales)
-    return LawNoiseModel(pcm)
-
-
-def _built_in(pcm: DeviceSpec, numbers: dict[str, Any]) -> bool:
-    return all(getattr(pcm, name) == value for name, value in numbers.items())
+    model = None if oracle else own_model(preset.pcm)
+    return LawNoiseModel(preset.pcm) if model is None else model
 
 
 def drift_compensation(preset: Preset, model: BaseNoiseModel) -> BaseDriftCompensation | None:

@@ -1,9 +1,10 @@
 """A chip of netted pairs, and noise injected in training, in compiled passes that draw their
 numbers themselves.
 
-The laws are those of `physics` that say they can be compiled (`Law.compiled`). A pass takes rows of cells, each on one tile, and does everything
-in one loop over memory: draws, laws, the mean or the largest of each row. What is left for eager
-code is one number a column of a tile. A row is never split among threads.
+The laws are those of `physics` that say they can be compiled (`Law.compiled`). A pass takes rows
+of cells, each on one tile, and does everything in one loop over memory: draws, laws, the mean or
+the largest of each row. What is left for eager code is one number a column of a tile. A row is
+never split among threads.
 
 Numbers are those of `draws.normal_at`: a key from the names of `rng`, the index of the cell in its
 matrix. A chip is the same on any number of threads.

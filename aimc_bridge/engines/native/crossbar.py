@@ -404,11 +404,7 @@ class Crossbar(nn.Module, Matrix):
         self, recipe: TrainingSpec, scale: float, seed: int, names: tuple[object, ...]
     ) -> Tensor | None:
         pcm = self.preset.pcm
-        if (
-            not self.compiled
-            or not law_of(pcm).compiled
-            or not compiled_chip.suits(self.grid)
-        ):
+        if not self.compiled or not law_of(pcm).compiled or not compiled_chip.suits(self.grid):
             return None
         trained = self._trained().detach()
         return compiled_chip.noisy(trained, self.scale, self.grid, pcm, recipe, scale, seed, names)

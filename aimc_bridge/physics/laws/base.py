@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import ClassVar, Generic, TypeVar
 
 import torch
@@ -16,6 +17,12 @@ D = TypeVar("D", bound=DeviceSpec)
 
 Numbers = Sequence[float | Tensor]
 """What `Law.moment` made of a time; as tensors of shape () in a compiled pass."""
+
+
+@lru_cache(maxsize=1024)
+def _log(value: float) -> float:
+    """Return torch's logarithm, whose last bit is not always that of `math.log`."""
+    return torch.tensor(value, dtype=torch.float64).log().item()
 
 
 class Law(ABC, Generic[D]):
@@ -98,7 +105,7 @@ class Law(ABC, Generic[D]):
 
         Here they are one, the logarithm of `age`.
         """
-        return (torch.tensor(self.age(t_s, pcm), dtype=torch.float64).log().item(),)
+        return (_log(self.age(t_s, pcm)),)
 
     def drifted(self, g_prog_us: Tensor, nu: Tensor, moment: Numbers, pcm: D) -> Tensor:
         """Return the drifted conductance without read noise, here g age^-nu.

@@ -39,7 +39,7 @@ def two_pieces(
 
 
 def on_grid(g_us: Tensor, pcm: DeviceSpec, weight_bits: int | None) -> Tensor:
-    """Round to the grid of `weight_bits` over [-g_max, g_max]; without bits return `g_us` itself."""
+    """Round to the grid of `weight_bits` over [-g_max, g_max]; without bits, return `g_us`."""
     if weight_bits is None:
         return g_us
     step = pcm.g_max_us / levels(weight_bits)
