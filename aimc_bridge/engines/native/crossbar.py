@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,30 +12,13 @@ from torch import Tensor, nn
 from aimc_bridge.engines.base import Matrix, Observer, chip_in_the_way
 from aimc_bridge.engines.native import chip, compiled_chip, input_range
 from aimc_bridge.engines.native.forward import CrossbarProduct
-from aimc_bridge.engines.native.product import LinearProduct, Product
+from aimc_bridge.engines.native.product import MANY, LinearProduct, Product
 from aimc_bridge.engines.native.tiles import Block, Job, TileWeights, check_precision, perfect
 from aimc_bridge.errors import CalibrationError, StateError
+from aimc_bridge.layers.steps import kept_between_steps
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics.mapping import TileGrid, column_scales
 from aimc_bridge.spec import Preset, StatisticalSpec, TrainingSpec
-
-_MANY = 256
-"""Input vectors from which on a product cuts its weights into tiles anew: one pass over them is
-then nothing beside the product. For fewer (a recurrent step) the last tiles cut are kept.
-"""
-
-_Tiles = dict[tuple[int, int | None], TileWeights]
-
-
-class _Cached(NamedTuple):
-    key: tuple[object, ...]
-    source: Tensor  # kept alive, so that its identity in the key stays its own
-    tiles: _Tiles
-
-
-_recent: list[_Cached] = []
-"""The tiles of the last product of few vectors, of whatever crossbar: the next time step of a
-recurrent layer finds its own, and no model holds tiles beside its weights."""
 
 
 class Crossbar(nn.Module, Matrix):
@@ -47,8 +30,8 @@ class Crossbar(nn.Module, Matrix):
     Chip         plain tensors outside the state dict: conductances, exponents, what is held now,
                  the compensation's reference and factor
 
-    A product of few inputs may find the tiles that the one before cut. A change of weights through
-    `weight.data` cannot be seen: change under `torch.no_grad()`, or call `restore`.
+    Every product takes the weights as they are when it is called, however they were changed; only
+    the time steps of a recurrent layer share what the first of them derived (`layers.steps`).
     """
 
     def __init__(
@@ -175,7 +158,7 @@ class Crossbar(nn.Module, Matrix):
             )
         if self.input_range is not None:
             self._check_ranges(x)
-        trained, weight, source = self._weights_now()
+        trained, weight = self._weights_now()
         factor = scale * self.out_scale
         if self.compensation is not None:
             factor = factor * self.compensation
@@ -185,11 +168,12 @@ class Crossbar(nn.Module, Matrix):
             if size or self.input_range is None:
                 return whole
             return whole + 0.0 * self.input_range.sum()  # it too has a gradient of zeros
-        few = size < x.shape[1] * _MANY
+        few = size < x.shape[1] * MANY
+        kept = kept_between_steps() if few else None
         job = Job(
             self.product,
             self.preset.crossbar,
-            self._blocks(weight, self._kept(source) if few and source is not None else {}),
+            self._blocks(weight, {} if kept is None else kept.setdefault(self, {})),
             scale,
             self.range_decay,
             self.side_precision,
@@ -211,34 +195,21 @@ class Crossbar(nn.Module, Matrix):
         scaled = product.weights(weight * self.grid.expand_columns(factor), 0, None)
         return product.contract(product.inputs(x, 0, None), scaled)
 
-    def _weights_now(self) -> tuple[Tensor | None, Callable[[], Tensor], Tensor | None]:
-        """(trained weights that get a gradient or None, weights on the crossbar, the tensor that
-        they are known by; None where a change of it might not be seen)."""
+    def _weights_now(self) -> tuple[Tensor | None, Callable[[], Tensor]]:
+        """(trained weights that get a gradient or None, weights on the crossbar)."""
         held, injected = self.held, self._injected
         if held is not None:
-            return None, lambda: held, held
+            return None, lambda: held
         trained = None
         if torch.is_grad_enabled() and self._owner[0].weight.requires_grad:
             trained = self._trained()
         if injected is not None:
-            return trained, lambda: injected, injected
-        if self.training or trained is not None:
-            return trained, self.normalised_weight, None
-        own: Tensor = self._owner[0].weight  # type: ignore[assignment]
-        return None, self.normalised_weight, own
+            return trained, lambda: injected
+        return trained, self.normalised_weight
 
-    def _kept(self, source: Tensor) -> _Tiles:
-        """The tiles that the last product cut of the weights `source`, or room for them."""
-        version = (source._version, self.scale._version)
-        key = (id(self), id(source), source.data_ptr(), id(self.scale), *version)
-        last = _recent[:]  # another thread may put its own there meanwhile
-        if last and last[0].key == key:
-            return last[0].tiles
-        new = _Cached(key, source, {})
-        _recent[:] = [new]
-        return new.tiles
-
-    def _blocks(self, weight: Callable[[], Tensor], kept: _Tiles) -> list[Block]:
+    def _blocks(
+        self, weight: Callable[[], Tensor], kept: dict[tuple[int, int | None], TileWeights]
+    ) -> list[Block]:
         """The products of this layer; derived weights are taken from `kept`, or put there."""
         columns: list[tuple[int | None, slice]] = [(None, slice(0, self.grid.out_features))]
         if not self._known.shared(self.input_range):
@@ -357,7 +328,6 @@ class Crossbar(nn.Module, Matrix):
         self.compensation = chip.factor(matrix, now, reference, float(t_s), seed)
 
     def restore(self) -> None:
-        _recent.clear()
         for name in chip.STATE:
             setattr(self, name, None)
 
