@@ -167,9 +167,8 @@ class _Recurrent(nn.Module, ABC):
                     ended.append(tuple(s[rows:] for s in state))
                     state = tuple(s[:rows] for s in state)
                 elif rows > had:
-                    state = tuple(
-                        torch.cat([s, begin[had:rows]]) for s, begin in zip(state, start, strict=True)
-                    )
+                    both = zip(state, start, strict=True)
+                    state = tuple(torch.cat([s, begin[had:rows]]) for s, begin in both)
                 state = self._step(given[t], state, name)
                 outs.append(state[0])
         if order.step < 0:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from aimc_bridge.engines.base import Matrix, Observer, chip_in_the_way
-from aimc_bridge.engines.native import chip, compiled_chip, input_range
+from aimc_bridge.engines.native import chip, compiled_chip
 from aimc_bridge.engines.native.forward import CrossbarProduct
+from aimc_bridge.engines.native.input_range import LOADED, InputRanges
 from aimc_bridge.engines.native.product import MANY, LinearProduct, Product
 from aimc_bridge.engines.native.tiles import Block, Job, TileWeights, check_precision, perfect
 from aimc_bridge.errors import CalibrationError, StateError
@@ -44,14 +44,11 @@ class Crossbar(nn.Module, Matrix):
         self.label = "this layer"
         self.reached = [False]
         self._owner = (owner,)  # in a tuple: the owner is not a submodule of its crossbar
-        self._observer: Observer | None = None
         self._injected: Tensor | None = None
-        self._known = input_range.Known()
+        self.ranges = InputRanges()
         self.ir_drop_in_training = True
         self.side_precision: torch.dtype | None = None
         self.compiled = False
-        self.range_start = (0, 3.0)
-        self.range_decay = (0.0, 1.0)
         spec = preset.crossbar
         matrix = weight.detach().reshape(grid.out_features, grid.in_features)
         tiles = (len(grid.rows), len(grid.columns))
@@ -76,17 +73,13 @@ class Crossbar(nn.Module, Matrix):
     reference: Tensor | None
     compensation: Tensor | None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: without what is derived, and without an observer."""
-        return {**self.__dict__, "_known": input_range.Known(), "_observer": None}
-
     def _load_from_state_dict(self, *args: Any) -> None:
         if self.held is not None:
             raise chip_in_the_way(self.label)
         super()._load_from_state_dict(*args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Crossbar:
-        self._known = input_range.Known()
+        self.ranges.forget()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -148,8 +141,10 @@ class Crossbar(nn.Module, Matrix):
             return flat.view(*x.shape[:-1], self.grid.out_features)
         scale = self.scale
         check_precision(scale.dtype)  # model.half() may have changed it
-        if self._observer is not None:
-            return self._observed(x)
+        if self.ranges.observer is not None:
+            weight = self._trained().detach()
+            learned = self.grid.expand_columns(self.out_scale.detach())
+            return self.ranges.observed(self.product, x, weight * learned, self.normalised_weight)
         self.reached[0] = True
         if self.training and self.held is not None:
             raise StateError(
@@ -175,7 +170,7 @@ class Crossbar(nn.Module, Matrix):
             self.preset.crossbar,
             self._blocks(weight, {} if kept is None else kept.setdefault(self, {})),
             scale,
-            self.range_decay,
+            self.ranges.decay,
             self.side_precision,
             self.compiled,
         )
@@ -212,7 +207,7 @@ class Crossbar(nn.Module, Matrix):
     ) -> list[Block]:
         """The products of this layer; derived weights are taken from `kept`, or put there."""
         columns: list[tuple[int | None, slice]] = [(None, slice(0, self.grid.out_features))]
-        if not self._known.shared(self.input_range):
+        if not self.ranges.shared(self.input_range):
             columns = list(enumerate(self.grid.column_slices()))
         blocks = []
         with torch.inference_mode(False), torch.no_grad():
@@ -242,26 +237,18 @@ class Crossbar(nn.Module, Matrix):
 
     # --- input ranges ---
 
-    def _range_state(self) -> input_range.State:
-        return self._known.state(self.range_batches, self.range_start[0])
-
     def _check_ranges(self, x: Tensor) -> None:
-        if self.training and self._range_state().starting:
-            if x.numel() == 0:
-                return  # nothing to start from, and nothing to quantise
-            assert self.input_range is not None
-            # .data: the products of earlier time steps wait for a backward pass through it
-            own, tiles = self.input_range.data, partial(self.product.inputs, x)
-            self._known = input_range.Known()  # nor is the change seen
-            input_range.start(own, self.range_batches, tiles, *self.range_start)
-        if not self._range_state().ready:
+        assert self.input_range is not None
+        if not self.ranges.check(
+            self.input_range, self.range_batches, self.product, x, self.training
+        ):
             raise CalibrationError(
                 f"the input ranges of {self.label} were never set; call calibrate(model, batches), "
                 "train(...) with learned input ranges, or load a state dict that has them"
             )
 
     def input_ranges(self) -> Tensor | None:
-        if self.input_range is None or not self._range_state().ready:
+        if self.input_range is None or not self.ranges.state(self.range_batches).ready:
             return None
         return self.input_range.detach().abs()
 
@@ -272,31 +259,10 @@ class Crossbar(nn.Module, Matrix):
             return
         self.grid.check_ranges(ranges, self.label)
         self.input_range.copy_(ranges)
-        self.range_batches.fill_(input_range.LOADED)
+        self.range_batches.fill_(LOADED)
 
     def observe(self, observer: Observer | None) -> None:
-        self._observer = observer
-
-    def _observed(self, x: Tensor) -> Tensor:
-        assert self._observer is not None
-        total = None
-        learned = self.grid.expand_columns(self.out_scale.detach())
-        weight = self._trained().detach() * learned
-        for row in range(len(self.grid.rows)):
-            for column in range(len(self.grid.columns)):
-                seen = self.product.inputs(x, row, column)
-                outputs = partial(self._exact_outputs, seen, row, column)
-                self._observer(row, column, seen, outputs)
-            part = self.product.weights(weight, row, None)
-            y = self.product.contract(self.product.inputs(x, row, None), part)
-            total = y if total is None else total + y
-        assert total is not None
-        return total
-
-    def _exact_outputs(self, seen: Tensor, row: int, column: int) -> Tensor:
-        """Of one tile: products of its normalised weights with its inputs."""
-        weight = self.product.weights(self.normalised_weight(), row, column)
-        return self.product.contract(seen, weight)
+        self.ranges.observer = observer
 
     # --- the chip ---
 
@@ -358,8 +324,7 @@ class Crossbar(nn.Module, Matrix):
         self.out_scale.requires_grad_(
             recipe.learn_out_scales and self.preset.crossbar.learned_out_scales
         )
-        self.range_start = (recipe.input_range_init_batches, recipe.input_range_init_sd)
-        self.range_decay = (recipe.input_range_decay, recipe.input_range_min_unclipped)
+        self.ranges.prepare(recipe)
         if self.input_range is not None:
             self.input_range.requires_grad_(recipe.learn_input_ranges)
         if recipe.input_range_start == "data":
