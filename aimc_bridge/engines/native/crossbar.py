@@ -142,9 +142,9 @@ class Crossbar(nn.Module, Matrix):
         scale = self.scale
         check_precision(scale.dtype)  # model.half() may have changed it
         if self.ranges.observer is not None:
-            weight = self._trained().detach()
             learned = self.grid.expand_columns(self.out_scale.detach())
-            return self.ranges.observed(self.product, x, weight * learned, self.normalised_weight)
+            exact = self._trained().detach() * learned
+            return self.ranges.observed(self.product, x, exact, self.normalised_weight)
         self.reached[0] = True
         if self.training and self.held is not None:
             raise StateError(
