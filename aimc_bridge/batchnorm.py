@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from aimc_bridge.calibration import run_batch
 from aimc_bridge.errors import CalibrationError, UsageError
+from aimc_bridge.modes import modes_kept
 
 
 class _Statistics(NamedTuple):
@@ -90,28 +91,26 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
             f"{type(model).__name__} has no batch normalisation with running statistics; there is "
             "nothing to re-estimate"
         )
-    modes = {module: module.training for module in model.modules()}
     kept = [(norm, norm.momentum, norm.num_batches_tracked, _Statistics.of(norm)) for norm in norms]
     found = {norm: _Moments() for norm in norms}
     hooks = [norm.register_forward_pre_hook(found[norm].see) for norm in norms]
     device = next(model.parameters()).device
     count = 0
-    model.eval()
-    try:
-        for norm in norms:
-            norm.training, norm.momentum = True, 0.0  # normalise by the batch, record nothing
-            norm.num_batches_tracked = None
-        for batch in batches:
-            run_batch(model, batch, device)
-            count += 1
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for norm, momentum, tracked, before in kept:
-            norm.momentum, norm.num_batches_tracked = momentum, tracked
-            before.put(norm)  # 0 times NaN is NaN
-        for module, mode in modes.items():
-            module.training = mode
+    with modes_kept(model):
+        model.eval()
+        try:
+            for norm in norms:
+                norm.training, norm.momentum = True, 0.0  # normalise by the batch, record nothing
+                norm.num_batches_tracked = None
+            for batch in batches:
+                run_batch(model, batch, device)
+                count += 1
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for norm, momentum, tracked, before in kept:
+                norm.momentum, norm.num_batches_tracked = momentum, tracked
+                before.put(norm)  # 0 times NaN is NaN
     if count == 0:
         raise CalibrationError("reestimate_batchnorm got no batches; pass at least one")
     new = {norm: found[norm].statistics(name, norm) for norm, name in norms.items()}

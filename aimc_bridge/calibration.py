@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from aimc_bridge.engines.base import Matrix, matrices_of
 from aimc_bridge.errors import CalibrationError, UsageError
+from aimc_bridge.modes import modes_kept
 
 METHODS = ("max", "percentile", "std")
 OUTLYING = 6.0  # a largest input of so many times the 99.9 % percentile is warned of
@@ -208,21 +209,18 @@ def calibrate(
         n: _Statistic(m, method, percentile, sd, out_percentile) for n, m in matrices.items()
     }
     device = next(model.parameters()).device
-    modes = {module: module.training for module in model.modules()}
     count = 0
-    model.eval()
-    try:
-        for name, matrix in matrices.items():
-            matrix.observe(statistics[name].see)
-        with torch.no_grad():
+    with modes_kept(model), torch.no_grad():
+        model.eval()
+        try:
+            for name, matrix in matrices.items():
+                matrix.observe(statistics[name].see)
             for batch in batches:
                 run_batch(model, batch, device)
                 count += 1
-    finally:
-        for matrix in matrices.values():
-            matrix.observe(None)
-        for module, mode in modes.items():
-            module.training = mode
+        finally:
+            for matrix in matrices.values():
+                matrix.observe(None)
     if count == 0:
         raise CalibrationError("calibrate got no batches; pass at least one")
     ranges = {name: statistics[name].ranges(name) for name in matrices}

@@ -6,12 +6,11 @@ import hashlib
 import json
 import operator
 import os
-from pathlib import Path
 from typing import SupportsIndex
 
-import torch
 from torch import Tensor, nn
 
+from aimc_bridge import files
 from aimc_bridge.engines.base import Chip, Matrix, digital_state, matrices_of, record_of
 from aimc_bridge.errors import CheckpointError, StateError, UsageError
 from aimc_bridge.times import seconds
@@ -104,9 +103,7 @@ def fingerprint(model: nn.Module, matrices: dict[str, Matrix], *also: object) ->
             if tensor is None:
                 digest.update(b"none")
                 continue
-            plain = tensor.detach().cpu().contiguous()
-            digest.update(repr((plain.dtype, tuple(plain.shape))).encode())
-            digest.update(plain.flatten().view(torch.uint8).numpy().tobytes())
+            files.add_tensor(digest, tensor)
 
     for name, matrix in sorted(matrices.items()):
         preset = matrix.preset
@@ -128,19 +125,16 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Raises:  StateError where no chip is programmed; CheckpointError where it cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     chip = _chip(model, "save_chip")
     matrices = matrices_of(model)
     tensors: dict[str, Tensor] = {
-        f"{name}/{key}": value.detach().cpu().contiguous().clone()
+        f"{name}/{key}": value
         for name, matrix in matrices.items()
         for key, value in matrix.chip_state().items()
     }
     for name, matrix in matrices.items():
         if (ranges := matrix.input_ranges()) is not None:
-            tensors[f"{name}/{_RANGES}"] = ranges.cpu().contiguous().clone()
+            tensors[f"{name}/{_RANGES}"] = ranges
     about = {
         "format": _FORMAT,
         "engine": record_of(model).engine,
@@ -149,15 +143,7 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
         "draw_on": chip.draw_on,
         "t_inference": chip.t_inference,
     }
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        save_file(tensors, partial, metadata={"aimc_bridge_chip": json.dumps(about)})
-        os.replace(partial, path)
-    except (SafetensorError, OSError) as cause:
-        raise CheckpointError(f"{path}: cannot be written ({cause})") from cause
-    finally:
-        partial.unlink(missing_ok=True)
+    files.write_tensors(path, tensors, {"aimc_bridge_chip": json.dumps(about)})
 
 
 def load_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:

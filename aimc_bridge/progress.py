@@ -45,6 +45,7 @@ class ProgressBar:
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
+        from rich.table import Column
 
         amount: list[ProgressColumn] = [MofNCompleteColumn()]
         if not counts:
@@ -54,7 +55,7 @@ class ProgressBar:
             TextColumn("{task.description}"),
             BarColumn(),
             *amount,
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", table_column=Column()),  # breaks if it is too long
             TimeRemainingColumn(),
             console=Console(stderr=True),
             disable=not show,
@@ -112,3 +113,18 @@ class ProgressBar:
         """
         if self._show:
             self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def metric_value(name: str, value: float) -> str:
+    """Write the value of a metric as people read it: an accuracy of 0.975 is 97.5 %.
+
+    Args:
+        name: Name of the metric.
+        value: Its value, a share between 0 and 1 if it is an accuracy.
+
+    Returns:
+        The value with four digits, or in per cent.
+    """
+    if name == "accuracy" and 0.0 <= value <= 1.0:
+        return f"{100 * value:.1f} %"
+    return f"{value:.4g}"

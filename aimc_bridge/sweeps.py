@@ -18,12 +18,17 @@ from aimc_bridge import rng
 from aimc_bridge.chip import check_draw_on, drift, fingerprint, integer, program, restore
 from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.errors import DataError, UsageError
-from aimc_bridge.times import seconds
+from aimc_bridge.files import replacing
+from aimc_bridge.progress import ProgressBar, metric_value
+from aimc_bridge.times import label, seconds
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Evaluate = Callable[[nn.Module], float | Mapping[str, float]]
+UNNAMED = "metric"
+"""The name of what `evaluate` returns if it is a plain number."""
+
 COLUMNS = ["chip", "seed", "t_inference", "metric", "value"]
 Row = tuple[int, int, float, str, float]
 _ONE_AT_A_TIME = threading.Lock()
@@ -83,12 +88,12 @@ def sweep(
     left = {chip: [t for t in t_inference if (chip, t) not in done] for chip in range(chips)}
     todo = {chip: missing for chip, missing in left.items() if missing}
     try:
-        with _Bar(chips, chips - len(todo), progress) as bar:
+        with ProgressBar("chips", chips, chips - len(todo), show=progress) as bar:
             for result in _results(model, evaluate, todo, seed, draw_on, executor, workers):
                 rows += result
                 if path is not None:
                     _write(path, mark, rows)
-                bar.advance(result)
+                bar.advance(note=_note(result))
     finally:
         restore(model)
     rows = [row for row in rows if row[0] < chips and row[2] in t_inference]
@@ -130,7 +135,7 @@ def one_chip(
 
 def _metrics(result: Any) -> dict[str, float]:
     """Named numbers of what `evaluate` returned."""
-    named = result if isinstance(result, Mapping) else {"metric": result}
+    named = result if isinstance(result, Mapping) else {UNNAMED: result}
     try:
         metrics = {str(name): float(value) for name, value in named.items()}
     except (TypeError, ValueError):
@@ -216,42 +221,14 @@ def _write(path: Path, mark: str, rows: list[Row]) -> None:
     import pandas as pd
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    pd.DataFrame(rows, columns=COLUMNS).assign(model=mark).to_csv(partial, index=False)
-    os.replace(partial, path)
+    with replacing(path) as temporary:
+        pd.DataFrame(rows, columns=COLUMNS).assign(model=mark).to_csv(temporary, index=False)
 
 
-class _Bar:
-    """A progress bar over chips on standard error, or nothing."""
-
-    def __init__(self, chips: int, done: int, show: bool) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        self.progress = Progress(
-            TextColumn("chips"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[last]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not show,
-        )
-        self.task = self.progress.add_task("chips", total=chips, completed=done, last="")
-
-    def __enter__(self) -> _Bar:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def advance(self, rows: list[Row]) -> None:
-        _, _, t_s, metric, value = rows[-1]
-        self.progress.update(self.task, advance=1, last=f"{metric} {value:.4g} at {t_s:g} s")
+def _note(rows: list[Row]) -> str:
+    """Say what a chip gave first at its last time: "97.5 % at 1y", "perplexity 88.1 at 1d"."""
+    t_s = rows[-1][2]
+    metric, value = next((name, number) for _, _, at, name, number in rows if at == t_s)
+    text = metric_value(metric, value)
+    name = "" if metric == UNNAMED or text.endswith("%") else f"{metric} "
+    return f"{name}{text} at {label(t_s)}"

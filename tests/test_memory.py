@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import calibrate, convert, drift, program
-from aimc_bridge.engines.native import crossbar
 from benchmarks.speed import holding, sides, works
 from benchmarks.speed.memory import (
     events,
@@ -64,11 +63,9 @@ def test_every_storage_counts_once() -> None:
 def test_held_bytes_are_what_a_converted_model_keeps_alive() -> None:
     """Python's own list of tensors agrees, at every stage."""
     work = small()
-    crossbar._recent.clear()  # one layer's tiles, whatever the number of models and layers
     works_before = live_bytes()
     found = []
     for stage, model in holding.stages(work, rasch2023):
-        crossbar._recent.clear()
         found.append((stage, live_bytes() - works_before, held_bytes(model)))
     shared = 20_000  # caches of positions and indices, shared by all layers of a size
     for stage, alive, held in found:

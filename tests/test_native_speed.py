@@ -16,6 +16,7 @@ from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.engines.native import backward, crossbar, forward, product, side_precision, tiles
 from aimc_bridge.engines.native.crossbar import Crossbar
 from aimc_bridge.errors import CapabilityError, UsageError
+from aimc_bridge.layers.steps import kept_between_steps, time_steps
 from presets import ideal, rasch2023, scalar_drift
 from tests.models import QUIET, assert_close, linear, only, random
 from tests.stats import assert_sd
@@ -43,7 +44,7 @@ def trainable(kind: str, apart: bool) -> tuple[nn.Module, Tensor]:
     matrix.set_input_ranges(ranges)
     matrix.input_range.requires_grad_(True)
     matrix.out_scale.requires_grad_(True)
-    matrix.range_decay = (0.01, 0.5)
+    matrix.ranges.decay = (0.01, 0.5)
     return analog, random(*shape, dtype=DOUBLE).requires_grad_(True)
 
 
@@ -152,11 +153,12 @@ def test_thin_products_equal_wide_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     program(analog, 1)
     x = random(300, 700, dtype=DOUBLE)
     wide = analog(x)
-    monkeypatch.setattr(product, "_MANY", 10**9)
+    monkeypatch.setattr(product, "MANY", 10**9)
     assert_close(analog(x), wide, "stacked", 1e-12)
-    monkeypatch.setattr(crossbar, "_MANY", 10**9)  # derived weights kept between products, too
-    assert_close(analog(x), wide, "kept", 1e-12)
-    assert_close(analog(x), wide, "kept again", 1e-12)
+    monkeypatch.setattr(crossbar, "MANY", 10**9)
+    with time_steps():  # derived weights are kept between products, too
+        assert_close(analog(x), wide, "kept", 1e-12)
+        assert_close(analog(x), wide, "kept again", 1e-12)
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -298,24 +300,29 @@ def test_both_matrix_products_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(not product._ONEDNN, reason="torch was built without oneDNN")
 @pytest.mark.parametrize("inference", [False, True])
-def test_weights_that_multiply_again_are_kept_in_onednns_order(inference: bool) -> None:
-    """The same numbers, whether in their own order or oneDNN's; a change of them is seen; nothing
-    outlives them."""
-    held = len(product._uses)
+def test_weights_of_a_time_loop_are_kept_in_onednns_order(inference: bool) -> None:
+    """The same numbers, whether in their own order or oneDNN's; nothing outlives the weights, and
+    outside of a loop nothing is kept at all."""
     with torch.inference_mode(inference), torch.no_grad():
         x, weight = random(20, 70), random(50, 70).abs()
         first = product._linear(x, weight, None)
-        packed = [product._linear(x, weight, None) for _ in range(3)]
-        kept = product._uses[weight].packed
-        assert kept is not None and kept.is_mkldnn
-        assert all(torch.equal(one, first) for one in packed)
-        assert torch.equal(product._linear(x[:17], weight, None), first[:17])  # another number
-        if not inference:  # of inference tensors torch keeps no version
-            product._linear(x, weight, None)
-            weight.mul_(2.0)
-            assert_close(product._linear(x, weight, None), 2.0 * first, "after a change", 1e-6)
-        many = random(product._MANY, 70)
-        product._linear(many, weight, None)
-        assert product._uses[weight].key[-1] != len(many)
-        del weight, kept
-    assert len(product._uses) == held
+        with time_steps():
+            packed = [product._linear(x, weight, None) for _ in range(3)]
+            assert all(torch.equal(one, first) for one in packed)
+            kept = kept_between_steps()
+            assert kept is not None
+            uses = kept[product._prepared]
+            ready = uses[weight][20]
+            assert ready is not None and ready.is_mkldnn
+            for _ in range(3):  # another number of vectors
+                assert torch.equal(product._linear(x[:17], weight, None), first[:17])
+            assert torch.equal(product._linear(x, weight, None), first)
+            many = random(product.MANY, 70)
+            for _ in range(2):
+                product._linear(many, weight, None)
+            assert set(uses[weight]) == {17, 20}
+            held = len(uses)
+            product._linear(x, weight * 2.0, None)  # of one step alone
+            assert len(uses) == held
+        weight.data.mul_(2.0)
+        assert_close(product._linear(x, weight, None), 2.0 * first, "after a change", 1e-6)

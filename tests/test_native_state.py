@@ -5,20 +5,24 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from aimc_bridge import calibrate, convert, drift, program, restore
 from aimc_bridge.engines.base import matrices_of
-from aimc_bridge.engines.native import crossbar
+from aimc_bridge.engines.native.crossbar import Crossbar
 from aimc_bridge.engines.native.tiles import TileWeights
 from aimc_bridge.errors import CalibrationError
+from aimc_bridge.layers import recurrent
+from aimc_bridge.layers.steps import kept_between_steps, time_steps
 from presets import ideal, rasch2023
-from tests.models import QUIET, assert_close, linear, mlp, only, random
+from tests.models import QUIET, RANGED, assert_close, linear, mlp, only, random
 from tests.test_native import spec_of
 
 # --- input ranges ---
@@ -90,85 +94,180 @@ LAYER_KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
+def stages(analog: nn.Module) -> Iterator[str]:
+    """Put a model into each of its states, and name it."""
+    yield "clean"
+    program(analog, 1)
+    drift(analog, 3600.0)
+    yield "on a chip"
+    restore(analog)
+    analog.train()
+    yield "in training"
+    for matrix in matrices_of(analog).values():
+        matrix.inject(matrix.normalised_weight() * 1.1)
+    yield "in training with noise"
+    analog.eval()
+    for matrix in matrices_of(analog).values():
+        matrix.inject(None)
+
+
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("kind", LAYER_KINDS)
-def test_evaluation_derives_weights_once(
+def test_every_product_takes_the_weights_as_they_are(
     kind: str, grad: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a chip and, without gradients, on the clean weights; training derives them each time."""
+    """Nothing that a product derived from the weights is there for the next one."""
     make, shape = LAYER_KINDS[kind]
     analog, x = convert(make(), QUIET).eval(), random(*shape)
     calibrate(analog, [x])
     made = count_tiles(monkeypatch)
-    with torch.set_grad_enabled(grad):
-        for _ in range(3):
-            analog(x)
-        assert made[0] == (3 if grad else 1)
-        program(analog, 1)
-        for i, t in enumerate((1.0, 3600.0)):
-            drift(analog, t)
-            made[0] = 0
+    for stage in stages(analog):
+        made[0] = 0
+        with torch.set_grad_enabled(grad):
             outs = [analog(x) for _ in range(3)]
-            assert made[0] == 1 and torch.equal(outs[0], outs[2]), i
-    restore(analog)
-    made[0] = 0
-    analog.train()
-    analog(x)
-    analog(x)
-    assert made[0] == 2
+        assert made[0] == 3 and torch.equal(outs[0], outs[2]), stage
 
 
-class Interrupted(list[Any]):
-    """A list whose every use is followed by what another thread does."""
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("steps", [1, 9])
+def test_time_steps_share_what_the_first_derived(
+    steps: int, grad: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each matrix is cut into tiles once a pass, projections too, however many steps there are."""
+    analog = convert(nn.LSTM(6, 8, proj_size=3, bidirectional=True), QUIET).eval()
+    x = random(steps, 20, 6)
+    calibrate(analog, [x])
+    made = count_tiles(monkeypatch)
+    for stage in stages(analog):
+        for _ in range(2):
+            made[0] = 0
+            with torch.set_grad_enabled(grad):
+                analog(x)
+            assert made[0] == len(matrices_of(analog)) == 6, stage
+            assert kept_between_steps() is None
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.owner = threading.current_thread()
-        self.meanwhile: Callable[[], object] = lambda: None
 
-    def _interrupt(self) -> None:
-        if threading.current_thread() is self.owner:
-            other = threading.Thread(target=self.meanwhile)
-            other.start()
-            other.join()
-
-    def __getitem__(self, at: Any) -> Any:
-        found = super().__getitem__(at)
-        self._interrupt()
-        return found
-
-    def __setitem__(self, at: Any, value: Any) -> None:
-        super().__setitem__(at, value)
-        self._interrupt()
+@torch.no_grad()
+def test_steps_that_share_tiles_give_what_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers, bit for bit, as with tiles of their own; on oneDNN's path too."""
+    analog = convert(nn.LSTM(6, 8, num_layers=2), QUIET).eval()
+    x = random(9, 20, 6)
+    calibrate(analog, [x])
+    shared = [analog(x)[0] for _ in stages(analog)]
+    monkeypatch.setattr(recurrent, "time_steps", nullcontext)
+    for one, stage in zip(shared, stages(analog), strict=True):
+        assert torch.equal(analog(x)[0], one), stage
 
 
 @pytest.mark.parametrize("what", ["forward", "restore"])
 @torch.no_grad()
-def test_another_threads_tiles_are_not_taken(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another model runs, or is restored, between any two looks at the tiles that were kept."""
-    x, models = random(1, 40), [convert(linear(40, 40, seed=s), QUIET).eval() for s in (1, 5)]
-    for model in models:
-        calibrate(model, [random(50, 40)])
-    wanted = [model(x) for model in models]
-    recent, seen = Interrupted(), []
+def test_another_threads_tiles_are_not_taken(what: str) -> None:
+    """Another model runs, or is restored, between any two time steps of this one."""
+    x, models = random(5, 2, 6), []
+    for seed in (1, 5):
+        torch.manual_seed(seed)
+        models.append(convert(nn.LSTM(6, 8), QUIET).eval())
+        calibrate(models[-1], [x])
+    wanted = [model(x)[0] for model in models]
+    seen: list[Any] = []
     actions: dict[str, Callable[[], object]] = {
-        "forward": lambda: seen.append(models[1](x)),
+        "forward": lambda: seen.append(models[1](x)[0]),
         "restore": lambda: seen.append(restore(models[1])),
     }
 
-    def meanwhile() -> None:
+    def meanwhile(*_: object) -> None:
         with torch.no_grad():  # a thread has its own
             actions[what]()
 
-    recent.meanwhile = meanwhile
-    monkeypatch.setattr(crossbar, "_recent", recent)
-    for _ in range(4):
-        assert torch.equal(models[0](x), wanted[0])
-    assert len(seen) >= 4
+    def interrupt(*_: object) -> None:
+        other = threading.Thread(target=meanwhile)
+        other.start()
+        other.join()
+
+    models[0].get_submodule("hh_l0").register_forward_hook(interrupt)
+    assert torch.equal(models[0](x)[0], wanted[0])
+    assert len(seen) == 5
     if what == "forward":
         assert all(torch.equal(one, wanted[1]) for one in seen)
-    restore(models[0])
-    assert len(recent) == 0
+
+
+def test_a_time_loop_that_fails_leaves_nothing() -> None:
+    analog = convert(nn.LSTM(6, 8), QUIET).eval()
+    calibrate(analog, [random(4, 2, 6)])
+
+    def fail(*_: object) -> None:
+        assert kept_between_steps()
+        raise RuntimeError
+
+    analog.get_submodule("hh_l0").register_forward_hook(fail)
+    with pytest.raises(RuntimeError):
+        analog(random(4, 2, 6))
+    assert kept_between_steps() is None
+    with time_steps():
+        outer = kept_between_steps()
+        with time_steps():
+            assert kept_between_steps() is not outer
+        assert kept_between_steps() is outer
+
+
+WRITES: dict[str, Callable[[nn.Parameter], object]] = {
+    "data.mul_": lambda weight: weight.data.mul_(2.0),
+    "data.copy_": lambda weight: weight.data.copy_(weight.detach() * 2.0),
+    "set_": lambda weight: weight.set_(weight.detach() * 2.0),
+    "data =": lambda weight: setattr(weight, "data", weight.data * 2.0),
+    "numpy": lambda weight: np.multiply(weight.detach().numpy(), 2.0, out=weight.detach().numpy()),
+    "in place": lambda weight: weight.detach().mul_(2.0),
+}
+"""Ways to double a parameter. Torch counts up its version for `set_` and "in place" alone."""
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("kind", ["linear", "conv", "lstm"])
+@torch.no_grad()
+def test_weights_written_through_data_are_seen(engine: str, kind: str, write: str) -> None:
+    """Between two evaluations, to the last bit; what is doubled are all weights and all outputs."""
+    torch.manual_seed(0)
+    model: nn.Module
+    if kind == "linear":
+        model, x = nn.Linear(30, 20, bias=False), random(20, 30)
+    elif kind == "conv":
+        model, x = nn.Conv2d(3, 5, 3, bias=False), random(2, 3, 6, 6)
+    else:
+        model, x = nn.LSTM(6, 8, bias=False), random(5, 20, 6)
+    preset = RANGED if engine == "native" else ideal
+    analog = convert(model, preset, engine=engine).eval()
+    calibrate(analog, [x])
+    twin = copy.deepcopy(analog)
+    before = [analog(x) for _ in range(2)][-1]
+    for name, weight in analog.named_parameters():
+        if name.endswith("weight") or name.endswith("shared_weights"):
+            WRITES[write](weight)
+    after = analog(x)
+    if kind != "lstm":
+        assert torch.equal(after, 2.0 * before)
+        return
+    for matrix in matrices_of(twin).values():  # as an engine is asked to
+        matrix.set_clean_weight(matrix.clean_weight() * 2.0, matrix.column_scale())
+    assert torch.equal(after[0], twin(x)[0])
+    assert not torch.equal(after[0], before[0])
+
+
+@torch.no_grad()
+def test_input_ranges_written_through_data_are_seen() -> None:
+    """On a CPU: those of two column tiles were one range, and are not any more."""
+    analog = convert(linear(8, 6), QUIET.change(max_columns=3, why="two column tiles")).eval()
+    matrix = only(analog)
+    assert isinstance(matrix, Crossbar) and matrix.input_range is not None
+    matrix.set_input_ranges(torch.full((1, 2), 2.0))
+    x = random(4, 8)
+    analog(x)
+    matrix.input_range.data[0, 1] = 0.5
+    after = analog(x)
+    matrix.set_input_ranges(torch.tensor([[2.0, 0.5]]))
+    assert torch.equal(analog(x), after)
+    matrix.range_batches.data.zero_()
+    with pytest.raises(CalibrationError, match="were never set"):
+        analog(x)
 
 
 @pytest.mark.parametrize("kind", LAYER_KINDS)
@@ -200,10 +299,12 @@ def test_changed_weights_are_seen(kind: str) -> None:
     assert_close(analog.double()(x.double()).float(), wanted, "float64", 0.05)
     analog.float()
     analog(x)
-    assert any(vars(matrix._known).values())  # type: ignore[attr-defined]
+    assert isinstance(matrix, Crossbar)
+    assert matrix.ranges._state is not None
     copied = pickle.loads(pickle.dumps(analog))
     # identities and versions mean nothing in a copy: it must not trust what was derived
-    assert not any(vars(copied.crossbar._known).values())
+    assert copied.crossbar.ranges._state is None and copied.crossbar.ranges._shared is None
+    assert copied.crossbar.ranges.decay == matrix.ranges.decay
     copied.weight.mul_(1.5)
     assert not torch.equal(copied(x), analog(x))
 

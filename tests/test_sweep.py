@@ -239,6 +239,27 @@ def test_numpy_integers_are_integers(engine: str) -> None:
     program(model, np.int64(5))
 
 
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        (0.975, "0.975 at 1y"),
+        ({"accuracy": 0.975, "loss": 0.1}, "97.5 % at 1y"),
+        ({"accuracy": 97.5, "loss": 0.1}, "accuracy 97.5 at 1y"),
+        ({"perplexity": 88.1234, "accuracy": 0.3}, "perplexity 88.12 at 1y"),
+    ],
+)
+def test_the_bar_says_what_the_last_chip_gave(
+    result: object, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first metric at the last time, on standard error alone; nothing without progress."""
+    table = run(make("native"), lambda m: result, chips=2, times=("1h", "1y"), progress=True)
+    out, err = capsys.readouterr()
+    line = err.strip().splitlines()[-1]
+    assert out == "" and line.startswith("chips") and f"2/2 {said}" in line
+    quiet = run(make("native"), lambda m: result, chips=2, times=("1h", "1y"))
+    assert capsys.readouterr() == ("", "") and quiet.equals(table)
+
+
 def test_unknown_executor() -> None:
     model = make("native")
     with pytest.raises(UsageError, match="executor='slurm'; allowed: None, a number"):

@@ -49,7 +49,7 @@ class Dropping(nn.Module):
 @pytest.mark.parametrize("place", ["bert", "attention", "lstm", "drop"])
 def test_a_recipes_dropout_rules_while_it_trains(engine: str, place: str) -> None:
     """At 0 the training's loss is that of the model in eval; None leaves the model's own rates."""
-    from aimc_bridge.training.dropout import rates, set_rates
+    from aimc_bridge.training.schedule import rates, set_rates
 
     model = Dropping()
     for name in ("bert", "attention", "lstm", "drop"):

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from aimc_bridge import convert, drift, program, restore, train
 from aimc_bridge.errors import CheckpointError, UsageError
-from aimc_bridge.training.checkpoint import optimizer_state
+from aimc_bridge.files import read_tensors
+from aimc_bridge.training.checkpoint import Folder, load_model, optimizer_state
 from presets import rasch2023
 from tests.models import RANGED, mlp, random, small_net
 from tests.test_training import recipe
@@ -252,18 +253,21 @@ def test_what_cannot_be_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="keep 'last', now 'best'"):
         work(tmp_path, resume=True, keep="best")
     whole = tmp_path / "step-6.safetensors"
+    saved = whole.read_bytes()
     for file in (whole, tmp_path / "checkpoint.json", tmp_path / "metrics.csv"):
         before = file.read_bytes()
         file.write_bytes(before[: len(before) // 2])
-        with pytest.raises(CheckpointError, match=f"{file.name}.*(damaged|lacks)"):
+        with pytest.raises(CheckpointError, match=f"{file.name}.*(damaged|lacks).* start over"):
             work(tmp_path, resume=True)
         file.write_bytes(before)
+    whole.unlink()
+    with pytest.raises(CheckpointError, match="no such file; remove the folder to start over"):
+        work(tmp_path, resume=True)
+    whole.write_bytes(saved)
     other = convert(mlp(), rasch2023)
     facts = json.loads((tmp_path / "checkpoint.json").read_text())
     shutil.rmtree(tmp_path / "tensorboard", ignore_errors=True)
     assert facts["file"] == whole.name
-    from aimc_bridge.training.checkpoint import load_model, read_tensors
-
     with pytest.raises(CheckpointError, match="of another model"):
         load_model(other, read_tensors(whole))
 
@@ -274,3 +278,14 @@ def test_a_state_that_no_file_can_hold_is_named() -> None:
     optimizer.state[layer.weight]["old_dirs"] = [torch.zeros(2)]
     with pytest.raises(CheckpointError, match="LBFGS keeps 'old_dirs' as a list"):
         optimizer_state(optimizer)
+
+
+def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
+    """With the next checkpoint; the files of others stay."""
+    folder = Folder(tmp_path, {}, resume=False, writer=True)
+    names = (".step-1.99.partial.safetensors", ".best-1.99.partial.safetensors", "notes.txt")
+    for name in names:
+        (tmp_path / name).write_bytes(b"half")
+    folder.write(2, {}, {"model.a": torch.ones(2)})
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["checkpoint.json", "notes.txt", "step-2.safetensors"]

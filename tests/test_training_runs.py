@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.machinery
+import inspect
 import math
+import re
 import sys
 import types
 from pathlib import Path
@@ -20,6 +23,7 @@ from aimc_bridge import HWATraining, calibrate, convert, train
 from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.errors import CapabilityError, TrainingError, UsageError
 from aimc_bridge.training import learning_rate_factor, progress, train_digital
+from aimc_bridge.training.options import Options
 from presets import ideal, rasch2023
 from tests.models import QUIET, RANGED, assert_close, linear, mlp, only, random, small_net
 from tests.test_training import PLAIN, STILL, recipe
@@ -214,15 +218,34 @@ def test_tensorboard_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.M
     assert ("validation_loss", 1.0, 1) in written
 
 
-def test_the_bar_says_loss_metric_noise_rate_and_time_left(capsys: Any) -> None:
-    report = progress.Report(10, [], None, True)
-    with report:
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_bar_says_loss_metric_noise_rate_and_time_left(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On standard error; a narrow terminal breaks the line, and loses nothing."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    with progress.TrainingLog(10, [], None, True) as log:
         row = {"step": 0, "epoch": 0, "loss": 2.5, "noise_scale": 1.5, "learning_rate": 1e-3}
-        report.add({k: float(v) for k, v in row.items()}, {"loss": 0.7, "accuracy": 0.8})
-    shown = report.bar.tasks[0].fields["now"]
-    assert shown == ("epoch 0 loss 2.5000 noise 1.50 lr 1.00e-03 validation: loss 0.7 accuracy 0.8")
-    names = [type(column).__name__ for column in report.bar.columns]
-    assert "TimeRemainingColumn" in names and (report.bar.tasks[0].total == 10)
+        log.add({k: float(v) for k, v in row.items()}, {"loss": 0.7, "accuracy": 0.8})
+    out, err = capsys.readouterr()
+    note = "epoch 0, loss 2.5000, noise 1.50, learning rate 1.00e-03; "
+    note += "validation loss 0.7, accuracy 80.0 %"
+    assert out == "" and err.startswith("training ")
+    assert re.search(r"\s1/10\s", err) and re.search(r"\s(-:--:--|\d:\d\d:\d\d)\s", err)
+    if width == 200:
+        assert note in err
+    assert all(f" {word} " in err.replace("\n", " ") for word in note.split())
+
+
+def test_the_options_are_those_of_the_signature() -> None:
+    """`train` spells them out for its users: the same names and defaults, and none is forgotten."""
+    signature = inspect.signature(train).parameters
+    others = {"model", "loader", "loss", "recipe", "accelerate"}
+    assert {n: p.default for n, p in signature.items() if n not in others} == {
+        field.name: field.default for field in dataclasses.fields(Options)
+    }
+    documented = re.findall(r"\w+", str(train.__doc__))
+    assert not set(signature) - set(documented)
 
 
 # --- ranges after a calibration ---

@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from aimc_bridge.errors import ShapeError, UsageError
+from aimc_bridge.layers.steps import time_steps
 
 MakeLinear = Callable[[Tensor, Tensor | None], nn.Module]
 """(weight `[out, in]`, bias `[out]` or None) -> an analog linear layer that holds copies."""
@@ -159,17 +160,17 @@ class _Recurrent(nn.Module, ABC):
         if name.endswith("_reverse"):
             order = range(len(sizes) - 1, -1, -1)
             state = tuple(s[: sizes[-1]] for s in start)
-        for t in order:
-            rows, had = sizes[t], state[0].shape[0]
-            if rows < had:
-                ended.append(tuple(s[rows:] for s in state))
-                state = tuple(s[:rows] for s in state)
-            elif rows > had:
-                state = tuple(
-                    torch.cat([s, begin[had:rows]]) for s, begin in zip(state, start, strict=True)
-                )
-            state = self._step(given[t], state, name)
-            outs.append(state[0])
+        with time_steps():
+            for t in order:
+                rows, had = sizes[t], state[0].shape[0]
+                if rows < had:
+                    ended.append(tuple(s[rows:] for s in state))
+                    state = tuple(s[:rows] for s in state)
+                elif rows > had:
+                    both = zip(state, start, strict=True)
+                    state = tuple(torch.cat([s, begin[had:rows]]) for s, begin in both)
+                state = self._step(given[t], state, name)
+                outs.append(state[0])
         if order.step < 0:
             outs.reverse()
         if ended:

@@ -1,4 +1,6 @@
-"""Checkpoints of a training: tensors in safetensors, the rest in a small JSON file.
+"""What is kept of a training: where it is, its checkpoints, validation's best weights.
+
+Tensors go to safetensors, the rest to a small JSON file.
 
 A folder holds `step-N.safetensors` and `checkpoint.json`, which names it and is written last: a
 process that is killed at any moment leaves a whole checkpoint. Where the best weights are kept,
@@ -8,51 +10,25 @@ process that is killed at any moment leaves a whole checkpoint. Where the best w
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from aimc_bridge import files
 from aimc_bridge.errors import CheckpointError, UsageError
+from aimc_bridge.training.batches import Order
+from aimc_bridge.training.options import Options
+from aimc_bridge.training.progress import FILE, TrainingLog, read_rows
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 POINTER = "checkpoint.json"
-
-
-@contextmanager
-def replaced(file: Path) -> Iterator[Path]:
-    """A path to write to, which takes `file`'s place when all went well."""
-    partial = file.with_name(file.name + ".partial")
-    try:
-        yield partial
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Tensors of any device as safetensors, whole or not at all; tied ones are written twice."""
-    with replaced(file) as partial:
-        save_file({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, partial)
-
-
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """What `write_tensors` wrote.
-
-    Raises:  CheckpointError where the file is missing or damaged.
-    """
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{file} is missing or damaged ({error}); remove the folder to start over"
-        ) from None
 
 
 def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -122,7 +98,7 @@ class Folder:
                 f"{self.path} holds another training ({said}); repeat its arguments, or name "
                 "another folder"
             )
-        return facts, read_tensors(self.path / file)
+        return facts, self._tensors(file)
 
     def write(self, step: int, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """A checkpoint after `step` mini-batches; the one before goes."""
@@ -130,26 +106,36 @@ class Folder:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         file = self.path / f"step-{step}.safetensors"
-        write_tensors(file, tensors)
-        said = {**facts, "run": self.run, "step": step, "file": file.name}
-        with replaced(self.path / POINTER) as partial:
-            partial.write_text(json.dumps(said, indent=1) + "\n")
+        files.write_tensors(file, tensors)
+        content = {**facts, "run": self.run, "step": step, "file": file.name}
+        files.write_text(self.path / POINTER, json.dumps(content, indent=1) + "\n")
         best = facts.get("best_step")
-        kept = {file.name, f"best-{best}.safetensors"}
-        for kind in ("step", "best"):
+        current = {file.name, f"best-{best}.safetensors"}
+        for kind in ("step", "best", ".step", ".best"):  # with a point: of a process killed at it
             for old in self.path.glob(f"{kind}-*.safetensors"):
-                if old.name not in kept:
+                if old.name not in current:
                     old.unlink()
 
     def write_best(self, step: int, state: Mapping[str, Tensor]) -> None:
         """The best weights so far, of after `step` mini-batches."""
         if self.writer:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_tensors(self.path / f"best-{step}.safetensors", state)
+            files.write_tensors(self.path / f"best-{step}.safetensors", state)
 
     def read_best(self, step: int) -> dict[str, Tensor]:
         """What `write_best` wrote."""
-        return read_tensors(self.path / f"best-{step}.safetensors")
+        return self._tensors(f"best-{step}.safetensors")
+
+    def _tensors(self, name: str) -> dict[str, Tensor]:
+        """Read a file of this folder.
+
+        Raises:
+            CheckpointError: If it is missing or damaged.
+        """
+        try:
+            return files.read_tensors(self.path / name)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; remove the folder to start over") from None
 
 
 def load_model(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -170,3 +156,140 @@ def load_model(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     except RuntimeError as error:
         text = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"the checkpoint is of another model ({text})") from None
+
+
+@dataclass
+class State:
+    """Where a run is: all of it but tensors, JSON-safe, kept in its checkpoints.
+
+    step, epoch, position    mini-batches done; the next one's epoch and place in it
+    trained                  mini-batches at the last optimizer step
+    epoch_loss, epoch_count  sum of this epoch's losses, before distillation, and their number
+    best_loss, best_step     lowest loss of validation, and the mini-batches done then
+    stalls                   validations that did not better it
+    """
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    trained: int = 0
+    epoch_loss: float = 0.0
+    epoch_count: int = 0
+    best_loss: float | None = None
+    best_step: int | None = None
+    stalls: int = 0
+
+
+class Kept:
+    """A training's state, and its folder where it has one.
+
+    Args:    claim  what must be the same for a run in the folder to be gone on with.
+    Raises:  what `Folder` does where the folder holds another run or is damaged.
+    """
+
+    def __init__(
+        self, model: nn.Module, options: Options, accelerator: Accelerator, claim: dict[str, Any]
+    ) -> None:
+        self.model, self.options, self.accelerator = model, options, accelerator
+        self.state, self.saved = State(), 0
+        self.best: dict[str, Tensor] | None = None
+        self.folder: Folder | None = None
+        self._checkpoint: tuple[dict[str, Any], dict[str, Tensor]] | None = None
+        if options.folder is not None:
+            writer = accelerator.is_main_process
+            self.folder = Folder(Path(options.folder), claim, options.resume, writer)
+            self._checkpoint = self.folder.read()
+
+    @property
+    def path(self) -> Path | None:
+        """The folder, where this process writes into it."""
+        return self.folder.path if self.folder is not None and self.folder.writer else None
+
+    def judge(self, loss: float, weights: bool) -> None:
+        """Better than all before, or one stall more.
+
+        Args:    weights  whether the model has the weights that the loss was measured with.
+        """
+        state = self.state
+        if state.best_loss is not None and loss >= state.best_loss:
+            state.stalls += 1
+            return
+        state.best_loss, state.best_step = loss, state.step
+        if self.options.keep == "best" and weights:
+            self.best = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+            if self.folder is not None:
+                self.folder.write_best(state.step, self.best)
+
+    def save(self, optimizer: Optimizer, order: Order, log: TrainingLog, *, final: bool) -> None:
+        """A checkpoint, where there is a folder: the final one, or when it is time for another."""
+        every, step = self.options.checkpoint_every, self.state.step
+        if self.folder is None or not (final or step // every > self.saved // every):
+            return
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        kept, plain = optimizer_state(optimizer)
+        tensors |= {f"optimizer.{key}": value for key, value in kept.items()}
+        for rank, mine in enumerate(self._carried()):
+            tensors |= {f"carried.{rank}.{key}": value for key, value in mine.items()}
+        for index, generator in enumerate(order.now(self.state.position == 0)):
+            tensors[f"generator.{index}"] = generator
+        scaler = getattr(self.accelerator, "scaler", None)  # of float16 alone
+        facts = {
+            "state": asdict(self.state),
+            "optimizer": plain,
+            "metrics": log.metrics,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "best_step": self.state.best_step if self.options.keep == "best" else None,
+        }
+        self.folder.write(step, facts, tensors)
+        self.saved = step
+
+    def _carried(self) -> list[dict[str, Tensor]]:
+        """What each replica carries."""
+        if self.options.carried is None:
+            return []
+        mine = {k: v.detach().cpu() for k, v in self.options.carried.state_dict().items()}
+        if self.accelerator.num_processes == 1:
+            return [mine]
+        from accelerate.utils import gather_object
+
+        found: list[dict[str, Tensor]] = gather_object([mine])
+        return found
+
+    def resume(
+        self, optimizer: Optimizer
+    ) -> tuple[list[dict[str, float]], list[str], list[Tensor] | None]:
+        """Become what the last checkpoint holds.
+
+        Returns: rows before it, names of validation's columns, the loader's generators.
+        """
+        checkpoint, self._checkpoint = self._checkpoint, None
+        if checkpoint is None or self.folder is None:
+            return [], [], None
+        facts, tensors = checkpoint
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            kind, _, name = key.partition(".")
+            parts.setdefault(kind, {})[name] = value
+        load_model(self.model, parts.get("model", {}))
+        restore_optimizer(optimizer, parts.get("optimizer", {}), facts["optimizer"])
+        self.state = State(**facts["state"])
+        self.saved = self.state.step
+        scaler = getattr(self.accelerator, "scaler", None)
+        if scaler is not None and facts["scaler"] is not None:
+            scaler.load_state_dict(facts["scaler"])
+        if self.options.carried is not None:
+            mine = f"{self.accelerator.process_index}."
+            carried = parts.get("carried", {})
+            self.options.carried.load_state_dict(
+                {k.removeprefix(mine): v for k, v in carried.items() if k.startswith(mine)}
+            )
+        if facts["best_step"] is not None:
+            self.best = self.folder.read_best(facts["best_step"])
+        generators = parts.get("generator", {})
+        rows = read_rows(self.folder.path / FILE, self.state.step)
+        return rows, facts["metrics"], [generators[str(index)] for index in range(len(generators))]
+
+    def choose(self) -> None:
+        """At the end the best weights take the place of the last, where they were asked for."""
+        if self.options.keep == "best" and self.best is not None:
+            load_model(self.model, self.best)

@@ -33,7 +33,6 @@ class Teacher:
     def __init__(
         self, student: nn.Module, teacher: nn.Module, spec: TrainingSpec, device: torch.device
     ) -> None:
-        self.modes = {module: module.training for module in teacher.modules()}
         self.teacher = teacher.to(device).eval()
         self.weight, self.temperature = spec.distill_weight, spec.distill_temperature
         self.seen: tuple[Any, Any, Any] | None = None
@@ -43,11 +42,9 @@ class Teacher:
         self.seen = (args, kwargs, output)
 
     def close(self) -> None:
-        """Stop watching; the teacher's modes are what they were."""
+        """Stop watching."""
         self.hook.remove()
         self.seen = None
-        for module, mode in self.modes.items():
-            module.training = mode
 
     def forget(self) -> None:
         """What was asked of the student so far, by an earlier mini-batch or by validation."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,21 +14,23 @@ from torch.utils.data import DataLoader
 from aimc_bridge import rng
 from aimc_bridge.engines.base import Matrix
 from aimc_bridge.errors import CapabilityError, TrainingError, UsageError
-from aimc_bridge.physics.injection import ramped
+from aimc_bridge.modes import modes_kept
 from aimc_bridge.training.batches import MiniBatch, Order
+from aimc_bridge.training.checkpoint import Kept
 from aimc_bridge.training.distillation import Teacher
-from aimc_bridge.training.dropout import put_back, rates, set_rates
-from aimc_bridge.training.kept import Kept
 from aimc_bridge.training.options import Loss, Options, Validate
-from aimc_bridge.training.progress import Report, table_of
-from aimc_bridge.training.recipe import HWATraining
+from aimc_bridge.training.progress import TrainingLog, table_of
 from aimc_bridge.training.schedule import (
     RANGE,
+    HWATraining,
     check_optimizer,
     default_optimizer,
     learning_rate_factor,
+    put_back,
+    rates,
+    set_rates,
 )
-from aimc_bridge.training.weights import Untrained, clip_and_remap, noisy_weight
+from aimc_bridge.training.session import Session
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +66,6 @@ class Run:
             self.accelerator.process_index,
             self.accelerator.num_processes,
         )
-        self.modes = {module: module.training for module in model.modules()}
         self.own = {key: model.__dict__[key] for key in _WRAPPED if key in model.__dict__}
         self.rates = rates(model)
         if isinstance(loader, DataLoader):
@@ -87,8 +88,9 @@ class Run:
         self.bare_optimizer = options.optimizer or default_optimizer(model, self.spec)
         self.base_rates = [group["lr"] for group in self.bare_optimizer.param_groups]
         self.kept = Kept(model, options, self.accelerator, self._claim())
+        self.session = Session(model, matrices, self.spec, options.seed, self.process)
         self.tutor: Teacher | None = None
-        self.before: Untrained | None = Untrained(model)
+        self.undo = ExitStack()
         try:
             self._set_up()
         except BaseException:
@@ -98,11 +100,11 @@ class Run:
     def _set_up(self) -> None:
         """Change the model into one that trains; all that can be refused before was."""
         options, model = self.options, self.model
+        self.undo.enter_context(modes_kept(model))
         if options.compile:
             self._leave_products()
         model.to(self.device)
-        for matrix in self.matrices.values():
-            matrix.prepare_training(self.spec)
+        self.session.prepare()
         if options.optimizer is None:
             self.bare_optimizer = default_optimizer(model, self.spec)
             if not any(group["params"] for group in self.bare_optimizer.param_groups):
@@ -115,7 +117,9 @@ class Run:
             check_optimizer(options.optimizer, model)
         self.prepared, self.optimizer = self.accelerator.prepare(model, self.bare_optimizer)
         if options.teacher is not None and self.spec.distill_weight > 0:
+            self.undo.enter_context(modes_kept(options.teacher))
             self.tutor = Teacher(self.prepared, options.teacher, self.spec, self.device)
+            self.undo.callback(self.tutor.close)
 
     def _leave_products(self) -> None:
         """Compile around the analog products: they draw noise and keep state from call to call.
@@ -154,22 +158,21 @@ class Run:
             if self.spec.dropout is not None:
                 set_rates(self.rates, self.spec.dropout)
             done, metrics, generators = self.kept.resume(self.bare_optimizer)
-            self.before = None
+            self.session.begin()
             shown = self.options.progress and self.accelerator.is_main_process
-            with Report(self.total, done, self.kept.path, shown, metrics) as report:
+            with TrainingLog(self.total, done, self.kept.path, shown, metrics) as log:
                 state = self.kept.state
                 for batch in self.order.from_(state.step, state.epoch, state.position, generators):
-                    self._mini_batch(batch, report)
+                    self._mini_batch(batch, log)
             self._finish()
         finally:
             self._put_back()
-        return table_of(report.rows, report.metrics)
+        return table_of(log.rows, log.metrics)
 
     # --- a mini-batch ---
 
-    def _mini_batch(self, batch: MiniBatch, report: Report) -> None:
+    def _mini_batch(self, batch: MiniBatch, log: TrainingLog) -> None:
         state, spec = self.kept.state, self.spec
-        scale = ramped(spec.noise_scale, batch.step, spec.ramp_batches)
         factor = learning_rate_factor(spec, batch.step, batch.epoch, self.total, state.stalls)
         for group, base in zip(self.bare_optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = base * factor
@@ -179,9 +182,9 @@ class Run:
             batch.last and batch.epoch == spec.epochs - 1
         )
         steps = self._steps(batch, final)
-        value, task = self._step(batch.step, _to_device(batch.data, self.device), scale, steps)
+        value, task = self._step(batch.step, _to_device(batch.data, self.device), steps)
         if steps:
-            clip_and_remap(self.matrices, spec, state.trained, batch.step + 1)
+            self.session.follow(state.trained, batch.step + 1)
             state.trained = batch.step + 1
         state.step = batch.step + 1
         state.epoch, state.position = batch.epoch, batch.position + 1
@@ -198,12 +201,12 @@ class Run:
             "step": batch.step,
             "epoch": batch.epoch,
             "loss": value,
-            "noise_scale": scale,
+            "noise_scale": self.session.noise_scale(batch.step),
             "learning_rate": self.base_rates[0] * factor,
         }
-        report.add(row, checked)
+        log.add(row, checked)
         if steps:
-            self.kept.save(self.bare_optimizer, self.order, report, final=final)
+            self.kept.save(self.bare_optimizer, self.order, log, final=final)
 
     def _steps(self, batch: MiniBatch, final: bool) -> bool:
         """Whether the optimizer steps after this mini-batch.
@@ -216,15 +219,13 @@ class Run:
         place = batch.position if by_epoch else batch.step
         return final or (by_epoch and batch.last) or (place + 1) % gradients.num_steps == 0
 
-    def _step(self, step: int, batch: Any, scale: float, steps: bool) -> tuple[float, float]:
+    def _step(self, step: int, batch: Any, steps: bool) -> tuple[float, float]:
         """Forward, backward and, where it `steps`, optimizer; (loss, that before distillation)."""
         accelerator = self.accelerator
         accelerator.sync_gradients = steps
         each = accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
         with nullcontext() if steps or each else accelerator.no_sync(self.prepared):
-            for name, matrix in self.matrices.items():
-                names = ("inject", name, step, self.process)
-                matrix.inject(noisy_weight(matrix, self.spec, scale, self.options.seed, names))
+            self.session.inject(step)
             if self.tutor is not None:
                 self.tutor.forget()
             value = self.loss(self.prepared, batch)
@@ -245,8 +246,7 @@ class Run:
                     "tiles learn no input ranges where all weights are frozen)"
                 )
             accelerator.backward(total)
-            for matrix in self.matrices.values():
-                matrix.inject(None)
+            self.session.clear()
             if self.spec.grad_clip is not None and steps:
                 accelerator.clip_grad_norm_(self.prepared.parameters(), self.spec.grad_clip)
             if self.processes > 1 and step < self.spec.input_range_init_batches:
@@ -304,18 +304,14 @@ class Run:
         return found
 
     def _numbers(self, validate: Validate) -> dict[str, float]:
-        modes = {module: module.training for module in self.model.modules()}
         wrapped = {
             key: self.model.__dict__.pop(key) for key in _WRAPPED if key in self.model.__dict__
         }
         self.model.__dict__.update(self.own)  # float32, as the model will be judged
-        self.model.eval()
         try:
-            with torch.no_grad():
-                result = validate(self.model)
+            with modes_kept(self.model), torch.no_grad():
+                result = validate(self.model.eval())
         finally:
-            for module, mode in modes.items():
-                module.training = mode
             self.model.__dict__.update(wrapped)
         named = result if isinstance(result, Mapping) else {"loss": result}
         if "loss" not in named:
@@ -338,12 +334,7 @@ class Run:
                     buffer.copy_(broadcast(buffer.detach().clone(), from_process=0))
 
     def _put_back(self) -> None:
-        for matrix in self.matrices.values():
-            matrix.inject(None)
-        if self.tutor is not None:
-            self.tutor.close()
-        for module, mode in self.modes.items():
-            module.training = mode
+        self.undo.close()
         put_back(self.rates)
         for group, base in zip(self.bare_optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = base
@@ -353,8 +344,7 @@ class Run:
         for key in _WRAPPED:  # mixed precision wraps the forward of the model itself
             self.model.__dict__.pop(key, None)
         self.model.__dict__.update(self.own)
-        if self.before is not None:  # it failed before the first mini-batch
-            self.before.put_back()
+        self.session.close()
 
 
 def _to_device(batch: Any, device: torch.device) -> Any:

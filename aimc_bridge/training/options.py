@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,7 +29,10 @@ class Stateful(Protocol):
 
 @dataclass(kw_only=True)
 class Options:
-    """What `train` is asked for beside model, data and recipe; see there."""
+    """What `train` is asked for beside model, data and recipe.
+
+    The signature of `train` lists and explains the options for users; a test holds both together.
+    """
 
     teacher: nn.Module | None = None
     optimizer: Optimizer | None = None
@@ -58,3 +61,20 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name}={value}; allowed: 1 or more mini-batches")
+
+    @classmethod
+    def among(cls, arguments: Mapping[str, Any]) -> tuple[Options, dict[str, Any]]:
+        """Take the options out of keyword arguments.
+
+        Args:
+            arguments: Keyword arguments, some of which are options.
+
+        Returns:
+            The options, and the arguments that are none.
+
+        Raises:
+            UsageError: If an option has a value that is not allowed.
+        """
+        names = {field.name for field in fields(cls)}
+        options = cls(**{key: value for key, value in arguments.items() if key in names})
+        return options, {key: value for key, value in arguments.items() if key not in names}

@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from aimc_bridge.errors import CheckpointError
-from aimc_bridge.training.checkpoint import replaced
+from aimc_bridge.files import replacing
+from aimc_bridge.progress import ProgressBar, metric_value
 
 COLUMNS = ("step", "epoch", "loss", "noise_scale", "learning_rate")
 FILE = "metrics.csv"
 if TYPE_CHECKING:
+    from types import TracebackType
+
     import pandas as pd
 
 Row = dict[str, float]
 
 
-class Report:
-    """The rows of a run, shown and written as they come.
+class TrainingLog:
+    """The rows of a training, shown on a bar and written as they come.
 
     Args:    total  mini-batches of the run, None where not known.    done  rows of before a resume.
              folder  where metrics.csv (and tensorboard/) go; None writes nothing.
@@ -47,9 +50,9 @@ class Report:
         self.mean = done[-1]["loss"] if done else 0.0
         self.last = ""
         self.began = time.monotonic() - (done[-1]["wall_s"] if done else 0.0)
-        self.bar, self.task = _bar(total, len(done), show)
+        self.bar = ProgressBar("training", total, len(done), show=show)
 
-    def __enter__(self) -> Report:
+    def __enter__(self) -> TrainingLog:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_rows(self.folder / FILE, self.rows, self.metrics)
@@ -58,11 +61,16 @@ class Report:
                 module = importlib.import_module("torch.utils.tensorboard")
                 step = int(self.rows[-1]["step"]) + 1 if self.rows else 0
                 self.board = module.SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
-        self.bar.start()
+        self.bar.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.__exit__(kind, error, trace)
         if self.file is not None:
             self.file.close()
         if self.board is not None:
@@ -93,35 +101,12 @@ class Report:
         first = len(self.rows) == 1
         self.mean = row["loss"] if first else 0.98 * self.mean + 0.02 * row["loss"]
         if validation:
-            self.last = " ".join(f"{name} {value:.4g}" for name, value in validation.items())
-        parts = [
-            f"epoch {int(row['epoch'])} loss {self.mean:.4f}",
-            f"noise {row['noise_scale']:.2f} lr {row['learning_rate']:.2e}",
-            f"validation: {self.last}" if self.last else "",
-        ]
-        self.bar.update(self.task, advance=1, now=" ".join(filter(None, parts)))
-
-
-def _bar(total: int | None, done: int, show: bool) -> tuple[Any, Any]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    bar = Progress(
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[now]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not show,
-    )
-    return bar, bar.add_task("training", total=total, completed=done, now="")
+            parts = (f"{name} {metric_value(name, value)}" for name, value in validation.items())
+            self.last = f"; validation {', '.join(parts)}"
+        self.bar.advance(
+            note=f"epoch {int(row['epoch'])}, loss {self.mean:.4f}, "
+            f"noise {row['noise_scale']:.2f}, learning rate {row['learning_rate']:.2e}{self.last}"
+        )
 
 
 def _words(row: Row, metrics: list[str]) -> list[str]:
@@ -133,7 +118,7 @@ def _words(row: Row, metrics: list[str]) -> list[str]:
 
 def write_rows(file: Path, rows: list[Row], metrics: list[str]) -> None:
     """The whole file, header first."""
-    with replaced(file) as partial, partial.open("w", newline="", encoding="utf-8") as opened:
+    with replacing(file) as partial, partial.open("w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened)
         writer.writerow([*COLUMNS, "wall_s", *metrics])
         writer.writerows(_words(row, metrics) for row in rows)

@@ -1,18 +1,44 @@
-"""The optimizer of a recipe, and its learning rate from mini-batch to mini-batch."""
+"""A recipe, and what follows from it alone: optimizer, learning rates, dropout rates."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
 from aimc_bridge.errors import UsageError
-from aimc_bridge.spec import TrainingSpec
+from aimc_bridge.spec import Preset, Source, TrainingSpec
 
 RANGE = ".input_range"
 PERIPHERY = (".out_scale", RANGE)  # how the names of learned column scales and input ranges end
+
+
+@dataclass(frozen=True)
+class HWATraining:
+    """A recipe: the TrainingSpec of a preset for one kind of model, possibly changed."""
+
+    name: str
+    spec: TrainingSpec
+
+    @staticmethod
+    def for_(preset: Preset, name: str) -> HWATraining:
+        """The recipe of that name.
+
+        Raises:  UnknownNameError that lists the recipes of the preset.
+        """
+        return HWATraining(f"{preset.name}/{name}", preset.training[name])
+
+    def override(self, why: str = "override", **fields: Any) -> HWATraining:
+        """A copy with other values; `why` becomes their source.
+
+        Raises:  SpecError for an unknown field (it lists the fields) or a value out of range.
+        """
+        return replace(self, spec=self.spec.replace(Source("changed", why, self.name), **fields))
 
 
 def default_optimizer(model: nn.Module, spec: TrainingSpec) -> Optimizer:
@@ -64,3 +90,39 @@ def learning_rate_factor(
     if spec.lr_drop_on_stall:
         drops += stalls
     return float(factor * spec.lr_drop_factor**drops)
+
+
+# --- dropout ---
+
+Rates = list[tuple[nn.Module, str, float]]
+
+_ENDINGS = ("dropout", "dropout_p", "dropout_prob")
+
+
+def rates(model: nn.Module) -> Rates:
+    """Where a model keeps its rates: module, attribute, rate.
+
+    Those of torch's dropout layers, and of modules that keep a rate themselves: recurrent and
+    attention layers, converted or not, and Hugging Face's.
+    """
+    found: Rates = []
+    for module in model.modules():
+        if isinstance(module, _DropoutNd):
+            found.append((module, "p", module.p))
+            continue
+        for name, value in vars(module).items():
+            if name.endswith(_ENDINGS) and type(value) in (int, float):
+                found.append((module, name, value))
+    return found
+
+
+def set_rates(found: Rates, rate: float) -> None:
+    """The same rate everywhere."""
+    for module, name, _ in found:
+        setattr(module, name, rate)
+
+
+def put_back(found: Rates) -> None:
+    """The rates that `rates` found."""
+    for module, name, value in found:
+        setattr(module, name, value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from aimc_bridge.errors import SpecError, StateError, UsageError
 from aimc_bridge.training.batches import Split
 from aimc_bridge.training.loop import Run
 from aimc_bridge.training.options import Loss, Options, Stateful, Validate
-from aimc_bridge.training.recipe import HWATraining
+from aimc_bridge.training.schedule import HWATraining
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,6 +79,7 @@ def train(
              seed  of the injected noise (by layer, step and process) and of torch's default
              generator, seeded anew in each mini-batch, and for the loader in each epoch.
              max_batches  stop after so many mini-batches.
+             progress  show a bar with loss, noise and learning rate on standard error.
              validate  model, in eval mode, its weights clean -> a loss (lower is better) or a dict
              with "loss" among its numbers; it may program a chip, and must restore the model.
              validate_every  mini-batches between two of them; None: the end of each epoch. The
@@ -110,27 +110,11 @@ def train(
              of another model), CheckpointError (a damaged folder).
     Source:  rasch2023 SI A.1, SI Table 3.
     """
+    options, _ = Options.among(locals())
     record = record_of(model)
     _check(recipe, teacher)
     if record.chip is not None:
         raise StateError("train: the model holds a programmed chip; call restore(model) first")
-    options = Options(
-        teacher=teacher,
-        optimizer=optimizer,
-        seed=seed,
-        max_batches=max_batches,
-        progress=progress,
-        validate=validate,
-        validate_every=validate_every,
-        keep=keep,
-        chance_loss=chance_loss,
-        folder=folder,
-        checkpoint_every=checkpoint_every,
-        resume=resume,
-        carried=carried,
-        split=split,
-        compile=compile,
-    )
     return Run(model, matrices_of(model), loader, loss, recipe, options, accelerate).go()
 
 
@@ -146,12 +130,10 @@ def train_digital(
     Args:    model  a digital model.    options  those of `train`.    Others: as `train`.
     Returns: as `train`; the noise scale is 0.    Raises:  as `train`.
     """
-    known = {field.name for field in fields(Options)}
-    mine = Options(**{key: value for key, value in options.items() if key in known})
-    accelerate = {key: value for key, value in options.items() if key not in known}
-    _check(recipe, mine.teacher)
+    asked, accelerate = Options.among(options)
+    _check(recipe, asked.teacher)
     unaware = recipe.override("control: no noise", noise_type="none", noise_scale=0.0)
-    return Run(model, {}, loader, loss, unaware, mine, accelerate).go()
+    return Run(model, {}, loader, loss, unaware, asked, accelerate).go()
 
 
 def _check(recipe: HWATraining, teacher: nn.Module | None) -> None:

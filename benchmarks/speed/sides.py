@@ -19,8 +19,7 @@ from aimc_bridge import calibrate, convert, drift, program
 from aimc_bridge.engines import native
 from aimc_bridge.engines.base import Matrix, matrices_of
 from aimc_bridge.spec import Preset, TrainingSpec
-from aimc_bridge.training import default_optimizer, noisy_weight
-from aimc_bridge.training.weights import clip_and_remap
+from aimc_bridge.training import clip_and_remap, default_optimizer, noisy_weight
 from benchmarks.speed.works import Work, on, outputs
 from presets import rasch2023
 

@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from aimc_bridge.engines.base import Matrix, Observer, chip_in_the_way
-from aimc_bridge.engines.native import chip, compiled_chip, input_range
+from aimc_bridge.engines.native import chip, compiled_chip
 from aimc_bridge.engines.native.forward import CrossbarProduct
-from aimc_bridge.engines.native.product import LinearProduct, Product
+from aimc_bridge.engines.native.input_range import LOADED, InputRanges
+from aimc_bridge.engines.native.product import MANY, LinearProduct, Product
 from aimc_bridge.engines.native.tiles import Block, Job, TileWeights, check_precision, perfect
 from aimc_bridge.errors import CalibrationError, StateError
+from aimc_bridge.layers.steps import kept_between_steps
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid, column_scales
 from aimc_bridge.spec import Preset, TrainingSpec
-
-_MANY = 256
-"""Input vectors from which on a product cuts its weights into tiles anew: one pass over them is
-then nothing beside the product. For fewer (a recurrent step) the last tiles cut are kept.
-"""
-
-_Tiles = dict[tuple[int, int | None], TileWeights]
-
-
-class _Cached(NamedTuple):
-    key: tuple[object, ...]
-    source: Tensor  # kept alive, so that its identity in the key stays its own
-    tiles: _Tiles
-
-
-_recent: list[_Cached] = []
-"""The tiles of the last product of few vectors, of whatever crossbar: the next time step of a
-recurrent layer finds its own, and no model holds tiles beside its weights."""
 
 
 class Crossbar(nn.Module, Matrix):
@@ -48,8 +31,8 @@ class Crossbar(nn.Module, Matrix):
     Chip         plain tensors outside the state dict: conductances, exponents, what is held now,
                  the compensation's reference and factor
 
-    A product of few inputs may find the tiles that the one before cut. A change of weights through
-    `weight.data` cannot be seen: change under `torch.no_grad()`, or call `restore`.
+    Every product takes the weights as they are when it is called, however they were changed; only
+    the time steps of a recurrent layer share what the first of them derived (`layers.steps`).
     """
 
     def __init__(
@@ -62,14 +45,11 @@ class Crossbar(nn.Module, Matrix):
         self.label = "this layer"
         self.reached = [False]
         self._owner = (owner,)  # in a tuple: the owner is not a submodule of its crossbar
-        self._observer: Observer | None = None
         self._injected: Tensor | None = None
-        self._known = input_range.Known()
+        self.ranges = InputRanges()
         self.ir_drop_in_training = True
         self.side_precision: torch.dtype | None = None
         self.compiled = False
-        self.range_start = (0, 3.0)
-        self.range_decay = (0.0, 1.0)
         spec = preset.crossbar
         matrix = weight.detach().reshape(grid.out_features, grid.in_features)
         tiles = (len(grid.rows), len(grid.columns))
@@ -94,17 +74,13 @@ class Crossbar(nn.Module, Matrix):
     reference: Tensor | None
     compensation: Tensor | None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: without what is derived, and without an observer."""
-        return {**self.__dict__, "_known": input_range.Known(), "_observer": None}
-
     def _load_from_state_dict(self, *args: Any) -> None:
         if self.held is not None:
             raise chip_in_the_way(self.label)
         super()._load_from_state_dict(*args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Crossbar:
-        self._known = input_range.Known()
+        self.ranges.forget()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -166,8 +142,10 @@ class Crossbar(nn.Module, Matrix):
             return flat.view(*x.shape[:-1], self.grid.out_features)
         scale = self.scale
         check_precision(scale.dtype)  # model.half() may have changed it
-        if self._observer is not None:
-            return self._observed(x)
+        if self.ranges.observer is not None:
+            learned = self.grid.expand_columns(self.out_scale.detach())
+            exact = self._trained().detach() * learned
+            return self.ranges.observed(self.product, x, exact, self.normalised_weight)
         self.reached[0] = True
         if self.training and self.held is not None:
             raise StateError(
@@ -176,7 +154,7 @@ class Crossbar(nn.Module, Matrix):
             )
         if self.input_range is not None:
             self._check_ranges(x)
-        trained, weight, source = self._weights_now()
+        trained, weight = self._weights_now()
         factor = scale * self.out_scale
         if self.compensation is not None:
             factor = factor * self.compensation
@@ -186,13 +164,14 @@ class Crossbar(nn.Module, Matrix):
             if size or self.input_range is None:
                 return whole
             return whole + 0.0 * self.input_range.sum()  # it too has a gradient of zeros
-        few = size < x.shape[1] * _MANY
+        few = size < x.shape[1] * MANY
+        kept = kept_between_steps() if few else None
         job = Job(
             self.product,
             self.preset.crossbar,
-            self._blocks(weight, self._kept(source) if few and source is not None else {}),
+            self._blocks(weight, {} if kept is None else kept.setdefault(self, {})),
             scale,
-            self.range_decay,
+            self.ranges.decay,
             self.side_precision,
             self.compiled,
         )
@@ -212,37 +191,24 @@ class Crossbar(nn.Module, Matrix):
         scaled = product.weights(weight * self.grid.expand_columns(factor), 0, None)
         return product.contract(product.inputs(x, 0, None), scaled)
 
-    def _weights_now(self) -> tuple[Tensor | None, Callable[[], Tensor], Tensor | None]:
-        """(trained weights that get a gradient or None, weights on the crossbar, the tensor that
-        they are known by; None where a change of it might not be seen)."""
+    def _weights_now(self) -> tuple[Tensor | None, Callable[[], Tensor]]:
+        """(trained weights that get a gradient or None, weights on the crossbar)."""
         held, injected = self.held, self._injected
         if held is not None:
-            return None, lambda: held, held
+            return None, lambda: held
         trained = None
         if torch.is_grad_enabled() and self._owner[0].weight.requires_grad:
             trained = self._trained()
         if injected is not None:
-            return trained, lambda: injected, injected
-        if self.training or trained is not None:
-            return trained, self.normalised_weight, None
-        own: Tensor = self._owner[0].weight  # type: ignore[assignment]
-        return None, self.normalised_weight, own
+            return trained, lambda: injected
+        return trained, self.normalised_weight
 
-    def _kept(self, source: Tensor) -> _Tiles:
-        """The tiles that the last product cut of the weights `source`, or room for them."""
-        version = (source._version, self.scale._version)
-        key = (id(self), id(source), source.data_ptr(), id(self.scale), *version)
-        last = _recent[:]  # another thread may put its own there meanwhile
-        if last and last[0].key == key:
-            return last[0].tiles
-        new = _Cached(key, source, {})
-        _recent[:] = [new]
-        return new.tiles
-
-    def _blocks(self, weight: Callable[[], Tensor], kept: _Tiles) -> list[Block]:
+    def _blocks(
+        self, weight: Callable[[], Tensor], kept: dict[tuple[int, int | None], TileWeights]
+    ) -> list[Block]:
         """The products of this layer; derived weights are taken from `kept`, or put there."""
         columns: list[tuple[int | None, slice]] = [(None, slice(0, self.grid.out_features))]
-        if not self._known.shared(self.input_range):
+        if not self.ranges.shared(self.input_range):
             columns = list(enumerate(self.grid.column_slices()))
         blocks = []
         with torch.inference_mode(False), torch.no_grad():
@@ -272,26 +238,18 @@ class Crossbar(nn.Module, Matrix):
 
     # --- input ranges ---
 
-    def _range_state(self) -> input_range.State:
-        return self._known.state(self.range_batches, self.range_start[0])
-
     def _check_ranges(self, x: Tensor) -> None:
-        if self.training and self._range_state().starting:
-            if x.numel() == 0:
-                return  # nothing to start from, and nothing to quantise
-            assert self.input_range is not None
-            # .data: the products of earlier time steps wait for a backward pass through it
-            own, tiles = self.input_range.data, partial(self.product.inputs, x)
-            self._known = input_range.Known()  # nor is the change seen
-            input_range.start(own, self.range_batches, tiles, *self.range_start)
-        if not self._range_state().ready:
+        assert self.input_range is not None
+        if not self.ranges.check(
+            self.input_range, self.range_batches, self.product, x, self.training
+        ):
             raise CalibrationError(
                 f"the input ranges of {self.label} were never set; call calibrate(model, batches), "
                 "train(...) with learned input ranges, or load a state dict that has them"
             )
 
     def input_ranges(self) -> Tensor | None:
-        if self.input_range is None or not self._range_state().ready:
+        if self.input_range is None or not self.ranges.state(self.range_batches).ready:
             return None
         return self.input_range.detach().abs()
 
@@ -302,31 +260,10 @@ class Crossbar(nn.Module, Matrix):
             return
         self.grid.check_ranges(ranges, self.label)
         self.input_range.copy_(ranges)
-        self.range_batches.fill_(input_range.LOADED)
+        self.range_batches.fill_(LOADED)
 
     def observe(self, observer: Observer | None) -> None:
-        self._observer = observer
-
-    def _observed(self, x: Tensor) -> Tensor:
-        assert self._observer is not None
-        total = None
-        learned = self.grid.expand_columns(self.out_scale.detach())
-        weight = self._trained().detach() * learned
-        for row in range(len(self.grid.rows)):
-            for column in range(len(self.grid.columns)):
-                seen = self.product.inputs(x, row, column)
-                outputs = partial(self._exact_outputs, seen, row, column)
-                self._observer(row, column, seen, outputs)
-            part = self.product.weights(weight, row, None)
-            y = self.product.contract(self.product.inputs(x, row, None), part)
-            total = y if total is None else total + y
-        assert total is not None
-        return total
-
-    def _exact_outputs(self, seen: Tensor, row: int, column: int) -> Tensor:
-        """Of one tile: products of its normalised weights with its inputs."""
-        weight = self.product.weights(self.normalised_weight(), row, column)
-        return self.product.contract(seen, weight)
+        self.ranges.observer = observer
 
     # --- the chip ---
 
@@ -358,7 +295,6 @@ class Crossbar(nn.Module, Matrix):
         self.compensation = chip.factor(matrix, now, reference, float(t_s), seed)
 
     def restore(self) -> None:
-        _recent.clear()
         for name in chip.STATE:
             setattr(self, name, None)
 
@@ -389,8 +325,7 @@ class Crossbar(nn.Module, Matrix):
         self.out_scale.requires_grad_(
             recipe.learn_out_scales and self.preset.crossbar.learned_out_scales
         )
-        self.range_start = (recipe.input_range_init_batches, recipe.input_range_init_sd)
-        self.range_decay = (recipe.input_range_decay, recipe.input_range_min_unclipped)
+        self.ranges.prepare(recipe)
         if self.input_range is not None:
             self.input_range.requires_grad_(recipe.learn_input_ranges)
         if recipe.input_range_start == "data":

@@ -1,12 +1,17 @@
-"""The input ranges of a crossbar's tiles: what a product must know of them, and their start."""
+"""The input ranges of a crossbar's tiles: their start, what a product must know, observers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from aimc_bridge.engines.base import Observer
+from aimc_bridge.engines.native.product import Product
+from aimc_bridge.spec import TrainingSpec
 
 LOADED = 2**31
 """Batches noted for a range that was given: more than any start from data asks for."""
@@ -19,34 +24,135 @@ class State(NamedTuple):
     starting: bool  # some are still taken from data in training
 
 
-class Known:
-    """What a product must know of the ranges, without a look at the device each time.
+class InputRanges:
+    """How the input ranges of a crossbar are started, learned and looked at.
 
-    An answer is kept as long as the tensor it is of, and the version of that tensor.
+    The ranges themselves are tensors of the crossbar, which hands them over: they travel with its
+    state dict, its moves between devices and its copies. What is kept here about them does not.
+
+    Attributes:
+        start_batches: Number of training batches that a range is first taken from.
+        start_sd: Number of standard deviations that such a range spans.
+        decay: Rate at which a learned range shrinks, and the share of its inputs that must be
+            unclipped for that.
+        observer: While set, products are exact and it sees the inputs of every tile.
     """
 
     def __init__(self) -> None:
-        self._state: tuple[tuple[object, ...], State] | None = None
-        self._shared: tuple[tuple[object, ...], bool] | None = None
+        """Start with ranges that are given, not learned."""
+        self.start_batches, self.start_sd = 0, 3.0
+        self.decay = (0.0, 1.0)
+        self.observer: Observer | None = None
+        self.forget()
 
-    def state(self, batches: Tensor, start: int) -> State:
-        """Of `batches` `[row tiles, column tiles]`, from how many each range was set."""
-        key = (id(batches), batches.data_ptr(), batches._version, start)
-        if self._state is None or self._state[0] != key:
-            ready, starting = bool((batches != 0).all()), bool((batches < start).any())
-            self._state = (key, State(ready, starting))
-        return self._state[1]
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles take along: neither answers nor the observer."""
+        return {**self.__dict__, "_state": None, "_shared": None, "observer": None}
+
+    def forget(self) -> None:
+        """Look at the tensors again when they are needed next."""
+        self._state: tuple[object, State] | None = None
+        self._shared: tuple[object, bool] | None = None
+
+    def prepare(self, recipe: TrainingSpec) -> None:
+        """Take from a recipe how ranges are started and learned.
+
+        Args:
+            recipe: The recipe of the training that comes.
+        """
+        self.start_batches = recipe.input_range_init_batches
+        self.start_sd = recipe.input_range_init_sd
+        self.decay = (recipe.input_range_decay, recipe.input_range_min_unclipped)
+
+    def state(self, batches: Tensor) -> State:
+        """Return how the ranges were set.
+
+        Args:
+            batches: From how many batches each range was set, `[row tiles, column tiles]`.
+        """
+        key, last = (_key(batches), self.start_batches), self._state
+        if last is None or last[0] != key:
+            ready = bool((batches != 0).all())
+            last = (key, State(ready, bool((batches < self.start_batches).any())))
+            self._state = last
+        return last[1]
 
     def shared(self, ranges: Tensor | None) -> bool:
-        """Whether the column tiles of each row have one range: then one product serves them all."""
+        """Return whether the column tiles of each row have one range.
+
+        One product then serves all of them.
+
+        Args:
+            ranges: The ranges, `[row tiles, column tiles]`, or None if the preset has none.
+        """
         if ranges is None or ranges.shape[1] == 1:
             return True
         if ranges.requires_grad and torch.is_grad_enabled():
             return False
-        key = (id(ranges), ranges.data_ptr(), ranges._version)
-        if self._shared is None or self._shared[0] != key:
-            self._shared = (key, bool((ranges == ranges[:, :1]).all()))
-        return self._shared[1]
+        key, last = _key(ranges), self._shared
+        if last is None or last[0] != key:
+            last = self._shared = (key, bool((ranges == ranges[:, :1]).all()))
+        return last[1]
+
+    def check(
+        self, ranges: Tensor, batches: Tensor, product: Product, x: Tensor, training: bool
+    ) -> bool:
+        """Return whether a product may use the ranges; in training, take them from its inputs.
+
+        Args:
+            ranges: The ranges, `[row tiles, column tiles]`; changed in place where they start.
+            batches: From how many batches each range was set; changed like the ranges.
+            product: The product, which knows the inputs of each tile.
+            x: The inputs of the layer.
+            training: Whether the layer is in training mode.
+        """
+        if training and self.state(batches).starting:
+            if x.numel() == 0:
+                return True  # nothing to start from, and nothing to quantise
+            # .data: the products of earlier time steps wait for a backward pass through it
+            values = ranges.data
+            self.forget()  # such a change is not seen on every device
+            start(values, batches, partial(product.inputs, x), self.start_batches, self.start_sd)
+        return self.state(batches).ready
+
+    def observed(
+        self, product: Product, x: Tensor, weight: Tensor, normalised: Callable[[], Tensor]
+    ) -> Tensor:
+        """Return the exact product, after the observer has seen the inputs of every tile.
+
+        Args:
+            product: The product of the layer.
+            x: The inputs of the layer.
+            weight: The weights that they are multiplied with, `[out, in]`.
+            normalised: Gives the normalised weights, of which the observer may ask the outputs.
+        """
+
+        def outputs(seen: Tensor, row: int, column: int) -> Tensor:
+            return product.contract(seen, product.weights(normalised(), row, column))
+
+        assert self.observer is not None
+        total = None
+        for row in range(len(product.grid.rows)):
+            for column in range(len(product.grid.columns)):
+                seen = product.inputs(x, row, column)
+                self.observer(row, column, seen, partial(outputs, seen, row, column))
+            part = product.weights(weight, row, None)
+            y = product.contract(product.inputs(x, row, None), part)
+            total = y if total is None else total + y
+        assert total is not None
+        return total
+
+
+def _key(tensor: Tensor) -> tuple[object, ...]:
+    """Return what tells whether a small tensor has changed.
+
+    On a CPU these are its values. On other devices a look at them would wait for all the work that
+    the device still has to do; there it is the identity and the version of the tensor, which does
+    not change if someone writes through `tensor.data`.
+    """
+    if tensor.device.type == "cpu":
+        return (tensor.tolist(),)
+    return (id(tensor), tensor.data_ptr(), tensor._version)
 
 
 @torch.no_grad()

@@ -10,17 +10,19 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import MutableMapping
 from itertools import accumulate
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from aimc_bridge.layers.steps import kept_between_steps
 from aimc_bridge.physics.mapping import TileGrid
 
-_MANY = 256
-"""Input vectors from which on a product with a matrix is bound by arithmetic, not by memory."""
+MANY = 256
+"""Input vectors from which on a product with a matrix is bound by arithmetic, not by memory. One
+more pass over the weights, to cut them into tiles or to change their order, is then nothing beside
+the product."""
 
 _ONEDNN_FROM = 16
 """Input vectors from which on oneDNN multiplies: 40 x 325 by 325 x 2600 took MKL twice as long."""
@@ -129,7 +131,7 @@ class LinearProduct(Product):
     def contract_both(
         self, x: Tensor, other: Tensor, weight: Tensor, biases: tuple[float, float]
     ) -> tuple[Tensor, Tensor]:
-        if len(x) >= _MANY:
+        if len(x) >= MANY:
             return super().contract_both(x, other, weight, biases)
         # the time of a thin product is that of reading the weights: once for both
         first, second = self.contract(torch.cat([x, other]), weight).chunk(2)
@@ -293,30 +295,24 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return functional.linear(x, weight, bias)
 
 
-class _Use(NamedTuple):
-    """How a weight was last multiplied; in oneDNN's order from the second time on."""
-
-    key: tuple[object, ...]
-    packed: Tensor | None
-
-
-_uses: MutableMapping[Tensor, _Use] = WeakTensorKeyDictionary()
-
-
 def _prepared(weight: Tensor, vectors: int) -> Tensor:
-    """Weights that multiply few vectors again and again, as a recurrent layer's do, in oneDNN's own
-    order, which it else makes anew in every product: 40 x 325 by 325 x 2600 takes 0.35 ms instead
-    of 0.61 on two cores, to the same numbers. They live as long as the weights."""
-    if vectors >= _MANY:
+    """Return the weights in oneDNN's own order if a time loop multiplies them again and again.
+
+    oneDNN would otherwise change their order in every product: 40 x 325 by 325 x 2600 takes 0.35 ms
+    instead of 0.61 on two cores, to the same numbers. The first product of a loop leaves them as
+    they are, since there may be no second one.
+    """
+    kept = kept_between_steps()
+    if kept is None or vectors >= MANY:
         return weight
-    version = None if weight.is_inference() else weight._version
-    key, last = (version, weight.data_ptr(), vectors), _uses.get(weight)
-    if last is None or last.key != key:
-        _uses[weight] = _Use(key, None)
+    # weights that a step made for itself alone go with it
+    uses: MutableMapping[Tensor, dict[int, Tensor | None]]
+    uses = kept.setdefault(_prepared, WeakTensorKeyDictionary())
+    packed = uses.setdefault(weight, {})
+    if vectors not in packed:
+        packed[vectors] = None
         return weight
-    if last.packed is None:
-        with torch.inference_mode(False):
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight, vectors)
-        _uses[weight] = last = _Use(key, packed)
-    assert last.packed is not None
-    return last.packed
+    ready = packed[vectors]
+    if ready is None:
+        ready = packed[vectors] = torch.ops.mkldnn._reorder_linear_weight(weight, vectors)
+    return ready

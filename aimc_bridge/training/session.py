@@ -1,8 +1,12 @@
-"""What training does to the weights beside the optimizer: noise before a step, clip and remap
-after it."""
+"""What training does to the weights of a chip beside the optimizer.
+
+Weights get noise before a step of the optimizer, and are clipped and remapped after it. A `Session`
+does that around the steps of whoever trains; it knows of no loader, loss, epoch or file.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import chain
 
 import torch
@@ -10,8 +14,85 @@ from torch import Tensor, nn
 
 from aimc_bridge import rng
 from aimc_bridge.engines.base import Matrix
-from aimc_bridge.physics.injection import injected
+from aimc_bridge.physics.injection import injected, ramped
 from aimc_bridge.spec import TrainingSpec
+
+
+class Session:
+    """The noise, clipping and remapping of one training, around the steps of its optimizer.
+
+    The one who trains calls `prepare` once, then `inject` before each mini-batch, `clear` after its
+    backward pass and `follow` after each step of the optimizer; `close` at the end or at an error.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        matrices: Mapping[str, Matrix],
+        spec: TrainingSpec,
+        seed: int,
+        process: int = 0,
+    ) -> None:
+        """Remember the model as it is; nothing changes before `prepare`.
+
+        Args:
+            model: The model that is trained.
+            matrices: Its weight matrices on tiles, by the name of the layer. Without any, as in a
+                digital model, no step changes anything.
+            spec: The recipe.
+            seed: Seed of the noise, of which every layer, mini-batch and process has its own.
+            process: Index of this process among those that train together.
+        """
+        self.matrices, self.spec, self.seed, self.process = matrices, spec, seed, process
+        self._before: Untrained | None = Untrained(model)
+
+    def prepare(self) -> None:
+        """Tell every matrix what the recipe learns and how ranges start."""
+        for matrix in self.matrices.values():
+            matrix.prepare_training(self.spec)
+
+    def begin(self) -> None:
+        """Say that everything is set up: from here on `close` keeps what was learned."""
+        self._before = None
+
+    def noise_scale(self, step: int) -> float:
+        """Return the scale of the noise in a mini-batch; it grows with the recipe's ramp.
+
+        Args:
+            step: Number of the mini-batch, from 0.
+        """
+        return ramped(self.spec.noise_scale, step, self.spec.ramp_batches)
+
+    def inject(self, step: int) -> None:
+        """Let every matrix multiply with a noisy copy of its weights until `clear`.
+
+        Args:
+            step: Number of the mini-batch, from 0.
+        """
+        scale = self.noise_scale(step)
+        for name, matrix in self.matrices.items():
+            names = ("inject", name, step, self.process)
+            matrix.inject(noisy_weight(matrix, self.spec, scale, self.seed, names))
+
+    def clear(self) -> None:
+        """Let every matrix multiply with its clean weights again."""
+        for matrix in self.matrices.values():
+            matrix.inject(None)
+
+    def follow(self, before: int, now: int) -> None:
+        """Clip the weights after a step of the optimizer, and remap them when it is time for that.
+
+        Args:
+            before: Number of mini-batches done at the step before this one.
+            now: Number of mini-batches done.
+        """
+        clip_and_remap(self.matrices, self.spec, before, now)
+
+    def close(self) -> None:
+        """Clear the noise; a model whose training never began is again what it was."""
+        self.clear()
+        if self._before is not None:
+            self._before.put_back()
 
 
 def noisy_weight(
@@ -43,7 +124,9 @@ def noisy_weight(
     return weight
 
 
-def clip_and_remap(matrices: dict[str, Matrix], spec: TrainingSpec, before: int, now: int) -> None:
+def clip_and_remap(
+    matrices: Mapping[str, Matrix], spec: TrainingSpec, before: int, now: int
+) -> None:
     """Clip, and remap where a multiple of `remap_every` lies in (before, now] mini-batches.
 
     Frozen matrices, whose weights no optimizer may change, stay as they are.
