@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aimc_bridge.errors import ShapeError, UsageError
+from aimc_bridge.layers.parameters import copied_parameter
 
 
 class AnalogMultiheadAttention(nn.Module):
@@ -43,8 +44,8 @@ class AnalogMultiheadAttention(nn.Module):
             biases = _thirds(module.in_proj_bias)
         self.q, self.k, self.v = map(make_linear, weights, biases)
         self.out = make_linear(module.out_proj.weight, module.out_proj.bias)
-        self.register_parameter("bias_k", _copy(module.bias_k))
-        self.register_parameter("bias_v", _copy(module.bias_v))
+        self.register_parameter("bias_k", copied_parameter(module.bias_k))
+        self.register_parameter("bias_v", copied_parameter(module.bias_v))
 
     bias_k: nn.Parameter | None
     bias_v: nn.Parameter | None
@@ -220,9 +221,3 @@ def _thirds(parameter: Tensor) -> list[Tensor]:
         nn.Parameter(part, requires_grad=parameter.requires_grad)
         for part in parameter.detach().chunk(3)
     ]
-
-
-def _copy(parameter: Tensor | None) -> nn.Parameter | None:
-    if parameter is None:
-        return None
-    return nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)

@@ -18,8 +18,6 @@ from aimc_bridge.errors import (
 from aimc_bridge.physics.mapping import TileGrid, column_scales
 from aimc_bridge.spec import Preset, TrainingSpec
 
-_CHIP = ("programmed", "held", "baseline", "alpha")
-
 
 class TileMatrix(Matrix):
     """`tiles[row][column]` hold the parts of one matrix; `bias_owner.bias` is its digital bias.

@@ -13,14 +13,9 @@ from aimc_bridge.engines.native.crossbar import Crossbar
 from aimc_bridge.engines.native.product import ConvProduct, LinearProduct
 from aimc_bridge.errors import ShapeError
 from aimc_bridge.layers.convolution import as_batch, padding_to_do_first
+from aimc_bridge.layers.parameters import copied_parameter
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.spec import Preset
-
-
-def _copy(parameter: Tensor | None) -> nn.Parameter | None:
-    if parameter is None:
-        return None
-    return nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
 
 
 def _with_bias(y: Tensor, bias: Tensor | None) -> Tensor:
@@ -47,8 +42,8 @@ class AnalogLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.transposed = transposed
-        self.register_parameter("weight", _copy(weight))
-        self.register_parameter("bias", _copy(bias))
+        self.register_parameter("weight", copied_parameter(weight))
+        self.register_parameter("bias", copied_parameter(bias))
         matrix = self.matrix()
         self.out_features, self.in_features = matrix.shape
         grid = TileGrid.of(self.out_features, self.in_features, preset.crossbar)
@@ -90,8 +85,8 @@ class AnalogConv(nn.Module):
     @torch.inference_mode(False)  # as AnalogLinear
     def __init__(self, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, preset: Preset) -> None:
         super().__init__()
-        self.register_parameter("weight", _copy(conv.weight))
-        self.register_parameter("bias", _copy(conv.bias))
+        self.register_parameter("weight", copied_parameter(conv.weight))
+        self.register_parameter("bias", copied_parameter(conv.bias))
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
         self.kernel_size, self.stride = conv.kernel_size, conv.stride
         self.dilation, self.groups = conv.dilation, conv.groups
