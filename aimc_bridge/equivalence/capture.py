@@ -112,25 +112,26 @@ def layers_of(native: nn.Module, digital: nn.Module, batches: Sequence[Any]) -> 
             matrix.observe(None)
         for hook in hooks:
             hook.remove()
-    found = []
+    captured = []
     for name, matrix in matrices.items():
         weight = matrix.clean_weight() * matrix.grid.expand_columns(matrix.learned_scale())
         if kinds[name] == "convolution":
             module = copy.deepcopy(digital.get_submodule(name))
             module.register_parameter("bias", None)
             with torch.no_grad():
-                own = module.get_parameter("weight")
-                own.copy_(weight.view_as(own))
+                digital_weight = module.get_parameter("weight")
+                digital_weight.copy_(weight.view_as(digital_weight))
             limit = IMAGES
         else:
             module = layers.linear_around(weight.cpu(), None)
             limit = VECTORS
         ranges = matrix.input_ranges()
         inputs = seen[name].inputs(limit, name)
-        kept = None if ranges is None else ranges.cpu().clone()
+        if ranges is not None:
+            ranges = ranges.cpu().clone()
         module = module.cpu().eval().requires_grad_(False)
-        found.append(Layer(name, kinds[name], module, inputs, kept, matrix.grid))
-    return found
+        captured.append(Layer(name, kinds[name], module, inputs, ranges, matrix.grid))
+    return captured
 
 
 def _nothing(row: int, column: int, x: Tensor, outputs: Any) -> None:
@@ -143,7 +144,7 @@ class _Seen:
     def __init__(self, matrix: Matrix) -> None:
         self.rows = len(matrix.grid.rows)
         self.pending: list[Tensor] = []
-        self.kept: list[Tensor] = []
+        self.pieces: list[Tensor] = []
 
     def vectors(self, row: int, column: int, x: Tensor, outputs: Any) -> None:
         """As an observer: row tile by row tile, each first for its first column tile."""
@@ -155,43 +156,43 @@ class _Seen:
             self.pending = []
             whole = whole[whole.abs().amax(1) > 0]  # the first step of a recurrent layer sees zeros
             step = -(-len(whole) // _A_CALL) or 1
-            self.kept.append(whole[::step].cpu().clone())
+            self.pieces.append(whole[::step].cpu().clone())
 
     def images(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """As a forward hook of a convolution."""
         x: Tensor = args[0].detach()
         spatial = module.get_parameter("weight").ndim - 2
         batched = x if x.ndim == spatial + 2 else x.unsqueeze(0)
-        self.kept.append(batched[:IMAGES].cpu().clone())
+        self.pieces.append(batched[:IMAGES].cpu().clone())
 
     def inputs(self, limit: int, name: str) -> Tensor:
-        if not self.kept or not sum(len(x) for x in self.kept):
+        if not self.pieces or not sum(len(x) for x in self.pieces):
             raise UsageError(f"the inputs never reach layer {name!r}; exclude it, or give others")
-        shapes = {x.shape[1:] for x in self.kept}
+        shapes = {x.shape[1:] for x in self.pieces}
         if len(shapes) > 1:  # images of several sizes: those of the first
-            self.kept = [x for x in self.kept if x.shape[1:] == self.kept[0].shape[1:]]
-        whole = torch.cat(self.kept)
+            self.pieces = [x for x in self.pieces if x.shape[1:] == self.pieces[0].shape[1:]]
+        whole = torch.cat(self.pieces)
         return whole[:: -(-len(whole) // limit)].clone()
 
 
 def _kinds(native: nn.Module, matrices: dict[str, Matrix]) -> dict[str, str]:
     parents = dict(native.named_modules())
-    found = {}
+    kinds = {}
     for name in matrices:
         module = parents[name]
         parent = parents.get(name.rpartition(".")[0])
         weight = dict(module.named_parameters(recurse=False)).get("weight")
         if weight is not None and weight.ndim > 2:
-            found[name] = "convolution"
+            kinds[name] = "convolution"
         elif isinstance(parent, _RECURRENT):
-            found[name] = "gates"
+            kinds[name] = "gates"
         elif isinstance(parent, layers.AnalogMultiheadAttention) or any(
             word in part for part in name.lower().split(".") for word in ("attention", "attn")
         ):
-            found[name] = "attention"
+            kinds[name] = "attention"
         else:
-            found[name] = "linear"
-    return found
+            kinds[name] = "linear"
+    return kinds
 
 
 def chosen(layers: list[Layer], wanted: Sequence[str] | None) -> list[Layer]:
@@ -205,17 +206,17 @@ def chosen(layers: list[Layer], wanted: Sequence[str] | None) -> list[Layer]:
             if not any(fnmatchcase(layer.name, pattern) for layer in layers):
                 names = ", ".join(layer.name for layer in layers)
                 raise UsageError(f"layers: {pattern!r} matches none of {names}")
-        found = [x for x in layers if any(fnmatchcase(x.name, p) for p in wanted)]
-        if not found:
+        named = [x for x in layers if any(fnmatchcase(x.name, p) for p in wanted)]
+        if not named:
             raise UsageError("layers names no layer; allowed: names or patterns, or None")
-        return found
-    found = []
+        return named
+    picked: list[Layer] = []
     for kind in dict.fromkeys(layer.kind for layer in layers):
-        mine = [layer for layer in layers if layer.kind == kind]
-        mine.sort(key=lambda layer: (-len(layer.grid.rows), -layer.weights))
+        of_kind = [layer for layer in layers if layer.kind == kind]
+        of_kind.sort(key=lambda layer: (-len(layer.grid.rows), -layer.weights))
         unlike: dict[Any, Layer] = {}  # two of one shape tell the same twice
-        for layer in mine:
+        for layer in of_kind:
             role = layer.name.rpartition(".")[2][:2] if kind == "gates" else ""
             unlike.setdefault((layer.grid.rows, layer.grid.columns, role), layer)
-        found += list(unlike.values())[:2]
-    return found
+        picked += list(unlike.values())[:2]
+    return picked

@@ -7,7 +7,7 @@ own, as the reference nets a pair of devices and with each device read by itself
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from scipy import stats
 from torch import Tensor
 
 from aimc_bridge.equivalence.closed import ClosedLaws
-from aimc_bridge.equivalence.report import Part, Report, Row
+from aimc_bridge.equivalence.report import Findings, Row
 from aimc_bridge.equivalence.statistics import distance_test, mean_test, sd_test, skew_test
 from aimc_bridge.errors import UsageError
 from aimc_bridge.physics import cells as cell_law
@@ -27,7 +27,6 @@ from aimc_bridge.physics.programming import programmed
 from aimc_bridge.physics.reading import read
 from aimc_bridge.rng import derive, normal, stream
 from aimc_bridge.spec import Preset, StatisticalSpec
-from aimc_bridge.times import seconds
 
 TARGETS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 TIMES = ("0", "1s", "1h", "1d", "30d", "1y", "10y")
@@ -193,29 +192,14 @@ def reference_laws(preset: Preset, seed: int, *names: object) -> tuple[Laws, str
     return Aihwkit(preset, model, seed, *names), "aihwkit"
 
 
-def device_level(
-    preset: Preset,
-    times: Sequence[str | float] = TIMES,
-    targets: Sequence[float] = TARGETS,
-    samples: int = SAMPLES,
-    seed: int = 0,
-    progress: Callable[[str], None] = lambda text: None,
-) -> Report:
-    """Programmed, exponent, drifted and read conductance of single devices, and weights as read:
-    both signs, netted and not, native against aihwkit.
+def signed_targets(x: float) -> list[float]:
+    """The weights that devices with the target `x` hold: both signs, or 0 alone."""
+    return [x, -x] if x > 0 else [x]
 
-    Args:    targets  conductances over g_max.    samples  devices a cell.    progress  called with
-             a line of text.
-    Returns: Report; means in units of g_max (exponents as they are).
-    Raises:  UsageError; VersionError without a working aihwkit.
-    """
-    check(targets, samples)
-    at = sorted({seconds(t) for t in times})
-    parts = []
-    for x in dict.fromkeys(targets):
-        progress(f"{preset.name}: devices with target {x:g}, {samples} a cell")
-        parts.append(device_part(preset, x, at, samples, seed))
-    return Report.of(parts)
+
+def more_samples(x: float, samples: int) -> int:
+    """Twice the samples for a target of 0, where tails are long."""
+    return 2 * samples if x == 0 else samples
 
 
 def check(targets: Sequence[float], samples: int) -> None:
@@ -224,46 +208,23 @@ def check(targets: Sequence[float], samples: int) -> None:
         raise UsageError(f"samples={samples}, targets={targets}; allowed: >= 4, within [0, 1]")
 
 
-def device_part(preset: Preset, x: float, times: Sequence[float], samples: int, seed: int) -> Part:
-    """All cells of the devices with one target, `x` g_max; twice the samples for a target of 0,
-    where tails are long."""
-    samples = 2 * samples if x == 0 else samples
-    theirs, reference = reference_laws(preset, seed, x)
-    part = Part()
-    compare(
-        part,
-        devices(Native(preset, True, seed, x), x, times, samples, preset.pcm.g_max_us),
-        devices(theirs, x, times, samples, preset.pcm.g_max_us),
-        reference,
-    )
-    signed = [x, -x] if x > 0 else [x]
-    ours = weights(Native(preset, True, seed, x, "weights"), signed, times, samples)
-    compare(part, ours, weights(theirs, signed, times, samples), reference)
-    if preset.pcm.pairs:
-        native = Native(preset, False, seed, x, "pairs")
-        ours = weights(native, signed, times, samples, " of two devices")
-        other = pairs(theirs, signed, times, samples, preset.pcm.g_max_us)
-        compare(part, ours, other, reference)
-    return part
-
-
 def devices(laws: Laws, x: float, times: Sequence[float], samples: int, g_max_us: float) -> Samples:
     """Single devices with one target: programmed, exponent, drifted, read; in units of g_max."""
     target = torch.full((samples,), x * g_max_us)
     cell = f"g/g_max = {x:g}"
-    found: Samples = {}
+    drawn: Samples = {}
     with laws.drawing(), torch.no_grad():
         g_prog = laws.programmed(target)
         nu = laws.exponent(target)
-        found[cell, "programmed", math.nan] = g_prog / g_max_us
-        found[cell, "exponent", math.nan] = nu
+        drawn[cell, "programmed", math.nan] = g_prog / g_max_us
+        drawn[cell, "exponent", math.nan] = nu
         for t in times:
-            found[cell, "drifted", t] = laws.drifted(g_prog, nu, t) / g_max_us
+            drawn[cell, "drifted", t] = laws.drifted(g_prog, nu, t) / g_max_us
         for t in times:
-            found[cell, "read", t] = laws.read(g_prog, nu, t) / g_max_us
-    _add_changes(found, "drifted", times)
-    _add_anew(found, cell, times)
-    return found
+            drawn[cell, "read", t] = laws.read(g_prog, nu, t) / g_max_us
+    _add_changes(drawn, "drifted", times)
+    _add_anew(drawn, cell, times)
+    return drawn
 
 
 def weights(
@@ -276,25 +237,27 @@ def weights(
     pieces: dict[tuple[str, float], list[Tensor]] = {}
     with laws.drawing(), torch.no_grad():
         for held, later in laws.tiles(weight, count, times):
-            kept = [] if held is None else [(f"programmed weight{kind}", math.nan, held)]
-            kept += [(f"read weight{kind}", t, now) for t, now in zip(times, later, strict=True)]
-            for quantity, t, values in kept:
+            readings = [] if held is None else [(f"programmed weight{kind}", math.nan, held)]
+            readings += [
+                (f"read weight{kind}", t, now) for t, now in zip(times, later, strict=True)
+            ]
+            for quantity, t, values in readings:
                 rows = values[..., _ONES:].transpose(-1, -2).reshape(-1, len(signed))
                 pieces.setdefault((quantity, t), []).append(rows.float())
-    found: Samples = {}
+    drawn: Samples = {}
     for (quantity, t), collected in pieces.items():
         joined = torch.cat(collected)[:samples]
         for index, x in enumerate(signed):
-            found[f"w = {x:g}", quantity, t] = joined[:, index].contiguous()
-    _add_changes(found, f"read weight{kind}", times)
-    return found
+            drawn[f"w = {x:g}", quantity, t] = joined[:, index].contiguous()
+    _add_changes(drawn, f"read weight{kind}", times)
+    return drawn
 
 
 def pairs(
     laws: Laws, signed: Sequence[float], times: Sequence[float], samples: int, g_max_us: float
 ) -> Samples:
     """Weights of two devices that are read each by itself: the difference of the two."""
-    found: Samples = {}
+    drawn: Samples = {}
     with laws.drawing(), torch.no_grad():
         for x in signed:
             cell = f"w = {x:g}"
@@ -303,31 +266,31 @@ def pairs(
                 wanted = torch.full((samples,), target * g_max_us)
                 legs.append((laws.programmed(wanted), laws.exponent(wanted)))
             programmed_pair = legs[0][0] - legs[1][0]
-            found[cell, "programmed weight of two devices", math.nan] = programmed_pair / g_max_us
+            drawn[cell, "programmed weight of two devices", math.nan] = programmed_pair / g_max_us
             for t in times:
                 plus, minus = (laws.read(g, nu, t) for g, nu in legs)
-                found[cell, "read weight of two devices", t] = (plus - minus) / g_max_us
-    _add_changes(found, "read weight of two devices", times)
-    return found
+                drawn[cell, "read weight of two devices", t] = (plus - minus) / g_max_us
+    _add_changes(drawn, "read weight of two devices", times)
+    return drawn
 
 
-def _add_changes(found: Samples, quantity: str, times: Sequence[float]) -> None:
+def _add_changes(drawn: Samples, quantity: str, times: Sequence[float]) -> None:
     """What each device lost since the time before: an exponent belongs to a device, for good, and
     no distribution at one time alone shows that."""
-    for cell in dict.fromkeys(key[0] for key in found):
+    for cell in dict.fromkeys(key[0] for key in drawn):
         for before, t in zip(times, times[1:], strict=False):
-            change = found[cell, quantity, t] - found[cell, quantity, before]
-            found[cell, f"{quantity} change", t] = change
+            change = drawn[cell, quantity, t] - drawn[cell, quantity, before]
+            drawn[cell, f"{quantity} change", t] = change
 
 
-def _add_anew(found: Samples, cell: str, times: Sequence[float]) -> None:
+def _add_anew(drawn: Samples, cell: str, times: Sequence[float]) -> None:
     """How far a device's loss strays from what it lost at the time before, on a logarithmic scale:
     0 where the exponent is the same one, 2 where it was drawn anew, whatever the two times are."""
-    start = found[cell, "programmed", math.nan].double()
+    start = drawn[cell, "programmed", math.nan].double()
     alive = start > 0.01
     loss = {}
     for t in times:
-        now = found[cell, "drifted", t].double()
+        now = drawn[cell, "drifted", t].double()
         alive = alive & (now > 0)
         loss[t] = now
     if int(alive.sum()) < 4:
@@ -337,20 +300,20 @@ def _add_anew(found: Samples, cell: str, times: Sequence[float]) -> None:
         if float(first.mean()) < 1e-6 or float(second.std()) < 1e-4 * float(second.mean()):
             continue  # nothing has drifted yet, or one exponent for all
         stray = second - first * (second.mean() / first.mean())
-        found[cell, "exponent drawn anew", t] = stray.square() / second.var()
+        drawn[cell, "exponent drawn anew", t] = stray.square() / second.var()
 
 
-def compare(part: Part, ours: Samples, theirs: Samples, reference: str) -> None:
+def compare(findings: Findings, first: Samples, second: Samples, reference: str) -> None:
     """Mean, standard deviation, skewness and distribution of every cell that both sides have."""
-    for key in ours:
-        if key not in theirs:  # one exponent for all on one side: it was never drawn
+    for key in first:
+        if key not in second:  # one exponent for all on one side: it was never drawn
             continue
         cell, quantity, t_s = key
-        a, b = (side[key].numpy() for side in (ours, theirs))
+        a, b = (side[key].numpy() for side in (first, second))
         wide_a, wide_b = (values.astype(np.float64) for values in (a, b))
 
         def add(what: str, test: Any, of: Key = key) -> None:
-            part.rows.append(
+            findings.rows.append(
                 Row("device", of[0], " ".join(filter(None, [of[1], what])), of[2], test, reference)
             )
 
@@ -365,7 +328,7 @@ def compare(part: Part, ours: Samples, theirs: Samples, reference: str) -> None:
             continue  # shapes are those of the two times; a constant has none
         add("skew", skew_test(wide_a, wide_b, _skew_margin(wide_b)))
         add("distribution", distance_test(a, b, DISTANCE))
-        _keep_quantiles(part, cell, quantity, t_s, wide_a, wide_b)
+        _add_quantiles(findings, cell, quantity, t_s, wide_a, wide_b)
 
 
 def _skew_margin(values: Any) -> float:
@@ -381,9 +344,11 @@ def _skew_margin(values: Any) -> float:
 _SHARES = (0.001, 0.005, 0.01, *(i / 20 for i in range(1, 20)), 0.99, 0.995, 0.999)
 
 
-def _keep_quantiles(part: Part, cell: str, quantity: str, t_s: float, a: Any, b: Any) -> None:
+def _add_quantiles(
+    findings: Findings, cell: str, quantity: str, t_s: float, a: Any, b: Any
+) -> None:
     """For the figure: single devices and weights as read."""
     if quantity not in ("programmed", "exponent", "read", "read weight"):
         return
     for share, x, y in zip(_SHARES, np.quantile(a, _SHARES), np.quantile(b, _SHARES), strict=True):
-        part.quantiles.append([cell, quantity, t_s, share, float(x), float(y)])
+        findings.quantiles.append([cell, quantity, t_s, share, float(x), float(y)])

@@ -5,14 +5,14 @@ Outputs, compensation factors and the periphery; chips are the sampling unit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from aimc_bridge.equivalence import closed, periphery
+from aimc_bridge.equivalence import closed
 from aimc_bridge.equivalence.capture import Layer
-from aimc_bridge.equivalence.report import Part, Row
-from aimc_bridge.equivalence.side import Measured, Setting, measure, noisy
+from aimc_bridge.equivalence.measuring import ChipStatistics, Sampling
+from aimc_bridge.equivalence.report import Findings, Row
 from aimc_bridge.equivalence.statistics import (
     Test,
     Values,
@@ -43,56 +43,34 @@ MEASURED = ("global", "global_exact_reference", "per_column")
 KNOWN = ("oracle", "none")  # factors without chance
 
 
-def layer_part(
+def compare_outputs(
+    findings: Findings,
     layer: Layer,
-    preset: Preset,
-    setting: Setting,
-    advance: Callable[[], None] = lambda: None,
-) -> Part:
-    """All comparisons of one layer, native against aihwkit.
-
-    Args:    advance  called after every chip of the two sides' main measurement.
-    """
-    part = Part()
-    sides = [setting.side(layer, preset, engine) for engine in setting.engines]
-    ours, theirs = (measure(side, setting, advance) for side in sides)
-    kind = preset.compensation.drift_compensation
-    compare(part, layer, preset, setting.times, ours, theirs)
-    compare_alpha(part, layer, setting, ours, theirs, kind)
-    for other in MEASURED:
-        if other != kind:
-            changed = preset.change(why="cross-check", drift_compensation=other)
-            a, b = (
-                measure(setting.side(layer, changed, engine), setting, what="alpha")
-                for engine in setting.engines
-            )
-            compare_alpha(part, layer, setting, a, b, other)
-    for other in KNOWN:
-        _known_alpha(part, layer, preset, setting, other)
-    periphery.clipping(part, layer, preset, setting)
-    periphery.ir_drop(part, layer, preset, setting)
-    periphery.exactly(part, layer, preset, setting)
-    return part
-
-
-def compare(
-    part: Part,
-    layer: Layer,
-    preset: Preset,
     times: Sequence[float],
-    ours: Measured,
-    theirs: Measured,
-    noise: bool | None = None,
+    first: ChipStatistics,
+    second: ChipStatistics,
+    *,
+    noise: bool,
+    reference: str = "aihwkit",
 ) -> None:
-    """Outputs of two sides."""
-    noise = noisy(preset) if noise is None else noise
+    """Compare the outputs of two sides at every time.
+
+    Args:
+        findings: Where the rows are added.
+        layer: The layer.
+        times: Seconds after programming, those of the statistics.
+        first: Chips of the first side.
+        second: Chips of the second side.
+        noise: Whether two products of one chip differ, on both sides; if so, the noise is compared.
+        reference: What the second side is.
+    """
     for index, t_s in enumerate(times):
 
         def add(quantity: str, test: Test, when: float = t_s) -> None:
-            part.rows.append(Row("layer", layer.name, quantity, when, test))
+            findings.rows.append(Row("layer", layer.name, quantity, when, test, reference))
 
         def both(name: str, at: int = index) -> tuple[Values, Values]:
-            return ours.column(name, at), theirs.column(name, at)
+            return first.column(name, at), second.column(name, at)
 
         a, b = both("gain")
         add("gain mean", mean_test(a, b, _of(b, GAIN)))
@@ -120,9 +98,9 @@ def _of(values: Values, share: float, least: float = 1e-9) -> float:
 def _deviations(values: Values) -> Values:
     """Contributions of each chip to the variance of each output; 0 where it is rounding alone."""
     n, mean = len(values), values.mean(0)
-    found: Values = (values - mean) ** 2 * (n / (n - 1))
-    found[:, found.mean(0) < 1e-12 * mean**2] = 0.0
-    return found
+    squares: Values = (values - mean) ** 2 * (n / (n - 1))
+    squares[:, squares.mean(0) < 1e-12 * mean**2] = 0.0
+    return squares
 
 
 def _relative(first: Values, second: Values) -> tuple[Values, Values]:
@@ -135,49 +113,56 @@ def _relative(first: Values, second: Values) -> tuple[Values, Values]:
 
 
 def compare_alpha(
-    part: Part, layer: Layer, setting: Setting, ours: Measured, theirs: Measured, kind: str
+    findings: Findings,
+    layer: Layer,
+    times: Sequence[float],
+    first: ChipStatistics,
+    second: ChipStatistics,
+    kind: str,
 ) -> None:
     """Compensation factors that a readout measured: mean by tile, bias and spread."""
     if kind not in MEASURED:
         return
-    for index, t_s in enumerate(setting.times):
-        a, b = ours.column("alpha", index), theirs.column("alpha", index)
+    for index, t_s in enumerate(times):
+        a, b = first.column("alpha", index), second.column("alpha", index)
         name = f"alpha {kind}"
         if a.shape[1] != b.shape[1]:  # tiles of two presets: their mean
             a, b = a.mean(1, keepdims=True), b.mean(1, keepdims=True)
         for tile in range(a.shape[1]):
             cell = layer.name if a.shape[1] == 1 else f"{layer.name}, tile {tile}"
             test = mean_test(a[:, tile], b[:, tile], _of(b[:, tile], ALPHA_MEAN))
-            part.rows.append(Row("layer", cell, f"{name} mean", t_s, test))
+            findings.rows.append(Row("layer", cell, f"{name} mean", t_s, test))
         squares = [_deviations(x).mean(1) for x in (a, b)]
         test = spread_test(squares[0], squares[1], ALPHA_SD)
-        part.rows.append(Row("layer", layer.name, f"{name} sd", t_s, test))
-        a, b = (side.column("bias", index).mean(1) for side in (ours, theirs))
+        findings.rows.append(Row("layer", layer.name, f"{name} sd", t_s, test))
+        a, b = (side.column("bias", index).mean(1) for side in (first, second))
         test = mean_test(a, b, ALPHA_BIAS)
-        part.rows.append(Row("layer", layer.name, f"{name} bias", t_s, test))
+        findings.rows.append(Row("layer", layer.name, f"{name} bias", t_s, test))
 
 
-def _known_alpha(part: Part, layer: Layer, preset: Preset, setting: Setting, kind: str) -> None:
-    """Factors without chance: the oracle's against its formula, and 1 where there is none."""
+def compare_known_alpha(
+    findings: Findings, layer: Layer, preset: Preset, sampling: Sampling, kind: str
+) -> None:
+    """Compare factors without chance: the oracle's with its formula, and 1 if there is none."""
     changed = preset.change(why="cross-check", drift_compensation=kind)
-    side = setting.side(layer, changed)
-    side.chip(derive(setting.seed, "crosscheck", kind))
-    matrix = side.matrix()
+    native = sampling.layer_on(layer, changed)
+    native.chip(derive(sampling.seed, "crosscheck", kind))
+    matrix = native.matrix()
     weight = matrix.normalised_weight().double().cpu().numpy()
     tiles = [
         weight[columns, rows]
         for rows in matrix.grid.row_slices()
         for columns in matrix.grid.column_slices()
     ]
-    for t_s in setting.times:
-        side.at(t_s)
-        found = side.alpha().double().numpy()
-        wanted = np.ones(len(tiles))
+    for t_s in sampling.times:
+        native.at(t_s)
+        alpha = native.alpha().double().numpy()
+        expected = np.ones(len(tiles))
         if kind == "oracle":
-            wanted = closed.oracle(tiles, preset.pcm, t_s)
-        worst = int(np.argmax(np.abs(found - wanted)))
-        first, second = float(found[worst]), float(wanted[worst])
+            expected = closed.oracle(tiles, preset.pcm, t_s)
+        worst = int(np.argmax(np.abs(alpha - expected)))
+        first, second = float(alpha[worst]), float(expected[worst])
         test = exact_test(first, second, ALPHA_MEAN * second)
-        part.rows.append(
+        findings.rows.append(
             Row("layer", layer.name, f"alpha {kind} mean", t_s, test, reference="closed form")
         )

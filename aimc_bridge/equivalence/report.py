@@ -12,21 +12,24 @@ from typing import Any
 
 import pandas as pd
 
+from aimc_bridge.equivalence.figures import draw
 from aimc_bridge.equivalence.statistics import Test, verdicts
 from aimc_bridge.errors import UsageError
+from aimc_bridge.files import write_text
+from aimc_bridge.markdown import markdown_table
 from aimc_bridge.times import label
 
 LEVELS = ("device", "layer", "task")
 _LISTED = 100  # rows of a summary
-QUANTILES = ["cell", "quantity", "t_inference", "share", "native", "aihwkit"]
+QUANTILES = ["cell", "quantity", "t_inference", "share", "first", "second"]
 
 
 @dataclass(frozen=True)
 class Row:
     """One comparison, before its verdict.
 
-    t_inference  seconds, NaN where no time applies.    reference  what stands in the column
-    "aihwkit", where that is not aihwkit itself.
+    t_inference  seconds, NaN where no time applies.    reference  what the second side is: aihwkit
+    itself, a closed form, another preset.
     """
 
     level: str
@@ -47,7 +50,7 @@ class Row:
 
 
 @dataclass
-class Part:
+class Findings:
     """What one part of a cross-check found: rows, quantiles for figures, lines for the summary."""
 
     rows: list[Row] = field(default_factory=list)
@@ -59,20 +62,20 @@ class Part:
         return {"rows": rows, "quantiles": self.quantiles, "notes": self.notes}
 
     @staticmethod
-    def from_dict(data: dict[str, Any]) -> Part:
+    def from_dict(data: dict[str, Any]) -> Findings:
         rows = [Row.from_dict(row) for row in data["rows"]]
-        return Part(rows, data["quantiles"], data["notes"])
+        return Findings(rows, data["quantiles"], data["notes"])
 
 
 @dataclass(frozen=True)
 class Report:
     """Result of a cross-check.
 
-    table      level, cell, quantity, t_inference, native, aihwkit, difference, interval, low, high,
+    table      level, cell, quantity, t_inference, first, second, difference, interval, low, high,
                margin, p, p_different, power, verdict, reference. The interval is a 90 % one (two
                one-sided tests at 5 %); p values and power are those of the verdict, corrected
                for the family: the rows of one level
-    sides      what the columns "native" and "aihwkit" hold
+    sides      names of the two sides, whose values are in the columns "first" and "second"
     notes      what was chosen, left out, or should be known
     causes     of two presets: the fields that differ (part, field, and one column a preset)
     quantiles  of some cells, for figures
@@ -86,7 +89,7 @@ class Report:
 
     @staticmethod
     def of(
-        parts: Iterable[Part],
+        parts: Iterable[Findings],
         sides: tuple[str, str] = ("native", "aihwkit"),
         notes: Sequence[str] = (),
         causes: pd.DataFrame | None = None,
@@ -109,8 +112,8 @@ class Report:
                         "cell": row.cell,
                         "quantity": row.quantity,
                         "t_inference": row.t_inference,
-                        "native": test.first,
-                        "aihwkit": test.second,
+                        "first": test.first,
+                        "second": test.second,
                         "difference": test.difference,
                         "interval": (test.low, test.high),
                         "low": test.low,
@@ -124,8 +127,8 @@ class Report:
                     }
                 )
         quantiles = pd.DataFrame([q for p in parts for q in p.quantiles], columns=QUANTILES)
-        said = [*notes, *(note for part in parts for note in part.notes)]
-        return Report(pd.DataFrame(lines), sides, tuple(said), causes, quantiles)
+        all_notes = (*notes, *(note for part in parts for note in part.notes))
+        return Report(pd.DataFrame(lines), sides, all_notes, causes, quantiles)
 
     @property
     def passed(self) -> bool:
@@ -140,64 +143,63 @@ class Report:
     def counts(self) -> pd.DataFrame:
         """Number of rows by level and quantity (rows) and verdict (columns)."""
         words = ["equivalent", "different", "undecided"]
-        found = self.table.groupby(["level", "quantity"], sort=False)["verdict"].value_counts()
-        return found.unstack(fill_value=0).reindex(columns=words, fill_value=0)
+        counts = self.table.groupby(["level", "quantity"], sort=False)["verdict"].value_counts()
+        return counts.unstack(fill_value=0).reindex(columns=words, fill_value=0)
 
     def summary(self) -> str:
         """Markdown: what was done, verdicts by level and quantity, every row that is not
         equivalent, causes."""
         first, second = self.sides
-        lines = ["# Cross-check", "", f"{first} against {second}.", ""]
-        lines += [f"- {note}" for note in self.notes] + ([""] if self.notes else [])
+        blocks = [f"# Cross-check\n\n{first} against {second}."]
+        if self.notes:
+            blocks.append("\n".join(f"- {note}" for note in self.notes))
         counts = self.counts()
-        lines.append("| level | quantity | " + " | ".join(counts.columns) + " |")
-        lines.append("| --- |" + " --- |" * (1 + len(counts.columns)))
-        for where, numbers in zip(counts.index, counts.to_numpy().tolist(), strict=True):
-            lines.append("| " + " | ".join(str(cell) for cell in (*where, *numbers)) + " |")
+        blocks.append(
+            markdown_table(
+                ["level", "quantity", *counts.columns],
+                (
+                    [*index, *numbers]
+                    for index, numbers in zip(counts.index, counts.to_numpy().tolist(), strict=True)
+                ),
+            )
+        )
         others = self.table[self.table["verdict"] != "equivalent"].sort_values(
             "verdict", kind="stable"
         )  # "different" before "undecided"
-        more = max(0, len(others) - _LISTED)
-        others = others.head(_LISTED)
         if len(others):
-            head = ["cell", "quantity", "time", first, second, "difference", "interval"]
-            lines += ["", "| " + " | ".join([*head, "margin", "power", "verdict"]) + " |"]
-            lines.append("|" + " --- |" * 10)
-        one: Any
-        for one in others.itertuples():
-            when = "" if math.isnan(one.t_inference) else label(one.t_inference)
-            lines.append(
-                f"| {one.cell} | {one.quantity} | {when} | {one.native:.4g} | {one.aihwkit:.4g} "
-                f"| {one.difference:.4g} | {one.low:.4g} .. {one.high:.4g} | {one.margin:.4g} "
-                f"| {one.power:.2f} | {one.verdict} |"
+            columns = ["cell", "quantity", "time", first, second, "difference", "interval"]
+            columns += ["margin", "power", "verdict"]
+            blocks.append(
+                markdown_table(columns, map(_summary_row, others.head(_LISTED).itertuples()))
             )
-        if more:
-            lines += ["", f"{more} more such rows are in crosscheck.csv."]
+        if len(others) > _LISTED:
+            blocks.append(f"{len(others) - _LISTED} more such rows are in crosscheck.csv.")
         if self.causes is not None and len(self.causes):
-            lines += ["", "What differs in the presets:", ""]
-            lines.append("| " + " | ".join(self.causes.columns) + " |")
-            lines.append("|" + " --- |" * len(self.causes.columns))
-            for cells in self.causes.to_numpy().tolist():
-                lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-        return "\n".join(lines) + "\n"
+            blocks.append("What differs in the presets:")
+            blocks.append(markdown_table(self.causes.columns, self.causes.to_numpy().tolist()))
+        return "\n\n".join(blocks) + "\n"
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write crosscheck.csv, summary.md and figures/*.png."""
-        from aimc_bridge.equivalence.figures import draw
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         flat = self.table.drop(columns="interval")
-        write_whole(folder / "crosscheck.csv", flat.to_csv(index=False))
-        write_whole(folder / "summary.md", self.summary())
-        draw(self, folder / "figures")
+        write_text(folder / "crosscheck.csv", flat.to_csv(index=False))
+        write_text(folder / "summary.md", self.summary())
+        draw(self.table, self.quantiles, self.sides, folder / "figures")
 
 
-def write_whole(file: Path, text: str) -> None:
-    """A text file, whole or not at all."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+def _summary_row(row: Any) -> list[str]:
+    """One row of the table, a named tuple, as the cells of the summary."""
+    return [
+        row.cell,
+        row.quantity,
+        "" if math.isnan(row.t_inference) else label(row.t_inference),
+        f"{row.first:.4g}",
+        f"{row.second:.4g}",
+        f"{row.difference:.4g}",
+        f"{row.low:.4g} .. {row.high:.4g}",
+        f"{row.margin:.4g}",
+        f"{row.power:.2f}",
+        row.verdict,
+    ]

@@ -92,8 +92,8 @@ def _two_one_sided(
     about = {"error": error, "freedom": freedom, "lower": lower, "upper": upper}
     if error == 0.0:  # both constant: nothing is uncertain
         inside = lower < difference < upper
-        found = {"p": float(not inside), "p_different": float(inside)}
-        return {"low": difference, "high": difference, **found, **about}
+        certain = {"p": float(not inside), "p_different": float(inside)}
+        return {"low": difference, "high": difference, **certain, **about}
     half = -float(stdtrit(freedom, ALPHA)) * error
     above, below = (difference - lower) / error, (difference - upper) / error
     return {
@@ -122,8 +122,8 @@ def mean_test(first: Values, second: Values, margin: float) -> Test:
     a, b = _sample(first, 2), _sample(second, 2)
     error, freedom = _welch(a, b, 1.0, 1.0)
     difference = float(b.mean() - a.mean())
-    found = _two_one_sided(difference, error, freedom, -_margin(margin), margin)
-    return Test(float(a.mean()), float(b.mean()), difference, margin=margin, **found)
+    outcome = _two_one_sided(difference, error, freedom, -_margin(margin), margin)
+    return Test(float(a.mean()), float(b.mean()), difference, margin=margin, **outcome)
 
 
 def _welch(a: Values, b: Values, scale_a: float, scale_b: float) -> tuple[float, float]:
@@ -166,16 +166,16 @@ def spread_test(first: Values, second: Values, margin: float) -> Test:
 def _flat(first: float, second: float, same: bool, margin: float) -> Test:
     difference = 0.0 if same else math.inf
     bound = math.log1p(_margin(margin))
-    found = _two_one_sided(difference, 0.0, 1.0, -bound, bound)
-    return Test(first, second, difference, margin=margin, **found)
+    outcome = _two_one_sided(difference, 0.0, 1.0, -bound, bound)
+    return Test(first, second, difference, margin=margin, **outcome)
 
 
 def _log_ratio(first: float, second: float, error: float, freedom: float, margin: float) -> Test:
     bound = math.log1p(_margin(margin))
     log = math.log(second / first)
-    found = _two_one_sided(log, error, freedom, -bound, bound)
-    found |= {name: math.expm1(found[name]) for name in ("low", "high")}
-    return Test(first, second, math.expm1(log), margin=margin, **found)
+    outcome = _two_one_sided(log, error, freedom, -bound, bound)
+    outcome |= {name: math.expm1(outcome[name]) for name in ("low", "high")}
+    return Test(first, second, math.expm1(log), margin=margin, **outcome)
 
 
 def skew_test(first: Values, second: Values, margin: float) -> Test:
@@ -200,8 +200,8 @@ def skew_test(first: Values, second: Values, margin: float) -> Test:
     if va + vb > 0:
         freedom = (va + vb) ** 2 / (va**2 / (n - 1) + vb**2 / (m - 1))
     difference = skew_b - skew_a
-    found = _two_one_sided(difference, math.sqrt(va + vb), freedom, -_margin(margin), margin)
-    return Test(skew_a, skew_b, difference, margin=margin, **found)
+    outcome = _two_one_sided(difference, math.sqrt(va + vb), freedom, -_margin(margin), margin)
+    return Test(skew_a, skew_b, difference, margin=margin, **outcome)
 
 
 def vector_test(first: Values, second: Values, margin: float) -> Test:
@@ -223,14 +223,14 @@ def vector_test(first: Values, second: Values, margin: float) -> Test:
     if spread <= 1e-6 * max(float(np.linalg.norm(centre)), 1e-30):
         same = apart <= 1e-5 * max(float(np.linalg.norm(centre)), 1e-30)
         difference = 0.0 if same else math.inf
-        found = _two_one_sided(difference, 0.0, 1.0, -math.inf, square)
-        return Test(0.0, math.sqrt(difference), difference, margin=square, **found)
+        outcome = _two_one_sided(difference, 0.0, 1.0, -math.inf, square)
+        return Test(0.0, math.sqrt(difference), difference, margin=square, **outcome)
     a, b = (a - centre) / spread, (b - centre) / spread
     value, without_a, without_b = _distance_and_jackknife(a, b)
     n, m = len(a), len(b)
     variance = (n - 1) * float(without_a.var()) + (m - 1) * float(without_b.var())
-    found = _two_one_sided(value, math.sqrt(variance), n + m - 2, -math.inf, square)
-    return Test(0.0, math.sqrt(max(value, 0.0)), value, margin=square, **found)
+    outcome = _two_one_sided(value, math.sqrt(variance), n + m - 2, -math.inf, square)
+    return Test(0.0, math.sqrt(max(value, 0.0)), value, margin=square, **outcome)
 
 
 def _distance_and_jackknife(a: Values, b: Values) -> tuple[float, Values, Values]:
@@ -269,13 +269,13 @@ def distance_test(first: Values, second: Values, margin: float) -> Test:
     a, b = np.asarray(first).ravel(), np.asarray(second).ravel()
     for values in (a, b):
         _sample(values, 2)
-    found = float(stats.ks_2samp(a, b, method="asymp").statistic)
+    distance = float(stats.ks_2samp(a, b, method="asymp").statistic)
     width = _width(a.size, b.size)
     half = width * math.sqrt(math.log(4 / ALPHA) / 2)
-    away = 4 * math.exp(-2 * ((_margin(margin) - found) / width) ** 2)
-    p, beyond = (min(1.0, away), 1.0) if found < margin else (1.0, min(1.0, away))
-    low, high = max(0.0, found - half), found + half
-    return Test(0.0, found, found, low, high, margin, p, beyond, sizes=(a.size, b.size))
+    away = 4 * math.exp(-2 * ((_margin(margin) - distance) / width) ** 2)
+    p, beyond = (min(1.0, away), 1.0) if distance < margin else (1.0, min(1.0, away))
+    low, high = max(0.0, distance - half), distance + half
+    return Test(0.0, distance, distance, low, high, margin, p, beyond, sizes=(a.size, b.size))
 
 
 def share_test(count: int, total: int, margin: float) -> Test:

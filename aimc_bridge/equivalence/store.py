@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from aimc_bridge.equivalence.report import write_whole
 from aimc_bridge.errors import DataError
+from aimc_bridge.files import add_tensor, write_text
 
 
 class Store:
@@ -38,7 +38,7 @@ class Store:
             return
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(about, json.dumps(claim, indent=1) + "\n")
+            write_text(about, json.dumps(claim, indent=1) + "\n")
         except OSError as cause:
             raise DataError(
                 f"resume={str(folder)!r} cannot be written ({cause.strerror}); name another folder"
@@ -59,7 +59,7 @@ class Store:
         """Keep plain data under a key, whole or not at all."""
         file = self._file(key)
         if file is not None:
-            write_whole(file, json.dumps(value) + "\n")
+            write_text(file, json.dumps(value) + "\n")
 
 
 def _read(file: Path) -> Any:
@@ -73,21 +73,19 @@ def digest(*values: Any) -> str:
     """SHA-256 of tensors and of whatever else has a faithful repr, nested as they are."""
     sha = hashlib.sha256()
     for value in values:
-        for piece in _pieces(value):
-            sha.update(piece)
+        _add(sha, value)
     return sha.hexdigest()
 
 
-def _pieces(value: Any) -> Iterator[bytes]:
+def _add(sha: hashlib._Hash, value: Any) -> None:
     if isinstance(value, Tensor):
-        yield repr((tuple(value.shape), value.dtype)).encode()
-        yield value.detach().cpu().contiguous().flatten().numpy().tobytes()
+        add_tensor(sha, value)
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            yield repr(key).encode()
-            yield from _pieces(inner)
+            sha.update(repr(key).encode())
+            _add(sha, inner)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _pieces(inner)
+            _add(sha, inner)
     else:
-        yield repr(value).encode()
+        sha.update(repr(value).encode())

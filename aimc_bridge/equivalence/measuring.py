@@ -33,17 +33,17 @@ OUTPUTS = 512  # whose means and variances are compared one by one
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Convolutions on a GPU without TF32, which rounds inputs and weights to 10 bits."""
-    kept = torch.backends.cudnn.allow_tf32
+    before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = kept
+        torch.backends.cudnn.allow_tf32 = before
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What one layer is measured with. `ours`: NATIVE, or COMPILED (its compiled passes);
+class Sampling:
+    """What one layer is measured with. `native_engine`: NATIVE, or COMPILED (its compiled passes);
     `device`: where the native engine runs, aihwkit runs on the CPU."""
 
     times: tuple[float, ...]
@@ -51,20 +51,20 @@ class Setting:
     seed: int
     vectors: int = VECTORS
     reads: int = READS
-    ours: str = NATIVE
+    native_engine: str = NATIVE
     device: str = "cpu"
 
     @property
     def engines(self) -> tuple[str, str]:
-        return self.ours, AIHWKIT
+        return self.native_engine, AIHWKIT
 
-    def side(self, layer: Layer, preset: Preset, engine: str | None = None) -> Side:
-        """A layer on one of the engines, by default ours."""
-        engine = engine or self.ours
-        return Side(layer, preset, engine, "cpu" if engine == AIHWKIT else self.device)
+    def layer_on(self, layer: Layer, preset: Preset, engine: str | None = None) -> EngineLayer:
+        """A layer on one of the engines, by default the native one."""
+        engine = engine or self.native_engine
+        return EngineLayer(layer, preset, engine, "cpu" if engine == AIHWKIT else self.device)
 
 
-class Side:
+class EngineLayer:
     """One layer under one preset on one engine: NATIVE, COMPILED or AIHWKIT."""
 
     def __init__(self, layer: Layer, preset: Preset, engine: str, device: str = "cpu") -> None:
@@ -73,8 +73,8 @@ class Side:
 
     def _converted(self) -> nn.Module:
         whole = nn.Sequential(self.layer.module).eval()
-        theirs = self.engine == AIHWKIT
-        model = convert(whole, self.preset, engine=AIHWKIT if theirs else NATIVE).to(self.device)
+        engine = AIHWKIT if self.engine == AIHWKIT else NATIVE
+        model = convert(whole, self.preset, engine=engine).to(self.device)
         if self.engine == COMPILED:
             compiled(model)
         ranges, matrix = self.layer.ranges, self.matrix(model)
@@ -86,8 +86,8 @@ class Side:
         return model
 
     def matrix(self, model: nn.Module | None = None) -> Matrix:
-        (found,) = matrices_of(self.model if model is None else model).values()
-        return found
+        (matrix,) = matrices_of(self.model if model is None else model).values()
+        return matrix
 
     def chip(self, seed: int) -> None:
         """Program a chip; aihwkit's tiles are built anew."""
@@ -118,8 +118,8 @@ class Side:
 
 
 @dataclass
-class Measured:
-    """Chips in front, then times."""
+class ChipStatistics:
+    """Statistics of one layer on one side: of each, a list per chip with one value per time."""
 
     gain: list[list[float]] = field(default_factory=list)
     error: list[list[float]] = field(default_factory=list)
@@ -145,42 +145,53 @@ def noisy(preset: Preset) -> bool:
 
 @torch.no_grad()
 def measure(
-    side: Side,
-    setting: Setting,
+    engine_layer: EngineLayer,
+    sampling: Sampling,
     advance: Callable[[], None] = lambda: None,
     what: str = "outputs",
-) -> Measured:
+) -> ChipStatistics:
     """Chips of one side, at every time, on the same inputs; `what`: "outputs" or "alpha" alone."""
-    layer, seed = side.layer, setting.seed
-    x = layer.part(IMAGES if layer.kind == "convolution" else setting.vectors, seed)
+    layer, preset, seed = engine_layer.layer, engine_layer.preset, sampling.seed
+    x = sampled_inputs(layer, sampling)
     exact = layer.module(x)
-    reads = setting.reads if noisy(side.preset) else 1
-    some = torch.randperm(exact.numel(), generator=stream(seed, "outputs", layer.name))[:OUTPUTS]
-    found = Measured()
+    reads = sampling.reads if noisy(preset) else 1
+    places = sampled_outputs(layer, exact, seed)
+    statistics = ChipStatistics()
     with torch.random.fork_rng(devices=[]):
-        for chip in range(setting.chips):
-            names = ("crosscheck", side.engine, side.preset.name, layer.name, what, chip)
+        for chip in range(sampling.chips):
+            names = ("crosscheck", engine_layer.engine, preset.name, layer.name, what, chip)
             torch.manual_seed(derive(seed, *names, "products"))
-            side.chip(derive(seed, *names))
-            before = side.size()
-            rows: dict[str, list[Any]] = {name: [] for name in vars(found)}
-            for t_s in setting.times:
-                side.at(t_s)
-                alpha = side.alpha()
-                rows["alpha"].append(alpha.numpy().copy())
-                true = before / side.size().clamp_min(1e-12)
-                rows["bias"].append((alpha / true - 1.0).numpy().copy())
+            engine_layer.chip(derive(seed, *names))
+            before = engine_layer.size()
+            by_time: dict[str, list[Any]] = {name: [] for name in vars(statistics)}
+            for t_s in sampling.times:
+                engine_layer.at(t_s)
+                alpha = engine_layer.alpha()
+                by_time["alpha"].append(alpha.numpy().copy())
+                true = before / engine_layer.size().clamp_min(1e-12)
+                by_time["bias"].append((alpha / true - 1.0).numpy().copy())
                 if what == "outputs":
-                    products = torch.stack([side.output(x) for _ in range(reads)])
-                    for name, value in statistics(products, exact, some).items():
-                        rows[name].append(value)
-            for name, values in rows.items():
-                found.add(name, values)
+                    products = torch.stack([engine_layer.output(x) for _ in range(reads)])
+                    for name, value in product_statistics(products, exact, places).items():
+                        by_time[name].append(value)
+            for name, values in by_time.items():
+                statistics.add(name, values)
             advance()
-    return found
+    return statistics
 
 
-def statistics(products: Tensor, exact: Tensor, some: Tensor) -> dict[str, Any]:
+def sampled_inputs(layer: Layer, sampling: Sampling) -> Tensor:
+    """The inputs that a layer is measured on, the same for both sides."""
+    return layer.part(IMAGES if layer.kind == "convolution" else sampling.vectors, sampling.seed)
+
+
+def sampled_outputs(layer: Layer, exact: Tensor, seed: int) -> Tensor:
+    """Places of at most OUTPUTS elements of the outputs, for comparisons one by one."""
+    draws = stream(seed, "outputs", layer.name)
+    return torch.randperm(exact.numel(), generator=draws)[:OUTPUTS]
+
+
+def product_statistics(products: Tensor, exact: Tensor, places: Tensor) -> dict[str, Any]:
     """What one chip's products `[reads, inputs, ...]` say, one number or vector each.
 
     gain  slope on the exact product; error  relative L2; read  root mean square of the standard
@@ -191,21 +202,21 @@ def statistics(products: Tensor, exact: Tensor, some: Tensor) -> dict[str, Any]:
     wanted = exact.double()
     power = float(wanted.square().sum())
     mean = y.mean(0)
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "gain": float((mean * wanted).sum()) / power,
         "error": math.sqrt(float((y - wanted).square().sum()) / len(y) / power),
-        "mean": mean.flatten()[some].numpy(),
+        "mean": mean.flatten()[places].numpy(),
     }
     if len(y) < 2:
-        return {**found, "read": 0.0, "shared": 0.0, "read_variance": np.zeros(len(some))}
+        return {**values, "read": 0.0, "shared": 0.0, "read_variance": np.zeros(len(places))}
     variance = y.var(0)
     total = float(variance.sum())
-    found["read"] = math.sqrt(total / power)
-    found["read_variance"] = variance.flatten()[some].numpy()
+    values["read"] = math.sqrt(total / power)
+    values["read_variance"] = variance.flatten()[places].numpy()
     noise = (y - mean).flatten(2) if y.ndim > 3 else y - mean  # [reads, inputs, outputs]
     inputs = noise.shape[1]
     together = float(noise.sum(1).square().sum()) / (len(y) - 1)
-    found["shared"] = 0.0
+    values["shared"] = 0.0
     if total > 0 and inputs > 1:
-        found["shared"] = (together / total - 1.0) / (inputs - 1)
-    return found
+        values["shared"] = (together / total - 1.0) / (inputs - 1)
+    return values
