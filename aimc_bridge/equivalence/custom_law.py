@@ -1,4 +1,4 @@
-"""A user's own physics against aihwkit's: devices, and layers behind an ideal periphery."""
+"""A user's physics against aihwkit's: devices, and layers behind an ideal periphery."""
 
 from __future__ import annotations
 
@@ -37,17 +37,26 @@ if TYPE_CHECKING:
 
 
 class Physics(Protocol):
-    """What a user writes. Weights are `[out, in]`, scaled to [-1, 1]; `t_inference` is in seconds
-    after programming; `generator` is torch's, on the CPU: all randomness must come from it."""
+    """What a user writes: how weights are programmed, and how they are read later.
 
-    def program(self, weights: Tensor, generator: torch.Generator) -> Any: ...
-    def read(self, state: Any, t_inference: float, generator: torch.Generator) -> Tensor: ...
+    Weights have the shape (out, in) and are scaled to [-1, 1]. All random numbers must come from
+    `generator`, which is torch's and on the CPU.
+    """
+
+    def program(self, weights: Tensor, generator: torch.Generator) -> Any:
+        """Program the weights of a tile and return whatever `read` needs."""
+        ...
+
+    def read(self, state: Any, t_inference: float, generator: torch.Generator) -> Tensor:
+        """Return the weights at a time, in seconds after programming."""
+        ...
 
 
 def checked(physics: object) -> Physics:
-    """The object, if it has the two functions.
+    """Check that an object has the two functions, and return it.
 
-    Raises:  UsageError.
+    Raises:
+        UsageError: If one is missing.
     """
     missing = [name for name in ("program", "read") if not callable(getattr(physics, name, None))]
     if missing:
@@ -60,28 +69,38 @@ def checked(physics: object) -> Physics:
 
 
 def name_of(physics: object) -> str:
-    """How a report calls it."""
+    """Return what a report calls a physics: the name of its class or module."""
     kind = physics if isinstance(physics, type) else type(physics)
     name = kind.__name__
     return getattr(physics, "__name__", name) if name == "module" else name
 
 
 class Custom:
-    """A user's physics as one side of the comparison."""
+    """The laws of weights of a user's physics."""
 
     def __init__(self, physics: Physics, seed: int, *names: object) -> None:
+        """Prepare the laws.
+
+        Args:
+            physics: The user's object.
+            seed: The seed of the cross-check.
+            *names: Name the stream of random numbers.
+        """
         self.physics = physics
         self.draws = stream(seed, "crosscheck", "physics", *names)
 
     def drawing(self) -> AbstractContextManager[Any]:
+        """Return the context in which random numbers are drawn."""
         return nullcontext()
 
     def tiles(self, weight: Tensor, count: int, times: Sequence[float]) -> Tiles:
+        """Program tiles and read them; how they are as programmed is not known."""
         for _ in range(count):
             state = self.physics.program(weight.clone(), self.draws)
             yield None, [self._read(state, t_s, weight) for t_s in times]
 
     def _read(self, state: Any, t_s: float, weight: Tensor) -> Tensor:
+        """Read a tile with the targets `weight`, and check what the user's function returns."""
         weights = self.physics.read(state, t_s, self.draws)
         if not isinstance(weights, Tensor):
             raise UsageError(
@@ -248,7 +267,7 @@ def _one_chip(laws: TileLaws, matrix: Matrix, times: Sequence[float]) -> list[Te
 
 
 def _matrix(layer: Layer, preset: Preset) -> Matrix:
-    """The layer's matrix on the preset's tiles."""
+    """Return the layer's matrix on the preset's tiles."""
     model = convert(torch.nn.Sequential(layer.module), preset)
     (matrix,) = matrices_of(model).values()
     return matrix

@@ -1,4 +1,4 @@
-"""Figures of a cross-check: quantiles, mean and sigma against time, alpha against time."""
+"""The figures of a cross-check: quantiles, and devices and alpha against time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aimc_bridge.times import label
 if TYPE_CHECKING:
     import pandas as pd
 
-_CELLS = 8  # panels of a figure at most
+_CELLS = 8  # curves per panel, and a third of the panels of quantiles, at most
 _COLOURS = ("tab:orange", "tab:blue")
 
 
@@ -44,6 +44,7 @@ def draw(
 
 
 def _pyplot() -> Any:
+    """Return matplotlib's pyplot, without a window."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -53,8 +54,10 @@ def _pyplot() -> Any:
 
 
 def _alpha(table: pd.DataFrame, sides: tuple[str, str]) -> Any:
-    """Mean and spread of the factor that a readout measured, of the preset's own kind, and the
-    differences of the means with their margin."""
+    """Draw compensation factors against time: mean, spread, and differences with their margin.
+
+    They are the factors of the first kind in the table, which is the preset's own.
+    """
     alphas = table[(table["level"] == "layer") & table["quantity"].str.startswith("alpha")]
     means = [q for q in dict.fromkeys(alphas["quantity"]) if q.endswith("mean")]
     spreads = [q for q in dict.fromkeys(alphas["quantity"]) if q.endswith("sd")]
@@ -70,7 +73,7 @@ def _alpha(table: pd.DataFrame, sides: tuple[str, str]) -> Any:
         scale = 100.0 / part["second"].to_numpy()
         middle = part["difference"].to_numpy() * scale
         half = (part["high"] - part["low"]).to_numpy() / 2 * scale
-        # side by side: cells share their times
+        # cells share their times: draw them side by side
         x = [times.index(t) + 0.5 * (index / len(cells) - 0.5) for t in part["t_inference"]]
         colour = _colour(index, len(cells))
         axis.errorbar(x, middle, yerr=half, fmt="o", color=colour, markersize=3, label=cell)
@@ -86,7 +89,10 @@ def _alpha(table: pd.DataFrame, sides: tuple[str, str]) -> Any:
 
 
 def _quantiles(data: pd.DataFrame | None, sides: tuple[str, str]) -> Any:
-    """Quantile against quantile, of devices as programmed and of weights at the last time."""
+    """Draw quantiles of one side against those of the other.
+
+    They are those of devices as programmed, and of devices and weights read at the last time.
+    """
     if data is None or data.empty:
         return None
     last = data["t_inference"].max()
@@ -117,6 +123,7 @@ def _quantiles(data: pd.DataFrame | None, sides: tuple[str, str]) -> Any:
 
 
 def _colour(index: int, count: int) -> Any:
+    """Return a colour of a scale of `count` colours."""
     return _pyplot().get_cmap("viridis")(index / max(1, count - 1) * 0.9)
 
 
@@ -127,8 +134,21 @@ def _moments(
     quantities: tuple[str, ...],
     more: int = 0,
 ) -> Any:
-    """Values against time, one panel a quantity: the second side with its margin as a band, the
-    first as points with the interval of the difference; `more` empty panels behind."""
+    """Draw values against time, one panel per quantity.
+
+    The second side is a line with its margin as a band, the first one points with the interval of
+    the difference.
+
+    Args:
+        table: The rows of a report.
+        sides: Names of the two sides.
+        level: The level of the rows that are drawn.
+        quantities: Their quantities.
+        more: Empty panels behind the others.
+
+    Returns:
+        The figure; None if there are no such rows.
+    """
     shown = table[(table["level"] == level) & table["quantity"].isin(quantities)]
     shown = shown[shown["t_inference"].notna() & ~shown["cell"].str.contains("= -")]
     if shown.empty:
@@ -160,7 +180,7 @@ def _moments(
 
 
 def _time_axis(axis: Any, times: list[float]) -> None:
-    # symmetrical: a time of 0 has its place too
+    """Make the horizontal axis one of times; symlog, so that a time of 0 has its place too."""
     axis.set_xscale("symlog", linthresh=min([t for t in times if t > 0] or [1.0]))
     axis.set_xticks(times, [label(float(t)) for t in times])
     axis.minorticks_off()
@@ -168,6 +188,7 @@ def _time_axis(axis: Any, times: list[float]) -> None:
 
 
 def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
+    """Return a figure and its panels; the size is that of one panel in inches."""
     size = (width * columns, height * rows)
     fig, axes = _pyplot().subplots(
         rows, columns, figsize=size, constrained_layout=True, squeeze=False
@@ -176,5 +197,6 @@ def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Any, An
 
 
 def _blank(axes: Any, used: int) -> None:
+    """Hide the panels behind those that are used."""
     for axis in list(axes.flat)[used:]:
         axis.set_axis_off()

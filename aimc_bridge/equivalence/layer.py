@@ -1,6 +1,6 @@
-"""Layer level: single trained layers on real inputs, native against aihwkit.
+"""The layer level: outputs and compensation factors of single layers on real inputs.
 
-Outputs, compensation factors and the periphery; chips are the sampling unit.
+The sampling unit is the chip.
 """
 
 from __future__ import annotations
@@ -26,21 +26,24 @@ from aimc_bridge.spec import Preset
 
 TIMES = ("1s", "1d", "1y")
 
-# Margins, stated here and printed beside every result.
-ALPHA_MEAN, ALPHA_BIAS = 0.003, 0.003  # of alpha
-ALPHA_SD = 0.5  # of its spread between chips, itself below a hundredth of alpha
-ERROR = 0.02  # of the relative L2 error
-FLOAT = 1e-6  # of it, at least: what is left of a product without error is float32's rounding
-GAIN = 0.01  # of the slope of the outputs on the exact ones
+# Margins. They are stated here, and printed beside every result.
+ALPHA_MEAN, ALPHA_BIAS = 0.003, 0.003  # shares of alpha
+ALPHA_SD = 0.5  # a share of its spread between chips, which is itself below 1 % of alpha
+ERROR = 0.02  # a share of the relative L2 error
+FLOAT = 1e-6  # the least margin of that error: a product without error has float32's rounding left
+GAIN = 0.01  # a share of the slope of the outputs on the exact ones
 OUTPUT_MEAN = 0.1  # standard deviations of an output over chips, root mean square over outputs
-OUTPUT_SD = 0.05  # over chips, all outputs together
-READ_SD = 0.02  # over reads of one chip, all outputs together
-# of what one chip tells of an output's variance, a standard deviation: 10 % to 14 % of the variance
+OUTPUT_SD = 0.05  # a share of the spread over chips, of all outputs together
+READ_SD = 0.02  # a share of the spread over reads of one chip, of all outputs together
+# What one chip contributes to the variance of an output has a standard deviation: the margin is a
+# tenth of it, which is 10 % to 14 % of the variance.
 BY_OUTPUT = 0.1
 SHARED = 0.05  # correlation of the noise of two products of one call
 
 MEASURED = ("global", "global_exact_reference", "per_column")
-KNOWN = ("oracle", "none")  # factors without chance
+"""Kinds of compensation whose factors a readout measures."""
+KNOWN = ("oracle", "none")
+"""Kinds of compensation whose factors have no chance in them."""
 
 
 def compare_outputs(
@@ -91,12 +94,15 @@ def compare_outputs(
 
 
 def _of(values: Values, share: float, least: float = 1e-9) -> float:
-    """A margin that is a share of the mean, and at least `least`."""
+    """Return a margin that is a share of the mean, and at least `least`."""
     return max(share * abs(float(values.mean())), least)
 
 
 def _deviations(values: Values) -> Values:
-    """Contributions of each chip to the variance of each output; 0 where it is rounding alone."""
+    """Return what each chip contributes to the variance of each output.
+
+    Their mean is the variance. An output whose variance is rounding alone gets 0.
+    """
     n, mean = len(values), values.mean(0)
     squares: Values = (values - mean) ** 2 * (n / (n - 1))
     squares[:, squares.mean(0) < 1e-12 * mean**2] = 0.0
@@ -104,7 +110,10 @@ def _deviations(values: Values) -> Values:
 
 
 def _relative(first: Values, second: Values) -> tuple[Values, Values]:
-    """Variances over the mean of both sides, output by output; silent outputs are left out."""
+    """Return variances over the mean of both sides, output by output.
+
+    Outputs without variance are left out.
+    """
     scale = (first.mean(0) + second.mean(0)) / 2
     heard = scale > 1e-6 * scale.max() if scale.max() > 0 else scale > 0
     if not heard.any():
@@ -120,13 +129,23 @@ def compare_alpha(
     second: ChipStatistics,
     kind: str,
 ) -> None:
-    """Compensation factors that a readout measured: mean by tile, bias and spread."""
+    """Compare compensation factors that a readout measured.
+
+    Args:
+        findings: Where the rows are added: the mean of each tile, the spread between chips, and the
+            bias against the true ratio.
+        layer: The layer.
+        times: Seconds after programming.
+        first: Chips of the first side.
+        second: Chips of the second side.
+        kind: The kind of compensation, one of `MEASURED`.
+    """
     if kind not in MEASURED:
         return
     for index, t_s in enumerate(times):
         a, b = first.column("alpha", index), second.column("alpha", index)
         name = f"alpha {kind}"
-        if a.shape[1] != b.shape[1]:  # tiles of two presets: their mean
+        if a.shape[1] != b.shape[1]:  # tiles of two presets: take their mean
             a, b = a.mean(1, keepdims=True), b.mean(1, keepdims=True)
         for tile in range(a.shape[1]):
             cell = layer.name if a.shape[1] == 1 else f"{layer.name}, tile {tile}"
@@ -143,7 +162,15 @@ def compare_alpha(
 def compare_known_alpha(
     findings: Findings, layer: Layer, preset: Preset, sampling: Sampling, kind: str
 ) -> None:
-    """Compare factors without chance: the oracle's with its formula, and 1 if there is none."""
+    """Compare compensation factors that have no chance in them with their formula.
+
+    Args:
+        findings: Where the rows are added, one per time, of the tile that is furthest off.
+        layer: The layer.
+        preset: The preset.
+        sampling: Times and seed.
+        kind: The kind of compensation, one of `KNOWN`: "oracle", or "none", whose factor is 1.
+    """
     changed = preset.change(why="cross-check", drift_compensation=kind)
     native = sampling.layer_on(layer, changed)
     native.chip(derive(sampling.seed, "crosscheck", kind))

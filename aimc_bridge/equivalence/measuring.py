@@ -1,7 +1,7 @@
-"""One layer on one engine: its chips, measured on real inputs.
+"""One layer on one engine: what its chips do with real inputs.
 
-A chip is the sampling unit. On aihwkit the layer is converted anew for every chip: its tiles draw
-product noise from a pool of Gaussians made when they are built.
+The sampling unit is the chip. On aihwkit the layer is converted again for every chip, because a
+tile draws the noise of its products from a pool of Gaussians that is made when the tile is built.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from aimc_bridge.rng import derive, stream
 from aimc_bridge.spec import Preset
 
 NATIVE, COMPILED, AIHWKIT = "native", "compiled", "aihwkit"
-VECTORS, IMAGES, READS = 24, 2, 3
-OUTPUTS = 512  # whose means and variances are compared one by one
+VECTORS, IMAGES, READS = 24, 2, 3  # inputs of a matrix, of a convolution; reads per chip
+OUTPUTS = 512  # so many outputs are compared one by one
 
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Convolutions on a GPU without TF32, which rounds inputs and weights to 10 bits."""
+    """Run convolutions on a GPU without TF32, which rounds inputs and weights to 10 bits."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
@@ -43,8 +43,17 @@ def full_float32() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Sampling:
-    """What one layer is measured with. `native_engine`: NATIVE, or COMPILED (its compiled passes);
-    `device`: where the native engine runs, aihwkit runs on the CPU."""
+    """What one layer is measured with.
+
+    Attributes:
+        times: Seconds after programming.
+        chips: Chips of each side.
+        seed: The seed of the cross-check.
+        vectors: Input vectors; a convolution gets `IMAGES` images.
+        reads: Products of each chip with the same inputs, if they differ.
+        native_engine: NATIVE, or COMPILED for its compiled passes.
+        device: Where the native engine runs; aihwkit runs on the CPU.
+    """
 
     times: tuple[float, ...]
     chips: int
@@ -56,10 +65,17 @@ class Sampling:
 
     @property
     def engines(self) -> tuple[str, str]:
+        """The engines of the two sides, native against aihwkit."""
         return self.native_engine, AIHWKIT
 
     def layer_on(self, layer: Layer, preset: Preset, engine: str | None = None) -> EngineLayer:
-        """A layer on one of the engines, by default the native one."""
+        """Put a layer on one of the engines.
+
+        Args:
+            layer: The layer.
+            preset: The preset.
+            engine: NATIVE, COMPILED or AIHWKIT; None is the native engine of this sampling.
+        """
         engine = engine or self.native_engine
         return EngineLayer(layer, preset, engine, "cpu" if engine == AIHWKIT else self.device)
 
@@ -68,10 +84,19 @@ class EngineLayer:
     """One layer under one preset on one engine: NATIVE, COMPILED or AIHWKIT."""
 
     def __init__(self, layer: Layer, preset: Preset, engine: str, device: str = "cpu") -> None:
+        """Convert the layer.
+
+        Args:
+            layer: The layer.
+            preset: The preset.
+            engine: NATIVE, COMPILED or AIHWKIT.
+            device: Where the layer runs.
+        """
         self.layer, self.preset, self.engine, self.device = layer, preset, engine, device
         self.model = self._converted()
 
     def _converted(self) -> nn.Module:
+        """Return the layer converted, with its input ranges."""
         whole = nn.Sequential(self.layer.module).eval()
         engine = AIHWKIT if self.engine == AIHWKIT else NATIVE
         model = convert(whole, self.preset, engine=engine).to(self.device)
@@ -86,31 +111,33 @@ class EngineLayer:
         return model
 
     def matrix(self, model: nn.Module | None = None) -> Matrix:
+        """Return the only weight matrix of the model."""
         (matrix,) = matrices_of(self.model if model is None else model).values()
         return matrix
 
     def chip(self, seed: int) -> None:
-        """Program a chip; aihwkit's tiles are built anew."""
+        """Program a chip; tiles of aihwkit are built again."""
         if self.engine == AIHWKIT:
             self.model = self._converted()
         program(self.model, seed)
 
     def at(self, t_s: float) -> None:
+        """Let the chip drift to a time, in seconds after programming."""
         drift(self.model, t_s)
 
     def output(self, x: Tensor) -> Tensor:
-        """One product for each of the inputs, `[inputs, ...]`."""
+        """Return one product for each of the inputs, shape (inputs, ...), on the CPU."""
         with full_float32():
             y: Tensor = self.model(x.to(self.device))
         return y.cpu()
 
     def alpha(self) -> Tensor:
-        """By tile, `[tiles]`: the mean over its columns."""
+        """Return the compensation factor of each tile, the mean over its columns."""
         matrix = self.matrix()
         return matrix.grid.reduce_columns(matrix.alpha(), "mean").flatten().cpu()
 
     def size(self) -> Tensor:
-        """Mean |w| of what is held, normalised, by tile, `[tiles]`."""
+        """Return the mean |w| that each tile holds, of normalised weights."""
         matrix = self.matrix()
         scale = matrix.column_scale() * matrix.learned_scale()
         held = matrix.effective_weight() / matrix.grid.expand_columns(scale)
@@ -119,7 +146,20 @@ class EngineLayer:
 
 @dataclass
 class ChipStatistics:
-    """Statistics of one layer on one side: of each, a list per chip with one value per time."""
+    """Statistics of a layer's chips on one side.
+
+    Each statistic is a list with one entry per chip, a list with one value per time.
+
+    Attributes:
+        gain: Slope of the outputs on the exact outputs.
+        error: Relative L2 error.
+        read: Standard deviation between reads, over the root mean square of the exact outputs.
+        shared: Correlation between the noise of different inputs in one read.
+        mean: Mean over reads of some outputs.
+        read_variance: Variance over reads of these outputs.
+        alpha: Compensation factor of each tile.
+        bias: How far the factor is from the true ratio of |w|, relative, of each tile.
+    """
 
     gain: list[list[float]] = field(default_factory=list)
     error: list[list[float]] = field(default_factory=list)
@@ -131,15 +171,16 @@ class ChipStatistics:
     bias: list[list[Values]] = field(default_factory=list)
 
     def add(self, name: str, values: list[Any]) -> None:
+        """Add one chip's values of a statistic, one per time."""
         getattr(self, name).append(values)
 
     def column(self, name: str, time: int) -> Values:
-        """All chips at one time, `[chips, ...]`."""
+        """Return a statistic of all chips at one time, shape (chips, ...)."""
         return np.array([chip[time] for chip in getattr(self, name)], dtype=np.float64)
 
 
 def noisy(preset: Preset) -> bool:
-    """Whether two products of one chip differ."""
+    """Return whether two products of one chip with the same inputs differ."""
     return preset.crossbar.out_noise > 0 or preset.crossbar.w_noise > 0
 
 
@@ -150,7 +191,14 @@ def measure(
     advance: Callable[[], None] = lambda: None,
     what: str = "outputs",
 ) -> ChipStatistics:
-    """Chips of one side, at every time, on the same inputs; `what`: "outputs" or "alpha" alone."""
+    """Program chips of one side and measure them at every time, on the same inputs.
+
+    Args:
+        engine_layer: The layer on one engine.
+        sampling: Times, chips, seed, inputs and reads.
+        advance: Called after every chip.
+        what: "outputs" for all statistics, "alpha" for compensation factors alone.
+    """
     layer, preset, seed = engine_layer.layer, engine_layer.preset, sampling.seed
     x = sampled_inputs(layer, sampling)
     exact = layer.module(x)
@@ -181,22 +229,26 @@ def measure(
 
 
 def sampled_inputs(layer: Layer, sampling: Sampling) -> Tensor:
-    """The inputs that a layer is measured on, the same for both sides."""
+    """Return the inputs that a layer is measured on, the same for both sides."""
     return layer.part(IMAGES if layer.kind == "convolution" else sampling.vectors, sampling.seed)
 
 
 def sampled_outputs(layer: Layer, exact: Tensor, seed: int) -> Tensor:
-    """Places of at most OUTPUTS elements of the outputs, for comparisons one by one."""
+    """Return the places of at most `OUTPUTS` outputs, which are compared one by one."""
     draws = stream(seed, "outputs", layer.name)
     return torch.randperm(exact.numel(), generator=draws)[:OUTPUTS]
 
 
 def product_statistics(products: Tensor, exact: Tensor, places: Tensor) -> dict[str, Any]:
-    """What one chip's products `[reads, inputs, ...]` say, one number or vector each.
+    """Return the statistics of one chip at one time.
 
-    gain  slope on the exact product; error  relative L2; read  root mean square of the standard
-    deviation between reads, over that of the exact product; shared  correlation between the noise
-    of different inputs in one read.
+    Args:
+        products: The chip's products, shape (reads, inputs, ...).
+        exact: The exact products, shape (inputs, ...).
+        places: Places of the outputs that are compared one by one.
+
+    Returns:
+        The statistics of outputs by name, see `ChipStatistics`: one number or vector each.
     """
     y = products.double()
     wanted = exact.double()

@@ -1,4 +1,4 @@
-"""The periphery alone: ADC clipping, IR drop, and equality where there is no chance."""
+"""The periphery by itself: ADC clipping, IR drop, and equality if nothing is left to chance."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.rng import derive
 from aimc_bridge.spec import Preset
 
-CLIPPED, DRIVEN = 0.001, 0.005  # shares of outputs
-DRIVEN_TO = 0.05  # share of outputs that a narrower ADC clips
-IR_LOSS = 0.02  # of the loss
-EXACT = 1e-5  # of the largest output
-STEPS_OFF = 1e-4  # share of outputs off by one ADC step
+CLIPPED, DRIVEN = 0.001, 0.005  # margins, shares of outputs
+DRIVEN_TO = 0.05  # the share of outputs that a narrower ADC clips
+IR_LOSS = 0.02  # margin, a share of the loss
+EXACT = 1e-5  # margin, a share of the largest output
+STEPS_OFF = 1e-4  # margin, a share of outputs that are off by one ADC step
 
 CLIP_CHIPS, CLIP_VECTORS = 48, 256
 EXACT_OUTPUTS, EXACT_CHIPS = 200_000, 160
 
 
 def _first_tile(layer: Layer) -> Layer | None:
-    """The first row tile as a layer of its own: what one ADC sees. None for groups."""
+    """Return the first row tile as a layer by itself, which is what one ADC sees.
+
+    Returns None for a convolution with groups, and if no input reaches the tile.
+    """
     if layer.grid.groups > 1:
         return None
     rows = layer.grid.rows[0]
@@ -47,7 +50,16 @@ def _first_tile(layer: Layer) -> Layer | None:
 
 
 def unfolded(layer: Layer, inputs: Tensor, limit: int = 4096) -> Tensor:
-    """Input vectors `[vectors, in]`; of a convolution, those of some output positions."""
+    """Return inputs as vectors.
+
+    Args:
+        layer: The layer.
+        inputs: Its inputs: vectors, or images.
+        limit: At most so many vectors of a convolution, evenly spread over output positions.
+
+    Returns:
+        Vectors, shape (vectors, in).
+    """
     if layer.kind != "convolution":
         return inputs
     module: Any = layer.module
@@ -60,7 +72,16 @@ def unfolded(layer: Layer, inputs: Tensor, limit: int = 4096) -> Tensor:
 
 @torch.no_grad()
 def clipping(findings: Findings, layer: Layer, preset: Preset, sampling: Sampling) -> None:
-    """Share of outputs at the ADC's bound: as the preset has it, and with a bound that clips."""
+    """Compare the share of outputs at the ADC's bound, on the first row tile.
+
+    The bound is the preset's, and one that clips `DRIVEN_TO` of the outputs.
+
+    Args:
+        findings: Where the rows are added.
+        layer: The layer.
+        preset: The preset; without an ADC there is nothing to compare.
+        sampling: Seed and engines.
+    """
     if preset.crossbar.adc_bits is None:
         return
     tile = _first_tile(layer)
@@ -95,7 +116,7 @@ def clipping(findings: Findings, layer: Layer, preset: Preset, sampling: Samplin
 
 
 def _unit(engine_layer: EngineLayer) -> Tensor:
-    """Own units of an output of 1 of the first tile row, `[out]`."""
+    """Return an output of 1 of the first row tile in the layer's own units, shape (out)."""
     matrix = engine_layer.matrix()
     unit = matrix.column_scale()[0]
     ranges = matrix.input_ranges()
@@ -106,7 +127,14 @@ def _unit(engine_layer: EngineLayer) -> Tensor:
 
 @torch.no_grad()
 def ir_drop(findings: Findings, layer: Layer, preset: Preset, sampling: Sampling) -> None:
-    """What the wires take from the outputs of the clean weights, without noise."""
+    """Compare what the wires take from the outputs, with clean weights and without noise.
+
+    Args:
+        findings: Where the row is added.
+        layer: The layer.
+        preset: The preset; without IR drop there is nothing to compare.
+        sampling: Seed and engines.
+    """
     if preset.crossbar.ir_drop == 0:
         return
     x = layer.part(IMAGES if layer.kind == "convolution" else CLIP_VECTORS, sampling.seed)
@@ -128,7 +156,17 @@ def ir_drop(findings: Findings, layer: Layer, preset: Preset, sampling: Sampling
 
 @torch.no_grad()
 def exactly(findings: Findings, layer: Layer, preset: Preset, sampling: Sampling) -> None:
-    """Noise off, the programmed weights of aihwkit's chips on both: the same outputs."""
+    """Compare outputs without noise, with the same programmed weights on both engines.
+
+    The weights are those of aihwkit's chips. Without the ADC the outputs are equal but for
+    rounding; with it, few are off by a step, and none by more.
+
+    Args:
+        findings: Where the rows are added.
+        layer: The layer.
+        preset: The preset.
+        sampling: Seed and engines.
+    """
     quiet = preset.change(why="cross-check", out_noise=0.0, w_noise=0.0, drift_compensation="none")
     x = off_ties(layer.inputs, layer.ranges, preset.crossbar.dac_bits)
     count = layer.module(x[:1]).numel() * len(x)
@@ -156,8 +194,19 @@ def exactly(findings: Findings, layer: Layer, preset: Preset, sampling: Sampling
 
 
 def off_ties(x: Tensor, ranges: Tensor | None, bits: int | None) -> Tensor:
-    """Inputs, those moved by a hundredth of a DAC step that lie half way between two: which way
-    such a one is rounded is decided by the last bit of x / range, which nobody promises."""
+    """Move inputs that lie half way between two DAC steps by a hundredth of a step.
+
+    The last bit of x / range decides which way such an input is rounded, and no engine promises
+    that bit.
+
+    Args:
+        x: The inputs.
+        ranges: The input ranges, or None.
+        bits: Bits of the DAC, or None.
+
+    Returns:
+        The inputs; all others stay as they are.
+    """
     if ranges is None or bits is None:
         return x
     moved = x.double()
@@ -169,13 +218,14 @@ def off_ties(x: Tensor, ranges: Tensor | None, bits: int | None) -> Tensor:
 
 
 Same = Iterator[tuple[Tensor, Tensor, Tensor]]
+"""Outputs of the native engine, outputs of aihwkit, and the largest ADC step of an output."""
 
 
 def _same_chips(layer: Layer, preset: Preset, x: Tensor, chips: int, sampling: Sampling) -> Same:
-    """(native outputs, aihwkit's, largest ADC step of an output) of chips that both engines hold.
+    """Yield the outputs of chips that both engines hold.
 
-    The programmed weights are written into the native layer as if they had been trained, on the
-    native column scales.
+    aihwkit's programmed weights are written into the native layer as if they had been trained, on
+    the native column scales.
     """
     aihwkit, native = sampling.layer_on(layer, preset, AIHWKIT), sampling.layer_on(layer, preset)
     scale = native.matrix().column_scale().clone()
@@ -189,7 +239,7 @@ def _same_chips(layer: Layer, preset: Preset, x: Tensor, chips: int, sampling: S
 
 
 def _steps(native: EngineLayer, preset: Preset, like: Tensor) -> Tensor:
-    """One ADC step of an output in its own units: the largest of its row tiles."""
+    """Return one ADC step of each output in the layer's own units, the largest of its row tiles."""
     bits = preset.crossbar.adc_bits
     if bits is None:
         return torch.ones(())

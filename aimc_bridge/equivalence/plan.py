@@ -1,4 +1,4 @@
-"""What a cross-check will cost, found from small pieces, and what a budget buys."""
+"""What a cross-check will cost, predicted from small pieces, and what a budget pays for."""
 
 from __future__ import annotations
 
@@ -38,32 +38,46 @@ from aimc_bridge.rng import derive
 from aimc_bridge.spec import Preset
 from aimc_bridge.times import label
 
-FEWEST_SAMPLES = 200_000  # devices a cell
+FEWEST_SAMPLES = 200_000  # devices per cell
 FEWEST_CHIPS, USUAL_CHIPS, MOST_CHIPS = 16, 96, 1600
-LAYER_SECONDS = 180.0  # of work that a layer takes at most without a budget, but for USUAL_CHIPS
-_PILOT = 16  # chips of the native engine, none of them used again
-_FAMILY = 400  # rows of a layer level, roughly: what Holm's first step divides by
+LAYER_SECONDS = 180.0  # without a budget, a layer with more than USUAL_CHIPS takes no longer
+_PILOT = 16  # chips of the native engine; none of them is used again
+_FAMILY = 400  # rows of a layer level, roughly: Holm's first step divides by this
 _POWER = 0.95
-_LARGE, _COLUMNS = 200_000, 64  # weights of a layer from which on a piece of it is timed
-_ORDER = (0.0, 0.1, 1.0, 0.5, 0.25, 0.05, 0.75, 0.01)  # targets, the most telling first
-SHARES = {"device": 0.25, "layer": 0.5, "task": 0.25}  # of a budget that does not pay for all
+_LARGE, _COLUMNS = 200_000, 64  # of a layer with more weights, so many columns are timed
+_ORDER = (0.0, 0.1, 1.0, 0.5, 0.25, 0.05, 0.75, 0.01)  # targets, those that tell most first
+SHARES = {"device": 0.25, "layer": 0.5, "task": 0.25}  # of a budget that is too small for all
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds: once, and for every chip."""
+    """What something costs, in seconds.
+
+    Attributes:
+        fixed: Seconds that it takes whatever the number of chips.
+        a_chip: Seconds per chip.
+    """
 
     fixed: float
     a_chip: float
 
     def of(self, chips: int) -> float:
+        """Return the seconds for a number of chips."""
         return self.fixed + chips * self.a_chip
 
 
 @dataclass
 class Choice:
-    """What is done: targets of devices and samples of a cell, chips of each layer by name, chips of
-    the task; `first`: those of the task's first side, where they are others."""
+    """What is done.
+
+    Attributes:
+        targets: Targets of devices.
+        samples: Devices per cell.
+        layers: Chips of each layer, by name.
+        task: Chips of the task, of its second side.
+        notes: Lines for the summary: what was chosen, and what was left out.
+        first: Chips of the task's first side; None for as many as of the second.
+    """
 
     targets: list[float]
     samples: int
@@ -74,25 +88,34 @@ class Choice:
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Chips of the task's two sides."""
+        """The chips of the task's two sides."""
         return self.task if self.first is None else self.first, self.task
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the choice as plain data."""
         return vars(self)
 
 
 def timed(work: Callable[[], Any]) -> float:
-    """Wall seconds of one call."""
+    """Return the wall time of one call in seconds."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def chips_needed(layer: Layer, preset: Preset, sampling: Sampling) -> int:
-    """Chips with which every mean of a layer is decided with a power of 95 %, if the engines agree.
+    """Predict how many chips decide every mean of a layer with a power of 95 %.
 
-    From the spread between a few native chips that are not used again, at the last time, where it
-    is largest.
+    That is the power if the two engines agree. It is predicted from the spread between a few native
+    chips, which are not used again, at the last time, when the spread is largest.
+
+    Args:
+        layer: The layer.
+        preset: The preset.
+        sampling: Times, seed, inputs and reads.
+
+    Returns:
+        The number of chips of each side, between `FEWEST_CHIPS` and `MOST_CHIPS`.
     """
     last = (max(sampling.times),)
     pilot = Sampling(last, _PILOT, derive(sampling.seed, "pilot"), sampling.vectors, sampling.reads)
@@ -116,11 +139,20 @@ def chips_needed(layer: Layer, preset: Preset, sampling: Sampling) -> int:
 
 
 def _count(spread: float, margin: float, z: float) -> float:
+    """Return how many units per side decide a mean; `z` sums the quantiles of level and power."""
     return 2 * (z * spread / margin) ** 2
 
 
 def layer_cost(layer: Layer, preset: Preset, sampling: Sampling) -> Cost:
-    """From one chip on each engine; of a large layer, from a few of its columns."""
+    """Predict what a layer costs from one chip on each engine.
+
+    Only a few columns of a large layer are timed.
+
+    Args:
+        layer: The layer.
+        preset: The preset.
+        sampling: Times, seed, inputs and reads.
+    """
     whole = layer.grid.out_features
     if layer.weights > _LARGE and whole > _COLUMNS and layer.grid.groups == 1:
         piece = layer_cost(_columns_of(layer, preset, _COLUMNS), preset, sampling)
@@ -135,13 +167,13 @@ def layer_cost(layer: Layer, preset: Preset, sampling: Sampling) -> Cost:
         others = sum(kind != preset.compensation.drift_compensation for kind in MEASURED)
         total += outputs + others * alpha
         if engine == AIHWKIT:
-            # clipping twice and the exact part: a chip at one time or two, with more inputs
+            # ADC clipping, twice, and equal outputs: chips at one time or two, with more inputs
             fixed = 200 * alpha / max(1, len(sampling.times))
     return Cost(fixed, total)
 
 
 def _columns_of(layer: Layer, preset: Preset, count: int) -> Layer:
-    """The layer with its first outputs alone."""
+    """Return the layer with its first `count` outputs alone."""
     module = copy.deepcopy(layer.module)
     weight = module.get_parameter("weight")[:count].detach().clone()
     module.weight = nn.Parameter(weight, requires_grad=False)
@@ -162,8 +194,21 @@ def task_cost(
     times: int,
     ratio: float = 1.0,
 ) -> Cost:
-    """Of a chip on the second side and `ratio` chips on the first: one native evaluation, and how
-    much slower aihwkit is on a small piece of the inputs."""
+    """Predict what the task costs, from one native evaluation.
+
+    How much slower the second side is, is measured on a small piece of the inputs.
+
+    Args:
+        native: The model on the first side, a native one.
+        fresh: Builds the model on the second side.
+        batch: One batch of inputs.
+        evaluate: The metric of a model.
+        times: How many times each chip is evaluated at.
+        ratio: Chips of the first side per chip of the second.
+
+    Returns:
+        The cost per chip of the second side, with `ratio` chips of the first.
+    """
     program(native, 0)
     native_drift = timed(lambda: drift(native, 1.0))
     evaluation = timed(lambda: evaluate(native))
@@ -183,11 +228,12 @@ def task_cost(
 
 @torch.no_grad()
 def _run(model: nn.Module, batch: Any) -> None:
+    """Run a model on a batch."""
     run_batch(model, batch, next(model.parameters()).device)
 
 
 def _piece(model: nn.Module, batch: Any) -> Any:
-    """A few rows of a batch, or all of it where the model does not take that."""
+    """Return a few rows of a batch, or all of it if the model does not take a few."""
 
     def cut(value: Any) -> Any:
         return value[:4] if isinstance(value, Tensor) and value.ndim > 0 else value
@@ -207,8 +253,16 @@ def _piece(model: nn.Module, batch: Any) -> Any:
 
 
 def task_chips_needed(pilot: list[list[Value]]) -> int:
-    """Chips with which each metric at each time is decided with a power of 95 %, if the two sides
-    agree; of metrics that are shares, where there are any."""
+    """Predict how many chips decide each metric at each time with a power of 95 %.
+
+    That is the power if the two sides agree. If some metrics are shares, they alone count.
+
+    Args:
+        pilot: The values of a few chips.
+
+    Returns:
+        The number of chips of each side, at most `MOST_TASK_CHIPS`.
+    """
     keys = list(dict.fromkeys((t_s, metric) for t_s, metric, _ in pilot[0]))
     values_of = {
         key: np.array([v for chip in pilot for t, m, v in chip if (t, m) == key]) for key in keys
@@ -229,11 +283,19 @@ def choose(
     layers: dict[str, tuple[Layer, int, Cost]],
     task: tuple[int, Cost] | None,
 ) -> Choice:
-    """All of it, or the part that a budget (seconds of work, of which some are `spent`) pays for.
+    """Choose everything, or the part that a budget pays for.
 
-    Args:    target_cost  of one target with all samples.
-             layers  name -> (layer, chips wanted, cost).    task  (chips wanted, cost), or None.
-    Raises:  UsageError where it does not pay for one cell.
+    Args:
+        budget: Seconds of work, or None.
+        spent: Seconds of the budget that are spent already.
+        targets: Targets of devices.
+        samples: Devices per cell.
+        target_cost: Seconds of one target with all samples.
+        layers: For each layer by name: the layer, the chips that it should get, and its cost.
+        task: The chips that the task should get and its cost, or None.
+
+    Raises:
+        UsageError: If the budget does not pay for one cell.
     """
     everything = {name: chips for name, (_, chips, _) in layers.items()}
     wanted = {
@@ -284,7 +346,10 @@ def choose(
 def _devices_for(
     seconds: float, targets: list[float], samples: int, target_cost: float
 ) -> tuple[list[float], int]:
-    """Targets and samples that fit: first fewer samples, not below 2e5, then fewer targets."""
+    """Return the targets and samples that some seconds pay for.
+
+    Samples become fewer first, but not fewer than `FEWEST_SAMPLES`; then targets do.
+    """
     if not targets:
         return [], samples
     least = min(samples, FEWEST_SAMPLES)
@@ -298,10 +363,10 @@ def _devices_for(
 def _layers_for(
     seconds: float, layers: dict[str, tuple[Layer, int, Cost]]
 ) -> tuple[dict[str, int], float]:
-    """Chips of the layers that fit, and the seconds not spent.
+    """Return the chips of the layers that some seconds pay for, and the seconds that are left.
 
-    First every layer gets fewer chips; then the dearest layers go, those of a kind of which there
-    are others before the rest.
+    Every layer gets fewer chips first. Then the most expensive layers go, and those of a kind with
+    several layers go before the rest.
     """
     affordable = dict(layers)
     while affordable:
@@ -323,6 +388,7 @@ def _layers_for(
 
 
 def _time(seconds: float) -> str:
+    """Write a duration for people."""
     if seconds >= 90:
         return f"{seconds / 60:.0f} min"
     return label(round(seconds)) if seconds >= 1 else f"{seconds:.2g} s"

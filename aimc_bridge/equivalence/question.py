@@ -127,8 +127,7 @@ def ask(
 ) -> Question:
     """Check the arguments of `crosscheck`, convert the model and find its layers.
 
-    Args:
-        model: As in `crosscheck`, like all other arguments.
+    The arguments are those of `crosscheck`, without its defaults.
 
     Returns:
         The question.
@@ -228,6 +227,7 @@ def comparison_of(preset: Preset, against: Preset | None, physics: object | None
 
 
 def _check_integer(name: str, value: object, least: int | None = None) -> None:
+    """Check that an argument is an integer, and not smaller than `least`."""
     allowed = "an integer" if least is None else f"an integer >= {least}"
     if isinstance(value, bool) or not isinstance(value, int) or (least or value) > value:
         raise UsageError(f"{name}={value!r}; allowed: {allowed}")
@@ -280,6 +280,7 @@ def _levels(
 
 
 def _times(times: Times) -> tuple[float, ...]:
+    """Check times and return them in seconds, ascending."""
     listed = (times,) if isinstance(times, str | float | int) else tuple(times)
     if not listed:
         raise UsageError("no times; allowed: one or more, such as times=('1s', '1y')")
@@ -287,10 +288,12 @@ def _times(times: Times) -> tuple[float, ...]:
 
 
 def _is_count(count: object, least: int) -> bool:
+    """Return whether something is a whole number, and large enough."""
     return isinstance(count, int) and not isinstance(count, bool) and count >= least
 
 
 def _check_chips(chips: int) -> None:
+    """Check the chips of each side of a layer."""
     if not _is_count(chips, 4):
         raise UsageError(
             f"chips={chips!r}; allowed: an integer >= 4, or None for as many as are needed"
@@ -311,6 +314,7 @@ def _task_chips(chips: int | Sequence[int] | None) -> tuple[int, int] | None:
 
 
 def _check_targets(targets: tuple[float, ...], samples: int, levels: tuple[str, ...]) -> None:
+    """Check the targets of devices and the number of samples."""
     device.check(targets, samples)
     if "device" in levels and not targets:
         raise UsageError("targets is empty; allowed: one or more numbers in [0, 1]")
@@ -359,7 +363,7 @@ def _layers(
     layers: Sequence[str] | str | None,
 ) -> tuple[Layer, ...]:
     """Return the layers that some names or patterns mean, or those of each kind."""
-    # input ranges of the preset that has some
+    # one of two presets may have no input ranges: take the layers of the other
     ranged = [preset.crossbar.input_range != "none" for preset in comparison.presets]
     base = native[ranged.index(True) if any(ranged) else 0]
     every = capture.layers_of(base, model, batches)
@@ -379,6 +383,7 @@ def _description(function: object) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
+    """Return a plain value as it is, and the name of the type of any other."""
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
     if value is None or isinstance(value, bool | int | float | str):

@@ -1,4 +1,4 @@
-"""What a cross-check found, as a table."""
+"""The result of a cross-check: rows, verdicts, summary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aimc_bridge.markdown import markdown_table
 from aimc_bridge.times import label
 
 LEVELS = ("device", "layer", "task")
-_LISTED = 100  # rows of a summary
+_LISTED = 100  # rows that a summary lists at most
 QUANTILES = ["cell", "quantity", "t_inference", "share", "first", "second"]
 
 
@@ -28,8 +28,13 @@ QUANTILES = ["cell", "quantity", "t_inference", "share", "first", "second"]
 class Row:
     """One comparison, before its verdict.
 
-    t_inference  seconds, NaN where no time applies.    reference  what the second side is: aihwkit
-    itself, a closed form, another preset.
+    Attributes:
+        level: One of `LEVELS`.
+        cell: What is compared: a target, a layer, a model.
+        quantity: What is compared of it.
+        t_inference: Seconds after programming; NaN if no time applies.
+        test: The test of the two values.
+        reference: What the second side is: aihwkit itself, a closed form, another preset.
     """
 
     level: str
@@ -40,10 +45,12 @@ class Row:
     reference: str = "aihwkit"
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the row as plain data."""
         return dataclasses.asdict(self)
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> Row:
+        """Build a row from what `to_dict` returned."""
         test = dict(data["test"])
         test["sizes"] = tuple(test["sizes"])
         return Row(**{**data, "test": Test(**test)})
@@ -51,34 +58,44 @@ class Row:
 
 @dataclass
 class Findings:
-    """What one part of a cross-check found: rows, quantiles for figures, lines for the summary."""
+    """What one part of a cross-check found.
+
+    Attributes:
+        rows: The comparisons.
+        quantiles: Rows of quantiles for figures, with the columns `QUANTILES`.
+        notes: Lines for the summary.
+    """
 
     rows: list[Row] = field(default_factory=list)
     quantiles: list[list[Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the findings as plain data."""
         rows = [row.to_dict() for row in self.rows]
         return {"rows": rows, "quantiles": self.quantiles, "notes": self.notes}
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> Findings:
+        """Build findings from what `to_dict` returned."""
         rows = [Row.from_dict(row) for row in data["rows"]]
         return Findings(rows, data["quantiles"], data["notes"])
 
 
 @dataclass(frozen=True)
 class Report:
-    """Result of a cross-check.
+    """The result of a cross-check.
 
-    table      level, cell, quantity, t_inference, first, second, difference, interval, low, high,
-               margin, p, p_different, power, verdict, reference. The interval is a 90 % one (two
-               one-sided tests at 5 %); p values and power are those of the verdict, corrected
-               for the family: the rows of one level
-    sides      names of the two sides, whose values are in the columns "first" and "second"
-    notes      what was chosen, left out, or should be known
-    causes     of two presets: the fields that differ (part, field, and one column a preset)
-    quantiles  of some cells, for figures
+    Attributes:
+        table: One row per comparison, with the columns level, cell, quantity, t_inference, first,
+            second, difference, interval, low, high, margin, p, p_different, power, verdict and
+            reference. The interval is a 90 % one (two one-sided tests at 5 %). The p values and the
+            power are those of the verdict, corrected for the family: the rows of one level.
+        sides: Names of the two sides, whose values are in the columns "first" and "second".
+        notes: What was chosen, what was left out, and what one should know.
+        causes: If two presets were compared, the fields in which they differ: part, field, and one
+            column per preset.
+        quantiles: Quantiles of some cells, for figures.
     """
 
     table: pd.DataFrame
@@ -94,8 +111,17 @@ class Report:
         notes: Sequence[str] = (),
         causes: pd.DataFrame | None = None,
     ) -> Report:
-        """Verdicts over the rows of all parts; each level is a family. Raises: UsageError where
-        there is nothing."""
+        """Judge the rows of all parts; each level is a family.
+
+        Args:
+            parts: What was found.
+            sides: Names of the two sides.
+            notes: Lines for the summary; those of the parts follow them.
+            causes: In what two presets differ.
+
+        Raises:
+            UsageError: If there is no row.
+        """
         parts = list(parts)
         rows = [row for part in parts for row in part.rows]
         if not rows:
@@ -132,7 +158,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Every row equivalent within its margin."""
+        """Whether every row is equivalent within its margin."""
         return bool((self.table["verdict"] == "equivalent").all())
 
     @property
@@ -141,14 +167,18 @@ class Report:
         return self.table[self.table["verdict"] == "different"]
 
     def counts(self) -> pd.DataFrame:
-        """Number of rows by level and quantity (rows) and verdict (columns)."""
+        """Count the rows: one line per level and quantity, one column per verdict."""
         words = ["equivalent", "different", "undecided"]
         counts = self.table.groupby(["level", "quantity"], sort=False)["verdict"].value_counts()
         return counts.unstack(fill_value=0).reindex(columns=words, fill_value=0)
 
     def summary(self) -> str:
-        """Markdown: what was done, verdicts by level and quantity, every row that is not
-        equivalent, causes."""
+        """Write the report as Markdown.
+
+        Returns:
+            What was done, the verdicts by level and quantity, the rows that are not equivalent
+            (at most 100), and in what two presets differ.
+        """
         first, second = self.sides
         blocks = [f"# Cross-check\n\n{first} against {second}."]
         if self.notes:
@@ -180,7 +210,11 @@ class Report:
         return "\n\n".join(blocks) + "\n"
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write crosscheck.csv, summary.md and figures/*.png."""
+        """Write crosscheck.csv, summary.md and figures/*.png.
+
+        Args:
+            folder: Where they go; it is made if it does not exist.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         flat = self.table.drop(columns="interval")
@@ -190,7 +224,7 @@ class Report:
 
 
 def _summary_row(row: Any) -> list[str]:
-    """One row of the table, a named tuple, as the cells of the summary."""
+    """Return the cells of the summary for a row of the table, a named tuple."""
     return [
         row.cell,
         row.quantity,

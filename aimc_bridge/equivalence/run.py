@@ -1,4 +1,4 @@
-"""The cross-check as one call: plan, parts, report."""
+"""The cross-check as one call: it plans, does the parts and reports."""
 
 from __future__ import annotations
 
@@ -58,38 +58,55 @@ def crosscheck(
     workers: int = 1,
     progress: bool = True,
 ) -> Report:
-    """Where two sides agree within margins stated in advance, and where they do not.
+    """Compare two sides within margins that are stated in advance.
 
-    By default the native engine against aihwkit under one preset. `against`: two presets on the
-    native engine. `physics`: a user's object with `program(weights, generator) -> state` and
-    `read(state, t_inference, generator) -> weights` against aihwkit's device laws, weights
-    `[out, in]` scaled to [-1, 1].
+    The two sides are the native engine and aihwkit under one preset. With `against` they are two
+    presets on the native engine. With `physics` they are a user's laws and aihwkit's.
 
-    Args:    model  a digital model; None where only devices are compared.
-             inputs  one batch (a tensor, a tuple of arguments, a dict) or a list of them: they set
-             the input ranges and are what the layers see.
-             times  seconds, or texts such as "1h"; by default those of each level.
-             chips  of each side, of every layer and of the task (where task_chips does not say
-             other); None: as many as a pilot finds to be needed, of the task 10 at least and what
-             takes 10 minutes at most.
-             task_chips  of each side of the task, or (of the first side, of the second): with four
-             times as many of a native side, aihwkit's need be five eighths of the equal number.
-             trained  `model` after hardware-aware training: converted to the native engine under
-             `preset`; its weights, scales and input ranges are compared, those of `model` are not.
-             evaluate  `model -> float | dict`, the task level; picklable where there are workers.
-             levels  of "device", "layer", "task"; by default all that can be done.
-             layers  names or patterns; None: up to two of each kind.    exclude  as in `convert`.
-             targets, samples  of devices.
-             budget  wall time, such as "20m": the part that it pays for is done, and named.
-             compiled  layers and task of the native engine as `native.compiled` runs them.
-             device  "cuda": the native engine's layers and task there, convolutions in full float32
-             (torch's default on a GPU rounds their inputs to 10 bits); aihwkit stays on the CPU.
-             resume  a folder: parts found in it are not done again. Of `evaluate` it knows the name
-             and, of a functools.partial, the plain arguments.    workers  processes, for parts and
-             for chips of the task.
-    Returns: Report: `table`, `passed`, `summary()`, `save(folder)`.
-    Raises:  UsageError, ShapeError (inputs that do not fit), ConversionError (no analog layer),
-             CapabilityError (aihwkit cannot run the preset), VersionError, DataError (resume).
+    Args:
+        model: A digital model; None if only devices are compared.
+        preset: What the model is converted under.
+        inputs: One batch (a tensor, a tuple of arguments, a dict) or a list of batches. They set
+            the input ranges, and they are what the layers see.
+        times: Seconds after programming, or texts such as "1h"; by default those of each level.
+        chips: Chips of each side, of every layer, and of the task unless `task_chips` says
+            otherwise. None takes as many as a pilot finds to be needed; of the task at least 10,
+            and at most what takes 10 minutes.
+        against: Another preset.
+        physics: An object with `program(weights, generator) -> state` and `read(state, t_inference,
+            generator) -> weights`; weights have the shape (out, in) and are scaled to [-1, 1].
+        trained: `model` after hardware-aware training, converted to the native engine under
+            `preset`. Its weights, scales and input ranges are compared, not those of `model`.
+        evaluate: `model -> float | dict`, for the task level; picklable if there are workers.
+        task_chips: Chips of each side of the task, or a pair: of the first side, of the second.
+            With four times as many of a native side, aihwkit needs five eighths of the equal
+            number.
+        seed: Decides all random numbers but those that aihwkit draws by itself.
+        levels: Some of "device", "layer" and "task"; by default all that can be done.
+        layers: Names or shell patterns of layers; None takes up to two of each kind.
+        exclude: Modules that stay digital, as in `convert`.
+        targets: Target conductances of devices over g_max.
+        samples: Devices per cell.
+        budget: Wall time, such as "20m". The part that it pays for is done, and the summary says
+            which.
+        compiled: Whether layers and task of the native engine run as `native.compiled` runs them.
+        device: "cuda" runs the native engine's layers and task there, convolutions in full float32
+            (by default torch rounds their inputs to 10 bits on a GPU). aihwkit stays on the CPU.
+        resume: A folder for finished parts; those in it are not done again. Of `evaluate` it knows
+            the name and, of a functools.partial, the plain arguments.
+        workers: Processes, for parts and for chips of the task.
+        progress: Whether a progress bar is shown on standard error.
+
+    Returns:
+        The report: `table`, `sides`, `passed`, `summary()`, `save(folder)`.
+
+    Raises:
+        UsageError: If an argument is not understood, or two of them do not fit.
+        ShapeError: If the model does not take the inputs.
+        ConversionError: If the model has no analog layer.
+        CapabilityError: If aihwkit cannot run the preset.
+        VersionError: If there is no working aihwkit.
+        DataError: If the folder of `resume` holds another cross-check, or is damaged.
     """
     question = ask(
         model,
@@ -192,7 +209,7 @@ class _Check:
     # --- plan ---
 
     def _plan(self) -> tuple[Choice, dict[str, float]]:
-        """What will be done, as an interrupted run had planned it, and what each part costs."""
+        """Return what will be done and what each part costs; an interrupted run keeps its plan."""
         question, bar = self.question, self.bar
         stored = self.store.get("plan")
         if stored is not None:
@@ -224,7 +241,7 @@ class _Check:
         return choice, costs
 
     def _layer_plan(self, layer: Layer) -> tuple[Layer, int, Cost]:
-        """The layer, how many chips it gets without a budget, and what it costs."""
+        """Return the layer, how many chips it should get, and what it costs."""
         question = self.question
         sampling = question.sampling(1)
         cost = question.comparison.layer_cost(layer, sampling)
@@ -242,13 +259,14 @@ class _Check:
         return layer, chips, cost
 
     def _target_cost(self) -> float:
-        """Seconds of one target with all samples, predicted from a few."""
+        """Predict the seconds of one target with all samples from a few samples."""
         few = min(self.question.samples, 20_000)
         targets = self.question.targets
         item = self._device_item(1.0 if 1.0 in targets else targets[-1], few, 0.0)
         return plan.timed(item) * self.question.samples / few
 
     def _task_cost(self, asked: TaskQuestion) -> Cost:
+        """Predict what the task costs."""
         first, second = asked.models
         chips = asked.chips or (1, 1)
         return plan.task_cost(
@@ -261,7 +279,7 @@ class _Check:
         )
 
     def _task_needed(self, asked: TaskQuestion, cost: Cost) -> int:
-        """Chips of the task that a pilot finds to be needed, and that time allows."""
+        """Return the chips of the task that a pilot finds to be needed and that time allows."""
         seed, times = derive(self.question.seed, "pilot"), self.question.times["task"]
         pilot = [
             asked.models[0].chip(asked.evaluate, times, chip, seed, "pilot")
@@ -275,7 +293,7 @@ class _Check:
     # --- devices and layers ---
 
     def _items(self, choice: Choice, costs: dict[str, float]) -> list[WorkItem]:
-        """The targets and layers of a choice as items of work."""
+        """Return the targets and layers of a choice as items of work."""
         a_target = costs["device"] * choice.samples / self.question.samples
         items = [self._device_item(x, choice.samples, a_target) for x in choice.targets]
         for layer in self.question.layers:
@@ -285,11 +303,13 @@ class _Check:
         return items
 
     def _device_item(self, x: float, samples: int, cost: float) -> WorkItem:
+        """Return the comparison of devices with one target as an item of work."""
         times, seed = self.question.times["device"], self.question.seed
         arguments = (self.question.comparison, x, times, samples, seed)
         return WorkItem(f"device/{x:g}", cost, 0, comparison.device_findings, arguments)
 
     def _layer_item(self, layer: Layer, chips: int, cost: float) -> WorkItem:
+        """Return the comparison of one layer as an item of work."""
         arguments = (self.question.comparison, layer, self.question.sampling(chips))
         key = f"layer/{layer.name}"
         return WorkItem(key, cost, 2 * chips, comparison.layer_findings, arguments)
@@ -310,6 +330,7 @@ class _Check:
             yield key, findings
 
     def _advance(self, key: str, cost: float) -> None:
+        """Move the bar by predicted seconds and show what they were spent on."""
         self.bar.change(description=key)
         self.bar.advance(cost)
 
@@ -360,7 +381,7 @@ class _Check:
     # --- result ---
 
     def _report(self, parts: list[Findings], choice: Choice) -> Report:
-        """All parts as one report, with notes of what was done."""
+        """Return all parts as one report, with notes of what was done."""
         question, compared = self.question, self.question.comparison
         sides = compared.names
         notes = [f"preset {compared.presets[0]}, seed {question.seed}", *choice.notes]

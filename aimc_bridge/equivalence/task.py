@@ -1,4 +1,4 @@
-"""Task level: a metric of the whole model at each time; a chip is the sampling unit."""
+"""The task level: metrics of the whole model at each time. The sampling unit is the chip."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import Evaluate, one_chip
 
 TIMES = ("1s", "1h", "1d", "1y")
-POINTS, RELATIVE = 0.005, 0.005  # of a metric within [0, 1]; of any other, as a share
-CHIPS, MOST_CHIPS = 10, 400  # of each side, where a pilot decides
-PILOT = 8  # native chips that are not used again
-SECONDS = 600  # that a task takes at most without a budget, but for the fewest chips
+POINTS, RELATIVE = 0.005, 0.005  # margin of a metric within [0, 1]; of any other, a share of it
+CHIPS, MOST_CHIPS = 10, 400  # chips of each side, fewest and most, if a pilot decides
+PILOT = 8  # native chips of the pilot; they are not used again
+SECONDS = 600  # without a budget, a task with more than CHIPS chips takes no longer
 
 Value = tuple[float, str, float]
-"""(t_inference, metric, value) of one chip."""
+"""Seconds after programming, the metric's name, and its value on one chip."""
 
 
 class TaskModel:
@@ -149,12 +149,12 @@ def compare(
 
 
 def judged(a: Values, b: Values) -> Test:
-    """The test of one metric at one time."""
+    """Test one metric at one time; `a` and `b` have one value per chip of each side."""
     return mean_test(a, b, margin_of(np.concatenate([a, b]), float(b.mean())))
 
 
 def margin_of(values: Values, mean: float) -> float:
-    """Half a point where all values are shares, else half a percent of the mean."""
+    """Return a metric's margin: half a point if all values are shares, else 0.5 % of `mean`."""
     if bool(((values >= 0) & (values <= 1)).all()):
         return POINTS
     return max(RELATIVE * abs(mean), 1e-12)

@@ -1,4 +1,4 @@
-"""Two presets on the native engine: by how much they differ, when, and because of what."""
+"""Two presets on the native engine: how much they differ, when, and why."""
 
 from __future__ import annotations
 
