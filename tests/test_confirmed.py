@@ -9,7 +9,7 @@ import pytest
 from aimc_bridge.errors import DataError
 from benchmarks.report import confirmed
 
-COLUMNS = ["quantity", "t_inference", "native", "aihwkit", "difference", "low", "high", "margin"]
+COLUMNS = ["quantity", "t_inference", "first", "second", "difference", "low", "high", "margin"]
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -54,6 +54,13 @@ def test_a_line_a_time_and_quantity() -> None:
     both["arguments"]["task_chips"] = 30
     assert "| 30, 30 |" in confirmed.table([both])
     assert confirmed.table([]) == ""
+
+
+def test_records_with_the_earlier_names_of_the_columns_are_read() -> None:
+    """The two sides were called native and aihwkit, in every record up to the first release."""
+    names = {"first": "native", "second": "aihwkit"}
+    earlier = [names.get(column, column) for column in [*COLUMNS, "verdict"]]
+    assert confirmed.table([record(worst_columns=earlier)]) == confirmed.table([record()])
 
 
 @pytest.mark.parametrize(

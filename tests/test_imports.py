@@ -26,6 +26,7 @@ RANK = {
     "aimc_bridge.rng": 0,
     "aimc_bridge.aliases": 1,
     "aimc_bridge.files": 1,
+    "aimc_bridge.markdown": 1,
     "aimc_bridge.modes": 1,
     "aimc_bridge.progress": 1,
     "aimc_bridge.times": 1,

@@ -9,6 +9,9 @@ from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
 from benchmarks.report import tables
 
+# Records made before the columns were called first and second have these names.
+_EARLIER = {"native": "first", "aihwkit": "second"}
+
 
 def table(records: Sequence[dict[str, Any]], link: str = "../benchmarks/records/") -> str:
     """A line a time and quantity: both sides' means, their difference, its interval, the verdict.
@@ -31,7 +34,8 @@ def _lines(record: dict[str, Any], link: str) -> list[dict[str, str]]:
         (model,) = record["models"].values()
         (checked,) = record["reports"]
         given = record["arguments"]
-        rows = [dict(zip(checked["worst_columns"], row, strict=True)) for row in checked["worst"]]
+        columns = [_EARLIER.get(name, name) for name in checked["worst_columns"]]
+        rows = [dict(zip(columns, row, strict=True)) for row in checked["worst"]]
         whole = len(rows) == sum(sum(count[2:]) for count in checked["counts"])
         task = {count[0] for count in checked["counts"]} == {"task"}
         chips = given["task_chips"]
@@ -55,8 +59,8 @@ def _lines(record: dict[str, Any], link: str) -> list[dict[str, str]]:
                 "chips": f"{first}, {second}",
                 "seed": str(given["seed"]),
                 "at": label(row["t_inference"]),
-                "native": tables.number(row["native"], row["quantity"]),
-                "aihwkit": tables.number(row["aihwkit"], row["quantity"]),
+                "native": tables.number(row["first"], row["quantity"]),
+                "aihwkit": tables.number(row["second"], row["quantity"]),
                 "difference": f"{difference:.2f} ({low:.2f} to {high:.2f})",
                 "margin": f"{margin:.2f}{unit}",
                 "verdict": row["verdict"],
