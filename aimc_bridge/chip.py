@@ -12,7 +12,8 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge.engines.base import Chip, Matrix, digital_state, matrices_of, record_of
+from aimc_bridge.converted import ProgrammedChip, digital_state, matrices_of, record_of
+from aimc_bridge.engines.base import Matrix
 from aimc_bridge.errors import CheckpointError, StateError, UsageError
 from aimc_bridge.times import seconds
 
@@ -39,7 +40,7 @@ def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
     record = record_of(model)
     for name, matrix in matrices_of(model).items():
         matrix.program(seed, name, draw_on)
-    record.chip = Chip(seed, draw_on)
+    record.chip = ProgrammedChip(seed, draw_on)
 
 
 def integer(name: str, value: SupportsIndex, least: int | None = None) -> int:
@@ -83,7 +84,7 @@ def restore(model: nn.Module) -> None:
     record.chip = None
 
 
-def _chip(model: nn.Module, what: str) -> Chip:
+def _chip(model: nn.Module, what: str) -> ProgrammedChip:
     chip = record_of(model).chip
     if chip is None:
         raise StateError(f"{what}: no chip is programmed; call program(model, seed) first")
@@ -184,7 +185,7 @@ def load_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
             for key in file.keys():  # noqa: SIM118 - not a mapping
                 name, _, tensor = key.rpartition("/")
                 states[name][tensor] = file.get_tensor(key)
-            chip = Chip(about["seed"], about["draw_on"], about["t_inference"])
+            chip = ProgrammedChip(about["seed"], about["draw_on"], about["t_inference"])
     except CheckpointError:
         raise
     except FileNotFoundError as cause:

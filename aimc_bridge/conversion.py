@@ -11,17 +11,19 @@ import torch
 from torch import nn
 
 from aimc_bridge import aliases, layers
-from aimc_bridge.engines.base import (
-    Engine,
+from aimc_bridge.converted import (
     LayerRecord,
     Record,
     attach,
     digital_state,
     inside,
+    is_converted,
     matrices_of,
     record_of,
 )
+from aimc_bridge.engines.base import Engine
 from aimc_bridge.engines.base import engine as find_engine
+from aimc_bridge.engines.match import match
 from aimc_bridge.errors import ConversionError, UsageError
 from aimc_bridge.spec import Preset
 
@@ -148,7 +150,7 @@ def _check_arguments(model: nn.Module, preset: Preset, overrides: Mapping[str, P
             raise UsageError(
                 f"preset is {given!r}; allowed: a Preset, such as presets.get('rasch2023')"
             )
-    if any("_aimc_record" in module.__dict__ for module in model.modules()):
+    if any(is_converted(module) for module in model.modules()):
         raise ConversionError("this model is converted already; convert the digital model instead")
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter) or parameter.is_meta:
@@ -259,7 +261,7 @@ class _Walk:
             self.done[id(module)] = module
             return module
         try:
-            handler = self.engine.handler_for(module)
+            handler = match(module, self.engine.handlers)
         except ConversionError as problem:
             self.unserved.append(f"{name or type(module).__name__} ({problem})")
             self._leave_all(name, module, f"no handler: {problem}")

@@ -16,7 +16,7 @@ from torch import nn
 
 from aimc_bridge import rng
 from aimc_bridge.chip import check_draw_on, drift, fingerprint, integer, program, restore
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import DataError, UsageError
 from aimc_bridge.times import seconds
 

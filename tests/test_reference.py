@@ -27,10 +27,11 @@ from aimc_bridge import (
     train,
 )
 from aimc_bridge.conversion import copy_trained
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.engines.aihwkit import capability
 from aimc_bridge.engines.aihwkit.capability import cuda_tiles
 from aimc_bridge.engines.aihwkit.noise import LawNoiseModel, OracleDriftCompensation
-from aimc_bridge.engines.base import Matrix, matrices_of
+from aimc_bridge.engines.base import Matrix
 from aimc_bridge.errors import CapabilityError, UsageError
 from aimc_bridge.spec import Preset, Source, Table
 from presets import get, hermes, ideal, names, rasch2023, scalar_drift

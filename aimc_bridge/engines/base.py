@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
-from aimc_bridge.errors import CapabilityError, ConversionError, StateError, UnknownNameError
+from aimc_bridge.engines.match import Handlers
+from aimc_bridge.errors import StateError, UnknownNameError
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.spec import Preset, TrainingSpec
 
@@ -140,66 +139,13 @@ class Matrix(ABC):
         """Scale anew: the largest |w| of each column (tile, layer) of each tile is 1 again."""
 
 
-Handler = Callable[[nn.Module, Preset], nn.Module]
-"""Makes the analog counterpart of a layer, weights copied, or raises ConversionError."""
-
-
 class Engine(ABC):
     """One way to simulate: a table of handlers and a way to find the matrices of a model."""
 
     name: str
 
     def __init__(self) -> None:
-        self.handlers: dict[type[nn.Module], Handler] = {}
-        self.named_handlers: dict[tuple[str, str], Handler] = {}
-
-    def handles(self, *types: type[nn.Module]) -> Callable[[Handler], Handler]:
-        """Register a handler for layer types (decorator); subclasses are served too where they
-        do not change `forward`."""
-
-        def register(handler: Handler) -> Handler:
-            for kind in types:
-                self.handlers[kind] = handler
-            return handler
-
-        return register
-
-    def handles_named(self, module: str, name: str) -> Callable[[Handler], Handler]:
-        """Like `handles`, for a class of a package that must not be imported for it."""
-
-        def register(handler: Handler) -> Handler:
-            self.named_handlers[module, name] = handler
-            return handler
-
-        return register
-
-    def handler_for(self, module: nn.Module) -> Handler | None:
-        """The handler of the nearest base class whose `forward` the module still has."""
-        for base in type(module).__mro__:
-            handler = self.handlers.get(base) or self.named_handlers.get(
-                (base.__module__, base.__qualname__)
-            )
-            if handler is not None:
-                if is_parametrized(module):
-                    raise ConversionError(
-                        f"{base.__name__} with parametrizations; call "
-                        "torch.nn.utils.parametrize.remove_parametrizations first, or exclude it"
-                    )
-                if hooks := _hooks(module):
-                    raise ConversionError(
-                        f"{type(module).__name__} has {hooks} that its analog layer would not run; "
-                        "remove them first (torch.nn.utils.remove_spectral_norm, "
-                        "remove_weight_norm, prune.remove, or the handle of a hook of your own), "
-                        "or exclude it"
-                    )
-                own = "forward" in module.__dict__  # set on this very module, by a wrapper
-                if type(module).forward is base.forward and not own:  # type: ignore[attr-defined]
-                    return handler
-                raise ConversionError(
-                    f"{type(module).__name__} changes the forward pass of {base.__name__}; "
-                    f"register a handler for it (engine {self.name!r}) or exclude it"
-                )
-        return None
+        self.handlers = Handlers()
 
     @abstractmethod
     def check(self, preset: Preset, device: torch.device, dtype: torch.dtype) -> None:
@@ -212,17 +158,6 @@ class Engine(ABC):
     @abstractmethod
     def finish(self, model: nn.Module) -> None:
         """Last step of a conversion, on the whole converted model (hooks, state dict)."""
-
-
-def _hooks(module: nn.Module) -> str:
-    """Which kinds of hooks a layer's forward and backward pass run; "" for none."""
-    kinds = {
-        "forward hooks": module._forward_hooks,
-        "forward pre-hooks": module._forward_pre_hooks,
-        "backward hooks": module._backward_hooks,
-        "backward pre-hooks": module._backward_pre_hooks,
-    }
-    return " and ".join(kind for kind, hooks in kinds.items() if hooks)
 
 
 _ENGINES = {
@@ -243,101 +178,9 @@ def engine(name: str) -> Engine:
     return found
 
 
-@dataclass
-class Chip:
-    """Which chip a model holds: None before programming."""
-
-    seed: int
-    draw_on: str
-    t_inference: float | None = None
-
-
-@dataclass
-class LayerRecord:
-    """One line of a coverage report."""
-
-    module: str
-    type: str
-    parameters: int
-    where: str
-    tiles: int
-    reason: str
-
-
-@dataclass
-class Record:
-    """What a converted model remembers of its conversion."""
-
-    engine: str
-    preset: Preset
-    presets: dict[str, Preset]
-    layers: list[LayerRecord] = field(default_factory=list)
-    chip: Chip | None = None
-
-
-_ATTRIBUTE = "_aimc_record"
-
-
-def attach(model: nn.Module, record: Record) -> None:
-    """Give a converted model its record; it travels with copies and pickles of the model."""
-    object.__setattr__(model, _ATTRIBUTE, record)
-    model.register_load_state_dict_pre_hook(_refuse_with_a_chip)
-
-
-def _refuse_with_a_chip(model: nn.Module, *_: Any) -> None:
-    """Before a state dict is loaded: a chip of other weights would stay on the crossbars."""
-    if record_of(model).chip is not None:
-        raise chip_in_the_way(type(model).__name__)
-
-
 def chip_in_the_way(holder: str) -> StateError:
     """What a state dict meets where a chip is programmed."""
     return StateError(
         f"load_state_dict: {holder} holds a programmed chip, which is not of the weights to be "
         "loaded; call restore(model) first, and load again"
     )
-
-
-def digital_state(model: nn.Module, analog: Iterable[str]) -> dict[str, Tensor]:
-    """Parameters and buffers outside the layers `analog`, themselves, not copies."""
-    names = tuple(analog)
-    return {
-        f"{name}.{key}" if name else key: value
-        for name, module in model.named_modules()
-        if not any(inside(name, layer) for layer in names)
-        for key, value in (
-            *module.named_parameters(recurse=False),
-            *module.named_buffers(recurse=False),
-        )
-    }
-
-
-def inside(name: str, module: str) -> bool:
-    """Whether the module `name` is `module` or in it."""
-    return name == module or module == "" or name.startswith(module + ".")
-
-
-def record_of(model: nn.Module) -> Record:
-    """The record of a converted model.
-
-    Raises:  CapabilityError where the model was not made by `convert` (or is a part of one).
-    """
-    found = model.__dict__.get(_ATTRIBUTE)
-    if not isinstance(found, Record):
-        raise CapabilityError(
-            f"{type(model).__name__} is not a converted model; call "
-            "convert(model, preset) first and pass what it returns, whole"
-        )
-    return found
-
-
-def matrices_of(model: nn.Module) -> dict[str, Matrix]:
-    """The matrices of a converted model, by layer name."""
-    return engine(record_of(model).engine).matrices(model)
-
-
-def owners(model: nn.Module, kind: type[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
-    """(name, module) of all modules of a kind, each once, under its first name."""
-    for name, module in model.named_modules():
-        if isinstance(module, kind):
-            yield name, module

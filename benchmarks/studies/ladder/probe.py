@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.engines.native.crossbar import Crossbar
 from aimc_bridge.engines.native.product import LinearProduct
 from aimc_bridge.errors import CapabilityError, UsageError
