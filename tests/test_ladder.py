@@ -22,9 +22,8 @@ from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import target_us
 from aimc_bridge.physics.reading import read_sigma
 from aimc_bridge.spec import IdealSpec, Preset, SignedPcmSpec
-from aimc_bridge.spec.bibliography import SOURCES
 from benchmarks.studies.ladder.rungs import LADDER, Rung
-from presets import ideal, rasch2023, scalar_drift
+from presets import SOURCES, ideal, rasch2023, scalar_drift
 from tests import stats
 from tests.models import linear, mlp, only, random
 

@@ -10,19 +10,26 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from aimc_bridge.engines.match import Handlers
-from aimc_bridge.errors import StateError, UnknownNameError
+from aimc_bridge.errors import CapabilityError, StateError, UnknownNameError
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.spec import Preset, TrainingSpec
 
 Observer = Callable[[int, int, Tensor, Callable[[], Tensor]], None]
 """Called with (row tile, column tile, the inputs of that tile in the layer's own units, what gives
 its exact outputs: products of the normalised weights with these inputs)."""
+
+
+class Flag:
+    """A yes or no that several objects share."""
+
+    def __init__(self) -> None:
+        self.on = False
 
 
 class Matrix(ABC):
@@ -34,14 +41,20 @@ class Matrix(ABC):
 
     grid: TileGrid
     preset: Preset
-    reached: list[bool]
-    """One value, in a list that copies made for several devices share: whether a forward pass came
-    here since it was set to False."""
+    reached: Flag
+    """Whether a forward pass came here since it was set to False. Copies made for several devices
+    share it."""
 
     # the chip
     @abstractmethod
     def program(self, seed: int, name: str, draw_on: str) -> None:
-        """Draw programming noise and drift exponents from streams named (seed, name)."""
+        """Draw programming noise and drift exponents from streams named (seed, name).
+
+        Args:
+            seed: The chip.
+            name: The layer, in its streams.
+            draw_on: One of the engine's `draw_on`.
+        """
 
     @abstractmethod
     def drift(self, t_s: float, seed: int, name: str, draw_on: str) -> None:
@@ -108,8 +121,17 @@ class Matrix(ABC):
         """Whether an optimizer may change the trained weights: False for frozen ones."""
 
     @abstractmethod
-    def prepare_training(self, recipe: Any) -> None:
-        """Take from a TrainingSpec: learned ranges and scales, IR drop in training."""
+    def prepare_training(self, recipe: TrainingSpec) -> None:
+        """Take from a recipe: learned ranges and scales, IR drop in training."""
+
+    @abstractmethod
+    def periphery(self) -> dict[str, list[nn.Parameter]]:
+        """Return the parameters of the digital periphery, which are no weights.
+
+        Returns:
+            "out_scale": the learned factors on the column scales; "input_range": the input ranges.
+            An empty list if the preset has none.
+        """
 
     @abstractmethod
     def normalised_weight(self) -> Tensor:
@@ -122,11 +144,21 @@ class Matrix(ABC):
         The gradient goes to the trained weights.
         """
 
-    def noisy_in_passes(
+    def draw_noisy_weight(
         self, recipe: TrainingSpec, scale: float, seed: int, names: tuple[object, ...]
     ) -> Tensor | None:
-        """Normalised weights with a mini-batch's noise of `scale` and drop-connect, drawn by the
-        engine itself from the stream (seed, *names); None where it leaves that to the caller."""
+        """Draw the weights of one mini-batch in a way of the engine's own, if it has one.
+
+        Args:
+            recipe: What noise, and how much drop-connect.
+            scale: Factor on the noise in this mini-batch.
+            seed: Of the training.
+            names: The rest of the stream's name.
+
+        Returns:
+            Normalised weights `[out, in]`, noise and drop-connect included; None if the engine
+            leaves the draw to the caller.
+        """
         return None
 
     @abstractmethod
@@ -138,11 +170,50 @@ class Matrix(ABC):
     def remap(self) -> None:
         """Scale anew: the largest |w| of each column (tile, layer) of each tile is 1 again."""
 
+    # what not every engine can
+
+    def keep_out_of_compile(self, on: bool) -> None:
+        """Keep the products out of graphs of torch.compile, or let them in again.
+
+        They draw noise and keep state from call to call, which a graph must not hold.
+
+        Raises:
+            CapabilityError: If the engine cannot do so.
+        """
+        if on:
+            raise CapabilityError(
+                "compile=True needs products that torch.compile can leave out; allowed: "
+                'engine="native"'
+            )
+
+    def watch_inputs(self, watcher: Callable[[Tensor], None]) -> RemovableHandle:
+        """Show `watcher` the inputs of every product, from now on until the handle's `remove()`.
+
+        Args:
+            watcher: Called with vectors `[vectors, in]`, or the images of a convolution.
+
+        Raises:
+            CapabilityError: If the engine has no view of a whole matrix.
+        """
+        raise CapabilityError("inputs of whole matrices are seen with engine='native' only")
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return the product with such inputs as the crossbars are now, without the bias.
+
+        Products are exact while an observer is set.
+
+        Raises:
+            CapabilityError: If the engine has no view of a whole matrix.
+        """
+        raise CapabilityError("products of whole matrices are made with engine='native' only")
+
 
 class Engine(ABC):
     """One way to simulate: a table of handlers and a way to find the matrices of a model."""
 
     name: str
+    draw_on: tuple[str, ...]
+    """Ways to draw a chip that its matrices take, the default first."""
 
     def __init__(self) -> None:
         self.handlers = Handlers()

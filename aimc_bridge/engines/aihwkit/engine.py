@@ -28,6 +28,8 @@ class AihwkitEngine(Engine):
     """IBM's aihwkit, its C++ tile: float32 on the CPU."""
 
     name = "aihwkit"
+    # its tiles have one way, the CPU's: all words that the native engine knows mean that one
+    draw_on = ("cpu", "device", "compiled")
 
     def check(self, preset: Preset, device: torch.device, dtype: torch.dtype) -> None:
         if dtype != torch.float32:

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from aimc_bridge.engines.base import Matrix, Observer, chip_in_the_way
+from aimc_bridge.engines.base import Flag, Matrix, Observer, chip_in_the_way
 from aimc_bridge.engines.native import compiled_chip, input_range, programmed
 from aimc_bridge.engines.native.forward import CrossbarProduct
 from aimc_bridge.engines.native.product import LinearProduct, Product
@@ -59,7 +60,7 @@ class Crossbar(nn.Module, Matrix):
         self.preset = preset
         self.product = product
         self.label = "this layer"
-        self.reached = [False]
+        self.reached = Flag()
         self._owner = (owner,)  # in a tuple: the owner is not a submodule of its crossbar
         self._observer: Observer | None = None
         self._injected: Tensor | None = None
@@ -167,7 +168,7 @@ class Crossbar(nn.Module, Matrix):
         check_precision(scale.dtype)  # model.half() may have changed it
         if self._observer is not None:
             return self._observed(x)
-        self.reached[0] = True
+        self.reached.on = True
         if self.training and self.held is not None:
             raise StateError(
                 f"{self.label} holds a programmed chip and is in training mode; "
@@ -322,6 +323,19 @@ class Crossbar(nn.Module, Matrix):
         assert total is not None
         return total
 
+    def watch_inputs(self, watcher: Callable[[Tensor], None]) -> RemovableHandle:
+        linear = isinstance(self.product, LinearProduct)
+
+        def show(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            x = arguments[0].detach()
+            watcher(x.reshape(-1, x.shape[-1]) if linear else x)
+
+        return self.register_forward_pre_hook(show)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        y: Tensor = self(x)
+        return y
+
     def _exact_outputs(self, seen: Tensor, row: int, column: int) -> Tensor:
         """Of one tile: products of its normalised weights with its inputs."""
         weight = self.product.weights(self.normalised_weight(), row, column)
@@ -397,11 +411,21 @@ class Crossbar(nn.Module, Matrix):
         if recipe.input_range_start == "data":
             self.range_batches.zero_()
 
+    def periphery(self) -> dict[str, list[nn.Parameter]]:
+        ranges = [] if self.input_range is None else [self.input_range]
+        return {"out_scale": [self.out_scale], "input_range": ranges}
+
+    def keep_out_of_compile(self, on: bool) -> None:
+        if on:
+            self.__dict__["forward"] = torch.compiler.disable(self.forward)
+        else:
+            self.__dict__.pop("forward", None)
+
     def inject(self, weight: Tensor | None) -> None:
         self._injected = weight
 
     @torch.no_grad()
-    def noisy_in_passes(
+    def draw_noisy_weight(
         self, recipe: TrainingSpec, scale: float, seed: int, names: tuple[object, ...]
     ) -> Tensor | None:
         pcm = self.preset.pcm

@@ -20,6 +20,7 @@ class NativeEngine(Engine):
     """All of the physics in PyTorch; CPU or GPU; float32 and float64."""
 
     name = "native"
+    draw_on = ("cpu", "device", "compiled")
 
     def check(self, preset: Preset, device: torch.device, dtype: torch.dtype) -> None:
         check_precision(dtype)
