@@ -25,7 +25,7 @@ why = "our lab, 2026"
 [change]
 g_max_us = 40.0
 adc_bits = "none"
-input_range = "none"
+drift_compensation = "none"
 prog_coeff_us = [0.3, 1.0]
 """
 
@@ -140,7 +140,7 @@ def test_a_short_file_is_a_changed_copy(tmp_path: Path) -> None:
         why="our lab, 2026",
         g_max_us=40.0,
         adc_bits=None,  # a number or None: "none" is None
-        input_range="none",  # a word
+        drift_compensation="none",  # a word
         prog_coeff_us=(0.3, 1.0),
     )
     assert "my_chip" not in presets.names()  # `load` registers nothing
