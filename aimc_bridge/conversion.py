@@ -20,7 +20,7 @@ from aimc_bridge.converted import (
     record_of,
 )
 from aimc_bridge.engines.base import engine as find_engine
-from aimc_bridge.engines.match import CustomFunction, check_type, custom_handler, registered
+from aimc_bridge.engines.match import Custom, CustomFunction, check_type, custom_handler, registered
 from aimc_bridge.errors import ConversionError, UsageError
 from aimc_bridge.spec import Preset
 from aimc_bridge.walk import Walk, matches
@@ -38,33 +38,40 @@ def convert(
     strict: bool = True,
     handlers: Mapping[type[nn.Module], CustomFunction] | None = None,
 ) -> nn.Module:
-    """A copy of `model` whose weight matrices lie on analog tiles.
+    """Return a copy of a model whose weight matrices lie on analog tiles.
 
-    Weights, biases, device, dtype and training mode are kept; `model` itself is not touched. Where
-    the model holds a layer in a list, a dict or another attribute too, it holds the analog one.
+    Weights, biases, device, dtype and training mode are kept; `model` itself is not touched. If the
+    model holds a layer in a list, a dict or another attribute too, it holds the analog one.
+    `coverage` tells what became of each layer.
 
-    Args:    preset  what the chip is.    engine  "native" or "aihwkit".
-             exclude  names and shell patterns of modules (with all they hold) that stay digital.
-             overrides  name or pattern -> preset for the layers it matches; the first match wins.
-             A module with several names is meant by each of them.
-             strict  a weight matrix that would stay digital without being excluded is an error.
-             handlers  layer type -> a handler of your own, for this conversion only; see `handles`.
-    Returns: the converted model; `coverage` tells what became of each layer.
-    Raises:  ConversionError (nothing to convert; a layer that no handler serves, that has hooks,
-             or that is not in the module tree), CapabilityError (the engine cannot run the preset),
-             VersionError, UsageError (a pattern that matches nothing, wrong types),
-             UnknownNameError (engine).
+    Args:
+        model: A digital model.
+        preset: What the chip is.
+        engine: "native" or "aihwkit".
+        exclude: Names and shell patterns of modules (with all they hold) that stay digital. A
+            module with several names is meant by each of them.
+        overrides: Name or pattern -> preset, for the layers it matches; the first match wins.
+        strict: Whether a weight matrix that would stay digital without being excluded is an error.
+        handlers: Layer type -> a handler of your own, for this conversion only. `handles` tells
+            what a handler is, and registers one for all conversions.
+
+    Returns:
+        The converted model.
+
+    Raises:
+        ConversionError: If there is nothing to convert; if a layer is served by no handler, has
+            hooks, or is not in the module tree; if a handler returns what it must not.
+        CapabilityError: If the engine cannot run the preset.
+        VersionError: If aihwkit does not work with the installed torch.
+        UsageError: If a pattern matches nothing, or an argument has the wrong type.
+        UnknownNameError: If there is no such engine.
     """
     exclude = [exclude] if isinstance(exclude, str) else list(exclude)
     overrides = dict(overrides or {})
     _check_arguments(model, preset, overrides)
     _check_patterns(model, [*exclude, *overrides])
     chosen = find_engine(engine)
-    custom = registered()
-    for kind, function in (handlers or {}).items():
-        check_type(kind, "handlers")
-        custom[kind] = custom_handler(function, "handlers")
-    walk = Walk(chosen, preset, exclude, overrides, model, custom)
+    walk = Walk(chosen, preset, exclude, overrides, model, _custom(handlers))
     converted = walk.run(_copied(model))
     if strict and walk.unserved:
         raise ConversionError(
@@ -136,6 +143,22 @@ def copy_trained(source: nn.Module, target: nn.Module) -> None:
         if key not in digital or digital[key].shape != value.shape:
             raise ConversionError(f"digital parameter {key!r} is not on both sides")
         value.copy_(digital[key])
+
+
+def _custom(
+    handlers: Mapping[type[nn.Module], CustomFunction] | None,
+) -> dict[type[nn.Module], Custom]:
+    """The registered handlers of the user, and before them those of this conversion."""
+    if not isinstance(handlers, Mapping | None):
+        raise UsageError(
+            f"handlers is a {type(handlers).__name__}; allowed: a dict, such as "
+            "{MyLinear: convert_mine}"
+        )
+    custom = registered()
+    for kind, function in (handlers or {}).items():
+        check_type(kind, "handlers")
+        custom[kind] = custom_handler(function, "handlers")
+    return custom
 
 
 def _check_arguments(model: nn.Module, preset: Preset, overrides: Mapping[str, Preset]) -> None:
