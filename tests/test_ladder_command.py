@@ -18,7 +18,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from aimc_bridge import calibrate, convert, sweep
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import DataError
 from benchmarks import crosscheck, tasks
 from benchmarks import ladder as command

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import DataError
 from benchmarks import arguments, record, run, tasks
 from benchmarks.report import tables

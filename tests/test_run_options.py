@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from aimc_bridge import calibrate, convert
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.engines.native import compiled_passes
 from aimc_bridge.errors import AimcError, DataError
 from benchmarks import arguments, keep, run, tasks

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import calibrate, convert
-from aimc_bridge.engines.base import matrices_of, record_of
+from aimc_bridge.converted import matrices_of, record_of
 from benchmarks import tasks
 from benchmarks.studies import trainings as trained
 from benchmarks.studies.profiles import PLANS, recipe_for

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from aimc_bridge import convert, train
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.training import default_optimizer
 from aimc_bridge.training.session import Session
 from tests.models import QUIET, RANGED, mlp, random

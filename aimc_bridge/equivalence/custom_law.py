@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge.conversion import convert
-from aimc_bridge.engines.base import Matrix, matrices_of
+from aimc_bridge.converted import matrices_of
+from aimc_bridge.engines.base import Matrix
 from aimc_bridge.engines.base import engine as find_engine
 from aimc_bridge.equivalence import device
 from aimc_bridge.equivalence.capture import Layer

@@ -15,10 +15,8 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from aimc_bridge.errors import ShapeError, UsageError
+from aimc_bridge.layers.linear import MakeLinear
 from aimc_bridge.layers.steps import time_steps
-
-MakeLinear = Callable[[Tensor, Tensor | None], nn.Module]
-"""(weight `[out, in]`, bias `[out]` or None) -> an analog linear layer that holds copies."""
 
 State = tuple[Tensor, ...]
 """What a step hands to the next: (h, c) of an LSTM, (h,) of the others."""

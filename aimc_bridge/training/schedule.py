@@ -11,11 +11,10 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
+from aimc_bridge.converted import is_converted, matrices_of
 from aimc_bridge.errors import UsageError
 from aimc_bridge.spec import Preset, Source, TrainingSpec
-
-RANGE = ".input_range"
-PERIPHERY = (".out_scale", RANGE)  # how the names of learned column scales and input ranges end
+from aimc_bridge.spec.base import reason
 
 
 @dataclass(frozen=True)
@@ -34,19 +33,40 @@ class HWATraining:
         return HWATraining(f"{preset.name}/{name}", preset.training[name])
 
     def override(self, why: str = "override", **fields: Any) -> HWATraining:
-        """A copy with other values; `why` becomes their source.
+        """Return a copy with other values: `change`, for which a reason need not be given.
 
-        Raises:  SpecError for an unknown field (it lists the fields) or a value out of range.
+        Args:
+            why: The reason, which becomes the source of the new values.
+            **fields: field=value.
+
+        Raises:
+            SpecError: As `change`.
         """
-        return replace(self, spec=self.spec.replace(Source("changed", why, self.name), **fields))
+        return self.change(why=why, **fields)
+
+    def change(self, *, why: str, **fields: Any) -> HWATraining:
+        """Return a copy with other values.
+
+        Args:
+            why: The reason, which becomes the source of the new values.
+            **fields: field=value.
+
+        Raises:
+            SpecError: If there is no reason, no such field (the error lists the fields), or a value
+                is out of range.
+        """
+        source = Source("changed", reason(why), self.name)
+        return replace(self, spec=self.spec.change(why=source, **fields))
 
 
 def default_optimizer(model: nn.Module, spec: TrainingSpec) -> Optimizer:
     """The recipe's; weight decay on weights of two or more dimensions of the layers only."""
+    matrices = matrices_of(model).values() if is_converted(model) else ()
+    periphery = {id(p) for m in matrices for ps in m.periphery().values() for p in ps}
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.requires_grad:
-            decays = parameter.ndim >= 2 and not f".{name}".endswith(PERIPHERY)
+            decays = parameter.ndim >= 2 and id(parameter) not in periphery
             groups[decays].append(parameter)
     parts = [
         {"params": groups[True], "weight_decay": spec.weight_decay},

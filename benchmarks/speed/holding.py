@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from aimc_bridge import calibrate, convert, drift, program, restore
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.spec import Preset
 from benchmarks.speed.memory import held_by, held_bytes, matrix_bytes
 from benchmarks.speed.works import Work, outputs

@@ -82,7 +82,7 @@ def _tensors(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Tenso
 
 def matrix_bytes(model: nn.Module) -> int:
     """Bytes of the trained weights that lie on tiles, of a converted model."""
-    from aimc_bridge.engines.base import matrices_of
+    from aimc_bridge.converted import matrices_of
 
     found = (matrix.clean_weight() for matrix in matrices_of(model).values())
     return sum(weight.numel() * weight.element_size() for weight in found)

@@ -15,7 +15,7 @@ from torch import nn
 
 from aimc_bridge.calibration import calibrate
 from aimc_bridge.conversion import convert
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import DataError
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import sweep
