@@ -19,6 +19,9 @@ def register(spec: type[D], law: Law[D]) -> None:
         law: What such a device does. A class that is defined again under the same name, as a
             notebook cell that is run twice does, replaces the law of the first run.
 
+    Other processes (a sweep's workers) find the law if the module that defines the two classes
+    registers it too.
+
     Raises:
         UsageError: If `spec` is no device class or names no law, `law` is no `Law` object, or the
             name belongs to another law.
@@ -68,8 +71,8 @@ def law_of(pcm: object) -> Law[Any]:
 
 
 def names() -> list[str]:
-    """Return the names of all registered laws, in the order of their registration."""
-    return list(_LAWS)
+    """Return the names of all registered laws, sorted."""
+    return sorted(_LAWS)
 
 
 def _home(law: Law[Any]) -> tuple[str, str]:
