@@ -226,10 +226,11 @@ def comparison_of(preset: Preset, against: Preset | None, physics: object | None
     return TwoEngines(preset)
 
 
-def _check_integer(name: str, value: object, least: int | None = None) -> None:
+def _check_integer(name: str, value: int, least: int | None = None) -> None:
     """Check that an argument is an integer, and not smaller than `least`."""
-    allowed = "an integer" if least is None else f"an integer >= {least}"
-    if isinstance(value, bool) or not isinstance(value, int) or (least or value) > value:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or (least is not None and value < least):
+        allowed = "an integer" if least is None else f"an integer >= {least}"
         raise UsageError(f"{name}={value!r}; allowed: {allowed}")
 
 
