@@ -180,7 +180,7 @@ class _Check:
         """Prepare the cross-check; nothing is done yet.
 
         Args:
-            question: What is asked.
+            question: What is task_question.
             store: Where finished parts are kept.
             bar: A progress bar that counts predicted seconds.
         """
@@ -265,24 +265,24 @@ class _Check:
         item = self._device_item(1.0 if 1.0 in targets else targets[-1], few, 0.0)
         return plan.timed(item) * self.question.samples / few
 
-    def _task_cost(self, asked: TaskQuestion) -> Cost:
+    def _task_cost(self, task_question: TaskQuestion) -> Cost:
         """Predict what the task costs."""
-        first, second = asked.models
-        chips = asked.chips or (1, 1)
+        first, second = task_question.models
+        chips = task_question.chips or (1, 1)
         return plan.task_cost(
             first.fresh(),
             second.fresh,
-            asked.batch,
-            asked.evaluate,
+            task_question.batch,
+            task_question.evaluate,
             len(self.question.times["task"]),
             chips[0] / chips[1],
         )
 
-    def _task_needed(self, asked: TaskQuestion, cost: Cost) -> int:
+    def _task_needed(self, task_question: TaskQuestion, cost: Cost) -> int:
         """Return the chips of the task that a pilot finds to be needed and that time allows."""
         seed, times = derive(self.question.seed, "pilot"), self.question.times["task"]
         pilot = [
-            asked.models[0].chip(asked.evaluate, times, chip, seed, "pilot")
+            task_question.models[0].chip(task_question.evaluate, times, chip, seed, "pilot")
             for chip in range(task.PILOT)
         ]
         most = task.MOST_CHIPS
@@ -336,21 +336,21 @@ class _Check:
 
     # --- task ---
 
-    def _task(self, asked: TaskQuestion, choice: Choice, cost: float) -> Findings:
+    def _task(self, task_question: TaskQuestion, choice: Choice, cost: float) -> Findings:
         """Evaluate the chips that are not there yet, and compare the two sides."""
         values = []
-        for model, chips in zip(asked.models, choice.sides, strict=True):
+        for model, chips in zip(task_question.models, choice.sides, strict=True):
             keys = {f"task/{model.label}/{chip}": chip for chip in range(chips)}
             of_chip = {key: self.store.get(key) for key in keys}
             todo = {key: chip for key, chip in keys.items() if of_chip[key] is None}
-            for key, rows in self._task_chips(model, asked.evaluate, todo):
+            for key, rows in self._task_chips(model, task_question.evaluate, todo):
                 self.store.put(key, rows)
                 of_chip[key] = rows
                 self._advance(key, cost / 2 * choice.task / chips)
             values.append(
                 [[(float(t), str(m), float(v)) for t, m, v in of_chip[key]] for key in keys]
             )
-        cell = type(asked.models[0].digital).__name__
+        cell = type(task_question.models[0].digital).__name__
         return task.compare(values[0], values[1], self.question.comparison.reference, cell)
 
     def _task_chips(
