@@ -69,9 +69,9 @@ def test_a_digest_knows_values_dtype_and_shape() -> None:
 
 def test_an_error_without_a_name_gets_that_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    with pytest.raises(OSError, match="No space") as caught, replacing(path):
+    with pytest.raises(OSError, match="No space") as caught, files.replacing(path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.filename == str(path)
-    with pytest.raises(OSError, match="Denied") as caught, replacing(path):
+    with pytest.raises(OSError, match="Denied") as caught, files.replacing(path):
         raise OSError(errno.EACCES, "Denied", "another")
     assert caught.value.filename == "another"
