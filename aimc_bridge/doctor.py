@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
-from collections.abc import Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rich.console import Console
 
+from aimc_bridge.commands import DataDir, Output, command, execute
 from aimc_bridge.errors import UsageError, VersionError
 
 DATA_VARIABLE = "AIMC_BRIDGE_DATA"
@@ -46,6 +48,10 @@ DATA: dict[str, tuple[tuple[str, ...], ...]] = {
 """Data set -> sets of paths under the data folder; one whole set is enough."""
 
 
+ENGINE = "aihwkit engine"
+_MARKS = {True: ("ok", "green"), False: ("no", "red"), None: ("--", "yellow")}
+
+
 @dataclass(frozen=True)
 class Finding:
     """One line of the report. `ok`: None where it is missing and nothing needs it."""
@@ -55,36 +61,58 @@ class Finding:
     note: str
 
 
-def doctor(data_dir: Path | None = None, console: Console | None = None) -> bool:
-    """Print what this machine can run; return whether the aihwkit engine can.
+Sections = dict[str, list[Finding]]
 
-    Raises:  UsageError where the data folder is not there.
+
+def examine(data_dir: Path | None = None) -> Sections:
+    """Find out what this machine can run.
+
+    Args:
+        data_dir: The folder with the data sets; None takes that of $AIMC_BRIDGE_DATA.
+
+    Returns:
+        The findings under their headings; `ENGINE` is the heading of the aihwkit engine.
+
+    Raises:
+        UsageError: If the data folder is not there.
     """
     folder = _folder(data_dir)
-    console = console or Console()
-    engines = list(reference())
-    sections = {
-        "versions": versions(),
-        "native engine": native(),
-        "aihwkit engine": engines,
-        f"data in {folder}" if folder else "data": data_sets(folder),
+    return {
+        "versions": list(versions()),
+        "native engine": list(native()),
+        ENGINE: list(reference()),
+        f"data in {folder}" if folder else "data": list(data_sets(folder)),
     }
+
+
+def show(sections: Sections, console: Console) -> None:
+    """Print findings, and what to do if the aihwkit engine cannot run.
+
+    Args:
+        sections: From `examine`.
+        console: Where they are printed.
+    """
     for title, findings in sections.items():
         console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
         for finding in findings:
-            mark, style = {True: ("ok", "green"), False: ("no", "red"), None: ("--", "yellow")}[
-                finding.ok
-            ]
+            mark, style = _MARKS[finding.ok]
             console.print(f"  {mark}  ", style=style, end="", markup=False, highlight=False)
             line = f"{finding.what:<28}{finding.note}"
             console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
-    healthy = all(finding.ok is not False for finding in engines)
-    if not healthy:
+    if not healthy(sections):
         advice = (
             'the aihwkit engine cannot run here: see "no" above; engine="native" does without it'
         )
         console.print(advice, style="red", markup=False, highlight=False, soft_wrap=True)
-    return healthy
+
+
+def healthy(sections: Sections) -> bool:
+    """Return whether the aihwkit engine can run.
+
+    Args:
+        sections: From `examine`.
+    """
+    return all(finding.ok is not False for finding in sections[ENGINE])
 
 
 def versions() -> Iterator[Finding]:
@@ -183,3 +211,40 @@ def _version(package: str) -> str | None:
 
 def _minor(text: str | None) -> str:
     return ".".join((text or "").split("+")[0].split(".")[:2])
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+PROGRAM = "python -m aimc_bridge doctor"
+
+
+def check(*, data_dir: DataDir = None, output: Output = Output()) -> int:
+    """Check what this machine can run: versions, tiles, devices, data.
+
+    Exit code 1: the aihwkit engine cannot run here.
+    """
+    if output.dry_run:
+        _folder(data_dir)
+        parts = ["versions", "native engine", ENGINE, "data"]
+        output.result(f"would check: {', '.join(parts)}", {"plan": parts})
+        return 0
+    sections = examine(data_dir)
+    able = healthy(sections)
+    if output.as_json:
+        findings = {title: [asdict(f) for f in section] for title, section in sections.items()}
+        output.result("", {"healthy": able, "findings": findings})
+    elif not output.quiet:
+        show(sections, Console())
+    return 0 if able else 1
+
+
+app = command("doctor", check, program=PROGRAM)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    return execute(app, words, program=PROGRAM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -25,6 +25,7 @@ RANK = {
     "aimc_bridge.errors": 0,
     "aimc_bridge.rng": 0,
     "aimc_bridge.aliases": 1,
+    "aimc_bridge.commands": 1,
     "aimc_bridge.files": 1,
     "aimc_bridge.progress": 1,
     "aimc_bridge.times": 1,

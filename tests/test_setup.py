@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
 import presets
 from aimc_bridge import doctor
-from aimc_bridge.__main__ import app
+from aimc_bridge.__main__ import main
 from aimc_bridge.engines.aihwkit import versions
 from aimc_bridge.engines.aihwkit.trial import TILES, trial
 from aimc_bridge.errors import DataError, UsageError, VersionError
@@ -135,8 +134,9 @@ def test_every_import_of_another_package_is_a_declared_dependency() -> None:
 def examined(folder: Path | None = None) -> tuple[bool, str]:
     """What the doctor returns and prints."""
     page = io.StringIO()
-    healthy = doctor.doctor(folder, Console(file=page, width=80))
-    return healthy, page.getvalue()
+    sections = doctor.examine(folder)
+    doctor.show(sections, Console(file=page, width=80))
+    return doctor.healthy(sections), page.getvalue()
 
 
 @pytest.fixture
@@ -156,16 +156,17 @@ def test_doctor_says_versions_tiles_devices_and_data() -> None:
     assert f"no folder named by --data-dir or {doctor.DATA_VARIABLE}" in page
 
 
-def test_doctor_refuses_a_folder_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = CliRunner()
-    result = runner.invoke(app, ["doctor", "--data-dir", "/no/such/folder"])
-    assert result.exit_code == 2
-    assert result.output == (
-        "error: no data folder /no/such/folder (from --data-dir); name a folder that exists\n"
+def test_doctor_refuses_a_folder_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "--data-dir", "/no/such/folder"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        "error: no data folder /no/such/folder (from --data-dir); name a folder that exists\n",
     )
     monkeypatch.setenv(doctor.DATA_VARIABLE, "/nor/this")
     with pytest.raises(UsageError, match=f"/nor/this .from {doctor.DATA_VARIABLE}"):
-        doctor.doctor()
+        doctor.examine()
 
 
 @pytest.mark.usefixtures("no_variable")
@@ -209,11 +210,7 @@ def test_doctor_looks_for_the_files_that_the_benchmarks_read(tmp_path: Path) -> 
 
 def test_doctor_with_a_wrong_pair_says_what_to_do_and_exits_1() -> None:
     said = python(
-        f"{WRONG_PAIR}\n"
-        "from typer.testing import CliRunner\n"
-        "from aimc_bridge.__main__ import app\n"
-        "result = CliRunner().invoke(app, ['doctor'])\n"
-        "print(result.output, 'code', result.exit_code)"
+        f"{WRONG_PAIR}\nfrom aimc_bridge.__main__ import main\nprint('code', main(['doctor']))"
     )
     assert f"no  pairing{' ' * 21}the aihwkit engine needs aihwkit 1.1.0" in said
     assert f"torch 2.13.0; run: {versions.INSTALL}" in said
