@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aimc_bridge import files
 from aimc_bridge.times import label
-from benchmarks.files import replace_file
+from benchmarks.report import figures
 from benchmarks.report.ladder_tables import digital_of, flaws, layers, less_one, steps, times_of
 from benchmarks.report.tables import markdown
 from benchmarks.studies.ladder.rungs import LADDER
@@ -160,19 +160,7 @@ LEGEND = (
 
 def figure(studies: list[tuple[pd.DataFrame, dict[str, Any]]], path: Path, mark: str = "") -> None:
     """Metric and MVM error against the rung, a line and band a time; a column a task."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(
-        2,
-        len(studies),
-        figsize=(5.6 * len(studies), 8.4),
-        constrained_layout=True,
-        squeeze=False,
-        sharex=True,
-    )
+    drawing, axes = figures.new(2, len(studies), (5.6 * len(studies), 8.4), sharex=True)
     for column, (results, facts) in enumerate(studies):
         metric = facts["metric"]
         table = steps(results, metric)
@@ -189,10 +177,7 @@ def figure(studies: list[tuple[pd.DataFrame, dict[str, Any]]], path: Path, mark:
             ha="right",
             fontsize=8,
         )
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial.png")
-    fig.savefig(partial, dpi=110, metadata={"Description": mark})
-    plt.close(fig)
-    os.replace(partial, path)
+    figures.save(drawing, path, dpi=110, description=mark)
 
 
 def _draw(axes: Axes, table: pd.DataFrame, metric: str) -> None:
@@ -239,9 +224,8 @@ def save(out: Path, results: pd.DataFrame, studies: Studies, command: str) -> No
         text.append(study_text(mine, facts))
         panels.append((mine, facts))
     for name, tables in {"results": [results], **made}.items():
-        partial = out / f"{name}.csv.partial"
-        pd.concat(tables, ignore_index=True).to_csv(partial, index=False)
-        os.replace(partial, out / f"{name}.csv")
+        text_of_table = pd.concat(tables, ignore_index=True).to_csv(index=False)
+        files.write_text(out / f"{name}.csv", text_of_table)
     (out / "figures").mkdir(exist_ok=True)
     figure(panels, out / "figures" / "ladder.png")
-    replace_file(out / "summary.md", "\n\n".join([*text, "![ladder](figures/ladder.png)"]) + "\n")
+    files.write_text(out / "summary.md", "\n\n".join([*text, "![ladder](figures/ladder.png)"]) + "\n")

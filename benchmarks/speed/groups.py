@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -56,15 +56,6 @@ class Group:
     sides: list[Measured]
     skipped: list[str] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, JSON-safe."""
-        return {**asdict(self), "sides": [side.to_dict() for side in self.sides]}
-
-    @staticmethod
-    def from_dict(data: dict[str, Any]) -> Group:
-        """Back from `to_dict`."""
-        return Group(**{**data, "sides": [Measured.from_dict(side) for side in data["sides"]]})
 
     def of(self, name: str) -> list[Measured]:
         """The runs of a side: one, or several of different sizes."""

@@ -20,8 +20,7 @@ from aimc_bridge.engines.base import matrices_of
 from benchmarks.speed import sides
 from benchmarks.speed.chips import TIMES
 from benchmarks.speed.groups import Setting
-from benchmarks.speed.holding import added_by_stage
-from benchmarks.speed.memory import held_bytes
+from benchmarks.speed.memory import added_by_stage, held_bytes
 from benchmarks.speed.timing import Side, alternate, quartiles
 from benchmarks.speed.works import FULL, TINY, Work
 
@@ -85,16 +84,6 @@ class Curve:
     family: str
     operation: str
     points: list[Point] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, JSON-safe."""
-        return {**vars(self), "points": [vars(point) for point in self.points]}
-
-    @staticmethod
-    def from_dict(data: dict[str, Any]) -> Curve:
-        """Back from `to_dict`."""
-        points = [Point(**point) for point in data["points"]]
-        return Curve(data["family"], data["operation"], points)
 
     def medians(self) -> list[float]:
         """Median seconds of every size."""
