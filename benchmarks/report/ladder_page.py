@@ -141,7 +141,8 @@ def study_text(results: pd.DataFrame, facts: dict[str, Any], level: str = "##") 
 
 def _ranges_text(ranges: dict[str, Any]) -> str:
     """Say where the input ranges of a record come from, from its facts."""
-    text = f"Input ranges: method `{ranges['method']}`, {ranges['batches']} batches, from the inputs"
+    how = f"method `{ranges['method']}`, {ranges['batches']} batches"
+    text = f"Input ranges: {how}, from the inputs"
     percentile = ranges.get("out_percentile")  # older records lack it
     if percentile is None:
         return f"{text} alone."
@@ -228,4 +229,6 @@ def save(out: Path, results: pd.DataFrame, studies: Studies, command: str) -> No
         files.write_text(out / f"{name}.csv", text_of_table)
     (out / "figures").mkdir(exist_ok=True)
     figure(panels, out / "figures" / "ladder.png")
-    files.write_text(out / "summary.md", "\n\n".join([*text, "![ladder](figures/ladder.png)"]) + "\n")
+    files.write_text(
+        out / "summary.md", "\n\n".join([*text, "![ladder](figures/ladder.png)"]) + "\n"
+    )

@@ -152,14 +152,20 @@ def write(record: Record, path: Path | None = None) -> Path:
     return path
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, option: str = "--name") -> None:
     """Refuse a name of a record that is not a plain file name.
+
+    Args:
+        name: The name.
+        option: The option that it was given by, for the error.
 
     Raises:
         UsageError: If the name has other characters than letters, digits, ".", "-" and "_".
     """
     if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-        raise UsageError(f"--name {name!r}; allowed: letters, digits, points, dashes, underscores")
+        raise UsageError(
+            f"{option} {name!r}; allowed: letters, digits, points, dashes, underscores"
+        )
 
 
 def add(record: Record, *, replace: bool = False) -> Path:

@@ -55,9 +55,7 @@ def counts_of(report: Mapping[str, Any]) -> dict[str, int]:
     Returns:
         The number of rows that are "equivalent", "different" and "undecided".
     """
-    lines = [
-        dict(zip(report["counts_columns"], line, strict=True)) for line in report["counts"]
-    ]
+    lines = [dict(zip(report["counts_columns"], line, strict=True)) for line in report["counts"]]
     return {word: sum(line[word] for line in lines) for word in WORDS}
 
 
@@ -87,6 +85,21 @@ def verdict_of(reports: Sequence[Mapping[str, Any]], planned: int) -> Verdict:
     if not judged:
         return Verdict(UNDECIDED, "no report of this cross-check has to agree")
     return Verdict(UNDECIDED if total["undecided"] else PASSED, which)
+
+
+def lines(reports: Sequence[Mapping[str, Any]], planned: int) -> list[str]:
+    """Return one line per report, and the verdict as the last line.
+
+    Args:
+        reports: The reports that are done, in short.
+        planned: How many reports there will be.
+    """
+    text = []
+    for report in reports:
+        counts = ", ".join(f"{n:,} {word}" for word, n in counts_of(report).items() if n)
+        note = "" if report["should_agree"] else " (two presets: they may differ)"
+        text.append(f"{report['name']}: {counts}{note}")
+    return [*text, str(verdict_of(reports, planned))]
 
 
 def summary(reports: Sequence[Mapping[str, Any]], planned: int, command: str) -> str:

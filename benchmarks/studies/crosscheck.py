@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from cyclopts import Parameter, Token
 from torch import nn
 
 import presets
+from aimc_bridge.commands import Output
 from aimc_bridge.conversion import convert
 from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.equivalence import Report, crosscheck
@@ -24,55 +27,139 @@ from aimc_bridge.equivalence.report import LEVELS
 from aimc_bridge.errors import CheckpointError, UsageError
 from aimc_bridge.files import write_text
 from aimc_bridge.spec import Preset
-from benchmarks.studies.weights import Weights, trained_model
+from aimc_bridge.times import seconds
+from benchmarks import cli
+from benchmarks.machine import hardware, versions
+from benchmarks.report.record import as_json
+from benchmarks.report.verdict import summary, verdict_of
+from benchmarks.studies.base import Study
+from benchmarks.studies.folder import load_weights
+from benchmarks.studies.settings import Settings
 from benchmarks.tasks import Task
 
+FILE = "crosscheck.json"
+BUDGET = Path("work") / "budget.json"
+FREE = ("tasks", "preset", "against", "preset_data", "workers")
+"""Arguments that may change when a cross-check is resumed: a report that is done stays as it is."""
+
+PRESETS = (presets.rasch2023, presets.scalar_drift, presets.hermes)
 CALIBRATION = 8  # batches of training data that set the input ranges and are what the layers see
 _WORST = 12  # rows of a report that the record keeps
 _SPARE = 1.5  # of a predicted cost: a busy machine may take that much longer
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What is compared, and how thoroughly; None leaves the choice to `crosscheck`.
+def _check_presets(_: Any, names: tuple[str, ...] | None) -> None:
+    for name in names or ():
+        cli.preset_of(name)
+
+
+def _seconds(_: Any, tokens: Sequence[Token]) -> float:
+    return seconds(tokens[0].value)
+
+
+def _several(text: str, **options: Any) -> Parameter:
+    return Parameter(consume_multiple=True, help=text, **options)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The options of a cross-check: what is compared, and how thoroughly.
+
+    An option that is None leaves the choice to `aimc_bridge.crosscheck`.
 
     Attributes:
-        presets: Presets of which the native engine is compared with aihwkit.
-        against: Presets that are compared with the first of `presets` on the native engine.
-        levels: Some of "device", "layer", "task".
-        times: Seconds after programming.
-        chips: Chips of each side of every layer and of the task.
-        task_chips: Chips of each side of the task, or one number for both.
-        layers: Names or patterns of the layers.
-        subset: Test samples (words) of the task level.
-        metrics: Metrics of the task level; None is each task's own.
-        targets: Conductances of the device level over g_max.
-        samples: Devices per cell of the device level.
-        budget_s: Wall time of all reports in seconds, digital training not counted.
-        compiled: Whether the native engine runs its compiled passes.
-        device: "cpu" or "cuda", for the native engine.
-        workers: Processes.
-        seed: First random seed.
-        bars: Whether progress bars are shown.
+        tasks: Names of the tasks, each once.
+        preset: Presets under which the native engine is compared with aihwkit.
+        against: Presets that are compared with the first of them on the native engine; None stands
+            for scalar_drift, if it is among them and the first is rasch2023 (`others`).
+        budget: Wall time of all reports in seconds.
     """
 
-    presets: tuple[Preset, ...]
-    against: tuple[Preset, ...] = ()
-    levels: tuple[str, ...] = ("device", "layer")
-    times: tuple[float, ...] | None = None
-    chips: int | None = None
-    task_chips: tuple[int, ...] | None = None
-    layers: tuple[str, ...] | None = None
-    subset: int = 200
-    metrics: tuple[str, ...] | None = None
-    targets: tuple[float, ...] = TARGETS
-    samples: int = SAMPLES
-    budget_s: float | None = None
-    compiled: bool = False
-    device: str = "cpu"
-    workers: int = 2
-    seed: int = 0
-    bars: bool = True
+    tasks: Annotated[tuple[str, ...], Parameter(parse=False)] = ()
+    profile: cli.Profile = "embedded"
+    data_dir: cli.DataDir = None
+    option: cli.Option = ()
+    checkpoint: cli.Checkpoints = ()
+    trained: cli.Trained = ()
+    preset: cli.PresetNames = PRESETS
+    against: Annotated[
+        tuple[str, ...] | None,  # not Preset: cyclopts would ask for the fields of one
+        _several(
+            "Presets compared with the first one natively; default: scalar_drift, if it and "
+            "rasch2023 are among the presets.",
+            validator=_check_presets,
+        ),
+    ] = None
+    levels: Annotated[
+        tuple[Literal["device", "layer", "task"], ...], _several("What is compared.")
+    ] = ("device", "layer")
+    times: Annotated[
+        cli.Times,
+        Parameter(help="Times after programming, as 1s 1h 3600; default: those of each level."),
+    ] = None
+    targets: Annotated[tuple[float, ...], _several("Conductances of devices over g_max.")] = TARGETS
+    samples: Annotated[cli.Count, Parameter(help="Devices per cell.")] = SAMPLES
+    chips: Annotated[
+        int | None,
+        Parameter(
+            converter=cli.at_least(4),
+            help="Chips of each side of every layer; default: as many as it needs.",
+        ),
+    ] = None
+    task_chips: Annotated[
+        tuple[int, ...] | None,
+        _several("Chips of each side of the task level, or of the native side and of the other."),
+    ] = None
+    layers: Annotated[
+        tuple[str, ...] | None, _several("Names or patterns; default: up to two of each kind.")
+    ] = None
+    subset: Annotated[cli.Count, Parameter(help="Test samples (words) of the task level.")] = 200
+    metrics: Annotated[
+        tuple[str, ...] | None,
+        _several(
+            "Of the task level: accuracy (the default; perplexity of lstm), error, loss, or "
+            "probability, the mean of what the model gives the right class."
+        ),
+    ] = None
+    budget: Annotated[
+        float | None,
+        Parameter(
+            converter=_seconds,
+            help="Wall time of all reports, as 20m, digital training not counted: what it pays "
+            "for is done, and named.",
+        ),
+    ] = None
+    compiled: cli.Compiled = False
+    device: Annotated[cli.Device, Parameter(help="Where the native engine runs.")] = "cpu"
+    workers: Annotated[cli.Count, Parameter(help="Processes.")] = 2
+    seed: cli.Seed = 0
+
+    @property
+    def others(self) -> tuple[Preset, ...]:
+        """The presets that are compared with the first one."""
+        if self.against is not None:
+            return tuple(cli.preset_of(name) for name in dict.fromkeys(self.against))
+        chosen = self.preset
+        usual = bool(chosen) and chosen[0] == presets.rasch2023 and presets.scalar_drift in chosen
+        return (presets.scalar_drift,) if usual else ()
+
+    def of_models(self) -> Settings:
+        """Return the settings of the digital models; they are trained and kept on the CPU."""
+        names = ("tasks", "profile", "data_dir", "option", "checkpoint", "trained", "seed")
+        return Settings(**{name: getattr(self, name) for name in names})
+
+    def claim(self) -> dict[str, Any]:
+        """Return the record's arguments; those in `FREE` may change when it is resumed."""
+        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        return {
+            **{name: list(v) if isinstance(v, tuple) else v for name, v in values.items()},
+            "data_dir": None if self.data_dir is None else str(self.data_dir),
+            "preset": [preset.name for preset in self.preset],
+            "against": [preset.name for preset in self.others],
+            "task_chips": _one_or_two(self.task_chips),
+            "preset_data": {p.name: p.to_dict() for p in (*self.preset, *self.others)},
+        }
 
 
 @dataclass(frozen=True)
@@ -100,58 +187,45 @@ class Planned:
 
 
 class Crosscheck:
-    """The cross-check of some presets and tasks, in a folder.
+    """The cross-check of some presets and tasks; what is done is in files of a folder."""
 
-    Everything is checked when it is built. Finished parts are on disk and are not done twice.
-    """
-
-    def __init__(
-        self,
-        tasks: Mapping[str, Task],
-        weights: Mapping[str, Weights],
-        settings: Settings,
-        digital: Callable[[Task], nn.Module],
-        say: Callable[[str], None],
-    ) -> None:
-        """Check what is asked for.
+    def __init__(self, comparison: Comparison, output: Output = Output()) -> None:
+        """Check what is asked for, before anything is done.
 
         Args:
-            tasks: Tasks by name; none are needed for the device level alone.
-            weights: Weights that the user gives, per task; others are trained by `digital`.
-            settings: What is compared.
-            digital: Returns a task's digital model: the given one, or trained now.
-            say: Prints a line for the user.
+            comparison: The options.
+            output: Where notes go.
 
         Raises:
             UsageError: If levels, metrics, layers or weights are not possible.
             CheckpointError: If a file with weights is missing, damaged or of another model.
+            DataError: If the data of a task are missing or damaged.
         """
-        self.settings, self.digital, self.say = settings, digital, say
-        unknown = [level for level in settings.levels if level not in LEVELS]
-        if unknown or not settings.levels:
-            words = " ".join(unknown) or "(none)"
-            raise UsageError(f"--levels {words}; some of {', '.join(LEVELS)}")
-        self.levels = tuple(level for level in LEVELS if level in settings.levels)
-        if not settings.presets:
+        self.comparison, self.output = comparison, output
+        self.settings = options = comparison.of_models()
+        if not comparison.preset:
             raise UsageError(f"--preset names no preset; there are: {', '.join(presets.names())}")
-        if settings.metrics is not None and "task" not in self.levels:
+        if not comparison.levels:
+            raise UsageError(f"--levels names no level; some of {', '.join(LEVELS)}")
+        self.levels = tuple(level for level in LEVELS if level in comparison.levels)
+        if comparison.metrics is not None and "task" not in self.levels:
             raise UsageError("--metrics are of the task level; with --levels task")
-        self.tasks = {} if self.levels == ("device",) else dict(tasks)
-        self.weights = {name: weights.get(name, Weights()) for name in self.tasks}
+        self.checkpoints, self.trained = options.checkpoints(), options.trained_files()
+        self.tasks = {} if self.levels == ("device",) else options.make_tasks()
         for task in self.tasks.values():
             self._metrics_of(task)
         self._check_weights()
-        if "layer" in self.levels and settings.layers:
+        if "layer" in self.levels and comparison.layers:
             for task in self.tasks.values():
-                _check_layers(task, settings.layers)
+                _check_layers(task, comparison.layers)
 
     def reports(self) -> list[Planned]:
         """Return all reports in their order, the devices of each preset first."""
         planned = []
         rest = tuple(level for level in self.levels if level != "device")
-        first = self.settings.presets[0]
-        pairs: list[tuple[Preset, Preset | None]] = [(p, None) for p in self.settings.presets]
-        pairs += [(first, other) for other in self.settings.against]
+        chosen = self.comparison.preset
+        pairs: list[tuple[Preset, Preset | None]] = [(preset, None) for preset in chosen]
+        pairs += [(chosen[0], other) for other in self.comparison.others]
         for preset, against in pairs:
             name = preset.name if against is None else f"{preset.name}-{against.name}"
             if "device" in self.levels:
@@ -160,14 +234,14 @@ class Crosscheck:
                 planned += [Planned(f"{name}/{t}", preset, t, against, rest) for t in self.tasks]
         return planned
 
-    def budget(self, file: Path | None = None) -> Budget | None:
+    def budget(self, path: Path | None = None) -> Budget | None:
         """Predict the cheapest plan of all reports; refuse a budget that does not pay for it.
 
         Models that would be trained are predicted with their starting weights: what a layer costs
         does not depend on its values.
 
         Args:
-            file: Where an interrupted cross-check noted its budget; it is not predicted again.
+            path: Where an interrupted cross-check noted its budget; it is not predicted again.
 
         Returns:
             The budget, or None if none is given.
@@ -176,48 +250,91 @@ class Crosscheck:
             UsageError: If the budget does not pay for one cell per report; it names the smallest
                 one that does.
         """
-        if self.settings.budget_s is None:
+        total_s = self.comparison.budget
+        if total_s is None:
             return None
-        if file is not None and file.exists():
-            return Budget.read(file, self.settings.budget_s)
-        self.say("predicting the cheapest plan of every report")
-        began = time.monotonic()
-        models = {name: self._unlearned(name) for name in self.tasks}
-        smallest = {one.name: self._smallest(one, models) for one in self.reports()}
-        budget = Budget(self.settings.budget_s, smallest, time.monotonic() - began)
-        budget.check()
+        resumed = path is not None and path.exists()
+        budget = Budget.read(path, total_s) if path is not None and resumed else Budget(total_s)
+        new = [one for one in self.reports() if one.name not in budget.smallest_s]
+        if new:
+            self.output.say("predicting the cheapest plan of every report")
+            began = time.monotonic()
+            models = {name: self._unlearned(name) for name in self.tasks}
+            for one in new:
+                budget.smallest_s[one.name] = self._smallest(one, models)
+            budget.spent_s += time.monotonic() - began
+            budget.check()
         return budget
 
-    def run(
-        self, folder: Path, budget: Budget | None, done: Callable[[list[dict[str, Any]]], None]
-    ) -> list[dict[str, Any]]:
-        """Make all reports.
+    def plan(self, budget: Budget | None) -> list[str]:
+        """Describe what is compared, one line per report.
 
         Args:
-            folder: Where they go, one folder per report.
             budget: What `budget` returned.
-            done: Called after each report with all that are done, in short.
+        """
+        lines = []
+        for one in self.reports():
+            sides = "native against aihwkit" if one.should_agree else "two presets, may differ"
+            line = f"{one.name}: {', '.join(one.levels)}; {sides}"
+            if budget is not None:
+                line += f"; {_time(budget.smallest_s[one.name])} at least"
+            lines.append(line)
+        return lines
+
+    def run(self, folder: Path, budget: Budget | None, command: str) -> list[dict[str, Any]]:
+        """Make all reports, one folder each, and crosscheck.json and summary.md over all of them.
+
+        Args:
+            folder: Where they go.
+            budget: What `budget` returned.
+            command: The command line, for the record.
 
         Returns:
             The reports in short; see `in_short`.
         """
-        models = {name: self._model(name) for name in self.tasks}
-        planned, finished = self.reports(), []
+        models = {name: self._model(name, folder / "work" / name) for name in self.tasks}
+        planned = self.reports()
+        done: list[dict[str, Any]] = []
         for index, one in enumerate(planned):
-            self.say(f"[{index + 1}/{len(planned)}] {one.name}")
+            self.output.say(f"[{index + 1}/{len(planned)}] {one.name}", "bold")
             share = None
             if budget is not None:
                 share = budget.share(one.name)
-                budget.write(folder / "work" / "budget.json")
+                budget.write(folder / BUDGET)
             began = time.monotonic()
             report = self._compare(one, models, share, folder / "work" / one.name)
             report.save(folder / one.name)
             wall_s = time.monotonic() - began
             if budget is not None:
                 budget.spent_s += wall_s
-            finished.append(in_short(one, report, wall_s))
-            done(finished)
-        return finished
+            done.append(in_short(one, report, wall_s))
+            self._write(folder, done, command)
+        return done
+
+    def _write(self, folder: Path, done: list[dict[str, Any]], command: str) -> None:
+        planned = len(self.reports())
+        verdict = verdict_of(done, planned)
+        about = {
+            "kind": "crosscheck",
+            "name": folder.name,
+            "command": command,
+            "finished": len(done) == planned,
+            "verdict": {"word": verdict.word, "text": verdict.text},
+            "arguments": self.comparison.claim(),
+            "versions": versions(),
+            "hardware": hardware(),
+            "models": {
+                name: {
+                    "model": task.model_name,
+                    "dataset": task.dataset,
+                    "profile": self.comparison.profile,
+                }
+                for name, task in self.tasks.items()
+            },
+        }
+        write_text(folder / FILE, as_json({**about, "reports": done}) + "\n")
+        write_text(folder / "run.json", json.dumps(about, indent=1) + "\n")
+        write_text(folder / "summary.md", summary(done, planned, command))
 
     # --- checks ---
 
@@ -230,47 +347,59 @@ class Crosscheck:
         # a word's probability is small: half a point of it would be a wide margin
         more = ("probability",) if task.metric == "accuracy" else ()
         allowed = (task.metric, "error", "loss", *more)
-        asked = tuple(dict.fromkeys(self.settings.metrics or (task.metric,)))
+        asked = tuple(dict.fromkeys(self.comparison.metrics or (task.metric,)))
         unknown = [name for name in asked if name not in allowed]
         if unknown:
             raise UsageError(f"--metrics {' '.join(unknown)}: {task.name} has {', '.join(allowed)}")
         return asked
 
     def _check_weights(self) -> None:
-        given = self.weights.items()
-        both = sorted(name for name, one in given if one.digital and one.trained)
+        both = sorted(self.checkpoints.keys() & self.trained.keys())
         if both:
             raise UsageError(f"{', '.join(both)}: --checkpoint and --trained; give one of them")
-        trained = [name for name, one in given if one.trained]
-        if trained and (len(self.settings.presets) > 1 or self.settings.against):
+        if self.trained and (len(self.comparison.preset) > 1 or self.comparison.others):
             raise UsageError("--trained was trained under one preset; name it, and no --against")
-        for name, one in given:
-            if one.digital is not None:
-                self.tasks[name].load(one.digital)
-            if one.trained is not None:
-                trained_model(self.tasks[name], self.settings.presets[0], one.trained)
+        for name, task in self.tasks.items():
+            if name in self.checkpoints:
+                task.load(self.checkpoints[name])
+            self._trained_model(task)
 
     # --- models and reports ---
 
-    def _model(self, name: str) -> nn.Module:
+    def _trained_model(self, task: Task) -> nn.Module | None:
+        """Return the given hardware-aware model of a task, None if none is given."""
+        if task.name not in self.trained:
+            return None
+        skeleton, preset = task.skeleton().eval(), self.comparison.preset[0]
+        analog = convert(skeleton, preset, exclude=list(task.exclude))
+        load_weights(analog, self.trained[task.name])
+        return analog.eval()
+
+    def _model(self, name: str, folder: Path) -> nn.Module:
+        """Return a task's digital model on the CPU, given or trained."""
         task = self.tasks[name]
-        return task.skeleton().eval() if self.weights[name].trained else self.digital(task)
+        if name in self.trained:
+            return task.skeleton().eval()
+        folder.mkdir(parents=True, exist_ok=True)
+        study = Study(task, self.settings, folder, self.output)
+        study.parts.recall()
+        return study.digital_model().cpu().eval()
 
     def _unlearned(self, name: str) -> nn.Module:
         """Return a model for predictions: the given weights, or those a training starts from."""
-        task, weights = self.tasks[name], self.weights[name]
-        if weights.trained is not None:
+        task = self.tasks[name]
+        if name in self.trained:
             return task.skeleton().eval()
-        if weights.digital is not None:
-            return task.load(weights.digital)
-        return task.build(self.settings.seed).eval()
+        if name in self.checkpoints:
+            return task.load(self.checkpoints[name])
+        return task.build(self.comparison.seed).eval()
 
     def _smallest(self, one: Planned, models: Mapping[str, nn.Module]) -> float:
         """Return the wall seconds of the report's cheapest plan, predicting included."""
         try:
             self._compare(one, models, 1e-9, None)
         except BudgetError as error:  # no budget is as small: this always happens
-            return _SPARE * error.smallest_s / self.settings.workers
+            return _SPARE * error.smallest_s / self.comparison.workers
         return 0.0  # pragma: no cover
 
     def _compare(
@@ -280,37 +409,34 @@ class Crosscheck:
         share: float | None,
         resume: Path | None,
     ) -> Report:
-        settings = self.settings
+        asked = self.comparison
         task = None if one.task is None else self.tasks[one.task]
-        trained = evaluate = None
-        if task is not None:
-            file = self.weights[task.name].trained
-            trained = None if file is None else trained_model(task, one.preset, file)
-            if "task" in one.levels:
-                metrics = self._metrics_of(task)
-                evaluate = functools.partial(_evaluate, task, settings.subset, metrics)
+        evaluate = None
+        if task is not None and "task" in one.levels:
+            metrics = self._metrics_of(task)
+            evaluate = functools.partial(_evaluate, task, asked.subset, metrics)
         return crosscheck(
             None if one.task is None else models[one.task],
             one.preset,
             None if task is None else task.calibration_batches(CALIBRATION),
-            settings.times,
-            settings.chips,
+            asked.times,
+            asked.chips,
             against=one.against,
-            trained=trained,
+            trained=None if task is None else self._trained_model(task),
             evaluate=evaluate,
-            task_chips=_one_or_two(settings.task_chips),
-            seed=settings.seed,
+            task_chips=_one_or_two(asked.task_chips),
+            seed=asked.seed,
             levels=one.levels,
-            layers=settings.layers,
+            layers=asked.layers,
             exclude=() if task is None else task.exclude,
-            targets=settings.targets,
-            samples=settings.samples,
+            targets=asked.targets,
+            samples=asked.samples,
             budget=share,
-            compiled=settings.compiled,
-            device=settings.device,
+            compiled=asked.compiled,
+            device=asked.device,
             resume=resume,
-            workers=settings.workers,
-            progress=settings.bars and resume is not None,
+            workers=asked.workers,
+            progress=self.output.bars and resume is not None,
         )
 
 
@@ -329,7 +455,7 @@ class Budget:
     """
 
     total_s: float
-    smallest_s: dict[str, float]
+    smallest_s: dict[str, float] = field(default_factory=dict)
     spent_s: float = 0.0
     shares_s: dict[str, float] = field(default_factory=dict)
 
@@ -339,7 +465,7 @@ class Budget:
         Raises:
             UsageError: If it is; it names the smallest budget that would do.
         """
-        needed = self.spent_s + sum(self.smallest_s.values())
+        needed = self.spent_s + sum(self.smallest_s[name] for name in self._waiting())
         if self.total_s < needed:
             dearest = max(self.smallest_s, key=lambda name: self.smallest_s[name])
             raise UsageError(
@@ -352,10 +478,14 @@ class Budget:
     def share(self, name: str) -> float:
         """Return the seconds of a report: what it needs, and an even part of what is left over."""
         if name not in self.shares_s:
-            waiting = [one for one in self.smallest_s if one not in self.shares_s]
+            waiting = self._waiting()
             spare = self.total_s - self.spent_s - sum(self.smallest_s[one] for one in waiting)
             self.shares_s[name] = self.smallest_s[name] + max(0.0, spare) / len(waiting)
         return self.shares_s[name]
+
+    def _waiting(self) -> list[str]:
+        """Return the reports that have no share yet."""
+        return [name for name in self.smallest_s if name not in self.shares_s]
 
     def write(self, file: Path) -> None:
         """Note it for a resumed cross-check."""
@@ -415,9 +545,7 @@ def in_short(one: Planned, report: Report, wall_s: float) -> dict[str, Any]:
         "wall_s": round(wall_s, 1),
         "notes": list(report.notes),
         "counts_columns": ["level", "quantity", *counts.columns],
-        "counts": [
-            [*place, *map(int, row)] for place, row in zip(places, numbers, strict=True)
-        ],
+        "counts": [[*place, *map(int, row)] for place, row in zip(places, numbers, strict=True)],
         "worst_columns": columns,
         "worst": [
             [_number(value) for value in row]
