@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
-import re
 import shlex
 import sys
 import time
@@ -32,7 +30,7 @@ from aimc_bridge.equivalence.report import LEVELS
 from aimc_bridge.errors import AimcError, UsageError
 from aimc_bridge.spec import Preset
 from aimc_bridge.times import seconds
-from benchmarks import digital, record, tasks
+from benchmarks import digital, tasks
 from benchmarks.arguments import options_of
 from benchmarks.command import (
     Parser,
@@ -45,6 +43,8 @@ from benchmarks.command import (
 )
 from benchmarks.files import replace_file
 from benchmarks.machine import hardware, versions
+from benchmarks.report import folders
+from benchmarks.report.record import as_json, check_name
 from benchmarks.studies.weights import trained_model
 from benchmarks.tasks import Task
 from benchmarks.tasks.data import data_dir
@@ -156,10 +156,8 @@ class _Crosscheck:
         if unknown or not given.preset:
             allowed = ", ".join(presets.names())
             raise UsageError(f"--preset {' '.join(unknown)}: no such preset; there are: {allowed}")
-        if given.record is not None and not re.fullmatch(r"[A-Za-z0-9._-]+", given.record):
-            raise UsageError(
-                f"--record {given.record!r}; allowed: letters, digits, points, dashes, underscores"
-            )
+        if given.record is not None:
+            check_name(given.record, "--record")
         if given.metrics is not None and "task" not in self.levels:
             raise UsageError("--metrics are of the task level; with --levels task")
         check_device(given.device)
@@ -266,9 +264,8 @@ class _Crosscheck:
             print(f"{part.name}: {said}; {out / part.name}")
             kept.append(about(part, report, time.monotonic() - started))
             self._write(kept, out / "crosscheck.json", out.name, len(kept) == len(parts))
-        if given_name := self.given.record:
-            name = f"crosscheck-{given_name}"
-            self._write(kept, record.FOLDER / f"{name}.json", name, True)
+        if self.given.record is not None:
+            folders.keep(out, self.given.record)
         return wrong
 
     def _part(self, part: Part, models: dict[str, nn.Module], budget: float | None) -> Report:
@@ -339,10 +336,7 @@ class _Crosscheck:
             },
             "reports": kept,
         }
-        text = json.dumps(about_all, indent=1, ensure_ascii=False)
-        # a row a line
-        text = re.sub(r"\[\n\s+([^\[\]{}]*?)\n\s+\]", _on_a_line, text)
-        replace_file(file, text + "\n")
+        replace_file(file, as_json(about_all) + "\n")
 
 
 def about(part: Part, report: Report, wall_s: float) -> dict[str, Any]:
@@ -374,10 +368,6 @@ def about(part: Part, report: Report, wall_s: float) -> dict[str, Any]:
 
 def _few(numbers: list[int]) -> int | list[int]:
     return numbers[0] if len(numbers) == 1 else numbers
-
-
-def _on_a_line(found: re.Match[str]) -> str:
-    return "[" + re.sub(r"\n\s+", " ", found[1]) + "]"
 
 
 def _rows(counts: Any) -> list[tuple[Any, Any]]:

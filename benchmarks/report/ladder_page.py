@@ -219,4 +219,6 @@ def save(out: Path, results: pd.DataFrame, studies: Studies, command: str) -> No
         files.write_text(out / f"{name}.csv", text_of_table)
     (out / "figures").mkdir(exist_ok=True)
     figure(panels, out / "figures" / "ladder.png")
-    files.write_text(out / "summary.md", "\n\n".join([*text, "![ladder](figures/ladder.png)"]) + "\n")
+    files.write_text(
+        out / "summary.md", "\n\n".join([*text, "![ladder](figures/ladder.png)"]) + "\n"
+    )

@@ -102,7 +102,9 @@ def write(root: Path | None = None) -> list[Path]:
         cut = between(text, section.name)
         if cut is None:
             name = section.name
-            raise DataError(f"{path} needs the marks <!-- {name} --> and <!-- /{name} -->, once each")
+            raise DataError(
+                f"{path} needs the marks <!-- {name} --> and <!-- /{name} -->, once each"
+            )
         before, _, after = cut
         texts[path] = f"{before}\n\n{section.text() or NOTHING}\n\n{after}"
     drawn = pictures()

@@ -162,12 +162,13 @@ def check_name(name: str) -> None:
         raise UsageError(f"--name {name!r}; allowed: letters, digits, points, dashes, underscores")
 
 
-def add(record: Record, *, replace: bool = False) -> Path:
+def add(record: Record, *, replace: bool = False, dry_run: bool = False) -> Path:
     """Keep a record among the committed ones.
 
     Args:
         record: The record.
         replace: Whether it may take the place of one with its name.
+        dry_run: Check everything and write nothing.
 
     Returns:
         The file.
@@ -176,9 +177,12 @@ def add(record: Record, *, replace: bool = False) -> Path:
         UsageError: If the name is taken, or not a file name.
     """
     check_name(record.name)
-    if not replace and (FOLDER / f"{record.name}.json").exists():
-        raise UsageError(f"--name {record.name}: there is such a record; name another, or --replace")
-    return write(record)
+    path = FOLDER / f"{record.name}.json"
+    if not replace and path.exists():
+        raise UsageError(
+            f"--name {record.name}: there is such a record; name another, or --replace"
+        )
+    return path if dry_run else write(record, path)
 
 
 def of_kind(*kinds: str) -> list[Record]:
@@ -219,7 +223,9 @@ def read_run(folder: Path) -> dict[str, Any]:
         about: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         missing = [name for name in ("arguments", *_OF_A_RUN) if name not in about]
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{folder} holds no finished run ({error}); name the --out of one") from None
+        raise DataError(
+            f"{folder} holds no finished run ({error}); name the --out of one"
+        ) from None
     if missing:
         raise DataError(
             f"{folder} is not finished: run.json lacks {', '.join(missing)}; "
