@@ -121,8 +121,9 @@ def number(
         try:
             value = kind(token.value)
         except ValueError:
-            value = None
-        if value is None or not fits(value):
+            what = "a whole number" if kind is int else "a number"
+            raise UsageError(f"{token.keyword} {token.value}; allowed: {what}, {allowed}") from None
+        if not fits(value):
             raise UsageError(f"{token.keyword} {token.value}; allowed: {allowed}")
         return value
 

@@ -9,10 +9,8 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
 
 import pytest
-from cyclopts import Parameter
 
 import presets
 from aimc_bridge import commands
@@ -38,7 +36,7 @@ def options(
     times: cli.Times = None,
     chips: cli.Chips = None,
     preset: cli.PresetName = presets.rasch2023,
-    set_: Annotated[cli.Set, Parameter(name="--set")] = (),
+    changes: cli.Set = (),
     option: cli.Option = (),
     device: cli.Device = "cpu",
     out: cli.Out = None,
@@ -53,7 +51,7 @@ def options(
             "times": times,
             "chips": chips,
             "preset": preset,
-            "changes": cli.changes_of(set_),
+            "changes": cli.changes_of(changes),
             "option": option,
             "out": out,
             "words": words,
@@ -90,7 +88,7 @@ SEE = "; see python -m benchmarks.toy --help"
         (["--out"], f"Parameter --out requires an argument{SEE}"),
         (["--chips", "0"], "--chips 0; allowed: 1 or more"),
         (["--chips", "-3"], "--chips -3; allowed: 1 or more"),
-        (["--chips", "many"], "--chips many; allowed: 1 or more"),
+        (["--chips", "many"], "--chips many; allowed: a whole number, 1 or more"),
         (["--chips", "1", "--chips", "2"], f"Parameter --chips specified multiple times{SEE}"),
         (["--times"], "--times names no time; allowed: one or more, as 1s 1h '1 day' 3600"),
         (["--times", "soon"], "time 'soon' is not understood; allowed: seconds >= 0, .*"),
