@@ -11,7 +11,7 @@ compare               print this project's results beside those that others publ
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,8 +22,9 @@ from benchmarks import cli
 from benchmarks.report import ablation, crosscheck, folders, ladder, pages, run, speed, trained
 from benchmarks.report import record as records
 
+HELP = "Keep results as records, and write the tables and figures of the pages from them."
 PROGRAM = "python -m benchmarks.record"
-app = commands.application("record", usage=f"Usage: {PROGRAM} COMMAND [OPTIONS]", help=__doc__)
+app = commands.application("record", usage=f"Usage: {PROGRAM} COMMAND [OPTIONS]", help=HELP)
 
 Replace = Annotated[bool, cli.flag("Take the place of what has this name.")]
 
@@ -85,7 +86,8 @@ def check(*, output: cli.Output = cli.Output()) -> int:
     return 1 if problems else 0
 
 
-_TABLES = {
+Recorded = Literal["run", "ablation", "ladder", "crosscheck", "speed"]
+_TABLES: dict[Recorded, Callable[[], str]] = {
     "run": lambda: run.table(records.of_kind("run")),
     "ablation": ablation.section,
     "ladder": ladder.section,
@@ -96,10 +98,7 @@ _TABLES = {
 
 @app.command
 def table(
-    kind: Annotated[
-        Literal["run", "ablation", "ladder", "crosscheck", "speed"],
-        Parameter(help="Which records."),
-    ] = "run",
+    kind: Annotated[Recorded, Parameter(help="Which records.")] = "run",
     /,
     *,
     output: cli.Output = cli.Output(),

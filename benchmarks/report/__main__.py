@@ -1,4 +1,4 @@
-"""Summaries of finished folders, made again from their results: `python -m benchmarks.report RUN...`.
+"""Summaries of finished folders, made again: `python -m benchmarks.report RUN...`.
 
 It writes summary.md and the figures of each folder from its results.csv and run.json, and prints
 one table of several runs.

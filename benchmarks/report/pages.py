@@ -1,8 +1,8 @@
 """The pages that show records: generated sections between marks, and generated figures.
 
 This is the only code that writes into README.md and docs/. A section stands between the marks
-`<!-- NAME -->` and `<!-- /NAME -->` of its page; what is outside of the marks is left alone. A figure
-says in its metadata which records it was drawn from.
+`<!-- NAME -->` and `<!-- /NAME -->` of its page; what is outside of the marks is left alone. A
+figure says in its metadata which records it was drawn from.
 """
 
 from __future__ import annotations

@@ -152,14 +152,20 @@ def write(record: Record, path: Path | None = None) -> Path:
     return path
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, option: str = "--name") -> None:
     """Refuse a name of a record that is not a plain file name.
+
+    Args:
+        name: The name.
+        option: The option that gave it, for the error.
 
     Raises:
         UsageError: If the name has other characters than letters, digits, ".", "-" and "_".
     """
     if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-        raise UsageError(f"--name {name!r}; allowed: letters, digits, points, dashes, underscores")
+        raise UsageError(
+            f"{option} {name!r}; allowed: letters, digits, points, dashes, underscores"
+        )
 
 
 def add(record: Record, *, replace: bool = False, dry_run: bool = False) -> Path:
@@ -191,7 +197,7 @@ def of_kind(*kinds: str) -> list[Record]:
 
 
 def named(*names: str) -> list[Record]:
-    """Read the committed records of these names, in this order; those that are missing are left out."""
+    """Read the committed records of these names, in this order, without those that are missing."""
     paths = [FOLDER / f"{name}.json" for name in names]
     return [read(path) for path in paths if path.exists()]
 

@@ -22,7 +22,6 @@ from cyclopts import Parameter
 
 from aimc_bridge.errors import UsageError
 from benchmarks import cli, machine
-from benchmarks.command import holds_a_run
 from benchmarks.report import speed as report
 from benchmarks.report.record import Record, read
 from benchmarks.speed import goals, sides
@@ -31,6 +30,7 @@ from benchmarks.speed.goals import MEASURES
 from benchmarks.speed.groups import Group, Setting, chosen
 from benchmarks.speed.targets import GROUPS
 from benchmarks.speed.works import SIZES
+from benchmarks.studies.folder import holds_a_run
 
 PRESETS = {
     "native": str(sides.ALL),
@@ -106,7 +106,7 @@ def speed(
     }
     setting = _setting("quick" if quick else size or "full", device, rounds, asked, times)
     setting.aihwkit, setting.say = not no_aihwkit, output.say
-    arguments = {
+    arguments: dict[str, Any] = {
         "size": setting.sizes.name,
         "device": device,
         "compiled": compiled,

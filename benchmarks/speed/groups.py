@@ -15,7 +15,6 @@ from benchmarks.speed import sides, targets, works
 from benchmarks.speed.timing import Measured, Say, Side, alternate
 from benchmarks.speed.works import Sizes, Work
 
-
 TIMES = ("1s", "1h", "1d", "1y", "1min", "1w", "1month", "10y")
 """Times of sweeps; a sweep over n times takes the first n."""
 
