@@ -24,8 +24,8 @@ COMMANDS = {
     "ladder": ("benchmarks.ladder", "Measure what each simplification of the physics costs."),
     "ablation": ("benchmarks.ablation", "Measure what each technique of a recipe is worth."),
     "speed": ("benchmarks.speed.__main__", "Time the engines side by side."),
-    "record": ("benchmarks.record", "Keep results as records; write the tables of the pages."),
-    "keep": ("benchmarks.keep", "Keep a run's trained models with the project."),
+    "report": ("benchmarks.report.__main__", "Write summaries again; compare several runs."),
+    "record": ("benchmarks.record", "Keep results and models; write the tables of the pages."),
     "doctor": ("aimc_bridge.doctor", "Check what this machine can run."),
 }
 """Name -> module with `app` and `main(words)`, and a line of help."""

@@ -39,6 +39,8 @@ from benchmarks.command import Parser, check_alone, check_device, enter
 from benchmarks.files import replace_file
 from benchmarks.machine import hardware, versions
 from benchmarks.report import ablation as ablation_report
+from benchmarks.report import folders
+from benchmarks.report.record import check_name
 from benchmarks.studies.profiles import PLANS, Plan, parse_changes, recipe_for
 from benchmarks.studies.trainings import How, hardware_aware
 from benchmarks.studies.weights import load_weights, save_weights
@@ -304,8 +306,7 @@ def run(given: argparse.Namespace, words: list[str], console: Console) -> None:
         compiled=given.compiled,
     )
     results = study.run(model.to(how.device), wanted)
-    record = {
-        "name": f"ablation-{given.record or task.name}",
+    about = {
         "kind": "ablation",
         "command": shlex.join(["python", "-m", "benchmarks.ablation", *words]),
         "arguments": claim,
@@ -328,7 +329,9 @@ def run(given: argparse.Namespace, words: list[str], console: Console) -> None:
             }
         },
     }
-    ablation_report.write(given.out, results, record, given.record)
+    ablation_report.write(given.out, results, about)
+    if given.record is not None:
+        folders.keep(given.out, given.record)
     print((given.out / "summary.md").read_text())
 
 
@@ -344,7 +347,7 @@ def _check(given: argparse.Namespace) -> None:
         raise UsageError(f"unknown precision {given.precision!r}; one of fp32, bf16")
     check_device(given.device)
     if given.record is not None:
-        ablation_report.check_name(given.record)
+        check_name(given.record, "--record")
 
 
 def _plan(given: argparse.Namespace) -> Plan:

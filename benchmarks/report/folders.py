@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from aimc_bridge.errors import DataError, UsageError
 from benchmarks.report import ablation, crosscheck, ladder, ladder_tables, run, speed, tables
+from benchmarks.report import record as records
 from benchmarks.report.record import Record, check_name
 
 
@@ -55,7 +56,9 @@ def kind_of(folder: Path) -> str:
             columns = opened.readline().strip().split(",")
     except OSError as error:
         problem = f"{error.filename}: {error.strerror}"
-        raise DataError(f"{folder} holds no finished run ({problem}); name the --out of one") from None
+        raise DataError(
+            f"{folder} holds no finished run ({problem}); name the --out of one"
+        ) from None
     if columns[: len(ladder_tables.COLUMNS)] == ladder_tables.COLUMNS:
         return _LADDER
     if columns[: len(ablation.COLUMNS)] == ablation.COLUMNS:
@@ -81,7 +84,9 @@ def records_of(folder: Path, name: str | None = None) -> list[Record]:
     kind = kind_of(folder)
     if kind == _LADDER:
         if name is not None:
-            raise UsageError(f"--name {name}: records of a ladder are called ladder-TASK; leave it out")
+            raise UsageError(
+                f"--name {name}: records of a ladder are called ladder-TASK; leave it out"
+            )
         return ladder.records_of(folder)
     known = KINDS[kind]
     name = folder.resolve().name if name is None else name
@@ -89,6 +94,11 @@ def records_of(folder: Path, name: str | None = None) -> list[Record]:
     if not name.startswith(known.prefix):
         name = known.prefix + name
     return [known.record_of(folder, name)]
+
+
+def keep(folder: Path, name: str | None = None) -> list[Path]:
+    """Keep a finished folder as records, in place of those with their names; see `records_of`."""
+    return [records.add(record, replace=True) for record in records_of(folder, name)]
 
 
 def rebuild(folder: Path) -> None:
@@ -123,5 +133,4 @@ def comparison(folders: Sequence[Path]) -> str:
     for folder in folders:
         if kind_of(folder) != "run":
             raise DataError(f"{folder} holds no run; runs are compared with runs alone")
-    lines = [run.record_of(folder, str(folder)) for folder in folders]
-    return run.table(lines, to=None)
+    return run.table([run.record_of(folder, str(folder)) for folder in folders], to=None)

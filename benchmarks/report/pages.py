@@ -1,8 +1,8 @@
 """The pages that show records: generated sections between marks, and generated figures.
 
 This is the only code that writes into README.md and docs/. A section stands between the marks
-`<!-- NAME -->` and `<!-- /NAME -->` of its page; what is outside of the marks is left alone. A figure
-says in its metadata which records it was drawn from.
+`<!-- NAME -->` and `<!-- /NAME -->` of its page; what is outside of the marks is left alone. A
+figure says in its metadata which records it was drawn from.
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ def write(root: Path | None = None) -> list[Path]:
         cut = between(text, section.name)
         if cut is None:
             name = section.name
-            raise DataError(f"{path} needs the marks <!-- {name} --> and <!-- /{name} -->, once each")
+            raise DataError(
+                f"{path} needs the marks <!-- {name} --> and <!-- /{name} -->, once each"
+            )
         before, _, after = cut
         texts[path] = f"{before}\n\n{section.text() or NOTHING}\n\n{after}"
     drawn = pictures()

@@ -157,7 +157,7 @@ def check_name(name: str, option: str = "--name") -> None:
 
     Args:
         name: The name.
-        option: The option that it was given by, for the error.
+        option: The option that gave it, for the error.
 
     Raises:
         UsageError: If the name has other characters than letters, digits, ".", "-" and "_".
@@ -168,12 +168,13 @@ def check_name(name: str, option: str = "--name") -> None:
         )
 
 
-def add(record: Record, *, replace: bool = False) -> Path:
+def add(record: Record, *, replace: bool = False, dry_run: bool = False) -> Path:
     """Keep a record among the committed ones.
 
     Args:
         record: The record.
         replace: Whether it may take the place of one with its name.
+        dry_run: Check everything and write nothing.
 
     Returns:
         The file.
@@ -182,9 +183,12 @@ def add(record: Record, *, replace: bool = False) -> Path:
         UsageError: If the name is taken, or not a file name.
     """
     check_name(record.name)
-    if not replace and (FOLDER / f"{record.name}.json").exists():
-        raise UsageError(f"--name {record.name}: there is such a record; name another, or --replace")
-    return write(record)
+    path = FOLDER / f"{record.name}.json"
+    if not replace and path.exists():
+        raise UsageError(
+            f"--name {record.name}: there is such a record; name another, or --replace"
+        )
+    return path if dry_run else write(record, path)
 
 
 def of_kind(*kinds: str) -> list[Record]:
@@ -193,7 +197,7 @@ def of_kind(*kinds: str) -> list[Record]:
 
 
 def named(*names: str) -> list[Record]:
-    """Read the committed records of these names, in this order; those that are missing are left out."""
+    """Read the committed records of these names, in this order, without those that are missing."""
     paths = [FOLDER / f"{name}.json" for name in names]
     return [read(path) for path in paths if path.exists()]
 
@@ -225,7 +229,9 @@ def read_run(folder: Path) -> dict[str, Any]:
         about: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         missing = [name for name in ("arguments", *_OF_A_RUN) if name not in about]
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{folder} holds no finished run ({error}); name the --out of one") from None
+        raise DataError(
+            f"{folder} holds no finished run ({error}); name the --out of one"
+        ) from None
     if missing:
         raise DataError(
             f"{folder} is not finished: run.json lacks {', '.join(missing)}; "

@@ -46,7 +46,9 @@ def record_of(folder: Path, name: str) -> Record:
             folder / "results.csv", keep_default_na=False, float_precision="round_trip"
         )
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder} holds no finished run ({error}); name the --out of one") from None
+        raise DataError(
+            f"{folder} holds no finished run ({error}); name the --out of one"
+        ) from None
     columns = [*tables.COLUMNS, *(["training_seed"] if "training_seed" in rows else [])]
     if list(rows.columns) != columns:
         raise DataError(

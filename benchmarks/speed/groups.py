@@ -15,15 +15,19 @@ from benchmarks.speed import sides, targets, works
 from benchmarks.speed.timing import Measured, Say, Side, alternate
 from benchmarks.speed.works import Sizes, Work
 
+TIMES = ("1s", "1h", "1d", "1y", "1min", "1w", "1month", "10y")
+"""Times of sweeps; a sweep over n times takes the first n."""
+
 
 @dataclass
 class Setting:
-    """How to measure: sizes, device, which engines besides ours, where to tell of it."""
+    """How to measure: sizes, device, which engines besides ours, times, where to tell of it."""
 
     sizes: Sizes
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     aihwkit: bool = True
     goals: dict[str, int] = field(default_factory=dict)
+    times: tuple[str | float, ...] = TIMES
     say: Say = lambda text: None
 
     @property

@@ -18,8 +18,7 @@ from torch import nn
 from aimc_bridge import calibrate, convert, drift, program, sweep
 from aimc_bridge.engines.base import matrices_of
 from benchmarks.speed import sides
-from benchmarks.speed.chips import TIMES
-from benchmarks.speed.groups import Setting
+from benchmarks.speed.groups import TIMES, Setting
 from benchmarks.speed.memory import added_by_stage, held_bytes
 from benchmarks.speed.timing import Side, alternate, quartiles
 from benchmarks.speed.works import FULL, TINY, Work

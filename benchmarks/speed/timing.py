@@ -1,4 +1,4 @@
-"""Alternated repeats of several sides in one process, where their time goes, and what is said of them.
+"""Alternated repeats of several sides in one process, and where their time goes.
 
 A round runs every side once; the side that begins changes from round to round. What slows the
 machine for a while slows all sides of a round alike, so ratios are taken within rounds.
@@ -155,7 +155,7 @@ def said(measured: Measured) -> str:
     return f"{measured.name}: {median:.3g} s [{q1:.3g}, {q3:.3g}], {len(taken)} repeats"
 
 
-# --- where the time goes, by torch's profiler ------------------------------------------------------
+# --- where the time goes, by torch's profiler -----------------------------------------------------
 
 PARTS = PRODUCTS, PASSES, OTHERS = ("products", "compiled passes", "other operations")
 
