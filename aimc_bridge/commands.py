@@ -128,7 +128,7 @@ def application(name: str, **options: Any) -> App:
         version=_version,
         help_format="markdown",
         result_action="return_value",
-        default_parameter=Parameter(negative=()),
+        default_parameter=Parameter(negative=(), allow_repeating=True),
         **options,
     )
 
