@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +14,13 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
-from aimc_bridge.errors import DataError, UsageError
+from aimc_bridge.errors import DataError
 from benchmarks import ablation as command
 from benchmarks import record as record_command
 from benchmarks.report import ablation as ablation_report
-from benchmarks.report import pages
+from benchmarks.report import figures, folders, pages, tables
 from benchmarks.report import record as records
 from benchmarks.report.ablation import COLUMNS
-from benchmarks.report.tables import markdown
 from benchmarks.studies import ablation
 from benchmarks.studies import base as core
 from benchmarks.studies.profiles import PLANS, recipe_for
@@ -157,20 +157,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_writing_the_pages_takes_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    page = ROOT / "docs" / "ablation.md"
-    before = page.stat().st_mtime_ns
-    assert record_command.main(["write", "--help"]) == 0
-    assert "README.md and docs/" in capsys.readouterr().out
-    assert record_command.main(["write", "runs/out"]) == 2
-    assert page.stat().st_mtime_ns == before
-
-
 def test_results_have_a_folder_of_their_own_where_none_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert command.main([*QUICK[:-1], "--times", "1h", "--chips", "1"]) == 0
+    words = ["wrn", "--chips", "1", "--subset", "40", "--hwa-batches", "3", "--times", "1h"]
+    assert command.main([*words, "--digital-epochs", "2", "--only", "no noise"]) == 0
     (made,) = (tmp_path / "runs").iterdir()
     assert made.name.startswith("ablation-wrn-") and (made / "changes.csv").exists()
 
@@ -253,47 +245,58 @@ def test_every_model_is_compiled_and_its_ranges_set_anew_where_asked(
 def test_a_record_and_its_page(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kept whole, left out of the table of runs, and shown on a page of its own."""
-    monkeypatch.setattr(records, "FOLDER", tmp_path)
-    assert ablation_report.section() == ""  # nothing to show yet
-    words = [*QUICK, "--out", str(finished), "--resume", "--record", "small"]
-    assert command.main(words) == 0
-    file = tmp_path / "ablation-small.json"
-    record = records.read(file)
-    rows = record.table()
-    pd.testing.assert_frame_equal(
-        rows, pd.read_csv(finished / "results.csv"), check_dtype=False, check_exact=True
-    )
+    """Kept whole, and shown with its figure between the marks of a page of its own."""
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
+    section = next(one for one in pages.SECTIONS if one.name == "ablation")
+    monkeypatch.setattr(pages, "SECTIONS", (section,))
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    page = tmp_path / section.page
+    page.parent.mkdir()
+    page.write_text("# Ablation\n\n<!-- ablation --><!-- /ablation -->\n")
+    assert record_command.main(["write"]) == 0 and pages.NOTHING in page.read_text()
+    assert record_command.main(["add", str(finished), "--name", "small"]) == 0
+    (record,) = records.of_kind("ablation")
+    rows = pd.read_csv(finished / "results.csv")
+    pd.testing.assert_frame_equal(record.table(), rows, check_dtype=False, check_exact=True)
+    assert record.name == "ablation-small" and record.extra["studies"]["wrn"]["samples"] == 40
     assert record.command.startswith("python -m benchmarks.ablation wrn --chips 2")
     assert "'no noise'" in record.command
-    assert record.kind == "ablation" and records.of_kind("run") == []
-    page = ablation_report.section()
+    assert record_command.main(["write"]) == 0
+    text = page.read_text()
     table = ablation_report.changes(rows, 0.9)
-    assert markdown(ablation_report.text_of(table)) in page
-    assert "![changes](ablation-small.png)" in page
-    ablation_report.draw(record, tmp_path / "ablation-small.png", "a digest")
-    assert (tmp_path / "ablation-small.png").exists()
-    file.write_text("{}")
-    with pytest.raises(DataError, match=r"ablation-small.json lacks kind"):
-        records.read(file)
+    assert tables.markdown(ablation_report.text_of(table)) in text
+    assert "![changes](ablation-small.png)" in text
+    drawn = figures.description_of(page.parent / "ablation-small.png")
+    assert drawn == records.digest(record) and list(pages.problems()) == []
 
 
-def test_the_page_in_docs_is_the_records() -> None:
-    page = (ROOT / "docs" / "ablation.md").read_text(encoding="utf-8")
-    cut = pages.between(page, "ablation")
-    assert cut is not None and cut[1] == ablation_report.section(), (
-        "run python -m benchmarks.record write"
-    )
+def test_record_keeps_the_result_as_add_does(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
+    assert command.main([*QUICK, "--out", str(finished), "--resume", "--record", "small"]) == 0
+    (record,) = records.of_kind("ablation")
+    assert [record] == folders.records_of(finished, "small")
+
+
+def test_a_summary_is_made_again(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    for name in ("summary.md", "changes.csv", "figure.png"):
+        (out / name).unlink()
+    folders.rebuild(out)
+    assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    (out / "results.csv").write_text("variant\nrecipe\n")
+    with pytest.raises(DataError, match="other columns"):
+        ablation_report.record_of(out, "x")
 
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
         (["--only", "no luck"], "--only 'no luck'; one of 'no noise'"),
-        (
-            ["--split", "train"],
-            'Invalid value "train" for --split. Choose from: "validation", "test"',
-        ),
+        (["--split", "train"], '"train" for --split. Choose from: "validation", "test"'),
         (["--chips", "0"], "--chips 0; allowed: 1 or more"),
         (["--precision", "int8"], 'Invalid value "int8" for --precision'),
         (["--record", "a/b"], "--record 'a/b'; allowed: letters"),
@@ -313,8 +316,6 @@ def test_the_variants_can_be_listed(tmp_path: Path, capsys: pytest.CaptureFixtur
     listed = capsys.readouterr().out.splitlines()
     assert listed[0] == "recipe" and "no clipping" in listed
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UsageError, match="a/b"):
-        records.check_name("a/b")
 
 
 def test_a_dry_run_says_what_would_be_trained(

@@ -31,7 +31,7 @@ def test_command(
 ) -> None:
     """Devices of two presets that should agree, and the pair that may differ."""
     out = tmp_path / "out"
-    monkeypatch.setattr(records, "FOLDER", tmp_path)
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
     words = [*DEVICES, "--preset", "rasch2023", "scalar_drift", "--out", str(out)]
     assert main(words) == 0
     said = capsys.readouterr().out
@@ -57,8 +57,9 @@ def test_command(
     assert record["finished"] and record["kind"] == "crosscheck"
     assert main(words) == 2  # not empty
     assert main([*words, "--resume", "--record", "mine"]) == 0
-    kept = records.read(tmp_path / "crosscheck-mine.json")
+    kept = records.read(tmp_path / "records" / "crosscheck-mine.json")
     assert kept.name == "crosscheck-mine" and len(kept.extra["reports"]) == 3
+    assert kept.kind == "crosscheck" and set(kept.table().part) == set(names)
     assert records.of_kind("run") == []  # not in the README's table
     assert kept.command.startswith("python -m benchmarks.crosscheck --levels device")
 
