@@ -213,6 +213,9 @@ def test_nothing_is_chosen_by_the_test_split(name, tmp_path) -> None:
     from benchmarks.studies.settings import Settings
 
     task = tasks.get(name)
+    settings = Settings(hwa_batches=2, changes=("batch_size=8",))
+    study = Study(task, settings, tmp_path)
+    study.plan = dataclasses.replace(study.plan, validation_subset=80)
     splits = task.streams if name == "lstm" else task.splits
     splits["test"] = Absent()
     with pytest.raises(AssertionError, match="the test split was read"):
@@ -221,9 +224,6 @@ def test_nothing_is_chosen_by_the_test_split(name, tmp_path) -> None:
     digital = task.build(0)
     analog = convert(digital, rasch2023, exclude=list(task.exclude))
     calibrate(analog, task.calibration_batches(1, batch_size=8), "percentile")
-    settings = Settings(hwa_batches=2, changes=("batch_size=8",))
-    study = Study(task, settings, tmp_path)
-    study.plan = dataclasses.replace(study.plan, validation_subset=80)
     recipe = settings.recipe_of(task)
     history = study.train(digital, analog, recipe, tmp_path / "hwa")
     assert history.validation_loss.notna().sum() == 1

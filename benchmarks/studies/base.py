@@ -178,7 +178,7 @@ class Study:
                 resume=folder.exists(),
                 device=self.settings.device,
                 precision=self.settings.precision,
-                console=self.output.console,
+                output=self.output,
             ),
         )
         self.facts["digital"] = tasks.read_info(folder)
