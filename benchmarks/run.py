@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import shlex
 import sys
@@ -37,9 +36,8 @@ from benchmarks.arguments import (
     settings_of,
 )
 from benchmarks.command import enter, holds_a_run, paths_of
-from benchmarks.files import replace_file
 from benchmarks.machine import hardware, versions
-from benchmarks.report import tables
+from benchmarks.report import run as report
 from benchmarks.studies.profiles import Plan
 from benchmarks.studies.study import Replica, Settings, Study
 from benchmarks.studies.weights import Weights, trained_model
@@ -282,46 +280,14 @@ def _write(
 ) -> None:
     import pandas as pd
 
-    results = pd.concat(parts, ignore_index=True)
-    partial = out / "results.csv.partial"
-    results.to_csv(partial, index=False)
-    os.replace(partial, out / "results.csv")
-    figures = out / "figures"
-    figures.mkdir(exist_ok=True)
-    text = [
-        "# Results",
-        f"`{_command(words)}`, preset {studies[0][0].settings.preset}. "
-        f"Means ± standard deviations over chips{_of_trainings(studies)}; digital: the same model "
-        "before conversion, on the same samples; "
-        "A* = 1 - (err - err_digital) / (err_chance - err_digital), with the 95 % interval of its "
-        f"mean over {'trainings' if len(studies[0]) > 1 else 'chips'}.",
-    ]
-    panels = []
-    for (study, *_), rows in zip(studies, parts, strict=True):
-        task = study.task
-        tables.figure(rows, task.metric, figures / f"{task.name}.png")
-        panels.append((rows, task.metric))
-        text.append(f"## {task.model_name}, {task.dataset}, {task.metric}")
-        text.append(tables.markdown(tables.summary(rows, task.metric)))
-        of = "words" if task.metric == "perplexity" else "classes"
-        text.append(f"A*, with chance at 1/{task.n_classes} ({of}):")
-        text.append(tables.markdown(tables.a_star_summary(rows, task.chance_error)))
-        text.append(f"![{task.model_name}](figures/{task.name}.png)")
-    tables.dashboard(panels, figures / "dashboard.png")
-    replace_file(out / "summary.md", "\n\n".join(text) + "\n")
-    record = {
+    about = {
         **claim,
         "command": _command(words),
         "versions": versions(),
         "hardware": hardware(),
         "studies": {mine[0].task.name: _facts(mine) for mine in studies},
     }
-    replace_file(out / "run.json", json.dumps(record, indent=1) + "\n")
-
-
-def _of_trainings(studies: list[list[Study]]) -> str:
-    count = len(studies[0])
-    return f" of all {count} trainings" if count > 1 else ""
+    report.write(out, pd.concat(parts, ignore_index=True), about)
 
 
 def _facts(studies: list[Study]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +14,16 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
-from aimc_bridge.errors import DataError, UsageError
+from aimc_bridge.errors import DataError
 from benchmarks import ablation
-from benchmarks import record as records
+from benchmarks import record as record_command
 from benchmarks.report import ablation as ablation_report
+from benchmarks.report import figures, folders, pages, tables
+from benchmarks.report import record as records
 from benchmarks.report.ablation import COLUMNS
 from benchmarks.studies.profiles import PLANS, recipe_for
 from presets import rasch2023
 
-ROOT = Path(__file__).parent.parent
 YEAR = 31536000.0
 
 
@@ -152,15 +154,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_report_takes_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    before = (ablation_report.DOCS / "ablation.md").stat().st_mtime_ns
-    with pytest.raises(SystemExit) as left:
-        ablation_report.main(["--help"])
-    assert left.value.code == 0 and "docs/ablation.md" in capsys.readouterr().out
-    assert ablation_report.main(["runs/out"]) == 2
-    assert (ablation_report.DOCS / "ablation.md").stat().st_mtime_ns == before
-
-
 def test_results_have_a_folder_of_their_own_where_none_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,38 +241,51 @@ def test_every_model_is_compiled_and_its_ranges_set_anew_where_asked(
 def test_a_record_and_its_page(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kept whole, left out of the table of runs, and shown on a page of its own."""
-    folder, docs = tmp_path / "records", tmp_path / "docs"
-    docs.mkdir()
-    monkeypatch.setattr(ablation_report, "FOLDER", folder)
-    monkeypatch.setattr(ablation_report, "DOCS", docs)
-    assert ablation_report.main([]) == 2  # nothing to show yet
-    words = [*QUICK, "--out", str(finished), "--resume", "--record", "small"]
-    assert ablation.main(words) == 0
-    file = folder / "ablation-small.json"
-    rows, record = ablation_report.read(file)
-    pd.testing.assert_frame_equal(
-        rows, pd.read_csv(finished / "results.csv"), check_dtype=False, check_exact=True
-    )
-    assert record["command"].startswith("python -m benchmarks.ablation wrn --chips 2")
-    assert "'no noise'" in record["command"]
-    assert records.read(file)["kind"] == "ablation" and records.table(folder) == ""
-    assert ablation_report.main([]) == 0
-    page = (docs / "ablation.md").read_text()
+    """Kept whole, and shown with its figure between the marks of a page of its own."""
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
+    section = next(one for one in pages.SECTIONS if one.name == "ablation")
+    monkeypatch.setattr(pages, "SECTIONS", (section,))
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    page = tmp_path / section.page
+    page.parent.mkdir()
+    page.write_text("# Ablation\n\n<!-- ablation --><!-- /ablation -->\n")
+    assert record_command.main(["write"]) == 0 and pages.NOTHING in page.read_text()
+    assert record_command.main(["add", str(finished), "--name", "small"]) == 0
+    (record,) = records.of_kind("ablation")
+    rows = pd.read_csv(finished / "results.csv")
+    pd.testing.assert_frame_equal(record.table(), rows, check_dtype=False, check_exact=True)
+    assert record.name == "ablation-small" and record.extra["studies"]["wrn"]["samples"] == 40
+    assert record.command.startswith("python -m benchmarks.ablation wrn --chips 2")
+    assert "'no noise'" in record.command
+    assert record_command.main(["write"]) == 0
+    text = page.read_text()
     table = ablation_report.changes(rows, 0.9)
-    assert records.report.markdown(ablation_report.text_of(table)) in page
-    assert "![changes](ablation-small.png)" in page and (docs / "ablation-small.png").exists()
-    file.write_text("{}")
-    with pytest.raises(DataError, match=r"ablation-small.json is not an ablation's record"):
-        ablation_report.read(file)
+    assert tables.markdown(ablation_report.text_of(table)) in text
+    assert "![changes](ablation-small.png)" in text
+    drawn = figures.description_of(page.parent / "ablation-small.png")
+    assert drawn == records.digest(record) and list(pages.problems()) == []
 
 
-def test_the_page_in_docs_is_the_records() -> None:
-    files = sorted((ROOT / "benchmarks" / "records").glob("ablation-*.json"))
-    if not files:
-        pytest.skip("no ablation has been recorded")
-    page = (ROOT / "docs" / "ablation.md").read_text()
-    assert page == ablation_report.page(files), "run python -m benchmarks.report.ablation"
+def test_record_keeps_the_result_as_add_does(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
+    assert ablation.main([*QUICK, "--out", str(finished), "--resume", "--record", "small"]) == 0
+    (record,) = records.of_kind("ablation")
+    assert [record] == folders.records_of(finished, "small")
+
+
+def test_a_summary_is_made_again(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    for name in ("summary.md", "changes.csv", "figure.png"):
+        (out / name).unlink()
+    folders.rebuild(out)
+    assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    (out / "results.csv").write_text("variant\nrecipe\n")
+    with pytest.raises(DataError, match="other columns"):
+        ablation_report.record_of(out, "x")
 
 
 @pytest.mark.parametrize(
@@ -306,5 +312,3 @@ def test_the_variants_can_be_listed(tmp_path: Path, capsys: pytest.CaptureFixtur
     listed = capsys.readouterr().out.splitlines()
     assert listed[0] == "recipe" and "no clipping" in listed
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UsageError, match="a/b"):
-        ablation_report.check_name("a/b")

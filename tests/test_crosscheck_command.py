@@ -8,13 +8,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import benchmarks.record
 import presets
 from aimc_bridge import calibrate, convert
 from aimc_bridge.equivalence import device
 from aimc_bridge.equivalence.task import POINTS
 from benchmarks import tasks
 from benchmarks.crosscheck import main
+from benchmarks.report import record as records
 from benchmarks.studies.weights import save_weights
 
 pytestmark = pytest.mark.usefixtures("small_periphery")
@@ -30,7 +30,7 @@ def test_command(
 ) -> None:
     """Devices of two presets that should agree, and the pair that may differ."""
     out = tmp_path / "out"
-    monkeypatch.setattr(benchmarks.record, "FOLDER", tmp_path)
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
     words = [*DEVICES, "--preset", "rasch2023", "scalar_drift", "--out", str(out)]
     assert main(words) == 0
     said = capsys.readouterr().out
@@ -47,9 +47,9 @@ def test_command(
     assert record["finished"] and record["kind"] == "crosscheck"
     assert main(words) == 2  # not empty
     assert main([*words, "--resume", "--record", "mine"]) == 0
-    kept = benchmarks.record.read(tmp_path / "crosscheck-mine.json")
-    assert kept["name"] == "crosscheck-mine" and len(kept["reports"]) == 3
-    assert benchmarks.record.table(tmp_path) == ""  # no run: not in the README's table
+    kept = records.read(tmp_path / "records" / "crosscheck-mine.json")
+    assert kept.name == "crosscheck-mine" and len(kept.extra["reports"]) == 3
+    assert kept.kind == "crosscheck" and set(kept.table().part) == set(names)
 
 
 def test_the_command_fails_where_cells_differ(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import struct
-import zlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,18 @@ import pytest
 import torch
 from safetensors.torch import save_model
 from torch import nn
-from typer.testing import CliRunner
 
 from aimc_bridge import calibrate, convert, sweep
 from aimc_bridge.engines.base import matrices_of
-from aimc_bridge.errors import DataError
+from aimc_bridge.errors import DataError, UsageError
 from benchmarks import crosscheck, tasks
 from benchmarks import ladder as command
-from benchmarks import record as run_records
+from benchmarks import record as record_command
+from benchmarks.report import figures, folders, pages
+from benchmarks.report import ladder as report
 from benchmarks.report import ladder_page as page
-from benchmarks.report import ladder_records as records
 from benchmarks.report import ladder_tables as tables
+from benchmarks.report import record as records
 from benchmarks.studies.ladder import climb, sides
 from benchmarks.studies.ladder.rungs import LADDER
 from presets import ideal, rasch2023
@@ -208,10 +208,11 @@ def test_a_digital_model_is_trained_where_none_is_given(
 
 
 def test_a_record_gives_the_tables_of_its_run(finished: Path, tmp_path: Path) -> None:
-    file = run_records.write(records.record_of(finished, "wrn"), tmp_path)
-    assert file.name == "ladder-wrn.json"
-    record = run_records.read(file)
-    results, facts = records.results_of(record)
+    (made,) = folders.records_of(finished)
+    assert (made.kind, made.name) == ("ladder", "ladder-wrn")
+    record = records.read(records.write(made, tmp_path / "ladder-wrn.json"))
+    assert record == made
+    results, facts = report.results_of(record)
     run = tables.read_results(finished / "results.csv")
     assert facts == json.loads((finished / "run.json").read_text())["studies"]["wrn"]
     assert page.study_text(results, facts) == page.study_text(run, facts)
@@ -221,77 +222,72 @@ def test_a_record_gives_the_tables_of_its_run(finished: Path, tmp_path: Path) ->
     merged = kept.merge(true, on=["row", "layer", "t_inference"])
     assert len(merged) == len(kept) == len(true)
     assert np.allclose(merged.mean_x, merged.mean_y, rtol=1e-4)
-    assert len(record["rows"]) == 1 + 11 * 2 * 2 + 2 * len(sides.SIDES)
-    assert records.files(tmp_path) == [file]
-    assert run_records.table(tmp_path) == ""  # not a run's record: no line in the README's table
+    assert len(record.rows) == 1 + 11 * 2 * 2 + 2 * len(sides.SIDES)
+
+
+def test_a_summary_is_made_again(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (out / "summary.md").unlink()
+    (out / "figures" / "ladder.png").unlink()
+    folders.rebuild(out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_a_ladder_that_is_not_finished_gives_no_record(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no finished ladder of wrn"):
-        records.record_of(tmp_path, "wrn")
-    with pytest.raises(DataError, match="no finished ladder of lstm"):
-        records.record_of(finished, "lstm")
-    with pytest.raises(DataError, match="no records"):
-        records.section([])
-    done = CliRunner().invoke(records.app, ["add", str(tmp_path)])
-    assert done.exit_code == 2 and len(done.stderr.strip().splitlines()) == 1
-
-
-def description(png: Path) -> str:
-    """The text chunk "Description" of a PNG."""
-    data, at = png.read_bytes(), 8
-    while at < len(data):
-        (size,) = struct.unpack(">I", data[at : at + 4])
-        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
-        assert (
-            zlib.crc32(kind + body) == struct.unpack(">I", data[at + 8 + size : at + 12 + size])[0]
-        )
-        if kind == b"tEXt" and body.startswith(b"Description\0"):
-            return body.partition(b"\0")[2].decode("latin-1")
-        at += 12 + size
-    raise AssertionError("no description")
+    with pytest.raises(DataError, match="holds no finished run"):
+        report.records_of(tmp_path)
+    with pytest.raises(UsageError, match="--name x: records of a ladder are called ladder-TASK"):
+        folders.records_of(finished, "x")
+    for name in ("run.json", "results.csv"):
+        shutil.copy(finished / name, tmp_path / name)
+    about = json.loads((finished / "run.json").read_text())
+    about["arguments"]["tasks"] = ["wrn", "lstm"]
+    (tmp_path / "run.json").write_text(json.dumps(about))
+    with pytest.raises(DataError, match="is not finished: lstm is missing"):
+        folders.records_of(tmp_path)
+    assert report.section([]) == ""
 
 
 def test_the_page_is_made_from_records(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "DOCS", tmp_path / "docs")
-    monkeypatch.setattr(run_records, "FOLDER", tmp_path / "records")
-    (tmp_path / "docs").mkdir()
-    before = f"# Ladder\n\n{records.MARKS[0]}\nold\n{records.MARKS[1]}\nend\n"
-    (tmp_path / "docs" / "ladder.md").write_text(before)
-    invoke = CliRunner().invoke
-    assert invoke(records.app, ["add", str(finished)]).exit_code == 0
-    done = invoke(records.app, ["write"])
-    assert done.exit_code == 0, done.output
-    text = (tmp_path / "docs" / "ladder.md").read_text()
-    (file,) = records.files(tmp_path / "records")
-    assert text.startswith("# Ladder\n\n") and text.endswith(f"{records.MARKS[1]}\nend\n")
-    assert records.section([file]) in text and "\nold\n" not in text
-    assert description(tmp_path / "docs" / "ladder.png") == records.digest([file])
-    (tmp_path / "docs" / "ladder.md").write_text("no marks")
-    assert invoke(records.app, ["write"]).exit_code == 2
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
+    section = next(one for one in pages.SECTIONS if one.name == "ladder")
+    monkeypatch.setattr(pages, "SECTIONS", (section,))
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    path = tmp_path / section.page
+    path.parent.mkdir()
+    path.write_text("# Ladder\n\n<!-- ladder -->\nold\n<!-- /ladder -->\nend\n")
+    assert record_command.main(["add", str(finished)]) == 0
+    assert record_command.main(["write"]) == 0
+    text = path.read_text()
+    (record,) = records.of_kind("ladder")
+    assert text.startswith("# Ladder\n\n") and text.endswith("<!-- /ladder -->\nend\n")
+    assert report.section([record]) in text and "\nold\n" not in text
+    assert figures.description_of(tmp_path / "docs" / "ladder.png") == records.digest(record)
+    assert record_command.main(["check"]) == 0
+    path.write_text("no marks")
+    assert record_command.main(["write"]) == 2
 
 
 def committed() -> dict[str, pd.DataFrame]:
     return {
-        file.stem.removeprefix("ladder-"): records.results_of(run_records.read(file))[0]
-        for file in records.files()
+        record.name.removeprefix("ladder-"): report.results_of(record)[0]
+        for record in report.committed()
     }
 
 
-def test_docs_ladder_shows_the_committed_records_and_nothing_else() -> None:
-    """`python -m benchmarks.report.ladder_records write` makes what belongs there."""
+def test_docs_ladder_names_every_rung_and_no_folder_of_ours() -> None:
     text = (ROOT / "docs" / "ladder.md").read_text(encoding="utf-8")
-    shown = text.partition(records.MARKS[0])[2].partition(records.MARKS[1])[0].strip()
-    assert shown == records.section(records.files())
-    assert description(ROOT / "docs" / "ladder.png") == records.digest(records.files())
     for rung in LADDER:
         assert f"| {rung.number} | {rung.title} | {rung.what} |" in text and "|" not in rung.what
-    for file in records.files():
-        record = run_records.read(file)
-        assert "/root" not in json.dumps(record) and "/work" not in json.dumps(record)
-        results, facts = records.results_of(record)
+    assert list(committed()) == ["wrn", "lstm", "bert"]
+    for record in report.committed():
+        data = json.dumps(record.to_dict())
+        assert "/root" not in data and "/work" not in data
+        results, facts = report.results_of(record)
         assert set(KEYS) <= set(results.row) and len(facts["layers"]) > 1
 
 

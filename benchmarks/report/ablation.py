@@ -16,7 +16,7 @@ from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
 from benchmarks.report import figures
 from benchmarks.report.intervals import CONFIDENCE, mean_interval
-from benchmarks.report.record import Record, head, of_kind, read_run
+from benchmarks.report.record import Record, head, of_kind, read_csv, read_run
 from benchmarks.report.tables import markdown, normalised_accuracy
 
 if TYPE_CHECKING:
@@ -202,19 +202,14 @@ def rebuild(folder: Path) -> None:
     Raises:
         DataError: If the folder holds no finished ablation.
     """
-    save(folder, _read_results(folder), read_run(folder))
-
-
-def _read_results(folder: Path) -> pd.DataFrame:
     import pandas as pd
 
-    try:
-        results = pd.read_csv(folder / "results.csv", float_precision="round_trip")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder} holds no finished ablation ({error})") from None
-    if list(results.columns) != COLUMNS:
-        raise DataError(f"{folder / 'results.csv'} has other columns than {', '.join(COLUMNS)}")
-    return results
+    about = read_run(folder)
+    save(folder, pd.DataFrame(_read_rows(folder), columns=COLUMNS), about)
+
+
+def _read_rows(folder: Path) -> list[list[Any]]:
+    return read_csv(folder / "results.csv", COLUMNS, ("variant", "metric"))
 
 
 # --- records --------------------------------------------------------------------------------------
@@ -230,13 +225,13 @@ def record_of(folder: Path, name: str) -> Record:
     Raises:
         DataError: If the folder holds no finished ablation.
     """
-    about, results = read_run(folder), _read_results(folder)
+    about = read_run(folder)
     return Record(
         "ablation",
         name,
         **head(about),
         columns=COLUMNS,
-        rows=results.to_numpy().tolist(),
+        rows=_read_rows(folder),
         extra={"studies": about["studies"]},
     )
 

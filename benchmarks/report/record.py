@@ -7,6 +7,7 @@ The modules beside this one say what the rows of each kind hold.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import re
@@ -241,6 +242,43 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 _OF_A_RUN = ("command", "versions", "hardware", "studies")
+
+
+def read_csv(
+    path: Path, columns: Sequence[str], texts: Sequence[str], more: Sequence[str] = ()
+) -> list[list[Any]]:
+    """Read the rows of a results.csv, every value to its last bit (pandas would round some).
+
+    Args:
+        path: The file.
+        columns: The columns that it must have, in order.
+        texts: Those that hold text; the others hold whole numbers ("4") or numbers ("4.0").
+        more: Columns that it may have behind the others.
+
+    Returns:
+        The rows; None for an empty cell.
+
+    Raises:
+        DataError: If the file is missing or damaged, or has other columns.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as opened:
+            header, *lines = csv.reader(opened, strict=True)
+        if header not in ([*columns], [*columns, *more]):
+            raise DataError(f"{path} has other columns than {', '.join(columns)}")
+        kinds = [str if name in texts else _number for name in header]
+        return [
+            [kind(cell) if cell else None for kind, cell in zip(kinds, line, strict=True)]
+            for line in lines
+        ]
+    except (OSError, ValueError, csv.Error) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: missing or damaged ({error})") from None
+
+
+def _number(cell: str) -> float:
+    return int(cell) if cell.lstrip("-").isdecimal() else float(cell)
 
 
 def head(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ The rows are those of results.csv: one per model, phase, engine, time, chip and 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from aimc_bridge import files
 from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
 from benchmarks.report import tables
-from benchmarks.report.record import LINK, Record, head, link, named, of_kind, read_run
+from benchmarks.report.record import LINK, Record, head, link, named, of_kind, read_csv, read_run
 from benchmarks.report.standing import IN_FORCE, STANDING
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from benchmarks.report.published import Published
 
 _TIMES = (1.0, 3600.0, 86400.0, 31536000.0)
+_TEXTS = ("model", "dataset", "metric", "phase", "engine", "preset")
 _STARS = tuple(f"A* {label(t_s)}" for t_s in _TIMES)
 
 
@@ -38,31 +40,19 @@ def record_of(folder: Path, name: str) -> Record:
     Raises:
         DataError: If the folder holds no finished run.
     """
-    import pandas as pd
-
     about = read_run(folder)
-    try:
-        rows = pd.read_csv(
-            folder / "results.csv", keep_default_na=False, float_precision="round_trip"
-        )
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{folder} holds no finished run ({error}); name the --out of one"
-        ) from None
-    columns = [*tables.COLUMNS, *(["training_seed"] if "training_seed" in rows else [])]
-    if list(rows.columns) != columns:
-        raise DataError(
-            f"{folder / 'results.csv'} has other columns than {', '.join(tables.COLUMNS)}"
-        )
+    columns = tables.COLUMNS
+    rows = read_csv(folder / "results.csv", columns, _TEXTS, more=["training_seed"])
     unfinished = set(about["arguments"]["tasks"]) - set(about["studies"])
     if unfinished:
         raise DataError(
             f"{folder} is not finished: {', '.join(sorted(unfinished))} is missing; "
             "go on with it (--resume)"
         )
-    cells = [[None if cell == "" else cell for cell in row] for row in rows.to_numpy().tolist()]
+    if len(rows[0]) > len(columns):
+        columns = [*columns, "training_seed"]
     extra = {"studies": about["studies"]}
-    return Record("run", name, **head(about), columns=columns, rows=cells, extra=extra)
+    return Record("run", name, **head(about), columns=columns, rows=rows, extra=extra)
 
 
 def results_of(record: Record) -> pd.DataFrame:
@@ -230,6 +220,13 @@ def _published_line(one: Published) -> dict[str, str]:
 
 
 # --- a run's folder -------------------------------------------------------------------------------
+
+
+def write(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
+    """Write results.csv, summary.md, the figures, and run.json at last; see `save`."""
+    files.write_text(folder / "results.csv", results.to_csv(index=False))
+    save(folder, results, about)
+    files.write_text(folder / "run.json", json.dumps(about, indent=1) + "\n")
 
 
 def save(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
