@@ -96,7 +96,7 @@ def test_growth_verdicts(power: float, verdict: str) -> None:
         (["--growth", "--only", "sweep"], "--growth measures other things"),
         (["--size", "huge"], 'Invalid value "huge" for --size'),
         (["extra"], "extra"),
-        (["--rounds", "two"], "--rounds two; allowed: 1 or more"),
+        (["--rounds", "two"], "--rounds two; allowed: a whole number, 1 or more"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(
@@ -214,7 +214,10 @@ def test_a_dry_run_measures_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_another_runs_folder_is_left_alone(tmp_path: Path, capsys) -> None:
     (tmp_path / "summary.md").write_text("of another run")
     assert main(["--size", "tiny", "--only", "wrn-chip", "--out", str(tmp_path)]) == 2
-    assert "is not empty; name another folder\n" in capsys.readouterr().err
+    assert "is not empty; name another folder, or add --resume\n" in capsys.readouterr().err
+    words = ["--size", "tiny", "--only", "wrn-chip", "--out", str(tmp_path), "--resume"]
+    assert main(words) == 2
+    assert "no measurement to go on with; name another --out\n" in capsys.readouterr().err
     assert (tmp_path / "summary.md").read_text() == "of another run"
 
 
