@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, TextIO, cast
 
@@ -125,9 +126,9 @@ def application(name: str, **options: Any) -> App:
     return App(
         name=name,
         version=_version,
-        help_format="plaintext",
+        help_format="markdown",
         result_action="return_value",
-        default_parameter=Parameter(negative=()),
+        default_parameter=Parameter(negative=(), allow_repeating=True),
         **options,
     )
 
@@ -208,10 +209,12 @@ def _plain(value: Any) -> Any:
     """A value made of what JSON has."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, bool | int | str) or value is None:
+    if isinstance(value, bool | str) or value is None:
         return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value) if math.isfinite(value) else None
     if isinstance(value, Iterable):
         return [_plain(item) for item in value]
     return str(value)

@@ -182,7 +182,7 @@ def test_imports_go_one_way() -> None:
         ("aimc_bridge.chip", "import presets", "nothing in aimc_bridge"),
         ("aimc_bridge.chip", "def f():\n    from presets import ideal", "nothing in aimc_bridge"),
         ("presets._ideal", "from aimc_bridge.physics import drifted", "spec and errors"),
-        ("benchmarks.studies.study", "import aihwkit.nn", "aihwkit"),
+        ("benchmarks.studies.base", "import aihwkit.nn", "aihwkit"),
         ("aimc_bridge.chip", "import importlib\nimportlib.import_module('aihwkit')", "aihwkit"),
         ("aimc_bridge.chip", "def f():\n    from aihwkit.nn import AnalogLinear", "aihwkit"),
     ],

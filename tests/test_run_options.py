@@ -15,23 +15,24 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
 from aimc_bridge import calibrate, convert
 from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.engines.native import compiled_passes
-from aimc_bridge.errors import AimcError, DataError, UsageError
-from benchmarks import arguments, run, tasks
+from aimc_bridge.errors import DataError, UsageError
 from benchmarks import record as record_command
+from benchmarks import run, tasks
 from benchmarks.report import record as records
 from benchmarks.report import run as report
 from benchmarks.report import tables
 from benchmarks.report import trained as keep
-from benchmarks.studies import measure, study
+from benchmarks.studies import base
+from benchmarks.studies.folder import load_weights
+from benchmarks.studies.phases import Phases
 from benchmarks.studies.profiles import PLANS
-from benchmarks.studies.weights import Weights, load_weights
+from benchmarks.studies.settings import Settings
 from presets import rasch2023
 from tests.test_native_fused import needs_compiler
 
@@ -112,14 +113,14 @@ def test_a_replica_reads_no_history(launched, model, tmp_path) -> None:
     shutil.copytree(launched / "work" / "wrn", work)
     for phase in ("control", "hwa"):
         (work / f"{phase}.csv").write_text("")
-    words = ["wrn", *QUICK, "--phases", "control", "hwa", "--out", str(out)]
-    given = arguments.parser().parse_intermixed_args(words)
-    settings, _ = arguments.settings_of(given, study.Replica(index=1))
-    plan, weights = arguments.plan_of(given, "wrn"), Weights(digital=model)
-    task = tasks.get("wrn", "embedded", None)
-    assisting = study.Study(task, plan, settings, work, Console(quiet=True), weights)
-    assisting.assist()
-    assert "validation" not in assisting.facts
+    settings = Settings(
+        tasks=("wrn",), phases=("control", "hwa"), hwa_batches=3, checkpoint=(str(model),)
+    )
+    study = base.Study(
+        tasks.get("wrn"), settings, work, base.Output(quiet=True), replica=base.Replica(index=1)
+    )
+    Phases(study, settings.measured).assist()
+    assert "validation" not in study.facts
 
 
 # --- phases ---
@@ -130,14 +131,14 @@ def test_the_control_is_a_digital_model_converted_and_calibrated(
 ) -> None:
     """Its chips are those of direct conversion, of other weights."""
     seen = {}
-    whole = study.Study._sweeps
+    whole = Phases._sweeps
 
     def watched(self, phase, digital, native):
         seen[phase] = (digital, {k: m.clean_weight() for k, m in matrices_of(native).items()})
         assert all(m.input_ranges() is not None for m in matrices_of(native).values())
         return whole(self, phase, digital, native)
 
-    monkeypatch.setattr(study.Study, "_sweeps", watched)
+    monkeypatch.setattr(Phases, "_sweeps", watched)
     out = tmp_path / "out"
     words = ["wrn", *QUICK, "--checkpoint", str(model), "--phases", "direct", "control"]
     assert run.main([*words, "--times", "1s", "--out", str(out)]) == 0
@@ -270,13 +271,13 @@ def test_one_seed_has_the_promised_columns_alone(launched) -> None:
 def test_batch_norm_statistics_of_every_chip(model, tmp_path, monkeypatch) -> None:
     """Set on training data before each evaluation, and the trained ones put back after it."""
     seen = []
-    evaluate = measure.evaluate
+    evaluate = base.evaluate
 
-    def watched(task, subset, of):
+    def watched(task, subset, split, of):
         seen.append(of.norm.running_var.clone())
-        return evaluate(task, subset, of)
+        return evaluate(task, subset, split, of)
 
-    monkeypatch.setattr(measure, "evaluate", watched)
+    monkeypatch.setattr(base, "evaluate", watched)
     out = tmp_path / "out"
     words = ["wrn", *QUICK, "--checkpoint", str(model), "--times", "1s", "1y"]
     assert run.main([*words, "--reestimate-bn", "2", "--out", str(out)]) == 0
@@ -295,10 +296,10 @@ def test_statistics_come_back_after_an_evaluation() -> None:
     network = task.build(0).eval()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     batches = task.calibration_batches(1)
-    measure.evaluate_reestimated(task, 40, batches, network)
+    base.evaluate_reestimated(task, 40, "test", batches, network)
     for key, value in network.state_dict().items():
         assert torch.equal(value, before[key]), key
-    assert measure.has_batchnorm(network) and not measure.has_batchnorm(nn.Linear(1, 1))
+    assert base.has_batchnorm(network) and not base.has_batchnorm(nn.Linear(1, 1))
 
 
 @needs_compiler
@@ -313,7 +314,7 @@ def test_compiled_passes_train_and_measure(model, tmp_path, monkeypatch) -> None
 
     monkeypatch.setattr(compiled_passes, "finish", counted)
     training = []
-    step = study.hardware_aware
+    step = base.Study.train
 
     def watched(*args):
         before = len(calls)
@@ -321,7 +322,7 @@ def test_compiled_passes_train_and_measure(model, tmp_path, monkeypatch) -> None
         training.append(len(calls) - before)
         return found
 
-    monkeypatch.setattr(study, "hardware_aware", watched)
+    monkeypatch.setattr(base.Study, "train", watched)
     words = [
         "wrn",
         *QUICK,
@@ -339,7 +340,9 @@ def test_compiled_passes_train_and_measure(model, tmp_path, monkeypatch) -> None
     assert training[0] == 0 < training[1] < len(calls)
 
 
-def test_a_trained_model_is_measured_again_without_training(launched, model, tmp_path) -> None:
+def test_a_trained_model_is_measured_again_without_training(
+    launched, model, tmp_path, capsys
+) -> None:
     """The same weights and chips: the same rows as in the run that trained it."""
     words = ["wrn", *QUICK, "--times", "1h", "--checkpoint", str(model)]
     trained = ["--trained", str(launched / "work" / "wrn" / "hwa.safetensors")]
@@ -360,9 +363,8 @@ def test_a_trained_model_is_measured_again_without_training(launched, model, tmp
         (["--trained", str(tmp_path / "none.safetensors")], "no weights at"),
         (["--trained", str(tmp_path)], "is a folder; name the hwa.safetensors of a run"),
     ):
-        with pytest.raises(AimcError, match=said):
-            given = arguments.parser().parse_intermixed_args([*words, *trained, *more])
-            run.run(given, words, Console(quiet=True))
+        assert run.main([*words, *trained, *more]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_a_trained_model_wants_the_digital_model_that_it_is_compared_with(
@@ -430,13 +432,13 @@ def test_a_recipe_by_name_and_every_field_of_it(model, tmp_path) -> None:
     ("words", "complaint"),
     [
         (["--recipe", "wrn17"], "no entry 'wrn17'; there are: wrn16"),
-        (["--keep", "first"], "--keep 'first'; one of last, best"),
-        (["--precision", "fp16"], "unknown precision 'fp16'; one of fp32, bf16"),
+        (["--keep", "first"], '"first" for --keep. Choose from: "last", "best"'),
+        (["--precision", "fp16"], '"fp16" for --precision. Choose from: "fp32", "bf16"'),
         (["--reestimate-bn", "-1"], "--reestimate-bn -1; allowed: 0 (never) or more"),
         (["--seeds", "0"], "--seeds 0; allowed: 1 or more"),
         (["--accumulate", "0"], "--accumulate 0; allowed: 1 or more"),
         (["--digital-epochs", "nan"], "--digital-epochs nan; allowed: more than 0"),
-        (["--phases", "noise"], "unknown phase 'noise'; one of direct, control, hwa"),
+        (["--phases", "noise"], '"noise" for --phases. Choose from: "direct", "control", "hwa"'),
         (["--set", "lr_schedule=step"], "lr_schedule"),
     ],
 )

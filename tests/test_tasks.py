@@ -209,10 +209,13 @@ class Absent:
 @pytest.mark.parametrize("name", tasks.NAMES)
 def test_nothing_is_chosen_by_the_test_split(name, tmp_path) -> None:
     """Digital and hardware-aware training, validation and calibration run without it."""
-    from benchmarks.studies import trainings as trained
-    from benchmarks.studies.profiles import PLANS, recipe_for
+    from benchmarks.studies.base import Study
+    from benchmarks.studies.settings import Settings
 
     task = tasks.get(name)
+    settings = Settings(hwa_batches=2, changes=("batch_size=8",))
+    study = Study(task, settings, tmp_path)
+    study.plan = dataclasses.replace(study.plan, validation_subset=80)
     splits = task.streams if name == "lstm" else task.splits
     splits["test"] = Absent()
     with pytest.raises(AssertionError, match="the test split was read"):
@@ -221,12 +224,10 @@ def test_nothing_is_chosen_by_the_test_split(name, tmp_path) -> None:
     digital = task.build(0)
     analog = convert(digital, rasch2023, exclude=list(task.exclude))
     calibrate(analog, task.calibration_batches(1, batch_size=8), "percentile")
-    plan = dataclasses.replace(PLANS["embedded", name], hwa_batches=2, validation_subset=80)
-    how = trained.How(0, torch.device("cpu"))
-    recipe = recipe_for(rasch2023, task.recipe, plan, {"batch_size": 8})
-    history = trained.hardware_aware(task, plan, recipe, how, digital, analog, tmp_path / "hwa")
+    recipe = settings.recipe_of(task)
+    history = study.train(digital, analog, recipe, tmp_path / "hwa")
     assert history.validation_loss.notna().sum() == 1
-    trained.unaware(task, plan, recipe, how, digital, tmp_path / "control")
+    study.train_without_noise(digital, recipe, tmp_path / "control")
 
 
 @pytest.mark.cuda

@@ -13,12 +13,15 @@ read what is there and do the rest.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +65,24 @@ class Replica:
         """Wait until all processes are here."""
         if self.count > 1:
             PartialState().wait_for_everyone()
+
+
+@contextlib.contextmanager
+def replicas(device: str) -> Iterator[Replica]:
+    """Yield which process this is of those that a launcher started; the only one without it.
+
+    Args:
+        device: "cpu" or "cuda".
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield Replica()
+        return
+    # a replica waits for the first process's sweeps: hours, where the default is minutes
+    state = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))
+    try:
+        yield Replica(state.process_index, state.num_processes)
+    finally:
+        state.destroy_process_group()
 
 
 class Study:
@@ -157,7 +178,7 @@ class Study:
                 resume=folder.exists(),
                 device=self.settings.device,
                 precision=self.settings.precision,
-                console=self.output.console,
+                output=self.output,
             ),
         )
         self.facts["digital"] = tasks.read_info(folder)

@@ -24,7 +24,12 @@ from benchmarks.tasks.data import data_dir
 NOT_CLAIMED = ("checkpoint_every",)
 """Settings that may differ between a run and its continuation: they change no result."""
 
+Phase = Literal["direct", "control", "hwa"]
+
 _POSITIVE = cli.at_least(1)
+_PER_CENT = cli.number(float, lambda value: 0 <= value <= 100, "0 to 100")
+_EPOCHS = cli.number(float, lambda value: 0 < value < math.inf, "more than 0")
+_OR_NEVER = cli.number(int, lambda value: bool(value >= 0), "0 (never) or more")
 
 
 def _count(text: str) -> Parameter:
@@ -54,7 +59,10 @@ class Settings:
     engine: Annotated[
         Literal["both", "native", "aihwkit"], Parameter(help="The engines that run the chips.")
     ] = "both"
-    times: cli.Times = None
+    times: Annotated[
+        cli.Times,
+        Parameter(help="Times after programming, as 1s 1h '1 day' 3600; default: 1s 1h 1d 1y."),
+    ] = None
     chips: Annotated[int | None, _count("Chips on the native engine; default: the task's.")] = None
     aihwkit_chips: Annotated[
         int | None, _count("Chips on the aihwkit engine; default: the task's.")
@@ -66,7 +74,7 @@ class Settings:
         int | None, _count("Test samples (words) on the aihwkit engine; default: the task's.")
     ] = None
     phases: Annotated[
-        tuple[Literal["direct", "control", "hwa"], ...] | None,
+        tuple[Phase, ...] | None,
         Parameter(
             consume_multiple=True,
             help="direct conversion, control (the same training without noise), hwa; default: "
@@ -79,7 +87,7 @@ class Settings:
     out_percentile: Annotated[
         float | None,
         Parameter(
-            converter=cli.number(float, lambda value: 0 <= value <= 100, "0 to 100"),
+            converter=_PER_CENT,
             help="Per cent of outputs that the ADC must hold: input ranges are raised for it; "
             "0 leaves them.",
         ),
@@ -93,7 +101,7 @@ class Settings:
     digital_epochs: Annotated[
         float | None,
         Parameter(
-            converter=cli.number(float, lambda value: 0 < value < math.inf, "more than 0"),
+            converter=_EPOCHS,
             help="Epochs of digital training.",
         ),
     ] = None
@@ -111,7 +119,7 @@ class Settings:
     reestimate_bn: Annotated[
         int,
         Parameter(
-            converter=cli.number(int, lambda value: bool(value >= 0), "0 (never) or more"),
+            converter=_OR_NEVER,
             help="Batches of training data that batch-norm statistics are re-estimated from, on "
             "each chip at each time; 0: never.",
         ),
@@ -241,6 +249,19 @@ def task_names(words: tuple[str, ...]) -> tuple[str, ...]:
         if name not in tasks.NAMES:
             raise UsageError(f"unknown task {name!r}; one of {', '.join(tasks.NAMES)}")
     return names
+
+
+def set_threads(threads: int | None, profile: str) -> None:
+    """Set the number of torch's threads.
+
+    Args:
+        threads: How many; None: 1 for the embedded profile, else torch's own number.
+        profile: The profile. A model as small as the embedded ones spends a second thread on
+            waiting for it.
+    """
+    threads = threads or (1 if profile == "embedded" else None)
+    if threads:
+        torch.set_num_threads(threads)
 
 
 def _options_of(name: str, options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
