@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,17 @@ LISTED: dict[str, dict[str, Any]] = json.loads(
 
 
 def numbers(value: Any) -> list[str]:
-    """All numbers in nested data, each as JSON writes it, sorted; `true` and `false` are none."""
+    """All numbers in nested data, each as JSON writes it, sorted; `true` and `false` are none.
+
+    A text that is a number counts too: the first records of runs had chips and times as texts.
+    """
     if isinstance(value, dict):
         return sorted(text for child in value.values() for text in numbers(child))
     if isinstance(value, list):
         return sorted(text for child in value for text in numbers(child))
     if isinstance(value, int | float) and not isinstance(value, bool):
         return [json.dumps(value)]
-    return []
+    return [value] if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?", value) else []
 
 
 def listed(value: Any) -> dict[str, Any]:

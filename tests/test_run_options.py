@@ -21,10 +21,13 @@ from torch import nn
 from aimc_bridge import calibrate, convert
 from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.engines.native import compiled_passes
-from aimc_bridge.errors import DataError
-from benchmarks import keep, run, tasks
-from benchmarks import record as records
+from aimc_bridge.errors import DataError, UsageError
+from benchmarks import record as record_command
+from benchmarks import run, tasks
+from benchmarks.report import record as records
+from benchmarks.report import run as report
 from benchmarks.report import tables
+from benchmarks.report import trained as keep
 from benchmarks.studies import base
 from benchmarks.studies.folder import load_weights
 from benchmarks.studies.phases import Phases
@@ -200,7 +203,9 @@ def three(tmp_path_factory, training_words) -> Path:
     return out
 
 
-def test_training_seeds_are_a_last_column_where_there_are_several(three, tmp_path) -> None:
+def test_training_seeds_are_a_last_column_where_there_are_several(
+    three, tmp_path, monkeypatch
+) -> None:
     rows = rows_of(three)
     assert list(rows.columns) == [*tables.COLUMNS, "training_seed"]
     chips = rows[(rows.phase == "hwa") & (rows.metric == "error")]
@@ -218,11 +223,15 @@ def test_training_seeds_are_a_last_column_where_there_are_several(three, tmp_pat
         for folder in ("wrn", "wrn-seed-5", "wrn-seed-6")
     ]
     assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
-    record = records.record_of(three, "three")
-    direct, line = records.lines_of(record)
+    record = report.record_of(three, "three")
+    direct, line = report.lines_of(record)
     assert (direct["chips"], line["chips"]) == ("2", "2 x 3 trainings")
-    records.write(record, tmp_path)
-    assert "40 samples, 2 chips x 3 trainings" in records.compare(tmp_path)
+    monkeypatch.setattr(records, "FOLDER", tmp_path)
+    records.add(record)
+    assert "40 samples, 2 chips x 3 trainings" in report.compare()
+    before = {path: path.read_bytes() for path in three.rglob("*") if path.is_file()}
+    report.rebuild(three)  # what the run wrote is what its rows say
+    assert {path: path.read_bytes() for path in three.rglob("*") if path.is_file()} == before
 
 
 def test_a_finished_run_takes_more_trainings(three, training_words, tmp_path) -> None:
@@ -371,8 +380,13 @@ def test_a_trained_model_wants_the_digital_model_that_it_is_compared_with(
 def test_weights_kept_with_the_project(launched, tmp_path, monkeypatch) -> None:
     """Half precision for matrices, and a run takes both models from the folder."""
     with pytest.raises(DataError, match="no finished hardware-aware training of lstm"):
-        keep.keep(launched, "lstm", tmp_path)
-    files = keep.keep(launched, "wrn", tmp_path)
+        keep.keep(launched, "lstm", folder=tmp_path)
+    monkeypatch.setattr(keep, "FOLDER", tmp_path)
+    assert record_command.main(["keep", str(launched), "wrn", "--dry-run", "--quiet"]) == 0
+    assert not (tmp_path / "wrn").exists()
+    files = keep.keep(launched, "wrn")
+    with pytest.raises(UsageError, match="models of wrn are kept already; --replace takes"):
+        keep.keep(launched, "wrn")
     assert [file.name for file in files] == [
         *("model.safetensors", "info.json", "hwa.safetensors", "hwa.json")
     ]
@@ -391,7 +405,7 @@ def test_weights_kept_with_the_project(launched, tmp_path, monkeypatch) -> None:
     assert run.main([*words, "--out", str(tmp_path / "out")]) == 0
     monkeypatch.setattr(keep, "LARGEST", 1000)
     with pytest.raises(DataError, match="allowed: 0 MB"):
-        keep.keep(launched, "wrn", tmp_path)
+        keep.keep(launched, "wrn", replace=True)
 
 
 def test_a_recipe_by_name_and_every_field_of_it(model, tmp_path) -> None:

@@ -180,6 +180,8 @@ def _begun(folder: Path, resume: bool, arguments: dict[str, Any]) -> Record | No
     """
     if not holds_a_run(folder, resume):
         return None
+    if not (folder / report.FILE).exists():
+        raise UsageError(f"{folder}: no measurement to go on with; name another --out")
     record = read(folder / report.FILE)
     differs = sorted(key for key, value in arguments.items() if record.arguments.get(key) != value)
     if differs:

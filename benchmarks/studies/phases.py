@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import shlex
 import time
@@ -19,9 +18,10 @@ from torch import nn
 from aimc_bridge.commands import Output
 from aimc_bridge.conversion import convert, copy_trained, coverage
 from aimc_bridge.errors import CheckpointError, UsageError
-from aimc_bridge.files import replacing, write_text
+from aimc_bridge.files import write_text
 from aimc_bridge.times import label
 from benchmarks.machine import hardware, versions
+from benchmarks.report import run as report
 from benchmarks.report import tables
 from benchmarks.studies import folder
 from benchmarks.studies.base import Replica, Study
@@ -251,41 +251,14 @@ class Run:
         """Write the results of the tasks that are done."""
         import pandas as pd
 
-        with replacing(self.out / "results.csv") as path:
-            pd.concat(parts.values(), ignore_index=True).to_csv(path, index=False)
-        figures = self.out / "figures"
-        figures.mkdir(exist_ok=True)
-        several = self.settings.seeds > 1
-        over = f" of all {self.settings.seeds} trainings" if several else ""
-        text = [
-            "# Results",
-            f"`{self.command}`, preset {self.settings.preset}. "
-            f"Means ± standard deviations over chips{over}; digital: the same model "
-            "before conversion, on the same samples; "
-            "A* = 1 - (err - err_digital) / (err_chance - err_digital), with the 95 % interval of "
-            f"its mean over {'trainings' if several else 'chips'}.",
-        ]
-        panels = []
-        for name, rows in parts.items():
-            task = self.tasks[name][0].study.task
-            tables.figure(rows, task.metric, figures / f"{name}.png")
-            panels.append((rows, task.metric))
-            text.append(f"## {task.model_name}, {task.dataset}, {task.metric}")
-            text.append(tables.markdown(tables.summary(rows, task.metric)))
-            of = "words" if task.metric == "perplexity" else "classes"
-            text.append(f"A*, with chance at 1/{task.n_classes} ({of}):")
-            text.append(tables.markdown(tables.a_star_summary(rows, task.chance_error)))
-            text.append(f"![{task.model_name}](figures/{name}.png)")
-        tables.dashboard(panels, figures / "dashboard.png")
-        write_text(self.out / "summary.md", "\n\n".join(text) + "\n")
-        record = {
+        about = {
             "arguments": self.settings.claim(),
             "command": self.command,
             "versions": versions(),
             "hardware": hardware(),
             "studies": {name: _facts(self.tasks[name]) for name in parts},
         }
-        write_text(self.out / "run.json", json.dumps(record, indent=1) + "\n")
+        report.write(self.out, pd.concat(parts.values(), ignore_index=True), about)
 
 
 def as_table(rows: pd.DataFrame) -> dict[str, Any]:
