@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import presets
 from aimc_bridge import Report, calibrate, convert, crosscheck
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.equivalence import run, task
 from aimc_bridge.equivalence.closed import ClosedLaws
 from aimc_bridge.equivalence.custom import name_of

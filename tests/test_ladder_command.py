@@ -17,7 +17,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 from aimc_bridge import calibrate, convert, sweep
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import DataError, UsageError
 from benchmarks import ladder as command
 from benchmarks import record as record_command

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from aimc_bridge.calibration import METHODS
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import DataError
 from benchmarks import cli, record, run, tasks
 from benchmarks.report import tables

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from aimc_bridge import layers
 from aimc_bridge.calibration import calibrate, run_batch
-from aimc_bridge.engines.base import Matrix, matrices_of
+from aimc_bridge.converted import matrices_of
+from aimc_bridge.engines.base import Matrix
 from aimc_bridge.errors import AimcError, ShapeError, UsageError
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.rng import stream

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from aimc_bridge.conversion import convert
-from aimc_bridge.engines.base import Matrix, matrices_of
+from aimc_bridge.converted import matrices_of
+from aimc_bridge.engines.base import Matrix
 from aimc_bridge.equivalence import device
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.device import TileLaws, Tiles, reference_laws

@@ -12,8 +12,8 @@ from torch import nn
 
 from aimc_bridge.chip import restore
 from aimc_bridge.conversion import convert
+from aimc_bridge.converted import record_of
 from aimc_bridge.engines.base import engine as find_engine
-from aimc_bridge.engines.base import record_of
 from aimc_bridge.equivalence import capture, custom, device, layer, task
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.report import LEVELS

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from aimc_bridge.chip import drift, program
 from aimc_bridge.conversion import convert
-from aimc_bridge.engines.base import Matrix, matrices_of
+from aimc_bridge.converted import matrices_of
+from aimc_bridge.engines.base import Matrix
 from aimc_bridge.engines.native import compiled
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.statistics import Values

@@ -19,7 +19,7 @@ from torch import nn
 import presets
 from aimc_bridge.commands import Output
 from aimc_bridge.conversion import convert
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.equivalence import Report, crosscheck
 from aimc_bridge.equivalence.device import SAMPLES, TARGETS
 from aimc_bridge.equivalence.plan import BudgetError

@@ -24,7 +24,7 @@ STATE = ("conductance_us", "nu", "us_per_unit", "held", "reference", "compensati
 _MEASURED = ("global", "per_column")
 
 
-class Matrix(NamedTuple):
+class Target(NamedTuple):
     """What is programmed, and where its noise is drawn.
 
     weight     trained, `[out, in]`;  scale  of its columns, `[row tiles, out]`
@@ -67,60 +67,60 @@ class Matrix(NamedTuple):
         return pcm if compiled_chip.suits(self.grid) else None
 
 
-def program(matrix: Matrix, seed: int) -> tuple[Cells, Held]:
+def program(target: Target, seed: int) -> tuple[Cells, Held]:
     """Cells, and what they hold right after."""
-    weight, scale, grid, preset, name, _ = matrix
-    pcm = matrix.passes()
+    weight, scale, grid, preset, name, _ = target
+    pcm = target.passes()
     if pcm is not None:
         measured = preset.compensation.drift_compensation in _MEASURED
         spec = preset.crossbar if measured else None
         return compiled_chip.program(weight, scale, grid, pcm, spec, seed, name)
     shapes = cell_law.noise_shapes(grid, preset.pcm)
-    eps_prog = matrix.drawn(shapes[0], seed, "program")
-    eps_nu = matrix.drawn(shapes[1], seed, "exponent")
-    cells = cell_law.program_cells(matrix.normalised(), grid, preset.pcm, eps_prog, eps_nu)
+    eps_prog = target.drawn(shapes[0], seed, "program")
+    eps_nu = target.drawn(shapes[1], seed, "exponent")
+    cells = cell_law.program_cells(target.normalised(), grid, preset.pcm, eps_prog, eps_nu)
     return cells, Held(cell_law.held_weight(cells, grid), None)
 
 
-def reference(matrix: Matrix, held: Held, seed: int) -> Tensor | None:
+def reference(target: Target, held: Held, seed: int) -> Tensor | None:
     """What drift compensation compares with later; None where it measures nothing."""
-    kind = matrix.preset.compensation.drift_compensation
+    kind = target.preset.compensation.drift_compensation
     if kind in _MEASURED:
-        return _readout(matrix, held, seed, "reference")
+        return _readout(target, held, seed, "reference")
     if kind == "global_exact_reference":
-        return compensation.readout(matrix.normalised(), matrix.grid, matrix.preset.compensation)
+        return compensation.readout(target.normalised(), target.grid, target.preset.compensation)
     return None
 
 
-def read(matrix: Matrix, cells: Cells, measured: bool, t_s: float, seed: int) -> Held:
+def read(target: Target, cells: Cells, measured: bool, t_s: float, seed: int) -> Held:
     """What cells hold `t_s` seconds after programming.
 
     Args:    measured  whether drift compensation will ask for their outputs.
     """
-    grid, preset = matrix.grid, matrix.preset
-    pcm = matrix.passes()
+    grid, preset = target.grid, target.preset
+    pcm = target.passes()
     if pcm is not None:
         spec = preset.crossbar if measured else None
-        return compiled_chip.read(cells, grid, pcm, spec, t_s, seed, matrix.name)
-    eps = matrix.drawn(tuple(cells.conductance_us.shape), seed, "read", t_s)
+        return compiled_chip.read(cells, grid, pcm, spec, t_s, seed, target.name)
+    eps = target.drawn(tuple(cells.conductance_us.shape), seed, "read", t_s)
     return Held(cell_law.read_cells(cells, grid, preset.pcm, t_s, eps), None)
 
 
 def factor(
-    matrix: Matrix, held: Held, reference: Tensor | None, t_s: float, seed: int
+    target: Target, held: Held, reference: Tensor | None, t_s: float, seed: int
 ) -> Tensor | None:
     """The compensation's factor at each output; None where there is no compensation."""
-    preset = matrix.preset
+    preset = target.preset
     if preset.compensation.drift_compensation == "oracle":
-        return compensation.oracle(matrix.normalised(), matrix.grid, preset.pcm, t_s).clone()
-    return None if reference is None else reference / _readout(matrix, held, seed, t_s)
+        return compensation.oracle(target.normalised(), target.grid, preset.pcm, t_s).clone()
+    return None if reference is None else reference / _readout(target, held, seed, t_s)
 
 
-def _readout(matrix: Matrix, held: Held, seed: int, when: object) -> Tensor:
-    grid, preset, weight = matrix.grid, matrix.preset, held.weights
+def _readout(target: Target, held: Held, seed: int, when: object) -> Tensor:
+    grid, preset, weight = target.grid, target.preset, held.weights
     if held.outputs is not None:
         return compensation.from_columns(held.outputs, grid, preset.compensation)
-    eps = matrix.drawn(tuple(weight.shape), seed, "compensation", when)
+    eps = target.drawn(tuple(weight.shape), seed, "compensation", when)
     outputs = crossbar.identity_readout(
         weight, grid.row_position(weight), grid.row_count(weight), preset.crossbar, eps
     )
