@@ -15,7 +15,7 @@ from benchmarks.studies.crosscheck import Budget
 
 COUNTS = ["level", "quantity", "equivalent", "different", "undecided"]
 WORST = [
-    *("cell", "quantity", "t_inference", "native", "aihwkit", "difference", "low", "high"),
+    *("cell", "quantity", "t_inference", "first", "second", "difference", "low", "high"),
     *("margin", "p", "power", "verdict", "reference"),
 ]
 

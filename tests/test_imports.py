@@ -27,6 +27,7 @@ RANK = {
     "aimc_bridge.aliases": 1,
     "aimc_bridge.commands": 1,
     "aimc_bridge.files": 1,
+    "aimc_bridge.markdown": 1,
     "aimc_bridge.progress": 1,
     "aimc_bridge.times": 1,
     "aimc_bridge.spec": 2,

@@ -14,7 +14,7 @@ from benchmarks.report import crosscheck
 from benchmarks.report.folders import records_of
 from benchmarks.report.record import Record, read, write
 
-COLUMNS = ["quantity", "t_inference", "native", "aihwkit", "difference", "low", "high", "margin"]
+COLUMNS = ["quantity", "t_inference", "first", "second", "difference", "low", "high", "margin"]
 
 
 def contents(**changes: Any) -> dict[str, Any]:
@@ -47,6 +47,13 @@ def contents(**changes: Any) -> dict[str, Any]:
 
 def record(**changes: Any) -> Record:
     return crosscheck.from_report(contents(**changes), "crosscheck-one")
+
+
+def test_records_with_the_earlier_names_of_the_columns_are_read() -> None:
+    """The two sides were called native and aihwkit, in every record up to the first release."""
+    names = {"first": "native", "second": "aihwkit"}
+    earlier = [names.get(column, column) for column in [*COLUMNS, "verdict"]]
+    assert crosscheck.table([record(worst_columns=earlier)]) == crosscheck.table([record()])
 
 
 def test_a_line_per_time_and_quantity() -> None:

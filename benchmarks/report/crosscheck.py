@@ -20,6 +20,8 @@ from benchmarks.report.standing import EARLIER_ON_AIHWKIT, ON_AIHWKIT
 
 FILE = "crosscheck.json"
 _ROWS = ("worst_columns", "worst")
+# Records made before the columns were called first and second have these names.
+_EARLIER = {"native": "first", "aihwkit": "second"}
 
 
 def record_of(folder: Path, name: str) -> Record:
@@ -89,7 +91,8 @@ def _lines(record: Record, to: str) -> list[dict[str, str]]:
         (model,) = record.extra["models"].values()
         (checked,) = record.extra["reports"]
         arguments = record.arguments
-        rows = [dict(zip(record.columns, row, strict=True)) for row in record.rows]
+        columns = [_EARLIER.get(name, name) for name in record.columns]
+        rows = [dict(zip(columns, row, strict=True)) for row in record.rows]
         whole = len(rows) == sum(sum(count[2:]) for count in checked["counts"])
         task = {count[0] for count in checked["counts"]} == {"task"}
         chips = arguments["task_chips"]
@@ -115,8 +118,8 @@ def _lines(record: Record, to: str) -> list[dict[str, str]]:
                 "chips": f"{first}, {second}",
                 "seed": str(arguments["seed"]),
                 "at": label(row["t_inference"]),
-                "native": tables.number(row["native"], row["quantity"]),
-                "aihwkit": tables.number(row["aihwkit"], row["quantity"]),
+                "native": tables.number(row["first"], row["quantity"]),
+                "aihwkit": tables.number(row["second"], row["quantity"]),
                 "difference": f"{difference:.2f} ({low:.2f} to {high:.2f})",
                 "margin": f"{margin:.2f}{unit}",
                 "verdict": row["verdict"],

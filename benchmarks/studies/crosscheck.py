@@ -535,7 +535,7 @@ def in_short(one: Planned, report: Report, wall_s: float) -> dict[str, Any]:
     worst = table.assign(
         of_margin=size, order=table["verdict"].map({"different": 0, "undecided": 1}).fillna(2)
     ).sort_values(["order", "of_margin"], ascending=[True, False])
-    columns = ["cell", "quantity", "t_inference", "native", "aihwkit", "difference", "low", "high"]
+    columns = ["cell", "quantity", "t_inference", "first", "second", "difference", "low", "high"]
     columns += ["margin", "p", "power", "verdict", "reference"]
     places, numbers = counts.index.tolist(), counts.to_numpy().tolist()
     return {
