@@ -48,6 +48,7 @@ __all__ = [
     "PresetName",
     "PresetNames",
     "Profile",
+    "Record",
     "Resume",
     "Seed",
     "Seeds",
@@ -376,6 +377,13 @@ def paths_of(option: str, words: Sequence[str], names: Sequence[str]) -> dict[st
 # --- machine, folders -----------------------------------------------------------------------------
 
 
+def _check_record(_: Any, name: str | None) -> None:
+    if name is not None:
+        from benchmarks.report.record import check_name
+
+        check_name(name, "--record")
+
+
 def _check_device(_: Any, name: str) -> None:
     if name == "cuda":
         import torch
@@ -398,6 +406,13 @@ Precision = Annotated[
 Compiled = Annotated[bool, flag("Run the native engine's compiled passes (native.compiled).")]
 
 Out = Annotated[Path | None, Parameter(help="Folder of the results; default: runs/NAME-TIME.")]
+Record = Annotated[
+    str | None,
+    Parameter(
+        validator=_check_record,
+        help="Keep the result among benchmarks/records/, under this name.",
+    ),
+]
 Resume = Annotated[bool, flag("Go on with the run in --out.")]
 
 

@@ -15,12 +15,14 @@ import pytest
 from scipy.stats import t as student
 
 from aimc_bridge.errors import DataError
-from benchmarks import ablation
+from benchmarks import ablation as command
 from benchmarks import record as record_command
 from benchmarks.report import ablation as ablation_report
 from benchmarks.report import figures, folders, pages, tables
 from benchmarks.report import record as records
 from benchmarks.report.ablation import COLUMNS
+from benchmarks.studies import ablation
+from benchmarks.studies import base as core
 from benchmarks.studies.profiles import PLANS, recipe_for
 from presets import rasch2023
 
@@ -150,7 +152,7 @@ QUICK = [
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("ablation") / "out"
-    assert ablation.main([*QUICK, "--out", str(out)]) == 0
+    assert command.main([*QUICK, "--out", str(out)]) == 0
     return out
 
 
@@ -158,7 +160,8 @@ def test_results_have_a_folder_of_their_own_where_none_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert ablation.main([*QUICK[:-1], "--times", "1h", "--chips", "1"]) == 0
+    words = ["wrn", "--chips", "1", "--subset", "40", "--hwa-batches", "3", "--times", "1h"]
+    assert command.main([*words, "--digital-epochs", "2", "--only", "no noise"]) == 0
     (made,) = (tmp_path / "runs").iterdir()
     assert made.name.startswith("ablation-wrn-") and (made / "changes.csv").exists()
 
@@ -172,7 +175,7 @@ def test_what_comes_out(finished: Path) -> None:
     for _, group in chips.groupby("variant"):
         assert group.seed.tolist() == chips[chips.variant == "recipe"].seed.tolist()  # the same
     histories = {
-        slug: pd.read_csv(finished / "seed-0" / slug / "training" / "metrics.csv")
+        slug: pd.read_csv(finished / "work" / "seed-0" / slug / "training" / "metrics.csv")
         for slug in ("recipe", "no-noise", "noise-scale-1")
     }
     ramp = [3.0 * step / 20 for step in (1, 2, 3)]
@@ -193,25 +196,25 @@ def test_a_run_goes_on_and_does_nothing_twice(
     """Stopped in the second training; the numbers are those of one go."""
     out = tmp_path / "out"
     calls = []
-    train = ablation.hardware_aware
+    train = core.train
 
-    def trained(*given: object) -> object:
+    def trained(*given: object, **named: object) -> object:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return train(*given)  # type: ignore[arg-type]
+        return train(*given, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ablation, "hardware_aware", trained)
-    checkpoint = ["--checkpoint", str(finished / "digital")]
-    assert ablation.main([*QUICK, *checkpoint, "--out", str(out)]) == 130
-    assert ablation.main([*QUICK, *checkpoint, "--out", str(out)]) == 2
-    assert ablation.main([*QUICK, *checkpoint, "--seed", "1", "--out", str(out), "--resume"]) == 2
-    assert ablation.main([*QUICK, *checkpoint, "--out", str(out), "--resume"]) == 0
+    monkeypatch.setattr(core, "train", trained)
+    checkpoint = ["--checkpoint", str(finished / "work" / "digital")]
+    assert command.main([*QUICK, *checkpoint, "--out", str(out)]) == 130
+    assert command.main([*QUICK, *checkpoint, "--out", str(out)]) == 2
+    assert command.main([*QUICK, *checkpoint, "--seed", "1", "--out", str(out), "--resume"]) == 2
+    assert command.main([*QUICK, *checkpoint, "--out", str(out), "--resume"]) == 0
     assert len(calls) == 4
     pd.testing.assert_frame_equal(
         pd.read_csv(out / "results.csv"), pd.read_csv(finished / "results.csv")
     )
-    assert ablation.main([*QUICK, *checkpoint, "--out", str(out), "--resume"]) == 0
+    assert command.main([*QUICK, *checkpoint, "--out", str(out), "--resume"]) == 0
     assert len(calls) == 4
 
 
@@ -230,12 +233,12 @@ def test_every_model_is_compiled_and_its_ranges_set_anew_where_asked(
 
     plan = dataclasses.replace(PLANS["embedded", "wrn"], recalibrate=True)
     monkeypatch.setitem(PLANS, ("embedded", "wrn"), plan)
-    monkeypatch.setattr(ablation, "compiled", noted("compiled", lambda model: None))
-    for name in ("calibrate", "hardware_aware"):
-        monkeypatch.setattr(ablation, name, noted(name, getattr(ablation, name)))
-    words = [*QUICK, "--compiled", "--checkpoint", str(finished / "digital")]
-    assert ablation.main([*words, "--out", str(tmp_path / "out")]) == 0
-    assert order == ["compiled", "calibrate", "hardware_aware", "calibrate"] * 3
+    monkeypatch.setattr(core, "compiled", noted("compiled", lambda model: None))
+    for name in ("calibrate", "train"):
+        monkeypatch.setattr(core, name, noted(name, getattr(core, name)))
+    words = [*QUICK, "--compiled", "--checkpoint", str(finished / "work" / "digital")]
+    assert command.main([*words, "--out", str(tmp_path / "out")]) == 0
+    assert order == ["compiled", "calibrate", "train", "calibrate"] * 3
 
 
 def test_a_record_and_its_page(
@@ -270,7 +273,7 @@ def test_record_keeps_the_result_as_add_does(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
-    assert ablation.main([*QUICK, "--out", str(finished), "--resume", "--record", "small"]) == 0
+    assert command.main([*QUICK, "--out", str(finished), "--resume", "--record", "small"]) == 0
     (record,) = records.of_kind("ablation")
     assert [record] == folders.records_of(finished, "small")
 
@@ -292,23 +295,33 @@ def test_a_summary_is_made_again(finished: Path, tmp_path: Path) -> None:
     ("words", "complaint"),
     [
         (["--only", "no luck"], "--only 'no luck'; one of 'no noise'"),
-        (["--split", "train"], "unknown split 'train'; one of validation, test"),
+        (["--split", "train"], '"train" for --split. Choose from: "validation", "test"'),
         (["--chips", "0"], "--chips 0; allowed: 1 or more"),
-        (["--precision", "int8"], "unknown precision 'int8'"),
+        (["--precision", "int8"], 'Invalid value "int8" for --precision'),
         (["--record", "a/b"], "--record 'a/b'; allowed: letters"),
-        (["--device", "tpu"], "unknown device 'tpu'"),
+        (["--device", "tpu"], 'Invalid value "tpu" for --device'),
         (["--checkpoint", "/nowhere"], "no checkpoint at"),
         (["--set", "noise=1"], "allowed: FIELD=VALUE"),
     ],
 )
 def test_bad_usage(words: list[str], complaint: str, tmp_path: Path, capsys: object) -> None:
-    assert ablation.main(["wrn", *words, "--out", str(tmp_path / "out")]) == 2
+    assert command.main(["wrn", *words, "--out", str(tmp_path / "out")]) == 2
     assert complaint in " ".join(capsys.readouterr().err.split())  # type: ignore[attr-defined]
     assert not (tmp_path / "out").exists()
 
 
 def test_the_variants_can_be_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert ablation.main(["lstm", "--list", "--out", str(tmp_path / "out")]) == 0
+    assert command.main(["lstm", "--list", "--out", str(tmp_path / "out")]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert listed[0] == "recipe" and "no clipping" in listed
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_says_what_would_be_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main([*QUICK, "--dry-run", "--json", "--out", str(tmp_path / "out")]) == 0
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    assert [line.strip() for line in plan[2:5]] == ["recipe", "no noise", "noise scale 1"]
+    assert plan[1].startswith("2 chips at 1h, 1y on the validation split")
     assert not (tmp_path / "out").exists()

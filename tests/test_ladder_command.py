@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -18,15 +19,17 @@ from torch import nn
 from aimc_bridge import calibrate, convert, sweep
 from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.errors import DataError, UsageError
-from benchmarks import crosscheck, tasks
 from benchmarks import ladder as command
 from benchmarks import record as record_command
+from benchmarks import tasks
 from benchmarks.report import figures, folders, pages
 from benchmarks.report import ladder as report
 from benchmarks.report import ladder_page as page
 from benchmarks.report import ladder_tables as tables
 from benchmarks.report import record as records
-from benchmarks.studies.ladder import climb, sides
+from benchmarks.studies import base
+from benchmarks.studies.ladder import sides
+from benchmarks.studies.ladder.ascent import Ascent, Options
 from benchmarks.studies.ladder.rungs import LADDER
 from presets import ideal, rasch2023
 
@@ -54,8 +57,7 @@ QUICK = ["wrn", "--times", "1s", "1y", "--chips", "2", "--repeats", "2", "--subs
 @pytest.fixture(scope="module")
 def finished(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("ladder") / "run"
-    words = ["--ladder", *QUICK, "--checkpoint", str(checkpoint), "--out", str(out)]
-    assert crosscheck.main(words) == 0
+    assert command.main([*QUICK, "--checkpoint", str(checkpoint), "--out", str(out)]) == 0
     return out
 
 
@@ -123,7 +125,7 @@ def test_an_interrupted_ladder_goes_on(
         *("exponent.csv", "measured.csv", "scalar.csv")
     ]
     assert command.main(words) == 2  # not without --resume
-    assert command.main([*words, "--resume", "--chips", "3"]) == 2
+    assert command.main([*words, "--resume", "--seed", "3"]) == 2
     calls[0] = -(10**6)
     assert command.main([*words, "--resume"]) == 0
     assert calls[0] + 10**6 == 2 * 2 * 11 - 10 + 2 * 2 + 7 * 2  # a whole chip again, no more
@@ -139,7 +141,7 @@ def test_an_interrupted_ladder_goes_on(
     ("words", "said"),
     [
         (["gpt"], "unknown task 'gpt'; one of wrn, bert, lstm"),
-        (["wrn", "--profile", "tiny"], "unknown profile 'tiny'"),
+        (["wrn", "--profile", "tiny"], 'Invalid value "tiny" for --profile'),
         (["wrn", "--times"], "--times names no time"),
         (["wrn", "--times", "soon"], "time 'soon' is not understood"),
         (["wrn", "--chips", "1"], "--chips 1; allowed: 2 or more: an interval needs two"),
@@ -149,9 +151,9 @@ def test_an_interrupted_ladder_goes_on(
         (["wrn", "--subset", "lstm=5"], "--subset lstm=5: 'lstm' is not among wrn"),
         (["--subset", "5"], "--subset 5: which task?"),
         (["wrn", "--checkpoint", "nowhere"], "no checkpoint at nowhere"),
-        (["wrn", "--device", "tpu"], "unknown device 'tpu'"),
+        (["wrn", "--device", "tpu"], 'Invalid value "tpu" for --device'),
         (["wrn", "--data-dir", "nowhere"], "no data folder nowhere"),
-        (["wrn", "--chip", "5"], "unrecognized arguments: --chip"),
+        (["wrn", "--chip", "5"], 'Unknown option: "--chip"'),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -159,7 +161,7 @@ def test_bad_usage_is_one_line_and_leaves_nothing(
     words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    assert crosscheck.main(["--ladder", *words, "--out", str(out)]) == 2
+    assert command.main([*words, "--out", str(out)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ") and said in line
     assert not out.exists()
@@ -190,18 +192,60 @@ def test_a_digital_model_is_trained_where_none_is_given(
         (out / "info.json").write_text('{"steps": 3}')
         return task.load(checkpoint)
 
-    monkeypatch.setattr(climb.digital, "fit", fit)
-    one = climb.Climb(
-        tasks.get("wrn"),
-        30,
-        command._settings(command.parser().parse_args(["wrn"]))[0],
-        tmp_path,
-        command.Console(stderr=True),
-        None,
-    )
-    assert isinstance(one._digital(), nn.Module)
+    monkeypatch.setattr(base.digital, "fit", fit)
+    (one,) = Ascent(Options(tasks=("wrn",), digital_epochs=0.5), tmp_path).climbs
+    one.study.folder.mkdir(parents=True)
+    assert isinstance(one.study.digital_model(), nn.Module)
     assert one.facts["digital"] == {"steps": 3}
     assert seen[0]["resume"] is False and seen[0]["seed"] == 0
+    assert seen[0]["recipe"].epochs == 0.5  # --digital-epochs, as in every study
+
+
+def test_input_ranges_come_from_the_inputs_alone(
+    finished: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan that raises them for the outputs, as the results' LSTM has it, is not followed."""
+    asked: list[float | None] = []
+
+    def noted(model: nn.Module, batches: list[Any], method: str, **options: Any) -> None:
+        asked.append(options["out_percentile"])
+        calibrate(model, batches, method, **options)
+
+    monkeypatch.setattr(base, "calibrate", noted)
+    settings = Options(tasks=("wrn",), checkpoint=(str(checkpoint),)).settings()
+    settings = dataclasses.replace(settings, out_percentile=99.0)
+    study = base.Study(tasks.get("wrn"), settings, tmp_path)
+    digital = study.digital_model()
+    results, alone, raised = (study.convert(digital) for _ in range(3))
+    calibrate(results, study.task.calibration_batches(8), "percentile")
+    study.calibrate(alone, inputs_alone=True)
+    study.calibrate(raised)
+    assert asked == [None, 99.0]
+    same = [
+        {name: matrix.input_ranges() for name, matrix in matrices_of(model).items()}
+        for model in (results, alone, raised)
+    ]
+    assert all(torch.equal(same[0][name], same[1][name]) for name in same[0])
+    assert any((same[2][name] > same[0][name]).any() for name in same[0])
+
+    about = json.loads((finished / "run.json").read_text())["studies"]["wrn"]["input_ranges"]
+    assert about == {"method": "percentile", "batches": 8, "out_percentile": None}
+    text = (finished / "summary.md").read_text()
+    assert "Input ranges: method `percentile`, 8 batches, from the inputs alone." in text
+    raised_facts = {**about, "out_percentile": 99.99}
+    assert "raised until the ADC holds 99.99 %" in page._ranges_text(raised_facts)
+    for name in ("docs/ladder.md", "docs/results.md"):  # the difference is told on both pages
+        assert "99.99" in (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_a_dry_run_says_what_would_be_climbed(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*QUICK, "--checkpoint", str(checkpoint), "--out", str(tmp_path / "run")]
+    assert command.main([*words, "--dry-run"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("WRN") and "on 30 test images of" in said[0]
+    assert said[1] == "11 rungs, 2 chips each, at 1s, 1y" and not (tmp_path / "run").exists()
 
 
 # --- records --------------------------------------------------------------------------------------

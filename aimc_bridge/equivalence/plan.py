@@ -48,6 +48,19 @@ _ORDER = (0.0, 0.1, 1.0, 0.5, 0.25, 0.05, 0.75, 0.01)  # targets, the most telli
 SHARES = {"device": 0.25, "layer": 0.5, "task": 0.25}  # of a budget that does not pay for all
 
 
+class BudgetError(UsageError):
+    """A budget that does not pay for one cell.
+
+    Attributes:
+        smallest_s: Seconds of work of the smallest budget that does, predicting included; wall
+            time is this over the number of workers.
+    """
+
+    def __init__(self, message: str, smallest_s: float) -> None:
+        super().__init__(message)
+        self.smallest_s = smallest_s
+
+
 @dataclass(frozen=True)
 class Cost:
     """Seconds: once, and for every chip."""
@@ -232,7 +245,7 @@ def choose(
 
     Args:    target_cost  of one target with all samples.
              layers  name -> (layer, chips wanted, cost).    task  (chips wanted, cost), or None.
-    Raises:  UsageError where it does not pay for one cell.
+    Raises:  BudgetError where it does not pay for one cell.
     """
     everything = {name: chips for name, (_, chips, _) in layers.items()}
     wanted = {
@@ -257,12 +270,18 @@ def choose(
         chips = min(task[0], int((left["task"] + spare) / max(task[1].a_chip, 1e-9)))
         chips = chips if chips >= 2 else 0
     if not kept and not chosen and not chips:
-        cheapest = [least] if targets else []
-        cheapest += [cost.of(FEWEST_CHIPS) for _, _, cost in layers.values()]
-        cheapest += [] if task is None else [task[1].of(2)]
-        raise UsageError(
+        cheapest = {"device": least} if targets else {}
+        if layers:
+            fewest = [cost.of(min(FEWEST_CHIPS, n)) for _, n, cost in layers.values()]
+            cheapest["layer"] = min(fewest)
+        if task is not None:
+            cheapest["task"] = task[1].of(2)
+        smallest = spent + _smallest(cheapest)
+        raise BudgetError(
             f"budget of {_time(given)} is too small for one cell: predicting took {_time(spent)}, "
-            f"and the cheapest cell takes about {_time(min(cheapest))}; give more"
+            f"and the cheapest cell takes about {_time(min(cheapest.values()))}; "
+            f"give {_time(math.ceil(smallest))} or more",
+            smallest,
         )
     notes.append(
         f"a budget of {_time(given)} chose: "
@@ -276,6 +295,22 @@ def choose(
     if out:
         notes.append(f"the budget left out: {', '.join(out)}")
     return Choice([x for x in targets if x in kept], fewer, chosen, chips, notes)
+
+
+def _smallest(cheapest: Mapping[str, float]) -> float:
+    """Return the least seconds of work with which `choose` finds one cell.
+
+    A level may spend its own share and what the levels before it left.
+
+    Args:
+        cheapest: Seconds of the cheapest cell per level, of the levels that are asked for.
+    """
+    total, reached, budgets = sum(SHARES[level] for level in cheapest), 0.0, []
+    for level in SHARES:
+        if level in cheapest:
+            reached += SHARES[level]
+            budgets.append(cheapest[level] * total / reached)
+    return min(budgets)
 
 
 def _devices_for(

@@ -127,7 +127,7 @@ def study_text(results: pd.DataFrame, facts: dict[str, Any], level: str = "##") 
         [
             f"{level} {facts['model']}, {facts['dataset']}",
             f"{facts['samples']:,} test samples, {chips} chips, digital {metric} {digital}{of}. "
-            f"{metric.capitalize()}{unit}:",
+            f"{_ranges_text(facts['input_ranges'])} {metric.capitalize()}{unit}:",
             ladder_text(table, metric),
             "MVM error, %, mean over layers:",
             ladder_text(table, "mvm"),
@@ -137,6 +137,16 @@ def study_text(results: pd.DataFrame, facts: dict[str, Any], level: str = "##") 
             less_text(less, metric),
         ]
     )
+
+
+def _ranges_text(ranges: dict[str, Any]) -> str:
+    """Say where the input ranges of a record come from, from its facts."""
+    how = f"method `{ranges['method']}`, {ranges['batches']} batches"
+    text = f"Input ranges: {how}, from the inputs"
+    percentile = ranges.get("out_percentile")  # older records lack it
+    if percentile is None:
+        return f"{text} alone."
+    return f"{text} and raised until the ADC holds {percentile:g} % of a layer's outputs."
 
 
 LEGEND = (

@@ -204,17 +204,22 @@ class Study:
             compiled(analog)
         return analog
 
-    def calibrate(self, analog: nn.Module, preset: Preset | None = None) -> None:
+    def calibrate(
+        self, analog: nn.Module, preset: Preset | None = None, *, inputs_alone: bool = False
+    ) -> None:
         """Set the input ranges from training data, by the plan's method.
 
         Args:
             analog: A converted model.
             preset: The preset it was converted with; None is the settings'. Nothing happens if its
                 periphery has no input ranges.
+            inputs_alone: Leave out the plan's out_percentile, which raises the ranges until the ADC
+                holds the outputs: how far depends on tiles and scales, as the inputs do not.
         """
         if (preset or self.settings.preset).crossbar.input_range != "none":
             batches = self.task.calibration_batches(self.plan.calibration)
-            calibrate(analog, batches, self.plan.method, out_percentile=self.plan.out_percentile)
+            percentile = None if inputs_alone else self.plan.out_percentile
+            calibrate(analog, batches, self.plan.method, out_percentile=percentile)
 
     def train(
         self,

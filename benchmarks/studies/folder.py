@@ -11,12 +11,13 @@ import csv
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from aimc_bridge.commands import Output
 from aimc_bridge.errors import CheckpointError, UsageError
 from aimc_bridge.files import read_tensors, write_tensors, write_text
 
@@ -106,6 +107,26 @@ def leave(out: Path) -> bool:
         with contextlib.suppress(OSError):  # not empty: it was there before
             folder.rmdir()
     return True
+
+
+@contextlib.contextmanager
+def resumable(out: Path, output: Output) -> Iterator[None]:
+    """Say how to continue if the block is interrupted or fails; leave no folder without a part.
+
+    Args:
+        out: The folder, after `enter`.
+        output: Where the note goes.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if leave(out):
+            raise
+        hint = f"what is done is kept; to go on: the same command with --out {out} --resume"
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"interrupted; {hint}") from None
+        output.say(hint)
+        raise
 
 
 # --- what is done ---------------------------------------------------------------------------------

@@ -32,6 +32,11 @@ _EPOCHS = cli.number(float, lambda value: 0 < value < math.inf, "more than 0")
 _OR_NEVER = cli.number(int, lambda value: bool(value >= 0), "0 (never) or more")
 
 
+DigitalEpochs = Annotated[
+    float | None, Parameter(converter=_EPOCHS, help="Epochs of digital training.")
+]
+
+
 def _count(text: str) -> Parameter:
     return Parameter(converter=_POSITIVE, help=text)
 
@@ -98,13 +103,7 @@ class Settings:
     hwa_batches: Annotated[
         int | None, _count("Mini-batches of hardware-aware training and of its control.")
     ] = None
-    digital_epochs: Annotated[
-        float | None,
-        Parameter(
-            converter=_EPOCHS,
-            help="Epochs of digital training.",
-        ),
-    ] = None
+    digital_epochs: DigitalEpochs = None
     recipe: Annotated[
         str | None, Parameter(help="A recipe of the preset, as wrn16; default: the task's own.")
     ] = None
