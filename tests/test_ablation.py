@@ -26,6 +26,7 @@ from benchmarks.studies import base as core
 from benchmarks.studies.profiles import PLANS, recipe_for
 from presets import rasch2023
 
+ROOT = Path(__file__).parent.parent
 YEAR = 31536000.0
 
 
