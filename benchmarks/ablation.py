@@ -35,14 +35,14 @@ from aimc_bridge.sweeps import sweep
 from aimc_bridge.times import seconds
 from aimc_bridge.training import HWATraining
 from benchmarks import digital, tasks
-from benchmarks.command import Parser, check_alone, check_device, enter
+from benchmarks.command import TASKS, Parser, check_alone, check_device, enter, task_names
 from benchmarks.files import replace_file
 from benchmarks.machine import hardware, versions
 from benchmarks.report import ablation as ablation_report
-from benchmarks.studies.profiles import PLANS, Plan, parse_changes, recipe_for
 from benchmarks.studies.trainings import How, hardware_aware
 from benchmarks.studies.weights import load_weights, save_weights
 from benchmarks.tasks import Task
+from benchmarks.tasks.plan import Plan, parse_changes, recipe_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -211,7 +211,7 @@ def parser() -> Parser:
         allow_abbrev=False,
     )
     add = made.add_argument
-    add("task", metavar="TASK", help="wrn, bert or lstm")
+    add("task", metavar="TASK", help=TASKS)
     add("--profile", default="embedded", help="embedded, real or paper")
     add("--data-dir", type=Path, help="folder with the data; default $AIMC_BRIDGE_DATA")
     add("--checkpoint", type=Path, help="the trained digital model; trained into --out without")
@@ -259,6 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(given: argparse.Namespace, words: list[str], console: Console) -> None:
     """Check everything, then do it."""
     _check(given)
+    (given.task,) = task_names([given.task], given.profile)
     if given.out is None:
         when = time.strftime("%Y%m%d-%H%M%S")
         given.out = Path("runs") / f"ablation-{given.task}-{when}"
@@ -355,7 +356,7 @@ def _plan(given: argparse.Namespace) -> Plan:
         "digital_epochs": given.digital_epochs,
     }
     known = {key: value for key, value in changes.items() if value is not None}
-    return dataclasses.replace(PLANS[given.profile, given.task], **known)
+    return dataclasses.replace(tasks.find(given.task).plan_of(given.profile), **known)
 
 
 def _chosen(found: list[Variant], only: list[str] | None) -> list[Variant]:

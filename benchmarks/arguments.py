@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import json
 import math
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,12 @@ from aimc_bridge.engines.base import engine as find_engine
 from aimc_bridge.errors import UsageError
 from aimc_bridge.spec import TrainingSpec
 from aimc_bridge.times import seconds
-from benchmarks import digital
+from benchmarks import digital, tasks
 from benchmarks.command import Parser, add_tasks, add_trained, check_device, task_names
 from benchmarks.report.tables import PHASES
-from benchmarks.studies.profiles import PLANS, Plan, parse_changes
 from benchmarks.studies.study import Replica, Settings
 from benchmarks.studies.trainings import How
+from benchmarks.tasks.plan import Plan, parse_changes
 
 _COUNTS = (
     *("chips", "aihwkit_chips", "subset", "aihwkit_subset", "hwa_batches", "threads"),
@@ -137,6 +136,7 @@ def grow(given: argparse.Namespace) -> None:
     for field in ("chips", "aihwkit_chips"):
         if getattr(given, field) is None:
             setattr(given, field, before[field])
+    task_names(given.tasks, given.profile)  # one from outside is known by its name from here on
     former = argparse.Namespace(**{**vars(given), **{f: before[f] for f in _CHIPS.values()}})
     for name in kept.get("tasks", []):
         now, then = plan_of(given, name), plan_of(former, name)
@@ -231,12 +231,12 @@ def plan_of(given: argparse.Namespace, name: str) -> Plan:
     known = {key: value for key, value in changes.items() if value is not None}
     if given.out_percentile is not None:
         known["out_percentile"] = given.out_percentile or None
-    return dataclasses.replace(PLANS[given.profile, name], **known)
+    return dataclasses.replace(tasks.find(name).plan_of(given.profile), **known)
 
 
 def options_of(name: str, options: dict[str, Any], names: list[str]) -> dict[str, Any]:
     """Options that this task has; one that no named task has is left in, for its error."""
-    known = {n: set(import_module(f"benchmarks.tasks.{n}").OPTIONS) for n in names}
+    known = {n: set(tasks.find(n).option_types) for n in names}
     return {
         key: value
         for key, value in options.items()

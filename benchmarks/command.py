@@ -32,10 +32,13 @@ def check_alone(program: str) -> None:
 
 # --- tasks ----------------------------------------------------------------------------------------
 
+TASKS = f"{', '.join(tasks.names())}, package.module:Class or path/to/file.py:Class"
+"""What a TASK on a command line may be, for help texts."""
+
 
 def add_tasks(add: Callable[..., Any]) -> None:
     """The options that say which models, on which data."""
-    add("tasks", nargs="*", metavar="TASK", help="wrn, bert, lstm; all three when none is named")
+    add("tasks", nargs="*", metavar="TASK", help=f"{TASKS}; none: all of the profile")
     add("--profile", default="embedded", help="embedded (no files), real (--data-dir), paper")
     add("--data-dir", type=Path, help="folder with the data; default $AIMC_BRIDGE_DATA")
     add(
@@ -59,17 +62,21 @@ def add_trained(add: Callable[..., Any]) -> None:
 
 
 def task_names(words: list[str], profile: str) -> list[str]:
-    """The tasks that words name, each once; all where there are none.
+    """Return the names of the tasks that words name, each once.
 
-    Raises:  UsageError for a task or a profile that is not there.
+    Args:
+        words: TASK words, as `tasks.find` takes them. None are all tasks that have the profile.
+        profile: The profile that they are run with.
+
+    Raises:
+        UsageError: For a task that is not there, or that does not have the profile.
     """
-    names = list(dict.fromkeys(words)) or list(tasks.NAMES)
+    names = list(dict.fromkeys(tasks.find(word).name for word in words))
     for name in names:
-        if name not in tasks.NAMES:
-            raise UsageError(f"unknown task {name!r}; one of {', '.join(tasks.NAMES)}")
+        tasks.find(name).plan_of(profile)
     if profile not in tasks.PROFILES:
         raise UsageError(f"unknown profile {profile!r}; one of {', '.join(tasks.PROFILES)}")
-    return names
+    return names or list(tasks.names(profile))
 
 
 def by_task(option: str, words: list[str], names: list[str]) -> dict[str, str]:

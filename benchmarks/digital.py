@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from aimc_bridge.errors import AimcError, CheckpointError, TrainingError, UsageError
 from aimc_bridge.rng import derive
 from benchmarks import tasks
-from benchmarks.command import check_alone
+from benchmarks.command import TASKS, check_alone
 from benchmarks.files import replace_file
 from benchmarks.tasks import DigitalRecipe, Task, device_of
 
@@ -343,7 +343,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    name: Annotated[str, typer.Argument(metavar="TASK", help="wrn, bert or lstm")],
+    name: Annotated[str, typer.Argument(metavar="TASK", help=TASKS)],
     out: Annotated[Path, typer.Option(help="folder of the run")],
     profile: Annotated[str, typer.Option(help="embedded, real or paper")] = "embedded",
     data_dir: Annotated[Path | None, typer.Option(help="folder with the data")] = None,

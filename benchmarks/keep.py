@@ -92,7 +92,7 @@ def keep(run: Path, task: str, folder: Path | None = None) -> list[Path]:
 
 def main(
     run: Annotated[Path, typer.Argument(metavar="RUNDIR", help="the --out of a finished run")],
-    task: Annotated[str, typer.Argument(metavar="TASK", help="wrn, bert or lstm")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="a task of the run")],
     replace: Annotated[bool, typer.Option("--replace", help="in place of what is kept")] = False,
 ) -> None:
     """Keep the trained models of a run with the project."""

@@ -41,9 +41,6 @@ from benchmarks.tasks.data import data_dir
 if TYPE_CHECKING:
     import pandas as pd
 
-SUBSETS = {"wrn": 300, "bert": 300, "lstm": 2000}
-"""Test samples (words) of the profiles on real data; embedded data are small and taken whole."""
-
 
 def parser() -> Parser:
     """The command line."""
@@ -62,7 +59,7 @@ def parser() -> Parser:
         action="append",
         default=[],
         metavar="[TASK=]N",
-        help="test samples (words); real and paper: wrn 300, bert 300, lstm 2000; else all",
+        help=f"test samples (words); real and paper: {_subsets()}; embedded: all",
     )
     add("--device", default="cpu", help="cpu or cuda")
     add("--threads", type=int, help="threads of torch; default 1 for embedded, else all cores")
@@ -102,8 +99,10 @@ def run(given: argparse.Namespace, words: list[str], console: Console) -> Path:
     for name, task in made.items():  # what cannot work is found before any work
         if name in paths:
             task.load(paths[name])
-    default = {} if given.profile == "embedded" else SUBSETS
-    subsets: dict[str, int | None] = {n: counts.get(n, default.get(n)) for n in names}
+    whole = given.profile == "embedded"
+    subsets: dict[str, int | None] = {
+        name: counts.get(name, None if whole else task.ladder.subset) for name, task in made.items()
+    }
     out = given.out or Path("runs") / f"ladder-{given.profile}"
     claim = {
         "tasks": names,
@@ -132,6 +131,11 @@ def run(given: argparse.Namespace, words: list[str], console: Console) -> Path:
     print((out / "summary.md").read_text())
     console.print(f"results in {out}")
     return out
+
+
+def _subsets() -> str:
+    sizes = {name: tasks.find(name).ladder.subset for name in tasks.names()}
+    return ", ".join(f"{name} {size or 'all'}" for name, size in sizes.items())
 
 
 def _values(preset: Preset) -> dict[str, Any]:

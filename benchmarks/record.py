@@ -27,7 +27,7 @@ from benchmarks.report.standing import EARLIER_ON_AIHWKIT, IN_FORCE, ON_AIHWKIT,
 if TYPE_CHECKING:
     import pandas as pd
 
-    from benchmarks.report.published import Published
+    from benchmarks.tasks.published import Published
 
 FOLDER = Path(__file__).parent / "records"
 PAGES = {  # where the tables stand, from the project's root
@@ -209,12 +209,12 @@ def compare(folder: Path | None = None) -> str:
     samples, then chips."""
     import pandas as pd
 
-    from benchmarks.report.published import PUBLISHED
+    from benchmarks import tasks
 
     ours = _measured(_of_runs(folder))
     lines = []
-    for task in dict.fromkeys(one.task for one in PUBLISHED):
-        theirs = [one for one in PUBLISHED if one.task == task]
+    for task in tasks.names():
+        theirs = tasks.find(task).published
         lines += [_published_line(one) for one in theirs]
         for metric in dict.fromkeys(one.metric for one in theirs):
             lines += ours.get(

@@ -40,10 +40,10 @@ from benchmarks.command import enter, holds_a_run, paths_of
 from benchmarks.files import replace_file
 from benchmarks.machine import hardware, versions
 from benchmarks.report import tables
-from benchmarks.studies.profiles import Plan
 from benchmarks.studies.study import Replica, Settings, Study
 from benchmarks.studies.weights import Weights, trained_model
 from benchmarks.tasks.data import data_dir
+from benchmarks.tasks.plan import Plan
 
 if TYPE_CHECKING:
     import pandas as pd

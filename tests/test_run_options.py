@@ -27,7 +27,6 @@ from benchmarks import arguments, keep, run, tasks
 from benchmarks import record as records
 from benchmarks.report import tables
 from benchmarks.studies import measure, study
-from benchmarks.studies.profiles import PLANS
 from benchmarks.studies.weights import Weights, load_weights
 from presets import rasch2023
 from tests.test_native_fused import needs_compiler
@@ -173,7 +172,7 @@ def test_ranges_are_set_anew_after_training_where_asked(model, tmp_path) -> None
     plain, anew = found
     moved = {name for name in plain if not torch.equal(plain[name], anew[name])}
     assert moved == {name for name in plain if name.endswith("input_range")}
-    task, plan = tasks.get("wrn"), PLANS["embedded", "wrn"]
+    task, plan = tasks.get("wrn"), tasks.find("wrn").plans["embedded"]
     analog = convert(task.skeleton().eval(), rasch2023, exclude=list(task.exclude))
     load_weights(analog, tmp_path / "out1" / "work" / "wrn" / "hwa.safetensors")
     calibrate(analog, task.calibration_batches(plan.calibration), plan.method)

@@ -14,8 +14,8 @@ from aimc_bridge import calibrate, convert
 from aimc_bridge.engines.base import matrices_of, record_of
 from benchmarks import tasks
 from benchmarks.studies import trainings as trained
-from benchmarks.studies.profiles import PLANS, recipe_for
 from benchmarks.tasks import Task
+from benchmarks.tasks.plan import recipe_for
 from presets import rasch2023
 from tests.test_digital import language
 
@@ -37,7 +37,7 @@ def go(
     """A hardware-aware training or its control that fails in mini-batch `stop`."""
     task = toy(name)
     plan = dataclasses.replace(
-        PLANS["embedded", name], hwa_batches=6, validate_every=2, validation_subset=120
+        tasks.find(name).plans["embedded"], hwa_batches=6, validate_every=2, validation_subset=120
     )
     recipe = recipe_for(rasch2023, task.recipe, plan, {"batch_size": 8})
     digital = task.build(0).eval()

@@ -30,10 +30,10 @@ from benchmarks.files import replace_file
 from benchmarks.report.tables import COLUMNS
 from benchmarks.studies import measure
 from benchmarks.studies.parts import Parts
-from benchmarks.studies.profiles import Plan, recipe_for
 from benchmarks.studies.trainings import How, hardware_aware, unaware
 from benchmarks.studies.weights import Weights, load_weights, save_weights
 from benchmarks.tasks import Task
+from benchmarks.tasks.plan import Plan, recipe_for
 
 if TYPE_CHECKING:
     import pandas as pd

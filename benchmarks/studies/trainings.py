@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from aimc_bridge import rng
 from aimc_bridge.chip import drift, program, restore
 from aimc_bridge.training import HWATraining, train, train_digital
-from benchmarks.studies.profiles import Plan
 from benchmarks.tasks import Task
+from benchmarks.tasks.plan import Plan
 
 HOUR_S = 3600.0
 

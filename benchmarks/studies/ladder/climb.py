@@ -23,16 +23,12 @@ from benchmarks import digital, tasks
 from benchmarks.report.ladder_tables import COLUMNS
 from benchmarks.studies.ladder.probe import Probe
 from benchmarks.studies.ladder.rungs import LADDER
-from benchmarks.studies.ladder.sides import REDRAWN, SIDES, Chips, Redrawn, Reread, Side
+from benchmarks.studies.ladder.sides import SIDES, Chips, Redrawn, Reread, Side
 from benchmarks.studies.parts import Parts
-from benchmarks.studies.profiles import PLANS
 from benchmarks.tasks import Task
 
 if TYPE_CHECKING:
     import pandas as pd
-
-PROBED = {"wrn": (16, 16), "bert": (16, 128), "lstm": (700, 128)}
-"""(validation samples the layers' inputs come from, inputs kept of each layer)."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class Climb:
         self.task, self.settings, self.folder = task, settings, folder
         self.console, self.checkpoint = console, checkpoint
         self.subset = None if subset is None or subset >= task.count("test") else subset
-        self.plan = PLANS[settings.profile, task.name]
+        self.plan = task.plan_of(settings.profile)
         self.parts = Parts(folder / "parts.json", keep=True)
         self.facts: dict[str, Any] = {
             "model": task.model_name,
@@ -70,7 +66,7 @@ class Climb:
             "metric": task.metric,
             "subset": self.subset,
             "input_ranges": {"method": self.plan.method, "batches": self.plan.calibration},
-            "probe": dict(zip(("samples", "inputs"), PROBED[task.name], strict=True)),
+            "probe": {"samples": task.ladder.probe_samples, "inputs": task.ladder.probe_inputs},
         }
 
     def run(self) -> pd.DataFrame:
@@ -125,19 +121,18 @@ class Climb:
 
     def _rung(self, model: nn.Module, key: str, preset: Preset) -> pd.DataFrame:
         def measure(analog: nn.Module) -> Callable[[nn.Module], dict[str, float]]:
-            samples, rows = PROBED[self.task.name]
-            run = functools.partial(_run_validation, self.task, samples)
-            return Chips(self.task, self.subset, Probe(analog, run, rows))
+            sizes = self.task.ladder
+            run = functools.partial(_run_validation, self.task, sizes.probe_samples)
+            return Chips(self.task, self.subset, Probe(analog, run, sizes.probe_inputs))
 
         times, chips = self.settings.times, self.settings.chips
         return self._sweep(model, key, preset, times, chips, measure)
 
     def _side(self, model: nn.Module, side: Side) -> pd.DataFrame:
         task, subset, seed = self.task, self.subset, self.settings.seed
-        size = REDRAWN if task.name == "wrn" else None
         evaluate: Callable[[nn.Module], dict[str, float]] = Chips(task, subset)
         if side.how == "redrawn":
-            evaluate = Redrawn(task, subset, size)
+            evaluate = Redrawn(task, subset, task.ladder.redrawn)
         elif side.how == "reread":
             evaluate = Reread(task, subset, seed)
         count = self.settings.repeats if side.many else self.settings.chips
