@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import importlib.util
 import json
 import pkgutil
 import re
@@ -85,14 +84,14 @@ def find(word: str) -> type[Task]:
 
     Args:
         word: The name of a registered task; or `package.module:Class`, importable from where Python
-            looks; or `path/to/file.py:Class`, whose file is run once in a process.
+            looks; or `path/to/file.py:Class`, whose folder Python then looks into last.
 
     Raises:
         UsageError: If there is no such task, or if its module cannot be imported.
     """
     _load_built_in()
-    place, separator, attribute = word.rpartition(":")
-    if not separator:
+    place, _, attribute = word.rpartition(":")
+    if not place:
         if word not in _TASKS:
             raise UsageError(f"unknown task {word!r}; one of {', '.join(names())}, {_OWN}")
         return _TASKS[word]
@@ -130,19 +129,17 @@ def _imported(word: str, place: str) -> ModuleType:
 
 
 def _of_file(file: Path) -> ModuleType:
-    """The module of a file, run once in a process; its name is the file's path without suffix."""
-    name = str(file.with_suffix(""))
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None  # of a .py file there is always one
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
+    """The module of a file, imported by its name, so that worker processes can import it too."""
+    folder = str(file.parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # last: it hides nothing
+    module = importlib.import_module(file.stem)
+    place = getattr(module, "__file__", None)
+    if place is None or Path(place).resolve() != file:
+        raise UsageError(
+            f"{file} cannot be imported: {file.stem!r} is the module {place or file.stem} already; "
+            "give the file another name"
+        )
     return module
 
 
