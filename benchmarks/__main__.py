@@ -26,7 +26,7 @@ COMMANDS = {
     "speed": ("benchmarks.speed.__main__", "Time the engines side by side."),
     "report": ("benchmarks.report.__main__", "Write summaries again; compare several runs."),
     "record": ("benchmarks.record", "Keep results and models; write the tables of the pages."),
-    "doctor": ("aimc_bridge.doctor", "Check what this machine can run."),
+    "doctor": ("benchmarks.doctor", "Check what this machine can run."),
 }
 """Name -> module with `app` and `main(words)`, and a line of help."""
 

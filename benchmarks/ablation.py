@@ -37,7 +37,7 @@ def run(
 ) -> None:
     """Train a recipe with each technique switched off once; compare the chips."""
     cli.check_alone("benchmarks.ablation")
-    (name,) = task_names((task,))
+    (name,) = task_names((task,), options.profile)
     out = out or Path("runs") / f"ablation-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     ablation = Ablation(dataclasses.replace(options, task=name), out, output)
     if list_:

@@ -296,8 +296,11 @@ Set = Annotated[
 
 # --- tasks ----------------------------------------------------------------------------------------
 
-TaskName = Annotated[str, Parameter(help="wrn, bert or lstm.")]
-TaskNames = Annotated[str, Parameter(name="TASK", help="wrn, bert, lstm; none: all three.")]
+_OWN = "or your own: package.module:Class, path/to/file.py:Class"
+TaskName = Annotated[str, Parameter(help=f"wrn, bert, lstm, {_OWN}.")]
+TaskNames = Annotated[
+    str, Parameter(name="TASK", help=f"wrn, bert, lstm, {_OWN}; none: all that have the profile.")
+]
 """For a parameter `*names`."""
 
 Profile = Annotated[

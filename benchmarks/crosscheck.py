@@ -37,7 +37,9 @@ def run(
     Exit code 1: a row that should agree is different. An undecided row fails nothing.
     """
     cli.check_alone("benchmarks.crosscheck")
-    check = Crosscheck(dataclasses.replace(comparison, tasks=task_names(names)), output)
+    check = Crosscheck(
+        dataclasses.replace(comparison, tasks=task_names(names, comparison.profile)), output
+    )
     out = out or Path("runs") / f"crosscheck-{time.strftime('%Y%m%d-%H%M%S')}"
     resumed = folder.holds_a_run(out, resume)
     budget = check.budget(out / BUDGET if resumed else None)

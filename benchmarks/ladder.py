@@ -34,7 +34,9 @@ def run(
     """Measure what each simplification of the replication's physics costs, one at a time."""
     cli.check_alone("benchmarks.ladder")
     out = out or Path("runs") / f"ladder-{options.profile}-{time.strftime('%Y%m%d-%H%M%S')}"
-    ascent = Ascent(dataclasses.replace(options, tasks=task_names(names)), out, output)
+    ascent = Ascent(
+        dataclasses.replace(options, tasks=task_names(names, options.profile)), out, output
+    )
     folder.holds_a_run(out, resume)
     if output.dry_run:
         output.result("\n".join(ascent.plan()), {"plan": ascent.plan(), "out": out})

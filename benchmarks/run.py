@@ -36,7 +36,7 @@ def run(
     and what it has stays. --json prints {"out": folder, "columns": [...], "rows": [[...], ...]},
     the rows of results.csv.
     """
-    settings = dataclasses.replace(settings, tasks=task_names(names))
+    settings = dataclasses.replace(settings, tasks=task_names(names, settings.profile))
     with replicas(settings.device) as replica:
         settings, tasks = prepare(settings, out, resume)
         if out is None and replica.count > 1:

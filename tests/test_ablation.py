@@ -17,13 +17,14 @@ from scipy.stats import t as student
 from aimc_bridge.errors import DataError
 from benchmarks import ablation as command
 from benchmarks import record as record_command
+from benchmarks import tasks
 from benchmarks.report import ablation as ablation_report
 from benchmarks.report import figures, folders, pages, tables
 from benchmarks.report import record as records
 from benchmarks.report.ablation import COLUMNS
 from benchmarks.studies import ablation
 from benchmarks.studies import base as core
-from benchmarks.studies.profiles import PLANS, recipe_for
+from benchmarks.tasks.plan import recipe_for
 from presets import rasch2023
 
 ROOT = Path(__file__).parent.parent
@@ -31,7 +32,7 @@ YEAR = 31536000.0
 
 
 def names(**changes: object) -> list[str]:
-    recipe = recipe_for(rasch2023, "wrn16", PLANS["embedded", "wrn"], dict(changes))
+    recipe = recipe_for(rasch2023, "wrn16", tasks.find("wrn").plans["embedded"], dict(changes))
     return [variant.name for variant in ablation.variants(recipe.spec)]
 
 
@@ -77,13 +78,13 @@ def test_columns_are_clipped_at_other_widths_than_the_recipes_and_scaled_anew() 
         "columns clipped at 2 sd",
         "columns clipped at 3 sd",
     ]
-    never = recipe_for(rasch2023, "wrn16", PLANS["embedded", "wrn"], {"remap_every": 0})
+    never = recipe_for(rasch2023, "wrn16", tasks.find("wrn").plans["embedded"], {"remap_every": 0})
     widths = {v.name: v.fields for v in ablation.variants(never.spec) if "columns" in v.name}
     assert all(fields["remap_every"] > 0 for fields in widths.values()) and len(widths) == 3
 
 
 def test_a_variant_differs_in_its_technique_alone() -> None:
-    recipe = recipe_for(rasch2023, "wrn16", PLANS["embedded", "wrn"], {})
+    recipe = recipe_for(rasch2023, "wrn16", tasks.find("wrn").plans["embedded"], {})
     base = recipe.spec.values()
     for variant in ablation.variants(recipe.spec):
         changed = recipe.override(**variant.fields).spec.values()
@@ -232,8 +233,8 @@ def test_every_model_is_compiled_and_its_ranges_set_anew_where_asked(
 
         return do
 
-    plan = dataclasses.replace(PLANS["embedded", "wrn"], recalibrate=True)
-    monkeypatch.setitem(PLANS, ("embedded", "wrn"), plan)
+    plan = dataclasses.replace(tasks.find("wrn").plans["embedded"], recalibrate=True)
+    monkeypatch.setitem(tasks.find("wrn").plans, "embedded", plan)
     monkeypatch.setattr(core, "compiled", noted("compiled", lambda model: None))
     for name in ("calibrate", "train"):
         monkeypatch.setattr(core, name, noted(name, getattr(core, name)))

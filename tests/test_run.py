@@ -20,8 +20,8 @@ from aimc_bridge.errors import DataError
 from benchmarks import cli, record, run, tasks
 from benchmarks.report import tables
 from benchmarks.studies import base, phases
-from benchmarks.studies.profiles import PLANS, recipe_for
 from benchmarks.studies.settings import Settings
+from benchmarks.tasks.plan import recipe_for
 from presets import ideal, rasch2023
 
 ROOT = Path(__file__).parent.parent
@@ -384,9 +384,9 @@ def test_times_as_people_write_them_and_tasks_between_options() -> None:
 
 
 @pytest.mark.parametrize("profile", tasks.PROFILES)
-@pytest.mark.parametrize("name", tasks.NAMES)
+@pytest.mark.parametrize("name", tasks.names())
 def test_every_profile_has_a_plan_whose_recipe_is_valid(profile, name) -> None:
-    plan = PLANS[profile, name]
+    plan = tasks.find(name).plans[profile]
     recipe_name = {"wrn": "wrn16", "bert": "bert_glue", "lstm": "lstm"}[name]
     recipe = recipe_for(rasch2023, recipe_name, plan, {})
     assert {key: getattr(recipe.spec, key) for key in plan.overrides} == plan.overrides
@@ -396,7 +396,7 @@ def test_every_profile_has_a_plan_whose_recipe_is_valid(profile, name) -> None:
 
 
 def test_a_preset_without_recipes_borrows_the_papers_and_says_so() -> None:
-    recipe = recipe_for(ideal, "wrn16", PLANS["embedded", "wrn"], {"noise_scale": 1.0})
+    recipe = recipe_for(ideal, "wrn16", tasks.find("wrn").plans["embedded"], {"noise_scale": 1.0})
     assert recipe.name == "rasch2023/wrn16"
     assert recipe.spec.noise_scale == 1.0
 

@@ -31,7 +31,6 @@ from benchmarks.report import trained as keep
 from benchmarks.studies import base
 from benchmarks.studies.folder import load_weights
 from benchmarks.studies.phases import Phases
-from benchmarks.studies.profiles import PLANS
 from benchmarks.studies.settings import Settings
 from presets import rasch2023
 from tests.test_native_fused import needs_compiler
@@ -177,7 +176,7 @@ def test_ranges_are_set_anew_after_training_where_asked(model, tmp_path) -> None
     plain, anew = found
     moved = {name for name in plain if not torch.equal(plain[name], anew[name])}
     assert moved == {name for name in plain if name.endswith("input_range")}
-    task, plan = tasks.get("wrn"), PLANS["embedded", "wrn"]
+    task, plan = tasks.get("wrn"), tasks.find("wrn").plans["embedded"]
     analog = convert(task.skeleton().eval(), rasch2023, exclude=list(task.exclude))
     load_weights(analog, tmp_path / "out1" / "work" / "wrn" / "hwa.safetensors")
     calibrate(analog, task.calibration_batches(plan.calibration), plan.method)

@@ -20,7 +20,7 @@ from benchmarks.report.standing import IN_FORCE, STANDING
 if TYPE_CHECKING:
     import pandas as pd
 
-    from benchmarks.report.published import Published
+    from benchmarks.tasks.published import Published
 
 _TIMES = (1.0, 3600.0, 86400.0, 31536000.0)
 _TEXTS = ("model", "dataset", "metric", "phase", "engine", "preset")
@@ -145,12 +145,12 @@ def compare() -> str:
     """
     import pandas as pd
 
-    from benchmarks.report.published import PUBLISHED
+    from benchmarks import tasks
 
     ours = _measured(of_kind("run"))
     lines = []
-    for task in dict.fromkeys(one.task for one in PUBLISHED):
-        theirs = [one for one in PUBLISHED if one.task == task]
+    for task in tasks.names():
+        theirs = tasks.find(task).published
         lines += [_published_line(one) for one in theirs]
         for metric in dict.fromkeys(one.metric for one in theirs):
             lines += ours.get(

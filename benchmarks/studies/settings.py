@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,12 +14,11 @@ from cyclopts import Parameter
 
 import presets
 from aimc_bridge.engines.base import engine as find_engine
-from aimc_bridge.errors import UsageError
 from aimc_bridge.training import HWATraining
 from benchmarks import cli, tasks
-from benchmarks.studies.profiles import PLANS, Plan, recipe_for
 from benchmarks.tasks import Task
 from benchmarks.tasks.data import data_dir
+from benchmarks.tasks.plan import Plan, recipe_for
 
 NOT_CLAIMED = ("checkpoint_every",)
 """Settings that may differ between a run and its continuation: they change no result."""
@@ -181,7 +180,7 @@ class Settings:
         known: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
         if self.out_percentile is not None:
             known["out_percentile"] = self.out_percentile or None
-        return dataclasses.replace(PLANS[self.profile, name], **known)
+        return dataclasses.replace(tasks.find(name).plan_of(self.profile), **known)
 
     def recipe_of(self, task: Task) -> HWATraining:
         """Return what a task is trained by: the preset's recipe with the plan's and --set's
@@ -237,17 +236,20 @@ class Settings:
         }
 
 
-def task_names(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the tasks that words name, each once; all tasks if there are no words.
+def task_names(words: Sequence[str], profile: str) -> tuple[str, ...]:
+    """Return the names of the tasks that words name, each once.
+
+    Args:
+        words: TASK words, as `tasks.find` takes them; none are all tasks that have the profile.
+        profile: The profile that they are run with.
 
     Raises:
-        UsageError: For a task that does not exist.
+        UsageError: For a task that does not exist, or that does not have the profile.
     """
-    names = tuple(dict.fromkeys(words)) or tuple(tasks.NAMES)
-    for name in names:
-        if name not in tasks.NAMES:
-            raise UsageError(f"unknown task {name!r}; one of {', '.join(tasks.NAMES)}")
-    return names
+    kinds = [tasks.find(word) for word in words]
+    for kind in kinds:
+        kind.plan_of(profile)
+    return tuple(dict.fromkeys(kind.name for kind in kinds)) or tasks.names(profile)
 
 
 def set_threads(threads: int | None, profile: str) -> None:
@@ -265,7 +267,7 @@ def set_threads(threads: int | None, profile: str) -> None:
 
 def _options_of(name: str, options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """Options that this task has; one that no named task has is left in, for its error."""
-    known = {n: set(import_module(f"benchmarks.tasks.{n}").OPTIONS) for n in names}
+    known = {n: set(tasks.find(n).option_types) for n in names}
     return {
         key: value
         for key, value in options.items()

@@ -15,11 +15,11 @@ from aimc_bridge.errors import UsageError
 from aimc_bridge.files import write_text
 from aimc_bridge.spec import Preset
 from aimc_bridge.times import label
-from benchmarks import cli
+from benchmarks import cli, tasks
 from benchmarks.machine import hardware, versions
 from benchmarks.report.ladder_page import save
 from benchmarks.studies.base import Study
-from benchmarks.studies.ladder.climb import SIZES, Climb
+from benchmarks.studies.ladder.climb import Climb
 from benchmarks.studies.ladder.rungs import LADDER
 from benchmarks.studies.ladder.sides import SIDES
 from benchmarks.studies.settings import DigitalEpochs, Settings
@@ -63,9 +63,8 @@ class Options:
         Parameter(
             validator=_check_subset,
             show_default=False,
-            help="[TASK=]N: test samples (words); default: "
-            + ", ".join(f"{name} {sizes.subset}" for name, sizes in SIZES.items())
-            + " with real and paper, all with embedded.",
+            help="[TASK=]N: test samples (words); default: the task's own number for the ladder "
+            "with real and paper, all with embedded.",
         ),
     ] = ()
     device: cli.Device = "cpu"
@@ -89,7 +88,7 @@ class Options:
     def subsets(self) -> dict[str, int | None]:
         """Return the test samples (words) per task; None is all."""
         whole = self.profile == "embedded"
-        usual = {name: None if whole else SIZES[name].subset for name in self.tasks}
+        usual = {name: None if whole else tasks.find(name).ladder.subset for name in self.tasks}
         named = cli.by_task("--subset", self.subset, self.tasks)
         return usual | {name: int(count) for name, count in named.items()}
 

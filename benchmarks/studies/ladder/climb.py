@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -23,30 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Sizes(NamedTuple):
-    """How much of a task the ladder runs.
-
-    Attributes:
-        subset: Test samples (words) of the profiles on real data; embedded data are taken whole.
-        probe_samples: Validation samples from which the inputs of the layers come.
-        probe_inputs: Inputs that are kept of each layer.
-        redrawn: Samples between two draws, for the flaw that draws a new chip for each batch; None
-            is the whole batch of an evaluation.
-    """
-
-    subset: int
-    probe_samples: int
-    probe_inputs: int
-    redrawn: int | None = None
-
-
-SIZES = {
-    "wrn": Sizes(300, 16, 16, 25),  # redrawn: the batch of the paper's recipe
-    "bert": Sizes(300, 16, 128),
-    "lstm": Sizes(2000, 700, 128),
-}
-
-
 class Climb:
     """The ladder of one task; every rung and chip that is done is on disk."""
 
@@ -59,7 +35,7 @@ class Climb:
             repeats: Chips or readings of the rows that show a flaw.
         """
         self.study, self.task, self.repeats = study, study.task, repeats
-        self.sizes = SIZES[self.task.name]
+        self.sizes = self.task.ladder
         self.subset = None if subset is None or subset >= self.task.count("test") else subset
         self.facts = study.facts
         self.facts |= {
