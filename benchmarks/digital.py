@@ -4,34 +4,51 @@ A run's folder holds `step-N.safetensors` (weights and optimizer) with `checkpoi
 it while it trains, `log.csv`, and at the end `model.safetensors` and `info.json`.
 """
 
+from __future__ import annotations
+
 import csv
 import dataclasses
 import json
 import math
-import os
 import platform
+import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file, save_model
+from cyclopts import Parameter
+from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from aimc_bridge.errors import AimcError, CheckpointError, TrainingError, UsageError
+from aimc_bridge.commands import Output
+from aimc_bridge.errors import CheckpointError, TrainingError, UsageError
+from aimc_bridge.files import read_tensors, replacing, write_tensors, write_text
+from aimc_bridge.progress import ProgressBar
 from aimc_bridge.rng import derive
-from benchmarks import tasks
-from benchmarks.command import check_alone
-from benchmarks.files import replace_file
+from benchmarks import cli, tasks
+from benchmarks.studies.settings import set_threads
 from benchmarks.tasks import DigitalRecipe, Task, device_of
 
 LOG_EVERY = 20  # steps
 PRECISIONS = ("fp32", "bf16")
+
+
+def total_steps(recipe: DigitalRecipe, per_epoch: int) -> int:
+    """Return the number of steps of a training.
+
+    Args:
+        recipe: The recipe.
+        per_epoch: Mini-batches per epoch.
+
+    Raises:
+        UsageError: If the recipe's epochs are negative or not finite.
+    """
+    if not 0 <= recipe.epochs < math.inf:
+        raise UsageError(f"epochs {recipe.epochs}; allowed: a finite number >= 0")
+    return max(1, round(recipe.epochs * per_epoch))
 
 
 def learning_rate(recipe: DigitalRecipe, step: int, total: int) -> float:
@@ -78,13 +95,11 @@ def write_checkpoint(
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{index}.{key}"] = value
     tensors |= {f"carried.{name}": value for name, value in task.carried(model).items()}
-    file = out / f"step-{facts['step']}.safetensors"
-    temporary = file.with_name(file.name + ".tmp")
-    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary)
-    os.replace(temporary, file)
-    replace_file(out / "checkpoint.json", json.dumps({**facts, "file": file.name}, indent=1))
+    path = out / f"step-{facts['step']}.safetensors"
+    write_tensors(path, tensors)
+    write_text(out / "checkpoint.json", json.dumps({**facts, "file": path.name}, indent=1))
     for old in out.glob("step-*.safetensors"):
-        if old.name != file.name:
+        if old.name != path.name:
             old.unlink()
 
 
@@ -104,8 +119,8 @@ def read_checkpoint(out: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     pointer = out / "checkpoint.json"
     try:
         facts: dict[str, Any] = json.loads(pointer.read_text())
-        return facts, load_file(out / facts["file"])
-    except (ValueError, KeyError, TypeError, SafetensorError, OSError) as error:
+        return facts, read_tensors(out / facts["file"])
+    except (ValueError, KeyError, TypeError, OSError) as error:  # a CheckpointError: ValueError
         raise CheckpointError(
             f"{pointer} or the file it names is damaged ({error}); remove the folder to start over"
         ) from None
@@ -148,21 +163,30 @@ def fit(
     precision: str = "fp32",
     checkpoint_every: int = 200,
     stop_after: int | None = None,
-    console: Console | None = None,
+    output: Output = Output(),
 ) -> nn.Module:
-    """Trains a task's digital model and writes it to `out`.
+    """Train a task's digital model and write it to `out`.
 
-    Args:    recipe            the task's own where None.
-             resume            go on from the last checkpoint in `out`, to the weights of a run that
-                               was never interrupted (bit for bit on the CPU).
-             device            "auto", "cpu" or "cuda".
-             precision         "fp32", or "bf16": forward passes under autocast; weights, optimizer
-                               and every evaluation stay in float32.
-             checkpoint_every  steps between checkpoints; 0 writes none.
-             stop_after        stop there, with a checkpoint, as an interruption would (tests).
-    Returns: the trained model, in eval mode.
-    Raises:  TrainingError when the loss is no longer finite; UsageError where `out` holds another
-             run.
+    Args:
+        task: The task.
+        out: The folder of the training.
+        recipe: How it is trained; None is the task's own recipe.
+        seed: Seed of the starting weights, the order of the data and dropout.
+        resume: Go on from the last checkpoint in `out`, to the weights of a training that was never
+            interrupted (bit for bit on the CPU).
+        device: "auto", "cpu" or "cuda".
+        precision: "fp32", or "bf16": forward passes under autocast; weights, optimizer and every
+            evaluation stay in float32.
+        checkpoint_every: Steps between checkpoints; 0 writes none.
+        stop_after: Stop there, with a checkpoint, as an interruption would (tests).
+        output: Where notes and the progress bar go.
+
+    Returns:
+        The trained model, in eval mode.
+
+    Raises:
+        TrainingError: If the loss is no longer finite.
+        UsageError: If `out` holds another training.
     """
     recipe = recipe or task.digital
     if device not in ("auto", "cpu", "cuda"):
@@ -171,21 +195,18 @@ def fit(
         raise UsageError("device cuda asked for, but torch sees none; use --device cpu")
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}; one of {', '.join(PRECISIONS)}")
-    if not 0 <= recipe.epochs < math.inf:
-        raise UsageError(f"epochs {recipe.epochs}; allowed: a finite number >= 0")
     about = {
         "seed": seed,
         "precision": precision,
         "options": dict(task.options),
         "recipe": dataclasses.asdict(recipe),
     }
-    console = console or Console(stderr=True)
     if (out / "model.safetensors").exists():
         if not resume:
             raise UsageError(f"{out} holds a finished run; name another folder or --resume")
         known = tasks.read_info(out)
         _check_same(out, about, {key: known.get(key, about[key]) for key in about})
-        console.print(f"{out} holds a finished run: nothing left to do", markup=False)
+        output.say(f"{out} holds a finished run: nothing left to do")
         return task.load(out)
     if (out / "checkpoint.json").exists() and not resume:
         raise UsageError(f"{out} holds an unfinished run; --resume goes on with it")
@@ -193,12 +214,12 @@ def fit(
     place = torch.device("cuda" if use_cuda else "cpu")
     task.place(place)
     loader = task.digital_loader(recipe.batch_size, seed)
+    total = total_steps(recipe, len(loader))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{out} cannot be made ({error.strerror}); name another folder") from None
 
-    total = max(1, round(recipe.epochs * len(loader)))
     model = task.build(seed).to(place)
     optimizer = optimizer_for(model, recipe)
     run = {**about, "total": total}
@@ -216,20 +237,13 @@ def fit(
     log = out / "log.csv"
     keep_rows(log, start)
     model.train()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  rate {task.fields[rate]:.1e}"),
-        TimeRemainingColumn(),
-    )
     total_loss, seen = torch.zeros((), device=place), 0
-    with Progress(*columns, console=console) as progress, log.open("a", newline="") as file:
-        bar = progress.add_task(task.model_name, total=total, completed=start, loss=0.0, rate=0.0)
+    progress = ProgressBar(task.model_name, total, start, show=output.bars)
+    with progress as bar, log.open("a", newline="") as file:
         writer = csv.writer(file)
         if not start:
             writer.writerow(["step", "loss", "learning_rate", "wall_s"])
-        step = start
+        step = shown = start
         while step < total:
             epoch, position = divmod(step, len(loader))
             for batch in loader.passing(epoch, position):
@@ -262,7 +276,8 @@ def fit(
                     wall = time.monotonic() - began
                     writer.writerow([step, f"{value:.5f}", f"{rate:.3e}", f"{wall:.1f}"])
                     file.flush()
-                    progress.update(bar, completed=step, loss=value, rate=rate)
+                    bar.advance(step - shown, note=f"loss {value:.3f}  rate {rate:.1e}")
+                    shown = step
                 if save and step < total:
                     facts = {**run, "step": step, "wall_s": time.monotonic() - began}
                     write_checkpoint(out, task, model, optimizer, facts)
@@ -277,7 +292,7 @@ def fit(
     finish(out, task, model, {**run, "wall_s": wall, "steps_per_epoch": len(loader)}, metrics)
     for name, values in metrics.items():
         text = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
-        console.print(f"{task.model_name}, {task.dataset}, {name}: {text}", soft_wrap=True)
+        output.say(f"{task.model_name}, {task.dataset}, {name}: {text}")
     return model
 
 
@@ -296,7 +311,7 @@ def keep_rows(log: Path, step: int) -> None:
         return
     lines = log.read_text().splitlines(keepends=True)
     kept = [line for line in lines if not line[0].isdigit() or int(line.split(",")[0]) <= step]
-    replace_file(log, "".join(kept) if step else "")
+    write_text(log, "".join(kept) if step else "")
 
 
 def finish(
@@ -327,69 +342,95 @@ def finish(
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if device_of(model).type == "cuda" else "cpu",
     }
-    replace_file(out / "info.json", json.dumps(info, indent=1) + "\n")
-    temporary = out / "model.safetensors.tmp"
-    kept = task.skeleton()  # on a GPU the weights of an LSTM are views of one memory
-    kept.load_state_dict(model.state_dict())
-    save_model(kept, str(temporary))
-    os.replace(temporary, out / "model.safetensors")
+    write_text(out / "info.json", json.dumps(info, indent=1) + "\n")
+    plain = task.skeleton()  # on a GPU the weights of an LSTM are views of one memory
+    plain.load_state_dict(model.state_dict())
+    with replacing(out / "model.safetensors") as path:
+        save_model(plain, str(path))
     (out / "checkpoint.json").unlink(missing_ok=True)
     for old in out.glob("step-*.safetensors"):
         old.unlink()
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+# --- the command ----------------------------------------------------------------------------------
+
+Folder = Annotated[Path, Parameter(name="--out", help="Folder of the training.")]
+Above0 = cli.number(float, lambda value: 0 < value < math.inf, "a number above 0")
 
 
-@app.command()
-def main(
-    name: Annotated[str, typer.Argument(metavar="TASK", help="wrn, bert or lstm")],
-    out: Annotated[Path, typer.Option(help="folder of the run")],
-    profile: Annotated[str, typer.Option(help="embedded, real or paper")] = "embedded",
-    data_dir: Annotated[Path | None, typer.Option(help="folder with the data")] = None,
-    option: Annotated[
-        list[str] | None, typer.Option("--option", "-o", help="the task's own: KEY=VALUE")
+def train(
+    task: cli.TaskName,
+    *,
+    out: Folder,
+    profile: cli.Profile = "embedded",
+    data_dir: cli.DataDir = None,
+    option: cli.Option = (),
+    epochs: Annotated[
+        float | None, Parameter(help="Passes over the training data; default: the task's own.")
     ] = None,
-    epochs: Annotated[float | None, typer.Option(min=0.0)] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0.0)] = None,
-    grad_clip: Annotated[float | None, typer.Option(min=0.0)] = None,
-    seed: Annotated[int, typer.Option()] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32 or bf16 (autocast)")] = "fp32",
-    threads: Annotated[int | None, typer.Option(min=1)] = None,
-    checkpoint_every: Annotated[int, typer.Option(min=0)] = 200,
-    resume: Annotated[bool, typer.Option("--resume")] = False,
+    batch_size: Annotated[
+        int | None, Parameter(converter=cli.at_least(1), help="Default: the task's own.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, Parameter(converter=Above0, help="Default: the task's own.")
+    ] = None,
+    grad_clip: Annotated[
+        float | None,
+        Parameter(converter=Above0, help="Largest norm of a gradient; default: the task's own."),
+    ] = None,
+    seed: cli.Seed = 0,
+    device: cli.Device = "cpu",
+    precision: cli.Precision = "fp32",
+    threads: cli.Threads = None,
+    checkpoint_every: Annotated[
+        int, Parameter(converter=cli.at_least(0), help="Steps between checkpoints; 0: none.")
+    ] = 200,
+    resume: cli.Resume = False,
+    output: Output = Output(),
 ) -> None:
-    """Train the digital model of one benchmark task."""
-    if threads:
-        torch.set_num_threads(threads)
-    console = Console(stderr=True)
-    try:
-        check_alone("benchmarks.digital")
-        task = tasks.get(name, profile, data_dir, **tasks.parse_options(option or []))
-        changes: dict[str, Any] = {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "grad_clip": grad_clip,
-        }
-        given = {key: value for key, value in changes.items() if value is not None}
-        fit(
-            task,
-            out,
-            recipe=dataclasses.replace(task.digital, **given),
-            seed=seed,
-            resume=resume,
-            device=device,
-            precision=precision,
-            checkpoint_every=checkpoint_every,
-            console=console,
-        )
-    except AimcError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1 if isinstance(error, TrainingError) else 2) from None
+    """Train the digital model of one task.
+
+    --json prints info.json: the recipe, the steps, the metrics on validation and test data.
+    """
+    cli.check_alone("benchmarks.digital")
+    made = tasks.get(task, profile, data_dir, **tasks.parse_options(list(option)))
+    changes: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "grad_clip": grad_clip,
+    }
+    known = {key: value for key, value in changes.items() if value is not None}
+    recipe = dataclasses.replace(made.digital, **known)
+    set_threads(threads, profile)
+    if output.dry_run:
+        steps = total_steps(recipe, len(made.digital_loader(recipe.batch_size, seed)))
+        text = f"{made.model_name} on {made.dataset}: {steps} steps, into {out}"
+        output.result(text, {"plan": [text], "recipe": dataclasses.asdict(recipe)})
+        return
+    fit(
+        made,
+        out,
+        recipe=recipe,
+        seed=seed,
+        resume=resume,
+        device=device,
+        precision=precision,
+        checkpoint_every=checkpoint_every,
+        output=output,
+    )
+    output.result(f"{made.model_name} in {out}", tasks.read_info(out))
+
+
+app = cli.command("digital", train, "TASK")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    return cli.execute(
+        app, words, on_interrupt="interrupted; to go on: the same command with --resume"
+    )
 
 
 if __name__ == "__main__":
-    app()
+    sys.exit(main())

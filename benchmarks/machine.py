@@ -12,12 +12,17 @@ import torch
 
 _PACKAGES = (
     *("aimc-bridge", "aihwkit", "torch", "torchvision", "transformers", "datasets"),
-    *("accelerate", "numpy", "scikit-learn"),
+    *("accelerate", "numpy", "scikit-learn", "aihwkit-lightning"),
 )
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def versions() -> dict[str, str]:
-    """Python and the packages that a result may depend on."""
+    """Return the versions of Python and of the packages that a result may depend on."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -28,14 +33,22 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores, threads of torch, GPU."""
+    """Return processor, cores, threads of torch, GPU, memory, and what allocators are told."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "machine": platform.machine(),
         "cpu": _cpu(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "torch_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "memory_gb": round(memory / 1e9, 1),
+        "allocator": {name: os.environ[name] for name in sorted(os.environ) if _allocates(name)},
     }
+
+
+def _allocates(name: str) -> bool:
+    """Whether a variable of the environment tells a memory allocator something."""
+    return name.startswith("MALLOC_") or name in ("THP_MEM_ALLOC_ENABLE", "LD_PRELOAD")
 
 
 def _cpu() -> str:

@@ -58,7 +58,7 @@ def all_tasks() -> dict[str, Task]:
     """The embedded task of every model, by name."""
     from benchmarks import tasks
 
-    return {name: tasks.get(name) for name in tasks.NAMES}
+    return {name: tasks.get(name) for name in tasks.names()}
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,17 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
-from aimc_bridge.errors import DataError, UsageError
-from benchmarks import ablation
-from benchmarks import record as records
+from aimc_bridge.errors import DataError
+from benchmarks import ablation as command
+from benchmarks import record as record_command
+from benchmarks import tasks
 from benchmarks.report import ablation as ablation_report
+from benchmarks.report import figures, folders, pages, tables
+from benchmarks.report import record as records
 from benchmarks.report.ablation import COLUMNS
-from benchmarks.studies.profiles import PLANS, recipe_for
+from benchmarks.studies import ablation
+from benchmarks.studies import base as core
+from benchmarks.tasks.plan import recipe_for
 from presets import rasch2023
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +32,7 @@ YEAR = 31536000.0
 
 
 def names(**changes: object) -> list[str]:
-    recipe = recipe_for(rasch2023, "wrn16", PLANS["embedded", "wrn"], dict(changes))
+    recipe = recipe_for(rasch2023, "wrn16", tasks.find("wrn").plans["embedded"], dict(changes))
     return [variant.name for variant in ablation.variants(recipe.spec)]
 
 
@@ -72,13 +78,13 @@ def test_columns_are_clipped_at_other_widths_than_the_recipes_and_scaled_anew() 
         "columns clipped at 2 sd",
         "columns clipped at 3 sd",
     ]
-    never = recipe_for(rasch2023, "wrn16", PLANS["embedded", "wrn"], {"remap_every": 0})
+    never = recipe_for(rasch2023, "wrn16", tasks.find("wrn").plans["embedded"], {"remap_every": 0})
     widths = {v.name: v.fields for v in ablation.variants(never.spec) if "columns" in v.name}
     assert all(fields["remap_every"] > 0 for fields in widths.values()) and len(widths) == 3
 
 
 def test_a_variant_differs_in_its_technique_alone() -> None:
-    recipe = recipe_for(rasch2023, "wrn16", PLANS["embedded", "wrn"], {})
+    recipe = recipe_for(rasch2023, "wrn16", tasks.find("wrn").plans["embedded"], {})
     base = recipe.spec.values()
     for variant in ablation.variants(recipe.spec):
         changed = recipe.override(**variant.fields).spec.values()
@@ -148,24 +154,16 @@ QUICK = [
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("ablation") / "out"
-    assert ablation.main([*QUICK, "--out", str(out)]) == 0
+    assert command.main([*QUICK, "--out", str(out)]) == 0
     return out
-
-
-def test_the_report_takes_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    before = (ablation_report.DOCS / "ablation.md").stat().st_mtime_ns
-    with pytest.raises(SystemExit) as left:
-        ablation_report.main(["--help"])
-    assert left.value.code == 0 and "docs/ablation.md" in capsys.readouterr().out
-    assert ablation_report.main(["runs/out"]) == 2
-    assert (ablation_report.DOCS / "ablation.md").stat().st_mtime_ns == before
 
 
 def test_results_have_a_folder_of_their_own_where_none_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert ablation.main([*QUICK[:-1], "--times", "1h", "--chips", "1"]) == 0
+    words = ["wrn", "--chips", "1", "--subset", "40", "--hwa-batches", "3", "--times", "1h"]
+    assert command.main([*words, "--digital-epochs", "2", "--only", "no noise"]) == 0
     (made,) = (tmp_path / "runs").iterdir()
     assert made.name.startswith("ablation-wrn-") and (made / "changes.csv").exists()
 
@@ -179,7 +177,7 @@ def test_what_comes_out(finished: Path) -> None:
     for _, group in chips.groupby("variant"):
         assert group.seed.tolist() == chips[chips.variant == "recipe"].seed.tolist()  # the same
     histories = {
-        slug: pd.read_csv(finished / "seed-0" / slug / "training" / "metrics.csv")
+        slug: pd.read_csv(finished / "work" / "seed-0" / slug / "training" / "metrics.csv")
         for slug in ("recipe", "no-noise", "noise-scale-1")
     }
     ramp = [3.0 * step / 20 for step in (1, 2, 3)]
@@ -200,25 +198,25 @@ def test_a_run_goes_on_and_does_nothing_twice(
     """Stopped in the second training; the numbers are those of one go."""
     out = tmp_path / "out"
     calls = []
-    train = ablation.hardware_aware
+    train = core.train
 
-    def trained(*given: object) -> object:
+    def trained(*given: object, **named: object) -> object:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return train(*given)  # type: ignore[arg-type]
+        return train(*given, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ablation, "hardware_aware", trained)
-    checkpoint = ["--checkpoint", str(finished / "digital")]
-    assert ablation.main([*QUICK, *checkpoint, "--out", str(out)]) == 130
-    assert ablation.main([*QUICK, *checkpoint, "--out", str(out)]) == 2
-    assert ablation.main([*QUICK, *checkpoint, "--seed", "1", "--out", str(out), "--resume"]) == 2
-    assert ablation.main([*QUICK, *checkpoint, "--out", str(out), "--resume"]) == 0
+    monkeypatch.setattr(core, "train", trained)
+    checkpoint = ["--checkpoint", str(finished / "work" / "digital")]
+    assert command.main([*QUICK, *checkpoint, "--out", str(out)]) == 130
+    assert command.main([*QUICK, *checkpoint, "--out", str(out)]) == 2
+    assert command.main([*QUICK, *checkpoint, "--seed", "1", "--out", str(out), "--resume"]) == 2
+    assert command.main([*QUICK, *checkpoint, "--out", str(out), "--resume"]) == 0
     assert len(calls) == 4
     pd.testing.assert_frame_equal(
         pd.read_csv(out / "results.csv"), pd.read_csv(finished / "results.csv")
     )
-    assert ablation.main([*QUICK, *checkpoint, "--out", str(out), "--resume"]) == 0
+    assert command.main([*QUICK, *checkpoint, "--out", str(out), "--resume"]) == 0
     assert len(calls) == 4
 
 
@@ -235,76 +233,97 @@ def test_every_model_is_compiled_and_its_ranges_set_anew_where_asked(
 
         return do
 
-    plan = dataclasses.replace(PLANS["embedded", "wrn"], recalibrate=True)
-    monkeypatch.setitem(PLANS, ("embedded", "wrn"), plan)
-    monkeypatch.setattr(ablation, "compiled", noted("compiled", lambda model: None))
-    for name in ("calibrate", "hardware_aware"):
-        monkeypatch.setattr(ablation, name, noted(name, getattr(ablation, name)))
-    words = [*QUICK, "--compiled", "--checkpoint", str(finished / "digital")]
-    assert ablation.main([*words, "--out", str(tmp_path / "out")]) == 0
-    assert order == ["compiled", "calibrate", "hardware_aware", "calibrate"] * 3
+    plan = dataclasses.replace(tasks.find("wrn").plans["embedded"], recalibrate=True)
+    monkeypatch.setitem(tasks.find("wrn").plans, "embedded", plan)
+    monkeypatch.setattr(core, "compiled", noted("compiled", lambda model: None))
+    for name in ("calibrate", "train"):
+        monkeypatch.setattr(core, name, noted(name, getattr(core, name)))
+    words = [*QUICK, "--compiled", "--checkpoint", str(finished / "work" / "digital")]
+    assert command.main([*words, "--out", str(tmp_path / "out")]) == 0
+    assert order == ["compiled", "calibrate", "train", "calibrate"] * 3
 
 
 def test_a_record_and_its_page(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kept whole, left out of the table of runs, and shown on a page of its own."""
-    folder, docs = tmp_path / "records", tmp_path / "docs"
-    docs.mkdir()
-    monkeypatch.setattr(ablation_report, "FOLDER", folder)
-    monkeypatch.setattr(ablation_report, "DOCS", docs)
-    assert ablation_report.main([]) == 2  # nothing to show yet
-    words = [*QUICK, "--out", str(finished), "--resume", "--record", "small"]
-    assert ablation.main(words) == 0
-    file = folder / "ablation-small.json"
-    rows, record = ablation_report.read(file)
-    pd.testing.assert_frame_equal(
-        rows, pd.read_csv(finished / "results.csv"), check_dtype=False, check_exact=True
-    )
-    assert record["command"].startswith("python -m benchmarks.ablation wrn --chips 2")
-    assert "'no noise'" in record["command"]
-    assert records.read(file)["kind"] == "ablation" and records.table(folder) == ""
-    assert ablation_report.main([]) == 0
-    page = (docs / "ablation.md").read_text()
+    """Kept whole, and shown with its figure between the marks of a page of its own."""
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
+    section = next(one for one in pages.SECTIONS if one.name == "ablation")
+    monkeypatch.setattr(pages, "SECTIONS", (section,))
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    page = tmp_path / section.page
+    page.parent.mkdir()
+    page.write_text("# Ablation\n\n<!-- ablation --><!-- /ablation -->\n")
+    assert record_command.main(["write"]) == 0 and pages.NOTHING in page.read_text()
+    assert record_command.main(["add", str(finished), "--name", "small"]) == 0
+    (record,) = records.of_kind("ablation")
+    rows = pd.read_csv(finished / "results.csv")
+    pd.testing.assert_frame_equal(record.table(), rows, check_dtype=False, check_exact=True)
+    assert record.name == "ablation-small" and record.extra["studies"]["wrn"]["samples"] == 40
+    assert record.command.startswith("python -m benchmarks.ablation wrn --chips 2")
+    assert "'no noise'" in record.command
+    assert record_command.main(["write"]) == 0
+    text = page.read_text()
     table = ablation_report.changes(rows, 0.9)
-    assert records.report.markdown(ablation_report.text_of(table)) in page
-    assert "![changes](ablation-small.png)" in page and (docs / "ablation-small.png").exists()
-    file.write_text("{}")
-    with pytest.raises(DataError, match=r"ablation-small.json is not an ablation's record"):
-        ablation_report.read(file)
+    assert tables.markdown(ablation_report.text_of(table)) in text
+    assert "![changes](ablation-small.png)" in text
+    drawn = figures.description_of(page.parent / "ablation-small.png")
+    assert drawn == records.digest(record) and list(pages.problems()) == []
 
 
-def test_the_page_in_docs_is_the_records() -> None:
-    files = sorted((ROOT / "benchmarks" / "records").glob("ablation-*.json"))
-    if not files:
-        pytest.skip("no ablation has been recorded")
-    page = (ROOT / "docs" / "ablation.md").read_text()
-    assert page == ablation_report.page(files), "run python -m benchmarks.report.ablation"
+def test_record_keeps_the_result_as_add_does(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
+    assert command.main([*QUICK, "--out", str(finished), "--resume", "--record", "small"]) == 0
+    (record,) = records.of_kind("ablation")
+    assert [record] == folders.records_of(finished, "small")
+
+
+def test_a_summary_is_made_again(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    for name in ("summary.md", "changes.csv", "figure.png"):
+        (out / name).unlink()
+    folders.rebuild(out)
+    assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    (out / "results.csv").write_text("variant\nrecipe\n")
+    with pytest.raises(DataError, match="other columns"):
+        ablation_report.record_of(out, "x")
 
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
         (["--only", "no luck"], "--only 'no luck'; one of 'no noise'"),
-        (["--split", "train"], "unknown split 'train'; one of validation, test"),
+        (["--split", "train"], '"train" for --split. Choose from: "validation", "test"'),
         (["--chips", "0"], "--chips 0; allowed: 1 or more"),
-        (["--precision", "int8"], "unknown precision 'int8'"),
+        (["--precision", "int8"], 'Invalid value "int8" for --precision'),
         (["--record", "a/b"], "--record 'a/b'; allowed: letters"),
-        (["--device", "tpu"], "unknown device 'tpu'"),
+        (["--device", "tpu"], 'Invalid value "tpu" for --device'),
         (["--checkpoint", "/nowhere"], "no checkpoint at"),
         (["--set", "noise=1"], "allowed: FIELD=VALUE"),
     ],
 )
 def test_bad_usage(words: list[str], complaint: str, tmp_path: Path, capsys: object) -> None:
-    assert ablation.main(["wrn", *words, "--out", str(tmp_path / "out")]) == 2
+    assert command.main(["wrn", *words, "--out", str(tmp_path / "out")]) == 2
     assert complaint in " ".join(capsys.readouterr().err.split())  # type: ignore[attr-defined]
     assert not (tmp_path / "out").exists()
 
 
 def test_the_variants_can_be_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert ablation.main(["lstm", "--list", "--out", str(tmp_path / "out")]) == 0
+    assert command.main(["lstm", "--list", "--out", str(tmp_path / "out")]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert listed[0] == "recipe" and "no clipping" in listed
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UsageError, match="a/b"):
-        ablation_report.check_name("a/b")
+
+
+def test_a_dry_run_says_what_would_be_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main([*QUICK, "--dry-run", "--json", "--out", str(tmp_path / "out")]) == 0
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    assert [line.strip() for line in plan[2:5]] == ["recipe", "no noise", "noise scale 1"]
+    assert plan[1].startswith("2 chips at 1h, 1y on the validation split")
+    assert not (tmp_path / "out").exists()

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from safetensors.torch import save_model
 
-import benchmarks.record
 import presets
 from aimc_bridge import calibrate, convert
 from aimc_bridge.equivalence import device
 from aimc_bridge.equivalence.task import POINTS
-from benchmarks import tasks
+from benchmarks import digital, tasks
 from benchmarks.crosscheck import main
-from benchmarks.studies.weights import save_weights
+from benchmarks.report import record as records
+from benchmarks.studies import crosscheck as study
+from benchmarks.studies.folder import save_weights
 
 pytestmark = pytest.mark.usefixtures("small_periphery")
 
-
-# --- the command ----------------------------------------------------------------------------------
 
 DEVICES = ["--levels", "device", "--samples", "2000", "--targets", "0.5", "--times", "1h"]
 
@@ -30,7 +31,7 @@ def test_command(
 ) -> None:
     """Devices of two presets that should agree, and the pair that may differ."""
     out = tmp_path / "out"
-    monkeypatch.setattr(benchmarks.record, "FOLDER", tmp_path)
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
     words = [*DEVICES, "--preset", "rasch2023", "scalar_drift", "--out", str(out)]
     assert main(words) == 0
     said = capsys.readouterr().out
@@ -40,6 +41,16 @@ def test_command(
     names = [report["name"] for report in record["reports"]]
     assert names == ["rasch2023/device", "scalar_drift/device", "rasch2023-scalar_drift/device"]
     assert all(name in said for name in names)
+    rows = sum(sum(row[2:]) for r in record["reports"][:2] for row in r["counts"])
+    last = said.splitlines()[-1]
+    assert last.startswith(f"verdict: undecided; of {rows:,} rows that should agree, ")  # too few
+    assert ", 0 are different, " in last
+    summary = (out / "summary.md").read_text()
+    assert summary.startswith("# Cross-check\n\n**Verdict: undecided.** Of")
+    assert [line.split("[")[1].split("]")[0] for line in summary.splitlines() if "| [" in line] == (
+        names
+    )
+    assert "may differ |" in summary and "What failed" not in summary
     pair = record["reports"][-1]
     assert not pair["should_agree"]
     counts = {tuple(row[:2]): row[2:] for row in pair["counts"]}
@@ -47,17 +58,102 @@ def test_command(
     assert record["finished"] and record["kind"] == "crosscheck"
     assert main(words) == 2  # not empty
     assert main([*words, "--resume", "--record", "mine"]) == 0
-    kept = benchmarks.record.read(tmp_path / "crosscheck-mine.json")
-    assert kept["name"] == "crosscheck-mine" and len(kept["reports"]) == 3
-    assert benchmarks.record.table(tmp_path) == ""  # no run: not in the README's table
+    kept = records.read(tmp_path / "records" / "crosscheck-mine.json")
+    assert kept.name == "crosscheck-mine" and len(kept.extra["reports"]) == 3
+    assert kept.kind == "crosscheck" and set(kept.table().part) == set(names)
+    assert records.of_kind("run") == []  # not in the README's table
+    assert kept.command.startswith("python -m benchmarks.crosscheck --levels device")
 
 
 def test_the_command_fails_where_cells_differ(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Exit code 1, the verdict as the last line, and what failed in the summary."""
     monkeypatch.setattr(device, "programmed", lambda g, pcm, eps: g)
-    words = [*DEVICES, "--preset", "rasch2023", "--workers", "1", "--out", str(tmp_path / "out")]
+    out = tmp_path / "out"
+    words = [*DEVICES, "--preset", "rasch2023", "--workers", "1", "--out", str(out)]
     assert main(words) == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("verdict: failed; of ")
+    failed = (out / "summary.md").read_text().partition("## What failed in rasch2023/device")[2]
+    assert "programmed sd" in failed or "programming sd" in failed
+    assert main([*words, "--resume", "--json"]) == 1
+    data = json.loads(capsys.readouterr().out)
+    assert data["verdict"] == "failed" and data["reports"][0]["name"] == "rasch2023/device"
+    assert main([*words, "--resume", "--quiet"]) == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_a_dry_run_names_the_reports_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["wrn", "--preset", "rasch2023", "--levels", "device", "layer", "--against", "hermes"]
+    assert main([*words, "--dry-run", "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "rasch2023/device: device; native against aihwkit",
+        "rasch2023/wrn: layer; native against aihwkit",
+        "rasch2023-hermes/device: device; two presets, may differ",
+        "rasch2023-hermes/wrn: layer; two presets, may differ",
+        f"into {tmp_path / 'out'}",
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_ladder_is_no_option_of_the_cross_check(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--ladder", "wrn"]) == 2
+    assert "--ladder" in capsys.readouterr().err
+
+
+# --- the budget -----------------------------------------------------------------------------------
+
+LAYER = ["wrn", "--preset", "rasch2023", "--levels", "device", "layer", "--layers", "fc"]
+LAYER += ["--times", "1h", "--samples", "2000", "--targets", "0.5", "--workers", "1"]
+
+
+def test_a_budget_too_small_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error names the smallest budget that would do; with that one the training begins."""
+    trained = []
+
+    def fit(task: tasks.Task, out: Path, **options: object) -> None:
+        trained.append(task.name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(digital, "fit", fit)
+    out = tmp_path / "out"
+    assert main([*LAYER, "--budget", "0.5", "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    (smallest,) = re.findall(r"give --budget (\d+[sm]) or more", said)
+    assert "is too small for one cell of each of 2 reports (most for rasch2023/" in said
+    assert trained == [] and not out.exists()
+    assert (
+        main(
+            [*LAYER, "--budget", f"{2 * int(smallest[:-1])}{smallest[-1]}"] + [*("--out", str(out))]
+        )
+        == 130
+    )
+    assert trained == ["wrn"]
+
+
+def test_a_cross_check_with_a_budget_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A report keeps the share that it got, and nothing is predicted again."""
+    wrn = tasks.get("wrn", "embedded", None)
+    save_model(wrn.build(3), str(tmp_path / "model.safetensors"))
+    words = [*LAYER, "--checkpoint", str(tmp_path), "--chips", "4", "--budget", "30m"]
+    words += ["--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    shares = json.loads((tmp_path / "out" / study.BUDGET).read_text())["shares_s"]
+    assert list(shares) == ["rasch2023/device", "rasch2023/wrn"]
+    assert 800 < shares["rasch2023/device"] < 1000 < shares["rasch2023/wrn"] < 1800  # the rest
+
+    def predict(*_: object) -> float:
+        raise AssertionError("predicted again")
+
+    monkeypatch.setattr(study.Crosscheck, "_smallest", predict)
+    assert main([*words, "--resume"]) == 0
+    assert json.loads((tmp_path / "out" / study.BUDGET).read_text())["shares_s"] == shares
 
 
 def test_the_command_takes_a_trained_model(tmp_path: Path) -> None:

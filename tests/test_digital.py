@@ -5,22 +5,20 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
-import io
 import json
 import math
 
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor
-from typer.testing import CliRunner
 
+from aimc_bridge.commands import Output
 from aimc_bridge.errors import CheckpointError, TrainingError, UsageError
 from benchmarks import digital, tasks
 from benchmarks.tasks import DigitalRecipe
 from benchmarks.tasks.lstm import LanguageTask
 
-QUIET = Console(file=io.StringIO())
+QUIET = Output(quiet=True)
 ADAMW = DigitalRecipe(epochs=2, batch_size=8, learning_rate=1e-2, weight_decay=0.1, grad_clip=1.0)
 SGD = DigitalRecipe(
     epochs=0.5, batch_size=32, learning_rate=0.1, optimizer="sgd", weight_decay=1e-4
@@ -51,7 +49,7 @@ def states(model: torch.nn.Module) -> dict[str, Tensor]:
 def test_a_resumed_run_gives_the_same_weights(name, tmp_path) -> None:
     """Stopped twice, in an epoch's middle and between checkpoints of its own, then finished."""
     task, recipe = small(name)
-    whole = digital.fit(task, tmp_path / "whole", recipe=recipe, device="cpu", console=QUIET)
+    whole = digital.fit(task, tmp_path / "whole", recipe=recipe, device="cpu", output=QUIET)
     out = tmp_path / "stopped"
     for stop in (3, 9):
         torch.manual_seed(stop)  # what ran before must not matter
@@ -63,14 +61,12 @@ def test_a_resumed_run_gives_the_same_weights(name, tmp_path) -> None:
             resume=stop > 3,
             stop_after=stop,
             checkpoint_every=2,
-            console=QUIET,
+            output=QUIET,
         )
         assert json.loads((out / "checkpoint.json").read_text())["step"] == stop
         assert len(list(out.glob("step-*.safetensors"))) == 1
         assert not (out / "model.safetensors").exists()
-    again = digital.fit(
-        small(name)[0], out, recipe=recipe, device="cpu", resume=True, console=QUIET
-    )
+    again = digital.fit(small(name)[0], out, recipe=recipe, device="cpu", resume=True, output=QUIET)
     expected = states(whole)
     for key, value in states(again).items():
         assert torch.equal(value, expected[key]), key
@@ -94,7 +90,7 @@ def test_bfloat16_trains_like_float32(name, tmp_path) -> None:
     for precision in digital.PRECISIONS:
         out = tmp_path / precision
         model = digital.fit(
-            task, out, recipe=recipe, device="cpu", precision=precision, console=QUIET
+            task, out, recipe=recipe, device="cpu", precision=precision, output=QUIET
         )
         assert {p.dtype for p in model.parameters()} == {torch.float32}
         info = tasks.read_info(out)
@@ -107,7 +103,7 @@ def test_bfloat16_trains_like_float32(name, tmp_path) -> None:
 
 def test_a_precision_is_kept_and_an_unknown_one_refused(tmp_path) -> None:
     task, recipe = small("lstm")
-    options = {"recipe": recipe, "device": "cpu", "console": QUIET}
+    options = {"recipe": recipe, "device": "cpu", "output": QUIET}
     with pytest.raises(UsageError, match="unknown precision 'fp16'; one of fp32, bf16"):
         digital.fit(task, tmp_path / "a", precision="fp16", **options)
     digital.fit(task, tmp_path / "b", precision="bf16", stop_after=2, **options)
@@ -125,7 +121,7 @@ def test_a_precision_is_kept_and_an_unknown_one_refused(tmp_path) -> None:
 def test_the_options_of_the_task_are_kept_and_belong_to_the_run(tmp_path) -> None:
     """Another augmentation trains another model: it is no way to go on."""
     plain, recipe = small("wrn")
-    how = {"recipe": recipe, "device": "cpu", "console": QUIET}
+    how = {"recipe": recipe, "device": "cpu", "output": QUIET}
     cut = tasks.get("wrn", cutout=2, depth=None)
     digital.fit(cut, tmp_path, stop_after=2, **how)
     with pytest.raises(UsageError, match="another recipe, seed, precision or option"):
@@ -143,7 +139,7 @@ def test_another_seed_is_another_model(tmp_path) -> None:
     one, other = (
         states(
             digital.fit(
-                task, tmp_path / str(seed), recipe=recipe, seed=seed, device="cpu", console=QUIET
+                task, tmp_path / str(seed), recipe=recipe, seed=seed, device="cpu", output=QUIET
             )
         )
         for seed in (0, 1)
@@ -157,14 +153,14 @@ def test_training_learns(tmp_path) -> None:
     words = {"train": train, "validation": train[:400], "test": train[:400]}
     recipe = dataclasses.replace(ADAMW, epochs=6)
     task = LanguageTask(words, "circle", "tiny", recipe, tied=False, dropout=0.0)
-    model = digital.fit(task, tmp_path / "run", device="cpu", console=QUIET)
+    model = digital.fit(task, tmp_path / "run", device="cpu", output=QUIET)
     assert task.evaluate(model)["error"] < 0.05
     assert not model.training
 
 
 def test_info_says_what_was_done(tmp_path) -> None:
     task, recipe = small("lstm")
-    model = digital.fit(task, tmp_path / "run", recipe=recipe, seed=4, device="cpu", console=QUIET)
+    model = digital.fit(task, tmp_path / "run", recipe=recipe, seed=4, device="cpu", output=QUIET)
     info = tasks.read_info(tmp_path / "run")
     steps = round(recipe.epochs * len(task.digital_loader(recipe.batch_size, 4)))
     assert (info["task"], info["model"], info["dataset"]) == ("lstm", task.model_name, "toy")
@@ -229,13 +225,13 @@ def test_a_diverging_training_says_so_and_leaves_no_model(tmp_path) -> None:
     task, recipe = small("lstm")
     wild = dataclasses.replace(recipe, learning_rate=1e30, grad_clip=None)
     with pytest.raises(TrainingError, match="diverged: loss .* at step .*lower --learning-rate"):
-        digital.fit(task, tmp_path / "run", recipe=wild, device="cpu", console=QUIET)
+        digital.fit(task, tmp_path / "run", recipe=wild, device="cpu", output=QUIET)
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
 def stopped(out) -> tuple[tasks.Task, DigitalRecipe]:
     task, recipe = small("lstm")
-    digital.fit(task, out, recipe=recipe, device="cpu", stop_after=2, console=QUIET)
+    digital.fit(task, out, recipe=recipe, device="cpu", stop_after=2, output=QUIET)
     return task, recipe
 
 
@@ -243,13 +239,13 @@ def test_folders_of_other_runs_are_refused(tmp_path) -> None:
     out = tmp_path / "run"
     task, recipe = stopped(out)
     with pytest.raises(UsageError, match="holds an unfinished run; --resume"):
-        digital.fit(task, out, recipe=recipe, device="cpu", console=QUIET)
+        digital.fit(task, out, recipe=recipe, device="cpu", output=QUIET)
     with pytest.raises(UsageError, match="another recipe, seed, precision or option"):
-        digital.fit(task, out, recipe=recipe, seed=1, resume=True, device="cpu", console=QUIET)
-    digital.fit(task, out, recipe=recipe, resume=True, device="cpu", console=QUIET)
+        digital.fit(task, out, recipe=recipe, seed=1, resume=True, device="cpu", output=QUIET)
+    digital.fit(task, out, recipe=recipe, resume=True, device="cpu", output=QUIET)
     with pytest.raises(UsageError, match="holds a finished run"):
-        digital.fit(task, out, recipe=recipe, device="cpu", console=QUIET)
-    again = functools.partial(digital.fit, task, out, resume=True, device="cpu", console=QUIET)
+        digital.fit(task, out, recipe=recipe, device="cpu", output=QUIET)
+    again = functools.partial(digital.fit, task, out, resume=True, device="cpu", output=QUIET)
     again(recipe=recipe)
     slower = dataclasses.replace(recipe, learning_rate=recipe.learning_rate / 2)
     for other in ({"seed": 1}, {"precision": "bf16"}, {"recipe": slower}):
@@ -258,7 +254,7 @@ def test_folders_of_other_runs_are_refused(tmp_path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(UsageError, match="cannot be made"):
-        digital.fit(task, file / "run", recipe=recipe, device="cpu", console=QUIET)
+        digital.fit(task, file / "run", recipe=recipe, device="cpu", output=QUIET)
 
 
 @pytest.mark.parametrize("what", ["pointer", "tensors", "gone"])
@@ -271,14 +267,14 @@ def test_a_damaged_checkpoint_is_named(tmp_path, what) -> None:
     else:
         file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(CheckpointError, match="checkpoint.json or the file it names is damaged"):
-        digital.fit(task, out, recipe=recipe, resume=True, device="cpu", console=QUIET)
+        digital.fit(task, out, recipe=recipe, resume=True, device="cpu", output=QUIET)
 
 
 def test_an_empty_loader_leaves_nothing_behind(tmp_path) -> None:
     task, recipe = small("lstm")
     huge = dataclasses.replace(recipe, batch_size=100_000)
     with pytest.raises(ValueError, match="smaller than one batch"):
-        digital.fit(task, tmp_path / "run", recipe=huge, device="cpu", console=QUIET)
+        digital.fit(task, tmp_path / "run", recipe=huge, device="cpu", output=QUIET)
     assert not (tmp_path / "run").exists()
 
 
@@ -286,37 +282,52 @@ def test_an_empty_loader_leaves_nothing_behind(tmp_path) -> None:
     ("arguments", "complaint"),
     [
         (["gpt"], "unknown task 'gpt'"),
-        (["wrn", "--profile", "big"], "unknown profile 'big'"),
+        (["wrn", "--profile", "big"], '"big" for --profile. Choose from: "embedded", "real"'),
         (["wrn", "-o", "width"], "option 'width' is not KEY=VALUE"),
-        (["wrn", "--device", "tpu"], "unknown device 'tpu'"),
+        (["wrn", "--device", "tpu"], '"tpu" for --device. Choose from: "cpu", "cuda"'),
         (["lstm", "--profile", "real", "--data-dir", "/nowhere"], "no data folder /nowhere"),
         (["wrn", "--batch-size", "99999"], "smaller than one batch"),
+        (["wrn", "--batch-size", "0"], "--batch-size 0; allowed: 1 or more"),
+        (["wrn", "--learning-rate", "0"], "--learning-rate 0; allowed: a number above 0"),
         (["wrn", "--epochs", "inf"], "epochs inf; allowed: a finite number"),
+        (["wrn", "--epochs", "-1"], "epochs -1.0; allowed: a finite number"),
+        (["wrn", "bert"], "bert"),
     ],
 )
-def test_bad_usage_is_one_line_and_exit_code_2(tmp_path, arguments, complaint) -> None:
+def test_bad_usage_is_one_line_and_exit_code_2(tmp_path, capsys, arguments, complaint) -> None:
     out = tmp_path / "run"
-    result = CliRunner().invoke(digital.app, [*arguments, "--out", str(out)])
-    assert result.exit_code == 2
-    lines = result.stderr.strip().splitlines()
+    assert digital.main([*arguments, "--out", str(out)]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ")
     assert complaint in lines[0]
     assert not out.exists()
 
 
-def test_several_processes_are_refused(tmp_path, monkeypatch) -> None:
+def test_a_training_needs_a_folder(capsys) -> None:
+    assert digital.main(["wrn"]) == 2
+    said = capsys.readouterr().err
+    assert "--out" in said and "see python -m benchmarks.digital --help" in said
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    result = CliRunner().invoke(digital.app, ["wrn", "--out", str(tmp_path / "run")])
-    assert result.exit_code == 2
-    assert "benchmarks.digital runs in one process" in result.stderr
+    assert digital.main(["wrn", "--out", str(tmp_path / "run")]) == 2
+    assert "benchmarks.digital runs in one process" in capsys.readouterr().err
 
 
-def test_the_command_trains_and_a_divergence_is_exit_code_1(tmp_path) -> None:
-    run = CliRunner().invoke
+def test_the_command_trains_and_a_divergence_is_exit_code_1(tmp_path, capsys) -> None:
     short = ["wrn", "--epochs", "0.1", "--device", "cpu", "--seed", "2"]
-    assert run(digital.app, [*short, "--out", str(tmp_path / "a")]).exit_code == 0
-    assert tasks.read_info(tmp_path / "a")["steps"] == 4
+    assert digital.main([*short, "--json", "--out", str(tmp_path / "a")]) == 0
+    info = tasks.read_info(tmp_path / "a")
+    assert info["steps"] == 4
+    assert json.loads(capsys.readouterr().out) == info
     wild = [*short, "--learning-rate", "1e30", "--out", str(tmp_path / "b")]
-    result = run(digital.app, wild)
-    assert result.exit_code == 1
-    assert "diverged" in result.stderr
+    assert digital.main(wild) == 1
+    assert "diverged" in capsys.readouterr().err
+
+
+def test_a_dry_run_counts_the_steps_and_writes_nothing(tmp_path, capsys) -> None:
+    words = ["wrn", "--epochs", "0.1", "--out", str(tmp_path / "run"), "--dry-run"]
+    assert digital.main(words) == 0
+    assert "WRN-10-1 on digits (8 x 8): 4 steps" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from pathlib import Path
 
@@ -64,3 +65,13 @@ def test_a_digest_knows_values_dtype_and_shape() -> None:
     different = [one, one.double(), one.view(3, 2), one * 2]
     assert len({digest(tensor) for tensor in different}) == 4
     assert digest(one) == digest(one.clone().T.contiguous().T)
+
+
+def test_an_error_without_a_name_gets_that_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    with pytest.raises(OSError, match="No space") as caught, files.replacing(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(path)
+    with pytest.raises(OSError, match="Denied") as caught, files.replacing(path):
+        raise OSError(errno.EACCES, "Denied", "another")
+    assert caught.value.filename == "another"

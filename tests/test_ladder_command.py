@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
-import struct
-import zlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,21 @@ import pytest
 import torch
 from safetensors.torch import save_model
 from torch import nn
-from typer.testing import CliRunner
 
 from aimc_bridge import calibrate, convert, sweep
 from aimc_bridge.converted import matrices_of
-from aimc_bridge.errors import DataError
-from benchmarks import crosscheck, tasks
+from aimc_bridge.errors import DataError, UsageError
 from benchmarks import ladder as command
-from benchmarks import record as run_records
+from benchmarks import record as record_command
+from benchmarks import tasks
+from benchmarks.report import figures, folders, pages
+from benchmarks.report import ladder as report
 from benchmarks.report import ladder_page as page
-from benchmarks.report import ladder_records as records
 from benchmarks.report import ladder_tables as tables
-from benchmarks.studies.ladder import climb, sides
+from benchmarks.report import record as records
+from benchmarks.studies import base
+from benchmarks.studies.ladder import sides
+from benchmarks.studies.ladder.ascent import Ascent, Options
 from benchmarks.studies.ladder.rungs import LADDER
 from presets import ideal, rasch2023
 
@@ -54,8 +57,7 @@ QUICK = ["wrn", "--times", "1s", "1y", "--chips", "2", "--repeats", "2", "--subs
 @pytest.fixture(scope="module")
 def finished(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("ladder") / "run"
-    words = ["--ladder", *QUICK, "--checkpoint", str(checkpoint), "--out", str(out)]
-    assert crosscheck.main(words) == 0
+    assert command.main([*QUICK, "--checkpoint", str(checkpoint), "--out", str(out)]) == 0
     return out
 
 
@@ -123,7 +125,7 @@ def test_an_interrupted_ladder_goes_on(
         *("exponent.csv", "measured.csv", "scalar.csv")
     ]
     assert command.main(words) == 2  # not without --resume
-    assert command.main([*words, "--resume", "--chips", "3"]) == 2
+    assert command.main([*words, "--resume", "--seed", "3"]) == 2
     calls[0] = -(10**6)
     assert command.main([*words, "--resume"]) == 0
     assert calls[0] + 10**6 == 2 * 2 * 11 - 10 + 2 * 2 + 7 * 2  # a whole chip again, no more
@@ -139,7 +141,7 @@ def test_an_interrupted_ladder_goes_on(
     ("words", "said"),
     [
         (["gpt"], "unknown task 'gpt'; one of wrn, bert, lstm"),
-        (["wrn", "--profile", "tiny"], "unknown profile 'tiny'"),
+        (["wrn", "--profile", "tiny"], 'Invalid value "tiny" for --profile'),
         (["wrn", "--times"], "--times names no time"),
         (["wrn", "--times", "soon"], "time 'soon' is not understood"),
         (["wrn", "--chips", "1"], "--chips 1; allowed: 2 or more: an interval needs two"),
@@ -149,9 +151,9 @@ def test_an_interrupted_ladder_goes_on(
         (["wrn", "--subset", "lstm=5"], "--subset lstm=5: 'lstm' is not among wrn"),
         (["--subset", "5"], "--subset 5: which task?"),
         (["wrn", "--checkpoint", "nowhere"], "no checkpoint at nowhere"),
-        (["wrn", "--device", "tpu"], "unknown device 'tpu'"),
+        (["wrn", "--device", "tpu"], 'Invalid value "tpu" for --device'),
         (["wrn", "--data-dir", "nowhere"], "no data folder nowhere"),
-        (["wrn", "--chip", "5"], "unrecognized arguments: --chip"),
+        (["wrn", "--chip", "5"], "Unknown option: --chip."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -159,7 +161,7 @@ def test_bad_usage_is_one_line_and_leaves_nothing(
     words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    assert crosscheck.main(["--ladder", *words, "--out", str(out)]) == 2
+    assert command.main([*words, "--out", str(out)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ") and said in line
     assert not out.exists()
@@ -190,28 +192,72 @@ def test_a_digital_model_is_trained_where_none_is_given(
         (out / "info.json").write_text('{"steps": 3}')
         return task.load(checkpoint)
 
-    monkeypatch.setattr(climb.digital, "fit", fit)
-    one = climb.Climb(
-        tasks.get("wrn"),
-        30,
-        command._settings(command.parser().parse_args(["wrn"]))[0],
-        tmp_path,
-        command.Console(stderr=True),
-        None,
-    )
-    assert isinstance(one._digital(), nn.Module)
+    monkeypatch.setattr(base.digital, "fit", fit)
+    (one,) = Ascent(Options(tasks=("wrn",), digital_epochs=0.5), tmp_path).climbs
+    one.study.folder.mkdir(parents=True)
+    assert isinstance(one.study.digital_model(), nn.Module)
     assert one.facts["digital"] == {"steps": 3}
     assert seen[0]["resume"] is False and seen[0]["seed"] == 0
+    assert seen[0]["recipe"].epochs == 0.5  # --digital-epochs, as in every study
+
+
+def test_input_ranges_come_from_the_inputs_alone(
+    finished: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan that raises them for the outputs, as the results' LSTM has it, is not followed."""
+    asked: list[float | None] = []
+
+    def noted(model: nn.Module, batches: list[Any], method: str, **options: Any) -> None:
+        asked.append(options["out_percentile"])
+        calibrate(model, batches, method, **options)
+
+    monkeypatch.setattr(base, "calibrate", noted)
+    settings = Options(tasks=("wrn",), checkpoint=(str(checkpoint),)).settings()
+    settings = dataclasses.replace(settings, out_percentile=99.0)
+    study = base.Study(tasks.get("wrn"), settings, tmp_path)
+    digital = study.digital_model()
+    digital.get_submodule("fc").get_parameter("weight").data.fill_(1.0)  # saturates its ADC
+    results, alone, raised = (study.convert(digital) for _ in range(3))
+    calibrate(results, study.task.calibration_batches(8), "percentile")
+    study.calibrate(alone, inputs_alone=True)
+    study.calibrate(raised)
+    assert asked == [None, 99.0]
+    same = [
+        {name: matrix.input_ranges() for name, matrix in matrices_of(model).items()}
+        for model in (results, alone, raised)
+    ]
+    assert all(torch.equal(same[0][name], same[1][name]) for name in same[0])
+    assert any((same[2][name] > same[0][name]).any() for name in same[0])
+
+    about = json.loads((finished / "run.json").read_text())["studies"]["wrn"]["input_ranges"]
+    assert about == {"method": "percentile", "batches": 8, "out_percentile": None}
+    text = (finished / "summary.md").read_text()
+    assert "Input ranges: method `percentile`, 8 batches, from the inputs alone." in text
+    raised_facts = {**about, "out_percentile": 99.99}
+    assert "raised until the ADC holds 99.99 %" in page._ranges_text(raised_facts)
+    for name in ("docs/ladder.md", "docs/results.md"):  # the difference is told on both pages
+        assert "99.99" in (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_a_dry_run_says_what_would_be_climbed(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*QUICK, "--checkpoint", str(checkpoint), "--out", str(tmp_path / "run")]
+    assert command.main([*words, "--dry-run"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("WRN") and "on 30 test images of" in said[0]
+    assert said[1] == "11 rungs, 2 chips each, at 1s, 1y" and not (tmp_path / "run").exists()
 
 
 # --- records --------------------------------------------------------------------------------------
 
 
 def test_a_record_gives_the_tables_of_its_run(finished: Path, tmp_path: Path) -> None:
-    file = run_records.write(records.record_of(finished, "wrn"), tmp_path)
-    assert file.name == "ladder-wrn.json"
-    record = run_records.read(file)
-    results, facts = records.results_of(record)
+    (made,) = folders.records_of(finished)
+    assert (made.kind, made.name) == ("ladder", "ladder-wrn")
+    record = records.read(records.write(made, tmp_path / "ladder-wrn.json"))
+    assert record == made
+    results, facts = report.results_of(record)
     run = tables.read_results(finished / "results.csv")
     assert facts == json.loads((finished / "run.json").read_text())["studies"]["wrn"]
     assert page.study_text(results, facts) == page.study_text(run, facts)
@@ -221,77 +267,72 @@ def test_a_record_gives_the_tables_of_its_run(finished: Path, tmp_path: Path) ->
     merged = kept.merge(true, on=["row", "layer", "t_inference"])
     assert len(merged) == len(kept) == len(true)
     assert np.allclose(merged.mean_x, merged.mean_y, rtol=1e-4)
-    assert len(record["rows"]) == 1 + 11 * 2 * 2 + 2 * len(sides.SIDES)
-    assert records.files(tmp_path) == [file]
-    assert run_records.table(tmp_path) == ""  # not a run's record: no line in the README's table
+    assert len(record.rows) == 1 + 11 * 2 * 2 + 2 * len(sides.SIDES)
+
+
+def test_a_summary_is_made_again(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (out / "summary.md").unlink()
+    (out / "figures" / "ladder.png").unlink()
+    folders.rebuild(out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_a_ladder_that_is_not_finished_gives_no_record(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no finished ladder of wrn"):
-        records.record_of(tmp_path, "wrn")
-    with pytest.raises(DataError, match="no finished ladder of lstm"):
-        records.record_of(finished, "lstm")
-    with pytest.raises(DataError, match="no records"):
-        records.section([])
-    done = CliRunner().invoke(records.app, ["add", str(tmp_path)])
-    assert done.exit_code == 2 and len(done.stderr.strip().splitlines()) == 1
-
-
-def description(png: Path) -> str:
-    """The text chunk "Description" of a PNG."""
-    data, at = png.read_bytes(), 8
-    while at < len(data):
-        (size,) = struct.unpack(">I", data[at : at + 4])
-        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
-        assert (
-            zlib.crc32(kind + body) == struct.unpack(">I", data[at + 8 + size : at + 12 + size])[0]
-        )
-        if kind == b"tEXt" and body.startswith(b"Description\0"):
-            return body.partition(b"\0")[2].decode("latin-1")
-        at += 12 + size
-    raise AssertionError("no description")
+    with pytest.raises(DataError, match="holds no finished run"):
+        report.records_of(tmp_path)
+    with pytest.raises(UsageError, match="--name x: records of a ladder are called ladder-TASK"):
+        folders.records_of(finished, "x")
+    for name in ("run.json", "results.csv"):
+        shutil.copy(finished / name, tmp_path / name)
+    about = json.loads((finished / "run.json").read_text())
+    about["arguments"]["tasks"] = ["wrn", "lstm"]
+    (tmp_path / "run.json").write_text(json.dumps(about))
+    with pytest.raises(DataError, match="is not finished: lstm is missing"):
+        folders.records_of(tmp_path)
+    assert report.section([]) == ""
 
 
 def test_the_page_is_made_from_records(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "DOCS", tmp_path / "docs")
-    monkeypatch.setattr(run_records, "FOLDER", tmp_path / "records")
-    (tmp_path / "docs").mkdir()
-    before = f"# Ladder\n\n{records.MARKS[0]}\nold\n{records.MARKS[1]}\nend\n"
-    (tmp_path / "docs" / "ladder.md").write_text(before)
-    invoke = CliRunner().invoke
-    assert invoke(records.app, ["add", str(finished)]).exit_code == 0
-    done = invoke(records.app, ["write"])
-    assert done.exit_code == 0, done.output
-    text = (tmp_path / "docs" / "ladder.md").read_text()
-    (file,) = records.files(tmp_path / "records")
-    assert text.startswith("# Ladder\n\n") and text.endswith(f"{records.MARKS[1]}\nend\n")
-    assert records.section([file]) in text and "\nold\n" not in text
-    assert description(tmp_path / "docs" / "ladder.png") == records.digest([file])
-    (tmp_path / "docs" / "ladder.md").write_text("no marks")
-    assert invoke(records.app, ["write"]).exit_code == 2
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
+    section = next(one for one in pages.SECTIONS if one.name == "ladder")
+    monkeypatch.setattr(pages, "SECTIONS", (section,))
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    path = tmp_path / section.page
+    path.parent.mkdir()
+    path.write_text("# Ladder\n\n<!-- ladder -->\nold\n<!-- /ladder -->\nend\n")
+    assert record_command.main(["add", str(finished)]) == 0
+    assert record_command.main(["write"]) == 0
+    text = path.read_text()
+    (record,) = records.of_kind("ladder")
+    assert text.startswith("# Ladder\n\n") and text.endswith("<!-- /ladder -->\nend\n")
+    assert report.section([record]) in text and "\nold\n" not in text
+    assert figures.description_of(tmp_path / "docs" / "ladder.png") == records.digest(record)
+    assert record_command.main(["check"]) == 0
+    path.write_text("no marks")
+    assert record_command.main(["write"]) == 2
 
 
 def committed() -> dict[str, pd.DataFrame]:
     return {
-        file.stem.removeprefix("ladder-"): records.results_of(run_records.read(file))[0]
-        for file in records.files()
+        record.name.removeprefix("ladder-"): report.results_of(record)[0]
+        for record in report.committed()
     }
 
 
-def test_docs_ladder_shows_the_committed_records_and_nothing_else() -> None:
-    """`python -m benchmarks.report.ladder_records write` makes what belongs there."""
+def test_docs_ladder_names_every_rung_and_no_folder_of_ours() -> None:
     text = (ROOT / "docs" / "ladder.md").read_text(encoding="utf-8")
-    shown = text.partition(records.MARKS[0])[2].partition(records.MARKS[1])[0].strip()
-    assert shown == records.section(records.files())
-    assert description(ROOT / "docs" / "ladder.png") == records.digest(records.files())
     for rung in LADDER:
         assert f"| {rung.number} | {rung.title} | {rung.what} |" in text and "|" not in rung.what
-    for file in records.files():
-        record = run_records.read(file)
-        assert "/root" not in json.dumps(record) and "/work" not in json.dumps(record)
-        results, facts = records.results_of(record)
+    assert list(committed()) == ["wrn", "lstm", "bert"]
+    for record in report.committed():
+        data = json.dumps(record.to_dict())
+        assert "/root" not in data and "/work" not in data
+        results, facts = report.results_of(record)
         assert set(KEYS) <= set(results.row) and len(facts["layers"]) > 1
 
 

@@ -1,20 +1,22 @@
-"""Records of runs: nothing lost on the way, and the README's table is theirs."""
+"""Records: nothing lost on the way, and the tables of the pages are theirs."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 from aimc_bridge.errors import DataError, UsageError
-from benchmarks import record as records
-from benchmarks.report import tables
+from benchmarks import record as command
+from benchmarks.report import __main__ as reporting
+from benchmarks.report import figures, folders, pages, run, tables
+from benchmarks.report import record as records
 from benchmarks.report.standing import EARLIER_ON_AIHWKIT, IN_FORCE, ON_AIHWKIT, STANDING
 
-ROOT = Path(__file__).parent.parent
 YEAR = 31536000.0
 
 
@@ -61,25 +63,152 @@ def finished(folder: Path, **changes: object) -> Path:
     return folder
 
 
-def test_a_record_keeps_every_row_and_all_that_is_known(tmp_path) -> None:
-    run = finished(tmp_path / "run")
-    file = records.write(records.record_of(run, "first"), tmp_path / "records")
-    record = records.read(file)
-    about = json.loads((run / "run.json").read_text())
-    for key in ("command", "arguments", "versions", "hardware", "studies"):
-        assert record[key] == about[key]
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of records instead of the committed ones."""
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
+    return tmp_path / "records"
+
+
+def named(record: records.Record, name: str) -> records.Record:
+    return dataclasses.replace(record, name=name)
+
+
+# --- the format -----------------------------------------------------------------------------------
+
+
+def test_rows_stand_on_one_line_each() -> None:
+    data = {
+        "name": "x",
+        "about": {"list": ["a", [1, {"b": None}]], "none": {}, "empty": []},
+        "parts": [{"rows": [[1, 2.5], ["é", None]]}, {}],
+    }
+    assert records.as_json(data) == (
+        '{\n "name": "x",\n "about": {\n  "list": ["a", [1, {"b": null}]],\n  "none": {},\n'
+        '  "empty": []\n },\n "parts": [\n  {\n   "rows": [\n    [1, 2.5],\n    ["é", null]\n   ]\n'
+        "  },\n  {}\n ]\n}"
+    )
+    assert json.loads(records.as_json(data)) == data
+
+
+def test_a_record_keeps_every_row_and_all_that_is_known(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run")
+    made = run.record_of(folder, "first")
+    path = records.write(made, tmp_path / "records" / "first.json")
+    record = records.read(path)
+    assert record == made
+    about = json.loads((folder / "run.json").read_text())
+    for key in ("command", "arguments", "versions", "hardware"):
+        assert getattr(record, key) == about[key]
+    assert record.extra == {"studies": about["studies"]}
     pd.testing.assert_frame_equal(
-        records.results_of(record)[["phase", "t_inference", "chip", "value"]],
-        pd.read_csv(run / "results.csv")[["phase", "t_inference", "chip", "value"]],
+        run.results_of(record)[["phase", "t_inference", "chip", "value"]],
+        pd.read_csv(folder / "results.csv")[["phase", "t_inference", "chip", "value"]],
         check_dtype=False,
     )
-    lines = file.read_text().splitlines()
+    lines = path.read_text().splitlines()
     assert len([line for line in lines if '"M-1", "D, subset of 10"' in line]) == len(rows())
+    assert not [p for p in path.parent.iterdir() if p != path]
 
 
-def test_the_table_has_a_line_a_phase_and_engine(tmp_path) -> None:
-    record = records.record_of(finished(tmp_path / "run"), "first")
-    direct, hwa = records.lines_of(record)
+def test_every_bit_of_a_value_is_kept(tmp_path: Path) -> None:
+    """pandas reads some numbers a last bit off, unless it is told not to."""
+    folder = finished(tmp_path / "run")
+    table = rows()
+    table.value = [0.1 + 0.2 + i * 1e-16 + 0.1234567890123456 * i for i in range(len(table))]
+    table.to_csv(folder / "results.csv", index=False)
+    assert run.results_of(run.record_of(folder, "x")).value.tolist() == table.value.tolist()
+
+
+def test_damaged_records_and_bad_names_are_named(tmp_path: Path) -> None:
+    record = run.record_of(finished(tmp_path / "run"), "a")
+    path = records.write(record, tmp_path / "a.json")
+    good = json.loads(path.read_text())
+    wrong: list[tuple[Any, str]] = [
+        ("{", "is not a record"),
+        ("3", "is not a record"),
+        ("[]", "lacks kind, name"),
+        (json.dumps({"name": "a"}), "lacks kind, command, arguments"),
+        (json.dumps({**good, "rows": []}), "has no rows"),
+        (json.dumps({**good, "rows": [[1]]}), "has rows of another length than its columns"),
+        (json.dumps({**good, "kind": "walk"}), "kind 'walk'; one of run, ablation"),
+    ]
+    for text, said in wrong:
+        path.write_text(text)
+        with pytest.raises(DataError, match=rf"a\.json:? {said}"):
+            records.read(path)
+    with pytest.raises(DataError, match="b.json is not a record"):
+        records.read(tmp_path / "b.json")
+    for name in ("../outside", "", "a b"):
+        with pytest.raises(UsageError, match="--name .*; allowed: letters, digits, points"):
+            records.write(named(record, name), tmp_path / "c.json")
+    with pytest.raises(UsageError, match=r"--record 'a/b'; allowed"):
+        records.check_name("a/b", "--record")
+
+
+def test_a_digest_knows_every_cell(tmp_path: Path) -> None:
+    record = run.record_of(finished(tmp_path / "run"), "a")
+    cells = [list(row) for row in record.rows]
+    cells[3][-1] += 1e-16
+    other = dataclasses.replace(record, rows=cells)
+    assert cells[3][-1] != record.rows[3][-1]
+    digests = {records.digest(record), records.digest(other), records.digest(record, other)}
+    assert len(digests) == 3 and records.digest(record) == records.digest(named(record, "a"))
+
+
+# --- finished folders -----------------------------------------------------------------------------
+
+
+def test_a_run_that_is_not_finished_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no finished run"):
+        run.record_of(tmp_path, "x")
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / "run.json").write_text('{"arguments": {}}')
+    with pytest.raises(DataError, match="not finished: run.json lacks command, versions"):
+        run.record_of(begun, "x")
+    half = finished(tmp_path / "half", arguments={"tasks": ["wrn", "lstm"]})
+    with pytest.raises(DataError, match="not finished: lstm is missing"):
+        run.record_of(half, "x")
+    strange = finished(tmp_path / "strange")
+    rows().drop(columns="seed").to_csv(strange / "results.csv", index=False)
+    for read in (run.record_of, folders.records_of):
+        with pytest.raises(DataError, match="other columns"):
+            read(strange, "x")
+    with pytest.raises(DataError, match="holds no finished run"):
+        folders.kind_of(tmp_path)
+
+
+def test_the_name_of_a_folder_is_the_records(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "my run")
+    with pytest.raises(UsageError, match="--name 'my run'; allowed"):
+        folders.records_of(folder)
+    (record,) = folders.records_of(folder.rename(tmp_path / "mine"))
+    assert (record.kind, record.name) == ("run", "mine")
+
+
+def test_a_summary_is_made_again_from_results(tmp_path: Path) -> None:
+    """Table, A*, figures; nothing else is touched."""
+    folder = finished(tmp_path / "run")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    folders.rebuild(folder)
+    assert all(path.read_bytes() == data for path, data in before.items())
+    text = (folder / "summary.md").read_text()
+    table = rows()
+    assert tables.markdown(tables.summary(table, "accuracy")) in text
+    assert tables.markdown(tables.a_star_summary(table, 0.5)) in text
+    assert "chance at 1/2 (classes)" in text and "preset rasch2023. Means" in text
+    assert "`python -m benchmarks.run wrn`" in text and "interval of its mean over chips." in text
+    for name in ("wrn.png", "dashboard.png"):
+        assert (folder / "figures" / name).read_bytes().startswith(b"\x89PNG")
+
+
+# --- the tables -----------------------------------------------------------------------------------
+
+
+def test_the_table_has_a_line_per_phase_and_engine(tmp_path: Path, folder: Path) -> None:
+    record = run.record_of(finished(tmp_path / "run"), "first")
+    direct, hwa = run.lines_of(record)
     assert direct == {
         "task": "wrn",
         "model": "M-1",
@@ -101,85 +230,21 @@ def test_the_table_has_a_line_a_phase_and_engine(tmp_path) -> None:
         "record": "[first](../benchmarks/records/first.json)",
     }
     assert (hwa["phase"], hwa["1y"]) == ("hardware-aware", "86.00 ± 1.41 %")
-    assert records.table(tmp_path / "none") == ""
-    records.write(record, tmp_path / "records")
-    records.write({**record, "name": "another"}, tmp_path / "records")
-    table = records.table(tmp_path / "records").splitlines()
+    assert run.table(records.of_kind("run")) == ""
+    records.add(record)
+    records.add(named(record, "another"))
+    table = run.table(records.of_kind("run")).splitlines()
     assert table[0].startswith("| model | data | metric | phase | engine | samples | chips |")
-    named = ["another", "another", "first", "first"]
-    assert [line.rpartition("[")[2].partition("]")[0] for line in table[2:6]] == named
+    shown = ["another", "another", "first", "first"]
+    assert [line.rpartition("[")[2].partition("]")[0] for line in table[2:6]] == shown
     assert table[6] == ""
     assert table[7].startswith("| model | phase | engine | samples | chips | A* 1s |")
-    assert [line.rpartition("[")[2].partition("]")[0] for line in table[9:]] == named
+    assert [line.rpartition("[")[2].partition("]")[0] for line in table[9:]] == shown
 
 
-def test_a_run_that_is_not_finished_is_refused(tmp_path) -> None:
-    with pytest.raises(DataError, match="holds no finished run"):
-        records.record_of(tmp_path, "x")
-    half = finished(tmp_path / "half", arguments={"tasks": ["wrn", "lstm"]})
-    with pytest.raises(DataError, match="not finished: lstm is missing"):
-        records.record_of(half, "x")
-    strange = finished(tmp_path / "strange")
-    rows().drop(columns="seed").to_csv(strange / "results.csv", index=False)
-    with pytest.raises(DataError, match="other columns"):
-        records.record_of(strange, "x")
-
-
-def test_damaged_records_and_bad_names_are_named(tmp_path) -> None:
-    file = tmp_path / "a.json"
-    for text in ("{", '{"name": "a"}', "3"):
-        file.write_text(text)
-        with pytest.raises(DataError, match=r"a\.json"):
-            records.read(file)
-    record = records.record_of(finished(tmp_path / "run"), "../outside")
-    with pytest.raises(UsageError, match=r"--name '../outside'"):
-        records.write(record, tmp_path)
-
-
-def test_the_command(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
-    run = finished(tmp_path / "run")
-    invoke = CliRunner().invoke
-    assert invoke(records.app, ["add", str(run), "--name", "one"]).exit_code == 0
-    again = invoke(records.app, ["add", str(run), "--name", "one"])
-    assert again.exit_code == 2 and "there is such a record" in again.stderr
-    assert invoke(records.app, ["add", str(run), "--name", "one", "--replace"]).exit_code == 0
-    shown = invoke(records.app, ["table"])
-    assert shown.exit_code == 0
-    assert shown.stdout.strip() == records.table(tmp_path / "records")
-    wrong = invoke(records.app, ["add", str(tmp_path / "no"), "--name", "two"])
-    assert wrong.exit_code == 2
-    assert len(wrong.stderr.strip().splitlines()) == 1
-
-
-def test_the_section_between_the_marks() -> None:
-    begin, end = "<!-- results -->", "<!-- /results -->"
-    assert records.section(f"a\n{begin}\n\n| x |\n\n{end}\nb", "results") == "| x |"
-    assert records.section(f"{begin}{end}", "results") == ""
-    assert records.section(f"{begin}{end}", "compare") is None
-
-
-def test_tables_are_written_into_their_pages(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(records, "FOLDER", tmp_path / "benchmarks" / "records")
-    (tmp_path / "benchmarks").mkdir()
-    records.write(records.record_of(finished(tmp_path / "run"), "one"))
-    (tmp_path / "docs").mkdir()
-    for place in set(records.PAGES.values()):
-        names = [name for name, page in records.PAGES.items() if page == place]
-        marks = "\n".join(f"<!-- {name} -->\nold\n<!-- /{name} -->" for name in names)
-        (tmp_path / place).write_text(f"# Page\n\n{marks}\n\nrest\n")
-    assert CliRunner().invoke(records.app, ["write"]).exit_code == 0
-    for name, place in records.PAGES.items():
-        text = (tmp_path / place).read_text()
-        assert text.startswith("# Page\n") and text.endswith("\n\nrest\n") and "old" not in text
-        assert records.section(text, name) == records.TABLES[name]()
-    (tmp_path / "README.md").write_text("no marks\n")
-    assert CliRunner().invoke(records.app, ["write"]).exit_code == 2
-
-
-def test_beside_what_others_published(tmp_path) -> None:
+def test_beside_what_others_published(tmp_path: Path, folder: Path) -> None:
     """Published numbers with `?` where there are none, A* from them; ours of the most samples."""
-    lines = records.compare(tmp_path).splitlines()
+    lines = run.compare().splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     head, body = rows[0], [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
     assert head[3:] == ["metric", "digital", "1s", "1h", "1d", "1y", "A* 1h", "A* 1y", "source"]
@@ -193,49 +258,169 @@ def test_beside_what_others_published(tmp_path) -> None:
     about = json.loads((large / "run.json").read_text())
     about["studies"]["wrn"]["samples"]["D, subset of 10"] = 1000
     (large / "run.json").write_text(json.dumps(about))
-    for name, run in (("b", small), ("a", large)):
-        records.write(records.record_of(run, name), tmp_path / "records")
-    shown = records.compare(tmp_path / "records")
+    for name, one in (("b", small), ("a", large)):
+        records.add(run.record_of(one, name))
+    shown = run.compare()
     (line,) = [line for line in shown.splitlines() if "| this project | M-1 |" in line]
     assert "1,000 samples, 2 chips" in line and "[a](benchmarks/records/a.json)" in line
     assert "86.00 ± 1.41 %" in line  # of the hardware-aware phase
-    records.write(records.record_of(small, STANDING[0]), tmp_path / "records")
-    shown = records.compare(tmp_path / "records")
+    records.add(run.record_of(small, STANDING[0]))
+    shown = run.compare()
     (line,) = [line for line in shown.splitlines() if "| this project | M-1 |" in line]
     assert f"[{STANDING[0]}]" in line  # few samples, but the recipe in force
-    records.write(records.record_of(small, STANDING[1]), tmp_path / "records")
-    shown = records.compare(tmp_path / "records")
+    records.add(run.record_of(small, STANDING[1]))
+    shown = run.compare()
     lines = [line for line in shown.splitlines() if "| this project | M-1 |" in line]
     assert [f"[{name}]" in line for name, line in zip(STANDING, lines, strict=False)] == [True] * 2
 
 
 def test_what_stands_is_there() -> None:
     assert set(STANDING) <= set(IN_FORCE)
-    named = (*IN_FORCE, *ON_AIHWKIT, *EARLIER_ON_AIHWKIT)
-    assert len(set(named)) == len(named)
-    assert all((records.FOLDER / f"{name}.json").exists() for name in named)
+    listed = (*IN_FORCE, *ON_AIHWKIT, *EARLIER_ON_AIHWKIT)
+    assert len(set(listed)) == len(listed)
+    assert [record.name for record in records.named(*listed)] == list(listed)
 
 
-def test_results_and_earlier_share_the_records(tmp_path) -> None:
+def test_results_and_earlier_share_the_records(tmp_path: Path, folder: Path) -> None:
     """Each is in one of the two tables; those in force stand in their order."""
-    run = finished(tmp_path / "run")
+    one = finished(tmp_path / "run")
     for name in ("one", IN_FORCE[0], IN_FORCE[1]):
-        records.write(records.record_of(run, name), tmp_path / "records")
+        records.add(run.record_of(one, name))
 
     def names(table: str) -> list[str]:
         lines = table.partition("\n\n")[0].splitlines()[2:]
         return [line.rpartition("[")[2].partition("]")[0] for line in lines]
 
     in_force = [IN_FORCE[0], IN_FORCE[0], IN_FORCE[1], IN_FORCE[1]]
-    assert names(records.results(tmp_path / "records")) == in_force
-    assert names(records.earlier(tmp_path / "records")) == ["one", "one"]
+    assert names(run.results()) == in_force
+    assert names(run.earlier()) == ["one", "one"]
+
+
+# --- the pages ------------------------------------------------------------------------------------
+
+
+def test_the_section_between_the_marks() -> None:
+    begin, end = "<!-- results -->", "<!-- /results -->"
+    assert pages.between(f"a\n{begin}\n\n| x |\n\n{end}\nb", "results") == (
+        *(f"a\n{begin}", "| x |", f"{end}\nb"),
+    )
+    assert pages.between(f"{begin}{end}", "results") == (begin, "", end)
+    for text in (f"{begin}{end}", begin, f"{begin}{end}{begin}{end}"):
+        assert pages.between(text, "compare" if text.count(begin) == 1 else "results") is None
+
+
+def empty_pages(root: Path) -> None:
+    """Every page with the marks of its sections and nothing between them."""
+    (root / "docs").mkdir()
+    for page in {section.page for section in pages.SECTIONS}:
+        names = [section.name for section in pages.SECTIONS if section.page == page]
+        marks = "\n".join(f"<!-- {name} -->\nold\n<!-- /{name} -->" for name in names)
+        (root / page).write_text(f"# Page\n\n{marks}\n\nrest\n")
+
+
+def test_tables_are_written_into_their_pages(tmp_path: Path, folder: Path) -> None:
+    records.add(run.record_of(finished(tmp_path / "run"), "one"))
+    empty_pages(tmp_path)
+    assert len(list(pages.problems(tmp_path))) == len(pages.SECTIONS)
+    written = pages.write(tmp_path)
+    assert written == [tmp_path / page for page in dict.fromkeys(s.page for s in pages.SECTIONS)]
+    for section in pages.SECTIONS:
+        text = (tmp_path / section.page).read_text()
+        assert text.startswith("# Page\n") and text.endswith("\n\nrest\n") and "old" not in text
+        cut = pages.between(text, section.name)
+        assert cut is not None and cut[1] == (section.text() or pages.NOTHING)
+    assert list(pages.problems(tmp_path)) == []
+    before = (tmp_path / "docs" / "results.md").read_text()
+    (tmp_path / "docs" / "speed.md").write_text("no marks\n")
+    records.add(run.record_of(finished(tmp_path / "run"), IN_FORCE[0]))
+    with pytest.raises(DataError, match=r"speed\.md needs the marks <!-- speed -->"):
+        pages.write(tmp_path)
+    assert (tmp_path / "docs" / "results.md").read_text() == before  # nothing is written then
+
+
+def test_what_is_out_of_step_is_named(tmp_path: Path, folder: Path) -> None:
+    empty_pages(tmp_path)
+    pages.write(tmp_path)
+    records.add(run.record_of(finished(tmp_path / "run"), "one"))
+    assert list(pages.problems(tmp_path)) == [
+        "README.md: compare does not show the records",
+        "docs/results-earlier.md: earlier does not show the records",
+    ]
+    (folder / "one.json").rename(folder / "two.json")
+    (folder / "three.json").write_text("{")
+    said = list(pages.problems(tmp_path))
+    assert said[0].startswith(f"{folder / 'three.json'} is not a record")
+    assert said[1:] == [f"{folder / 'two.json'} holds the record one"]
+
+
+def test_figures_say_what_they_were_drawn_from(tmp_path: Path) -> None:
+    drawing, axes = figures.new(1, 2, (4, 2), sharey=True)
+    assert axes.shape == (1, 2)
+    figures.save(drawing, tmp_path / "a.png", description="of these records")
+    assert figures.description_of(tmp_path / "a.png") == "of these records"
+    figures.save(drawing, tmp_path / "b.png")
+    assert figures.description_of(tmp_path / "b.png") is None
+    assert figures.description_of(tmp_path / "c.png") is None
 
 
 def test_the_pages_show_the_records_and_nothing_else() -> None:
-    """`python -m benchmarks.record write` writes what belongs there."""
-    files = sorted(records.FOLDER.glob("*.json"))
-    for name, place in records.PAGES.items():
-        shown = records.section((ROOT / place).read_text(), name)
-        assert shown == records.TABLES[name](), f"{place}: python -m benchmarks.record write"
-    for file in files:
-        assert records.read(file)["name"] == file.stem
+    """`python -m benchmarks.record write` writes what belongs there: tables and figures."""
+    assert list(pages.problems()) == []
+
+
+# --- the commands ---------------------------------------------------------------------------------
+
+
+def test_the_command(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    one = finished(tmp_path / "run")
+
+    def said(*words: str, code: int = 0) -> str:
+        assert command.main(words) == code
+        captured = capsys.readouterr()
+        if code == 2:
+            assert captured.out == "" and len(captured.err.strip().splitlines()) == 1
+        return str(captured.err if code == 2 else captured.out)
+
+    assert said("add", str(one), "--name", "one", "--dry-run").strip() == str(folder / "one.json")
+    assert not folder.exists()
+    assert json.loads(said("add", str(one), "--name", "one", "--json"))["files"] == [
+        str(folder / "one.json")
+    ]
+    assert "there is such a record" in said("add", str(one), "--name", "one", code=2)
+    said("add", str(one), "--name", "one", "--replace")
+    assert said("table").strip() == run.table(records.of_kind("run"))
+    assert said("compare").strip() == run.compare()
+    assert said("table", "speed").strip() == pages.NOTHING
+    assert "Invalid value" in said("table", "walks", code=2)
+    assert "holds no finished run" in said("add", str(tmp_path / "no"), "--name", "two", code=2)
+    empty_pages(tmp_path)
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    assert "does not show" in said("write", "--dry-run")
+    assert json.loads(said("check", "--json", code=1))["problems"]
+    assert str(tmp_path / "README.md") in said("write").splitlines()
+    assert said("check").strip() == "every page shows the records"
+    (tmp_path / "README.md").write_text("no marks\n")
+    assert "README.md needs the marks" in said("write", code=2)
+    assert said("check", code=1)
+
+
+def test_reports_of_one_and_of_several_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = finished(tmp_path / "one"), finished(tmp_path / "two")
+    assert reporting.main([str(one), "--dry-run"]) == 0
+    assert not (one / "summary.md").exists()
+    assert reporting.main([str(one)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(one / "summary.md")
+    assert reporting.main([str(one), str(two)]) == 0
+    table = capsys.readouterr().out
+    assert f"| {one} |" in table and f"| {two} |" in table and (two / "summary.md").exists()
+    assert reporting.main([]) == 2
+    assert reporting.main([str(tmp_path)]) == 2
+    (tmp_path / "crosscheck.json").write_text("{}")
+    assert reporting.main([str(tmp_path)]) == 2
+    assert "holds a cross-check" in capsys.readouterr().err
+    assert reporting.main([str(one), str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import pytest
 
 from aimc_bridge.errors import DataError
 from benchmarks.report import tables
+from tests.test_imports import python
 
 
 def rows(metric: str = "accuracy") -> pd.DataFrame:
@@ -154,8 +155,11 @@ def test_figures_draw_every_chip_and_the_digital_line(tmp_path, monkeypatch) -> 
     seen = {}
     from matplotlib.figure import Figure
 
+    write = Figure.savefig
+
     def keep(figure: Figure, path, **kwargs) -> None:
         seen["axes"], seen["titles"] = figure.axes[0], [a.get_title() for a in figure.axes]
+        write(figure, path, **kwargs)
 
     monkeypatch.setattr(Figure, "savefig", keep)
     tables.figure(rows(), "accuracy", tmp_path / "one.png")
@@ -168,6 +172,19 @@ def test_figures_draw_every_chip_and_the_digital_line(tmp_path, monkeypatch) -> 
     subset = rows().assign(dataset="D, subset of 10")
     tables.figure(pd.concat([subset, rows()]), "accuracy", tmp_path / "two.png")
     assert seen["titles"] == ["M\nD", "M\nD, subset of 10"]
+
+
+def test_figures_change_no_global_state(tmp_path) -> None:
+    """Neither pyplot nor the current backend are touched: a notebook's figures stay."""
+    said = python(
+        "import sys, matplotlib\n"
+        "before = matplotlib.rcParams['backend']\n"
+        "from benchmarks.report import figures\n"
+        "drawing, axes = figures.new(1, 1, (2, 2))\n"
+        f"figures.save(drawing, {str(tmp_path / 'a.png')!r})\n"
+        "print(matplotlib.rcParams['backend'] == before, 'matplotlib.pyplot' in sys.modules)"
+    )
+    assert said == "True False"
 
 
 def test_markdown_is_a_table() -> None:

@@ -7,18 +7,21 @@ import json
 import os
 import re
 import sys
+import typing
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
+from aimc_bridge.calibration import METHODS
 from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import DataError
-from benchmarks import arguments, record, run, tasks
+from benchmarks import cli, record, run, tasks
 from benchmarks.report import tables
-from benchmarks.studies import measure, study
-from benchmarks.studies.profiles import PLANS, parse_changes, recipe_for
+from benchmarks.studies import base, phases
+from benchmarks.studies.settings import Settings
+from benchmarks.tasks.plan import recipe_for
 from presets import ideal, rasch2023
 
 ROOT = Path(__file__).parent.parent
@@ -164,7 +167,7 @@ def test_both_engines_side_by_side(model, tmp_path, monkeypatch) -> None:
         *("--hwa-batches", "3", "--times", "1s", "--out", str(out)),
     ]
     carried = []
-    whole = study.Study._as
+    whole = phases.Phases._as
 
     def watched(self, engine, digital, native):
         analog = whole(self, engine, digital, native)
@@ -176,7 +179,7 @@ def test_both_engines_side_by_side(model, tmp_path, monkeypatch) -> None:
             assert torch.allclose(theirs.input_ranges(), ours.input_ranges(), rtol=1e-5)
         return analog
 
-    monkeypatch.setattr(study.Study, "_as", watched)
+    monkeypatch.setattr(phases.Phases, "_as", watched)
     assert run.main(arguments) == 0
     assert len(carried) == 2  # once a phase
     rows = rows_of(out)
@@ -223,7 +226,7 @@ def test_a_resumed_run_ends_as_if_never_interrupted(
         *("--times", "1s", "1 day", "--out", str(out)),
     ]
     calls = {"evaluate": 0, "train": 0}
-    evaluate, train = measure.evaluate, study.hardware_aware
+    evaluate, train = base.evaluate, base.Study.train
 
     def counted(*given):
         calls["evaluate"] += 1
@@ -231,14 +234,14 @@ def test_a_resumed_run_ends_as_if_never_interrupted(
             raise Interrupted
         return evaluate(*given)
 
-    def trained(*given, **options):
+    def trained(*given):
         calls["train"] += 1
         if at_training and calls["train"] == 1:
             raise Interrupted
-        return train(*given, **options)
+        return train(*given)
 
-    monkeypatch.setattr(measure, "evaluate", counted)
-    monkeypatch.setattr(study, "hardware_aware", trained)
+    monkeypatch.setattr(base, "evaluate", counted)
+    monkeypatch.setattr(base.Study, "train", trained)
     with pytest.raises(Interrupted):
         run.main(arguments)
     assert not (out / "results.csv").exists()
@@ -259,17 +262,17 @@ def test_a_resumed_run_ends_as_if_never_interrupted(
 def test_an_interruption_is_listed_beside_the_seconds(model, tmp_path, monkeypatch) -> None:
     out = tmp_path / "out"
     arguments = ["wrn", *QUICK, "--checkpoint", str(model), "--times", "1s", "--out", str(out)]
-    evaluate = measure.evaluate
+    evaluate = base.evaluate
 
-    def fail(task, subset, of):
+    def fail(task, subset, split, of):
         if "aimc" in type(next(of.children())).__module__:
             raise Interrupted
-        return evaluate(task, subset, of)
+        return evaluate(task, subset, split, of)
 
-    monkeypatch.setattr(measure, "evaluate", fail)
+    monkeypatch.setattr(base, "evaluate", fail)
     with pytest.raises(Interrupted):
         run.main(arguments)
-    monkeypatch.setattr(measure, "evaluate", evaluate)
+    monkeypatch.setattr(base, "evaluate", evaluate)
     assert run.main([*arguments, "--resume"]) == 0
     facts = json.loads((out / "run.json").read_text())["studies"]["wrn"]
     assert facts["interrupted"] == ["direct native 60"]
@@ -329,7 +332,7 @@ def test_a_growth_that_was_cut_short_is_not_finished(model, tmp_path, monkeypatc
         raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr(measure, "evaluate", fail)
+        patch.setattr(base, "evaluate", fail)
         with pytest.raises(Interrupted):
             run.main([*words, "--chips", "3", "--resume"])
     with pytest.raises(DataError, match="is not finished: wrn is missing"):
@@ -371,23 +374,19 @@ def test_a_damaged_part_of_a_run_is_named(finished, tmp_path, name, capsys) -> N
 
 
 def test_times_as_people_write_them_and_tasks_between_options() -> None:
-    given = run.parser().parse_intermixed_args(
-        ["--times", "1y", "1 day", "3600", "--chips", "3", "wrn", "--seed", "4", "lstm"]
-    )
-    settings, names = arguments.settings_of(
-        run.parser().parse_intermixed_args(
-            ["wrn", "--engine", "native", "--times", "1y", "1 day", "3600", "1h"]
-        )
-    )
-    assert given.tasks == ["wrn", "lstm"]
-    assert settings.times == (3600.0, 86400.0, 365 * 86400.0)
-    assert names == ["wrn"]
+    words = ["--times", "1y", "1 day", "3600", "1h", "--chips", "3", "wrn", "--seed", "4", "lstm"]
+    _, bound, _ = run.app.parse_args(words, exit_on_error=False, print_error=False)
+    settings = bound.kwargs["settings"]
+    assert bound.args == ("wrn", "lstm")
+    assert settings.at == (3600.0, 86400.0, 365 * 86400.0)
+    assert (settings.chips, settings.seed) == (3, 4)
+    assert Settings().at == (1.0, 3600.0, 86400.0, 365 * 86400.0)
 
 
 @pytest.mark.parametrize("profile", tasks.PROFILES)
-@pytest.mark.parametrize("name", tasks.NAMES)
+@pytest.mark.parametrize("name", tasks.names())
 def test_every_profile_has_a_plan_whose_recipe_is_valid(profile, name) -> None:
-    plan = PLANS[profile, name]
+    plan = tasks.find(name).plans[profile]
     recipe_name = {"wrn": "wrn16", "bert": "bert_glue", "lstm": "lstm"}[name]
     recipe = recipe_for(rasch2023, recipe_name, plan, {})
     assert {key: getattr(recipe.spec, key) for key in plan.overrides} == plan.overrides
@@ -397,17 +396,75 @@ def test_every_profile_has_a_plan_whose_recipe_is_valid(profile, name) -> None:
 
 
 def test_a_preset_without_recipes_borrows_the_papers_and_says_so() -> None:
-    recipe = recipe_for(ideal, "wrn16", PLANS["embedded", "wrn"], {"noise_scale": 1.0})
+    recipe = recipe_for(ideal, "wrn16", tasks.find("wrn").plans["embedded"], {"noise_scale": 1.0})
     assert recipe.name == "rasch2023/wrn16"
     assert recipe.spec.noise_scale == 1.0
 
 
 def test_changes_are_read_as_json_or_text() -> None:
-    known = ("noise_scale", "noise_type", "lr_drop_epochs", "grad_clip")
     words = ["noise_scale=2.5", "noise_type=gaussian", "lr_drop_epochs=[1, 2]", "grad_clip=null"]
-    assert parse_changes(words, known) == {
+    assert cli.changes_of(words) == {
         "noise_scale": 2.5,
         "noise_type": "gaussian",
         "lr_drop_epochs": (1, 2),
         "grad_clip": None,
     }
+
+
+def test_calibrations_are_those_of_the_library() -> None:
+    choices = typing.get_type_hints(Settings)["calibration"]
+    assert set(typing.get_args(typing.get_args(choices)[0])) == set(METHODS)
+
+
+# --- ways to print --------------------------------------------------------------------------------
+
+
+def test_a_dry_run_says_the_plan_and_writes_nothing(model, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["wrn", *QUICK, "--checkpoint", str(model), "--times", "1s", "--dry-run"]
+    assert run.main(words) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "WRN-10-1 (77,562 parameters) on digits (8 x 8)" in captured.out
+    assert "preset rasch2023; phases direct; times 1s" in captured.out
+    assert "wrn: native 2 chips on 60 test images" in captured.out
+    assert run.main([*words, "--json", "--out", "deep/out"]) == 0
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    assert plan[-1] == "into deep/out"
+    assert run.main([*words, "--recipe", "wrn17", "--phases", "hwa"]) == 2  # it checks
+    assert run.main([*words, "--quiet"]) == 0
+    assert "wrn17" in one_error(capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_is_the_rows_and_quiet_is_silent(model, tmp_path, capsys) -> None:
+    words = ["wrn", *QUICK, "--checkpoint", str(model), "--times", "1s", "--quiet"]
+    assert run.main([*words, "--out", str(tmp_path / "a")]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert run.main([*words, "--json", "--out", str(tmp_path / "b")]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    result = json.loads(captured.out)
+    assert result["out"] == str(tmp_path / "b")
+    table = pd.DataFrame(result["rows"], columns=result["columns"])
+    expected = rows_of(tmp_path / "b")
+    assert list(table.columns) == list(expected.columns)
+    assert table.value.tolist() == expected.value.tolist()
+    assert table.chip.isna().tolist() == expected.chip.isna().tolist()
+    assert (tmp_path / "a" / "results.csv").read_bytes() == (
+        tmp_path / "b" / "results.csv"
+    ).read_bytes()
+
+
+def test_an_interruption_says_the_folder(model, tmp_path, monkeypatch, capsys) -> None:
+    def interrupt(*_: object) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    words = ["wrn", *QUICK, "--checkpoint", str(model), "--times", "1s", "--quiet"]
+    monkeypatch.setattr(base, "evaluate", interrupt)
+    out = tmp_path / "out"
+    assert run.main([*words, "--out", str(out)]) == 130
+    said = capsys.readouterr().err
+    assert said.startswith("interrupted") and len(said.splitlines()) == 1
+    kept = f"what is done is kept; to go on: the same command with --out {out} --resume"
+    assert (kept in said) == out.exists()

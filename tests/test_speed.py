@@ -17,9 +17,19 @@ from aimc_bridge.errors import CapabilityError
 from benchmarks.speed import sides, targets, works
 from benchmarks.speed.goals import MEASURES
 from benchmarks.speed.groups import Collected
-from benchmarks.speed.parts import OTHERS, PASSES, PRODUCTS, kind_of
 from benchmarks.speed.targets import TARGETS, Target
-from benchmarks.speed.timing import Measured, Side, alternate, at_size, quartiles, ratios
+from benchmarks.speed.timing import (
+    OTHERS,
+    PASSES,
+    PRODUCTS,
+    Measured,
+    Side,
+    alternate,
+    at_size,
+    kind_of,
+    quartiles,
+    ratios,
+)
 from benchmarks.speed.works import FULL, QUICK, TINY
 
 CPU = torch.device("cpu")
@@ -251,9 +261,7 @@ def test_the_torch_tile_is_aihwkits_own_and_keeps_excluded_layers() -> None:
     assert kinds["classifier"] == kinds["bert.pooler.dense"] == "Linear"
     assert kinds["bert.encoder.layer.0.attention.self.query"] == "AnalogLinear"
     with pytest.raises(CapabilityError, match="w_noise"):
-        from benchmarks.speed.stock import stock
-
-        stock(work.model, sides.ALL, "torch")
+        sides.stock(work.model, sides.ALL, "torch")
 
 
 def test_ours_must_run_and_others_may_fail_with_a_line() -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
-from aimc_bridge.errors import DataError, UsageError
-from benchmarks.report import speed as record
+from aimc_bridge.errors import UsageError
+from benchmarks import record as record_command
+from benchmarks.report import figures, folders, pages
+from benchmarks.report import record as records
+from benchmarks.report import speed as report
+from benchmarks.report.record import Record, digest, read
 from benchmarks.speed import growth, targets
 from benchmarks.speed.__main__ import main
 from benchmarks.speed.goals import MEASURES
@@ -22,15 +27,15 @@ from benchmarks.speed.works import FULL
 
 
 @pytest.fixture(scope="module")
-def grown(tmp_path_factory: pytest.TempPathFactory) -> tuple[record.Record, Path]:
+def grown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, Path]:
     out = tmp_path_factory.mktemp("growth")
     assert main(["--growth", "--size", "tiny", "--threads", "1", "--out", str(out)]) == 0
-    return record.read(out / "speed.json"), out
+    return read(out / "speed.json"), out
 
 
-def test_growth_measures_every_family(grown: tuple[record.Record, Path]) -> None:
+def test_growth_measures_every_family(grown: tuple[Record, Path]) -> None:
     made, out = grown
-    curves = {(c.family, c.operation): c for c in record.curves_of(made)}
+    curves = {(c.family, c.operation): c for c in report.curves_of(made)}
     layers = itertools.product(("width", "tiles"), ("forward", "program", "drift"))
     others = {("batch", "forward"), ("chips", "sweep"), ("times", "sweep")}
     assert set(curves) == {*layers, *others}
@@ -44,9 +49,8 @@ def test_growth_measures_every_family(grown: tuple[record.Record, Path]) -> None
     text = (out / "summary.md").read_text()
     assert "time of sweep against chips" in text and "memory held of program against width" in text
     assert "![cost against size](growth.png)" in text and "clean forward pass" in text
-    with Image.open(out / "growth.png") as image:
-        assert image.info["Description"] == record.digest(made)
-    assert set(made["held"]) == {"WRN-10-1", "LSTM 2 x 6", "BERT, reduced, one layer"}
+    assert figures.description_of(out / "growth.png") == digest(made)
+    assert set(made.extra["held"]) == {"WRN-10-1", "LSTM 2 x 6", "BERT, reduced, one layer"}
 
 
 def test_exponents_by_hand() -> None:
@@ -63,8 +67,11 @@ def test_exponents_by_hand() -> None:
 )
 def test_growth_verdicts(power: float, verdict: str) -> None:
     points = [Point(n, [n**power, 9 * n**power, n**power], 8, 16) for n in (2.0, 4.0, 8.0)]
-    made = {"growth": [Curve("batch", "forward", points).to_dict()]}
-    rows = record.growth_rows(made)
+    about: dict[str, Any] = {"name": "x", "command": "", "versions": {}, "hardware": {}}
+    curve = Curve("batch", "forward", points)
+    made = report.record_of_curves([curve], {}, **about, arguments={}, extra={})
+    assert report.curves_of(made) == [curve]
+    rows = report.growth_rows(made)
     assert [(row["cost"], row["verdict"]) for row in rows] == [
         ("time of forward against batch", verdict),
         ("peak memory of forward against batch", "linear or less"),
@@ -82,14 +89,14 @@ def test_growth_verdicts(power: float, verdict: str) -> None:
         (["--only"], "--only names no group"),
         (["--threads", "0"], "--threads 0; allowed: 1 or more"),
         (["--train-images", "-1"], "--train-images -1; allowed: 1 or more"),
-        (["--times", "9"], "--times 9; allowed: 1 to 8"),
-        (["--device", "tpu"], "unknown device 'tpu'"),
+        (["--times", "soon"], "time 'soon' is not understood"),
+        (["--times"], "--times names no time"),
+        (["--device", "tpu"], 'Invalid value "tpu" for --device'),
         (["--quick", "--size", "tiny"], "--quick and --size tiny contradict"),
         (["--growth", "--only", "sweep"], "--growth measures other things"),
-        (["--record", "../x"], "--record '../x'; allowed: letters"),
-        (["--size", "huge"], "invalid choice"),
-        (["extra"], "unrecognized arguments: extra"),
-        (["--rounds", "two"], "invalid int value"),
+        (["--size", "huge"], 'Invalid value "huge" for --size'),
+        (["extra"], "extra"),
+        (["--rounds", "two"], "--rounds two; allowed: a whole number, 1 or more"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(
@@ -124,44 +131,93 @@ def test_choosing_groups() -> None:
         chosen(["lstm"], names)
 
 
+CHIP = ["--only", "wrn-chip", "--no-aihwkit", "--rounds", "1", "--size", "tiny", "--threads", "1"]
+
+
 def test_a_record_is_kept_and_the_page_written(
-    grown: tuple[record.Record, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    grown: tuple[Record, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, docs = tmp_path / "records", tmp_path / "docs"
-    monkeypatch.setattr(record, "FOLDER", folder)
-    monkeypatch.setattr(record, "DOCS", docs)
-    docs.mkdir()
-    page = docs / "speed.md"
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
+    section = next(one for one in pages.SECTIONS if one.name == "speed")
+    monkeypatch.setattr(pages, "SECTIONS", (section,))
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    page = tmp_path / section.page
+    page.parent.mkdir()
     page.write_text("before\n<!-- speed -->\nold\n<!-- /speed -->\nafter\n")
-    assert record.section() == "No record yet."
-    out = ["--out", str(tmp_path / "out")]
-    chosen_groups = ["--only", "wrn-chip", "--no-aihwkit", "--rounds", "1", "--size", "tiny"]
-    assert main([*chosen_groups, "--threads", "1", "--record", "one", *out]) == 0
-    kept = record.read(folder / "speed-one.json")
-    assert kept["name"] == "speed-one" and kept["kind"] == "speed"
-    assert [group["name"] for group in kept["groups"]] == ["wrn-chip"]
-    assert [len(side["seconds"]) for side in kept["groups"][0]["sides"]] == [1]
-    record.write({**grown[0], "name": "speed-two"}, folder / "speed-two.json")
-    capsys.readouterr()
-    assert main(["--docs"]) == 0
-    assert capsys.readouterr().out.strip() == str(page)
+    assert report.section() == ""
+    out = tmp_path / "speed-one"
+    assert main([*CHIP, "--out", str(out)]) == 0
+    assert record_command.main(["add", str(out)]) == 0
+    assert record_command.main(["add", str(grown[1]), "--name", "two"]) == 0
+    one, two = records.of_kind("speed", "growth")
+    assert (one.name, one.kind) == ("speed-one", "speed")
+    assert (two.name, two.kind) == ("speed-two", "growth")
+    assert [list(row[:2]) for row in one.rows] == [["wrn-chip", "native"]]
+    assert len(one.rows[0][-1]) == 1
+    assert record_command.main(["write"]) == 0
     text = page.read_text()
     assert text.startswith("before\n<!-- speed -->\n\n### speed-one\n")
     assert text.endswith("\n\n<!-- /speed -->\nafter\n") and "old" not in text
-    assert record.summary(kept) in text
+    assert report.summary(one) in text
     assert "![cost against size](figures/speed-two.png)" in text
-    assert (docs / "figures" / "speed-two.png").exists()
-    page.write_text("no marks")
-    assert main(["--docs"]) == 2
+    drawn = figures.description_of(page.parent / "figures" / "speed-two.png")
+    assert drawn == digest(two) and list(pages.problems()) == []
+
+
+def test_an_interrupted_measurement_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was measured is kept and not measured again; an unfinished one is no record."""
+    words = ["--only", "wrn-chip", "sweep", *CHIP[2:], "--out", str(tmp_path / "out")]
+    ran: list[str] = []
+    true = dict(MEASURES)
+
+    def noted(name: str, stop: bool) -> None:
+        def measure(setting: Any) -> Any:
+            if stop:
+                raise KeyboardInterrupt
+            ran.append(name)
+            return true[name](setting)
+
+        monkeypatch.setitem(MEASURES, name, measure)
+
+    noted("wrn-chip", False)
+    noted("sweep", True)
+    assert main(words) == 130
+    assert "to go on: --resume" in capsys.readouterr().err
+    first = read(tmp_path / "out" / "speed.json")
+    assert [row[0] for row in first.rows] == ["wrn-chip"] and not first.extra["finished"]
+    assert record_command.main(["add", str(tmp_path / "out"), "--dry-run"]) == 2
+    assert "is not finished" in capsys.readouterr().err
+    assert main(words) == 2  # not without --resume
+    assert main([*words, "--resume", "--chips", "3"]) == 2
+    assert "with other arguments (goals)" in capsys.readouterr().err
+    noted("sweep", False)
+    assert main([*words, "--resume"]) == 0
+    assert ran == ["wrn-chip", "sweep"]
+    whole = read(tmp_path / "out" / "speed.json")
+    assert list(whole.rows[0]) == list(first.rows[0]) and "finished" not in whole.extra
+    assert main([*words, "--resume"]) == 0 and len(ran) == 2
+    (tmp_path / "out" / "summary.md").unlink()
+    folders.rebuild(tmp_path / "out")
+    text = (tmp_path / "out" / "summary.md").read_text()
+    assert text == f"# Speed\n\n{report.summary(whole)}\n"
+
+
+def test_a_dry_run_measures_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--only", "wrn-*", "--dry-run", "--json", "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    assert plan == ["wrn-forward", "wrn-training", "wrn-chip"] and not (tmp_path / "out").exists()
 
 
 def test_another_runs_folder_is_left_alone(tmp_path: Path, capsys) -> None:
     (tmp_path / "summary.md").write_text("of another run")
     assert main(["--size", "tiny", "--only", "wrn-chip", "--out", str(tmp_path)]) == 2
-    assert "is not empty; name another folder\n" in capsys.readouterr().err
+    assert "is not empty; name another folder, or add --resume\n" in capsys.readouterr().err
+    words = ["--size", "tiny", "--only", "wrn-chip", "--out", str(tmp_path), "--resume"]
+    assert main(words) == 2
+    assert "no measurement to go on with; name another --out\n" in capsys.readouterr().err
     assert (tmp_path / "summary.md").read_text() == "of another run"
 
 
@@ -174,32 +230,10 @@ def test_an_interruption_is_exit_code_130(tmp_path: Path, monkeypatch: pytest.Mo
     assert main([*words, "--out", str(tmp_path / "out")]) == 130
 
 
-@pytest.mark.parametrize("text", ["{", "3", "[]", '{"name": "x"}'])
-def test_damaged_records_are_named(text: str, tmp_path: Path) -> None:
-    file = tmp_path / "speed-x.json"
-    file.write_text(text)
-    with pytest.raises(DataError, match=r"speed-x\.json"):
-        record.read(file)
-
-
-def test_the_page_shows_the_records_and_nothing_else() -> None:
-    """`python -m benchmarks.speed --docs` writes what belongs there."""
-    text = (record.DOCS / "speed.md").read_text()
-    begin, end = record.MARKS
-    assert text.count(begin) == 1 and text.count(end) == 1
-    assert text.partition(begin)[2].partition(end)[0].strip() == record.section()
-    for file in record.files():
-        made = record.read(file)
-        assert made["name"] == file.stem and made["kind"] == "speed"
-        if made.get("growth"):
-            with Image.open(record.DOCS / "figures" / f"{file.stem}.png") as image:
-                assert image.info["Description"] == record.digest(made)
-
-
 def test_the_page_names_every_group_and_option() -> None:
-    text = (record.DOCS / "speed.md").read_text()
+    text = (pages.ROOT / "docs" / "speed.md").read_text()
     for group in targets.GROUPS:
         assert f"`{group}`" in text
-    for option in ("--quick", "--growth", "--only", "--device cuda", "--record", "--docs"):
+    for option in ("--quick", "--growth", "--only", "--device cuda", "record add", "record write"):
         assert option in text
     assert f"{FULL.lstm_words:,} words" in text

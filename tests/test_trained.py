@@ -11,15 +11,25 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import calibrate, convert
+from aimc_bridge.commands import Output
 from aimc_bridge.converted import matrices_of, record_of
 from benchmarks import tasks
-from benchmarks.studies import trainings as trained
-from benchmarks.studies.profiles import PLANS, recipe_for
+from benchmarks.studies.base import Study
+from benchmarks.studies.settings import Settings
 from benchmarks.tasks import Task
 from presets import rasch2023
 from tests.test_digital import language
 
-HOW = trained.How(3, torch.device("cpu"), checkpoint_every=1)
+SETTINGS = Settings(
+    hwa_batches=6, validate_every=2, changes=("batch_size=8",), seed=3, checkpoint_every=1
+)
+
+
+def study_of(task: Task, folder: Path, samples: int, settings: Settings = SETTINGS) -> Study:
+    """A study that validates on so many samples, and prints nothing."""
+    study = Study(task, settings, folder, Output(quiet=True))
+    study.plan = dataclasses.replace(study.plan, validation_subset=samples)
+    return study
 
 
 class Interrupted(Exception):
@@ -36,10 +46,8 @@ def go(
 ) -> tuple[dict[str, Tensor], Any]:
     """A hardware-aware training or its control that fails in mini-batch `stop`."""
     task = toy(name)
-    plan = dataclasses.replace(
-        PLANS["embedded", name], hwa_batches=6, validate_every=2, validation_subset=120
-    )
-    recipe = recipe_for(rasch2023, task.recipe, plan, {"batch_size": 8})
+    study = study_of(task, folder, 120)
+    recipe = SETTINGS.recipe_of(task)
     digital = task.build(0).eval()
     calls = []
     loss = task.loss
@@ -52,11 +60,11 @@ def go(
 
     monkeypatch.setattr(task, "loss", counted)
     if kind == "control":
-        model, history = trained.unaware(task, plan, recipe, HOW, digital, folder)
+        model, history = study.train_without_noise(digital, recipe, folder)
     else:
         model = convert(digital, rasch2023).eval()
         calibrate(model, task.calibration_batches(2), "percentile")
-        history = trained.hardware_aware(task, plan, recipe, HOW, digital, model, folder)
+        history = study.train(digital, model, recipe, folder)
     return {k: v.clone() for k, v in model.state_dict().items()}, history
 
 
@@ -78,7 +86,9 @@ def test_a_training_cut_short_goes_on_as_if_it_had_not_been(
     assert any(not torch.equal(v, start[k]) for k, v in weights.items() if k in start)
 
 
-def test_validation_is_on_a_chip_of_an_hour_that_is_none_of_those_measured() -> None:
+def test_validation_is_on_a_chip_of_an_hour_that_is_none_of_those_measured(
+    tmp_path: Path,
+) -> None:
     """The metric of one chip, always the same; the model comes back clean and in its mode."""
     task = tasks.get("wrn")
     analog = convert(task.build(0), rasch2023).eval()
@@ -97,7 +107,7 @@ def test_validation_is_on_a_chip_of_an_hour_that_is_none_of_those_measured() -> 
     clean = {name: m.clean_weight() for name, m in matrices_of(analog).items()}
     for seed in (0, 0, 1):
         torch.manual_seed(9)
-        scores = trained.on_a_chip(task, 50, seed)(analog)
+        scores = study_of(task, tmp_path, 50)._on_a_chip(seed, analog)
         assert set(scores) == {"accuracy", "error", "loss"}
         assert record_of(analog).chip is None
     assert seen[0] == seen[1] != seen[2]

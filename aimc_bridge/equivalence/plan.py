@@ -49,6 +49,19 @@ _ORDER = (0.0, 0.1, 1.0, 0.5, 0.25, 0.05, 0.75, 0.01)  # targets, those that tel
 SHARES = {"device": 0.25, "layer": 0.5, "task": 0.25}  # of a budget that is too small for all
 
 
+class BudgetError(UsageError):
+    """A budget that does not pay for one cell.
+
+    Attributes:
+        smallest_s: Seconds of work of the smallest budget that does, predicting included; wall
+            time is this over the number of workers.
+    """
+
+    def __init__(self, message: str, smallest_s: float) -> None:
+        super().__init__(message)
+        self.smallest_s = smallest_s
+
+
 @dataclass(frozen=True)
 class Cost:
     """What something costs, in seconds.
@@ -295,7 +308,7 @@ def choose(
         task: The chips that the task should get and its cost, or None.
 
     Raises:
-        UsageError: If the budget does not pay for one cell.
+        BudgetError: If the budget does not pay for one cell.
     """
     everything = {name: chips for name, (_, chips, _) in layers.items()}
     wanted = {
@@ -320,12 +333,18 @@ def choose(
         chips = min(task[0], int((left["task"] + spare) / max(task[1].a_chip, 1e-9)))
         chips = chips if chips >= 2 else 0
     if not paid_targets and not paid_layers and not chips:
-        cheapest = [least] if targets else []
-        cheapest += [cost.of(FEWEST_CHIPS) for _, _, cost in layers.values()]
-        cheapest += [] if task is None else [task[1].of(2)]
-        raise UsageError(
+        cheapest = {"device": least} if targets else {}
+        if layers:
+            fewest = [cost.of(min(FEWEST_CHIPS, n)) for _, n, cost in layers.values()]
+            cheapest["layer"] = min(fewest)
+        if task is not None:
+            cheapest["task"] = task[1].of(2)
+        smallest = spent + _smallest(cheapest)
+        raise BudgetError(
             f"budget of {_time(whole_budget)} is too small for one cell: predicting took "
-            f"{_time(spent)}, and the cheapest cell takes about {_time(min(cheapest))}; give more"
+            f"{_time(spent)}, and the cheapest cell takes about {_time(min(cheapest.values()))}; "
+            f"give {_time(math.ceil(smallest))} or more",
+            smallest,
         )
     targets_paid = ", ".join(f"{x:g}" for x in paid_targets)
     layers_paid = ", ".join(f"{name} ({count} chips)" for name, count in paid_layers.items())
@@ -341,6 +360,22 @@ def choose(
     if left_out:
         notes.append(f"the budget left out: {', '.join(left_out)}")
     return Choice([x for x in targets if x in paid_targets], fewer, paid_layers, chips, notes)
+
+
+def _smallest(cheapest: Mapping[str, float]) -> float:
+    """Return the least seconds of work with which `choose` finds one cell.
+
+    A level may spend its own share and what the levels before it left.
+
+    Args:
+        cheapest: Seconds of the cheapest cell per level, of the levels that are asked for.
+    """
+    total, reached, budgets = sum(SHARES[level] for level in cheapest), 0.0, []
+    for level in SHARES:
+        if level in cheapest:
+            reached += SHARES[level]
+            budgets.append(cheapest[level] * total / reached)
+    return min(budgets)
 
 
 def _devices_for(

@@ -1,30 +1,28 @@
-"""Tables, figures and records of ablations: changes of A* against the recipe, chip by chip.
+"""Ablations: changes of A* against the recipe, chip by chip; their records and docs/ablation.md.
 
-`python -m benchmarks.report.ablation` writes docs/ablation.md and its figures from the records.
+The rows of a record are those of results.csv: one per variant, training, time, chip and metric.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
-import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aimc_bridge.errors import AimcError, DataError, UsageError
+from aimc_bridge import files
+from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
-from benchmarks.command import Parser
-from benchmarks.files import replace_file
+from benchmarks.report import figures
 from benchmarks.report.intervals import CONFIDENCE, mean_interval
+from benchmarks.report.record import Record, head, of_kind, read_csv, read_run
 from benchmarks.report.tables import markdown, normalised_accuracy
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ["variant", "training_seed", "metric", "t_inference", "chip", "seed", "value"]
-FOLDER = Path(__file__).parent / "records"
-DOCS = Path(__file__).parent.parent / "docs"
 
 
 def stars(results: pd.DataFrame, chance: float) -> pd.DataFrame:
@@ -105,19 +103,19 @@ def _points(share: float) -> str:
     return f"{round(100 * share, 2) + 0.0:+.2f}"  # + 0.0: no "-0.00"
 
 
-def figure(table: pd.DataFrame, title: str, path: Path) -> None:
-    """The changes as points with intervals, a panel a time."""
-    import matplotlib
+def figure(table: pd.DataFrame, title: str, path: Path, description: str | None = None) -> None:
+    """Draw the changes as points with intervals, one panel per time.
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    Args:
+        table: What `changes` returns.
+        title: The title of the whole figure.
+        path: The file, .png.
+        description: A text for the file's metadata.
+    """
     times = sorted(table.t_inference.unique())
     others = list(table.variant.drop_duplicates())[1:]
     size = (4.8 * len(times) + 1.5, 1.6 + 0.34 * max(1, len(others)))
-    fig, axes = plt.subplots(
-        1, len(times), figsize=size, sharey=True, squeeze=False, constrained_layout=True
-    )
+    drawing, axes = figures.new(1, len(times), size, sharey=True)
     for panel, t_s in zip(axes[0], times, strict=True):
         at = table[(table.t_inference == t_s)].set_index("variant").loc[others]
         mean = 100 * at.change.to_numpy()
@@ -131,20 +129,25 @@ def figure(table: pd.DataFrame, title: str, path: Path) -> None:
         panel.set_title(label(float(t_s)), fontsize=10)
         panel.grid(alpha=0.3, axis="x")
     axes[0][0].invert_yaxis()
-    fig.suptitle(title, fontsize=10)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    drawing.suptitle(title, fontsize=10)
+    figures.save(drawing, path, description=description)
 
 
-def facts_of(record: dict[str, Any]) -> dict[str, Any]:
-    """What a record says of its one study."""
-    facts: dict[str, Any] = next(iter(record["studies"].values()))
+def facts_of(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of the one study in run.json (or in a record's `extra`)."""
+    facts: dict[str, Any] = next(iter(about["studies"].values()))
     return facts
 
 
-def text(results: pd.DataFrame, record: dict[str, Any], image: str) -> str:
-    """One ablation in words and numbers."""
-    facts = facts_of(record)
+def text(results: pd.DataFrame, facts: Mapping[str, Any], command: str, image: str) -> str:
+    """Return one ablation in words and numbers.
+
+    Args:
+        results: Its rows, `COLUMNS`.
+        facts: What is known of the study; see `facts_of`.
+        command: The command line.
+        image: The way from the page to the figure.
+    """
     table = changes(results, facts["chance_error"])
     chips = results[results.variant != "digital"]
     trainings = chips.training_seed.nunique()
@@ -154,7 +157,7 @@ def text(results: pd.DataFrame, record: dict[str, Any], image: str) -> str:
         f"## {facts['model']}, {facts['dataset']}: recipe {facts['recipe']['name']}",
         f"{facts['samples']:,} {facts['unit']} of the {facts['split']} split, "
         f"{chips.chip.nunique()} chips, trainings of each variant: {trainings}. "
-        f"`{record['command']}`",
+        f"`{command}`",
         markdown(text_of(table)),
         "Change of A* against the first row, points, with "
         f"{100 * CONFIDENCE:.0f} % intervals over the {over}{caveat}",
@@ -163,95 +166,96 @@ def text(results: pd.DataFrame, record: dict[str, Any], image: str) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-def write(out: Path, results: pd.DataFrame, record: dict[str, Any], name: str | None) -> None:
-    """results.csv, changes.csv, summary.md, figure.png and run.json; and a record, where named."""
-    facts = facts_of(record)
-    results.to_csv(out / "results.csv", index=False)
+# --- a run's folder -------------------------------------------------------------------------------
+
+
+def write(out: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
+    """Write results.csv, run.json, and what `save` makes of them.
+
+    Args:
+        out: The folder.
+        results: The rows, `COLUMNS`.
+        about: What run.json is to say.
+    """
+    files.write_text(out / "results.csv", results.to_csv(index=False))
+    save(out, results, about)
+    files.write_text(out / "run.json", json.dumps(about, indent=1) + "\n")
+
+
+def save(out: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
+    """Write changes.csv, summary.md and figure.png; see `write`."""
+    facts = facts_of(about)
     table = changes(results, facts["chance_error"])
-    table.to_csv(out / "changes.csv", index=False)
-    replace_file(out / "summary.md", "# Ablation\n\n" + text(results, record, "figure.png"))
-    figure(table, f"{facts['model']}, {facts['dataset']}", out / "figure.png")
-    replace_file(out / "run.json", json.dumps(record, indent=1) + "\n")
-    if name is not None:
-        keep(results, record)
+    files.write_text(out / "changes.csv", table.to_csv(index=False))
+    words = text(results, facts, about["command"], "figure.png")
+    files.write_text(out / "summary.md", f"# Ablation\n\n{words}")
+    figure(table, _title(facts), out / "figure.png")
 
 
-def check_name(name: str) -> None:
-    """UsageError for a record's name that is not a file name."""
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-        raise UsageError(
-            f"--record {name!r}; allowed: letters, digits, points, dashes, underscores"
-        )
+def _title(facts: Mapping[str, Any]) -> str:
+    return f"{facts['model']}, {facts['dataset']}"
 
 
-def keep(results: pd.DataFrame, record: dict[str, Any], folder: Path | None = None) -> Path:
-    """The record as a file, every row of the results in it."""
-    folder = FOLDER if folder is None else folder
-    folder.mkdir(exist_ok=True)
-    rows = ",\n".join("  " + json.dumps(row) for row in results[COLUMNS].to_numpy().tolist())
-    head = json.dumps({**record, "columns": COLUMNS, "rows": []}, indent=1, ensure_ascii=False)
-    file = folder / f"{record['name']}.json"
-    replace_file(file, head.replace(' "rows": []', f' "rows": [\n{rows}\n ]') + "\n")
-    return file
+def rebuild(folder: Path) -> None:
+    """Write changes.csv, summary.md and the figure of a finished ablation again.
 
-
-def read(file: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """(results, the rest) of a record.
-
-    Raises:  DataError where it is damaged.
+    Raises:
+        DataError: If the folder holds no finished ablation.
     """
     import pandas as pd
 
-    try:
-        record: dict[str, Any] = json.loads(file.read_text())
-        results = pd.DataFrame(record.pop("rows"), columns=record.pop("columns"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file} is not an ablation's record ({error!r})") from None
-    return results, record
+    about = read_run(folder)
+    save(folder, pd.DataFrame(_read_rows(folder), columns=COLUMNS), about)
 
 
-INTRO = """# Ablation
-
-What each technique of hardware-aware training is worth: from one digital model the recipe is
-trained as it is, then with one technique changed; same data in the same order, same steps, same
-chips. A* = 1 - (err - err_digital) / (err_chance - err_digital). This page is written by
-`python -m benchmarks.report.ablation` from the records in `benchmarks/records/`."""
+def _read_rows(folder: Path) -> list[list[Any]]:
+    return read_csv(folder / "results.csv", COLUMNS, ("variant", "metric"))
 
 
-def page(records: list[Path]) -> str:
-    """docs/ablation.md."""
-    parts = [INTRO]
-    for file in records:
-        results, record = read(file)
-        parts.append(text(results, record, f"{record['name']}.png").rstrip())
-    return "\n\n".join(parts) + "\n"
+# --- records --------------------------------------------------------------------------------------
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write the page and its figures."""
-    made = Parser(
-        prog="python -m benchmarks.report.ablation",
-        description="Write docs/ablation.md and its figures from the records.",
+def record_of(folder: Path, name: str) -> Record:
+    """Read a finished ablation's folder as a record.
+
+    Args:
+        folder: The `--out` of the ablation.
+        name: What the record is called.
+
+    Raises:
+        DataError: If the folder holds no finished ablation.
+    """
+    about = read_run(folder)
+    return Record(
+        "ablation",
+        name,
+        **head(about),
+        columns=COLUMNS,
+        rows=_read_rows(folder),
+        extra={"studies": about["studies"]},
     )
-    files = sorted(FOLDER.glob("ablation-*.json"))
-    try:
-        made.parse_args(arguments)
-        if not files:
-            raise DataError(f"no ablation-*.json in {FOLDER}; python -m benchmarks.ablation first")
-        words = page(files)
-        for file in files:
-            results, record = read(file)
-            facts = facts_of(record)
-            table = changes(results, facts["chance_error"])
-            title = f"{facts['model']}, {facts['dataset']}"
-            figure(table, title, DOCS / f"{record['name']}.png")
-        replace_file(DOCS / "ablation.md", words)
-    except AimcError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(DOCS / "ablation.md")
-    return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def image_of(record: Record) -> str:
+    """Return the way from docs/ to the figure of a record."""
+    return f"{record.name}.png"
+
+
+def section(records: Sequence[Record] | None = None) -> str:
+    """Return what stands between the marks of docs/ablation.md; "" if there are no records.
+
+    Args:
+        records: The records shown; None is all that are committed.
+    """
+    records = of_kind("ablation") if records is None else records
+    parts = [
+        text(record.table(), facts_of(record.extra), record.command, image_of(record)).rstrip()
+        for record in records
+    ]
+    return "\n\n".join(parts)
+
+
+def draw(record: Record, path: Path, description: str) -> None:
+    """Draw the figure of a record; see `figure`."""
+    facts = facts_of(record.extra)
+    figure(changes(record.table(), facts["chance_error"]), _title(facts), path, description)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aimc_bridge import files
 from aimc_bridge.times import label
-from benchmarks.files import replace_file
+from benchmarks.report import figures
 from benchmarks.report.ladder_tables import digital_of, flaws, layers, less_one, steps, times_of
 from benchmarks.report.tables import markdown
 from benchmarks.studies.ladder.rungs import LADDER
@@ -127,7 +127,7 @@ def study_text(results: pd.DataFrame, facts: dict[str, Any], level: str = "##") 
         [
             f"{level} {facts['model']}, {facts['dataset']}",
             f"{facts['samples']:,} test samples, {chips} chips, digital {metric} {digital}{of}. "
-            f"{metric.capitalize()}{unit}:",
+            f"{_ranges_text(facts['input_ranges'])} {metric.capitalize()}{unit}:",
             ladder_text(table, metric),
             "MVM error, %, mean over layers:",
             ladder_text(table, "mvm"),
@@ -137,6 +137,16 @@ def study_text(results: pd.DataFrame, facts: dict[str, Any], level: str = "##") 
             less_text(less, metric),
         ]
     )
+
+
+def _ranges_text(ranges: dict[str, Any]) -> str:
+    """Say where the input ranges of a record come from, from its facts."""
+    how = f"method `{ranges['method']}`, {ranges['batches']} batches"
+    text = f"Input ranges: {how}, from the inputs"
+    percentile = ranges.get("out_percentile")  # older records lack it
+    if percentile is None:
+        return f"{text} alone."
+    return f"{text} and raised until the ADC holds {percentile:g} % of a layer's outputs."
 
 
 LEGEND = (
@@ -151,19 +161,7 @@ LEGEND = (
 
 def figure(studies: list[tuple[pd.DataFrame, dict[str, Any]]], path: Path, mark: str = "") -> None:
     """Metric and MVM error against the rung, a line and band a time; a column a task."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(
-        2,
-        len(studies),
-        figsize=(5.6 * len(studies), 8.4),
-        constrained_layout=True,
-        squeeze=False,
-        sharex=True,
-    )
+    drawing, axes = figures.new(2, len(studies), (5.6 * len(studies), 8.4), sharex=True)
     for column, (results, facts) in enumerate(studies):
         metric = facts["metric"]
         table = steps(results, metric)
@@ -180,10 +178,7 @@ def figure(studies: list[tuple[pd.DataFrame, dict[str, Any]]], path: Path, mark:
             ha="right",
             fontsize=8,
         )
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial.png")
-    fig.savefig(partial, dpi=110, metadata={"Description": mark})
-    plt.close(fig)
-    os.replace(partial, path)
+    figures.save(drawing, path, dpi=110, description=mark)
 
 
 def _draw(axes: Axes, table: pd.DataFrame, metric: str) -> None:
@@ -230,9 +225,10 @@ def save(out: Path, results: pd.DataFrame, studies: Studies, command: str) -> No
         text.append(study_text(mine, facts))
         panels.append((mine, facts))
     for name, tables in {"results": [results], **made}.items():
-        partial = out / f"{name}.csv.partial"
-        pd.concat(tables, ignore_index=True).to_csv(partial, index=False)
-        os.replace(partial, out / f"{name}.csv")
+        text_of_table = pd.concat(tables, ignore_index=True).to_csv(index=False)
+        files.write_text(out / f"{name}.csv", text_of_table)
     (out / "figures").mkdir(exist_ok=True)
     figure(panels, out / "figures" / "ladder.png")
-    replace_file(out / "summary.md", "\n\n".join([*text, "![ladder](figures/ladder.png)"]) + "\n")
+    files.write_text(
+        out / "summary.md", "\n\n".join([*text, "![ladder](figures/ladder.png)"]) + "\n"
+    )

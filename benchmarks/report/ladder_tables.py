@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from benchmarks.report.intervals import (
     mean_interval,
     sd_ratio,
 )
+from benchmarks.report.record import read_csv
 from benchmarks.studies.ladder.rungs import LADDER
 
 if TYPE_CHECKING:
@@ -26,25 +26,17 @@ COLUMNS = ["task", "model", "row", "metric", "t_inference", "chip", "seed", "val
 PHYSICS = {"replication": "scalar_drift", "paper": "rasch2023"}
 
 
-def read_results(file: Path) -> pd.DataFrame:
-    """The rows of a results.csv, every value to its last bit (pandas would round some).
+def read_results(path: Path) -> pd.DataFrame:
+    """Read the rows of a results.csv.
 
-    Raises:  DataError where it is missing or damaged.
+    Raises:
+        DataError: If the file is missing or damaged.
     """
     import pandas as pd
 
-    try:
-        with file.open(newline="", encoding="utf-8") as opened:
-            header, *lines = list(csv.reader(opened, strict=True))
-        if header != COLUMNS:
-            raise DataError(f"{file} has other columns than {', '.join(COLUMNS)}")
-        numbers = [[float(cell or "nan") for cell in line[4:]] for line in lines]
-        rows = [[*line[:4], *cells] for line, cells in zip(lines, numbers, strict=True)]
-        return pd.DataFrame(rows, columns=COLUMNS)
-    except (OSError, ValueError, csv.Error) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{file}: missing or damaged ({error})") from None
+    rows = read_csv(path, COLUMNS, COLUMNS[:4])
+    numbers = dict.fromkeys(COLUMNS[4:], float)
+    return pd.DataFrame(rows, columns=COLUMNS).astype(numbers)
 
 
 def values_of(results: pd.DataFrame, row: str, metric: str, t_s: float) -> pd.Series[float]:

@@ -1,88 +1,112 @@
-"""Records of the speed benchmark, the tables made from them, and docs/speed.md.
+"""The speed benchmark: its records, the tables made from them, and the section of docs/speed.md.
 
-A record keeps the command, versions, hardware, sizes, presets and every repeat. Nothing that is
-shown is stored: rows, verdicts, exponents and figures are computed from it.
+A record of kind "speed" has a row per measured side of a work, with the seconds of every repeat as
+its last cell; one of kind "growth" a row per operation and size. Nothing that is shown is stored:
+results, verdicts, exponents and figures are computed from the repeats.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aimc_bridge.errors import DataError, UsageError
-from benchmarks.files import replace_file
+from aimc_bridge import files
+from aimc_bridge.errors import DataError
+from benchmarks.report import figures
+from benchmarks.report.record import Record, digest, of_kind, read, write
 from benchmarks.report.tables import markdown
-from benchmarks.speed import goals, growth, holding, targets
+from benchmarks.speed import goals, growth, memory, targets
 from benchmarks.speed.groups import Group
-from benchmarks.speed.growth import Curve
+from benchmarks.speed.growth import Curve, Point
 from benchmarks.speed.targets import TARGETS, Target
-from benchmarks.speed.timing import Measured, at_size, quartiles, ratios
+from benchmarks.speed.timing import PARTS, Measured, at_size, quartiles, ratios
 
-FOLDER = Path(__file__).parent.parent / "records"
-DOCS = Path(__file__).parent.parent.parent / "docs"
-PREFIX = "speed-"
-MARKS = ("<!-- speed -->", "<!-- /speed -->")
-KEYS = ("name", "kind", "command", "size", "device", "versions", "hardware", "sizes", "presets")
-
-Record = dict[str, Any]
+FILE = "speed.json"
+COLUMNS = ["group", "side", "size", "note", "peak", *PARTS, "seconds"]
+GROWTH_COLUMNS = ["family", "operation", "n", "peak", "held", "seconds"]
 
 
-# --- files ----------------------------------------------------------------------------------------
+# --- records --------------------------------------------------------------------------------------
 
 
-def write(record: Record, file: Path) -> Path:
-    """The record as JSON, a list of repeats a line."""
-    text = json.dumps(record, indent=1, ensure_ascii=False)
-    numbers = r"(?:-?[\d.e+-]+|null)"
-    text = re.sub(
-        rf"\[\s+({numbers}(?:,\s+{numbers})*)\s+\]",
-        lambda found: "[" + re.sub(r"\s+", " ", found.group(1)) + "]",
-        text,
-    )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(file, text + "\n")
-    return file
+def record_of_groups(groups: Sequence[Group], **about: Any) -> Record:
+    """Make a record of measured groups.
 
-
-def read(file: Path) -> Record:
-    """A record.
-
-    Raises:  DataError where it is damaged or none of this benchmark.
+    Args:
+        groups: The groups.
+        about: The other fields of a record: name, command, arguments, versions, hardware; and
+            `extra`, which has sizes and presets.
     """
-    try:
-        record: Record = json.loads(file.read_text())
-        missing = [key for key in KEYS if key not in record]
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{file} is not a record ({error}); make it anew") from None
-    if missing:
-        raise DataError(f"{file} lacks {', '.join(missing)}; make it anew with --record")
-    return record
-
-
-def record_file(name: str) -> Path:
-    """Where the record of that name belongs.
-
-    Raises:  UsageError for a name that is not a file name.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-        raise UsageError(
-            f"--record {name!r}; allowed: letters, digits, points, dashes, underscores"
-        )
-    return FOLDER / f"{PREFIX}{name}.json"
+    extra = about.pop("extra")
+    rows: list[list[Any]] = []
+    for group in groups:
+        for side in group.sides:
+            parts = [None if side.parts is None else side.parts[part] for part in PARTS]
+            row = [group.name, side.name, side.size, side.note, side.peak, *parts, side.seconds]
+            rows.append(row)
+    facts = [
+        {name: value for name, value in vars(group).items() if name != "sides"} for group in groups
+    ]
+    return Record("speed", **about, columns=COLUMNS, rows=rows, extra={**extra, "groups": facts})
 
 
 def groups_of(record: Record) -> list[Group]:
-    """The measured groups."""
-    return [Group.from_dict(group) for group in record.get("groups", [])]
+    """Return the measured groups of a record; none of one of kind "growth"."""
+    sides: dict[str, list[Measured]] = {}
+    if record.kind == "speed":
+        for name, side, size, note, peak, *parts, seconds in record.rows:
+            shares = None if None in parts else dict(zip(PARTS, parts, strict=True))
+            measured = Measured(side, size, note, list(seconds), peak, shares)
+            sides.setdefault(name, []).append(measured)
+    facts = record.extra.get("groups", [])
+    return [Group(**group, sides=sides.get(group["name"], [])) for group in facts]
+
+
+def record_of_curves(curves: Sequence[Curve], held: Mapping[str, Any], **about: Any) -> Record:
+    """Make a record of cost against size.
+
+    Args:
+        curves: The measured curves.
+        held: What models hold beside their weights, by model and stage.
+        about: As in `record_of_groups`.
+    """
+    extra = about.pop("extra")
+    rows = [
+        [curve.family, curve.operation, point.n, point.peak, point.held, point.seconds]
+        for curve in curves
+        for point in curve.points
+    ]
+    extra = {**extra, "held": dict(held)}
+    return Record("growth", **about, columns=GROWTH_COLUMNS, rows=rows, extra=extra)
 
 
 def curves_of(record: Record) -> list[Curve]:
-    """The measured curves."""
-    return [Curve.from_dict(curve) for curve in record.get("growth", [])]
+    """Return the measured curves of a record; none of one of kind "speed"."""
+    curves: dict[tuple[str, str], Curve] = {}
+    if record.kind == "growth":
+        for family, operation, n, peak, held, seconds in record.rows:
+            curve = curves.setdefault((family, operation), Curve(family, operation))
+            curve.points.append(Point(n, list(seconds), peak, held))
+    return list(curves.values())
+
+
+def record_of(folder: Path, name: str) -> Record:
+    """Read the folder of a finished measurement as a record.
+
+    Args:
+        folder: The `--out` of the speed benchmark.
+        name: What the record is called.
+
+    Raises:
+        DataError: If the folder holds no finished measurement.
+    """
+    record = read(folder / FILE)
+    if not record.extra.get("finished", True):
+        raise DataError(f"{folder} is not finished; go on with it (--resume)")
+    extra = {key: value for key, value in record.extra.items() if key != "finished"}
+    return replace(record, name=name, extra=extra)
 
 
 # --- rows -----------------------------------------------------------------------------------------
@@ -119,12 +143,12 @@ def judged(target: Target, group: Group, record: Record) -> bool:
     Goals are for a GPU at full size, the others for a CPU; seconds for the full size only, ratios
     for the reduced one too.
     """
-    gpu = record["device"] == "cuda"
-    if record["size"] not in ("full", "quick"):
+    gpu, size = record.arguments["device"] == "cuda", record.arguments["size"]
+    if size not in ("full", "quick"):
         return False
     if target.group.startswith("goal-"):
-        return gpu and record["size"] == "full" and group.about == goals.SIZES
-    return not gpu and (record["size"] == "full" or target.kind != targets.SECONDS)
+        return gpu and size == "full" and group.about == goals.SIZES
+    return not gpu and (size == "full" or target.kind != targets.SECONDS)
 
 
 def rows_of(record: Record) -> list[dict[str, Any]]:
@@ -156,7 +180,7 @@ def rows_of(record: Record) -> list[dict[str, Any]]:
 
 def failures(record: Record) -> list[str]:
     """Targets not met, and costs that grow faster than linearly; at full size only."""
-    if record["size"] != "full":
+    if record.arguments["size"] != "full":
         return []
     failed = [row["row"] for row in rows_of(record) if row["verdict"] == "not met"]
     failed += [row["cost"] for row in growth_rows(record) if row["verdict"] == "faster"]
@@ -299,38 +323,38 @@ def growth_table(record: Record) -> str:
 
 def holdings_table(record: Record) -> str:
     """What models hold beside their weights on tiles, over these; "" where it was not measured."""
-    held: dict[str, dict[str, float]] = record.get("held", {})
+    held: dict[str, dict[str, float]] = record.extra.get("held", {})
     if not held:
         return ""
     rows = [
         {"model": name, **{stage: f"{value:.2f}" for stage, value in stages.items()}}
         for name, stages in held.items()
     ]
-    bounds = {stage: number(bound) for stage, bound in holding.BOUNDS.items()}
+    bounds = {stage: number(bound) for stage, bound in memory.BOUNDS.items()}
     return _table([*rows, {"model": "at most", **bounds}])
 
 
 def summary(record: Record, figure: str | None = None) -> str:
     """All that a record says, as Markdown without a title."""
-    machine, versions = record["hardware"], record["versions"]
+    machine, versions, arguments = record.hardware, record.versions, record.arguments
     where = f"{machine['cpu']}, {machine['torch_threads']} threads"
-    if record["device"] == "cuda":
+    if arguments["device"] == "cuda":
         where = machine["gpu"]
     software = ", ".join(
         f"{name} {versions[name]}" for name in ("torch", "aihwkit", "aihwkit-lightning", "python")
     )
     parts = [
-        f"`{record['command']}` on {where} ({machine['cores']} cores, load before "
+        f"`{record.command}` on {where} ({machine['cores']} cores, load before "
         f"{machine['load_before']}); {software}."
     ]
     told = machine.get("allocator")
     if told:
         settings = ", ".join(f"`{name}={value}`" for name, value in told.items())
         parts.append(f"With {settings} in the environment.")
-    if record.get("compiled"):
+    if arguments["compiled"]:
         parts.append("Native models run compiled (`aimc_bridge.native.compiled`) in all rows.")
-    if record["size"] != "full":
-        parts.append(_REDUCED[record["size"]])
+    if arguments["size"] != "full":
+        parts.append(_REDUCED[arguments["size"]])
     skipped = [line for group in groups_of(record) for line in group.skipped]
     parts += [targets_table(record), sides_table(record)]
     if skipped:
@@ -353,37 +377,33 @@ _REDUCED = {
 # --- figure ---------------------------------------------------------------------------------------
 
 
-def digest(record: Record) -> str:
-    """What a figure is made of, as a hash that it carries."""
-    return hashlib.sha256(json.dumps(record.get("growth", [])).encode()).hexdigest()
+def draw(record: Record, path: Path, description: str) -> None:
+    """Draw seconds and peak memory against every size, with a line of slope 1.
 
+    Both axes are logarithmic.
 
-def figure(record: Record, file: Path) -> None:
-    """Seconds and peak memory against every size, both axes logarithmic, with a line of slope 1."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    Args:
+        record: A record of kind "growth".
+        path: The file, .png.
+        description: A text for the file's metadata.
+    """
     curves = curves_of(record)
     families = list(dict.fromkeys(curve.family for curve in curves))
-    fig, axes = plt.subplots(
-        2, len(families), figsize=(3.2 * len(families), 6), constrained_layout=True, squeeze=False
-    )
+    drawing, axes = figures.new(2, len(families), (3.2 * len(families), 6))
     for column, family in enumerate(families):
-        mine = [curve for curve in curves if curve.family == family]
+        shown = [curve for curve in curves if curve.family == family]
         for row, (cost, unit, scale) in enumerate(
             (("time", "s", 1.0), ("peak memory", "MB", 1e-6))
         ):
             panel = axes[row][column]
             highest: list[Sequence[float]] = []
-            for curve in mine:
+            for curve in shown:
                 values = [value * scale for value in curve.costs().get(cost, [])]
                 if values:
                     panel.plot(curve.sizes(), values, "o-", label=curve.operation, markersize=3)
                     highest.append(values)
             if highest:
-                sizes, top = mine[0].sizes(), max(highest, key=lambda values: values[-1])
+                sizes, top = shown[0].sizes(), max(highest, key=lambda values: values[-1])
                 line = [top[-1] * size / sizes[-1] for size in sizes]
                 panel.plot(sizes, line, ":", color="grey", label="linear")
                 panel.set_xscale("log", base=2)
@@ -392,45 +412,45 @@ def figure(record: Record, file: Path) -> None:
             panel.set_xlabel(family)
             panel.set_ylabel(f"{cost}, {unit}")
             panel.grid(alpha=0.3)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(file, dpi=110, metadata={"Description": digest(record)})
-    plt.close(fig)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figures.save(drawing, path, dpi=110, description=description)
 
 
-# --- docs/speed.md --------------------------------------------------------------------------------
+# --- a folder, a page -----------------------------------------------------------------------------
 
 
-def files(folder: Path | None = None) -> list[Path]:
-    """The committed records of this benchmark."""
-    return sorted((FOLDER if folder is None else folder).glob(f"{PREFIX}*.json"))
+def save(folder: Path, record: Record) -> None:
+    """Write speed.json, summary.md and, of growth, the figure."""
+    write(record, folder / FILE)
+    image = "growth.png" if record.kind == "growth" else None
+    if image is not None:
+        draw(record, folder / image, digest(record))
+    files.write_text(folder / "summary.md", f"# Speed\n\n{summary(record, image)}\n")
 
 
-def section(folder: Path | None = None) -> str:
-    """What docs/speed.md says of the committed records."""
-    parts = []
-    for file in files(folder):
-        record = read(file)
-        image = f"figures/{file.stem}.png" if record.get("growth") else None
-        parts.append(f"### {file.stem}\n\n{summary(record, image)}")
-    return "\n\n".join(parts) or "No record yet."
+def rebuild(folder: Path) -> None:
+    """Write summary.md and the figure of a finished measurement again.
 
-
-def write_docs(folder: Path | None = None, docs: Path | None = None) -> Path:
-    """Put the records' tables and figures into docs/speed.md.
-
-    Raises:  DataError where the page has no marks for them.
+    Raises:
+        DataError: If the folder holds none.
     """
-    docs = DOCS if docs is None else docs
-    page = docs / "speed.md"
-    text = page.read_text()
-    begin, end = MARKS
-    if text.count(begin) != 1 or text.count(end) != 1:
-        raise DataError(f"{page} needs {begin} and {end}, once each")
-    before, _, rest = text.partition(begin)
-    after = rest.partition(end)[2]
-    replace_file(page, f"{before}{begin}\n\n{section(folder)}\n\n{end}{after}")
-    for file in files(folder):
-        record = read(file)
-        if record.get("growth"):
-            figure(record, docs / "figures" / f"{file.stem}.png")
-    return page
+    save(folder, read(folder / FILE))
+
+
+def image_of(record: Record) -> str:
+    """Return the way from docs/ to the figure of a record of kind "growth"."""
+    return f"figures/{record.name}.png"
+
+
+def section(records: Sequence[Record] | None = None) -> str:
+    """Return what stands between the marks of docs/speed.md; "" if there are no records.
+
+    Args:
+        records: The records shown; None is all that are committed.
+    """
+    records = of_kind("speed", "growth") if records is None else records
+    parts = []
+    for record in records:
+        image = image_of(record) if record.kind == "growth" else None
+        parts.append(f"### {record.name}\n\n{summary(record, image)}")
+    return "\n\n".join(parts)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
+from benchmarks.report import figures
 from benchmarks.report.intervals import mean_interval
 
 if TYPE_CHECKING:
@@ -212,49 +213,31 @@ def figure(results: pd.DataFrame, metric: str, path: str | Path) -> None:
 
     Results on a subset have a panel of their own: its digital model is another number.
     """
-    plt = _pyplot()
     parts = _parts(results)
-    fig, axes = plt.subplots(
-        1, len(parts), figsize=(6.4 * len(parts), 4.2), constrained_layout=True, squeeze=False
-    )
+    drawing, axes = figures.new(1, len(parts), (6.4 * len(parts), 4.2))
     for panel, part in zip(axes[0], parts, strict=True):
         _draw(panel, part, metric)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    figures.save(drawing, path)
 
 
 def dashboard(models: Sequence[tuple[pd.DataFrame, str]], path: str | Path) -> None:
     """All models side by side, subsets below; `models` holds (rows of one model, its metric)."""
-    plt = _pyplot()
     columns = [(_parts(results), metric) for results, metric in models]
     height = max(len(parts) for parts, _ in columns)
-    size = (5.2 * len(columns), 4.4 * height)
-    fig, axes = plt.subplots(
-        height, len(columns), figsize=size, constrained_layout=True, squeeze=False
-    )
+    drawing, axes = figures.new(height, len(columns), (5.2 * len(columns), 4.4 * height))
     for column, (parts, metric) in enumerate(columns):
         for row in range(height):
             if row < len(parts):
                 _draw(axes[row][column], parts[row], metric)
             else:
                 axes[row][column].set_axis_off()
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    figures.save(drawing, path)
 
 
 def _parts(results: pd.DataFrame) -> list[pd.DataFrame]:
     """The rows of each data set: the whole ("X") before its subsets ("X, subset of 40")."""
     names = sorted(results.dataset.unique(), key=len)
     return [results[results.dataset == name] for name in names]
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
 
 
 def _draw(axes: Axes, results: pd.DataFrame, metric: str) -> None:

@@ -1,180 +1,244 @@
 """The speed benchmark: `python -m benchmarks.speed`.
 
-Digital, native and aihwkit in one process, alternated; prints ratios against their targets and
-writes speed.json and summary.md. Exit codes: 0 done, 1 a target was not met at full size or a cost
-grows faster than linearly, 2 bad usage.
+Digital, native and aihwkit in one process, alternated; prints ratios against their targets.
+`--out` holds speed.json, summary.md and, of --growth, growth.png; `python -m benchmarks.record add`
+keeps it. Exit codes: 0 done, 1 a target was not met at full size or a cost grows faster than
+linearly, 2 bad usage.
 """
 
 from __future__ import annotations
 
-import argparse
+import os
 import shlex
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
-from rich.console import Console
+from cyclopts import Parameter
 
-from aimc_bridge.errors import AimcError, UsageError
-from benchmarks.command import Parser, holds_a_run
-from benchmarks.report import speed as record
-from benchmarks.speed import goals, growth, machine, sides
+from aimc_bridge.errors import UsageError
+from benchmarks import cli, machine
+from benchmarks.report import speed as report
+from benchmarks.report.record import Record, read
+from benchmarks.speed import goals, sides
+from benchmarks.speed import growth as growing
 from benchmarks.speed.goals import MEASURES
 from benchmarks.speed.groups import Group, Setting, chosen
 from benchmarks.speed.targets import GROUPS
 from benchmarks.speed.works import SIZES
+from benchmarks.studies.folder import holds_a_run
 
-_GOALS = ("images", "sentences", "train_images", "batch", "train_batch")
-
-
-def parser() -> Parser:
-    """The command line."""
-    made = Parser(
-        prog="python -m benchmarks.speed",
-        description="Measure digital : native : aihwkit side by side.",
-        allow_abbrev=False,
-    )
-    add = made.add_argument
-    add("--quick", action="store_true", help="reduced sizes and repeats, under two minutes")
-    add("--size", choices=list(SIZES), help="full (default), quick, tiny")
-    add("--only", "--rows", nargs="*", metavar="GROUP", help=f"patterns of {', '.join(GROUPS)}")
-    add("--growth", action="store_true", help="cost against width, tiles, batch, chips, times")
-    add("--threads", type=int, help="threads of torch; default all cores")
-    add("--device", default="cpu", help="cpu or cuda")
-    add("--rounds", type=int, help="repeats of every side")
-    add("--compiled", action="store_true", help="native models with torch.compile, in all rows")
-    add("--no-aihwkit", action="store_true", help="leave aihwkit and aihwkit-lightning out")
-    add("--chips", type=int, help="chips of the sweep and the goals, default 25")
-    add("--times", type=int, help="times of the sweep and the goals, default 4")
-    for name in _GOALS:
-        default = goals.SIZES[name]
-        add(f"--{name.replace('_', '-')}", type=int, help=f"of the goals, default {default:,}")
-    add("--out", type=Path, help="folder of the results; default runs/speed-TIME")
-    add("--record", metavar="NAME", help="keep the record as benchmarks/records/speed-NAME.json")
-    add("--docs", action="store_true", help="only rewrite docs/speed.md from the records")
-    return made
+PRESETS = {
+    "native": str(sides.ALL),
+    "weight physics only": str(sides.WEIGHTS),
+    "DAC/ADC only": str(sides.CONVERTERS),
+    "DAC/ADC and output noise": str(sides.OUTPUT),
+}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    words = sys.argv[1:] if arguments is None else arguments
-    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    threads = torch.get_num_threads()
+def _goal(name: str, text: str) -> Parameter:
+    return Parameter(help=f"{text}; default: {goals.SIZES[name]:,}.")
+
+
+def speed(
+    *,
+    quick: Annotated[bool, cli.flag("Reduced sizes and repeats, under two minutes.")] = False,
+    size: Annotated[
+        Literal["full", "quick", "tiny"] | None, Parameter(help="Sizes; default: full.")
+    ] = None,
+    only: Annotated[
+        tuple[str, ...] | None,
+        Parameter(
+            name=("--only", "--rows"),
+            consume_multiple=True,
+            help=f"Groups, by names or patterns: {', '.join(GROUPS)}.",
+        ),
+    ] = None,
+    growth: Annotated[
+        bool, cli.flag("Measure cost against width, tiles, batch, chips, times instead.")
+    ] = False,
+    threads: Annotated[
+        cli.Count | None, Parameter(help="Threads of torch; default: all cores.")
+    ] = None,
+    device: cli.Device = "cpu",
+    rounds: Annotated[cli.Count | None, Parameter(help="Repeats of every side.")] = None,
+    compiled: cli.Compiled = False,
+    no_aihwkit: Annotated[
+        bool, cli.flag("Leave aihwkit and aihwkit-lightning out.", "--no-aihwkit")
+    ] = False,
+    chips: cli.Chips = None,
+    times: cli.Times = None,
+    images: Annotated[cli.Count | None, _goal("images", "Images of goal-wrn")] = None,
+    sentences: Annotated[cli.Count | None, _goal("sentences", "Sentences of goal-bert")] = None,
+    train_images: Annotated[cli.Count | None, _goal("train_images", "Images of goal-epoch")] = None,
+    batch: Annotated[cli.Count | None, _goal("batch", "Batch of goal-wrn, goal-bert")] = None,
+    train_batch: Annotated[cli.Count | None, _goal("train_batch", "Batch of goal-epoch")] = None,
+    out: cli.Out = None,
+    resume: cli.Resume = False,
+    output: cli.Output = cli.Output(),
+    words: cli.Words = (),
+) -> int:
+    """Measure digital : native : aihwkit side by side, in one process, against stated targets.
+
+    Exit code 1: a target is not met, or a cost grows faster than linearly (full size only).
+    """
+    if quick and size not in (None, "quick"):
+        raise UsageError(f"--quick and --size {size} contradict each other; give one")
+    if growth and only is not None:
+        raise UsageError("--growth measures other things than --only chooses from; give one")
+    names = [name for name in GROUPS if device == "cuda" or not name.startswith("goal-")]
+    if only is not None:
+        names = chosen(only, GROUPS)
+        if not names:
+            raise UsageError(f"--only names no group; there are: {', '.join(GROUPS)}")
+    asked = {
+        "images": images,
+        "sentences": sentences,
+        "train_images": train_images,
+        "batch": batch,
+        "train_batch": train_batch,
+        "chips": chips,
+        "times": None if times is None else len(times),
+    }
+    setting = _setting("quick" if quick else size or "full", device, rounds, asked, times)
+    setting.aihwkit, setting.say = not no_aihwkit, output.say
+    arguments: dict[str, Any] = {
+        "size": setting.sizes.name,
+        "device": device,
+        "compiled": compiled,
+        "aihwkit": setting.aihwkit,
+        "threads": threads or machine.cores(),
+        "rounds": setting.sizes.rounds,
+        "times": None if times is None else list(times),
+        "goals": setting.goals,
+        "measured": "growth" if growth else names,
+    }
+    folder = out or Path("runs") / f"speed-{time.strftime('%Y%m%d-%H%M%S')}"
+    begun = _begun(folder, resume, arguments)
+    if output.dry_run:
+        what = ["growth", "holdings"] if growth else names
+        output.result("\n".join([*what, f"into {folder}"]), {"plan": what, "folder": folder})
+        return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(arguments["threads"])
     try:
-        given = parser().parse_args(words)
-        if given.docs:
-            print(record.write_docs())
-            return 0
-        made, out = run(given, words, console)
-    except AimcError as error:
-        console.print(f"error: {' '.join(str(error).split())}", style="red")
-        return 2
-    except OSError as error:
-        console.print(f"error: {error.filename}: {error.strerror}", style="red")
-        return 2
-    except KeyboardInterrupt:
-        console.print("interrupted; the groups that were measured are in speed.json")
-        return 130
+        about = {
+            "name": folder.name,
+            "command": shlex.join(["python", "-m", "benchmarks.speed", *words]),
+            "arguments": arguments,
+            "versions": machine.versions(),
+            "hardware": {**machine.hardware(), "load_before": round(os.getloadavg()[0], 2)},
+            "extra": {"sizes": asdict(setting.sizes), "presets": PRESETS},
+        }
+        with sides.compiled(compiled):
+            measure = _growth if growth else _groups
+            record = measure(names, setting, about, begun, lambda one: report.save(folder, one))
     finally:
-        torch.set_num_threads(threads)
-    print(record.summary(made))
-    console.print(f"{out}")
-    failed = record.failures(made)
+        torch.set_num_threads(before)
+    failed = report.failures(record)
+    data = {
+        "folder": folder,
+        "rows": report.rows_of(record),
+        "growth": report.growth_rows(record),
+        "failed": failed,
+    }
+    output.result(report.summary(record), data)
+    output.say(str(folder))
     if failed:
-        console.print(f"not met: {', '.join(failed)}", style="red")
+        output.say(f"not met: {', '.join(failed)}", style="red")
     return 1 if failed else 0
 
 
-def run(
-    given: argparse.Namespace, words: list[str], console: Console
-) -> tuple[record.Record, Path]:
-    """Check everything, measure, write. Returns the record and the folder."""
-    setting, names = _setting(given, console)
-    kept = None if given.record is None else record.record_file(given.record)
-    out: Path = given.out or Path("runs") / f"speed-{time.strftime('%Y%m%d-%H%M%S')}"
-    holds_a_run(out, resume=None)
-    out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(given.threads or machine.cores())
-    about = {
-        "name": out.name if kept is None else kept.stem,
-        "kind": "speed",
-        "command": shlex.join(["python", "-m", "benchmarks.speed", *words]),
-        "size": setting.sizes.name,
-        "device": setting.device.type,
-        "compiled": given.compiled,
-        "versions": machine.versions(),
-        "hardware": machine.hardware(),
-        "sizes": asdict(setting.sizes),
-        "presets": {
-            "native": str(sides.ALL),
-            "weight physics only": str(sides.WEIGHTS),
-            "DAC/ADC only": str(sides.CONVERTERS),
-            "DAC/ADC and output noise": str(sides.OUTPUT),
-        },
-    }
+def _setting(
+    size: str,
+    device: str,
+    rounds: int | None,
+    asked: dict[str, int | None],
+    times: tuple[float, ...] | None,
+) -> Setting:
+    sizes = SIZES[size]
+    chips, count = sizes.sweep
+    sizes = replace(sizes, sweep=(asked["chips"] or chips, asked["times"] or count))
+    if rounds is not None:
+        slow = min(rounds, sizes.slow_rounds)
+        sizes = replace(sizes, rounds=rounds, slow_rounds=slow)
+    known = {name: value for name, value in asked.items() if value is not None}
+    setting = Setting(sizes, torch.device(device), goals=known)
+    return setting if times is None else replace(setting, times=times)
+
+
+def _begun(folder: Path, resume: bool, arguments: dict[str, Any]) -> Record | None:
+    """Return what an interrupted measurement in the folder has, or None.
+
+    Raises:
+        UsageError: If the folder holds something else, or a measurement with other arguments.
+    """
+    if not holds_a_run(folder, resume):
+        return None
+    if not (folder / report.FILE).exists():
+        raise UsageError(f"{folder}: no measurement to go on with; name another --out")
+    record = read(folder / report.FILE)
+    differs = sorted(key for key, value in arguments.items() if record.arguments.get(key) != value)
+    if differs:
+        raise UsageError(
+            f"{folder} holds a measurement with other arguments ({', '.join(differs)}); "
+            "name another --out, or repeat them"
+        )
+    return record
+
+
+def _groups(
+    names: Sequence[str],
+    setting: Setting,
+    about: dict[str, Any],
+    begun: Record | None,
+    save: Callable[[Record], None],
+) -> Record:
+    """Measure groups; `save` is called after each, so that what is measured is not lost."""
     groups: list[Group] = []
-    made: record.Record = about
-    if given.growth:
-        with sides.compiled(given.compiled):
-            curves = [curve.to_dict() for curve in growth.growth(setting)]
-            made = {**about, "growth": curves, "held": growth.holdings(setting)}
-    else:
-        for name in names:
-            console.print(name)
-            with sides.compiled(given.compiled):
-                groups.append(MEASURES[name](setting))
-            made = {**about, "groups": [group.to_dict() for group in groups]}
-            record.write(made, out / "speed.json")  # what is measured is not lost
-    record.write(made, out / "speed.json")
-    image = None
-    if given.growth:
-        image = "growth.png"
-        record.figure(made, out / image)
-    (out / "summary.md").write_text(f"# Speed\n\n{record.summary(made, image)}\n")
-    if kept is not None:
-        record.write(made, kept)
-    return made, out
+    if begun is not None:  # one machine, one load: those that the first groups were measured on
+        groups = report.groups_of(begun)
+        about |= {key: getattr(begun, key) for key in ("versions", "hardware", "command")}
+    record = begun
+    for name in names[len(groups) :]:
+        setting.say(name)
+        groups.append(MEASURES[name](setting))
+        finished = len(groups) == len(names)
+        extra = about["extra"] if finished else {**about["extra"], "finished": False}
+        record = report.record_of_groups(groups, **{**about, "extra": extra})
+        save(record)
+    assert record is not None  # there is at least one group
+    return record
 
 
-def _setting(given: argparse.Namespace, console: Console) -> tuple[Setting, list[str]]:
-    for name in ("threads", "rounds", "chips", "times", *_GOALS):
-        value = getattr(given, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} {value}; allowed: 1 or more")
-    if given.device not in ("cpu", "cuda"):
-        raise UsageError(f"unknown device {given.device!r}; one of cpu, cuda")
-    if given.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu")
-    if given.quick and given.size not in (None, "quick"):
-        raise UsageError(f"--quick and --size {given.size} contradict each other; give one")
-    if given.times is not None and given.times > 8:
-        raise UsageError(f"--times {given.times}; allowed: 1 to 8")
-    if given.growth and given.only is not None:
-        raise UsageError("--growth measures other things than --only chooses from; give one")
-    device = torch.device(given.device)
-    sizes = SIZES["quick" if given.quick else given.size or "full"]
-    chips, times = sizes.sweep
-    sizes = replace(sizes, sweep=(given.chips or chips, given.times or times))
-    if given.rounds is not None:
-        slow = min(given.rounds, sizes.slow_rounds)
-        sizes = replace(sizes, rounds=given.rounds, slow_rounds=slow)
-    asked: dict[str, Any] = {name: getattr(given, name) for name in (*_GOALS, "chips", "times")}
-    names = [name for name in GROUPS if device.type == "cuda" or not name.startswith("goal-")]
-    if given.only is not None:
-        names = chosen(given.only, GROUPS)
-        if not names:
-            raise UsageError(f"--only names no group; there are: {', '.join(GROUPS)}")
-    setting = Setting(
-        sizes,
-        device,
-        aihwkit=not given.no_aihwkit,
-        goals={name: value for name, value in asked.items() if value is not None},
-        say=console.print,
-    )
-    return setting, names
+def _growth(
+    names: Sequence[str],
+    setting: Setting,
+    about: dict[str, Any],
+    begun: Record | None,
+    save: Callable[[Record], None],
+) -> Record:
+    """Measure cost against size, all of it at once."""
+    if begun is not None:
+        return begun
+    curves = growing.growth(setting)
+    record = report.record_of_curves(curves, growing.holdings(setting), **about)
+    save(record)
+    return record
+
+
+app = cli.command("speed", speed)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    said = "interrupted; the groups that were measured are in speed.json; to go on: --resume"
+    return cli.execute(app, words, on_interrupt=said)
 
 
 if __name__ == "__main__":

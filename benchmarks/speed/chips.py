@@ -14,9 +14,6 @@ from benchmarks.speed.groups import CPP_LEFT_OUT, NO_CPP, Collected, Group, Sett
 from benchmarks.speed.timing import Side, alternate
 from benchmarks.speed.works import Work
 
-TIMES = ("1s", "1h", "1d", "1y", "1min", "1w", "1month", "10y")
-"""Of sweeps; the first so many."""
-
 
 def _numbered(model: torch.nn.Module, draw_on: str) -> Callable[[], None]:
     """Programs another chip at each call."""
@@ -122,7 +119,7 @@ def sweep_of_parts(setting: Setting) -> Group:
         sweep(
             model,
             evaluate,
-            TIMES[:count],
+            setting.times[:count],
             chips,
             draw_on=setting.draw_on,
             progress=False,

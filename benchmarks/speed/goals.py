@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from aimc_bridge import sweep
 from benchmarks.speed import sides, targets, works
-from benchmarks.speed.chips import TIMES, bert_drift, bert_program, sweep_of_parts, wrn_chip
+from benchmarks.speed.chips import bert_drift, bert_program, sweep_of_parts, wrn_chip
 from benchmarks.speed.groups import (
     Group,
     Setting,
@@ -51,7 +51,7 @@ def goal_bert(setting: Setting) -> Group:
 def _study(name: str, work: Work, unit: str, setting: Setting) -> Group:
     goals = {**SIZES, **setting.goals}
     count, size = goals[unit], goals["batch"]
-    chips, times = goals["chips"], TIMES[: goals["times"]]
+    chips, times = goals["chips"], setting.times[: goals["times"]]
     parts = [min(size, count - start) for start in range(0, count, size)]
     batches = [on(setting.device, work.batch(n)) for n in parts]
     model = sides.analog(work, sides.ALL, device=setting.device, chip=False)

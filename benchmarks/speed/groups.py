@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -15,15 +15,19 @@ from benchmarks.speed import sides, targets, works
 from benchmarks.speed.timing import Measured, Say, Side, alternate
 from benchmarks.speed.works import Sizes, Work
 
+TIMES = ("1s", "1h", "1d", "1y", "1min", "1w", "1month", "10y")
+"""Times of sweeps; a sweep over n times takes the first n."""
+
 
 @dataclass
 class Setting:
-    """How to measure: sizes, device, which engines besides ours, where to tell of it."""
+    """How to measure: sizes, device, which engines besides ours, times, where to tell of it."""
 
     sizes: Sizes
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     aihwkit: bool = True
     goals: dict[str, int] = field(default_factory=dict)
+    times: tuple[str | float, ...] = TIMES
     say: Say = lambda text: None
 
     @property
@@ -56,15 +60,6 @@ class Group:
     sides: list[Measured]
     skipped: list[str] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, JSON-safe."""
-        return {**asdict(self), "sides": [side.to_dict() for side in self.sides]}
-
-    @staticmethod
-    def from_dict(data: dict[str, Any]) -> Group:
-        """Back from `to_dict`."""
-        return Group(**{**data, "sides": [Measured.from_dict(side) for side in data["sides"]]})
 
     def of(self, name: str) -> list[Measured]:
         """The runs of a side: one, or several of different sizes."""

@@ -18,10 +18,8 @@ from torch import nn
 from aimc_bridge import calibrate, convert, drift, program, sweep
 from aimc_bridge.converted import matrices_of
 from benchmarks.speed import sides
-from benchmarks.speed.chips import TIMES
-from benchmarks.speed.groups import Setting
-from benchmarks.speed.holding import added_by_stage
-from benchmarks.speed.memory import held_bytes
+from benchmarks.speed.groups import TIMES, Setting
+from benchmarks.speed.memory import added_by_stage, held_bytes
 from benchmarks.speed.timing import Side, alternate, quartiles
 from benchmarks.speed.works import FULL, TINY, Work
 
@@ -85,16 +83,6 @@ class Curve:
     family: str
     operation: str
     points: list[Point] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, JSON-safe."""
-        return {**vars(self), "points": [vars(point) for point in self.points]}
-
-    @staticmethod
-    def from_dict(data: dict[str, Any]) -> Curve:
-        """Back from `to_dict`."""
-        points = [Point(**point) for point in data["points"]]
-        return Curve(data["family"], data["operation"], points)
 
     def medians(self) -> list[float]:
         """Median seconds of every size."""

@@ -1,4 +1,9 @@
-"""Memory: what a model holds, and the most that a run needs at once."""
+"""Memory: what a model holds, the most that a run needs at once, what a converted model adds.
+
+A converted model has a copy of the trained weights, which takes the digital model's place. All
+else that it keeps alive for its tiles is added: scales and ranges, the chip (conductances, drift
+exponents, the weights held now, the compensation), and whatever is kept for the next product.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
-from torch._subclasses.functional_tensor import FunctionalTensor
+
+from aimc_bridge import calibrate, convert, drift, program, restore
+from aimc_bridge.converted import digital_state, matrices_of
+from aimc_bridge.spec import Preset
+from benchmarks.speed.works import Work, outputs
 
 _SKIPPED = (type, ModuleType, FunctionType, BuiltinFunctionType, str, bytes, int, float, complex)
 
@@ -82,23 +90,8 @@ def _tensors(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Tenso
 
 def matrix_bytes(model: nn.Module) -> int:
     """Bytes of the trained weights that lie on tiles, of a converted model."""
-    from aimc_bridge.converted import matrices_of
-
     found = (matrix.clean_weight() for matrix in matrices_of(model).values())
     return sum(weight.numel() * weight.element_size() for weight in found)
-
-
-def live_bytes() -> int:
-    """Bytes of all tensors that Python knows of, each storage once; those of torch.compile, which
-    have a shape and no memory, are none."""
-    gc.collect()
-    tensors = [
-        found
-        for found in gc.get_objects()
-        if issubclass(type(found), Tensor)
-        and not issubclass(type(found), FakeTensor | FunctionalTensor)
-    ]
-    return sum(dict(map(storage, tensors)).values())
 
 
 def events(run: Callable[[], object]) -> list[int]:
@@ -140,12 +133,59 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     return most
 
 
-def net_bytes(run: Callable[[], object]) -> int:
-    """Bytes that `run` took from torch's allocator on the CPU and did not give back."""
-    gc.collect()
+# --- what a converted model adds to its weights ---------------------------------------------------
 
-    def whole() -> None:
-        run()
-        gc.collect()
+BEFORE, AFTER = 1.5, 4.0
+"""Times the weights that may be added before and after programming."""
 
-    return sum(events(whole))
+CONVERTED, CLEAN = "converted", "clean forward pass"
+PROGRAMMED, READ, RUN, RESTORED = "programmed", "drifted", "forward pass of the chip", "restored"
+BOUNDS = {
+    CONVERTED: BEFORE,
+    CLEAN: BEFORE,
+    PROGRAMMED: AFTER,
+    READ: AFTER,
+    RUN: AFTER,
+    RESTORED: BEFORE,
+}
+
+
+def digital_bytes(model: nn.Module) -> int:
+    """Return the bytes of a converted model's parameters and buffers outside its analog layers."""
+    tensors = digital_state(model, matrices_of(model)).values()
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def stages(work: Work, preset: Preset) -> Iterator[tuple[str, nn.Module]]:
+    """The converted model at each stage, the same object each time."""
+    model = convert(work.model, preset, exclude=work.exclude).eval()
+    yield CONVERTED, model
+    if preset.crossbar.input_range != "none":
+        calibrate(model, [work.batch(work.size)])
+
+    def forward() -> None:
+        with torch.no_grad():
+            outputs(model, work.batch(work.size))
+
+    later: list[tuple[str, Callable[[], object]]] = [
+        (CLEAN, forward),
+        (PROGRAMMED, lambda: program(model, 0)),
+        (READ, lambda: drift(model, "1h")),
+        (RUN, forward),
+        (RESTORED, lambda: restore(model)),
+    ]
+    for stage, step in later:
+        step()
+        yield stage, model
+
+
+def added(model: nn.Module) -> float:
+    """Bytes that a converted model holds beside its digital parts and trained weights, over those
+    of the weights on tiles."""
+    weights = matrix_bytes(model)
+    return (held_bytes(model) - digital_bytes(model)) / weights - 1.0
+
+
+def added_by_stage(work: Work, preset: Preset) -> dict[str, float]:
+    """Stage -> what is `added` there."""
+    return {stage: added(model) for stage, model in stages(work, preset)}

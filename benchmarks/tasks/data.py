@@ -1,17 +1,18 @@
 """Finding data, caching what was decoded, and batches in a repeatable order."""
 
 import hashlib
+import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from aimc_bridge.errors import DataError
+from aimc_bridge.errors import CheckpointError, DataError
+from aimc_bridge.files import read_tensors, write_tensors
 from aimc_bridge.rng import stream
 
 DATA_VARIABLE = "AIMC_BRIDGE_DATA"
@@ -48,20 +49,70 @@ def cache_dir() -> Path:
     return folder
 
 
-def find(folder: Path, what: str, *choices: Sequence[str]) -> list[Path]:
-    """The first choice of relative paths of which all exist under `folder`.
+@dataclass(frozen=True)
+class DataSet:
+    """The files of a data set, and where they are looked for under the data folder.
 
-    Raises:  DataError that says which files were looked for where.
+    Attributes:
+        name: What tables and errors call it.
+        choices: Sets of paths relative to the data folder. One set of which all files exist is
+            enough; the first such set is read.
     """
-    for choice in choices:
-        paths = [folder / name for name in choice]
-        if all(path.exists() for path in paths):
-            return paths
-    wanted = " or ".join(", ".join(choice) for choice in choices)
-    raise DataError(
-        f"{what} not found: looked in {folder} for {wanted}; "
-        f"point --data-dir or {DATA_VARIABLE} at the folder that holds them"
-    )
+
+    name: str
+    choices: tuple[tuple[str, ...], ...]
+
+    def whole(self, folder: Path) -> tuple[str, ...] | None:
+        """Return the first set of paths that all exist under a folder, or None."""
+        for choice in self.choices:
+            if all((folder / name).exists() for name in choice):
+                return choice
+        return None
+
+    @property
+    def wanted(self) -> str:
+        """What is looked for, as errors say it."""
+        return " or ".join(", ".join(choice) for choice in self.choices)
+
+    def find(self, folder: Path) -> list[Path]:
+        """Return the paths of the first set that is whole.
+
+        Raises:
+            DataError: If none is; it says which files were looked for where.
+        """
+        choice = self.whole(folder)
+        if choice is None:
+            raise DataError(
+                f"{self.name} not found: looked in {folder} for {self.wanted}; "
+                f"point --data-dir or {DATA_VARIABLE} at the folder that holds them"
+            )
+        return [folder / name for name in choice]
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A pretrained model that comes as a Python package.
+
+    Attributes:
+        name: What tables and errors call it.
+        module: The package's import name.
+        inside: The folder in it that holds the model.
+        install: What pip calls the package.
+    """
+
+    name: str
+    module: str
+    inside: str
+    install: str
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder with the model; None if the package is not installed."""
+        spec = importlib.util.find_spec(self.module)
+        if spec is None or spec.origin is None:
+            return None
+        folder = Path(spec.origin).parent / self.inside
+        return folder if folder.is_dir() else None
 
 
 def cannot_download(what: str, error: Exception) -> DataError:
@@ -92,16 +143,11 @@ def cached(
     file = cache_dir() / f"{name}-{version}.safetensors"
     if file.exists():
         try:
-            return load_file(file)
-        except SafetensorError:  # half a cache, of another program's crash: made again
+            return read_tensors(file)
+        except CheckpointError:  # half a cache, of another program's crash: made again
             file.unlink()
     tensors = make()
-    temporary = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
-        save_file(tensors, temporary)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_tensors(file, tensors)
     return tensors
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from aimc_bridge.errors import DataError
 from aimc_bridge.rng import stream
-from benchmarks.tasks.data import DATA_VARIABLE, cache_dir, cached, cannot_download, find
+from benchmarks.tasks.data import DATA_VARIABLE, DataSet, cache_dir, cached, cannot_download
 
 Images = dict[
     str, Tensor
@@ -24,6 +24,29 @@ Images = dict[
 CIFAR10_CLASSES = (  # the official order
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
+)
+CIFAR10 = DataSet(
+    "CIFAR-10",
+    (
+        tuple(
+            f"cifar-10-batches-py/{name}"
+            for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+        ),
+    ),
+)
+CIFAR100 = DataSet(
+    "CIFAR-100", (tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta")),)
+)
+CIFAR10_JPEG = DataSet(
+    "CIFAR-10 (JPEG)",
+    (
+        ("cifar-10/cifar-10-images.tar.xz",),
+        ("cifar-10-images.tar.xz",),
+        ("cifar-10/train", "cifar-10/test"),
+    ),
+)
+CIFAR10_LOSSLESS = DataSet(
+    "CIFAR-10 (lossless subset)", (("cifar-10/lossless-subset.npz",), ("lossless-subset.npz",))
 )
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp")
 
@@ -80,8 +103,8 @@ def image_folder(folder: Path, size: int | None = None) -> tuple[Images, list[st
 
     Args:    size  side in pixels to resize to; None wants all images of one size.
     """
-    train = find(folder, "an image folder", ["train"])[0]
-    test = find(folder, "an image folder", ["test"], ["val"])[0]
+    train = DataSet("an image folder", (("train",),)).find(folder)[0]
+    test = DataSet("an image folder", (("test",), ("val",))).find(folder)[0]
     classes = sorted(entry.name for entry in train.iterdir() if entry.is_dir())
     if len(classes) < 2:
         raise DataError(f"{train} holds {len(classes)} class folders; at least 2 are needed")
@@ -118,18 +141,15 @@ def image_folder(folder: Path, size: int | None = None) -> tuple[Images, list[st
 
 def cifar10_jpeg(folder: Path) -> Images:
     """All 60,000 images of CIFAR-10 as JPEG (about 30 dB PSNR), from the tar or unpacked."""
-    names = ("cifar-10/cifar-10-images.tar.xz", "cifar-10-images.tar.xz")
-    unpacked = ["cifar-10/train", "cifar-10/test"]
-    found = find(folder, "CIFAR-10 (JPEG)", [names[0]], [names[1]], unpacked)
-    if len(found) == 2:
+    paths = CIFAR10_JPEG.find(folder)
+    if len(paths) == 2:
         return image_folder(folder / "cifar-10")[0]
-    return cached("cifar-10-jpeg", found, lambda: from_image_tar(found[0], CIFAR10_CLASSES))
+    return cached("cifar-10-jpeg", paths, lambda: from_image_tar(paths[0], CIFAR10_CLASSES))
 
 
 def cifar10_lossless(folder: Path) -> Images:
     """The 7,728 training and 1,000 test images of CIFAR-10 with their original pixels."""
-    name = "lossless-subset.npz"
-    path = find(folder, "CIFAR-10 (lossless subset)", [f"cifar-10/{name}"], [name])[0]
+    path = CIFAR10_LOSSLESS.find(folder)[0]
     try:
         with path.open("rb") as file, np.load(file) as arrays:
             tensors: Images = {}

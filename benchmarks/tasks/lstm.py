@@ -11,17 +11,91 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge.errors import UsageError
-from benchmarks.tasks import DigitalRecipe, Split, Task, bare, moved
+from benchmarks.tasks.base import DigitalRecipe, Split, Task, bare, moved
 from benchmarks.tasks.data import Loader, data_dir
-from benchmarks.tasks.text import help_text, wikitext2
+from benchmarks.tasks.plan import CLIPPED, SMALL, LadderSizes, Plan
+from benchmarks.tasks.published import DAY, HOUR, PAPER, RASCH2023, REPLICATION, YEAR, Published
+from benchmarks.tasks.registry import register
+from benchmarks.tasks.text import WIKITEXT2, help_text, wikitext2
 
-OPTIONS = {
-    "size": str,
-    "tied": bool,
-    "samples": int,
-    "frequency_bias": bool,
-    "dropout": float,
+PLANS = {
+    "embedded": Plan(
+        why=SMALL,
+        overrides={
+            "batch_size": 20,
+            "ramp_batches": 20,
+            "epochs": 100,
+            "learning_rate": 1e-3,
+            "noise_scale": 1.5,
+            "dropout": 0.0,
+            "lr_drop_on_stall": False,
+            "input_range_init_batches": 10,
+            "optimizer": "adamw",
+            "weight_decay": 0.0,
+        },
+        hwa_batches=200,
+        validate_every=100,
+        validation_subset=2000,
+        chips=5,
+        slow_chips=3,
+    ),
+    "real": Plan(
+        why=f"{CLIPPED}, and by a teacher (docs/ablation.md)",
+        overrides={
+            "batch_size": 20,
+            "ramp_batches": 50,
+            "epochs": 100,
+            "learning_rate": 1e-3,
+            "lr_schedule": "linear",
+            "ir_drop_in_training": False,
+            "noise_scale": 1.0,
+            "dropout": 0.0,
+            "distill_weight": 0.9,
+            "distill_temperature": 1.0,
+            "clip_type": "column_gaussian",
+            "clip_value": 2.25,
+            "remap_every": 20,
+            "lr_drop_on_stall": False,
+            "input_range_init_batches": 20,
+            "optimizer": "adamw",
+            "weight_decay": 0.0,
+        },
+        method="std",
+        out_percentile=99.99,
+        recalibrate=True,
+        hwa_batches=1000,
+        validate_every=250,
+        validation_subset=5000,
+        subset=10000,
+        chips=5,
+        slow_subset=700,
+    ),
+    "paper": Plan(slow_subset=700),
 }
+PUBLISHED = (
+    Published(
+        by=PAPER,
+        model="LSTM 2x650",
+        data="Penn Treebank",
+        metric="error",
+        digital=0.7290,
+        at={HOUR: 0.7300, DAY: 0.7295},
+        chance=1 - 1 / 10_000,
+        source=RASCH2023,
+        about=(DAY,),
+    ),
+    Published(
+        by=REPLICATION,
+        model="LSTM 2x200",
+        data="WikiText-2",
+        metric="perplexity",
+        digital=330.96,
+        at={1.0: 259.05, YEAR: 259.09},
+        chance=None,
+        source="its README",
+        note="five epochs more than its digital model",
+    ),
+)
 SIZES = {"tiny": 64, "small": 200, "paper": 650}  # width of both layers
 STEPS = 35  # words of truncated back-propagation through time
 STREAMS = 20  # parallel streams of an evaluation
@@ -101,6 +175,7 @@ def sampled_cross_entropy(
     return (torch.logaddexp(of_target, scores.logsumexp(-1)) - of_target).mean()
 
 
+@register
 class LanguageTask(Task):
     """Next-word prediction over contiguous streams of text."""
 
@@ -108,6 +183,17 @@ class LanguageTask(Task):
     metric = "perplexity"
     recipe = "lstm"
     unit = "words"
+    option_types = {
+        "size": str,
+        "tied": bool,
+        "samples": int,
+        "frequency_bias": bool,
+        "dropout": float,
+    }
+    plans = PLANS
+    ladder = LadderSizes(subset=2000, probe_samples=700, probe_inputs=128)
+    data_sets = (WIKITEXT2,)
+    published = PUBLISHED
 
     def __init__(
         self,
@@ -160,9 +246,6 @@ class LanguageTask(Task):
             with torch.no_grad():
                 model.decoder.bias.copy_(self.start_bias)
         return model
-
-    def skeleton(self) -> nn.Module:
-        return self.build(0)
 
     def train_loader(self, batch_size: int, seed: int) -> Loader:
         """Batches of STEPS words on `batch_size` streams, in the order of the text.
@@ -265,6 +348,82 @@ class LanguageTask(Task):
         if state:
             self._carried[model] = (moved(state["hidden"], model), moved(state["cell"], model))
 
+    @classmethod
+    def make(
+        cls,
+        profile: str,
+        folder: Path | None,
+        size: str | None = None,
+        tied: bool | None = None,
+        samples: int | None = None,
+        frequency_bias: bool = True,
+        dropout: float | None = None,
+    ) -> Task:
+        """Make the task of a profile.
+
+        Args:
+            profile: "embedded", "real" or "paper".
+            folder: The data folder, or None.
+            size: One of SIZES; None is the profile's.
+            tied: Whether embedding and decoder share one matrix; None is the profile's.
+            samples: How many rare words a sampled softmax draws, 0 for none.
+            frequency_bias: Whether the decoder's bias starts at the words' log frequency. It does
+                in every profile, the paper's too (the paper does not say how its bias starts), for
+                a decoder that starts at 0 saturates the ADC.
+            dropout: Of every training, the hardware-aware one too; None is the profile's.
+
+        Raises:
+            UsageError: For a value that is not allowed.
+            DataError: If the data are missing or damaged.
+        """
+        if dropout is not None and not 0.0 <= dropout < 1.0:
+            raise UsageError(f"option dropout={dropout}; allowed: 0 <= dropout < 1")
+        if profile == "embedded":
+            recipe = DigitalRecipe(epochs=8, batch_size=20, learning_rate=1e-2, grad_clip=0.25)
+            return cls(
+                help_text(),
+                "Python help topics",
+                size or "tiny",
+                recipe,
+                tied=bool(tied),
+                dropout=0.2 if dropout is None else dropout,
+                samples=samples or 0,
+                min_count=2,
+                frequency_bias=frequency_bias,
+            )
+        words = wikitext2(data_dir(folder))
+        if profile == "paper":
+            recipe = DigitalRecipe(epochs=40, batch_size=20, learning_rate=1e-3, grad_clip=0.25)
+            return cls(
+                words,
+                "WikiText-2",
+                size or "paper",
+                recipe,
+                tied=bool(tied),
+                dropout=0.5 if dropout is None else dropout,
+                samples=samples or 0,
+                frequency_bias=frequency_bias,
+            )
+        recipe = DigitalRecipe(
+            epochs=6,
+            batch_size=32,
+            learning_rate=3e-3,
+            warmup=0.05,
+            weight_decay=0.0,
+            grad_clip=0.25,
+        )
+        return cls(
+            words,
+            "WikiText-2",
+            size or "small",
+            recipe,
+            tied=True if tied is None else tied,
+            dropout=0.2 if dropout is None else dropout,
+            samples=2048 if samples is None else samples,
+            n_exact=2048,
+            frequency_bias=frequency_bias,
+        )
+
 
 def folded(text: Tensor, n: int) -> Tensor:
     """A text as `n` parallel streams, (words, n): each goes on where it was a row before."""
@@ -276,64 +435,3 @@ def window(streams: Tensor, start: int, carry: bool) -> dict[str, Any]:
     """Up to STEPS words from `start`, the words after them, and whether the state goes on."""
     stop = min(start + STEPS, len(streams) - 1)
     return {"tokens": streams[start:stop], "targets": streams[start + 1 : stop + 1], "carry": carry}
-
-
-def make(
-    profile: str,
-    folder: Path | None,
-    size: str | None = None,
-    tied: bool | None = None,
-    samples: int | None = None,
-    frequency_bias: bool = True,
-    dropout: float | None = None,
-) -> Task:
-    """The task of a profile.
-
-    Args:    samples         how many rare words a sampled softmax draws, 0 for none.
-             frequency_bias  the decoder's bias starts at the words' log frequency: on in every
-                             profile, the paper's too (the paper does not say how its bias starts),
-                             for a decoder that starts at 0 saturates the ADC.
-             dropout         of every training, the hardware-aware one too; None is the profile's.
-    """
-    if dropout is not None and not 0.0 <= dropout < 1.0:
-        raise UsageError(f"option dropout={dropout}; allowed: 0 <= dropout < 1")
-    if profile == "embedded":
-        recipe = DigitalRecipe(epochs=8, batch_size=20, learning_rate=1e-2, grad_clip=0.25)
-        return LanguageTask(
-            help_text(),
-            "Python help topics",
-            size or "tiny",
-            recipe,
-            tied=bool(tied),
-            dropout=0.2 if dropout is None else dropout,
-            samples=samples or 0,
-            min_count=2,
-            frequency_bias=frequency_bias,
-        )
-    words = wikitext2(data_dir(folder))
-    if profile == "paper":
-        recipe = DigitalRecipe(epochs=40, batch_size=20, learning_rate=1e-3, grad_clip=0.25)
-        return LanguageTask(
-            words,
-            "WikiText-2",
-            size or "paper",
-            recipe,
-            tied=bool(tied),
-            dropout=0.5 if dropout is None else dropout,
-            samples=samples or 0,
-            frequency_bias=frequency_bias,
-        )
-    recipe = DigitalRecipe(
-        epochs=6, batch_size=32, learning_rate=3e-3, warmup=0.05, weight_decay=0.0, grad_clip=0.25
-    )
-    return LanguageTask(
-        words,
-        "WikiText-2",
-        size or "small",
-        recipe,
-        tied=True if tied is None else tied,
-        dropout=0.2 if dropout is None else dropout,
-        samples=2048 if samples is None else samples,
-        n_exact=2048,
-        frequency_bias=frequency_bias,
-    )

@@ -7,7 +7,11 @@ from pathlib import Path
 import torch
 
 from aimc_bridge.errors import DataError
-from benchmarks.tasks.data import cache_dir, cannot_download, find
+from benchmarks.tasks.data import DataSet, cache_dir, cannot_download
+
+SST2 = DataSet("SST-2", (("SST-2/train.tsv", "SST-2/dev.tsv"), ("train.tsv", "dev.tsv")))
+_WIKI = tuple(f"wiki.{split}.tokens" for split in ("train", "valid", "test"))
+WIKITEXT2 = DataSet("WikiText-2", (tuple(f"wikitext-2/{name}" for name in _WIKI), _WIKI))
 
 
 def read_text(path: Path) -> str:
@@ -54,8 +58,7 @@ def read_tsv(path: Path) -> Sentences:
 def sst2(folder: Path | None) -> dict[str, Sentences]:
     """SST-2's "train" and "dev" (872 sentences), from GLUE TSV files or the hub."""
     if folder is not None:
-        names = ("train.tsv", "dev.tsv")
-        paths = find(folder, "SST-2", [f"SST-2/{name}" for name in names], names)
+        paths = SST2.find(folder)
         return {split: read_tsv(path) for split, path in zip(("train", "dev"), paths, strict=True)}
     try:
         import datasets
@@ -102,9 +105,7 @@ def wikitext2(folder: Path | None) -> dict[str, list[str]]:
     """WikiText-2's words by split ("train", "validation", "test"), `<eos>` after every line."""
     splits = ("train", "validation", "test")
     if folder is not None:
-        names = [f"wiki.{part}.tokens" for part in ("train", "valid", "test")]
-        nested = [f"wikitext-2/{name}" for name in names]
-        paths = find(folder, "WikiText-2", nested, names)
+        paths = WIKITEXT2.find(folder)
         return {split: read_tokens(path) for split, path in zip(splits, paths, strict=True)}
     try:
         import datasets

@@ -9,9 +9,13 @@ from torch import Tensor, nn
 
 from aimc_bridge.errors import DataError, UsageError
 from aimc_bridge.rng import stream
-from benchmarks.tasks import DigitalRecipe, Split, Task, moved
+from benchmarks.tasks.base import DigitalRecipe, Split, Task
 from benchmarks.tasks.data import DATA_VARIABLE, Loader, data_dir, shuffled
 from benchmarks.tasks.images import (
+    CIFAR10,
+    CIFAR10_JPEG,
+    CIFAR10_LOSSLESS,
+    CIFAR100,
     Images,
     cifar,
     cifar10_jpeg,
@@ -19,8 +23,74 @@ from benchmarks.tasks.images import (
     digits,
     image_folder,
 )
+from benchmarks.tasks.plan import CLIPPED, SMALL, LadderSizes, Plan
+from benchmarks.tasks.published import DAY, PAPER, RASCH2023, REPLICATION, YEAR, Published
+from benchmarks.tasks.registry import register
 
-OPTIONS = {"dataset": str, "depth": int, "width": int, "size": int, "cutout": int}
+PLANS = {
+    "embedded": Plan(
+        why=SMALL,
+        overrides={
+            "batch_size": 50,
+            "ramp_batches": 20,
+            "epochs": 100,
+            "learning_rate": 0.1,
+            "warmup_batches": 0,
+            "lr_drop_epochs": (9,),
+            "remap_every": 50,
+            "input_range_init_batches": 10,
+        },
+        hwa_batches=250,
+        validate_every=50,
+        chips=10,
+        slow_chips=3,
+    ),
+    "real": Plan(
+        why=CLIPPED,
+        overrides={
+            "batch_size": 64,
+            "ramp_batches": 100,
+            "epochs": 100,
+            "learning_rate": 5e-3,
+            "warmup_batches": 0,
+            "lr_drop_epochs": (),
+            "clip_type": "column_gaussian",
+            "clip_value": 2.5,
+            "remap_every": 100,
+            "input_range_init_batches": 20,
+        },
+        hwa_batches=400,
+        validate_every=200,
+        validation_subset=500,
+        subset=1000,
+        chips=5,
+        slow_subset=64,
+    ),
+    "paper": Plan(slow_subset=64),
+}
+PUBLISHED = (
+    Published(
+        by=PAPER,
+        model="WideResNet-16",
+        data="CIFAR-100",
+        metric="accuracy",
+        digital=0.8000,
+        at={DAY: 0.7994},
+        chance=0.99,
+        source=f"{RASCH2023}; 1 day: a variant, SI Table 5",
+        about=(DAY,),
+    ),
+    Published(
+        by=REPLICATION,
+        model="WideResNet-16-4",
+        data="CIFAR-100",
+        metric="accuracy",
+        digital=0.7850,
+        at={1.0: 0.7695, YEAR: 0.7694},
+        chance=0.99,
+        source="its README",
+    ),
+)
 DATASETS = ("digits", "cifar10", "cifar10-jpeg", "cifar10-lossless", "cifar100")
 
 
@@ -113,6 +183,7 @@ def augmented(
     return result
 
 
+@register
 class ImageTask(Task):
     """A WideResNet on tensors of images."""
 
@@ -120,6 +191,12 @@ class ImageTask(Task):
     metric = "accuracy"
     recipe = "wrn16"
     unit = "images"
+    option_types = {"dataset": str, "depth": int, "width": int, "size": int, "cutout": int}
+    plans = PLANS
+    # redrawn: the batch of the paper's recipe
+    ladder = LadderSizes(subset=300, probe_samples=16, probe_inputs=16, redrawn=25)
+    data_sets = (CIFAR10, CIFAR100, CIFAR10_JPEG, CIFAR10_LOSSLESS)
+    published = PUBLISHED
 
     def __init__(
         self,
@@ -170,9 +247,6 @@ class ImageTask(Task):
         # 1.5 times the speed of the usual memory order on two cores
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
-    def skeleton(self) -> nn.Module:
-        return self.build(0)
-
     def place(self, device: torch.device) -> None:
         self.splits = {
             split: (images.to(device), labels.to(device))
@@ -218,18 +292,100 @@ class ImageTask(Task):
         for chosen in order.to(labels.device).split(self.at_once):
             yield self.normalised(images[chosen]), labels[chosen]
 
-    def logits(self, model: nn.Module, batch: Any) -> Tensor:
-        scores: Tensor = model(moved(batch[0], model))
-        return scores
-
-    def targets(self, batch: Any) -> Tensor:
-        labels: Tensor = batch[1]
-        return labels
-
     def digital_loss(self, model: nn.Module, batch: Any) -> Tensor:
         scores = self.logits(model, batch)
         targets = self.targets(batch).to(scores.device)
         return nn.functional.cross_entropy(scores, targets, label_smoothing=self.label_smoothing)
+
+    @classmethod
+    def make(
+        cls,
+        profile: str,
+        folder: Path | None,
+        dataset: str | None = None,
+        depth: int | None = None,
+        width: int | None = None,
+        size: int = 32,
+        cutout: int | None = None,
+    ) -> Task:
+        """Make the task of a profile.
+
+        Args:
+            profile: "embedded", "real" or "paper".
+            folder: The data folder, or None.
+            dataset: One of DATASETS, or an image folder; None is the profile's.
+            depth: Layers of the WideResNet; None is the profile's.
+            width: The factor of its channels; None is the profile's.
+            size: The side of the images of an image folder, pixels.
+            cutout: The side of the square that augmentation greys, pixels; 0 greys none.
+
+        Raises:
+            UsageError: For a value that is not allowed.
+            DataError: If the data are missing or damaged.
+        """
+        small = profile == "embedded"
+        depth = (10 if small else 16) if depth is None else depth
+        width = (1 if small else 4) if width is None else width
+        check_size(depth, width)
+        if size < 4:
+            raise UsageError(f"option size={size}; allowed: 4 pixels or more")
+        if cutout is not None and cutout < 0:
+            raise UsageError(f"option cutout={cutout}; allowed: 0 (none) or more")
+        images, name = read(dataset, profile, folder, size)
+        n_train = len(images["train_labels"])
+        if profile == "embedded":
+            quick = DigitalRecipe(epochs=8, batch_size=32, learning_rate=0.1, optimizer="sgd")
+            return cls(
+                images,
+                name,
+                depth,
+                width,
+                quick,
+                n_validation=n_train // 7,
+                shift=1,
+                flip=False,
+                cutout=cutout or 0,
+            )
+        if profile == "paper":
+            full = DigitalRecipe(
+                epochs=200,
+                batch_size=128,
+                learning_rate=0.1,
+                optimizer="sgd",
+                warmup=0.02,
+                weight_decay=5e-4,
+            )
+            return cls(
+                images,
+                name,
+                depth,
+                width,
+                full,
+                n_validation=n_train // 25,
+                cutout=16 if cutout is None else cutout,
+            )
+        # growing images: the first epochs at 16 pixels cost a quarter of those at 32
+        short = DigitalRecipe(
+            epochs=16,
+            batch_size=64,
+            learning_rate=0.1,
+            optimizer="sgd",
+            warmup=0.1,
+            weight_decay=5e-4,
+        )
+        side = images["train_images"].shape[-1]
+        sizes = tuple(side * part // 16 for part in (8, 10, 12, 14, 16) for _ in range(3))
+        return cls(
+            images,
+            name,
+            depth,
+            width,
+            short,
+            n_validation=n_train // 25,
+            cutout=cutout or 0,
+            label_smoothing=0.1,
+            sizes=sizes,
+        )
 
 
 def read(dataset: str | None, profile: str, given: Path | None, size: int) -> tuple[Images, str]:
@@ -264,80 +420,4 @@ def read(dataset: str | None, profile: str, given: Path | None, size: int) -> tu
     raise UsageError(
         f"unknown data set {dataset!r}; one of {', '.join(DATASETS)}, "
         "or a folder with train/CLASS/ and test/CLASS/"
-    )
-
-
-def make(
-    profile: str,
-    folder: Path | None,
-    dataset: str | None = None,
-    depth: int | None = None,
-    width: int | None = None,
-    size: int = 32,
-    cutout: int | None = None,
-) -> Task:
-    """The task of a profile; `dataset`: one of DATASETS, or an image folder, at `size` pixels;
-    `cutout`: side of the square that augmentation greys, pixels, 0 for none."""
-    small = profile == "embedded"
-    depth = (10 if small else 16) if depth is None else depth
-    width = (1 if small else 4) if width is None else width
-    check_size(depth, width)
-    if size < 4:
-        raise UsageError(f"option size={size}; allowed: 4 pixels or more")
-    if cutout is not None and cutout < 0:
-        raise UsageError(f"option cutout={cutout}; allowed: 0 (none) or more")
-    images, name = read(dataset, profile, folder, size)
-    n_train = len(images["train_labels"])
-    if profile == "embedded":
-        quick = DigitalRecipe(epochs=8, batch_size=32, learning_rate=0.1, optimizer="sgd")
-        return ImageTask(
-            images,
-            name,
-            depth,
-            width,
-            quick,
-            n_validation=n_train // 7,
-            shift=1,
-            flip=False,
-            cutout=cutout or 0,
-        )
-    if profile == "paper":
-        full = DigitalRecipe(
-            epochs=200,
-            batch_size=128,
-            learning_rate=0.1,
-            optimizer="sgd",
-            warmup=0.02,
-            weight_decay=5e-4,
-        )
-        return ImageTask(
-            images,
-            name,
-            depth,
-            width,
-            full,
-            n_validation=n_train // 25,
-            cutout=16 if cutout is None else cutout,
-        )
-    # growing images: the first epochs at 16 pixels cost a quarter of those at 32
-    short = DigitalRecipe(
-        epochs=16,
-        batch_size=64,
-        learning_rate=0.1,
-        optimizer="sgd",
-        warmup=0.1,
-        weight_decay=5e-4,
-    )
-    side = images["train_images"].shape[-1]
-    sizes = tuple(side * part // 16 for part in (8, 10, 12, 14, 16) for _ in range(3))
-    return ImageTask(
-        images,
-        name,
-        depth,
-        width,
-        short,
-        n_validation=n_train // 25,
-        cutout=cutout or 0,
-        label_smoothing=0.1,
-        sizes=sizes,
     )

@@ -19,8 +19,6 @@ from aimc_bridge.spec import Preset
 from benchmarks.studies.ladder.probe import Probe
 from benchmarks.tasks import Task
 
-REDRAWN = 25  # images between two draws: the batch of the paper's recipe
-
 
 @dataclass(frozen=True)
 class Side:

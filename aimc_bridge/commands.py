@@ -1,0 +1,270 @@
+"""How a command runs: one line for every error, one exit code, one way to print.
+
+    app = command("doctor", doctor, program="python -m aimc_bridge doctor")
+    sys.exit(execute(app, None, program="python -m aimc_bridge doctor"))
+
+Exit codes of every command: 0 done; 1 a check failed or a training diverged; 2 bad usage, or an
+environment that cannot do it; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Annotated, Any, TextIO, cast
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+
+from aimc_bridge.errors import AimcError, TrainingError
+
+INTERRUPTED = "interrupted"
+
+DataDir = Annotated[
+    Path | None, Parameter(help="Folder with the data; default: $AIMC_BRIDGE_DATA.")
+]
+Words = Annotated[tuple[str, ...], Parameter(parse=False)]
+"""The words of the command line: `execute` passes them to a parameter of this type, `words`."""
+
+
+def flag(text: str, name: str | None = None) -> Parameter:
+    """Describe a switch that is off unless it is named.
+
+    Args:
+        text: Its help text.
+        name: The option, such as "--json"; None makes it from the parameter's name.
+    """
+    return Parameter(name=name, help=text, show_default=False, negative=())
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Output:
+    """What a command prints, and where: the options --quiet, --json and --dry-run.
+
+    Notes and progress bars go to standard error, the result goes to standard output.
+
+    Attributes:
+        quiet: Neither notes nor a result as text; errors are still printed.
+        as_json: The result is one JSON object instead of text, also if `quiet`.
+        dry_run: Everything is checked and the plan is the result; nothing is done or written.
+    """
+
+    quiet: Annotated[bool, flag("Print errors only (and the JSON of --json).")] = False
+    as_json: Annotated[
+        bool, flag("Print the result as one JSON object instead of text.", "--json")
+    ] = False
+    dry_run: Annotated[
+        bool, flag("Check everything and print the plan; do nothing, write nothing.")
+    ] = False
+
+    @property
+    def console(self) -> Console:
+        """A console for notes on standard error; silent if `quiet`."""
+        return Console(stderr=True, quiet=self.quiet, soft_wrap=True, highlight=False, markup=False)
+
+    @property
+    def bars(self) -> bool:
+        """Whether progress bars are shown: on a terminal, unless `quiet`."""
+        return not self.quiet and self.console.is_terminal
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Print a note on standard error, unless `quiet`.
+
+        Args:
+            text: The note, printed as it is.
+            style: A style of rich, such as "yellow" or "bold".
+        """
+        self.console.print(text, style=style)
+
+    def result(self, text: str, data: Mapping[str, Any]) -> None:
+        """Print the result on standard output.
+
+        Args:
+            text: The result for people; not printed if `quiet` or `as_json`.
+            data: The same for programs, printed as one JSON object if `as_json`. Numbers that JSON
+                does not have (NaN, infinity) become null.
+        """
+        if self.as_json:
+            print(json.dumps(_plain(data), ensure_ascii=False, allow_nan=False), flush=True)
+        elif not self.quiet:
+            print(text, flush=True)
+
+
+def command(
+    name: str, function: Callable[..., int | None], *, program: str, arguments: str = ""
+) -> App:
+    """Make a command of a function whose parameters are the options.
+
+    Args:
+        name: The command's name, as it is listed.
+        function: What it does; its docstring is the help text. It returns the exit code; None is 0.
+        program: How the command is started, such as "python -m benchmarks.run".
+        arguments: The words without a name, for the usage line: "TASK", "[TASK ...]".
+    """
+    usage = " ".join(filter(None, ("Usage:", program, arguments, "[OPTIONS]")))
+    app = application(name, usage=usage)
+    app.default(function)
+    return app
+
+
+def application(name: str, **options: Any) -> App:
+    """Make an App of cyclopts with the settings that all commands share.
+
+    Args:
+        name: Its name.
+        options: Further arguments of `cyclopts.App`.
+    """
+    return App(
+        name=name,
+        version=_version,
+        help_format="markdown",
+        result_action="return_value",
+        default_parameter=Parameter(negative=(), allow_repeating=True),
+        **options,
+    )
+
+
+def _version() -> str:
+    try:
+        return metadata.version("aimc-bridge")
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def execute(
+    app: App,
+    words: Sequence[str] | None = None,
+    *,
+    program: str,
+    on_interrupt: str = INTERRUPTED,
+) -> int:
+    """Run a command and turn every expected error into one line on standard error.
+
+    A reader of the output who goes away (`| head -1`) stops neither the work nor changes its exit
+    code. An error that is nobody's usage or environment is a bug and stays a traceback.
+
+    Args:
+        app: The command, from `command` or `application`.
+        words: The words of the command line after the program; None takes those of the process.
+        program: How the command is started; errors of usage name its --help.
+        on_interrupt: What is said after Ctrl-C: how to go on. A KeyboardInterrupt with a text of
+            its own says that instead.
+
+    Returns:
+        The exit code: 0, 1, 2 or 130, as the head of this module says.
+    """
+    words = tuple(sys.argv[1:] if words is None else words)
+    with _readers_may_leave():
+        try:
+            return _call(app, words)
+        except CycloptsError as error:
+            if isinstance(error.__cause__, AimcError):
+                return _fail(str(error.__cause__), 2)
+            error.verbose = False
+            return _fail(f"{str(error).rstrip('.')}; see {program} --help", 2)
+        except TrainingError as error:
+            return _fail(str(error), 1)
+        except AimcError as error:
+            return _fail(str(error), 2)
+        except OSError as error:  # a folder that cannot be written, a full disk
+            return _fail(_reason(error), 2)
+        except KeyboardInterrupt as interrupt:
+            _print(str(interrupt) or on_interrupt)
+            return 130
+
+
+def _call(app: App, words: tuple[str, ...]) -> int:
+    """Parse the words, call the function, return its exit code."""
+    function, bound, unparsed = app.parse_args(list(words), exit_on_error=False, print_error=False)
+    more = {"words": words} if "words" in unparsed else {}
+    return int(function(*bound.args, **{**bound.kwargs, **more}) or 0)
+
+
+def _fail(text: str, code: int) -> int:
+    _print(f"error: {' '.join(text.split())}", style="red")
+    return code
+
+
+def _print(text: str, style: str | None = None) -> None:
+    Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _reason(error: OSError) -> str:
+    """Name the file and the reason, as far as the error knows them."""
+    reason = error.strerror or str(error) or type(error).__name__
+    path = error.filename2 or error.filename
+    return reason if path is None else f"{os.fsdecode(path)}: {reason}"
+
+
+def _plain(value: Any) -> Any:
+    """A value made of what JSON has."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, bool | str) or value is None:
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Iterable):
+        return [_plain(item) for item in value]
+    return str(value)
+
+
+# --- readers that go away -------------------------------------------------------------------------
+
+
+class _Stream:
+    """A text stream that drops what is written after its reader has gone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, or drop the text if nobody reads."""
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._drop()
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, or drop what is buffered if nobody reads."""
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Lead the file descriptor nowhere: Python itself flushes it when it ends."""
+        with contextlib.suppress(OSError):  # a stream without a descriptor
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _readers_may_leave() -> Iterator[None]:
+    """Make standard output and standard error `_Stream`s, flushed at the end."""
+    out, err = _Stream(sys.stdout), _Stream(sys.stderr)
+    with (
+        contextlib.redirect_stdout(cast(TextIO, out)),
+        contextlib.redirect_stderr(cast(TextIO, err)),
+    ):
+        try:
+            yield
+        finally:
+            out.flush()
+            err.flush()

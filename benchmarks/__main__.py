@@ -1,0 +1,70 @@
+"""Every command by its name: `python -m benchmarks COMMAND`, or `aimc-bridge COMMAND`.
+
+A command's module is imported when the command is called or its options are completed, so that the
+list is printed at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from aimc_bridge.commands import application, execute
+from aimc_bridge.errors import UsageError
+
+COMMANDS = {
+    "run": ("benchmarks.run", "Convert, train hardware-aware, program, drift, report."),
+    "digital": ("benchmarks.digital", "Train the digital model of a task."),
+    "crosscheck": ("benchmarks.crosscheck", "Compare the native engine with aihwkit."),
+    "ladder": ("benchmarks.ladder", "Measure what each simplification of the physics costs."),
+    "ablation": ("benchmarks.ablation", "Measure what each technique of a recipe is worth."),
+    "speed": ("benchmarks.speed.__main__", "Time the engines side by side."),
+    "report": ("benchmarks.report.__main__", "Write summaries again; compare several runs."),
+    "record": ("benchmarks.record", "Keep results and models; write the tables of the pages."),
+    "doctor": ("benchmarks.doctor", "Check what this machine can run."),
+}
+"""Name -> module with `app` and `main(words)`, and a line of help."""
+
+
+def listing(*names: Annotated[str, Parameter(show=False)]) -> None:
+    """Run the benchmarks of analog in-memory computing."""
+    if not names:
+        app.help_print()
+        return
+    near = difflib.get_close_matches(names[0], COMMANDS, 1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    raise UsageError(f"no command {names[0]!r}; {guess}there are: {', '.join(COMMANDS)}")
+
+
+app = application("aimc-bridge", usage="Usage: aimc-bridge COMMAND [OPTIONS]")
+app.default(listing)
+for _name, (_module, _help) in COMMANDS.items():
+    app.command(f"{_module}:app", name=_name, help=_help)
+app.register_install_completion_command(help="Install completion for bash, zsh or fish.")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command that the first word names; without one, list the commands.
+
+    Args:
+        words: The words of the command line; None takes those of the process.
+
+    Returns:
+        The exit code of the command; 2 for an unknown one.
+    """
+    words = list(sys.argv[1:] if words is None else words)
+    if words and words[0] in COMMANDS:
+        module = importlib.import_module(COMMANDS[words[0]][0])
+        code: int = module.main(words[1:])
+        return code
+    unknown = bool(words) and not words[0].startswith("-")
+    return execute(app, words[:1] if unknown else words, program="aimc-bridge")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,435 @@
+"""The command line that all programs of this folder share: options, and how a command runs.
+
+A command is a function whose parameters are its options:
+
+    def ablation(task: cli.TaskName, *, out: cli.Out = None, seed: cli.Seed = 0,
+                 output: cli.Output = cli.Output(), words: cli.Words = ()) -> int | None:
+        \"\"\"Train a recipe with each technique switched off once; compare the chips.\"\"\"
+
+    app = cli.command("ablation", ablation, "TASK")
+
+    def main(words: list[str] | None = None) -> int:
+        return cli.execute(app, words, on_interrupt="interrupted; --resume goes on")
+
+Each name of an option means one thing, which its type here says; a command that leaves it out does
+not have it. This module imports torch only when an option needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter, Token
+
+import presets
+from aimc_bridge import commands
+from aimc_bridge.commands import DataDir, Output, Words, flag
+from aimc_bridge.errors import SpecError, UnknownNameError, UsageError
+from aimc_bridge.spec import Preset, TrainingSpec
+from aimc_bridge.times import label, seconds
+
+__all__ = [
+    "TIMES",
+    "Checkpoints",
+    "Chips",
+    "Compiled",
+    "Count",
+    "DataDir",
+    "Device",
+    "Option",
+    "Out",
+    "Output",
+    "Precision",
+    "PresetName",
+    "PresetNames",
+    "Profile",
+    "Record",
+    "Resume",
+    "Seed",
+    "Seeds",
+    "Set",
+    "TaskName",
+    "TaskNames",
+    "Threads",
+    "Times",
+    "Trained",
+    "Words",
+    "at_least",
+    "by_task",
+    "changes_of",
+    "check_alone",
+    "command",
+    "execute",
+    "flag",
+    "number",
+    "paths_of",
+    "preset_of",
+]
+
+
+def command(name: str, function: Callable[..., int | None], arguments: str = "") -> App:
+    """Make a command that is started as `python -m benchmarks.NAME`.
+
+    Args:
+        name: Its name.
+        function: What it does; see `aimc_bridge.commands.command`.
+        arguments: The words without a name, for the usage line: "TASK", "[TASK ...]".
+    """
+    return commands.command(name, function, program=_program(name), arguments=arguments)
+
+
+def execute(
+    app: App, words: Sequence[str] | None = None, *, on_interrupt: str = commands.INTERRUPTED
+) -> int:
+    """Run a command of this folder; see `aimc_bridge.commands.execute`.
+
+    Args:
+        app: The command, from `command`.
+        words: The words of the command line after its name; None takes those of the process.
+        on_interrupt: What is said after Ctrl-C: how to go on.
+
+    Returns:
+        The exit code.
+    """
+    return commands.execute(app, words, program=_program(app.name[0]), on_interrupt=on_interrupt)
+
+
+def _program(name: str) -> str:
+    return f"python -m benchmarks.{name}"
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def number(
+    kind: type[int] | type[float], fits: Callable[[Any], bool], allowed: str
+) -> Callable[[Any, Sequence[Token]], Any]:
+    """Make a converter for a number within bounds.
+
+    Args:
+        kind: int or float.
+        fits: Whether a number is allowed.
+        allowed: What the error says: "1 or more".
+    """
+
+    def convert(_: Any, tokens: Sequence[Token]) -> Any:
+        token = tokens[0]
+        try:
+            value = kind(token.value)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise UsageError(f"{token.keyword} {token.value}; allowed: {what}, {allowed}") from None
+        if not fits(value):
+            raise UsageError(f"{token.keyword} {token.value}; allowed: {allowed}")
+        return value
+
+    return convert
+
+
+def at_least(least: int, why: str = "") -> Callable[[Any, Sequence[Token]], Any]:
+    """Make a converter for a whole number that is not below `least`.
+
+    Args:
+        least: The lowest number allowed.
+        why: The reason, for the error.
+    """
+    reason = f": {why}" if why else ""
+    return number(int, lambda value: bool(value >= least), f"{least} or more{reason}")
+
+
+Count = Annotated[int, Parameter(converter=at_least(1))]
+"""A whole number from 1 on; `Annotated[Count | None, Parameter(help=...)]` adds the help text."""
+
+Seed = Annotated[int, Parameter(help="First random seed; the same seed gives the same result.")]
+"""Default: 0."""
+
+Seeds = Annotated[
+    int, Parameter(converter=at_least(1), help="Trainings, with the seeds from --seed on.")
+]
+"""Default: 1."""
+
+Chips = Annotated[
+    int | None, Parameter(converter=at_least(1), help="Chips that are programmed and measured.")
+]
+Threads = Annotated[
+    int | None,
+    Parameter(
+        converter=at_least(1),
+        help="Threads of torch; default: 1 with --profile embedded, else all cores.",
+    ),
+]
+
+
+# --- times ----------------------------------------------------------------------------------------
+
+
+def _seconds(_: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
+    return tuple(sorted({seconds(token.value) for token in tokens}))
+
+
+def _some(_: Any, times: tuple[float, ...] | None) -> None:
+    if times is not None and not times:
+        raise UsageError("--times names no time; allowed: one or more, as 1s 1h '1 day' 3600")
+
+
+def _labels(times: tuple[float, ...] | None) -> str | None:
+    return None if times is None else " ".join(map(label, times))
+
+
+Times = Annotated[
+    tuple[float, ...] | None,
+    Parameter(
+        consume_multiple=True,
+        converter=_seconds,
+        validator=_some,
+        show_default=_labels,
+        help="Times after programming: 1s 1h '1 day' 3600.",
+    ),
+]
+"""Seconds after programming, each once, in ascending order."""
+
+TIMES = (1.0, 3600.0, 86400.0, 365 * 86400.0)
+"""The times of most commands: 1s 1h 1d 1y."""
+
+
+# --- chips, recipes -------------------------------------------------------------------------------
+
+
+def preset_of(text: str) -> Preset:
+    """Return the preset of that name, or the one in a file.
+
+    Args:
+        text: A name from `presets.names()`, or a path that ends in .toml or .json.
+
+    Raises:
+        UsageError: If there is neither; it lists the names.
+    """
+    if Path(text).suffix in (".toml", ".json") or os.sep in text:
+        preset: Preset = import_module("presets").load(text)
+        return preset
+    try:
+        return presets.get(text)
+    except UnknownNameError as error:
+        raise UsageError(f"--preset: {error}; or name a .toml or .json file") from None
+
+
+def _preset(_: Any, tokens: Sequence[Token]) -> Preset:
+    return preset_of(tokens[0].value)
+
+
+def _presets(_: Any, tokens: Sequence[Token]) -> tuple[Preset, ...]:
+    return tuple(preset_of(text) for text in dict.fromkeys(token.value for token in tokens))
+
+
+_PRESETS = f"{', '.join(presets.names())}, or a .toml or .json file"
+
+PresetName = Annotated[
+    Preset,
+    Parameter(
+        name="--preset",
+        converter=_preset,
+        n_tokens=1,
+        accepts_keys=False,
+        show_default=str,
+        help=f"Chip: {_PRESETS}.",
+    ),
+]
+"""Default: presets.rasch2023."""
+
+PresetNames = Annotated[
+    tuple[Preset, ...],
+    Parameter(
+        name="--preset",
+        consume_multiple=True,
+        converter=_presets,
+        n_tokens=1,
+        accepts_keys=False,
+        show_default=lambda chosen: " ".join(map(str, chosen)),
+        help=f"Chips: {_PRESETS}.",
+    ),
+]
+
+
+def changes_of(words: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of a training recipe that --set changes.
+
+    Args:
+        words: FIELD=VALUE words. A value is JSON, or text if it is not.
+
+    Raises:
+        SpecError: For a word without "=" or a field that a recipe does not have.
+    """
+    known = TrainingSpec.field_names()
+    changes: dict[str, Any] = {}
+    for word in words:
+        key, separator, text = word.partition("=")
+        if not separator or key not in known:
+            raise SpecError(f"--set {word!r}; allowed: FIELD=VALUE, fields: {', '.join(known)}")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        changes[key] = tuple(value) if isinstance(value, list) else value
+    return changes
+
+
+def _check_changes(_: Any, words: tuple[str, ...]) -> None:
+    changes_of(words)
+
+
+Set = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--set",
+        validator=_check_changes,
+        show_default=False,
+        help="A field of the training recipe, FIELD=VALUE, as noise_scale=4; may be repeated.",
+    ),
+]
+"""Words for `changes_of`. Default: ()."""
+
+
+# --- tasks ----------------------------------------------------------------------------------------
+
+_OWN = "or your own: package.module:Class, path/to/file.py:Class"
+TaskName = Annotated[str, Parameter(help=f"wrn, bert, lstm, {_OWN}.")]
+TaskNames = Annotated[
+    str, Parameter(name="TASK", help=f"wrn, bert, lstm, {_OWN}; none: all that have the profile.")
+]
+"""For a parameter `*names`."""
+
+Profile = Annotated[
+    Literal["embedded", "real", "paper"],
+    Parameter(
+        help="embedded: small, needs no files; real: real data (--data-dir) and smaller models; "
+        "paper: the paper's models and data."
+    ),
+]
+"""Default: "embedded"."""
+
+Option = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name=("--option", "-o"),
+        show_default=False,
+        help="An option of the task, KEY=VALUE, as size=paper (lstm), encoder=PATH (bert); "
+        "may be repeated.",
+    ),
+]
+"""Words for `tasks.parse_options`. Default: ()."""
+
+Checkpoints = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--checkpoint",
+        show_default=False,
+        help="[TASK=]PATH: a trained digital model, a run's folder or its model.safetensors; "
+        "it is not trained then.",
+    ),
+]
+"""Words for `paths_of`. Default: ()."""
+
+Trained = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--trained",
+        show_default=False,
+        help="[TASK=]PATH: hwa.safetensors of a run, the hardware-aware model as trained there.",
+    ),
+]
+"""Words for `paths_of`. Default: ()."""
+
+
+def by_task(option: str, words: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """Read TASK=VALUE words of an option, or a lone VALUE if one task is named.
+
+    Args:
+        option: The option, for errors.
+        words: Its words.
+        names: The tasks of the command.
+
+    Returns:
+        Task -> value.
+
+    Raises:
+        UsageError: For a value without a task if there are several, or for an unknown task.
+    """
+    values: dict[str, str] = {}
+    for word in words:
+        name, separator, value = word.partition("=")
+        if not separator:
+            if len(names) != 1:
+                raise UsageError(f"{option} {word}: which task? name one, or write TASK={word}")
+            name, value = names[0], word
+        if name not in names:
+            raise UsageError(f"{option} {word}: {name!r} is not among {', '.join(names)}")
+        values[name] = value
+    return values
+
+
+def paths_of(option: str, words: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
+    """Read [TASK=]PATH words of an option; see `by_task`."""
+    return {name: Path(path) for name, path in by_task(option, words, names).items()}
+
+
+# --- machine, folders -----------------------------------------------------------------------------
+
+
+def _check_record(_: Any, name: str | None) -> None:
+    if name is not None:
+        from benchmarks.report.record import check_name
+
+        check_name(name, "--record")
+
+
+def _check_device(_: Any, name: str) -> None:
+    if name == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu")
+
+
+Device = Annotated[
+    Literal["cpu", "cuda"],
+    Parameter(validator=_check_device, help="Where models are trained and chips are simulated."),
+]
+"""Default: "cpu"."""
+
+Precision = Annotated[
+    Literal["fp32", "bf16"], Parameter(help="Of trainings; bf16 is autocast, weights stay fp32.")
+]
+"""Default: "fp32"."""
+
+Compiled = Annotated[bool, flag("Run the native engine's compiled passes (native.compiled).")]
+
+Out = Annotated[Path | None, Parameter(help="Folder of the results; default: runs/NAME-TIME.")]
+Record = Annotated[
+    str | None,
+    Parameter(
+        validator=_check_record,
+        help="Keep the result among benchmarks/records/, under this name.",
+    ),
+]
+Resume = Annotated[bool, flag("Go on with the run in --out.")]
+
+
+def check_alone(program: str) -> None:
+    """Refuse to be one of several processes of a launcher.
+
+    Args:
+        program: The program, for the error.
+
+    Raises:
+        UsageError: If a launcher started several processes of a program that shares no work.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            f"{program} runs in one process; start it without a launcher "
+            "(benchmarks.run is the program that several processes train for)"
+        )

@@ -1,0 +1,46 @@
+"""Summaries of finished folders, made again: `python -m benchmarks.report RUN...`.
+
+It writes summary.md and the figures of each folder from its results.csv and run.json, and prints
+one table of several runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from aimc_bridge.errors import UsageError
+from benchmarks import cli
+from benchmarks.report import folders
+
+
+def report(
+    *runs: Annotated[Path, Parameter(name="RUN", help="The --out of a finished command.")],
+    output: cli.Output = cli.Output(),
+) -> None:
+    """Write the summary and the figures of finished folders again; compare several runs."""
+    if not runs:
+        raise UsageError("name one or more folders, the --out of finished commands")
+    kinds = {str(folder): folders.kind_of(folder) for folder in runs}
+    text = folders.comparison(runs) if len(runs) > 1 else ""
+    if not output.dry_run:
+        for folder in runs:
+            folders.rebuild(folder)
+    paths = [folder / "summary.md" for folder in runs]
+    output.result(text or "\n".join(map(str, paths)), {"kinds": kinds, "files": paths})
+
+
+app = cli.command("report", report, "RUN...")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    return cli.execute(app, words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

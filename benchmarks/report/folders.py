@@ -1,0 +1,136 @@
+"""Finished folders (the `--out` of a command): what they hold, their records, their summaries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from aimc_bridge.errors import DataError, UsageError
+from benchmarks.report import ablation, crosscheck, ladder, ladder_tables, run, speed, tables
+from benchmarks.report import record as records
+from benchmarks.report.record import Record, check_name
+
+
+class Kind(NamedTuple):
+    """What can be done with a folder of one kind.
+
+    Attributes:
+        holds: A few words for what lies in such a folder.
+        prefix: What the names of its records begin with; "" is nothing.
+        record_of: Reads the folder as a record of a name.
+        rebuild: Writes summary.md and the figures again from the results; None if it cannot.
+    """
+
+    holds: str
+    prefix: str
+    record_of: Callable[[Path, str], Record]
+    rebuild: Callable[[Path], None] | None
+
+
+KINDS = {
+    "run": Kind("a run", "", run.record_of, run.rebuild),
+    "ablation": Kind("an ablation", "ablation-", ablation.record_of, ablation.rebuild),
+    "crosscheck": Kind("a cross-check", "crosscheck-", crosscheck.record_of, None),
+    "speed": Kind("a speed measurement", "speed-", speed.record_of, speed.rebuild),
+}
+_LADDER = "ladder"  # one folder has a record per task
+
+
+def kind_of(folder: Path) -> str:
+    """Return what a finished folder holds: "run", "ablation", "ladder", "crosscheck" or "speed".
+
+    The files in it say so: crosscheck.json, speed.json, or the columns of results.csv.
+
+    Args:
+        folder: The `--out` of a command.
+
+    Raises:
+        DataError: If the folder holds nothing finished.
+    """
+    for kind, name in (("crosscheck", crosscheck.FILE), ("speed", speed.FILE)):
+        if (folder / name).exists():
+            return kind
+    try:
+        with (folder / "results.csv").open(encoding="utf-8") as opened:
+            columns = opened.readline().strip().split(",")
+    except OSError as error:
+        problem = f"{error.filename}: {error.strerror}"
+        raise DataError(
+            f"{folder} holds no finished run ({problem}); name the --out of one"
+        ) from None
+    if columns[: len(ladder_tables.COLUMNS)] == ladder_tables.COLUMNS:
+        return _LADDER
+    if columns[: len(ablation.COLUMNS)] == ablation.COLUMNS:
+        return "ablation"
+    if columns[: len(tables.COLUMNS)] == tables.COLUMNS:
+        return "run"
+    raise DataError(f"{folder / 'results.csv'} has other columns than a run, ablation or ladder")
+
+
+def records_of(folder: Path, name: str | None = None) -> list[Record]:
+    """Read a finished folder as records.
+
+    Args:
+        folder: The `--out` of a command.
+        name: What the record is called; "ablation-", "crosscheck-" or "speed-" is put before it if
+            it is not there. None is the folder's own name. Records of a ladder are called
+            ladder-TASK.
+
+    Raises:
+        DataError: If the folder holds nothing finished.
+        UsageError: If the name is not a file name, or a ladder is given one.
+    """
+    kind = kind_of(folder)
+    if kind == _LADDER:
+        if name is not None:
+            raise UsageError(
+                f"--name {name}: records of a ladder are called ladder-TASK; leave it out"
+            )
+        return ladder.records_of(folder)
+    known = KINDS[kind]
+    name = folder.resolve().name if name is None else name
+    check_name(name)
+    if not name.startswith(known.prefix):
+        name = known.prefix + name
+    return [known.record_of(folder, name)]
+
+
+def keep(folder: Path, name: str | None = None) -> list[Path]:
+    """Keep a finished folder as records, in place of those with their names; see `records_of`."""
+    return [records.add(record, replace=True) for record in records_of(folder, name)]
+
+
+def rebuild(folder: Path) -> None:
+    """Write summary.md and the figures of a finished folder again, from its results.
+
+    Args:
+        folder: The `--out` of a command.
+
+    Raises:
+        DataError: If the folder holds nothing finished, or a cross-check, whose summaries are
+            written by the cross-check alone.
+    """
+    kind = kind_of(folder)
+    again = ladder.rebuild if kind == _LADDER else KINDS[kind].rebuild
+    if again is None:
+        raise DataError(
+            f"{folder} holds {KINDS[kind].holds}: the command itself writes its summaries again, "
+            "with --resume"
+        )
+    again(folder)
+
+
+def comparison(folders: Sequence[Path]) -> str:
+    """Return one table of several finished runs.
+
+    Args:
+        folders: The `--out` of each run.
+
+    Raises:
+        DataError: If one of them holds something else than a run.
+    """
+    for folder in folders:
+        if kind_of(folder) != "run":
+            raise DataError(f"{folder} holds no run; runs are compared with runs alone")
+    return run.table([run.record_of(folder, str(folder)) for folder in folders], to=None)

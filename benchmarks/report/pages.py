@@ -1,0 +1,153 @@
+"""The pages that show records: generated sections between marks, and generated figures.
+
+This is the only code that writes into README.md and docs/. A section stands between the marks
+`<!-- NAME -->` and `<!-- /NAME -->` of its page; what is outside of the marks is left alone. A
+figure says in its metadata which records it was drawn from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from aimc_bridge import files
+from aimc_bridge.errors import DataError
+from benchmarks.report import ablation, crosscheck, ladder, run, speed
+from benchmarks.report import figures as drawing
+from benchmarks.report import record as records
+from benchmarks.report.record import Record, digest, of_kind
+
+ROOT = Path(__file__).parents[2]
+NOTHING = "No record yet."
+DOCS = Path("docs")
+
+
+class Section(NamedTuple):
+    """A generated part of a page: the page from the project's root, its marks, its text."""
+
+    page: Path
+    name: str
+    text: Callable[[], str]
+
+
+class Picture(NamedTuple):
+    """A generated figure: the file from the project's root, its records, how it is drawn."""
+
+    path: Path
+    digest: str
+    draw: Callable[[Path, str], None]
+
+
+SECTIONS = (
+    Section(Path("README.md"), "compare", run.compare),
+    Section(DOCS / "results.md", "results", run.results),
+    Section(DOCS / "results.md", "on aihwkit", crosscheck.on_aihwkit),
+    Section(DOCS / "results-earlier.md", "earlier", run.earlier),
+    Section(DOCS / "results-earlier.md", "earlier on aihwkit", crosscheck.earlier_on_aihwkit),
+    Section(DOCS / "ladder.md", "ladder", ladder.section),
+    Section(DOCS / "ablation.md", "ablation", ablation.section),
+    Section(DOCS / "speed.md", "speed", speed.section),
+)
+
+
+def pictures() -> list[Picture]:
+    """Return the figures of the committed records."""
+    found = []
+    if rungs := ladder.committed():
+        path = DOCS / ladder.IMAGE
+        found.append(Picture(path, digest(*rungs), partial(ladder.draw, rungs)))
+    for record in of_kind("ablation"):
+        path = DOCS / ablation.image_of(record)
+        found.append(Picture(path, digest(record), partial(ablation.draw, record)))
+    for record in of_kind("growth"):
+        path = DOCS / speed.image_of(record)
+        found.append(Picture(path, digest(record), partial(speed.draw, record)))
+    return found
+
+
+def between(text: str, name: str) -> tuple[str, str, str] | None:
+    """Cut a page at the marks of a section.
+
+    Returns:
+        The text up to the first mark and with it, between the marks, and from the last mark on;
+        None unless the page has both marks exactly once.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        return None
+    before, _, rest = text.partition(begin)
+    inside, _, after = rest.partition(end)
+    return before + begin, inside.strip(), end + after
+
+
+def write(root: Path | None = None) -> list[Path]:
+    """Write every generated section and figure.
+
+    Args:
+        root: The folder of README.md and docs/; None is the project's.
+
+    Returns:
+        The files, each once.
+
+    Raises:
+        DataError: If a page lacks the marks of a section. Nothing is written then.
+    """
+    root = ROOT if root is None else root
+    texts: dict[Path, str] = {}
+    for section in SECTIONS:
+        path = root / section.page
+        text = texts.get(path) or path.read_text(encoding="utf-8")
+        cut = between(text, section.name)
+        if cut is None:
+            name = section.name
+            raise DataError(
+                f"{path} needs the marks <!-- {name} --> and <!-- /{name} -->, once each"
+            )
+        before, _, after = cut
+        texts[path] = f"{before}\n\n{section.text() or NOTHING}\n\n{after}"
+    drawn = pictures()
+    for path, text in texts.items():
+        files.write_text(path, text)
+    for picture in drawn:
+        (root / picture.path).parent.mkdir(parents=True, exist_ok=True)
+        picture.draw(root / picture.path, picture.digest)
+    return [*texts, *(root / picture.path for picture in drawn)]
+
+
+def problems(root: Path | None = None) -> Iterator[str]:
+    """Tell what is out of step: damaged or misnamed records, sections, figures.
+
+    Args:
+        root: The folder of README.md and docs/; None is the project's.
+
+    Yields:
+        One line per problem.
+    """
+    root = ROOT if root is None else root
+    damaged = [problem for path in sorted(records.FOLDER.glob("*.json")) for problem in _of(path)]
+    yield from damaged
+    if damaged:
+        return  # no page can be made of them
+    for section in SECTIONS:
+        path = root / section.page
+        cut = between(path.read_text(encoding="utf-8"), section.name) if path.exists() else None
+        if cut is None:
+            yield f"{section.page}: no marks <!-- {section.name} --> <!-- /{section.name} -->"
+        elif cut[1] != (section.text() or NOTHING):
+            yield f"{section.page}: {section.name} does not show the records"
+    for picture in pictures():
+        if drawing.description_of(root / picture.path) != picture.digest:
+            yield f"{picture.path} is not drawn from the records"
+
+
+def _of(path: Path) -> Iterator[str]:
+    """Tell what is wrong with a record's file."""
+    try:
+        record: Record = records.read(path)
+    except DataError as error:
+        yield str(error)
+        return
+    if record.name != path.stem:
+        yield f"{path} holds the record {record.name}"

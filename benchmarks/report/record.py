@@ -1,0 +1,286 @@
+"""Records of finished work: one format for every kind, one JSON file each.
+
+A record says what ran (command, arguments), on what (versions, hardware), and what came out, one
+row per measurement. Tables and figures are made from records; nothing that is shown is stored.
+The modules beside this one say what the rows of each kind hold.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aimc_bridge import files
+from aimc_bridge.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FOLDER = Path(__file__).parents[1] / "records"
+LINK = "../benchmarks/records/"
+"""From a page in docs/ to the records."""
+
+KINDS = ("run", "ablation", "ladder", "crosscheck", "speed", "growth")
+MAKE_AGAIN = "make it again with `python -m benchmarks.record add`"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What ran, on what, and what came out.
+
+    Attributes:
+        kind: One of `KINDS`; it decides what the rows hold.
+        name: The name of the file, without its suffix.
+        command: The command line.
+        arguments: What the command was told, defaults included.
+        versions: Versions of Python and of packages.
+        hardware: The machine.
+        columns: The name of each cell of a row.
+        rows: The results. A cell is a number, a text, None (not measured) or a list of numbers.
+        extra: What else is known, by name: facts of the models, notes.
+    """
+
+    kind: str
+    name: str
+    command: str
+    arguments: Mapping[str, Any]
+    versions: Mapping[str, str]
+    hardware: Mapping[str, Any]
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data as the file has them: `extra` between the head and the rows."""
+        data = {one.name: getattr(self, one.name) for one in fields(self)}
+        extra = data.pop("extra")
+        last = {name: data.pop(name) for name in ("columns", "rows")}
+        return {**data, **extra, **last}
+
+    def table(self) -> pd.DataFrame:
+        """Return the rows as a DataFrame."""
+        import pandas as pd
+
+        return pd.DataFrame([list(row) for row in self.rows], columns=list(self.columns))
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def as_json(value: Any, indent: int = 0) -> str:
+    """Write plain data as JSON, one row per line.
+
+    A list that begins with a number, a text or None is a row: it stands on one line, whatever
+    else is in it. Everything else has one line per member.
+
+    Args:
+        value: Dicts with text as keys, lists, tuples, numbers, texts, booleans, None.
+        indent: How many spaces lie before the members of the level above.
+
+    Returns:
+        The text, without a line end.
+    """
+    inner, outer = " " * (indent + 1), " " * indent
+    if isinstance(value, Mapping) and value:
+        members = [f"{_text(str(k))}: {as_json(child, indent + 1)}" for k, child in value.items()]
+        brackets = "{}"
+    elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping | list | tuple):
+        members = [as_json(child, indent + 1) for child in value]
+        brackets = "[]"
+    else:
+        return _text(value)
+    body = ",\n".join(inner + member for member in members)
+    return f"{brackets[0]}\n{body}\n{outer}{brackets[1]}"
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def read(path: Path) -> Record:
+    """Read a record of any kind.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: If the file is missing, damaged, or no record.
+    """
+    names = [one.name for one in fields(Record) if one.name != "extra"]
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        missing = [name for name in names if name not in data]
+        if missing:
+            raise DataError(f"{path} lacks {', '.join(missing)}; {MAKE_AGAIN}")
+        known = {name: data.pop(name) for name in names}
+        record = Record(**known, extra=data)
+        whole = all(len(row) == len(record.columns) for row in record.rows)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} is not a record ({error}); {MAKE_AGAIN}") from None
+    if record.kind not in KINDS:
+        raise DataError(f"{path}: kind {record.kind!r}; one of {', '.join(KINDS)}")
+    if not record.rows or not whole:
+        problem = "rows of another length than its columns" if record.rows else "no rows"
+        raise DataError(f"{path} has {problem}; {MAKE_AGAIN}")
+    return record
+
+
+def write(record: Record, path: Path | None = None) -> Path:
+    """Write a record, whole or not at all.
+
+    Args:
+        record: The record.
+        path: The file; None is the one of its name among the committed records.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: If the name of the record is not a file name.
+    """
+    check_name(record.name)
+    path = FOLDER / f"{record.name}.json" if path is None else path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(path, as_json(record.to_dict()) + "\n")
+    return path
+
+
+def check_name(name: str, option: str = "--name") -> None:
+    """Refuse a name of a record that is not a plain file name.
+
+    Args:
+        name: The name.
+        option: The option that gave it, for the error.
+
+    Raises:
+        UsageError: If the name has other characters than letters, digits, ".", "-" and "_".
+    """
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise UsageError(
+            f"{option} {name!r}; allowed: letters, digits, points, dashes, underscores"
+        )
+
+
+def add(record: Record, *, replace: bool = False, dry_run: bool = False) -> Path:
+    """Keep a record among the committed ones.
+
+    Args:
+        record: The record.
+        replace: Whether it may take the place of one with its name.
+        dry_run: Check everything and write nothing.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: If the name is taken, or not a file name.
+    """
+    check_name(record.name)
+    path = FOLDER / f"{record.name}.json"
+    if not replace and path.exists():
+        raise UsageError(
+            f"--name {record.name}: there is such a record; name another, or --replace"
+        )
+    return path if dry_run else write(record, path)
+
+
+def of_kind(*kinds: str) -> list[Record]:
+    """Read the committed records of some kinds, in the order of their files' names."""
+    return [record for record in map(read, sorted(FOLDER.glob("*.json"))) if record.kind in kinds]
+
+
+def named(*names: str) -> list[Record]:
+    """Read the committed records of these names, in this order, without those that are missing."""
+    paths = [FOLDER / f"{name}.json" for name in names]
+    return [read(path) for path in paths if path.exists()]
+
+
+def digest(*records: Record) -> str:
+    """Return the SHA-256 of records: what a figure drawn from them carries in its metadata."""
+    text = "\n".join(as_json(record.to_dict()) for record in records)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def link(record: Record, to: str | None = LINK) -> str:
+    """Return a Markdown link to a record; `to` leads from the page to the records, None nowhere."""
+    return record.name if to is None else f"[{record.name}]({to}{record.name}.json)"
+
+
+# --- finished folders -----------------------------------------------------------------------------
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Read run.json of a finished folder.
+
+    Args:
+        folder: The `--out` of a command.
+
+    Raises:
+        DataError: If the folder holds nothing finished.
+    """
+    try:
+        about: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        missing = [name for name in ("arguments", *_OF_A_RUN) if name not in about]
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{folder} holds no finished run ({error}); name the --out of one"
+        ) from None
+    if missing:
+        raise DataError(
+            f"{folder} is not finished: run.json lacks {', '.join(missing)}; "
+            "go on with it (--resume)"
+        )
+    return about
+
+
+_OF_A_RUN = ("command", "versions", "hardware", "studies")
+
+
+def read_csv(
+    path: Path, columns: Sequence[str], texts: Sequence[str], more: Sequence[str] = ()
+) -> list[list[Any]]:
+    """Read the rows of a results.csv, every value to its last bit (pandas would round some).
+
+    Args:
+        path: The file.
+        columns: The columns that it must have, in order.
+        texts: Those that hold text; the others hold whole numbers ("4") or numbers ("4.0").
+        more: Columns that it may have behind the others.
+
+    Returns:
+        The rows; None for an empty cell.
+
+    Raises:
+        DataError: If the file is missing or damaged, or has other columns.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as opened:
+            header, *lines = csv.reader(opened, strict=True)
+        if header not in ([*columns], [*columns, *more]):
+            raise DataError(f"{path} has other columns than {', '.join(columns)}")
+        kinds = [str if name in texts else _number for name in header]
+        return [
+            [kind(cell) if cell else None for kind, cell in zip(kinds, line, strict=True)]
+            for line in lines
+        ]
+    except (OSError, ValueError, csv.Error) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: missing or damaged ({error})") from None
+
+
+def _number(cell: str) -> float:
+    return int(cell) if cell.lstrip("-").isdecimal() else float(cell)
+
+
+def head(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `Record` that run.json has under the same names."""
+    return {name: about[name] for name in ("command", "arguments", "versions", "hardware")}

@@ -1,0 +1,277 @@
+"""Runs of the benchmark: their records, the tables in README.md and docs/results.md, summary.md.
+
+The rows are those of results.csv: one per model, phase, engine, time, chip and metric.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aimc_bridge import files
+from aimc_bridge.errors import DataError
+from aimc_bridge.times import label
+from benchmarks.report import tables
+from benchmarks.report.record import LINK, Record, head, link, named, of_kind, read_csv, read_run
+from benchmarks.report.standing import IN_FORCE, STANDING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from benchmarks.tasks.published import Published
+
+_TIMES = (1.0, 3600.0, 86400.0, 31536000.0)
+_TEXTS = ("model", "dataset", "metric", "phase", "engine", "preset")
+_STARS = tuple(f"A* {label(t_s)}" for t_s in _TIMES)
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+def record_of(folder: Path, name: str) -> Record:
+    """Read a finished run's folder as a record.
+
+    Args:
+        folder: The `--out` of the run.
+        name: What the record is called.
+
+    Raises:
+        DataError: If the folder holds no finished run.
+    """
+    about = read_run(folder)
+    columns = tables.COLUMNS
+    rows = read_csv(folder / "results.csv", columns, _TEXTS, more=["training_seed"])
+    unfinished = set(about["arguments"]["tasks"]) - set(about["studies"])
+    if unfinished:
+        raise DataError(
+            f"{folder} is not finished: {', '.join(sorted(unfinished))} is missing; "
+            "go on with it (--resume)"
+        )
+    if len(rows[0]) > len(columns):
+        columns = [*columns, "training_seed"]
+    extra = {"studies": about["studies"]}
+    return Record("run", name, **head(about), columns=columns, rows=rows, extra=extra)
+
+
+def results_of(record: Record) -> pd.DataFrame:
+    """Return the rows of a record as results.csv has them."""
+    return record.table().astype({"t_inference": float, "chip": float, "value": float})
+
+
+def lines_of(
+    record: Record, metric: str | None = None, to: str | None = LINK
+) -> list[dict[str, str]]:
+    """Return a record's lines of the table: one per model, phase, engine and part of its data.
+
+    Args:
+        record: The record of a run.
+        metric: The metric shown; None is each model's own.
+        to: The way from the page to the records; None for no link.
+    """
+    lines = []
+    results = results_of(record)
+    for task, study in record.extra["studies"].items():
+        rows = results[results.model == study["model"]]
+        shown = metric or study["metric"]
+        if not (rows.metric == shown).any():
+            continue
+        stars = tables.a_star_summary(rows, study["chance_error"])
+        table = tables.summary(rows, shown)
+        pairs = zip(table.to_dict("records"), stars.to_dict("records"), strict=True)
+        for row, star in pairs:
+            lines.append(
+                {
+                    "task": task,
+                    "model": study["model"],
+                    "data": study["dataset"],
+                    "metric": shown,
+                    "phase": row["phase"],
+                    "engine": row["engine"],
+                    "samples": f"{study['samples'][row['data']]:,}",
+                    "chips": row["chips"],
+                    "digital": row["digital"],
+                    **{label(t_s): row.get(label(t_s)) or "?" for t_s in _TIMES},
+                    **{at: star.get(at) or "?" for at in _STARS},
+                    "record": link(record, to),
+                }
+            )
+    return lines
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def table(records: Iterable[Record], to: str | None = LINK) -> str:
+    """Return the tables of runs: the metric over time, then A*; "" if there are no runs.
+
+    Args:
+        records: The runs, in the order of the table.
+        to: The way from the page to the records; None for no links.
+    """
+    import pandas as pd
+
+    lines = pd.DataFrame([line for record in records for line in lines_of(record, to=to)])
+    if lines.empty:
+        return ""
+    stars = lines[["model", "phase", "engine", "samples", "chips", *_STARS, "record"]]
+    values = lines.drop(columns=["task", *_STARS])
+    return f"{tables.markdown(values)}\n\n{tables.markdown(stars)}"
+
+
+def results() -> str:
+    """Return the table of the records in `IN_FORCE`, in its order."""
+    return table(named(*IN_FORCE))
+
+
+def earlier() -> str:
+    """Return the table of the other records of runs."""
+    return table(record for record in of_kind("run") if record.name not in IN_FORCE)
+
+
+# --- beside what others published -----------------------------------------------------------------
+
+_METRICS = {"accuracy": "accuracy", "error": "word error", "perplexity": "perplexity"}
+_SIZES = ("samples", "chips")
+_VALUES = ("digital", *map(label, _TIMES), "A* 1h", "A* 1y")
+
+
+def compare() -> str:
+    """Return the paper's, the replication's and this project's hardware-aware models side by side.
+
+    Of this project it shows those of `STANDING`; for a task without any, the one that was measured
+    natively on the most samples, then chips.
+    """
+    import pandas as pd
+
+    from benchmarks import tasks
+
+    ours = _measured(of_kind("run"))
+    lines = []
+    for task in tasks.names():
+        theirs = tasks.find(task).published
+        lines += [_published_line(one) for one in theirs]
+        for metric in dict.fromkeys(one.metric for one in theirs):
+            lines += ours.get(
+                (task, metric), [{"": "this project", "model": task, "metric": metric}]
+            )
+    return tables.markdown(pd.DataFrame(lines).fillna("?"))
+
+
+def _measured(records: list[Record]) -> dict[tuple[str, str], list[dict[str, str]]]:
+    """Return (task, metric) -> the lines of this project."""
+    standing: dict[tuple[str, str], list[dict[str, str]]] = {}
+    largest: dict[tuple[str, str], tuple[tuple[int, ...], dict[str, str]]] = {}
+    known = {record.name: record for record in records}
+    first = [known.pop(name) for name in STANDING if name in known]
+    for record in (*first, *known.values()):
+        for metric in _METRICS:
+            for line in lines_of(record, metric, "benchmarks/records/"):
+                if line["phase"] != "hardware-aware" or line["engine"] != "native":
+                    continue
+                key, ours = (line["task"], metric), _our_line(line)
+                if record.name in STANDING:
+                    standing.setdefault(key, []).append(ours)
+                size = tuple(int(line[name].split()[0].replace(",", "")) for name in _SIZES)
+                if key not in largest or size > largest[key][0]:
+                    largest[key] = (size, ours)
+    return {key: standing.get(key, [line]) for key, (_, line) in largest.items()}
+
+
+def _our_line(line: dict[str, str]) -> dict[str, str]:
+    chips = line["chips"].replace(" x", " chips x", 1)
+    chips += "" if "x" in chips else " chips"
+    return {
+        "": "this project",
+        "model": line["model"],
+        "data": f"{line['data']}, {line['samples']} samples, {chips}",
+        "metric": _METRICS[line["metric"]],
+        **{name: line[name] for name in _VALUES},
+        "source": line["record"],
+    }
+
+
+def _published_line(one: Published) -> dict[str, str]:
+    def shown(t_s: float) -> str:
+        if t_s not in one.at:
+            return "?"
+        mark = "~" if t_s in one.about else ""
+        return mark + tables.number(one.at[t_s], one.metric)
+
+    def star(t_s: float) -> str:
+        if t_s in one.stars:
+            return tables.number(one.stars[t_s], "A*")
+        if t_s not in one.at or one.chance is None:
+            return "?"
+        error, before = (v if one.metric == "error" else 1 - v for v in (one.at[t_s], one.digital))
+        return tables.number(tables.normalised_accuracy(error, before, one.chance), "A*")
+
+    return {
+        "": one.by,
+        "model": one.model,
+        "data": one.data + (f"; {one.note}" if one.note else ""),
+        "metric": _METRICS[one.metric],
+        "digital": tables.number(one.digital, one.metric),
+        **{label(t_s): shown(t_s) for t_s in _TIMES},
+        **{f"A* {label(t_s)}": star(t_s) for t_s in (3600.0, 31536000.0)},
+        "source": one.source,
+    }
+
+
+# --- a run's folder -------------------------------------------------------------------------------
+
+
+def write(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
+    """Write results.csv, summary.md, the figures, and run.json at last; see `save`."""
+    files.write_text(folder / "results.csv", results.to_csv(index=False))
+    save(folder, results, about)
+    files.write_text(folder / "run.json", json.dumps(about, indent=1) + "\n")
+
+
+def save(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
+    """Write summary.md and the figures of a run.
+
+    Args:
+        folder: The `--out` of the run.
+        results: Its rows, `tables.COLUMNS`, and training_seed if there are several trainings.
+        about: What its run.json says.
+    """
+    studies = about["studies"]
+    counts = {len(study.get("training_seeds", [0])) for study in studies.values()}
+    several = f" of all {max(counts)} trainings" if max(counts) > 1 else ""
+    text = [
+        "# Results",
+        f"`{about['command']}`, preset {about['arguments']['preset']}. "
+        f"Means ± standard deviations over chips{several}; digital: the same model "
+        "before conversion, on the same samples; "
+        "A* = 1 - (err - err_digital) / (err_chance - err_digital), with the 95 % interval of its "
+        f"mean over {'trainings' if several else 'chips'}.",
+    ]
+    panels = []
+    (folder / "figures").mkdir(exist_ok=True)
+    for task, study in studies.items():
+        rows, metric = results[results.model == study["model"]], study["metric"]
+        image = f"figures/{task}.png"
+        tables.figure(rows, metric, folder / image)
+        panels.append((rows, metric))
+        chance = round(1 / (1 - study["chance_error"]))
+        classes = "words" if metric == "perplexity" else "classes"
+        text += [
+            f"## {study['model']}, {study['dataset']}, {metric}",
+            tables.markdown(tables.summary(rows, metric)),
+            f"A*, with chance at 1/{chance} ({classes}):",
+            tables.markdown(tables.a_star_summary(rows, study["chance_error"])),
+            f"![{study['model']}]({image})",
+        ]
+    tables.dashboard(panels, folder / "figures" / "dashboard.png")
+    files.write_text(folder / "summary.md", "\n\n".join(text) + "\n")
+
+
+def rebuild(folder: Path) -> None:
+    """Write summary.md and the figures of a finished run again.
+
+    Raises:
+        DataError: If the folder holds no finished run.
+    """
+    save(folder, results_of(record_of(folder, "rebuilt")), read_run(folder))

@@ -1,0 +1,445 @@
+"""The core of every study: a task's digital model, converted, calibrated, trained and swept.
+
+    study = Study(task, settings, folder, output)
+    digital = study.digital_model()            # from --checkpoint, or trained here
+    analog = study.convert(digital)            # on the native engine, with the settings' preset
+    study.calibrate(analog)                    # input ranges from training data
+    study.train(digital, analog, recipe, folder / "hwa-training")
+    table = study.sweep(analog, study.evaluate, folder / "hwa.csv", chips=5)
+
+Everything that takes time is in files of the folder: the same calls in a folder of an earlier run
+read what is there and do the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from aimc_bridge import rng
+from aimc_bridge.batchnorm import reestimate_batchnorm
+from aimc_bridge.calibration import calibrate
+from aimc_bridge.chip import drift, program, restore
+from aimc_bridge.commands import Output
+from aimc_bridge.conversion import convert
+from aimc_bridge.engines.native import compiled
+from aimc_bridge.errors import CheckpointError
+from aimc_bridge.files import write_text
+from aimc_bridge.spec import Preset
+from aimc_bridge.sweeps import sweep
+from aimc_bridge.training import HWATraining, train, train_digital
+from benchmarks import digital, tasks
+from benchmarks.studies.folder import Parts
+from benchmarks.studies.settings import Settings
+from benchmarks.tasks import Split, Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CHIPS_BETWEEN = 10_000  # seeds between the chips of two trainings
+HOUR_S = 3600.0
+Evaluate = Callable[[nn.Module], dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Replica:
+    """Which of several processes this is. The first does everything; the others train with it."""
+
+    index: int = 0
+    count: int = 1
+
+    def meet(self) -> None:
+        """Wait until all processes are here."""
+        if self.count > 1:
+            PartialState().wait_for_everyone()
+
+
+@contextlib.contextmanager
+def replicas(device: str) -> Iterator[Replica]:
+    """Yield which process this is of those that a launcher started; the only one without it.
+
+    Args:
+        device: "cpu" or "cuda".
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield Replica()
+        return
+    # a replica waits for the first process's sweeps: hours, where the default is minutes
+    state = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))
+    try:
+        yield Replica(state.process_index, state.num_processes)
+    finally:
+        state.destroy_process_group()
+
+
+class Study:
+    """The models and chips of one task in a folder; no finished part is done twice.
+
+    Attributes:
+        task: The model, its data and its metric.
+        settings: The options of the command line.
+        plan: How much of the task is run.
+        folder: Where finished parts are.
+        output: Where notes go.
+        seed: Seed of the trainings.
+        chip_seed: Seed of the first chip; chip i of a sweep has chip_seed + i.
+        parts: Seconds of the parts that take time.
+        facts: What the record says of the task; the methods add to it.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        settings: Settings,
+        folder: Path,
+        output: Output = Output(),
+        *,
+        replica: Replica = Replica(),
+        training: int = 0,
+    ) -> None:
+        """Prepare the study; nothing is read or written yet.
+
+        Args:
+            task: The task.
+            settings: The options.
+            folder: Where finished parts are or will be.
+            output: Where notes go.
+            replica: Which of several processes this is.
+            training: The number of the training, if there are several (--seeds): training i has the
+                seed settings.seed + i, and chips of its own, 10,000 seeds further on.
+        """
+        self.task, self.settings, self.folder, self.output = task, settings, folder, output
+        self.replica = replica
+        self.plan = settings.plan_of(task.name)
+        self.seed = settings.seed + training
+        self.chip_seed = settings.seed + CHIPS_BETWEEN * training
+        self.parts = Parts(folder / "parts.json", keep=replica.index == 0)
+        self.facts: dict[str, Any] = {
+            "model": task.model_name,
+            "dataset": task.dataset,
+            "metric": task.metric,
+            "chance_error": task.chance_error,
+            "plan": dataclasses.asdict(self.plan),
+        }
+        task.place(settings.place)
+
+    def say(self, text: str) -> None:
+        """Print a note that begins with the task's name."""
+        self.output.say(f"{self.task.name}  {text}")
+
+    # --- models ---
+
+    def digital_model(self) -> nn.Module:
+        """Load the digital model that the settings name, or train it in the folder "digital".
+
+        Returns:
+            The model on the settings' device, in eval mode; `facts["digital"]` says where it is
+            from.
+
+        Raises:
+            CheckpointError: If a file is missing, damaged or of another model.
+            TrainingError: If the training diverges.
+        """
+        checkpoint = self.settings.checkpoints().get(self.task.name)
+        if checkpoint is not None:
+            self.say(f"digital model from {checkpoint}")
+            self.facts["digital"] = {"checkpoint": str(checkpoint), **tasks.read_info(checkpoint)}
+            return self.task.load(checkpoint).to(self.settings.place)
+        folder = self.folder / "digital"
+        if self.replica.index:
+            self.replica.meet()  # the first process has trained it
+            return self.task.load(folder).to(self.settings.place)
+        if not (folder / "model.safetensors").exists():
+            self.say(f"digital training of {self.task.model_name} on {self.task.dataset}")
+        recipe = self.task.digital
+        if self.plan.digital_epochs is not None:
+            recipe = dataclasses.replace(recipe, epochs=self.plan.digital_epochs)
+        model: nn.Module = self.parts.timed(
+            "digital training",
+            functools.partial(
+                digital.fit,
+                self.task,
+                folder,
+                recipe=recipe,
+                seed=self.seed,
+                resume=folder.exists(),
+                device=self.settings.device,
+                precision=self.settings.precision,
+                output=self.output,
+            ),
+        )
+        self.facts["digital"] = tasks.read_info(folder)
+        self.replica.meet()
+        return model.to(self.settings.place)
+
+    def convert(
+        self, model: nn.Module, engine: str = "native", preset: Preset | None = None
+    ) -> nn.Module:
+        """Convert a digital model of the task, without what the task keeps digital.
+
+        Args:
+            model: The digital model.
+            engine: "native" or "aihwkit".
+            preset: The chip; None is the settings' preset.
+
+        Returns:
+            The converted model in eval mode, without input ranges.
+        """
+        preset = preset or self.settings.preset
+        analog = convert(model, preset, engine=engine, exclude=list(self.task.exclude)).eval()
+        if engine == "native" and self.settings.compiled:
+            compiled(analog)
+        return analog
+
+    def calibrate(
+        self, analog: nn.Module, preset: Preset | None = None, *, inputs_alone: bool = False
+    ) -> None:
+        """Set the input ranges from training data, by the plan's method.
+
+        Args:
+            analog: A converted model.
+            preset: The preset it was converted with; None is the settings'. Nothing happens if its
+                periphery has no input ranges.
+            inputs_alone: Leave out the plan's out_percentile, which raises the ranges until the ADC
+                holds the outputs: how far depends on tiles and scales, as the inputs do not.
+        """
+        if (preset or self.settings.preset).crossbar.input_range != "none":
+            batches = self.task.calibration_batches(self.plan.calibration)
+            percentile = None if inputs_alone else self.plan.out_percentile
+            calibrate(analog, batches, self.plan.method, out_percentile=percentile)
+
+    def train(
+        self,
+        model: nn.Module,
+        analog: nn.Module,
+        recipe: HWATraining,
+        folder: Path,
+        seed: int | None = None,
+    ) -> pd.DataFrame:
+        """Train a converted model hardware-aware, in place.
+
+        Args:
+            model: The digital model, which teaches if the recipe distils.
+            analog: The model converted from it, with input ranges.
+            recipe: The recipe.
+            folder: Where checkpoints are; a training that was cut short continues from them.
+            seed: Seed of data order and noise; None is the study's.
+
+        Returns:
+            The history of the training, one row per step.
+
+        Raises:
+            TrainingError: If the training diverges.
+        """
+        seed = self.seed if seed is None else seed
+        history: pd.DataFrame = train(
+            analog,
+            self.task.train_loader(recipe.spec.batch_size, seed),
+            self.task.loss,
+            recipe=recipe,
+            teacher=model if recipe.spec.distill_weight > 0 else None,
+            validate=functools.partial(self._on_a_chip, seed),
+            **self._training(analog, folder, seed),
+        )
+        if self.plan.recalibrate:
+            self.calibrate(analog)
+        return history
+
+    def train_without_noise(
+        self, model: nn.Module, recipe: HWATraining, folder: Path
+    ) -> tuple[nn.Module, pd.DataFrame]:
+        """Train a copy of a digital model as long as `train` does, without a chip: the control.
+
+        Args:
+            model: The digital model; it stays as it is.
+            recipe: The recipe.
+            folder: Where checkpoints are; a training that was cut short continues from them.
+
+        Returns:
+            The trained copy in eval mode, and the history of the training, one row per step.
+        """
+        tuned = copy.deepcopy(model)
+        history = train_digital(
+            tuned,
+            self.task.train_loader(recipe.spec.batch_size, self.seed),
+            self.task.loss,
+            recipe=recipe,
+            teacher=model if recipe.spec.distill_weight > 0 else None,
+            validate=self._on_validation_data,
+            **self._training(tuned, folder, self.seed),
+        )
+        return tuned.eval(), history
+
+    def _training(self, model: nn.Module, folder: Path, seed: int) -> dict[str, Any]:
+        """What `train` and `train_digital` are given alike."""
+        return {
+            **self.settings.training_options(),
+            "seed": seed,
+            "max_batches": self.plan.hwa_batches,
+            "validate_every": self.plan.validate_every,
+            "keep": self.plan.keep,
+            "chance_loss": math.log(self.task.n_classes),
+            "folder": folder,
+            "resume": True,
+            "carried": Carried(self.task, model),
+            "split": self.task.part,
+            "progress": self.output.bars,
+        }
+
+    def _on_validation_data(self, model: nn.Module) -> dict[str, float]:
+        return self.task.evaluate(model, self.plan.validation_subset, split="validation")
+
+    def _on_a_chip(self, seed: int, model: nn.Module) -> dict[str, float]:
+        """Validation on one chip that is an hour old.
+
+        Weights are chosen by what they will be judged by; always the same chip, so that two
+        validations differ by the weights alone.
+        """
+        program(model, validation_seed(seed))
+        try:
+            drift(model, HOUR_S)
+            return self._on_validation_data(model)
+        finally:
+            restore(model)
+
+    # --- measurements ---
+
+    def evaluator(self, model: nn.Module, subset: int | None, split: Split = "test") -> Evaluate:
+        """Make what a sweep measures: the task's metrics on held-out data.
+
+        With --reestimate-bn and a model with batch norm, its statistics are re-estimated on each
+        chip at each time before it is evaluated.
+
+        Args:
+            model: The digital model.
+            subset: The number of samples (words); None is all.
+            split: "test" or "validation".
+        """
+        batches = self.settings.reestimate_bn
+        if not batches or not has_batchnorm(model):
+            return functools.partial(evaluate, self.task, subset, split)
+        data = self.task.calibration_batches(batches, batch_size=64)
+        self.facts["reestimated_batchnorm"] = f"{len(data)} batches of 64 of the training data"
+        return functools.partial(evaluate_reestimated, self.task, subset, split, data)
+
+    def sweep(
+        self,
+        analog: nn.Module,
+        evaluate: Evaluate,
+        path: Path,
+        *,
+        chips: int | None = None,
+        times: Sequence[float] | None = None,
+    ) -> pd.DataFrame:
+        """Measure chips at times; chips that the file has at those times are not measured again.
+
+        Args:
+            analog: A converted model; it comes back restored.
+            evaluate: What is measured.
+            path: The CSV file of the finished chips.
+            chips: How many; None is the plan's number for the native engine.
+            times: When, in seconds after programming; None is the settings' times.
+
+        Returns:
+            One row per chip, time and metric.
+        """
+        return sweep(
+            analog,
+            evaluate,
+            self.settings.at if times is None else times,
+            chips=self.plan.chips if chips is None else chips,
+            seed=self.chip_seed,
+            resume=path,
+            progress=self.output.bars,
+        )
+
+    def digital_values(
+        self, model: nn.Module, subset: int | None, split: Split, path: Path
+    ) -> dict[str, float]:
+        """Evaluate the digital model, or read its metrics from the file of an earlier run.
+
+        Args:
+            model: The digital model.
+            subset: The number of samples (words); None is all.
+            split: "test" or "validation".
+            path: A JSON file with the metrics.
+
+        Raises:
+            CheckpointError: If the file is damaged.
+        """
+        if path.exists():
+            try:
+                return {str(k): float(v) for k, v in json.loads(path.read_text()).items()}
+            except (ValueError, AttributeError, TypeError) as error:
+                raise CheckpointError(f"{path} is damaged ({error}); delete it") from None
+        with torch.random.fork_rng():
+            torch.manual_seed(rng.derive(self.seed, "digital"))
+            values = evaluate(self.task, subset, split, model)
+        write_text(path, json.dumps(values) + "\n")
+        return values
+
+    def samples(self, subset: int | None, split: Split = "test") -> int:
+        """Count the samples (words) that a subset holds."""
+        return sum(self.task.targets(batch).numel() for batch in self.task.batches(split, subset))
+
+
+class Carried:
+    """What a task's training carries from batch to batch, for a checkpoint."""
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        """Remember whose state it is."""
+        self.task, self.model = task, model
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the task's tensors; empty but for recurrent models."""
+        return self.task.carried(self.model)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Put them back."""
+        self.task.carry(self.model, state)
+
+
+def validation_seed(seed: int) -> int:
+    """Return the chip that validation looks at: never one of those measured in the end."""
+    return rng.derive(seed, "validation chip") % 2**31 + 2**31
+
+
+# --- what a chip is judged by ---------------------------------------------------------------------
+
+
+def evaluate(task: Task, subset: int | None, split: Split, model: nn.Module) -> dict[str, float]:
+    """Return the task's metrics on held-out samples."""
+    return task.evaluate(model, subset, split)
+
+
+def has_batchnorm(model: nn.Module) -> bool:
+    """Return whether there are batch-norm statistics to re-estimate."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def evaluate_reestimated(
+    task: Task, subset: int | None, split: Split, data: list[Any], model: nn.Module
+) -> dict[str, float]:
+    """Return the metrics with batch-norm statistics of this chip; put the trained ones back."""
+    buffers: dict[str, Tensor] = {name: value.clone() for name, value in model.named_buffers()}
+    reestimate_batchnorm(model, data)
+    try:
+        return evaluate(task, subset, split, model)
+    finally:
+        with torch.no_grad():
+            for name, value in model.named_buffers():
+                if name.endswith(("running_mean", "running_var")):
+                    value.copy_(buffers[name])

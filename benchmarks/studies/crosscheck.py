@@ -1,0 +1,588 @@
+"""A cross-check of presets and tasks: its reports, what each may cost, one verdict over all."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter, Token
+from torch import nn
+
+import presets
+from aimc_bridge.commands import Output
+from aimc_bridge.conversion import convert
+from aimc_bridge.converted import matrices_of
+from aimc_bridge.equivalence import Report, crosscheck
+from aimc_bridge.equivalence.device import SAMPLES, TARGETS
+from aimc_bridge.equivalence.plan import BudgetError
+from aimc_bridge.equivalence.report import LEVELS
+from aimc_bridge.errors import CheckpointError, UsageError
+from aimc_bridge.files import write_text
+from aimc_bridge.spec import Preset
+from aimc_bridge.times import seconds
+from benchmarks import cli
+from benchmarks.machine import hardware, versions
+from benchmarks.report.record import as_json
+from benchmarks.report.verdict import summary, verdict_of
+from benchmarks.studies.base import Study
+from benchmarks.studies.folder import load_weights
+from benchmarks.studies.settings import Settings
+from benchmarks.tasks import Task
+
+FILE = "crosscheck.json"
+BUDGET = Path("work") / "budget.json"
+FREE = ("tasks", "preset", "against", "preset_data", "workers")
+"""Arguments that may change when a cross-check is resumed: a report that is done stays as it is."""
+
+PRESETS = (presets.rasch2023, presets.scalar_drift, presets.hermes)
+CALIBRATION = 8  # batches of training data that set the input ranges and are what the layers see
+_WORST = 12  # rows of a report that the record keeps
+_SPARE = 1.5  # of a predicted cost: a busy machine may take that much longer
+
+
+def _check_presets(_: Any, names: tuple[str, ...] | None) -> None:
+    for name in names or ():
+        cli.preset_of(name)
+
+
+def _seconds(_: Any, tokens: Sequence[Token]) -> float:
+    return seconds(tokens[0].value)
+
+
+def _several(text: str, **options: Any) -> Parameter:
+    return Parameter(consume_multiple=True, help=text, **options)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The options of a cross-check: what is compared, and how thoroughly.
+
+    An option that is None leaves the choice to `aimc_bridge.crosscheck`.
+
+    Attributes:
+        tasks: Names of the tasks, each once.
+        preset: Presets under which the native engine is compared with aihwkit.
+        against: Presets that are compared with the first of them on the native engine; None stands
+            for scalar_drift, if it is among them and the first is rasch2023 (`others`).
+        budget: Wall time of all reports in seconds.
+    """
+
+    tasks: Annotated[tuple[str, ...], Parameter(parse=False)] = ()
+    profile: cli.Profile = "embedded"
+    data_dir: cli.DataDir = None
+    option: cli.Option = ()
+    checkpoint: cli.Checkpoints = ()
+    trained: cli.Trained = ()
+    preset: cli.PresetNames = PRESETS
+    against: Annotated[
+        tuple[str, ...] | None,  # not Preset: cyclopts would ask for the fields of one
+        _several(
+            "Presets compared with the first one natively; default: scalar_drift, if it and "
+            "rasch2023 are among the presets.",
+            validator=_check_presets,
+        ),
+    ] = None
+    levels: Annotated[
+        tuple[Literal["device", "layer", "task"], ...], _several("What is compared.")
+    ] = ("device", "layer")
+    times: Annotated[
+        cli.Times,
+        Parameter(help="Times after programming, as 1s 1h 3600; default: those of each level."),
+    ] = None
+    targets: Annotated[tuple[float, ...], _several("Conductances of devices over g_max.")] = TARGETS
+    samples: Annotated[cli.Count, Parameter(help="Devices per cell.")] = SAMPLES
+    chips: Annotated[
+        int | None,
+        Parameter(
+            converter=cli.at_least(4),
+            help="Chips of each side of every layer; default: as many as it needs.",
+        ),
+    ] = None
+    task_chips: Annotated[
+        tuple[int, ...] | None,
+        _several("Chips of each side of the task level, or of the native side and of the other."),
+    ] = None
+    layers: Annotated[
+        tuple[str, ...] | None, _several("Names or patterns; default: up to two of each kind.")
+    ] = None
+    subset: Annotated[cli.Count, Parameter(help="Test samples (words) of the task level.")] = 200
+    metrics: Annotated[
+        tuple[str, ...] | None,
+        _several(
+            "Of the task level: accuracy (the default; perplexity of lstm), error, loss, or "
+            "probability, the mean of what the model gives the right class."
+        ),
+    ] = None
+    budget: Annotated[
+        float | None,
+        Parameter(
+            converter=_seconds,
+            help="Wall time of all reports, as 20m, digital training not counted: what it pays "
+            "for is done, and named.",
+        ),
+    ] = None
+    compiled: cli.Compiled = False
+    device: Annotated[cli.Device, Parameter(help="Where the native engine runs.")] = "cpu"
+    workers: Annotated[cli.Count, Parameter(help="Processes.")] = 2
+    seed: cli.Seed = 0
+
+    @property
+    def others(self) -> tuple[Preset, ...]:
+        """The presets that are compared with the first one."""
+        if self.against is not None:
+            return tuple(cli.preset_of(name) for name in dict.fromkeys(self.against))
+        chosen = self.preset
+        usual = bool(chosen) and chosen[0] == presets.rasch2023 and presets.scalar_drift in chosen
+        return (presets.scalar_drift,) if usual else ()
+
+    def of_models(self) -> Settings:
+        """Return the settings of the digital models; they are trained and kept on the CPU."""
+        names = ("tasks", "profile", "data_dir", "option", "checkpoint", "trained", "seed")
+        return Settings(**{name: getattr(self, name) for name in names})
+
+    def claim(self) -> dict[str, Any]:
+        """Return the record's arguments; those in `FREE` may change when it is resumed."""
+        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        return {
+            **{name: list(v) if isinstance(v, tuple) else v for name, v in values.items()},
+            "data_dir": None if self.data_dir is None else str(self.data_dir),
+            "preset": [preset.name for preset in self.preset],
+            "against": [preset.name for preset in self.others],
+            "task_chips": _one_or_two(self.task_chips),
+            "preset_data": {p.name: p.to_dict() for p in (*self.preset, *self.others)},
+        }
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One report of the cross-check, before it is made.
+
+    Attributes:
+        name: Its folder: "PRESET/device", "PRESET/TASK", or "PRESET-OTHER/..." for two presets.
+        preset: The preset of both engines, or of the first side.
+        task: The task whose model is compared; None for devices.
+        against: The preset of the second side if two presets are compared, else None.
+        levels: What it compares.
+    """
+
+    name: str
+    preset: Preset
+    task: str | None
+    against: Preset | None
+    levels: tuple[str, ...]
+
+    @property
+    def should_agree(self) -> bool:
+        """Whether a difference is a failure: two engines should agree, two presets need not."""
+        return self.against is None
+
+
+class Crosscheck:
+    """The cross-check of some presets and tasks; what is done is in files of a folder."""
+
+    def __init__(self, comparison: Comparison, output: Output = Output()) -> None:
+        """Check what is asked for, before anything is done.
+
+        Args:
+            comparison: The options.
+            output: Where notes go.
+
+        Raises:
+            UsageError: If levels, metrics, layers or weights are not possible.
+            CheckpointError: If a file with weights is missing, damaged or of another model.
+            DataError: If the data of a task are missing or damaged.
+        """
+        self.comparison, self.output = comparison, output
+        self.settings = options = comparison.of_models()
+        if not comparison.preset:
+            raise UsageError(f"--preset names no preset; there are: {', '.join(presets.names())}")
+        if not comparison.levels:
+            raise UsageError(f"--levels names no level; some of {', '.join(LEVELS)}")
+        self.levels = tuple(level for level in LEVELS if level in comparison.levels)
+        if comparison.metrics is not None and "task" not in self.levels:
+            raise UsageError("--metrics are of the task level; with --levels task")
+        self.checkpoints, self.trained = options.checkpoints(), options.trained_files()
+        self.tasks = {} if self.levels == ("device",) else options.make_tasks()
+        for task in self.tasks.values():
+            self._metrics_of(task)
+        self._check_weights()
+        if "layer" in self.levels and comparison.layers:
+            for task in self.tasks.values():
+                _check_layers(task, comparison.layers)
+
+    def reports(self) -> list[Planned]:
+        """Return all reports in their order, the devices of each preset first."""
+        planned = []
+        rest = tuple(level for level in self.levels if level != "device")
+        chosen = self.comparison.preset
+        pairs: list[tuple[Preset, Preset | None]] = [(preset, None) for preset in chosen]
+        pairs += [(chosen[0], other) for other in self.comparison.others]
+        for preset, against in pairs:
+            name = preset.name if against is None else f"{preset.name}-{against.name}"
+            if "device" in self.levels:
+                planned.append(Planned(f"{name}/device", preset, None, against, ("device",)))
+            if rest:
+                planned += [Planned(f"{name}/{t}", preset, t, against, rest) for t in self.tasks]
+        return planned
+
+    def budget(self, path: Path | None = None) -> Budget | None:
+        """Predict the cheapest plan of all reports; refuse a budget that does not pay for it.
+
+        Models that would be trained are predicted with their starting weights: what a layer costs
+        does not depend on its values.
+
+        Args:
+            path: Where an interrupted cross-check noted its budget; it is not predicted again.
+
+        Returns:
+            The budget, or None if none is given.
+
+        Raises:
+            UsageError: If the budget does not pay for one cell per report; it names the smallest
+                one that does.
+        """
+        total_s = self.comparison.budget
+        if total_s is None:
+            return None
+        resumed = path is not None and path.exists()
+        budget = Budget.read(path, total_s) if path is not None and resumed else Budget(total_s)
+        new = [one for one in self.reports() if one.name not in budget.smallest_s]
+        if new:
+            self.output.say("predicting the cheapest plan of every report")
+            began = time.monotonic()
+            models = {name: self._unlearned(name) for name in self.tasks}
+            for one in new:
+                budget.smallest_s[one.name] = self._smallest(one, models)
+            budget.spent_s += time.monotonic() - began
+            budget.check()
+        return budget
+
+    def plan(self, budget: Budget | None) -> list[str]:
+        """Describe what is compared, one line per report.
+
+        Args:
+            budget: What `budget` returned.
+        """
+        lines = []
+        for one in self.reports():
+            sides = "native against aihwkit" if one.should_agree else "two presets, may differ"
+            line = f"{one.name}: {', '.join(one.levels)}; {sides}"
+            if budget is not None:
+                line += f"; {_time(budget.smallest_s[one.name])} at least"
+            lines.append(line)
+        return lines
+
+    def run(self, folder: Path, budget: Budget | None, command: str) -> list[dict[str, Any]]:
+        """Make all reports, one folder each, and crosscheck.json and summary.md over all of them.
+
+        Args:
+            folder: Where they go.
+            budget: What `budget` returned.
+            command: The command line, for the record.
+
+        Returns:
+            The reports in short; see `in_short`.
+        """
+        models = {name: self._model(name, folder / "work" / name) for name in self.tasks}
+        planned = self.reports()
+        done: list[dict[str, Any]] = []
+        for index, one in enumerate(planned):
+            self.output.say(f"[{index + 1}/{len(planned)}] {one.name}", "bold")
+            share = None
+            if budget is not None:
+                share = budget.share(one.name)
+                budget.write(folder / BUDGET)
+            began = time.monotonic()
+            report = self._compare(one, models, share, folder / "work" / one.name)
+            report.save(folder / one.name)
+            wall_s = time.monotonic() - began
+            if budget is not None:
+                budget.spent_s += wall_s
+            done.append(in_short(one, report, wall_s))
+            self._write(folder, done, command)
+        return done
+
+    def _write(self, folder: Path, done: list[dict[str, Any]], command: str) -> None:
+        planned = len(self.reports())
+        verdict = verdict_of(done, planned)
+        about = {
+            "kind": "crosscheck",
+            "name": folder.name,
+            "command": command,
+            "finished": len(done) == planned,
+            "verdict": {"word": verdict.word, "text": verdict.text},
+            "arguments": self.comparison.claim(),
+            "versions": versions(),
+            "hardware": hardware(),
+            "models": {
+                name: {
+                    "model": task.model_name,
+                    "dataset": task.dataset,
+                    "profile": self.comparison.profile,
+                }
+                for name, task in self.tasks.items()
+            },
+        }
+        write_text(folder / FILE, as_json({**about, "reports": done}) + "\n")
+        write_text(folder / "run.json", json.dumps(about, indent=1) + "\n")
+        write_text(folder / "summary.md", summary(done, planned, command))
+
+    # --- checks ---
+
+    def _metrics_of(self, task: Task) -> tuple[str, ...]:
+        """Return what the task level compares.
+
+        Raises:
+            UsageError: For a metric that the task does not have.
+        """
+        # a word's probability is small: half a point of it would be a wide margin
+        more = ("probability",) if task.metric == "accuracy" else ()
+        allowed = (task.metric, "error", "loss", *more)
+        asked = tuple(dict.fromkeys(self.comparison.metrics or (task.metric,)))
+        unknown = [name for name in asked if name not in allowed]
+        if unknown:
+            raise UsageError(f"--metrics {' '.join(unknown)}: {task.name} has {', '.join(allowed)}")
+        return asked
+
+    def _check_weights(self) -> None:
+        both = sorted(self.checkpoints.keys() & self.trained.keys())
+        if both:
+            raise UsageError(f"{', '.join(both)}: --checkpoint and --trained; give one of them")
+        if self.trained and (len(self.comparison.preset) > 1 or self.comparison.others):
+            raise UsageError("--trained was trained under one preset; name it, and no --against")
+        for name, task in self.tasks.items():
+            if name in self.checkpoints:
+                task.load(self.checkpoints[name])
+            self._trained_model(task)
+
+    # --- models and reports ---
+
+    def _trained_model(self, task: Task) -> nn.Module | None:
+        """Return the given hardware-aware model of a task, None if none is given."""
+        if task.name not in self.trained:
+            return None
+        skeleton, preset = task.skeleton().eval(), self.comparison.preset[0]
+        analog = convert(skeleton, preset, exclude=list(task.exclude))
+        load_weights(analog, self.trained[task.name])
+        return analog.eval()
+
+    def _model(self, name: str, folder: Path) -> nn.Module:
+        """Return a task's digital model on the CPU, given or trained."""
+        task = self.tasks[name]
+        if name in self.trained:
+            return task.skeleton().eval()
+        folder.mkdir(parents=True, exist_ok=True)
+        study = Study(task, self.settings, folder, self.output)
+        study.parts.recall()
+        return study.digital_model().cpu().eval()
+
+    def _unlearned(self, name: str) -> nn.Module:
+        """Return a model for predictions: the given weights, or those a training starts from."""
+        task = self.tasks[name]
+        if name in self.trained:
+            return task.skeleton().eval()
+        if name in self.checkpoints:
+            return task.load(self.checkpoints[name])
+        return task.build(self.comparison.seed).eval()
+
+    def _smallest(self, one: Planned, models: Mapping[str, nn.Module]) -> float:
+        """Return the wall seconds of the report's cheapest plan, predicting included."""
+        try:
+            self._compare(one, models, 1e-9, None)
+        except BudgetError as error:  # no budget is as small: this always happens
+            return _SPARE * error.smallest_s / self.comparison.workers
+        return 0.0  # pragma: no cover
+
+    def _compare(
+        self,
+        one: Planned,
+        models: Mapping[str, nn.Module],
+        share: float | None,
+        resume: Path | None,
+    ) -> Report:
+        asked = self.comparison
+        task = None if one.task is None else self.tasks[one.task]
+        evaluate = None
+        if task is not None and "task" in one.levels:
+            metrics = self._metrics_of(task)
+            evaluate = functools.partial(_evaluate, task, asked.subset, metrics)
+        return crosscheck(
+            None if one.task is None else models[one.task],
+            one.preset,
+            None if task is None else task.calibration_batches(CALIBRATION),
+            asked.times,
+            asked.chips,
+            against=one.against,
+            trained=None if task is None else self._trained_model(task),
+            evaluate=evaluate,
+            task_chips=_one_or_two(asked.task_chips),
+            seed=asked.seed,
+            levels=one.levels,
+            layers=asked.layers,
+            exclude=() if task is None else task.exclude,
+            targets=asked.targets,
+            samples=asked.samples,
+            budget=share,
+            compiled=asked.compiled,
+            device=asked.device,
+            resume=resume,
+            workers=asked.workers,
+            progress=self.output.bars and resume is not None,
+        )
+
+
+# --- the budget -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Budget:
+    """Wall time of a cross-check, and which part of it each report gets.
+
+    Attributes:
+        total_s: All of it.
+        smallest_s: Seconds that each report needs at least, by its name, in order.
+        spent_s: Seconds that are spent: predicting first, then the reports that are done.
+        shares_s: Seconds that reports got, by name. A report that is resumed keeps its share.
+    """
+
+    total_s: float
+    smallest_s: dict[str, float] = field(default_factory=dict)
+    spent_s: float = 0.0
+    shares_s: dict[str, float] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Refuse a budget that is too small for one cell per report.
+
+        Raises:
+            UsageError: If it is; it names the smallest budget that would do.
+        """
+        needed = self.spent_s + sum(self.smallest_s[name] for name in self._waiting())
+        if self.total_s < needed:
+            dearest = max(self.smallest_s, key=lambda name: self.smallest_s[name])
+            raise UsageError(
+                f"--budget {_time(self.total_s)} is too small for one cell of each of "
+                f"{len(self.smallest_s)} reports (most for {dearest}: "
+                f"{_time(self.smallest_s[dearest])}; predicting: {_time(self.spent_s)}); give "
+                f"--budget {_time(needed)} or more, or fewer presets, tasks or levels"
+            )
+
+    def share(self, name: str) -> float:
+        """Return the seconds of a report: what it needs, and an even part of what is left over."""
+        if name not in self.shares_s:
+            waiting = self._waiting()
+            spare = self.total_s - self.spent_s - sum(self.smallest_s[one] for one in waiting)
+            self.shares_s[name] = self.smallest_s[name] + max(0.0, spare) / len(waiting)
+        return self.shares_s[name]
+
+    def _waiting(self) -> list[str]:
+        """Return the reports that have no share yet."""
+        return [name for name in self.smallest_s if name not in self.shares_s]
+
+    def write(self, file: Path) -> None:
+        """Note it for a resumed cross-check."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        values = {name: value for name, value in vars(self).items() if name != "total_s"}
+        write_text(file, json.dumps(values, indent=1) + "\n")
+
+    @staticmethod
+    def read(file: Path, total_s: float) -> Budget:
+        """Return the budget that an interrupted cross-check noted.
+
+        Raises:
+            CheckpointError: If the file is damaged.
+        """
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+            return Budget(total_s, values["smallest_s"], values["spent_s"], values["shares_s"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{file} is damaged ({error!r}); remove it to predict the budget again"
+            ) from None
+
+
+def _time(seconds: float) -> str:
+    """Whole seconds or minutes, rounded up, as --budget takes them."""
+    return f"{math.ceil(seconds / 60)}m" if seconds >= 120 else f"{math.ceil(seconds)}s"
+
+
+# --- a report in short ----------------------------------------------------------------------------
+
+
+def in_short(one: Planned, report: Report, wall_s: float) -> dict[str, Any]:
+    """Return a report in short, as plain data.
+
+    Args:
+        one: The report as it was planned.
+        report: What came out.
+        wall_s: How long it took.
+
+    Returns:
+        Verdicts per level and quantity, and the rows that come closest to their margins or exceed
+        them, those that are not equivalent first.
+    """
+    table = report.table
+    counts = report.counts()
+    size = (table["difference"].abs() / table["margin"]).clip(upper=1e9)
+    worst = table.assign(
+        of_margin=size, order=table["verdict"].map({"different": 0, "undecided": 1}).fillna(2)
+    ).sort_values(["order", "of_margin"], ascending=[True, False])
+    columns = ["cell", "quantity", "t_inference", "first", "second", "difference", "low", "high"]
+    columns += ["margin", "p", "power", "verdict", "reference"]
+    places, numbers = counts.index.tolist(), counts.to_numpy().tolist()
+    return {
+        "name": one.name,
+        "sides": list(report.sides),
+        "should_agree": one.should_agree,
+        "wall_s": round(wall_s, 1),
+        "notes": list(report.notes),
+        "counts_columns": ["level", "quantity", *counts.columns],
+        "counts": [[*place, *map(int, row)] for place, row in zip(places, numbers, strict=True)],
+        "worst_columns": columns,
+        "worst": [
+            [_number(value) for value in row]
+            for row in worst[columns].head(_WORST).to_numpy().tolist()
+        ],
+    }
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return None if math.isnan(value) else float(f"{value:.5g}")
+
+
+def _one_or_two(numbers: Sequence[int] | None) -> int | list[int] | None:
+    """One number for both sides, or one per side."""
+    if numbers is None:
+        return None
+    return numbers[0] if len(numbers) == 1 else list(numbers)
+
+
+def _evaluate(
+    task: Task, subset: int, metrics: tuple[str, ...], model: nn.Module
+) -> dict[str, float]:
+    values = task.evaluate(model, subset, probability="probability" in metrics)
+    return {name: values[name] for name in metrics}
+
+
+def _check_layers(task: Task, patterns: Sequence[str]) -> None:
+    """Refuse a name or pattern that means no layer of the task.
+
+    Raises:
+        UsageError: For such a one; it lists the layers.
+    """
+    names = list(matrices_of(convert(task.skeleton(), presets.ideal, exclude=list(task.exclude))))
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UsageError(
+                f"--layers {pattern!r} matches none of {task.name}: {', '.join(names)}"
+            )

@@ -1,0 +1,277 @@
+"""The folder of a study: whose it is, and the files of what is done, for the run that continues.
+
+run.json holds the arguments of the run from its first moment, and the whole record once results are
+written. A run with other arguments is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from aimc_bridge.commands import Output
+from aimc_bridge.errors import CheckpointError, UsageError
+from aimc_bridge.files import read_tensors, write_tensors, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+# --- whose it is ----------------------------------------------------------------------------------
+
+
+def holds_a_run(out: Path, resume: bool | None) -> bool:
+    """Return whether a folder holds a run to continue.
+
+    Args:
+        out: The folder; it need not exist.
+        resume: Whether --resume was given; None if the command cannot continue a run.
+
+    Raises:
+        UsageError: If the folder cannot be used.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; name a folder")
+    if not out.exists() or not any(out.iterdir()):
+        return False
+    if not resume:
+        more = "" if resume is None else ", or add --resume"
+        raise UsageError(f"--out {out} is not empty; name another folder{more}")
+    return True
+
+
+def claim_in(out: Path) -> dict[str, Any]:
+    """Return the arguments of the run in a folder.
+
+    Raises:
+        UsageError: If run.json is missing or no record of a run.
+    """
+    path = out / "run.json"
+    try:
+        arguments = json.loads(path.read_text())["arguments"]
+        return dict(arguments.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"{path}: no record of a run to resume; name another --out") from None
+
+
+def enter(out: Path, arguments: dict[str, Any], resume: bool, free: tuple[str, ...] = ()) -> None:
+    """Take a folder for a run, or continue the run in it.
+
+    Args:
+        out: The folder; it is made.
+        arguments: What the run is: `Settings.claim()`, or a dict like it.
+        resume: Whether --resume was given.
+        free: Arguments that may differ from those of the run in the folder; they replace them.
+
+    Raises:
+        UsageError: If the folder holds something else, or cannot be written.
+    """
+    record = out / "run.json"
+    if holds_a_run(out, resume):
+        before = claim_in(out)
+        now = json.loads(json.dumps(arguments))
+        differs = sorted(key for key in now if before.get(key) != now[key])
+        wrong = [key for key in differs if key not in free]
+        if wrong:
+            raise UsageError(
+                f"{out} holds a run with other arguments ({', '.join(wrong)}); "
+                "name another --out, or repeat them"
+            )
+        if differs:  # its results are of fewer chips: not finished until it is again
+            write_text(record, json.dumps({"arguments": arguments}, indent=1) + "\n")
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(record, json.dumps({"arguments": arguments}, indent=1) + "\n")
+    except OSError as error:
+        raise UsageError(
+            f"--out {out} cannot be written ({error.strerror}); name another folder"
+        ) from None
+
+
+def leave(out: Path) -> bool:
+    """Remove what `enter` wrote if no part was begun in the folder; return whether it was so."""
+    if any(path.is_file() for path in out.glob("work/**/*")):
+        return False
+    (out / "run.json").unlink(missing_ok=True)
+    folders = [path for path in out.rglob("*") if path.is_dir()]
+    for folder in [*sorted(folders, reverse=True), out]:
+        with contextlib.suppress(OSError):  # not empty: it was there before
+            folder.rmdir()
+    return True
+
+
+@contextlib.contextmanager
+def resumable(out: Path, output: Output) -> Iterator[None]:
+    """Say how to continue if the block is interrupted or fails; leave no folder without a part.
+
+    Args:
+        out: The folder, after `enter`.
+        output: Where the note goes.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if leave(out):
+            raise
+        hint = f"what is done is kept; to go on: the same command with --out {out} --resume"
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"interrupted; {hint}") from None
+        output.say(hint)
+        raise
+
+
+# --- what is done ---------------------------------------------------------------------------------
+
+
+def finished(path: Path, chips: int, times: Sequence[float]) -> pd.DataFrame | None:
+    """Read a sweep's file that has all chips at all times, without the model.
+
+    Args:
+        path: The CSV file.
+        chips: How many chips are asked for.
+        times: The times asked for, in seconds.
+
+    Returns:
+        The rows, sorted as `sweep` sorts them; None if the file is missing or lacks some.
+
+    Raises:
+        CheckpointError: If the file is damaged.
+    """
+    import pandas as pd
+
+    if not path.exists():
+        return None
+    kinds = {"chip": int, "seed": int, "t_inference": float, "metric": str}
+    try:
+        # not pandas: a value must come back to the last bit
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file, strict=True))
+        rows = [
+            {
+                **{key: kind(line[key]) for key, kind in kinds.items()},
+                "value": float(line["value"] or "nan"),
+            }
+            for line in lines
+        ]
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error!r}); remove it to measure these chips again"
+        ) from None
+    table = pd.DataFrame(rows, columns=[*kinds, "value"])
+    table = table[(table.chip < chips) & table.t_inference.isin(times)]
+    wanted = itertools.product(range(chips), times)
+    if set(zip(table.chip, table.t_inference, strict=True)) != set(wanted):
+        return None
+    return table.sort_values(["metric", "chip", "t_inference"], ignore_index=True)
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a converted model's state as safetensors, whole or not at all."""
+    write_tensors(path, model.state_dict())
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Read what `save_weights` wrote into a model that was converted the same way.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged or of another model.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; name the hwa.safetensors of a run")
+    if not path.exists():
+        raise CheckpointError(f"no weights at {path}")
+    try:
+        model.load_state_dict(read_tensors(path))
+    except RuntimeError as error:
+        text = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{path}: weights of another model ({text})") from None
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Delete the checkpoints of a finished training; its log stays."""
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    (folder / "checkpoint.json").unlink(missing_ok=True)
+
+
+class Parts:
+    """The parts of a study that take time: done once, timed, known to the run that continues."""
+
+    def __init__(self, path: Path, keep: bool) -> None:
+        """Prepare; `recall` reads what an earlier run noted.
+
+        Args:
+            path: The JSON file of the notes.
+            keep: Whether this process writes it.
+        """
+        self.path, self.keep = path, keep
+        self.started: list[str] = []
+        self.wall_s: dict[str, float] = {}
+        self.interrupted: list[str] = []
+
+    def timed(self, name: str, work: Callable[..., Any], *args: Any) -> Any:
+        """Do a part and note its seconds, once: a finished part keeps those of its own run.
+
+        A part that an interruption cut in two counts from the interruption on, and is listed so.
+
+        Args:
+            name: The part.
+            work: What does it.
+            args: What `work` is called with.
+
+        Returns:
+            What `work` returns.
+        """
+        began = time.monotonic()
+        if name in self.wall_s:
+            return work(*args)
+        if name in self.started and name not in self.interrupted:
+            self.interrupted.append(name)
+        self.started.append(name)
+        self._note()
+        result = work(*args)
+        self.wall_s[name] = round(time.monotonic() - began, 1)
+        self._note()
+        return result
+
+    def more(self, name: str) -> str:
+        """Return a part's name, or a name for what is done beyond it if it was finished before."""
+        while name in self.wall_s:
+            name += ", more"
+        return name
+
+    def _note(self) -> None:
+        if self.keep:
+            notes = {
+                "started": self.started,
+                "wall_s": self.wall_s,
+                "interrupted": self.interrupted,
+            }
+            write_text(self.path, json.dumps(notes, indent=1) + "\n")
+
+    def recall(self) -> None:
+        """Read what an earlier run noted.
+
+        Raises:
+            CheckpointError: If the file is damaged.
+        """
+        if not self.path.exists():
+            return
+        try:
+            notes = json.loads(self.path.read_text())
+            self.started = notes["started"]
+            self.wall_s, self.interrupted = notes["wall_s"], notes["interrupted"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{self.path} is damaged ({error}); remove it to go on without the times measured "
+                "before"
+            ) from None

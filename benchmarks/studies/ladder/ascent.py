@@ -1,0 +1,193 @@
+"""The ladders of several tasks in one folder: from the replication's physics to the paper's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from aimc_bridge.commands import Output
+from aimc_bridge.errors import UsageError
+from aimc_bridge.files import write_text
+from aimc_bridge.spec import Preset
+from aimc_bridge.times import label
+from benchmarks import cli, tasks
+from benchmarks.machine import hardware, versions
+from benchmarks.report.ladder_page import save
+from benchmarks.studies.base import Study
+from benchmarks.studies.ladder.climb import Climb
+from benchmarks.studies.ladder.rungs import LADDER
+from benchmarks.studies.ladder.sides import SIDES
+from benchmarks.studies.settings import DigitalEpochs, Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_TWO = cli.at_least(2, "an interval needs two")
+
+
+def _check_subset(_: Any, words: tuple[str, ...]) -> None:
+    for word in words:
+        count = word.rpartition("=")[2]
+        if not count.isdecimal() or int(count) < 1:
+            raise UsageError(f"--subset {count}; allowed: a whole number, 1 or more")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of the ladder.
+
+    Attributes:
+        tasks: Names of the tasks, each once.
+        subset: [TASK=]N words; a task without one has the ladder's own number (`subsets`).
+    """
+
+    tasks: Annotated[tuple[str, ...], Parameter(parse=False)] = ()
+    profile: cli.Profile = "embedded"
+    data_dir: cli.DataDir = None
+    option: cli.Option = ()
+    checkpoint: cli.Checkpoints = ()
+    digital_epochs: DigitalEpochs = None
+    times: cli.Times = cli.TIMES
+    chips: Annotated[int, Parameter(converter=_TWO, help="Chips per rung.")] = 5
+    repeats: Annotated[
+        int, Parameter(converter=_TWO, help="Repeats of the rows that show a flaw.")
+    ] = 10
+    subset: Annotated[
+        tuple[str, ...],
+        Parameter(
+            validator=_check_subset,
+            show_default=False,
+            help="[TASK=]N: test samples (words); default: the task's own number for the ladder "
+            "with real and paper, all with embedded.",
+        ),
+    ] = ()
+    device: cli.Device = "cpu"
+    seed: cli.Seed = 0
+
+    def settings(self) -> Settings:
+        """Return the settings of the tasks' studies."""
+        return Settings(
+            tasks=self.tasks,
+            profile=self.profile,
+            data_dir=self.data_dir,
+            option=self.option,
+            checkpoint=self.checkpoint,
+            digital_epochs=self.digital_epochs,
+            times=self.times,
+            chips=self.chips,
+            device=self.device,
+            seed=self.seed,
+        )
+
+    def subsets(self) -> dict[str, int | None]:
+        """Return the test samples (words) per task; None is all."""
+        whole = self.profile == "embedded"
+        usual = {name: None if whole else tasks.find(name).ladder.subset for name in self.tasks}
+        named = cli.by_task("--subset", self.subset, self.tasks)
+        return usual | {name: int(count) for name, count in named.items()}
+
+    def claim(self) -> dict[str, Any]:
+        """Return the record's arguments: what must be the same for a ladder to be resumed."""
+        settings = self.settings()
+        paths = settings.checkpoints()
+        return {
+            "tasks": list(self.tasks),
+            "profile": self.profile,
+            "data_dir": None if self.data_dir is None else str(self.data_dir),
+            "option": list(self.option),
+            "checkpoint": {name: str(path) for name, path in paths.items()},
+            "digital_epochs": self.digital_epochs,
+            "times": list(settings.at),
+            "chips": self.chips,
+            "repeats": self.repeats,
+            "subset": self.subsets(),
+            "device": self.device,
+            "seed": self.seed,
+            "presets": {rung.key: _values(rung.preset) for rung in LADDER},
+        }
+
+
+def _values(preset: Preset) -> dict[str, Any]:
+    return {part: getattr(preset, part).values() for part in Preset.PARTS}
+
+
+class Ascent:
+    """The ladders of all tasks; results are written after each task."""
+
+    def __init__(self, options: Options, out: Path, output: Output = Output()) -> None:
+        """Check what is asked for; nothing is written yet.
+
+        Args:
+            options: The options.
+            out: The folder of the results.
+            output: Where notes go.
+
+        Raises:
+            AimcError: If a name, the data or a checkpoint is wrong.
+        """
+        self.options, self.out, self.output = options, out, output
+        settings, subsets = options.settings(), options.subsets()
+        checkpoints = settings.checkpoints()
+        self.climbs = []
+        for name, task in settings.make_tasks().items():
+            if name in checkpoints:
+                task.load(checkpoints[name])
+            study = Study(task, settings, out / "work" / name, output)
+            self.climbs.append(Climb(study, subsets[name], options.repeats))
+
+    def plan(self) -> list[str]:
+        """Describe what is measured, one line per task."""
+        options = self.options
+        times = ", ".join(label(t_s) for t_s in options.settings().at)
+        lines = [
+            f"{climb.task.model_name} on {climb.subset or 'all'} test {climb.task.unit} of "
+            f"{climb.task.dataset}"
+            for climb in self.climbs
+        ]
+        return [
+            *lines,
+            f"{len(LADDER)} rungs, {options.chips} chips each, at {times}",
+            f"{len(SIDES)} rows beside them, up to {options.repeats} repeats, at the last time",
+            f"into {self.out}",
+        ]
+
+    def run(self, command: str) -> pd.DataFrame:
+        """Climb all ladders; write results.csv, the tables, summary.md, figures and run.json.
+
+        Args:
+            command: The command line, for the record.
+
+        Returns:
+            The rows of results.csv.
+        """
+        import pandas as pd
+
+        parts: list[pd.DataFrame] = []
+        studies: dict[str, Any] = {}
+        for climb in self.climbs:
+            parts.append(climb.run())
+            studies[climb.task.name] = climb.facts
+            self._write(parts, studies, command)
+        return pd.concat(parts, ignore_index=True)
+
+    def _write(
+        self, parts: Sequence[pd.DataFrame], studies: Mapping[str, Any], command: str
+    ) -> None:
+        import pandas as pd
+
+        about = {
+            "kind": "ladder",
+            "arguments": self.options.claim(),
+            "command": command,
+            "versions": versions(),
+            "hardware": hardware(),
+            "studies": studies,
+        }
+        save(self.out, pd.concat(parts, ignore_index=True), dict(studies), command)
+        write_text(self.out / "run.json", json.dumps(about, indent=1) + "\n")

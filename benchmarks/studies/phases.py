@@ -1,0 +1,514 @@
+"""The run: a task's chips by direct conversion, after a control training, after hardware-aware
+training; results.csv, summary.md, figures and run.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import shlex
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from aimc_bridge.commands import Output
+from aimc_bridge.conversion import convert, copy_trained, coverage
+from aimc_bridge.errors import CheckpointError, UsageError
+from aimc_bridge.files import write_text
+from aimc_bridge.times import label
+from benchmarks.machine import hardware, versions
+from benchmarks.report import run as report
+from benchmarks.report import tables
+from benchmarks.studies import folder
+from benchmarks.studies.base import Replica, Study
+from benchmarks.studies.settings import Phase, Settings
+from benchmarks.tasks import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PHASES: tuple[Phase, ...] = ("direct", "control", "hwa")
+GROWING = ("times", "chips", "aihwkit_chips", "phases", "seeds")
+"""What a run that is continued may be asked for more of; what it has is not done again."""
+
+_CHIPS = {"chips": "chips", "slow_chips": "aihwkit_chips"}  # the plan's name: the option's
+
+
+def prepare(settings: Settings, out: Path | None, resume: bool) -> tuple[Settings, dict[str, Task]]:
+    """Check that a run can work, before anything is done or written.
+
+    Args:
+        settings: The options.
+        out: The folder of the results, if it is named.
+        resume: Whether --resume was given.
+
+    Returns:
+        The settings with what the run in the folder already has, and the tasks by name.
+
+    Raises:
+        AimcError: If anything is wrong.
+    """
+    if settings.phases is not None and not settings.phases:
+        raise UsageError("--phases names no phase; one of direct, control, hwa")
+    if resume and out is not None:
+        settings = grown(settings, out)
+    settings.check_engines()
+    if out is not None:
+        folder.holds_a_run(out, resume)
+    checkpoints, trained = settings.checkpoints(), settings.trained_files()
+    if trained and ("hwa" not in settings.measured or settings.seeds > 1):
+        raise UsageError("--trained is the model of the phase hwa, of one training: no --seeds")
+    for name in trained:
+        if name not in checkpoints:
+            raise UsageError(
+                f"--trained of {name} without --checkpoint: name the digital model that it was "
+                "trained from, which it is compared with"
+            )
+    if settings.seeds > 1 and checkpoints and settings.measured == ("direct",):
+        raise UsageError(
+            f"--seeds {settings.seeds}: with --checkpoint and the phase direct nothing is trained; "
+            "more chips of one model: --chips"
+        )
+    made = settings.make_tasks()
+    for name, task in made.items():
+        recipe = settings.recipe_of(task)
+        if name in checkpoints:
+            task.load(checkpoints[name])
+        else:
+            task.digital_loader(task.digital.batch_size, settings.seed)
+        if name in trained:
+            analog = convert(task.skeleton().eval(), settings.preset, exclude=list(task.exclude))
+            folder.load_weights(analog, trained[name])
+        if {"hwa", "control"} & set(settings.measured):
+            task.train_loader(recipe.spec.batch_size, settings.seed)
+    return settings, made
+
+
+def grown(settings: Settings, out: Path) -> Settings:
+    """Add what the run in a folder has to what is asked for.
+
+    Args:
+        settings: What is asked for.
+        out: The folder.
+
+    Returns:
+        Settings for both. Those of another run come back as they are: `folder.enter` refuses them.
+
+    Raises:
+        UsageError: If fewer chips are asked for, by number, than the run has.
+    """
+    try:
+        before = folder.claim_in(out)
+        known = {field: before[field] for field in GROWING}
+    except (UsageError, KeyError):
+        return settings
+    if before.get("profile") != settings.profile:
+        return settings
+    named = {*known["phases"], *(settings.phases or ())}
+    more = dataclasses.replace(
+        settings,
+        times=tuple(sorted({*known["times"], *(settings.times or ())})),
+        phases=tuple(phase for phase in PHASES if phase in named),
+        seeds=max(known["seeds"], settings.seeds),
+        chips=known["chips"] if settings.chips is None else settings.chips,
+        aihwkit_chips=(
+            known["aihwkit_chips"] if settings.aihwkit_chips is None else settings.aihwkit_chips
+        ),
+    )
+    former = dataclasses.replace(more, chips=known["chips"], aihwkit_chips=known["aihwkit_chips"])
+    for name in before.get("tasks", []):
+        now, then = more.plan_of(name), former.plan_of(name)
+        for part, field in _CHIPS.items():
+            has = getattr(then, part)
+            if getattr(now, part) < has:
+                raise UsageError(
+                    f"--{field.replace('_', '-')} {getattr(settings, field)}: the run has {has} of "
+                    f"{name}; give as many or more, or another --out"
+                )
+    return more
+
+
+class Run:
+    """All tasks of a run in a folder."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        made: Mapping[str, Task],
+        out: Path,
+        output: Output,
+        words: tuple[str, ...],
+        replica: Replica,
+    ) -> None:
+        """Prepare the run; nothing is read or written yet.
+
+        Args:
+            settings: The options, from `prepare`.
+            made: The tasks, from `prepare`.
+            out: The folder of the results.
+            output: Where notes go.
+            words: The words of the command line, for the record.
+            replica: Which of several processes this is.
+        """
+        self.settings, self.out, self.output, self.replica = settings, out, output, replica
+        self.command = shlex.join(["python", "-m", "benchmarks.run", *words])
+        self.tasks = {name: self._phases_of(task) for name, task in made.items()}
+
+    def _phases_of(self, task: Task) -> list[Phases]:
+        """One per training. A digital model that is given is converted directly once."""
+        trained = tuple(phase for phase in self.settings.measured if phase != "direct")
+        given = task.name in self.settings.checkpoints()
+        found = []
+        for number in range(self.settings.seeds):
+            name = task.name if number == 0 else f"{task.name}-seed-{self.settings.seed + number}"
+            study = Study(
+                task,
+                self.settings,
+                self.out / "work" / name,
+                self.output,
+                replica=self.replica,
+                training=number,
+            )
+            found.append(Phases(study, trained if number and given else self.settings.measured))
+        return found
+
+    def assist(self) -> None:
+        """Take part in the trainings of the first process, and in nothing else."""
+        self.replica.meet()
+        for trainings in self.tasks.values():
+            for phases in trainings:
+                phases.assist()
+        self.replica.meet()  # the group ends for all at once: a process that left early can abort
+
+    def measure(self, resume: bool) -> pd.DataFrame:
+        """Do what is left to do, and write the results after each task.
+
+        Args:
+            resume: Whether --resume was given.
+
+        Returns:
+            The rows of results.csv.
+
+        Raises:
+            UsageError: If the folder holds something else.
+        """
+        import pandas as pd
+
+        folder.enter(self.out, self.settings.claim(), resume, free=GROWING)
+        self.replica.meet()
+        for text in self.plan():
+            self.output.say(text)
+        parts: dict[str, pd.DataFrame] = {}
+        try:
+            for name, trainings in self.tasks.items():
+                parts[name] = _of_all([phases.measure() for phases in trainings], trainings)
+                self._write(parts)
+        except BaseException as error:
+            if folder.leave(self.out):
+                raise
+            hint = (
+                f"what is done is kept; to go on: the same command with --out {self.out} --resume"
+            )
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(f"interrupted; {hint}") from None
+            self.output.say(hint)
+            raise
+        self.replica.meet()
+        return pd.concat(parts.values(), ignore_index=True)
+
+    def plan(self) -> list[str]:
+        """Describe what is measured, a line at a time."""
+        settings = self.settings
+        lines = []
+        if settings.profile != "paper":
+            lines.append(
+                f"profile {settings.profile}: these data, model sizes and training lengths are not "
+                "the paper's; compare no number with it"
+            )
+        studies = {name: trainings[0].study for name, trainings in self.tasks.items()}
+        lines += [f"  {name}: {_size(study.task)}" for name, study in studies.items()]
+        times = ", ".join(label(t) for t in settings.at)
+        lines.append(
+            f"preset {settings.preset}; phases {', '.join(settings.measured)}; times {times}"
+        )
+        if settings.seeds > 1:
+            lines.append(f"{settings.seeds} trainings of each, seeds from {settings.seed} on")
+        for name, study in studies.items():
+            plan = study.plan
+            parts = {
+                "native": f"{plan.chips} chips on {plan.subset or 'all'} test {study.task.unit}",
+                "aihwkit": f"{plan.slow_chips} on {plan.slow_subset or 'all'}",
+            }
+            chips = "; ".join(f"{engine} {parts[engine]}" for engine in settings.engines)
+            lines.append(f"  {name}: {chips}")
+        return [*lines, f"into {self.out}"]
+
+    def _write(self, parts: Mapping[str, pd.DataFrame]) -> None:
+        """Write the results of the tasks that are done."""
+        import pandas as pd
+
+        about = {
+            "arguments": self.settings.claim(),
+            "command": self.command,
+            "versions": versions(),
+            "hardware": hardware(),
+            "studies": {name: _facts(self.tasks[name]) for name in parts},
+        }
+        report.write(self.out, pd.concat(parts.values(), ignore_index=True), about)
+
+
+def as_table(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return rows as plain values: {"columns": [...], "rows": [[...], ...]}, null if missing."""
+    table = rows.astype(object).where(rows.notna(), None).to_dict("split")
+    return {"columns": table["columns"], "rows": table["data"]}
+
+
+def default_folder(profile: str) -> Path:
+    """Return the folder of a run without --out."""
+    return Path("runs") / f"{profile}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _of_all(rows: list[pd.DataFrame], trainings: list[Phases]) -> pd.DataFrame:
+    """The rows of all trainings; if there are several, a last column says which."""
+    import pandas as pd
+
+    if len(rows) == 1:
+        return rows[0]
+    marked = [
+        part.assign(training_seed=phases.study.seed)
+        for part, phases in zip(rows, trainings, strict=True)
+    ]
+    return pd.concat(marked, ignore_index=True)
+
+
+def _facts(trainings: list[Phases]) -> dict[str, Any]:
+    """What is known of a task's trainings: the first one's, and beside it the others'."""
+    first, *others = (phases.study for phases in trainings)
+    if not others:
+        return first.facts
+    more = {str(study.seed): study.facts for study in others}
+    return {**first.facts, "training_seeds": [first.seed, *map(int, more)], "others": more}
+
+
+def _size(task: Task) -> str:
+    weights = sum(parameter.numel() for parameter in task.skeleton().parameters())
+    counts = ", ".join(f"{task.count(split):,} {split}" for split in ("train", "test"))
+    return f"{task.model_name} ({weights:,} parameters) on {task.dataset} ({counts} {task.unit})"
+
+
+class Phases:
+    """One training of one task: the chips of each phase on each engine."""
+
+    def __init__(self, study: Study, phases: tuple[str, ...]) -> None:
+        """Prepare.
+
+        Args:
+            study: The task's study, of this training.
+            phases: Some of "direct", "control", "hwa".
+        """
+        self.study, self.phases = study, phases
+        self.facts = study.facts
+        self.facts["samples"] = {}
+        total = study.task.count("test")
+        self.subset = _part_of(total, study.plan.subset)
+        self.slow_subset = _part_of(total, study.plan.slow_subset)
+        self.rows: list[pd.DataFrame] = []
+
+    def measure(self) -> pd.DataFrame:
+        """Measure all phases; the rows have the columns `tables.COLUMNS`."""
+        import pandas as pd
+
+        study = self.study
+        study.folder.mkdir(parents=True, exist_ok=True)
+        study.parts.recall()
+        self.facts |= {"wall_s": study.parts.wall_s, "interrupted": study.parts.interrupted}
+        model = study.digital_model()
+        native = self._native(model)
+        table = coverage(native)
+        self.facts["analog_weights"] = int(table[table["where"] == "analog"].parameters.sum())
+        self.facts["tiles"] = int(table.tiles.sum())
+        for subset in dict.fromkeys(subset for _, subset, _ in self._measurements()):
+            self._baseline(model, subset)
+        if "direct" in self.phases:
+            self._sweeps("direct", model, native)
+        if "control" in self.phases:
+            tuned = self._control(model)
+            self._sweeps("control", tuned, self._native(tuned))
+        if "hwa" in self.phases:
+            self._hardware_aware(model, native)
+            self._sweeps("hwa", model, native)
+        return pd.concat(self.rows, ignore_index=True)[tables.COLUMNS].astype({"chip": "Int64"})
+
+    def assist(self) -> None:
+        """Take part in the trainings of the first process, and in nothing else."""
+        model = self.study.digital_model()
+        if "control" in self.phases:
+            self._control(model)
+        if "hwa" in self.phases:
+            self._hardware_aware(model, self._native(model))
+
+    # --- models ---
+
+    def _native(self, model: nn.Module) -> nn.Module:
+        """Converted, with input ranges: alike before direct conversion and before training."""
+        native = self.study.convert(model)
+        self.study.calibrate(native)
+        return native
+
+    def _hardware_aware(self, model: nn.Module, native: nn.Module) -> None:
+        study = self.study
+        recipe = study.settings.recipe_of(study.task)
+        self.facts["recipe"] = {"name": recipe.name, **recipe.spec.values()}
+
+        def work() -> None:
+            history = study.train(model, native, recipe, study.folder / "hwa-training")
+            self._keep(native, "hwa", history)
+
+        trained = study.settings.trained_files().get(study.task.name)
+        if trained is not None:
+            study.say(f"hardware-aware model from {trained}")
+            self.facts["trained"] = str(trained)
+            self.facts["recipe"] = {"name": f"that of {trained}"}
+            folder.load_weights(native, trained)
+        elif not self._recalled(native, "hwa"):
+            self._announce(f"hardware-aware training, recipe {recipe.name}")
+            study.parts.timed("hwa training", work)
+        self._validated("hwa")
+
+    def _control(self, model: nn.Module) -> nn.Module:
+        study = self.study
+        recipe = study.settings.recipe_of(study.task)
+        tuned = study.task.skeleton().to(study.settings.place).eval()
+
+        def work() -> nn.Module:
+            path = study.folder / "control-training"
+            trained, history = study.train_without_noise(model, recipe, path)
+            self._keep(trained, "control", history)
+            return trained
+
+        if not self._recalled(tuned, "control"):
+            self._announce(f"control: the same training without noise, recipe {recipe.name}")
+            tuned = study.parts.timed("control training", work)
+        self._validated("control")
+        return tuned
+
+    def _announce(self, what: str) -> None:
+        plan = self.study.plan
+        batches = f", {plan.hwa_batches} mini-batches" if plan.hwa_batches is not None else ""
+        self.study.say(f"{what}, {plan.why or 'as it is'}{batches}")
+
+    def _recalled(self, model: nn.Module, phase: str) -> bool:
+        """Whether a finished training's weights were there, and are now in the model."""
+        path = self.study.folder / f"{phase}.safetensors"
+        if not path.exists():
+            return False
+        self.study.say(f"{phase}: weights of the run before the interruption")
+        folder.load_weights(model, path)
+        return True
+
+    def _keep(self, model: nn.Module, phase: str, history: pd.DataFrame) -> None:
+        """Write the weights and history of a finished training; its checkpoints go."""
+        if self.study.replica.index:
+            return
+        write_text(self.study.folder / f"{phase}.csv", history.to_csv(index=False))
+        folder.save_weights(model, self.study.folder / f"{phase}.safetensors")
+        folder.drop_checkpoints(self.study.folder / f"{phase}-training")
+
+    def _validated(self, phase: str) -> None:
+        """Note what validation said during a training: the first process, which wrote it."""
+        import pandas as pd
+
+        path = self.study.folder / f"{phase}.csv"
+        if self.study.replica.index or not path.exists():  # not there: trained elsewhere
+            return
+        try:
+            history = pd.read_csv(path)
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged ({error}); delete it") from None
+        shown = ["step", *(name for name in history if str(name).startswith("validation_"))]
+        if len(shown) > 1:
+            looks = history[shown].dropna()
+            self.facts.setdefault("validation", {})[phase] = looks.to_dict("list")
+
+    # --- measurements ---
+
+    def _measurements(self) -> list[tuple[str, int | None, int]]:
+        """(engine, samples, chips) of a phase.
+
+        If aihwkit gets fewer samples than the native engine, the native engine is measured on those
+        too: side by side means the same samples.
+        """
+        plan, engines = self.study.plan, self.study.settings.engines
+        found: list[tuple[str, int | None, int]] = []
+        if "native" in engines:
+            found.append(("native", self.subset, plan.chips))
+            if "aihwkit" in engines and self.slow_subset != self.subset:
+                found.append(("native", self.slow_subset, plan.chips))
+        if "aihwkit" in engines:
+            found.append(("aihwkit", self.slow_subset, plan.slow_chips))
+        return found
+
+    def _data(self, subset: int | None) -> str:
+        dataset = self.study.task.dataset
+        return dataset if subset is None else f"{dataset}, subset of {subset}"
+
+    def _sweeps(self, phase: str, model: nn.Module, native: nn.Module) -> None:
+        """Measure a phase's chips on every engine."""
+        study = self.study
+        times = study.settings.at
+        for engine, subset, chips in self._measurements():
+            name = f"{phase} {engine}" + (f" {subset}" if subset is not None else "")
+            path = study.folder / f"{name.replace(' ', '-')}.csv"
+            table = folder.finished(path, chips, times)
+            if table is None:
+                analog = native
+                if engine != "native":
+                    analog = study.parts.timed(
+                        f"convert {phase} {engine}", self._as, engine, model, native
+                    )
+                study.say(
+                    f"{phase}, {engine}: {chips} chips x {len(times)} times on {self._data(subset)}"
+                )
+                evaluate = study.evaluator(model, subset)
+                work = functools.partial(study.sweep, analog, evaluate, path, chips=chips)
+                table = study.parts.timed(study.parts.more(name), work)
+            self._add(table, phase, engine, subset)
+
+    def _as(self, engine: str, model: nn.Module, native: nn.Module) -> nn.Module:
+        """The native model's weights and input ranges on another engine."""
+        analog = self.study.convert(model, engine)
+        copy_trained(native, analog)
+        return analog.eval()
+
+    def _baseline(self, model: nn.Module, subset: int | None) -> None:
+        """The digital model on the samples that the chips are measured on."""
+        import pandas as pd
+
+        study = self.study
+        path = study.folder / f"digital-{'all' if subset is None else subset}.json"
+        values = study.digital_values(model, subset, "test", path)
+        self.facts["samples"][self._data(subset)] = study.samples(subset)
+        table = pd.DataFrame(
+            [{"metric": k, "value": v, "seed": study.seed} for k, v in values.items()]
+        )
+        self._add(table.assign(t_inference=math.nan, chip=math.nan), "digital", "digital", subset)
+
+    def _add(self, table: pd.DataFrame, phase: str, engine: str, subset: int | None) -> None:
+        self.rows.append(
+            table.assign(
+                model=self.study.task.model_name,
+                dataset=self._data(subset),
+                phase=phase,
+                engine=engine,
+                preset=str(self.study.settings.preset) if phase != "digital" else "",
+            )
+        )
+
+
+def _part_of(total: int, subset: int | None) -> int | None:
+    """A number of samples, or None if that is all there are."""
+    return None if subset is None or subset >= total else subset

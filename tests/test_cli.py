@@ -1,0 +1,280 @@
+"""The command line that all commands share: options, errors, exit codes, output."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import presets
+from aimc_bridge import commands
+from aimc_bridge.errors import TrainingError, UsageError
+from benchmarks import __main__ as listing
+from benchmarks import cli
+from tests.test_imports import ROOT, python
+
+
+def command(function) -> cli.App:
+    return cli.command("toy", function)
+
+
+def outcome(function, *words: str) -> int:
+    return cli.execute(command(function), words, on_interrupt="stopped; --resume goes on")
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+def options(
+    *names: cli.TaskNames,
+    times: cli.Times = None,
+    chips: cli.Chips = None,
+    preset: cli.PresetName = presets.rasch2023,
+    changes: cli.Set = (),
+    option: cli.Option = (),
+    device: cli.Device = "cpu",
+    out: cli.Out = None,
+    output: cli.Output = cli.Output(),
+    words: cli.Words = (),
+) -> None:
+    """Show what was parsed."""
+    output.result(
+        "text",
+        {
+            "names": names,
+            "times": times,
+            "chips": chips,
+            "preset": preset,
+            "changes": cli.changes_of(changes),
+            "option": option,
+            "out": out,
+            "words": words,
+        },
+    )
+
+
+def test_options_mean_what_they_say(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["wrn", "--times", "1h", "1s", "1h", "--set", "noise_scale=4", "--set", "epochs=2"]
+    words += ["bert", "-o", "depth=2", "--option", "width=1", "--chips", "3", "--json"]
+    words += ["--preset", "ideal", "--out", "runs/x"]
+    assert outcome(options, *words) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "names": ["wrn", "bert"],
+        "times": [1.0, 3600.0],
+        "chips": 3,
+        "preset": "ideal",
+        "changes": {"noise_scale": 4, "epochs": 2},
+        "option": ["depth=2", "width=1"],
+        "out": "runs/x",
+        "words": words,
+    }
+
+
+def test_the_last_of_a_repeated_option_counts_and_lists_add_up(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A script may add words to those that it was given, such as --out and --resume."""
+    words = ["--chips", "1", "--json", "--out", "a", "--times", "1h", "--chips", "2", "--json"]
+    assert outcome(options, *words, "--out", "b", "--times", "1s", "--preset", "ideal") == 0
+    values = json.loads(capsys.readouterr().out)
+    assert (values["chips"], values["out"], values["times"]) == (2, "b", [1.0, 3600.0])
+
+
+SEE = "; see python -m benchmarks.toy --help"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--bogus"], f"Unknown option: --bogus.*{SEE}"),
+        (["--no-quiet"], f"Unknown option: --no-quiet.*{SEE}"),
+        (["--chip", "3"], rf"Unknown option: --chip\. Did you mean --chips\?{SEE}"),
+        (["--out"], f"Parameter --out requires an argument{SEE}"),
+        (["--chips", "0"], "--chips 0; allowed: 1 or more"),
+        (["--chips", "-3"], "--chips -3; allowed: 1 or more"),
+        (["--chips", "many"], "--chips many; allowed: a whole number, 1 or more"),
+        (["--times"], "--times names no time; allowed: one or more, as 1s 1h '1 day' 3600"),
+        (["--times", "soon"], "time 'soon' is not understood; allowed: seconds >= 0, .*"),
+        (["--times", "-5"], "time '-5' is not understood; .*"),
+        (["--device", "tpu"], 'Invalid value "tpu" for --device.*"cpu", "cuda".*'),
+        (["--preset", "pcm"], "--preset: no preset 'pcm'; there are: rasch2023, .*json file"),
+        (["--set", "noise=3"], "--set 'noise=3'; allowed: FIELD=VALUE, fields: noise_type, .*"),
+        (["--set", "noise_scale"], "--set 'noise_scale'; allowed: FIELD=VALUE, .*"),
+    ],
+)
+def test_bad_usage_is_one_line(
+    words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert outcome(options, *words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(f"error: {complaint}\n", captured.err), captured.err
+
+
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_help_names_every_option(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(options, word) == 0
+    page = capsys.readouterr().out
+    assert page.startswith("Usage: python -m benchmarks.toy [OPTIONS]\n")
+    for name in ("--times", "--chips", "--preset", "--set", "-o", "--quiet", "--json", "--dry-run"):
+        assert f" {name} " in page
+    assert "words" not in page.lower()
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(options, "--version") == 0
+    assert listing.main(["--version"]) == 0
+    assert capsys.readouterr().out.split() == [version("aimc-bridge")] * 2
+
+
+# --- errors and exit codes ------------------------------------------------------------------------
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (
+            UsageError("two\n  lines [bold]and markup[/bold]"),
+            2,
+            "two lines [bold]and markup[/bold]",
+        ),
+        (TrainingError("diverged"), 1, "diverged"),
+        (FULL, 2, "No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 2, "/x/y: Permission denied"),
+        (OSError(errno.ENOSPC, "No space", "a.partial", None, "a.csv"), 2, "a.csv: No space"),
+        (OSError("nobody answers"), 2, "nobody answers"),
+        (OSError(), 2, "OSError"),
+    ],
+)
+def test_an_expected_error_is_one_line(
+    error: Exception, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        raise error
+
+    assert outcome(work) == code
+    assert capsys.readouterr() == ("", f"error: {said}\n")
+
+
+def test_a_bug_stays_a_traceback() -> None:
+    def work() -> None:
+        raise KeyError("typo")
+
+    with pytest.raises(KeyError, match="typo"):
+        outcome(work)
+
+
+@pytest.mark.parametrize(("text", "said"), [("", "stopped; --resume goes on"), ("own", "own")])
+def test_an_interruption_says_how_to_go_on(
+    text: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        raise KeyboardInterrupt(text)
+
+    assert outcome(work) == 130
+    assert capsys.readouterr() == ("", f"{said}\n")
+
+
+@pytest.mark.parametrize(("value", "code"), [(None, 0), (0, 0), (1, 1), (False, 0)])
+def test_what_a_command_returns_is_its_exit_code(value: int | None, code: int) -> None:
+    assert outcome(lambda: value) == code
+
+
+@pytest.mark.parametrize("code", [0, 1])
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_reader_who_leaves_changes_nothing(tmp_path: Path, code: int, words: list[str]) -> None:
+    """The work is done to its end and its exit code is the process's own; nothing is said."""
+    script = tmp_path / "toy.py"
+    script.write_text(
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from benchmarks import cli\n"
+        "def work(*, output: cli.Output = cli.Output()) -> int:\n"
+        "    sys.stdin.read()\n"  # until the reader has gone
+        "    for _ in range(3):\n"
+        "        output.result('x' * 100_000, {'x': 'x' * 100_000})\n"
+        "        print('and more', flush=True)\n"
+        f"    Path({str(tmp_path / 'done')!r}).touch()\n"
+        f"    return {code}\n"
+        "sys.exit(cli.execute(cli.command('toy', work)))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, script, *words],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin and process.stdout and process.stderr
+    process.stdout.close()
+    process.stdin.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(60) == code
+    assert (tmp_path / "done").exists()
+
+
+# --- output ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "out", "err"),
+    [
+        ([], "table\n", "note\n"),
+        (["--quiet"], "", ""),
+        (["--json"], '{"a": [1.5, null], "b": {"1": "x/y"}}\n', "note\n"),
+        (["--json", "--quiet"], '{"a": [1.5, null], "b": {"1": "x/y"}}\n', ""),
+    ],
+)
+def test_output(words: list[str], out: str, err: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def work(*, output: cli.Output = cli.Output()) -> None:
+        output.say("note")
+        output.result("table", {"a": (1.5, float("nan")), "b": {1: Path("x/y")}})
+
+    assert outcome(work, *words) == 0
+    assert capsys.readouterr() == (out, err)
+
+
+# --- the list of commands -------------------------------------------------------------------------
+
+
+def test_the_list_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["-h"], ["--help"]):
+        assert listing.main(words) == 0
+        page = capsys.readouterr().out
+        for name in listing.COMMANDS:
+            assert f" {name} " in page
+
+
+def test_an_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert listing.main(["runn", "wrn", "--chips", "2"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        f"error: no command 'runn'; did you mean run? there are: {', '.join(listing.COMMANDS)}\n",
+    )
+    assert listing.main(["--bogus"]) == 2
+    assert "see aimc-bridge --help" in capsys.readouterr().err
+
+
+def test_the_list_imports_no_command() -> None:
+    said = python(
+        "import sys\n"
+        "from benchmarks.__main__ import main\n"
+        "main(['--help'])\n"
+        "print(sorted({'torch', 'numpy', 'presets', 'benchmarks.run'} & set(sys.modules)))"
+    )
+    assert said.splitlines()[-1] == "[]"
+
+
+def test_a_command_is_called_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert listing.main(["doctor", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["plan"][0] == "versions"
+    assert commands.INTERRUPTED == "interrupted"

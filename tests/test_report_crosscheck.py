@@ -1,0 +1,128 @@
+"""The table of trained models on aihwkit, from the records of cross-checks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aimc_bridge.errors import DataError
+from benchmarks.report import crosscheck
+from benchmarks.report.folders import records_of
+from benchmarks.report.record import Record, read, write
+
+COLUMNS = ["quantity", "t_inference", "first", "second", "difference", "low", "high", "margin"]
+
+
+def contents(**changes: Any) -> dict[str, Any]:
+    """What crosscheck.json holds: one model at two times, and its perplexity at one."""
+    rows = [
+        ["accuracy", 31536000.0, 0.9, 0.89, -0.01, -0.02, 0.001, 0.005, "undecided"],
+        ["accuracy", 1.0, 0.92, 0.921, 0.001, -0.002, 0.004, 0.005, "equivalent"],
+        ["perplexity", 1.0, 99.06, 99.16, 0.1, -0.25, 0.45, 0.5, "equivalent"],
+    ]
+    report = {
+        "name": "rasch2023/lstm",
+        "sides": ["native", "aihwkit"],
+        "counts_columns": ["level", "quantity", "equivalent", "different", "undecided"],
+        "counts": [["task", "accuracy", 1, 0, 1], ["task", "perplexity", 1, 0, 0]],
+        "worst_columns": [*COLUMNS, "verdict"],
+        "worst": rows,
+    }
+    return {
+        "kind": "crosscheck",
+        "name": "out",
+        "command": "python -m benchmarks.crosscheck lstm",
+        "finished": True,
+        "versions": {"torch": "2.11.0"},
+        "hardware": {"cores": 2},
+        "arguments": {"task_chips": [440, 110], "subset": 1400, "seed": 2},
+        "models": {"lstm": {"model": "M", "dataset": "D"}},
+        "reports": [{**report, **changes}],
+    }
+
+
+def record(**changes: Any) -> Record:
+    return crosscheck.from_report(contents(**changes), "crosscheck-one")
+
+
+def test_records_with_the_earlier_names_of_the_columns_are_read() -> None:
+    """The two sides were called native and aihwkit, in every record up to the first release."""
+    names = {"first": "native", "second": "aihwkit"}
+    earlier = [names.get(column, column) for column in [*COLUMNS, "verdict"]]
+    assert crosscheck.table([record(worst_columns=earlier)]) == crosscheck.table([record()])
+
+
+def test_a_line_per_time_and_quantity() -> None:
+    head, _, *body = crosscheck.table([record()], "there/").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (head, *body)]
+    shown = [dict(zip(cells[0], row, strict=True)) for row in cells[1:]]
+    assert [(row["at"], row["quantity"]) for row in shown] == [
+        ("1s", "accuracy"),
+        ("1s", "perplexity"),
+        ("1y", "accuracy"),
+    ]
+    assert shown[0] == {
+        **{"model": "M", "data": "D", "quantity": "accuracy", "subset": "1,400", "seed": "2"},
+        **{"chips": "440, 110", "at": "1s", "native": "92.00 %", "aihwkit": "92.10 %"},
+        **{"difference": "0.10 (-0.20 to 0.40)", "margin": "0.50 points"},
+        **{"verdict": "equivalent", "record": "[crosscheck-one](there/crosscheck-one.json)"},
+    }
+    assert shown[1]["native"] == "99.06" and shown[1]["margin"] == "0.50"
+    assert shown[1]["difference"] == "0.10 (-0.25 to 0.45)"
+    both = contents()
+    both["arguments"]["task_chips"] = 30
+    assert "| 30, 30 |" in crosscheck.table([crosscheck.from_report(both, "x")])
+    assert crosscheck.table([]) == ""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sides": ["native", "native"]},
+        {"counts": [["task", "accuracy", 9, 0, 1]]},  # three of ten rows
+        {"counts": [["task", "accuracy", 1, 0, 1], ["layer", "gain", 1, 0, 0]]},
+    ],
+)
+def test_other_cross_checks_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="crosscheck-one: allowed: native against aihwkit, task"):
+        crosscheck.table([record(**changes)])
+
+
+def test_what_is_no_cross_check_is_refused() -> None:
+    other = replace(record(), kind="run", extra={"studies": {}})
+    for wrong in (other, replace(record(), extra={**record().extra, "reports": []})):
+        with pytest.raises(DataError, match="is not a cross-check of one model"):
+            crosscheck.table([wrong])
+
+
+def test_a_finished_folder_is_a_record(tmp_path: Path) -> None:
+    """Every row and count of all parts; a cross-check that goes on is refused."""
+    about = contents()
+    about["reports"].append({**about["reports"][0], "name": "rasch2023/wrn", "worst": []})
+    (tmp_path / crosscheck.FILE).write_text(json.dumps(about))
+    (made,) = records_of(tmp_path, "one")
+    assert made == read(write(made, tmp_path / "crosscheck-one.json"))
+    assert (made.kind, made.name) == ("crosscheck", "crosscheck-one")
+    assert made.columns == ["part", *COLUMNS, "verdict"]
+    assert [list(row) for row in made.rows] == [
+        ["rasch2023/lstm", *row] for row in about["reports"][0]["worst"]
+    ]
+    assert [report["name"] for report in made.extra["reports"]] == [
+        *("rasch2023/lstm", "rasch2023/wrn"),
+    ]
+    table = crosscheck.counts_table([made], "there/").splitlines()
+    assert table[2] == (
+        "| rasch2023/lstm | native, aihwkit | 2 | 0 | 1 "
+        "| [crosscheck-one](there/crosscheck-one.json) |"
+    )
+    assert len(table) == 4
+    (tmp_path / crosscheck.FILE).write_text(json.dumps({**about, "finished": False}))
+    with pytest.raises(DataError, match="is not finished; go on with it"):
+        records_of(tmp_path, "one")
+    (tmp_path / crosscheck.FILE).write_text("{}")
+    with pytest.raises(DataError, match="holds no finished cross-check"):
+        records_of(tmp_path, "one")
