@@ -100,7 +100,7 @@ def test_a_compiled_training_of_a_recurrent_layer_is_the_same() -> None:
         analog = convert(Last(), QUIET)
         history = train(
             analog,
-            [random(3, 2, 4, seed=seed) for seed in range(3)],
+            [random(2, 2, 4, seed=seed) for seed in range(2)],
             lambda m, x: m(x).square().mean(),
             recipe=recipe(**{**FIELDS, "ramp_batches": 0}),
             compile=compiled,
