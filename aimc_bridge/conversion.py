@@ -20,7 +20,13 @@ from aimc_bridge.converted import (
     record_of,
 )
 from aimc_bridge.engines.base import engine as find_engine
-from aimc_bridge.engines.match import Custom, CustomFunction, check_type, custom_handler, registered
+from aimc_bridge.engines.match import (
+    CustomFunction,
+    CustomHandler,
+    check_type,
+    custom_handler,
+    registered,
+)
 from aimc_bridge.errors import ConversionError, UsageError
 from aimc_bridge.spec import Preset
 from aimc_bridge.walk import Walk, matches
@@ -147,7 +153,7 @@ def copy_trained(source: nn.Module, target: nn.Module) -> None:
 
 def _custom(
     handlers: Mapping[type[nn.Module], CustomFunction] | None,
-) -> dict[type[nn.Module], Custom]:
+) -> dict[type[nn.Module], CustomHandler]:
     """The registered handlers of the user, and before them those of this conversion."""
     if not isinstance(handlers, Mapping | None):
         raise UsageError(

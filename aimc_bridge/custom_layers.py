@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from aimc_bridge.converted import inside
 from aimc_bridge.engines.base import Engine
-from aimc_bridge.engines.match import Custom, check_replaceable
+from aimc_bridge.engines.match import CustomHandler, check_replaceable
 from aimc_bridge.errors import AimcError, ConversionError, ShapeError, UsageError
 from aimc_bridge.layers.linear import linear_around
 from aimc_bridge.spec import Preset
@@ -99,6 +99,11 @@ class MakeLinear:
                 f"make_linear: weight {tuple(weight.shape)} with bias {tuple(bias.shape)}; "
                 "allowed: as many biases as the weight has rows, [out, in] and [out]"
             )
+        if bias is not None and (bias.dtype, bias.device) != (weight.dtype, weight.device):
+            raise ConversionError(
+                f"make_linear: weight of {weight.dtype} on {weight.device} with bias of "
+                f"{bias.dtype} on {bias.device}; allowed: one dtype on one device"
+            )
         linear = linear_around(weight, bias).train(self.training)
         linear.weight.requires_grad_(self._learns(weight))
         if bias is not None:
@@ -126,7 +131,7 @@ def _check_numbers(tensor: Tensor | None) -> None:
         raise ConversionError("make_linear: numbers that are NaN, infinite or on the meta device")
 
 
-class Part(NamedTuple):
+class DigitalPart(NamedTuple):
     """A module with parameters that stayed digital in what a handler returned."""
 
     name: str
@@ -136,7 +141,9 @@ class Part(NamedTuple):
 class Handled:
     """What a user's handler made of a layer."""
 
-    def __init__(self, where: str, module: nn.Module, handler: Custom, make: MakeLinear) -> None:
+    def __init__(
+        self, where: str, module: nn.Module, handler: CustomHandler, make: MakeLinear
+    ) -> None:
         """Call the handler.
 
         Args:
@@ -184,7 +191,7 @@ class Handled:
             for matrix in matrices.values()
         )
         digital = [
-            Part(name, part)
+            DigitalPart(name, part)
             for name, part in result.named_modules()
             if not any(inside(name, layer) for layer in matrices)
         ]

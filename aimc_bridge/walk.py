@@ -12,7 +12,7 @@ from aimc_bridge import aliases
 from aimc_bridge.converted import LayerRecord
 from aimc_bridge.custom_layers import Handled, MakeLinear
 from aimc_bridge.engines.base import Engine
-from aimc_bridge.engines.match import Custom, match
+from aimc_bridge.engines.match import CustomHandler, match
 from aimc_bridge.errors import ConversionError, UsageError
 from aimc_bridge.spec import Preset
 
@@ -36,7 +36,7 @@ class Walk:
         exclude: list[str],
         overrides: dict[str, Preset],
         given: nn.Module,
-        custom: dict[type[nn.Module], Custom],
+        custom: dict[type[nn.Module], CustomHandler],
     ) -> None:
         self.engine, self.preset, self.custom = engine, preset, custom
         self.exclude, self.overrides = exclude, overrides
@@ -100,7 +100,7 @@ class Walk:
             self.done[id(module)] = module
             return module
         result = module
-        if isinstance(handler, Custom):
+        if isinstance(handler, CustomHandler):
             result = self._customised(name, module, handler)
         elif handler is not None:
             preset = self._preset_of(name)
@@ -152,7 +152,7 @@ class Walk:
         self.layers.append(LayerRecord(name, type(module).__name__, count, "analog", 0, reason))
         return analog
 
-    def _customised(self, name: str, module: nn.Module, handler: Custom) -> nn.Module:
+    def _customised(self, name: str, module: nn.Module, handler: CustomHandler) -> nn.Module:
         """Let a user's handler convert a layer; record that, and what it left digital."""
         presets: dict[str, Preset] = {}
 
@@ -240,7 +240,7 @@ class Walk:
         self,
         name: str,
         module: nn.Module,
-        handler: Custom | None = None,
+        handler: CustomHandler | None = None,
         full_names: Mapping[int, str] | None = None,
     ) -> None:
         """Record a module that stays digital and holds parameters of its own.
@@ -281,7 +281,7 @@ class Walk:
                 unserved.append(name)
         return unserved
 
-    def _refuse(self, names: list[str], module: nn.Module, handler: Custom | None) -> None:
+    def _refuse(self, names: list[str], module: nn.Module, handler: CustomHandler | None) -> None:
         """Note weight matrices that are an error where the conversion is strict."""
         if names:
             left = "" if handler is None else f", left digital by handler {handler.name}"

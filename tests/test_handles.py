@@ -45,9 +45,9 @@ MakeLinear = Callable[..., nn.Module]
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> dict[Any, match.Custom]:
+def registered(monkeypatch: pytest.MonkeyPatch) -> dict[Any, match.CustomHandler]:
     """A table of handlers that is gone after the test."""
-    table: dict[Any, match.Custom] = {}
+    table: dict[Any, match.CustomHandler] = {}
     monkeypatch.setattr(match, "_REGISTERED", table)
     return table
 
@@ -424,6 +424,11 @@ WRONG: dict[str, tuple[Any, type[AimcError], str]] = {
         lambda m, make: make(m.down.detach().to(torch.int8)),
         ConversionError,
         "numbers of torch.int8; allowed: floating point, so dequantise first",
+    ),
+    "two dtypes": (
+        lambda m, make: make(m.up, m.bias.double()),
+        ConversionError,
+        "weight of torch.float32 on cpu with bias of torch.float64 on cpu; allowed: one dtype",
     ),
     "not finite": (lambda m, make: make(m.down / 0.0), ConversionError, "NaN, infinite"),
     "another dtype": (lambda m, make: make(m.down.half()), CapabilityError, "float16"),

@@ -1,8 +1,8 @@
-"""What the library knows of an engine: layer handlers, weight matrices, a model's record.
+"""What the library knows of an engine: how it converts layers, and its weight matrices.
 
-An engine turns a layer into its analog counterpart (a handler a layer type) and shows every weight
-matrix that lies on tiles through one small interface, `Matrix`. Conversion, chips, calibration and
-training are written against these and know nothing of the engine behind.
+An engine turns a layer into its analog counterpart (a handler per layer type) and shows every
+weight matrix that lies on tiles through one small interface, `Matrix`. Conversion, chips,
+calibration and training are written against these and know nothing of the engine behind.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ F = TypeVar("F", bound=CustomFunction)
 
 
 @dataclass(frozen=True)
-class Custom:
+class CustomHandler:
     """A handler of a user's own, which serves every engine."""
 
     function: CustomFunction
@@ -35,7 +35,7 @@ class Custom:
         return str(getattr(self.function, "__name__", repr(self.function)))
 
 
-_REGISTERED: dict[type[nn.Module], Custom] = {}
+_REGISTERED: dict[type[nn.Module], CustomHandler] = {}
 
 
 def handles(*types: type[nn.Module]) -> Callable[[F], F]:
@@ -125,7 +125,7 @@ def check_type(kind: object, caller: str) -> None:
         )
 
 
-def custom_handler(function: object, caller: str) -> Custom:
+def custom_handler(function: object, caller: str) -> CustomHandler:
     """Return a handler of a user's own.
 
     Raises:
@@ -144,10 +144,10 @@ def custom_handler(function: object, caller: str) -> Custom:
             f"{caller}: {function!r} cannot handle a layer; allowed: a function of two arguments, "
             "such as def convert_mine(module, make_linear)"
         )
-    return Custom(function)  # type: ignore[arg-type]
+    return CustomHandler(function)  # type: ignore[arg-type]
 
 
-def registered() -> dict[type[nn.Module], Custom]:
+def registered() -> dict[type[nn.Module], CustomHandler]:
     """Return the handlers that `handles` registered so far, by layer type."""
     return dict(_REGISTERED)
 
@@ -174,8 +174,8 @@ class Handlers:
 
 
 def match(
-    module: nn.Module, handlers: Handlers, custom: Mapping[type[nn.Module], Custom]
-) -> Handler | Custom | None:
+    module: nn.Module, handlers: Handlers, custom: Mapping[type[nn.Module], CustomHandler]
+) -> Handler | CustomHandler | None:
     """Return the handler of the nearest base class whose `forward` the module still has.
 
     Args:

@@ -1,4 +1,4 @@
-"""The aihwkit engine's entry in the registry."""
+"""The aihwkit engine: how it checks, finds and finishes what it converts."""
 
 from __future__ import annotations
 

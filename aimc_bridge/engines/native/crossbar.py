@@ -348,27 +348,27 @@ class Crossbar(nn.Module, Matrix):
             raise StateError(f"{self.label} holds no chip; call program(model, seed) first")
         return cell_law.Cells(self.conductance_us, self.nu, self.us_per_unit)
 
-    def _target(self, name: str, draw_on: str) -> programmed.Target:
+    def _blueprint(self, name: str, draw_on: str) -> programmed.Blueprint:
         weight = self._trained().detach()
         check_precision(weight.dtype)
-        return programmed.Target(weight, self.scale, self.grid, self.preset, name, draw_on)
+        return programmed.Blueprint(weight, self.scale, self.grid, self.preset, name, draw_on)
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def program(self, seed: int, name: str, draw_on: str) -> None:
-        target = self._target(name, draw_on)
-        cells, held = programmed.program(target, seed)
+        blueprint = self._blueprint(name, draw_on)
+        cells, held = programmed.program(blueprint, seed)
         self.conductance_us, self.nu = cells.conductance_us, cells.nu
         self.us_per_unit, self.held = cells.us_per_unit, held.weights
-        self.compensation, self.reference = None, programmed.reference(target, held, seed)
+        self.compensation, self.reference = None, programmed.reference(blueprint, held, seed)
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def drift(self, t_s: float, seed: int, name: str, draw_on: str) -> None:
-        cells, target, reference = self._cells(), self._target(name, draw_on), self.reference
-        now = programmed.read(target, cells, reference is not None, float(t_s), seed)
+        cells, blueprint, reference = self._cells(), self._blueprint(name, draw_on), self.reference
+        now = programmed.read(blueprint, cells, reference is not None, float(t_s), seed)
         self.held = now.weights
-        self.compensation = programmed.factor(target, now, reference, float(t_s), seed)
+        self.compensation = programmed.factor(blueprint, now, reference, float(t_s), seed)
 
     def restore(self) -> None:
         _recent.clear()

@@ -1,4 +1,4 @@
-"""The native engine's entry in the registry: handlers by layer type, crossbars by layer name."""
+"""The native engine: handlers by layer type, crossbars by layer name."""
 
 from __future__ import annotations
 
