@@ -25,6 +25,7 @@ from benchmarks.studies.settings import set_threads, task_names
 
 def run(
     task: cli.TaskName,
+    /,
     *,
     options: AblationOptions = AblationOptions(),
     list_: Annotated[bool, cli.flag("Print the variants' names and end.", "--list")] = False,
