@@ -11,7 +11,7 @@ from aimc_bridge.equivalence import plan
 from aimc_bridge.equivalence.plan import BudgetError, Cost
 from aimc_bridge.errors import CheckpointError, UsageError
 from benchmarks.report.verdict import counts_of, summary, verdict_of
-from benchmarks.studies.crosscheck import Budget
+from benchmarks.studies.budget import Budget
 
 COUNTS = ["level", "quantity", "equivalent", "different", "undecided"]
 WORST = [

@@ -12,11 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from aimc_bridge import files
 from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
 from benchmarks.report import tables
 from benchmarks.report.record import LINK, Record, head, link, named
 from benchmarks.report.standing import EARLIER_ON_AIHWKIT, ON_AIHWKIT
+from benchmarks.report.verdict import summary
 
 FILE = "crosscheck.json"
 _ROWS = ("worst_columns", "worst")
@@ -34,14 +36,34 @@ def record_of(folder: Path, name: str) -> Record:
     Raises:
         DataError: If the folder holds no finished cross-check.
     """
+    return from_report(_read(folder), name)
+
+
+def rebuild(folder: Path) -> None:
+    """Write the summary.md over all reports of a finished cross-check again.
+
+    Raises:
+        DataError: If the folder holds no finished cross-check.
+    """
+    about = _read(folder)
+    reports = about["reports"]
+    files.write_text(folder / "summary.md", summary(reports, len(reports), about["command"]))
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """Read crosscheck.json of a finished folder.
+
+    Raises:
+        DataError: If it is missing, damaged, or of a cross-check that goes on.
+    """
     try:
-        about = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        record = from_report(about, name)
+        about: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        from_report(about, "")  # has all that a record needs
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} holds no finished cross-check ({error!r})") from None
-    if not record.extra["finished"]:
+    if not about["finished"]:
         raise DataError(f"{folder} is not finished; go on with it (--resume)")
-    return record
+    return about
 
 
 def from_report(about: dict[str, Any], name: str) -> Record:
