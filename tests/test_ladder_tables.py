@@ -249,6 +249,7 @@ FACTS: dict[str, Any] = {
     "model": "M",
     "dataset": "D",
     "metric": "accuracy",
+    "input_ranges": {"method": "std", "batches": 8},
     "samples": 1234,
     "layers": ["a", "b"],
     "wall_s": {"scalar": 120.0},
@@ -318,7 +319,10 @@ def test_layers_are_kept_each() -> None:
 
 def test_text_says_means_changes_and_which_are_sure() -> None:
     text = page.study_text(made_up(), FACTS)
-    assert "1,234 test samples, 4 chips, digital accuracy 95.00 %. Accuracy, %:" in text
+    assert (
+        "1,234 test samples, 4 chips, digital accuracy 95.00 %. Input ranges: method `std`, "
+        "8 batches, from the inputs alone. Accuracy, %:"
+    ) in text
     lines = text.splitlines()
     assert "| 1 | scalar drift, oracle | 75.00 | 75.00 |" in lines
     assert "| 2 | measured compensation | 75.00 (0) | 75.00 (0) |" in lines
