@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from aimc_bridge.calibration import calibrate
     from aimc_bridge.chip import drift, load_chip, program, restore, save_chip
     from aimc_bridge.conversion import convert, coverage
+    from aimc_bridge.engines.match import handles
     from aimc_bridge.equivalence import Report, crosscheck
     from aimc_bridge.sweeps import sweep
     from aimc_bridge.training import HWATraining, train
@@ -25,6 +26,7 @@ _HOME = {
     "coverage": "conversion",
     "crosscheck": "equivalence",
     "drift": "chip",
+    "handles": "engines.match",
     "load_chip": "chip",
     "program": "chip",
     "reestimate_batchnorm": "batchnorm",
@@ -42,6 +44,7 @@ __all__ = [
     "coverage",
     "crosscheck",
     "drift",
+    "handles",
     "load_chip",
     "physics",
     "program",

@@ -12,11 +12,11 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge.engines.base import Chip, Matrix, digital_state, matrices_of, record_of
+from aimc_bridge.converted import ProgrammedChip, digital_state, engine_of, matrices_of, record_of
+from aimc_bridge.engines.base import Matrix
 from aimc_bridge.errors import CheckpointError, StateError, UsageError
 from aimc_bridge.times import seconds
 
-DRAW_ON = ("cpu", "device", "compiled")
 _FORMAT = 2
 _RANGES = "input ranges"
 
@@ -35,11 +35,11 @@ def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
     Raises:  UsageError, CapabilityError (not a converted model; torch.compile does not work).
     """
     seed = integer("seed", seed)
-    check_draw_on(draw_on)
+    check_draw_on(model, draw_on)
     record = record_of(model)
     for name, matrix in matrices_of(model).items():
         matrix.program(seed, name, draw_on)
-    record.chip = Chip(seed, draw_on)
+    record.chip = ProgrammedChip(seed, draw_on)
 
 
 def integer(name: str, value: SupportsIndex, least: int | None = None) -> int:
@@ -54,10 +54,16 @@ def integer(name: str, value: SupportsIndex, least: int | None = None) -> int:
     return found
 
 
-def check_draw_on(draw_on: str) -> None:
-    """UsageError where there is no such way to draw."""
-    if draw_on not in DRAW_ON:
-        raise UsageError(f"draw_on={draw_on!r}; allowed: {', '.join(map(repr, DRAW_ON))}")
+def check_draw_on(model: nn.Module, draw_on: str) -> None:
+    """Check that the engine of a converted model knows this way to draw a chip.
+
+    Raises:
+        UsageError: If it does not.
+        CapabilityError: If the model is not a converted one.
+    """
+    allowed = engine_of(model).draw_on
+    if draw_on not in allowed:
+        raise UsageError(f"draw_on={draw_on!r}; allowed: {', '.join(map(repr, allowed))}")
 
 
 def drift(model: nn.Module, t_inference: float | str) -> None:
@@ -83,7 +89,7 @@ def restore(model: nn.Module) -> None:
     record.chip = None
 
 
-def _chip(model: nn.Module, what: str) -> Chip:
+def _chip(model: nn.Module, what: str) -> ProgrammedChip:
     chip = record_of(model).chip
     if chip is None:
         raise StateError(f"{what}: no chip is programmed; call program(model, seed) first")
@@ -184,7 +190,7 @@ def load_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
             for key in file.keys():  # noqa: SIM118 - not a mapping
                 name, _, tensor = key.rpartition("/")
                 states[name][tensor] = file.get_tensor(key)
-            chip = Chip(about["seed"], about["draw_on"], about["t_inference"])
+            chip = ProgrammedChip(about["seed"], about["draw_on"], about["t_inference"])
     except CheckpointError:
         raise
     except FileNotFoundError as cause:

@@ -16,7 +16,7 @@ from torch import nn
 
 from aimc_bridge import rng
 from aimc_bridge.chip import check_draw_on, drift, fingerprint, integer, program, restore
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import DataError, UsageError
 from aimc_bridge.times import seconds
 
@@ -70,7 +70,7 @@ def sweep(
     if isinstance(times, str | float | int):
         times = (times,)
     chips, seed = integer("chips", chips, least=1), integer("seed", seed)
-    check_draw_on(draw_on)
+    check_draw_on(model, draw_on)
     t_inference = list(dict.fromkeys(seconds(time) for time in times))
     if not t_inference:
         raise UsageError("no times; allowed: one or more, such as times=('1s', '1h')")
@@ -108,7 +108,7 @@ def one_chip(
     program(model, seed + chip, draw_on=draw_on)
     matrices = matrices_of(model)
     for matrix in matrices.values():
-        matrix.reached[0] = False
+        matrix.reached.on = False
     rows: list[Row] = []
     for t_s in times:
         drift(model, t_s)
@@ -118,7 +118,7 @@ def one_chip(
             torch.manual_seed(rng.derive(seed, "sweep", chip, t_s))
             result = evaluate(model)
         rows += [(chip, seed + chip, t_s, k, v) for k, v in _metrics(result).items()]
-    missed = [name for name, matrix in matrices.items() if not matrix.reached[0]]
+    missed = [name for name, matrix in matrices.items() if not matrix.reached.on]
     if 0 < len(missed) < len(matrices):
         warnings.warn(
             f"evaluate never reached these analog layers: {', '.join(missed[:6])}; where it uses "

@@ -18,15 +18,16 @@ from typing import Annotated
 from benchmarks import cli
 from benchmarks.report import folders
 from benchmarks.studies import folder
-from benchmarks.studies.ablation import Ablation, Options
+from benchmarks.studies.ablation import Ablation, AblationOptions
 from benchmarks.studies.phases import as_table
 from benchmarks.studies.settings import set_threads, task_names
 
 
 def run(
     task: cli.TaskName,
+    /,
     *,
-    options: Options = Options(),
+    options: AblationOptions = AblationOptions(),
     list_: Annotated[bool, cli.flag("Print the variants' names and end.", "--list")] = False,
     out: cli.Out = None,
     resume: cli.Resume = False,

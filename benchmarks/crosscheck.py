@@ -19,13 +19,13 @@ from benchmarks import cli
 from benchmarks.report import folders
 from benchmarks.report.verdict import lines, verdict_of
 from benchmarks.studies import folder
-from benchmarks.studies.crosscheck import BUDGET, FREE, Comparison, Crosscheck
+from benchmarks.studies.crosscheck import BUDGET, FREE, Crosscheck, CrosscheckOptions
 from benchmarks.studies.settings import task_names
 
 
 def run(
     *names: cli.TaskNames,
-    comparison: Comparison = Comparison(),
+    options: CrosscheckOptions = CrosscheckOptions(),
     out: cli.Out = None,
     resume: cli.Resume = False,
     record: cli.Record = None,
@@ -38,7 +38,7 @@ def run(
     """
     cli.check_alone("benchmarks.crosscheck")
     check = Crosscheck(
-        dataclasses.replace(comparison, tasks=task_names(names, comparison.profile)), output
+        dataclasses.replace(options, tasks=task_names(names, options.profile)), output
     )
     out = out or Path("runs") / f"crosscheck-{time.strftime('%Y%m%d-%H%M%S')}"
     resumed = folder.holds_a_run(out, resume)
@@ -47,7 +47,7 @@ def run(
         plan = check.plan(budget)
         output.result("\n".join([*plan, f"into {out}"]), {"plan": plan, "out": out})
         return 0
-    folder.enter(out, check.comparison.claim(), resume, free=FREE)
+    folder.enter(out, check.options.claim(), resume, free=FREE)
     with folder.resumable(out, output):
         command = shlex.join(["python", "-m", "benchmarks.crosscheck", *words])
         done = check.run(out, budget, command)

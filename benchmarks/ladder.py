@@ -17,14 +17,14 @@ from pathlib import Path
 
 from benchmarks import cli
 from benchmarks.studies import folder
-from benchmarks.studies.ladder.ascent import Ascent, Options
+from benchmarks.studies.ladder.ascent import Ascent, LadderOptions
 from benchmarks.studies.phases import as_table
 from benchmarks.studies.settings import set_threads, task_names
 
 
 def run(
     *names: cli.TaskNames,
-    options: Options = Options(),
+    options: LadderOptions = LadderOptions(),
     out: cli.Out = None,
     resume: cli.Resume = False,
     threads: cli.Threads = None,

@@ -30,9 +30,9 @@ def recipe() -> TrainingSpec:
         "distill_temperature": 4.0,
         "distill_weight": 0.9,
     }
-    spec: TrainingSpec = TRAINING["wrn16"].replace(Source("replication", "training"), **said)
+    spec: TrainingSpec = TRAINING["wrn16"].change(why=Source("replication", "training"), **said)
     where = "the replication ramps over 10 epochs; 2,000 batches of 25 each"
-    return spec.replace(Source("choice", where), ramp_batches=20_000)
+    return spec.change(why=Source("choice", where), ramp_batches=20_000)
 
 
 PRESET = Preset(

@@ -58,7 +58,7 @@ def all_tasks() -> dict[str, Task]:
     """The embedded task of every model, by name."""
     from benchmarks import tasks
 
-    return {name: tasks.get(name) for name in tasks.names()}
+    return {name: tasks.get(name) for name in tasks.names("embedded")}
 
 
 @pytest.fixture(scope="session")

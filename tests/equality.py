@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from aimc_bridge import convert
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from presets import ideal
 
 TOLERANCE = 1e-5  # of the largest value: float32 sums in another order

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from aimc_bridge import HWATraining, calibrate, convert, drift, program, sweep, train
 from aimc_bridge.chip import fingerprint
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.spec import Preset
 from benchmarks.studies.ladder.rungs import LADDER
 from presets import hermes, ideal, rasch2023, scalar_drift

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge.engines.base import Matrix, matrices_of
+from aimc_bridge.converted import matrices_of
+from aimc_bridge.engines.base import Matrix
 from presets import ideal, rasch2023
 
 ENGINES = ("native", "aihwkit")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import calibrate, convert, drift, program
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import ShapeError, UsageError
 from aimc_bridge.layers import AnalogMultiheadAttention
 from presets import ideal, rasch2023

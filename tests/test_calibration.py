@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import calibrate, calibration, convert, coverage
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import CalibrationError, CapabilityError, ShapeError, UsageError
 from presets import ideal, rasch2023
 from tests.models import QUIET, RANGED, assert_close, linear, mlp, only, random

@@ -10,7 +10,7 @@ from torch import nn
 
 from aimc_bridge import calibrate, convert
 from aimc_bridge.calibration import OUTLYING
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from tests.models import RANGED, linear, random
 
 

@@ -18,7 +18,7 @@ from aimc_bridge import (
     save_chip,
     train,
 )
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import CapabilityError, StateError, UsageError
 from presets import hermes, ideal, rasch2023, scalar_drift
 from tests.models import DEVICES, QUIET, assert_close, linear, mlp, only, random

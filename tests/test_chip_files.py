@@ -19,7 +19,7 @@ from aimc_bridge import (
     restore,
     save_chip,
 )
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import CheckpointError, StateError
 from tests.models import DEVICES, QUIET, linear, mlp, random
 from tests.test_chip import chip, effective, same

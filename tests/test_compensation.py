@@ -16,7 +16,8 @@ from aimc_bridge import (
     program,
     restore,
 )
-from aimc_bridge.engines.base import Matrix, matrices_of
+from aimc_bridge.converted import matrices_of
+from aimc_bridge.engines.base import Matrix
 from aimc_bridge.spec import PcmSpec
 from presets import rasch2023, scalar_drift
 from tests.models import DEVICES, QUIET, assert_close, linear, only, random

@@ -13,7 +13,7 @@ from torch import nn
 
 from aimc_bridge import calibrate, convert, coverage, drift, program
 from aimc_bridge.conversion import copy_trained
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import CapabilityError, ConversionError
 from presets import hermes, ideal, rasch2023
 from tests.models import (

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aimc_bridge import convert, coverage
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import CapabilityError, ConversionError, UnknownNameError, UsageError
 from presets import ideal
 from tests.models import (

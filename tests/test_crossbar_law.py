@@ -18,7 +18,7 @@ import presets
 from aimc_bridge.physics import crossbar as law
 from aimc_bridge.physics.injection import injected
 from aimc_bridge.physics.mapping import TileGrid
-from aimc_bridge.spec import CrossbarSpec, Preset, Source
+from aimc_bridge.spec import CrossbarSpec, Preset
 from presets import ideal, rasch2023
 from tests import stats
 
@@ -350,8 +350,8 @@ def test_programming_injection_against_aihwkit() -> None:
     """
     levels = torch.tensor([1.0, -0.5, 0.2, 0.05])
     copies, tiles = 2000, 120
-    recipe = rasch2023.training["wrn16"].replace(
-        Source("changed", "test"), noise_type="programming", drop_connect=0.0
+    recipe = rasch2023.training["wrn16"].change(
+        why="test", noise_type="programming", drop_connect=0.0
     )
     preset = ideal.change(max_rows=None, max_columns=None, why="test: a clean readout")
     preset = Preset(

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 import presets
 from aimc_bridge import Report, calibrate, convert, crosscheck
-from aimc_bridge.engines.base import matrices_of
-from aimc_bridge.equivalence import run, task
+from aimc_bridge.converted import matrices_of
+from aimc_bridge.equivalence import task
 from aimc_bridge.equivalence.closed import ClosedLaws
-from aimc_bridge.equivalence.custom import name_of
-from aimc_bridge.equivalence.question import Question
+from aimc_bridge.equivalence.custom_law import name_of
+from aimc_bridge.equivalence.question import ask
 from aimc_bridge.errors import (
     UsageError,
 )
@@ -101,6 +101,13 @@ def test_the_task_level_is_decided_by_enough_chips_and_not_by_few() -> None:
     assert verdict(60, 0.01) == "different"
 
 
+DEFAULTS: dict[str, Any] = {
+    **{"against": None, "physics": None, "task_chips": None, "seed": 0, "layers": None},
+    **{"exclude": (), "budget": None, "compiled": False, "device": "cpu", "workers": 1},
+}
+"""The rest of what `crosscheck` asks."""
+
+
 def trained_mlp() -> tuple[nn.Module, nn.Module]:
     """(digital, as after a training: other weights, learned column factors and input ranges)."""
     model = mlp().eval()
@@ -119,16 +126,22 @@ def trained_mlp() -> tuple[nn.Module, nn.Module]:
 def test_a_trained_model_is_what_is_compared() -> None:
     """Its weights times its learned factors, behind its ranges; on aihwkit too."""
     model, native = trained_mlp()
-    asked = Question(presets.rasch2023, None, None, mean_output, 0, 2000, 1, False)
-    asked.levels(("layer", "task"), model, inputs())
-    asked.ours(False)
-    asked.model(model, native, inputs(), (), None)
-    for layer in asked.layers:
+    question = ask(
+        model,
+        presets.rasch2023,
+        inputs(),
+        trained=native,
+        evaluate=mean_output,
+        levels=("layer", "task"),
+        **{**DEFAULTS, **QUICK},
+    )
+    assert question.layers and question.task is not None
+    for layer in question.layers:
         matrix = matrices_of(native)[layer.name]
         assert torch.allclose(layer.module.get_parameter("weight"), matrix.effective_weight())
         assert layer.ranges is not None and set(layer.ranges.flatten().tolist()) == {2.5}
-    for _, side in run._Check(asked)._sides():
-        fresh = side.fresh()
+    for task_model in question.task.models:
+        fresh = task_model.fresh()
         for name, matrix in matrices_of(fresh).items():
             wanted = matrices_of(native)[name].effective_weight()
             assert torch.allclose(matrix.effective_weight(), wanted, rtol=1e-5, atol=1e-6)

@@ -16,9 +16,9 @@ from torch import nn
 
 import presets
 from aimc_bridge import Report, calibrate, convert, crosscheck
-from aimc_bridge.equivalence import device, plan, run, task
+from aimc_bridge.equivalence import comparison, device, plan, run, task
+from aimc_bridge.equivalence.measuring import AIHWKIT, COMPILED, NATIVE
 from aimc_bridge.equivalence.plan import Choice, Cost
-from aimc_bridge.equivalence.side import AIHWKIT, COMPILED, NATIVE
 from aimc_bridge.equivalence.store import digest
 from aimc_bridge.errors import (
     DataError,
@@ -81,15 +81,15 @@ def test_a_budget_keeps_the_telling_ones() -> None:
 def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The parts that are done are not done again, and the result is that of one run."""
     calls: list[float] = []
-    real = device.device_part
+    real = comparison.device_findings
 
-    def part(preset: Any, x: float, *rest: Any) -> Any:
+    def part(compared: Any, x: float, *rest: Any) -> Any:
         calls.append(x)
         if len(calls) == 4:  # the first is the one that predicts
             raise KeyboardInterrupt
-        return real(preset, x, *rest)
+        return real(compared, x, *rest)
 
-    monkeypatch.setattr(device, "device_part", part)
+    monkeypatch.setattr(comparison, "device_findings", part)
     options = {**QUICK, "targets": (0.0, 0.5, 1.0)}
 
     def run(folder: Path) -> Report:
@@ -104,7 +104,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     pd.testing.assert_frame_equal(
         resumed.table.drop(columns="interval"), whole.table.drop(columns="interval")
     )
-    assert not list(tmp_path.glob("*/*.partial"))
+    assert not list(tmp_path.glob("*/*.partial*"))
     with pytest.raises(DataError, match="seed"):
         crosscheck(None, presets.rasch2023, resume=tmp_path / "a", **{**options, "seed": 1})
     (damaged,) = (tmp_path / "a").glob("device-0-*.json")
@@ -200,7 +200,7 @@ def test_the_sides_of_a_task_may_have_other_numbers_of_chips(tmp_path: Path) -> 
 
 
 def test_a_budget_lessens_both_sides_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run._Check, "_task_cost", lambda self: Cost(0.0, 1.0))
+    monkeypatch.setattr(run._Check, "_task_cost", lambda self, asked: Cost(0.0, 1.0))
     report = crosscheck(
         mlp(),
         presets.rasch2023,
@@ -265,5 +265,5 @@ def test_chips_of_compiled_passes_stay_in_their_process() -> None:
     native = convert(model, presets.rasch2023)
     engines = {NATIVE: True, AIHWKIT: True, COMPILED: False}
     for engine, travels in engines.items():
-        side = task.Model(model, native, presets.rasch2023, engine, ())
-        assert side.travels is travels
+        task_model = task.TaskModel("", model, native, presets.rasch2023, engine, ())
+        assert task_model.travels is travels

@@ -187,7 +187,7 @@ def test_the_command_compares_the_metrics_asked_for(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "out" / "rasch2023" / "wrn" / "crosscheck.csv")
     assert set(table["quantity"]) == {"probability", "loss"}
     probability = table[table["quantity"] == "probability"].iloc[0]
-    assert 0.02 < probability["native"] < 0.5  # ten classes and a model that has learned nothing
+    assert 0.02 < probability["first"] < 0.5  # ten classes and a model that has learned nothing
     assert probability["margin"] == POINTS
     assert main([*words, *asked, "--resume"]) == 0
     assert main([*words, *asked[:2], "--resume"]) == 2

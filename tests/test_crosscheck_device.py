@@ -9,6 +9,7 @@ import presets
 from aimc_bridge import Report
 from aimc_bridge.equivalence import device, device_level
 from aimc_bridge.equivalence.closed import ClosedLaws
+from aimc_bridge.equivalence.report import Findings
 from aimc_bridge.errors import (
     UsageError,
 )
@@ -17,7 +18,7 @@ from tests.stats import FALSE_ALARM
 
 YEAR = 31536000.0
 COLUMNS = {
-    *("level", "cell", "quantity", "t_inference", "native", "aihwkit", "difference", "interval"),
+    *("level", "cell", "quantity", "t_inference", "first", "second", "difference", "interval"),
     *("low", "high", "margin", "p", "p_different", "power", "verdict", "reference"),
 }
 
@@ -82,7 +83,7 @@ def test_skew_and_distributions_are_decided_where_samples_are_many() -> None:
         device.Native(presets.rasch2023, True, 0), 0.5, (YEAR,), 1_000_000, 25.0
     )
     theirs, _ = device.reference_laws(presets.rasch2023, 0)
-    part = device.Part()
+    part = Findings()
     device.compare(part, samples, device.devices(theirs, 0.5, (YEAR,), 1_000_000, 25.0), "aihwkit")
     table = Report.of([part]).table
     assert set(table["quantity"].str.rpartition(" ")[2]) == {"mean", "sd", "skew", "distribution"}
@@ -102,7 +103,7 @@ def test_the_closed_form_is_aihwkits_too() -> None:
     for preset in (presets.rasch2023, presets.hermes):
         theirs, reference = device.reference_laws(preset, 5)
         assert reference == "aihwkit"
-        part = device.Part()
+        part = Findings()
         closed = device.Closed(preset, 5)
         assert isinstance(closed.laws, ClosedLaws)
         g_max = preset.pcm.g_max_us

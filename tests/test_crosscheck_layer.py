@@ -14,10 +14,18 @@ import presets
 from aimc_bridge import convert, crosscheck
 from aimc_bridge.engines.native import compiled_passes
 from aimc_bridge.equivalence import Report, capture, closed, periphery
-from aimc_bridge.equivalence.layer import FLOAT, MEASURED, layer_part
+from aimc_bridge.equivalence.comparison import layer_findings
+from aimc_bridge.equivalence.layer import FLOAT, MEASURED
+from aimc_bridge.equivalence.measuring import (
+    COMPILED,
+    EngineLayer,
+    Sampling,
+    measure,
+    product_statistics,
+)
 from aimc_bridge.equivalence.plan import chips_needed, layer_cost
-from aimc_bridge.equivalence.report import Part
-from aimc_bridge.equivalence.side import COMPILED, Setting, Side, measure, statistics
+from aimc_bridge.equivalence.report import Findings
+from aimc_bridge.equivalence.two_engines import TwoEngines
 from aimc_bridge.physics import compensation
 from aimc_bridge.spec import Preset
 from tests.models import linear, random
@@ -112,17 +120,17 @@ def test_what_chips_say() -> None:
     rms = float(exact.square().mean().sqrt())
     some = torch.arange(50)
     own = 0.1 * rms * random(4000, 40, 25, seed=3)
-    found = statistics(0.9 * exact + own, exact, some)
+    found = product_statistics(0.9 * exact + own, exact, some)
     assert found["gain"] == pytest.approx(0.9, abs=1e-3)
     assert found["read"] == pytest.approx(0.1, rel=1e-3)
     assert found["error"] == pytest.approx(math.hypot(0.1, 0.1), rel=1e-3)
     assert abs(found["shared"]) < 1e-3
     assert found["read_variance"].shape == (50,)
     shared = 0.1 * rms * random(4000, 1, 25, seed=4).expand(-1, 40, -1)
-    assert statistics(exact + shared, exact, some)["shared"] == pytest.approx(1.0, abs=1e-6)
+    assert product_statistics(exact + shared, exact, some)["shared"] == pytest.approx(1.0, abs=1e-6)
     half = (own + shared) / math.sqrt(2)
-    assert statistics(exact + half, exact, some)["shared"] == pytest.approx(0.5, abs=0.02)
-    (one,) = [statistics(exact[None], exact, some)]
+    assert product_statistics(exact + half, exact, some)["shared"] == pytest.approx(0.5, abs=0.02)
+    (one,) = [product_statistics(exact[None], exact, some)]
     assert (one["read"], one["shared"], one["error"]) == (0.0, 0.0, 0.0)
 
 
@@ -135,7 +143,9 @@ def test_the_engines_agree_on_each_kind_of_layer(
     monkeypatch.setattr(periphery, "CLIP_CHIPS", 16)
     _, found = layers()
     (layer,) = [layer for layer in found if layer.name == name]
-    table = Report.of([layer_part(layer, SMALL, Setting((YEAR,), 16, 0, vectors=16))]).table
+    table = Report.of(
+        [layer_findings(TwoEngines(SMALL), layer, Sampling((YEAR,), 16, 0, vectors=16))]
+    ).table
     assert table["p_different"].min() > FALSE_ALARM
     assert set(decided(table)["verdict"]) == {"equivalent"}
     verdicts = table.set_index("quantity")["verdict"]
@@ -146,7 +156,7 @@ def test_the_engines_agree_on_each_kind_of_layer(
     assert (table["quantity"] == "alpha global mean").sum() == tiles
     oracle = table[table["quantity"] == "alpha oracle mean"]
     assert set(oracle["reference"]) == {"closed form"}
-    assert (oracle["difference"].abs() < 1e-5 * oracle["aihwkit"]).all()
+    assert (oracle["difference"].abs() < 1e-5 * oracle["second"]).all()
 
 
 @needs_compiler
@@ -158,8 +168,8 @@ def test_the_compiled_engine_agrees_and_a_fault_in_it_is_caught(
     monkeypatch.setattr(periphery, "CLIP_CHIPS", 16)
     _, found = layers()
     (layer,) = [layer for layer in found if layer.name == "attention.q"]
-    setting = Setting((YEAR,), 16, 0, vectors=16, ours=COMPILED)
-    table = Report.of([layer_part(layer, SMALL, setting)]).table
+    setting = Sampling((YEAR,), 16, 0, vectors=16, native_engine=COMPILED)
+    table = Report.of([layer_findings(TwoEngines(SMALL), layer, setting)]).table
     assert table["p_different"].min() > FALSE_ALARM
     verdicts = table.set_index("quantity")["verdict"]
     for sure in ("outputs, ADC off", "outputs off by more", "IR-drop loss"):
@@ -170,7 +180,7 @@ def test_the_compiled_engine_agrees_and_a_fault_in_it_is_caught(
         return real(*args, sigma=1.2 * sigma, **more)
 
     monkeypatch.setattr(compiled_passes, "finish", louder)
-    table = Report.of([layer_part(layer, SMALL, setting)]).table
+    table = Report.of([layer_findings(TwoEngines(SMALL), layer, setting)]).table
     assert table.set_index("quantity")["verdict"]["read sd"] == "different"
 
 
@@ -178,7 +188,7 @@ def test_a_preset_without_noise_of_products_or_adc() -> None:
     """Rows that do not apply are not there; the rest agrees."""
     _, found = layers(presets.scalar_drift)
     (layer,) = [layer for layer in found if layer.name == "out"]
-    part = layer_part(layer, presets.scalar_drift, Setting((1.0, YEAR), 12, 0))
+    part = layer_findings(TwoEngines(presets.scalar_drift), layer, Sampling((1.0, YEAR), 12, 0))
     table = Report.of([part]).table
     assert table["p_different"].min() > FALSE_ALARM
     assert not set(table["quantity"]) & {"read sd", "ADC clipping", "IR-drop loss"}
@@ -193,7 +203,7 @@ def test_the_ideal_preset_is_equivalent() -> None:
     )
     assert set(report.table["verdict"]) == {"equivalent"} and report.passed
     (error,) = report.table[report.table["quantity"] == "MVM error"].to_dict("records")
-    assert 0.0 < error["native"] < FLOAT and 0.0 < error["aihwkit"] < FLOAT
+    assert 0.0 < error["first"] < FLOAT and 0.0 < error["second"] < FLOAT
 
 
 def test_measured_chips_follow_the_laws() -> None:
@@ -206,14 +216,14 @@ def test_measured_chips_follow_the_laws() -> None:
     native = convert(model, preset)
     capture.calibrated(native, [random(32, 20, seed=8)])
     (layer,) = capture.layers_of(native, model, [random(32, 20, seed=8)])
-    side = Side(layer, preset, "native")
+    side = EngineLayer(layer, preset, "native")
     unit = periphery._unit(side)
     exact = layer.module(layer.inputs)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         noise = torch.stack([side.output(layer.inputs) / unit for _ in range(800)])
     assert_sd((noise - noise.mean(0)) * (800 / 799) ** 0.5, 0.04)
-    found = measure(side, Setting((1.0,), 40, 0, vectors=32, reads=8))
+    found = measure(side, Sampling((1.0,), 40, 0, vectors=32, reads=8))
     expected = 0.04 * float(unit.square().mean().sqrt()) / float(exact.square().mean().sqrt())
     # the root of a variance from 8 reads of 512 outputs is low by 1 / 4 / (7 * 512)
     assert_mean(torch.tensor(found.column("read", 0)), expected, "spread of reads")
@@ -224,7 +234,7 @@ def test_the_oracle_is_the_formula_on_every_law() -> None:
     for preset in (presets.rasch2023, presets.hermes, presets.scalar_drift):
         model = nn.Sequential(linear(30, 20, bias=False))
         (layer,) = _captured(model, preset, random(16, 30))
-        matrix = Side(layer, preset, "native").matrix()
+        matrix = EngineLayer(layer, preset, "native").matrix()
         weight = matrix.normalised_weight()
         ours = compensation.oracle(weight, matrix.grid, preset.pcm, YEAR)[0, 0]
         theirs = closed.oracle([weight.double().numpy()], preset.pcm, YEAR)[0]
@@ -242,10 +252,10 @@ def test_a_narrow_adc_clips_the_share_it_should() -> None:
     """The bound that clips 5 % of the outputs without noise clips about that with it."""
     _, found = layers()
     (layer,) = [layer for layer in found if layer.name == "small"]
-    part = Part()
-    periphery.clipping(part, layer, SMALL, Setting((1.0,), 4, 0))
+    part = Findings()
+    periphery.clipping(part, layer, SMALL, Sampling((1.0,), 4, 0))
     rows = Report.of([part]).table.set_index("quantity")
-    for side in ("native", "aihwkit"):
+    for side in ("first", "second"):
         assert rows.loc["ADC clipping, narrow", side] == pytest.approx(0.05, abs=0.02)
         assert rows.loc["ADC clipping", side] == 0.0
 
@@ -266,7 +276,7 @@ def test_dac_ties_are_moved_off() -> None:
 
 def test_more_chips_where_they_spread_more() -> None:
     """The plan: a tile of few devices needs more chips than one of many."""
-    setting = Setting((YEAR,), 1, 0)
+    setting = Sampling((YEAR,), 1, 0)
     wide = _captured(nn.Sequential(linear(200, 100)), presets.rasch2023, random(32, 200))[0]
     thin = _captured(nn.Sequential(linear(20, 10)), presets.rasch2023, random(32, 20))[0]
     assert chips_needed(wide, presets.rasch2023, setting) < chips_needed(
@@ -279,14 +289,14 @@ def test_the_cost_of_a_large_layer_is_predicted_from_a_piece() -> None:
     layer = _captured(nn.Sequential(linear(600, 400)), presets.rasch2023, random(8, 600))[0]
     timed: list[int] = []
 
-    real = Side.__init__
+    real = EngineLayer.__init__
 
-    def init(self: Side, of: capture.Layer, *rest: object) -> None:
+    def init(self: EngineLayer, of: capture.Layer, *rest: object) -> None:
         timed.append(of.grid.out_features)
         real(self, of, *rest)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Side, "__init__", init)
-        cost = layer_cost(layer, presets.rasch2023, Setting((1.0,), 1, 0))
+        patch.setattr(EngineLayer, "__init__", init)
+        cost = layer_cost(layer, presets.rasch2023, Sampling((1.0,), 1, 0))
     assert set(timed) == {64} and cost.a_chip > 0
     assert np.isfinite(cost.fixed)

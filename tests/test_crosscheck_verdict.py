@@ -11,11 +11,11 @@ from aimc_bridge.equivalence import plan
 from aimc_bridge.equivalence.plan import BudgetError, Cost
 from aimc_bridge.errors import CheckpointError, UsageError
 from benchmarks.report.verdict import counts_of, summary, verdict_of
-from benchmarks.studies.crosscheck import Budget
+from benchmarks.studies.budget import Budget
 
 COUNTS = ["level", "quantity", "equivalent", "different", "undecided"]
 WORST = [
-    *("cell", "quantity", "t_inference", "native", "aihwkit", "difference", "low", "high"),
+    *("cell", "quantity", "t_inference", "first", "second", "difference", "low", "high"),
     *("margin", "p", "power", "verdict", "reference"),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from aimc_bridge.errors import DataError
+from aimc_bridge.errors import DataError, UsageError
 from aimc_bridge.rng import stream
+from benchmarks import tasks
 from benchmarks.tasks import data, images, text
 
 
@@ -183,6 +185,43 @@ def test_texts_from_the_hub_are_those_of_the_files(tmp_path, monkeypatch) -> Non
     assert text.sst2(None) == {"train": (["good"], [1]), "dev": (["bad"], [0])}
 
 
+def ptb_files(folder: Path, monkeypatch) -> Path:
+    """A Penn Treebank of few words; its checksums replace the official ones."""
+    for part in ("train", "valid", "test"):
+        name = f"ptb.{part}.txt"
+        path = written(folder / "ptb" / name, f" <unk> {part} \n a N \n" * 40)
+        digest = hashlib.md5(path.read_bytes()).hexdigest()
+        monkeypatch.setitem(text._PTB_MD5, name, digest)
+    return folder
+
+
+def test_penn_treebank(tmp_path, monkeypatch) -> None:
+    found = text.penn_treebank(ptb_files(tmp_path, monkeypatch))
+    assert list(found) == ["train", "validation", "test"]
+    assert found["validation"][:6] == ["<unk>", "valid", "<eos>", "a", "N", "<eos>"]
+    written(tmp_path / "ptb" / "ptb.test.txt", " a b \n")
+    with pytest.raises(DataError, match="ptb.test.txt is damaged or another file: its MD5 is"):
+        text.penn_treebank(tmp_path)
+    written(tmp_path / "ptb" / "ptb.test.txt", " a b \n c")
+    with pytest.raises(DataError, match="ptb.test.txt is cut short"):
+        text.penn_treebank(tmp_path)
+    with pytest.raises(
+        DataError, match="Penn Treebank cannot be downloaded; point --data-dir .*ptb/"
+    ):
+        text.penn_treebank(None)
+
+
+def test_a_language_model_on_penn_treebank(tmp_path, monkeypatch) -> None:
+    task = tasks.get("lstm", "paper", ptb_files(tmp_path, monkeypatch), dataset="ptb", size="tiny")
+    assert (task.dataset, task.options) == ("Penn Treebank", {"dataset": "ptb", "size": "tiny"})
+    assert task.n_classes == 5  # <unk> train <eos> a N
+    assert task.evaluate(task.build(0))["perplexity"] > 1
+    with pytest.raises(UsageError, match="option dataset='wiki'; allowed: wikitext2, ptb"):
+        tasks.get("lstm", "real", tmp_path, dataset="wiki")
+    with pytest.raises(UsageError, match="option dataset='ptb'; allowed: none with the embedded"):
+        tasks.get("lstm", dataset="ptb")
+
+
 @pytest.mark.parametrize("read", [text.sst2, text.wikitext2])
 def test_no_network_and_no_folder_says_what_to_do(read, monkeypatch) -> None:
     import datasets
@@ -247,10 +286,23 @@ def test_real_wikitext2(real_data) -> None:
     assert set(found["test"]) <= set(found["train"])
 
 
+def test_real_penn_treebank(real_data) -> None:
+    if not text.PTB.whole(real_data):
+        pytest.skip("no Penn Treebank")
+    found = text.penn_treebank(real_data)
+    counts = {split: len(words) for split, words in found.items()}
+    assert counts == {"train": 929_589, "validation": 73_760, "test": 82_430}
+    assert len(set(found["train"])) == 10_000
+    assert set(found["test"]) | set(found["validation"]) <= set(found["train"])
+
+
 def test_real_cifar100_is_not_here_and_that_is_said(real_data) -> None:
-    if (real_data / "cifar-100-python" / "train").exists():
+    if images.CIFAR100.whole(real_data):
         pytest.skip("CIFAR-100 is here")
-    with pytest.raises(DataError, match="cifar-100-python for train, test, meta"):
+    with pytest.raises(
+        DataError,
+        match="CIFAR-100 not found: .* cifar-100-binary/train.bin, cifar-100-binary/test.bin; ",
+    ):
         images.cifar(100, real_data)
 
 

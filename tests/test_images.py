@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import pickle
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -93,19 +96,92 @@ def test_cifar_planes_keep_their_order(tmp_path, monkeypatch) -> None:
     assert torch.equal(found, torch.from_numpy(row.reshape(3, 32, 32)))
 
 
-@pytest.mark.parametrize("damage", ["cut", "missing"])
-def test_cifar_that_is_damaged_or_missing_says_which_files(tmp_path, monkeypatch, damage) -> None:
+def test_cifar_that_is_damaged_or_missing_says_which_files(tmp_path, monkeypatch) -> None:
     from torchvision import datasets
 
     base = cifar_files(tmp_path, datasets.CIFAR10, monkeypatch)
     file = base / "data_batch_3"
-    if damage == "cut":
-        file.write_bytes(file.read_bytes()[:-100])
-    else:
-        file.unlink()
-    with pytest.raises(DataError, match="data_batch_1, data_batch_2.*official checksums") as caught:
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(DataError, match="data_batch_1, data_batch_2.*official checksum") as caught:
         images.cifar(10, tmp_path)
     assert str(base) in str(caught.value)
+    file.unlink()
+    with pytest.raises(
+        DataError, match="CIFAR-10 not found: .*data_batch_3.* or .*_1.bin"
+    ) as caught:
+        images.cifar(10, tmp_path)
+    assert f"looked in {tmp_path} for cifar-10-batches-py/data_batch_1" in str(caught.value)
+
+
+def binary_files(folder: Path, classes: int, monkeypatch, n: int = 3) -> list[Path]:
+    """Files of `n` images in the official binary form; their checksums replace the official ones.
+
+    Image i of file f has label i (of 100 classes: coarse 9, fine i), and pixel p is i + f + p.
+    """
+    files, paths = {}, []
+    for split, parts in images.BINARY[classes].items():
+        made = []
+        for number, part in enumerate(parts):
+            labels = np.array([[9, i] if classes == 100 else [i] for i in range(n)])
+            pixels = np.arange(n)[:, None] + number + np.arange(3072)
+            content = np.concatenate([labels, pixels], axis=1).astype(np.uint8).tobytes()
+            paths.append(written(folder / part.name, content))
+            digest = (hashlib.md5 if classes == 10 else hashlib.sha1)(content).hexdigest()
+            made.append(dataclasses.replace(part, images=n, digest=digest))
+        files[split] = tuple(made)
+    monkeypatch.setitem(images.BINARY, classes, files)
+    return paths
+
+
+@pytest.mark.parametrize(("classes", "n_files"), [(10, 5), (100, 1)])
+def test_cifar_in_its_binary_form(tmp_path, monkeypatch, classes, n_files) -> None:
+    binary_files(tmp_path, classes, monkeypatch)
+    found = images.cifar(classes, tmp_path)
+    assert found["train_labels"].tolist() == [0, 1, 2] * n_files  # the fine ones
+    assert found["test_labels"].dtype == torch.int64
+    pictures = found["train_images"]
+    assert pictures.shape == (3 * n_files, 3, 32, 32) and pictures.dtype == torch.uint8
+    for index, picture in enumerate(pictures):  # red, green, blue, each row by row; files in order
+        start = index % 3 + index // 3
+        assert picture.flatten().tolist() == [(start + p) % 256 for p in range(3072)]
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+def test_a_wrong_binary_cifar_file_is_named(tmp_path, monkeypatch, classes) -> None:
+    *_, test = binary_files(tmp_path, classes, monkeypatch)
+    content, width = test.read_bytes(), 3073 if classes == 10 else 3074
+    wrong = {
+        content[
+            :-1
+        ]: f"holds {3 * width - 1:,} bytes; expected {3 * width:,}, 3 images of {width:,};",
+        content + content[:width]: f"holds {4 * width:,} bytes; expected",
+        content[: -width + width - 3073] + b"\xc8" + content[-3072:]: (
+            f"label 200 of image 2; expected 0 to {classes - 1}"
+        ),
+        content[:-1] + b"\0": "is damaged or another file: its (MD5|SHA1) is .*copy the file again",
+    }
+    for bad, complaint in wrong.items():
+        test.write_bytes(bad)
+        with pytest.raises(DataError, match=complaint) as caught:
+            images.cifar(classes, tmp_path)
+        assert str(test) in str(caught.value)
+    test.unlink()
+    with pytest.raises(DataError, match=f"CIFAR-{classes} not found: .*{test.name}"):
+        images.cifar(classes, tmp_path)
+
+
+def test_real_cifar_in_its_binary_form(real_data, tmp_path) -> None:
+    """The official files, made from the lossless images: every checksum holds."""
+    script = real_data / "unpack_cifar.py"
+    if not script.exists():
+        pytest.skip(f"no {script}")
+    command = [sys.executable, str(script), "cifar-100", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    found = images.cifar(100, tmp_path)
+    for split, n in (("train", 50_000), ("test", 10_000)):
+        assert found[f"{split}_images"].shape == (n, 3, 32, 32)
+        assert found[f"{split}_labels"].bincount().tolist() == [n // 100] * 100
+    assert found["train_labels"][:4].tolist() == [19, 29, 0, 11]
 
 
 def test_cifar_without_network_says_what_to_do(monkeypatch) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from aimc_bridge.errors import ShapeError, SpecError
 from aimc_bridge.physics.injection import injected, ramped
-from aimc_bridge.spec import Source, TrainingSpec
+from aimc_bridge.spec import TrainingSpec
 from presets import ideal, rasch2023, scalar_drift
 from tests import stats
 from tests.test_physics import PCM
@@ -25,7 +25,7 @@ RECIPE: TrainingSpec = rasch2023.training["wrn16"]
 
 
 def recipe(**values: Any) -> TrainingSpec:
-    return RECIPE.replace(Source("changed", "test"), **values)
+    return RECIPE.change(why="test", **values)
 
 
 def injection_moments(x: float, scale: float, read: bool) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import presets
 from aimc_bridge import calibrate, convert, drift, program
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import SpecError
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics import compensation, programmed, sigma_prog_us
@@ -23,8 +23,7 @@ from aimc_bridge.physics.programming import target_us
 from aimc_bridge.physics.reading import read_sigma
 from aimc_bridge.spec import IdealSpec, Preset, SignedPcmSpec
 from benchmarks.studies.ladder.rungs import LADDER, Rung
-from presets import ideal, rasch2023, scalar_drift
-from presets._sources import SOURCES
+from presets import SOURCES, ideal, rasch2023, scalar_drift
 from tests import stats
 from tests.models import linear, mlp, only, random
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 from aimc_bridge import calibrate, convert, sweep
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import DataError, UsageError
 from benchmarks import ladder as command
 from benchmarks import record as record_command
@@ -29,7 +29,7 @@ from benchmarks.report import ladder_tables as tables
 from benchmarks.report import record as records
 from benchmarks.studies import base
 from benchmarks.studies.ladder import sides
-from benchmarks.studies.ladder.ascent import Ascent, Options
+from benchmarks.studies.ladder.ascent import Ascent, LadderOptions
 from benchmarks.studies.ladder.rungs import LADDER
 from presets import ideal, rasch2023
 
@@ -193,7 +193,7 @@ def test_a_digital_model_is_trained_where_none_is_given(
         return task.load(checkpoint)
 
     monkeypatch.setattr(base.digital, "fit", fit)
-    (one,) = Ascent(Options(tasks=("wrn",), digital_epochs=0.5), tmp_path).climbs
+    (one,) = Ascent(LadderOptions(tasks=("wrn",), digital_epochs=0.5), tmp_path).climbs
     one.study.folder.mkdir(parents=True)
     assert isinstance(one.study.digital_model(), nn.Module)
     assert one.facts["digital"] == {"steps": 3}
@@ -212,7 +212,7 @@ def test_input_ranges_come_from_the_inputs_alone(
         calibrate(model, batches, method, **options)
 
     monkeypatch.setattr(base, "calibrate", noted)
-    settings = Options(tasks=("wrn",), checkpoint=(str(checkpoint),)).settings()
+    settings = LadderOptions(tasks=("wrn",), checkpoint=(str(checkpoint),)).settings()
     settings = dataclasses.replace(settings, out_percentile=99.0)
     study = base.Study(tasks.get("wrn"), settings, tmp_path)
     digital = study.digital_model()

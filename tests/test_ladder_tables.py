@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import calibrate, convert, drift, program, rng, sweep
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import CapabilityError, DataError, UsageError
 from aimc_bridge.spec import Preset
 from benchmarks.report import ladder_page as page

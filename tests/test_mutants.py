@@ -18,8 +18,9 @@ from aimc_bridge import convert, rng
 from aimc_bridge.engines.native import crossbar as native_crossbar
 from aimc_bridge.engines.native import layers as native_layers
 from aimc_bridge.equivalence import Report, capture, device
-from aimc_bridge.equivalence.layer import layer_part
-from aimc_bridge.equivalence.side import Setting
+from aimc_bridge.equivalence.comparison import device_findings, layer_findings
+from aimc_bridge.equivalence.measuring import Sampling
+from aimc_bridge.equivalence.two_engines import TwoEngines
 from aimc_bridge.physics import cells, crossbar, mapping
 from aimc_bridge.physics.drift import drifted
 from aimc_bridge.physics.mapping import TileGrid
@@ -50,7 +51,7 @@ def nothing_found(table: pd.DataFrame) -> bool:
 
 def devices(x: float, times: tuple[float, ...] = TIMES) -> Report:
     """The device level at one target."""
-    return Report.of([device.device_part(presets.rasch2023, x, times, 60_000, 1)])
+    return Report.of([device_findings(TwoEngines(presets.rasch2023), x, times, 60_000, 1)])
 
 
 @functools.cache
@@ -192,7 +193,7 @@ def the_layer(most: int) -> tuple[capture.Layer, Preset]:
 
 def layer_level(most: int) -> Report:
     layer, preset = the_layer(most)
-    return Report.of([layer_part(layer, preset, Setting((YEAR,), 24, 0))])
+    return Report.of([layer_findings(TwoEngines(preset), layer, Sampling((YEAR,), 24, 0))])
 
 
 @functools.cache

@@ -16,7 +16,8 @@ from torch._inductor import config as inductor
 from torch._inductor.graph import GraphLowering
 
 from aimc_bridge import convert, drift, load_chip, program, save_chip, sweep
-from aimc_bridge.engines.base import Matrix, matrices_of
+from aimc_bridge.converted import matrices_of
+from aimc_bridge.engines.base import Matrix
 from aimc_bridge.engines.native import compiled, compiled_chip, draws, kernels
 from aimc_bridge.errors import CapabilityError
 from aimc_bridge.physics import cells as cell_law

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import convert, drift, program
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.engines.native import backward, crossbar, forward, product, side_precision, tiles
 from aimc_bridge.engines.native.crossbar import Crossbar
 from aimc_bridge.errors import CapabilityError, UsageError

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from aimc_bridge import calibrate, convert, drift, program, restore
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.engines.native import crossbar
 from aimc_bridge.engines.native.tiles import TileWeights
 from aimc_bridge.errors import CalibrationError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -172,6 +173,7 @@ class Nothing(Task):
         ({"name": "my task"}, "name='my task'; allowed: letters"),
         ({"recipe": ""}, "Mine has no recipe; name one of the preset's"),
         ({"plans": {}}, "Mine has no plans; give it one"),
+        ({"metric": "f1"}, "metric='f1'; one of accuracy, perplexity"),
         ({"name": "wrn"}, "the name 'wrn' is that of benchmarks.tasks.wrn:ImageTask; give yours"),
     ],
 )
@@ -217,18 +219,33 @@ def test_a_task_says_what_it_lacks() -> None:
         ("json:Spirals", "task 'json:Spirals': json has no task 'Spirals'; it has none"),
     ],
 )
-def test_a_word_that_names_no_task_says_why(word: str, complaint: str, file: Path) -> None:
-    (file.parent / "broken.py").write_text("1 / 0\n")
-    (file.parent / "json.py").write_text("")
+def test_a_word_that_names_no_task_says_why(
+    word: str, complaint: str, file: Path, tmp_path: Path
+) -> None:
+    shutil.copy(file, tmp_path)
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "json.py").write_text("")
     with pytest.raises(UsageError, match=complaint) as caught:
-        tasks.find(word.format(folder=file.parent))
+        tasks.find(word.format(folder=tmp_path))
     assert "\n" not in str(caught.value)
 
 
-def test_a_task_of_the_project_is_named_as_its_file() -> None:
-    """By its file it is found: there is no list of them."""
+def test_a_task_of_the_project_is_found_by_its_file(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no list of them: a file more in the folder is a task more."""
     for name in tasks.names():
         assert tasks.find(name).__module__ == f"benchmarks.tasks.{name}"
         assert (ROOT / "benchmarks" / "tasks" / f"{name}.py").exists()
-        assert set(tasks.find(name).plans) == set(tasks.PROFILES)
-    assert len(tasks.names()) == 3
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(file.parent)])
+    registry._load_built_in.cache_clear()
+    try:
+        assert tasks.names() == ("wrn", "bert", "lstm", "spirals")
+        assert tasks.find("spirals").__module__ == "benchmarks.tasks.spirals"
+        assert (
+            tasks.get("spirals")
+            .command(Path("x"))
+            .startswith("python -m benchmarks.digital spirals ")
+        )
+    finally:
+        del sys.modules["benchmarks.tasks.spirals"], tasks.spirals  # type: ignore[attr-defined]

@@ -19,8 +19,7 @@ from aimc_bridge import physics
 from aimc_bridge.errors import UnknownNameError
 from aimc_bridge.physics.drift import nu_mean, nu_sd
 from aimc_bridge.spec import Preset, StatisticalSpec
-from presets import hermes, ideal, rasch2023
-from presets._sources import SOURCES
+from presets import SOURCES, hermes, ideal, rasch2023
 
 ALL = [presets.get(name) for name in presets.names()]
 # --- names ---

@@ -421,6 +421,6 @@ def test_reports_of_one_and_of_several_runs(
     assert reporting.main([str(tmp_path)]) == 2
     (tmp_path / "crosscheck.json").write_text("{}")
     assert reporting.main([str(tmp_path)]) == 2
-    assert "holds a cross-check" in capsys.readouterr().err
+    assert "holds no finished cross-check" in capsys.readouterr().err
     assert reporting.main([str(one), str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err

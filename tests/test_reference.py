@@ -27,12 +27,13 @@ from aimc_bridge import (
     train,
 )
 from aimc_bridge.conversion import copy_trained
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.engines.aihwkit import capability
 from aimc_bridge.engines.aihwkit.capability import cuda_tiles
 from aimc_bridge.engines.aihwkit.noise import LawNoiseModel, OracleDriftCompensation
-from aimc_bridge.engines.base import Matrix, matrices_of
+from aimc_bridge.engines.base import Matrix
 from aimc_bridge.errors import CapabilityError, UsageError
-from aimc_bridge.spec import Preset, Source, Table
+from aimc_bridge.spec import Preset, Table
 from presets import get, hermes, ideal, names, rasch2023, scalar_drift
 
 QUIET = rasch2023.change(out_noise=0.0, w_noise=0.0, why="no noise: outputs can be compared")
@@ -171,7 +172,7 @@ def test_training_config_refuses_a_clip_by_columns(tile: str) -> None:
 
     def preset(clip: str) -> Preset:
         values = {"noise_type": "none", "drop_connect": 0.0, "clip_type": clip}
-        spec = rasch2023.training["wrn16"].replace(Source("changed", "test"), **values)
+        spec = rasch2023.training["wrn16"].change(why="test", **values)
         return dataclasses.replace(ideal, training=Table({"mine": spec}))
 
     by_layers = preset("layer_gaussian").rpu_config(tile=tile, training="mine")
@@ -184,7 +185,7 @@ def test_training_config_refuses_a_clip_by_columns(tile: str) -> None:
 
 
 def with_recipe(base: Preset, **values: Any) -> Preset:
-    spec = rasch2023.training["wrn16"].replace(Source("changed", "test"), **values)
+    spec = rasch2023.training["wrn16"].change(why="test", **values)
     return dataclasses.replace(base, training=Table({"mine": spec}))
 
 

@@ -19,7 +19,7 @@ from aimc_bridge import (
     restore,
     save_chip,
 )
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import CalibrationError, StateError
 from presets import rasch2023
 from tests.models import random

@@ -11,10 +11,11 @@ import pytest
 
 from aimc_bridge.errors import DataError
 from benchmarks.report import crosscheck
-from benchmarks.report.folders import records_of
+from benchmarks.report.folders import rebuild, records_of
 from benchmarks.report.record import Record, read, write
+from benchmarks.report.verdict import summary
 
-COLUMNS = ["quantity", "t_inference", "native", "aihwkit", "difference", "low", "high", "margin"]
+COLUMNS = ["quantity", "t_inference", "first", "second", "difference", "low", "high", "margin"]
 
 
 def contents(**changes: Any) -> dict[str, Any]:
@@ -27,6 +28,8 @@ def contents(**changes: Any) -> dict[str, Any]:
     report = {
         "name": "rasch2023/lstm",
         "sides": ["native", "aihwkit"],
+        "should_agree": True,
+        "notes": [],
         "counts_columns": ["level", "quantity", "equivalent", "different", "undecided"],
         "counts": [["task", "accuracy", 1, 0, 1], ["task", "perplexity", 1, 0, 0]],
         "worst_columns": [*COLUMNS, "verdict"],
@@ -47,6 +50,13 @@ def contents(**changes: Any) -> dict[str, Any]:
 
 def record(**changes: Any) -> Record:
     return crosscheck.from_report(contents(**changes), "crosscheck-one")
+
+
+def test_records_with_the_earlier_names_of_the_columns_are_read() -> None:
+    """The two sides were called native and aihwkit, in every record up to the first release."""
+    names = {"first": "native", "second": "aihwkit"}
+    earlier = [names.get(column, column) for column in [*COLUMNS, "verdict"]]
+    assert crosscheck.table([record(worst_columns=earlier)]) == crosscheck.table([record()])
 
 
 def test_a_line_per_time_and_quantity() -> None:
@@ -113,6 +123,9 @@ def test_a_finished_folder_is_a_record(tmp_path: Path) -> None:
         "| [crosscheck-one](there/crosscheck-one.json) |"
     )
     assert len(table) == 4
+    rebuild(tmp_path)
+    text = (tmp_path / "summary.md").read_text()
+    assert text == summary(about["reports"], 2, about["command"]) and "undecided" in text
     (tmp_path / crosscheck.FILE).write_text(json.dumps({**about, "finished": False}))
     with pytest.raises(DataError, match="is not finished; go on with it"):
         records_of(tmp_path, "one")

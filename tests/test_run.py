@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from aimc_bridge.calibration import METHODS
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import DataError
 from benchmarks import cli, run, tasks
 from benchmarks.report import run as report
@@ -336,7 +336,7 @@ def test_a_growth_that_was_cut_short_is_not_finished(model, tmp_path, monkeypatc
         patch.setattr(base, "evaluate", fail)
         with pytest.raises(Interrupted):
             run.main([*words, "--chips", "3", "--resume"])
-    with pytest.raises(DataError, match="is not finished: wrn is missing"):
+    with pytest.raises(DataError, match="is not finished: run.json lacks .*studies; go on with it"):
         report.record_of(out, "one")
     assert run.main([*words, "--chips", "3", "--resume"]) == 0
     rows = rows_of(out)
@@ -384,11 +384,13 @@ def test_times_as_people_write_them_and_tasks_between_options() -> None:
     assert Settings().at == (1.0, 3600.0, 86400.0, 365 * 86400.0)
 
 
-@pytest.mark.parametrize("profile", tasks.PROFILES)
-@pytest.mark.parametrize("name", tasks.names())
-def test_every_profile_has_a_plan_whose_recipe_is_valid(profile, name) -> None:
+@pytest.mark.parametrize(
+    ("name", "profile"),
+    [(name, profile) for name in tasks.names() for profile in tasks.find(name).plans],
+)
+def test_every_profile_has_a_plan_whose_recipe_is_valid(name, profile) -> None:
     plan = tasks.find(name).plans[profile]
-    recipe_name = {"wrn": "wrn16", "bert": "bert_glue", "lstm": "lstm"}[name]
+    recipe_name = tasks.find(name).recipe
     recipe = recipe_for(rasch2023, recipe_name, plan, {})
     assert {key: getattr(recipe.spec, key) for key in plan.overrides} == plan.overrides
     if profile == "paper":  # the paper's own, whole

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from aimc_bridge import calibrate, convert
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.engines.native import compiled_passes
 from aimc_bridge.errors import DataError, UsageError
 from benchmarks import record as record_command

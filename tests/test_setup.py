@@ -243,6 +243,7 @@ def test_doctor_looks_for_the_files_that_the_benchmarks_read(tmp_path: Path) -> 
     readers = {
         "SST-2": text.sst2,
         "WikiText-2": text.wikitext2,
+        "Penn Treebank": text.penn_treebank,
         "CIFAR-10 (JPEG)": images.cifar10_jpeg,
         "CIFAR-10 (lossless subset)": images.cifar10_lossless,
     }
@@ -257,7 +258,8 @@ def test_doctor_looks_for_the_files_that_the_benchmarks_read(tmp_path: Path) -> 
         kind = getattr(datasets, name.replace("-", ""))
         listed = [row[0] for row in (*kind.train_list, *kind.test_list)]
         wanted_paths = {f"{kind.base_folder}/{n}" for n in (*listed, kind.meta["filename"])}
-        assert set(looked_for[name][0]) == wanted_paths
+        pickles, _ = looked_for[name]
+        assert set(pickles) == wanted_paths
 
 
 def test_doctor_with_a_wrong_pair_says_what_to_do_and_exits_1() -> None:

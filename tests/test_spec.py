@@ -28,7 +28,8 @@ from aimc_bridge.spec import (
     cite,
 )
 from aimc_bridge.spec.crossbar import COMPENSATIONS
-from presets import hermes, ideal, rasch2023, scalar_drift
+from aimc_bridge.training import HWATraining
+from presets import SOURCES, hermes, ideal, rasch2023, scalar_drift
 
 ALL = [presets.get(name) for name in presets.names()]
 WHATEVER = Source("changed", "test")
@@ -79,7 +80,7 @@ def test_a_typo_lists_the_fields() -> None:
     with pytest.raises(SpecError, match="g_max_uS.*fields: g_max_us"):
         cite(IdealSpec, **entries(ideal.pcm), g_max_uS=V(1.0, "definition"))
     with pytest.raises(SpecError, match="fields:.*noise_scale"):
-        rasch2023.training["lstm"].replace(WHATEVER, noise_scal=1.0)
+        rasch2023.training["lstm"].change(why=WHATEVER, noise_scal=1.0)
     with pytest.raises(SpecError, match="fields:"):
         scalar_drift.change(w_nois=0.0, why="what-if")
     data = ideal.pcm.to_dict()
@@ -198,7 +199,7 @@ UNTRAINABLE: list[dict[str, Any]] = [
 @pytest.mark.parametrize("values", UNTRAINABLE, ids=str)
 def test_a_recipe_that_cannot_be_is_an_error(values: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match="allowed"):
-        rasch2023.training["wrn16"].replace(WHATEVER, **values)
+        rasch2023.training["wrn16"].change(why=WHATEVER, **values)
 
 
 def test_a_part_of_another_kind_is_an_error() -> None:
@@ -272,6 +273,37 @@ def test_change_needs_a_reason() -> None:
         rasch2023.change(out_noise=0.06, why=" ")
     with pytest.raises(TypeError):
         rasch2023.change(out_noise=0.06)  # type: ignore[call-arg]
+
+
+def test_every_kind_has_one_verb_for_a_changed_copy() -> None:
+    spec = rasch2023.crossbar.change(why="what-if", out_noise=0.06)
+    assert spec.sources["out_noise"] == Source("changed", "what-if")
+    assert spec.sources["w_noise"] == rasch2023.crossbar.sources["w_noise"]
+    read = rasch2023.crossbar.change(why=Source("rasch2023", "SI Table 9"), out_noise=0.06)
+    assert read.out_noise == 0.06 and str(read.sources["out_noise"]) == "rasch2023, SI Table 9"
+    recipe = HWATraining.for_(rasch2023, "lstm")
+    changed = recipe.change(why="less noise", noise_scale=2.0)
+    assert changed == recipe.override("less noise", noise_scale=2.0)
+    assert changed.spec.sources["noise_scale"] == Source("changed", "less noise", "rasch2023/lstm")
+    for wrong in ("", " ", None, 3):
+        for each in (rasch2023.crossbar, rasch2023, recipe):
+            with pytest.raises(SpecError, match="needs why=, one line"):
+                each.change(why=wrong)  # type: ignore[arg-type]
+
+
+def test_a_copy_under_a_name_of_its_own() -> None:
+    mine = rasch2023.change(name="my_chip", g_max_us=40.0, why="our lab")
+    assert (mine.name, str(mine)) == ("my_chip", "my_chip")
+    assert mine.description == "rasch2023, changed: our lab"
+    assert mine.pcm.g_max_us == 40.0 and rasch2023.name == "rasch2023"
+    assert str(mine.pcm.sources["g_max_us"]) == "changed, our lab, preset rasch2023"
+    assert [c.field for c in mine.changes] == ["g_max_us", "name"]
+    again = mine.change(out_noise=0.1, why="what-if")
+    assert (again.name, str(again)) == ("my_chip", "my_chip with out_noise=0.1")
+    assert Preset.from_dict(json.loads(json.dumps(again.to_dict()))) == again
+    for name in ("", "my chip", "a/b", "-x", "my_chip.toml", 3):
+        with pytest.raises(SpecError, match="preset name"):
+            rasch2023.change(name=name, why="test")  # type: ignore[arg-type]
 
 
 # --- plain data and back ---
@@ -388,6 +420,35 @@ def test_explain_tells_units() -> None:
     changed = rasch2023.change(t0_s=30.0, why="what-if").explain().set_index("field")
     assert changed.loc["t0_s", "value"] == 30.0
     assert "what-if" in changed.loc["t0_s", "source"]
+
+
+def test_explain_printed_cuts_nothing() -> None:
+    table = rasch2023.change(out_noise=0.06, why="a long reason " * 20).explain()
+    for page in (repr(table), str(table), table._repr_html_()):
+        assert "..." not in page and "2.5e-07" in page
+        for preset_row in table.itertuples():
+            assert str(preset_row.value) in page and preset_row.field in page
+        for source in set(table["source"]):
+            assert source.strip() in page
+    lines = repr(table).splitlines()
+    assert sum("training." in line or " pcm " in line for line in lines) >= len(table) - 16
+    works = table.attrs["works"]
+    assert works == {key: SOURCES[key] for key in works} and "choice" in works
+    for key, work in works.items():
+        assert f"{key}: {work}" in " ".join(repr(table).split())
+    pcm = table[table["part"] == "pcm"]
+    assert "nandakumar2019: Nandakumar et al." in repr(pcm) and "Rasch et al." not in repr(pcm)
+
+
+def test_explain_shows_a_work_that_a_user_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Source("ours2026", "Table 2", "measured")
+    mine = dataclasses.replace(
+        rasch2023, crossbar=rasch2023.crossbar.change(why=source, out_noise=0.05)
+    )
+    assert mine.explain().attrs["works"]["ours2026"] == ""
+    assert repr(mine.explain()).splitlines()[-6:].count("ours2026") == 1
+    monkeypatch.setitem(SOURCES, "ours2026", "Ours et al. 2026, A chip.")
+    assert "ours2026: Ours et al. 2026, A chip." in repr(mine.explain())
 
 
 def test_the_kinds_a_preset_may_hold() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import CapabilityError
 from benchmarks.speed import sides, targets, works
 from benchmarks.speed.goals import MEASURES

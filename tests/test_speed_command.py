@@ -12,7 +12,7 @@ import torch
 
 from aimc_bridge.errors import UsageError
 from benchmarks import record as record_command
-from benchmarks.report import figures, folders, pages
+from benchmarks.report import figures, folders, pages, speed_records
 from benchmarks.report import record as records
 from benchmarks.report import speed as report
 from benchmarks.report.record import Record, digest, read
@@ -35,7 +35,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, Path]:
 
 def test_growth_measures_every_family(grown: tuple[Record, Path]) -> None:
     made, out = grown
-    curves = {(c.family, c.operation): c for c in report.curves_of(made)}
+    curves = {(c.family, c.operation): c for c in speed_records.curves_of(made)}
     layers = itertools.product(("width", "tiles"), ("forward", "program", "drift"))
     others = {("batch", "forward"), ("chips", "sweep"), ("times", "sweep")}
     assert set(curves) == {*layers, *others}
@@ -69,8 +69,8 @@ def test_growth_verdicts(power: float, verdict: str) -> None:
     points = [Point(n, [n**power, 9 * n**power, n**power], 8, 16) for n in (2.0, 4.0, 8.0)]
     about: dict[str, Any] = {"name": "x", "command": "", "versions": {}, "hardware": {}}
     curve = Curve("batch", "forward", points)
-    made = report.record_of_curves([curve], {}, **about, arguments={}, extra={})
-    assert report.curves_of(made) == [curve]
+    made = speed_records.record_of_curves([curve], {}, **about, arguments={}, extra={})
+    assert speed_records.curves_of(made) == [curve]
     rows = report.growth_rows(made)
     assert [(row["cost"], row["verdict"]) for row in rows] == [
         ("time of forward against batch", verdict),

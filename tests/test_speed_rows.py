@@ -13,6 +13,7 @@ import torch
 
 from benchmarks import machine
 from benchmarks.report import speed as report
+from benchmarks.report import speed_records
 from benchmarks.report.record import Record, read, write
 from benchmarks.speed import goals, sides, targets
 from benchmarks.speed.__main__ import main
@@ -59,12 +60,12 @@ def test_the_record_keeps_every_repeat_and_what_it_ran_on(measured: Record) -> N
     assert measured.hardware["torch_threads"] == 1 and measured.hardware["cpu"]
     assert measured.versions["torch"] == torch.__version__.partition("+")[0]
     assert "out_noise=0.0" in measured.extra["presets"]["DAC/ADC only"]
-    for group in report.groups_of(measured):
+    for group in speed_records.groups_of(measured):
         rounds = {len(side.seconds) for side in group.sides if side.name != "sweep"}
         assert len(rounds) == 1, group.name
         for side in group.sides:
             assert any(value is not None and value > 0 for value in side.seconds)
-    forward = next(g for g in report.groups_of(measured) if g.name == "wrn-forward")
+    forward = next(g for g in speed_records.groups_of(measured) if g.name == "wrn-forward")
     (digital,) = forward.of("digital")
     assert len(digital.seconds) == TINY.rounds and digital.peak is not None and digital.peak > 0
     sizes = [side.size for side in forward.of(targets.CPP)]
@@ -89,7 +90,7 @@ def test_what_allocators_are_told_is_kept_and_shown(
 
 def test_rows_are_what_the_repeats_say(measured: Record) -> None:
     rows = {row["row"]: row for row in report.rows_of(measured)}
-    groups = {group.name: group for group in report.groups_of(measured)}
+    groups = {group.name: group for group in speed_records.groups_of(measured)}
 
     def seconds(group: str, side: str) -> list[float]:
         (found,) = groups[group].of(side)
@@ -117,7 +118,7 @@ def test_a_record_comes_back_from_its_file(measured: Record, tmp_path: Path) -> 
     path = write(replace(measured, name="speed-x"), tmp_path / "deep" / "speed-x.json")
     again = read(path)
     assert again == replace(measured, name="speed-x")
-    assert report.groups_of(again) == report.groups_of(measured)
+    assert speed_records.groups_of(again) == speed_records.groups_of(measured)
     assert report.summary(again) == report.summary(measured)
     (row,) = [row for row in measured.rows if list(row[:2]) == ["wrn-forward", "digital"]]
     assert f"  {json.dumps(row)},\n" in path.read_text()  # on one line
@@ -132,7 +133,7 @@ def test_the_tables_name_every_work_and_side(measured: Record) -> None:
     assert [
         line.split(" | ")[0].removeprefix("| ") for line in lines[at + 2 : at + 2 + len(rows)]
     ] == [row["work"] for row in rows]
-    for group in report.groups_of(measured):
+    for group in speed_records.groups_of(measured):
         for side in group.sides:
             assert any(line.startswith(f"| {group.work} | {side.name} |") for line in lines)
     assert "no number means anything" in text and "1 threads" in text
@@ -149,7 +150,7 @@ def test_targets_are_judged_only_where_they_were_stated_for(measured: Record) ->
     assert quick["forward-all"] and not quick["bert-program"]
     gpu = verdicts(size="full", device="cuda")
     assert not gpu["forward-all"] and not gpu["goal-wrn"]  # fewer images than the goal's
-    goal = next(group for group in report.groups_of(measured) if group.name == "goal-wrn")
+    goal = next(group for group in speed_records.groups_of(measured) if group.name == "goal-wrn")
     record = again(measured, [replace(goal, about=goals.SIZES)], size="full", device="cuda")
     (row,) = [row for row in report.rows_of(record) if row["row"] == "goal-wrn"]
     assert row["verdict"] == "met"
@@ -160,7 +161,7 @@ def again(record: Record, groups: list[Group], **arguments: Any) -> Record:
     about = {key: getattr(record, key) for key in ("name", "command", "versions", "hardware")}
     about["arguments"] = {**record.arguments, **arguments}
     extra = {key: value for key, value in record.extra.items() if key != "groups"}
-    return report.record_of_groups(groups, **about, extra=extra)
+    return speed_records.record_of_groups(groups, **about, extra=extra)
 
 
 def test_what_fails_is_named_at_full_size_only(measured: Record) -> None:
@@ -181,7 +182,7 @@ def test_what_fails_is_named_at_full_size_only(measured: Record) -> None:
     curve = Curve("width", "forward", [Point(n, [n**1.2], None, 0) for n in (1.0, 2.0, 4.0)])
     about = {key: getattr(record, key) for key in ("name", "command", "versions", "hardware")}
     about["arguments"] = record.arguments
-    grown = report.record_of_curves([curve], {}, **about, extra={})
+    grown = speed_records.record_of_curves([curve], {}, **about, extra={})
     assert report.failures(grown) == ["time of forward against width"]
 
 
@@ -193,5 +194,5 @@ def test_every_row_runs_on_a_gpu(tmp_path: Path) -> None:
     made = read(out / "speed.json")
     rows = {row["row"] for row in report.rows_of(made)}
     assert {target.row for target in TARGETS if not target.base.startswith("aihwkit")} <= rows
-    forward = next(g for g in report.groups_of(made) if g.name == "wrn-forward")
+    forward = next(g for g in speed_records.groups_of(made) if g.name == "wrn-forward")
     assert all(side.peak for side in forward.sides)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from aimc_bridge import calibrate, convert, drift, program, sweep
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import CapabilityError, DataError, StateError, UsageError
 from presets import rasch2023
 from tests.models import DEVICES, RANGED, linear, mlp, random

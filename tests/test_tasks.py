@@ -17,7 +17,7 @@ from presets import rasch2023
 from tests.test_task_lstm import language
 
 
-@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("name", tasks.names("embedded"))
 def test_an_untrained_model_guesses(all_tasks, name) -> None:
     task = all_tasks[name]
     assert task.chance_error == pytest.approx(1 - 1 / task.n_classes)
@@ -26,7 +26,7 @@ def test_an_untrained_model_guesses(all_tasks, name) -> None:
     assert 0.5 * math.log(task.n_classes) < scores["loss"] < 1.6 * math.log(task.n_classes)
 
 
-@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("name", tasks.names("embedded"))
 def test_a_model_is_a_function_of_its_seed_alone(all_tasks, name) -> None:
     task = all_tasks[name]
     torch.manual_seed(1)
@@ -44,7 +44,7 @@ def test_a_model_is_a_function_of_its_seed_alone(all_tasks, name) -> None:
     assert any(differ)
 
 
-@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("name", tasks.names("embedded"))
 def test_evaluation_is_repeatable_without_dropout_and_gives_the_mode_back(all_tasks, name) -> None:
     task = all_tasks[name]
     model = task.build(0).train()
@@ -56,7 +56,7 @@ def test_evaluation_is_repeatable_without_dropout_and_gives_the_mode_back(all_ta
     assert task.evaluate(undisturbed, subset=100)["loss"] == pytest.approx(first["loss"], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("name", tasks.names("embedded"))
 def test_a_subset_has_so_many_samples(all_tasks, name) -> None:
     task = all_tasks[name]
     count = sum(task.targets(batch).numel() for batch in task.batches("test", 150))
@@ -68,7 +68,7 @@ def test_a_subset_has_so_many_samples(all_tasks, name) -> None:
     assert task.count("test") - 2 * lstm.STREAMS < everything <= task.count("test")
 
 
-@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("name", tasks.names("embedded"))
 def test_the_probability_is_the_mean_of_what_the_right_class_gets(all_tasks, name) -> None:
     task = all_tasks[name]
     model = task.build(0, dropout=0.0).eval()
@@ -90,7 +90,7 @@ def flat(batch) -> list[Tensor]:
     return [v for v in values if isinstance(v, Tensor)]
 
 
-@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("name", tasks.names("embedded"))
 def test_training_batches_repeat_by_seed_and_epoch(all_tasks, name) -> None:
     task = all_tasks[name]
     one, other = task.train_loader(8, 5), task.train_loader(8, 5)
@@ -102,7 +102,7 @@ def test_training_batches_repeat_by_seed_and_epoch(all_tasks, name) -> None:
     )
 
 
-@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("name", tasks.names("embedded"))
 def test_a_trained_model_is_read_back_and_others_are_refused(all_tasks, name, tmp_path) -> None:
     from safetensors.torch import load_file, save_file, save_model
 
@@ -180,7 +180,7 @@ def test_options_are_words_of_key_and_value() -> None:
             tasks.parse_options([word])
 
 
-@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("name", tasks.names("embedded"))
 def test_parts_of_a_batch_are_all_of_it(all_tasks, name) -> None:
     """Each sample in one replica's part; a stream of words stays with one replica."""
     task = all_tasks[name]
@@ -206,7 +206,7 @@ class Absent:
     __len__ = __getitem__ = __iter__ = lambda self, *_: self.gone  # type: ignore[assignment]
 
 
-@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("name", tasks.names("embedded"))
 def test_nothing_is_chosen_by_the_test_split(name, tmp_path) -> None:
     """Digital and hardware-aware training, validation and calibration run without it."""
     from benchmarks.studies.base import Study
@@ -231,7 +231,7 @@ def test_nothing_is_chosen_by_the_test_split(name, tmp_path) -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("name", tasks.names("embedded"))
 def test_batches_on_a_gpu_are_those_of_a_cpu(name) -> None:
     one, other = tasks.get(name), tasks.get(name)
     other.place(torch.device("cuda"))

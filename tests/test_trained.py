@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from aimc_bridge import calibrate, convert
 from aimc_bridge.commands import Output
-from aimc_bridge.engines.base import matrices_of, record_of
+from aimc_bridge.converted import matrices_of, record_of
 from benchmarks import tasks
 from benchmarks.studies.base import Study
 from benchmarks.studies.settings import Settings

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aimc_bridge import HWATraining, calibrate, convert, train
-from aimc_bridge.engines.base import Matrix, matrices_of
+from aimc_bridge.converted import matrices_of
+from aimc_bridge.engines.base import Matrix
 from presets import rasch2023
 from tests.models import DEVICES, QUIET, RANGED, assert_close, linear, only, random
 from tests.stats import assert_mean, assert_sd

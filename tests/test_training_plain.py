@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aimc_bridge import convert
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.training import default_optimizer, learning_rate_factor
 from presets import ideal, rasch2023
 from tests.models import assert_close, mlp, random, small_net

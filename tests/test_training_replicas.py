@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from aimc_bridge import convert, train
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.training import noisy_weight
 from presets import ideal, rasch2023
 from tests.models import DEVICES, assert_close, mlp, random, small_net

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from aimc_bridge import HWATraining, calibrate, convert, train
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import CapabilityError, TrainingError, UsageError
 from aimc_bridge.training import learning_rate_factor, progress, train_digital
 from presets import ideal, rasch2023

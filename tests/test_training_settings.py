@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import HWATraining, convert
-from aimc_bridge.engines.base import Matrix, matrices_of
+from aimc_bridge.converted import matrices_of
+from aimc_bridge.engines.base import Matrix
 from aimc_bridge.errors import SpecError, TrainingError, UnknownNameError, UsageError
 from presets import ideal, rasch2023
 from tests.models import DEVICES, QUIET, assert_close, linear, mlp, random

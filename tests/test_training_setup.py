@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import calibrate, convert
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import CapabilityError, CheckpointError, UsageError
 from aimc_bridge.training import train_digital
 from presets import ideal

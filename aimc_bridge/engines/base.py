@@ -1,29 +1,35 @@
-"""What the library knows of an engine: layer handlers, weight matrices, a model's record.
+"""What the library knows of an engine: how it converts layers, and its weight matrices.
 
-An engine turns a layer into its analog counterpart (a handler a layer type) and shows every weight
-matrix that lies on tiles through one small interface, `Matrix`. Conversion, chips, calibration and
-training are written against these and know nothing of the engine behind.
+An engine turns a layer into its analog counterpart (a handler per layer type) and shows every
+weight matrix that lies on tiles through one small interface, `Matrix`. Conversion, chips,
+calibration and training are written against these and know nothing of the engine behind.
 """
 
 from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
+from torch.utils.hooks import RemovableHandle
 
-from aimc_bridge.errors import CapabilityError, ConversionError, StateError, UnknownNameError
+from aimc_bridge.engines.match import Handlers
+from aimc_bridge.errors import CapabilityError, StateError, UnknownNameError
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.spec import Preset, TrainingSpec
 
 Observer = Callable[[int, int, Tensor, Callable[[], Tensor]], None]
 """Called with (row tile, column tile, the inputs of that tile in the layer's own units, what gives
 its exact outputs: products of the normalised weights with these inputs)."""
+
+
+class Flag:
+    """A yes or no that several objects share."""
+
+    def __init__(self) -> None:
+        self.on = False
 
 
 class Matrix(ABC):
@@ -35,14 +41,20 @@ class Matrix(ABC):
 
     grid: TileGrid
     preset: Preset
-    reached: list[bool]
-    """One value, in a list that copies made for several devices share: whether a forward pass came
-    here since it was set to False."""
+    reached: Flag
+    """Whether a forward pass came here since it was set to False. Copies made for several devices
+    share it."""
 
     # the chip
     @abstractmethod
     def program(self, seed: int, name: str, draw_on: str) -> None:
-        """Draw programming noise and drift exponents from streams named (seed, name)."""
+        """Draw programming noise and drift exponents from streams named (seed, name).
+
+        Args:
+            seed: The chip.
+            name: The layer, in its streams.
+            draw_on: One of the engine's `draw_on`.
+        """
 
     @abstractmethod
     def drift(self, t_s: float, seed: int, name: str, draw_on: str) -> None:
@@ -109,8 +121,17 @@ class Matrix(ABC):
         """Whether an optimizer may change the trained weights: False for frozen ones."""
 
     @abstractmethod
-    def prepare_training(self, recipe: Any) -> None:
-        """Take from a TrainingSpec: learned ranges and scales, IR drop in training."""
+    def prepare_training(self, recipe: TrainingSpec) -> None:
+        """Take from a recipe: learned ranges and scales, IR drop in training."""
+
+    @abstractmethod
+    def periphery(self) -> dict[str, list[nn.Parameter]]:
+        """Return the parameters of the digital periphery, which are no weights.
+
+        Returns:
+            "out_scale": the learned factors on the column scales; "input_range": the input ranges.
+            An empty list if the preset has none.
+        """
 
     @abstractmethod
     def normalised_weight(self) -> Tensor:
@@ -123,11 +144,21 @@ class Matrix(ABC):
         The gradient goes to the trained weights.
         """
 
-    def noisy_in_passes(
+    def draw_noisy_weight(
         self, recipe: TrainingSpec, scale: float, seed: int, names: tuple[object, ...]
     ) -> Tensor | None:
-        """Normalised weights with a mini-batch's noise of `scale` and drop-connect, drawn by the
-        engine itself from the stream (seed, *names); None where it leaves that to the caller."""
+        """Draw the weights of one mini-batch in a way of the engine's own, if it has one.
+
+        Args:
+            recipe: What noise, and how much drop-connect.
+            scale: Factor on the noise in this mini-batch.
+            seed: Of the training.
+            names: The rest of the stream's name.
+
+        Returns:
+            Normalised weights `[out, in]`, noise and drop-connect included; None if the engine
+            leaves the draw to the caller.
+        """
         return None
 
     @abstractmethod
@@ -139,67 +170,53 @@ class Matrix(ABC):
     def remap(self) -> None:
         """Scale anew: the largest |w| of each column (tile, layer) of each tile is 1 again."""
 
+    # what not every engine can
 
-Handler = Callable[[nn.Module, Preset], nn.Module]
-"""Makes the analog counterpart of a layer, weights copied, or raises ConversionError."""
+    def keep_out_of_compile(self, on: bool) -> None:
+        """Keep the products out of graphs of torch.compile, or let them in again.
+
+        They draw noise and keep state from call to call, which a graph must not hold.
+
+        Raises:
+            CapabilityError: If the engine cannot do so.
+        """
+        if on:
+            raise CapabilityError(
+                "compile=True needs products that torch.compile can leave out; allowed: "
+                'engine="native"'
+            )
+
+    def watch_inputs(self, watcher: Callable[[Tensor], None]) -> RemovableHandle:
+        """Show `watcher` the inputs of every product, from now on until the handle's `remove()`.
+
+        Args:
+            watcher: Called with vectors `[vectors, in]`, or the images of a convolution.
+
+        Raises:
+            CapabilityError: If the engine has no view of a whole matrix.
+        """
+        raise CapabilityError("inputs of whole matrices are seen with engine='native' only")
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return the product with such inputs as the crossbars are now, without the bias.
+
+        Products are exact while an observer is set.
+
+        Raises:
+            CapabilityError: If the engine has no view of a whole matrix.
+        """
+        raise CapabilityError("products of whole matrices are made with engine='native' only")
 
 
 class Engine(ABC):
     """One way to simulate: a table of handlers and a way to find the matrices of a model."""
 
     name: str
+    draw_on: tuple[str, ...]
+    """Ways to draw a chip that its matrices take, the default first."""
 
     def __init__(self) -> None:
-        self.handlers: dict[type[nn.Module], Handler] = {}
-        self.named_handlers: dict[tuple[str, str], Handler] = {}
-
-    def handles(self, *types: type[nn.Module]) -> Callable[[Handler], Handler]:
-        """Register a handler for layer types (decorator); subclasses are served too where they
-        do not change `forward`."""
-
-        def register(handler: Handler) -> Handler:
-            for kind in types:
-                self.handlers[kind] = handler
-            return handler
-
-        return register
-
-    def handles_named(self, module: str, name: str) -> Callable[[Handler], Handler]:
-        """Like `handles`, for a class of a package that must not be imported for it."""
-
-        def register(handler: Handler) -> Handler:
-            self.named_handlers[module, name] = handler
-            return handler
-
-        return register
-
-    def handler_for(self, module: nn.Module) -> Handler | None:
-        """The handler of the nearest base class whose `forward` the module still has."""
-        for base in type(module).__mro__:
-            handler = self.handlers.get(base) or self.named_handlers.get(
-                (base.__module__, base.__qualname__)
-            )
-            if handler is not None:
-                if is_parametrized(module):
-                    raise ConversionError(
-                        f"{base.__name__} with parametrizations; call "
-                        "torch.nn.utils.parametrize.remove_parametrizations first, or exclude it"
-                    )
-                if hooks := _hooks(module):
-                    raise ConversionError(
-                        f"{type(module).__name__} has {hooks} that its analog layer would not run; "
-                        "remove them first (torch.nn.utils.remove_spectral_norm, "
-                        "remove_weight_norm, prune.remove, or the handle of a hook of your own), "
-                        "or exclude it"
-                    )
-                own = "forward" in module.__dict__  # set on this very module, by a wrapper
-                if type(module).forward is base.forward and not own:  # type: ignore[attr-defined]
-                    return handler
-                raise ConversionError(
-                    f"{type(module).__name__} changes the forward pass of {base.__name__}; "
-                    f"register a handler for it (engine {self.name!r}) or exclude it"
-                )
-        return None
+        self.handlers = Handlers()
 
     @abstractmethod
     def check(self, preset: Preset, device: torch.device, dtype: torch.dtype) -> None:
@@ -212,17 +229,6 @@ class Engine(ABC):
     @abstractmethod
     def finish(self, model: nn.Module) -> None:
         """Last step of a conversion, on the whole converted model (hooks, state dict)."""
-
-
-def _hooks(module: nn.Module) -> str:
-    """Which kinds of hooks a layer's forward and backward pass run; "" for none."""
-    kinds = {
-        "forward hooks": module._forward_hooks,
-        "forward pre-hooks": module._forward_pre_hooks,
-        "backward hooks": module._backward_hooks,
-        "backward pre-hooks": module._backward_pre_hooks,
-    }
-    return " and ".join(kind for kind, hooks in kinds.items() if hooks)
 
 
 _ENGINES = {
@@ -243,101 +249,9 @@ def engine(name: str) -> Engine:
     return found
 
 
-@dataclass
-class Chip:
-    """Which chip a model holds: None before programming."""
-
-    seed: int
-    draw_on: str
-    t_inference: float | None = None
-
-
-@dataclass
-class LayerRecord:
-    """One line of a coverage report."""
-
-    module: str
-    type: str
-    parameters: int
-    where: str
-    tiles: int
-    reason: str
-
-
-@dataclass
-class Record:
-    """What a converted model remembers of its conversion."""
-
-    engine: str
-    preset: Preset
-    presets: dict[str, Preset]
-    layers: list[LayerRecord] = field(default_factory=list)
-    chip: Chip | None = None
-
-
-_ATTRIBUTE = "_aimc_record"
-
-
-def attach(model: nn.Module, record: Record) -> None:
-    """Give a converted model its record; it travels with copies and pickles of the model."""
-    object.__setattr__(model, _ATTRIBUTE, record)
-    model.register_load_state_dict_pre_hook(_refuse_with_a_chip)
-
-
-def _refuse_with_a_chip(model: nn.Module, *_: Any) -> None:
-    """Before a state dict is loaded: a chip of other weights would stay on the crossbars."""
-    if record_of(model).chip is not None:
-        raise chip_in_the_way(type(model).__name__)
-
-
 def chip_in_the_way(holder: str) -> StateError:
     """What a state dict meets where a chip is programmed."""
     return StateError(
         f"load_state_dict: {holder} holds a programmed chip, which is not of the weights to be "
         "loaded; call restore(model) first, and load again"
     )
-
-
-def digital_state(model: nn.Module, analog: Iterable[str]) -> dict[str, Tensor]:
-    """Parameters and buffers outside the layers `analog`, themselves, not copies."""
-    names = tuple(analog)
-    return {
-        f"{name}.{key}" if name else key: value
-        for name, module in model.named_modules()
-        if not any(inside(name, layer) for layer in names)
-        for key, value in (
-            *module.named_parameters(recurse=False),
-            *module.named_buffers(recurse=False),
-        )
-    }
-
-
-def inside(name: str, module: str) -> bool:
-    """Whether the module `name` is `module` or in it."""
-    return name == module or module == "" or name.startswith(module + ".")
-
-
-def record_of(model: nn.Module) -> Record:
-    """The record of a converted model.
-
-    Raises:  CapabilityError where the model was not made by `convert` (or is a part of one).
-    """
-    found = model.__dict__.get(_ATTRIBUTE)
-    if not isinstance(found, Record):
-        raise CapabilityError(
-            f"{type(model).__name__} is not a converted model; call "
-            "convert(model, preset) first and pass what it returns, whole"
-        )
-    return found
-
-
-def matrices_of(model: nn.Module) -> dict[str, Matrix]:
-    """The matrices of a converted model, by layer name."""
-    return engine(record_of(model).engine).matrices(model)
-
-
-def owners(model: nn.Module, kind: type[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
-    """(name, module) of all modules of a kind, each once, under its first name."""
-    for name, module in model.named_modules():
-        if isinstance(module, kind):
-            yield name, module

@@ -1,7 +1,6 @@
-"""The cross-check: where two sides agree within a margin stated in advance, and where not."""
+"""The cross-check: do two sides agree within margins that are stated in advance?"""
 
-from aimc_bridge.equivalence.device import device_level
 from aimc_bridge.equivalence.report import Report
-from aimc_bridge.equivalence.run import crosscheck
+from aimc_bridge.equivalence.run import crosscheck, device_level
 
 __all__ = ["Report", "crosscheck", "device_level"]

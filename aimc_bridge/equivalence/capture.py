@@ -1,4 +1,4 @@
-"""Layers of a model as they are, each with the inputs that it sees in the digital model."""
+"""The layers of a model, each with the inputs that it sees in the model without noise."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from aimc_bridge import layers
 from aimc_bridge.calibration import calibrate, run_batch
-from aimc_bridge.engines.base import Matrix, matrices_of
+from aimc_bridge.converted import matrices_of
+from aimc_bridge.engines.base import Matrix
 from aimc_bridge.errors import AimcError, ShapeError, UsageError
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.rng import stream
 
-VECTORS, IMAGES = 4096, 32  # inputs kept of a layer: vectors of a matrix, images of a convolution
-_A_CALL = 256  # vectors kept of one call: a recurrent layer is called at every step
+VECTORS, IMAGES = 4096, 32  # inputs kept per layer: vectors of a matrix, images of a convolution
+_A_CALL = 256  # vectors kept per call, because a recurrent layer is called at every step
 _RECURRENT = (
     layers.AnalogLSTM,
     layers.AnalogGRU,
@@ -32,12 +33,15 @@ _RECURRENT = (
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One weight matrix, alone.
+    """One weight matrix of a model, taken out of it.
 
-    kind     "convolution", "gates", "attention" or "linear"
-    module   a digital layer with its weights and no bias (biases are digital)
-    inputs   that reach it in the model without noise: `[vectors, in]`, or images
-    ranges   input ranges, `[row tiles, column tiles]`, or None
+    Attributes:
+        name: Its name in the model.
+        kind: "convolution", "gates" (of a recurrent layer), "attention" or "linear".
+        module: A digital layer with its weights and without a bias (biases stay digital).
+        inputs: What reaches it in the model without noise, shape (vectors, in), or images.
+        ranges: Input ranges, shape (row tiles, column tiles), or None.
+        grid: How the matrix is cut into tiles.
     """
 
     name: str
@@ -49,18 +53,28 @@ class Layer:
 
     @property
     def weights(self) -> int:
+        """The number of weights."""
         return self.grid.out_features * self.grid.in_features
 
     def part(self, count: int, seed: int) -> Tensor:
-        """`count` of the inputs (all, where there are fewer), drawn without replacement."""
+        """Draw some of the inputs without replacement.
+
+        Args:
+            count: How many; all of them if there are fewer.
+            seed: The seed of the cross-check.
+        """
         order = torch.randperm(len(self.inputs), generator=stream(seed, "inputs", self.name))
         return self.inputs[order[:count]]
 
 
 def batches_of(inputs: Any) -> list[Any]:
-    """A list of batches as given, or one batch alone.
+    """Return the batches as a list.
 
-    Raises:  UsageError where there is none.
+    Args:
+        inputs: A list of batches, or one batch.
+
+    Raises:
+        UsageError: If the list is empty.
     """
     batches = list(inputs) if isinstance(inputs, list) else [inputs]
     if not batches:
@@ -69,9 +83,15 @@ def batches_of(inputs: Any) -> list[Any]:
 
 
 def calibrated(native: nn.Module, batches: Sequence[Any]) -> None:
-    """Set the input ranges of a converted model from the inputs, and try that they fit.
+    """Set the input ranges of a converted model from inputs.
 
-    Raises:  ShapeError, UsageError (by their kind) where the model does not take them.
+    Args:
+        native: A model on the native engine.
+        batches: The inputs.
+
+    Raises:
+        ShapeError: If the model does not take inputs of this shape or type.
+        UsageError: If a batch is none that a model can be called with.
     """
     try:
         calibrate(native, batches, "percentile")
@@ -86,9 +106,18 @@ def calibrated(native: nn.Module, batches: Sequence[Any]) -> None:
 
 
 def layers_of(native: nn.Module, digital: nn.Module, batches: Sequence[Any]) -> list[Layer]:
-    """Every weight matrix of a calibrated model of the native engine, with its real inputs.
+    """Take every weight matrix out of a model, with the inputs that reach it.
 
-    Args:    digital  what it was converted from; the weights are those of `native`.
+    Args:
+        native: A calibrated model on the native engine; the weights are taken from it.
+        digital: The model that it was converted from.
+        batches: The inputs of the model.
+
+    Returns:
+        One layer per weight matrix.
+
+    Raises:
+        UsageError: If the inputs never reach a layer.
     """
     matrices = matrices_of(native)
     kinds = _kinds(native, matrices)
@@ -112,110 +141,127 @@ def layers_of(native: nn.Module, digital: nn.Module, batches: Sequence[Any]) -> 
             matrix.observe(None)
         for hook in hooks:
             hook.remove()
-    found = []
+    captured = []
     for name, matrix in matrices.items():
         weight = matrix.clean_weight() * matrix.grid.expand_columns(matrix.learned_scale())
         if kinds[name] == "convolution":
             module = copy.deepcopy(digital.get_submodule(name))
             module.register_parameter("bias", None)
             with torch.no_grad():
-                own = module.get_parameter("weight")
-                own.copy_(weight.view_as(own))
+                digital_weight = module.get_parameter("weight")
+                digital_weight.copy_(weight.view_as(digital_weight))
             limit = IMAGES
         else:
             module = layers.linear_around(weight.cpu(), None)
             limit = VECTORS
         ranges = matrix.input_ranges()
         inputs = seen[name].inputs(limit, name)
-        kept = None if ranges is None else ranges.cpu().clone()
+        if ranges is not None:
+            ranges = ranges.cpu().clone()
         module = module.cpu().eval().requires_grad_(False)
-        found.append(Layer(name, kinds[name], module, inputs, kept, matrix.grid))
-    return found
+        captured.append(Layer(name, kinds[name], module, inputs, ranges, matrix.grid))
+    return captured
 
 
 def _nothing(row: int, column: int, x: Tensor, outputs: Any) -> None:
-    pass
+    """Observe a matrix and collect nothing."""
 
 
 class _Seen:
     """Collects the inputs of one matrix."""
 
     def __init__(self, matrix: Matrix) -> None:
+        """Start with no inputs."""
         self.rows = len(matrix.grid.rows)
         self.pending: list[Tensor] = []
-        self.kept: list[Tensor] = []
+        self.pieces: list[Tensor] = []
 
     def vectors(self, row: int, column: int, x: Tensor, outputs: Any) -> None:
-        """As an observer: row tile by row tile, each first for its first column tile."""
+        """Collect input vectors, as an observer of the matrix.
+
+        It is called once per tile. All column tiles of a row see the same inputs, so that the first
+        one is enough; the inputs of all row tiles together are one vector.
+        """
         if column > 0:
             return
         self.pending.append(x.detach().reshape(-1, x.shape[-1]))
         if row == self.rows - 1:
             whole = torch.cat(self.pending, dim=1)
             self.pending = []
-            whole = whole[whole.abs().amax(1) > 0]  # the first step of a recurrent layer sees zeros
+            whole = whole[whole.abs().amax(1) > 0]  # a recurrent layer's first state is 0
             step = -(-len(whole) // _A_CALL) or 1
-            self.kept.append(whole[::step].cpu().clone())
+            self.pieces.append(whole[::step].cpu().clone())
 
     def images(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """As a forward hook of a convolution."""
+        """Collect images, as a forward hook of a convolution."""
         x: Tensor = args[0].detach()
         spatial = module.get_parameter("weight").ndim - 2
         batched = x if x.ndim == spatial + 2 else x.unsqueeze(0)
-        self.kept.append(batched[:IMAGES].cpu().clone())
+        self.pieces.append(batched[:IMAGES].cpu().clone())
 
     def inputs(self, limit: int, name: str) -> Tensor:
-        if not self.kept or not sum(len(x) for x in self.kept):
+        """Return at most `limit` of the collected inputs, evenly spread.
+
+        Raises:
+            UsageError: If there are none; the message has the layer's name.
+        """
+        if not self.pieces or not sum(len(x) for x in self.pieces):
             raise UsageError(f"the inputs never reach layer {name!r}; exclude it, or give others")
-        shapes = {x.shape[1:] for x in self.kept}
-        if len(shapes) > 1:  # images of several sizes: those of the first
-            self.kept = [x for x in self.kept if x.shape[1:] == self.kept[0].shape[1:]]
-        whole = torch.cat(self.kept)
+        shapes = {x.shape[1:] for x in self.pieces}
+        if len(shapes) > 1:  # images of several sizes: keep the first size
+            self.pieces = [x for x in self.pieces if x.shape[1:] == self.pieces[0].shape[1:]]
+        whole = torch.cat(self.pieces)
         return whole[:: -(-len(whole) // limit)].clone()
 
 
 def _kinds(native: nn.Module, matrices: dict[str, Matrix]) -> dict[str, str]:
+    """Return the kind of each weight matrix, by the layer that it belongs to."""
     parents = dict(native.named_modules())
-    found = {}
+    kinds = {}
     for name in matrices:
         module = parents[name]
         parent = parents.get(name.rpartition(".")[0])
         weight = dict(module.named_parameters(recurse=False)).get("weight")
         if weight is not None and weight.ndim > 2:
-            found[name] = "convolution"
+            kinds[name] = "convolution"
         elif isinstance(parent, _RECURRENT):
-            found[name] = "gates"
+            kinds[name] = "gates"
         elif isinstance(parent, layers.AnalogMultiheadAttention) or any(
             word in part for part in name.lower().split(".") for word in ("attention", "attn")
         ):
-            found[name] = "attention"
+            kinds[name] = "attention"
         else:
-            found[name] = "linear"
-    return found
+            kinds[name] = "linear"
+    return kinds
 
 
 def chosen(layers: list[Layer], wanted: Sequence[str] | None) -> list[Layer]:
-    """The layers that some names or shell patterns mean; without any, up to two of each kind: those
-    with the most row tiles, then the most weights.
+    """Choose layers by name, or typical ones.
 
-    Raises:  UsageError for a pattern that means none.
+    Args:
+        layers: All layers.
+        wanted: Names or shell patterns. None chooses up to two layers of each kind: those with the
+            most row tiles, and among them those with the most weights.
+
+    Raises:
+        UsageError: If a pattern matches no layer, or if there is no pattern.
     """
     if wanted is not None:
         for pattern in wanted:
             if not any(fnmatchcase(layer.name, pattern) for layer in layers):
                 names = ", ".join(layer.name for layer in layers)
                 raise UsageError(f"layers: {pattern!r} matches none of {names}")
-        found = [x for x in layers if any(fnmatchcase(x.name, p) for p in wanted)]
-        if not found:
+        named = [x for x in layers if any(fnmatchcase(x.name, p) for p in wanted)]
+        if not named:
             raise UsageError("layers names no layer; allowed: names or patterns, or None")
-        return found
-    found = []
+        return named
+    picked: list[Layer] = []
     for kind in dict.fromkeys(layer.kind for layer in layers):
-        mine = [layer for layer in layers if layer.kind == kind]
-        mine.sort(key=lambda layer: (-len(layer.grid.rows), -layer.weights))
-        unlike: dict[Any, Layer] = {}  # two of one shape tell the same twice
-        for layer in mine:
+        of_kind = [layer for layer in layers if layer.kind == kind]
+        of_kind.sort(key=lambda layer: (-len(layer.grid.rows), -layer.weights))
+        unlike: dict[Any, Layer] = {}  # two layers of one shape would tell the same
+        for layer in of_kind:
             role = layer.name.rpartition(".")[2][:2] if kind == "gates" else ""
             unlike.setdefault((layer.grid.rows, layer.grid.columns, role), layer)
-        found += list(unlike.values())[:2]
-    return found
+        picked += list(unlike.values())[:2]
+    return picked

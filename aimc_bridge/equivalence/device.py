@@ -1,13 +1,14 @@
-"""Device level: our laws against aihwkit's noise model of the same preset.
+"""The device level: laws of single devices, and of weights, drawn and compared.
 
-One part a target |w|: single devices with that target, and weights of both signs on tiles of their
-own, as the reference nets a pair of devices and with each device read by itself.
+Each target |w| is compared by itself: single devices with that target, and weights of both signs on
+tiles of their own. A weight is a pair of devices, which is either netted after programming, as
+aihwkit does it, or read as two devices.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from scipy import stats
 from torch import Tensor
 
 from aimc_bridge.equivalence.closed import ClosedLaws
-from aimc_bridge.equivalence.report import Part, Report, Row
+from aimc_bridge.equivalence.report import Findings, Row
 from aimc_bridge.equivalence.statistics import distance_test, mean_test, sd_test, skew_test
 from aimc_bridge.errors import UsageError
 from aimc_bridge.physics import cells as cell_law
@@ -27,77 +28,115 @@ from aimc_bridge.physics.programming import programmed
 from aimc_bridge.physics.reading import read
 from aimc_bridge.rng import derive, normal, stream
 from aimc_bridge.spec import Preset, StatisticalSpec
-from aimc_bridge.times import seconds
 
 TARGETS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 TIMES = ("0", "1s", "1h", "1d", "30d", "1y", "10y")
 SAMPLES = 1_000_000
 MEAN_OF_G_MAX, MEAN_RELATIVE, SD_RELATIVE, DISTANCE = 5e-4, 0.01, 0.02, 0.01
-# of the skewness: the largest of a number, a share of it, a share of the kurtosis (long tails)
+# The margin of the skewness is the largest of three: a number, a share of the skewness, and a share
+# of the kurtosis, for long tails.
 SKEW, SKEW_RELATIVE, SKEW_OF_KURTOSIS = 0.05, 0.1, 0.02
-ANEW = 0.02  # of the variance of what devices lost
+ANEW = 0.02  # margin of "exponent drawn anew", a share of the variance of what devices lost
 
-# A tile of weights: columns of one target, and some of 1, which decide the tile's scale. Tiles of a
-# realistic size, many of them: the scale taken from the programmed maximum differs between tiles.
+# A tile of weights has columns of one target, and some of 1, which decide the tile's scale. There
+# are many tiles of a realistic size: the scale is taken from the largest programmed weight, which
+# differs between tiles.
 _WIDTH, _ONES, _AT_ONCE = 4096, 64, 16
 
 Key = tuple[str, str, float]
+"""Cell, quantity, and seconds after programming (NaN if no time applies)."""
 Samples = dict[Key, Tensor]
-
-
+"""One value per device or weight, by key."""
 Tiles = Iterator[tuple[Tensor | None, list[Tensor]]]
-"""Weights of tiles as programmed (None where that is not known) and at each time, `[.., out, in]`.
-"""
+"""Weights of tiles as programmed (None if that is not known) and at each time; shape
+(..., out, in)."""
 
 
 class TileLaws(Protocol):
-    """One side of the comparison of weights, normalised."""
+    """The laws of weights on one side; weights are normalised to [-1, 1]."""
 
-    def drawing(self) -> AbstractContextManager[Any]: ...
+    def drawing(self) -> AbstractContextManager[Any]:
+        """Return the context in which random numbers are drawn."""
+        ...
 
     def tiles(self, weight: Tensor, count: int, times: Sequence[float]) -> Tiles:
-        """`count` tiles with these targets, `[out, in]`, one or several at once."""
+        """Program tiles and read them.
+
+        Args:
+            weight: The target weights of a tile, shape (out, in).
+            count: How many tiles.
+            times: Seconds after programming.
+
+        Yields:
+            The weights of one or of several tiles.
+        """
         ...
 
 
 class Laws(TileLaws, Protocol):
-    """One side of the comparison of devices too, microsiemens."""
+    """The laws of weights and of single devices; conductances are in microsiemens."""
 
-    def programmed(self, target: Tensor) -> Tensor: ...
-    def exponent(self, target: Tensor) -> Tensor: ...
-    def drifted(self, g: Tensor, nu: Tensor, t_s: float) -> Tensor: ...
-    def read(self, g: Tensor, nu: Tensor, t_s: float) -> Tensor: ...
+    def programmed(self, target: Tensor) -> Tensor:
+        """Draw conductances right after programming."""
+        ...
+
+    def exponent(self, target: Tensor) -> Tensor:
+        """Draw drift exponents."""
+        ...
+
+    def drifted(self, g: Tensor, nu: Tensor, t_s: float) -> Tensor:
+        """Return the programmed conductances `g` at a time, without read noise."""
+        ...
+
+    def read(self, g: Tensor, nu: Tensor, t_s: float) -> Tensor:
+        """Read the programmed conductances `g` at a time, with read noise."""
+        ...
 
 
 class Native:
-    """Our laws; `netted` as the preset's device may be changed to."""
+    """The laws of the native engine."""
 
     def __init__(self, preset: Preset, netted: bool, seed: int, *names: object) -> None:
+        """Prepare the laws.
+
+        Args:
+            preset: The preset.
+            netted: Whether the two devices of a weight are netted after programming, whatever the
+                preset says.
+            seed: The seed of the cross-check.
+            *names: Name the stream of random numbers.
+        """
         if preset.pcm.netting != netted:
             preset = preset.change(netting=netted, why="cross-check")
         self.pcm = preset.pcm
         self.draws = stream(seed, "crosscheck", "native", *names)
 
     def drawing(self) -> AbstractContextManager[Any]:
+        """Return the context in which random numbers are drawn."""
         return nullcontext()
 
     def _eps(self, *shape: int) -> Tensor:
         return normal(shape, self.draws)
 
     def programmed(self, target: Tensor) -> Tensor:
+        """Draw conductances right after programming."""
         return programmed(target, self.pcm, self._eps(*target.shape))
 
     def exponent(self, target: Tensor) -> Tensor:
+        """Draw drift exponents."""
         return drift_exponent(target, self.pcm, self._eps(*target.shape))
 
     def drifted(self, g: Tensor, nu: Tensor, t_s: float) -> Tensor:
+        """Return programmed conductances at a time, without read noise."""
         return drifted(g, nu, t_s, self.pcm)
 
     def read(self, g: Tensor, nu: Tensor, t_s: float) -> Tensor:
+        """Read programmed conductances at a time."""
         now = drifted(g, nu, t_s, self.pcm)
         return read(now, g, t_s, self.pcm, self._eps(*g.shape))
 
     def tiles(self, weight: Tensor, count: int, times: Sequence[float]) -> Tiles:
+        """Program tiles and read them."""
         grid = TileGrid((weight.shape[1],), (weight.shape[0],))
         shapes = cell_law.noise_shapes(grid, self.pcm)
         for done in range(0, count, _AT_ONCE):
@@ -112,9 +151,17 @@ class Native:
 
 
 class Aihwkit:
-    """aihwkit's own noise model of a preset."""
+    """The laws of aihwkit's own noise model of a preset."""
 
     def __init__(self, preset: Preset, model: Any, seed: int, *names: object) -> None:
+        """Prepare the laws.
+
+        Args:
+            preset: The preset.
+            model: aihwkit's noise model of it.
+            seed: The seed of the cross-check.
+            *names: Name the stream of random numbers.
+        """
         self.model = self.quiet = model
         self.seed, self.names = seed, ("crosscheck", "aihwkit", *names)
         if isinstance(preset.pcm, StatisticalSpec):
@@ -122,55 +169,68 @@ class Aihwkit:
             self.quiet = change.rpu_config().noise_model
 
     def drawing(self) -> AbstractContextManager[Any]:
+        """Return the context in which random numbers are drawn."""
         from aimc_bridge.engines.aihwkit.noise import drawing
 
         return drawing(self.seed, *self.names)
 
     def programmed(self, target: Tensor) -> Tensor:
+        """Draw conductances right after programming."""
         g: Tensor = self.model.apply_programming_noise_to_conductance(target)
         return g
 
     def exponent(self, target: Tensor) -> Tensor:
+        """Draw drift exponents."""
         nu: Tensor = self.model.generate_drift_coefficients(target)
         return nu
 
     def drifted(self, g: Tensor, nu: Tensor, t_s: float) -> Tensor:
+        """Return programmed conductances at a time, without read noise."""
         now: Tensor = self.quiet.apply_drift_noise_to_conductance(g, nu, t_s)
         return now
 
     def read(self, g: Tensor, nu: Tensor, t_s: float) -> Tensor:
+        """Read programmed conductances at a time."""
         now: Tensor = self.model.apply_drift_noise_to_conductance(g, nu, t_s)
         return now
 
     def tiles(self, weight: Tensor, count: int, times: Sequence[float]) -> Tiles:
+        """Program tiles and read them."""
         for _ in range(count):
             held, state = self.model.apply_programming_noise(weight)
             yield held, [self.model.apply_drift_noise(held, state, t_s) for t_s in times]
 
 
 class Closed:
-    """The formulas, where aihwkit has no such device."""
+    """The laws by their formulas, for devices that aihwkit does not have."""
 
     def __init__(self, preset: Preset, seed: int, *names: object) -> None:
+        """Prepare the laws; the arguments are those of `Aihwkit`."""
         draws = np.random.default_rng(derive(seed, "crosscheck", "closed", *names))
         self.laws = ClosedLaws(preset.pcm, draws)
 
     def drawing(self) -> AbstractContextManager[Any]:
+        """Return the context in which random numbers are drawn."""
         return nullcontext()
 
     def programmed(self, target: Tensor) -> Tensor:
+        """Draw conductances right after programming."""
         return torch.from_numpy(self.laws.programmed(target.double().numpy()))
 
     def exponent(self, target: Tensor) -> Tensor:
+        """Draw drift exponents."""
         return torch.from_numpy(self.laws.exponent(target.double().numpy()))
 
     def drifted(self, g: Tensor, nu: Tensor, t_s: float) -> Tensor:
+        """Return programmed conductances at a time, without read noise."""
         return torch.from_numpy(self.laws.drifted(g.numpy(), nu.numpy(), t_s))
 
     def read(self, g: Tensor, nu: Tensor, t_s: float) -> Tensor:
+        """Read programmed conductances at a time."""
         return torch.from_numpy(self.laws.read(g.numpy(), nu.numpy(), t_s))
 
     def tiles(self, weight: Tensor, count: int, times: Sequence[float]) -> Tiles:
+        """Program tiles and read them."""
         for _ in range(count):
             held, state = self.laws.program_weights(weight.double().numpy())
             later = [torch.from_numpy(self.laws.read_weights(state, t_s)) for t_s in times]
@@ -178,10 +238,18 @@ class Closed:
 
 
 def reference_laws(preset: Preset, seed: int, *names: object) -> tuple[Laws, str]:
-    """What the native laws are compared with, and its name: aihwkit's own noise model, or the
-    formulas where aihwkit would run our laws.
+    """Return what the native laws are compared with, and its name.
 
-    Raises:  CapabilityError (no aihwkit tile runs the preset); VersionError.
+    That is aihwkit's own noise model, or the formulas if aihwkit would run our laws.
+
+    Args:
+        preset: The preset.
+        seed: The seed of the cross-check.
+        *names: Name the stream of random numbers.
+
+    Raises:
+        CapabilityError: If no aihwkit tile runs the preset.
+        VersionError: If there is no working aihwkit.
     """
     from aimc_bridge.engines.aihwkit.noise import LawNoiseModel
 
@@ -193,108 +261,110 @@ def reference_laws(preset: Preset, seed: int, *names: object) -> tuple[Laws, str
     return Aihwkit(preset, model, seed, *names), "aihwkit"
 
 
-def device_level(
-    preset: Preset,
-    times: Sequence[str | float] = TIMES,
-    targets: Sequence[float] = TARGETS,
-    samples: int = SAMPLES,
-    seed: int = 0,
-    progress: Callable[[str], None] = lambda text: None,
-) -> Report:
-    """Programmed, exponent, drifted and read conductance of single devices, and weights as read:
-    both signs, netted and not, native against aihwkit.
+def signed_targets(x: float) -> list[float]:
+    """Return the weights that devices with the target `x` hold: both signs, or 0 alone."""
+    return [x, -x] if x > 0 else [x]
 
-    Args:    targets  conductances over g_max.    samples  devices a cell.    progress  called with
-             a line of text.
-    Returns: Report; means in units of g_max (exponents as they are).
-    Raises:  UsageError; VersionError without a working aihwkit.
-    """
-    check(targets, samples)
-    at = sorted({seconds(t) for t in times})
-    parts = []
-    for x in dict.fromkeys(targets):
-        progress(f"{preset.name}: devices with target {x:g}, {samples} a cell")
-        parts.append(device_part(preset, x, at, samples, seed))
-    return Report.of(parts)
+
+def more_samples(x: float, samples: int) -> int:
+    """Return twice the samples for a target of 0, whose distributions have long tails."""
+    return 2 * samples if x == 0 else samples
 
 
 def check(targets: Sequence[float], samples: int) -> None:
-    """Raise UsageError for targets outside the device or fewer than 4 samples."""
+    """Check the targets and the number of samples.
+
+    Raises:
+        UsageError: If a target lies outside [0, 1], or if there are fewer than 4 samples.
+    """
     if samples < 4 or not all(0.0 <= x <= 1.0 for x in targets):
         raise UsageError(f"samples={samples}, targets={targets}; allowed: >= 4, within [0, 1]")
 
 
-def device_part(preset: Preset, x: float, times: Sequence[float], samples: int, seed: int) -> Part:
-    """All cells of the devices with one target, `x` g_max; twice the samples for a target of 0,
-    where tails are long."""
-    samples = 2 * samples if x == 0 else samples
-    theirs, reference = reference_laws(preset, seed, x)
-    part = Part()
-    compare(
-        part,
-        devices(Native(preset, True, seed, x), x, times, samples, preset.pcm.g_max_us),
-        devices(theirs, x, times, samples, preset.pcm.g_max_us),
-        reference,
-    )
-    signed = [x, -x] if x > 0 else [x]
-    ours = weights(Native(preset, True, seed, x, "weights"), signed, times, samples)
-    compare(part, ours, weights(theirs, signed, times, samples), reference)
-    if preset.pcm.pairs:
-        native = Native(preset, False, seed, x, "pairs")
-        ours = weights(native, signed, times, samples, " of two devices")
-        other = pairs(theirs, signed, times, samples, preset.pcm.g_max_us)
-        compare(part, ours, other, reference)
-    return part
-
-
 def devices(laws: Laws, x: float, times: Sequence[float], samples: int, g_max_us: float) -> Samples:
-    """Single devices with one target: programmed, exponent, drifted, read; in units of g_max."""
+    """Draw single devices with one target.
+
+    Args:
+        laws: The laws.
+        x: The target over g_max.
+        times: Seconds after programming, ascending.
+        samples: The number of devices.
+        g_max_us: The largest conductance in microsiemens.
+
+    Returns:
+        Conductances as programmed, drifted and read, in units of g_max; exponents; and the changes
+        between times.
+    """
     target = torch.full((samples,), x * g_max_us)
     cell = f"g/g_max = {x:g}"
-    found: Samples = {}
+    drawn: Samples = {}
     with laws.drawing(), torch.no_grad():
         g_prog = laws.programmed(target)
         nu = laws.exponent(target)
-        found[cell, "programmed", math.nan] = g_prog / g_max_us
-        found[cell, "exponent", math.nan] = nu
+        drawn[cell, "programmed", math.nan] = g_prog / g_max_us
+        drawn[cell, "exponent", math.nan] = nu
         for t in times:
-            found[cell, "drifted", t] = laws.drifted(g_prog, nu, t) / g_max_us
+            drawn[cell, "drifted", t] = laws.drifted(g_prog, nu, t) / g_max_us
         for t in times:
-            found[cell, "read", t] = laws.read(g_prog, nu, t) / g_max_us
-    _add_changes(found, "drifted", times)
-    _add_anew(found, cell, times)
-    return found
+            drawn[cell, "read", t] = laws.read(g_prog, nu, t) / g_max_us
+    _add_changes(drawn, "drifted", times)
+    _add_anew(drawn, cell, times)
+    return drawn
 
 
 def weights(
     laws: TileLaws, signed: Sequence[float], times: Sequence[float], samples: int, kind: str = ""
 ) -> Samples:
-    """Weights of some targets, a row each, on tiles whose largest weight is 1."""
+    """Draw weights on tiles whose largest weight is 1.
+
+    Args:
+        laws: The laws.
+        signed: The target weights.
+        times: Seconds after programming, ascending.
+        samples: Weights per target.
+        kind: What is added to the names of the quantities.
+
+    Returns:
+        Weights as programmed and as read, and the changes between times.
+    """
     weight = torch.tensor(list(signed)).unsqueeze(1).expand(-1, _WIDTH + _ONES).clone()
     weight[:, :_ONES] = 1.0
     count = -(-samples // _WIDTH)
     pieces: dict[tuple[str, float], list[Tensor]] = {}
     with laws.drawing(), torch.no_grad():
         for held, later in laws.tiles(weight, count, times):
-            kept = [] if held is None else [(f"programmed weight{kind}", math.nan, held)]
-            kept += [(f"read weight{kind}", t, now) for t, now in zip(times, later, strict=True)]
-            for quantity, t, values in kept:
+            readings = [] if held is None else [(f"programmed weight{kind}", math.nan, held)]
+            readings += [
+                (f"read weight{kind}", t, now) for t, now in zip(times, later, strict=True)
+            ]
+            for quantity, t, values in readings:
                 rows = values[..., _ONES:].transpose(-1, -2).reshape(-1, len(signed))
                 pieces.setdefault((quantity, t), []).append(rows.float())
-    found: Samples = {}
+    drawn: Samples = {}
     for (quantity, t), collected in pieces.items():
         joined = torch.cat(collected)[:samples]
         for index, x in enumerate(signed):
-            found[f"w = {x:g}", quantity, t] = joined[:, index].contiguous()
-    _add_changes(found, f"read weight{kind}", times)
-    return found
+            drawn[f"w = {x:g}", quantity, t] = joined[:, index].contiguous()
+    _add_changes(drawn, f"read weight{kind}", times)
+    return drawn
 
 
 def pairs(
     laws: Laws, signed: Sequence[float], times: Sequence[float], samples: int, g_max_us: float
 ) -> Samples:
-    """Weights of two devices that are read each by itself: the difference of the two."""
-    found: Samples = {}
+    """Draw weights whose two devices are read one by one: their difference is the weight.
+
+    Args:
+        laws: The laws.
+        signed: The target weights.
+        times: Seconds after programming, ascending.
+        samples: Weights per target.
+        g_max_us: The largest conductance in microsiemens.
+
+    Returns:
+        Weights as programmed and as read, and the changes between times.
+    """
+    drawn: Samples = {}
     with laws.drawing(), torch.no_grad():
         for x in signed:
             cell = f"w = {x:g}"
@@ -303,31 +373,36 @@ def pairs(
                 wanted = torch.full((samples,), target * g_max_us)
                 legs.append((laws.programmed(wanted), laws.exponent(wanted)))
             programmed_pair = legs[0][0] - legs[1][0]
-            found[cell, "programmed weight of two devices", math.nan] = programmed_pair / g_max_us
+            drawn[cell, "programmed weight of two devices", math.nan] = programmed_pair / g_max_us
             for t in times:
                 plus, minus = (laws.read(g, nu, t) for g, nu in legs)
-                found[cell, "read weight of two devices", t] = (plus - minus) / g_max_us
-    _add_changes(found, "read weight of two devices", times)
-    return found
+                drawn[cell, "read weight of two devices", t] = (plus - minus) / g_max_us
+    _add_changes(drawn, "read weight of two devices", times)
+    return drawn
 
 
-def _add_changes(found: Samples, quantity: str, times: Sequence[float]) -> None:
-    """What each device lost since the time before: an exponent belongs to a device, for good, and
-    no distribution at one time alone shows that."""
-    for cell in dict.fromkeys(key[0] for key in found):
+def _add_changes(drawn: Samples, quantity: str, times: Sequence[float]) -> None:
+    """Add what each device lost since the time before.
+
+    A device keeps its exponent for good. No distribution at one time alone shows that.
+    """
+    for cell in dict.fromkeys(key[0] for key in drawn):
         for before, t in zip(times, times[1:], strict=False):
-            change = found[cell, quantity, t] - found[cell, quantity, before]
-            found[cell, f"{quantity} change", t] = change
+            change = drawn[cell, quantity, t] - drawn[cell, quantity, before]
+            drawn[cell, f"{quantity} change", t] = change
 
 
-def _add_anew(found: Samples, cell: str, times: Sequence[float]) -> None:
-    """How far a device's loss strays from what it lost at the time before, on a logarithmic scale:
-    0 where the exponent is the same one, 2 where it was drawn anew, whatever the two times are."""
-    start = found[cell, "programmed", math.nan].double()
+def _add_anew(drawn: Samples, cell: str, times: Sequence[float]) -> None:
+    """Add how far the loss of each device strays from its loss at the time before.
+
+    On a logarithmic scale and squared, over the variance of the loss, its mean is 0 if the device
+    keeps its exponent and 2 if the exponent is drawn again, whatever the two times are.
+    """
+    start = drawn[cell, "programmed", math.nan].double()
     alive = start > 0.01
     loss = {}
     for t in times:
-        now = found[cell, "drifted", t].double()
+        now = drawn[cell, "drifted", t].double()
         alive = alive & (now > 0)
         loss[t] = now
     if int(alive.sum()) < 4:
@@ -335,22 +410,29 @@ def _add_anew(found: Samples, cell: str, times: Sequence[float]) -> None:
     for before, t in zip(times, times[1:], strict=False):
         first, second = (-(loss[when] / start)[alive].log() for when in (before, t))
         if float(first.mean()) < 1e-6 or float(second.std()) < 1e-4 * float(second.mean()):
-            continue  # nothing has drifted yet, or one exponent for all
+            continue  # nothing has drifted yet, or all devices have one exponent
         stray = second - first * (second.mean() / first.mean())
-        found[cell, "exponent drawn anew", t] = stray.square() / second.var()
+        drawn[cell, "exponent drawn anew", t] = stray.square() / second.var()
 
 
-def compare(part: Part, ours: Samples, theirs: Samples, reference: str) -> None:
-    """Mean, standard deviation, skewness and distribution of every cell that both sides have."""
-    for key in ours:
-        if key not in theirs:  # one exponent for all on one side: it was never drawn
+def compare(findings: Findings, first: Samples, second: Samples, reference: str) -> None:
+    """Compare every cell that both sides have.
+
+    Args:
+        findings: Where the rows are added: mean, standard deviation, skewness and distribution.
+        first: Samples of the first side.
+        second: Samples of the second side.
+        reference: What the second side is.
+    """
+    for key in first:
+        if key not in second:  # one side has one exponent for all devices: it was never drawn
             continue
         cell, quantity, t_s = key
-        a, b = (side[key].numpy() for side in (ours, theirs))
+        a, b = (side[key].numpy() for side in (first, second))
         wide_a, wide_b = (values.astype(np.float64) for values in (a, b))
 
         def add(what: str, test: Any, of: Key = key) -> None:
-            part.rows.append(
+            findings.rows.append(
                 Row("device", of[0], " ".join(filter(None, [of[1], what])), of[2], test, reference)
             )
 
@@ -362,13 +444,14 @@ def compare(part: Part, ours: Samples, theirs: Samples, reference: str) -> None:
         add("mean", mean_test(wide_a, wide_b, margin))
         add("sd", sd_test(wide_a, wide_b, SD_RELATIVE))
         if quantity.endswith("change") or (wide_a.std() < 1e-6 and wide_b.std() < 1e-6):
-            continue  # shapes are those of the two times; a constant has none
+            continue  # the shapes of a change are those of its two times; a constant has none
         add("skew", skew_test(wide_a, wide_b, _skew_margin(wide_b)))
         add("distribution", distance_test(a, b, DISTANCE))
-        _keep_quantiles(part, cell, quantity, t_s, wide_a, wide_b)
+        _add_quantiles(findings, cell, quantity, t_s, wide_a, wide_b)
 
 
 def _skew_margin(values: Any) -> float:
+    """Return the margin of the skewness of a sample."""
     if values.std() < 1e-6:
         return SKEW
     return max(
@@ -381,9 +464,11 @@ def _skew_margin(values: Any) -> float:
 _SHARES = (0.001, 0.005, 0.01, *(i / 20 for i in range(1, 20)), 0.99, 0.995, 0.999)
 
 
-def _keep_quantiles(part: Part, cell: str, quantity: str, t_s: float, a: Any, b: Any) -> None:
-    """For the figure: single devices and weights as read."""
+def _add_quantiles(
+    findings: Findings, cell: str, quantity: str, t_s: float, a: Any, b: Any
+) -> None:
+    """Add quantiles for the figure: of single devices, and of weights as read."""
     if quantity not in ("programmed", "exponent", "read", "read weight"):
         return
     for share, x, y in zip(_SHARES, np.quantile(a, _SHARES), np.quantile(b, _SHARES), strict=True):
-        part.quantiles.append([cell, quantity, t_s, share, float(x), float(y)])
+        findings.quantiles.append([cell, quantity, t_s, share, float(x), float(y)])

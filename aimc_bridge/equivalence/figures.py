@@ -1,4 +1,4 @@
-"""Figures of a cross-check: quantiles, mean and sigma against time, alpha against time."""
+"""The figures of a cross-check: quantiles, and devices and alpha against time."""
 
 from __future__ import annotations
 
@@ -8,30 +8,43 @@ from typing import TYPE_CHECKING, Any
 from aimc_bridge.times import label
 
 if TYPE_CHECKING:
-    from aimc_bridge.equivalence.report import Report
+    import pandas as pd
 
-_CELLS = 8  # panels of a figure at most
+_CELLS = 8  # curves per panel, and a third of the panels of quantiles, at most
 _COLOURS = ("tab:orange", "tab:blue")
 
 
-def draw(report: Report, folder: Path) -> list[Path]:
-    """Write the figures that the report has data for; returns the files."""
-    made = []
+def draw(
+    table: pd.DataFrame, quantiles: pd.DataFrame | None, sides: tuple[str, str], folder: Path
+) -> list[Path]:
+    """Write the figures that there is data for.
+
+    Args:
+        table: The rows of a report, `Report.table`.
+        quantiles: Quantiles of some cells, `Report.quantiles`, or None.
+        sides: Names of the two sides.
+        folder: Where the figures go; it is made if there is a figure.
+
+    Returns:
+        The files: some of quantiles.png, devices.png and alpha.png.
+    """
+    files = []
     for name, figure in (
-        ("quantiles", _quantiles(report)),
-        ("devices", _moments(report, "device", ("read weight mean", "read weight sd"))),
-        ("alpha", _alpha(report)),
+        ("quantiles", _quantiles(quantiles, sides)),
+        ("devices", _moments(table, sides, "device", ("read weight mean", "read weight sd"))),
+        ("alpha", _alpha(table, sides)),
     ):
         if figure is not None:
             folder.mkdir(parents=True, exist_ok=True)
             file = folder / f"{name}.png"
             figure.savefig(file, dpi=150)
             _pyplot().close(figure)
-            made.append(file)
-    return made
+            files.append(file)
+    return files
 
 
 def _pyplot() -> Any:
+    """Return matplotlib's pyplot, without a window."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -40,26 +53,27 @@ def _pyplot() -> Any:
     return plt
 
 
-def _alpha(report: Report) -> Any:
-    """Mean and spread of the factor that a readout measured, of the preset's own kind, and the
-    differences of the means with their margin."""
-    table = report.table
-    found = table[(table["level"] == "layer") & table["quantity"].str.startswith("alpha")]
-    means = [q for q in dict.fromkeys(found["quantity"]) if q.endswith("mean")]
-    spreads = [q for q in dict.fromkeys(found["quantity"]) if q.endswith("sd")]
-    fig = _moments(report, "layer", tuple(means[:1] + spreads[:1]), more=1)
+def _alpha(table: pd.DataFrame, sides: tuple[str, str]) -> Any:
+    """Draw compensation factors against time: mean, spread, and differences with their margin.
+
+    They are the factors of the first kind in the table, which is the preset's own.
+    """
+    alphas = table[(table["level"] == "layer") & table["quantity"].str.startswith("alpha")]
+    means = [q for q in dict.fromkeys(alphas["quantity"]) if q.endswith("mean")]
+    spreads = [q for q in dict.fromkeys(alphas["quantity"]) if q.endswith("sd")]
+    fig = _moments(table, sides, "layer", tuple(means[:1] + spreads[:1]), more=1)
     if fig is None:
         return None
     axis = fig.axes[-1]
-    rows = found[found["quantity"] == means[0]]
+    rows = alphas[alphas["quantity"] == means[0]]
     times = sorted(rows["t_inference"].unique())
     cells = list(dict.fromkeys(rows["cell"]))[:_CELLS]
     for index, cell in enumerate(cells):
         part = rows[rows["cell"] == cell].sort_values("t_inference")
-        scale = 100.0 / part["aihwkit"].to_numpy()
+        scale = 100.0 / part["second"].to_numpy()
         middle = part["difference"].to_numpy() * scale
         half = (part["high"] - part["low"]).to_numpy() / 2 * scale
-        # side by side: cells share their times
+        # cells share their times: draw them side by side
         x = [times.index(t) + 0.5 * (index / len(cells) - 0.5) for t in part["t_inference"]]
         colour = _colour(index, len(cells))
         axis.errorbar(x, middle, yerr=half, fmt="o", color=colour, markersize=3, label=cell)
@@ -69,14 +83,16 @@ def _alpha(report: Report) -> Any:
     axis.set_xticks(range(len(times)), [label(float(t)) for t in times])
     axis.set_xlabel("time after programming")
     axis.set_ylabel("%")
-    axis.set_title(f"{means[0]}: {report.sides[1]} less {report.sides[0]}, margin", fontsize=8)
+    axis.set_title(f"{means[0]}: {sides[1]} less {sides[0]}, margin", fontsize=8)
     axis.grid(alpha=0.3)
     return fig
 
 
-def _quantiles(report: Report) -> Any:
-    """Quantile against quantile, of devices as programmed and of weights at the last time."""
-    data = report.quantiles
+def _quantiles(data: pd.DataFrame | None, sides: tuple[str, str]) -> Any:
+    """Draw quantiles of one side against those of the other.
+
+    They are those of devices as programmed, and of devices and weights read at the last time.
+    """
     if data is None or data.empty:
         return None
     last = data["t_inference"].max()
@@ -91,7 +107,7 @@ def _quantiles(report: Report) -> Any:
     rows = -(-len(panels) // columns)
     fig, axes = _grid(rows, columns, 2.8, 2.6)
     for axis, ((quantity, cell), part) in zip(axes.flat, panels, strict=False):
-        a, b = part["native"].to_numpy(), part["aihwkit"].to_numpy()
+        a, b = part["first"].to_numpy(), part["second"].to_numpy()
         axis.plot(b, b, color="black", linewidth=1)
         axis.plot(b, a, ".", color=_COLOURS[0], markersize=4)
         when = "" if quantity == "programmed" else f", {label(float(last))}"
@@ -99,21 +115,40 @@ def _quantiles(report: Report) -> Any:
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
     for axis in axes[-1]:
-        axis.set_xlabel(f"{report.sides[1]}, quantile", fontsize=8)
+        axis.set_xlabel(f"{sides[1]}, quantile", fontsize=8)
     for axis in axes[:, 0]:
-        axis.set_ylabel(f"{report.sides[0]}, quantile", fontsize=8)
+        axis.set_ylabel(f"{sides[0]}, quantile", fontsize=8)
     _blank(axes, len(panels))
     return fig
 
 
 def _colour(index: int, count: int) -> Any:
+    """Return a colour of a scale of `count` colours."""
     return _pyplot().get_cmap("viridis")(index / max(1, count - 1) * 0.9)
 
 
-def _moments(report: Report, level: str, quantities: tuple[str, ...], more: int = 0) -> Any:
-    """Values against time, one panel a quantity: the second side with its margin as a band, the
-    first as points with the interval of the difference; `more` empty panels behind."""
-    table = report.table
+def _moments(
+    table: pd.DataFrame,
+    sides: tuple[str, str],
+    level: str,
+    quantities: tuple[str, ...],
+    more: int = 0,
+) -> Any:
+    """Draw values against time, one panel per quantity.
+
+    The second side is a line with its margin as a band, the first one points with the interval of
+    the difference.
+
+    Args:
+        table: The rows of a report.
+        sides: Names of the two sides.
+        level: The level of the rows that are drawn.
+        quantities: Their quantities.
+        more: Empty panels behind the others.
+
+    Returns:
+        The figure; None if there are no such rows.
+    """
     shown = table[(table["level"] == level) & table["quantity"].isin(quantities)]
     shown = shown[shown["t_inference"].notna() & ~shown["cell"].str.contains("= -")]
     if shown.empty:
@@ -127,7 +162,7 @@ def _moments(report: Report, level: str, quantities: tuple[str, ...], more: int 
             part = rows[rows["cell"] == cell].sort_values("t_inference")
             colour = _colour(index, len(cells))
             t = part["t_inference"].to_numpy()
-            first, second = part["native"].to_numpy(), part["aihwkit"].to_numpy()
+            first, second = part["first"].to_numpy(), part["second"].to_numpy()
             ratio = quantity.endswith("sd")
             width = part["margin"].to_numpy() * (second if ratio else 1.0)
             axis.fill_between(t, second - width, second + width, color=colour, alpha=0.2, lw=0)
@@ -136,7 +171,7 @@ def _moments(report: Report, level: str, quantities: tuple[str, ...], more: int 
             axis.errorbar(t, first, yerr=half, fmt="o", color=colour, markersize=3)
         _time_axis(axis, sorted(rows["t_inference"].unique()))
         axis.set_title(
-            f"{quantity}: {report.sides[0]} (points), {report.sides[1]} (lines, margin shaded)",
+            f"{quantity}: {sides[0]} (points), {sides[1]} (lines, margin shaded)",
             fontsize=8,
         )
         axis.legend(fontsize=7)
@@ -145,7 +180,7 @@ def _moments(report: Report, level: str, quantities: tuple[str, ...], more: int 
 
 
 def _time_axis(axis: Any, times: list[float]) -> None:
-    # symmetrical: a time of 0 has its place too
+    """Make the horizontal axis one of times; symlog, so that a time of 0 has its place too."""
     axis.set_xscale("symlog", linthresh=min([t for t in times if t > 0] or [1.0]))
     axis.set_xticks(times, [label(float(t)) for t in times])
     axis.minorticks_off()
@@ -153,6 +188,7 @@ def _time_axis(axis: Any, times: list[float]) -> None:
 
 
 def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
+    """Return a figure and its panels; the size is that of one panel in inches."""
     size = (width * columns, height * rows)
     fig, axes = _pyplot().subplots(
         rows, columns, figsize=size, constrained_layout=True, squeeze=False
@@ -161,5 +197,6 @@ def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Any, An
 
 
 def _blank(axes: Any, used: int) -> None:
+    """Hide the panels behind those that are used."""
     for axis in list(axes.flat)[used:]:
         axis.set_axis_off()

@@ -1,18 +1,18 @@
-"""Layer level: single trained layers on real inputs, native against aihwkit.
+"""The layer level: outputs and compensation factors of single layers on real inputs.
 
-Outputs, compensation factors and the periphery; chips are the sampling unit.
+The sampling unit is the chip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from aimc_bridge.equivalence import closed, periphery
+from aimc_bridge.equivalence import closed
 from aimc_bridge.equivalence.capture import Layer
-from aimc_bridge.equivalence.report import Part, Row
-from aimc_bridge.equivalence.side import Measured, Setting, measure, noisy
+from aimc_bridge.equivalence.measuring import ChipStatistics, Sampling
+from aimc_bridge.equivalence.report import Findings, Row
 from aimc_bridge.equivalence.statistics import (
     Test,
     Values,
@@ -26,73 +26,54 @@ from aimc_bridge.spec import Preset
 
 TIMES = ("1s", "1d", "1y")
 
-# Margins, stated here and printed beside every result.
-ALPHA_MEAN, ALPHA_BIAS = 0.003, 0.003  # of alpha
-ALPHA_SD = 0.5  # of its spread between chips, itself below a hundredth of alpha
-ERROR = 0.02  # of the relative L2 error
-FLOAT = 1e-6  # of it, at least: what is left of a product without error is float32's rounding
-GAIN = 0.01  # of the slope of the outputs on the exact ones
+# Margins. They are stated here, and printed beside every result.
+ALPHA_MEAN, ALPHA_BIAS = 0.003, 0.003  # shares of alpha
+ALPHA_SD = 0.5  # a share of its spread between chips, which is itself below 1 % of alpha
+ERROR = 0.02  # a share of the relative L2 error
+FLOAT = 1e-6  # the least margin of that error: a product without error has float32's rounding left
+GAIN = 0.01  # a share of the slope of the outputs on the exact ones
 OUTPUT_MEAN = 0.1  # standard deviations of an output over chips, root mean square over outputs
-OUTPUT_SD = 0.05  # over chips, all outputs together
-READ_SD = 0.02  # over reads of one chip, all outputs together
-# of what one chip tells of an output's variance, a standard deviation: 10 % to 14 % of the variance
+OUTPUT_SD = 0.05  # a share of the spread over chips, of all outputs together
+READ_SD = 0.02  # a share of the spread over reads of one chip, of all outputs together
+# What one chip contributes to the variance of an output has a standard deviation: the margin is a
+# tenth of it, which is 10 % to 14 % of the variance.
 BY_OUTPUT = 0.1
 SHARED = 0.05  # correlation of the noise of two products of one call
 
 MEASURED = ("global", "global_exact_reference", "per_column")
-KNOWN = ("oracle", "none")  # factors without chance
+"""Kinds of compensation whose factors a readout measures."""
+KNOWN = ("oracle", "none")
+"""Kinds of compensation whose factors have no chance in them."""
 
 
-def layer_part(
+def compare_outputs(
+    findings: Findings,
     layer: Layer,
-    preset: Preset,
-    setting: Setting,
-    advance: Callable[[], None] = lambda: None,
-) -> Part:
-    """All comparisons of one layer, native against aihwkit.
-
-    Args:    advance  called after every chip of the two sides' main measurement.
-    """
-    part = Part()
-    sides = [setting.side(layer, preset, engine) for engine in setting.engines]
-    ours, theirs = (measure(side, setting, advance) for side in sides)
-    kind = preset.compensation.drift_compensation
-    compare(part, layer, preset, setting.times, ours, theirs)
-    compare_alpha(part, layer, setting, ours, theirs, kind)
-    for other in MEASURED:
-        if other != kind:
-            changed = preset.change(why="cross-check", drift_compensation=other)
-            a, b = (
-                measure(setting.side(layer, changed, engine), setting, what="alpha")
-                for engine in setting.engines
-            )
-            compare_alpha(part, layer, setting, a, b, other)
-    for other in KNOWN:
-        _known_alpha(part, layer, preset, setting, other)
-    periphery.clipping(part, layer, preset, setting)
-    periphery.ir_drop(part, layer, preset, setting)
-    periphery.exactly(part, layer, preset, setting)
-    return part
-
-
-def compare(
-    part: Part,
-    layer: Layer,
-    preset: Preset,
     times: Sequence[float],
-    ours: Measured,
-    theirs: Measured,
-    noise: bool | None = None,
+    first: ChipStatistics,
+    second: ChipStatistics,
+    *,
+    noise: bool,
+    reference: str = "aihwkit",
 ) -> None:
-    """Outputs of two sides."""
-    noise = noisy(preset) if noise is None else noise
+    """Compare the outputs of two sides at every time.
+
+    Args:
+        findings: Where the rows are added.
+        layer: The layer.
+        times: Seconds after programming, those of the statistics.
+        first: Chips of the first side.
+        second: Chips of the second side.
+        noise: Whether two products of one chip differ, on both sides; if so, the noise is compared.
+        reference: What the second side is.
+    """
     for index, t_s in enumerate(times):
 
         def add(quantity: str, test: Test, when: float = t_s) -> None:
-            part.rows.append(Row("layer", layer.name, quantity, when, test))
+            findings.rows.append(Row("layer", layer.name, quantity, when, test, reference))
 
         def both(name: str, at: int = index) -> tuple[Values, Values]:
-            return ours.column(name, at), theirs.column(name, at)
+            return first.column(name, at), second.column(name, at)
 
         a, b = both("gain")
         add("gain mean", mean_test(a, b, _of(b, GAIN)))
@@ -113,20 +94,26 @@ def compare(
 
 
 def _of(values: Values, share: float, least: float = 1e-9) -> float:
-    """A margin that is a share of the mean, and at least `least`."""
+    """Return a margin that is a share of the mean, and at least `least`."""
     return max(share * abs(float(values.mean())), least)
 
 
 def _deviations(values: Values) -> Values:
-    """Contributions of each chip to the variance of each output; 0 where it is rounding alone."""
+    """Return what each chip contributes to the variance of each output.
+
+    Their mean is the variance. An output whose variance is rounding alone gets 0.
+    """
     n, mean = len(values), values.mean(0)
-    found: Values = (values - mean) ** 2 * (n / (n - 1))
-    found[:, found.mean(0) < 1e-12 * mean**2] = 0.0
-    return found
+    squares: Values = (values - mean) ** 2 * (n / (n - 1))
+    squares[:, squares.mean(0) < 1e-12 * mean**2] = 0.0
+    return squares
 
 
 def _relative(first: Values, second: Values) -> tuple[Values, Values]:
-    """Variances over the mean of both sides, output by output; silent outputs are left out."""
+    """Return variances over the mean of both sides, output by output.
+
+    Outputs without variance are left out.
+    """
     scale = (first.mean(0) + second.mean(0)) / 2
     heard = scale > 1e-6 * scale.max() if scale.max() > 0 else scale > 0
     if not heard.any():
@@ -135,49 +122,74 @@ def _relative(first: Values, second: Values) -> tuple[Values, Values]:
 
 
 def compare_alpha(
-    part: Part, layer: Layer, setting: Setting, ours: Measured, theirs: Measured, kind: str
+    findings: Findings,
+    layer: Layer,
+    times: Sequence[float],
+    first: ChipStatistics,
+    second: ChipStatistics,
+    kind: str,
 ) -> None:
-    """Compensation factors that a readout measured: mean by tile, bias and spread."""
+    """Compare compensation factors that a readout measured.
+
+    Args:
+        findings: Where the rows are added: the mean of each tile, the spread between chips, and the
+            bias against the true ratio.
+        layer: The layer.
+        times: Seconds after programming.
+        first: Chips of the first side.
+        second: Chips of the second side.
+        kind: The kind of compensation, one of `MEASURED`.
+    """
     if kind not in MEASURED:
         return
-    for index, t_s in enumerate(setting.times):
-        a, b = ours.column("alpha", index), theirs.column("alpha", index)
+    for index, t_s in enumerate(times):
+        a, b = first.column("alpha", index), second.column("alpha", index)
         name = f"alpha {kind}"
-        if a.shape[1] != b.shape[1]:  # tiles of two presets: their mean
+        if a.shape[1] != b.shape[1]:  # tiles of two presets: take their mean
             a, b = a.mean(1, keepdims=True), b.mean(1, keepdims=True)
         for tile in range(a.shape[1]):
             cell = layer.name if a.shape[1] == 1 else f"{layer.name}, tile {tile}"
             test = mean_test(a[:, tile], b[:, tile], _of(b[:, tile], ALPHA_MEAN))
-            part.rows.append(Row("layer", cell, f"{name} mean", t_s, test))
+            findings.rows.append(Row("layer", cell, f"{name} mean", t_s, test))
         squares = [_deviations(x).mean(1) for x in (a, b)]
         test = spread_test(squares[0], squares[1], ALPHA_SD)
-        part.rows.append(Row("layer", layer.name, f"{name} sd", t_s, test))
-        a, b = (side.column("bias", index).mean(1) for side in (ours, theirs))
+        findings.rows.append(Row("layer", layer.name, f"{name} sd", t_s, test))
+        a, b = (side.column("bias", index).mean(1) for side in (first, second))
         test = mean_test(a, b, ALPHA_BIAS)
-        part.rows.append(Row("layer", layer.name, f"{name} bias", t_s, test))
+        findings.rows.append(Row("layer", layer.name, f"{name} bias", t_s, test))
 
 
-def _known_alpha(part: Part, layer: Layer, preset: Preset, setting: Setting, kind: str) -> None:
-    """Factors without chance: the oracle's against its formula, and 1 where there is none."""
+def compare_known_alpha(
+    findings: Findings, layer: Layer, preset: Preset, sampling: Sampling, kind: str
+) -> None:
+    """Compare compensation factors that have no chance in them with their formula.
+
+    Args:
+        findings: Where the rows are added, one per time, of the tile that is furthest off.
+        layer: The layer.
+        preset: The preset.
+        sampling: Times and seed.
+        kind: The kind of compensation, one of `KNOWN`: "oracle", or "none", whose factor is 1.
+    """
     changed = preset.change(why="cross-check", drift_compensation=kind)
-    side = setting.side(layer, changed)
-    side.chip(derive(setting.seed, "crosscheck", kind))
-    matrix = side.matrix()
+    native = sampling.layer_on(layer, changed)
+    native.chip(derive(sampling.seed, "crosscheck", kind))
+    matrix = native.matrix()
     weight = matrix.normalised_weight().double().cpu().numpy()
     tiles = [
         weight[columns, rows]
         for rows in matrix.grid.row_slices()
         for columns in matrix.grid.column_slices()
     ]
-    for t_s in setting.times:
-        side.at(t_s)
-        found = side.alpha().double().numpy()
-        wanted = np.ones(len(tiles))
+    for t_s in sampling.times:
+        native.at(t_s)
+        alpha = native.alpha().double().numpy()
+        expected = np.ones(len(tiles))
         if kind == "oracle":
-            wanted = closed.oracle(tiles, preset.pcm, t_s)
-        worst = int(np.argmax(np.abs(found - wanted)))
-        first, second = float(found[worst]), float(wanted[worst])
+            expected = closed.oracle(tiles, preset.pcm, t_s)
+        worst = int(np.argmax(np.abs(alpha - expected)))
+        first, second = float(alpha[worst]), float(expected[worst])
         test = exact_test(first, second, ALPHA_MEAN * second)
-        part.rows.append(
+        findings.rows.append(
             Row("layer", layer.name, f"alpha {kind} mean", t_s, test, reference="closed form")
         )

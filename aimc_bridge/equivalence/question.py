@@ -1,10 +1,11 @@
-"""What a cross-check is asked: everything checked before anything is done."""
+"""The question that a cross-check answers, checked before anything is done."""
 
 from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,13 +13,17 @@ from torch import nn
 
 from aimc_bridge.chip import restore
 from aimc_bridge.conversion import convert
-from aimc_bridge.engines.base import engine as find_engine
-from aimc_bridge.engines.base import record_of
-from aimc_bridge.equivalence import capture, custom, device, layer, task
+from aimc_bridge.converted import record_of
+from aimc_bridge.equivalence import capture, custom_law, device, layer, task
 from aimc_bridge.equivalence.capture import Layer
+from aimc_bridge.equivalence.comparison import Comparison
+from aimc_bridge.equivalence.custom_law import CustomLaw
+from aimc_bridge.equivalence.measuring import COMPILED, NATIVE, Sampling
 from aimc_bridge.equivalence.report import LEVELS
-from aimc_bridge.equivalence.side import COMPILED, NATIVE
 from aimc_bridge.equivalence.store import digest
+from aimc_bridge.equivalence.task import TaskModel
+from aimc_bridge.equivalence.two_engines import TwoEngines
+from aimc_bridge.equivalence.two_presets import TwoPresets
 from aimc_bridge.errors import UsageError
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import Evaluate
@@ -26,197 +31,282 @@ from aimc_bridge.times import seconds
 
 Times = Iterable[str | float] | str | float
 
+_TIMES: dict[str, Sequence[str]] = {
+    "device": device.TIMES,
+    "layer": layer.TIMES,
+    "task": task.TIMES,
+}
 
+
+@dataclass(frozen=True)
+class TaskQuestion:
+    """What is asked at the task level.
+
+    Attributes:
+        models: The model on both sides.
+        evaluate: The metric, or metrics by name, of a model.
+        batch: One batch of inputs, to predict what an evaluation costs.
+        chips: Chips of the first and of the second side; None if a pilot decides.
+    """
+
+    models: tuple[TaskModel, TaskModel]
+    evaluate: Evaluate
+    batch: Any
+    chips: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
 class Question:
-    """What a cross-check is asked, each part checked when it is given."""
+    """Everything that a cross-check is asked, checked and ready.
 
-    def __init__(
-        self,
-        preset: Preset,
-        against: Preset | None,
-        physics: object | None,
-        evaluate: Evaluate | None,
-        seed: int,
-        samples: int,
-        workers: int,
-        progress: bool,
-    ) -> None:
-        for name, given in (("preset", preset), ("against", against)):
-            if given is not None and not isinstance(given, Preset):
-                raise UsageError(
-                    f"{name} is {given!r}; allowed: a Preset, such as presets.get('rasch2023')"
-                )
-        if against is not None and physics is not None:
-            raise UsageError("against and physics are two questions; give one of them")
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise UsageError(f"seed={seed!r}; allowed: an integer")
-        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-            raise UsageError(f"workers={workers!r}; allowed: an integer >= 1")
-        self.preset, self.against, self.evaluate = preset, against, evaluate
-        self.physics = None if physics is None else custom.checked(physics)
-        self.seed, self.samples, self.workers, self.progress = seed, samples, workers, progress
-        if against is None:
-            cpu = torch.device("cpu")
-            find_engine("aihwkit").check(preset, cpu, torch.float32)
+    Attributes:
+        comparison: The two sides.
+        levels: The levels to compare, in the order of `LEVELS`.
+        times: Seconds after programming, ascending, by level.
+        targets: Targets of devices over g_max; empty without the device level.
+        samples: Devices per cell.
+        layers: The layers to compare; empty without the layer level.
+        chips: Chips of each side of every layer; None if a pilot decides.
+        task: What is asked at the task level; None without it.
+        native_engine: NATIVE or COMPILED.
+        device: Where the native engine runs layers and task.
+        seed: Decides all random numbers.
+        budget: Seconds of wall time, or None.
+        workers: How many processes work.
+        progress: Whether a progress bar is shown.
+        identity: Plain data that must be the same for an interrupted cross-check to go on.
+    """
 
-    def ours(self, compiled: bool, where: str = "cpu") -> None:
-        """How the native side runs, and where."""
-        if not isinstance(compiled, bool):
-            raise UsageError(f"compiled={compiled!r}; allowed: True or False")
-        if compiled and self.physics is not None:
-            raise UsageError("compiled is of the native engine; physics is compared without it")
-        self.native_side = COMPILED if compiled else NATIVE
-        if where not in ("cpu", "cuda"):
-            raise UsageError(f"device={where!r}; allowed: 'cpu', 'cuda'")
-        if where == "cuda" and not torch.cuda.is_available():
-            raise UsageError("device='cuda': torch sees no CUDA device here; leave it at 'cpu'")
-        if where != "cpu" and self.physics is not None:
-            raise UsageError("device is of the native engine; physics is compared on the CPU")
-        self.where = where
+    comparison: Comparison
+    levels: tuple[str, ...]
+    times: Mapping[str, tuple[float, ...]]
+    targets: tuple[float, ...]
+    samples: int
+    layers: tuple[Layer, ...]
+    chips: int | None
+    task: TaskQuestion | None
+    native_engine: str
+    device: str
+    seed: int
+    budget: float | None
+    workers: int
+    progress: bool
+    identity: Mapping[str, Any]
 
-    def levels(self, levels: Sequence[str] | str | None, model: Any, inputs: Any) -> None:
-        """Which levels; None is all that can be done."""
-        if levels is None:
-            chosen = ["device"] + (["layer"] if model is not None else [])
-            chosen += ["task"] if self.evaluate is not None and self.physics is None else []
-        else:
-            chosen = [levels] if isinstance(levels, str) else list(levels)
-        unknown = [name for name in chosen if name not in LEVELS]
-        if unknown or not chosen:
-            raise UsageError(f"levels={levels!r}; allowed: some of {', '.join(LEVELS)}")
-        if "task" in chosen and self.physics is not None:
+    def sampling(self, chips: int) -> Sampling:
+        """Return what a layer is measured with, for a number of chips."""
+        times = self.times["layer"]
+        return Sampling(
+            times, chips, self.seed, native_engine=self.native_engine, device=self.device
+        )
+
+
+def ask(
+    model: nn.Module | None,
+    preset: Preset,
+    inputs: Any,
+    *,
+    times: Times | None,
+    chips: int | None,
+    against: Preset | None,
+    physics: object | None,
+    trained: nn.Module | None,
+    evaluate: Evaluate | None,
+    task_chips: int | Sequence[int] | None,
+    seed: int,
+    levels: Sequence[str] | str | None,
+    layers: Sequence[str] | str | None,
+    exclude: Sequence[str] | str,
+    targets: Sequence[float],
+    samples: int,
+    budget: str | float | None,
+    compiled: bool,
+    device: str,
+    workers: int,
+    progress: bool,
+) -> Question:
+    """Check the arguments of `crosscheck`, convert the model and find its layers.
+
+    The arguments are those of `crosscheck`, without its defaults.
+
+    Returns:
+        The question.
+
+    Raises:
+        UsageError: If an argument is not understood, or two of them do not fit.
+        ShapeError: If the model does not take the inputs.
+        ConversionError: If the model has no analog layer.
+        CapabilityError: If aihwkit cannot run the preset.
+        VersionError: If there is no working aihwkit.
+    """
+    _check_integer("seed", seed)
+    _check_integer("workers", workers, 1)
+    comparison = comparison_of(preset, against, physics)
+    comparison.check(torch.device("cpu"), torch.float32)
+    native_engine = _native_engine(compiled, device, physics)
+    chosen = _levels(levels, comparison, model, inputs, evaluate)
+    times_of = {level: _times(_TIMES[level] if times is None else times) for level in LEVELS}
+    if chips is not None:
+        _check_chips(chips)
+    pair = _task_chips(task_chips)
+    all_targets = tuple(dict.fromkeys(float(x) for x in targets))
+    _check_targets(all_targets, samples, chosen)
+    budget_s = None if budget is None else seconds(budget)
+    if trained is not None and (model is None or len(comparison.presets) > 1):
+        raise UsageError(
+            "trained is compared on two engines under one preset: give the digital model that "
+            "it was converted from, and no `against`"
+        )
+    chosen_layers: tuple[Layer, ...] = ()
+    task_question = None
+    if model is not None and chosen != ("device",):
+        batches = capture.batches_of(inputs)
+        native = _natives(model, trained, comparison, batches, exclude)
+        parameter = next(model.parameters())
+        comparison.check(parameter.device, parameter.dtype)
+        if "layer" in chosen:
+            chosen_layers = _layers(model, native, comparison, batches, layers)
+        if "task" in chosen and evaluate is not None:
+            models = comparison.task_models(model, native, exclude, native_engine, device)
+            task_question = TaskQuestion(models, evaluate, batches[0], pair)
+    compared = model if trained is None else trained
+    identity = {
+        **{"preset": None, "against": None, "physics": None},
+        **comparison.identity(),
+        "model": digest({} if compared is None else compared.state_dict()),
+        "inputs": digest(inputs),
+        "levels": list(chosen),
+        "times": {level: list(at) for level, at in times_of.items()},
+        "targets": list(all_targets),
+        "samples": samples,
+        "chips": [chips, None if pair is None else pair[0] if pair[0] == pair[1] else list(pair)],
+        "seed": seed,
+        "native side": [native_engine, device],
+        "evaluate": None if "task" not in chosen else _description(evaluate),
+        "exclude": [exclude] if isinstance(exclude, str) else list(exclude),
+        "layers": layers if layers is None or isinstance(layers, str) else list(layers),
+        "budget": budget_s,
+    }
+    return Question(
+        comparison=comparison,
+        levels=chosen,
+        times=times_of,
+        targets=all_targets if "device" in chosen else (),
+        samples=samples,
+        layers=chosen_layers,
+        chips=chips,
+        task=task_question,
+        native_engine=native_engine,
+        device=device,
+        seed=seed,
+        budget=budget_s,
+        workers=workers,
+        progress=progress,
+        identity=identity,
+    )
+
+
+def comparison_of(preset: Preset, against: Preset | None, physics: object | None) -> Comparison:
+    """Return what is compared: two presets, a user's physics, or else two engines.
+
+    Raises:
+        UsageError: If a preset is none, if the physics lacks a function, or if both are given.
+    """
+    for name, value in (("preset", preset), ("against", against)):
+        if value is not None and not isinstance(value, Preset):
             raise UsageError(
-                "physics has no task level: it holds weights only; levels=('device', 'layer')"
+                f"{name} is {value!r}; allowed: a Preset, such as presets.get('rasch2023')"
             )
-        if "task" in chosen and self.evaluate is None:
-            raise UsageError("the task level needs evaluate=: model -> a number, or a dict of them")
-        if model is None and chosen != ["device"]:
-            raise UsageError(f"levels {', '.join(chosen)} need a model; without: levels='device'")
-        if model is not None and inputs is None and chosen != ["device"]:
-            raise UsageError("a model needs inputs: one batch as it takes them, or a list of those")
-        self.chosen = [name for name in LEVELS if name in chosen]
-
-    def numbers(
-        self,
-        times: Times | None,
-        chips: int | None,
-        task_chips: int | Sequence[int] | None,
-        targets: Sequence[float],
-        budget: str | float | None,
-    ) -> None:
-        """Times of each level, chips, device targets and the wall time."""
-        usual: dict[str, Sequence[str]] = {
-            "device": device.TIMES,
-            "layer": layer.TIMES,
-            "task": task.TIMES,
-        }
-        self.times: dict[str, tuple[float, ...]] = {}
-        for level in LEVELS:
-            given = usual[level] if times is None else times
-            listed = (given,) if isinstance(given, str | float | int) else tuple(given)
-            self.times[level] = tuple(sorted({seconds(t) for t in listed}))
-        if not self.times["device"]:
-            raise UsageError("no times; allowed: one or more, such as times=('1s', '1y')")
-        if chips is not None and not _whole(chips, 4):
-            raise UsageError(
-                f"chips={chips!r}; allowed: an integer >= 4, or None for as many as are needed"
-            )
-        self.chips, self.task_chips = chips, _sides(task_chips)
-        self.targets = list(dict.fromkeys(float(x) for x in targets))
-        device.check(self.targets, self.samples)
-        if "device" in self.chosen and not self.targets:
-            raise UsageError("targets is empty; allowed: one or more numbers in [0, 1]")
-        self.budget = None if budget is None else seconds(budget)
-
-    def model(
-        self,
-        model: nn.Module | None,
-        trained: nn.Module | None,
-        inputs: Any,
-        exclude: Sequence[str] | str,
-        wanted: Sequence[str] | str | None,
-    ) -> None:
-        """The digital model, its calibrated native conversions, and the layers to compare."""
-        self.layers: list[Layer] = []
-        self.digital, self.exclude = model, exclude
-        if trained is not None and (model is None or self.against is not None):
-            raise UsageError(
-                "trained is compared on two engines under one preset: give the digital model that "
-                "it was converted from, and no `against`"
-            )
-        if model is None or self.chosen == ["device"]:
-            return
-        self.batches = capture.batches_of(inputs)
-        presets = [self.preset] + ([self.against] if self.against is not None else [])
-        self.native = []
-        for preset in presets:
-            if trained is not None:
-                native = self._copy_of(trained)
-            else:
-                native = convert(model, preset, exclude=exclude).eval()
-                capture.calibrated(native, self.batches)
-            self.native.append(native)
-        if self.against is None:
-            parameter = next(model.parameters())
-            find_engine("aihwkit").check(self.preset, parameter.device, parameter.dtype)
-        if "layer" in self.chosen:
-            # input ranges of the preset that has some
-            ranged = [p.crossbar.input_range != "none" for p in presets]
-            base = self.native[ranged.index(True) if any(ranged) else 0]
-            every = capture.layers_of(base, model, self.batches)
-            names = [wanted] if isinstance(wanted, str) else wanted
-            self.layers = capture.chosen(every, names)
-
-    def _copy_of(self, trained: nn.Module) -> nn.Module:
-        """The trained model, clean.
-
-        Raises:  UsageError where it is not of the native engine or of another preset.
-        """
-        record = record_of(trained)
-        if record.engine != "native" or record.preset != self.preset:
-            raise UsageError(
-                f"trained is on engine {record.engine!r}, preset {record.preset}; allowed: "
-                f"converted to the native engine under {self.preset}"
-            )
-        native = copy.deepcopy(trained).eval()
-        restore(native)
-        return native
-
-    def claim(
-        self, model: nn.Module | None, inputs: Any, exclude: Any, layers: Any
-    ) -> dict[str, Any]:
-        """What must be the same for a cross-check to go on."""
-        state = {} if model is None else model.state_dict()
-        return {
-            "preset": self.preset.to_dict(),
-            "against": None if self.against is None else self.against.to_dict(),
-            "physics": None if self.physics is None else custom.name_of(self.physics),
-            "model": digest(state),
-            "inputs": digest(inputs),
-            "levels": self.chosen,
-            "times": {name: list(at) for name, at in self.times.items()},
-            "targets": self.targets,
-            "samples": self.samples,
-            "chips": [self.chips, _as_given(self.task_chips)],
-            "seed": self.seed,
-            "native side": [self.native_side, self.where],
-            "evaluate": None if "task" not in self.chosen else _told(self.evaluate),
-            "exclude": [exclude] if isinstance(exclude, str) else list(exclude),
-            "layers": layers if layers is None or isinstance(layers, str) else list(layers),
-            "budget": self.budget,
-        }
+    if against is not None and physics is not None:
+        raise UsageError("against and physics are two questions; give one of them")
+    if against is not None:
+        return TwoPresets(preset, against)
+    if physics is not None:
+        return CustomLaw(custom_law.checked(physics), preset)
+    return TwoEngines(preset)
 
 
-def _whole(count: object, fewest: int) -> bool:
-    return isinstance(count, int) and not isinstance(count, bool) and count >= fewest
+def _check_integer(name: str, value: int, least: int | None = None) -> None:
+    """Check that an argument is an integer, and not smaller than `least`."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or (least is not None and value < least):
+        allowed = "an integer" if least is None else f"an integer >= {least}"
+        raise UsageError(f"{name}={value!r}; allowed: {allowed}")
 
 
-def _sides(chips: int | Sequence[int] | None) -> tuple[int, int] | None:
-    """Chips of the task's first and second side."""
+def _native_engine(compiled: bool, device: str, physics: object | None) -> str:
+    """Check how and where the native engine runs; return NATIVE or COMPILED."""
+    if not isinstance(compiled, bool):
+        raise UsageError(f"compiled={compiled!r}; allowed: True or False")
+    if device not in ("cpu", "cuda"):
+        raise UsageError(f"device={device!r}; allowed: 'cpu', 'cuda'")
+    if physics is not None and (compiled or device != "cpu"):
+        raise UsageError(
+            "compiled and device are of the native engine; physics is compared without it, on the "
+            "CPU: leave both out"
+        )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device='cuda': torch sees no CUDA device here; leave it at 'cpu'")
+    return COMPILED if compiled else NATIVE
+
+
+def _levels(
+    levels: Sequence[str] | str | None,
+    comparison: Comparison,
+    model: nn.Module | None,
+    inputs: Any,
+    evaluate: Evaluate | None,
+) -> tuple[str, ...]:
+    """Check the levels; None is all that can be done."""
+    if levels is None:
+        can = {"device": True, "layer": model is not None, "task": evaluate is not None}
+        chosen = [level for level in comparison.levels if can[level]]
+    else:
+        chosen = [levels] if isinstance(levels, str) else list(levels)
+    unknown = [name for name in chosen if name not in LEVELS]
+    if unknown or not chosen:
+        raise UsageError(f"levels={levels!r}; allowed: some of {', '.join(LEVELS)}")
+    if missing := [name for name in chosen if name not in comparison.levels]:
+        raise UsageError(
+            f"{' against '.join(comparison.names)} has no {missing[0]} level; "
+            f"allowed: levels={comparison.levels}"
+        )
+    if "task" in chosen and evaluate is None:
+        raise UsageError("the task level needs evaluate=: model -> a number, or a dict of them")
+    if model is None and chosen != ["device"]:
+        raise UsageError(f"levels {', '.join(chosen)} need a model; without: levels='device'")
+    if model is not None and inputs is None and chosen != ["device"]:
+        raise UsageError("a model needs inputs: one batch as it takes them, or a list of those")
+    return tuple(name for name in LEVELS if name in chosen)
+
+
+def _times(times: Times) -> tuple[float, ...]:
+    """Check times and return them in seconds, ascending."""
+    listed = (times,) if isinstance(times, str | float | int) else tuple(times)
+    if not listed:
+        raise UsageError("no times; allowed: one or more, such as times=('1s', '1y')")
+    return tuple(sorted({seconds(t) for t in listed}))
+
+
+def _is_count(count: object, least: int) -> bool:
+    """Return whether something is a whole number, and large enough."""
+    return isinstance(count, int) and not isinstance(count, bool) and count >= least
+
+
+def _check_chips(chips: int) -> None:
+    """Check the chips of each side of a layer."""
+    if not _is_count(chips, 4):
+        raise UsageError(
+            f"chips={chips!r}; allowed: an integer >= 4, or None for as many as are needed"
+        )
+
+
+def _task_chips(chips: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """Check the chips of the task's first and second side."""
     if chips is None:
         return None
     pair = tuple(chips) if isinstance(chips, Sequence) else (chips, chips)
-    if len(pair) != 2 or not all(_whole(count, 2) for count in pair):
+    if len(pair) != 2 or not all(_is_count(count, 2) for count in pair):
         raise UsageError(
             f"task_chips={chips!r}; allowed: an integer >= 2, two of them (first side, second "
             "side), or None for as many as are needed"
@@ -224,21 +314,77 @@ def _sides(chips: int | Sequence[int] | None) -> tuple[int, int] | None:
     return pair[0], pair[1]
 
 
-def _as_given(sides: tuple[int, int] | None) -> int | list[int] | None:
-    return None if sides is None else sides[0] if sides[0] == sides[1] else list(sides)
+def _check_targets(targets: tuple[float, ...], samples: int, levels: tuple[str, ...]) -> None:
+    """Check the targets of devices and the number of samples."""
+    device.check(targets, samples)
+    if "device" in levels and not targets:
+        raise UsageError("targets is empty; allowed: one or more numbers in [0, 1]")
 
 
-def _told(function: object) -> list[Any]:
-    """What tells a function from another between two runs: its name, and of a partial the plain
-    arguments and the types of the rest."""
+def _natives(
+    model: nn.Module,
+    trained: nn.Module | None,
+    comparison: Comparison,
+    batches: list[Any],
+    exclude: Sequence[str] | str,
+) -> list[nn.Module]:
+    """Return the native conversions of a model, one per preset: calibrated, or as trained."""
+    if trained is not None:
+        return [_copy_of(trained, comparison.presets[0])]
+    native = []
+    for preset in comparison.presets:
+        converted = convert(model, preset, exclude=exclude).eval()
+        capture.calibrated(converted, batches)
+        native.append(converted)
+    return native
+
+
+def _copy_of(trained: nn.Module, preset: Preset) -> nn.Module:
+    """Return a copy of the trained model, restored to its clean weights.
+
+    Raises:
+        UsageError: If it is not of the native engine, or of another preset.
+    """
+    record = record_of(trained)
+    if record.engine != "native" or record.preset != preset:
+        raise UsageError(
+            f"trained is on engine {record.engine!r}, preset {record.preset}; allowed: "
+            f"converted to the native engine under {preset}"
+        )
+    native = copy.deepcopy(trained).eval()
+    restore(native)
+    return native
+
+
+def _layers(
+    model: nn.Module,
+    native: list[nn.Module],
+    comparison: Comparison,
+    batches: list[Any],
+    layers: Sequence[str] | str | None,
+) -> tuple[Layer, ...]:
+    """Return the layers that some names or patterns mean, or those of each kind."""
+    # one of two presets may have no input ranges: take the layers of the other
+    ranged = [preset.crossbar.input_range != "none" for preset in comparison.presets]
+    base = native[ranged.index(True) if any(ranged) else 0]
+    every = capture.layers_of(base, model, batches)
+    return tuple(capture.chosen(every, [layers] if isinstance(layers, str) else layers))
+
+
+def _description(function: object) -> list[Any]:
+    """Return what tells a function from another between two runs.
+
+    That is its name, and of a functools.partial the plain arguments and the types of the rest.
+    """
     if isinstance(function, functools.partial):
         keywords = sorted(function.keywords.items())
         bound = [*function.args, *(part for pair in keywords for part in pair)]
-        return [*_told(function.func), *map(_plain, bound)]
+        return [*_description(function.func), *map(_plain, bound)]
     return [getattr(function, "__qualname__", type(function).__qualname__)]
 
 
 def _plain(value: Any) -> Any:
+    """Return a plain value as it is, and the name of the type of any other."""
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
     if value is None or isinstance(value, bool | int | float | str):

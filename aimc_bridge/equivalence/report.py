@@ -1,4 +1,4 @@
-"""What a cross-check found, as a table."""
+"""The result of a cross-check: rows, verdicts, summary."""
 
 from __future__ import annotations
 
@@ -12,21 +12,29 @@ from typing import Any
 
 import pandas as pd
 
+from aimc_bridge.equivalence.figures import draw
 from aimc_bridge.equivalence.statistics import Test, verdicts
 from aimc_bridge.errors import UsageError
+from aimc_bridge.files import write_text
+from aimc_bridge.markdown import markdown_table
 from aimc_bridge.times import label
 
 LEVELS = ("device", "layer", "task")
-_LISTED = 100  # rows of a summary
-QUANTILES = ["cell", "quantity", "t_inference", "share", "native", "aihwkit"]
+_LISTED = 100  # rows that a summary lists at most
+QUANTILES = ["cell", "quantity", "t_inference", "share", "first", "second"]
 
 
 @dataclass(frozen=True)
 class Row:
     """One comparison, before its verdict.
 
-    t_inference  seconds, NaN where no time applies.    reference  what stands in the column
-    "aihwkit", where that is not aihwkit itself.
+    Attributes:
+        level: One of `LEVELS`.
+        cell: What is compared: a target, a layer, a model.
+        quantity: What is compared of it.
+        t_inference: Seconds after programming; NaN if no time applies.
+        test: The test of the two values.
+        reference: What the second side is: aihwkit itself, a closed form, another preset.
     """
 
     level: str
@@ -37,45 +45,57 @@ class Row:
     reference: str = "aihwkit"
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the row as plain data."""
         return dataclasses.asdict(self)
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> Row:
+        """Build a row from what `to_dict` returned."""
         test = dict(data["test"])
         test["sizes"] = tuple(test["sizes"])
         return Row(**{**data, "test": Test(**test)})
 
 
 @dataclass
-class Part:
-    """What one part of a cross-check found: rows, quantiles for figures, lines for the summary."""
+class Findings:
+    """What one part of a cross-check found.
+
+    Attributes:
+        rows: The comparisons.
+        quantiles: Rows of quantiles for figures, with the columns `QUANTILES`.
+        notes: Lines for the summary.
+    """
 
     rows: list[Row] = field(default_factory=list)
     quantiles: list[list[Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the findings as plain data."""
         rows = [row.to_dict() for row in self.rows]
         return {"rows": rows, "quantiles": self.quantiles, "notes": self.notes}
 
     @staticmethod
-    def from_dict(data: dict[str, Any]) -> Part:
+    def from_dict(data: dict[str, Any]) -> Findings:
+        """Build findings from what `to_dict` returned."""
         rows = [Row.from_dict(row) for row in data["rows"]]
-        return Part(rows, data["quantiles"], data["notes"])
+        return Findings(rows, data["quantiles"], data["notes"])
 
 
 @dataclass(frozen=True)
 class Report:
-    """Result of a cross-check.
+    """The result of a cross-check.
 
-    table      level, cell, quantity, t_inference, native, aihwkit, difference, interval, low, high,
-               margin, p, p_different, power, verdict, reference. The interval is a 90 % one (two
-               one-sided tests at 5 %); p values and power are those of the verdict, corrected
-               for the family: the rows of one level
-    sides      what the columns "native" and "aihwkit" hold
-    notes      what was chosen, left out, or should be known
-    causes     of two presets: the fields that differ (part, field, and one column a preset)
-    quantiles  of some cells, for figures
+    Attributes:
+        table: One row per comparison, with the columns level, cell, quantity, t_inference, first,
+            second, difference, interval, low, high, margin, p, p_different, power, verdict and
+            reference. The interval is a 90 % one (two one-sided tests at 5 %). The p values and the
+            power are those of the verdict, corrected for the family: the rows of one level.
+        sides: Names of the two sides, whose values are in the columns "first" and "second".
+        notes: What was chosen, what was left out, and what one should know.
+        causes: If two presets were compared, the fields in which they differ: part, field, and one
+            column per preset.
+        quantiles: Quantiles of some cells, for figures.
     """
 
     table: pd.DataFrame
@@ -86,13 +106,22 @@ class Report:
 
     @staticmethod
     def of(
-        parts: Iterable[Part],
+        parts: Iterable[Findings],
         sides: tuple[str, str] = ("native", "aihwkit"),
         notes: Sequence[str] = (),
         causes: pd.DataFrame | None = None,
     ) -> Report:
-        """Verdicts over the rows of all parts; each level is a family. Raises: UsageError where
-        there is nothing."""
+        """Judge the rows of all parts; each level is a family.
+
+        Args:
+            parts: What was found.
+            sides: Names of the two sides.
+            notes: Lines for the summary; those of the parts follow them.
+            causes: In what two presets differ.
+
+        Raises:
+            UsageError: If there is no row.
+        """
         parts = list(parts)
         rows = [row for part in parts for row in part.rows]
         if not rows:
@@ -109,8 +138,8 @@ class Report:
                         "cell": row.cell,
                         "quantity": row.quantity,
                         "t_inference": row.t_inference,
-                        "native": test.first,
-                        "aihwkit": test.second,
+                        "first": test.first,
+                        "second": test.second,
                         "difference": test.difference,
                         "interval": (test.low, test.high),
                         "low": test.low,
@@ -124,12 +153,12 @@ class Report:
                     }
                 )
         quantiles = pd.DataFrame([q for p in parts for q in p.quantiles], columns=QUANTILES)
-        said = [*notes, *(note for part in parts for note in part.notes)]
-        return Report(pd.DataFrame(lines), sides, tuple(said), causes, quantiles)
+        all_notes = (*notes, *(note for part in parts for note in part.notes))
+        return Report(pd.DataFrame(lines), sides, all_notes, causes, quantiles)
 
     @property
     def passed(self) -> bool:
-        """Every row equivalent within its margin."""
+        """Whether every row is equivalent within its margin."""
         return bool((self.table["verdict"] == "equivalent").all())
 
     @property
@@ -138,66 +167,73 @@ class Report:
         return self.table[self.table["verdict"] == "different"]
 
     def counts(self) -> pd.DataFrame:
-        """Number of rows by level and quantity (rows) and verdict (columns)."""
+        """Count the rows: one line per level and quantity, one column per verdict."""
         words = ["equivalent", "different", "undecided"]
-        found = self.table.groupby(["level", "quantity"], sort=False)["verdict"].value_counts()
-        return found.unstack(fill_value=0).reindex(columns=words, fill_value=0)
+        counts = self.table.groupby(["level", "quantity"], sort=False)["verdict"].value_counts()
+        return counts.unstack(fill_value=0).reindex(columns=words, fill_value=0)
 
     def summary(self) -> str:
-        """Markdown: what was done, verdicts by level and quantity, every row that is not
-        equivalent, causes."""
+        """Write the report as Markdown.
+
+        Returns:
+            What was done, the verdicts by level and quantity, the rows that are not equivalent
+            (at most 100), and in what two presets differ.
+        """
         first, second = self.sides
-        lines = ["# Cross-check", "", f"{first} against {second}.", ""]
-        lines += [f"- {note}" for note in self.notes] + ([""] if self.notes else [])
+        blocks = [f"# Cross-check\n\n{first} against {second}."]
+        if self.notes:
+            blocks.append("\n".join(f"- {note}" for note in self.notes))
         counts = self.counts()
-        lines.append("| level | quantity | " + " | ".join(counts.columns) + " |")
-        lines.append("| --- |" + " --- |" * (1 + len(counts.columns)))
-        for where, numbers in zip(counts.index, counts.to_numpy().tolist(), strict=True):
-            lines.append("| " + " | ".join(str(cell) for cell in (*where, *numbers)) + " |")
+        blocks.append(
+            markdown_table(
+                ["level", "quantity", *counts.columns],
+                (
+                    [*index, *numbers]
+                    for index, numbers in zip(counts.index, counts.to_numpy().tolist(), strict=True)
+                ),
+            )
+        )
         others = self.table[self.table["verdict"] != "equivalent"].sort_values(
             "verdict", kind="stable"
         )  # "different" before "undecided"
-        more = max(0, len(others) - _LISTED)
-        others = others.head(_LISTED)
         if len(others):
-            head = ["cell", "quantity", "time", first, second, "difference", "interval"]
-            lines += ["", "| " + " | ".join([*head, "margin", "power", "verdict"]) + " |"]
-            lines.append("|" + " --- |" * 10)
-        one: Any
-        for one in others.itertuples():
-            when = "" if math.isnan(one.t_inference) else label(one.t_inference)
-            lines.append(
-                f"| {one.cell} | {one.quantity} | {when} | {one.native:.4g} | {one.aihwkit:.4g} "
-                f"| {one.difference:.4g} | {one.low:.4g} .. {one.high:.4g} | {one.margin:.4g} "
-                f"| {one.power:.2f} | {one.verdict} |"
+            columns = ["cell", "quantity", "time", first, second, "difference", "interval"]
+            columns += ["margin", "power", "verdict"]
+            blocks.append(
+                markdown_table(columns, map(_summary_row, others.head(_LISTED).itertuples()))
             )
-        if more:
-            lines += ["", f"{more} more such rows are in crosscheck.csv."]
+        if len(others) > _LISTED:
+            blocks.append(f"{len(others) - _LISTED} more such rows are in crosscheck.csv.")
         if self.causes is not None and len(self.causes):
-            lines += ["", "What differs in the presets:", ""]
-            lines.append("| " + " | ".join(self.causes.columns) + " |")
-            lines.append("|" + " --- |" * len(self.causes.columns))
-            for cells in self.causes.to_numpy().tolist():
-                lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-        return "\n".join(lines) + "\n"
+            blocks.append("What differs in the presets:")
+            blocks.append(markdown_table(self.causes.columns, self.causes.to_numpy().tolist()))
+        return "\n\n".join(blocks) + "\n"
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write crosscheck.csv, summary.md and figures/*.png."""
-        from aimc_bridge.equivalence.figures import draw
+        """Write crosscheck.csv, summary.md and figures/*.png.
 
+        Args:
+            folder: Where they go; it is made if it does not exist.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         flat = self.table.drop(columns="interval")
-        write_whole(folder / "crosscheck.csv", flat.to_csv(index=False))
-        write_whole(folder / "summary.md", self.summary())
-        draw(self, folder / "figures")
+        write_text(folder / "crosscheck.csv", flat.to_csv(index=False))
+        write_text(folder / "summary.md", self.summary())
+        draw(self.table, self.quantiles, self.sides, folder / "figures")
 
 
-def write_whole(file: Path, text: str) -> None:
-    """A text file, whole or not at all."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+def _summary_row(row: Any) -> list[str]:
+    """Return the cells of the summary for a row of the table, a named tuple."""
+    return [
+        row.cell,
+        row.quantity,
+        "" if math.isnan(row.t_inference) else label(row.t_inference),
+        f"{row.first:.4g}",
+        f"{row.second:.4g}",
+        f"{row.difference:.4g}",
+        f"{row.low:.4g} .. {row.high:.4g}",
+        f"{row.margin:.4g}",
+        f"{row.power:.2f}",
+        row.verdict,
+    ]

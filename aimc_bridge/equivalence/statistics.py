@@ -1,9 +1,9 @@
 """Equivalence of two samples: intervals, p values, power and a verdict.
 
-A cell is "equivalent" where its interval lies inside its margin, "different" where it lies outside,
-else "undecided". Both are claimed for single cells of a family, so both p values are corrected for
-the family (Holm). "All cells are equivalent" by itself would be an intersection-union test, which
-needs no correction: the corrected claim is the stricter of the two.
+A cell is "equivalent" if its interval lies inside its margin, "different" if it lies outside, and
+"undecided" otherwise. Both words are claimed for single cells of a family, so that both p values
+are corrected for the family (Holm). The claim that all cells are equivalent would by itself be an
+intersection-union test, which needs no correction: the corrected claim is the stricter one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.special import stdtr, stdtrit  # Student's law, far faster than stats.t
+from scipy.special import stdtr, stdtrit  # Student's t, far faster than stats.t
 
 from aimc_bridge.errors import UsageError
 
@@ -25,20 +25,26 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Test:
-    """What a comparison found.
+    """The outcome of one comparison.
 
-    first, second  the two values compared
-    difference    second minus first; ratio of standard deviations less 1; Kolmogorov distance
-    low, high     its 90 % interval (two one-sided 5 % tests); of a distance and of a share: the
-                  lowest and the highest true value, each at 95 %
-    p             of equivalence: small where the margin holds
-    p_different   of a difference beyond the margin: small where the margin is broken
-    error, freedom, lower, upper    of the t test, on its own scale: standard error, degrees of
-                  freedom, limits
-    sizes         of the two samples, for a distance; (count, 0) for a share of a count
+    Attributes:
+        first: The value of the first side.
+        second: The value of the second side.
+        difference: Second minus first; the ratio of standard deviations less 1; a distance.
+        low: Lower end of the 90 % interval of the difference (two one-sided tests at 5 %). Of a
+            distance or a share: the lowest true value, at 95 %.
+        high: The upper end, or the highest true value.
+        margin: The largest difference that counts as equivalent.
+        p: p value of equivalence, small if the margin holds.
+        p_different: p value of a difference beyond the margin, small if the margin is broken.
+        error: Standard error of the t test, on the scale of the test.
+        freedom: Its degrees of freedom.
+        lower: Its lower limit.
+        upper: Its upper limit.
+        sizes: Sizes of the two samples of a distance; (count, 0) for a share of a count.
     """
 
-    __test__ = False  # not a test of pytest's
+    __test__ = False  # the name begins with Test, but pytest must not collect it
 
     first: float
     second: float
@@ -55,8 +61,11 @@ class Test:
     sizes: tuple[int, int] = (0, 0)
 
     def power(self, level: float = ALPHA) -> float:
-        """Probability of "equivalent" at this sample size, tested at `level`, if the truth is
-        equal."""
+        """Return the probability of "equivalent" if both sides are equal.
+
+        Args:
+            level: The level of each of the two one-sided tests.
+        """
         if self.sizes[1] > 0:
             half = _width(*self.sizes) * math.sqrt(math.log(4 / level) / 2)
             if self.margin <= half:
@@ -73,6 +82,7 @@ class Test:
 
 
 def _sample(values: Values, fewest: int) -> Values:
+    """Check a sample and return it flat, in double precision."""
     sample = np.asarray(values, dtype=np.float64).ravel()
     if sample.size < fewest or not np.isfinite(sample).all():
         raise UsageError(f"{sample.size} values; allowed: at least {fewest}, all finite")
@@ -80,6 +90,7 @@ def _sample(values: Values, fewest: int) -> Values:
 
 
 def _margin(margin: float) -> float:
+    """Check a margin and return it."""
     if not 0.0 < margin < math.inf:
         raise UsageError(f"margin {margin!r}; allowed: a finite number > 0")
     return margin
@@ -88,12 +99,16 @@ def _margin(margin: float) -> float:
 def _two_one_sided(
     difference: float, error: float, freedom: float, lower: float, upper: float
 ) -> dict[str, Any]:
-    """Interval, p values and what power needs, of a difference against (lower, upper)."""
+    """Test a difference against the limits `lower` and `upper`.
+
+    Returns:
+        Fields of `Test`: the interval, the p values, and what the power needs.
+    """
     about = {"error": error, "freedom": freedom, "lower": lower, "upper": upper}
-    if error == 0.0:  # both constant: nothing is uncertain
+    if error == 0.0:  # both samples are constant: nothing is uncertain
         inside = lower < difference < upper
-        found = {"p": float(not inside), "p_different": float(inside)}
-        return {"low": difference, "high": difference, **found, **about}
+        certain = {"p": float(not inside), "p_different": float(inside)}
+        return {"low": difference, "high": difference, **certain, **about}
     half = -float(stdtrit(freedom, ALPHA)) * error
     above, below = (difference - lower) / error, (difference - upper) / error
     return {
@@ -106,7 +121,13 @@ def _two_one_sided(
 
 
 def exact_test(first: float, second: float, margin: float) -> Test:
-    """Two numbers without chance in them: their difference is within +-margin or it is not."""
+    """Compare two numbers that have no chance in them.
+
+    Args:
+        first: The first number.
+        second: The second number.
+        margin: The largest difference that counts as equivalent.
+    """
     difference = second - first
     return Test(
         first,
@@ -118,16 +139,22 @@ def exact_test(first: float, second: float, margin: float) -> Test:
 
 
 def mean_test(first: Values, second: Values, margin: float) -> Test:
-    """Difference of means within +-margin: Welch's t, two one-sided tests."""
+    """Test that two means differ by less than a margin, with two one-sided tests of Welch.
+
+    Args:
+        first: A sample of at least two values.
+        second: Another one.
+        margin: The largest difference that counts as equivalent.
+    """
     a, b = _sample(first, 2), _sample(second, 2)
     error, freedom = _welch(a, b, 1.0, 1.0)
     difference = float(b.mean() - a.mean())
-    found = _two_one_sided(difference, error, freedom, -_margin(margin), margin)
-    return Test(float(a.mean()), float(b.mean()), difference, margin=margin, **found)
+    outcome = _two_one_sided(difference, error, freedom, -_margin(margin), margin)
+    return Test(float(a.mean()), float(b.mean()), difference, margin=margin, **outcome)
 
 
 def _welch(a: Values, b: Values, scale_a: float, scale_b: float) -> tuple[float, float]:
-    """Standard error of scale_b mean(b) - scale_a mean(a), and its degrees of freedom."""
+    """Return the standard error of scale_b mean(b) - scale_a mean(a), and its freedom."""
     va = float(a.var(ddof=1)) / a.size * scale_a**2
     vb = float(b.var(ddof=1)) / b.size * scale_b**2
     if va + vb == 0.0:
@@ -136,10 +163,15 @@ def _welch(a: Values, b: Values, scale_a: float, scale_b: float) -> tuple[float,
 
 
 def sd_test(first: Values, second: Values, margin: float) -> Test:
-    """Ratio of standard deviations within 1/(1 + margin) .. 1 + margin.
+    """Test that the ratio of two standard deviations lies within 1/(1 + margin) and 1 + margin.
 
-    On the log ratio, with the sample's own kurtosis in the error: var(ln s) = (k - 1) / 4n. The F
-    test would be wrong for clipped conductances.
+    The test is on the logarithm of the ratio. Its error takes the kurtosis k of the sample into
+    account, var(ln s) = (k - 1) / 4n: the F test would be wrong for clipped conductances.
+
+    Args:
+        first: A sample of at least four values.
+        second: Another one.
+        margin: The largest relative difference that counts as equivalent.
     """
     a, b = _sample(first, 4), _sample(second, 4)
     sds = [float(x.std(ddof=1)) for x in (a, b)]
@@ -152,8 +184,13 @@ def sd_test(first: Values, second: Values, margin: float) -> Test:
 
 
 def spread_test(first: Values, second: Values, margin: float) -> Test:
-    """Ratio of standard deviations within 1/(1 + margin) .. 1 + margin, from contributions to the
-    two variances: one a sampling unit, whose mean is the variance."""
+    """Test the ratio of two standard deviations, from contributions to the variances.
+
+    Args:
+        first: One contribution per sampling unit; their mean is the variance.
+        second: The same of the second side.
+        margin: The largest relative difference that counts as equivalent.
+    """
     a, b = _sample(first, 2), _sample(second, 2)
     means = float(a.mean()), float(b.mean())
     sds = [math.sqrt(max(m, 0.0)) for m in means]
@@ -164,25 +201,33 @@ def spread_test(first: Values, second: Values, margin: float) -> Test:
 
 
 def _flat(first: float, second: float, same: bool, margin: float) -> Test:
+    """Return the test of two standard deviations of which at least one is 0."""
     difference = 0.0 if same else math.inf
     bound = math.log1p(_margin(margin))
-    found = _two_one_sided(difference, 0.0, 1.0, -bound, bound)
-    return Test(first, second, difference, margin=margin, **found)
+    outcome = _two_one_sided(difference, 0.0, 1.0, -bound, bound)
+    return Test(first, second, difference, margin=margin, **outcome)
 
 
 def _log_ratio(first: float, second: float, error: float, freedom: float, margin: float) -> Test:
+    """Return the test of a ratio; `error` is that of its logarithm."""
     bound = math.log1p(_margin(margin))
     log = math.log(second / first)
-    found = _two_one_sided(log, error, freedom, -bound, bound)
-    found |= {name: math.expm1(found[name]) for name in ("low", "high")}
-    return Test(first, second, math.expm1(log), margin=margin, **found)
+    outcome = _two_one_sided(log, error, freedom, -bound, bound)
+    outcome |= {name: math.expm1(outcome[name]) for name in ("low", "high")}
+    return Test(first, second, math.expm1(log), margin=margin, **outcome)
 
 
 def skew_test(first: Values, second: Values, margin: float) -> Test:
-    """Difference of skewness within +-margin; errors by the infinitesimal jackknife.
+    """Test that two skewnesses differ by less than a margin.
 
-    What a value z (standardised) adds to the skewness g is z^3 - 3 z - g - 3 g (z^2 - 1) / 2: its
-    spread gives the error for a distribution of any shape.
+    The errors are those of the infinitesimal jackknife. A standardised value z adds
+    z^3 - 3 z - g - 3 g (z^2 - 1) / 2 to the skewness g; the spread of that gives the error for a
+    distribution of any shape.
+
+    Args:
+        first: A sample of at least four values.
+        second: Another one.
+        margin: The largest difference that counts as equivalent.
     """
     parts = []
     for values in (first, second):
@@ -193,25 +238,32 @@ def skew_test(first: Values, second: Values, margin: float) -> Test:
             continue
         skew = float(stats.skew(x))
         z = (x - x.mean()) / sd
-        influence = z * (z * (z - 1.5 * skew) - 3)  # but for a constant; z**3 is far slower
+        influence = z * (z * (z - 1.5 * skew) - 3)  # without a constant term; z**3 is far slower
         parts.append((skew, float(influence.var(ddof=1)) / x.size, x.size))
     (skew_a, va, n), (skew_b, vb, m) = parts
     freedom = 1.0
     if va + vb > 0:
         freedom = (va + vb) ** 2 / (va**2 / (n - 1) + vb**2 / (m - 1))
     difference = skew_b - skew_a
-    found = _two_one_sided(difference, math.sqrt(va + vb), freedom, -_margin(margin), margin)
-    return Test(skew_a, skew_b, difference, margin=margin, **found)
+    outcome = _two_one_sided(difference, math.sqrt(va + vb), freedom, -_margin(margin), margin)
+    return Test(skew_a, skew_b, difference, margin=margin, **outcome)
 
 
 def vector_test(first: Values, second: Values, margin: float) -> Test:
-    """Mean vectors of two samples, `[units, size]`: their squared distance over the summed variance
-    of their elements is below `margin`^2.
+    """Test that two mean vectors are close.
 
-    The distance is estimated without bias (it can come out negative); its error is the jackknife's
-    over units, which is too large where the truth is equal: the test errs on the side of
-    "undecided". `margin` is in standard deviations of an element, root mean square over elements;
-    `difference`, `low`, `high` and the table's margin are squares.
+    What is tested is their squared distance over the summed variance of their elements, against the
+    square of the margin. The distance is estimated without bias, so that it can be negative. Its
+    error is that of a jackknife over units, which is too large if the means are equal: the test
+    errs on the side of "undecided".
+
+    Args:
+        first: A sample of vectors, shape (units, size), at least four units.
+        second: Another one, of the same size.
+        margin: In standard deviations of an element, root mean square over elements.
+
+    Returns:
+        The test; its `difference`, `low`, `high` and `margin` are squares.
     """
     a, b = (np.asarray(x, dtype=np.float64) for x in (first, second))
     if a.ndim != 2 or b.ndim != 2 or min(len(a), len(b)) < 4 or a.shape[1] != b.shape[1]:
@@ -223,18 +275,22 @@ def vector_test(first: Values, second: Values, margin: float) -> Test:
     if spread <= 1e-6 * max(float(np.linalg.norm(centre)), 1e-30):
         same = apart <= 1e-5 * max(float(np.linalg.norm(centre)), 1e-30)
         difference = 0.0 if same else math.inf
-        found = _two_one_sided(difference, 0.0, 1.0, -math.inf, square)
-        return Test(0.0, math.sqrt(difference), difference, margin=square, **found)
+        outcome = _two_one_sided(difference, 0.0, 1.0, -math.inf, square)
+        return Test(0.0, math.sqrt(difference), difference, margin=square, **outcome)
     a, b = (a - centre) / spread, (b - centre) / spread
     value, without_a, without_b = _distance_and_jackknife(a, b)
     n, m = len(a), len(b)
     variance = (n - 1) * float(without_a.var()) + (m - 1) * float(without_b.var())
-    found = _two_one_sided(value, math.sqrt(variance), n + m - 2, -math.inf, square)
-    return Test(0.0, math.sqrt(max(value, 0.0)), value, margin=square, **found)
+    outcome = _two_one_sided(value, math.sqrt(variance), n + m - 2, -math.inf, square)
+    return Test(0.0, math.sqrt(max(value, 0.0)), value, margin=square, **outcome)
 
 
 def _distance_and_jackknife(a: Values, b: Values) -> tuple[float, Values, Values]:
-    """|E a - E b|^2 without bias, and the same without each unit of `a`, of `b`."""
+    """Estimate |E a - E b|^2 without bias, from all units and without each of them.
+
+    Returns:
+        The estimate from all units; estimates without each unit of `a`; the same of `b`.
+    """
     n, m = len(a), len(b)
     sum_a, sum_b = a.sum(0), b.sum(0)
     own_a, own_b = (a * a).sum(1), (b * b).sum(1)
@@ -257,29 +313,41 @@ def _distance_and_jackknife(a: Values, b: Values) -> tuple[float, Values, Values
 
 
 def _width(n: int, m: int) -> float:
+    """Return the scale of the Kolmogorov distance's error for two sample sizes."""
     return float(n**-0.5 + m**-0.5)
 
 
 def distance_test(first: Values, second: Values, margin: float) -> Test:
-    """Kolmogorov distance below `margin`: the bounds of Dvoretzky, Kiefer, Wolfowitz and Massart.
+    """Test that the Kolmogorov distance of two distributions is below a margin.
 
-    |D - D_n| <= e with probability 1 - 4 exp(-2 e^2 / (1/sqrt(n) + 1/sqrt(m))^2), whatever the
-    two distributions are.
+    The bound is that of Dvoretzky, Kiefer, Wolfowitz and Massart: |D - D_n| <= e with probability
+    1 - 4 exp(-2 e^2 / (1/sqrt(n) + 1/sqrt(m))^2), whatever the two distributions are.
+
+    Args:
+        first: A sample of at least two values.
+        second: Another one.
+        margin: The largest distance that counts as equivalent.
     """
     a, b = np.asarray(first).ravel(), np.asarray(second).ravel()
     for values in (a, b):
         _sample(values, 2)
-    found = float(stats.ks_2samp(a, b, method="asymp").statistic)
+    distance = float(stats.ks_2samp(a, b, method="asymp").statistic)
     width = _width(a.size, b.size)
     half = width * math.sqrt(math.log(4 / ALPHA) / 2)
-    away = 4 * math.exp(-2 * ((_margin(margin) - found) / width) ** 2)
-    p, beyond = (min(1.0, away), 1.0) if found < margin else (1.0, min(1.0, away))
-    low, high = max(0.0, found - half), found + half
-    return Test(0.0, found, found, low, high, margin, p, beyond, sizes=(a.size, b.size))
+    away = 4 * math.exp(-2 * ((_margin(margin) - distance) / width) ** 2)
+    p, beyond = (min(1.0, away), 1.0) if distance < margin else (1.0, min(1.0, away))
+    low, high = max(0.0, distance - half), distance + half
+    return Test(0.0, distance, distance, low, high, margin, p, beyond, sizes=(a.size, b.size))
 
 
 def share_test(count: int, total: int, margin: float) -> Test:
-    """A share, `count` of `total` independent cases, is below `margin`: Clopper and Pearson."""
+    """Test that a share is below a margin, with the bounds of Clopper and Pearson.
+
+    Args:
+        count: How many of the cases count.
+        total: The number of independent cases.
+        margin: The largest share that counts as equivalent.
+    """
     if not 0 <= count <= total or total < 1:
         raise UsageError(f"{count} of {total}; allowed: 0 <= count <= total, total >= 1")
     binomial = stats.binom(total, _margin(margin))
@@ -294,7 +362,7 @@ def share_test(count: int, total: int, margin: float) -> Test:
 
 
 def holm(p: Values) -> Values:
-    """p values corrected for their number, step down."""
+    """Return p values corrected for their number by Holm's step-down method."""
     p = np.asarray(p, dtype=np.float64)
     order = np.argsort(p)
     stepped = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
@@ -305,8 +373,15 @@ def holm(p: Values) -> Values:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One test's verdict in its family: p values corrected, power at the level of the strictest
-    step of the correction."""
+    """The verdict of one test in its family.
+
+    Attributes:
+        word: "equivalent", "different" or "undecided".
+        p: p value of equivalence, corrected for the family.
+        p_different: p value of a difference beyond the margin, corrected.
+        power: Probability of "equivalent" if both sides are equal, at the level of the strictest
+            step of the correction.
+    """
 
     word: str
     p: float
@@ -315,7 +390,7 @@ class Verdict:
 
 
 def verdicts(tests: list[Test]) -> list[Verdict]:
-    """ "equivalent", "different" (both Holm over the family) or "undecided", one a test."""
+    """Judge the tests of a family, with Holm's correction; returns one verdict per test."""
     inside = holm(np.array([test.p for test in tests]))
     beyond = holm(np.array([test.p_different for test in tests]))
     level = ALPHA / max(1, len(tests))

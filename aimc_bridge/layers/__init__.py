@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from aimc_bridge.engines.base import Handler
+from aimc_bridge.engines.match import Handler, Handlers
 from aimc_bridge.layers.attention import AnalogMultiheadAttention, disable_fast_paths
 from aimc_bridge.layers.convolution import UnfoldedConv
+from aimc_bridge.layers.linear import linear_around
 from aimc_bridge.layers.recurrent import (
     AnalogGRU,
     AnalogGRUCell,
@@ -30,8 +31,8 @@ __all__ = [
     "AnalogRNNCell",
     "UnfoldedConv",
     "disable_fast_paths",
-    "handlers",
     "linear_around",
+    "register_defaults",
 ]
 
 _COUNTERPARTS: dict[type[nn.Module], Callable[..., nn.Module]] = {
@@ -45,15 +46,28 @@ _COUNTERPARTS: dict[type[nn.Module], Callable[..., nn.Module]] = {
 }
 
 
-def handlers(
+def register_defaults(
+    handlers: Handlers,
     convert_linear: Callable[[Any, Preset], nn.Module],
-) -> dict[type[nn.Module], Handler]:
-    """Layer type -> handler, for an engine whose handler of `nn.Linear` is `convert_linear`.
+    convert_conv: Handler,
+    convert_transposed: Handler,
+) -> None:
+    """Register everything that the library converts.
 
-    `convert_linear` copies the weights, their device, dtype and gradient flags; a handler keeps the
-    training mode.
+    Args:
+        handlers: Those of an engine, to which all are added.
+        convert_linear: The engine's own handler of `nn.Linear`. It copies the weights, their
+            device, dtype, gradient flags and training mode. All layers of several matrices are
+            made of its layers.
+        convert_conv: The engine's own handler of convolutions in one, two and three dimensions.
+        convert_transposed: The engine's own handler of Hugging Face's `Conv1D`, weights
+            `[in, out]`.
     """
-    return {kind: _handler(analog, convert_linear) for kind, analog in _COUNTERPARTS.items()}
+    handlers.add(convert_linear, nn.Linear)
+    handlers.add(convert_conv, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    handlers.add_named(convert_transposed, "transformers.pytorch_utils", "Conv1D")
+    for kind, analog in _COUNTERPARTS.items():
+        handlers.add(_handler(analog, convert_linear), kind)
 
 
 def _handler(
@@ -66,13 +80,3 @@ def _handler(
         return analog(module, make_linear).train(module.training)
 
     return convert
-
-
-def linear_around(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A digital layer around these very tensors: born on meta, nothing is drawn or allocated."""
-    rows, columns = weight.shape
-    linear = nn.Linear(columns, rows, bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)
-    if bias is not None:
-        linear.bias = nn.Parameter(bias.detach(), requires_grad=bias.requires_grad)
-    return linear

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from aimc_bridge.errors import ShapeError, UsageError
+from aimc_bridge.layers.linear import MakeLinear
 
 
 class AnalogMultiheadAttention(nn.Module):
@@ -26,7 +26,7 @@ class AnalogMultiheadAttention(nn.Module):
     def __init__(
         self,
         module: nn.MultiheadAttention,
-        make_linear: Callable[[Tensor, Tensor | None], nn.Module],
+        make_linear: MakeLinear,
     ) -> None:
         super().__init__()
         self.embed_dim, self.kdim, self.vdim = module.embed_dim, module.kdim, module.vdim

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from aimc_bridge.errors import ShapeError
+from aimc_bridge.layers.linear import MakeLinear
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -40,9 +41,7 @@ class UnfoldedConv(nn.Module):
     dilation and every padding mode are the digital layer's; the bias is digital.
     """
 
-    def __init__(
-        self, conv: Conv, make_linear: Callable[[Tensor, Tensor | None], nn.Module]
-    ) -> None:
+    def __init__(self, conv: Conv, make_linear: MakeLinear) -> None:
         super().__init__()
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
         self.kernel_size, self.stride, self.dilation = conv.kernel_size, conv.stride, conv.dilation

@@ -15,9 +15,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from aimc_bridge.errors import ShapeError, UsageError
-
-MakeLinear = Callable[[Tensor, Tensor | None], nn.Module]
-"""(weight `[out, in]`, bias `[out]` or None) -> an analog linear layer that holds copies."""
+from aimc_bridge.layers.linear import MakeLinear
 
 State = tuple[Tensor, ...]
 """What a step hands to the next: (h, c) of an LSTM, (h,) of the others."""

@@ -33,6 +33,19 @@ class Source:
         return ", ".join(part for part in (self.key, self.where, self.how) if part)
 
 
+def reason(why: str) -> str:
+    """Check the reason of a change, and return it.
+
+    Raises:
+        SpecError: If it is empty, or no text.
+    """
+    if not isinstance(why, str) or not why.strip():
+        raise SpecError(
+            f"change needs why=, one line that says what the change is for; got {why!r}"
+        )
+    return why
+
+
 @dataclass(frozen=True)
 class V:
     """A value with its source, as written in a preset."""
@@ -99,8 +112,19 @@ class Spec:
     def values(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.field_names()}
 
-    def replace(self: S, source: Source, **values: Any) -> S:
-        """A copy with other values, each with `source`; an unknown field is an error."""
+    def change(self: S, *, why: str | Source, **values: Any) -> S:
+        """Return a copy with other values.
+
+        Args:
+            why: The reason, which becomes the source of the new values; or a source, if the values
+                were read somewhere.
+            **values: field=value.
+
+        Raises:
+            SpecError: If there is no reason, no such field (the error lists the fields), or a value
+                is not physical.
+        """
+        source = why if isinstance(why, Source) else Source("changed", reason(why))
         unknown = [name for name in values if name not in self.field_names()]
         if unknown:
             raise SpecError(
@@ -140,7 +164,12 @@ class Spec:
                 f"{kind.__name__} has no field {', '.join(unknown)}; "
                 f"fields: {', '.join(kind.field_names())}"
             )
-        sources = Table({k: Source(*v) for k, v in dict(data["sources"]).items()})
+        sources = Table(
+            {
+                name: Source(source) if isinstance(source, str) else Source(*source)
+                for name, source in dict(data["sources"]).items()
+            }
+        )
         return kind(sources=sources, **values)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aimc_bridge.errors import SpecError
-from aimc_bridge.spec.base import Source, Spec, Table
+from aimc_bridge.spec.base import Source, Spec, Table, reason
 from aimc_bridge.spec.crossbar import CompensationSpec, CrossbarSpec
 from aimc_bridge.spec.device import DeviceSpec
 from aimc_bridge.spec.training import TrainingSpec
@@ -54,22 +55,26 @@ class Preset:
                 )
 
     def __str__(self) -> str:
-        changed = ", ".join(f"{c.field}={c.new!r}" for c in self.changes)
+        last_name = max((i for i, c in enumerate(self.changes) if c.field == "name"), default=-1)
+        changed = ", ".join(f"{c.field}={c.new!r}" for c in self.changes[last_name + 1 :])
         return f"{self.name} with {changed}" if changed else self.name
 
-    def change(self, *, why: str, **values: Any) -> Preset:
-        """A copy with other values that says so in `changes` and in the sources.
+    def change(self, *, why: str, name: str | None = None, **values: Any) -> Preset:
+        """Return a copy with other values that says so in `changes` and in the sources.
 
-        Args:    why  the reason, kept as the source of the new values.    values  field=value,
-                 fields of pcm, crossbar and compensation.
-        Raises:  SpecError where a field does not exist (it lists those that do) or a value is not
-                 physical.
+        Args:
+            why: The reason, kept as the source of the new values.
+            name: A name of its own for the copy, for `presets.register` and for files.
+            **values: field=value, fields of pcm, crossbar and compensation.
+
+        Raises:
+            SpecError: If there is no reason, no such field (the error lists the fields), a value is
+                not physical, or the name cannot be one.
         """
-        if not why.strip():
-            raise SpecError("change needs why=: one line that says what the change is for")
+        reason(why)
         parts = {part: getattr(self, part) for part in self.PARTS}
-        owner = {name: part for part, spec in parts.items() for name in spec.field_names()}
-        unknown = [name for name in values if name not in owner]
+        owner = {field: part for part, spec in parts.items() for field in spec.field_names()}
+        unknown = [field for field in values if field not in owner]
         if unknown:
             raise SpecError(
                 f"preset {self.name!r} has no field {', '.join(unknown)}; "
@@ -77,14 +82,24 @@ class Preset:
             )
         source = Source("changed", why, f"preset {self.name}")
         changes = tuple(
-            Change(name, getattr(parts[owner[name]], name), value, why)
-            for name, value in values.items()
+            Change(field, getattr(parts[owner[field]], field), value, why)
+            for field, value in values.items()
         )
         for part in self.PARTS:
-            mine = {name: value for name, value in values.items() if owner[name] == part}
-            if mine:
-                parts[part] = parts[part].replace(source, **mine)
-        return dataclasses.replace(self, **parts, changes=self.changes + changes)
+            new = {field: value for field, value in values.items() if owner[field] == part}
+            if new:
+                parts[part] = parts[part].change(why=source, **new)
+        copy = dataclasses.replace(self, **parts, changes=self.changes + changes)
+        if name is None:
+            return copy
+        check_name(name)
+        renamed = Change("name", self.name, name, why)
+        return dataclasses.replace(
+            copy,
+            name=name,
+            description=f"{self.name}, changed: {why}",
+            changes=(*copy.changes, renamed),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, JSON-safe; `Preset.from_dict` gives an equal preset back."""
@@ -130,26 +145,34 @@ class Preset:
         return rpu_config(self, tile=tile, training=training, drop=drop)
 
     def explain(self) -> pd.DataFrame:
-        """A table of every number: part, field, value, unit, source."""
-        import pandas as pd
+        """Return a table of every number.
+
+        Printed, it cuts nothing, and the works that the sources name stand under it.
+
+        Returns:
+            A row per number: part, field, value, unit, source. `attrs["works"]` has the full
+            citation of each source's key, as in `presets.SOURCES`.
+        """
+        from aimc_bridge.spec.explanation import Explanation
 
         specs: dict[str, Spec] = {part: getattr(self, part) for part in self.PARTS}
         specs |= {f"training.{name}": spec for name, spec in self.training.items()}
-        rows = [
-            {
-                "part": part,
-                "field": name,
-                "value": value,
-                "unit": next((u for end, u in _UNITS.items() if name.endswith(end)), ""),
-                "source": str(spec.sources[name]),
-            }
-            for part, spec in specs.items()
-            for name, value in spec.values().items()
-        ]
-        return pd.DataFrame(rows, dtype=object)  # a None stays None, not NaN
+        return Explanation.of(specs)
 
 
-_UNITS = {"_us": "uS", "_s": "s", "_bits": "bit"}
+def check_name(name: str) -> None:
+    """Check that a preset can be found by this name, on a command line and in a table.
+
+    Raises:
+        SpecError: If it cannot.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
+        raise SpecError(
+            f"preset name {name!r}; allowed: letters, digits, '_', '-', '+' and '.', the first a "
+            "letter or a digit"
+        )
+    if name.endswith((".toml", ".json")):
+        raise SpecError(f"preset name {name!r} would be taken for a file; leave its ending out")
 
 
 def _plain(value: Any) -> Any:

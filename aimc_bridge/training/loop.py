@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from aimc_bridge import rng
 from aimc_bridge.engines.base import Matrix
-from aimc_bridge.errors import CapabilityError, TrainingError, UsageError
+from aimc_bridge.errors import TrainingError, UsageError
 from aimc_bridge.physics.injection import ramped
 from aimc_bridge.training.batches import MiniBatch, Order
 from aimc_bridge.training.distillation import Teacher
@@ -23,7 +23,6 @@ from aimc_bridge.training.options import Loss, Options, Validate
 from aimc_bridge.training.progress import Report, table_of
 from aimc_bridge.training.recipe import HWATraining
 from aimc_bridge.training.schedule import (
-    RANGE,
     check_optimizer,
     default_optimizer,
     learning_rate_factor,
@@ -118,17 +117,13 @@ class Run:
             self.tutor = Teacher(self.prepared, options.teacher, self.spec, self.device)
 
     def _leave_products(self) -> None:
-        """Compile around the analog products: they draw noise and keep state from call to call.
+        """Compile around the analog products.
 
-        Raises:  CapabilityError where the engine's products are not modules of ours.
+        Raises:
+            CapabilityError: If the engine's products cannot be left out.
         """
         for matrix in self.matrices.values():
-            if not isinstance(matrix, nn.Module):
-                raise CapabilityError(
-                    'compile=True on the aihwkit engine; allowed: engine="native", whose products '
-                    "torch.compile can leave out"
-                )
-            matrix.forward = torch.compiler.disable(matrix.forward)
+            matrix.keep_out_of_compile(True)
 
     def _claim(self) -> dict[str, Any]:
         """What must be the same for a run to be gone on with."""
@@ -258,8 +253,8 @@ class Run:
     def _average_ranges(self) -> None:
         """While ranges start from data, each replica's come from its own data: their mean."""
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                if f".{name}".endswith(RANGE):
+            for matrix in self.matrices.values():
+                for parameter in matrix.periphery()["input_range"]:
                     mean = self.accelerator.reduce(parameter.detach().clone(), reduction="mean")
                     parameter.copy_(mean)
 
@@ -348,8 +343,8 @@ class Run:
         for group, base in zip(self.bare_optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = base
         for matrix in self.matrices.values():
-            if self.options.compile and isinstance(matrix, nn.Module):
-                matrix.__dict__.pop("forward", None)
+            if self.options.compile:
+                matrix.keep_out_of_compile(False)
         for key in _WRAPPED:  # mixed precision wraps the forward of the model itself
             self.model.__dict__.pop(key, None)
         self.model.__dict__.update(self.own)

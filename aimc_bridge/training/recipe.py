@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from aimc_bridge.spec import Preset, Source, TrainingSpec
+from aimc_bridge.spec.base import reason
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,27 @@ class HWATraining:
         return HWATraining(f"{preset.name}/{name}", preset.training[name])
 
     def override(self, why: str = "override", **fields: Any) -> HWATraining:
-        """A copy with other values; `why` becomes their source.
+        """Return a copy with other values: `change`, for which a reason need not be given.
 
-        Raises:  SpecError for an unknown field (it lists the fields) or a value out of range.
+        Args:
+            why: The reason, which becomes the source of the new values.
+            **fields: field=value.
+
+        Raises:
+            SpecError: As `change`.
         """
-        return replace(self, spec=self.spec.replace(Source("changed", why, self.name), **fields))
+        return self.change(why=why, **fields)
+
+    def change(self, *, why: str, **fields: Any) -> HWATraining:
+        """Return a copy with other values.
+
+        Args:
+            why: The reason, which becomes the source of the new values.
+            **fields: field=value.
+
+        Raises:
+            SpecError: If there is no reason, no such field (the error lists the fields), or a value
+                is out of range.
+        """
+        source = Source("changed", reason(why), self.name)
+        return replace(self, spec=self.spec.change(why=source, **fields))

@@ -8,19 +8,19 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from aimc_bridge.converted import is_converted, matrices_of
 from aimc_bridge.errors import UsageError
 from aimc_bridge.spec import TrainingSpec
-
-RANGE = ".input_range"
-PERIPHERY = (".out_scale", RANGE)  # how the names of learned column scales and input ranges end
 
 
 def default_optimizer(model: nn.Module, spec: TrainingSpec) -> Optimizer:
     """The recipe's; weight decay on weights of two or more dimensions of the layers only."""
+    matrices = matrices_of(model).values() if is_converted(model) else ()
+    periphery = {id(p) for m in matrices for ps in m.periphery().values() for p in ps}
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.requires_grad:
-            decays = parameter.ndim >= 2 and not f".{name}".endswith(PERIPHERY)
+            decays = parameter.ndim >= 2 and id(parameter) not in periphery
             groups[decays].append(parameter)
     parts = [
         {"params": groups[True], "weight_decay": spec.weight_decay},

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from aimc_bridge.engines.base import matrices_of, record_of
+from aimc_bridge.converted import matrices_of, record_of
 from aimc_bridge.errors import SpecError, StateError, UsageError
 from aimc_bridge.training.batches import Split
 from aimc_bridge.training.loop import Run

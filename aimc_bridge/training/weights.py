@@ -22,7 +22,7 @@ def noisy_weight(
     The draws come from the stream (seed, *names), on the device of the weights; those of a native
     model that is `compiled` from its own generator.
     """
-    own = matrix.noisy_in_passes(spec, scale, seed, names)
+    own = matrix.draw_noisy_weight(spec, scale, seed, names)
     if own is not None:
         return own
     weight = matrix.normalised_weight()

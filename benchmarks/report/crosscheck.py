@@ -12,14 +12,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from aimc_bridge import files
 from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
 from benchmarks.report import tables
 from benchmarks.report.record import LINK, Record, head, link, named
 from benchmarks.report.standing import EARLIER_ON_AIHWKIT, ON_AIHWKIT
+from benchmarks.report.verdict import summary
 
 FILE = "crosscheck.json"
 _ROWS = ("worst_columns", "worst")
+# Records made before the columns were called first and second have these names.
+_EARLIER = {"native": "first", "aihwkit": "second"}
 
 
 def record_of(folder: Path, name: str) -> Record:
@@ -32,14 +36,34 @@ def record_of(folder: Path, name: str) -> Record:
     Raises:
         DataError: If the folder holds no finished cross-check.
     """
+    return from_report(_read(folder), name)
+
+
+def rebuild(folder: Path) -> None:
+    """Write the summary.md over all reports of a finished cross-check again.
+
+    Raises:
+        DataError: If the folder holds no finished cross-check.
+    """
+    about = _read(folder)
+    reports = about["reports"]
+    files.write_text(folder / "summary.md", summary(reports, len(reports), about["command"]))
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """Read crosscheck.json of a finished folder.
+
+    Raises:
+        DataError: If it is missing, damaged, or of a cross-check that goes on.
+    """
     try:
-        about = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        record = from_report(about, name)
+        about: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        from_report(about, "")  # has all that a record needs
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} holds no finished cross-check ({error!r})") from None
-    if not record.extra["finished"]:
+    if not about["finished"]:
         raise DataError(f"{folder} is not finished; go on with it (--resume)")
-    return record
+    return about
 
 
 def from_report(about: dict[str, Any], name: str) -> Record:
@@ -89,7 +113,8 @@ def _lines(record: Record, to: str) -> list[dict[str, str]]:
         (model,) = record.extra["models"].values()
         (checked,) = record.extra["reports"]
         arguments = record.arguments
-        rows = [dict(zip(record.columns, row, strict=True)) for row in record.rows]
+        columns = [_EARLIER.get(name, name) for name in record.columns]
+        rows = [dict(zip(columns, row, strict=True)) for row in record.rows]
         whole = len(rows) == sum(sum(count[2:]) for count in checked["counts"])
         task = {count[0] for count in checked["counts"]} == {"task"}
         chips = arguments["task_chips"]
@@ -115,8 +140,8 @@ def _lines(record: Record, to: str) -> list[dict[str, str]]:
                 "chips": f"{first}, {second}",
                 "seed": str(arguments["seed"]),
                 "at": label(row["t_inference"]),
-                "native": tables.number(row["native"], row["quantity"]),
-                "aihwkit": tables.number(row["aihwkit"], row["quantity"]),
+                "native": tables.number(row["first"], row["quantity"]),
+                "aihwkit": tables.number(row["second"], row["quantity"]),
                 "difference": f"{difference:.2f} ({low:.2f} to {high:.2f})",
                 "margin": f"{margin:.2f}{unit}",
                 "verdict": row["verdict"],

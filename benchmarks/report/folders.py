@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aimc_bridge.errors import DataError, UsageError
-from benchmarks.report import ablation, crosscheck, ladder, ladder_tables, run, speed, tables
+from benchmarks.report import (
+    ablation,
+    crosscheck,
+    ladder,
+    ladder_tables,
+    run,
+    speed,
+    speed_records,
+    tables,
+)
 from benchmarks.report import record as records
 from benchmarks.report.record import Record, check_name
 
@@ -16,23 +25,21 @@ class Kind(NamedTuple):
     """What can be done with a folder of one kind.
 
     Attributes:
-        holds: A few words for what lies in such a folder.
         prefix: What the names of its records begin with; "" is nothing.
         record_of: Reads the folder as a record of a name.
-        rebuild: Writes summary.md and the figures again from the results; None if it cannot.
+        rebuild: Writes summary.md and the figures again from the results.
     """
 
-    holds: str
     prefix: str
     record_of: Callable[[Path, str], Record]
-    rebuild: Callable[[Path], None] | None
+    rebuild: Callable[[Path], None]
 
 
 KINDS = {
-    "run": Kind("a run", "", run.record_of, run.rebuild),
-    "ablation": Kind("an ablation", "ablation-", ablation.record_of, ablation.rebuild),
-    "crosscheck": Kind("a cross-check", "crosscheck-", crosscheck.record_of, None),
-    "speed": Kind("a speed measurement", "speed-", speed.record_of, speed.rebuild),
+    "run": Kind("", run.record_of, run.rebuild),
+    "ablation": Kind("ablation-", ablation.record_of, ablation.rebuild),
+    "crosscheck": Kind("crosscheck-", crosscheck.record_of, crosscheck.rebuild),
+    "speed": Kind("speed-", speed_records.record_of, speed.rebuild),
 }
 _LADDER = "ladder"  # one folder has a record per task
 
@@ -48,7 +55,7 @@ def kind_of(folder: Path) -> str:
     Raises:
         DataError: If the folder holds nothing finished.
     """
-    for kind, name in (("crosscheck", crosscheck.FILE), ("speed", speed.FILE)):
+    for kind, name in (("crosscheck", crosscheck.FILE), ("speed", speed_records.FILE)):
         if (folder / name).exists():
             return kind
     try:
@@ -108,16 +115,10 @@ def rebuild(folder: Path) -> None:
         folder: The `--out` of a command.
 
     Raises:
-        DataError: If the folder holds nothing finished, or a cross-check, whose summaries are
-            written by the cross-check alone.
+        DataError: If the folder holds nothing finished.
     """
     kind = kind_of(folder)
     again = ladder.rebuild if kind == _LADDER else KINDS[kind].rebuild
-    if again is None:
-        raise DataError(
-            f"{folder} holds {KINDS[kind].holds}: the command itself writes its summaries again, "
-            "with --resume"
-        )
     again(folder)
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from aimc_bridge.equivalence import Report
 from aimc_bridge.times import label
 from benchmarks.report.tables import markdown
 
 WORDS = ("equivalent", "different", "undecided")
+WORST = 12  # rows of a report that are kept in short
 PASSED, UNDECIDED, FAILED, UNFINISHED = "passed", "undecided", "failed", "unfinished"
 
 _MEANING = (
@@ -46,11 +49,55 @@ class Verdict:
         return f"verdict: {self.word}; {self.text}"
 
 
+def in_short(name: str, should_agree: bool, report: Report, wall_s: float) -> dict[str, Any]:
+    """Return a report in short, as plain data.
+
+    Args:
+        name: Its folder.
+        should_agree: Whether a difference is a failure.
+        report: What came out.
+        wall_s: How long it took.
+
+    Returns:
+        Verdicts per level and quantity, and the rows that come closest to their margins or exceed
+        them, those that are not equivalent first.
+    """
+    table = report.table
+    counts = report.counts()
+    size = (table["difference"].abs() / table["margin"]).clip(upper=1e9)
+    worst = table.assign(
+        of_margin=size, order=table["verdict"].map({"different": 0, "undecided": 1}).fillna(2)
+    ).sort_values(["order", "of_margin"], ascending=[True, False])
+    columns = ["cell", "quantity", "t_inference", "first", "second", "difference", "low", "high"]
+    columns += ["margin", "p", "power", "verdict", "reference"]
+    places, numbers = counts.index.tolist(), counts.to_numpy().tolist()
+    return {
+        "name": name,
+        "sides": list(report.sides),
+        "should_agree": should_agree,
+        "wall_s": round(wall_s, 1),
+        "notes": list(report.notes),
+        "counts_columns": ["level", "quantity", *counts.columns],
+        "counts": [[*place, *map(int, row)] for place, row in zip(places, numbers, strict=True)],
+        "worst_columns": columns,
+        "worst": [
+            [_rounded(value) for value in row]
+            for row in worst[columns].head(WORST).to_numpy().tolist()
+        ],
+    }
+
+
+def _rounded(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return None if math.isnan(value) else float(f"{value:.5g}")
+
+
 def counts_of(report: Mapping[str, Any]) -> dict[str, int]:
     """Count the rows of one report per verdict.
 
     Args:
-        report: A report in short, from `studies.crosscheck.in_short`.
+        report: A report in short, from `in_short`.
 
     Returns:
         The number of rows that are "equivalent", "different" and "undecided".
@@ -166,8 +213,8 @@ def _failures(report: Mapping[str, Any]) -> str:
                 "cell": row["cell"],
                 "quantity": row["quantity"],
                 "time": "" if row["t_inference"] is None else label(row["t_inference"]),
-                first: _number(row["native"]),
-                second: _number(row["aihwkit"]),
+                first: _number(row["first"]),
+                second: _number(row["second"]),
                 "difference": _number(row["difference"]),
                 "interval": f"{_number(row['low'])} .. {_number(row['high'])}",
                 "margin": _number(row["margin"]),

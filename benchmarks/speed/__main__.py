@@ -23,6 +23,7 @@ from cyclopts import Parameter
 from aimc_bridge.errors import UsageError
 from benchmarks import cli, machine
 from benchmarks.report import speed as report
+from benchmarks.report import speed_records
 from benchmarks.report.record import Record, read
 from benchmarks.speed import goals, sides
 from benchmarks.speed import growth as growing
@@ -180,9 +181,9 @@ def _begun(folder: Path, resume: bool, arguments: dict[str, Any]) -> Record | No
     """
     if not holds_a_run(folder, resume):
         return None
-    if not (folder / report.FILE).exists():
+    if not (folder / speed_records.FILE).exists():
         raise UsageError(f"{folder}: no measurement to go on with; name another --out")
-    record = read(folder / report.FILE)
+    record = read(folder / speed_records.FILE)
     differs = sorted(key for key, value in arguments.items() if record.arguments.get(key) != value)
     if differs:
         raise UsageError(
@@ -202,7 +203,7 @@ def _groups(
     """Measure groups; `save` is called after each, so that what is measured is not lost."""
     groups: list[Group] = []
     if begun is not None:  # one machine, one load: those that the first groups were measured on
-        groups = report.groups_of(begun)
+        groups = speed_records.groups_of(begun)
         about |= {key: getattr(begun, key) for key in ("versions", "hardware", "command")}
     record = begun
     for name in names[len(groups) :]:
@@ -210,7 +211,7 @@ def _groups(
         groups.append(MEASURES[name](setting))
         finished = len(groups) == len(names)
         extra = about["extra"] if finished else {**about["extra"], "finished": False}
-        record = report.record_of_groups(groups, **{**about, "extra": extra})
+        record = speed_records.record_of_groups(groups, **{**about, "extra": extra})
         save(record)
     assert record is not None  # there is at least one group
     return record
@@ -227,7 +228,7 @@ def _growth(
     if begun is not None:
         return begun
     curves = growing.growth(setting)
-    record = report.record_of_curves(curves, growing.holdings(setting), **about)
+    record = speed_records.record_of_curves(curves, growing.holdings(setting), **about)
     save(record)
     return record
 

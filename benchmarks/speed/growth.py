@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from aimc_bridge import calibrate, convert, drift, program, sweep
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from benchmarks.speed import sides
 from benchmarks.speed.groups import TIMES, Setting
 from benchmarks.speed.memory import added_by_stage, held_bytes

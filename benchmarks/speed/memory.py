@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import calibrate, convert, drift, program, restore
-from aimc_bridge.engines.base import digital_state, matrices_of
+from aimc_bridge.converted import digital_state, matrices_of
 from aimc_bridge.spec import Preset
 from benchmarks.speed.works import Work, outputs
 

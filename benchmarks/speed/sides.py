@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import calibrate, convert, drift, program
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.engines import native
-from aimc_bridge.engines.base import Matrix, matrices_of
+from aimc_bridge.engines.base import Matrix
 from aimc_bridge.spec import Preset, TrainingSpec
 from aimc_bridge.training import default_optimizer, noisy_weight
 from aimc_bridge.training.weights import clip_and_remap

@@ -110,7 +110,7 @@ def slug(name: str) -> str:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class AblationOptions:
     """The options of an ablation.
 
     Attributes:
@@ -181,7 +181,7 @@ class Options:
 class Ablation:
     """The variants of one task in a folder; every finished part is on disk and not done twice."""
 
-    def __init__(self, options: Options, out: Path, output: Output = Output()) -> None:
+    def __init__(self, options: AblationOptions, out: Path, output: Output = Output()) -> None:
         """Check what is asked for; nothing is written yet.
 
         Args:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,20 +18,21 @@ from torch import nn
 import presets
 from aimc_bridge.commands import Output
 from aimc_bridge.conversion import convert
-from aimc_bridge.engines.base import matrices_of
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.equivalence import Report, crosscheck
 from aimc_bridge.equivalence.device import SAMPLES, TARGETS
 from aimc_bridge.equivalence.plan import BudgetError
 from aimc_bridge.equivalence.report import LEVELS
-from aimc_bridge.errors import CheckpointError, UsageError
+from aimc_bridge.errors import UsageError
 from aimc_bridge.files import write_text
 from aimc_bridge.spec import Preset
 from aimc_bridge.times import seconds
 from benchmarks import cli
 from benchmarks.machine import hardware, versions
 from benchmarks.report.record import as_json
-from benchmarks.report.verdict import summary, verdict_of
+from benchmarks.report.verdict import in_short, summary, verdict_of
 from benchmarks.studies.base import Study
+from benchmarks.studies.budget import Budget, as_option
 from benchmarks.studies.folder import load_weights
 from benchmarks.studies.settings import Settings
 from benchmarks.tasks import Task
@@ -44,7 +44,6 @@ FREE = ("tasks", "preset", "against", "preset_data", "workers")
 
 PRESETS = (presets.rasch2023, presets.scalar_drift, presets.hermes)
 CALIBRATION = 8  # batches of training data that set the input ranges and are what the layers see
-_WORST = 12  # rows of a report that the record keeps
 _SPARE = 1.5  # of a predicted cost: a busy machine may take that much longer
 
 
@@ -63,7 +62,7 @@ def _several(text: str, **options: Any) -> Parameter:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class CrosscheckOptions:
     """The options of a cross-check: what is compared, and how thoroughly.
 
     An option that is None leaves the choice to `aimc_bridge.crosscheck`.
@@ -189,11 +188,11 @@ class Planned:
 class Crosscheck:
     """The cross-check of some presets and tasks; what is done is in files of a folder."""
 
-    def __init__(self, comparison: Comparison, output: Output = Output()) -> None:
+    def __init__(self, options: CrosscheckOptions, output: Output = Output()) -> None:
         """Check what is asked for, before anything is done.
 
         Args:
-            comparison: The options.
+            options: The options.
             output: Where notes go.
 
         Raises:
@@ -201,31 +200,31 @@ class Crosscheck:
             CheckpointError: If a file with weights is missing, damaged or of another model.
             DataError: If the data of a task are missing or damaged.
         """
-        self.comparison, self.output = comparison, output
-        self.settings = options = comparison.of_models()
-        if not comparison.preset:
+        self.options, self.output = options, output
+        self.settings = settings = options.of_models()
+        if not options.preset:
             raise UsageError(f"--preset names no preset; there are: {', '.join(presets.names())}")
-        if not comparison.levels:
+        if not options.levels:
             raise UsageError(f"--levels names no level; some of {', '.join(LEVELS)}")
-        self.levels = tuple(level for level in LEVELS if level in comparison.levels)
-        if comparison.metrics is not None and "task" not in self.levels:
+        self.levels = tuple(level for level in LEVELS if level in options.levels)
+        if options.metrics is not None and "task" not in self.levels:
             raise UsageError("--metrics are of the task level; with --levels task")
-        self.checkpoints, self.trained = options.checkpoints(), options.trained_files()
-        self.tasks = {} if self.levels == ("device",) else options.make_tasks()
+        self.checkpoints, self.trained = settings.checkpoints(), settings.trained_files()
+        self.tasks = {} if self.levels == ("device",) else settings.make_tasks()
         for task in self.tasks.values():
             self._metrics_of(task)
         self._check_weights()
-        if "layer" in self.levels and comparison.layers:
+        if "layer" in self.levels and options.layers:
             for task in self.tasks.values():
-                _check_layers(task, comparison.layers)
+                _check_layers(task, options.layers)
 
     def reports(self) -> list[Planned]:
         """Return all reports in their order, the devices of each preset first."""
         planned = []
         rest = tuple(level for level in self.levels if level != "device")
-        chosen = self.comparison.preset
+        chosen = self.options.preset
         pairs: list[tuple[Preset, Preset | None]] = [(preset, None) for preset in chosen]
-        pairs += [(chosen[0], other) for other in self.comparison.others]
+        pairs += [(chosen[0], other) for other in self.options.others]
         for preset, against in pairs:
             name = preset.name if against is None else f"{preset.name}-{against.name}"
             if "device" in self.levels:
@@ -250,7 +249,7 @@ class Crosscheck:
             UsageError: If the budget does not pay for one cell per report; it names the smallest
                 one that does.
         """
-        total_s = self.comparison.budget
+        total_s = self.options.budget
         if total_s is None:
             return None
         resumed = path is not None and path.exists()
@@ -277,7 +276,7 @@ class Crosscheck:
             sides = "native against aihwkit" if one.should_agree else "two presets, may differ"
             line = f"{one.name}: {', '.join(one.levels)}; {sides}"
             if budget is not None:
-                line += f"; {_time(budget.smallest_s[one.name])} at least"
+                line += f"; {as_option(budget.smallest_s[one.name])} at least"
             lines.append(line)
         return lines
 
@@ -292,6 +291,10 @@ class Crosscheck:
         Returns:
             The reports in short; see `in_short`.
         """
+        if self.options.profile != "paper" and self.tasks:
+            self.output.say(
+                f"profile {self.options.profile}: not the paper's models or data", "yellow"
+            )
         models = {name: self._model(name, folder / "work" / name) for name in self.tasks}
         planned = self.reports()
         done: list[dict[str, Any]] = []
@@ -307,7 +310,7 @@ class Crosscheck:
             wall_s = time.monotonic() - began
             if budget is not None:
                 budget.spent_s += wall_s
-            done.append(in_short(one, report, wall_s))
+            done.append(in_short(one.name, one.should_agree, report, wall_s))
             self._write(folder, done, command)
         return done
 
@@ -320,14 +323,14 @@ class Crosscheck:
             "command": command,
             "finished": len(done) == planned,
             "verdict": {"word": verdict.word, "text": verdict.text},
-            "arguments": self.comparison.claim(),
+            "arguments": self.options.claim(),
             "versions": versions(),
             "hardware": hardware(),
             "models": {
                 name: {
                     "model": task.model_name,
                     "dataset": task.dataset,
-                    "profile": self.comparison.profile,
+                    "profile": self.options.profile,
                 }
                 for name, task in self.tasks.items()
             },
@@ -347,7 +350,7 @@ class Crosscheck:
         # a word's probability is small: half a point of it would be a wide margin
         more = ("probability",) if task.metric == "accuracy" else ()
         allowed = (task.metric, "error", "loss", *more)
-        asked = tuple(dict.fromkeys(self.comparison.metrics or (task.metric,)))
+        asked = tuple(dict.fromkeys(self.options.metrics or (task.metric,)))
         unknown = [name for name in asked if name not in allowed]
         if unknown:
             raise UsageError(f"--metrics {' '.join(unknown)}: {task.name} has {', '.join(allowed)}")
@@ -357,7 +360,7 @@ class Crosscheck:
         both = sorted(self.checkpoints.keys() & self.trained.keys())
         if both:
             raise UsageError(f"{', '.join(both)}: --checkpoint and --trained; give one of them")
-        if self.trained and (len(self.comparison.preset) > 1 or self.comparison.others):
+        if self.trained and (len(self.options.preset) > 1 or self.options.others):
             raise UsageError("--trained was trained under one preset; name it, and no --against")
         for name, task in self.tasks.items():
             if name in self.checkpoints:
@@ -370,7 +373,7 @@ class Crosscheck:
         """Return the given hardware-aware model of a task, None if none is given."""
         if task.name not in self.trained:
             return None
-        skeleton, preset = task.skeleton().eval(), self.comparison.preset[0]
+        skeleton, preset = task.skeleton().eval(), self.options.preset[0]
         analog = convert(skeleton, preset, exclude=list(task.exclude))
         load_weights(analog, self.trained[task.name])
         return analog.eval()
@@ -392,14 +395,14 @@ class Crosscheck:
             return task.skeleton().eval()
         if name in self.checkpoints:
             return task.load(self.checkpoints[name])
-        return task.build(self.comparison.seed).eval()
+        return task.build(self.options.seed).eval()
 
     def _smallest(self, one: Planned, models: Mapping[str, nn.Module]) -> float:
         """Return the wall seconds of the report's cheapest plan, predicting included."""
         try:
             self._compare(one, models, 1e-9, None)
         except BudgetError as error:  # no budget is as small: this always happens
-            return _SPARE * error.smallest_s / self.comparison.workers
+            return _SPARE * error.smallest_s / self.options.workers
         return 0.0  # pragma: no cover
 
     def _compare(
@@ -409,7 +412,7 @@ class Crosscheck:
         share: float | None,
         resume: Path | None,
     ) -> Report:
-        asked = self.comparison
+        asked = self.options
         task = None if one.task is None else self.tasks[one.task]
         evaluate = None
         if task is not None and "task" in one.levels:
@@ -438,126 +441,6 @@ class Crosscheck:
             workers=asked.workers,
             progress=self.output.bars and resume is not None,
         )
-
-
-# --- the budget -----------------------------------------------------------------------------------
-
-
-@dataclass
-class Budget:
-    """Wall time of a cross-check, and which part of it each report gets.
-
-    Attributes:
-        total_s: All of it.
-        smallest_s: Seconds that each report needs at least, by its name, in order.
-        spent_s: Seconds that are spent: predicting first, then the reports that are done.
-        shares_s: Seconds that reports got, by name. A report that is resumed keeps its share.
-    """
-
-    total_s: float
-    smallest_s: dict[str, float] = field(default_factory=dict)
-    spent_s: float = 0.0
-    shares_s: dict[str, float] = field(default_factory=dict)
-
-    def check(self) -> None:
-        """Refuse a budget that is too small for one cell per report.
-
-        Raises:
-            UsageError: If it is; it names the smallest budget that would do.
-        """
-        needed = self.spent_s + sum(self.smallest_s[name] for name in self._waiting())
-        if self.total_s < needed:
-            dearest = max(self.smallest_s, key=lambda name: self.smallest_s[name])
-            raise UsageError(
-                f"--budget {_time(self.total_s)} is too small for one cell of each of "
-                f"{len(self.smallest_s)} reports (most for {dearest}: "
-                f"{_time(self.smallest_s[dearest])}; predicting: {_time(self.spent_s)}); give "
-                f"--budget {_time(needed)} or more, or fewer presets, tasks or levels"
-            )
-
-    def share(self, name: str) -> float:
-        """Return the seconds of a report: what it needs, and an even part of what is left over."""
-        if name not in self.shares_s:
-            waiting = self._waiting()
-            spare = self.total_s - self.spent_s - sum(self.smallest_s[one] for one in waiting)
-            self.shares_s[name] = self.smallest_s[name] + max(0.0, spare) / len(waiting)
-        return self.shares_s[name]
-
-    def _waiting(self) -> list[str]:
-        """Return the reports that have no share yet."""
-        return [name for name in self.smallest_s if name not in self.shares_s]
-
-    def write(self, file: Path) -> None:
-        """Note it for a resumed cross-check."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        values = {name: value for name, value in vars(self).items() if name != "total_s"}
-        write_text(file, json.dumps(values, indent=1) + "\n")
-
-    @staticmethod
-    def read(file: Path, total_s: float) -> Budget:
-        """Return the budget that an interrupted cross-check noted.
-
-        Raises:
-            CheckpointError: If the file is damaged.
-        """
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-            return Budget(total_s, values["smallest_s"], values["spent_s"], values["shares_s"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{file} is damaged ({error!r}); remove it to predict the budget again"
-            ) from None
-
-
-def _time(seconds: float) -> str:
-    """Whole seconds or minutes, rounded up, as --budget takes them."""
-    return f"{math.ceil(seconds / 60)}m" if seconds >= 120 else f"{math.ceil(seconds)}s"
-
-
-# --- a report in short ----------------------------------------------------------------------------
-
-
-def in_short(one: Planned, report: Report, wall_s: float) -> dict[str, Any]:
-    """Return a report in short, as plain data.
-
-    Args:
-        one: The report as it was planned.
-        report: What came out.
-        wall_s: How long it took.
-
-    Returns:
-        Verdicts per level and quantity, and the rows that come closest to their margins or exceed
-        them, those that are not equivalent first.
-    """
-    table = report.table
-    counts = report.counts()
-    size = (table["difference"].abs() / table["margin"]).clip(upper=1e9)
-    worst = table.assign(
-        of_margin=size, order=table["verdict"].map({"different": 0, "undecided": 1}).fillna(2)
-    ).sort_values(["order", "of_margin"], ascending=[True, False])
-    columns = ["cell", "quantity", "t_inference", "native", "aihwkit", "difference", "low", "high"]
-    columns += ["margin", "p", "power", "verdict", "reference"]
-    places, numbers = counts.index.tolist(), counts.to_numpy().tolist()
-    return {
-        "name": one.name,
-        "sides": list(report.sides),
-        "should_agree": one.should_agree,
-        "wall_s": round(wall_s, 1),
-        "notes": list(report.notes),
-        "counts_columns": ["level", "quantity", *counts.columns],
-        "counts": [[*place, *map(int, row)] for place, row in zip(places, numbers, strict=True)],
-        "worst_columns": columns,
-        "worst": [
-            [_number(value) for value in row]
-            for row in worst[columns].head(_WORST).to_numpy().tolist()
-        ],
-    }
-
-
-def _number(value: Any) -> Any:
-    if not isinstance(value, float):
-        return value
-    return None if math.isnan(value) else float(f"{value:.5g}")
 
 
 def _one_or_two(numbers: Sequence[int] | None) -> int | list[int] | None:

@@ -203,20 +203,10 @@ class Run:
         for text in self.plan():
             self.output.say(text)
         parts: dict[str, pd.DataFrame] = {}
-        try:
+        with folder.resumable(self.out, self.output):
             for name, trainings in self.tasks.items():
                 parts[name] = _of_all([phases.measure() for phases in trainings], trainings)
                 self._write(parts)
-        except BaseException as error:
-            if folder.leave(self.out):
-                raise
-            hint = (
-                f"what is done is kept; to go on: the same command with --out {self.out} --resume"
-            )
-            if isinstance(error, KeyboardInterrupt):
-                raise KeyboardInterrupt(f"interrupted; {hint}") from None
-            self.output.say(hint)
-            raise
         self.replica.meet()
         return pd.concat(parts.values(), ignore_index=True)
 

@@ -10,16 +10,19 @@ from benchmarks.tasks.base import (
     moved,
     read_info,
 )
-from benchmarks.tasks.data import Loader, shuffled
+from benchmarks.tasks.data import DataSet, Loader, shuffled
 from benchmarks.tasks.plan import LadderSizes, Plan
+from benchmarks.tasks.published import Published
 from benchmarks.tasks.registry import find, get, names, parse_options, register
 
 __all__ = [
     "PROFILES",
+    "DataSet",
     "DigitalRecipe",
     "LadderSizes",
     "Loader",
     "Plan",
+    "Published",
     "Split",
     "Task",
     "bare",

@@ -70,6 +70,11 @@ class DataSet:
         return None
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """All paths that are looked for."""
+        return tuple(name for choice in self.choices for name in choice)
+
+    @property
     def wanted(self) -> str:
         """What is looked for, as errors say it."""
         return " or ".join(", ".join(choice) for choice in self.choices)
@@ -113,6 +118,26 @@ class PackagedModel:
             return None
         folder = Path(spec.origin).parent / self.inside
         return folder if folder.is_dir() else None
+
+
+def check_digest(path: Path, content: bytes, published: str) -> None:
+    """Check that a file is the one that was published.
+
+    Args:
+        path: The file, for the error.
+        content: What is in it.
+        published: The published MD5 (32 digits) or SHA-1 (40 digits).
+
+    Raises:
+        DataError: If it is another file.
+    """
+    kind = "md5" if len(published) == 32 else "sha1"
+    digest = hashlib.new(kind, content, usedforsecurity=False).hexdigest()
+    if digest != published:
+        raise DataError(
+            f"{path} is damaged or another file: its {kind.upper()} is {digest}, that of the "
+            f"published one {published}; copy the file again"
+        )
 
 
 def cannot_download(what: str, error: Exception) -> DataError:

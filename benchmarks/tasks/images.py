@@ -6,6 +6,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from aimc_bridge.errors import DataError
 from aimc_bridge.rng import stream
-from benchmarks.tasks.data import DATA_VARIABLE, DataSet, cache_dir, cached, cannot_download
+from benchmarks.tasks.data import DataSet, cache_dir, cached, cannot_download, check_digest
 
 Images = dict[
     str, Tensor
@@ -25,17 +26,71 @@ CIFAR10_CLASSES = (  # the official order
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
 )
-CIFAR10 = DataSet(
-    "CIFAR-10",
-    (
-        tuple(
-            f"cifar-10-batches-py/{name}"
-            for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+
+
+@dataclass(frozen=True)
+class Records:
+    """A file of CIFAR's binary form: per image its labels, a byte each, and 3,072 bytes of pixels.
+
+    Attributes:
+        name: The path under the data folder.
+        images: How many images it holds.
+        digest: The published MD5 or SHA-1.
+    """
+
+    name: str
+    images: int
+    digest: str
+
+
+BINARY: dict[int, dict[str, tuple[Records, ...]]] = {
+    10: {
+        "train": tuple(
+            Records(f"cifar-10-batches-bin/data_batch_{number}.bin", 10_000, digest)
+            for number, digest in enumerate(
+                (
+                    "5dd7e06a14cb22eb9f671a540d1b7c25",
+                    "5ea93a67294ea407fff1d09f752e9692",
+                    "942cd6a4bcdd0dd3c604fbe906cb4421",
+                    "ae636b3ba5c66a11e91e8cb52e771fcb",
+                    "53f37980c15c3d472c316c40844f3f0d",
+                ),
+                start=1,
+            )
         ),
-    ),
+        "test": (
+            Records(
+                "cifar-10-batches-bin/test_batch.bin", 10_000, "803d5f7f4d78ea53de84dbe85f74fb6d"
+            ),
+        ),
+    },
+    100: {
+        "train": (
+            Records(
+                "cifar-100-binary/train.bin", 50_000, "e207cd2e05b73b1393c74c7f5e7bea451d63e08e"
+            ),
+        ),
+        "test": (
+            Records(
+                "cifar-100-binary/test.bin", 10_000, "8fb6623e830365ff53cf14adec797474f5478006"
+            ),
+        ),
+    },
+}
+"""CIFAR-10's and CIFAR-100's official binary files, by number of classes and split."""
+
+
+def _names(classes: int) -> tuple[str, ...]:
+    return tuple(records.name for files in BINARY[classes].values() for records in files)
+
+
+_BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
+CIFAR10 = DataSet(
+    "CIFAR-10", (tuple(f"cifar-10-batches-py/{name}" for name in _BATCHES), _names(10))
 )
 CIFAR100 = DataSet(
-    "CIFAR-100", (tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta")),)
+    "CIFAR-100",
+    (tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta")), _names(100)),
 )
 CIFAR10_JPEG = DataSet(
     "CIFAR-10 (JPEG)",
@@ -169,8 +224,65 @@ def cifar10_lossless(folder: Path) -> Images:
         raise DataError(f"{path} is damaged or cut short ({error}); copy the file again") from None
 
 
+def read_records(path: Path, records: Records, classes: int) -> tuple[Tensor, Tensor]:
+    """Read one of CIFAR's binary files.
+
+    Args:
+        path: The file.
+        records: What it must hold.
+        classes: 10, or 100, whose images have a coarse label before the fine one.
+
+    Returns:
+        The images, uint8 (n, 3, 32, 32), and the labels, int64 (n,).
+
+    Raises:
+        DataError: If the file has another size, a label out of range or another checksum.
+    """
+    width = (2 if classes == 100 else 1) + 3072
+    content = path.read_bytes()
+    if len(content) != records.images * width:
+        raise DataError(
+            f"{path} holds {len(content):,} bytes; expected {records.images * width:,}, "
+            f"{records.images:,} images of {width:,}; copy the file again"
+        )
+    rows = np.frombuffer(content, dtype=np.uint8).reshape(-1, width)
+    labels = torch.from_numpy(rows[:, -3073].astype(np.int64))
+    if labels.max() >= classes:
+        at = int(labels.argmax())
+        raise DataError(f"{path}: label {labels[at]} of image {at}; expected 0 to {classes - 1}")
+    check_digest(path, content, records.digest)
+    return torch.from_numpy(rows[:, -3072:].reshape(-1, 3, 32, 32).copy()), labels
+
+
 def cifar(classes: int, folder: Path | None) -> Images:
-    """CIFAR-10 or CIFAR-100 through torchvision: official files in `folder`, else a download."""
+    """Read CIFAR-10 or CIFAR-100.
+
+    Args:
+        classes: 10 or 100.
+        folder: The data folder, with the official files as pickles or in their binary form; None
+            downloads the pickles.
+
+    Raises:
+        DataError: If the files are missing or damaged, or cannot be downloaded.
+    """
+    if folder is not None:
+        first, *_ = {10: CIFAR10, 100: CIFAR100}[classes].find(folder)
+        if first.suffix == ".bin":
+            return _binary(classes, folder)
+    return _pickles(classes, folder)
+
+
+def _binary(classes: int, folder: Path) -> Images:
+    tensors: Images = {}
+    for split, files in BINARY[classes].items():
+        parts = [read_records(folder / part.name, part, classes) for part in files]
+        tensors[f"{split}_images"] = torch.cat([images for images, _ in parts])
+        tensors[f"{split}_labels"] = torch.cat([labels for _, labels in parts])
+    return tensors
+
+
+def _pickles(classes: int, folder: Path | None) -> Images:
+    """CIFAR through torchvision, which checks the official checksums of what is in `folder`."""
     from torchvision import datasets
 
     kind = {10: datasets.CIFAR10, 100: datasets.CIFAR100}[classes]
@@ -187,9 +299,8 @@ def cifar(classes: int, folder: Path | None) -> Images:
             name for name, _ in (*kind.train_list, *kind.test_list, (kind.meta["filename"], ""))
         ]
         raise DataError(
-            f"CIFAR-{classes} not found or damaged: looked in {folder / kind.base_folder} for "
-            f"{', '.join(names)} with their official checksums; point --data-dir or "
-            f"{DATA_VARIABLE} at the folder that holds {kind.base_folder}"
+            f"CIFAR-{classes} is damaged: one of {', '.join(names)} in "
+            f"{folder / kind.base_folder} has not its official checksum; copy the files again"
         ) from None
     tensors: Images = {}
     for split, part in parts.items():

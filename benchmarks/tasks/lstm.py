@@ -16,7 +16,7 @@ from benchmarks.tasks.data import Loader, data_dir
 from benchmarks.tasks.plan import CLIPPED, SMALL, LadderSizes, Plan
 from benchmarks.tasks.published import DAY, HOUR, PAPER, RASCH2023, REPLICATION, YEAR, Published
 from benchmarks.tasks.registry import register
-from benchmarks.tasks.text import WIKITEXT2, help_text, wikitext2
+from benchmarks.tasks.text import PTB, WIKITEXT2, help_text, penn_treebank, wikitext2
 
 PLANS = {
     "embedded": Plan(
@@ -96,6 +96,7 @@ PUBLISHED = (
         note="five epochs more than its digital model",
     ),
 )
+DATASETS = {"wikitext2": (WIKITEXT2, wikitext2), "ptb": (PTB, penn_treebank)}
 SIZES = {"tiny": 64, "small": 200, "paper": 650}  # width of both layers
 STEPS = 35  # words of truncated back-propagation through time
 STREAMS = 20  # parallel streams of an evaluation
@@ -184,6 +185,7 @@ class LanguageTask(Task):
     recipe = "lstm"
     unit = "words"
     option_types = {
+        "dataset": str,
         "size": str,
         "tied": bool,
         "samples": int,
@@ -192,7 +194,7 @@ class LanguageTask(Task):
     }
     plans = PLANS
     ladder = LadderSizes(subset=2000, probe_samples=700, probe_inputs=128)
-    data_sets = (WIKITEXT2,)
+    data_sets = (WIKITEXT2, PTB)
     published = PUBLISHED
 
     def __init__(
@@ -353,6 +355,7 @@ class LanguageTask(Task):
         cls,
         profile: str,
         folder: Path | None,
+        dataset: str | None = None,
         size: str | None = None,
         tied: bool | None = None,
         samples: int | None = None,
@@ -364,6 +367,7 @@ class LanguageTask(Task):
         Args:
             profile: "embedded", "real" or "paper".
             folder: The data folder, or None.
+            dataset: "wikitext2" (None is that) or "ptb"; the embedded profile has its own.
             size: One of SIZES; None is the profile's.
             tied: Whether embedding and decoder share one matrix; None is the profile's.
             samples: How many rare words a sampled softmax draws, 0 for none.
@@ -378,6 +382,11 @@ class LanguageTask(Task):
         """
         if dropout is not None and not 0.0 <= dropout < 1.0:
             raise UsageError(f"option dropout={dropout}; allowed: 0 <= dropout < 1")
+        if dataset is not None and (profile == "embedded" or dataset not in DATASETS):
+            allowed = (
+                "none with the embedded profile" if profile == "embedded" else ", ".join(DATASETS)
+            )
+            raise UsageError(f"option dataset={dataset!r}; allowed: {allowed}")
         if profile == "embedded":
             recipe = DigitalRecipe(epochs=8, batch_size=20, learning_rate=1e-2, grad_clip=0.25)
             return cls(
@@ -391,12 +400,13 @@ class LanguageTask(Task):
                 min_count=2,
                 frequency_bias=frequency_bias,
             )
-        words = wikitext2(data_dir(folder))
+        files, read = DATASETS[dataset or "wikitext2"]
+        words = read(data_dir(folder))
         if profile == "paper":
             recipe = DigitalRecipe(epochs=40, batch_size=20, learning_rate=1e-3, grad_clip=0.25)
             return cls(
                 words,
-                "WikiText-2",
+                files.name,
                 size or "paper",
                 recipe,
                 tied=bool(tied),
@@ -414,7 +424,7 @@ class LanguageTask(Task):
         )
         return cls(
             words,
-            "WikiText-2",
+            files.name,
             size or "small",
             recipe,
             tied=True if tied is None else tied,

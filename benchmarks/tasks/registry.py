@@ -43,6 +43,8 @@ def register(task: Kind) -> Kind:
         )
     if not task.recipe:
         raise UsageError(f'{place} has no recipe; name one of the preset\'s, as recipe = "wrn16"')
+    if task.metric not in ("accuracy", "perplexity"):
+        raise UsageError(f"{place}: metric={task.metric!r}; one of accuracy, perplexity")
     if not task.plans:
         raise UsageError(f'{place} has no plans; give it one: plans = {{"embedded": Plan()}}')
     if not task.__module__.startswith(f"{__package__}."):
@@ -53,6 +55,7 @@ def register(task: Kind) -> Kind:
             f"{place}: the name {task.name!r} is that of {known.__module__}:{known.__qualname__}; "
             "give yours another"
         )
+    task.word = vars(task).get("word", "")  # not that of the task it is a subclass of
     _TASKS[task.name] = task
     return task
 
@@ -145,7 +148,7 @@ def _of_file(file: Path) -> ModuleType:
 
 # --- a task made ----------------------------------------------------------------------------------
 
-_KINDS = {str: "name", int: "whole number", float: "number", bool: "true or false"}
+_KINDS: dict[type, str] = {str: "name", int: "whole number", float: "number", bool: "true or false"}
 
 
 def get(
@@ -178,9 +181,8 @@ def get(
         if value is not None and (
             not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool)
         ):
-            raise UsageError(
-                f"option {key}={value!r} of task {kind.name!r}; allowed: a {_KINDS[wanted]}"
-            )
+            a = _KINDS.get(wanted, wanted.__name__)
+            raise UsageError(f"option {key}={value!r} of task {kind.name!r}; allowed: a {a}")
     task = kind.make(profile, Path(data_dir) if data_dir is not None else None, **options)
     lacks = [
         field

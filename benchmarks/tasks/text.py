@@ -7,11 +7,17 @@ from pathlib import Path
 import torch
 
 from aimc_bridge.errors import DataError
-from benchmarks.tasks.data import DataSet, cache_dir, cannot_download
+from benchmarks.tasks.data import DATA_VARIABLE, DataSet, cache_dir, cannot_download, check_digest
 
 SST2 = DataSet("SST-2", (("SST-2/train.tsv", "SST-2/dev.tsv"), ("train.tsv", "dev.tsv")))
 _WIKI = tuple(f"wiki.{split}.tokens" for split in ("train", "valid", "test"))
 WIKITEXT2 = DataSet("WikiText-2", (tuple(f"wikitext-2/{name}" for name in _WIKI), _WIKI))
+_PTB_MD5 = {
+    "ptb.train.txt": "f26c4b92c5fdc7b3f8c7cdcb991d8420",
+    "ptb.valid.txt": "aa0affc06ff7c36e977d7cd49e3839bf",
+    "ptb.test.txt": "8b80168b89c18661a38ef683c0dc3721",
+}
+PTB = DataSet("Penn Treebank", (tuple(f"ptb/{name}" for name in _PTB_MD5), tuple(_PTB_MD5)))
 
 
 def read_text(path: Path) -> str:
@@ -116,6 +122,32 @@ def wikitext2(folder: Path | None) -> dict[str, list[str]]:
     except Exception as error:  # noqa: BLE001 (every layer below has its own kind of "no network")
         raise cannot_download("WikiText-2", error) from None
     return {split: words(lines(loaded[split]["text"])) for split in splits}
+
+
+def penn_treebank(folder: Path | None) -> dict[str, list[str]]:
+    """Read the words of Penn Treebank in its usual preprocessing, `<eos>` after every line.
+
+    It has 10,000 words, `<unk>` and `N` for numbers among them.
+
+    Args:
+        folder: The data folder; this data set is not downloaded.
+
+    Returns:
+        The words by split: "train", "validation", "test".
+
+    Raises:
+        DataError: If a file is missing, damaged or another one than the published.
+    """
+    if folder is None:
+        raise DataError(
+            f"{PTB.name} cannot be downloaded; point --data-dir or {DATA_VARIABLE} at the folder "
+            f"that holds {PTB.wanted}"
+        )
+    splits = {}
+    for split, path in zip(("train", "validation", "test"), PTB.find(folder), strict=True):
+        splits[split] = read_tokens(path)
+        check_digest(path, path.read_bytes(), _PTB_MD5[path.name])
+    return splits
 
 
 def lines(rows: Iterable[str]) -> str:

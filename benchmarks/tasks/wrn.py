@@ -398,7 +398,7 @@ def read(dataset: str | None, profile: str, given: Path | None, size: int) -> tu
     if dataset is None:
         if profile == "paper":
             dataset = "cifar100"
-        elif folder is None or (folder / "cifar-10-batches-py").is_dir():
+        elif folder is None or any((folder / Path(name).parent).is_dir() for name in CIFAR10.paths):
             dataset = "cifar10"
         else:
             dataset = "cifar10-jpeg"

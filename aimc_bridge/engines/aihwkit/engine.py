@@ -1,4 +1,4 @@
-"""The aihwkit engine's entry in the registry."""
+"""The aihwkit engine: how it checks, finds and finishes what it converts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from aihwkit.nn.modules.container import AnalogContainerBase
 from torch import nn
 
 from aimc_bridge import layers
+from aimc_bridge.converted import owners
 from aimc_bridge.engines.aihwkit.capability import require
 from aimc_bridge.engines.aihwkit.layers import (
     MATRIX,
@@ -18,7 +19,7 @@ from aimc_bridge.engines.aihwkit.layers import (
     convert_transposed,
 )
 from aimc_bridge.engines.aihwkit.matrix import TileMatrix
-from aimc_bridge.engines.base import Engine, Matrix, owners
+from aimc_bridge.engines.base import Engine, Matrix
 from aimc_bridge.errors import CapabilityError
 from aimc_bridge.spec import Preset
 
@@ -27,6 +28,8 @@ class AihwkitEngine(Engine):
     """IBM's aihwkit, its C++ tile: float32 on the CPU."""
 
     name = "aihwkit"
+    # its tiles have one way, the CPU's: all words that the native engine knows mean that one
+    draw_on = ("cpu", "device", "compiled")
 
     def check(self, preset: Preset, device: torch.device, dtype: torch.dtype) -> None:
         if dtype != torch.float32:
@@ -83,8 +86,4 @@ def _empty(kind: type[nn.Module]) -> nn.Module:
 
 
 ENGINE = AihwkitEngine()
-ENGINE.handles(nn.Linear)(convert_linear)
-ENGINE.handles(nn.Conv1d, nn.Conv2d, nn.Conv3d)(convert_conv)
-ENGINE.handles_named("transformers.pytorch_utils", "Conv1D")(convert_transposed)
-for _kind, _handler in layers.handlers(convert_linear).items():
-    ENGINE.handles(_kind)(_handler)
+layers.register_defaults(ENGINE.handlers, convert_linear, convert_conv, convert_transposed)

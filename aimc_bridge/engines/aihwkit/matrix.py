@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from aimc_bridge.engines.aihwkit.noise import drawing
 from aimc_bridge.engines.aihwkit.tile import ChipTile
-from aimc_bridge.engines.base import Matrix, Observer
+from aimc_bridge.engines.base import Flag, Matrix, Observer
 from aimc_bridge.errors import (
     CapabilityError,
     CheckpointError,
@@ -39,7 +39,7 @@ class TileMatrix(Matrix):
         self.tiles, self.grid, self.preset = tiles, grid, preset
         self.bias_owner = bias_owner
         self.label = "this layer"
-        self.reached = [False]
+        self.reached = Flag()
         for _, _, tile in self._each():
             tile.reached = self.reached
 
@@ -231,6 +231,13 @@ class TileMatrix(Matrix):
             ranges.init_std_alpha = recipe.input_range_init_sd
             ranges.decay = recipe.input_range_decay
             ranges.input_min_percentage = recipe.input_range_min_unclipped
+
+    def periphery(self) -> dict[str, list[nn.Parameter]]:
+        tiles = [tile for _, _, tile in self._each()]
+        return {
+            "out_scale": [t.out_scaling_alpha for t in tiles if t.out_scaling_alpha is not None],
+            "input_range": [t.input_range for t in tiles if t.input_range is not None],
+        }
 
     def inject(self, weight: Tensor | None) -> None:
         for row, column, tile in self._each():

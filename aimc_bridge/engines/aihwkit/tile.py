@@ -14,7 +14,7 @@ import torch
 from aihwkit.simulator.tiles import InferenceTile
 from torch import Tensor, nn
 
-from aimc_bridge.engines.base import Observer, chip_in_the_way
+from aimc_bridge.engines.base import Flag, Observer, chip_in_the_way
 from aimc_bridge.errors import CalibrationError, StateError
 
 _CALIBRATED = 1e9
@@ -41,7 +41,7 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.label = "this layer"
-        self.reached = [False]
+        self.reached = Flag()
         self.observer: tuple[Observer, int, int] | None = None
         self.clean: Tensor | None = None
         self.alphas: dict[float, Tensor] = {}
@@ -140,7 +140,7 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         """
         if self.observer is not None:
             return self._observed(x_input)
-        self.reached[0] = True
+        self.reached.on = True
         if self.training and self.programmed_weights is not None:
             raise StateError(
                 f"{self.label} holds a programmed chip and is in training mode; "

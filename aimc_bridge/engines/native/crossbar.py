@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from aimc_bridge.engines.base import Matrix, Observer, chip_in_the_way
-from aimc_bridge.engines.native import chip, compiled_chip, input_range
+from aimc_bridge.engines.base import Flag, Matrix, Observer, chip_in_the_way
+from aimc_bridge.engines.native import compiled_chip, input_range, programmed
 from aimc_bridge.engines.native.forward import CrossbarProduct
 from aimc_bridge.engines.native.product import LinearProduct, Product
 from aimc_bridge.engines.native.tiles import Block, Job, TileWeights, check_precision, perfect
@@ -59,7 +60,7 @@ class Crossbar(nn.Module, Matrix):
         self.preset = preset
         self.product = product
         self.label = "this layer"
-        self.reached = [False]
+        self.reached = Flag()
         self._owner = (owner,)  # in a tuple: the owner is not a submodule of its crossbar
         self._observer: Observer | None = None
         self._injected: Tensor | None = None
@@ -81,7 +82,7 @@ class Crossbar(nn.Module, Matrix):
         else:
             self.input_range = nn.Parameter(ones(tiles), requires_grad=False)
         self.register_buffer("range_batches", ones(tiles, dtype=torch.long).zero_())
-        for name in chip.STATE:
+        for name in programmed.STATE:
             self.register_buffer(name, None, persistent=False)
 
     scale: Tensor
@@ -167,7 +168,7 @@ class Crossbar(nn.Module, Matrix):
         check_precision(scale.dtype)  # model.half() may have changed it
         if self._observer is not None:
             return self._observed(x)
-        self.reached[0] = True
+        self.reached.on = True
         if self.training and self.held is not None:
             raise StateError(
                 f"{self.label} holds a programmed chip and is in training mode; "
@@ -322,6 +323,19 @@ class Crossbar(nn.Module, Matrix):
         assert total is not None
         return total
 
+    def watch_inputs(self, watcher: Callable[[Tensor], None]) -> RemovableHandle:
+        linear = isinstance(self.product, LinearProduct)
+
+        def show(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            x = arguments[0].detach()
+            watcher(x.reshape(-1, x.shape[-1]) if linear else x)
+
+        return self.register_forward_pre_hook(show)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        y: Tensor = self(x)
+        return y
+
     def _exact_outputs(self, seen: Tensor, row: int, column: int) -> Tensor:
         """Of one tile: products of its normalised weights with its inputs."""
         weight = self.product.weights(self.normalised_weight(), row, column)
@@ -334,41 +348,43 @@ class Crossbar(nn.Module, Matrix):
             raise StateError(f"{self.label} holds no chip; call program(model, seed) first")
         return cell_law.Cells(self.conductance_us, self.nu, self.us_per_unit)
 
-    def _matrix(self, name: str, draw_on: str) -> chip.Matrix:
+    def _blueprint(self, name: str, draw_on: str) -> programmed.Blueprint:
         weight = self._trained().detach()
         check_precision(weight.dtype)
-        return chip.Matrix(weight, self.scale, self.grid, self.preset, name, draw_on)
+        return programmed.Blueprint(weight, self.scale, self.grid, self.preset, name, draw_on)
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def program(self, seed: int, name: str, draw_on: str) -> None:
-        matrix = self._matrix(name, draw_on)
-        cells, held = chip.program(matrix, seed)
+        blueprint = self._blueprint(name, draw_on)
+        cells, held = programmed.program(blueprint, seed)
         self.conductance_us, self.nu = cells.conductance_us, cells.nu
         self.us_per_unit, self.held = cells.us_per_unit, held.weights
-        self.compensation, self.reference = None, chip.reference(matrix, held, seed)
+        self.compensation, self.reference = None, programmed.reference(blueprint, held, seed)
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def drift(self, t_s: float, seed: int, name: str, draw_on: str) -> None:
-        cells, matrix, reference = self._cells(), self._matrix(name, draw_on), self.reference
-        now = chip.read(matrix, cells, reference is not None, float(t_s), seed)
+        cells, blueprint, reference = self._cells(), self._blueprint(name, draw_on), self.reference
+        now = programmed.read(blueprint, cells, reference is not None, float(t_s), seed)
         self.held = now.weights
-        self.compensation = chip.factor(matrix, now, reference, float(t_s), seed)
+        self.compensation = programmed.factor(blueprint, now, reference, float(t_s), seed)
 
     def restore(self) -> None:
         _recent.clear()
-        for name in chip.STATE:
+        for name in programmed.STATE:
             setattr(self, name, None)
 
     def chip_state(self) -> dict[str, Tensor]:
         check_precision(self.scale.dtype)
         self._cells()
-        return {name: value for name in chip.STATE if (value := getattr(self, name)) is not None}
+        return {
+            name: value for name in programmed.STATE if (value := getattr(self, name)) is not None
+        }
 
     @torch.inference_mode(False)
     def load_chip_state(self, state: dict[str, Tensor]) -> None:
-        chip.check_state(state, self.grid, self.label)
+        programmed.check_state(state, self.grid, self.label)
         self.restore()
         for name, value in state.items():
             setattr(self, name, value.to(self.scale.device).clone())
@@ -395,11 +411,21 @@ class Crossbar(nn.Module, Matrix):
         if recipe.input_range_start == "data":
             self.range_batches.zero_()
 
+    def periphery(self) -> dict[str, list[nn.Parameter]]:
+        ranges = [] if self.input_range is None else [self.input_range]
+        return {"out_scale": [self.out_scale], "input_range": ranges}
+
+    def keep_out_of_compile(self, on: bool) -> None:
+        if on:
+            self.__dict__["forward"] = torch.compiler.disable(self.forward)
+        else:
+            self.__dict__.pop("forward", None)
+
     def inject(self, weight: Tensor | None) -> None:
         self._injected = weight
 
     @torch.no_grad()
-    def noisy_in_passes(
+    def draw_noisy_weight(
         self, recipe: TrainingSpec, scale: float, seed: int, names: tuple[object, ...]
     ) -> Tensor | None:
         pcm = self.preset.pcm

@@ -1,4 +1,4 @@
-"""The native engine's entry in the registry: handlers by layer type, crossbars by layer name."""
+"""The native engine: handlers by layer type, crossbars by layer name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from aimc_bridge import layers
-from aimc_bridge.engines.base import Engine, Matrix, owners, record_of
+from aimc_bridge.converted import owners, record_of
+from aimc_bridge.engines.base import Engine, Matrix
 from aimc_bridge.engines.native import kernels
 from aimc_bridge.engines.native.crossbar import Crossbar
 from aimc_bridge.engines.native.layers import convert_conv, convert_linear, convert_transposed
@@ -19,6 +20,7 @@ class NativeEngine(Engine):
     """All of the physics in PyTorch; CPU or GPU; float32 and float64."""
 
     name = "native"
+    draw_on = ("cpu", "device", "compiled")
 
     def check(self, preset: Preset, device: torch.device, dtype: torch.dtype) -> None:
         check_precision(dtype)
@@ -78,8 +80,4 @@ def compiled(model: nn.Module, on: bool = True) -> None:
 
 
 ENGINE = NativeEngine()
-ENGINE.handles(nn.Linear)(convert_linear)
-ENGINE.handles(nn.Conv1d, nn.Conv2d, nn.Conv3d)(convert_conv)
-ENGINE.handles_named("transformers.pytorch_utils", "Conv1D")(convert_transposed)
-for _kind, _handler in layers.handlers(convert_linear).items():
-    ENGINE.handles(_kind)(_handler)
+layers.register_defaults(ENGINE.handlers, convert_linear, convert_conv, convert_transposed)

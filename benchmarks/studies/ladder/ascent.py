@@ -39,7 +39,7 @@ def _check_subset(_: Any, words: tuple[str, ...]) -> None:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class LadderOptions:
     """The options of the ladder.
 
     Attributes:
@@ -120,7 +120,7 @@ def _values(preset: Preset) -> dict[str, Any]:
 class Ascent:
     """The ladders of all tasks; results are written after each task."""
 
-    def __init__(self, options: Options, out: Path, output: Output = Output()) -> None:
+    def __init__(self, options: LadderOptions, out: Path, output: Output = Output()) -> None:
         """Check what is asked for; nothing is written yet.
 
         Args:

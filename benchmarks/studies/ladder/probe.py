@@ -7,10 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge.engines.base import matrices_of
-from aimc_bridge.engines.native.crossbar import Crossbar
-from aimc_bridge.engines.native.product import LinearProduct
-from aimc_bridge.errors import CapabilityError, UsageError
+from aimc_bridge.converted import matrices_of
+from aimc_bridge.errors import UsageError
 
 
 class Probe:
@@ -26,40 +24,32 @@ class Probe:
     def __init__(self, model: nn.Module, run: Callable[[nn.Module], object], rows: int) -> None:
         if rows < 1:
             raise UsageError(f"rows={rows}; allowed: 1 or more")
-        self.matrices: dict[str, Crossbar] = {}
-        seen: dict[str, list[Tensor]] = {}
-        hooks = []
-        matrices = matrices_of(model)
-        for name, matrix in matrices.items():
-            if not isinstance(matrix, Crossbar):
-                raise CapabilityError("a probe needs a model of engine='native'")
-            self.matrices[name] = matrix
-            seen[name] = []
-            linear = isinstance(matrix.product, LinearProduct)
-            hooks.append(matrix.register_forward_pre_hook(_keep_inputs(seen[name], linear)))
+        self.matrices = matrices_of(model)
+        seen: dict[str, list[Tensor]] = {name: [] for name in self.matrices}
+        handles = [matrix.watch_inputs(_keep(seen[name])) for name, matrix in self.matrices.items()]
         training = model.training
         model.eval()
         self.inputs: dict[str, Tensor] = {}
         self.exact: dict[str, Tensor] = {}
         try:
-            for matrix in matrices.values():
+            for matrix in self.matrices.values():
                 matrix.observe(_nothing)
             with torch.no_grad():
                 run(model)
-                for hook in hooks:
-                    hook.remove()
-                for name, module in self.matrices.items():
+                for handle in handles:
+                    handle.remove()
+                for name, matrix in self.matrices.items():
                     if not seen[name]:
                         raise UsageError(
                             f"the data never reached layer {name!r}; run data that do, or exclude "
                             "the layer"
                         )
                     self.inputs[name] = _spaced(torch.cat(seen[name]), rows)
-                    self.exact[name] = module(self.inputs[name])
+                    self.exact[name] = matrix.multiply(self.inputs[name])
         finally:
-            for hook in hooks:
-                hook.remove()
-            for matrix in matrices.values():
+            for handle in handles:
+                handle.remove()
+            for matrix in self.matrices.values():
                 matrix.observe(None)
             model.train(training)
 
@@ -70,24 +60,21 @@ class Probe:
         Biases, which are digital, are not in it. An output of zeros has the error of what is there.
         """
         found = {}
-        for name, module in self.matrices.items():
+        for name, matrix in self.matrices.items():
             exact = self.exact[name]
-            off = torch.linalg.vector_norm(module(self.inputs[name]) - exact)
+            off = torch.linalg.vector_norm(matrix.multiply(self.inputs[name]) - exact)
             size = torch.linalg.vector_norm(exact)
             found[name] = float(off / size) if size > 0 else float(off)
         return found
 
 
-def _keep_inputs(
-    kept: list[Tensor], linear: bool
-) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    """A hook that keeps what a matrix is given, one input a row."""
+def _keep(inputs: list[Tensor]) -> Callable[[Tensor], None]:
+    """Return a watcher that copies what a matrix is given, one input per row."""
 
-    def hook(module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        x = given[0].detach()
-        kept.append((x.reshape(-1, x.shape[-1]) if linear else x).clone())
+    def watcher(x: Tensor) -> None:
+        inputs.append(x.clone())
 
-    return hook
+    return watcher
 
 
 def _nothing(row: int, column: int, x: Tensor, outputs: object) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import presets
 from aimc_bridge import rng
 from aimc_bridge.chip import drift, program
-from aimc_bridge.engines.base import record_of
+from aimc_bridge.converted import record_of
 from aimc_bridge.spec import Preset
 from benchmarks.studies.ladder.probe import Probe
 from benchmarks.tasks import Task

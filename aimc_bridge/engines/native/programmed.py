@@ -24,7 +24,7 @@ STATE = ("conductance_us", "nu", "us_per_unit", "held", "reference", "compensati
 _MEASURED = ("global", "per_column")
 
 
-class Matrix(NamedTuple):
+class Blueprint(NamedTuple):
     """What is programmed, and where its noise is drawn.
 
     weight     trained, `[out, in]`;  scale  of its columns, `[row tiles, out]`
@@ -67,60 +67,62 @@ class Matrix(NamedTuple):
         return pcm if compiled_chip.suits(self.grid) else None
 
 
-def program(matrix: Matrix, seed: int) -> tuple[Cells, Held]:
+def program(blueprint: Blueprint, seed: int) -> tuple[Cells, Held]:
     """Cells, and what they hold right after."""
-    weight, scale, grid, preset, name, _ = matrix
-    pcm = matrix.passes()
+    weight, scale, grid, preset, name, _ = blueprint
+    pcm = blueprint.passes()
     if pcm is not None:
         measured = preset.compensation.drift_compensation in _MEASURED
         spec = preset.crossbar if measured else None
         return compiled_chip.program(weight, scale, grid, pcm, spec, seed, name)
     shapes = cell_law.noise_shapes(grid, preset.pcm)
-    eps_prog = matrix.drawn(shapes[0], seed, "program")
-    eps_nu = matrix.drawn(shapes[1], seed, "exponent")
-    cells = cell_law.program_cells(matrix.normalised(), grid, preset.pcm, eps_prog, eps_nu)
+    eps_prog = blueprint.drawn(shapes[0], seed, "program")
+    eps_nu = blueprint.drawn(shapes[1], seed, "exponent")
+    cells = cell_law.program_cells(blueprint.normalised(), grid, preset.pcm, eps_prog, eps_nu)
     return cells, Held(cell_law.held_weight(cells, grid), None)
 
 
-def reference(matrix: Matrix, held: Held, seed: int) -> Tensor | None:
+def reference(blueprint: Blueprint, held: Held, seed: int) -> Tensor | None:
     """What drift compensation compares with later; None where it measures nothing."""
-    kind = matrix.preset.compensation.drift_compensation
+    kind = blueprint.preset.compensation.drift_compensation
     if kind in _MEASURED:
-        return _readout(matrix, held, seed, "reference")
+        return _readout(blueprint, held, seed, "reference")
     if kind == "global_exact_reference":
-        return compensation.readout(matrix.normalised(), matrix.grid, matrix.preset.compensation)
+        return compensation.readout(
+            blueprint.normalised(), blueprint.grid, blueprint.preset.compensation
+        )
     return None
 
 
-def read(matrix: Matrix, cells: Cells, measured: bool, t_s: float, seed: int) -> Held:
+def read(blueprint: Blueprint, cells: Cells, measured: bool, t_s: float, seed: int) -> Held:
     """What cells hold `t_s` seconds after programming.
 
     Args:    measured  whether drift compensation will ask for their outputs.
     """
-    grid, preset = matrix.grid, matrix.preset
-    pcm = matrix.passes()
+    grid, preset = blueprint.grid, blueprint.preset
+    pcm = blueprint.passes()
     if pcm is not None:
         spec = preset.crossbar if measured else None
-        return compiled_chip.read(cells, grid, pcm, spec, t_s, seed, matrix.name)
-    eps = matrix.drawn(tuple(cells.conductance_us.shape), seed, "read", t_s)
+        return compiled_chip.read(cells, grid, pcm, spec, t_s, seed, blueprint.name)
+    eps = blueprint.drawn(tuple(cells.conductance_us.shape), seed, "read", t_s)
     return Held(cell_law.read_cells(cells, grid, preset.pcm, t_s, eps), None)
 
 
 def factor(
-    matrix: Matrix, held: Held, reference: Tensor | None, t_s: float, seed: int
+    blueprint: Blueprint, held: Held, reference: Tensor | None, t_s: float, seed: int
 ) -> Tensor | None:
     """The compensation's factor at each output; None where there is no compensation."""
-    preset = matrix.preset
+    preset = blueprint.preset
     if preset.compensation.drift_compensation == "oracle":
-        return compensation.oracle(matrix.normalised(), matrix.grid, preset.pcm, t_s).clone()
-    return None if reference is None else reference / _readout(matrix, held, seed, t_s)
+        return compensation.oracle(blueprint.normalised(), blueprint.grid, preset.pcm, t_s).clone()
+    return None if reference is None else reference / _readout(blueprint, held, seed, t_s)
 
 
-def _readout(matrix: Matrix, held: Held, seed: int, when: object) -> Tensor:
-    grid, preset, weight = matrix.grid, matrix.preset, held.weights
+def _readout(blueprint: Blueprint, held: Held, seed: int, when: object) -> Tensor:
+    grid, preset, weight = blueprint.grid, blueprint.preset, held.weights
     if held.outputs is not None:
         return compensation.from_columns(held.outputs, grid, preset.compensation)
-    eps = matrix.drawn(tuple(weight.shape), seed, "compensation", when)
+    eps = blueprint.drawn(tuple(weight.shape), seed, "compensation", when)
     outputs = crossbar.identity_readout(
         weight, grid.row_position(weight), grid.row_count(weight), preset.crossbar, eps
     )

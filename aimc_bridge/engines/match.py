@@ -1,0 +1,236 @@
+"""Which handler converts a layer: registration by layer type, and the rules of a match."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from aimc_bridge.errors import ConversionError, UsageError
+from aimc_bridge.spec import Preset
+
+Handler = Callable[[nn.Module, Preset], nn.Module]
+"""Makes the analog counterpart of a layer, weights copied, or raises ConversionError."""
+
+
+CustomFunction = Callable[[Any, Any], nn.Module]
+"""A handler of a user's own: (layer, make_linear) -> what takes the layer's place."""
+
+F = TypeVar("F", bound=CustomFunction)
+
+
+@dataclass(frozen=True)
+class CustomHandler:
+    """A handler of a user's own, which serves every engine."""
+
+    function: CustomFunction
+
+    @property
+    def name(self) -> str:
+        """What coverage and errors call it."""
+        return str(getattr(self.function, "__name__", repr(self.function)))
+
+
+_REGISTERED: dict[type[nn.Module], CustomHandler] = {}
+
+
+def handles(*types: type[nn.Module]) -> Callable[[F], F]:
+    """Register a handler for a layer type of your own, for both engines.
+
+    The handler is called as `handler(module, make_linear)` for every layer of the type that
+    `convert` meets, and for subclasses that do not change `forward`. It returns the module that
+    takes the place of the layer. `make_linear(weight, bias)` makes an analog linear layer of the
+    engine in use, from a weight `[out, in]` and a bias `[out]` or None; so does
+    `make_linear(linear)` from a whole `nn.Linear`. The analog layer holds copies: a weight learns
+    if the tensor given requires a gradient, as a parameter or anything computed from it does.
+
+    `module` is a layer of the copy that `convert` works on, so a handler may change it and return
+    it. What stays digital in what it returns is treated as in the rest of the model: with `strict`
+    a weight matrix among it is an error, unless it is excluded by its name. `exclude` and
+    `overrides` by the name of an `nn.Linear` in the layer hold for `make_linear(linear)` too.
+
+    For one conversion only, without registration:
+    `convert(model, preset, handlers={LowRank: convert_low_rank})`.
+
+    A layer with two factors, for which the library has no handler:
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from aimc_bridge import convert, coverage, handles
+    >>> from presets import ideal
+    >>> class LowRank(nn.Module):
+    ...     def __init__(self, inputs, outputs, rank):
+    ...         super().__init__()
+    ...         self.down = nn.Parameter(torch.randn(rank, inputs))
+    ...         self.up = nn.Parameter(torch.randn(outputs, rank))
+    ...         self.bias = nn.Parameter(torch.zeros(outputs))
+    ...
+    ...     def forward(self, x):
+    ...         return x @ self.down.T @ self.up.T + self.bias
+    >>> @handles(LowRank)
+    ... def convert_low_rank(module, make_linear):
+    ...     down = make_linear(module.down, None)
+    ...     up = make_linear(module.up, module.bias)
+    ...     return nn.Sequential(down, up)
+    >>> model = nn.Sequential(LowRank(12, 7, rank=3), nn.ReLU(), nn.Linear(7, 2))
+    >>> x = torch.randn(5, 12)
+    >>> for engine in ("native", "aihwkit"):
+    ...     analog = convert(model, ideal, engine=engine)
+    ...     print(torch.allclose(analog(x), model(x), atol=1e-4))
+    True
+    True
+    >>> row = coverage(analog).iloc[0]
+    >>> print(row["type"], row["where"], row["tiles"], row["reason"])
+    LowRank analog 2 handler convert_low_rank
+
+    Args:
+        *types: Layer types, subclasses of `torch.nn.Module`. The last handler registered for a type
+            counts, also if the library has one for it.
+
+    Returns:
+        A decorator that returns the handler as it is.
+
+    Raises:
+        UsageError: If a type is no layer type, or the handler does not take two arguments.
+    """
+    if not types:
+        raise UsageError("handles() names no layer type; allowed: @handles(MyLinear)")
+    for kind in types:
+        check_type(kind, "handles")
+
+    def register(function: F) -> F:
+        custom = custom_handler(function, "handles")
+        for kind in types:
+            _REGISTERED[kind] = custom
+        return function
+
+    return register
+
+
+def check_type(kind: object, caller: str) -> None:
+    """Check that something is a type of layers.
+
+    Raises:
+        UsageError: If it is not; the error names `caller`.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)) or kind is nn.Module:
+        what = "torch.nn.Module itself" if kind is nn.Module else repr(kind)
+        raise UsageError(
+            f"{caller}: {what} is not a layer type; allowed: a class derived from "
+            "torch.nn.Module, as in @handles(MyLinear) or handlers={MyLinear: convert_mine}"
+        )
+
+
+def custom_handler(function: object, caller: str) -> CustomHandler:
+    """Return a handler of a user's own.
+
+    Raises:
+        UsageError: If it cannot be called with (module, make_linear); the error names `caller`.
+    """
+    wrong = not callable(function)
+    if callable(function):
+        try:
+            inspect.signature(function).bind(None, None)
+        except TypeError:
+            wrong = True
+        except ValueError:  # something built in, which says nothing of its arguments
+            pass
+    if wrong:
+        raise UsageError(
+            f"{caller}: {function!r} cannot handle a layer; allowed: a function of two arguments, "
+            "such as def convert_mine(module, make_linear)"
+        )
+    return CustomHandler(function)  # type: ignore[arg-type]
+
+
+def registered() -> dict[type[nn.Module], CustomHandler]:
+    """Return the handlers that `handles` registered so far, by layer type."""
+    return dict(_REGISTERED)
+
+
+class Handlers:
+    """The layer types that one engine converts, and how."""
+
+    def __init__(self) -> None:
+        self.by_type: dict[type[nn.Module], Handler] = {}
+        self.by_name: dict[tuple[str, str], Handler] = {}
+
+    def add(self, handler: Handler, *types: type[nn.Module]) -> None:
+        """Register a handler for layer types, and for subclasses that do not change `forward`."""
+        for kind in types:
+            self.by_type[kind] = handler
+
+    def add_named(self, handler: Handler, module: str, name: str) -> None:
+        """Register a handler for a class of a package that must not be imported for it."""
+        self.by_name[module, name] = handler
+
+    def of_type(self, kind: type) -> Handler | None:
+        """Return the handler registered for exactly this class, or None."""
+        return self.by_type.get(kind) or self.by_name.get((kind.__module__, kind.__qualname__))
+
+
+def match(
+    module: nn.Module, handlers: Handlers, custom: Mapping[type[nn.Module], CustomHandler]
+) -> Handler | CustomHandler | None:
+    """Return the handler of the nearest base class whose `forward` the module still has.
+
+    Args:
+        module: A digital layer.
+        handlers: Those of the engine in use.
+        custom: Those of the user, which come first for the same type.
+
+    Returns:
+        The handler, or None if no class that the module derives from has one.
+
+    Raises:
+        ConversionError: If the analog layer would leave out something that the module does: a
+            parametrization, a hook, a forward pass of its own.
+    """
+    for base in type(module).__mro__:
+        handler = custom.get(base) or handlers.of_type(base)
+        if handler is not None:
+            check_replaceable(module, base)
+            return handler
+    return None
+
+
+def check_replaceable(module: nn.Module, base: type) -> None:
+    """Check that a layer does what its class `base` does, and nothing else.
+
+    Raises:
+        ConversionError: If it has parametrizations, hooks or another forward pass.
+    """
+    if is_parametrized(module):
+        raise ConversionError(
+            f"{base.__name__} with parametrizations; call "
+            "torch.nn.utils.parametrize.remove_parametrizations first, or exclude it"
+        )
+    if hooks := _hooks(module):
+        raise ConversionError(
+            f"{type(module).__name__} has {hooks} that its analog layer would not run; "
+            "remove them first (torch.nn.utils.remove_spectral_norm, "
+            "remove_weight_norm, prune.remove, or the handle of a hook of your own), "
+            "or exclude it"
+        )
+    on_instance = "forward" in module.__dict__  # set on this very module, by a wrapper
+    if type(module).forward is not base.forward or on_instance:  # type: ignore[attr-defined]
+        name = type(module).__name__
+        raise ConversionError(
+            f"{name} changes the forward pass of {base.__name__}; "
+            f"register a handler for it with @aimc_bridge.handles({name}), or exclude it"
+        )
+
+
+def _hooks(module: nn.Module) -> str:
+    """Which kinds of hooks a layer's forward and backward pass run; "" for none."""
+    kinds = {
+        "forward hooks": module._forward_hooks,
+        "forward pre-hooks": module._forward_pre_hooks,
+        "backward hooks": module._backward_hooks,
+        "backward pre-hooks": module._backward_pre_hooks,
+    }
+    return " and ".join(kind for kind, hooks in kinds.items() if hooks)

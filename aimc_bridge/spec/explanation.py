@@ -1,0 +1,80 @@
+"""The table that `Preset.explain` returns: it prints whole texts, and the works under them."""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from aimc_bridge.spec.base import Spec
+from aimc_bridge.spec.bibliography import SOURCES
+
+_AS_WRITTEN = {"value": str}  # pandas would print 2.5e-07 s as 0.0
+_UNITS = {"_us": "uS", "_s": "s", "_bits": "bit"}  # how a field's name ends
+
+
+class Explanation(pd.DataFrame):
+    """A DataFrame that, printed, cuts neither rows nor texts and lists the works it names."""
+
+    @classmethod
+    def of(cls, specs: Mapping[str, Spec]) -> Explanation:
+        """Return the table of some specs, by the names of their parts."""
+        rows = [
+            {
+                "part": part,
+                "field": name,
+                "value": value,
+                "unit": next((u for end, u in _UNITS.items() if name.endswith(end)), ""),
+                "source": str(spec.sources[name]),
+            }
+            for part, spec in specs.items()
+            for name, value in spec.values().items()
+        ]
+        table = cls(rows, dtype=object)  # a None stays None, not NaN
+        keys = {source.key for spec in specs.values() for source in spec.sources.values()}
+        table.attrs["works"] = {key: SOURCES.get(key, "") for key in sorted(keys)}
+        return table
+
+    @property
+    def _constructor(self) -> Any:
+        return Explanation
+
+    def _works(self) -> dict[str, str]:
+        """The works that the rows left in this table name."""
+        sources = list(self["source"]) if "source" in self.columns else []
+        keys = {str(source).partition(", ")[0] for source in sources}
+        return {key: work for key, work in self.attrs.get("works", {}).items() if key in keys}
+
+    def __repr__(self) -> str:
+        with _whole():
+            table = pd.DataFrame(self).to_string(formatters=_AS_WRITTEN)
+        works = [
+            textwrap.fill(f"{key}: {work}" if work else key, 100, subsequent_indent="  ")
+            for key, work in self._works().items()
+        ]
+        return "\n".join([table, "", *works]) if works else table
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def _repr_html_(self) -> str:
+        with _whole():
+            table = str(pd.DataFrame(self).to_html(formatters=_AS_WRITTEN))
+        works = "".join(
+            f"<dt>{html.escape(key)}</dt><dd>{html.escape(work)}</dd>"
+            for key, work in self._works().items()
+        )
+        return f"{table}<dl>{works}</dl>" if works else table
+
+
+def _whole() -> Any:
+    """A context in which pandas cuts nothing."""
+    return pd.option_context(
+        *("display.max_colwidth", None),
+        *("display.max_rows", None),
+        *("display.max_columns", None),
+        *("display.width", None),
+    )

@@ -1,0 +1,303 @@
+"""The walk of a conversion over a model: what is replaced, and what is said of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+
+from aimc_bridge import aliases
+from aimc_bridge.converted import LayerRecord
+from aimc_bridge.custom_layers import Handled, MakeLinear
+from aimc_bridge.engines.base import Engine
+from aimc_bridge.engines.match import CustomHandler, match
+from aimc_bridge.errors import ConversionError, UsageError
+from aimc_bridge.spec import Preset
+
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+_NORMALISATIONS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether the module `name`, or one that holds it, is meant by a name or shell pattern."""
+    parts = name.split(".")
+    return any(fnmatchcase(".".join(parts[: i + 1]), pattern) for i in range(len(parts)))
+
+
+class Walk:
+    """One pass over the modules of a copied model, children replaced as it goes."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        preset: Preset,
+        exclude: list[str],
+        overrides: dict[str, Preset],
+        given: nn.Module,
+        custom: dict[type[nn.Module], CustomHandler],
+    ) -> None:
+        self.engine, self.preset, self.custom = engine, preset, custom
+        self.exclude, self.overrides = exclude, overrides
+        self.layers: list[LayerRecord] = []
+        self.unserved: list[str] = []
+        self.used: set[str] = set()
+        self.checked: set[tuple[int, torch.device, torch.dtype]] = set()
+        self.done: dict[int, nn.Module] = {}
+        self.replaced: dict[nn.Module, nn.Module | None] = {}
+        self.owners: dict[int, list[tuple[str, nn.Module]]] = {}
+        for name, module in given.named_modules():
+            for key, parameter in module.named_parameters(recurse=False):
+                full = f"{name}.{key}" if name else key
+                self.owners.setdefault(id(parameter), []).append((full, module))
+        self.given = dict(given.named_modules(remove_duplicate=False))
+        self.aliases: dict[int, list[str]] = {}
+        for name, module in self.given.items():
+            self.aliases.setdefault(id(module), []).append(name)
+
+    def run(self, model: nn.Module) -> nn.Module:
+        for where, held in aliases.unregistered(model):
+            for part in held.modules():
+                matrix = any(p.ndim >= 2 for p in part.parameters(recurse=False))
+                if matrix and not isinstance(part, _EMBEDDINGS):
+                    self.unserved.append(
+                        f"{where} (a {type(part).__name__} that is not in the module tree)"
+                    )
+        result = self._visit("", model)
+        aliases.redirect(result, self.replaced)
+        return result
+
+    def check_use(self) -> None:
+        """Raise UsageError for a pattern that had no effect."""
+        modules = [name for name in self.given if name]
+        for pattern in self.exclude:
+            if pattern not in self.used and not any(matches(n, pattern) for n in modules):
+                raise UsageError(
+                    f"exclude {pattern!r} matches a parameter of a layer that is converted whole; "
+                    "exclude the layer by its name"
+                )
+        for pattern in self.overrides:
+            if pattern not in self.used:
+                raise UsageError(
+                    f"override {pattern!r} reaches no analog layer: nothing converted matches it, "
+                    "or an earlier pattern takes its layers"
+                )
+
+    def _visit(self, name: str, module: nn.Module) -> nn.Module:
+        if id(module) in self.done:
+            return self.done[id(module)]
+        pattern = self._exclusion(name) if name else None
+        if pattern is not None:
+            self._leave_all(name, module, f"excluded by {pattern!r}")
+            self.done[id(module)] = module
+            return module
+        try:
+            handler = match(module, self.engine.handlers, self.custom)
+        except ConversionError as problem:
+            self.unserved.append(f"{name or type(module).__name__} ({problem})")
+            self._leave_all(name, module, f"no handler: {problem}")
+            self.done[id(module)] = module
+            return module
+        result = module
+        if isinstance(handler, CustomHandler):
+            result = self._customised(name, module, handler)
+        elif handler is not None:
+            preset = self._preset_of(name)
+            self._check_engine(preset, module)
+            result = self._handle(name, module, handler(module, preset))
+            self.replaced |= dict.fromkeys(module.modules())
+            self.replaced[module] = result
+        else:
+            self._digital(name, module)
+            for key, child in list(module._modules.items()):
+                if child is not None:
+                    replaced = self._visit(f"{name}.{key}" if name else key, child)
+                    if replaced is not child:
+                        setattr(module, key, replaced)
+        self.done[id(module)] = result
+        self.done[id(result)] = result
+        return result
+
+    def _check_engine(self, preset: Preset, module: nn.Module) -> None:
+        for parameter in module.parameters():
+            case = (id(preset), parameter.device, parameter.dtype)
+            if case not in self.checked:
+                self.engine.check(preset, parameter.device, parameter.dtype)
+                self.checked.add(case)
+
+    def _preset_of(self, name: str) -> Preset:
+        for pattern, preset in self.overrides.items():
+            if self._meant(name, pattern):
+                self.used.add(pattern)
+                return preset
+        return self.preset
+
+    def _exclusion(self, name: str) -> str | None:
+        """The pattern that excludes a module, or None."""
+        pattern = next((p for p in self.exclude if self._meant(name, p)), None)
+        if pattern is not None:
+            self.used.add(pattern)
+        return pattern
+
+    def _meant(self, name: str, pattern: str) -> bool:
+        return any(matches(alias, pattern) for alias in self.aliases[id(self.given[name])])
+
+    def _handle(self, name: str, module: nn.Module, analog: nn.Module) -> nn.Module:
+        count = sum(p.numel() for p in module.parameters())
+        reason = self._tied(name)
+        preset = self._preset_of(name)
+        if preset is not self.preset:
+            reason = "; ".join(filter(None, [reason, f"preset {preset}"]))
+        self.layers.append(LayerRecord(name, type(module).__name__, count, "analog", 0, reason))
+        return analog
+
+    def _customised(self, name: str, module: nn.Module, handler: CustomHandler) -> nn.Module:
+        """Let a user's handler convert a layer; record that, and what it left digital."""
+        presets: dict[str, Preset] = {}
+
+        def preset_of(part: str) -> Preset:
+            presets[part] = self._preset_of(_joined(name, part))
+            return presets[part]
+
+        def excluded(part: str) -> str | None:
+            return self._exclusion(_joined(name, part))
+
+        full_names = {id(p): _joined(name, key) for key, p in module.named_parameters()}
+        make = MakeLinear(module, self.engine, preset_of, excluded)
+        handled = Handled(repr(name) if name else "the model", module, handler, make)
+        row = LayerRecord(name, type(module).__name__, handled.analog, "analog", 0, "")
+        if make.made:
+            self.layers.append(row)
+        unserved: list[str] = []
+        total = handled.analog
+        for part in handled.digital:
+            count = sum(p.numel() for p in part.module.parameters(recurse=False))
+            total += count
+            if part.module in make.left:
+                child, pattern = make.left[part.module]
+                self._leave_all(_joined(name, child), part.module, f"excluded by {pattern!r}")
+            elif part.module is handled.module and make.made:
+                row.parameters += count
+                unserved = self._unserved(_by_full_name(name, part.module, full_names))
+                self._refuse(unserved, part.module, handler)
+            else:
+                self._digital(_joined(name, part.name), part.module, handler, full_names)
+        row.reason = "; ".join(
+            filter(
+                None,
+                [
+                    self._tied(name),
+                    self._said_of(presets),
+                    f"handler {handler.name}",
+                    f"{', '.join(unserved)} digital" if unserved else "",
+                    f"{total} parameters of {handled.given}" if total != handled.given else "",
+                ],
+            )
+        )
+        self.replaced |= dict.fromkeys(handled.gone) | make.replaced
+        if handled.module is not module:
+            self.replaced[module] = handled.module
+        return handled.module
+
+    def _said_of(self, presets: dict[str, Preset]) -> str:
+        """What coverage says of the presets of a layer's parts."""
+        others = {part: preset for part, preset in presets.items() if preset is not self.preset}
+        if others and len(others) == len(presets) and len(set(others.values())) == 1:
+            return f"preset {next(iter(others.values()))}"
+        return "; ".join(f"{part}: preset {preset}" for part, preset in others.items())
+
+    def _tied(self, name: str) -> str:
+        """What becomes of weights that this layer shared with others; "" where it shared none."""
+        mine = set(self.given[name].modules())
+        shared = {
+            full: isinstance(owner, _EMBEDDINGS)
+            for parameter in self.given[name].parameters()
+            for full, owner in self.owners[id(parameter)]
+            if owner not in mine
+        }
+        embeddings = [full for full, is_embedding in shared.items() if is_embedding]
+        others = [full for full, is_embedding in shared.items() if not is_embedding]
+        reasons = []
+        if embeddings:
+            kept = "keeps a digital copy of its own"
+            reasons.append(f"was tied to {', '.join(embeddings)}, which {kept}")
+        if others:
+            reasons.append(f"was tied to {', '.join(others)}: from now on each has its own copy")
+        return "; ".join(reasons)
+
+    def _leave_all(self, name: str, module: nn.Module, reason: str) -> None:
+        for key, inner in module.named_modules():
+            own = list(inner.parameters(recurse=False))
+            if own:
+                full = ".".join(filter(None, [name, key]))
+                count = sum(p.numel() for p in own)
+                self.layers.append(
+                    LayerRecord(full, type(inner).__name__, count, "digital", 0, reason)
+                )
+
+    def _digital(
+        self,
+        name: str,
+        module: nn.Module,
+        handler: CustomHandler | None = None,
+        full_names: Mapping[int, str] | None = None,
+    ) -> None:
+        """Record a module that stays digital and holds parameters of its own.
+
+        Args:
+            name: The module's name.
+            module: A module that no handler serves.
+            handler: The user's handler that left it digital, if one did.
+            full_names: Names that parameters had before that handler, by their identity.
+        """
+        parameters = _by_full_name(name, module, full_names or {})
+        if not parameters:
+            return
+        reason = "no weight matrix"
+        if isinstance(module, _EMBEDDINGS):
+            reason = "embedding"
+        elif isinstance(module, _NORMALISATIONS):
+            reason = "normalisation"
+        else:
+            unserved = self._unserved(parameters)
+            if any(parameter.ndim >= 2 for parameter in parameters.values()):
+                left = (
+                    "no handler" if handler is None else f"left digital by handler {handler.name}"
+                )
+                reason = left if unserved else "excluded by name"
+            self._refuse(unserved, module, handler)
+        count = sum(p.numel() for p in parameters.values())
+        self.layers.append(LayerRecord(name, type(module).__name__, count, "digital", 0, reason))
+
+    def _unserved(self, parameters: Mapping[str, nn.Parameter]) -> list[str]:
+        """The names of weight matrices that no pattern excludes."""
+        unserved = []
+        for name, parameter in parameters.items():
+            pattern = next((p for p in self.exclude if fnmatchcase(name, p)), None)
+            if pattern is not None:
+                self.used.add(pattern)
+            elif parameter.ndim >= 2:
+                unserved.append(name)
+        return unserved
+
+    def _refuse(self, names: list[str], module: nn.Module, handler: CustomHandler | None) -> None:
+        """Note weight matrices that are an error where the conversion is strict."""
+        if names:
+            left = "" if handler is None else f", left digital by handler {handler.name}"
+            self.unserved.append(f"{', '.join(names)} ({type(module).__name__}{left})")
+
+
+def _joined(name: str, part: str) -> str:
+    """The name of a module's part in the whole model."""
+    return ".".join(filter(None, [name, part]))
+
+
+def _by_full_name(
+    name: str, module: nn.Module, full_names: Mapping[int, str]
+) -> dict[str, nn.Parameter]:
+    """The parameters of a module itself, by the names in `full_names` or, else, their own."""
+    return {
+        full_names.get(id(parameter), _joined(name, key)): parameter
+        for key, parameter in module.named_parameters(recurse=False)
+    }
