@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -208,10 +207,10 @@ def preset_of(text: str) -> Preset:
 
     Raises:
         UsageError: If there is neither; it lists the names.
+        SpecError: If the file holds no preset.
     """
     if Path(text).suffix in (".toml", ".json") or os.sep in text:
-        preset: Preset = import_module("presets").load(text)
-        return preset
+        return presets.load(text)
     try:
         return presets.get(text)
     except UnknownNameError as error:

@@ -117,6 +117,19 @@ def test_bad_usage_is_one_line(
     assert re.fullmatch(f"error: {complaint}\n", captured.err), captured.err
 
 
+def test_a_preset_may_be_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which has the name that the file gives it; what is wrong with a file is said in a line."""
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "ideal"\nname = "mine"\nwhy = "a test"\n[change]\nadc_bits = 7\n')
+    assert cli.preset_of(str(path)).name == "mine"
+    assert cli.preset_of(str(path)).crossbar.adc_bits == 7
+    assert outcome(options, "--json", "--preset", str(path)) == 0
+    assert json.loads(capsys.readouterr().out)["preset"].startswith("mine")
+    assert outcome(options, "--preset", str(tmp_path / "none.toml")) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "none.toml" in said and len(said.splitlines()) == 1
+
+
 @pytest.mark.parametrize("word", ["-h", "--help"])
 def test_help_names_every_option(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome(options, word) == 0
@@ -222,6 +235,19 @@ def test_a_reader_who_leaves_changes_nothing(tmp_path: Path, code: int, words: l
     assert (tmp_path / "done").exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_one_line() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks", "doctor", "--dry-run"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (2, b"error: No space left on device\n")
+
+
 # --- output ---------------------------------------------------------------------------------------
 
 
@@ -278,3 +304,19 @@ def test_a_command_is_called_by_its_name(capsys: pytest.CaptureFixture[str]) -> 
     assert listing.main(["doctor", "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["plan"][0] == "versions"
     assert commands.INTERRUPTED == "interrupted"
+
+
+def test_every_command_helps_and_is_completed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Options that all commands share are in each; completion knows the options of all."""
+    script = listing.app.generate_completion(shell="bash")
+    assert "--reestimate-bn" in script
+    for name in listing.COMMANDS:
+        assert name in script
+        assert listing.main([name, "--help"]) == 0
+        page = capsys.readouterr().out
+        assert page.startswith(f"Usage: python -m benchmarks.{name} ")
+        if name != "record":  # has commands of its own
+            assert all(f" {word} " in page for word in ("--quiet", "--json", "--dry-run"))
+        assert listing.main([name, "--bogus"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: Unknown ") and "--bogus" in said
