@@ -245,8 +245,8 @@ def engine(name: str) -> Engine:
     if name not in _ENGINES:
         raise UnknownNameError(f"no engine {name!r}; there are: {', '.join(_ENGINES)}")
     module, attribute = _ENGINES[name]
-    found: Engine = getattr(importlib.import_module(module), attribute)
-    return found
+    chosen: Engine = getattr(importlib.import_module(module), attribute)
+    return chosen
 
 
 def chip_in_the_way(holder: str) -> StateError:

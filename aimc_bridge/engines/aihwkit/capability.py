@@ -23,32 +23,32 @@ def cuda_tiles() -> bool:
 def refused(preset: Preset, tile: str, recipe: TrainingSpec | None = None) -> dict[str, object]:
     """Settings of a preset (and a recipe) that a tile cannot run: {name: value}."""
     crossbar = preset.crossbar
-    found: dict[str, object] = {}
+    settings: dict[str, object] = {}
     if tile == "torch":
         if crossbar.w_noise > 0:
-            found["w_noise"] = crossbar.w_noise
+            settings["w_noise"] = crossbar.w_noise
         if crossbar.ir_drop > 0:
-            found["ir_drop"] = crossbar.ir_drop
+            settings["ir_drop"] = crossbar.ir_drop
     limited = crossbar.max_rows is not None or crossbar.max_columns is not None
     if crossbar.weight_scaling == "layer" and limited:
-        found["weight_scaling"] = crossbar.weight_scaling
+        settings["weight_scaling"] = crossbar.weight_scaling
     if crossbar.dac_bits is None and crossbar.input_range != "none":
-        found["dac_bits"] = None  # their input bound and its rounding go together with the range
+        settings["dac_bits"] = None  # their input bound and its rounding go together with the range
     if preset.compensation.alpha_floor != ALPHA_FLOOR:
-        found["alpha_floor"] = preset.compensation.alpha_floor
+        settings["alpha_floor"] = preset.compensation.alpha_floor
     if recipe is not None:
         if recipe.noise_type == "pcm" and (tile == "torch" or not cuda_tiles()):
-            found["noise_type"] = recipe.noise_type
+            settings["noise_type"] = recipe.noise_type
         if recipe.noise_type == "programming" and tile == "torch":
-            found["noise_type"] = recipe.noise_type
+            settings["noise_type"] = recipe.noise_type
         injected = recipe.noise_type in ("pcm", "programming")
         if injected and preset.pcm.law not in MODIFIERS:
-            found["noise_type"] = recipe.noise_type
+            settings["noise_type"] = recipe.noise_type
         if recipe.clip_type == "column_gaussian":
-            found["clip_type"] = recipe.clip_type
+            settings["clip_type"] = recipe.clip_type
         if recipe.drop_connect > 0 and tile == "torch":
-            found["drop_connect"] = recipe.drop_connect
-    return found
+            settings["drop_connect"] = recipe.drop_connect
+    return settings
 
 
 def chosen_tile(preset: Preset, tile: str) -> str:

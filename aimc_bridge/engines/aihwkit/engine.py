@@ -83,8 +83,8 @@ def _analog_class(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 def _empty(kind: type[nn.Module]) -> nn.Module:
-    made = _analog_class(kind)
-    return made.__new__(made)
+    analog = _analog_class(kind)
+    return analog.__new__(analog)
 
 
 ENGINE = AihwkitEngine()

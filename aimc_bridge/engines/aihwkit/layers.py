@@ -37,7 +37,7 @@ def _tiles(layer: nn.Module) -> list[list[ChipTile]]:
     return [[inner]]
 
 
-def _own(
+def _with_matrix(
     layer: nn.Module, parts: list[list[list[ChipTile]]], grid: TileGrid, preset: Preset
 ) -> Any:
     """Attach the matrix of `layer`: its groups' tiles side by side."""
@@ -47,7 +47,7 @@ def _own(
     return layer
 
 
-def _made(kind: type[nn.Module], module: nn.Module, preset: Preset) -> nn.Module:
+def _from_digital(kind: type[nn.Module], module: nn.Module, preset: Preset) -> nn.Module:
     """One of aihwkit's layers from a digital one; torch's generator and the flags are kept."""
     with torch.random.fork_rng(devices=[]):  # its constructor draws weights that are overwritten
         layer: nn.Module = kind.from_digital(module, tile_config(preset))  # type: ignore[attr-defined]
@@ -63,9 +63,9 @@ def _made(kind: type[nn.Module], module: nn.Module, preset: Preset) -> nn.Module
 def convert_linear(module: nn.Module, preset: Preset) -> nn.Module:
     """aihwkit's AnalogLinear with the weights of a `nn.Linear`."""
     assert isinstance(module, nn.Linear)
-    layer = _made(AnalogLinear, module, preset)
+    layer = _from_digital(AnalogLinear, module, preset)
     grid = TileGrid.of(module.out_features, module.in_features, preset.crossbar)
-    return _own(layer, [_tiles(layer)], grid, preset)  # type: ignore[no-any-return]
+    return _with_matrix(layer, [_tiles(layer)], grid, preset)  # type: ignore[no-any-return]
 
 
 def convert_transposed(module: nn.Module, preset: Preset) -> nn.Module:
@@ -86,16 +86,16 @@ def convert_conv(module: nn.Module, preset: Preset) -> nn.Module:
     grid = TileGrid.of(module.out_channels, rows, preset.crossbar, groups=module.groups)
     zeros = module.padding_mode == "zeros" and not isinstance(module.padding, str)
     if isinstance(module, nn.Conv2d) and module.groups == 1 and zeros:
-        layer = _made(AnalogConv2d, module, preset)
-        return _own(layer, [_tiles(layer)], grid, preset)  # type: ignore[no-any-return]
-    return _bridged(module, preset, grid)
+        layer = _from_digital(AnalogConv2d, module, preset)
+        return _with_matrix(layer, [_tiles(layer)], grid, preset)  # type: ignore[no-any-return]
+    return _bridge(module, preset, grid)
 
 
-def _bridged(module: Conv, preset: Preset, grid: TileGrid) -> nn.Module:
+def _bridge(module: Conv, preset: Preset, grid: TileGrid) -> nn.Module:
     def make_linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
         part = linear_around(weight, bias)
         part.weight.requires_grad_(module.weight.requires_grad)
-        return _made(AnalogLinear, part, preset)
+        return _from_digital(AnalogLinear, part, preset)
 
     layer = UnfoldedConv(module, make_linear).train(module.training)
-    return _own(layer, [_tiles(group) for group in layer.groups], grid, preset)  # type: ignore[no-any-return]
+    return _with_matrix(layer, [_tiles(group) for group in layer.groups], grid, preset)  # type: ignore[no-any-return]

@@ -64,10 +64,8 @@ class TileMatrix(Matrix):
         """`[tile out]` (or one number) by row and column to `[row tiles, out]`."""
         sizes = self.grid.columns
         rows = [
-            torch.cat(
-                [part.detach().expand(size) for part, size in zip(parts_, sizes, strict=True)]
-            )
-            for parts_ in parts
+            torch.cat([part.detach().expand(size) for part, size in zip(tiles, sizes, strict=True)])
+            for tiles in parts
         ]
         return torch.stack(rows)
 
@@ -93,7 +91,7 @@ class TileMatrix(Matrix):
             tile.forget_chip()
 
     def chip_state(self) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for row, column, tile in self._each():
             if tile.programmed_weights is None:
                 raise StateError(f"{self.label} holds no chip; call program(model, seed) first")
@@ -108,32 +106,36 @@ class TileMatrix(Matrix):
                 state[f"drift{index}"] = values
             for t_s, alpha in tile.alphas.items():
                 state[f"alpha@{t_s!r}"] = alpha
-            found |= {f"{row}.{column}.{key}": value for key, value in state.items()}
-        return found
+            tensors |= {f"{row}.{column}.{key}": value for key, value in state.items()}
+        return tensors
 
     def load_chip_state(self, state: dict[str, Tensor]) -> None:
         self.restore()
         for row, column, tile in self._each():
-            mine = {
+            tensors = {
                 key.removeprefix(f"{row}.{column}."): value
                 for key, value in state.items()
                 if key.startswith(f"{row}.{column}.")
             }
-            missing = [key for key in ("programmed", "held", "alpha", "drift0") if key not in mine]
+            missing = [
+                key for key in ("programmed", "held", "alpha", "drift0") if key not in tensors
+            ]
             if missing:
                 raise CheckpointError(
                     f"chip of {self.label}, tile {row}.{column}: no {', '.join(missing)}"
                 )
             tile.reference_combined_weights = tile.trained().clone()
-            tile.programmed_weights = mine["programmed"].clone()
-            tile.hold(mine["held"])
-            tile.alpha = mine["alpha"].clone()
-            tile.drift_baseline = mine.get("baseline")
-            count = sum(key.startswith("drift") for key in mine)
-            tile.drift_noise_parameters = [mine[f"drift{index}"].clone() for index in range(count)]
+            tile.programmed_weights = tensors["programmed"].clone()
+            tile.hold(tensors["held"])
+            tile.alpha = tensors["alpha"].clone()
+            tile.drift_baseline = tensors.get("baseline")
+            count = sum(key.startswith("drift") for key in tensors)
+            tile.drift_noise_parameters = [
+                tensors[f"drift{index}"].clone() for index in range(count)
+            ]
             tile.alphas = {
                 float(key.removeprefix("alpha@")): value.clone()
-                for key, value in mine.items()
+                for key, value in tensors.items()
                 if key.startswith("alpha@")
             }
 
@@ -166,14 +168,14 @@ class TileMatrix(Matrix):
             tile.hold(self._part(normalised, row, column))
 
     def bias(self) -> Tensor | None:
-        found: Tensor | None = self.bias_owner.bias  # type: ignore[assignment]
-        return found
+        bias: Tensor | None = self.bias_owner.bias  # type: ignore[assignment]
+        return bias
 
     def learned_scale(self) -> Tensor:
-        one = torch.ones(1)
+        unlearned = torch.ones(1)
         return self._by_column(
             [
-                [one if t.out_scaling_alpha is None else t.out_scaling_alpha for t in tiles]
+                [unlearned if t.out_scaling_alpha is None else t.out_scaling_alpha for t in tiles]
                 for tiles in self.tiles
             ]
         )

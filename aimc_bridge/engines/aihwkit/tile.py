@@ -61,8 +61,8 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         """The trained weights, normalised, `[out, in]`: the tensor itself, not a copy."""
         if self.programmed_weights is not None and self.reference_combined_weights is not None:
             return self.reference_combined_weights
-        kept: Tensor = self.shared_weights.data if self.clean is None else self.clean
-        return kept
+        weight: Tensor = self.shared_weights.data if self.clean is None else self.clean
+        return weight
 
     @torch.no_grad()
     def hold(self, weight: Tensor) -> None:
@@ -166,13 +166,13 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
     # --- state ---
 
     def _trained_state(self) -> dict[str, Tensor]:
-        found = {"shared_weights": self.shared_weights}
+        state = {"shared_weights": self.shared_weights}
         if self.programmed_weights is not None or self.clean is not None:
-            found["shared_weights"] = self.trained()
-        found |= {
+            state["shared_weights"] = self.trained()
+        state |= {
             name: value for name in _TRAINED if (value := getattr(self, name, None)) is not None
         }
-        return found
+        return state
 
     def state_dict(
         self,
@@ -181,10 +181,10 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         keep_vars: bool = False,
     ) -> dict[str, Any]:
         """Plain tensors: trained weights (normalised), scales, input range, bias. No chip."""
-        found: dict[str, Any] = OrderedDict() if destination is None else destination
+        state: dict[str, Any] = OrderedDict() if destination is None else destination
         for name, value in self._trained_state().items():
-            found[prefix + name] = value if keep_vars else value.detach()
-        return found
+            state[prefix + name] = value if keep_vars else value.detach()
+        return state
 
     @torch.no_grad()
     def _load_from_state_dict(
@@ -201,16 +201,16 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
             raise chip_in_the_way(self.label)
         expected = self._trained_state()
         for name, value in expected.items():
-            given = state_dict.get(prefix + name)
-            if given is None:
+            loaded = state_dict.get(prefix + name)
+            if loaded is None:
                 missing_keys.append(prefix + name)
-            elif given.shape != value.shape:
+            elif loaded.shape != value.shape:
                 error_msgs.append(
-                    f"size mismatch for {prefix}{name}: {tuple(given.shape)} in the state dict, "
+                    f"size mismatch for {prefix}{name}: {tuple(loaded.shape)} in the state dict, "
                     f"{tuple(value.shape)} in the model"
                 )
             else:
-                value.data.copy_(given)
+                value.data.copy_(loaded)
         unexpected_keys += [
             key
             for key in state_dict

@@ -46,39 +46,43 @@ class Gradients:
         """What all pieces pass back; `codes` are what the ADC of each block gave, by piece."""
         blocks = self.job.blocks
         saturated = [False] * len(pieces)
-        for number, (piece, given) in enumerate(zip(pieces, codes, strict=True)):
-            for block, one in zip(blocks, given, strict=True):
-                if one is not None and self._look(grad[piece], one, block):
+        for number, (piece, piece_codes) in enumerate(zip(pieces, codes, strict=True)):
+            for block, block_codes in zip(blocks, piece_codes, strict=True):
+                if block_codes is not None and self._look(grad[piece], block_codes, block):
                     saturated[number] = True
         if not self.needs_x and self.clipped is None and self.for_w is None:
             return
         if self.rows is not None and not any(saturated):
             self._add_rows(slice(0, len(self.x)), grad, self.rows)
             return
-        for number, (piece, given) in enumerate(zip(pieces, codes, strict=True)):
+        for number, (piece, piece_codes) in enumerate(zip(pieces, codes, strict=True)):
             if self.rows is not None and not saturated[number]:
                 self._add_rows(piece, grad[piece], self.rows)
                 continue
-            for block, one in zip(blocks, given, strict=True):
-                self._add_block(piece, block, _of(grad[piece], block), one)
+            for block, block_codes in zip(blocks, piece_codes, strict=True):
+                self._add_block(piece, block, _of(grad[piece], block), block_codes)
 
     def _look(self, grad: Tensor, codes: Tensor, block: Block) -> bool:
         """Add the gradient of a block's scales; whether its ADC saturates, True where unknown."""
-        bound, wants = self.job.bound, self.for_factor is not None
+        bound, needs_factor = self.job.bound, self.for_factor is not None
         look = bound is not None and self.rows is not None
-        summed, most = None, None
+        summed, largest = None, None
         if self.job.compiled:
-            summed, most = compiled_passes.sums(_of(grad, block), codes, wants=wants, look=look)
+            summed, largest = compiled_passes.sums(
+                _of(grad, block), codes, wants=needs_factor, look=look
+            )
         else:
-            if wants:
+            if needs_factor:
                 others = [axis for axis in range(grad.ndim) if axis != 1]
                 summed = (_of(grad, block) * codes).sum(others)
             if look:
-                most = codes.abs().amax()
+                largest = codes.abs().amax()
         if self.for_factor is not None and summed is not None:
-            summed, one = summed * output_step(self.job.spec), block.range_of(self.ranges)
-            self.for_factor[block.row, block.columns] += summed if one is None else summed * one
-        return bound is not None and (most is None or bool(most.max() >= bound))
+            summed, input_range = summed * output_step(self.job.spec), block.range_of(self.ranges)
+            self.for_factor[block.row, block.columns] += (
+                summed if input_range is None else summed * input_range
+            )
+        return bound is not None and (largest is None or bool(largest.max() >= bound))
 
     def _add_rows(self, piece: slice, grad: Tensor, rows: list[slice]) -> None:
         """Of all rows of tiles at once; no output of theirs is saturated."""
@@ -87,47 +91,47 @@ class Gradients:
         x, part = self.x[piece], self.x[piece]
         if self.ranges is not None or rows[-1].stop != x.shape[1]:
             part = room(x, len(x), rows[-1].stop)
-            for block, at in blocks:
+            for block, span in blocks:
                 seen = product.inputs(x, block.row, block.column)
-                self._put_in_range(seen, block.range_of(self.ranges), part[:, at])
+                self._put_in_range(seen, block.range_of(self.ranges), part[:, span])
         if self.weight is None:
             self.weight = torch.cat(
                 [b.tile.value * _first(self.factor[b.row], b.tile.value) for b in job.blocks], 1
             )
-        wanted = (self.needs_x or self.clipped is not None, self.for_w is not None)
-        part_x, part_w = product.transposed(grad, part, self.weight, wanted)
+        needs = (self.needs_x or self.clipped is not None, self.for_w is not None)
+        part_x, part_w = product.transposed(grad, part, self.weight, needs)
         if part_w is not None:
-            for block, at in blocks:
-                self._add_weight(part_w[:, at] * _first(self.factor[block.row], part_w), block)
+            for block, span in blocks:
+                self._add_weight(part_w[:, span] * _first(self.factor[block.row], part_w), block)
         if part_x is None:
             return
         if self.clipped is not None:
-            found = self._clipped_inputs(part, part_x)
-            for block, at in blocks:
-                gradient, count = (values[at].sum() for values in found)
-                self._add_clipped(block, gradient, count / part[:, at].numel(), len(x))
+            clipped = self._clipped_inputs(part, part_x)
+            for block, span in blocks:
+                gradient, count = (values[span].sum() for values in clipped)
+                self._add_clipped(block, gradient, count / part[:, span].numel(), len(x))
         if self.needs_x and part_x.shape == self.x.shape:  # the whole batch, each input once
             self.for_x = part_x
         elif self.needs_x and rows[-1].stop == x.shape[1]:
             self._all_inputs()[piece].copy_(part_x)
         elif self.needs_x:
-            for block, at in blocks:
-                product.put_inputs(self._all_inputs()[piece], part_x[:, at], block.row, None)
+            for block, span in blocks:
+                product.put_inputs(self._all_inputs()[piece], part_x[:, span], block.row, None)
 
     def _add_block(self, piece: slice, block: Block, grad: Tensor, codes: Tensor | None) -> None:
-        product, one = self.job.product, block.range_of(self.ranges)
+        product, input_range = self.job.product, block.range_of(self.ranges)
         g = self._through_adc(grad, codes, self.factor[block.row, block.columns])
         part = product.inputs(self.x[piece], block.row, block.column)
-        if one is not None:
+        if input_range is not None:
             seen, part = part, room(part, len(part), part.shape[1])
-            self._put_in_range(seen, one, part)
-        wanted = (self.needs_x or self.clipped is not None, self.for_w is not None)
-        part_x, part_w = product.transposed(g, part, block.tile.value, wanted)
+            self._put_in_range(seen, input_range, part)
+        needs = (self.needs_x or self.clipped is not None, self.for_w is not None)
+        part_x, part_w = product.transposed(g, part, block.tile.value, needs)
         if part_w is not None:
             self._add_weight(part_w, block)
         if part_x is None:
             return
-        if one is not None and self.clipped is not None:
+        if input_range is not None and self.clipped is not None:
             gradient, count = (values.sum() for values in self._clipped_inputs(part, part_x))
             self._add_clipped(block, gradient, count / part.numel(), len(part))
         if self.needs_x:
@@ -141,16 +145,18 @@ class Gradients:
     def _add_weight(self, part: Tensor, block: Block) -> None:
         """`part` is in the shape of the tile's weights, for inputs in units of the range."""
         assert self.for_w is not None
-        grid, one = self.job.product.grid, block.range_of(self.ranges)
-        found = self.job.product.matrix(part, block.row)
+        grid, input_range = self.job.product.grid, block.range_of(self.ranges)
+        gradient = self.job.product.matrix(part, block.row)
         rows = grid.row_slices()[block.row]
-        self.for_w[block.columns, rows] += found if one is None else found * one
+        self.for_w[block.columns, rows] += (
+            gradient if input_range is None else gradient * input_range
+        )
 
     def _add_clipped(self, block: Block, gradient: Tensor, share: Tensor, samples: int) -> None:
         assert self.clipped is not None
-        found = self.clipped[:, block.row, block.column or 0]
-        found[0] += gradient
-        found[1] += (1.0 - share) * (samples / len(self.x))
+        sums = self.clipped[:, block.row, block.column or 0]
+        sums[0] += gradient
+        sums[1] += (1.0 - share) * (samples / len(self.x))
 
     def _through_adc(self, grad: Tensor, codes: Tensor | None, factor: Tensor) -> Tensor:
         """The gradient of the products of a block."""
@@ -162,14 +168,14 @@ class Gradients:
             g.masked_fill_(codes.abs() >= bound, 0.0)
         return g
 
-    def _put_in_range(self, x: Tensor, one: Tensor | None, into: Tensor) -> None:
+    def _put_in_range(self, x: Tensor, input_range: Tensor | None, into: Tensor) -> None:
         """Inputs in units of their range."""
-        if one is None:
+        if input_range is None:
             into.copy_(x)
         elif self.job.compiled:
-            compiled_passes.in_range(x, one, into)
+            compiled_passes.in_range(x, input_range, into)
         else:
-            torch.div(x, one, out=into).clamp_(-1.0, 1.0)
+            torch.div(x, input_range, out=into).clamp_(-1.0, 1.0)
 
     def _clipped_inputs(self, part: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
         """`clipped_gradient` of each column of inputs."""

@@ -74,8 +74,8 @@ def program(
     unit = us_per_largest(grid.reduce_columns(largest, "amax"), pcm)
     held = torch.empty_like(g)
     keys = key_of(g.device, seed, ("compensation", name, "reference"))
-    found = _each(_settled, rows, (g, held), (grid.expand_tiles(unit),), (keys,), readout)
-    return Cells(g, nu, unit), Held(held, None if readout is None else rows.joined(found))
+    outputs = _each(_settled, rows, (g, held), (grid.expand_tiles(unit),), (keys,), readout)
+    return Cells(g, nu, unit), Held(held, None if readout is None else rows.joined(outputs))
 
 
 def _programmed_cells(
@@ -86,8 +86,8 @@ def _programmed_cells(
         ((net, nu, largest),) = _each(_programmed, rows, (weight,), columns, (keys,), None, pcm)
         return net.view_as(weight), nu.view_as(weight), rows.joined([largest])
     net, nu = torch.empty_like(weight), torch.empty_like(weight)
-    found = _each(_programmed, rows, (weight, net, nu), columns, (keys,), None, pcm)
-    return net, nu, rows.joined([largest for (largest,) in found])
+    results = _each(_programmed, rows, (weight, net, nu), columns, (keys,), None, pcm)
+    return net, nu, rows.joined([largest for (largest,) in results])
 
 
 def read(
@@ -106,8 +106,8 @@ def read(
     keys = key_of(g.device, seed, ("read", name, t_s), ("compensation", name, t_s))
     times = constants(law_of(pcm).moment(check_time(t_s), pcm), g)
     unit = grid.expand_tiles(cells.us_per_unit)
-    found = _each(_read, rows, (g, cells.nu, held), (unit,), (keys, times), readout, pcm)
-    return Held(held, None if readout is None else rows.joined(found))
+    outputs = _each(_read, rows, (g, cells.nu, held), (unit,), (keys, times), readout, pcm)
+    return Held(held, None if readout is None else rows.joined(outputs))
 
 
 def noisy(
@@ -281,15 +281,15 @@ class _Rows(NamedTuple):
 @lru_cache(maxsize=1024)
 def _rows(grid: TileGrid, dtype: torch.dtype, device: torch.device) -> _Rows:
     with torch.inference_mode(False):  # kept between calls
-        made = _Rows(grid, len(set(grid.rows)) == 1, [], [])
+        rows = _Rows(grid, len(set(grid.rows)) == 1, [], [])
         index = torch.arange(grid.out_features * grid.in_features, dtype=torch.int32)
-        for part in made.cells(index.view(grid.out_features, grid.in_features)):
-            made.first.append(part[:, 0].contiguous().to(device))
+        for part in rows.cells(index.view(grid.out_features, grid.in_features)):
+            rows.first.append(part[:, 0].contiguous().to(device))
         like = torch.empty(0, dtype=dtype, device=device)
         position, count = grid.row_position(like), grid.row_count(like)
-        for tile in grid.row_slices()[: len(made.first)]:
-            made.inputs.append((position[tile].clone(), count[tile].clone()))
-        return made
+        for tile in grid.row_slices()[: len(rows.first)]:
+            rows.inputs.append((position[tile].clone(), count[tile].clone()))
+        return rows
 
 
 def _each(
@@ -306,12 +306,12 @@ def _each(
     Returns: what it returns, for each matrix of rows.
     """
     # .data: torch.compile also looks at what is behind a view, and compiles anew where that differs
-    cells = zip(*([part.data for part in rows.cells(one)] for one in matrices), strict=True)
+    cells = zip(*([part.data for part in rows.cells(matrix)] for matrix in matrices), strict=True)
     numbers = zip(*(rows.columns(values) for values in columns), rows.first, strict=True)
     inputs = rows.inputs if readout is not None else [()] * len(rows.inputs)
     parts = list(zip(cells, numbers, inputs, strict=True))
-    own = _pass(function, rows.merged, parts[0], fixed, readout, *static)
-    return [own(*part, fixed, readout, *static) for part in parts]
+    compiled = _pass(function, rows.merged, parts[0], fixed, readout, *static)
+    return [compiled(*part, fixed, readout, *static) for part in parts]
 
 
 _called: set[Callable[..., Any]] = set()
@@ -330,19 +330,19 @@ def _pass(
     a call of our own. Numbers of a spec are compiled in, which halves what a call costs.
     """
     cells, columns, inputs = part
-    own = kernel(function, *kind(cells[0]), merged, *static)
-    if own not in _called:
+    compiled = kernel(function, *kind(cells[0]), merged, *static)
+    if compiled not in _called:
         from torch._dynamo import config
 
         m, n = 509, 257
         width = n if merged else n + 12
         with config.patch(specialize_float=True):
-            own(
+            compiled(
                 tuple(cell.new_ones(m, width)[:, :n].data for cell in cells),
                 tuple(column.new_ones(m) for column in columns),
                 tuple(values.new_ones(n) for values in inputs),
                 fixed,
                 *static,
             )
-        _called.add(own)
-    return own
+        _called.add(compiled)
+    return compiled

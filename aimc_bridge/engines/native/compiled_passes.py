@@ -48,14 +48,16 @@ def inputs(
         input_range = input_range.detach()
     most = unit if steps is None else float(steps)
     numbers = constants((unit if input_range is None else most, unit / most, scale), x)
-    own = kernel(_inputs, *kind(rows), input_range is None, steps is None, side, wanted)
-    found = own(rows, input_range, numbers, steps is not None, side, wanted)
+    compiled = kernel(_inputs, *kind(rows), input_range is None, steps is None, side, wanted)
+    results = compiled(rows, input_range, numbers, steps is not None, side, wanted)
     if x.ndim == 2:  # vectors, as they came: each view more is felt in a recurrent step
-        return Inputs(*found)
+        return Inputs(*results)
     last = rows.ndim == 2
     shape = (x.shape[0], *x.shape[2:], x.shape[1]) if last else tuple(x.shape)
-    views = [None if one is None else one.view(shape) for one in found]
-    new, *rest = (one.movedim(-1, 1) if last and one is not None else one for one in views)
+    views = [None if values is None else values.view(shape) for values in results]
+    new, *rest = (
+        values.movedim(-1, 1) if last and values is not None else values for values in views
+    )
     assert new is not None
     return Inputs(new, *rest)
 
@@ -113,27 +115,27 @@ def finish(
     Returns: (outputs, what the ADC gave or None), as `forward.outputs`.
     """
     y, rows = _dense(y.detach())
-    others = [None if one is None else _ordered(one, y) for one in (loss, b, variance)]
+    others = [None if values is None else _ordered(values, y) for values in (loss, b, variance)]
     direct = into is not None and _same_order(into, y)
     out = into if direct else None
     memory = y.untyped_storage().data_ptr()
     if out is None and any(
-        one is not None and one.untyped_storage().data_ptr() == memory for one in others
+        values is not None and values.untyped_storage().data_ptr() == memory for values in others
     ):
         out = torch.empty_like(y)
     codes = torch.empty_like(y, dtype=code_type(y, bound)) if keep else None
     key = new_key(y.device) if sigma > 0.0 else None
     most = 0.0 if bound is None else float(bound)
     numbers = constants((late, 2.0 * drop, 20.0**0.5 * drop, sigma, most, floor), y)
-    views = [None if one is None else _rows(one) for one in (*others, out, codes)]
-    kinds = [None if one is None else one.dtype for one in views]
+    views = [None if values is None else _rows(values) for values in (*others, out, codes)]
+    kinds = [None if values is None else values.dtype for values in views]
     add_here = add and direct
-    own = kernel(_finish, *kind(rows), *kinds, key is None, bound is None, add_here)
-    own(rows, *views, scales.detach(), numbers, key, bound is not None, add_here)
-    found = y if out is None else out
+    compiled = kernel(_finish, *kind(rows), *kinds, key is None, bound is None, add_here)
+    compiled(rows, *views, scales.detach(), numbers, key, bound is not None, add_here)
+    result = y if out is None else out
     if into is None or direct:
-        return found, codes
-    return (into.add_(found) if add else into.copy_(found)), codes
+        return result, codes
+    return (into.add_(result) if add else into.copy_(result)), codes
 
 
 def _finish(
@@ -176,12 +178,12 @@ def sums(
     these are asked for."""
     if not wants and not look:
         return None, None
-    given = _rows(codes)
-    assert given is not None
+    code_rows = _rows(codes)
+    assert code_rows is not None
     rows = _rows(_ordered(grad.detach(), codes)) if wants else None
-    own = kernel(_sums, *kind(given), None if rows is None else rows.dtype, look)
-    found: tuple[Tensor | None, Tensor | None] = own(rows, given, look)
-    return found
+    compiled = kernel(_sums, *kind(code_rows), None if rows is None else rows.dtype, look)
+    results: tuple[Tensor | None, Tensor | None] = compiled(rows, code_rows, look)
+    return results
 
 
 def _sums(grad: Tensor | None, codes: Tensor, look: bool) -> tuple[Tensor | None, Tensor | None]:
@@ -199,11 +201,11 @@ def gradient(grad: Tensor, codes: Tensor | None, factor: Tensor, *, bound: int |
     if codes is not None:
         grad = _ordered(grad, codes)
     grad, rows = _dense(grad)
-    given = None if codes is None or bound is None else _rows(codes)
+    code_rows = None if codes is None or bound is None else _rows(codes)
     g = torch.empty_like(grad)
     numbers = constants((0.0 if bound is None else float(bound),), grad)
-    own = kernel(_gradient, *kind(rows), None if given is None else given.dtype)
-    own(rows, given, factor.detach(), numbers, _rows(g))
+    compiled = kernel(_gradient, *kind(rows), None if code_rows is None else code_rows.dtype)
+    compiled(rows, code_rows, factor.detach(), numbers, _rows(g))
     return g
 
 
@@ -218,12 +220,12 @@ def _gradient(
 
 def in_range(x: Tensor, one: Tensor, into: Tensor) -> None:
     """Inputs in units of their range, clamped to [-1, 1]; written to `into`, of their shape."""
-    rows, given = _rows(into), _rows(x.detach())
-    if given is None or rows is None or given.ndim != rows.ndim:
+    into_rows, x_rows = _rows(into), _rows(x.detach())
+    if x_rows is None or into_rows is None or x_rows.ndim != into_rows.ndim:
         torch.div(x.detach(), one.detach(), out=into).clamp_(-1.0, 1.0)
         return
-    own = kernel(_in_range, *kind(given), rows.is_contiguous())
-    own(given, one.detach(), rows)
+    compiled = kernel(_in_range, *kind(x_rows), into_rows.is_contiguous())
+    compiled(x_rows, one.detach(), into_rows)
 
 
 def _in_range(x: Tensor, one: Tensor, into: Tensor) -> None:
@@ -234,8 +236,8 @@ def clipped(x: Tensor, grad_x: Tensor) -> tuple[Tensor, Tensor]:
     """`backward.clipped_gradient`; `x`, without gaps, is left as it is."""
     x, rows = _dense(x.detach())
     other = _rows(_ordered(grad_x.detach(), x))
-    found: tuple[Tensor, Tensor] = kernel(_clipped, *kind(rows))(rows, other)
-    return found
+    results: tuple[Tensor, Tensor] = kernel(_clipped, *kind(rows))(rows, other)
+    return results
 
 
 def _clipped(x: Tensor, grad_x: Tensor) -> tuple[Tensor, Tensor]:
@@ -281,8 +283,10 @@ def _of_outputs(values: Tensor, rows: Tensor) -> Tensor:
 
 def _same_order(values: Tensor, other: Tensor) -> bool:
     return all(
-        size == 1 or stride == wanted
-        for size, stride, wanted in zip(values.shape, values.stride(), other.stride(), strict=True)
+        size == 1 or stride == other_stride
+        for size, stride, other_stride in zip(
+            values.shape, values.stride(), other.stride(), strict=True
+        )
     )
 
 

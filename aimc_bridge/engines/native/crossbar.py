@@ -116,8 +116,8 @@ class Crossbar(nn.Module, Matrix):
             self.scale.copy_(scale)
 
     def bias(self) -> Tensor | None:
-        found: Tensor | None = self._owner[0].bias  # type: ignore[assignment]
-        return found
+        bias: Tensor | None = self._owner[0].bias  # type: ignore[assignment]
+        return bias
 
     def learned_scale(self) -> Tensor:
         return self.out_scale.detach()
@@ -166,11 +166,11 @@ class Crossbar(nn.Module, Matrix):
                 return whole
             return whole + 0.0 * self.input_range.sum()  # it too has a gradient of zeros
         few = size < x.shape[1] * MANY
-        kept = kept_between_steps() if few else None
+        cache = kept_between_steps() if few else None
         job = Job(
             self.product,
             self.preset.crossbar,
-            self._blocks(weight, {} if kept is None else kept.setdefault(self, {})),
+            self._blocks(weight, {} if cache is None else cache.setdefault(self, {})),
             scale,
             self.ranges.decay,
             self.side_precision,
@@ -205,7 +205,7 @@ class Crossbar(nn.Module, Matrix):
         return trained, self.normalised_weight
 
     def _blocks(
-        self, weight: Callable[[], Tensor], kept: dict[tuple[int, int | None], TileWeights]
+        self, weight: Callable[[], Tensor], cache: dict[tuple[int, int | None], TileWeights]
     ) -> list[Block]:
         """The products of this layer; derived weights are taken from `kept`, or put there."""
         columns: list[tuple[int | None, slice]] = [(None, slice(0, self.grid.out_features))]
@@ -216,12 +216,12 @@ class Crossbar(nn.Module, Matrix):
             whole = None
             for row in range(len(self.grid.rows)):
                 for column, outs in columns:
-                    tile = kept.get((row, column))
+                    tile = cache.get((row, column))
                     if tile is None:
                         whole = weight() if whole is None else whole
                         position = self.grid.row_position(whole) if self._ir_drop() else None
                         tile = TileWeights(self.product, whole, row, column, position)
-                        kept[row, column] = tile
+                        cache[row, column] = tile
                     blocks.append(Block(row, column, outs, tile))
         return blocks
 

@@ -28,11 +28,11 @@ class NativeEngine(Engine):
         law_of(preset.pcm)  # a device without a law is an error before anything is converted
 
     def matrices(self, model: nn.Module) -> dict[str, Matrix]:
-        found: dict[str, Matrix] = {}
+        crossbars: dict[str, Matrix] = {}
         for name, module in owners(model, Crossbar):
             assert isinstance(module, Crossbar)
-            found[name.removesuffix("crossbar").removesuffix(".")] = module
-        return found
+            crossbars[name.removesuffix("crossbar").removesuffix(".")] = module
+        return crossbars
 
     def finish(self, model: nn.Module) -> None:
         for name, matrix in self.matrices(model).items():

@@ -116,8 +116,8 @@ def currents(x: Tensor, input_range: Tensor | None, tile: TileWeights, job: Job)
     scale = 1.0
     if tile.position is not None:
         scale = math.sqrt(0.05) * tile.rows / (spec.ir_drop_g_ratio * unit)
-    given = _inputs(x, input_range, unit, scale, tile, job)
-    x, side, size, square = given.x, given.side, given.size, given.square
+    inputs = _inputs(x, input_range, unit, scale, tile, job)
+    x, side, size, square = inputs.x, inputs.side, inputs.size, inputs.square
     out_sigma = spec.out_noise * unit
     if size is None and square is None:
         y = product.contract(x, tile.value)
@@ -157,44 +157,44 @@ def _inputs(
 ) -> compiled_passes.Inputs:
     """The inputs as the products take them; `size` is |x| times `scale`."""
     spec = job.spec
-    wanted = (tile.position is not None, spec.w_noise > 0.0)
+    needs = (tile.position is not None, spec.w_noise > 0.0)
     if job.compiled:
         steps = None if spec.dac_bits is None else levels(spec.dac_bits)
-        dtype = None if job.side in (None, x.dtype) or not any(wanted) else job.side
+        dtype = None if job.side in (None, x.dtype) or not any(needs) else job.side
         return compiled_passes.inputs(
-            x, input_range, unit=unit, steps=steps, scale=scale, side=dtype, wanted=wanted
+            x, input_range, unit=unit, steps=steps, scale=scale, side=dtype, wanted=needs
         )
     x = converted(x, input_range, spec, unit)
-    if not any(wanted):
+    if not any(needs):
         return compiled_passes.Inputs(x, None, None, None)
     side = x.to(job.side or x.dtype)
     size = (side * scale).abs_()
-    if not wanted[0]:
+    if not needs[0]:
         return compiled_passes.Inputs(x, side, None, size.mul_(size))
-    return compiled_passes.Inputs(x, side, size, size * size if wanted[1] else None)
+    return compiled_passes.Inputs(x, side, size, size * size if needs[1] else None)
 
 
-def _with_ir_drop_and_noise(found: Currents, spec: CrossbarSpec) -> Tensor:
+def _with_ir_drop_and_noise(analog: Currents, spec: CrossbarSpec) -> Tensor:
     """Return the currents, less the IR drop, with both noises in one draw; in place.
 
     The IR drop is that of `physics.crossbar.ir_loss` in the terms of `Currents`, as in
     `compiled_passes`: equal to it up to rounding, in fewer passes over the outputs.
     """
-    y, variance = found.y, found.variance
-    if found.loss is not None and found.b is not None:
-        loss, b = found.loss.to(y.dtype), found.b.to(y.dtype)
-        if found.late:
-            b.add_(found.late)
+    y, variance = analog.y, analog.variance
+    if analog.loss is not None and analog.b is not None:
+        loss, b = analog.loss.to(y.dtype), analog.b.to(y.dtype)
+        if analog.late:
+            b.add_(analog.late)
         loss.mul_(torch.addcmul(b.new_tensor(0.3), b, b))
         y.sub_(loss, alpha=2.0 * spec.ir_drop)
         y.addcmul_(loss, b, value=-math.sqrt(20.0) * spec.ir_drop)
     if variance is not None:
         variance = variance.to(y.dtype)
-        if not found.positive:
+        if not analog.positive:
             variance.clamp_min_(0.0)
-        y.addcmul_(variance.sqrt_(), rng.noise_like(y), value=found.sigma)
-    elif found.sigma > 0.0:
-        y.add_(rng.noise_like(y), alpha=found.sigma)
+        y.addcmul_(variance.sqrt_(), rng.noise_like(y), value=analog.sigma)
+    elif analog.sigma > 0.0:
+        y.add_(rng.noise_like(y), alpha=analog.sigma)
     return y
 
 
@@ -221,26 +221,28 @@ class CrossbarProduct(torch.autograd.Function):
         needs_product, needs_factor = any(ctx.needs_input_grad[:3]), ctx.needs_input_grad[3]
         keep = needs_factor or (needs_product and job.bound is not None)
         product, steps = job.product, factor * output_step(job.spec)
-        kept: list[Tensor | None] = []
+        all_codes: list[Tensor | None] = []
         pieces = _pieces(x, product)
         total: Tensor | None = None
-        given = []
+        prepared = []
         for block in job.blocks:
-            one, scales = block.range_of(ranges), steps[block.row, block.columns]
-            given.append((block, one, scales if one is None else scales * one))
+            input_range, scales = block.range_of(ranges), steps[block.row, block.columns]
+            prepared.append(
+                (block, input_range, scales if input_range is None else scales * input_range)
+            )
         for piece in pieces:
-            for block, one, scales in given:
+            for block, input_range, scales in prepared:
                 part = product.inputs(x[piece], block.row, block.column)
-                found = currents(part, one, block.tile, job)
+                analog = currents(part, input_range, block.tile, job)
                 if total is None and (len(pieces) > 1 or block.column is not None):
-                    total = room(found.y, len(x), product.grid.out_features)
+                    total = room(analog.y, len(x), product.grid.out_features)
                 into = None if total is None else total[piece][:, block.columns]
-                y, codes = outputs(found, job, scales, keep=keep, into=into, add=block.row > 0)
+                y, codes = outputs(analog, job, scales, keep=keep, into=into, add=block.row > 0)
                 total = y if total is None else total
-                kept.append(codes)
+                all_codes.append(codes)
         assert total is not None
         if needs_product or needs_factor:
-            ctx.save_for_backward(x, ranges, factor, *kept)
+            ctx.save_for_backward(x, ranges, factor, *all_codes)
             ctx.job, ctx.pieces, ctx.trained = job, pieces, trained
         return total
 
@@ -248,13 +250,13 @@ class CrossbarProduct(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         if torch.is_grad_enabled():  # create_graph=True
             return _differentiated_once(ctx, grad)
-        x, ranges, factor, *kept = ctx.saved_tensors
+        x, ranges, factor, *all_codes = ctx.saved_tensors
         job: Job = ctx.job
-        found = Gradients(x, ranges, factor, job, ctx.needs_input_grad[:4])
-        every = len(job.blocks)
-        starts = range(0, len(kept), every)
-        found.add(ctx.pieces, grad, [kept[start : start + every] for start in starts])
-        return (*found.all(), None)
+        gradients = Gradients(x, ranges, factor, job, ctx.needs_input_grad[:4])
+        blocks = len(job.blocks)
+        starts = range(0, len(all_codes), blocks)
+        gradients.add(ctx.pieces, grad, [all_codes[start : start + blocks] for start in starts])
+        return (*gradients.all(), None)
 
 
 class _Once(torch.autograd.Function):
@@ -281,11 +283,11 @@ class _Once(torch.autograd.Function):
 def _differentiated_once(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     """`CrossbarProduct.backward`, with an error for who differentiates again."""
     with torch.no_grad():
-        found = CrossbarProduct.backward(ctx, grad)
-    given = [value for value in found if value is not None]
+        gradients = CrossbarProduct.backward(ctx, grad)
+    present = [value for value in gradients if value is not None]
     x, ranges, factor = ctx.saved_tensors[:3]
-    once = iter(_Once.apply(len(given), *given, grad, x, ctx.trained, ranges, factor))  # type: ignore[no-untyped-call]
-    return tuple(None if value is None else next(once) for value in found)
+    once = iter(_Once.apply(len(present), *present, grad, x, ctx.trained, ranges, factor))  # type: ignore[no-untyped-call]
+    return tuple(None if value is None else next(once) for value in gradients)
 
 
 def _pieces(x: Tensor, product: Product) -> list[slice]:

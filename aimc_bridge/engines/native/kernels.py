@@ -21,13 +21,15 @@ def kernel(function: Callable[..., Any], *kind: object) -> Callable[..., Any]:
     up after eight. It also decides by the first sizes it sees whether threads are worth it, for
     all sizes and, on disk, for all later processes: here everything is worth it.
     """
-    own = types.FunctionType(function.__code__.replace(), function.__globals__)
+    copy = types.FunctionType(function.__code__.replace(), function.__globals__)
     # named among the options, the number of threads is in the name under which code is kept on disk
     options: dict[str, Any] = {
         "cpp.threads": torch.get_num_threads(),
         "cpp.min_chunk_size": 1,
     }
-    compiled: Callable[..., Any] = torch.compile(own, dynamic=True, fullgraph=True, options=options)
+    compiled: Callable[..., Any] = torch.compile(
+        copy, dynamic=True, fullgraph=True, options=options
+    )
     return compiled
 
 

@@ -302,17 +302,17 @@ def _prepared(weight: Tensor, vectors: int) -> Tensor:
     instead of 0.61 on two cores, to the same numbers. The first product of a loop leaves them as
     they are, since there may be no second one.
     """
-    kept = kept_between_steps()
-    if kept is None or vectors >= MANY:
+    cache = kept_between_steps()
+    if cache is None or vectors >= MANY:
         return weight
     # weights that a step made for itself alone go with it
-    uses: MutableMapping[Tensor, dict[int, Tensor | None]]
-    uses = kept.setdefault(_prepared, WeakTensorKeyDictionary())
-    packed = uses.setdefault(weight, {})
-    if vectors not in packed:
-        packed[vectors] = None
+    by_weight: MutableMapping[Tensor, dict[int, Tensor | None]]
+    by_weight = cache.setdefault(_prepared, WeakTensorKeyDictionary())
+    by_vectors = by_weight.setdefault(weight, {})
+    if vectors not in by_vectors:
+        by_vectors[vectors] = None
         return weight
-    ready = packed[vectors]
-    if ready is None:
-        ready = packed[vectors] = torch.ops.mkldnn._reorder_linear_weight(weight, vectors)
-    return ready
+    packed = by_vectors[vectors]
+    if packed is None:
+        packed = by_vectors[vectors] = torch.ops.mkldnn._reorder_linear_weight(weight, vectors)
+    return packed
