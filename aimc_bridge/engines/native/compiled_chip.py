@@ -354,6 +354,7 @@ def _each(
     """Run a pass over all cells of some matrices.
 
     The matrices are `[out, in]`, their columns `[row tiles, out]`.
+
     Returns:
         What the pass returns, per matrix of rows.
     """

@@ -1,10 +1,11 @@
-"""The forward and backward pass of a crossbar: what `physics.crossbar` says, at speed.
+"""The forward and backward pass of a crossbar: `physics.crossbar`, made fast.
 
-All tiles of a layer are one function for autograd, samples in front: `[samples, in]` of a linear
-layer, `[samples, channels, *space]` of a convolution. Outputs are counted in steps of the ADC and
-inputs scaled accordingly, so that constants fold into few passes in place over the outputs; both
-Gaussian noises are one draw of their joint sigma. Large batches go through in pieces that stay in
-the processor's cache: 16 images instead of 64 cut a WRN-16-4's forward pass by a quarter.
+All tiles of a layer are one function for autograd. Samples come first: `[samples, in]` in a linear
+layer, `[samples, channels, *space]` in a convolution. Outputs are counted in steps of the ADC, and
+inputs are scaled accordingly, so that constants need few passes in place over the outputs. Both
+Gaussian noises are one draw with their joint sigma. Large batches are divided into pieces that stay
+in the processor's cache: 16 images at a time instead of 64 shorten the forward pass of a WRN-16-4
+by a quarter.
 """
 
 from __future__ import annotations
@@ -25,14 +26,24 @@ from aimc_bridge.physics.mapping import levels
 from aimc_bridge.spec import CrossbarSpec
 
 _PIECE = 1 << 20
-"""Outputs of a block of tiles that go through together on a CPU: 4 MiB of float32."""
+"""Number of outputs of a block that a CPU computes together: 4 MiB of float32."""
 
 _FEWEST = (1, 256)
-"""Samples of a piece at least: images; vectors, whose products would else be too thin."""
+"""Least number of samples of a piece: images, and vectors.
+
+With fewer vectors the products would be too thin.
+"""
 
 
 def converted(x: Tensor, input_range: Tensor | None, spec: CrossbarSpec, unit: float) -> Tensor:
-    """Inputs as the DAC gives them, in [-unit, unit]."""
+    """Return inputs as the DAC returns them, in [-unit, unit].
+
+    Args:
+        x: Inputs in own units.
+        input_range: The range of the tile; None if the preset has none.
+        spec: The crossbar's settings.
+        unit: The size of an input at the bound.
+    """
     if input_range is None:
         return x if unit == 1.0 else x * unit
     if spec.dac_bits is None:
@@ -42,16 +53,23 @@ def converted(x: Tensor, input_range: Tensor | None, spec: CrossbarSpec, unit: f
 
 
 class Currents(NamedTuple):
-    """What the products of a block of tiles give, before IR drop, noise and ADC.
+    """Results of the products of a block of tiles, before IR drop, noise and ADC.
 
-    In b = sqrt(0.05) (a - 2) the loss a (a (0.05 a - 0.2) + 0.5) w is
-    (sqrt(20) b + 2) (b b + 0.3) w, and constants are biases of the products, or numbers of a
-    compiled pass: the fewest passes over the outputs.
+    With b = sqrt(0.05) (a - 2), the loss a (a (0.05 a - 0.2) + 0.5) w is
+    (sqrt(20) b + 2) (b b + 0.3) w. The constants then are biases of the products, or numbers of a
+    compiled pass: this takes the fewest passes over the outputs. (See
+    `physics.crossbar.ir_loss` for a; w are the position-weighted outputs.)
 
-    loss, b    position-weighted outputs, and the b of above less `late`; None without IR drop
-    variance   of the noise over sigma^2, less `floor`; None where it is 1
-    positive   whether a convolution cannot have summed it to a little less than 0
-    sigma      of the noise, in units of `output_step`; 0 without noise
+    Attributes:
+        y: The outputs.
+        loss: Position-weighted outputs; None without IR drop.
+        b: The b of above, less `late`; None without IR drop.
+        late: A number that is to be added to `b`.
+        variance: Variance of the noise over sigma^2, less `floor`; None if it is 1.
+        floor: A number that is to be added to `variance`.
+        positive: Whether `variance` is sure not to be a little less than 0, as a convolution may
+            sum it.
+        sigma: Sigma of the noise, in units of `output_step`; 0 without noise.
     """
 
     y: Tensor
@@ -73,12 +91,20 @@ def outputs(
     into: Tensor | None = None,
     add: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """IR drop, noise, ADC and digital scales, in the memory of `found` or in `into`.
+    """Apply IR drop, noise, ADC and digital scales.
 
-    Args:    scales  `[outputs]`, of one step of the ADC.    into  of the shape of the outputs.
-             add     to what is there, instead of writing over it.
-             keep    whether what the ADC gave is wanted too.
-    Returns: (outputs, what the ADC gave or None)
+    The outputs are in the memory of `found`, or in `into`.
+
+    Args:
+        found: Results of the products; overwritten.
+        job: The products.
+        scales: Digital scales of one step of the ADC, `[outputs]`.
+        keep: Whether the codes of the ADC are needed.
+        into: A tensor for the outputs, in their shape; None writes over `found`.
+        add: Whether the outputs are added to `into` instead of written over it.
+
+    Returns:
+        The outputs, and the codes of the ADC or None.
     """
     spec, bound = job.spec, job.bound
     codes = None
@@ -110,7 +136,14 @@ def outputs(
 
 
 def currents(x: Tensor, input_range: Tensor | None, tile: TileWeights, job: Job) -> Currents:
-    """The products of a block of tiles with inputs in own units."""
+    """Return the products of a block of tiles.
+
+    Args:
+        x: Inputs of the tiles, in own units.
+        input_range: Their range, or None.
+        tile: Their weights.
+        job: The products.
+    """
     spec, product = job.spec, job.product
     unit = 1.0 / output_step(spec)
     scale = 1.0
@@ -136,7 +169,7 @@ def currents(x: Tensor, input_range: Tensor | None, tile: TileWeights, job: Job)
         return Currents(y, None, None, 0.0, variance, floor, bias > 0.0, sigma)
     assert tile.position is not None
     shift = -2.0 * math.sqrt(0.05)
-    exact = side is x  # in half precision b would lose a small a
+    exact = side is x  # in half precision a - 2 would lose a small a: it is shifted later
     late = 0.0 if exact and not job.compiled else shift
     early = shift - late
     y, loss = product.with_positioned(x, side, tile.value, tile.position)
@@ -155,7 +188,7 @@ def _inputs(
     tile: TileWeights,
     job: Job,
 ) -> compiled_passes.Inputs:
-    """The inputs as the products take them; `size` is |x| times `scale`."""
+    """Return the inputs as the products take them; `size` is |x| times `scale`."""
     spec = job.spec
     needs = (tile.position is not None, spec.w_noise > 0.0)
     if job.compiled:
@@ -175,10 +208,10 @@ def _inputs(
 
 
 def _with_ir_drop_and_noise(analog: Currents, spec: CrossbarSpec) -> Tensor:
-    """Return the currents, less the IR drop, with both noises in one draw; in place.
+    """Return the currents less the IR drop, with both noises in one draw; in place.
 
-    The IR drop is that of `physics.crossbar.ir_loss` in the terms of `Currents`, as in
-    `compiled_passes`: equal to it up to rounding, in fewer passes over the outputs.
+    The IR drop is `physics.crossbar.ir_loss` in the terms of `Currents`, as in `compiled_passes`.
+    It is equal up to rounding, in fewer passes over the outputs.
     """
     y, variance = analog.y, analog.variance
     if analog.loss is not None and analog.b is not None:
@@ -201,10 +234,10 @@ def _with_ir_drop_and_noise(analog: Currents, spec: CrossbarSpec) -> Tensor:
 class CrossbarProduct(torch.autograd.Function):
     """The products of all tiles of a layer, summed digitally; gradients as on aihwkit.
 
-    Backward is the transpose product with the weights of the forward pass, without DAC, IR drop or
-    noise; clipped inputs pass their full gradient, saturated outputs pass none; the input range has
-    a gradient of its own, relative to its size, with decay while few inputs are clipped; the weight
-    gradient goes to the clean weights. Gradients of gradients are an error.
+    The backward pass is the transposed product with the weights of the forward pass, without DAC,
+    IR drop or noise. Clipped inputs pass their full gradient, saturated outputs pass none. The
+    gradient of an input range is relative to its size, with decay while few inputs are clipped. The
+    weight gradient goes to the clean weights. Gradients of gradients are an error.
     """
 
     @staticmethod
@@ -216,8 +249,16 @@ class CrossbarProduct(torch.autograd.Function):
         factor: Tensor,
         job: Job,
     ) -> Tensor:
-        """`x` in own units, `trained` the matrix `[out, in]` that gets the weight gradient,
-        `ranges` `[row tiles, column tiles]`, `factor` the digital scales `[row tiles, out]`."""
+        """Return the products, and keep what the backward pass needs.
+
+        Args:
+            ctx: The context of autograd.
+            x: Inputs in own units.
+            trained: The matrix `[out, in]` that gets the weight gradient, or None.
+            ranges: Input ranges, `[row tiles, column tiles]`, or None.
+            factor: Digital scales, `[row tiles, out]`.
+            job: The products.
+        """
         needs_product, needs_factor = any(ctx.needs_input_grad[:3]), ctx.needs_input_grad[3]
         keep = needs_factor or (needs_product and job.bound is not None)
         product, steps = job.product, factor * output_step(job.spec)
@@ -248,6 +289,15 @@ class CrossbarProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        """Return the gradients of the arguments of `forward`.
+
+        Args:
+            ctx: The context of autograd.
+            grad: Gradient of the outputs.
+
+        Raises:
+            CapabilityError: If gradients of these gradients are computed later.
+        """
         if torch.is_grad_enabled():  # create_graph=True
             return _differentiated_once(ctx, grad)
         x, ranges, factor, *all_codes = ctx.saved_tensors
@@ -260,19 +310,27 @@ class CrossbarProduct(torch.autograd.Function):
 
 
 class _Once(torch.autograd.Function):
-    """Gradients as they are, of all that they depend on; theirs are an error.
+    """Gradients that stay tied to all that they depend on; their gradients are errors.
 
-    Not torch's `once_differentiable`: that forgets what they depend on, so that `autograd.grad`
-    finds the weights unused, or passes over the analog part in silence.
+    To differentiate them is an error. This is not torch's `once_differentiable`, which forgets what
+    they depend on: `autograd.grad` then finds the weights unused, or leaves the analog part out in
+    silence.
     """
 
     @staticmethod
     def forward(ctx: Any, count: int, *values: Tensor | None) -> tuple[Tensor, ...]:
-        """The first `count` values are gradients, the rest what they depend on."""
+        """Return the gradients.
+
+        Args:
+            ctx: The context of autograd.
+            count: Number of gradients.
+            *values: `count` gradients, then the tensors that they depend on.
+        """
         return tuple(value.clone() for value in values[:count] if value is not None)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> None:
+        """Raise CapabilityError."""
         raise CapabilityError(
             "native engine: second-order gradients through an analog layer; allowed: first-order "
             "ones (create_graph=False), layers whose periphery changes nothing (preset ideal), or "
@@ -281,7 +339,7 @@ class _Once(torch.autograd.Function):
 
 
 def _differentiated_once(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    """`CrossbarProduct.backward`, with an error for who differentiates again."""
+    """Return `CrossbarProduct.backward`, with an error if it is differentiated again."""
     with torch.no_grad():
         gradients = CrossbarProduct.backward(ctx, grad)
     present = [value for value in gradients if value is not None]
@@ -291,10 +349,10 @@ def _differentiated_once(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 def _pieces(x: Tensor, product: Product) -> list[slice]:
-    """Samples that go through together."""
+    """Return the samples of each piece that is computed together."""
     samples = x.shape[0]
     size = max(_PIECE // max(1, product.outputs_per_sample(x)), _FEWEST[x.ndim == 2])
     if x.device.type != "cpu" or samples <= size:
         return [slice(0, samples)]
-    size = -(-samples // -(-samples // size))  # as even as possible
+    size = -(-samples // -(-samples // size))  # pieces of nearly the same size
     return [slice(start, start + size) for start in range(0, samples, size)]

@@ -20,10 +20,10 @@ from aimc_bridge.layers.steps import kept_between_steps
 from aimc_bridge.physics.mapping import TileGrid
 
 MANY = 256
-"""From this number of input vectors on, a product with a matrix is not memory-bound.
+"""From this number of input vectors on, arithmetic limits a product, not memory.
 
-Arithmetic limits it. One more pass over the weights, to cut them into tiles or to change their
-order, then costs nothing next to the product.
+One more pass over the weights, to cut them into tiles or to change their order, then costs nothing
+next to the product.
 """
 
 _ONEDNN_FROM = 16
@@ -326,7 +326,7 @@ class ConvProduct(Product):
             return
         channels = seen.ndim - len(self.kernel) - 1
         shared = self.spans[row - 1][1] - self.spans[row][0] if row else 0
-        if shared:  # a channel that lies on two rows of tiles, of which the first has written it, of which the first has written it
+        if shared:  # a channel that lies on two rows of tiles, of which the first has written it
             seen.narrow(channels, 0, shared).add_(part.narrow(channels, 0, shared))
         rest = seen.shape[channels] - shared
         seen.narrow(channels, shared, rest).copy_(part.narrow(channels, shared, rest))
