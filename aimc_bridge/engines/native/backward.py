@@ -14,9 +14,9 @@ from aimc_bridge.engines.native.tiles import Block, Job, along, output_step, roo
 class Gradients:
     """Gradients that are summed over the pieces of a batch and the blocks of tiles.
 
-    They are summed in the order of pieces and blocks.
-    If the ADC saturates nowhere in the rows of tiles, one product of all pieces gives the
-    gradients: the digital scales go into the weights, and the inputs of all rows lie side by side.
+    They are summed in the order of pieces and blocks. If the ADC saturates nowhere in the rows of
+    tiles, one product of all pieces gives the gradients: the digital scales go into the weights,
+    and the inputs of all rows lie side by side.
 
     Attributes:
         for_x: Gradient of the inputs, or None.
@@ -89,7 +89,7 @@ class Gradients:
     def _look(self, grad: Tensor, codes: Tensor, block: Block) -> bool:
         """Add the gradient of a block's scales, and return whether its ADC saturates.
 
-        It is True if that is unknown.
+        The answer is True if that is unknown.
         """
         bound, needs_factor = self.job.bound, self.for_factor is not None
         look = bound is not None and self.rows is not None

@@ -1,6 +1,6 @@
 """Chips of netted pairs, and noise for training, drawn in compiled passes.
 
-The laws are those of `physics` that say that they can be compiled (`Law.compiled`). A pass takes
+The laws come from `physics`; each says whether it can be compiled (`Law.compiled`). A pass takes
 rows of cells, each of which lies on one tile. It does everything in one loop over memory: draws,
 laws, and the mean or the largest of each row. Only one number per column of a tile is left for
 eager code. A row is never split among threads.
@@ -321,7 +321,7 @@ class _Rows(NamedTuple):
         return list(values.contiguous())
 
     def joined(self, parts: list[Tensor]) -> Tensor:
-        """Return `[row tiles, out]` from what `columns` returns."""
+        """Return `[row tiles, out]` from the numbers that `columns` returns."""
         if self.merged:
             return parts[0].view(self.grid.out_features, -1).T
         return torch.stack(parts)
@@ -356,7 +356,7 @@ def _each(
     The matrices are `[out, in]`, their columns `[row tiles, out]`.
 
     Returns:
-        What the pass returns, per matrix of rows.
+        The results of the pass, one per matrix of rows.
     """
     # .data, because torch.compile also looks at what is behind a view, and compiles again if that
     # differs
@@ -380,9 +380,9 @@ def _pass(
 ) -> Callable[..., Any]:
     """Return a pass that is compiled already.
 
-    torch.compile takes sizes that are equal in the first call as equal in all calls. Therefore the
-    first call is made here, with sizes that all differ. The numbers of a spec are compiled in,
-    which halves the cost of a call.
+    torch.compile assumes that sizes which are equal in the first call are equal in all calls.
+    Therefore the first call is made here, with sizes that all differ. The numbers of a spec are
+    compiled in, which halves the cost of a call.
     """
     cells, columns, inputs = part
     compiled = kernel(function, *kind(cells[0]), merged, *static)

@@ -1,4 +1,4 @@
-"""A crossbar without its products, as compiled passes that draw their own numbers.
+"""A crossbar's work beside its products, as compiled passes that draw numbers.
 
 One kernel of torch.compile draws, adds and converts while an output is in a register. On two
 threads all of this takes half the time that the draws alone take torch, where every other step is
@@ -21,7 +21,7 @@ class Inputs(NamedTuple):
 
     Attributes:
         x: Inputs as the DAC returns them.
-        side: The same in the precision of side products.
+        side: The same in the precision of the side products, which give IR drop and read noise.
         size: |x| times a scale, for the IR drop.
         square: The square of `size`, for the read noise.
     """

@@ -164,7 +164,7 @@ class Crossbar(nn.Module, Matrix):
         """Return the analog product of all tiles, summed digitally, without the bias.
 
         Under autocast it is still computed in the precision of the weights, because the grid of the
-        ADC is as fine as that of bfloat16.
+        ADC is as fine as bfloat16's.
 
         Args:
             x: Inputs in own units, as the layer's product takes them.

@@ -57,18 +57,18 @@ class Currents(NamedTuple):
 
     With b = sqrt(0.05) (a - 2), the loss a (a (0.05 a - 0.2) + 0.5) w is
     (sqrt(20) b + 2) (b b + 0.3) w. The constants then are biases of the products, or numbers of a
-    compiled pass: this takes the fewest passes over the outputs. (See
-    `physics.crossbar.ir_loss` for a; w are the position-weighted outputs.)
+    compiled pass: this takes the fewest passes over the outputs. Here a is the sum over |inputs| as
+    in `physics.crossbar.ir_loss`, and w are the position-weighted outputs.
 
     Attributes:
         y: The outputs.
         loss: Position-weighted outputs; None without IR drop.
-        b: The b of above, less `late`; None without IR drop.
+        b: The b of the formula, less `late`; None without IR drop.
         late: A number that is to be added to `b`.
         variance: Variance of the noise over sigma^2, less `floor`; None if it is 1.
         floor: A number that is to be added to `variance`.
-        positive: Whether `variance` is sure not to be a little less than 0, as a convolution may
-            sum it.
+        positive: Whether `variance` cannot be negative. If not, a convolution may have summed it to
+            a little less than 0.
         sigma: Sigma of the noise, in units of `output_step`; 0 without noise.
     """
 
@@ -99,7 +99,7 @@ def outputs(
         found: Results of the products; overwritten.
         job: The products.
         scales: Digital scales of one step of the ADC, `[outputs]`.
-        keep: Whether the codes of the ADC are needed.
+        keep: Whether the codes of the ADC (its outputs in steps) are needed.
         into: A tensor for the outputs, in their shape; None writes over `found`.
         add: Whether the outputs are added to `into` instead of written over it.
 

@@ -23,7 +23,7 @@ def kernel(function: Callable[..., Any], *kind: object) -> Callable[..., Any]:
 
     Args:
         function: The function, without defaults and closure.
-        *kind: What `kind` returns for the arguments, and constants that are compiled in.
+        *kind: The result of `kind` for the arguments, and constants that are compiled in.
     """
     copy = types.FunctionType(function.__code__.replace(), function.__globals__)
     # as an option, the number of threads is a part of the name under which code is kept on disk

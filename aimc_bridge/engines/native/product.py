@@ -70,7 +70,7 @@ class Product(ABC):
 
     @abstractmethod
     def side_by_side(self) -> list[slice]:
-        """Return where the inputs of each row of tiles lie if they lie side by side.
+        """Return the slices of each row of tiles if their inputs lie side by side.
 
         Inputs that two rows of tiles see lie there twice.
         """

@@ -1,4 +1,4 @@
-"""What the products of tiles work with: units, prepared weights, jobs."""
+"""Parts of the products of tiles: units, prepared weights, jobs."""
 
 from __future__ import annotations
 
