@@ -223,7 +223,7 @@ class Crossbar(nn.Module, Matrix):
     ) -> Tensor:
         """Return the product of all tiles as one digital product.
 
-        That is exact if the periphery changes nothing, and if there are no inputs.
+        This is exact if the periphery changes nothing, or if there are no inputs.
         """
         if trained is not None:
             clean = trained / self.grid.expand_columns(self.scale)

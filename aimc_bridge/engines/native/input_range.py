@@ -16,7 +16,7 @@ from aimc_bridge.spec import TrainingSpec
 LOADED = 2**31
 """Number of batches noted for a range that a user set.
 
-It is more than any start from data asks for.
+It is more batches than any start from data asks for.
 """
 
 
