@@ -1,1 +1,1 @@
-"""What the engines are made of: the interface, and one package for each engine."""
+"""The engines: the interface that all of them have, and one package per engine."""

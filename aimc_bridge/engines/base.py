@@ -1,8 +1,8 @@
-"""What the library knows of an engine: how it converts layers, and its weight matrices.
+"""The interface of an engine: it converts layers and shows their weight matrices.
 
-An engine turns a layer into its analog counterpart (a handler per layer type) and shows every
+An engine turns a layer into its analog counterpart, with one handler per layer type. It shows every
 weight matrix that lies on tiles through one small interface, `Matrix`. Conversion, chips,
-calibration and training are written against these and know nothing of the engine behind.
+calibration and training are written against this interface and do not know which engine they use.
 """
 
 from __future__ import annotations
@@ -21,29 +21,43 @@ from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.spec import Preset, TrainingSpec
 
 Observer = Callable[[int, int, Tensor, Callable[[], Tensor]], None]
-"""Called with (row tile, column tile, the inputs of that tile in the layer's own units, what gives
-its exact outputs: products of the normalised weights with these inputs)."""
+"""A function called for every tile with (row tile, column tile, inputs, outputs).
+
+The inputs are those that reach the tile, in the layer's own units. `outputs()` returns the exact
+outputs of the tile: the products of its normalised weights with these inputs.
+"""
 
 
 class Flag:
-    """A yes or no that several objects share."""
+    """A truth value that several objects share.
+
+    Attributes:
+        on: The value.
+    """
 
     def __init__(self) -> None:
+        """Start with False."""
         self.on = False
 
 
 class Matrix(ABC):
-    """One weight matrix `[out, in]` on a grid of tiles. Normalised: divided by the column scales.
+    """One weight matrix `[out, in]` on a grid of tiles.
 
-    Everything here that changes weights changes what the crossbar holds, never the trained weights,
-    but for `clip` and `remap`, which training calls after an optimizer step.
+    *Normalised* weights are weights divided by the column scales. *Own units* are the units of the
+    layer's trained weights, inputs and outputs. Most methods that change weights change only what
+    the crossbar holds. The trained weights are changed by `set_clean_weight`, and by `clip` and
+    `remap`, which training calls after an optimizer step.
+
+    Attributes:
+        grid: The tiles that the matrix lies on.
+        preset: The preset that the layer was converted under.
+        reached: Turned on by every forward pass through this matrix. Copies of the matrix on
+            several devices share it.
     """
 
     grid: TileGrid
     preset: Preset
     reached: Flag
-    """Whether a forward pass came here since it was set to False. Copies made for several devices
-    share it."""
 
     # the chip
     @abstractmethod
@@ -51,14 +65,24 @@ class Matrix(ABC):
         """Draw programming noise and drift exponents from streams named (seed, name).
 
         Args:
-            seed: The chip.
-            name: The layer, in its streams.
+            seed: Seed of the chip.
+            name: Name of the layer in the names of its streams.
             draw_on: One of the engine's `draw_on`.
         """
 
     @abstractmethod
     def drift(self, t_s: float, seed: int, name: str, draw_on: str) -> None:
-        """Hold the programmed weights as they are `t_s` seconds after programming."""
+        """Hold the programmed weights as they are some time after programming.
+
+        Args:
+            t_s: Seconds after programming.
+            seed: Seed of the chip.
+            name: Name of the layer in the names of its streams.
+            draw_on: One of the engine's `draw_on`.
+
+        Raises:
+            StateError: If no chip is programmed.
+        """
 
     @abstractmethod
     def restore(self) -> None:
@@ -66,67 +90,117 @@ class Matrix(ABC):
 
     @abstractmethod
     def chip_state(self) -> dict[str, Tensor]:
-        """All tensors of the programmed chip; with `load_chip_state` the outputs are the same."""
+        """Return all tensors of the programmed chip, by name.
+
+        After `load_chip_state` with these tensors, the outputs are the same.
+
+        Raises:
+            StateError: If no chip is programmed.
+        """
 
     @abstractmethod
     def load_chip_state(self, state: dict[str, Tensor]) -> None:
-        """Become the chip that `chip_state` described."""
+        """Become the chip that `chip_state` described.
+
+        Args:
+            state: The tensors that `chip_state` returned.
+
+        Raises:
+            CheckpointError: If the tensors are not a chip of this matrix.
+        """
 
     # weights
     @abstractmethod
     def clean_weight(self) -> Tensor:
-        """The trained weights, `[out, in]`, in the layer's own units, without learned scales."""
+        """Return the trained weights, `[out, in]`, in own units, without learned scales."""
 
     @abstractmethod
     def column_scale(self) -> Tensor:
-        """The digital scale of each column of each tile, `[row tiles, out]`, learned factor out."""
+        """Return the digital scale of each column of each tile, `[row tiles, out]`.
+
+        The learned factor is not part of it.
+        """
 
     @abstractmethod
     def set_clean_weight(self, weight: Tensor, scale: Tensor | None = None) -> None:
-        """Write trained weights, `[out, in]`, own units, on columns scaled by `scale`, or anew;
-        learned scales become 1, a chip is forgotten."""
+        """Write trained weights, forget a chip, and set the learned scales to 1.
+
+        Args:
+            weight: The weights, `[out, in]`, in own units.
+            scale: The scales of the columns, `[row tiles, out]`. None computes them from the
+                weights.
+        """
 
     @abstractmethod
     def bias(self) -> Tensor | None:
-        """The digital bias parameter of the layer, `[out]`."""
+        """Return the digital bias parameter of the layer, `[out]`, or None."""
 
     @abstractmethod
     def learned_scale(self) -> Tensor:
-        """The learned second factor on the column scales, `[row tiles, out]`, detached."""
+        """Return the learned second factor on the column scales, detached.
+
+        Returns:
+            The factors, `[row tiles, out]`; 1 if the preset has none.
+        """
 
     @abstractmethod
     def effective_weight(self) -> Tensor:
-        """What the crossbar holds now, `[out, in]`, own units, all column scales included."""
+        """Return the weights that the crossbar holds now, `[out, in]`, in own units.
+
+        All column scales are included, the factor of drift compensation is not.
+        """
 
     @abstractmethod
     def alpha(self) -> Tensor:
-        """Compensation factor now in force, `[row tiles, out]`."""
+        """Return the present factor of drift compensation, `[row tiles, out]`."""
 
     # input ranges
     @abstractmethod
     def input_ranges(self) -> Tensor | None:
-        """`[row tiles, column tiles]`, own units; None where the preset has no ranges."""
+        """Return the input ranges, `[row tiles, column tiles]`, in own units.
+
+        Returns:
+            The ranges; None if the preset has none, or if they were never set.
+        """
 
     @abstractmethod
     def set_input_ranges(self, ranges: Tensor) -> None:
-        """Set them, `[row tiles, column tiles]`; from now on they count as calibrated."""
+        """Set the input ranges; from now on they count as calibrated.
+
+        Args:
+            ranges: The ranges, `[row tiles, column tiles]`, in own units.
+        """
 
     @abstractmethod
     def observe(self, observer: Observer | None) -> None:
-        """While set, products are exact and the observer sees the inputs of every tile."""
+        """Make products exact and show the inputs of every tile to an observer.
+
+        Args:
+            observer: The observer; None ends the observation.
+        """
 
     # training
     @abstractmethod
     def trainable(self) -> bool:
-        """Whether an optimizer may change the trained weights: False for frozen ones."""
+        """Return whether an optimizer may change the trained weights.
+
+        It may not if they are frozen.
+        """
 
     @abstractmethod
     def prepare_training(self, recipe: TrainingSpec) -> None:
-        """Take from a recipe: learned ranges and scales, IR drop in training."""
+        """Apply a recipe: learned ranges and scales, and IR drop in training.
+
+        Args:
+            recipe: The recipe of the training that follows.
+
+        Raises:
+            CapabilityError: If the engine cannot train in that way.
+        """
 
     @abstractmethod
     def periphery(self) -> dict[str, list[nn.Parameter]]:
-        """Return the parameters of the digital periphery, which are no weights.
+        """Return the parameters of the digital periphery, which are not weights.
 
         Returns:
             "out_scale": the learned factors on the column scales; "input_range": the input ranges.
@@ -135,47 +209,60 @@ class Matrix(ABC):
 
     @abstractmethod
     def normalised_weight(self) -> Tensor:
-        """The trained weights divided by the column scales, `[out, in]`, detached."""
+        """Return the trained weights divided by the column scales, `[out, in]`, detached."""
 
     @abstractmethod
     def inject(self, weight: Tensor | None) -> None:
-        """Use these normalised weights in forward and backward until called with None.
+        """Use other normalised weights in forward and backward passes.
 
         The gradient goes to the trained weights.
+
+        Args:
+            weight: Normalised weights, `[out, in]`. None ends the injection.
         """
 
     def draw_noisy_weight(
         self, recipe: TrainingSpec, scale: float, seed: int, names: tuple[object, ...]
     ) -> Tensor | None:
-        """Draw the weights of one mini-batch in a way of the engine's own, if it has one.
+        """Draw the weights of one mini-batch in the engine's own way, if it has one.
 
         Args:
-            recipe: What noise, and how much drop-connect.
+            recipe: The kind of noise, and the share of drop-connect.
             scale: Factor on the noise in this mini-batch.
-            seed: Of the training.
+            seed: Seed of the training.
             names: The rest of the stream's name.
 
         Returns:
-            Normalised weights `[out, in]`, noise and drop-connect included; None if the engine
-            leaves the draw to the caller.
+            Normalised weights, `[out, in]`, with noise and drop-connect. None if the engine leaves
+            the draw to the caller.
         """
         return None
 
     @abstractmethod
     def clip(self, bound: Tensor) -> None:
-        """Limit the trained weights to +-bound; normalised units, `bound` broadcasts to
-        `[out, in]`."""
+        """Limit the trained weights to +-bound.
+
+        Args:
+            bound: The limit in normalised units; it broadcasts to `[out, in]`.
+        """
 
     @abstractmethod
     def remap(self) -> None:
-        """Scale anew: the largest |w| of each column (tile, layer) of each tile is 1 again."""
+        """Compute the column scales again from the trained weights.
 
-    # what not every engine can
+        After that the largest normalised |w| is 1 again in each column of each tile (or in each
+        tile, or in the layer, as the preset's `weight_scaling` says).
+        """
+
+    # abilities that not every engine has
 
     def keep_out_of_compile(self, on: bool) -> None:
         """Keep the products out of graphs of torch.compile, or let them in again.
 
-        They draw noise and keep state from call to call, which a graph must not hold.
+        The products draw noise and keep state from call to call, which a graph must not hold.
+
+        Args:
+            on: True keeps them out, False lets them in again.
 
         Raises:
             CapabilityError: If the engine cannot do so.
@@ -187,10 +274,14 @@ class Matrix(ABC):
             )
 
     def watch_inputs(self, watcher: Callable[[Tensor], None]) -> RemovableHandle:
-        """Show `watcher` the inputs of every product, from now on until the handle's `remove()`.
+        """Show the inputs of every product to a function from now on.
 
         Args:
-            watcher: Called with vectors `[vectors, in]`, or the images of a convolution.
+            watcher: A function of one argument: vectors `[vectors, in]`, or the images of a
+                convolution.
+
+        Returns:
+            A handle; its `remove()` ends this.
 
         Raises:
             CapabilityError: If the engine has no view of a whole matrix.
@@ -198,9 +289,12 @@ class Matrix(ABC):
         raise CapabilityError("inputs of whole matrices are seen with engine='native' only")
 
     def multiply(self, x: Tensor) -> Tensor:
-        """Return the product with such inputs as the crossbars are now, without the bias.
+        """Return the product of inputs with the crossbars as they are now.
 
-        Products are exact while an observer is set.
+        The bias is not added. The product is exact while an observer is set.
+
+        Args:
+            x: Inputs, as `watch_inputs` shows them.
 
         Raises:
             CapabilityError: If the engine has no view of a whole matrix.
@@ -209,26 +303,50 @@ class Matrix(ABC):
 
 
 class Engine(ABC):
-    """One way to simulate: a table of handlers and a way to find the matrices of a model."""
+    """One way to simulate: handlers for layers, and access to a model's matrices.
+
+    Attributes:
+        name: Name of the engine.
+        draw_on: Ways to draw a chip that its matrices take; the first is the default.
+        handlers: The layer types that it converts, with their handlers.
+    """
 
     name: str
     draw_on: tuple[str, ...]
-    """Ways to draw a chip that its matrices take, the default first."""
 
     def __init__(self) -> None:
+        """Start without handlers."""
         self.handlers = Handlers()
 
     @abstractmethod
     def check(self, preset: Preset, device: torch.device, dtype: torch.dtype) -> None:
-        """Raise CapabilityError or VersionError where this engine cannot run the preset here."""
+        """Check that this engine can run a preset.
+
+        Args:
+            preset: The preset.
+            device: Device of the model.
+            dtype: Precision of the model's weights.
+
+        Raises:
+            CapabilityError: If the engine cannot run the preset, the device or the precision.
+            VersionError: If a package that it needs has the wrong version.
+        """
 
     @abstractmethod
     def matrices(self, model: nn.Module) -> dict[str, Matrix]:
-        """Every weight matrix on tiles, by the name of the layer that holds it."""
+        """Return every weight matrix on tiles, by the name of the layer that holds it.
+
+        Args:
+            model: A converted model.
+        """
 
     @abstractmethod
     def finish(self, model: nn.Module) -> None:
-        """Last step of a conversion, on the whole converted model (hooks, state dict)."""
+        """Do the last step of a conversion, on the whole model (hooks, state dict).
+
+        Args:
+            model: The converted model.
+        """
 
 
 _ENGINES = {
@@ -238,19 +356,28 @@ _ENGINES = {
 
 
 def engine(name: str) -> Engine:
-    """The engine of that name; it is imported on first use.
+    """Return an engine by its name; it is imported on first use.
 
-    Raises:  UnknownNameError; VersionError where aihwkit does not work with the installed torch.
+    Args:
+        name: "native" or "aihwkit".
+
+    Raises:
+        UnknownNameError: If there is no engine of that name.
+        VersionError: If aihwkit does not work with the installed torch.
     """
     if name not in _ENGINES:
         raise UnknownNameError(f"no engine {name!r}; there are: {', '.join(_ENGINES)}")
     module, attribute = _ENGINES[name]
-    found: Engine = getattr(importlib.import_module(module), attribute)
-    return found
+    chosen: Engine = getattr(importlib.import_module(module), attribute)
+    return chosen
 
 
 def chip_in_the_way(holder: str) -> StateError:
-    """What a state dict meets where a chip is programmed."""
+    """Return the error for a state dict that is loaded while a chip is programmed.
+
+    Args:
+        holder: The layer that holds the chip, as the message names it.
+    """
     return StateError(
         f"load_state_dict: {holder} holds a programmed chip, which is not of the weights to be "
         "loaded; call restore(model) first, and load again"

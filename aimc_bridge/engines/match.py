@@ -1,4 +1,4 @@
-"""Which handler converts a layer: registration by layer type, and the rules of a match."""
+"""Handlers of layers: how they are registered by layer type, and how one is found."""
 
 from __future__ import annotations
 
@@ -14,24 +14,31 @@ from aimc_bridge.errors import ConversionError, UsageError
 from aimc_bridge.spec import Preset
 
 Handler = Callable[[nn.Module, Preset], nn.Module]
-"""Makes the analog counterpart of a layer, weights copied, or raises ConversionError."""
+"""A function that makes the analog counterpart of a layer, with copied weights.
+
+It raises ConversionError if the layer cannot be converted.
+"""
 
 
 CustomFunction = Callable[[Any, Any], nn.Module]
-"""A handler of a user's own: (layer, make_linear) -> what takes the layer's place."""
+"""A user's handler: (layer, make_linear) -> the module that replaces the layer."""
 
 F = TypeVar("F", bound=CustomFunction)
 
 
 @dataclass(frozen=True)
 class CustomHandler:
-    """A handler of a user's own, which serves every engine."""
+    """A user's handler, which serves every engine.
+
+    Attributes:
+        function: The function that converts a layer.
+    """
 
     function: CustomFunction
 
     @property
     def name(self) -> str:
-        """What coverage and errors call it."""
+        """Return the name of the function, for coverage and errors."""
         return str(getattr(self.function, "__name__", repr(self.function)))
 
 
@@ -44,14 +51,14 @@ def handles(*types: type[nn.Module]) -> Callable[[F], F]:
     The handler is called as `handler(module, make_linear)` for every layer of the type that
     `convert` meets, and for subclasses that do not change `forward`. It returns the module that
     takes the place of the layer. `make_linear(weight, bias)` makes an analog linear layer of the
-    engine in use, from a weight `[out, in]` and a bias `[out]` or None; so does
-    `make_linear(linear)` from a whole `nn.Linear`. The analog layer holds copies: a weight learns
-    if the tensor given requires a gradient, as a parameter or anything computed from it does.
+    engine in use, from a weight `[out, in]` and a bias `[out]` or None. `make_linear(linear)` does
+    the same from a whole `nn.Linear`. The analog layer holds copies. A weight learns if its tensor
+    requires a gradient, as a parameter does, and anything that is computed from one.
 
     `module` is a layer of the copy that `convert` works on, so a handler may change it and return
-    it. What stays digital in what it returns is treated as in the rest of the model: with `strict`
-    a weight matrix among it is an error, unless it is excluded by its name. `exclude` and
-    `overrides` by the name of an `nn.Linear` in the layer hold for `make_linear(linear)` too.
+    it. Digital parts of the returned module are treated like the rest of the model: with `strict`
+    a digital weight matrix is an error, unless it is excluded by its name. If `exclude` or
+    `overrides` name an `nn.Linear` in the layer, this holds for `make_linear(linear)` too.
 
     For one conversion only, without registration:
     `convert(model, preset, handlers={LowRank: convert_low_rank})`.
@@ -88,14 +95,14 @@ def handles(*types: type[nn.Module]) -> Callable[[F], F]:
     LowRank analog 2 handler convert_low_rank
 
     Args:
-        *types: Layer types, subclasses of `torch.nn.Module`. The last handler registered for a type
-            counts, also if the library has one for it.
+        *types: Layer types, subclasses of `torch.nn.Module`. The handler that was registered last
+            for a type is used, also if the library has one for it.
 
     Returns:
         A decorator that returns the handler as it is.
 
     Raises:
-        UsageError: If a type is no layer type, or the handler does not take two arguments.
+        UsageError: If a type is not a layer type, or the handler does not take two arguments.
     """
     if not types:
         raise UsageError("handles() names no layer type; allowed: @handles(MyLinear)")
@@ -114,8 +121,12 @@ def handles(*types: type[nn.Module]) -> Callable[[F], F]:
 def check_type(kind: object, caller: str) -> None:
     """Check that something is a type of layers.
 
+    Args:
+        kind: The object that is to be a subclass of `torch.nn.Module`.
+        caller: The function that the user called, for the error.
+
     Raises:
-        UsageError: If it is not; the error names `caller`.
+        UsageError: If it is not a type of layers.
     """
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)) or kind is nn.Module:
         what = "torch.nn.Module itself" if kind is nn.Module else repr(kind)
@@ -126,10 +137,14 @@ def check_type(kind: object, caller: str) -> None:
 
 
 def custom_handler(function: object, caller: str) -> CustomHandler:
-    """Return a handler of a user's own.
+    """Return a function of the user as a handler.
+
+    Args:
+        function: The function.
+        caller: The function that the user called, for the error.
 
     Raises:
-        UsageError: If it cannot be called with (module, make_linear); the error names `caller`.
+        UsageError: If it cannot be called with (module, make_linear).
     """
     wrong = not callable(function)
     if callable(function):
@@ -137,7 +152,7 @@ def custom_handler(function: object, caller: str) -> CustomHandler:
             inspect.signature(function).bind(None, None)
         except TypeError:
             wrong = True
-        except ValueError:  # something built in, which says nothing of its arguments
+        except ValueError:  # a built-in, which does not describe its arguments
             pass
     if wrong:
         raise UsageError(
@@ -148,47 +163,70 @@ def custom_handler(function: object, caller: str) -> CustomHandler:
 
 
 def registered() -> dict[type[nn.Module], CustomHandler]:
-    """Return the handlers that `handles` registered so far, by layer type."""
+    """Return the handlers that `handles` has registered so far, by layer type."""
     return dict(_REGISTERED)
 
 
 class Handlers:
-    """The layer types that one engine converts, and how."""
+    """The layer types that one engine converts, with their handlers.
+
+    Attributes:
+        by_type: Handlers by class.
+        by_name: Handlers by module and name of a class.
+    """
 
     def __init__(self) -> None:
+        """Start without handlers."""
         self.by_type: dict[type[nn.Module], Handler] = {}
         self.by_name: dict[tuple[str, str], Handler] = {}
 
     def add(self, handler: Handler, *types: type[nn.Module]) -> None:
-        """Register a handler for layer types, and for subclasses that do not change `forward`."""
+        """Register a handler for layer types.
+
+        It serves subclasses that do not change `forward`, too.
+
+        Args:
+            handler: The handler.
+            *types: The layer types.
+        """
         for kind in types:
             self.by_type[kind] = handler
 
     def add_named(self, handler: Handler, module: str, name: str) -> None:
-        """Register a handler for a class of a package that must not be imported for it."""
+        """Register a handler for a class of a package that must not be imported for this.
+
+        Args:
+            handler: The handler.
+            module: Name of the module that defines the class.
+            name: Qualified name of the class in that module.
+        """
         self.by_name[module, name] = handler
 
     def of_type(self, kind: type) -> Handler | None:
-        """Return the handler registered for exactly this class, or None."""
+        """Return the handler that is registered for exactly this class, or None.
+
+        Args:
+            kind: The class.
+        """
         return self.by_type.get(kind) or self.by_name.get((kind.__module__, kind.__qualname__))
 
 
 def match(
     module: nn.Module, handlers: Handlers, custom: Mapping[type[nn.Module], CustomHandler]
 ) -> Handler | CustomHandler | None:
-    """Return the handler of the nearest base class whose `forward` the module still has.
+    """Return the handler of the nearest base class with the module's `forward`.
 
     Args:
         module: A digital layer.
-        handlers: Those of the engine in use.
-        custom: Those of the user, which come first for the same type.
+        handlers: The handlers of the engine in use.
+        custom: The handlers of the user; for the same type they come first.
 
     Returns:
         The handler, or None if no class that the module derives from has one.
 
     Raises:
         ConversionError: If the analog layer would leave out something that the module does: a
-            parametrization, a hook, a forward pass of its own.
+            parametrization, a hook, or its own forward pass.
     """
     for base in type(module).__mro__:
         handler = custom.get(base) or handlers.of_type(base)
@@ -201,8 +239,12 @@ def match(
 def check_replaceable(module: nn.Module, base: type) -> None:
     """Check that a layer does what its class `base` does, and nothing else.
 
+    Args:
+        module: The layer.
+        base: The class that a handler is registered for.
+
     Raises:
-        ConversionError: If it has parametrizations, hooks or another forward pass.
+        ConversionError: If the layer has parametrizations, hooks or another forward pass.
     """
     if is_parametrized(module):
         raise ConversionError(
@@ -226,7 +268,7 @@ def check_replaceable(module: nn.Module, base: type) -> None:
 
 
 def _hooks(module: nn.Module) -> str:
-    """Which kinds of hooks a layer's forward and backward pass run; "" for none."""
+    """Return the kinds of hooks that a layer runs in its passes, as text; "" for none."""
     kinds = {
         "forward hooks": module._forward_hooks,
         "forward pre-hooks": module._forward_pre_hooks,

@@ -1,9 +1,18 @@
-"""The aihwkit engine: presets on IBM's analog tiles. The only package that imports aihwkit.
+"""The aihwkit engine: presets on IBM's analog tiles.
 
-Ours <-> theirs: crossbar, `InferenceRPUConfig.forward`; tile limits and column scales, `mapping`;
-input range, `pre_post.input_range`; device, `noise_model`; drift compensation,
-`drift_compensation`; injection, `modifier`; normalised weights, `tile.tile.get_weights()`; column
-scales, `mapping_scales`; their learned factor, `out_scaling_alpha`.
+Only this package imports aihwkit.
+
+The same things have these names here and in aihwkit:
+
+    crossbar                                 `InferenceRPUConfig.forward`
+    limits of tiles, scaling of columns      `mapping`
+    input range                              `pre_post.input_range`
+    device                                   `noise_model`
+    drift compensation                       `drift_compensation`
+    injection of noise in training           `modifier`
+    normalised weights                       `tile.tile.get_weights()`
+    column scales                            `mapping_scales`
+    learned factor on the column scales      `out_scaling_alpha`
 """
 
 from aimc_bridge.engines.aihwkit.versions import check

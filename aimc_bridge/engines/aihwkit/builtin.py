@@ -1,7 +1,7 @@
-"""What aihwkit has of its own for a device law: its noise models and its weight modifiers.
+"""The noise models and weight modifiers of aihwkit, by the law of a device.
 
-A device whose law, or whose numbers, are not here runs on aihwkit's tiles all the same: through
-`noise.LawNoiseModel`, which asks our laws. Only noise in aihwkit's own training needs a modifier.
+A device whose law or numbers are not here still runs on aihwkit's tiles: `noise.LawNoiseModel`
+uses our laws there. Only the noise of aihwkit's own training needs a modifier.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class BuiltIn(NamedTuple):
     """A noise model of aihwkit 1.1.0.
 
     Attributes:
-        numbers: What is written into its code, in the fields of our specs.
-        build: Makes it, from the fields that its constructor takes.
+        numbers: The numbers that are fixed in its code, by the names of the fields of our specs.
+        build: A function that makes the model from the arguments of its constructor.
     """
 
     numbers: dict[str, Any]
@@ -28,6 +28,7 @@ class BuiltIn(NamedTuple):
 
 
 def _hermes(**fields: float) -> BaseNoiseModel:
+    """Return aihwkit's Hermes model of a pair of devices."""
     return HermesNoiseModel(num_devices=2, **fields)
 
 
@@ -61,7 +62,7 @@ NOISE_MODELS = {
         _hermes,
     ),
 }
-"""aihwkit's noise models, by the law of the device that they are."""
+"""aihwkit's noise models, by the law of the device that they describe."""
 
 _ARGUMENTS = {
     "g_max": "g_max_us",
@@ -78,13 +79,22 @@ MODIFIERS: dict[str, tuple[str, ...]] = {
     "scalar": ("programming",),
     "ideal": (),
 }
-"""Injected noise that aihwkit's weight modifiers have for a device, by its law: they know one
-polynomial for the programming noise, and PCM's read noise on top ("pcm"). A device without noise
-needs none."""
+"""The kinds of noise that aihwkit's weight modifiers inject, by a device's law.
+
+The modifiers know one polynomial for the programming noise, and on top of it the read noise of PCM
+("pcm"). A device without noise needs none.
+"""
 
 
 def own_model(pcm: DeviceSpec) -> BaseNoiseModel | None:
-    """Return aihwkit's own noise model of a device; None if it has none with these numbers."""
+    """Return aihwkit's own noise model of a device.
+
+    Args:
+        pcm: The device.
+
+    Returns:
+        The model, or None if aihwkit has none with these numbers.
+    """
     known, fields = NOISE_MODELS.get(pcm.law), pcm.values()
     if known is None or not pcm.pairs:
         return None

@@ -1,4 +1,4 @@
-"""What aihwkit's tiles can run of a preset, and what they cannot, by the name of the setting."""
+"""The settings of a preset that aihwkit's tiles cannot run, by name."""
 
 from __future__ import annotations
 
@@ -11,50 +11,65 @@ from aimc_bridge.errors import CapabilityError, UsageError
 from aimc_bridge.spec import Preset, TrainingSpec
 
 TILES = ("rpucuda", "torch")
-ALPHA_FLOOR = 1e-4  # written into the code of aihwkit's drift compensations
+ALPHA_FLOOR = 1e-4  # a fixed number in the code of aihwkit's drift compensations
 DROPPABLE = ("w_noise", "ir_drop", "noise_type", "drop_connect", "clip_type")
 
 
 def cuda_tiles() -> bool:
-    """Whether this build of aihwkit has its CUDA tiles; the wheels have none."""
+    """Return whether this build of aihwkit has its CUDA tiles; the wheels have none."""
     return bool(_cuda.is_compiled())
 
 
 def refused(preset: Preset, tile: str, recipe: TrainingSpec | None = None) -> dict[str, object]:
-    """Settings of a preset (and a recipe) that a tile cannot run: {name: value}."""
+    """Return the settings of a preset, and of a recipe, that a tile cannot run.
+
+    Args:
+        preset: The preset.
+        tile: "rpucuda" or "torch".
+        recipe: The recipe whose settings count too; None for inference only.
+
+    Returns:
+        The values of the settings, by name.
+    """
     crossbar = preset.crossbar
-    found: dict[str, object] = {}
+    settings: dict[str, object] = {}
     if tile == "torch":
         if crossbar.w_noise > 0:
-            found["w_noise"] = crossbar.w_noise
+            settings["w_noise"] = crossbar.w_noise
         if crossbar.ir_drop > 0:
-            found["ir_drop"] = crossbar.ir_drop
+            settings["ir_drop"] = crossbar.ir_drop
     limited = crossbar.max_rows is not None or crossbar.max_columns is not None
     if crossbar.weight_scaling == "layer" and limited:
-        found["weight_scaling"] = crossbar.weight_scaling
+        settings["weight_scaling"] = crossbar.weight_scaling
     if crossbar.dac_bits is None and crossbar.input_range != "none":
-        found["dac_bits"] = None  # their input bound and its rounding go together with the range
+        # in aihwkit the input range brings a bound and rounding with it
+        settings["dac_bits"] = None
     if preset.compensation.alpha_floor != ALPHA_FLOOR:
-        found["alpha_floor"] = preset.compensation.alpha_floor
+        settings["alpha_floor"] = preset.compensation.alpha_floor
     if recipe is not None:
         if recipe.noise_type == "pcm" and (tile == "torch" or not cuda_tiles()):
-            found["noise_type"] = recipe.noise_type
+            settings["noise_type"] = recipe.noise_type
         if recipe.noise_type == "programming" and tile == "torch":
-            found["noise_type"] = recipe.noise_type
+            settings["noise_type"] = recipe.noise_type
         injected = recipe.noise_type in ("pcm", "programming")
         if injected and preset.pcm.law not in MODIFIERS:
-            found["noise_type"] = recipe.noise_type
+            settings["noise_type"] = recipe.noise_type
         if recipe.clip_type == "column_gaussian":
-            found["clip_type"] = recipe.clip_type
+            settings["clip_type"] = recipe.clip_type
         if recipe.drop_connect > 0 and tile == "torch":
-            found["drop_connect"] = recipe.drop_connect
-    return found
+            settings["drop_connect"] = recipe.drop_connect
+    return settings
 
 
 def chosen_tile(preset: Preset, tile: str) -> str:
-    """ "rpucuda" or "torch"; "auto" takes the C++ tile, which runs the most.
+    """Return the name of the tile to use: "rpucuda" or "torch".
 
-    Raises:  UsageError for another name.
+    Args:
+        preset: The preset; it has no influence at present.
+        tile: "rpucuda" (C++), "torch" or "auto"; "auto" is the C++ tile, which runs the most.
+
+    Raises:
+        UsageError: If there is no tile of that name.
     """
     if tile not in (*TILES, "auto"):
         raise UsageError(f"tile={tile!r}; allowed: 'auto', 'rpucuda', 'torch'")
@@ -64,7 +79,18 @@ def chosen_tile(preset: Preset, tile: str) -> str:
 def require(
     preset: Preset, tile: str, drop: Iterable[str] = (), recipe: TrainingSpec | None = None
 ) -> None:
-    """Raise CapabilityError unless the tile runs all that is not dropped by name."""
+    """Check that a tile can run all settings that are not dropped by name.
+
+    Args:
+        preset: The preset.
+        tile: "rpucuda" or "torch".
+        drop: Names of settings that may be left out.
+        recipe: The recipe whose settings count too; None for inference only.
+
+    Raises:
+        CapabilityError: If the tile cannot run one of the other settings.
+        UsageError: If `drop` names a setting that cannot be dropped.
+    """
     drop = tuple(drop)
     unknown = [name for name in drop if name not in DROPPABLE]
     if unknown:

@@ -1,4 +1,4 @@
-"""A preset as an aihwkit RPU config, field by field."""
+"""The aihwkit RPU config of a preset, field by field."""
 
 from __future__ import annotations
 
@@ -31,14 +31,24 @@ def rpu_config(
     training: str | None = None,
     drop: Iterable[str] = (),
 ) -> InferenceRPUConfig | TorchInferenceRPUConfig:
-    """The aihwkit config of a preset: forward pass, mapping, noise model, drift compensation.
+    """Return the aihwkit config of a preset.
 
-    Args:    tile  "rpucuda" (C++), "torch", or "auto" (C++).    training  name of a recipe whose
-             clipping, learning of input ranges and column scales, and weight modifier go in too.
-             drop  settings to leave out where the tile cannot run them, by name.
-    Returns: InferenceRPUConfig, or TorchInferenceRPUConfig for the torch tile.
-    Raises:  CapabilityError naming what the tile cannot run; UnknownNameError for a recipe that the
-             preset does not have; UsageError.
+    It covers the forward pass, the mapping, the noise model and the drift compensation.
+
+    Args:
+        preset: The preset.
+        tile: "rpucuda" (C++), "torch", or "auto" (C++).
+        training: Name of a recipe of the preset. Its clipping, its learning of input ranges and
+            column scales, and its weight modifier go into the config, too.
+        drop: Names of settings that are left out if the tile cannot run them.
+
+    Returns:
+        An InferenceRPUConfig, or a TorchInferenceRPUConfig for the torch tile.
+
+    Raises:
+        CapabilityError: If the tile cannot run a setting; the error names it.
+        UnknownNameError: If the preset has no recipe of that name.
+        UsageError: If there is no such tile, or `drop` names a setting that cannot be dropped.
     """
     drop = tuple(drop)
     tile = chosen_tile(preset, tile)
@@ -59,12 +69,20 @@ def rpu_config(
 
 
 def resolution(bits: int | None) -> float:
-    """aihwkit's `inp_res`, `out_res`: one step as a share of the whole span; -1 is off."""
+    """Return aihwkit's `inp_res` or `out_res`: one step as a share of the whole span.
+
+    Args:
+        bits: Bits of the converter; None if there is none.
+
+    Returns:
+        The share; -1 switches the converter off.
+    """
     return _OFF if bits is None else 1.0 / (2**bits - 2)
 
 
 def _forward(io: IOParameters, crossbar: CrossbarSpec, drop: tuple[str, ...]) -> None:
-    # Never `is_perfect`: its backward pass still masks what is beyond `out_bound` (1.1.0).
+    """Set the forward pass: converters, output noise, read noise and IR drop."""
+    # Never `is_perfect`: its backward pass still masks outputs beyond `out_bound` (1.1.0).
     io.is_perfect = False
     io.inp_bound = 1.0 if crossbar.dac_bits is not None else 0.0
     io.inp_res = resolution(crossbar.dac_bits)
@@ -84,6 +102,7 @@ def _forward(io: IOParameters, crossbar: CrossbarSpec, drop: tuple[str, ...]) ->
 
 
 def _mapping(config: Any, crossbar: CrossbarSpec, recipe: TrainingSpec | None) -> None:
+    """Set the size of tiles and the column scales."""
     mapping = config.mapping
     learned = crossbar.learned_out_scales and (recipe is None or recipe.learn_out_scales)
     mapping.digital_bias = crossbar.digital_bias
@@ -96,6 +115,7 @@ def _mapping(config: Any, crossbar: CrossbarSpec, recipe: TrainingSpec | None) -
 
 
 def _input_range(config: Any, crossbar: CrossbarSpec, recipe: TrainingSpec | None) -> None:
+    """Set the input ranges and how they are learned."""
     ranges = config.pre_post.input_range
     ranges.enable = crossbar.input_range == "learned"
     ranges.learn_input_range = recipe is None or recipe.learn_input_ranges
@@ -108,6 +128,7 @@ def _input_range(config: Any, crossbar: CrossbarSpec, recipe: TrainingSpec | Non
 
 
 def _clip(config: Any, recipe: TrainingSpec) -> None:
+    """Set the clipping of weights in training."""
     if recipe.clip_type == "fixed":
         config.clip.type = WeightClipType.FIXED_VALUE
         config.clip.fixed_value = recipe.clip_value
@@ -117,6 +138,7 @@ def _clip(config: Any, recipe: TrainingSpec) -> None:
 
 
 def _modifier(config: Any, preset: Preset, recipe: TrainingSpec, drop: tuple[str, ...]) -> None:
+    """Set the noise and drop-connect that aihwkit injects in training."""
     modifier, known = config.modifier, MODIFIERS.get(preset.pcm.law, ())
     modifier.pdrop = 0.0 if "drop_connect" in drop else recipe.drop_connect
     kind = "none" if "noise_type" in drop else recipe.noise_type

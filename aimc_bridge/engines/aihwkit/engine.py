@@ -1,4 +1,4 @@
-"""The aihwkit engine: how it checks, finds and finishes what it converts."""
+"""The aihwkit engine: how it checks presets, and finds and finishes layers."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ from aimc_bridge.spec import Preset
 
 
 class AihwkitEngine(Engine):
-    """IBM's aihwkit, its C++ tile: float32 on the CPU."""
+    """IBM's aihwkit with its C++ tile: float32 on the CPU."""
 
     name = "aihwkit"
-    # its tiles have one way, the CPU's: all words that the native engine knows mean that one
+    # its tiles draw on the CPU only: all words that the native engine knows mean that here
     draw_on = ("cpu", "device", "compiled")
 
     def check(self, preset: Preset, device: torch.device, dtype: torch.dtype) -> None:
+        """Accept float32 on the CPU, with settings that the C++ tile can run."""
         if dtype != torch.float32:
             raise CapabilityError(
                 f"aihwkit engine: weights of {dtype}; allowed: float32 (model.float() first), or "
@@ -43,10 +44,11 @@ class AihwkitEngine(Engine):
                 f"aihwkit engine: model on {device}; its wheels run the C++ tile on the CPU only: "
                 'model.cpu() first, or engine="native"'
             )
-        law_of(preset.pcm)  # a device without a law is an error before anything is converted
+        law_of(preset.pcm)  # if the device has no law, this raises before anything is converted
         require(preset, "rpucuda")
 
     def matrices(self, model: nn.Module) -> dict[str, Matrix]:
+        """Return the matrices that the converted layers carry."""
         return {
             name: module.__dict__[MATRIX]
             for name, module in owners(model, nn.Module)
@@ -54,6 +56,7 @@ class AihwkitEngine(Engine):
         }
 
     def finish(self, model: nn.Module) -> None:
+        """Name the layers for errors, and give the model aihwkit's functions."""
         for name, matrix in self.matrices(model).items():
             assert isinstance(matrix, TileMatrix)
             matrix.named(f"layer {name!r}" if name else "this layer")
@@ -62,14 +65,18 @@ class AihwkitEngine(Engine):
 
 
 class AnalogModel(AnalogContainerBase):  # type: ignore[misc]
-    """Gives a whole model aihwkit's functions: `analog_tiles`, `drift_analog_weights`, ...
+    """A base class that gives a whole model aihwkit's functions.
 
-    aihwkit's AnalogWrapper finds the classes it makes by the name of the model's class alone: two
-    models whose classes have one name get the forward pass of the first. It cannot be pickled
-    either. Here a class is made for each class, and a copy finds it again.
+    Such functions are `analog_tiles` and `drift_analog_weights`.
+
+    aihwkit's AnalogWrapper finds the classes that it makes by the name of the model's class alone:
+    if two models have classes of the same name, the second gets the forward pass of the first. Its
+    models cannot be pickled either. Here one class is made per class of model, and a copy finds it
+    again.
     """
 
     def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle the model by the class that it was made from."""
         return _empty, (type(self).__bases__[1],), self.__dict__
 
 
@@ -77,14 +84,16 @@ _CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 
 
 def _analog_class(kind: type[nn.Module]) -> type[nn.Module]:
+    """Return the subclass of a model's class that has aihwkit's functions."""
     if kind not in _CLASSES:
         _CLASSES[kind] = type(f"Analog{kind.__name__}", (AnalogModel, kind), {})
     return _CLASSES[kind]
 
 
 def _empty(kind: type[nn.Module]) -> nn.Module:
-    made = _analog_class(kind)
-    return made.__new__(made)
+    """Return a model without contents, for unpickling."""
+    analog = _analog_class(kind)
+    return analog.__new__(analog)
 
 
 ENGINE = AihwkitEngine()

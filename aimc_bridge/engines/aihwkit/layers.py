@@ -1,4 +1,4 @@
-"""Layers of the aihwkit engine: its own modules where it has them, elsewhere bridges over tiles."""
+"""Layers of the aihwkit engine: aihwkit's own modules, or bridges over its tiles."""
 
 from __future__ import annotations
 
@@ -20,35 +20,46 @@ from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.spec import Preset
 
 MATRIX = "aimc_matrix"
-"""Attribute of the module that owns a matrix; bridges of several matrices own none."""
+"""The attribute of a module that holds its matrix.
+
+Bridges over several matrices have none.
+"""
 
 
 @lru_cache(maxsize=64)
 def tile_config(preset: Preset) -> Any:
-    """The preset's config, with our tile class; every tile copies it."""
+    """Return the config of a preset with our tile class; every tile copies it.
+
+    Args:
+        preset: The preset.
+    """
     return dataclasses.replace(rpu_config(preset), tile_class=ChipTile)
 
 
 def _tiles(layer: nn.Module) -> list[list[ChipTile]]:
-    """The tiles of one of aihwkit's layers by row and column."""
+    """Return the tiles of one of aihwkit's layers, by row and column."""
     inner: Any = layer.analog_module
     if isinstance(inner, TileModuleArray):
         return [list(row) for row in inner.array]
     return [[inner]]
 
 
-def _own(
+def _with_matrix(
     layer: nn.Module, parts: list[list[list[ChipTile]]], grid: TileGrid, preset: Preset
 ) -> Any:
-    """Attach the matrix of `layer`: its groups' tiles side by side."""
+    """Attach its matrix to a layer, with the tiles of its groups side by side."""
     tiles = [[tile for group in parts for tile in group[row]] for row in range(len(grid.rows))]
     owner = layer if isinstance(layer, UnfoldedConv) else layer.analog_module
     setattr(layer, MATRIX, TileMatrix(tiles, grid, preset, owner))  # type: ignore[arg-type]
     return layer
 
 
-def _made(kind: type[nn.Module], module: nn.Module, preset: Preset) -> nn.Module:
-    """One of aihwkit's layers from a digital one; torch's generator and the flags are kept."""
+def _from_digital(kind: type[nn.Module], module: nn.Module, preset: Preset) -> nn.Module:
+    """Return one of aihwkit's layers, made from a digital one.
+
+    The state of torch's generator does not change. The flags of the digital layer (`training`,
+    `requires_grad`) are kept.
+    """
     with torch.random.fork_rng(devices=[]):  # its constructor draws weights that are overwritten
         layer: nn.Module = kind.from_digital(module, tile_config(preset))  # type: ignore[attr-defined]
     inner: Any = layer.analog_module
@@ -61,41 +72,59 @@ def _made(kind: type[nn.Module], module: nn.Module, preset: Preset) -> nn.Module
 
 
 def convert_linear(module: nn.Module, preset: Preset) -> nn.Module:
-    """aihwkit's AnalogLinear with the weights of a `nn.Linear`."""
+    """Return aihwkit's AnalogLinear with the weights of a `nn.Linear`.
+
+    Args:
+        module: The digital layer.
+        preset: The preset.
+    """
     assert isinstance(module, nn.Linear)
-    layer = _made(AnalogLinear, module, preset)
+    layer = _from_digital(AnalogLinear, module, preset)
     grid = TileGrid.of(module.out_features, module.in_features, preset.crossbar)
-    return _own(layer, [_tiles(layer)], grid, preset)  # type: ignore[no-any-return]
+    return _with_matrix(layer, [_tiles(layer)], grid, preset)  # type: ignore[no-any-return]
 
 
 def convert_transposed(module: nn.Module, preset: Preset) -> nn.Module:
-    """aihwkit's AnalogLinear with the weights of Hugging Face's `Conv1D`, `[in, out]`."""
+    """Return aihwkit's AnalogLinear with the weights of Hugging Face's `Conv1D`.
+
+    These are stored as `[in, out]`.
+
+    Args:
+        module: The digital layer.
+        preset: The preset.
+    """
     weight, bias = module.weight, module.bias
     assert isinstance(weight, Tensor) and isinstance(bias, Tensor)
     return convert_linear(linear_around(weight.T, bias).train(module.training), preset)
 
 
 def convert_conv(module: nn.Module, preset: Preset) -> nn.Module:
-    """aihwkit's AnalogConv2d, or a bridge.
+    """Return aihwkit's AnalogConv2d with the weights of a convolution, or a bridge.
 
-    aihwkit's 2d convolution has neither groups nor other paddings than a number of zeros; its 1d
-    and 3d ones run on one tile only, the 1d one without dilation.
+    aihwkit's 2d convolution has no groups, and no padding other than a number of zeros. Its 1d and
+    3d convolutions run on one tile only, and the 1d one has no dilation.
+
+    Args:
+        module: The digital layer.
+        preset: The preset.
     """
     assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
     rows = module.weight[0].numel()
     grid = TileGrid.of(module.out_channels, rows, preset.crossbar, groups=module.groups)
     zeros = module.padding_mode == "zeros" and not isinstance(module.padding, str)
     if isinstance(module, nn.Conv2d) and module.groups == 1 and zeros:
-        layer = _made(AnalogConv2d, module, preset)
-        return _own(layer, [_tiles(layer)], grid, preset)  # type: ignore[no-any-return]
-    return _bridged(module, preset, grid)
+        layer = _from_digital(AnalogConv2d, module, preset)
+        return _with_matrix(layer, [_tiles(layer)], grid, preset)  # type: ignore[no-any-return]
+    return _bridge(module, preset, grid)
 
 
-def _bridged(module: Conv, preset: Preset, grid: TileGrid) -> nn.Module:
+def _bridge(module: Conv, preset: Preset, grid: TileGrid) -> nn.Module:
+    """Return a convolution over aihwkit's linear layers, one per group."""
+
     def make_linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
         part = linear_around(weight, bias)
         part.weight.requires_grad_(module.weight.requires_grad)
-        return _made(AnalogLinear, part, preset)
+        return _from_digital(AnalogLinear, part, preset)
 
     layer = UnfoldedConv(module, make_linear).train(module.training)
-    return _own(layer, [_tiles(group) for group in layer.groups], grid, preset)  # type: ignore[no-any-return]
+    return _with_matrix(layer, [_tiles(group) for group in layer.groups], grid, preset)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""A weight matrix on a grid of aihwkit tiles, as the rest of the library sees it."""
+"""A weight matrix on a grid of aihwkit tiles, in the library's interface."""
 
 from __future__ import annotations
 
@@ -20,11 +20,17 @@ from aimc_bridge.spec import Preset, TrainingSpec
 
 
 class TileMatrix(Matrix):
-    """`tiles[row][column]` hold the parts of one matrix; `bias_owner.bias` is its digital bias.
+    """A matrix whose parts lie on `tiles[row][column]`.
 
-    Programming and reading are aihwkit's own functions of a tile, with torch's default generator
-    seeded from the named stream and given back as it was. The products' generator lies in the C++
-    tile, where no seed reaches it: measured compensation factors are kept, not measured again.
+    Programming and reading are aihwkit's own functions of a tile. They draw from torch's default
+    generator, which is seeded from the named stream and afterwards has its former state again. The
+    generator of the products lies in the C++ tile, where no seed reaches it. Measured compensation
+    factors are therefore kept, and not measured again.
+
+    Attributes:
+        tiles: The tiles, by row and column.
+        bias_owner: The module whose `bias` is the digital bias of the layer.
+        label: Name of the layer in errors.
     """
 
     def __init__(
@@ -34,6 +40,14 @@ class TileMatrix(Matrix):
         preset: Preset,
         bias_owner: nn.Module,
     ) -> None:
+        """Put the tiles of a layer together.
+
+        Args:
+            tiles: The tiles, by row and column.
+            grid: The grid that they form.
+            preset: The preset of the layer.
+            bias_owner: The module whose `bias` is the digital bias of the layer.
+        """
         self.tiles, self.grid, self.preset = tiles, grid, preset
         self.bias_owner = bias_owner
         self.label = "this layer"
@@ -42,38 +56,42 @@ class TileMatrix(Matrix):
             tile.reached = self.reached
 
     def named(self, label: str) -> None:
-        """Call the layer so in errors."""
+        """Set the name of the layer in errors.
+
+        Args:
+            label: The name, as in "layer 'fc1'".
+        """
         self.label = label
         for _, _, tile in self._each():
             tile.label = label
 
     def _each(self) -> Iterator[tuple[int, int, ChipTile]]:
+        """Yield every tile with its row and column."""
         for row, tiles in enumerate(self.tiles):
             for column, tile in enumerate(tiles):
                 yield row, column, tile
 
     def _part(self, matrix: Tensor, row: int, column: int) -> Tensor:
-        """A tile's part of `[out, in]`."""
+        """Return a tile's part of a matrix `[out, in]`."""
         return matrix[self.grid.column_slices()[column], self.grid.row_slices()[row]]
 
     def _whole(self, parts: list[list[Tensor]]) -> Tensor:
-        """Back from `[tile out, tile in]` by row and column to `[out, in]`."""
+        """Join parts `[tile out, tile in]`, by row and column, to a matrix `[out, in]`."""
         return torch.cat([torch.cat(columns, dim=0) for columns in parts], dim=1)
 
     def _by_column(self, parts: list[list[Tensor]]) -> Tensor:
-        """`[tile out]` (or one number) by row and column to `[row tiles, out]`."""
+        """Join parts `[tile out]` or numbers, by row and column, to `[row tiles, out]`."""
         sizes = self.grid.columns
         rows = [
-            torch.cat(
-                [part.detach().expand(size) for part, size in zip(parts_, sizes, strict=True)]
-            )
-            for parts_ in parts
+            torch.cat([part.detach().expand(size) for part, size in zip(tiles, sizes, strict=True)])
+            for tiles in parts
         ]
         return torch.stack(rows)
 
     # --- the chip ---
 
     def program(self, seed: int, name: str, draw_on: str) -> None:
+        """Program each tile with aihwkit's own function; `draw_on` has no effect."""
         for row, column, tile in self._each():
             with drawing(seed, "program", name, row, column):
                 tile.program_weights(from_reference=True)
@@ -81,6 +99,7 @@ class TileMatrix(Matrix):
             tile.alphas = {}
 
     def drift(self, t_s: float, seed: int, name: str, draw_on: str) -> None:
+        """Read each tile with aihwkit's own function; `draw_on` has no effect."""
         for row, column, tile in self._each():
             if tile.programmed_weights is None:
                 raise StateError(f"{self.label} holds no chip; call program(model, seed) first")
@@ -89,11 +108,13 @@ class TileMatrix(Matrix):
             tile.alpha = tile.alphas.setdefault(float(t_s), tile.alpha.detach().clone())
 
     def restore(self) -> None:
+        """Let every tile forget its chip."""
         for _, _, tile in self._each():
             tile.forget_chip()
 
     def chip_state(self) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
+        """Return the tensors of all tiles, under names "row.column.tensor"."""
+        tensors: dict[str, Tensor] = {}
         for row, column, tile in self._each():
             if tile.programmed_weights is None:
                 raise StateError(f"{self.label} holds no chip; call program(model, seed) first")
@@ -108,47 +129,56 @@ class TileMatrix(Matrix):
                 state[f"drift{index}"] = values
             for t_s, alpha in tile.alphas.items():
                 state[f"alpha@{t_s!r}"] = alpha
-            found |= {f"{row}.{column}.{key}": value for key, value in state.items()}
-        return found
+            tensors |= {f"{row}.{column}.{key}": value for key, value in state.items()}
+        return tensors
 
     def load_chip_state(self, state: dict[str, Tensor]) -> None:
+        """Write the tensors to the tiles that their names start with."""
         self.restore()
         for row, column, tile in self._each():
-            mine = {
+            tensors = {
                 key.removeprefix(f"{row}.{column}."): value
                 for key, value in state.items()
                 if key.startswith(f"{row}.{column}.")
             }
-            missing = [key for key in ("programmed", "held", "alpha", "drift0") if key not in mine]
+            missing = [
+                key for key in ("programmed", "held", "alpha", "drift0") if key not in tensors
+            ]
             if missing:
                 raise CheckpointError(
                     f"chip of {self.label}, tile {row}.{column}: no {', '.join(missing)}"
                 )
             tile.reference_combined_weights = tile.trained().clone()
-            tile.programmed_weights = mine["programmed"].clone()
-            tile.hold(mine["held"])
-            tile.alpha = mine["alpha"].clone()
-            tile.drift_baseline = mine.get("baseline")
-            count = sum(key.startswith("drift") for key in mine)
-            tile.drift_noise_parameters = [mine[f"drift{index}"].clone() for index in range(count)]
+            tile.programmed_weights = tensors["programmed"].clone()
+            tile.hold(tensors["held"])
+            tile.alpha = tensors["alpha"].clone()
+            tile.drift_baseline = tensors.get("baseline")
+            count = sum(key.startswith("drift") for key in tensors)
+            tile.drift_noise_parameters = [
+                tensors[f"drift{index}"].clone() for index in range(count)
+            ]
             tile.alphas = {
                 float(key.removeprefix("alpha@")): value.clone()
-                for key, value in mine.items()
+                for key, value in tensors.items()
                 if key.startswith("alpha@")
             }
 
     # --- weights ---
 
     def column_scale(self) -> Tensor:
+        """Return the mapping scales of the tiles."""
         return self._by_column([[t.mapping_scales for t in tiles] for tiles in self.tiles])
 
     def normalised_weight(self) -> Tensor:
+        """Return a copy of the trained weights of all tiles."""
         return self._whole([[tile.trained() for tile in tiles] for tiles in self.tiles]).clone()
 
     def clean_weight(self) -> Tensor:
+        """Return the normalised weights times the column scales."""
         return self.normalised_weight() * self.grid.expand_columns(self.column_scale())
 
     def set_clean_weight(self, weight: Tensor, scale: Tensor | None = None) -> None:
+        """Write the weights to the tiles, which forget their chip."""
         self.grid.check(weight)
         self.restore()
         self._write(weight, scale)
@@ -157,7 +187,7 @@ class TileMatrix(Matrix):
 
     @torch.no_grad()
     def _write(self, weight: Tensor, scale: Tensor | None = None) -> None:
-        """Trained weights in own units, on columns scaled anew or as given."""
+        """Write trained weights in own units, on new column scales or on given ones."""
         if scale is None:
             scale = column_scales(weight, self.grid, self.preset.crossbar.weight_scaling)
         normalised = weight / self.grid.expand_columns(scale)
@@ -166,28 +196,33 @@ class TileMatrix(Matrix):
             tile.hold(self._part(normalised, row, column))
 
     def bias(self) -> Tensor | None:
-        found: Tensor | None = self.bias_owner.bias  # type: ignore[assignment]
-        return found
+        """Return the bias of the module that owns it."""
+        bias: Tensor | None = self.bias_owner.bias  # type: ignore[assignment]
+        return bias
 
     def learned_scale(self) -> Tensor:
-        one = torch.ones(1)
+        """Return the learned factors of the tiles, and 1 if they have none."""
+        unlearned = torch.ones(1)
         return self._by_column(
             [
-                [one if t.out_scaling_alpha is None else t.out_scaling_alpha for t in tiles]
+                [unlearned if t.out_scaling_alpha is None else t.out_scaling_alpha for t in tiles]
                 for tiles in self.tiles
             ]
         )
 
     def effective_weight(self) -> Tensor:
+        """Return the shared weights of the tiles times all column scales."""
         held = self._whole([[t.shared_weights.detach() for t in row] for row in self.tiles])
         return held * self.grid.expand_columns(self.column_scale() * self.learned_scale())
 
     def alpha(self) -> Tensor:
+        """Return the compensation factors that the tiles hold."""
         return self._by_column([[tile.alpha for tile in tiles] for tiles in self.tiles])
 
     # --- input ranges ---
 
     def input_ranges(self) -> Tensor | None:
+        """Return the absolute values of the tiles' ranges; None if one was never set."""
         tiles = [tile for _, _, tile in self._each()]
         if tiles[0].input_range is None or not all(tile.range_is_set() for tile in tiles):
             return None
@@ -196,6 +231,7 @@ class TileMatrix(Matrix):
         )
 
     def set_input_ranges(self, ranges: Tensor) -> None:
+        """Set the range of each tile, if the preset has ranges."""
         if self.tiles[0][0].input_range is None:
             return
         self.grid.check_ranges(ranges, self.label)
@@ -203,15 +239,22 @@ class TileMatrix(Matrix):
             tile.set_input_range(float(ranges[row, column]))
 
     def observe(self, observer: Observer | None) -> None:
+        """Give the observer to every tile, with its row and column."""
         for row, column, tile in self._each():
             tile.observer = None if observer is None else (observer, row, column)
 
     # --- training ---
 
     def trainable(self) -> bool:
+        """Return whether the weights of any tile require a gradient."""
         return any(tile.shared_weights.requires_grad for _, _, tile in self._each())
 
     def prepare_training(self, recipe: TrainingSpec) -> None:
+        """Set which parameters of the tiles learn, and how their ranges do.
+
+        Raises:
+            CapabilityError: If the recipe asks for training without the preset's IR drop.
+        """
         if self.preset.crossbar.ir_drop > 0 and not recipe.ir_drop_in_training:
             raise CapabilityError(
                 "aihwkit's C++ tile cannot switch its IR drop off in training only; "
@@ -231,6 +274,7 @@ class TileMatrix(Matrix):
             ranges.input_min_percentage = recipe.input_range_min_unclipped
 
     def periphery(self) -> dict[str, list[nn.Parameter]]:
+        """Return the parameters of all tiles."""
         tiles = [tile for _, _, tile in self._each()]
         return {
             "out_scale": [t.out_scaling_alpha for t in tiles if t.out_scaling_alpha is not None],
@@ -238,15 +282,18 @@ class TileMatrix(Matrix):
         }
 
     def inject(self, weight: Tensor | None) -> None:
+        """Give each tile its part of the weights."""
         for row, column, tile in self._each():
             tile.inject(None if weight is None else self._part(weight, row, column))
 
     @torch.no_grad()
     def clip(self, bound: Tensor) -> None:
+        """Limit the trained weights, and write them to the tiles."""
         limits = bound.expand(self.grid.out_features, self.grid.in_features)
         for row, column, tile in self._each():
             limit = self._part(limits, row, column)
             tile.hold(torch.minimum(torch.maximum(tile.trained(), -limit), limit))
 
     def remap(self) -> None:
+        """Write the trained weights again, on new column scales."""
         self._write(self.clean_weight())

@@ -1,4 +1,4 @@
-"""Devices and drift compensation as aihwkit takes them: noise models over our laws, or its own."""
+"""Devices and drift compensation for aihwkit: models over our laws, or its own."""
 
 from __future__ import annotations
 
@@ -30,33 +30,58 @@ from aimc_bridge.spec import DeviceSpec, Preset
 
 @contextmanager
 def drawing(seed: int, *names: object) -> Iterator[None]:
-    """torch's default generator at the beginning of a named stream, given back as it was.
+    """Run a block with torch's default generator at the beginning of a named stream.
 
-    aihwkit's noise models draw from that generator.
+    aihwkit's noise models draw from that generator. After the block it is in the same state as
+    before.
+
+    Args:
+        seed: The seed.
+        *names: The name of the stream.
+
+    Yields:
+        None.
     """
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # aihwkit 1.1.0's HermesNoiseModel indexes with a list of masks
+        # HermesNoiseModel of aihwkit 1.1.0 indexes with a list of masks, which torch warns about
         warnings.filterwarnings("ignore", message="Using a non-tuple sequence")
         torch.manual_seed(rng.derive(seed, *names))
         yield
 
 
 class LawNoiseModel(BaseNoiseModel):  # type: ignore[misc]
-    """Any DeviceSpec on an aihwkit tile: programming, drift and read noise by our `physics`.
+    """A noise model for any DeviceSpec on an aihwkit tile.
 
-    Draws come from torch's default generator, as in aihwkit's own models. The state of a tile is
-    what aihwkit keeps as its drift parameters: conductances, exponents, scale. The three functions
-    of single devices are not ours to call: aihwkit's `apply_noise` needs them from every model.
+    Programming, drift and read noise follow our laws in `physics`. Numbers are drawn from torch's
+    default generator, as in aihwkit's own models. The state of a tile (conductances, exponents,
+    scale) is kept where aihwkit keeps its drift parameters. We do not call the three functions for
+    single devices; aihwkit's `apply_noise` needs them from every model.
+
+    Attributes:
+        pcm: The device.
+        t_inference: Seconds after programming of the last drift.
     """
 
     def __init__(self, pcm: DeviceSpec) -> None:
+        """Make the model of a device.
+
+        Args:
+            pcm: The device.
+        """
         super().__init__(SinglePairConductanceConverter(g_max=pcm.g_max_us))
         self.pcm = pcm
         self.t_inference = 0.0
 
     @torch.no_grad()
     def apply_programming_noise(self, weights: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Programmed weights of a tile `[out, in]`, and its state."""
+        """Return the programmed weights of a tile, and its state.
+
+        Args:
+            weights: Normalised weights, `[out, in]`.
+
+        Returns:
+            The programmed weights, `[out, in]`, and the state: conductances, exponents, scale.
+        """
         grid = _one_tile(weights)
         shapes = cell_law.noise_shapes(grid, self.pcm)
         eps = [torch.randn(shape, dtype=weights.dtype) for shape in shapes]
@@ -68,62 +93,121 @@ class LawNoiseModel(BaseNoiseModel):  # type: ignore[misc]
     def apply_drift_noise(
         self, weights: Tensor, drift_noise_parameters: list[Tensor], t_inference: float
     ) -> Tensor:
-        """Weights of a tile as read `t_inference` seconds after programming."""
+        """Return the weights of a tile as they are read some time after programming.
+
+        Args:
+            weights: Weights of the tile, `[out, in]`; only their dtype and shape are used.
+            drift_noise_parameters: The state that `apply_programming_noise` returned.
+            t_inference: Seconds after programming.
+        """
         self.t_inference = t_inference
         cells = cell_law.Cells(*drift_noise_parameters)
         eps = torch.randn(cells.conductance_us.shape, dtype=weights.dtype)
         return cell_law.read_cells(cells, _one_tile(weights), self.pcm, t_inference, eps)
 
     def apply_programming_noise_to_conductance(self, g_target: Tensor) -> Tensor:
-        """Programmed conductance of devices, microsiemens, any shape."""
+        """Return the programmed conductance of devices.
+
+        Args:
+            g_target: Target conductances in microsiemens, any shape.
+
+        Returns:
+            Conductances in microsiemens, same shape.
+        """
         return programmed(g_target, self.pcm, torch.randn_like(g_target))
 
     def generate_drift_coefficients(self, g_target: Tensor) -> Tensor:
-        """Drift exponents of devices with these targets, microsiemens, any shape."""
+        """Return drift exponents of devices.
+
+        Args:
+            g_target: Target conductances in microsiemens, any shape.
+
+        Returns:
+            The exponents, same shape.
+        """
         return drift_exponent(g_target, self.pcm, torch.randn_like(g_target))
 
     def apply_drift_noise_to_conductance(
         self, g_prog: Tensor, drift_noise_param: Tensor, t_inference: float
     ) -> Tensor:
-        """Conductance of devices `t_inference` seconds after programming, microsiemens."""
+        """Return the conductance of devices some time after programming.
+
+        Args:
+            g_prog: Programmed conductances in microsiemens, any shape.
+            drift_noise_param: Drift exponents, same shape.
+            t_inference: Seconds after programming.
+
+        Returns:
+            Conductances in microsiemens, same shape.
+        """
         now = drifted(g_prog, drift_noise_param, t_inference, self.pcm)
         return read(now, g_prog, t_inference, self.pcm, torch.randn_like(g_prog))
 
 
 def _one_tile(weight: Tensor) -> TileGrid:
+    """Return the grid of a matrix that lies on one tile."""
     return TileGrid((weight.shape[1],), (weight.shape[0],))
 
 
 class OracleDriftCompensation(BaseDriftCompensation):  # type: ignore[misc]
-    """Drift compensation by the inverse of the known mean drift; nothing is measured."""
+    """Drift compensation by the inverse of the known mean drift; nothing is measured.
+
+    Attributes:
+        noise_model: The noise model of the same tile, which knows the device and the time.
+    """
 
     def __init__(self, noise_model: LawNoiseModel) -> None:
+        """Make the compensation of a tile.
+
+        Args:
+            noise_model: The noise model of the same tile.
+        """
         self.noise_model = noise_model
 
     def init_baseline(self, tile: Any) -> Tensor:
-        """The targets of the tile, `[out, in]`."""
+        """Return the target weights of a tile, `[out, in]`.
+
+        Args:
+            tile: The tile.
+        """
         targets: Tensor = tile.reference_combined_weights.clone()
         return targets
 
     def readout(self, out_tensor: Tensor) -> Tensor:
-        """Nothing is read."""
+        """Return the outputs as they are, since nothing is measured.
+
+        Args:
+            out_tensor: The outputs of the tile.
+        """
         return out_tensor
 
     def get_readout_tensor(self, in_size: int) -> Tensor:
-        """One input of zeros: aihwkit sends something in any case."""
+        """Return one input vector of zeros, since aihwkit always sends something.
+
+        Args:
+            in_size: Number of inputs of the tile.
+        """
         return torch.zeros(1, in_size)
 
     def apply(self, forward_output: Tensor, ref_value: Tensor) -> Tensor:
-        """alpha at the time of the last drift."""
+        """Return the factor alpha at the time of the last drift, shape [1].
+
+        Args:
+            forward_output: The outputs of the tile; only their device is used.
+            ref_value: The targets that `init_baseline` returned.
+        """
         model = self.noise_model
         factor = compensation.oracle(ref_value, _one_tile(ref_value), model.pcm, model.t_inference)
         return factor[0, :1].to(forward_output.device)
 
 
 def noise_model(preset: Preset) -> BaseNoiseModel:
-    """Return aihwkit's own model if its numbers are the preset's, else ours in its interface.
+    """Return aihwkit's own model if its numbers are the preset's, else ours.
 
-    The oracle's compensation asks our laws, so it goes with our model.
+    The compensation "oracle" uses our laws, so it always comes with our model.
+
+    Args:
+        preset: The preset.
     """
     oracle = preset.compensation.drift_compensation == "oracle"
     model = None if oracle else own_model(preset.pcm)
@@ -131,7 +215,14 @@ def noise_model(preset: Preset) -> BaseNoiseModel:
 
 
 def drift_compensation(preset: Preset, model: BaseNoiseModel) -> BaseDriftCompensation | None:
-    """aihwkit's drift compensation of that kind; the floor of its readouts is 1e-4, always."""
+    """Return aihwkit's drift compensation of the preset's kind, or None.
+
+    The floor of its readouts is always 1e-4.
+
+    Args:
+        preset: The preset.
+        model: The noise model of the same tile.
+    """
     kind = preset.compensation.drift_compensation
     if kind == "none":
         return None

@@ -1,8 +1,10 @@
-"""aihwkit's C++ inference tile, with what a chip needs and the tile lacks.
+"""aihwkit's C++ inference tile, with additions that a chip needs.
 
-The physics is aihwkit's. Added: a state dict of plain tensors that holds the trained weights
-whatever chip is programmed, an error where an input range was never set or a chip would be trained,
-and weights that can be replaced for one forward and backward pass.
+The physics is aihwkit's. Added are:
+
+- a state dict of plain tensors, which holds the trained weights whatever chip is programmed,
+- an error if an input range was never set, and one if a chip would be trained,
+- weights that can be replaced for one forward and backward pass.
 """
 
 from __future__ import annotations
@@ -18,18 +20,28 @@ from aimc_bridge.engines.base import Flag, Observer, chip_in_the_way
 from aimc_bridge.errors import CalibrationError, StateError
 
 _CALIBRATED = 1e9
-"""Number of batches that a range set by hand counts as: initialisation from data is over."""
+"""Number of batches noted for a range that was set by hand.
 
-# what a state dict holds, by the tile's attribute
+It tells aihwkit that the initialisation from data is over.
+"""
+
+# attributes of a tile that are in its state dict
 _TRAINED = ("mapping_scales", "out_scaling_alpha", "input_range", "input_range_update_idx", "bias")
 
 
 class ChipTile(InferenceTile):  # type: ignore[misc]
-    """One crossbar `[out, in]` on the aihwkit engine.
+    """One crossbar `[out, in]` of the aihwkit engine.
 
-    `shared_weights` holds what the crossbar holds: the trained weights, normalised; those of a chip
-    while one is programmed (then `reference_combined_weights` are the trained ones); noisy ones
-    while `inject` is in force.
+    `shared_weights` are the weights that the crossbar holds, normalised. They are the trained
+    weights, or the weights of a chip if one is programmed (then `reference_combined_weights` are
+    the trained ones), or noisy weights while `inject` is in force.
+
+    Attributes:
+        label: Name of the layer in errors.
+        reached: Turned on by every forward pass; the tiles of a matrix share it.
+        observer: An observer with the row and the column of this tile; None if there is none.
+        clean: The trained weights while others are injected; None otherwise.
+        alphas: Factors of drift compensation that were measured, by seconds after programming.
     """
 
     reference_combined_weights: Tensor | None
@@ -39,6 +51,12 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
     mapping_scales: Tensor
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Make a tile as aihwkit does, with a periphery that does not learn yet.
+
+        Args:
+            *args: Passed on to aihwkit's InferenceTile.
+            **kwargs: Passed on to aihwkit's InferenceTile.
+        """
         super().__init__(*args, **kwargs)
         self.label = "this layer"
         self.reached = Flag()
@@ -50,28 +68,37 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
                 parameter.requires_grad_(False)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copied or unpickled tile."""
         super().__setstate__(state)
-        # a copy's C++ tile has memory of its own: it must be the parameter's before any use
+        # the C++ tile of a copy has its own memory: it must use the parameter's from the start
         self.ensure_shared_weights()
 
     # --- weights ---
 
     @torch.no_grad()
     def trained(self) -> Tensor:
-        """The trained weights, normalised, `[out, in]`: the tensor itself, not a copy."""
+        """Return the normalised trained weights, `[out, in]`: the tensor, not a copy."""
         if self.programmed_weights is not None and self.reference_combined_weights is not None:
             return self.reference_combined_weights
-        kept: Tensor = self.shared_weights.data if self.clean is None else self.clean
-        return kept
+        weight: Tensor = self.shared_weights.data if self.clean is None else self.clean
+        return weight
 
     @torch.no_grad()
     def hold(self, weight: Tensor) -> None:
-        """Write normalised weights to the crossbar, no matter what they are."""
+        """Write normalised weights to the crossbar, whether trained, programmed or noisy.
+
+        Args:
+            weight: The weights, `[out, in]`.
+        """
         self.ensure_shared_weights()
         self.shared_weights.data.copy_(weight)
 
     def inject(self, weight: Tensor | None) -> None:
-        """Hold other weights until called with None."""
+        """Hold other weights instead of the trained ones.
+
+        Args:
+            weight: Normalised weights, `[out, in]`. None holds the trained weights again.
+        """
         if weight is None:
             if self.clean is not None:
                 self.hold(self.clean)
@@ -94,7 +121,11 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
 
     @torch.no_grad()
     def set_mapping_scales(self, mapping_scales: Tensor | float | None) -> None:
-        """Set the digital scales: one a column, also where all are one and the same."""
+        """Set the digital scales, one per column, also if all of them are equal.
+
+        Args:
+            mapping_scales: The scales, `[out]` or one number.
+        """
         super().set_mapping_scales(mapping_scales)
         if self.mapping_scales is not None:
             self.mapping_scales = self.mapping_scales.expand(self.out_size).clone()
@@ -103,16 +134,30 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
 
     @torch.no_grad()
     def set_input_range(self, value: Tensor | float) -> None:
-        """Set the range, own units; it counts as calibrated (aihwkit's calibration comes here)."""
+        """Set the input range, after which it counts as calibrated.
+
+        aihwkit's own calibration calls this, too.
+
+        Args:
+            value: The range, in the layer's own units.
+        """
         super().set_input_range(value)
         self.input_range_update_idx.data.fill_(_CALIBRATED)
 
     def range_is_set(self) -> bool:
-        """Whether the range was calibrated, loaded, or started from data."""
+        """Return whether the range was calibrated, loaded, or started from data."""
         return self.input_range is None or bool(self.input_range_update_idx > 0)
 
     def post_backward(self, d_output: Tensor, dim: int, ctx: Any = None) -> Tensor:
-        """As aihwkit's, which writes a gradient of the range even where it is not learned."""
+        """Do as aihwkit does, but leave no gradient on a range that is not learned.
+
+        aihwkit writes a gradient of the range even then.
+
+        Args:
+            d_output: Gradient of the inputs.
+            dim: Dimension of the inputs.
+            ctx: The context of autograd.
+        """
         result: Tensor = super().post_backward(d_output, dim, ctx)
         if self.input_range is not None and not self.input_range.requires_grad:
             self.input_range.grad = None
@@ -121,10 +166,17 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
     def pre_update(
         self, x_input: Tensor, x_dim: int, d_input: Tensor, d_dim: int
     ) -> tuple[Tensor, Tensor]:
-        """As aihwkit's, but with the inputs in their own units.
+        """Do as aihwkit does, but with the inputs in the layer's own units.
 
-        aihwkit takes them divided by the input range, and its gradient of the weights is smaller by
-        that factor, tile by tile: a recipe's learning rate would mean another one on each engine.
+        aihwkit divides the inputs by the input range, and its gradient of the weights is smaller by
+        that factor, tile by tile. A recipe's learning rate would then mean something else on each
+        engine.
+
+        Args:
+            x_input: Inputs.
+            x_dim: Dimension of the inputs.
+            d_input: Gradients of the outputs.
+            d_dim: Dimension of the gradients.
         """
         x_input, d_input = super().pre_update(x_input, x_dim, d_input, d_dim)
         if self.input_range is not None:
@@ -134,9 +186,15 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
     # --- forward ---
 
     def forward(self, x_input: Tensor, tensor_view: tuple[int, ...] | None = None) -> Tensor:
-        """`[..., in] -> [..., out]`, as aihwkit's.
+        """Return the outputs of the tile as aihwkit does, `[..., in] -> [..., out]`.
 
-        Raises:  StateError (training mode with a chip), CalibrationError (range never set).
+        Args:
+            x_input: Inputs in the layer's own units.
+            tensor_view: Shape for the digital scales and the bias, as aihwkit has it.
+
+        Raises:
+            StateError: If the tile is in training mode and holds a chip.
+            CalibrationError: If the input range was never set.
         """
         if self.observer is not None:
             return self._observed(x_input)
@@ -156,6 +214,7 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         return y
 
     def _observed(self, x: Tensor) -> Tensor:
+        """Return the exact outputs, after the observer has seen the inputs."""
         assert self.observer is not None
         observer, row, column = self.observer
         normalised = self.trained()
@@ -166,13 +225,14 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
     # --- state ---
 
     def _trained_state(self) -> dict[str, Tensor]:
-        found = {"shared_weights": self.shared_weights}
+        """Return the tensors of the state dict, by name."""
+        state = {"shared_weights": self.shared_weights}
         if self.programmed_weights is not None or self.clean is not None:
-            found["shared_weights"] = self.trained()
-        found |= {
+            state["shared_weights"] = self.trained()
+        state |= {
             name: value for name in _TRAINED if (value := getattr(self, name, None)) is not None
         }
-        return found
+        return state
 
     def state_dict(
         self,
@@ -180,11 +240,19 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         prefix: str = "",
         keep_vars: bool = False,
     ) -> dict[str, Any]:
-        """Plain tensors: trained weights (normalised), scales, input range, bias. No chip."""
-        found: dict[str, Any] = OrderedDict() if destination is None else destination
+        """Return normalised trained weights, scales, input range and bias, but no chip.
+
+        All are plain tensors.
+
+        Args:
+            destination: A dict to fill; None makes a new one.
+            prefix: Text in front of the names.
+            keep_vars: Whether tensors keep their place in the graph of autograd.
+        """
+        state: dict[str, Any] = OrderedDict() if destination is None else destination
         for name, value in self._trained_state().items():
-            found[prefix + name] = value if keep_vars else value.detach()
-        return found
+            state[prefix + name] = value if keep_vars else value.detach()
+        return state
 
     @torch.no_grad()
     def _load_from_state_dict(
@@ -197,20 +265,21 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        """Copy tensors from a state dict, unless a chip is programmed."""
         if self.programmed_weights is not None:
             raise chip_in_the_way(self.label)
         expected = self._trained_state()
         for name, value in expected.items():
-            given = state_dict.get(prefix + name)
-            if given is None:
+            loaded = state_dict.get(prefix + name)
+            if loaded is None:
                 missing_keys.append(prefix + name)
-            elif given.shape != value.shape:
+            elif loaded.shape != value.shape:
                 error_msgs.append(
-                    f"size mismatch for {prefix}{name}: {tuple(given.shape)} in the state dict, "
+                    f"size mismatch for {prefix}{name}: {tuple(loaded.shape)} in the state dict, "
                     f"{tuple(value.shape)} in the model"
                 )
             else:
-                value.data.copy_(given)
+                value.data.copy_(loaded)
         unexpected_keys += [
             key
             for key in state_dict

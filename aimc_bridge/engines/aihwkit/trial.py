@@ -1,4 +1,4 @@
-"""One product on one of aihwkit's tiles: the proof that it runs here."""
+"""A trial product on one of aihwkit's tiles, to show that the tile runs here."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ __all__ = ["TILES", "trial"]
 
 
 def trial(tile: str, device: str) -> str | None:
-    """Why a tile ("rpucuda", "torch") cannot run on a device ("cpu", "cuda"); None where it can.
+    """Return the reason why a tile cannot run on a device, or None if it can.
 
-    A layer is converted and its ideal product compared with the digital one. The global random
-    state is given back as it was.
+    A layer is converted, and its ideal product is compared with the digital one. The global random
+    state is the same afterwards as before.
+
+    Args:
+        tile: "rpucuda" or "torch".
+        device: "cpu" or "cuda".
     """
     if tile == "rpucuda" and device == "cuda" and not cuda_tiles():
         return "this build of aihwkit has no CUDA (the wheels have none)"
@@ -28,6 +32,6 @@ def trial(tile: str, device: str) -> str | None:
             x = torch.tensor([[0.5, -1.0, 2.0]])
             analog = AnalogLinear.from_digital(digital, config).to(device).eval()
             error = float((analog(x.to(device)).cpu() - digital(x)).abs().max())
-    except Exception as problem:  # noqa: BLE001 - whatever it is, it is the answer
+    except Exception as problem:  # noqa: BLE001 - any error is the answer
         return f"{type(problem).__name__}: {str(problem).strip().splitlines()[0]}"
     return None if error < 1e-5 else f"an ideal product is off by {error:.1e}"

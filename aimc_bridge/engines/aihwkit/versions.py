@@ -1,4 +1,4 @@
-"""Which aihwkit works with which torch, found out before aihwkit is imported."""
+"""Versions of aihwkit and torch that work together, checked before the import."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ INSTALL = 'pip install "aihwkit==1.1.0" "torch>=2.10,<2.12" "torchvision>=0.25,<
 
 
 def found(package: str) -> str | None:
-    """The installed version of a package, or None."""
+    """Return the installed version of a package, or None.
+
+    Args:
+        package: Name of the package.
+    """
     try:
         return version(package)
     except PackageNotFoundError:
@@ -20,13 +24,18 @@ def found(package: str) -> str | None:
 
 
 def check(aihwkit: str | None = None, torch: str | None = None) -> None:
-    """Raise VersionError unless the pair of packages is one that was tried.
+    """Check that the versions of aihwkit and torch are a pair that was tried.
 
-    The wheels of aihwkit are bound to a torch version. With torch 2.9 they do not import; with 2.13
-    they import, and the C++ tile then fails inside a conversion.
+    The wheels of aihwkit are bound to a torch version. With torch 2.9 they do not import. With 2.13
+    they import, but the C++ tile fails inside a conversion.
 
-    Args:    aihwkit, torch  versions; the installed ones by default. What follows a "+" names a
-             build ("2.11.0+cpu") and does not count.
+    Args:
+        aihwkit: Version of aihwkit; the installed one by default.
+        torch: Version of torch; the installed one by default. Text after a "+" names a build, as in
+            "2.11.0+cpu", and does not count.
+
+    Raises:
+        VersionError: If the pair was not tried, or a package is missing.
     """
     aihwkit = aihwkit or found("aihwkit")
     torch = torch or found("torch")
@@ -40,4 +49,5 @@ def check(aihwkit: str | None = None, torch: str | None = None) -> None:
 
 
 def _public(text: str | None) -> str:
+    """Return a version without the name of its build."""
     return (text or "").split("+")[0]

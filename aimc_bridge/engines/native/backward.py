@@ -1,4 +1,4 @@
-"""The backward pass of a crossbar: as on aihwkit, see `forward.CrossbarProduct`."""
+"""The backward pass of a crossbar, as on aihwkit; see `forward.CrossbarProduct`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,19 @@ from aimc_bridge.engines.native.tiles import Block, Job, along, output_step, roo
 
 
 class Gradients:
-    """Sums of a backward pass over pieces of the batch and blocks of tiles, in their order.
+    """Gradients that are summed over the pieces of a batch and the blocks of tiles.
 
-    What comes back through rows of tiles that no ADC saturates is one product of all pieces:
-    digital scales go into the weights, and inputs of all rows lie side by side.
+    They are summed in the order of pieces and blocks. If the ADC saturates nowhere in the rows of
+    tiles, one product of all pieces gives the gradients: the digital scales go into the weights,
+    and the inputs of all rows lie side by side.
+
+    Attributes:
+        for_x: Gradient of the inputs, or None.
+        for_w: Gradient of the normalised weights, or None; `all` divides it by their scale.
+        for_factor: Gradient of the digital scales, or None.
+        clipped: Gradient from clipped inputs, and share of inputs inside, for each range; or None.
+        rows: Places of the rows of tiles if their inputs may lie side by side, else None.
+        weight: The weights of all rows, times their scales, once they were needed.
     """
 
     def __init__(
@@ -26,6 +35,15 @@ class Gradients:
         job: Job,
         needs: tuple[bool, bool, bool, bool],
     ) -> None:
+        """Prepare the sums that are needed.
+
+        Args:
+            x: Inputs of the layer, in own units.
+            ranges: Input ranges, `[row tiles, column tiles]`, or None.
+            factor: Digital scales, `[row tiles, out]`.
+            job: The products of the forward pass.
+            needs: Whether the gradients of (inputs, weights, ranges, factor) are needed.
+        """
         self.x, self.ranges, self.factor, self.job = x, ranges, factor, job
         grid = job.product.grid
         self.needs_x = needs[0]
@@ -33,9 +51,9 @@ class Gradients:
         self.for_w = x.new_zeros(grid.out_features, grid.in_features) if needs[1] else None
         self.for_factor = torch.zeros_like(factor) if needs[3] else None
         self.clipped: Tensor | None = None
-        if needs[2] and ranges is not None:  # of each range: gradient of clipped inputs, share not
+        if needs[2] and ranges is not None:
             self.clipped = ranges.new_zeros(2, *ranges.shape)
-        # elsewhere than on a CPU a look at what is saturated would wait for the device
+        # on a CPU only: elsewhere, looking for saturated outputs would wait for the device
         rows = grid.groups == 1 and all(block.column is None for block in job.blocks)
         self.rows = job.product.side_by_side() if rows and x.device.type == "cpu" else None
         self.weight: Tensor | None = None
@@ -43,117 +61,138 @@ class Gradients:
     def add(
         self, pieces: Sequence[slice], grad: Tensor, codes: Sequence[Sequence[Tensor | None]]
     ) -> None:
-        """What all pieces pass back; `codes` are what the ADC of each block gave, by piece."""
+        """Add the gradients that all pieces pass back.
+
+        Args:
+            pieces: The samples of each piece.
+            grad: Gradient of the outputs of the layer.
+            codes: The codes of the ADC, for each piece and each block.
+        """
         blocks = self.job.blocks
         saturated = [False] * len(pieces)
-        for number, (piece, given) in enumerate(zip(pieces, codes, strict=True)):
-            for block, one in zip(blocks, given, strict=True):
-                if one is not None and self._look(grad[piece], one, block):
+        for number, (piece, piece_codes) in enumerate(zip(pieces, codes, strict=True)):
+            for block, block_codes in zip(blocks, piece_codes, strict=True):
+                if block_codes is not None and self._look(grad[piece], block_codes, block):
                     saturated[number] = True
         if not self.needs_x and self.clipped is None and self.for_w is None:
             return
         if self.rows is not None and not any(saturated):
             self._add_rows(slice(0, len(self.x)), grad, self.rows)
             return
-        for number, (piece, given) in enumerate(zip(pieces, codes, strict=True)):
+        for number, (piece, piece_codes) in enumerate(zip(pieces, codes, strict=True)):
             if self.rows is not None and not saturated[number]:
                 self._add_rows(piece, grad[piece], self.rows)
                 continue
-            for block, one in zip(blocks, given, strict=True):
-                self._add_block(piece, block, _of(grad[piece], block), one)
+            for block, block_codes in zip(blocks, piece_codes, strict=True):
+                self._add_block(piece, block, _of(grad[piece], block), block_codes)
 
     def _look(self, grad: Tensor, codes: Tensor, block: Block) -> bool:
-        """Add the gradient of a block's scales; whether its ADC saturates, True where unknown."""
-        bound, wants = self.job.bound, self.for_factor is not None
+        """Add the gradient of a block's scales, and return whether its ADC saturates.
+
+        The answer is True if that is unknown.
+        """
+        bound, needs_factor = self.job.bound, self.for_factor is not None
         look = bound is not None and self.rows is not None
-        summed, most = None, None
+        summed, largest = None, None
         if self.job.compiled:
-            summed, most = compiled_passes.sums(_of(grad, block), codes, wants=wants, look=look)
+            summed, largest = compiled_passes.sums(
+                _of(grad, block), codes, wants=needs_factor, look=look
+            )
         else:
-            if wants:
+            if needs_factor:
                 others = [axis for axis in range(grad.ndim) if axis != 1]
                 summed = (_of(grad, block) * codes).sum(others)
             if look:
-                most = codes.abs().amax()
+                largest = codes.abs().amax()
         if self.for_factor is not None and summed is not None:
-            summed, one = summed * output_step(self.job.spec), block.range_of(self.ranges)
-            self.for_factor[block.row, block.columns] += summed if one is None else summed * one
-        return bound is not None and (most is None or bool(most.max() >= bound))
+            summed, input_range = summed * output_step(self.job.spec), block.range_of(self.ranges)
+            self.for_factor[block.row, block.columns] += (
+                summed if input_range is None else summed * input_range
+            )
+        return bound is not None and (largest is None or bool(largest.max() >= bound))
 
     def _add_rows(self, piece: slice, grad: Tensor, rows: list[slice]) -> None:
-        """Of all rows of tiles at once; no output of theirs is saturated."""
+        """Add the gradients of all rows of tiles at once; no output is saturated."""
         job, product = self.job, self.job.product
         blocks = list(zip(job.blocks, rows, strict=True))
         x, part = self.x[piece], self.x[piece]
         if self.ranges is not None or rows[-1].stop != x.shape[1]:
             part = room(x, len(x), rows[-1].stop)
-            for block, at in blocks:
+            for block, span in blocks:
                 seen = product.inputs(x, block.row, block.column)
-                self._put_in_range(seen, block.range_of(self.ranges), part[:, at])
+                self._put_in_range(seen, block.range_of(self.ranges), part[:, span])
         if self.weight is None:
             self.weight = torch.cat(
                 [b.tile.value * _first(self.factor[b.row], b.tile.value) for b in job.blocks], 1
             )
-        wanted = (self.needs_x or self.clipped is not None, self.for_w is not None)
-        part_x, part_w = product.transposed(grad, part, self.weight, wanted)
+        needs = (self.needs_x or self.clipped is not None, self.for_w is not None)
+        part_x, part_w = product.transposed(grad, part, self.weight, needs)
         if part_w is not None:
-            for block, at in blocks:
-                self._add_weight(part_w[:, at] * _first(self.factor[block.row], part_w), block)
+            for block, span in blocks:
+                self._add_weight(part_w[:, span] * _first(self.factor[block.row], part_w), block)
         if part_x is None:
             return
         if self.clipped is not None:
-            found = self._clipped_inputs(part, part_x)
-            for block, at in blocks:
-                gradient, count = (values[at].sum() for values in found)
-                self._add_clipped(block, gradient, count / part[:, at].numel(), len(x))
-        if self.needs_x and part_x.shape == self.x.shape:  # the whole batch, each input once
+            clipped = self._clipped_inputs(part, part_x)
+            for block, span in blocks:
+                gradient, count = (values[span].sum() for values in clipped)
+                self._add_clipped(block, gradient, count / part[:, span].numel(), len(x))
+        if self.needs_x and part_x.shape == self.x.shape:  # the whole batch, every input once
             self.for_x = part_x
         elif self.needs_x and rows[-1].stop == x.shape[1]:
             self._all_inputs()[piece].copy_(part_x)
         elif self.needs_x:
-            for block, at in blocks:
-                product.put_inputs(self._all_inputs()[piece], part_x[:, at], block.row, None)
+            for block, span in blocks:
+                product.put_inputs(self._all_inputs()[piece], part_x[:, span], block.row, None)
 
     def _add_block(self, piece: slice, block: Block, grad: Tensor, codes: Tensor | None) -> None:
-        product, one = self.job.product, block.range_of(self.ranges)
+        """Add the gradients of one block of tiles."""
+        product, input_range = self.job.product, block.range_of(self.ranges)
         g = self._through_adc(grad, codes, self.factor[block.row, block.columns])
         part = product.inputs(self.x[piece], block.row, block.column)
-        if one is not None:
+        if input_range is not None:
             seen, part = part, room(part, len(part), part.shape[1])
-            self._put_in_range(seen, one, part)
-        wanted = (self.needs_x or self.clipped is not None, self.for_w is not None)
-        part_x, part_w = product.transposed(g, part, block.tile.value, wanted)
+            self._put_in_range(seen, input_range, part)
+        needs = (self.needs_x or self.clipped is not None, self.for_w is not None)
+        part_x, part_w = product.transposed(g, part, block.tile.value, needs)
         if part_w is not None:
             self._add_weight(part_w, block)
         if part_x is None:
             return
-        if one is not None and self.clipped is not None:
+        if input_range is not None and self.clipped is not None:
             gradient, count = (values.sum() for values in self._clipped_inputs(part, part_x))
             self._add_clipped(block, gradient, count / part.numel(), len(part))
         if self.needs_x:
             product.put_inputs(self._all_inputs()[piece], part_x, block.row, block.column)
 
     def _all_inputs(self) -> Tensor:
+        """Return the gradient of all inputs, which is to be filled."""
         if self.for_x is None:
             self.for_x = torch.empty_like(self.x)
         return self.for_x
 
     def _add_weight(self, part: Tensor, block: Block) -> None:
-        """`part` is in the shape of the tile's weights, for inputs in units of the range."""
+        """Add the gradient of a block's weights.
+
+        `part` has the shape of the tile's weights, and is for inputs in units of the range.
+        """
         assert self.for_w is not None
-        grid, one = self.job.product.grid, block.range_of(self.ranges)
-        found = self.job.product.matrix(part, block.row)
+        grid, input_range = self.job.product.grid, block.range_of(self.ranges)
+        gradient = self.job.product.matrix(part, block.row)
         rows = grid.row_slices()[block.row]
-        self.for_w[block.columns, rows] += found if one is None else found * one
+        self.for_w[block.columns, rows] += (
+            gradient if input_range is None else gradient * input_range
+        )
 
     def _add_clipped(self, block: Block, gradient: Tensor, share: Tensor, samples: int) -> None:
+        """Add a block's gradient from clipped inputs, and the share of the others."""
         assert self.clipped is not None
-        found = self.clipped[:, block.row, block.column or 0]
-        found[0] += gradient
-        found[1] += (1.0 - share) * (samples / len(self.x))
+        sums = self.clipped[:, block.row, block.column or 0]
+        sums[0] += gradient
+        sums[1] += (1.0 - share) * (samples / len(self.x))
 
     def _through_adc(self, grad: Tensor, codes: Tensor | None, factor: Tensor) -> Tensor:
-        """The gradient of the products of a block."""
+        """Return the gradient of a block's products, from the gradient of its outputs."""
         bound = self.job.bound
         if self.job.compiled:
             return compiled_passes.gradient(grad, codes, factor, bound=bound)
@@ -162,21 +201,21 @@ class Gradients:
             g.masked_fill_(codes.abs() >= bound, 0.0)
         return g
 
-    def _put_in_range(self, x: Tensor, one: Tensor | None, into: Tensor) -> None:
-        """Inputs in units of their range."""
-        if one is None:
+    def _put_in_range(self, x: Tensor, input_range: Tensor | None, into: Tensor) -> None:
+        """Write inputs in units of their range."""
+        if input_range is None:
             into.copy_(x)
         elif self.job.compiled:
-            compiled_passes.in_range(x, one, into)
+            compiled_passes.in_range(x, input_range, into)
         else:
-            torch.div(x, one, out=into).clamp_(-1.0, 1.0)
+            torch.div(x, input_range, out=into).clamp_(-1.0, 1.0)
 
     def _clipped_inputs(self, part: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """`clipped_gradient` of each column of inputs."""
+        """Return `clipped_gradient` of each column of inputs."""
         return (compiled_passes.clipped if self.job.compiled else clipped_gradient)(part, grad)
 
     def all(self) -> tuple[Tensor | None, ...]:
-        """For the inputs, the trained weights, the ranges and the factors."""
+        """Return the gradients of inputs, trained weights, ranges and factors."""
         if self.for_w is not None:
             self.for_w /= self.job.product.grid.expand_columns(self.job.scale)
         for_ranges = None
@@ -187,22 +226,28 @@ class Gradients:
 
 
 def _of(grad: Tensor, block: Block) -> Tensor:
+    """Return a block's part of the gradient of all outputs."""
     return grad if block.column is None else grad[:, block.columns]
 
 
 def _first(values: Tensor, like: Tensor) -> Tensor:
-    """`[outputs]`, broadcastable to the shape of a tile's weights."""
+    """Return values `[outputs]` in a shape that broadcasts to a tile's weights."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def clipped_gradient(x: Tensor, grad_x: Tensor) -> tuple[Tensor, Tensor]:
-    """What clipped inputs ask of their range, relative to its size, and how many there are.
+    """Return the gradient of the input range from clipped inputs, and their number.
 
-    sum over x = 1 of min(g, 0) - sum over x = -1 of max(g, 0)
+    The gradient is relative to the size of the range:
+    sum over x = 1 of min(g, 0) - sum over x = -1 of max(g, 0).
 
-    Args:    x  `[samples, inputs, *space]` in units of the range, clamped to [-1, 1]; overwritten.
-             grad_x  of own units.
-    Returns: of each input, `[inputs]`.
+    Args:
+        x: Inputs in units of the range, clamped to [-1, 1], `[samples, inputs, *space]`;
+            overwritten.
+        grad_x: Gradient of the inputs in own units, same shape.
+
+    Returns:
+        The gradient and the number of clipped values, for each input: `[inputs]`.
     """
     others = [axis for axis in range(x.ndim) if axis != 1]
     sides = x.trunc_()  # 0 inside, else the sign of the input
@@ -213,9 +258,18 @@ def clipped_gradient(x: Tensor, grad_x: Tensor) -> tuple[Tensor, Tensor]:
 def range_gradient(
     clipped: Tensor, unclipped: Tensor, ranges: Tensor, decay: float, min_unclipped: float
 ) -> Tensor:
-    """Gradient of learned input ranges: range * (that of clipped inputs, plus decay while more than
-    `min_unclipped` of the inputs are inside). Source: aihwkit InputRangeParameter.
+    """Return the gradient of learned input ranges.
 
-    Args:    clipped  sums of `clipped_gradient`.    unclipped  share of inputs inside the range.
+    It is range * (gradient from clipped inputs, plus decay while more than `min_unclipped` of the
+    inputs are inside the range).
+
+    Args:
+        clipped: Sums of `clipped_gradient`, per range.
+        unclipped: Share of inputs inside the range.
+        ranges: The ranges.
+        decay: Rate of the decay.
+        min_unclipped: Least share of inputs inside the range for decay.
+
+    Source: aihwkit InputRangeParameter.
     """
     return (clipped + decay * (unclipped > min_unclipped)) * ranges

@@ -1,13 +1,12 @@
-"""A chip of netted pairs, and noise injected in training, in compiled passes that draw their
-numbers themselves.
+"""Chips of netted pairs, and noise for training, drawn in compiled passes.
 
-The laws are those of `physics` that say they can be compiled (`Law.compiled`). A pass takes rows
-of cells, each on one tile, and does everything in one loop over memory: draws, laws, the mean or
-the largest of each row. What is left for eager code is one number a column of a tile. A row is
-never split among threads.
+The laws come from `physics`; each says whether it can be compiled (`Law.compiled`). A pass takes
+rows of cells, each of which lies on one tile. It does everything in one loop over memory: draws,
+laws, and the mean or the largest of each row. Only one number per column of a tile is left for
+eager code. A row is never split among threads.
 
-Numbers are those of `draws.normal_at`: a key from the names of `rng`, the index of the cell in its
-matrix. A chip is the same on any number of threads.
+The numbers are those of `draws.normal_at`. Their key comes from the names of `rng`, their index is
+the index of the cell in its matrix. A chip is therefore the same on any number of threads.
 """
 
 from __future__ import annotations
@@ -33,9 +32,12 @@ Tensors = Sequence[Tensor]
 
 
 class Held(NamedTuple):
-    """weights    normalised, `[out, in]`
-    outputs    mean |output| of each column of each tile for the identity matrix as inputs,
-               `[row tiles, out]`; None where not asked for
+    """The weights that a chip holds, and their outputs.
+
+    Attributes:
+        weights: Normalised weights, `[out, in]`.
+        outputs: Mean |output| of each column of each tile if the inputs are the identity matrix,
+            `[row tiles, out]`. None if nobody asked for it.
     """
 
     weights: Tensor
@@ -43,9 +45,13 @@ class Held(NamedTuple):
 
 
 def suits(grid: TileGrid) -> bool:
-    """Whether there are passes for a matrix: more than one cell each way.
+    """Return whether there are passes for a matrix.
 
-    torch.compile makes other code for sizes of 1, for matrices that take no time.
+    It must have more than one cell each way.
+    torch.compile makes other code for sizes of 1, and such matrices take no time.
+
+    Args:
+        grid: The tiles of the matrix.
     """
     return grid.out_features > 1 and min(grid.rows) > 1
 
@@ -59,10 +65,16 @@ def program(
     seed: int,
     name: str,
 ) -> tuple[Cells, Held]:
-    """`cells.program_cells` and what is held right after.
+    """Return `cells.program_cells`, and the weights that are held right after.
 
-    Args:    weight  trained, `[out, in]`, and the scale of its columns, `[row tiles, out]`.
-             readout  the crossbar that outputs are wanted of.
+    Args:
+        weight: Trained weights, `[out, in]`.
+        scale: The scale of their columns, `[row tiles, out]`.
+        grid: The tiles.
+        pcm: The device.
+        readout: The settings of the crossbar if its outputs are needed, else None.
+        seed: Seed of the chip.
+        name: Name of the layer in its random streams.
     """
     weight = weight.contiguous()
     rows = _rows(grid, weight.dtype, weight.device)
@@ -74,20 +86,23 @@ def program(
     unit = us_per_largest(grid.reduce_columns(largest, "amax"), pcm)
     held = torch.empty_like(g)
     keys = key_of(g.device, seed, ("compensation", name, "reference"))
-    found = _each(_settled, rows, (g, held), (grid.expand_tiles(unit),), (keys,), readout)
-    return Cells(g, nu, unit), Held(held, None if readout is None else rows.joined(found))
+    outputs = _each(_settled, rows, (g, held), (grid.expand_tiles(unit),), (keys,), readout)
+    return Cells(g, nu, unit), Held(held, None if readout is None else rows.joined(outputs))
 
 
 def _programmed_cells(
     weight: Tensor, columns: Tensors, keys: Tensor, rows: _Rows, pcm: DeviceSpec
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Net weights and exponents, `[out, in]`, and the largest net weight of every column."""
+    """Return net weights, exponents, and the largest net weight of every column.
+
+    Net weights and exponents are `[out, in]`.
+    """
     if rows.merged:
         ((net, nu, largest),) = _each(_programmed, rows, (weight,), columns, (keys,), None, pcm)
         return net.view_as(weight), nu.view_as(weight), rows.joined([largest])
     net, nu = torch.empty_like(weight), torch.empty_like(weight)
-    found = _each(_programmed, rows, (weight, net, nu), columns, (keys,), None, pcm)
-    return net, nu, rows.joined([largest for (largest,) in found])
+    results = _each(_programmed, rows, (weight, net, nu), columns, (keys,), None, pcm)
+    return net, nu, rows.joined([largest for (largest,) in results])
 
 
 def read(
@@ -99,15 +114,25 @@ def read(
     seed: int,
     name: str,
 ) -> Held:
-    """`cells.read_cells` at `t_s` seconds after programming."""
+    """Return the weights that cells hold at some time, as `cells.read_cells` does.
+
+    Args:
+        cells: The cells.
+        grid: The tiles.
+        pcm: The device.
+        readout: The settings of the crossbar if its outputs are needed, else None.
+        t_s: Seconds after programming.
+        seed: Seed of the chip.
+        name: Name of the layer in its random streams.
+    """
     g = cells.conductance_us
     rows = _rows(grid, g.dtype, g.device)
     held = torch.empty_like(g)
     keys = key_of(g.device, seed, ("read", name, t_s), ("compensation", name, t_s))
     times = constants(law_of(pcm).moment(check_time(t_s), pcm), g)
     unit = grid.expand_tiles(cells.us_per_unit)
-    found = _each(_read, rows, (g, cells.nu, held), (unit,), (keys, times), readout, pcm)
-    return Held(held, None if readout is None else rows.joined(found))
+    outputs = _each(_read, rows, (g, cells.nu, held), (unit,), (keys, times), readout, pcm)
+    return Held(held, None if readout is None else rows.joined(outputs))
 
 
 def noisy(
@@ -120,9 +145,20 @@ def noisy(
     seed: int,
     names: tuple[object, ...],
 ) -> Tensor:
-    """Trained weights, `[out, in]`, with the noise of one mini-batch and drop-connect, normalised.
+    """Return trained weights with the noise of one mini-batch and drop-connect.
 
-    Args:    scale  of the columns, `[row tiles, out]`.    names  of the mini-batch's streams.
+    Args:
+        weight: Trained weights, `[out, in]`.
+        scale: The scale of their columns, `[row tiles, out]`.
+        grid: The tiles.
+        pcm: The device.
+        recipe: The kind of noise, and the share of drop-connect.
+        noise_scale: Factor on the noise in this mini-batch.
+        seed: Seed of the training.
+        names: The names of the mini-batch's streams.
+
+    Returns:
+        Normalised weights, `[out, in]`.
     """
     weight = weight.contiguous()
     rows = _rows(grid, weight.dtype, weight.device)
@@ -139,7 +175,8 @@ def noisy(
 
 
 # --- the passes -----------------------------------------------------------------------------------
-# cells: matrices of one shape; columns: a number a row; inputs: a number a cell of a row
+# cells: matrices of the same shape; columns: one number per row; inputs: one number per cell of a
+# row; fixed: keys and constants
 
 
 def _programmed(
@@ -150,8 +187,10 @@ def _programmed(
     readout: None,
     pcm: DeviceSpec,
 ) -> tuple[Tensor, ...]:
-    """Of clean weights: net weights, exponents, the largest of each row; the first two are written
-    to further cells where these are given."""
+    """Return net weights, exponents and the largest of each row, from clean weights.
+
+    If there are further cells, the first two are written to them instead.
+    """
     weight, *into = cells
     scale, unit, first = columns
     plus, minus, eps_nu = (_draws(fixed[0][k], first, weight) for k in range(3))
@@ -171,7 +210,7 @@ def _settled(
     fixed: Tensors,
     readout: CrossbarSpec | None,
 ) -> Tensor | None:
-    """Net weights become conductances, and weights that are held; these weights' outputs."""
+    """Turn net weights into conductances and held weights; return their outputs."""
     g, held = cells
     unit, first = columns
     now = g * unit[:, None]
@@ -189,7 +228,7 @@ def _read(
     readout: CrossbarSpec | None,
     pcm: DeviceSpec,
 ) -> Tensor | None:
-    """Conductances and exponents become weights that are held; these weights' outputs."""
+    """Write the weights of conductances and exponents, and return their outputs."""
     g, nu, held = cells
     unit, first = columns
     keys, times = fixed
@@ -209,7 +248,7 @@ def _noisy(
     recipe: TrainingSpec,
     quiet: bool,
 ) -> None:
-    """Of trained weights: normalised ones with noise and drop-connect, written to the second."""
+    """Write normalised weights with noise and drop-connect to the second of the cells."""
     weight, new = cells
     scale, largest, first = columns
     keys, strength = fixed
@@ -227,6 +266,7 @@ def _noisy(
 def _outputs(
     weight: Tensor, key: Tensor, first: Tensor, inputs: Tensors, readout: CrossbarSpec | None
 ) -> Tensor | None:
+    """Return the mean |output| of each row, or None if nobody asked for it."""
     if readout is None:
         return None
     position, count = inputs
@@ -235,12 +275,16 @@ def _outputs(
 
 
 def _draws(key: Tensor, first: Tensor, cells: Tensor) -> Tensor:
-    """`first` is the index of the first cell of each row; a tensor where arithmetic would do:
-    torch.compile does not fuse a loop over all cells with one over rows and columns."""
+    """Return the N(0, 1) numbers of cells.
+
+    `first` holds the index of each row's first cell. It is a tensor although arithmetic would do:
+    torch.compile does not fuse a loop over all cells with one over rows and columns.
+    """
     return normal_at(key, _indices(first, cells)).to(cells.dtype)
 
 
 def _indices(first: Tensor, cells: Tensor) -> Tensor:
+    """Return the indices of cells in their matrix."""
     return first[:, None] + torch.arange(cells.shape[1], dtype=torch.int32, device=cells.device)
 
 
@@ -248,10 +292,15 @@ def _indices(first: Tensor, cells: Tensor) -> Tensor:
 
 
 class _Rows(NamedTuple):
-    """The cells of a matrix as matrices whose rows each lie on one tile: one matrix of all where
-    row tiles have one size, else one of each row tile.
+    """The cells of a matrix as matrices whose rows lie on one tile each.
 
-    first    indices of the rows' first cells    inputs    position and count, see `TileGrid`
+    If all row tiles have the same size, there is one such matrix; else there is one per row tile.
+
+    Attributes:
+        grid: The tiles.
+        merged: Whether there is one matrix for all row tiles.
+        first: The indices of the rows' first cells, per matrix.
+        inputs: Position and count of the inputs (see `TileGrid`), per matrix.
     """
 
     grid: TileGrid
@@ -260,19 +309,19 @@ class _Rows(NamedTuple):
     inputs: list[tuple[Tensor, Tensor]]
 
     def cells(self, values: Tensor) -> list[Tensor]:
-        """`[out, in]`, without gaps."""
+        """Return the matrices of cells from `[out, in]`, which must be contiguous."""
         if self.merged:
             return [values.view(-1, self.grid.rows[0])]
         return [values[:, inputs] for inputs in self.grid.row_slices()]
 
     def columns(self, values: Tensor) -> list[Tensor]:
-        """`[row tiles, out]`."""
+        """Return one number per row and matrix, from `[row tiles, out]`."""
         if self.merged:
             return [values.T.reshape(-1).contiguous()]
         return list(values.contiguous())
 
     def joined(self, parts: list[Tensor]) -> Tensor:
-        """Back from `columns`."""
+        """Return `[row tiles, out]` from the numbers that `columns` returns."""
         if self.merged:
             return parts[0].view(self.grid.out_features, -1).T
         return torch.stack(parts)
@@ -280,16 +329,17 @@ class _Rows(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _rows(grid: TileGrid, dtype: torch.dtype, device: torch.device) -> _Rows:
-    with torch.inference_mode(False):  # kept between calls
-        made = _Rows(grid, len(set(grid.rows)) == 1, [], [])
+    """Return the rows of a grid, which are kept between calls."""
+    with torch.inference_mode(False):  # later calls may be outside of inference mode
+        rows = _Rows(grid, len(set(grid.rows)) == 1, [], [])
         index = torch.arange(grid.out_features * grid.in_features, dtype=torch.int32)
-        for part in made.cells(index.view(grid.out_features, grid.in_features)):
-            made.first.append(part[:, 0].contiguous().to(device))
+        for part in rows.cells(index.view(grid.out_features, grid.in_features)):
+            rows.first.append(part[:, 0].contiguous().to(device))
         like = torch.empty(0, dtype=dtype, device=device)
         position, count = grid.row_position(like), grid.row_count(like)
-        for tile in grid.row_slices()[: len(made.first)]:
-            made.inputs.append((position[tile].clone(), count[tile].clone()))
-        return made
+        for tile in grid.row_slices()[: len(rows.first)]:
+            rows.inputs.append((position[tile].clone(), count[tile].clone()))
+        return rows
 
 
 def _each(
@@ -301,17 +351,21 @@ def _each(
     readout: CrossbarSpec | None,
     *static: object,
 ) -> list[Any]:
-    """A pass over all cells of matrices `[out, in]`, columns given as `[row tiles, out]`.
+    """Run a pass over all cells of some matrices.
 
-    Returns: what it returns, for each matrix of rows.
+    The matrices are `[out, in]`, their columns `[row tiles, out]`.
+
+    Returns:
+        The results of the pass, one per matrix of rows.
     """
-    # .data: torch.compile also looks at what is behind a view, and compiles anew where that differs
-    cells = zip(*([part.data for part in rows.cells(one)] for one in matrices), strict=True)
+    # .data, because torch.compile also looks at what is behind a view, and compiles again if that
+    # differs
+    cells = zip(*([part.data for part in rows.cells(matrix)] for matrix in matrices), strict=True)
     numbers = zip(*(rows.columns(values) for values in columns), rows.first, strict=True)
     inputs = rows.inputs if readout is not None else [()] * len(rows.inputs)
     parts = list(zip(cells, numbers, inputs, strict=True))
-    own = _pass(function, rows.merged, parts[0], fixed, readout, *static)
-    return [own(*part, fixed, readout, *static) for part in parts]
+    compiled = _pass(function, rows.merged, parts[0], fixed, readout, *static)
+    return [compiled(*part, fixed, readout, *static) for part in parts]
 
 
 _called: set[Callable[..., Any]] = set()
@@ -324,25 +378,26 @@ def _pass(
     fixed: Tensors,
     *static: object,
 ) -> Callable[..., Any]:
-    """A pass, compiled by now.
+    """Return a pass that is compiled already.
 
-    torch.compile takes sizes that are equal in the first call for equal in all: they all differ in
-    a call of our own. Numbers of a spec are compiled in, which halves what a call costs.
+    torch.compile assumes that sizes which are equal in the first call are equal in all calls.
+    Therefore the first call is made here, with sizes that all differ. The numbers of a spec are
+    compiled in, which halves the cost of a call.
     """
     cells, columns, inputs = part
-    own = kernel(function, *kind(cells[0]), merged, *static)
-    if own not in _called:
+    compiled = kernel(function, *kind(cells[0]), merged, *static)
+    if compiled not in _called:
         from torch._dynamo import config
 
         m, n = 509, 257
         width = n if merged else n + 12
         with config.patch(specialize_float=True):
-            own(
+            compiled(
                 tuple(cell.new_ones(m, width)[:, :n].data for cell in cells),
                 tuple(column.new_ones(m) for column in columns),
                 tuple(values.new_ones(n) for values in inputs),
                 fixed,
                 *static,
             )
-        _called.add(own)
-    return own
+        _called.add(compiled)
+    return compiled

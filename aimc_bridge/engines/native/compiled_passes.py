@@ -1,8 +1,8 @@
-"""What a crossbar does beside its products, as compiled passes that draw their own numbers.
+"""A crossbar's work beside its products, as compiled passes that draw numbers.
 
-Here one kernel of torch.compile draws, adds and converts while an output is in a register: on two
-threads all of it takes half the time that the draws alone take torch, where every other step is a
-pass through memory of its own.
+One kernel of torch.compile draws, adds and converts while an output is in a register. On two
+threads all of this takes half the time that the draws alone take torch, where every other step is
+one more pass through memory.
 """
 
 from __future__ import annotations
@@ -17,8 +17,14 @@ from aimc_bridge.engines.native.kernels import constants, kernel, kind
 
 
 class Inputs(NamedTuple):
-    """Inputs of the products: as the DAC gives them, their size for the side products, its square;
-    None where not wanted."""
+    """Inputs of the products; None in place of a tensor that is not needed.
+
+    Attributes:
+        x: Inputs as the DAC returns them.
+        side: The same in the precision of the side products, which give IR drop and read noise.
+        size: |x| times a scale, for the IR drop.
+        square: The square of `size`, for the read noise.
+    """
 
     x: Tensor
     side: Tensor | None
@@ -36,10 +42,16 @@ def inputs(
     side: torch.dtype | None = None,
     wanted: tuple[bool, bool] = (False, False),
 ) -> Inputs:
-    """`forward.converted` and what side products take of it.
+    """Return `forward.converted`, and the tensors that side products take of it.
 
-    Args:    steps  of the DAC; None without one.    scale  of `size`.    side  their precision,
-             None that of `x`.    wanted  (size, square).
+    Args:
+        x: Inputs in own units, `[samples, inputs, *space]`.
+        input_range: The range of the tile, or None.
+        unit: The size of an input at the bound.
+        steps: Steps of the DAC; None if there is none.
+        scale: Factor on `size`.
+        side: Precision of the side products; None is the precision of `x`.
+        wanted: Whether (size, square) are needed.
     """
     rows = _rows(x.detach())
     if rows is None:
@@ -48,14 +60,16 @@ def inputs(
         input_range = input_range.detach()
     most = unit if steps is None else float(steps)
     numbers = constants((unit if input_range is None else most, unit / most, scale), x)
-    own = kernel(_inputs, *kind(rows), input_range is None, steps is None, side, wanted)
-    found = own(rows, input_range, numbers, steps is not None, side, wanted)
-    if x.ndim == 2:  # vectors, as they came: each view more is felt in a recurrent step
-        return Inputs(*found)
+    compiled = kernel(_inputs, *kind(rows), input_range is None, steps is None, side, wanted)
+    results = compiled(rows, input_range, numbers, steps is not None, side, wanted)
+    if x.ndim == 2:  # vectors need no view: one more view costs time in a recurrent step
+        return Inputs(*results)
     last = rows.ndim == 2
     shape = (x.shape[0], *x.shape[2:], x.shape[1]) if last else tuple(x.shape)
-    views = [None if one is None else one.view(shape) for one in found]
-    new, *rest = (one.movedim(-1, 1) if last and one is not None else one for one in views)
+    views = [None if values is None else values.view(shape) for values in results]
+    new, *rest = (
+        values.movedim(-1, 1) if last and values is not None else values for values in views
+    )
     assert new is not None
     return Inputs(new, *rest)
 
@@ -68,6 +82,7 @@ def _inputs(
     dtype: torch.dtype | None,
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor | None, ...]:
+    """Convert inputs; this is the pass of `inputs`."""
     if input_range is None:
         x = x * numbers[0]
     else:
@@ -75,7 +90,7 @@ def _inputs(
         if rounded:
             x = torch.round(x) * numbers[1]
     side = None if dtype is None else x.to(dtype)
-    # rounded to the side products' precision once, at the end
+    # rounded to the precision of the side products only once, at the end
     size = torch.abs(x * numbers[2]) if any(wanted) else None
     square = None if size is None or not wanted[1] else size * size
     if dtype is not None:
@@ -84,7 +99,12 @@ def _inputs(
 
 
 def code_type(like: Tensor, bound: int | None) -> torch.dtype:
-    """The smallest that holds what an ADC gives, for the backward pass."""
+    """Return the smallest dtype for the codes of an ADC, for the backward pass.
+
+    Args:
+        like: The outputs of a product.
+        bound: The bound of the ADC in its steps; None if there is no ADC.
+    """
     return torch.int8 if bound is not None and bound <= 127 else like.dtype
 
 
@@ -104,36 +124,49 @@ def finish(
     into: Tensor | None = None,
     add: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """IR drop, noise, ADC and digital scales of a product's outputs.
+    """Apply IR drop, noise, ADC and digital scales to the outputs of a product.
 
-    Args:    loss, b, late, floor  as in `forward.Currents`.    drop  `ir_drop` of the spec.
-             sigma  of the noise, times the root of variance + floor where that is given; 0 is none.
-             bound  of the ADC; None without one.    scales, keep, into, add  as in
-             `forward.outputs`; without `into` y is written over where that is possible.
-    Returns: (outputs, what the ADC gave or None), as `forward.outputs`.
+    Args:
+        y: Outputs of the product; written over if `into` is None and that is possible.
+        loss: As in `forward.Currents`.
+        b: As in `forward.Currents`.
+        variance: As in `forward.Currents`.
+        scales: As in `forward.outputs`.
+        late: As in `forward.Currents`.
+        floor: As in `forward.Currents`.
+        drop: `ir_drop` of the spec.
+        sigma: Sigma of the noise, times the root of variance + floor if there is a variance; 0 is
+            no noise.
+        bound: Bound of the ADC in its steps; None if there is no ADC.
+        keep: As in `forward.outputs`.
+        into: As in `forward.outputs`.
+        add: As in `forward.outputs`.
+
+    Returns:
+        The outputs, and the codes of the ADC or None, as `forward.outputs`.
     """
     y, rows = _dense(y.detach())
-    others = [None if one is None else _ordered(one, y) for one in (loss, b, variance)]
+    others = [None if values is None else _ordered(values, y) for values in (loss, b, variance)]
     direct = into is not None and _same_order(into, y)
     out = into if direct else None
     memory = y.untyped_storage().data_ptr()
     if out is None and any(
-        one is not None and one.untyped_storage().data_ptr() == memory for one in others
+        values is not None and values.untyped_storage().data_ptr() == memory for values in others
     ):
         out = torch.empty_like(y)
     codes = torch.empty_like(y, dtype=code_type(y, bound)) if keep else None
     key = new_key(y.device) if sigma > 0.0 else None
     most = 0.0 if bound is None else float(bound)
     numbers = constants((late, 2.0 * drop, 20.0**0.5 * drop, sigma, most, floor), y)
-    views = [None if one is None else _rows(one) for one in (*others, out, codes)]
-    kinds = [None if one is None else one.dtype for one in views]
+    views = [None if values is None else _rows(values) for values in (*others, out, codes)]
+    kinds = [None if values is None else values.dtype for values in views]
     add_here = add and direct
-    own = kernel(_finish, *kind(rows), *kinds, key is None, bound is None, add_here)
-    own(rows, *views, scales.detach(), numbers, key, bound is not None, add_here)
-    found = y if out is None else out
+    compiled = kernel(_finish, *kind(rows), *kinds, key is None, bound is None, add_here)
+    compiled(rows, *views, scales.detach(), numbers, key, bound is not None, add_here)
+    result = y if out is None else out
     if into is None or direct:
-        return found, codes
-    return (into.add_(found) if add else into.copy_(found)), codes
+        return result, codes
+    return (into.add_(result) if add else into.copy_(result)), codes
 
 
 def _finish(
@@ -149,6 +182,7 @@ def _finish(
     rounded: bool,
     add: bool,
 ) -> None:
+    """Write the outputs and the codes of the ADC; this is the pass of `finish`."""
     new = y
     if loss is not None and b is not None:
         b = b.to(y.dtype) + numbers[0]
@@ -172,44 +206,60 @@ def _finish(
 def sums(
     grad: Tensor, codes: Tensor, *, wants: bool, look: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Of each output: the gradient of its scale in steps of the ADC, and the largest |code|, where
-    these are asked for."""
+    """Return sums of a backward pass for each output.
+
+    Args:
+        grad: Gradient of the outputs.
+        codes: The codes of the ADC.
+        wants: Whether the gradient of the scales is needed.
+        look: Whether the largest |code| is needed.
+
+    Returns:
+        The gradient of each output's scale, in steps of the ADC, and the largest |code| of each
+        output; None in place of one that is not needed.
+    """
     if not wants and not look:
         return None, None
-    given = _rows(codes)
-    assert given is not None
+    code_rows = _rows(codes)
+    assert code_rows is not None
     rows = _rows(_ordered(grad.detach(), codes)) if wants else None
-    own = kernel(_sums, *kind(given), None if rows is None else rows.dtype, look)
-    found: tuple[Tensor | None, Tensor | None] = own(rows, given, look)
-    return found
+    compiled = kernel(_sums, *kind(code_rows), None if rows is None else rows.dtype, look)
+    results: tuple[Tensor | None, Tensor | None] = compiled(rows, code_rows, look)
+    return results
 
 
 def _sums(grad: Tensor | None, codes: Tensor, look: bool) -> tuple[Tensor | None, Tensor | None]:
+    """Reduce gradients and codes; this is the pass of `sums`."""
     others = 0 if codes.ndim == 2 else (0, 2)
     summed = None if grad is None else (grad * codes.to(grad.dtype)).sum(others)
     return summed, torch.abs(codes.to(torch.float32)).amax(others) if look else None
 
 
 def gradient(grad: Tensor, codes: Tensor | None, factor: Tensor, *, bound: int | None) -> Tensor:
-    """The gradient of outputs through digital scales and ADC.
+    """Return the gradient of outputs, passed back through digital scales and ADC.
 
-    Args:    codes  what the ADC gave; None where nothing depends on it.    factor  `[outputs]`.
+    Args:
+        grad: Gradient of the outputs.
+        codes: The codes of the ADC; None if nothing depends on them.
+        factor: The digital scales, `[outputs]`.
+        bound: Bound of the ADC in its steps; None if there is no ADC.
     """
     grad = grad.detach()
     if codes is not None:
         grad = _ordered(grad, codes)
     grad, rows = _dense(grad)
-    given = None if codes is None or bound is None else _rows(codes)
+    code_rows = None if codes is None or bound is None else _rows(codes)
     g = torch.empty_like(grad)
     numbers = constants((0.0 if bound is None else float(bound),), grad)
-    own = kernel(_gradient, *kind(rows), None if given is None else given.dtype)
-    own(rows, given, factor.detach(), numbers, _rows(g))
+    compiled = kernel(_gradient, *kind(rows), None if code_rows is None else code_rows.dtype)
+    compiled(rows, code_rows, factor.detach(), numbers, _rows(g))
     return g
 
 
 def _gradient(
     grad: Tensor, codes: Tensor | None, factor: Tensor, numbers: Tensor, g: Tensor
 ) -> None:
+    """Scale a gradient and stop it at saturated outputs; the pass of `gradient`."""
     new = grad * _of_outputs(factor, grad)
     if codes is not None:
         new = torch.where(torch.abs(codes.to(grad.dtype)) >= numbers[0], 0.0, new)
@@ -217,28 +267,41 @@ def _gradient(
 
 
 def in_range(x: Tensor, one: Tensor, into: Tensor) -> None:
-    """Inputs in units of their range, clamped to [-1, 1]; written to `into`, of their shape."""
-    rows, given = _rows(into), _rows(x.detach())
-    if given is None or rows is None or given.ndim != rows.ndim:
+    """Write inputs in units of their range, clamped to [-1, 1].
+
+    Args:
+        x: Inputs in own units.
+        one: The input range.
+        into: A tensor to write to, in the shape of the inputs.
+    """
+    into_rows, x_rows = _rows(into), _rows(x.detach())
+    if x_rows is None or into_rows is None or x_rows.ndim != into_rows.ndim:
         torch.div(x.detach(), one.detach(), out=into).clamp_(-1.0, 1.0)
         return
-    own = kernel(_in_range, *kind(given), rows.is_contiguous())
-    own(given, one.detach(), rows)
+    compiled = kernel(_in_range, *kind(x_rows), into_rows.is_contiguous())
+    compiled(x_rows, one.detach(), into_rows)
 
 
 def _in_range(x: Tensor, one: Tensor, into: Tensor) -> None:
+    """Divide and clamp inputs; this is the pass of `in_range`."""
     into.copy_(torch.clamp(x / one, -1.0, 1.0))
 
 
 def clipped(x: Tensor, grad_x: Tensor) -> tuple[Tensor, Tensor]:
-    """`backward.clipped_gradient`; `x`, without gaps, is left as it is."""
+    """Return `backward.clipped_gradient`; unlike there, `x` is not overwritten.
+
+    Args:
+        x: Inputs in units of the range, clamped to [-1, 1], contiguous in some order.
+        grad_x: Gradient of the inputs.
+    """
     x, rows = _dense(x.detach())
     other = _rows(_ordered(grad_x.detach(), x))
-    found: tuple[Tensor, Tensor] = kernel(_clipped, *kind(rows))(rows, other)
-    return found
+    results: tuple[Tensor, Tensor] = kernel(_clipped, *kind(rows))(rows, other)
+    return results
 
 
 def _clipped(x: Tensor, grad_x: Tensor) -> tuple[Tensor, Tensor]:
+    """Reduce clipped inputs and their gradients; this is the pass of `clipped`."""
     others = 0 if x.ndim == 2 else (0, 2)
     sides = torch.trunc(x)
     return torch.clamp(sides * grad_x, max=0.0).sum(others), torch.abs(sides).sum(others)
@@ -248,8 +311,11 @@ def _clipped(x: Tensor, grad_x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rows(values: Tensor) -> Tensor | None:
-    """A view of `[samples, outputs, *space]` in the order of its memory, `[n, outputs]` or
-    `[n, outputs, m]`; between the n there may be gaps. None where memory has another order."""
+    """Return a view in memory order of a tensor `[samples, outputs, *space]`.
+
+    The view is `[n, outputs]` or `[n, outputs, m]`; between the n there may be gaps. It is None if
+    the memory has another order.
+    """
     if values.ndim == 2 and values.stride(1) == 1:
         return values
     last = values.movedim(1, -1)
@@ -267,7 +333,7 @@ def _rows(values: Tensor) -> Tensor | None:
 
 
 def _dense(values: Tensor) -> tuple[Tensor, Tensor]:
-    """(a tensor without gaps, its `_rows`); a copy where `values` has gaps."""
+    """Return a tensor without gaps, and its `_rows`; a copy if `values` has gaps."""
     rows = _rows(values)
     if rows is None or not rows.is_contiguous():
         values = values.movedim(1, -1).contiguous().movedim(-1, 1)
@@ -276,18 +342,22 @@ def _dense(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _of_outputs(values: Tensor, rows: Tensor) -> Tensor:
+    """Return values per output in a shape that broadcasts to rows."""
     return values if rows.ndim == 2 else values.unsqueeze(1)
 
 
 def _same_order(values: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors of the same shape have the same memory order."""
     return all(
-        size == 1 or stride == wanted
-        for size, stride, wanted in zip(values.shape, values.stride(), other.stride(), strict=True)
+        size == 1 or stride == other_stride
+        for size, stride, other_stride in zip(
+            values.shape, values.stride(), other.stride(), strict=True
+        )
     )
 
 
 def _ordered(values: Tensor, other: Tensor) -> Tensor:
-    """With dimensions in the order that `other`, without gaps, has in memory."""
+    """Return values in the memory order of another tensor, which has no gaps."""
     if _same_order(values, other) and values.stride() == other.stride():
         return values
     return torch.empty_like(other, dtype=values.dtype).copy_(values)

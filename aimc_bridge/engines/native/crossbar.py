@@ -1,4 +1,4 @@
-"""The crossbars of one weight matrix: its tiles, their periphery, the chip programmed on them."""
+"""The crossbars of one weight matrix: tiles, their periphery, and their chip."""
 
 from __future__ import annotations
 
@@ -26,19 +26,39 @@ from aimc_bridge.spec import Preset, TrainingSpec
 class Crossbar(nn.Module, Matrix):
     """A matrix `[out, in]` on tiles. The layer that owns it owns the trained weights.
 
-    Parameters   input_range `[row tiles, column tiles]`, out_scale `[row tiles, out]`
-    Buffers      scale `[row tiles, out]`; range_batches `[row tiles, column tiles]`, the number of
-                 batches each range was set from: 0 is never, -1 is zeros only
-    Chip         plain tensors outside the state dict: conductances, exponents, what is held now,
-                 the compensation's reference and factor
-
-    Every product takes the weights as they are when it is called, however they were changed; only
+    Every product takes the weights as they are when it is called, however they were changed. Only
     the time steps of a recurrent layer share what the first of them derived (`layers.steps`).
+
+    The tensors of a chip are not in the state dict: conductances, exponents, the weights that are
+    held now, and the reference and factor of drift compensation.
+
+    Attributes:
+        input_range: Input ranges, `[row tiles, column tiles]`, a parameter; None if the preset has
+            none.
+        out_scale: Learned factor on the column scales, `[row tiles, out]`, a parameter.
+        scale: Column scales, `[row tiles, out]`, a buffer.
+        range_batches: Number of batches that each range was set from, `[row tiles, column tiles]`,
+            a buffer. 0 is never, -1 is from zeros only.
+        product: The product of the layer.
+        ranges: The start and the observation of input ranges.
+        label: Name of the layer in errors.
+        side_precision: Precision of the products behind IR drop and read noise; None is the
+            precision of the weights.
+        compiled: Whether compiled passes do everything beside the products.
     """
 
     def __init__(
         self, weight: Tensor, preset: Preset, product: Product, grid: TileGrid, owner: nn.Module
     ) -> None:
+        """Lay a matrix on tiles.
+
+        Args:
+            weight: Trained weights, `[out, in]`.
+            preset: The preset.
+            product: The product of the layer.
+            grid: The tiles.
+            owner: The layer, which has `weight`, `bias`, `matrix()` and `set_matrix()`.
+        """
         super().__init__()
         self.grid = grid
         self.preset = preset
@@ -76,11 +96,13 @@ class Crossbar(nn.Module, Matrix):
     compensation: Tensor | None
 
     def _load_from_state_dict(self, *args: Any) -> None:
+        """Load a state dict, unless a chip is programmed."""
         if self.held is not None:
             raise chip_in_the_way(self.label)
         super()._load_from_state_dict(*args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Crossbar:
+        """Move or convert the tensors, after which the ranges are looked at again."""
         self.ranges.forget()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
@@ -88,24 +110,30 @@ class Crossbar(nn.Module, Matrix):
     # --- weights ---
 
     def _trained(self) -> Tensor:
+        """Return the trained weights of the layer, `[out, in]`."""
         weight: Tensor = self._owner[0].matrix()  # type: ignore[operator]
         return weight
 
     def _normalised(self) -> Tensor:
+        """Return the trained weights divided by the column scales."""
         return self._trained() / self.grid.expand_columns(self.scale)
 
     def normalised_weight(self) -> Tensor:
+        """Return the trained weights divided by the column scales, detached."""
         return self._normalised().detach()
 
     def clean_weight(self) -> Tensor:
+        """Return a copy of the layer's weights."""
         return self._trained().detach().clone()
 
     def column_scale(self) -> Tensor:
+        """Return the buffer `scale`."""
         return self.scale
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def set_clean_weight(self, weight: Tensor, scale: Tensor | None = None) -> None:
+        """Write the weights to the layer, and forget a chip."""
         self.grid.check(weight)
         self.restore()
         self._owner[0].set_matrix(weight.to(self.scale))  # type: ignore[operator]
@@ -116,13 +144,16 @@ class Crossbar(nn.Module, Matrix):
             self.scale.copy_(scale)
 
     def bias(self) -> Tensor | None:
-        found: Tensor | None = self._owner[0].bias  # type: ignore[assignment]
-        return found
+        """Return the bias of the layer."""
+        bias: Tensor | None = self._owner[0].bias  # type: ignore[assignment]
+        return bias
 
     def learned_scale(self) -> Tensor:
+        """Return `out_scale`, detached."""
         return self.out_scale.detach()
 
     def effective_weight(self) -> Tensor:
+        """Return the held, injected or trained weights times all column scales."""
         held = self.held if self.held is not None else self._injected
         weight = self.normalised_weight() if held is None else held
         return weight * self.grid.expand_columns(self.scale * self.out_scale.detach())
@@ -130,10 +161,17 @@ class Crossbar(nn.Module, Matrix):
     # --- the product ---
 
     def forward(self, x: Tensor) -> Tensor:
-        """The analog product of all tiles, summed digitally; no bias.
+        """Return the analog product of all tiles, summed digitally, without the bias.
 
-        Under autocast it is computed in the precision of the weights all the same: the grid of the
+        Under autocast it is still computed in the precision of the weights, because the grid of the
         ADC is as fine as bfloat16's.
+
+        Args:
+            x: Inputs in own units, as the layer's product takes them.
+
+        Raises:
+            StateError: If the layer is in training mode and holds a chip.
+            CalibrationError: If the input ranges were never set.
         """
         if torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
@@ -166,11 +204,11 @@ class Crossbar(nn.Module, Matrix):
                 return whole
             return whole + 0.0 * self.input_range.sum()  # it too has a gradient of zeros
         few = size < x.shape[1] * MANY
-        kept = kept_between_steps() if few else None
+        cache = kept_between_steps() if few else None
         job = Job(
             self.product,
             self.preset.crossbar,
-            self._blocks(weight, {} if kept is None else kept.setdefault(self, {})),
+            self._blocks(weight, {} if cache is None else cache.setdefault(self, {})),
             scale,
             self.ranges.decay,
             self.side_precision,
@@ -183,8 +221,10 @@ class Crossbar(nn.Module, Matrix):
     def _digital_product(
         self, x: Tensor, trained: Tensor | None, weight: Tensor, factor: Tensor
     ) -> Tensor:
-        """Through a periphery that changes nothing, all tiles are one product; so they are where
-        there are no inputs."""
+        """Return the product of all tiles as one digital product.
+
+        This is exact if the periphery changes nothing, or if there are no inputs.
+        """
         if trained is not None:
             clean = trained / self.grid.expand_columns(self.scale)
             weight = clean if self._injected is None else clean + (weight - clean).detach()
@@ -193,7 +233,10 @@ class Crossbar(nn.Module, Matrix):
         return product.contract(product.inputs(x, 0, None), scaled)
 
     def _weights_now(self) -> tuple[Tensor | None, Callable[[], Tensor]]:
-        """(trained weights that get a gradient or None, weights on the crossbar)."""
+        """Return the trained weights, and a function for the weights on the crossbar.
+
+        The trained weights are None if they get no gradient.
+        """
         held, injected = self.held, self._injected
         if held is not None:
             return None, lambda: held
@@ -205,9 +248,9 @@ class Crossbar(nn.Module, Matrix):
         return trained, self.normalised_weight
 
     def _blocks(
-        self, weight: Callable[[], Tensor], kept: dict[tuple[int, int | None], TileWeights]
+        self, weight: Callable[[], Tensor], cache: dict[tuple[int, int | None], TileWeights]
     ) -> list[Block]:
-        """The products of this layer; derived weights are taken from `kept`, or put there."""
+        """Return the blocks of tiles, with weights from `cache`, which it fills."""
         columns: list[tuple[int | None, slice]] = [(None, slice(0, self.grid.out_features))]
         if not self.ranges.shared(self.input_range):
             columns = list(enumerate(self.grid.column_slices()))
@@ -216,30 +259,40 @@ class Crossbar(nn.Module, Matrix):
             whole = None
             for row in range(len(self.grid.rows)):
                 for column, outs in columns:
-                    tile = kept.get((row, column))
+                    tile = cache.get((row, column))
                     if tile is None:
                         whole = weight() if whole is None else whole
                         position = self.grid.row_position(whole) if self._ir_drop() else None
                         tile = TileWeights(self.product, whole, row, column, position)
-                        kept[row, column] = tile
+                        cache[row, column] = tile
                     blocks.append(Block(row, column, outs, tile))
         return blocks
 
     def set_side_precision(self, dtype: torch.dtype | None) -> None:
-        """Of the products behind IR drop and read noise; None is that of the weights."""
+        """Set the precision of the products behind IR drop and read noise.
+
+        Args:
+            dtype: The precision; None is the precision of the weights.
+        """
         self.side_precision = dtype
 
     def set_compiled(self, on: bool) -> None:
-        """Whether compiled passes do what is no product."""
+        """Set whether compiled passes do everything beside the products.
+
+        Args:
+            on: True if they do.
+        """
         self.compiled = on
 
     def _ir_drop(self) -> bool:
+        """Return whether there is an IR drop now."""
         on = self.preset.crossbar.ir_drop > 0.0
         return on and (self.ir_drop_in_training or not self.training)
 
     # --- input ranges ---
 
     def _check_ranges(self, x: Tensor) -> None:
+        """Check that the input ranges are set, or start them from the inputs."""
         assert self.input_range is not None
         if not self.ranges.check(
             self.input_range, self.range_batches, self.product, x, self.training
@@ -250,6 +303,7 @@ class Crossbar(nn.Module, Matrix):
             )
 
     def input_ranges(self) -> Tensor | None:
+        """Return the absolute values of the ranges, or None if one was never set."""
         if self.input_range is None or not self.ranges.state(self.range_batches).ready:
             return None
         return self.input_range.detach().abs()
@@ -257,6 +311,7 @@ class Crossbar(nn.Module, Matrix):
     @torch.inference_mode(False)
     @torch.no_grad()
     def set_input_ranges(self, ranges: Tensor) -> None:
+        """Set the parameter and its count of batches, if the preset has ranges."""
         if self.input_range is None:
             return
         self.grid.check_ranges(ranges, self.label)
@@ -264,9 +319,11 @@ class Crossbar(nn.Module, Matrix):
         self.range_batches.fill_(LOADED)
 
     def observe(self, observer: Observer | None) -> None:
+        """Give the observer to the ranges."""
         self.ranges.observer = observer
 
     def watch_inputs(self, watcher: Callable[[Tensor], None]) -> RemovableHandle:
+        """Show inputs by a hook on this module."""
         linear = isinstance(self.product, LinearProduct)
 
         def show(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
@@ -276,17 +333,20 @@ class Crossbar(nn.Module, Matrix):
         return self.register_forward_pre_hook(show)
 
     def multiply(self, x: Tensor) -> Tensor:
+        """Return a forward pass of this module."""
         y: Tensor = self(x)
         return y
 
     # --- the chip ---
 
     def _cells(self) -> cell_law.Cells:
+        """Return the programmed cells; raise StateError if there are none."""
         if self.conductance_us is None or self.nu is None or self.us_per_unit is None:
             raise StateError(f"{self.label} holds no chip; call program(model, seed) first")
         return cell_law.Cells(self.conductance_us, self.nu, self.us_per_unit)
 
     def _blueprint(self, name: str, draw_on: str) -> programmed.Blueprint:
+        """Return the weights to program, and the source of their noise."""
         weight = self._trained().detach()
         check_precision(weight.dtype)
         return programmed.Blueprint(weight, self.scale, self.grid, self.preset, name, draw_on)
@@ -294,6 +354,7 @@ class Crossbar(nn.Module, Matrix):
     @torch.inference_mode(False)
     @torch.no_grad()
     def program(self, seed: int, name: str, draw_on: str) -> None:
+        """Program the cells, and measure the reference of drift compensation."""
         blueprint = self._blueprint(name, draw_on)
         cells, held = programmed.program(blueprint, seed)
         self.conductance_us, self.nu = cells.conductance_us, cells.nu
@@ -303,16 +364,19 @@ class Crossbar(nn.Module, Matrix):
     @torch.inference_mode(False)
     @torch.no_grad()
     def drift(self, t_s: float, seed: int, name: str, draw_on: str) -> None:
+        """Read the cells, and measure the factor of drift compensation."""
         cells, blueprint, reference = self._cells(), self._blueprint(name, draw_on), self.reference
         now = programmed.read(blueprint, cells, reference is not None, float(t_s), seed)
         self.held = now.weights
         self.compensation = programmed.factor(blueprint, now, reference, float(t_s), seed)
 
     def restore(self) -> None:
+        """Forget the tensors of the chip."""
         for name in programmed.STATE:
             setattr(self, name, None)
 
     def chip_state(self) -> dict[str, Tensor]:
+        """Return the tensors of the chip that are there."""
         check_precision(self.scale.dtype)
         self._cells()
         return {
@@ -321,12 +385,14 @@ class Crossbar(nn.Module, Matrix):
 
     @torch.inference_mode(False)
     def load_chip_state(self, state: dict[str, Tensor]) -> None:
+        """Check the tensors, and copy them to this device."""
         programmed.check_state(state, self.grid, self.label)
         self.restore()
         for name, value in state.items():
             setattr(self, name, value.to(self.scale.device).clone())
 
     def alpha(self) -> Tensor:
+        """Return the compensation's factor, 1 if there is none."""
         if self.compensation is None:
             return torch.ones_like(self.scale)
         return self.compensation
@@ -334,9 +400,11 @@ class Crossbar(nn.Module, Matrix):
     # --- training ---
 
     def trainable(self) -> bool:
+        """Return whether the weight of the layer requires a gradient."""
         return bool(self._owner[0].weight.requires_grad)
 
     def prepare_training(self, recipe: TrainingSpec) -> None:
+        """Set which parameters learn, how ranges start, and whether there is an IR drop."""
         self.ir_drop_in_training = recipe.ir_drop_in_training
         self.out_scale.requires_grad_(
             recipe.learn_out_scales and self.preset.crossbar.learned_out_scales
@@ -348,22 +416,26 @@ class Crossbar(nn.Module, Matrix):
             self.range_batches.zero_()
 
     def periphery(self) -> dict[str, list[nn.Parameter]]:
+        """Return `out_scale` and `input_range`."""
         ranges = [] if self.input_range is None else [self.input_range]
         return {"out_scale": [self.out_scale], "input_range": ranges}
 
     def keep_out_of_compile(self, on: bool) -> None:
+        """Hide `forward` from torch.compile, or show it again."""
         if on:
             self.__dict__["forward"] = torch.compiler.disable(self.forward)
         else:
             self.__dict__.pop("forward", None)
 
     def inject(self, weight: Tensor | None) -> None:
+        """Use these weights in products until they are None."""
         self._injected = weight
 
     @torch.no_grad()
     def draw_noisy_weight(
         self, recipe: TrainingSpec, scale: float, seed: int, names: tuple[object, ...]
     ) -> Tensor | None:
+        """Draw in a compiled pass, if this crossbar is compiled and the device has one."""
         pcm = self.preset.pcm
         if not self.compiled or not law_of(pcm).compiled or not compiled_chip.suits(self.grid):
             return None
@@ -373,6 +445,7 @@ class Crossbar(nn.Module, Matrix):
     @torch.inference_mode(False)
     @torch.no_grad()
     def clip(self, bound: Tensor) -> None:
+        """Limit the layer's weights."""
         limit = bound * self.grid.expand_columns(self.scale)
         trained = self._trained()
         self._owner[0].set_matrix(torch.minimum(torch.maximum(trained, -limit), limit))  # type: ignore[operator]
@@ -380,11 +453,13 @@ class Crossbar(nn.Module, Matrix):
     @torch.inference_mode(False)
     @torch.no_grad()
     def remap(self) -> None:
+        """Set `scale` from the layer's weights."""
         self.scale.copy_(
             column_scales(self._trained(), self.grid, self.preset.crossbar.weight_scaling)
         )
 
     def extra_repr(self) -> str:
+        """Return the size and the preset, for `print(model)`."""
         grid = self.grid
         size = f"{grid.out_features} x {grid.in_features} on {grid.tiles} tiles"
         return f"{size}, {self.preset.name}"

@@ -1,14 +1,16 @@
-"""Random numbers drawn inside compiled passes.
+"""Random numbers that are drawn inside compiled passes.
 
-torch draws Gaussians on a CPU with one thread, at 2.3 ns each, in a pass through memory of their
-own; here they are drawn where they are needed.
+torch draws Gaussians on a CPU with one thread, at 2.3 ns each, in a separate pass through memory.
+Here they are drawn where they are needed.
 
-The generator is a hash of (key, index), so that numbers depend neither on the number of threads nor
-on the order: two rounds of a 32-bit finaliser (C. Wellons, hash-prospector, shifts 16, 15, 15 and
-factors 21f0aaad, 735a2d97), a word of the key before each, then the inverse normal distribution in
-single precision (M. Giles, GPU Computing Gems 2, chapter 10).
-Each product takes a key of 64 bits from the default generator of its device; what makes a chip, and
-noise injected in training, has keys with names. The largest draw is 6.3.
+The generator is a hash of (key, index). The numbers therefore depend neither on the number of
+threads nor on the order. The hash is two rounds of a 32-bit finaliser (C. Wellons, hash-prospector,
+shifts 16, 15, 15 and factors 21f0aaad, 735a2d97), with a word of the key before each round. Then
+comes the inverse normal distribution in single precision (M. Giles, GPU Computing Gems 2,
+chapter 10). The largest draw is 6.3.
+
+Each product takes a key of 64 bits from the default generator of its device. The keys of a chip,
+and of noise that is injected in training, are derived from names.
 """
 
 from __future__ import annotations
@@ -21,27 +23,61 @@ from aimc_bridge.engines.native.kernels import kernel, kind
 
 
 def key_of(device: torch.device, seed: int, *streams: tuple[object, ...]) -> Tensor:
-    """The keys of named streams of a seed, `[streams, 2]`: 63 bits each, as `rng.derive` has it."""
+    """Return the keys of named streams of a seed: 63 bits each, from `rng.derive`.
+
+    Args:
+        device: The device of the keys.
+        seed: The seed.
+        *streams: The names of the streams.
+
+    Returns:
+        The keys as two words each, int32, shape [streams, 2].
+    """
     derived = [rng.derive(seed, *names) for names in streams]
     words = [[(number & 0xFFFFFFFF) - 2**31, number >> 32] for number in derived]
     return torch.tensor(words, dtype=torch.int32).to(device)
 
 
 def new_key(device: torch.device) -> Tensor:
-    """64 random bits, `[2]`, from the default generator of the device."""
+    """Return 64 random bits from the default generator of a device.
+
+    Args:
+        device: The device.
+
+    Returns:
+        A key of two words, int32, shape [2].
+    """
     return torch.randint(-(2**31), 2**31, (2,), dtype=torch.int32, device=device)
 
 
 def normal(key: Tensor, n: int) -> Tensor:
-    """The N(0, 1) numbers of a key, `[n]`, float32."""
+    """Return the first N(0, 1) numbers of a key.
+
+    Args:
+        key: The key, int32, shape [2].
+        n: How many numbers.
+
+    Returns:
+        The numbers, float32, shape [n].
+    """
     return normal_at(key, torch.arange(n, dtype=torch.int32, device=key.device))
 
 
 def normal_at(key: Tensor, index: Tensor) -> Tensor:
-    """Those of int32 indices, of their shape. Constants are literals: names are arguments to
-    torch.compile, and each would be read from memory."""
+    """Return the N(0, 1) numbers of a key at some indices.
+
+    The constants are literals, because torch.compile turns names into arguments and would read each
+    of them from memory.
+
+    Args:
+        key: The key, int32, shape [2].
+        index: The indices, int32, any shape.
+
+    Returns:
+        The numbers, float32, in the shape of `index`.
+    """
     bits = _bits(key, index)
-    p = ((bits & 0x7FFFFFFF).to(torch.float32) + 0.5) * 2.0**-31  # of both tails
+    p = ((bits & 0x7FFFFFFF).to(torch.float32) + 0.5) * 2.0**-31  # probability of both tails
     w = -torch.log(p * (2.0 - p))
     v = w - 2.5
     near = 2.81022636e-08 * v + 3.43273939e-07
@@ -66,16 +102,28 @@ def normal_at(key: Tensor, index: Tensor) -> Tensor:
 
 
 def uniform_at(key: Tensor, index: Tensor) -> Tensor:
-    """Numbers in [0, 1), multiples of 2^-24, of int32 indices."""
+    """Return numbers in [0, 1) of a key at some indices; they are multiples of 2^-24.
+
+    Args:
+        key: The key, int32, shape [2].
+        index: The indices, int32, any shape.
+
+    Returns:
+        The numbers, float32, in the shape of `index`.
+    """
     return ((_bits(key, index) >> 8) & 0xFFFFFF).to(torch.float32) * 2.0**-24
 
 
 def _bits(key: Tensor, index: Tensor) -> Tensor:
+    """Return the hash of a key and of indices, int32."""
     return _mixed(_mixed(index ^ key[0]) + key[1])
 
 
 def _mixed(bits: Tensor) -> Tensor:
-    """The finaliser; masks make the shifts of signed numbers logical ones."""
+    """Return one round of the finaliser.
+
+    The masks turn the shifts of signed numbers into logical ones.
+    """
     bits = bits ^ ((bits >> 16) & 0xFFFF)
     bits = bits * 0x21F0AAAD
     bits = bits ^ ((bits >> 15) & 0x1FFFF)
@@ -84,11 +132,17 @@ def _mixed(bits: Tensor) -> Tensor:
 
 
 def drawn(key: Tensor, n: int) -> Tensor:
-    """`normal(key, n)` from a compiled pass."""
+    """Return `normal(key, n)`, drawn in a compiled pass.
+
+    Args:
+        key: The key, int32, shape [2].
+        n: How many numbers.
+    """
     new = torch.empty(n, dtype=torch.float32, device=key.device)
     kernel(_drawn, *kind(new))(new, key)
     return new
 
 
 def _drawn(new: Tensor, key: Tensor) -> None:
+    """Write the numbers of a key to a tensor; this is the pass of `drawn`."""
     new.copy_(normal(key, new.numel()))

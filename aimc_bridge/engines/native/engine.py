@@ -18,36 +18,46 @@ from aimc_bridge.spec import Preset
 
 
 class NativeEngine(Engine):
-    """All of the physics in PyTorch; CPU or GPU; float32 and float64."""
+    """All of the physics in PyTorch, on a CPU or GPU, in float32 or float64."""
 
     name = "native"
     draw_on = ("cpu", "device", "compiled")
 
     def check(self, preset: Preset, device: torch.device, dtype: torch.dtype) -> None:
+        """Accept float32 and float64, and devices that have a law."""
         check_precision(dtype)
-        law_of(preset.pcm)  # a device without a law is an error before anything is converted
+        law_of(preset.pcm)  # if the device has no law, this raises before anything is converted
 
     def matrices(self, model: nn.Module) -> dict[str, Matrix]:
-        found: dict[str, Matrix] = {}
+        """Return the crossbars of a model, by the name of the layer that owns each."""
+        crossbars: dict[str, Matrix] = {}
         for name, module in owners(model, Crossbar):
             assert isinstance(module, Crossbar)
-            found[name.removesuffix("crossbar").removesuffix(".")] = module
-        return found
+            crossbars[name.removesuffix("crossbar").removesuffix(".")] = module
+        return crossbars
 
     def finish(self, model: nn.Module) -> None:
+        """Name the layers for errors."""
         for name, matrix in self.matrices(model).items():
             assert isinstance(matrix, Crossbar)
             matrix.label = f"layer {name!r}" if name else "this layer"
 
 
 def side_precision(model: nn.Module, dtype: torch.dtype | None) -> None:
-    """Compute the products behind IR drop and read noise in another precision, to save time.
+    """Compute the products behind IR drop and read noise in another precision.
 
-    The weighted sum itself keeps the precision of the weights. With `torch.bfloat16` an IR drop is
-    off by up to 1 % of itself (it is some per cent of an output), a noise's sigma by 0.4 %.
+    It saves time.
 
-    Args:    model  converted to the native engine.    dtype  `torch.bfloat16`; None is exact again.
-    Raises:  UsageError for another dtype; CapabilityError where the model is not a native one.
+    The weighted sum itself keeps the precision of the weights. With `torch.bfloat16` the IR drop is
+    wrong by up to 1 % of itself (it is a few per cent of an output), the sigma of a noise by 0.4 %.
+
+    Args:
+        model: A model that was converted to the native engine.
+        dtype: `torch.bfloat16`; None makes the products exact again.
+
+    Raises:
+        UsageError: If the dtype is another one.
+        CapabilityError: If the model was converted to another engine.
     """
     if dtype not in (None, torch.bfloat16):
         raise UsageError(f"side_precision: {dtype!r}; allowed: torch.bfloat16, None")
@@ -59,16 +69,22 @@ def side_precision(model: nn.Module, dtype: torch.dtype | None) -> None:
 
 
 def compiled(model: nn.Module, on: bool = True) -> None:
-    """Let torch.compile fuse noise, IR drop and converters of every layer, to save time.
+    """Let torch.compile fuse noise, IR drop and converters, to save time.
 
-    The law is the same, the noise's numbers are others than without: a generator that runs inside
-    the compiled passes, seeded from torch's default generator, so that `torch.manual_seed` repeats
-    them, on any number of threads. So is the noise that `train` injects, which stays a function of
-    its seed. The first passes take seconds, until everything is compiled.
-    Chips are drawn as `program(model, seed, draw_on=...)` says, which knows "compiled" too.
+    The law of the noise stays the same, its numbers are others than without. They come from a
+    generator that runs inside the compiled passes and is seeded from torch's default generator, so
+    `torch.manual_seed` repeats them on any number of threads. The noise that `train` injects comes
+    from that generator too, and remains a function of its seed. The first passes take seconds,
+    until everything is compiled. Chips are drawn as `program(model, seed, draw_on=...)` says, for
+    which "compiled" is a choice, too.
 
-    Args:    model  converted to the native engine.
-    Raises:  CapabilityError where torch.compile does not work, or the model is not a native one.
+    Args:
+        model: A model that was converted to the native engine.
+        on: False undoes it.
+
+    Raises:
+        CapabilityError: If torch.compile does not work, or the model was converted to another
+            engine.
     """
     if record_of(model).engine != "native":
         raise CapabilityError("compiled: only the native engine can be compiled")

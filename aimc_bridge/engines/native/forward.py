@@ -1,10 +1,11 @@
-"""The forward and backward pass of a crossbar: what `physics.crossbar` says, at speed.
+"""The forward and backward pass of a crossbar: `physics.crossbar`, made fast.
 
-All tiles of a layer are one function for autograd, samples in front: `[samples, in]` of a linear
-layer, `[samples, channels, *space]` of a convolution. Outputs are counted in steps of the ADC and
-inputs scaled accordingly, so that constants fold into few passes in place over the outputs; both
-Gaussian noises are one draw of their joint sigma. Large batches go through in pieces that stay in
-the processor's cache: 16 images instead of 64 cut a WRN-16-4's forward pass by a quarter.
+All tiles of a layer are one function for autograd. Samples come first: `[samples, in]` in a linear
+layer, `[samples, channels, *space]` in a convolution. Outputs are counted in steps of the ADC, and
+inputs are scaled accordingly, so that constants need few passes in place over the outputs. Both
+Gaussian noises are one draw with their joint sigma. Large batches are divided into pieces that stay
+in the processor's cache: 16 images at a time instead of 64 shorten the forward pass of a WRN-16-4
+by a quarter.
 """
 
 from __future__ import annotations
@@ -25,14 +26,24 @@ from aimc_bridge.physics.mapping import levels
 from aimc_bridge.spec import CrossbarSpec
 
 _PIECE = 1 << 20
-"""Outputs of a block of tiles that go through together on a CPU: 4 MiB of float32."""
+"""Number of outputs of a block that a CPU computes together: 4 MiB of float32."""
 
 _FEWEST = (1, 256)
-"""Samples of a piece at least: images; vectors, whose products would else be too thin."""
+"""Least number of samples of a piece: images, and vectors.
+
+With fewer vectors the products would be too thin.
+"""
 
 
 def converted(x: Tensor, input_range: Tensor | None, spec: CrossbarSpec, unit: float) -> Tensor:
-    """Inputs as the DAC gives them, in [-unit, unit]."""
+    """Return inputs as the DAC returns them, in [-unit, unit].
+
+    Args:
+        x: Inputs in own units.
+        input_range: The range of the tile; None if the preset has none.
+        spec: The crossbar's settings.
+        unit: The size of an input at the bound.
+    """
     if input_range is None:
         return x if unit == 1.0 else x * unit
     if spec.dac_bits is None:
@@ -42,16 +53,23 @@ def converted(x: Tensor, input_range: Tensor | None, spec: CrossbarSpec, unit: f
 
 
 class Currents(NamedTuple):
-    """What the products of a block of tiles give, before IR drop, noise and ADC.
+    """Results of the products of a block of tiles, before IR drop, noise and ADC.
 
-    In b = sqrt(0.05) (a - 2) the loss a (a (0.05 a - 0.2) + 0.5) w is
-    (sqrt(20) b + 2) (b b + 0.3) w, and constants are biases of the products, or numbers of a
-    compiled pass: the fewest passes over the outputs.
+    With b = sqrt(0.05) (a - 2), the loss a (a (0.05 a - 0.2) + 0.5) w is
+    (sqrt(20) b + 2) (b b + 0.3) w. The constants then are biases of the products, or numbers of a
+    compiled pass: this takes the fewest passes over the outputs. Here a is the sum over |inputs| as
+    in `physics.crossbar.ir_loss`, and w are the position-weighted outputs.
 
-    loss, b    position-weighted outputs, and the b of above less `late`; None without IR drop
-    variance   of the noise over sigma^2, less `floor`; None where it is 1
-    positive   whether a convolution cannot have summed it to a little less than 0
-    sigma      of the noise, in units of `output_step`; 0 without noise
+    Attributes:
+        y: The outputs.
+        loss: Position-weighted outputs; None without IR drop.
+        b: The b of the formula, less `late`; None without IR drop.
+        late: A number that is to be added to `b`.
+        variance: Variance of the noise over sigma^2, less `floor`; None if it is 1.
+        floor: A number that is to be added to `variance`.
+        positive: Whether `variance` cannot be negative. If not, a convolution may have summed it to
+            a little less than 0.
+        sigma: Sigma of the noise, in units of `output_step`; 0 without noise.
     """
 
     y: Tensor
@@ -73,12 +91,20 @@ def outputs(
     into: Tensor | None = None,
     add: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """IR drop, noise, ADC and digital scales, in the memory of `found` or in `into`.
+    """Apply IR drop, noise, ADC and digital scales.
 
-    Args:    scales  `[outputs]`, of one step of the ADC.    into  of the shape of the outputs.
-             add     to what is there, instead of writing over it.
-             keep    whether what the ADC gave is wanted too.
-    Returns: (outputs, what the ADC gave or None)
+    The outputs are in the memory of `found`, or in `into`.
+
+    Args:
+        found: Results of the products; overwritten.
+        job: The products.
+        scales: Digital scales of one step of the ADC, `[outputs]`.
+        keep: Whether the codes of the ADC (its outputs in steps) are needed.
+        into: A tensor for the outputs, in their shape; None writes over `found`.
+        add: Whether the outputs are added to `into` instead of written over it.
+
+    Returns:
+        The outputs, and the codes of the ADC or None.
     """
     spec, bound = job.spec, job.bound
     codes = None
@@ -110,14 +136,21 @@ def outputs(
 
 
 def currents(x: Tensor, input_range: Tensor | None, tile: TileWeights, job: Job) -> Currents:
-    """The products of a block of tiles with inputs in own units."""
+    """Return the products of a block of tiles.
+
+    Args:
+        x: Inputs of the tiles, in own units.
+        input_range: Their range, or None.
+        tile: Their weights.
+        job: The products.
+    """
     spec, product = job.spec, job.product
     unit = 1.0 / output_step(spec)
     scale = 1.0
     if tile.position is not None:
         scale = math.sqrt(0.05) * tile.rows / (spec.ir_drop_g_ratio * unit)
-    given = _inputs(x, input_range, unit, scale, tile, job)
-    x, side, size, square = given.x, given.side, given.size, given.square
+    inputs = _inputs(x, input_range, unit, scale, tile, job)
+    x, side, size, square = inputs.x, inputs.side, inputs.size, inputs.square
     out_sigma = spec.out_noise * unit
     if size is None and square is None:
         y = product.contract(x, tile.value)
@@ -136,7 +169,7 @@ def currents(x: Tensor, input_range: Tensor | None, tile: TileWeights, job: Job)
         return Currents(y, None, None, 0.0, variance, floor, bias > 0.0, sigma)
     assert tile.position is not None
     shift = -2.0 * math.sqrt(0.05)
-    exact = side is x  # in half precision b would lose a small a
+    exact = side is x  # in half precision a - 2 would lose a small a: it is shifted later
     late = 0.0 if exact and not job.compiled else shift
     early = shift - late
     y, loss = product.with_positioned(x, side, tile.value, tile.position)
@@ -155,56 +188,56 @@ def _inputs(
     tile: TileWeights,
     job: Job,
 ) -> compiled_passes.Inputs:
-    """The inputs as the products take them; `size` is |x| times `scale`."""
+    """Return the inputs as the products take them; `size` is |x| times `scale`."""
     spec = job.spec
-    wanted = (tile.position is not None, spec.w_noise > 0.0)
+    needs = (tile.position is not None, spec.w_noise > 0.0)
     if job.compiled:
         steps = None if spec.dac_bits is None else levels(spec.dac_bits)
-        dtype = None if job.side in (None, x.dtype) or not any(wanted) else job.side
+        dtype = None if job.side in (None, x.dtype) or not any(needs) else job.side
         return compiled_passes.inputs(
-            x, input_range, unit=unit, steps=steps, scale=scale, side=dtype, wanted=wanted
+            x, input_range, unit=unit, steps=steps, scale=scale, side=dtype, wanted=needs
         )
     x = converted(x, input_range, spec, unit)
-    if not any(wanted):
+    if not any(needs):
         return compiled_passes.Inputs(x, None, None, None)
     side = x.to(job.side or x.dtype)
     size = (side * scale).abs_()
-    if not wanted[0]:
+    if not needs[0]:
         return compiled_passes.Inputs(x, side, None, size.mul_(size))
-    return compiled_passes.Inputs(x, side, size, size * size if wanted[1] else None)
+    return compiled_passes.Inputs(x, side, size, size * size if needs[1] else None)
 
 
-def _with_ir_drop_and_noise(found: Currents, spec: CrossbarSpec) -> Tensor:
-    """Return the currents, less the IR drop, with both noises in one draw; in place.
+def _with_ir_drop_and_noise(analog: Currents, spec: CrossbarSpec) -> Tensor:
+    """Return the currents less the IR drop, with both noises in one draw; in place.
 
-    The IR drop is that of `physics.crossbar.ir_loss` in the terms of `Currents`, as in
-    `compiled_passes`: equal to it up to rounding, in fewer passes over the outputs.
+    The IR drop is `physics.crossbar.ir_loss` in the terms of `Currents`, as in `compiled_passes`.
+    It is equal up to rounding, in fewer passes over the outputs.
     """
-    y, variance = found.y, found.variance
-    if found.loss is not None and found.b is not None:
-        loss, b = found.loss.to(y.dtype), found.b.to(y.dtype)
-        if found.late:
-            b.add_(found.late)
+    y, variance = analog.y, analog.variance
+    if analog.loss is not None and analog.b is not None:
+        loss, b = analog.loss.to(y.dtype), analog.b.to(y.dtype)
+        if analog.late:
+            b.add_(analog.late)
         loss.mul_(torch.addcmul(b.new_tensor(0.3), b, b))
         y.sub_(loss, alpha=2.0 * spec.ir_drop)
         y.addcmul_(loss, b, value=-math.sqrt(20.0) * spec.ir_drop)
     if variance is not None:
         variance = variance.to(y.dtype)
-        if not found.positive:
+        if not analog.positive:
             variance.clamp_min_(0.0)
-        y.addcmul_(variance.sqrt_(), rng.noise_like(y), value=found.sigma)
-    elif found.sigma > 0.0:
-        y.add_(rng.noise_like(y), alpha=found.sigma)
+        y.addcmul_(variance.sqrt_(), rng.noise_like(y), value=analog.sigma)
+    elif analog.sigma > 0.0:
+        y.add_(rng.noise_like(y), alpha=analog.sigma)
     return y
 
 
 class CrossbarProduct(torch.autograd.Function):
     """The products of all tiles of a layer, summed digitally; gradients as on aihwkit.
 
-    Backward is the transpose product with the weights of the forward pass, without DAC, IR drop or
-    noise; clipped inputs pass their full gradient, saturated outputs pass none; the input range has
-    a gradient of its own, relative to its size, with decay while few inputs are clipped; the weight
-    gradient goes to the clean weights. Gradients of gradients are an error.
+    The backward pass is the transposed product with the weights of the forward pass, without DAC,
+    IR drop or noise. Clipped inputs pass their full gradient, saturated outputs pass none. The
+    gradient of an input range is relative to its size, with decay while few inputs are clipped. The
+    weight gradient goes to the clean weights. Gradients of gradients are an error.
     """
 
     @staticmethod
@@ -216,61 +249,88 @@ class CrossbarProduct(torch.autograd.Function):
         factor: Tensor,
         job: Job,
     ) -> Tensor:
-        """`x` in own units, `trained` the matrix `[out, in]` that gets the weight gradient,
-        `ranges` `[row tiles, column tiles]`, `factor` the digital scales `[row tiles, out]`."""
+        """Return the products, and keep what the backward pass needs.
+
+        Args:
+            ctx: The context of autograd.
+            x: Inputs in own units.
+            trained: The matrix `[out, in]` that gets the weight gradient, or None.
+            ranges: Input ranges, `[row tiles, column tiles]`, or None.
+            factor: Digital scales, `[row tiles, out]`.
+            job: The products.
+        """
         needs_product, needs_factor = any(ctx.needs_input_grad[:3]), ctx.needs_input_grad[3]
         keep = needs_factor or (needs_product and job.bound is not None)
         product, steps = job.product, factor * output_step(job.spec)
-        kept: list[Tensor | None] = []
+        all_codes: list[Tensor | None] = []
         pieces = _pieces(x, product)
         total: Tensor | None = None
-        given = []
+        prepared = []
         for block in job.blocks:
-            one, scales = block.range_of(ranges), steps[block.row, block.columns]
-            given.append((block, one, scales if one is None else scales * one))
+            input_range, scales = block.range_of(ranges), steps[block.row, block.columns]
+            prepared.append(
+                (block, input_range, scales if input_range is None else scales * input_range)
+            )
         for piece in pieces:
-            for block, one, scales in given:
+            for block, input_range, scales in prepared:
                 part = product.inputs(x[piece], block.row, block.column)
-                found = currents(part, one, block.tile, job)
+                analog = currents(part, input_range, block.tile, job)
                 if total is None and (len(pieces) > 1 or block.column is not None):
-                    total = room(found.y, len(x), product.grid.out_features)
+                    total = room(analog.y, len(x), product.grid.out_features)
                 into = None if total is None else total[piece][:, block.columns]
-                y, codes = outputs(found, job, scales, keep=keep, into=into, add=block.row > 0)
+                y, codes = outputs(analog, job, scales, keep=keep, into=into, add=block.row > 0)
                 total = y if total is None else total
-                kept.append(codes)
+                all_codes.append(codes)
         assert total is not None
         if needs_product or needs_factor:
-            ctx.save_for_backward(x, ranges, factor, *kept)
+            ctx.save_for_backward(x, ranges, factor, *all_codes)
             ctx.job, ctx.pieces, ctx.trained = job, pieces, trained
         return total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        """Return the gradients of the arguments of `forward`.
+
+        Args:
+            ctx: The context of autograd.
+            grad: Gradient of the outputs.
+
+        Raises:
+            CapabilityError: If gradients of these gradients are computed later.
+        """
         if torch.is_grad_enabled():  # create_graph=True
             return _differentiated_once(ctx, grad)
-        x, ranges, factor, *kept = ctx.saved_tensors
+        x, ranges, factor, *all_codes = ctx.saved_tensors
         job: Job = ctx.job
-        found = Gradients(x, ranges, factor, job, ctx.needs_input_grad[:4])
-        every = len(job.blocks)
-        starts = range(0, len(kept), every)
-        found.add(ctx.pieces, grad, [kept[start : start + every] for start in starts])
-        return (*found.all(), None)
+        gradients = Gradients(x, ranges, factor, job, ctx.needs_input_grad[:4])
+        blocks = len(job.blocks)
+        starts = range(0, len(all_codes), blocks)
+        gradients.add(ctx.pieces, grad, [all_codes[start : start + blocks] for start in starts])
+        return (*gradients.all(), None)
 
 
 class _Once(torch.autograd.Function):
-    """Gradients as they are, of all that they depend on; theirs are an error.
+    """Gradients that stay tied to all that they depend on; their gradients are errors.
 
-    Not torch's `once_differentiable`: that forgets what they depend on, so that `autograd.grad`
-    finds the weights unused, or passes over the analog part in silence.
+    To differentiate them is an error. This is not torch's `once_differentiable`, which forgets what
+    they depend on: `autograd.grad` then finds the weights unused, or leaves the analog part out in
+    silence.
     """
 
     @staticmethod
     def forward(ctx: Any, count: int, *values: Tensor | None) -> tuple[Tensor, ...]:
-        """The first `count` values are gradients, the rest what they depend on."""
+        """Return the gradients.
+
+        Args:
+            ctx: The context of autograd.
+            count: Number of gradients.
+            *values: `count` gradients, then the tensors that they depend on.
+        """
         return tuple(value.clone() for value in values[:count] if value is not None)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> None:
+        """Raise CapabilityError."""
         raise CapabilityError(
             "native engine: second-order gradients through an analog layer; allowed: first-order "
             "ones (create_graph=False), layers whose periphery changes nothing (preset ideal), or "
@@ -279,20 +339,20 @@ class _Once(torch.autograd.Function):
 
 
 def _differentiated_once(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    """`CrossbarProduct.backward`, with an error for who differentiates again."""
+    """Return `CrossbarProduct.backward`, with an error if it is differentiated again."""
     with torch.no_grad():
-        found = CrossbarProduct.backward(ctx, grad)
-    given = [value for value in found if value is not None]
+        gradients = CrossbarProduct.backward(ctx, grad)
+    present = [value for value in gradients if value is not None]
     x, ranges, factor = ctx.saved_tensors[:3]
-    once = iter(_Once.apply(len(given), *given, grad, x, ctx.trained, ranges, factor))  # type: ignore[no-untyped-call]
-    return tuple(None if value is None else next(once) for value in found)
+    once = iter(_Once.apply(len(present), *present, grad, x, ctx.trained, ranges, factor))  # type: ignore[no-untyped-call]
+    return tuple(None if value is None else next(once) for value in gradients)
 
 
 def _pieces(x: Tensor, product: Product) -> list[slice]:
-    """Samples that go through together."""
+    """Return the samples of each piece that is computed together."""
     samples = x.shape[0]
     size = max(_PIECE // max(1, product.outputs_per_sample(x)), _FEWEST[x.ndim == 2])
     if x.device.type != "cpu" or samples <= size:
         return [slice(0, samples)]
-    size = -(-samples // -(-samples // size))  # as even as possible
+    size = -(-samples // -(-samples // size))  # pieces of nearly the same size
     return [slice(start, start + size) for start in range(0, samples, size)]

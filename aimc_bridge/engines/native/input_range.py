@@ -1,4 +1,4 @@
-"""The input ranges of a crossbar's tiles: their start, what a product must know, observers."""
+"""The input ranges of a crossbar's tiles: their start, their state, and observers."""
 
 from __future__ import annotations
 
@@ -14,21 +14,30 @@ from aimc_bridge.engines.native.product import Product
 from aimc_bridge.spec import TrainingSpec
 
 LOADED = 2**31
-"""Batches noted for a range that was given: more than any start from data asks for."""
+"""Number of batches noted for a range that a user set.
+
+It is more batches than any start from data asks for.
+"""
 
 
 class State(NamedTuple):
-    """What is known of how the ranges of a crossbar were set."""
+    """The state of a crossbar's ranges.
 
-    ready: bool  # every range was set, learned or loaded
-    starting: bool  # some are still taken from data in training
+    Attributes:
+        ready: Whether every range was set, learned or loaded.
+        starting: Whether training still takes some ranges from data.
+    """
+
+    ready: bool
+    starting: bool
 
 
 class InputRanges:
-    """How the input ranges of a crossbar are started, learned and looked at.
+    """The part of a crossbar that starts input ranges and shows inputs to observers.
 
-    The ranges themselves are tensors of the crossbar, which hands them over: they travel with its
-    state dict, its moves between devices and its copies. What is kept here about them does not.
+    The ranges themselves are tensors of the crossbar, which passes them in: they belong to its
+    state dict, and follow its moves between devices and its copies. What this object remembers of
+    them does not.
 
     Attributes:
         start_batches: Number of training batches that a range is first taken from.
@@ -39,26 +48,29 @@ class InputRanges:
     """
 
     def __init__(self) -> None:
-        """Start with ranges that are given, not learned."""
+        """Start with ranges that are set by a user, not learned."""
         self.start_batches, self.start_sd = 0, 3.0
         self.decay = (0.0, 1.0)
         self.observer: Observer | None = None
         self.forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what copies and pickles take along: neither answers nor the observer."""
+        """Return the state for copies and pickles.
+
+        Remembered answers and the observer are not in it.
+        """
         return {**self.__dict__, "_state": None, "_shared": None, "observer": None}
 
     def forget(self) -> None:
-        """Look at the tensors again when they are needed next."""
+        """Forget the remembered answers, so that the tensors are looked at again."""
         self._state: tuple[object, State] | None = None
         self._shared: tuple[object, bool] | None = None
 
     def prepare(self, recipe: TrainingSpec) -> None:
-        """Take from a recipe how ranges are started and learned.
+        """Apply a recipe's settings of how ranges are started and learned.
 
         Args:
-            recipe: The recipe of the training that comes.
+            recipe: The recipe of the training that follows.
         """
         self.start_batches = recipe.input_range_init_batches
         self.start_sd = recipe.input_range_init_sd
@@ -68,7 +80,7 @@ class InputRanges:
         """Return how the ranges were set.
 
         Args:
-            batches: From how many batches each range was set, `[row tiles, column tiles]`.
+            batches: Number of batches that each range was set from, `[row tiles, column tiles]`.
         """
         key, last = (_key(batches), self.start_batches), self._state
         if last is None or last[0] != key:
@@ -97,11 +109,13 @@ class InputRanges:
     def check(
         self, ranges: Tensor, batches: Tensor, product: Product, x: Tensor, training: bool
     ) -> bool:
-        """Return whether a product may use the ranges; in training, take them from its inputs.
+        """Return whether a product may use the ranges; in training, start them first.
+
+        A range that starts is taken from the inputs of the product.
 
         Args:
-            ranges: The ranges, `[row tiles, column tiles]`; changed in place where they start.
-            batches: From how many batches each range was set; changed like the ranges.
+            ranges: The ranges, `[row tiles, column tiles]`; changed in place while they start.
+            batches: Number of batches that each range was set from; changed like the ranges.
             product: The product, which knows the inputs of each tile.
             x: The inputs of the layer.
             training: Whether the layer is in training mode.
@@ -109,9 +123,9 @@ class InputRanges:
         if training and self.state(batches).starting:
             if x.numel() == 0:
                 return True  # nothing to start from, and nothing to quantise
-            # .data: the products of earlier time steps wait for a backward pass through it
+            # .data, because the backward pass of earlier time steps still needs the tensor
             values = ranges.data
-            self.forget()  # such a change is not seen on every device
+            self.forget()  # because `_key` does not see such a change on every device
             start(values, batches, partial(product.inputs, x), self.start_batches, self.start_sd)
         return self.state(batches).ready
 
@@ -124,7 +138,8 @@ class InputRanges:
             product: The product of the layer.
             x: The inputs of the layer.
             weight: The weights that they are multiplied with, `[out, in]`.
-            normalised: Gives the normalised weights, of which the observer may ask the outputs.
+            normalised: A function that returns the normalised weights, for the outputs that the
+                observer may ask for.
         """
 
         def outputs(seen: Tensor, row: int, column: int) -> Tensor:
@@ -144,11 +159,11 @@ class InputRanges:
 
 
 def _key(tensor: Tensor) -> tuple[object, ...]:
-    """Return what tells whether a small tensor has changed.
+    """Return a value that changes if a small tensor changes.
 
-    On a CPU these are its values. On other devices a look at them would wait for all the work that
-    the device still has to do; there it is the identity and the version of the tensor, which does
-    not change if someone writes through `tensor.data`.
+    On a CPU it consists of the tensor's values. On other devices, to look at the values would mean
+    to wait for all the work that the device still has to do. There it consists of the identity and
+    the version of the tensor, which do not change if someone writes through `tensor.data`.
     """
     if tensor.device.type == "cpu":
         return (tensor.tolist(),)
@@ -163,12 +178,17 @@ def start(
     until: int,
     deviations: float,
 ) -> None:
-    """Running mean of standard deviations, tile by tile; batches of zeros do not count.
+    """Set ranges to running means of standard deviations, tile by tile.
 
-    Args:  ranges, batches  `[row tiles, column tiles]`, changed in place.
-           inputs           the inputs of a tile, by (row tile, column tile).
-           until            batches that a range is taken from.
-           deviations       standard deviations that a range spans.
+    Batches of zeros do not count.
+
+    Args:
+        ranges: The ranges, `[row tiles, column tiles]`; changed in place.
+        batches: Number of batches that each range was set from; changed in place. 0 is never, -1 is
+            from zeros only.
+        inputs: A function that returns the inputs of a tile, from its row and column.
+        until: Number of batches that a range is taken from.
+        deviations: Number of standard deviations that a range spans.
     """
     for row in range(ranges.shape[0]):
         for column in range(ranges.shape[1]):

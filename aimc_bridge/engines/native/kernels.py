@@ -15,24 +15,34 @@ from aimc_bridge.errors import CapabilityError
 
 @cache
 def kernel(function: Callable[..., Any], *kind: object) -> Callable[..., Any]:
-    """The function compiled for one kind of arguments.
+    """Return a function compiled for one kind of arguments.
 
-    A kind has a code object of its own: torch.compile counts compilations by code object and gives
-    up after eight. It also decides by the first sizes it sees whether threads are worth it, for
-    all sizes and, on disk, for all later processes: here everything is worth it.
+    Every kind has its own code object, because torch.compile counts compilations by code object and
+    gives up after eight. torch.compile also decides by the first sizes that it sees whether threads
+    are worth it, for all sizes and, on disk, for all later processes. Here they are always used.
+
+    Args:
+        function: The function, without defaults and closure.
+        *kind: The result of `kind` for the arguments, and constants that are compiled in.
     """
-    own = types.FunctionType(function.__code__.replace(), function.__globals__)
-    # named among the options, the number of threads is in the name under which code is kept on disk
+    copy = types.FunctionType(function.__code__.replace(), function.__globals__)
+    # as an option, the number of threads is a part of the name under which code is kept on disk
     options: dict[str, Any] = {
         "cpp.threads": torch.get_num_threads(),
         "cpp.min_chunk_size": 1,
     }
-    compiled: Callable[..., Any] = torch.compile(own, dynamic=True, fullgraph=True, options=options)
+    compiled: Callable[..., Any] = torch.compile(
+        copy, dynamic=True, fullgraph=True, options=options
+    )
     return compiled
 
 
 def kind(flat: Tensor) -> tuple[object, ...]:
-    """What torch.compile compiles anew for."""
+    """Return the properties of a tensor for which torch.compile compiles again.
+
+    Args:
+        flat: The tensor.
+    """
     return (
         flat.dtype,
         flat.device.type,
@@ -46,20 +56,33 @@ def kind(flat: Tensor) -> tuple[object, ...]:
 
 @lru_cache(maxsize=4096)
 def _on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return numbers as a tensor, made once per device and dtype."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)
 
 
 def constants(values: tuple[float, ...], like: Tensor) -> Tensor:
-    """Constants as a tensor: numbers would be compiled in, and compiled anew for each value."""
+    """Return constants as a tensor.
+
+    As plain numbers they would be compiled in, and the pass would be compiled again for every
+    value.
+
+    Args:
+        values: The numbers.
+        like: A tensor of the dtype and device that the constants get.
+    """
     return _on_device(values, like.dtype, like.device)
 
 
 @cache
 def check(device: str) -> None:
-    """Compile something once.
+    """Compile a small function once, to see whether torch.compile works.
 
-    Raises:  CapabilityError where torch.compile does not work on this kind of device.
+    Args:
+        device: Type of the device, "cpu" or "cuda".
+
+    Raises:
+        CapabilityError: If torch.compile does not work on this type of device.
     """
 
     def probe(x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""Analog layers of the native engine: they own trained weights and biases; a crossbar the rest.
+"""Analog layers of the native engine.
 
-Names, shapes and meaning of the parameters are those of the digital layer.
+A layer owns its trained weights and its bias, its crossbar owns the rest. Names, shapes and meaning
+of the parameters are the same as in the digital layer.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from aimc_bridge.spec import Preset
 
 
 def _with_bias(y: Tensor, bias: Tensor | None) -> Tensor:
-    """In place where nothing will go backward: the memory of 35 x 20 x 10,000 scores costs more to
-    get than the sum."""
+    """Return the sum of outputs and bias.
+
+    The sum is made in place if there will be no backward pass: for the memory of 35 x 20 x 10,000
+    scores it takes longer to get the memory than to add.
+    """
     if bias is None:
         return y
     return y + bias if torch.is_grad_enabled() else y.add_(bias)
@@ -29,17 +33,29 @@ def _with_bias(y: Tensor, bias: Tensor | None) -> Tensor:
 class AnalogLinear(nn.Module):
     """`y = x W^T + b` on crossbars: `[..., in_features] -> [..., out_features]`.
 
-    weight    `[out_features, in_features]`, or its transpose where `transposed` (the Conv1D of
-              Hugging Face's GPT-2)
+    Attributes:
+        weight: The trained weights, `[out_features, in_features]`. If `transposed`, they are stored
+            the other way round, as in the Conv1D of Hugging Face's GPT-2.
+        bias: The bias, `[out_features]`, or None.
+        transposed: Whether the weights are stored as `[in_features, out_features]`.
+        crossbar: The crossbars, which hold all other parameters.
     """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
 
-    @torch.inference_mode(False)  # tensors made for inference could not be calibrated outside of it
+    @torch.inference_mode(False)  # tensors of inference mode could not be calibrated outside of it
     def __init__(
         self, weight: Tensor, bias: Tensor | None, preset: Preset, transposed: bool = False
     ) -> None:
+        """Copy the weights of a layer and lay them on tiles.
+
+        Args:
+            weight: The weights, `[out, in]`, or `[in, out]` if `transposed`.
+            bias: The bias, `[out]`, or None.
+            preset: The preset.
+            transposed: Whether the weights are stored as `[in, out]`.
+        """
         super().__init__()
         self.transposed = transposed
         self.register_parameter("weight", copied_parameter(weight))
@@ -50,33 +66,56 @@ class AnalogLinear(nn.Module):
         self.crossbar = Crossbar(matrix, preset, LinearProduct(grid), grid, self)
 
     def matrix(self) -> Tensor:
-        """The trained weights as `[out, in]`."""
+        """Return the trained weights as `[out, in]`."""
         return self.weight.T if self.transposed else self.weight
 
     def set_matrix(self, values: Tensor) -> None:
-        """Write trained weights, `[out, in]`."""
+        """Write trained weights.
+
+        Args:
+            values: The weights, `[out, in]`.
+        """
         with torch.no_grad():
             self.weight.copy_(values.T if self.transposed else values)
 
     def effective_weight(self) -> Tensor:
-        """What the crossbar now holds, in the layer's own units and shape, column scales included,
-        drift compensation not."""
+        """Return the weights that the crossbar holds now, in own units and shape.
+
+        All column scales are included, the factor of drift compensation is not.
+        """
         held = self.crossbar.effective_weight()
         return held.T if self.transposed else held
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the analog product, plus the bias.
+
+        Args:
+            x: Inputs, `[..., in_features]`.
+
+        Raises:
+            ShapeError: If the inputs have another number of features.
+        """
         if x.shape[-1] != self.in_features:
             raise ShapeError(f"input {tuple(x.shape)}; allowed: [..., {self.in_features}]")
         return _with_bias(self.crossbar(x), self.bias)
 
     def extra_repr(self) -> str:
+        """Return the sizes, for `print(model)`."""
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
 class AnalogConv(nn.Module):
-    """A convolution in one, two or three dimensions on crossbars, `[batch, channels, *space]`.
+    """A convolution in one, two or three dimensions on crossbars.
 
-    Groups lie on tiles of their own. `padding` and `padding_mode` are the digital layer's.
+    Inputs and outputs are `[batch, channels, *space]`.
+
+    Groups lie on tiles of their own. `padding` and `padding_mode` are those of the digital layer.
+
+    Attributes:
+        weight: The trained weights, in the shape of the digital layer's.
+        bias: The bias, `[out_channels]`, or None.
+        crossbar: The crossbars, which hold all other parameters.
+        pad_first: The padding that is done before the product, as `functional.pad` takes it.
     """
 
     weight: nn.Parameter
@@ -84,6 +123,12 @@ class AnalogConv(nn.Module):
 
     @torch.inference_mode(False)  # as AnalogLinear
     def __init__(self, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, preset: Preset) -> None:
+        """Copy the weights of a convolution and lay them on tiles.
+
+        Args:
+            conv: The digital layer.
+            preset: The preset.
+        """
         super().__init__()
         self.register_parameter("weight", copied_parameter(conv.weight))
         self.register_parameter("bias", copied_parameter(conv.bias))
@@ -101,20 +146,37 @@ class AnalogConv(nn.Module):
         self.crossbar = Crossbar(matrix, preset, product, grid, self)
 
     def matrix(self) -> Tensor:
-        """The trained weights `[out, in]`, rows in (channel, kernel row, kernel column) order."""
+        """Return the trained weights as `[out, in]`.
+
+        The inputs are in the order (channel, kernel row, kernel column).
+        """
         return self.weight.flatten(1)
 
     def set_matrix(self, values: Tensor) -> None:
-        """Write trained weights, `[out, in]`."""
+        """Write trained weights.
+
+        Args:
+            values: The weights, `[out, in]`.
+        """
         with torch.no_grad():
             self.weight.copy_(values.view_as(self.weight))
 
     def effective_weight(self) -> Tensor:
-        """What the crossbars now hold, in the layer's own units and shape, column scales included,
-        drift compensation not."""
+        """Return the weights that the crossbars hold now, in own units and shape.
+
+        All column scales are included, the factor of drift compensation is not.
+        """
         return self.crossbar.effective_weight().view_as(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the analog convolution, plus the bias.
+
+        Args:
+            x: Inputs, `[batch, channels, *space]` or `[channels, *space]`.
+
+        Raises:
+            ShapeError: If the inputs have another shape.
+        """
         dims = len(self.kernel_size)
         batched = as_batch(x, self.in_channels, dims)
         if self.pad_first:
@@ -125,6 +187,7 @@ class AnalogConv(nn.Module):
         return y if x.ndim == dims + 2 else y.squeeze(0)
 
     def extra_repr(self) -> str:
+        """Return the settings of the convolution, for `print(model)`."""
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
             f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
@@ -133,19 +196,36 @@ class AnalogConv(nn.Module):
 
 
 def convert_linear(module: nn.Module, preset: Preset) -> AnalogLinear:
-    """An `AnalogLinear` with the weights of a `nn.Linear`."""
+    """Return an `AnalogLinear` with the weights of a `nn.Linear`.
+
+    Args:
+        module: The digital layer.
+        preset: The preset.
+    """
     assert isinstance(module, nn.Linear)
     return AnalogLinear(module.weight, module.bias, preset).train(module.training)
 
 
 def convert_conv(module: nn.Module, preset: Preset) -> AnalogConv:
-    """An `AnalogConv` with the weights of a `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d`."""
+    """Return an `AnalogConv` with the weights of a convolution.
+
+    Args:
+        module: The digital layer, a `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d`.
+        preset: The preset.
+    """
     assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
     return AnalogConv(module, preset).train(module.training)
 
 
 def convert_transposed(module: nn.Module, preset: Preset) -> AnalogLinear:
-    """An `AnalogLinear` with the weights of Hugging Face's `Conv1D`, `[in, out]`."""
+    """Return an `AnalogLinear` with the weights of Hugging Face's `Conv1D`.
+
+    These are stored as `[in, out]`.
+
+    Args:
+        module: The digital layer.
+        preset: The preset.
+    """
     weight, bias = module.weight, module.bias
     assert isinstance(weight, Tensor) and isinstance(bias, Tensor)
     return AnalogLinear(weight, bias, preset, transposed=True).train(module.training)

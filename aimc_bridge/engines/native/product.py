@@ -1,7 +1,7 @@
-"""Products of a layer with the part of its weights that lies on one tile (or one row of tiles).
+"""Products of a layer with the weights of one tile, or of one row of tiles.
 
-A `Product` knows which inputs a tile sees and how to multiply them with its weights: a matrix
-product for linear layers, a convolution for convolutions.
+A `Product` knows which inputs reach a tile and how to multiply them with the tile's weights: by a
+matrix product in linear layers, by a convolution in convolutions.
 """
 
 from __future__ import annotations
@@ -20,120 +20,206 @@ from aimc_bridge.layers.steps import kept_between_steps
 from aimc_bridge.physics.mapping import TileGrid
 
 MANY = 256
-"""Input vectors from which on a product with a matrix is bound by arithmetic, not by memory. One
-more pass over the weights, to cut them into tiles or to change their order, is then nothing beside
-the product."""
+"""From this number of input vectors on, arithmetic limits a product, not memory.
+
+One more pass over the weights, to cut them into tiles or to change their order, then costs nothing
+next to the product.
+"""
 
 _ONEDNN_FROM = 16
-"""Input vectors from which on oneDNN multiplies: 40 x 325 by 325 x 2600 took MKL twice as long."""
+"""From this number of input vectors on, oneDNN multiplies.
+
+A product of 40 x 325 by 325 x 2600 took MKL twice as long.
+"""
 
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class Product(ABC):
-    """How a layer multiplies. `column=None` stands for all column tiles of a row at once."""
+    """The way in which a layer multiplies.
+
+    In all methods `column=None` stands for all column tiles of a row at once.
+
+    Attributes:
+        grid: The tiles of the layer.
+    """
 
     grid: TileGrid
 
     @abstractmethod
     def outputs_per_sample(self, x: Tensor) -> int:
-        """About how many outputs one sample of `x` has."""
+        """Return about how many outputs one sample has.
+
+        Args:
+            x: Inputs of the layer.
+        """
 
     @abstractmethod
     def whole(self) -> Product:
-        """The same product on one tile as large as the layer."""
+        """Return the same product on one tile as large as the layer."""
 
     @abstractmethod
     def inputs(self, x: Tensor, row: int, column: int | None) -> Tensor:
-        """The part of the layer's inputs that reaches a tile."""
+        """Return the part of the layer's inputs that reaches a tile.
+
+        Args:
+            x: Inputs of the layer.
+            row: Row of the tile.
+            column: Column of the tile, or None.
+        """
 
     @abstractmethod
     def side_by_side(self) -> list[slice]:
-        """Where the inputs of each row of tiles lie if all of them are laid side by side; those
-        that two rows see lie there twice."""
+        """Return the slices of each row of tiles if their inputs lie side by side.
+
+        Inputs that two rows of tiles see lie there twice.
+        """
 
     @abstractmethod
     def put_inputs(self, total: Tensor, part: Tensor, row: int, column: int | None) -> None:
-        """The way back from `inputs`: a tile's part into the sum of the whole layer.
+        """Add a tile's part to the sum over the whole layer: the way back from `inputs`.
 
-        Tiles must come row by row. What is the first to reach an input is written there, the rest
-        is added: `total` needs no zeros.
+        Tiles must come row by row. The first part that reaches an input is written there, the
+        others are added, so `total` needs no zeros.
+
+        Args:
+            total: The sum, in the shape of the layer's inputs; changed in place.
+            part: The tile's part, in the shape of its inputs.
+            row: Row of the tile.
+            column: Column of the tile, or None.
         """
 
     @abstractmethod
     def weights(self, weight: Tensor, row: int, column: int | None) -> Tensor:
-        """The part of a matrix `[out, in]` that lies on a tile, in the shape `contract` takes."""
+        """Return the part of a matrix that lies on a tile, in the shape for `contract`.
+
+        Args:
+            weight: The matrix, `[out, in]`.
+            row: Row of the tile.
+            column: Column of the tile, or None.
+        """
 
     @abstractmethod
     def matrix(self, weight: Tensor, row: int) -> Tensor:
-        """Back from the shape of `weights` to `[tile's outputs, tile's inputs]`."""
+        """Return weights of a tile as a matrix: the way back from `weights`.
+
+        Args:
+            weight: The weights, as `weights` returns them.
+            row: Row of the tile.
+
+        Returns:
+            The weights, `[tile's outputs, tile's inputs]`.
+        """
 
     @abstractmethod
     def contract(self, x: Tensor, weight: Tensor, bias: float = 0.0) -> Tensor:
-        """The product itself, plus a number."""
+        """Return the product of inputs with weights, plus a number.
+
+        Args:
+            x: Inputs of a tile.
+            weight: Weights of the tile, as `weights` returns them.
+            bias: The number.
+        """
 
     def contract_both(
         self, x: Tensor, other: Tensor, weight: Tensor, biases: tuple[float, float]
     ) -> tuple[Tensor, Tensor]:
-        """Two products with the same weights."""
+        """Return two products with the same weights.
+
+        Args:
+            x: Inputs of the first product.
+            other: Inputs of the second product.
+            weight: Weights of the tile.
+            biases: The number that is added to each product.
+        """
         return self.contract(x, weight, biases[0]), self.contract(other, weight, biases[1])
 
     @abstractmethod
     def with_positioned(
         self, x: Tensor, side: Tensor, weight: Tensor, position: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """sum_j w_ij x_j, and from `side`, the inputs in the precision of side products,
-        sum_j w_ij x_j position_j; `position` is in the shape of `weights` of one output."""
+        """Return sum_j w_ij x_j, and sum_j w_ij side_j position_j for the IR drop.
+
+        Args:
+            x: Inputs of a tile.
+            side: The same inputs in the precision of side products.
+            weight: Weights of the tile.
+            position: The positions, in the shape of `weights` of one output.
+        """
 
     @abstractmethod
     def transposed(
         self, grad: Tensor, x: Tensor, weight: Tensor, needs: tuple[bool, bool]
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of `contract` for inputs and weights, where needed."""
+        """Return the gradients of `contract` with respect to inputs and weights.
+
+        Args:
+            grad: Gradient of the outputs.
+            x: Inputs of the tile.
+            weight: Weights of the tile.
+            needs: Whether the gradients of (inputs, weights) are needed.
+
+        Returns:
+            The gradients of (inputs, weights); None in place of one that is not needed.
+        """
 
 
 class LinearProduct(Product):
-    """`[samples, in] -> [samples, out]`."""
+    """The product of a linear layer, `[samples, in] -> [samples, out]`."""
 
     def __init__(self, grid: TileGrid) -> None:
+        """Prepare the product.
+
+        Args:
+            grid: The tiles of the layer.
+        """
         self.grid = grid
         self.rows = grid.row_slices()
         self.columns = grid.column_slices()
 
     def outputs_per_sample(self, x: Tensor) -> int:
+        """Return the number of outputs of the layer."""
         return self.grid.out_features
 
     def whole(self) -> LinearProduct:
+        """Return the linear product on one tile."""
         return LinearProduct(self.grid.whole())
 
     def inputs(self, x: Tensor, row: int, column: int | None) -> Tensor:
+        """Return the columns of `x` that reach the tile."""
         return x if len(self.rows) == 1 else x[:, self.rows[row]]
 
     def side_by_side(self) -> list[slice]:
+        """Return the row slices of the grid, since no two tiles share an input."""
         return self.rows
 
     def put_inputs(self, total: Tensor, part: Tensor, row: int, column: int | None) -> None:
+        """Write the part if it comes first, else add it."""
         if column:
             total[:, self.rows[row]] += part
         else:
             total[:, self.rows[row]] = part
 
     def weights(self, weight: Tensor, row: int, column: int | None) -> Tensor:
+        """Return a block of the matrix."""
         columns = slice(None) if column is None else self.columns[column]
         return weight[columns, self.rows[row]]
 
     def matrix(self, weight: Tensor, row: int) -> Tensor:
+        """Return the weights as they are."""
         return weight
 
     def contract(self, x: Tensor, weight: Tensor, bias: float = 0.0) -> Tensor:
+        """Return the matrix product."""
         return _linear(x, weight, _filled(weight, bias))
 
     def contract_both(
         self, x: Tensor, other: Tensor, weight: Tensor, biases: tuple[float, float]
     ) -> tuple[Tensor, Tensor]:
+        """Return two matrix products; a thin pair is done as one product."""
         if len(x) >= MANY:
             return super().contract_both(x, other, weight, biases)
-        # the time of a thin product is that of reading the weights: once for both
+        # a thin product takes as long as reading the weights does: they are read once for both
         first, second = self.contract(torch.cat([x, other]), weight).chunk(2)
         for y, bias in ((first, biases[0]), (second, biases[1])):
             if bias:
@@ -143,6 +229,7 @@ class LinearProduct(Product):
     def with_positioned(
         self, x: Tensor, side: Tensor, weight: Tensor, position: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Return two products with the same weights: the positions go into the inputs."""
         positioned = side * position.view(-1).to(side.dtype)
         if side.dtype == x.dtype:
             return self.contract_both(x, positioned, weight, (0.0, 0.0))
@@ -151,6 +238,7 @@ class LinearProduct(Product):
     def transposed(
         self, grad: Tensor, x: Tensor, weight: Tensor, needs: tuple[bool, bool]
     ) -> tuple[Tensor | None, Tensor | None]:
+        """Return two matrix products."""
         for_x = grad @ weight if needs[0] else None
         if not needs[1]:
             return for_x, None
@@ -158,11 +246,12 @@ class LinearProduct(Product):
 
 
 class ConvProduct(Product):
-    """`[batch, channels, *space]`, in rows of (channel, kernel row, kernel column) order.
+    """The product of a convolution, `[batch, channels, *space]`.
 
-    A row tile may begin inside a channel: it sees all channels that it touches, with weights of 0
-    where the kernel's positions belong to its neighbour. Padding other than a symmetric one with
-    zeros is done before by the layer.
+    The inputs of its matrix are in the order (channel, kernel row, kernel column). A row tile may
+    begin inside a channel. It then sees all channels that it touches, with weights of 0 at the
+    positions of the kernel that belong to its neighbour. The padding here is symmetric and with
+    zeros; the layer does any other padding before the product.
     """
 
     def __init__(
@@ -173,6 +262,15 @@ class ConvProduct(Product):
         padding: tuple[int, ...],
         dilation: tuple[int, ...],
     ) -> None:
+        """Prepare the product.
+
+        Args:
+            grid: The tiles of the layer.
+            kernel: Size of the kernel.
+            stride: Stride of the convolution.
+            padding: Zeros on each side of each dimension.
+            dilation: Dilation of the kernel.
+        """
         self.grid = grid
         self.kernel, self.stride, self.padding, self.dilation = kernel, stride, padding, dilation
         self.columns = grid.column_slices()
@@ -186,18 +284,24 @@ class ConvProduct(Product):
         self.rows = grid.row_slices()
 
     def outputs_per_sample(self, x: Tensor) -> int:
+        """Return the number of outputs, without regard to padding and kernel."""
         return self.grid.out_features * x[0, 0].numel() // math.prod(self.stride)
 
     def whole(self) -> ConvProduct:
+        """Return the convolution on one tile."""
         grid = self.grid.whole()
         return ConvProduct(grid, self.kernel, self.stride, self.padding, self.dilation)
 
     def inputs(self, x: Tensor, row: int, column: int | None) -> Tensor:
+        """Return the channels that the tile touches."""
         part = self._seen(x, row, column)
         return part if part.ndim == x.ndim else part.flatten(1, 2)
 
     def _seen(self, x: Tensor, row: int, column: int | None) -> Tensor:
-        """The inputs of a tile as a view; of all groups at once `[batch, groups, channels, ...]`"""
+        """Return the inputs of a tile as a view.
+
+        For all groups at once it is `[batch, groups, channels, *space]`.
+        """
         first, last = self.spans[row]
         groups = self.grid.groups
         if groups == 1:
@@ -209,10 +313,12 @@ class ConvProduct(Product):
         return x[:, group * self.channels + first : group * self.channels + last]
 
     def side_by_side(self) -> list[slice]:
+        """Return the places of the channels; one on two rows of tiles lies there twice."""
         stops = list(accumulate(last - first for first, last in self.spans))
         return [slice(a, b) for a, b in zip([0, *stops], stops, strict=False)]
 
     def put_inputs(self, total: Tensor, part: Tensor, row: int, column: int | None) -> None:
+        """Write channels that no tile has written yet, and add to the others."""
         seen = self._seen(total, row, column)
         part = part.view_as(seen)
         if column is not None and column % (len(self.columns) // self.grid.groups):
@@ -220,12 +326,13 @@ class ConvProduct(Product):
             return
         channels = seen.ndim - len(self.kernel) - 1
         shared = self.spans[row - 1][1] - self.spans[row][0] if row else 0
-        if shared:  # a channel that lies on two rows of tiles
+        if shared:  # a channel that lies on two rows of tiles, of which the first has written it
             seen.narrow(channels, 0, shared).add_(part.narrow(channels, 0, shared))
         rest = seen.shape[channels] - shared
         seen.narrow(channels, shared, rest).copy_(part.narrow(channels, shared, rest))
 
     def weights(self, weight: Tensor, row: int, column: int | None) -> Tensor:
+        """Return the kernels of the tile, with zeros at its neighbours' positions."""
         columns = slice(None) if column is None else self.columns[column]
         first, last = self.spans[row]
         part = weight[columns, self.rows[row]]
@@ -236,19 +343,23 @@ class ConvProduct(Product):
         return part.reshape(part.shape[0], last - first, *self.kernel)
 
     def matrix(self, weight: Tensor, row: int) -> Tensor:
+        """Return the kernels without their neighbours' positions, as a matrix."""
         first = self.rows[row].start - self.spans[row][0] * self.size
         return weight.flatten(1)[:, first : first + self.grid.rows[row]]
 
     def with_positioned(
         self, x: Tensor, side: Tensor, weight: Tensor, position: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Return two convolutions: the positions go into the weights."""
         positioned = (weight * position).to(side.dtype)
         return self.contract(x, weight), self.contract(side, positioned)
 
     def _groups(self, x: Tensor, weight: Tensor) -> int:
+        """Return the number of groups that inputs and weights belong to."""
         return x.shape[1] // weight.shape[1]
 
     def contract(self, x: Tensor, weight: Tensor, bias: float = 0.0) -> Tensor:
+        """Return the convolution."""
         convolution = (functional.conv1d, functional.conv2d, functional.conv3d)[x.ndim - 3]
         shape = (self.stride, self.padding, self.dilation, self._groups(x, weight))
         return convolution(x, weight, _filled(weight, bias), *shape)
@@ -256,6 +367,7 @@ class ConvProduct(Product):
     def transposed(
         self, grad: Tensor, x: Tensor, weight: Tensor, needs: tuple[bool, bool]
     ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradients of the convolution."""
         for_x, for_w, _ = torch.ops.aten.convolution_backward(
             grad,
             x,
@@ -273,14 +385,16 @@ class ConvProduct(Product):
 
 
 def _filled(weight: Tensor, bias: float) -> Tensor | None:
-    """A bias of one number for each output."""
+    """Return a bias of the same number for each output; None if the number is 0."""
     return weight.new_full((weight.shape[0],), bias) if bias else None
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`functional.linear`. On a CPU oneDNN does it where autograd does not watch: MKL, torch's
-    choice for float32, was half as fast (512 x 384 by 384 x 768 on one AMD core: 107 against 215
-    GFLOP/s)."""
+    """Return `functional.linear`, by oneDNN on a CPU if autograd does not watch.
+
+    MKL, torch's choice for float32, was half as fast (512 x 384 by 384 x 768 on one AMD core: 107
+    against 215 GFLOP/s).
+    """
     if (
         _ONEDNN
         and len(x) >= _ONEDNN_FROM
@@ -288,7 +402,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_grad_enabled()
     ):
-        # where memory has gaps its product is a thousand times slower
+        # contiguous, because oneDNN is a thousand times slower if the memory has gaps
         x, weight = x.contiguous(), _prepared(weight.contiguous(), len(x))
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return y
@@ -296,23 +410,23 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _prepared(weight: Tensor, vectors: int) -> Tensor:
-    """Return the weights in oneDNN's own order if a time loop multiplies them again and again.
+    """Return the weights in oneDNN's own order if a time loop reuses them.
 
     oneDNN would otherwise change their order in every product: 40 x 325 by 325 x 2600 takes 0.35 ms
-    instead of 0.61 on two cores, to the same numbers. The first product of a loop leaves them as
-    they are, since there may be no second one.
+    instead of 0.61 on two cores, with the same numbers. The first product of a loop leaves the
+    weights as they are, since there may be no second one.
     """
-    kept = kept_between_steps()
-    if kept is None or vectors >= MANY:
+    cache = kept_between_steps()
+    if cache is None or vectors >= MANY:
         return weight
-    # weights that a step made for itself alone go with it
-    uses: MutableMapping[Tensor, dict[int, Tensor | None]]
-    uses = kept.setdefault(_prepared, WeakTensorKeyDictionary())
-    packed = uses.setdefault(weight, {})
-    if vectors not in packed:
-        packed[vectors] = None
+    # weak keys: weights that a step made only for itself are forgotten with it
+    by_weight: MutableMapping[Tensor, dict[int, Tensor | None]]
+    by_weight = cache.setdefault(_prepared, WeakTensorKeyDictionary())
+    by_vectors = by_weight.setdefault(weight, {})
+    if vectors not in by_vectors:
+        by_vectors[vectors] = None
         return weight
-    ready = packed[vectors]
-    if ready is None:
-        ready = packed[vectors] = torch.ops.mkldnn._reorder_linear_weight(weight, vectors)
-    return ready
+    packed = by_vectors[vectors]
+    if packed is None:
+        packed = by_vectors[vectors] = torch.ops.mkldnn._reorder_linear_weight(weight, vectors)
+    return packed

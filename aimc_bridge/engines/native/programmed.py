@@ -1,4 +1,4 @@
-"""The chip of one matrix: cells programmed and read, with what drift compensation measures."""
+"""The chip of one matrix: programming, reading, and measurements for compensation."""
 
 from __future__ import annotations
 
@@ -20,17 +20,24 @@ from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.spec import DeviceSpec, Preset
 
 STATE = ("conductance_us", "nu", "us_per_unit", "held", "reference", "compensation")
-"""What a chip consists of; the last two where drift is compensated by a measurement."""
+"""The tensors of a chip.
+
+The last two are there if drift compensation needs them.
+"""
 
 _MEASURED = ("global", "per_column")
 
 
 class Blueprint(NamedTuple):
-    """What is programmed, and where its noise is drawn.
+    """The weights that are programmed, and the source of their noise.
 
-    weight     trained, `[out, in]`;  scale  of its columns, `[row tiles, out]`
-    name       of the layer, in its random streams
-    draw_on    "cpu", "device" or "compiled"
+    Attributes:
+        weight: Trained weights, `[out, in]`.
+        scale: Scale of their columns, `[row tiles, out]`.
+        grid: The tiles.
+        preset: The preset.
+        name: Name of the layer in its random streams.
+        draw_on: "cpu", "device" or "compiled".
     """
 
     weight: Tensor
@@ -41,11 +48,18 @@ class Blueprint(NamedTuple):
     draw_on: str
 
     def normalised(self) -> Tensor:
-        """Weights in units of their column's scale."""
+        """Return the weights in units of the scale of their column."""
         return self.weight / self.grid.expand_columns(self.scale)
 
     def drawn(self, shape: tuple[int, ...], seed: int, kind: str, *when: object) -> Tensor:
-        """N(0, 1) of the stream (seed, kind, layer, when)."""
+        """Return the N(0, 1) numbers of the stream (seed, kind, layer, when).
+
+        Args:
+            shape: Shape of the numbers.
+            seed: Seed of the chip.
+            kind: The use of the numbers, as "program".
+            *when: The rest of the stream's name, such as the time of a reading.
+        """
         device, names = self.scale.device, (kind, self.name, *when)
         if self.draw_on == "compiled":
             key = draws.key_of(device, seed, names)[0]
@@ -55,10 +69,13 @@ class Blueprint(NamedTuple):
         return rng.normal(shape, stream, device).to(self.scale.dtype)
 
     def passes(self) -> DeviceSpec | None:
-        """Return the device if compiled passes are asked for and there are some for its law.
+        """Return the device if compiled passes are asked for and exist for its law.
+
+        Returns:
+            The device; None if its noise is drawn outside of compiled passes.
 
         Raises:
-            CapabilityError: If they are asked for and nothing can be compiled.
+            CapabilityError: If compiled passes are asked for and nothing can be compiled.
         """
         if self.draw_on != "compiled":
             return None
@@ -70,7 +87,12 @@ class Blueprint(NamedTuple):
 
 
 def program(blueprint: Blueprint, seed: int) -> tuple[Cells, Held]:
-    """Cells, and what they hold right after."""
+    """Return programmed cells, and the weights that they hold right after.
+
+    Args:
+        blueprint: The weights.
+        seed: Seed of the chip.
+    """
     weight, scale, grid, preset, name, _ = blueprint
     pcm = blueprint.passes()
     if pcm is not None:
@@ -85,7 +107,13 @@ def program(blueprint: Blueprint, seed: int) -> tuple[Cells, Held]:
 
 
 def reference(blueprint: Blueprint, held: Held, seed: int) -> Tensor | None:
-    """What drift compensation compares with later; None where it measures nothing."""
+    """Return the reference of drift compensation; None if it measures nothing.
+
+    Args:
+        blueprint: The weights.
+        held: The weights that the cells hold right after programming.
+        seed: Seed of the chip.
+    """
     kind = blueprint.preset.compensation.drift_compensation
     if kind in _MEASURED:
         return _readout(blueprint, held, seed, "reference")
@@ -97,9 +125,14 @@ def reference(blueprint: Blueprint, held: Held, seed: int) -> Tensor | None:
 
 
 def read(blueprint: Blueprint, cells: Cells, measured: bool, t_s: float, seed: int) -> Held:
-    """What cells hold `t_s` seconds after programming.
+    """Return the weights that cells hold some time after programming.
 
-    Args:    measured  whether drift compensation will ask for their outputs.
+    Args:
+        blueprint: The weights that were programmed.
+        cells: The cells.
+        measured: Whether drift compensation will ask for their outputs.
+        t_s: Seconds after programming.
+        seed: Seed of the chip.
     """
     grid, preset = blueprint.grid, blueprint.preset
     pcm = blueprint.passes()
@@ -113,7 +146,18 @@ def read(blueprint: Blueprint, cells: Cells, measured: bool, t_s: float, seed: i
 def factor(
     blueprint: Blueprint, held: Held, reference: Tensor | None, t_s: float, seed: int
 ) -> Tensor | None:
-    """The compensation's factor at each output; None where there is no compensation."""
+    """Return the factor of drift compensation at each output, if there is one.
+
+    Args:
+        blueprint: The weights that were programmed.
+        held: The weights that the cells hold now.
+        reference: The reference, as `reference` returned it.
+        t_s: Seconds after programming.
+        seed: Seed of the chip.
+
+    Returns:
+        The factors, `[row tiles, out]`, or None.
+    """
     preset = blueprint.preset
     if preset.compensation.drift_compensation == "oracle":
         return compensation.oracle(blueprint.normalised(), blueprint.grid, preset.pcm, t_s).clone()
@@ -121,6 +165,7 @@ def factor(
 
 
 def _readout(blueprint: Blueprint, held: Held, seed: int, when: object) -> Tensor:
+    """Return the outputs that drift compensation measures, for a reading named `when`."""
     grid, preset, weight = blueprint.grid, blueprint.preset, held.weights
     if held.outputs is not None:
         return compensation.from_columns(held.outputs, grid, preset.compensation)
@@ -132,9 +177,15 @@ def _readout(blueprint: Blueprint, held: Held, seed: int, when: object) -> Tenso
 
 
 def check_state(state: dict[str, Tensor], grid: TileGrid, label: str) -> None:
-    """That tensors are a chip of this matrix.
+    """Check that tensors are a chip of a matrix.
 
-    Raises:  CheckpointError where one is missing, unknown, or of another shape.
+    Args:
+        state: The tensors, by name.
+        grid: The tiles of the matrix.
+        label: Name of the layer in the error.
+
+    Raises:
+        CheckpointError: If a tensor is missing, unknown, or of another shape.
     """
     needed = STATE[:4]
     if any(name not in state for name in needed) or any(name not in STATE for name in state):

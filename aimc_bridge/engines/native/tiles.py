@@ -1,4 +1,4 @@
-"""What the products of tiles work with: units, weights as they are multiplied, jobs."""
+"""Parts of the products of tiles: units, prepared weights, jobs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from aimc_bridge.spec import CrossbarSpec
 
 
 def check_precision(dtype: torch.dtype) -> None:
-    """Raise CapabilityError for weights of a precision that the physics does not have."""
+    """Check that the physics is available in a precision of weights.
+
+    Args:
+        dtype: The precision.
+
+    Raises:
+        CapabilityError: If it is neither float32 nor float64.
+    """
     if dtype not in (torch.float32, torch.float64):
         raise CapabilityError(
             f"native engine: weights of {dtype}; allowed: float32, float64 "
@@ -24,23 +31,37 @@ def check_precision(dtype: torch.dtype) -> None:
 
 
 def output_step(spec: CrossbarSpec) -> float:
-    """The unit that outputs are counted in: a step of the ADC, 1 without one."""
+    """Return the unit of outputs inside a product: a step of the ADC, 1 without one.
+
+    Args:
+        spec: The crossbar's settings.
+    """
     step: float = 1.0 if spec.adc_bits is None else spec.out_bound / levels(spec.adc_bits)
     return step
 
 
 def perfect(spec: CrossbarSpec, ir_drop: bool) -> bool:
-    """Whether the periphery changes nothing: the tiles are then one digital product."""
+    """Return whether the periphery changes nothing.
+
+    The tiles then are one digital product.
+
+    Args:
+        spec: The crossbar's settings.
+        ir_drop: Whether there is an IR drop now.
+    """
     converters = spec.adc_bits is not None or spec.input_range != "none"
     noise = spec.out_noise > 0.0 or spec.w_noise > 0.0
     return not (converters or noise or ir_drop)
 
 
 class TileWeights:
-    """The weights of a tile as its product takes them.
+    """The weights of a tile in the shape in which its product takes them.
 
-    value       normalised weights
-    position    of each input for the IR drop, in the shape of an output's weights; None without
+    Attributes:
+        rows: Number of inputs of the tile.
+        value: Normalised weights.
+        position: The position of each input for the IR drop, in the shape of one output's weights;
+            None if there is no IR drop.
     """
 
     def __init__(
@@ -51,7 +72,15 @@ class TileWeights:
         column: int | None,
         position: Tensor | None,
     ) -> None:
-        """`position` of each input of the layer, `[in]`."""
+        """Cut the weights of a tile out of a matrix.
+
+        Args:
+            product: The product of the layer.
+            weight: Normalised weights of the layer, `[out, in]`.
+            row: The row of the tile.
+            column: The column of the tile; None takes all columns.
+            position: `TileGrid.row_position` of the layer's inputs, `[in]`; None without IR drop.
+        """
         self.rows = product.grid.rows[row]
         self.value = product.weights(weight, row, column).contiguous()
         self.position: Tensor | None = None
@@ -60,7 +89,11 @@ class TileWeights:
         self._magnitudes: dict[torch.dtype, Tensor] = {}
 
     def magnitude(self, dtype: torch.dtype) -> Tensor:
-        """|value|, made at its first use."""
+        """Return |value| in a precision; it is computed at its first use.
+
+        Args:
+            dtype: The precision.
+        """
         if dtype not in self._magnitudes:
             self._magnitudes[dtype] = self.value.to(dtype).abs()
         return self._magnitudes[dtype]
@@ -68,26 +101,44 @@ class TileWeights:
 
 @dataclass(frozen=True)
 class Block:
-    """The tiles that one product serves: a row of them with one input range, or a single tile."""
+    """The tiles that one product serves.
+
+    They are a row of tiles with the same input range, or a single tile.
+
+    Attributes:
+        row: The row of the tiles.
+        column: The column of the tile; None if the block is a whole row.
+        columns: The outputs of the layer that the tiles compute.
+        tile: The weights of the tiles.
+    """
 
     row: int
     column: int | None
-    columns: slice  # of the layer's outputs
+    columns: slice
     tile: TileWeights
 
     def range_of(self, ranges: Tensor | None) -> Tensor | None:
-        """The input range of these tiles, from `[row tiles, column tiles]`."""
+        """Return the input range of these tiles.
+
+        Args:
+            ranges: The ranges of the layer, `[row tiles, column tiles]`, or None.
+        """
         return None if ranges is None else ranges[self.row, self.column or 0]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a crossbar's products need besides tensors with gradients.
+    """The inputs of a crossbar's products that are not tensors with gradients.
 
-    scale    digital scale of the trained weights, `[row tiles, out]`
-    decay    of learned input ranges: (rate, least share of unclipped inputs)
-    side     precision of the side products; None is that of the weights
-    compiled whether compiled passes of `fused` do what is no product
+    Attributes:
+        product: The product of the layer.
+        spec: The crossbar's settings.
+        blocks: The tiles, by the product that serves them.
+        scale: Digital scale of the trained weights, `[row tiles, out]`.
+        decay: Decay of learned input ranges: (rate, least share of unclipped inputs).
+        side: Precision of the products behind IR drop and read noise; None is the precision of the
+            weights.
+        compiled: Whether everything beside the products runs in `compiled_passes`.
     """
 
     product: Product
@@ -100,19 +151,32 @@ class Job:
 
     @property
     def bound(self) -> int | None:
-        """Of the ADC, in its steps; None without one."""
+        """Return the bound of the ADC, in its steps; None without an ADC."""
         bits = self.spec.adc_bits
         return None if bits is None else levels(bits)
 
 
 def along(values: Tensor, like: Tensor) -> Tensor:
-    """`[outputs]`, broadcastable to `[samples, outputs, *space]`."""
+    """Return values per output in a shape that broadcasts to outputs.
+
+    Args:
+        values: The values, `[outputs]`.
+        like: A tensor with the dimensions `[samples, outputs, *space]`.
+    """
     return values.view(-1, *[1] * (like.ndim - 2))
 
 
 def room(like: Tensor, samples: int, channels: int) -> Tensor:
-    """`[samples, channels, *space]`, dimensions in the order that those of `like` have in
-    memory."""
+    """Return an empty tensor with the memory order of another one's dimensions.
+
+    Args:
+        like: The other tensor, `[samples, channels, *space]`.
+        samples: Size of the first dimension.
+        channels: Size of the second dimension.
+
+    Returns:
+        The tensor, `[samples, channels, *space]`.
+    """
     space = like.shape[2:]
     if like.stride(1) == 1:
         return like.new_empty(samples, *space, channels).movedim(-1, 1)
