@@ -33,10 +33,10 @@ def unregistered(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     known = set(model.modules())
     for name, module in model.named_modules():
         for key, value in _others(module):
-            for held in _modules_in(value, set()):
-                if held not in known:
-                    known.update(held.modules())
-                    yield f"{name}.{key}" if name else key, held
+            for reached in _modules_in(value, set()):
+                if reached not in known:
+                    known.update(reached.modules())
+                    yield f"{name}.{key}" if name else key, reached
 
 
 def _modules_in(value: Any, seen: set[int]) -> Iterator[nn.Module]:
@@ -63,8 +63,7 @@ def redirect(model: nn.Module, replaced: Mapping[nn.Module, nn.Module | None]) -
     """
     for name, module in model.named_modules():
         for key, value in _others(module):
-            held = list(_modules_in(value, set()))
-            if any(one in replaced for one in held):
+            if any(reached in replaced for reached in _modules_in(value, set())):
                 where = f"{name}.{key}" if name else key
                 module.__dict__[key] = _changed(value, replaced, where, set())
 
@@ -78,10 +77,10 @@ def _changed(
         return (_changed(item, replaced, where, seen) for item in items)
 
     if isinstance(value, nn.Module):
-        found = replaced.get(value, value)
-        if found is not None:
-            return found
-    elif not any(held in replaced for held in _modules_in(value, set())) or id(value) in seen:
+        replacement = replaced.get(value, value)
+        if replacement is not None:
+            return replacement
+    elif not any(m in replaced for m in _modules_in(value, set())) or id(value) in seen:
         return value
     elif isinstance(value, types.MethodType):
         owner = replaced.get(value.__self__)  # type: ignore[call-overload]

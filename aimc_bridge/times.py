@@ -26,21 +26,21 @@ def seconds(time: str | Real | float) -> float:
 
     Raises:  UsageError where it is not understood, negative or not finite.
     """
-    wrong = UsageError(
+    error = UsageError(
         f"time {time!r} is not understood; allowed: seconds >= 0, or a number with a unit: "
         "s, min, h, d, w, month, y (examples: 1s, 1h, '1 day', 1y, 3600)"
     )
     if isinstance(time, str):
         match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*", time.lower())
         if match is None or (match[2] and match[2] not in _UNITS):
-            raise wrong
+            raise error
         value = float(match[1]) * _UNITS.get(match[2], 1.0)
     elif isinstance(time, bool) or not isinstance(time, Real):  # numpy's numbers are Real
-        raise wrong
+        raise error
     else:
         value = float(time)
     if not math.isfinite(value) or value < 0:
-        raise wrong
+        raise error
     return value
 
 

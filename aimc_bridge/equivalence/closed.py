@@ -237,18 +237,18 @@ class ClosedLaws:
 
     def program_weights(self, weight: Array) -> tuple[Array, tuple[Array, Array, float]]:
         """Normalised weights of one tile as programmed, and the state that `read_weights` takes."""
-        unit = self.pcm.g_max_us / np.abs(weight).max()
+        us_per_unit = self.pcm.g_max_us / np.abs(weight).max()
         if not self.pcm.pairs:
-            g = self.programmed(weight * unit)
-            return g / unit, (g, self.exponent(weight * unit), unit)
-        targets = [np.maximum(sign * weight, 0.0) * unit for sign in (1.0, -1.0)]
+            g = self.programmed(weight * us_per_unit)
+            return g / us_per_unit, (g, self.exponent(weight * us_per_unit), us_per_unit)
+        targets = [np.maximum(sign * weight, 0.0) * us_per_unit for sign in (1.0, -1.0)]
         plus, minus = (self.programmed(target) for target in targets)
-        net = (plus - minus) / unit
+        net = (plus - minus) / us_per_unit
         nu = np.where(net > 0, *(self.exponent(target) for target in targets))
-        again = self.pcm.g_max_us / np.abs(net).max()
-        return net, (net * again, nu, again)
+        rescale = self.pcm.g_max_us / np.abs(net).max()
+        return net, (net * rescale, nu, rescale)
 
     def read_weights(self, state: tuple[Array, Array, float], t_s: float) -> Array:
         """Normalised weights at `t_s`."""
-        g, nu, unit = state
-        return np.asarray(np.sign(g) * self.read(np.abs(g), nu, t_s) / unit)
+        g, nu, us_per_unit = state
+        return np.asarray(np.sign(g) * self.read(np.abs(g), nu, t_s) / us_per_unit)

@@ -45,9 +45,9 @@ class Preset:
 
     def __post_init__(self) -> None:
         kinds = {"pcm": DeviceSpec, "crossbar": CrossbarSpec, "compensation": CompensationSpec}
-        given = {part: (getattr(self, part), kind) for part, kind in kinds.items()}
-        given |= {f"training[{k!r}]": (v, TrainingSpec) for k, v in self.training.items()}
-        for part, (spec, kind) in given.items():
+        parts = {part: (getattr(self, part), kind) for part, kind in kinds.items()}
+        parts |= {f"training[{k!r}]": (v, TrainingSpec) for k, v in self.training.items()}
+        for part, (spec, kind) in parts.items():
             if not isinstance(spec, kind):
                 raise SpecError(
                     f"{part} of preset {self.name!r} is a {type(spec).__name__}; "
