@@ -21,10 +21,17 @@ _LABELS = (("y", 365 * 86400.0), ("d", 86400.0), ("h", 3600.0), ("min", 60.0), (
 
 
 def seconds(time: str | Real | float) -> float:
-    """Seconds after programming of "1s", "30 min", "1h", "1 day", "1 month" (30 days), "1y" (365
-    days), "3600" or a number.
+    """Return a time in seconds after programming.
 
-    Raises:  UsageError where it is not understood, negative or not finite.
+    Args:
+        time: A number of seconds, or a text with or without a unit: "1s", "30 min", "1h", "1 day",
+            "2w", "1 month" (30 days), "1y" (365 days), "3600".
+
+    Returns:
+        Seconds.
+
+    Raises:
+        UsageError: If the time is not understood, negative or not finite.
     """
     error = UsageError(
         f"time {time!r} is not understood; allowed: seconds >= 0, or a number with a unit: "
@@ -45,7 +52,14 @@ def seconds(time: str | Real | float) -> float:
 
 
 def label(t_s: float) -> str:
-    """The shortest way to write a time: 3600.0 -> "1h"; `seconds` gives the same float back."""
+    """Return the shortest way to write a time: "1h" for 3600.0.
+
+    Args:
+        t_s: Seconds.
+
+    Returns:
+        A text from which `seconds` makes the same float.
+    """
     t_s = float(t_s)
     for unit, size in _LABELS:
         count = t_s / size

@@ -1,4 +1,7 @@
-"""scalar_drift: the physics of the public replication, for comparison with the paper's."""
+"""The preset `scalar_drift`: the physics of the public replication.
+
+It is there for comparison with the paper's physics.
+"""
 
 from typing import Any
 
@@ -18,11 +21,12 @@ from presets._rasch2023 import TRAINING
 
 
 def replication(value: Any, where: str = "physics") -> V:
+    """Return a value from the description of the replication."""
     return V(value, "replication", where)
 
 
 def recipe() -> TrainingSpec:
-    """The replication's training: what it says, over the paper's recipe for the same network."""
+    """Return the replication's recipe: the paper's, with what it does differently."""
     settings = {
         "noise_type": "programming",
         "noise_scale": 3.0,
