@@ -1,4 +1,4 @@
-"""Markdown tables, as summaries and reports have them."""
+"""Markdown tables for summaries and reports."""
 
 from __future__ import annotations
 

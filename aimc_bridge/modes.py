@@ -1,4 +1,4 @@
-"""Keeping the training mode of every module of a model while a block changes it."""
+"""A block that leaves the training mode of every module as it was."""
 
 from __future__ import annotations
 

@@ -55,9 +55,9 @@ def from_columns(by_column: Tensor, grid: TileGrid, spec: CompensationSpec) -> T
 def oracle(weight: Tensor, grid: TileGrid, pcm: DeviceSpec, t_s: float) -> Tensor:
     """Return the inverse of the known mean drift.
 
-    It needs targets and mean exponents alone. The factor of a tile is sum |w| / sum |w| ((t + t0) /
-    t0)^-nu_mean. It is the exact inverse if all devices drift by one factor, as on the scalar
-    device.
+    It needs targets and mean exponents alone. The factor of a tile is sum |w| over
+    sum |w| ((t + t0) / t0)^-nu_mean. It is the exact inverse if all devices drift by one factor, as
+    on the scalar device.
 
     Args:
         weight: The targets, normalised, shape (out, in).

@@ -18,8 +18,8 @@ class CrossbarSpec(Spec):
             bound on the outputs.
         out_bound: Bound of the ADC, in units of one fully-on input on one fully-on weight.
         out_noise: Standard deviation of the output noise, in the same units.
-        w_noise: Short-term read noise (PCM_READ): it adds w_noise sqrt(sum |w| x^2) to the standard
-            deviation of an output.
+        w_noise: Short-term read noise (PCM_READ): an output has Gaussian noise with the standard
+            deviation w_noise sqrt(sum |w| x^2).
         ir_drop: Factor on the IR drop; 0 means none.
         ir_drop_g_ratio: Conductance of the wires over g_max.
         max_rows: Largest number of inputs of a tile; None means no limit.

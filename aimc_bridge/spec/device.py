@@ -116,8 +116,8 @@ class SignedPcmSpec(PcmSpec):
     """PCM with one cell per weight, which holds the sign.
 
     It lies between a scalar drift and pairs of devices. The programming noise of |w| is added to
-    the signed weight, which is not clipped at 0. Exponent and read noise are the same as of a
-    device with that conductance.
+    the signed weight, which is not clipped at 0. Exponent and read noise are as for a device
+    with that conductance.
 
     Attributes:
         weight_bits: Bits of the grid to which weights are rounded before programming; None means

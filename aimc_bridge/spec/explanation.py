@@ -13,13 +13,13 @@ from aimc_bridge.spec.base import Spec
 from aimc_bridge.spec.bibliography import SOURCES
 
 _AS_WRITTEN = {"value": str}  # pandas would print 2.5e-07 s as 0.0
-_UNITS = {"_us": "uS", "_s": "s", "_bits": "bit"}  # how a field's name ends
+_UNITS = {"_us": "uS", "_s": "s", "_bits": "bit"}  # unit of a field by the end of its name
 
 
 class Explanation(pd.DataFrame):
     """A DataFrame that prints whole, with the works that it names below it.
 
-    Neither rows nor texts are cut, as pandas would do.
+    It cuts neither rows nor texts; pandas would cut both.
     """
 
     @classmethod

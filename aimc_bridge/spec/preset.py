@@ -74,7 +74,7 @@ class Preset:
                 )
 
     def __str__(self) -> str:
-        """Return the name, with what was changed since the preset has this name."""
+        """Return the name, with what was changed since the preset got this name."""
         last_name = max((i for i, c in enumerate(self.changes) if c.field == "name"), default=-1)
         changed = ", ".join(f"{c.field}={c.new!r}" for c in self.changes[last_name + 1 :])
         return f"{self.name} with {changed}" if changed else self.name
@@ -173,7 +173,23 @@ class Preset:
     def rpu_config(
         self, tile: str = "auto", training: str | None = None, drop: tuple[str, ...] = ()
     ) -> Any:
-        """The aihwkit RPU config of this preset; see `engines.aihwkit.config.rpu_config`."""
+        """Return the aihwkit RPU config of this preset.
+
+        Args:
+            tile: "rpucuda" (aihwkit's C++ tile), "torch" (its torch tile) or "auto", which takes
+                the C++ tile.
+            training: Name of a recipe whose settings go into the config too; None means none.
+            drop: Settings to leave out if the tile cannot run them, by name.
+
+        Returns:
+            An InferenceRPUConfig, or a TorchInferenceRPUConfig for the torch tile.
+
+        Raises:
+            CapabilityError: If the tile cannot run a setting; it names the setting.
+            UnknownNameError: If the preset has no such recipe.
+            UsageError: If the tile or a name in `drop` is unknown.
+            VersionError: If there is no working aihwkit.
+        """
         from aimc_bridge.engines.aihwkit.config import rpu_config  # the one upward import
 
         return rpu_config(self, tile=tile, training=training, drop=drop)
