@@ -1,4 +1,4 @@
-"""The bridge between neural networks in PyTorch and analog in-memory computing chips."""
+"""The bridge between PyTorch networks and analog in-memory computing chips."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, and torch not before."""
     if name == "physics":
         return importlib.import_module("aimc_bridge.physics")
     if name in _HOME:
@@ -65,4 +66,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
+    """Return the public names, imported or not."""
     return [*__all__, "__version__"]

@@ -1,7 +1,8 @@
-"""Layers that a model holds outside of its module tree: in lists, dicts, attributes, bound methods.
+"""Layers that a model holds outside of its module tree.
 
-A model may call a layer by such a second way to it. A conversion that replaced the layer in the
-tree alone would leave that way to the digital one, and nothing would tell.
+They are in lists, dicts, attributes and bound methods.
+A model may call a layer through such a second reference. If a conversion replaced the layer in the
+tree alone, the second reference would still lead to the digital layer, and nothing would tell.
 """
 
 from __future__ import annotations
@@ -19,27 +20,34 @@ _TREE = ("_modules", "_parameters", "_buffers")
 
 
 def _others(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Attributes that are not the module tree's."""
+    """Yield name and value of the attributes that are not part of the module tree."""
     for key, value in list(module.__dict__.items()):
         if key not in _TREE:
             yield key, value
 
 
 def unregistered(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """(where, module) of all modules that lists, dicts and the like hold, and no module as a part.
+    """Yield the modules that a model holds only outside of its module tree.
 
-    Where: the attribute's name, such as "head.stages".
+    They are in lists, dicts and the like.
+
+    Args:
+        model: The model.
+
+    Yields:
+        Name of the attribute, such as "head.stages", and a module that it holds.
     """
     known = set(model.modules())
     for name, module in model.named_modules():
         for key, value in _others(module):
-            for held in _modules_in(value, set()):
-                if held not in known:
-                    known.update(held.modules())
-                    yield f"{name}.{key}" if name else key, held
+            for reached in _modules_in(value, set()):
+                if reached not in known:
+                    known.update(reached.modules())
+                    yield f"{name}.{key}" if name else key, reached
 
 
 def _modules_in(value: Any, seen: set[int]) -> Iterator[nn.Module]:
+    """Yield the modules in a value; `seen` has the ids of containers done before."""
     if isinstance(value, nn.Module):
         yield value
     elif isinstance(value, list | tuple | set | frozenset | dict):
@@ -55,16 +63,19 @@ def _modules_in(value: Any, seen: set[int]) -> Iterator[nn.Module]:
 
 
 def redirect(model: nn.Module, replaced: Mapping[nn.Module, nn.Module | None]) -> None:
-    """Let every such way to a module in `replaced` lead to what took its place.
+    """Replace modules in everything that a model holds outside of its module tree.
 
-    Args:    replaced  module -> what took its place; None where nothing alone did, as for a part of
-             a layer that is converted whole.
-    Raises:  ConversionError for a way that cannot be changed.
+    Args:
+        model: The model. Its lists and dicts are changed in place.
+        replaced: The replacement of each module; None if it has none of its own, such as a part of
+            a layer that is converted whole.
+
+    Raises:
+        ConversionError: If a reference cannot be changed.
     """
     for name, module in model.named_modules():
         for key, value in _others(module):
-            held = list(_modules_in(value, set()))
-            if any(one in replaced for one in held):
+            if any(reached in replaced for reached in _modules_in(value, set())):
                 where = f"{name}.{key}" if name else key
                 module.__dict__[key] = _changed(value, replaced, where, set())
 
@@ -72,16 +83,17 @@ def redirect(model: nn.Module, replaced: Mapping[nn.Module, nn.Module | None]) -
 def _changed(
     value: Any, replaced: Mapping[nn.Module, nn.Module | None], where: str, seen: set[int]
 ) -> Any:
-    """The value with the modules replaced."""
+    """Return the value with its modules replaced, or raise ConversionError."""
 
     def each(items: Iterable[Any]) -> Iterator[Any]:
+        """Yield every item with its modules replaced."""
         return (_changed(item, replaced, where, seen) for item in items)
 
     if isinstance(value, nn.Module):
-        found = replaced.get(value, value)
-        if found is not None:
-            return found
-    elif not any(held in replaced for held in _modules_in(value, set())) or id(value) in seen:
+        replacement = replaced.get(value, value)
+        if replacement is not None:
+            return replacement
+    elif not any(m in replaced for m in _modules_in(value, set())) or id(value) in seen:
         return value
     elif isinstance(value, types.MethodType):
         owner = replaced.get(value.__self__)  # type: ignore[call-overload]

@@ -1,19 +1,23 @@
-"""All errors of the project. Each says what is wrong, what was got, what is allowed, what to do."""
+"""All errors of the project.
+
+Each message says what is wrong, what was given, what is allowed and what to do.
+"""
 
 
 class AimcError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors that the project raises on purpose."""
 
     def __str__(self) -> str:  # KeyError would print the repr of its message
+        """Return the message."""
         return " ".join(str(arg) for arg in self.args)
 
 
 class SpecError(AimcError, ValueError):
-    """A preset or a recipe that is not physical, not sourced, or has no such field."""
+    """A preset or recipe with an unphysical value, a wrong field or no source."""
 
 
 class UnknownNameError(AimcError, KeyError):
-    """A name that is not in a table; the message lists the names that are."""
+    """A name that is not in a table. The message lists the names that are."""
 
 
 class ShapeError(AimcError, ValueError):
@@ -21,7 +25,7 @@ class ShapeError(AimcError, ValueError):
 
 
 class ConversionError(AimcError, ValueError):
-    """A model that cannot be converted as asked."""
+    """A model that cannot be converted in the requested way."""
 
 
 class CalibrationError(AimcError, RuntimeError):
@@ -29,11 +33,11 @@ class CalibrationError(AimcError, RuntimeError):
 
 
 class StateError(AimcError, RuntimeError):
-    """A chip asked for something its state does not allow."""
+    """A request that the state of a chip does not allow."""
 
 
 class CapabilityError(AimcError, ValueError):
-    """An engine, tile or device that cannot run what a preset asks for."""
+    """A preset that an engine, a tile or a machine cannot run."""
 
 
 class VersionError(AimcError, ImportError):
@@ -41,15 +45,15 @@ class VersionError(AimcError, ImportError):
 
 
 class CheckpointError(AimcError, ValueError):
-    """A file of weights or of a chip that is damaged or belongs to another model."""
+    """A file of weights or of a chip that is missing, damaged or of another model."""
 
 
 class DataError(AimcError, ValueError):
-    """Data that is missing, truncated or empty."""
+    """Data that are missing, incomplete, damaged or empty."""
 
 
 class TrainingError(AimcError, RuntimeError):
-    """A training that diverged or cannot start."""
+    """A training that diverged or that cannot start or go on."""
 
 
 class UsageError(AimcError, ValueError):

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: the only module that replaces a file."""
+"""Files that are written whole or not at all. No other module replaces a file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes the place of `path` if the block succeeds.
+    """Yield a temporary path, which replaces `path` if the block succeeds.
 
-    The temporary name starts with a point, contains the process id and keeps the suffix, so that
-    libraries which choose a format by suffix still work. If the block fails, the temporary file is
-    removed and `path` stays as it was.
+    It lies in the same folder. The temporary name starts with a point, contains the process id and
+    keeps the suffix, so that libraries which choose a format by suffix still work. If the block
+    fails, the temporary file is removed and `path` stays as it was.
 
     Args:
         path: The file to write or to replace. Its folder must exist.
@@ -35,7 +35,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename is None:  # a full disk: the system does not say which file it was
+        if error.filename is None:  # on a full disk the system does not say which file it was
             error.filename = os.fspath(path)
         raise
     finally:

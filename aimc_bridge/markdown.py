@@ -1,4 +1,4 @@
-"""The Markdown tables of summaries and reports."""
+"""Markdown tables for summaries and reports."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ def markdown_table(columns: Iterable[object], rows: Iterable[Iterable[object]]) 
 
     Args:
         columns: The headings.
-        rows: The cells, one iterable per row, as many as there are headings. All are written with
-            `str`; numbers are formatted by the caller.
+        rows: The cells, one iterable per row, with one cell per heading. All are written with
+            `str`: the caller formats numbers.
 
     Returns:
-        The lines of the table: heading, rule, one line per row; without a line end at the end.
+        The lines of the table: headings, a rule, and one line per row. The last line has no line
+        end.
     """
     headings = [str(column) for column in columns]
     lines = [_line(headings), _line("---" for _ in headings)]
@@ -22,4 +23,5 @@ def markdown_table(columns: Iterable[object], rows: Iterable[Iterable[object]]) 
 
 
 def _line(cells: Iterable[object]) -> str:
+    """Return one line of a table."""
     return "| " + " | ".join(str(cell) for cell in cells) + " |"

@@ -1,4 +1,4 @@
-"""The training modes of the modules of a model, kept over a change."""
+"""A block that leaves the training mode of every module as it was."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Give every module its training mode back at the end of the block, errors included.
+    """Restore the training mode of every module at the end of the block.
 
-    A model may hold modules in different modes, such as frozen batch normalisations in a model that
-    trains: `model.train(mode)` would lose that.
+    The modules of a model may be in different modes, such as frozen batch normalisations in a model
+    that trains. `model.train(mode)` would lose that. The modes are restored after an error too.
 
     Args:
-        model: The model whose modules may change between training and evaluation in the block.
+        model: The model. In the block its modules may change between training and evaluation.
     """
     modes = [(module, module.training) for module in model.modules()]
     try:

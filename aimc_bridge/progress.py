@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
 
 class ProgressBar:
-    """A bar with a description, a count or a share, a note and the time left; or nothing.
+    """A bar with a description, a count or a share, a note and the time left.
 
-    Use it as a context manager:
+    It draws nothing if it is not to be shown. Use it as a context manager:
 
         with ProgressBar("chips", total=25, show=True) as bar:
             bar.advance(note="97.5 % at 1y")
@@ -64,7 +64,7 @@ class ProgressBar:
         self._progress.update(self._task, completed=done)
 
     def __enter__(self) -> ProgressBar:
-        """Start to draw."""
+        """Start drawing."""
         self._progress.start()
         return self
 
@@ -74,15 +74,15 @@ class ProgressBar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop to draw; the bar stays on the screen as it is."""
+        """Stop drawing; the bar stays on the screen as it is."""
         self._progress.stop()
 
     def advance(self, steps: float = 1.0, *, note: str | None = None) -> None:
         """Move the bar by some steps.
 
         Args:
-            steps: How far.
-            note: Text shown behind the count from now on; None leaves it as it is.
+            steps: The number of steps.
+            note: Text that is shown behind the count from now on; None leaves it as it is.
         """
         if note is None:
             self._progress.advance(self._task, steps)
@@ -96,12 +96,12 @@ class ProgressBar:
         total: float | None = None,
         done: float | None = None,
     ) -> None:
-        """Change what is counted, how much there is, or how much is done.
+        """Change the description, the number of steps, or how many are done.
 
         Args:
-            description: A new description.
-            total: A new number of steps.
-            done: A new number of steps that are done.
+            description: A new description; None leaves it as it is.
+            total: A new number of steps; None leaves it as it is.
+            done: A new number of steps that are done; None leaves it as it is.
         """
         self._progress.update(self._task, description=description, total=total, completed=done)
 

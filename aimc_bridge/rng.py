@@ -1,8 +1,9 @@
-"""Named random streams: the only file that draws the numbers that make a chip.
+"""Named random streams: this file alone draws the numbers that make a chip.
 
-A stream is named by a seed and words, and two names share nothing: a layer's draws do not depend
-on what other layers the model has, in which order they are programmed, or what ran before. On the
-CPU torch's generator begins in one of 2**32 ways: of two names one pair in 4e9 shares its numbers.
+The name of a stream is a seed and words, and two names share nothing. The draws of a layer do not
+depend on the other layers of the model, on the order in which they are programmed, or on what ran
+before. On the CPU, torch's generator has 2**32 different beginnings: of all pairs of names, one in
+4e9 shares its numbers.
 """
 
 import hashlib
@@ -11,17 +12,30 @@ import torch
 
 
 def derive(seed: int, *names: object) -> int:
-    """A seed of its own for every name.
+    """Return a seed for a name, different for every name.
 
-    Args:    seed  any integer.    names  words and numbers, compared by their `repr`.
-    Returns: an integer in [0, 2**63), the first bytes of SHA-256 of the name.
+    Args:
+        seed: Any integer.
+        *names: Words and numbers. Their `repr` counts.
+
+    Returns:
+        An integer in [0, 2**63), made of the first bytes of the name's SHA-256.
     """
     text = "\x1f".join([repr(int(seed)), *(repr(name) for name in names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def stream(seed: int, *names: object, device: torch.device | str = "cpu") -> torch.Generator:
-    """The generator named by (seed, names), at its beginning, on `device`."""
+    """Return the generator of a name, at its beginning.
+
+    Args:
+        seed: Any integer.
+        *names: Words and numbers. Their `repr` counts.
+        device: Where the generator draws.
+
+    Returns:
+        A new generator, seeded by `derive`.
+    """
     generator = torch.Generator(device=device)
     generator.manual_seed(derive(seed, *names))
     return generator
@@ -33,9 +47,19 @@ def normal(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """N(0, 1) of `shape`, drawn where the generator lives and moved to `device`.
+    """Draw standard normal numbers where the generator is, and move them to a device.
 
-    A generator on the CPU gives the same numbers whatever `device` is: CPU and CUDA share a chip.
+    A generator on the CPU gives the same numbers for every `device`: a chip is the same on the CPU
+    and on CUDA.
+
+    Args:
+        shape: Shape of the result.
+        generator: The stream. It moves on.
+        device: Device of the result.
+        dtype: Floating-point type of the result.
+
+    Returns:
+        N(0, 1), of the given shape.
     """
     draw = torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)
     return draw.to(device)
@@ -44,15 +68,30 @@ def normal(
 def uniform(
     shape: tuple[int, ...], generator: torch.Generator, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """U[0, 1) of `shape`, drawn where the generator lives and moved to `device`."""
+    """Draw uniform numbers where the generator is, and move them to a device.
+
+    Args:
+        shape: Shape of the result.
+        generator: The stream. It moves on.
+        device: Device of the result.
+
+    Returns:
+        U[0, 1), of the given shape, in torch's default floating-point type.
+    """
     return torch.rand(shape, generator=generator, device=generator.device).to(device)
 
 
 def noise_like(values: torch.Tensor) -> torch.Tensor:
-    """N(0, 1) of the shape and memory order of `values`, from its device's default generator.
+    """Draw standard normal numbers of the shape and memory order of a tensor.
 
-    Drawn in the order of the memory: on the CPU that is ten times as fast as drawing into a tensor
-    whose channels come last.
+    They are drawn in the order of the memory. On the CPU that is ten times as fast as drawing into
+    a tensor whose channels come last.
+
+    Args:
+        values: A dense tensor. Its values do not matter.
+
+    Returns:
+        N(0, 1), from the default generator of the device that `values` is on.
     """
     flat = torch.empty(values.numel(), dtype=values.dtype, device=values.device).normal_()
     return flat.as_strided(values.shape, values.stride())

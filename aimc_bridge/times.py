@@ -21,31 +21,45 @@ _LABELS = (("y", 365 * 86400.0), ("d", 86400.0), ("h", 3600.0), ("min", 60.0), (
 
 
 def seconds(time: str | Real | float) -> float:
-    """Seconds after programming of "1s", "30 min", "1h", "1 day", "1 month" (30 days), "1y" (365
-    days), "3600" or a number.
+    """Return a time in seconds after programming.
 
-    Raises:  UsageError where it is not understood, negative or not finite.
+    Args:
+        time: A number of seconds, or a text with or without a unit: "1s", "30 min", "1h", "1 day",
+            "2w", "1 month" (30 days), "1y" (365 days), "3600".
+
+    Returns:
+        Seconds.
+
+    Raises:
+        UsageError: If the time is not understood, negative or not finite.
     """
-    wrong = UsageError(
+    error = UsageError(
         f"time {time!r} is not understood; allowed: seconds >= 0, or a number with a unit: "
         "s, min, h, d, w, month, y (examples: 1s, 1h, '1 day', 1y, 3600)"
     )
     if isinstance(time, str):
         match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*", time.lower())
         if match is None or (match[2] and match[2] not in _UNITS):
-            raise wrong
+            raise error
         value = float(match[1]) * _UNITS.get(match[2], 1.0)
     elif isinstance(time, bool) or not isinstance(time, Real):  # numpy's numbers are Real
-        raise wrong
+        raise error
     else:
         value = float(time)
     if not math.isfinite(value) or value < 0:
-        raise wrong
+        raise error
     return value
 
 
 def label(t_s: float) -> str:
-    """The shortest way to write a time: 3600.0 -> "1h"; `seconds` gives the same float back."""
+    """Return the shortest way to write a time: "1h" for 3600.0.
+
+    Args:
+        t_s: Seconds.
+
+    Returns:
+        A text from which `seconds` makes the same float.
+    """
     t_s = float(t_s)
     for unit, size in _LABELS:
         count = t_s / size

@@ -1,4 +1,7 @@
-"""Settings of analog in-memory computing chips: data with sources, no torch, no logic."""
+"""Settings of analog in-memory computing chips: numbers with their sources.
+
+This package holds data, no logic, and does not import torch.
+"""
 
 import os
 
@@ -31,12 +34,22 @@ _PRESETS = dict(_BUILT_IN)
 
 
 def names() -> list[str]:
-    """Return the names of all presets, those registered last at the end."""
+    """Return the names of all presets.
+
+    Returns:
+        The library's names, then those of `register`, in the order of their registration.
+    """
     return list(_PRESETS)
 
 
 def get(name: str) -> Preset:
     """Return the preset of that name.
+
+    Args:
+        name: A name from `names()`.
+
+    Returns:
+        The preset. It is frozen; `preset.change(..., why="...")` returns a changed copy.
 
     Raises:
         UnknownNameError: If there is none; it lists the names.
@@ -47,20 +60,20 @@ def get(name: str) -> Preset:
 
 
 def register(preset: Preset, *, replace: bool = False) -> Preset:
-    """Make a preset of your own one that `get` and `names` know, in this process.
+    """Register a preset of your own for `get` and `names`, in this process.
 
     Args:
-        preset: The preset. `preset.change(name="my_chip", ..., why="...")` gives a copy a name of
-            its own.
-        replace: Whether it may take the place of another registered preset of that name. The
+        preset: The preset. `preset.change(name="my_chip", ..., why="...")` returns a copy that has
+            a name of its own.
+        replace: Whether it may take the place of another registered preset of the same name. The
             presets of the library keep their names.
 
     Returns:
-        The preset.
+        The same preset.
 
     Raises:
-        UsageError: If it is no preset, or its name stands for another one.
-        SpecError: If its name cannot be found on a command line.
+        UsageError: If it is not a preset, or if another preset has its name.
+        SpecError: If its name cannot be used on a command line.
     """
     if not isinstance(preset, Preset):
         raise UsageError(
@@ -85,7 +98,7 @@ def register(preset: Preset, *, replace: bool = False) -> Preset:
 def load(path: str | os.PathLike[str]) -> Preset:
     """Read a preset from a TOML or JSON file.
 
-    A file holds either a whole preset, as `save` writes it, or what is different from another one:
+    The file holds either a whole preset, as `save` writes it, or the changes to another preset:
 
         base = "rasch2023"
         name = "my_chip"
@@ -96,26 +109,27 @@ def load(path: str | os.PathLike[str]) -> Preset:
         adc_bits = "none"  # None: TOML has no other word for it
 
     Args:
-        path: The file; it ends in .toml or .json.
+        path: The file. Its name ends in .toml or .json.
 
     Returns:
         The preset, under the name that the file gives it. `register` makes it known by that name.
 
     Raises:
-        UsageError: If there is no such file, or it is no TOML or JSON.
-        SpecError: If its data are no preset: a field or a name is missing, unknown or not physical.
+        UsageError: If there is no such file, or if it cannot be read as TOML or JSON.
+        SpecError: If the data are not a preset: a field or a name is missing or unknown, or a value
+            is not physical.
     """
     return read_preset(path, get)
 
 
 def save(preset: Preset, path: str | os.PathLike[str]) -> None:
-    """Write a preset to a TOML or JSON file, from which `load` makes an equal one.
+    """Write a preset to a TOML or JSON file, from which `load` makes an equal preset.
 
     Args:
-        preset: The preset; it is written whole.
-        path: The file; it ends in .toml or .json.
+        preset: The preset. It is written whole, with all sources.
+        path: The file. Its name ends in .toml or .json.
 
     Raises:
-        UsageError: If it ends in something else, or cannot be written.
+        UsageError: If the name ends in something else, or if the file cannot be written.
     """
     write_preset(preset, path)

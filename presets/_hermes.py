@@ -1,4 +1,7 @@
-"""hermes: PCM statistics of the HERMES chip, two devices a weight, with the standard periphery."""
+"""The preset `hermes`: PCM statistics of the HERMES chip, two devices per weight.
+
+It takes the periphery and the training recipes of `rasch2023`.
+"""
 
 from typing import Any
 
@@ -7,6 +10,7 @@ from presets._rasch2023 import COMPENSATION, CROSSBAR, TRAINING
 
 
 def hermes(value: Any) -> V:
+    """Return a value with its source, the HERMES model of aihwkit."""
     return V(value, "legallo2023", "via aihwkit HermesNoiseModel(num_devices=2)", "from code")
 
 

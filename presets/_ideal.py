@@ -1,4 +1,7 @@
-"""ideal: no noise, no quantisation. Converted output equals digital to float error."""
+"""The preset `ideal`: no noise, no quantisation.
+
+Outputs of a converted model equal the digital model's up to float errors.
+"""
 
 from typing import Any
 
@@ -6,6 +9,7 @@ from aimc_bridge.spec import CompensationSpec, CrossbarSpec, IdealSpec, Preset, 
 
 
 def ideal(value: Any) -> V:
+    """Return a value that follows from the definition of an ideal chip."""
     return V(value, "definition", "an ideal device and periphery")
 
 

@@ -1,4 +1,4 @@
-"""rasch2023: the standard PCM model of Rasch et al. 2023, and its training recipes."""
+"""The preset `rasch2023`: the standard PCM model of Rasch et al. 2023."""
 
 from typing import Any
 
@@ -20,18 +20,22 @@ _A1 = "SI A.1"
 
 
 def pcm(value: Any) -> V:
+    """Return a value of the PCM statistics, as aihwkit codes them."""
     return V(value, "nandakumar2019", _CODE, "from code")
 
 
 def si1(value: Any, where: str = _SI1) -> V:
+    """Return a value of the chip from the paper's SI, by default Table 1."""
     return V(value, "rasch2023", where)
 
 
 def si3(value: Any, where: str = _SI3) -> V:
+    """Return a value of a recipe from the paper's SI, by default Table 3."""
     return V(value, "rasch2023", where)
 
 
 def choice(value: Any, what: str) -> V:
+    """Return a value that this project chose; `what` says what the paper leaves open."""
     return V(value, "choice", what)
 
 
@@ -73,7 +77,8 @@ COMPENSATION = cite(
     alpha_floor=V(1e-4, "aihwkit", "GlobalDriftCompensation", "from code"),
 )
 
-# What the recipes share. SI A.1 describes the training; aihwkit's preset gives the input ranges.
+# All recipes share these. SI A.1 describes the training; the settings of the input ranges come from
+# aihwkit's preset.
 _SHARED = {
     "noise_type": si3("pcm", _A1),
     "noise_t_s": si3(20.0, _A1),
@@ -106,6 +111,7 @@ _SHARED = {
 
 
 def recipe(**entries: V) -> TrainingSpec:
+    """Return a recipe: the shared fields, changed and completed by `entries`."""
     return cite(TrainingSpec, **{**_SHARED, **entries})
 
 

@@ -1,4 +1,7 @@
-"""scalar_drift: the physics of the public replication, for comparison with the paper's."""
+"""The preset `scalar_drift`: the physics of the public replication.
+
+It is there for comparison with the paper's physics.
+"""
 
 from typing import Any
 
@@ -17,20 +20,21 @@ from presets._ideal import PERIPHERY
 from presets._rasch2023 import TRAINING
 
 
-def theirs(value: Any, where: str = "physics") -> V:
+def replication(value: Any, where: str = "physics") -> V:
+    """Return a value from the description of the replication."""
     return V(value, "replication", where)
 
 
 def recipe() -> TrainingSpec:
-    """The replication's training: what it says, over the paper's recipe for the same network."""
-    said = {
+    """Return the replication's recipe: the paper's, with what it does differently."""
+    settings = {
         "noise_type": "programming",
         "noise_scale": 3.0,
         "drop_connect": 0.01,
         "distill_temperature": 4.0,
         "distill_weight": 0.9,
     }
-    spec: TrainingSpec = TRAINING["wrn16"].change(why=Source("replication", "training"), **said)
+    spec: TrainingSpec = TRAINING["wrn16"].change(why=Source("replication", "training"), **settings)
     where = "the replication ramps over 10 epochs; 2,000 batches of 25 each"
     return spec.change(why=Source("choice", where), ramp_batches=20_000)
 
@@ -43,25 +47,25 @@ PRESET = Preset(
     ),
     pcm=cite(
         ScalarDriftSpec,
-        g_max_us=theirs(25.0),
-        t0_s=theirs(1.0),
+        g_max_us=replication(25.0),
+        t0_s=replication(1.0),
         netting=V(True, "definition", "the signed weight is one cell"),
-        prog_coeff_us=theirs((0.26348, 1.9650, -1.1731)),
-        prog_noise_scale=theirs(1.0),
-        weight_bits=theirs(8),
-        nu=theirs(0.06),
+        prog_coeff_us=replication((0.26348, 1.9650, -1.1731)),
+        prog_noise_scale=replication(1.0),
+        weight_bits=replication(8),
+        nu=replication(0.06),
     ),
     crossbar=cite(
         CrossbarSpec,
         **PERIPHERY,
-        max_rows=theirs(None),
-        max_columns=theirs(None),
-        weight_scaling=theirs("layer"),
-        learned_out_scales=theirs(False),
+        max_rows=replication(None),
+        max_columns=replication(None),
+        weight_scaling=replication("layer"),
+        learned_out_scales=replication(False),
     ),
     compensation=cite(
         CompensationSpec,
-        drift_compensation=theirs("oracle"),
+        drift_compensation=replication("oracle"),
         alpha_floor=V(1e-4, "definition", "an oracle reads nothing: not used"),
     ),
     training=Table({"wrn16": recipe()}),

@@ -1,9 +1,9 @@
-"""The laws once more, from their formulas in double precision: a reference where aihwkit has none.
+"""The device laws a second time, for devices that aihwkit has no model of.
 
-aihwkit's noise models have two sets of numbers. A device with others, or of another kind, runs on
-its tiles through our own laws: comparing those with themselves would prove nothing. Nothing here
-uses `aimc_bridge.physics`, on purpose: each law has its formulas here a second time, in a table of
-its own, by name.
+aihwkit has noise models for two sets of numbers. A device with other numbers, or of another kind,
+runs on its tiles through our own laws, and to compare those with themselves would prove nothing.
+This module therefore uses nothing of `aimc_bridge.physics`: it writes the formulas of each law
+again, in double precision, in a table by the name of the law.
 """
 
 from __future__ import annotations
@@ -20,118 +20,165 @@ Array = NDArray[np.float64]
 
 
 def _clamped_log(x: Array, law: tuple[float, float, float, float]) -> Array:
+    """Return clamp(slope ln x + intercept, lowest, highest); `law` has the four."""
     slope, intercept, low, high = law
     return np.clip(slope * np.log(np.maximum(x, 1e-7)) + intercept, low, high)
 
 
 def _pieces(x: Array, at: float, low: tuple[float, ...], high: tuple[float, ...]) -> Array:
+    """Return the clamped logarithm `low` below `at`, else the polynomial `high`."""
     below = _clamped_log(x, (low[0], low[1], low[2], low[3]))
     return np.where(x < at, below, np.polynomial.polynomial.polyval(x, high))
 
 
 class ClosedLaw:
-    """The formulas of one device law; here those of a device without noise and without drift.
+    """The formulas of one device law.
 
-    Arguments `x` are |g| / g_max. A subclass is registered under the name of its law.
+    This class itself is a device without noise and without drift; a subclass replaces what is
+    different and is registered under the name of its law. All results have the shape of the
+    argument `x` or `nu`.
 
     Attributes:
         programming_noise: Whether `sigma_us` is not 0.
         read_noise: Whether `read_sigma` is not 0.
+        pcm: The device, `preset.pcm`.
     """
 
     programming_noise: ClassVar[bool] = False
     read_noise: ClassVar[bool] = False
 
     def __init__(self, pcm: Any) -> None:
+        """Keep the device.
+
+        Args:
+            pcm: The device, `preset.pcm`, of the kind that the law is for.
+        """
         self.pcm = pcm
 
     def sigma_us(self, x: Array) -> Array:
-        """Return the standard deviation of programming, microsiemens."""
+        """Return the standard deviation of programming, in microsiemens.
+
+        Args:
+            x: |g| / g_max of the target.
+        """
         return np.zeros_like(x)
 
     def exponent_mean(self, x: Array) -> Array:
-        """Return the mean of the Gaussian behind the exponent; `x` of the target."""
+        """Return the mean of the Gaussian behind the exponent.
+
+        Args:
+            x: |g| / g_max of the target.
+        """
         return np.zeros_like(x)
 
     def exponent_sd(self, x: Array) -> Array:
-        """Return the standard deviation of that Gaussian."""
+        """Return the standard deviation of the Gaussian behind the exponent.
+
+        Args:
+            x: |g| / g_max of the target.
+        """
         return np.zeros_like(x)
 
     def age(self, t_s: float) -> float:
-        """Return the base of the power law."""
+        """Return the base of the power law of the drift.
+
+        Args:
+            t_s: Seconds after programming.
+        """
         return float((t_s + self.pcm.t0_s) / self.pcm.t0_s)
 
     def decay(self, nu: Array, t_s: float) -> Array:
-        """Return the factor by which devices with exponents `nu` have drifted."""
+        """Return the factor by which devices have drifted.
+
+        Args:
+            nu: Their drift exponents.
+            t_s: Seconds after programming.
+        """
         return np.asarray(self.age(t_s) ** -nu)
 
     def read_sigma(self, x: Array, t_s: float) -> Array:
-        """Return the standard deviation of a reading, relative; `x` of what was programmed."""
+        """Return the standard deviation of a reading, as a share of the conductance.
+
+        Args:
+            x: |g| / g_max of the programmed conductance.
+            t_s: Seconds after programming.
+        """
         return np.zeros_like(x)
 
 
 class _Polynomial(ClosedLaw):
-    """Programming noise with a polynomial of x as its standard deviation."""
+    """A law whose standard deviation of programming is a polynomial of x."""
 
     programming_noise = True
 
     def sigma_us(self, x: Array) -> Array:
+        """Return prog_noise_scale sum c_k x^k, in microsiemens."""
         sigma = np.polynomial.polynomial.polyval(x, self.pcm.prog_coeff_us)
         return np.asarray(sigma * self.pcm.prog_noise_scale)
 
 
 class _Statistical(_Polynomial):
-    """1/f read noise, which grows with time."""
+    """A law with 1/f read noise, which grows with time."""
 
     read_noise = True
 
     def _q(self, x: Array) -> Array:
+        """Return the part of the read noise that does not depend on time."""
         raise NotImplementedError
 
     def read_sigma(self, x: Array, t_s: float) -> Array:
+        """Return read_noise_scale Q(x) sqrt(ln((t + t0 + t_read) / (2 t_read)))."""
         pcm = self.pcm
         growth = np.sqrt(np.log((t_s + pcm.t0_s + pcm.t_read_s) / (2 * pcm.t_read_s)))
         return np.asarray(self._q(x) * growth * pcm.read_noise_scale)
 
 
 class ClosedPcm(_Statistical):
-    """Clamped logarithms for the exponent, a clamped power for the read noise."""
+    """The law "pcm": clamped logarithms, and a clamped power for the read noise."""
 
     def exponent_mean(self, x: Array) -> Array:
+        """Return a clamped logarithm of x, times drift_scale."""
         return np.asarray(_clamped_log(x, self.pcm.nu_mean) * self.pcm.drift_scale)
 
     def exponent_sd(self, x: Array) -> Array:
+        """Return a clamped logarithm of x, times drift_scale."""
         return np.asarray(_clamped_log(x, self.pcm.nu_sd) * self.pcm.drift_scale)
 
     def _q(self, x: Array) -> Array:
+        """Return min(scale / max(x^power, floor), highest)."""
         scale, power, floor, highest = self.pcm.read_coeff
         return np.asarray(np.minimum(scale / np.maximum(x**power, floor), highest))
 
 
 class ClosedHermes(_Statistical):
-    """Two pieces for the exponent and for the read noise."""
+    """The law "hermes": two pieces of x each for the exponent and for the read noise."""
 
     def exponent_mean(self, x: Array) -> Array:
+        """Return two pieces, times drift_scale."""
         pcm = self.pcm
         mean = _pieces(x, pcm.nu_mean_break, pcm.nu_mean_low, pcm.nu_mean_high)
         return np.asarray(mean * pcm.drift_scale)
 
     def exponent_sd(self, x: Array) -> Array:
+        """Return two pieces, times drift_scale."""
         pcm = self.pcm
         sd = _pieces(x, pcm.nu_sd_break, pcm.nu_sd_low, pcm.nu_sd_high)
         return np.asarray(sd * pcm.drift_scale)
 
     def _q(self, x: Array) -> Array:
+        """Return two pieces."""
         return _pieces(x, self.pcm.read_break, self.pcm.read_low, self.pcm.read_high)
 
 
 class ClosedScalar(_Polynomial):
-    """One exponent for all; nothing drifts before t0."""
+    """The law "scalar": one exponent for all devices; nothing drifts before t0."""
 
     def exponent_mean(self, x: Array) -> Array:
+        """Return the one exponent of all devices."""
         return np.full_like(x, self.pcm.nu)
 
     def age(self, t_s: float) -> float:
+        """Return max(t, t0) / t0."""
         return float(max(t_s, self.pcm.t0_s) / self.pcm.t0_s)
 
 
@@ -145,22 +192,32 @@ _CLOSED: dict[str, type[ClosedLaw]] = {
 
 
 def register(name: str, law: type[ClosedLaw]) -> None:
-    """Register the closed form of the law `name`, so that its devices can be cross-checked.
+    """Register the closed form of a law, so that its devices can be cross-checked.
 
     Args:
-        name: What the device's spec gives as `law`.
+        name: Name of the law, as the device's spec has it in `law`.
         law: The formulas, written independently of the law itself.
     """
     _CLOSED[name] = law
 
 
 def has_closed_form(pcm: DeviceSpec) -> bool:
-    """Return whether the device's law has a closed form here."""
+    """Return whether the law of a device has a closed form here.
+
+    Args:
+        pcm: The device, `preset.pcm`.
+    """
     return pcm.law in _CLOSED
 
 
 def closed_law(pcm: DeviceSpec) -> ClosedLaw:
     """Return the formulas of a device.
+
+    Args:
+        pcm: The device, `preset.pcm`.
+
+    Returns:
+        A new object of the class that is registered for the device's law.
 
     Raises:
         CapabilityError: If its law has no closed form.
@@ -175,7 +232,19 @@ def closed_law(pcm: DeviceSpec) -> ClosedLaw:
 
 
 def oracle(parts: list[Array], pcm: DeviceSpec, t_s: float) -> Array:
-    """Compensation factor by the known mean drift, of normalised weights tile by tile."""
+    """Return the compensation factors by the known mean drift.
+
+    Args:
+        parts: The normalised weights, one array per tile.
+        pcm: The device, `preset.pcm`.
+        t_s: Seconds after programming.
+
+    Returns:
+        One factor per tile: sum |w| over the sum of |w| drifted with mean exponents.
+
+    Raises:
+        CapabilityError: If the device's law has no closed form.
+    """
     law = closed_law(pcm)
     factors = []
     for weight in parts:
@@ -187,21 +256,42 @@ def oracle(parts: list[Array], pcm: DeviceSpec, t_s: float) -> Array:
 
 
 class ClosedLaws:
-    """Devices and weights of a tile by the formulas; draws from a numpy generator. Microsiemens.
+    """Devices and weights of one tile, simulated by the formulas.
 
-    Raises:
-        CapabilityError: If the device's law has no closed form.
+    Conductances are in microsiemens, times in seconds after programming. Arrays of any shape are
+    allowed, and results have the shape of the argument.
+
+    Attributes:
+        pcm: The device, `preset.pcm`.
+        draws: The numpy generator of all random numbers.
+        law: The formulas of the device.
     """
 
     def __init__(self, pcm: DeviceSpec, draws: np.random.Generator) -> None:
+        """Find the formulas of the device.
+
+        Args:
+            pcm: The device, `preset.pcm`.
+            draws: The numpy generator of all random numbers.
+
+        Raises:
+            CapabilityError: If the device's law has no closed form.
+        """
         self.pcm, self.draws = pcm, draws
         self.law = closed_law(pcm)
 
     def _normal(self, like: Array) -> Array:
+        """Draw standard normal numbers of the shape of an array."""
         return self.draws.standard_normal(like.shape)
 
     def programmed(self, target: Array) -> Array:
-        """max(0, g + sigma N); a cell that holds a sign is rounded to its grid and not clipped."""
+        """Return conductances right after programming: max(0, g + sigma N).
+
+        A cell that holds a sign is not clipped at 0, and its target is rounded to its grid first.
+
+        Args:
+            target: Target conductances.
+        """
         if not self.law.programming_noise:
             return target.copy()
         target = self._on_grid(target)
@@ -210,6 +300,7 @@ class ClosedLaws:
         return np.asarray(np.maximum(g, 0.0)) if self.pcm.pairs else g
 
     def _on_grid(self, target: Array) -> Array:
+        """Return targets on the device's grid of bits, if it has one."""
         bits = self.pcm.values().get("weight_bits")
         if bits is None:
             return target
@@ -219,16 +310,32 @@ class ClosedLaws:
         return np.asarray(level * (self.pcm.g_max_us / levels))
 
     def exponent(self, target: Array) -> Array:
-        """|N(mean, sd)| of the target."""
+        """Draw the drift exponents |N(mean, sd)| of devices.
+
+        Args:
+            target: Their target conductances.
+        """
         x = np.abs(self._on_grid(target)) / self.pcm.g_max_us
         return np.abs(self.law.exponent_mean(x) + self.law.exponent_sd(x) * self._normal(x))
 
     def drifted(self, g: Array, nu: Array, t_s: float) -> Array:
-        """g ((t + t0) / t0)^-nu."""
+        """Return drifted conductances without read noise, g age^-nu.
+
+        Args:
+            g: Programmed conductances.
+            nu: Their drift exponents.
+            t_s: Seconds after programming.
+        """
         return np.asarray(g * self.law.decay(nu, t_s))
 
     def read(self, g: Array, nu: Array, t_s: float) -> Array:
-        """Drifted, with 1/f noise of the programmed conductance, not below 0."""
+        """Return conductances as read: drifted, with 1/f noise, not below 0.
+
+        Args:
+            g: Programmed conductances; they decide the size of the noise.
+            nu: Their drift exponents.
+            t_s: Seconds after programming.
+        """
         now = self.drifted(g, nu, t_s)
         if not self.law.read_noise:
             return now
@@ -236,19 +343,33 @@ class ClosedLaws:
         return np.asarray(np.maximum(now + np.abs(now) * sigma * self._normal(now), 0.0))
 
     def program_weights(self, weight: Array) -> tuple[Array, tuple[Array, Array, float]]:
-        """Normalised weights of one tile as programmed, and the state that `read_weights` takes."""
-        unit = self.pcm.g_max_us / np.abs(weight).max()
+        """Program the weights of one tile.
+
+        Args:
+            weight: Normalised weights, not all zero.
+
+        Returns:
+            The normalised weights right after programming, and the state that `read_weights` takes:
+            conductances, drift exponents, and microsiemens per weight of 1. A pair counts as one
+            device with the difference of both, rescaled to the largest programmed weight.
+        """
+        us_per_unit = self.pcm.g_max_us / np.abs(weight).max()
         if not self.pcm.pairs:
-            g = self.programmed(weight * unit)
-            return g / unit, (g, self.exponent(weight * unit), unit)
-        targets = [np.maximum(sign * weight, 0.0) * unit for sign in (1.0, -1.0)]
+            g = self.programmed(weight * us_per_unit)
+            return g / us_per_unit, (g, self.exponent(weight * us_per_unit), us_per_unit)
+        targets = [np.maximum(sign * weight, 0.0) * us_per_unit for sign in (1.0, -1.0)]
         plus, minus = (self.programmed(target) for target in targets)
-        net = (plus - minus) / unit
+        net = (plus - minus) / us_per_unit
         nu = np.where(net > 0, *(self.exponent(target) for target in targets))
-        again = self.pcm.g_max_us / np.abs(net).max()
-        return net, (net * again, nu, again)
+        rescale = self.pcm.g_max_us / np.abs(net).max()
+        return net, (net * rescale, nu, rescale)
 
     def read_weights(self, state: tuple[Array, Array, float], t_s: float) -> Array:
-        """Normalised weights at `t_s`."""
-        g, nu, unit = state
-        return np.asarray(np.sign(g) * self.read(np.abs(g), nu, t_s) / unit)
+        """Return the normalised weights as read.
+
+        Args:
+            state: The state from `program_weights`.
+            t_s: Seconds after programming.
+        """
+        g, nu, us_per_unit = state
+        return np.asarray(np.sign(g) * self.read(np.abs(g), nu, t_s) / us_per_unit)

@@ -1,7 +1,12 @@
-"""Pure laws: tensors and noise in, a new tensor out. No randomness, no state.
+"""Device physics as pure functions: programming, drift and reading of cells.
 
-One shape law: chips in front, `(*chips, *cells)`. Conductances in microsiemens, times in seconds
-after the end of programming.
+A function takes conductances, a device and the noise, and returns a new tensor. It draws no random
+numbers, keeps no state and changes no argument. Chips come first in every shape:
+`(*chips, *cells)`, where `*cells` is any shape and `*chips` may be empty. Conductances are in
+microsiemens, times in seconds after the end of programming. The device is `preset.pcm` of a preset;
+which formulas it has is in `aimc_bridge.physics.laws`.
+
+Not modelled anywhere here: stuck cells, temperature.
 """
 
 from aimc_bridge.physics.drift import drift_exponent, drifted

@@ -1,10 +1,10 @@
 """A matrix of weights as memory cells: programmed once, read at any time after.
 
-A weight is a pair of devices, one of them with target 0. The reference simulator converts the
-programmed weights to conductances again at each reading: the pair is netted (the noise on the zero
-leg subtracted first) and the scale taken from the programmed maximum of the tile. `pcm.netting`
-chooses between that and two devices that drift each by themselves. A device whose `pairs` is False
-is one cell that holds the signed weight.
+A weight is a pair of devices, and one of the two has the target 0. The reference simulator
+(aihwkit) converts the programmed weights to conductances again at each reading. For that it nets
+the pair: it subtracts the noise on the device with target 0, and takes the scale from the largest
+programmed weight of the tile. `pcm.netting` chooses between this and two devices that drift each by
+themselves. If `pcm.pairs` is False, a weight is one cell that holds the sign.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ _SMALLEST = 1e-7  # aihwkit's lower limit of a tile's largest |w|, of its progra
 class Cells:
     """A programmed matrix.
 
-    conductance_us    `(*chips, out, in)`, signed; `(*chips, 2, out, in)` where each device of a
-                      pair drifts by itself
-    nu                drift exponents, same shape
-    us_per_unit       microsiemens of a normalised weight of 1, `(*chips, row tiles, column tiles)`
+    Attributes:
+        conductance_us: Programmed conductances in microsiemens, shape (*chips, out, in), signed; or
+            (*chips, 2, out, in) if each device of a pair drifts by itself.
+        nu: Drift exponents, in the same shape.
+        us_per_unit: Microsiemens of a normalised weight of 1, shape (*chips, row tiles, column
+            tiles).
     """
 
     conductance_us: Tensor
@@ -41,17 +43,33 @@ class Cells:
 
 
 def paired(pcm: DeviceSpec) -> bool:
-    """Whether the state keeps both devices of a pair."""
+    """Return whether the cells keep both devices of a pair.
+
+    Args:
+        pcm: The device, `preset.pcm`.
+    """
     return pcm.pairs and not pcm.netting
 
 
 def netted(pcm: DeviceSpec) -> bool:
-    """Whether the state keeps what is left of a pair."""
+    """Return whether the cells keep the difference of a pair as one device.
+
+    Args:
+        pcm: The device, `preset.pcm`.
+    """
     return pcm.pairs and pcm.netting
 
 
 def noise_shapes(grid: TileGrid, pcm: DeviceSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of the N(0, 1) draws that `program_cells` takes: (programming, exponents)."""
+    """Return the shapes of the noise that `program_cells` takes for one chip.
+
+    Args:
+        grid: The tiles.
+        pcm: The device, `preset.pcm`.
+
+    Returns:
+        The shapes of `eps_prog` and of `eps_nu`: (out, in), or (2, out, in) for a pair.
+    """
     cells = (grid.out_features, grid.in_features)
     pair = (2, *cells)
     if not pcm.pairs:
@@ -60,16 +78,41 @@ def noise_shapes(grid: TileGrid, pcm: DeviceSpec) -> tuple[tuple[int, ...], tupl
 
 
 def us_per_unit(weight: Tensor, grid: TileGrid, pcm: DeviceSpec) -> Tensor:
-    """g_max over the largest |w| of each tile: `(..., out, in) -> (..., row tiles, col tiles)`."""
+    """Return the microsiemens of a normalised weight of 1.
+
+    They are g_max over the largest |w| of the tile.
+
+    Args:
+        weight: Normalised weights, shape (..., out, in).
+        grid: The tiles.
+        pcm: The device, `preset.pcm`.
+
+    Returns:
+        Microsiemens, shape (..., row tiles, column tiles).
+
+    Raises:
+        ShapeError: If the weights do not fit the grid.
+
+    Source: aihwkit `program_weights`.
+    """
     return us_per_largest(grid.tile_amax(weight), pcm)
 
 
 def us_per_largest(largest: Tensor, pcm: DeviceSpec) -> Tensor:
-    """`us_per_unit` of tiles whose largest |w| is known; a tile of zeros is one of `_SMALLEST`."""
+    """Return `us_per_unit` of tiles whose largest |w| is known.
+
+    Args:
+        largest: The largest |w|, any shape. One below 1e-7, as in a tile of zeros, counts as 1e-7.
+        pcm: The device, `preset.pcm`.
+
+    Returns:
+        Microsiemens, in the shape of `largest`.
+    """
     return pcm.g_max_us / largest.clamp_min(_SMALLEST)
 
 
 def _by_cell(values: Tensor, grid: TileGrid) -> Tensor:
+    """Return a value per tile, (..., row tiles, column tiles), as (..., out, in)."""
     return grid.expand_columns(grid.expand_tiles(values))
 
 
@@ -78,10 +121,26 @@ def program_cells(
 ) -> Cells:
     """Write normalised weights into cells.
 
-    Args:    weight  `(out, in)`, normalised.    eps_prog, eps_nu  N(0, 1), `(*chips, ...)` in front
-             of the shapes that `noise_shapes` gives. After netting only one exponent of a pair is
-             ever used, that of the leg which came out larger: one draw a weight is enough.
-    Returns: Cells.    Raises: ShapeError.    Source: rasch2023 SI; aihwkit `program_weights`.
+    Args:
+        weight: Normalised weights, shape (out, in).
+        grid: The tiles.
+        pcm: The device, `preset.pcm`.
+        eps_prog: Standard normal noise of the programming, in the first shape of `noise_shapes`
+            with (*chips,) in front.
+        eps_nu: Standard normal noise of the exponents, in the second shape of `noise_shapes` with
+            (*chips,) in front. A netted pair uses the exponent of its larger device only, so that
+            one draw per weight is enough.
+
+    Returns:
+        The cells, with conductances in microsiemens.
+
+    Raises:
+        ShapeError: If the weights do not fit the grid, or the noise does not fit the weights.
+        UsageError: If the law of the device is not registered.
+
+    Not modelled: stuck cells, temperature.
+
+    Source: rasch2023 SI; aihwkit `program_weights`.
     """
     scale = us_per_unit(weight, grid, pcm)
     scale_by_cell = _by_cell(scale, grid)
@@ -103,9 +162,24 @@ def program_netted(
     eps_prog: Sequence[Tensor],
     eps_nu: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Pairs that are netted, elementwise: (normalised weights, drift exponents).
+    """Program pairs of devices and keep their difference, element by element.
 
-    Args:    eps_prog  of the positive and of the negative devices.
+    Args:
+        weight: Normalised weights, shape (*cells).
+        us_per_unit: Microsiemens of a normalised weight of 1, broadcastable to (*cells).
+        pcm: The device, `preset.pcm`.
+        eps_prog: Standard normal noise of the positive and of the negative devices, each of shape
+            (*chips, *cells).
+        eps_nu: Standard normal noise of the exponents, shape (*chips, *cells).
+
+    Returns:
+        The normalised weights right after programming and the drift exponents, both of shape
+        (*chips, *cells). The exponent is drawn for the target of the larger device.
+
+    Raises:
+        ShapeError: If the noise does not fit the weights.
+
+    Source: aihwkit `program_weights`.
     """
     target = legs(weight, us_per_unit)
     plus, minus = (programmed(g, pcm, eps) for g, eps in zip(target, eps_prog, strict=True))
@@ -114,21 +188,60 @@ def program_netted(
 
 
 def held_weight(cells: Cells, grid: TileGrid) -> Tensor:
-    """Normalised weights right after programming, before any drift: `(*chips, out, in)`."""
+    """Return the normalised weights right after programming, before any drift.
+
+    Args:
+        cells: The programmed matrix.
+        grid: The tiles.
+
+    Returns:
+        Normalised weights, shape (*chips, out, in).
+    """
     return _weights(cells.conductance_us, cells, grid)
 
 
 def read_cells(cells: Cells, grid: TileGrid, pcm: DeviceSpec, t_s: float, eps: Tensor) -> Tensor:
-    """Normalised weights as read `t_s` seconds after programming.
+    """Return the normalised weights as read some time after programming.
 
-    Args:    eps  N(0, 1), the shape of `cells.conductance_us`.
-    Returns: `(*chips, out, in)`.    Raises: ShapeError, UsageError.
+    Args:
+        cells: The programmed matrix.
+        grid: The tiles.
+        pcm: The device, `preset.pcm`.
+        t_s: Seconds after the end of programming.
+        eps: Standard normal noise of the reading, in the shape of `cells.conductance_us`.
+
+    Returns:
+        Normalised weights, shape (*chips, out, in), before drift compensation.
+
+    Raises:
+        ShapeError: If the noise does not fit the cells.
+        UsageError: If t_s is negative or not finite.
+
+    Not modelled: a correlation of the noise between two reading times, temperature.
+
+    Source: rasch2023 SI; aihwkit PCMLikeNoiseModel.
     """
     return _weights(read_us(cells.conductance_us, cells.nu, t_s, pcm, eps), cells, grid)
 
 
 def read_us(g: Tensor, nu: Tensor, t_s: float | Moment, pcm: DeviceSpec, eps: Tensor) -> Tensor:
-    """Conductances as read `t_s` seconds after programming, signs kept: elementwise."""
+    """Return conductances as read some time after programming, element by element.
+
+    Args:
+        g: Programmed conductances in microsiemens, shape (*chips, *cells). They may have a sign,
+            which they keep.
+        nu: Drift exponents, in the same shape.
+        t_s: Seconds after the end of programming, or a `Moment` in compiled passes.
+        pcm: The device, `preset.pcm`.
+        eps: Standard normal noise, in the same shape.
+
+    Returns:
+        Conductances in microsiemens, in the same shape.
+
+    Raises:
+        ShapeError: If the noise does not fit the conductances.
+        UsageError: If t_s is negative or not finite.
+    """
     if paired(pcm) or law_of(pcm).keeps_sign:
         return read(drifted(g, nu, t_s, pcm), g, t_s, pcm, eps)
     size = g.abs()
@@ -136,6 +249,7 @@ def read_us(g: Tensor, nu: Tensor, t_s: float | Moment, pcm: DeviceSpec, eps: Te
 
 
 def _weights(conductance_us: Tensor, cells: Cells, grid: TileGrid) -> Tensor:
+    """Return the normalised weights of conductances, with the scale of the cells."""
     scale = _by_cell(cells.us_per_unit, grid)
     if conductance_us.ndim > cells.us_per_unit.ndim:  # a pair of devices in front of (out, in)
         return from_pair(conductance_us, scale)

@@ -1,4 +1,7 @@
-"""Drift compensation: a digital factor a tile (or a column) that undoes the mean decay."""
+"""Drift compensation: a digital factor that undoes the mean decay.
+
+There is one factor per tile, or one per column of a tile.
+"""
 
 from __future__ import annotations
 
@@ -13,36 +16,67 @@ from aimc_bridge.spec import CompensationSpec, DeviceSpec
 
 
 def readout(outputs: Tensor, grid: TileGrid, spec: CompensationSpec) -> Tensor:
-    """Mean |output| of an identity readout, by tile or by column, not below the floor.
+    """Return the mean |output| of an identity readout, per tile or per column.
 
-    Args:    outputs  `(*chips, out, in)`, from `crossbar.identity_readout`.
-    Returns: `(*chips, row tiles, out)`.
+    Args:
+        outputs: Outputs of the tiles, shape (*chips, out, in), from `crossbar.identity_readout`.
+        grid: The tiles.
+        spec: The compensation, `preset.compensation`. "per_column" takes the mean of each column of
+            each tile, every other kind the mean of each tile.
+
+    Returns:
+        Means in units of the outputs, not below `alpha_floor`, shape (*chips, row tiles, out). The
+        compensation factor is this mean right after programming over the same mean now.
+
+    Raises:
+        ShapeError: If the outputs do not fit the grid.
+
+    Source: aihwkit GlobalDriftCompensation; "per_column": aihwkit PerColumnDriftCompensation.
     """
     return from_columns(grid.column_mean(outputs.abs()), grid, spec)
 
 
 def from_columns(by_column: Tensor, grid: TileGrid, spec: CompensationSpec) -> Tensor:
-    """`readout` from the mean |output| of each column of each tile, `(*chips, row tiles, out)`."""
+    """Return what `readout` returns, from means that are known for each column.
+
+    Args:
+        by_column: Mean |output| of each column of each tile, shape (*chips, row tiles, out).
+        grid: The tiles.
+        spec: The compensation, `preset.compensation`.
+
+    Returns:
+        Means in units of the outputs, not below `alpha_floor`, shape (*chips, row tiles, out).
+    """
     if spec.drift_compensation != "per_column":
         by_column = grid.expand_tiles(grid.reduce_columns(by_column, "mean"))
     return by_column.clamp_min(spec.alpha_floor)
 
 
 def oracle(weight: Tensor, grid: TileGrid, pcm: DeviceSpec, t_s: float) -> Tensor:
-    """Return the inverse of the known mean drift, from targets and mean exponents alone.
+    """Return the inverse of the known mean drift.
+
+    It needs targets and mean exponents alone. The factor of a tile is sum |w| over
+    sum |w| ((t + t0) / t0)^-nu_mean. It is the exact inverse if all devices drift by one factor, as
+    on the scalar device.
 
     Args:
-        weight: The targets, shape (out, in), normalised.
-        grid: Its tiles.
+        weight: The targets, normalised, shape (out, in).
+        grid: The tiles.
         pcm: The device, `preset.pcm`.
         t_s: Seconds after the end of programming.
 
     Returns:
-        Shape (row tiles, out), one value per tile: sum |w| / sum |w| ((t + t0)/t0)^-nu_mean; the
-        exact inverse if all devices drift by one factor, as the scalar device's do.
+        Factors, ratios without a unit, shape (row tiles, out), with one value per tile. A tile
+        without weights has 1 unless all devices drift by one factor.
 
     Raises:
-        UsageError: If t_s is no time or `pcm` is no device.
+        ShapeError: If the weights do not fit the grid.
+        UsageError: If t_s is negative or not finite, if `pcm` is not a device, or if its law is not
+            registered.
+
+    Not modelled: any readout. The factor knows neither programming errors nor noise.
+
+    Source: for one common factor, the description of the public replication.
     """
     common = law_of(pcm).common_factor(check_time(t_s), pcm)
     if common is not None:

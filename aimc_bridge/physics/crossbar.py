@@ -1,10 +1,13 @@
-"""One analog matrix-vector product on a tile, in the order of rasch2023 SI Table 1.
+"""One analog matrix-vector product on a tile.
 
-Everything is in the tile's units: inputs in [-1, 1], weights normalised. A `contract` stands for
-the product itself, `(inputs, weights) -> outputs`: a matrix product, or a convolution.
+The steps are in the order of rasch2023 SI Table 1.
 
-`converted_input`, `ir_loss`, `current` and `noise_sd` are the executable reference of the tests:
-the native engine computes the same in other terms, to save passes over memory (see
+Everything is in the units of the tile: inputs in [-1, 1], normalised weights, and outputs in units
+of one fully-on input on one fully-on weight. A `contract` stands for the product itself,
+`(inputs, weights) -> outputs`: a matrix product or a convolution.
+
+`converted_input`, `ir_loss`, `current` and `noise_sd` are the reference that the tests run. The
+native engine computes the same in other terms, to save passes over memory (see
 `engines.native.forward`). Chips use `identity_readout` and `converted_output`.
 """
 
@@ -21,19 +24,44 @@ Contract = Callable[[Tensor, Tensor], Tensor]
 
 
 def converted_input(x: Tensor, input_range: Tensor | float | None, spec: CrossbarSpec) -> Tensor:
-    """What the DAC puts on the rows: x / range, clamped to [-1, 1], on the DAC's grid."""
+    """Return the inputs of the tile as the DAC converts them.
+
+    They are x / range, clamped to [-1, 1] and rounded to the grid of the DAC.
+
+    Args:
+        x: Inputs of the layer, any shape.
+        input_range: The range, a positive number or broadcastable to `x`; None returns `x` as it
+            is.
+        spec: The crossbar, `preset.crossbar`. Without `dac_bits` nothing is rounded.
+
+    Returns:
+        Inputs of the tile, in the shape of `x`.
+
+    Source: rasch2023 SI Table 1.
+    """
     if input_range is None:
         return x
     return quantised((x / input_range).clamp_(-1.0, 1.0), spec.dac_bits, 1.0)
 
 
 def ir_loss(summed: Tensor, weighted: Tensor, rows: int, spec: CrossbarSpec) -> Tensor:
-    """What the wires' resistance takes from an output.
+    """Return what the resistance of the wires takes from an output.
 
-    a = (n / g_ratio) sum_j |w_ij||x_j|, c = a (a (0.05 a - 0.2) + 0.5), loss = scale * c *
-    sum_j w_ij x_j (1 - (1 - j/n)^2).
+    With n inputs of the tile: a = (n / g_ratio) sum_j |w_ij||x_j|, c = a (a (0.05 a - 0.2) + 0.5),
+    loss = ir_drop * c * sum_j w_ij x_j (1 - (1 - j/n)^2).
 
-    Args:    summed  sum_j |w_ij||x_j|.    weighted  the last sum.    rows  n, inputs of the tile.
+    Args:
+        summed: sum_j |w_ij||x_j|, in the shape of the outputs.
+        weighted: sum_j w_ij x_j (1 - (1 - j/n)^2), in the same shape.
+        rows: n, the number of inputs of the tile.
+        spec: The crossbar, `preset.crossbar`.
+
+    Returns:
+        The loss in units of the outputs, in the same shape.
+
+    Not modelled: an effect of one column on another.
+
+    Source: rasch2023 SI; aihwkit `ir_drop`.
     """
     return _ir_factor(summed * (rows / spec.ir_drop_g_ratio)).mul_(weighted).mul_(spec.ir_drop)
 
@@ -53,10 +81,22 @@ def current(
     contract: Contract,
     ir_drop: bool = True,
 ) -> Tensor:
-    """Output currents without noise: the product, less the IR drop.
+    """Return the output currents without noise: the product minus the IR drop.
 
-    Args:    x  inputs as converted.    weight  normalised.    magnitude  |weight|.    positioned
-             weight times `TileGrid.row_position`.    rows  inputs of the tile.
+    Args:
+        x: Inputs of the tile, from `converted_input`.
+        weight: Normalised weights.
+        magnitude: |weight|; None leaves the IR drop out.
+        positioned: `weight` times `TileGrid.row_position`; None leaves the IR drop out.
+        rows: Number of inputs of the tile.
+        spec: The crossbar, `preset.crossbar`.
+        contract: The product, `(inputs, weights) -> outputs`.
+        ir_drop: False leaves the IR drop out.
+
+    Returns:
+        Currents in units of the outputs, in the shape that `contract` returns.
+
+    Source: rasch2023 SI Table 1.
     """
     y = contract(x, weight)
     if spec.ir_drop == 0.0 or not ir_drop or magnitude is None or positioned is None:
@@ -67,9 +107,23 @@ def current(
 def noise_sd(
     x: Tensor, magnitude: Tensor | None, spec: CrossbarSpec, contract: Contract
 ) -> Tensor | float:
-    """Standard deviation of an output: PCM_READ w_noise sqrt(sum |w| x^2) and output noise.
+    """Return the standard deviation of an output.
 
-    Both are Gaussian and fresh at every product: one draw of the joint sigma serves.
+    It is sqrt(w_noise^2 sum |w| x^2 + out_noise^2). The first part is the short-term read noise
+    (PCM_READ), the second the output noise. Both are Gaussian and new in every product, so that one
+    draw with the joint standard deviation is enough.
+
+    Args:
+        x: Inputs of the tile, from `converted_input`.
+        magnitude: |weight|, normalised; None leaves the read noise out.
+        spec: The crossbar, `preset.crossbar`.
+        contract: The product, `(inputs, weights) -> outputs`.
+
+    Returns:
+        Standard deviations in units of the outputs, in the shape that `contract` returns; one
+        number if there is no read noise.
+
+    Source: rasch2023 SI Table 1.
     """
     if spec.w_noise == 0.0 or magnitude is None:
         return spec.out_noise
@@ -78,22 +132,45 @@ def noise_sd(
 
 
 def converted_output(y: Tensor, spec: CrossbarSpec) -> Tensor:
-    """What the ADC gives: on the grid of out_bound, clamped."""
+    """Return what the ADC makes of a current: clamped to +-out_bound, on its grid.
+
+    Args:
+        y: Currents in units of the outputs, any shape.
+        spec: The crossbar, `preset.crossbar`. Without `adc_bits` the currents come back as they
+            are.
+
+    Returns:
+        Outputs of the tile, in the shape of `y`.
+
+    Not modelled: the S-shaped ADC of the paper's sensitivity study.
+
+    Source: rasch2023 SI Table 1.
+    """
     return quantised(y, spec.adc_bits, spec.out_bound)
 
 
 def identity_readout(
     weight: Tensor, position: Tensor, row_count: Tensor, spec: CrossbarSpec, eps: Tensor
 ) -> Tensor:
-    """Outputs of a tile for the identity matrix as inputs, each product alone.
+    """Return the outputs of the tiles for the identity matrix as inputs.
 
-    Elementwise: with one row on, row j of the outputs is column j of the weights, with the noise,
-    IR drop and ADC of a product of its own.
+    There is one product per row. With one row on, row j of the outputs is column j of the weights.
+    The whole readout is therefore elementwise, and each element has the noise, the IR drop and the
+    ADC of its own product.
 
-    Args:    weight  `(*chips, out, in)`, normalised.    position, row_count  `[in]`, from TileGrid.
-             eps  N(0, 1), `(*chips, out, in)`.
-    Returns: `(*chips, out, in)`.
-    Source:  aihwkit GlobalDriftCompensation.
+    Args:
+        weight: Normalised weights, shape (*chips, out, in).
+        position: `TileGrid.row_position`, shape (in,).
+        row_count: `TileGrid.row_count`, shape (in,).
+        spec: The crossbar, `preset.crossbar`.
+        eps: Standard normal noise, shape (*chips, out, in).
+
+    Returns:
+        Outputs, shape (*chips, out, in).
+
+    Not modelled: the DAC, which leaves an input of 1 as it is.
+
+    Source: aihwkit GlobalDriftCompensation.
     """
     y = weight
     if spec.ir_drop > 0.0:

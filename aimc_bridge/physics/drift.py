@@ -13,17 +13,30 @@ from aimc_bridge.spec import DeviceSpec
 
 
 class Moment(NamedTuple):
-    """A time as what a law makes of it, for a compiled pass that must not know the number.
+    """A time, as the numbers that a law needs of it.
+
+    Compiled passes take it instead of seconds: its numbers are tensors, so that a pass is not
+    compiled again for every time.
 
     Attributes:
-        numbers: What the law's `moment` returned, as tensors of shape ().
+        numbers: The result of the law's `moment`, as tensors of shape ().
     """
 
     numbers: tuple[Tensor, ...]
 
 
 def check_time(t_s: float) -> float:
-    """Return `t_s` as a float; raise UsageError if it is not a finite number of seconds >= 0."""
+    """Check a time and return it as a float.
+
+    Args:
+        t_s: Seconds after the end of programming.
+
+    Returns:
+        The same number of seconds.
+
+    Raises:
+        UsageError: If it is negative or not finite.
+    """
     t = float(t_s)
     if not 0.0 <= t < float("inf"):
         raise UsageError(f"time {t_s!r}; allowed: finite seconds after programming, >= 0")
@@ -31,36 +44,83 @@ def check_time(t_s: float) -> float:
 
 
 def numbers_at(t_s: float | Moment, law: Law[Any], pcm: DeviceSpec) -> tuple[float | Tensor, ...]:
-    """Return what the law needs of a time; raise UsageError as `check_time`."""
+    """Return the numbers that a law needs of a time.
+
+    Args:
+        t_s: Seconds after the end of programming, or a `Moment`.
+        law: The law of the device.
+        pcm: The device, `preset.pcm`.
+
+    Returns:
+        The result of the law's `moment`: floats, or tensors of shape () if `t_s` is a `Moment`.
+
+    Raises:
+        UsageError: If the number of seconds is negative or not finite.
+    """
     if isinstance(t_s, Moment):
         return t_s.numbers
     return law.moment(check_time(t_s), pcm)
 
 
 def nu_mean(g_us: Tensor, pcm: DeviceSpec) -> Tensor:
-    """Return the mean of the Gaussian behind the drift exponent: (*cells) uS -> (*cells)."""
+    """Return the mean of the Gaussian behind the drift exponent.
+
+    The factor `drift_scale` is not part of it.
+
+    Args:
+        g_us: Target conductance in microsiemens, shape (*cells).
+        pcm: The device, `preset.pcm`.
+
+    Returns:
+        A ratio, shape (*cells).
+
+    Raises:
+        UsageError: If `pcm` is not a device, or if its law is not registered.
+
+    Source: rasch2023 SI, aihwkit PCMLikeNoiseModel; Hermes: legallo2023.
+    """
     return law_of(pcm).nu_mean(g_us, pcm)
 
 
 def nu_sd(g_us: Tensor, pcm: DeviceSpec) -> Tensor:
-    """Return the standard deviation of that Gaussian: (*cells) uS -> (*cells)."""
+    """Return the standard deviation of the Gaussian behind the drift exponent.
+
+    The factor `drift_scale` is not part of it.
+
+    Args:
+        g_us: Target conductance in microsiemens, shape (*cells).
+        pcm: The device, `preset.pcm`.
+
+    Returns:
+        A ratio, shape (*cells); 0 for devices whose exponents do not spread.
+
+    Raises:
+        UsageError: If `pcm` is not a device, or if its law is not registered.
+
+    Source: rasch2023 SI, aihwkit PCMLikeNoiseModel; Hermes: legallo2023.
+    """
     return law_of(pcm).nu_sd(g_us, pcm)
 
 
 def drift_exponent(g_us: Tensor, pcm: DeviceSpec, eps: Tensor) -> Tensor:
-    """Return the drift exponent that a device gets when it is programmed, nu = |mean + sd eps|.
+    """Return the drift exponent that a device gets when it is programmed.
+
+    For PCM it is nu = |mean + sd eps| * drift_scale, with mean and sd that depend on the target.
+    The scalar device has one exponent for all cells, the ideal device has 0.
 
     Args:
         g_us: The target (not the programmed) conductance in microsiemens, shape (*cells).
         pcm: The device, `preset.pcm`.
-        eps: N(0, 1), shape (*chips, *cells).
+        eps: Standard normal noise, shape (*chips, *cells).
 
     Returns:
-        Shape (*chips, *cells), times drift_scale; one number for all cells on the scalar device.
+        The exponents, ratios without a unit, shape (*chips, *cells).
 
     Raises:
-        ShapeError: If eps does not end in the shape of g_us.
-        UsageError: If `pcm` is no device.
+        ShapeError: If the shape of eps does not end in the shape of g_us.
+        UsageError: If `pcm` is not a device, or if its law is not registered.
+
+    Not modelled: a dependence of the exponent on the programming error, on time or on temperature.
 
     Source: rasch2023 SI, aihwkit PCMLikeNoiseModel; Hermes: legallo2023.
     """
@@ -69,12 +129,22 @@ def drift_exponent(g_us: Tensor, pcm: DeviceSpec, eps: Tensor) -> Tensor:
 
 
 def age(t_s: float, pcm: DeviceSpec) -> float:
-    """Return the base of the power law at `t_s` seconds after programming: (t + t0) / t0.
+    """Return the base of the power law of the drift, (t + t0) / t0.
 
-    The scalar device counts differently: max(t, t0) / t0.
+    On the scalar device it is max(t, t0) / t0.
+
+    Args:
+        t_s: Seconds after the end of programming.
+        pcm: The device, `preset.pcm`.
+
+    Returns:
+        A ratio, 1 or more.
 
     Raises:
-        UsageError: If `t_s` is no time or `pcm` is no device.
+        UsageError: If t_s is negative or not finite, if `pcm` is not a device, or if its law is not
+            registered.
+
+    Source: rasch2023 SI; scalar device: the description of the public replication.
     """
     t = check_time(t_s)
     return law_of(pcm).age(t, pcm)
@@ -83,25 +153,45 @@ def age(t_s: float, pcm: DeviceSpec) -> float:
 def drifted(g_prog_us: Tensor, nu: Tensor, t_s: float | Moment, pcm: DeviceSpec) -> Tensor:
     """Return the drifted conductance without read noise, g ((t + t0) / t0)^-nu.
 
+    There is no drift at t = 0, and already a small one after a second, because the base is t + t0
+    and not t. On the scalar device the base is max(t, t0): it does not drift before t0.
+
     Args:
         g_prog_us: Programmed conductance in microsiemens, shape (*chips, *cells).
-        nu: Drift exponents, of the same shape or broadcastable to it.
-        t_s: Seconds after the end of programming.
+        nu: Drift exponents from `drift_exponent`, of the same shape or broadcastable to it.
+        t_s: Seconds after the end of programming, or a `Moment` in compiled passes.
         pcm: The device, `preset.pcm`.
 
     Returns:
-        Microsiemens, shape (*chips, *cells).
+        Conductance in microsiemens, shape (*chips, *cells).
 
     Raises:
-        UsageError: If t_s is negative or not finite, or `pcm` is no device.
+        UsageError: If t_s is negative or not finite, if `pcm` is not a device, or if its law is not
+            registered.
 
-    Source: rasch2023 SI. One second is already a small drift: t + t0, not t.
+    Not modelled: temperature, a change of the exponent with time.
+
+    Source: rasch2023 SI; Hermes: legallo2023; scalar device: the description of the public
+    replication.
     """
     law = law_of(pcm)
     return law.drifted(g_prog_us, nu, numbers_at(t_s, law, pcm), pcm)
 
 
 def mean_drift_factor(g_us: Tensor, t_s: float, pcm: DeviceSpec) -> Tensor:
-    """Return the drift factor at the mean exponent of each target: (*cells) uS -> (*cells)."""
+    """Return the drift factor of devices with the mean exponent of their target.
+
+    Args:
+        g_us: Target conductance in microsiemens, shape (*cells).
+        t_s: Seconds after the end of programming.
+        pcm: The device, `preset.pcm`.
+
+    Returns:
+        A ratio, shape (*cells).
+
+    Raises:
+        UsageError: If t_s is negative or not finite, if `pcm` is not a device, or if its law is not
+            registered.
+    """
     law = law_of(pcm)
     return law.mean_drift_factor(g_us, numbers_at(t_s, law, pcm), pcm)

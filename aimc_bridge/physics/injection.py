@@ -1,4 +1,4 @@
-"""Noise injected into the weights in hardware-aware training."""
+"""Noise that hardware-aware training adds to the weights."""
 
 from __future__ import annotations
 
@@ -18,16 +18,39 @@ def injected(
     eps: Tensor,
     eps_read: Tensor,
 ) -> Tensor:
-    """Weights of one mini-batch.
+    """Return the weights with the noise of one mini-batch.
 
-    "pcm": g_P = g + s sigma_prog N, g = g_P + s |g_P| Q sqrt(ln((t + t_read) / (2 t_read))) N, the
-    sign kept by reflection, an exactly zero weight stays zero, no mean drift. "programming": the
-    first of the two. "gaussian": a constant sigma. "none": the weights.
+    The `noise_type` of the recipe decides, with s = `scale` and independent N(0, 1):
 
-    Args:    weight  `(*cells)`, normalised.    largest  the tile's largest |w|, broadcastable.
-             scale  s.    eps, eps_read  N(0, 1), `(*cells)`.
-    Returns: `(*cells)`, normalised.    Source: rasch2023 SI A.1.
-    Raises:  ShapeError; SpecError where the recipe reads sooner than a reading of the device takes.
+    - "pcm": g_P = g + s sigma_prog N, then g_P + s |g_P| Q sqrt(ln((t + t_read) / (2 t_read))) N
+      with t = `noise_t_s` of the recipe. This is for PCM; another device uses its own read noise.
+    - "programming": g_P alone.
+    - "gaussian": w + s gaussian_sd max|w| N, with the largest |w| of the tile.
+    - "none": the weights.
+
+    With "pcm" and "programming" a weight keeps its sign by reflection, and a weight that is exactly
+    0 stays 0.
+
+    Args:
+        weight: Normalised weights, shape (*cells).
+        largest: The tile's largest |w|, broadcastable to (*cells).
+        pcm: The device, `preset.pcm`.
+        recipe: The recipe of the training.
+        scale: Factor s on the noise, from `ramped`.
+        eps: Standard normal noise for programming, shape (*cells).
+        eps_read: Standard normal noise for reading, shape (*cells).
+
+    Returns:
+        Normalised weights, shape (*cells), a new tensor.
+
+    Raises:
+        ShapeError: If the shape of eps or eps_read does not end in the shape of the weights.
+        SpecError: If the recipe reads sooner than a reading of the device takes.
+        UsageError: If `pcm` is not a device, or if its law is not registered.
+
+    Not modelled: the mean drift.
+
+    Source: rasch2023 SI A.1.
     """
     check_noise(eps, weight)
     check_noise(eps_read, weight)
@@ -45,9 +68,25 @@ def noisy(
     eps: Tensor,
     eps_read: Tensor,
 ) -> Tensor:
-    """`injected` of a recipe with noise, unchecked; `scale` may be a tensor of one number.
+    """Return what `injected` returns for a recipe with noise, without checks.
 
-    Raises:  SpecError as `injected`.
+    Args:
+        weight: Normalised weights, shape (*cells).
+        largest: The tile's largest |w|, broadcastable to (*cells).
+        pcm: The device, `preset.pcm`.
+        recipe: The recipe of the training. Its `noise_type` is not "none".
+        scale: Factor on the noise, a number or a tensor of one number.
+        eps: Standard normal noise for programming, shape (*cells).
+        eps_read: Standard normal noise for reading, shape (*cells).
+
+    Returns:
+        Normalised weights, shape (*cells).
+
+    Raises:
+        SpecError: If the recipe reads sooner than a reading of the device takes.
+        UsageError: If `pcm` is not a device, or if its law is not registered.
+
+    Source: rasch2023 SI A.1.
     """
     if recipe.noise_type == "gaussian":
         return weight + eps * (largest * (scale * recipe.gaussian_sd))
@@ -58,9 +97,17 @@ def noisy(
 
 
 def ramped(scale: float, batch: int, ramp_batches: int) -> float:
-    """The noise scale in mini-batch `batch` (0 first): linear up to `scale` over the ramp.
+    """Return the noise scale of a mini-batch, which grows linearly over the ramp.
 
-    The first mini-batch has noise: 1 / ramp_batches of it.
+    The first mini-batch already has 1 / ramp_batches of the noise.
+
+    Args:
+        scale: The noise scale at the end of the ramp.
+        batch: Number of the mini-batch, from 0 on.
+        ramp_batches: Mini-batches of the ramp; 0 means no ramp.
+
+    Returns:
+        The noise scale, at most `scale`.
     """
     if ramp_batches <= 0:
         return scale

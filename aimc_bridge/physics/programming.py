@@ -1,4 +1,4 @@
-"""Programming: the conductance a device gets when a target is written."""
+"""Programming: the conductance that a device gets when a target is written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from aimc_bridge.spec import DeviceSpec
 
 
 def check_noise(eps: Tensor, cells: Tensor) -> None:
-    """Raise ShapeError where the noise's shape does not end in the cells' shape."""
+    """Check that the shape of a noise ends in the shape of the cells.
+
+    Args:
+        eps: The noise, shape (*chips, *cells).
+        cells: A tensor of shape (*cells).
+
+    Raises:
+        ShapeError: If it does not.
+    """
     if eps.shape[eps.ndim - cells.ndim :] != cells.shape:
         raise ShapeError(
             f"noise of shape {tuple(eps.shape)} for cells of shape {tuple(cells.shape)}; "
@@ -21,16 +29,21 @@ def check_noise(eps: Tensor, cells: Tensor) -> None:
 def sigma_prog_us(g_us: Tensor, pcm: DeviceSpec) -> Tensor:
     """Return the standard deviation of the programmed conductance.
 
+    For PCM and the scalar device it is prog_noise_scale * sum c_k x^k with x = |g| / g_max, where
+    the c_k are `prog_coeff_us`. For the ideal device it is 0.
+
     Args:
-        g_us: Target in microsiemens, shape (*cells). The sign of a signed weight does not matter.
+        g_us: Target conductance in microsiemens, shape (*cells), between 0 and g_max (between
+            -g_max and g_max for a cell that holds a signed weight). Only its size counts.
         pcm: The device, `preset.pcm`.
 
     Returns:
-        Microsiemens, shape (*cells), such as prog_noise_scale * sum c_k x^k with x = |g| / g_max
-        for PCM; 0 for a device without noise.
+        Standard deviation in microsiemens, shape (*cells).
 
     Raises:
-        UsageError: If `pcm` is no device.
+        UsageError: If `pcm` is not a device, or if its law is not registered.
+
+    Not modelled: temperature, the steps of an iterative write.
 
     Source: rasch2023 SI, nandakumar2019; Hermes: legallo2023.
     """
@@ -38,17 +51,21 @@ def sigma_prog_us(g_us: Tensor, pcm: DeviceSpec) -> Tensor:
 
 
 def target_us(g_us: Tensor, pcm: DeviceSpec) -> Tensor:
-    """Return what is written if `g_us` is asked for.
+    """Return the conductance that is written for a target.
+
+    It is the target on the device's grid of `weight_bits`, or the target itself if the device has
+    no grid.
 
     Args:
-        g_us: Microsiemens, shape (*cells), with the weight's sign.
+        g_us: Target conductance in microsiemens, shape (*cells), with the sign of the weight.
         pcm: The device, `preset.pcm`.
 
     Returns:
-        Shape (*cells), on the grid of weight_bits; `g_us` itself if the device has no grid.
+        Conductance in microsiemens, shape (*cells); `g_us` itself, not a copy, if the device has
+        no grid.
 
     Raises:
-        UsageError: If `pcm` is no device.
+        UsageError: If `pcm` is not a device, or if its law is not registered.
     """
     return law_of(pcm).target_us(g_us, pcm)
 
@@ -56,22 +73,25 @@ def target_us(g_us: Tensor, pcm: DeviceSpec) -> Tensor:
 def programmed(g_us: Tensor, pcm: DeviceSpec, eps: Tensor) -> Tensor:
     """Return the conductance right after programming, max(0, g + sigma(g) eps).
 
-    A cell that holds a signed weight (scalar, signed PCM) is not clipped at 0, and its target is
-    rounded to its grid of bits first.
+    A cell that holds a signed weight (scalar device, signed PCM) is not clipped at 0, and its
+    target is rounded to its grid of bits first. The ideal device gets its target exactly.
 
     Args:
-        g_us: Target in microsiemens, shape (*cells), 0..g_max (signed: -g_max..g_max).
+        g_us: Target conductance in microsiemens, shape (*cells), between 0 and g_max (between
+            -g_max and g_max for a cell that holds a signed weight).
         pcm: The device, `preset.pcm`.
-        eps: N(0, 1), shape (*chips, *cells).
+        eps: Standard normal noise, shape (*chips, *cells).
 
     Returns:
-        Microsiemens, shape (*chips, *cells).
+        Conductance in microsiemens, shape (*chips, *cells). It may exceed g_max.
 
     Raises:
-        ShapeError: If eps does not end in the shape of g_us.
-        UsageError: If `pcm` is no device.
+        ShapeError: If the shape of eps does not end in the shape of g_us.
+        UsageError: If `pcm` is not a device, or if its law is not registered.
 
-    Not modelled: stuck cells. Source: rasch2023 SI, nandakumar2019.
+    Not modelled: stuck cells, temperature.
+
+    Source: rasch2023 SI, nandakumar2019; Hermes: legallo2023.
     """
     check_noise(eps, g_us)
     return law_of(pcm).programmed(g_us, pcm, eps)

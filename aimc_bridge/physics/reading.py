@@ -1,4 +1,4 @@
-"""Reading: 1/f noise accumulated since programming, drawn anew at each reading time."""
+"""Reading: 1/f noise that grows with time, drawn again at each reading time."""
 
 from __future__ import annotations
 
@@ -12,28 +12,47 @@ from aimc_bridge.spec import DeviceSpec
 
 
 def read_coefficient(g_prog_us: Tensor, pcm: DeviceSpec) -> Tensor:
-    """Return Q of the 1/f noise of a programmed conductance: (*cells) uS -> (*cells), ratio.
+    """Return Q, the part of the 1/f noise that does not depend on time.
 
-    PCM: min(0.0088 / max(x^0.65, 1e-3), 0.2), x = g_P / g_max. Source: rasch2023 SI.
+    For PCM with the paper's numbers it is min(0.0088 / max(x^0.65, 1e-3), 0.2) with
+    x = g_prog / g_max.
+
+    Args:
+        g_prog_us: Programmed conductance in microsiemens, shape (*cells).
+        pcm: The device, `preset.pcm`.
+
+    Returns:
+        A ratio, shape (*cells); 0 for devices without read noise.
+
+    Raises:
+        UsageError: If `pcm` is not a device, or if its law is not registered.
+
+    Source: rasch2023 SI; Hermes: legallo2023.
     """
     return law_of(pcm).read_coefficient(g_prog_us, pcm)
 
 
 def read_sigma(g_prog_us: Tensor, t_s: float | Moment, pcm: DeviceSpec) -> Tensor:
-    """Return the relative standard deviation of the 1/f noise at `t_s`.
+    """Return the relative standard deviation of the 1/f noise at a reading time.
+
+    For PCM it is read_noise_scale * Q(g_prog) * sqrt(ln((t + t0 + t_read) / (2 t_read))).
 
     Args:
         g_prog_us: Programmed conductance in microsiemens, shape (*cells).
-        t_s: Seconds after the end of programming.
+        t_s: Seconds after the end of programming, or a `Moment` in compiled passes.
         pcm: The device, `preset.pcm`.
 
     Returns:
-        Shape (*cells), a share of the drifted conductance; 0 for devices without read noise.
+        A share of the drifted conductance, shape (*cells); 0 for devices without read noise.
 
     Raises:
-        UsageError: If `pcm` is no device, or has read noise and t_s is no time.
+        UsageError: If `pcm` is not a device, if its law is not registered, or if it has read noise
+            and t_s is negative or not finite.
 
-    Source: rasch2023 SI, aihwkit PCMLikeNoiseModel.
+    Not modelled: temperature. The short-term noise of a single product is `w_noise` of the
+    crossbar and not part of it.
+
+    Source: rasch2023 SI, aihwkit PCMLikeNoiseModel; Hermes: legallo2023.
     """
     law = law_of(pcm)
     if not law.read_noise:
@@ -44,21 +63,29 @@ def read_sigma(g_prog_us: Tensor, t_s: float | Moment, pcm: DeviceSpec) -> Tenso
 def read(
     g_drift_us: Tensor, g_prog_us: Tensor, t_s: float | Moment, pcm: DeviceSpec, eps: Tensor
 ) -> Tensor:
-    """Return the conductance as read at `t_s`, max(0, g + |g| sigma eps).
+    """Return the conductance as read, max(0, g + |g| sigma eps).
+
+    Here g is the drifted conductance, and sigma is `read_sigma` of the programmed conductance. A
+    device without read noise returns g itself with its sign.
 
     Args:
-        g_drift_us: Drifted conductance in microsiemens, shape (*chips, *cells).
+        g_drift_us: Drifted conductance from `drifted`, in microsiemens, shape (*chips, *cells).
         g_prog_us: Programmed conductance in microsiemens, shape (*chips, *cells).
-        t_s: Seconds after the end of programming.
+        t_s: Seconds after the end of programming, or a `Moment` in compiled passes.
         pcm: The device, `preset.pcm`.
-        eps: N(0, 1), of a shape that ends in theirs.
+        eps: Standard normal noise, of that shape or with further dimensions in front.
 
     Returns:
-        Microsiemens, in the shape of eps. Devices without read noise: g_drift_us, signs kept.
+        Conductance in microsiemens, in the shape of eps.
 
     Raises:
-        ShapeError: If eps does not end in the shape of g_drift_us.
-        UsageError: As `read_sigma`.
+        ShapeError: If the shape of eps does not end in the shape of g_drift_us.
+        UsageError: If `pcm` is not a device, if its law is not registered, or if it has read noise
+            and t_s is negative or not finite.
+
+    Not modelled: a correlation of the noise between two reading times, temperature.
+
+    Source: rasch2023 SI, aihwkit PCMLikeNoiseModel; Hermes: legallo2023.
     """
     check_noise(eps, g_drift_us)
     law = law_of(pcm)

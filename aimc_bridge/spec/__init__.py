@@ -1,7 +1,7 @@
-"""Frozen descriptions of a device, a crossbar, its drift compensation and a training recipe.
+"""Frozen specs of a device, a crossbar, drift compensation and training.
 
-Every value carries its source (`aimc_bridge.spec.base`). A unit is in the name (`_us` microsiemens,
-`_s` seconds); no suffix is a ratio.
+Every value carries its source (`aimc_bridge.spec.base`). The unit of a field is in its name: `_us`
+for microsiemens, `_s` for seconds. A field without a suffix is a ratio, a count or a word.
 """
 
 from aimc_bridge.spec.base import Source, Spec, Table, V, cite

@@ -1,7 +1,7 @@
 """Values that carry their sources, and frozen specs made of them.
 
-A number stands beside its source: specs are built by `cite`, and a field without a source is an
-error.
+A number stands beside its source: `cite` builds specs from such pairs, and a field without a source
+is an error.
 """
 
 from __future__ import annotations
@@ -19,25 +19,39 @@ from aimc_bridge.errors import SpecError, UnknownNameError
 
 @dataclass(frozen=True)
 class Source:
-    """Where a value was read: key into the bibliography, place in that work, how it was read."""
+    """The place where a value was read.
+
+    Attributes:
+        key: Key of the work in the bibliography, `presets.SOURCES`.
+        where: Place in that work, such as "SI Table 1".
+        how: How it was read, such as "from code".
+    """
 
     key: str
     where: str = ""
     how: str = ""
 
     def __post_init__(self) -> None:
+        """Raise SpecError if there is no key."""
         if not self.key.strip():
             raise SpecError("a source needs a key of the bibliography, got ''")
 
     def __str__(self) -> str:
+        """Return key, place and way in one line, without empty parts."""
         return ", ".join(part for part in (self.key, self.where, self.how) if part)
 
 
 def reason(why: str) -> str:
-    """Check the reason of a change, and return it.
+    """Check the reason of a change and return it.
+
+    Args:
+        why: One line of text.
+
+    Returns:
+        The same text.
 
     Raises:
-        SpecError: If it is empty, or no text.
+        SpecError: If it is empty or not a text.
     """
     if not isinstance(why, str) or not why.strip():
         raise SpecError(
@@ -48,7 +62,14 @@ def reason(why: str) -> str:
 
 @dataclass(frozen=True)
 class V:
-    """A value with its source, as written in a preset."""
+    """A value with its source, as a preset writes it.
+
+    Attributes:
+        value: The value of a field.
+        key: Key of the work in the bibliography, `presets.SOURCES`.
+        where: Place in that work.
+        how: How it was read.
+    """
 
     value: Any
     key: str
@@ -60,36 +81,52 @@ class Table(Mapping[str, Any]):
     """A read-only mapping that can be hashed, compared and pickled."""
 
     def __init__(self, entries: Mapping[str, Any] | None = None) -> None:
+        """Copy the entries.
+
+        Args:
+            entries: Values by name; None makes an empty table.
+        """
         self._entries = dict(entries or {})
 
     def __getitem__(self, key: str) -> Any:
+        """Return an entry; UnknownNameError lists the names if there is none."""
         if key not in self._entries:
             raise UnknownNameError(f"no entry {key!r}; there are: {', '.join(self._entries)}")
         return self._entries[key]
 
     def __contains__(self, key: object) -> bool:
+        """Return whether there is such an entry."""
         return key in self._entries
 
     def __iter__(self) -> Iterator[str]:
+        """Yield the names in their order."""
         return iter(self._entries)
 
     def __len__(self) -> int:
+        """Return the number of entries."""
         return len(self._entries)
 
     def __hash__(self) -> int:
+        """Return a hash that does not depend on the order of the entries."""
         return hash(frozenset(self._entries.items()))  # equal tables may differ in order
 
     def __repr__(self) -> str:
+        """Return the call that makes this table."""
         return f"Table({self._entries!r})"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """Base of all specs: every field has a source, every value is checked when built."""
+    """Base of all specs: every field has a source, and every value is checked.
+
+    Attributes:
+        sources: The `Source` of each field, by the name of the field.
+    """
 
     sources: Table = field(default_factory=Table, repr=False)
 
     def __post_init__(self) -> None:
+        """Raise SpecError if a source is missing or a value has a wrong type or size."""
         unsourced = [name for name in self.field_names() if name not in self.sources]
         if unsourced:
             raise SpecError(
@@ -103,26 +140,31 @@ class Spec:
         self.check()
 
     def check(self) -> None:
-        """Raise SpecError where the values are not physical."""
+        """Raise SpecError if the values are not physical."""
 
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
+        """Return the names of all fields but `sources`."""
         return tuple(f.name for f in dataclasses.fields(cls) if f.name != "sources")
 
     def values(self) -> dict[str, Any]:
+        """Return the values of all fields, by name."""
         return {name: getattr(self, name) for name in self.field_names()}
 
     def change(self: S, *, why: str | Source, **values: Any) -> S:
         """Return a copy with other values.
 
         Args:
-            why: The reason, which becomes the source of the new values; or a source, if the values
-                were read somewhere.
-            **values: field=value.
+            why: The reason, which becomes the source of the new values; or a `Source`, if the
+                values were read somewhere.
+            **values: New values as field=value.
+
+        Returns:
+            The copy, checked like any other spec.
 
         Raises:
-            SpecError: If there is no reason, no such field (the error lists the fields), or a value
-                is not physical.
+            SpecError: If there is no reason, if there is no such field (the error lists the
+                fields), or if a value is not physical.
         """
         source = why if isinstance(why, Source) else Source("changed", reason(why))
         unknown = [name for name in values if name not in self.field_names()]
@@ -135,6 +177,16 @@ class Spec:
         return dataclasses.replace(self, sources=sources, **values)
 
     def require(self, ok: bool, field_name: str, allowed: str) -> None:
+        """Raise an error about a field unless a condition holds; for use in `check`.
+
+        Args:
+            ok: The condition.
+            field_name: The field that the error names, with its value.
+            allowed: The allowed values, for the error.
+
+        Raises:
+            SpecError: If `ok` is false.
+        """
         if not ok:
             raise SpecError(
                 f"{type(self).__name__}.{field_name} = {getattr(self, field_name)!r}; "
@@ -142,7 +194,11 @@ class Spec:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, JSON-safe: {"type": ..., "values": {...}, "sources": {...}}."""
+        """Return the spec as plain data that JSON can hold.
+
+        Returns:
+            {"type": name of the class, "values": {...}, "sources": {...}}, with lists for tuples.
+        """
         return {
             "type": type(self).__name__,
             "values": {k: list(v) if isinstance(v, tuple) else v for k, v in self.values().items()},
@@ -151,6 +207,18 @@ class Spec:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Spec:
+        """Return the spec that `to_dict` described.
+
+        Args:
+            data: What `to_dict` returned. A source may also be a text, which is its key.
+
+        Returns:
+            A spec of the class that `data` names.
+
+        Raises:
+            SpecError: If the class or a field is unknown, a source is missing, or a value is not
+                physical.
+        """
         kinds = {kind.__name__: kind for kind in _kinds(Spec)}
         kind = kinds.get(str(data.get("type")))
         if kind is None:
@@ -177,7 +245,19 @@ S = TypeVar("S", bound=Spec)
 
 
 def cite(kind: type[S], **entries: V) -> S:
-    """Build a spec from values that carry their sources; a plain number is an error."""
+    """Build a spec from values that carry their sources.
+
+    Args:
+        kind: The class of the spec.
+        **entries: field=V(value, key, where, how), one for every field.
+
+    Returns:
+        The spec.
+
+    Raises:
+        SpecError: If a field is unknown or missing, if a value comes without a source (a plain
+            number instead of a `V`), or if a value is not physical.
+    """
     unknown = [name for name in entries if name not in kind.field_names()]
     if unknown:
         raise SpecError(
@@ -195,7 +275,7 @@ def cite(kind: type[S], **entries: V) -> S:
 
 
 def _kinds(base: type[Spec]) -> Iterator[type[Spec]]:
-    """All specs below a base that have fields."""
+    """Yield all subclasses of a base, also those of its subclasses."""
     for kind in base.__subclasses__():
         yield kind
         yield from _kinds(kind)
@@ -205,6 +285,7 @@ _KINDS = {float: (int, float), int: (int,), bool: (bool,), str: (str,), types.No
 
 
 def _matches(value: Any, annotation: Any) -> bool:
+    """Return whether a value has the type of an annotation and is finite."""
     origin = typing.get_origin(annotation)
     if origin is tuple:
         args = typing.get_args(annotation)
@@ -225,6 +306,7 @@ def _matches(value: Any, annotation: Any) -> bool:
 
 
 def _check_types(spec: Spec) -> None:
+    """Raise SpecError if a value does not have the type of its field."""
     hints = typing.get_type_hints(type(spec))
     for name, value in spec.values().items():
         if not _matches(value, hints[name]):

@@ -1,4 +1,4 @@
-"""Bibliography: the works that a number of a preset may name, and what of each was read."""
+"""The bibliography: works that a preset may name, and what was read of them."""
 
 SOURCES = {
     "rasch2023": (

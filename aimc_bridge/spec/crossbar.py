@@ -1,4 +1,4 @@
-"""Tiles with their periphery, and how drift is compensated at their outputs."""
+"""Specs of tiles with their periphery, and of drift compensation."""
 
 from __future__ import annotations
 
@@ -11,16 +11,27 @@ from aimc_bridge.spec.base import Spec
 class CrossbarSpec(Spec):
     """Tiles and the periphery of one analog matrix-vector product.
 
-    dac_bits, adc_bits    resolution; None is no rounding and no bound on that side
-    out_bound             ADC bound, in units of one fully-on input on one fully-on weight
-    out_noise             sd of the output noise, in the same units
-    w_noise               short-term read noise (PCM_READ): sd w_noise sqrt(sum |w| x^2)
-    ir_drop, ir_drop_g_ratio    scale of the IR drop; wire conductance over g_max
-    max_rows, max_columns       size of a tile; None is unlimited: one tile a layer
-    weight_scaling        "column" (largest |w| of each column of each tile), "tile" or "layer"
-    digital_bias          biases are added digitally; aihwkit's alternative, a bias row, is refused
-    learned_out_scales    a second, trained digital factor a column, 1 at first
-    input_range           "learned" (static per tile, set from data or trained) or "none"
+    Attributes:
+        dac_bits: Resolution of the inputs in bits, sign included; None means no rounding and no
+            bound on the inputs.
+        adc_bits: Resolution of the outputs in bits, sign included; None means no rounding and no
+            bound on the outputs.
+        out_bound: Bound of the ADC, in units of one fully-on input on one fully-on weight.
+        out_noise: Standard deviation of the output noise, in the same units.
+        w_noise: Short-term read noise (PCM_READ): an output has Gaussian noise with the standard
+            deviation w_noise sqrt(sum |w| x^2).
+        ir_drop: Factor on the IR drop; 0 means none.
+        ir_drop_g_ratio: Conductance of the wires over g_max.
+        max_rows: Largest number of inputs of a tile; None means no limit.
+        max_columns: Largest number of outputs of a tile; None means no limit. Without both limits a
+            layer is one tile.
+        weight_scaling: What the weights are normalised by: "column" is the largest |w| of each
+            column of each tile, "tile" of each tile, "layer" of the whole layer.
+        digital_bias: True: biases are added digitally. aihwkit's alternative, a bias row on the
+            tile, is refused.
+        learned_out_scales: Whether each column has a second, trained digital factor, which is 1 at
+            first.
+        input_range: "learned" (one fixed range per tile, set from data or trained) or "none".
     """
 
     dac_bits: int | None
@@ -38,6 +49,7 @@ class CrossbarSpec(Spec):
     input_range: str
 
     def check(self) -> None:
+        """Raise SpecError if a value is out of bounds, or if a DAC has no input range."""
         for name in ("dac_bits", "adc_bits"):
             bits = getattr(self, name)
             self.require(bits is None or 2 <= bits <= 24, name, "None or 2..24 bits")
@@ -67,19 +79,22 @@ COMPENSATIONS = ("none", "global", "global_exact_reference", "per_column", "orac
 
 @dataclass(frozen=True, kw_only=True)
 class CompensationSpec(Spec):
-    """Drift compensation, a digital factor alpha at the output of each tile.
+    """Drift compensation: a digital factor alpha at the output of each tile.
 
-    drift_compensation    "global": mean |MVM(identity)| right after programming over the same now;
-                          "global_exact_reference": the first of the two from the clean weights,
-                          without noise; "per_column": the means by column; "oracle": the inverse
-                          of the known mean drift; "none"
-    alpha_floor           lowest mean that a readout can give
+    Attributes:
+        drift_compensation: How alpha is found. "global": the mean |output| of a tile for the
+            identity matrix as inputs, right after programming, over the same mean now.
+            "global_exact_reference": the first of these means comes from the clean weights, without
+            noise. "per_column": as "global", with one mean per column. "oracle": the inverse of the
+            known mean drift. "none": no compensation.
+        alpha_floor: Lowest mean that a readout can give, in units of the tile's outputs.
     """
 
     drift_compensation: str
     alpha_floor: float
 
     def check(self) -> None:
+        """Raise SpecError if the compensation is unknown or the floor is not positive."""
         self.require(
             self.drift_compensation in COMPENSATIONS,
             "drift_compensation",

@@ -1,4 +1,4 @@
-"""What a memory device is: the parameters of its laws."""
+"""Specs of memory devices: the parameters of their laws."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from aimc_bridge.spec.base import Spec
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceSpec(Spec):
-    """What every memory device has. `law` names what it does, see `aimc_bridge.physics.laws`.
+    """Base of the specs of memory devices.
 
-    law          name of the law in the table of `physics.laws`, one for each kind of device
-    g_max_us     largest conductance of one device, microsiemens
-    t0_s         time between programming and the first reading of the fit, seconds
-    netting      what a reading starts from: True, the programmed pair netted to one device and
-                 rescaled to its tile's maximum (aihwkit's way); False, each device by itself
-    pairs        whether a weight is a pair of devices; else it is one cell that holds a sign
+    The data are here; what a device does with them is its law, see `aimc_bridge.physics.laws`.
+
+    Attributes:
+        law: Name of the law in the table of `aimc_bridge.physics.laws`, one per kind of device.
+        pairs: Whether a weight is a pair of devices. If not, it is one cell that holds a sign.
+        g_max_us: Largest conductance of one device, in microsiemens.
+        t0_s: Time between programming and the first reading of the fit, in seconds.
+        netting: What a reading starts from. True: the two programmed devices of a pair count as one
+            device with their difference, rescaled to the largest weight of its tile (aihwkit's
+            way). False: each device by itself.
     """
 
     law: ClassVar[str] = ""
@@ -27,23 +31,30 @@ class DeviceSpec(Spec):
     netting: bool
 
     def check(self) -> None:
+        """Raise SpecError if g_max_us or t0_s is not positive."""
         self.require(self.g_max_us > 0, "g_max_us", "> 0 uS")
         self.require(self.t0_s > 0, "t0_s", "> 0 s")
 
 
 def _lowest(coefficients: tuple[float, ...]) -> float:
-    """Lowest value of sum c_k x^k on a fine grid of [0, 1]."""
+    """Return the lowest value of sum c_k x^k at 1,001 points of [0, 1]."""
     grid = (i / 1000 for i in range(1001))
     return min(sum(c * x**k for k, c in enumerate(coefficients)) for x in grid)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatisticalSpec(DeviceSpec):
-    """A device with programming noise, a spread of drift exponents and 1/f read noise.
+    """A device with programming noise, spread of drift exponents and read noise.
 
-    prog_coeff_us      programming sigma, microsiemens: sum c_k x^k, x = g / g_max
-    t_read_s           duration of one reading, seconds
-    prog_noise_scale, read_noise_scale, drift_scale    factors for what-ifs; 1 is the device
+    The read noise is 1/f noise, which grows with time.
+
+    Attributes:
+        prog_coeff_us: Coefficients c_k of the standard deviation of programming, in microsiemens:
+            sum c_k x^k with x = g / g_max.
+        t_read_s: Duration of one reading, in seconds.
+        prog_noise_scale: Factor on the programming noise, for what-ifs; 1 is the device itself.
+        read_noise_scale: Factor on the read noise, for what-ifs; 1 is the device itself.
+        drift_scale: Factor on the drift exponents, for what-ifs; 1 is the device itself.
     """
 
     pairs: ClassVar[bool] = True
@@ -54,6 +65,7 @@ class StatisticalSpec(DeviceSpec):
     drift_scale: float
 
     def check(self) -> None:
+        """Raise SpecError also if a time or factor is out of bounds, or a sigma < 0."""
         super().check()
         self.require(self.t_read_s > 0, "t_read_s", "> 0 s")
         self.require(self.t0_s > self.t_read_s, "t0_s", f"> t_read_s = {self.t_read_s}")
@@ -68,11 +80,17 @@ class StatisticalSpec(DeviceSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class PcmSpec(StatisticalSpec):
-    """PCM after Nandakumar et al. 2019: polynomial sigma, clamped logarithms for the exponent.
+    """PCM after Nandakumar et al. 2019, as in Rasch et al. 2023.
 
-    nu_mean, nu_sd      (slope, intercept, lowest, highest): clamp(slope ln x + intercept)
-    read_coeff          (scale, exponent, floor, highest): min(scale / max(x^exponent, floor),
-                        highest)
+    The standard deviation of programming is a polynomial of x = g / g_max; mean and spread of the
+    drift exponent are clamped logarithms of x.
+
+    Attributes:
+        nu_mean: (slope, intercept, lowest, highest) of the mean drift exponent:
+            clamp(slope ln x + intercept, lowest, highest).
+        nu_sd: The same four of its standard deviation.
+        read_coeff: (scale, exponent, floor, highest) of the read noise:
+            min(scale / max(x^exponent, floor), highest).
     """
 
     law: ClassVar[str] = "pcm"
@@ -81,6 +99,7 @@ class PcmSpec(StatisticalSpec):
     read_coeff: tuple[float, float, float, float]
 
     def check(self) -> None:
+        """Raise SpecError also if exponents or read noise have impossible bounds."""
         super().check()
         for name in ("nu_mean", "nu_sd"):
             low, high = getattr(self, name)[2:]
@@ -94,13 +113,15 @@ class PcmSpec(StatisticalSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class SignedPcmSpec(PcmSpec):
-    """The laws of PCM on one cell a weight, which holds the sign: what lies between a scalar drift
-    and pairs of devices.
+    """PCM with one cell per weight, which holds the sign.
 
-    Programming noise is that of |w| on the signed weight, not clipped at 0; exponent and read noise
-    are those of a device with that conductance.
+    It lies between a scalar drift and pairs of devices. The programming noise of |w| is added to
+    the signed weight, which is not clipped at 0. Exponent and read noise are as for a device
+    with that conductance.
 
-    weight_bits    grid the weights are rounded to before programming; None is no rounding
+    Attributes:
+        weight_bits: Bits of the grid to which weights are rounded before programming; None means
+            no rounding.
     """
 
     law: ClassVar[str] = "signed pcm"
@@ -108,6 +129,7 @@ class SignedPcmSpec(PcmSpec):
     weight_bits: int | None
 
     def check(self) -> None:
+        """Raise SpecError also if netting is off or weight_bits is below 2."""
         super().check()
         self.require(self.netting, "netting", "True (the signed weight is one cell)")
         self.require(
@@ -117,10 +139,22 @@ class SignedPcmSpec(PcmSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class HermesSpec(StatisticalSpec):
-    """PCM of the HERMES chip: cubic sigma, exponents and read noise in two pieces of x = g / g_max.
+    """PCM of the HERMES chip, after Le Gallo et al. 2023.
 
-    Below its break a piece is a clamped logarithm (slope, intercept, lowest, highest); from the
-    break on it is a polynomial (c_0, c_1, ...).
+    The standard deviation of programming is a cubic polynomial of x = g / g_max. Mean and spread of
+    the exponent and the read noise have two pieces each: below a break a clamped logarithm
+    (slope, intercept, lowest, highest), from the break on a polynomial (c_0, c_1, ...).
+
+    Attributes:
+        nu_mean_break: The x from which on the mean exponent is a polynomial.
+        nu_mean_low: Logarithm of the mean exponent below that.
+        nu_mean_high: Polynomial of the mean exponent from there on.
+        nu_sd_break: The x from which on the exponent's standard deviation is a polynomial.
+        nu_sd_low: Logarithm of the standard deviation below that.
+        nu_sd_high: Polynomial of the standard deviation from there on.
+        read_break: The x from which on the read noise is a polynomial.
+        read_low: Logarithm of the read noise below that.
+        read_high: Polynomial of the read noise from there on.
     """
 
     law: ClassVar[str] = "hermes"
@@ -135,6 +169,10 @@ class HermesSpec(StatisticalSpec):
     read_high: tuple[float, ...]
 
     def check(self) -> None:
+        """Raise SpecError also if a piece has impossible bounds or can be negative.
+
+        The polynomial of the mean exponent may be negative: the exponent is an absolute value.
+        """
         super().check()
         for piece in ("nu_mean", "nu_sd", "read"):
             low, high = getattr(self, f"{piece}_low")[2:]
@@ -149,11 +187,17 @@ class HermesSpec(StatisticalSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class ScalarDriftSpec(DeviceSpec):
-    """A simplified device: noise on the signed weight, one drift exponent for all, no read noise.
+    """A simplified device, with one drift exponent for all cells.
 
-    prog_coeff_us    sigma of the signed weight, microsiemens: sum c_k |w|^k
-    weight_bits      grid the weights are rounded to before programming; None is no rounding
-    nu               the drift exponent of every device
+    A cell holds the signed weight and has programming noise; there is no read noise.
+
+    Attributes:
+        prog_coeff_us: Coefficients c_k of the standard deviation of programming, in microsiemens:
+            sum c_k |w|^k, added to the signed weight.
+        prog_noise_scale: Factor on the programming noise, for what-ifs; 1 is the device itself.
+        weight_bits: Bits of the grid to which weights are rounded before programming; None means
+            no rounding.
+        nu: The drift exponent of every device.
     """
 
     law: ClassVar[str] = "scalar"
@@ -163,6 +207,7 @@ class ScalarDriftSpec(DeviceSpec):
     nu: float
 
     def check(self) -> None:
+        """Raise SpecError also if a standard deviation or the exponent can be negative."""
         super().check()
         self.require(
             len(self.prog_coeff_us) > 0 and _lowest(self.prog_coeff_us) >= 0,
@@ -178,6 +223,6 @@ class ScalarDriftSpec(DeviceSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class IdealSpec(DeviceSpec):
-    """A device that holds its target exactly, for ever."""
+    """A device that keeps its target exactly and for ever."""
 
     law: ClassVar[str] = "ideal"

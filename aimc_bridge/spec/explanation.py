@@ -1,4 +1,4 @@
-"""The table that `Preset.explain` returns: it prints whole texts, and the works under them."""
+"""The table that `Preset.explain` returns."""
 
 from __future__ import annotations
 
@@ -13,15 +13,26 @@ from aimc_bridge.spec.base import Spec
 from aimc_bridge.spec.bibliography import SOURCES
 
 _AS_WRITTEN = {"value": str}  # pandas would print 2.5e-07 s as 0.0
-_UNITS = {"_us": "uS", "_s": "s", "_bits": "bit"}  # how a field's name ends
+_UNITS = {"_us": "uS", "_s": "s", "_bits": "bit"}  # unit of a field by the end of its name
 
 
 class Explanation(pd.DataFrame):
-    """A DataFrame that, printed, cuts neither rows nor texts and lists the works it names."""
+    """A DataFrame that prints whole, with the works that it names below it.
+
+    It cuts neither rows nor texts; pandas would cut both.
+    """
 
     @classmethod
     def of(cls, specs: Mapping[str, Spec]) -> Explanation:
-        """Return the table of some specs, by the names of their parts."""
+        """Return the table of some specs.
+
+        Args:
+            specs: Specs by the names of their parts.
+
+        Returns:
+            One row per number: part, field, value, unit, source. `attrs["works"]` has the full
+            citation of each source's key.
+        """
         rows = [
             {
                 "part": part,
@@ -40,15 +51,17 @@ class Explanation(pd.DataFrame):
 
     @property
     def _constructor(self) -> Any:
+        """Return the class that pandas builds selections of this table with."""
         return Explanation
 
     def _works(self) -> dict[str, str]:
-        """The works that the rows left in this table name."""
+        """Return the citations of the works that the rows of this table name."""
         sources = list(self["source"]) if "source" in self.columns else []
         keys = {str(source).partition(", ")[0] for source in sources}
         return {key: work for key, work in self.attrs.get("works", {}).items() if key in keys}
 
     def __repr__(self) -> str:
+        """Return the whole table and its works as text."""
         with _whole():
             table = pd.DataFrame(self).to_string(formatters=_AS_WRITTEN)
         works = [
@@ -58,9 +71,11 @@ class Explanation(pd.DataFrame):
         return "\n".join([table, "", *works]) if works else table
 
     def __str__(self) -> str:
+        """Return the same text as `repr`."""
         return repr(self)
 
     def _repr_html_(self) -> str:
+        """Return the whole table and its works as HTML, for notebooks."""
         with _whole():
             table = str(pd.DataFrame(self).to_html(formatters=_AS_WRITTEN))
         works = "".join(
@@ -71,7 +86,7 @@ class Explanation(pd.DataFrame):
 
 
 def _whole() -> Any:
-    """A context in which pandas cuts nothing."""
+    """Return a context in which pandas prints everything."""
     return pd.option_context(
         *("display.max_colwidth", None),
         *("display.max_rows", None),

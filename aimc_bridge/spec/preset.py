@@ -1,4 +1,4 @@
-"""Device, crossbar, compensation and recipes under one name."""
+"""Presets: device, crossbar, compensation and recipes under one name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Change:
-    """One field of a changed preset, and why."""
+    """One changed field of a preset, with the reason.
+
+    Attributes:
+        field: Name of the field; "name" if the preset was renamed.
+        old: The value before.
+        new: The value after.
+        why: The reason.
+    """
 
     field: str
     old: Any
@@ -31,7 +38,18 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A device, a crossbar, a compensation and recipes, under one name."""
+    """A device, a crossbar, a compensation and recipes, under one name.
+
+    Attributes:
+        name: The name, as on a command line.
+        description: One line about the chip.
+        pcm: The memory device.
+        crossbar: The tiles and their periphery.
+        compensation: The drift compensation.
+        training: Recipes of hardware-aware training, by name.
+        changes: All that `change` changed, in order.
+        PARTS: Names of the parts whose fields `change` can change.
+    """
 
     name: str
     description: str
@@ -44,10 +62,11 @@ class Preset:
     PARTS: ClassVar[tuple[str, ...]] = ("pcm", "crossbar", "compensation")
 
     def __post_init__(self) -> None:
+        """Raise SpecError if a part is not a spec of its kind."""
         kinds = {"pcm": DeviceSpec, "crossbar": CrossbarSpec, "compensation": CompensationSpec}
-        given = {part: (getattr(self, part), kind) for part, kind in kinds.items()}
-        given |= {f"training[{k!r}]": (v, TrainingSpec) for k, v in self.training.items()}
-        for part, (spec, kind) in given.items():
+        parts = {part: (getattr(self, part), kind) for part, kind in kinds.items()}
+        parts |= {f"training[{k!r}]": (v, TrainingSpec) for k, v in self.training.items()}
+        for part, (spec, kind) in parts.items():
             if not isinstance(spec, kind):
                 raise SpecError(
                     f"{part} of preset {self.name!r} is a {type(spec).__name__}; "
@@ -55,21 +74,25 @@ class Preset:
                 )
 
     def __str__(self) -> str:
+        """Return the name, with what was changed since the preset got this name."""
         last_name = max((i for i, c in enumerate(self.changes) if c.field == "name"), default=-1)
         changed = ", ".join(f"{c.field}={c.new!r}" for c in self.changes[last_name + 1 :])
         return f"{self.name} with {changed}" if changed else self.name
 
     def change(self, *, why: str, name: str | None = None, **values: Any) -> Preset:
-        """Return a copy with other values that says so in `changes` and in the sources.
+        """Return a copy with other values; its `changes` and sources name them.
 
         Args:
-            why: The reason, kept as the source of the new values.
-            name: A name of its own for the copy, for `presets.register` and for files.
-            **values: field=value, fields of pcm, crossbar and compensation.
+            why: The reason. It is kept as the source of the new values.
+            name: A new name for the copy, for `presets.register` and for files.
+            **values: New values as field=value: fields of pcm, crossbar and compensation.
+
+        Returns:
+            The copy. This preset stays as it is.
 
         Raises:
-            SpecError: If there is no reason, no such field (the error lists the fields), a value is
-                not physical, or the name cannot be one.
+            SpecError: If there is no reason, if there is no such field (the error lists the
+                fields), if a value is not physical, or if the name cannot be used.
         """
         reason(why)
         parts = {part: getattr(self, part) for part in self.PARTS}
@@ -102,7 +125,11 @@ class Preset:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, JSON-safe; `Preset.from_dict` gives an equal preset back."""
+        """Return the preset as plain data that JSON can hold.
+
+        Returns:
+            A dict from which `Preset.from_dict` makes an equal preset.
+        """
         return {
             "name": self.name,
             "description": self.description,
@@ -113,9 +140,16 @@ class Preset:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Preset:
-        """The preset that `to_dict` described.
+        """Return the preset that `to_dict` described.
 
-        Raises:  SpecError where a part or a field is missing or unknown.
+        Args:
+            data: What `to_dict` returned.
+
+        Returns:
+            An equal preset.
+
+        Raises:
+            SpecError: If a part or a field is missing or unknown, or if a value is not physical.
         """
         try:
             parts = {part: Spec.from_dict(data[part]) for part in Preset.PARTS}
@@ -139,19 +173,35 @@ class Preset:
     def rpu_config(
         self, tile: str = "auto", training: str | None = None, drop: tuple[str, ...] = ()
     ) -> Any:
-        """The aihwkit RPU config of this preset; see `engines.aihwkit.config.rpu_config`."""
+        """Return the aihwkit RPU config of this preset.
+
+        Args:
+            tile: "rpucuda" (aihwkit's C++ tile), "torch" (its torch tile) or "auto", which takes
+                the C++ tile.
+            training: Name of a recipe whose settings go into the config too; None means none.
+            drop: Settings to leave out if the tile cannot run them, by name.
+
+        Returns:
+            An InferenceRPUConfig, or a TorchInferenceRPUConfig for the torch tile.
+
+        Raises:
+            CapabilityError: If the tile cannot run a setting; it names the setting.
+            UnknownNameError: If the preset has no such recipe.
+            UsageError: If the tile or a name in `drop` is unknown.
+            VersionError: If there is no working aihwkit.
+        """
         from aimc_bridge.engines.aihwkit.config import rpu_config  # the one upward import
 
         return rpu_config(self, tile=tile, training=training, drop=drop)
 
     def explain(self) -> pd.DataFrame:
-        """Return a table of every number.
+        """Return a table of every number with its source.
 
-        Printed, it cuts nothing, and the works that the sources name stand under it.
+        All rows and texts are printed whole, and below them the works that the sources name.
 
         Returns:
-            A row per number: part, field, value, unit, source. `attrs["works"]` has the full
-            citation of each source's key, as in `presets.SOURCES`.
+            A DataFrame with one row per number: part, field, value, unit, source. `attrs["works"]`
+            has the full citation of each source's key, as in `presets.SOURCES`.
         """
         from aimc_bridge.spec.explanation import Explanation
 
@@ -161,10 +211,14 @@ class Preset:
 
 
 def check_name(name: str) -> None:
-    """Check that a preset can be found by this name, on a command line and in a table.
+    """Check that a name can stand for a preset, on a command line and in a table.
+
+    Args:
+        name: The name.
 
     Raises:
-        SpecError: If it cannot.
+        SpecError: If it has other characters than letters, digits, "_", "-", "+" and ".", starts
+            with a sign, or ends like the name of a file.
     """
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
         raise SpecError(
@@ -176,8 +230,10 @@ def check_name(name: str) -> None:
 
 
 def _plain(value: Any) -> Any:
+    """Return a list for a tuple, as JSON has it, and other values as they are."""
     return list(value) if isinstance(value, tuple) else value
 
 
 def _frozen(value: Any) -> Any:
+    """Return a tuple for a list, as specs have it, and other values as they are."""
     return tuple(value) if isinstance(value, list) else value

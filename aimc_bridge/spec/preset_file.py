@@ -1,4 +1,4 @@
-"""Presets as files: TOML or JSON, whole, or as changes of another preset."""
+"""Presets as TOML or JSON files: a whole preset, or changes to another one."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ def read_preset(path: str | os.PathLike[str], find: Callable[[str], Preset]) -> 
     """Read a preset from a file.
 
     Args:
-        path: A file that ends in .toml or .json. It holds either what `Preset.to_dict` returns, or
-            `base`, `name`, `why` and a table `change` of field = value.
-        find: Returns the preset that `base` names.
+        path: A file whose name ends in .toml or .json. It holds either what `Preset.to_dict`
+            returns, or `base`, `name`, `why` and a table `change` with lines of field = value.
+        find: A function that returns the preset of a name, for `base`.
 
     Returns:
         The preset, under the name that the file gives it.
 
     Raises:
-        UsageError: If there is no such file, or it is no TOML or JSON.
-        SpecError: If its data are no preset: a field or a name is missing, unknown or not physical.
+        UsageError: If there is no such file, or if it cannot be read as TOML or JSON.
+        SpecError: If the data are not a preset: a field or a name is missing or unknown, or a value
+            is not physical.
     """
     path = Path(path)
     data = _parsed(path)
@@ -47,14 +48,14 @@ def read_preset(path: str | os.PathLike[str], find: Callable[[str], Preset]) -> 
 
 
 def write_preset(preset: Preset, path: str | os.PathLike[str]) -> None:
-    """Write a preset to a file, from which `read_preset` makes an equal one.
+    """Write a preset to a file, from which `read_preset` makes an equal preset.
 
     Args:
-        preset: The preset, whole.
-        path: A file that ends in .toml or .json.
+        preset: The preset. It is written whole.
+        path: A file whose name ends in .toml or .json.
 
     Raises:
-        UsageError: If it ends in something else, or cannot be written.
+        UsageError: If the name ends in something else, or if the file cannot be written.
     """
     path = Path(path)
     _check_suffix(path)
@@ -70,12 +71,13 @@ def write_preset(preset: Preset, path: str | os.PathLike[str]) -> None:
 
 
 def _check_suffix(path: Path) -> None:
+    """Raise UsageError if the name of a file ends neither in .toml nor in .json."""
     if path.suffix not in (".toml", ".json"):
         raise UsageError(f"{path}: allowed: a file that ends in .toml or .json")
 
 
 def _parsed(path: Path) -> dict[str, Any]:
-    """The data of a file, with tables of `changes` as lists, as JSON has them."""
+    """Return the data of a file; raise UsageError or SpecError if it has none."""
     _check_suffix(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -84,7 +86,7 @@ def _parsed(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: no such file") from cause
     except OSError as cause:
         raise UsageError(f"{path}: cannot be read ({cause})") from cause
-    except ValueError as cause:  # of either format, or no UTF-8
+    except ValueError as cause:  # bad TOML, bad JSON, or not UTF-8
         kind = path.suffix[1:].upper()
         raise UsageError(f"{path}: not a {kind} file ({cause})") from cause
     if not isinstance(data, dict):
@@ -93,13 +95,14 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def _check_keys(data: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
+    """Raise SpecError if there is a key that is not allowed."""
     unknown = [key for key in data if key not in allowed]
     if unknown:
         raise SpecError(f"no entry {', '.join(unknown)}; allowed: {', '.join(allowed)}")
 
 
 def _changed(data: Mapping[str, Any], find: Callable[[str], Preset]) -> Preset:
-    """The preset that is another one with some values changed."""
+    """Return the preset that the data describe as changes to another preset."""
     _check_keys(data, _SHORT)
     missing = [key for key in _SHORT if key not in data]
     if missing:
@@ -116,7 +119,7 @@ def _changed(data: Mapping[str, Any], find: Callable[[str], Preset]) -> Preset:
         if type(None) in typing.get_args(kind) and str not in typing.get_args(kind)
     }
     values = {
-        # TOML has no null
+        # TOML has no null: "none" stands for it, in fields that can be None
         name: None if value == "none" and name in optional else _frozen(value)
         for name, value in data["change"].items()
     }
@@ -126,7 +129,7 @@ def _changed(data: Mapping[str, Any], find: Callable[[str], Preset]) -> Preset:
 
 
 def _whole(data: dict[str, Any]) -> Preset:
-    """The preset that is written out."""
+    """Return the preset that the data describe in full."""
     _check_keys(data, _WHOLE)
     if "name" not in data:
         raise SpecError('no name; allowed: a line such as name = "my_chip"')
@@ -153,6 +156,7 @@ def _whole(data: dict[str, Any]) -> Preset:
 
 
 def _frozen(value: Any) -> Any:
+    """Return a tuple for a list, as specs have it, and other values as they are."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -160,7 +164,7 @@ def _frozen(value: Any) -> Any:
 
 
 def _toml(data: Mapping[str, Any]) -> str:
-    """A preset's data as TOML. What is None is left out."""
+    """Return a preset's data as TOML, which has no null: None is left out."""
     lines = [f"{key} = {_toml_value(data[key])}" for key in ("name", "description")]
     specs = {part: data[part] for part in Preset.PARTS}
     specs |= {f"training.{_toml_key(name)}": spec for name, spec in data["training"].items()}
@@ -175,6 +179,7 @@ def _toml(data: Mapping[str, Any]) -> str:
 
 
 def _toml_lines(table: Mapping[str, Any]) -> list[str]:
+    """Return one line per entry of a table that is not None."""
     return [
         f"{_toml_key(key)} = {_toml_value(value)}"
         for key, value in table.items()
@@ -183,12 +188,16 @@ def _toml_lines(table: Mapping[str, Any]) -> list[str]:
 
 
 def _toml_key(key: str) -> str:
+    """Return a key as TOML writes it, in quotes if it needs them."""
     plain = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
     return key if plain else _toml_value(key)
 
 
 def _toml_value(value: Any) -> str:
-    """A text, number, truth value or list of those: as in JSON, but for control characters."""
+    """Return a text, number, truth value or list as TOML writes it.
+
+    This is as in JSON, except that TOML wants the control character 0x7f escaped.
+    """
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml_value, value))}]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,4 +1,4 @@
-"""A recipe of hardware-aware training."""
+"""The spec of a recipe of hardware-aware training."""
 
 from __future__ import annotations
 
@@ -15,32 +15,55 @@ RANGE_STARTS = ("calibrated", "data")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSpec(Spec):
-    """A recipe of hardware-aware training. Weights are in units of their column scale.
+    """A recipe of hardware-aware training.
 
-    noise_type       "pcm" (programming and 1/f noise, PCM_NOISE), "programming", "gaussian", "none"
-    noise_scale      factor on the noise, reached after ramp_batches mini-batches, linearly
-    noise_t_s        time after programming of the 1/f noise, seconds, counted as t0
-    gaussian_sd      sd of "gaussian", in units of the tile's largest weight
-    drop_connect     probability that a weight is zero in a mini-batch
-    dropout          rate of all of the model's dropout layers meanwhile; None leaves them alone
-    clip_type, clip_value    "fixed": |w| <= clip_value; "layer_gaussian": clip_value sd of the
-                     tile's weights, "column_gaussian" of each of its columns'
-    remap_every      mini-batches between two re-scalings of the columns; 0 is never
-    learn_input_ranges, input_range_decay, input_range_min_unclipped, input_range_init_batches,
-    input_range_init_sd    ranges start from data (init_sd standard deviations, running mean over
-                     init_batches) and are learned, with decay while over min_unclipped of the
-                     inputs are not clipped
-    input_range_start    which start from data: "calibrated", those that nothing has set yet (a
-                     calibration, a state dict or a training before is kept); "data", all, anew
-    learn_out_scales    train the column scales' second factor
-    ir_drop_in_training    IR drop on in the forward pass of training
-    optimizer        "sgd" (with momentum) or "adamw"
-    epochs, batch_size, learning_rate, momentum, weight_decay, grad_clip (None is off)
-    warmup_batches, warmup_factor    learning rate times factor for the first mini-batches
-    lr_schedule      from there on: "constant", or "linear" or "cosine" to zero at the run's end
-    lr_drop_epochs, lr_drop_factor   learning rate times factor from these epochs on
-    lr_drop_on_stall    and each time that validation is no better than its best before
-    distill_weight, distill_temperature    share of the loss that follows the teacher's outputs
+    Weights are in units of their column's scale.
+
+    Attributes:
+        noise_type: Noise on the weights: "pcm" (programming and 1/f noise, PCM_NOISE),
+            "programming", "gaussian" or "none".
+        noise_scale: Factor on the noise at the end of the ramp.
+        noise_t_s: Time after programming of the 1/f noise, in seconds; t0 is part of it.
+        gaussian_sd: Standard deviation of "gaussian", in units of the tile's largest weight.
+        ramp_batches: Mini-batches in which the noise grows linearly to noise_scale; 0 means that it
+            has its full size from the start.
+        drop_connect: Probability that a weight is zero in a mini-batch.
+        dropout: Rate of all dropout layers of the model during the training; None leaves them as
+            they are.
+        clip_type: How weights are clipped: "fixed" to |w| <= clip_value, "layer_gaussian" to
+            clip_value standard deviations of the tile's weights, "column_gaussian" to clip_value
+            standard deviations of each of its columns, "none" not at all.
+        clip_value: The limit of the clipping, or a number of standard deviations; see clip_type.
+        remap_every: Mini-batches between two re-scalings of the columns; 0 means never.
+        learn_input_ranges: Whether input ranges are trained.
+        input_range_decay: Rate at which a trained range shrinks while enough of its inputs lie
+            inside.
+        input_range_min_unclipped: Share of the inputs that must lie inside for that.
+        input_range_init_batches: Batches whose running mean sets a range that starts from data.
+        input_range_init_sd: Standard deviations of the inputs at which such a range is set.
+        input_range_start: Which ranges start from data: "calibrated" means those that nothing has
+            set yet (a calibration, a state dict or an earlier training is kept), "data" means all,
+            again.
+        learn_out_scales: Whether the second factor of the column scales is trained.
+        ir_drop_in_training: Whether the forward pass of the training has IR drop.
+        optimizer: "sgd" (with momentum) or "adamw".
+        epochs: Passes over the training data.
+        batch_size: Samples per mini-batch.
+        learning_rate: Learning rate after the warm-up.
+        momentum: Momentum of "sgd".
+        weight_decay: Weight decay of the optimizer.
+        grad_clip: Largest norm of the gradient; None means no limit.
+        warmup_batches: Mini-batches at the start with learning_rate times warmup_factor.
+        warmup_factor: Factor on the learning rate in these mini-batches.
+        lr_schedule: The learning rate after the warm-up: "constant", or "linear" or "cosine" down
+            to zero at the end of the run.
+        lr_drop_epochs: Epochs from which on the learning rate is multiplied by lr_drop_factor, once
+            more for each.
+        lr_drop_factor: Factor of such a drop.
+        lr_drop_on_stall: Whether the learning rate also drops by that factor each time that the
+            validation is not better than the best one before.
+        distill_weight: Share of the loss that follows the outputs of the teacher.
+        distill_temperature: Temperature that softens both outputs in that share.
     """
 
     noise_type: str
@@ -78,6 +101,7 @@ class TrainingSpec(Spec):
     distill_temperature: float
 
     def check(self) -> None:
+        """Raise SpecError if a word is unknown or a number is out of bounds."""
         for name, words in (
             ("noise_type", NOISE_TYPES),
             ("clip_type", CLIP_TYPES),

@@ -1,8 +1,8 @@
-"""Device laws: what a memory device does when it is programmed, drifts and is read.
+"""Device laws: how memory devices are programmed, drift and are read.
 
-One file per law. A device is data (a `DeviceSpec` of `aimc_bridge.spec`) and names its law by
-`law`; a law is functions, found by that name, and nothing outside this package asks which device it
-has. A device of your own is a spec, a law, and one line that registers the two:
+There is one file per law. A device is data: a `DeviceSpec` of `aimc_bridge.spec`, which names its
+law. A law is a set of functions and is found by that name; nothing outside this package asks which
+kind of device it has. A device of your own is a spec, a law, and one line that registers the two:
 
     @dataclass(frozen=True, kw_only=True)
     class RelaxingSpec(DeviceSpec):

@@ -1,4 +1,4 @@
-"""What a device law answers: the questions that the rest of the library asks of a device."""
+"""The base class of device laws: what the library asks about a device."""
 
 from __future__ import annotations
 
@@ -16,35 +16,41 @@ D = TypeVar("D", bound=DeviceSpec)
 """The class of a device's data."""
 
 Numbers = Sequence[float | Tensor]
-"""What `Law.moment` made of a time; as tensors of shape () in a compiled pass."""
+"""The result of `Law.moment`: floats, or tensors of shape () in a compiled pass."""
 
 
 @lru_cache(maxsize=1024)
 def _log(value: float) -> float:
-    """Return torch's logarithm, whose last bit is not always that of `math.log`."""
+    """Return torch's logarithm, whose last bit can differ from `math.log`'s."""
     return torch.tensor(value, dtype=torch.float64).log().item()
 
 
 class Law(ABC, Generic[D]):
-    """A device law: pure functions of conductances, of the device's data and of noise.
+    """A device law: pure functions of conductances, of a device's data and of noise.
 
-    A law keeps nothing. Its functions return new tensors and leave their arguments as they are.
-    Conductances are in microsiemens, times in seconds after programming. `g_us` has the shape
-    `(*cells)`, `eps` is N(0, 1) of the shape `(*chips, *cells)`, and a result that depends on `eps`
-    has that shape. The callers have checked shapes and times.
+    A law keeps no state. Its functions return new tensors and leave their arguments as they are.
+    The callers have checked shapes and times. The same names mean the same things everywhere:
 
-    A law must say how far programming misses its target (`sigma_prog_us`) and how a device drifts
-    (`nu_mean`). The rest follows, by the definitions below, for a device whose conductance falls as
-    a power of time and that is read without noise; a law replaces what is different.
+    - `pcm` is the device, a spec of the class that the law is registered for.
+    - `g_us` is a target conductance and `g_prog_us` a programmed one, in microsiemens, of shape
+      (*cells) unless the function says otherwise.
+    - `eps` is standard normal noise of shape (*chips, *cells). A result that depends on it has that
+      shape.
+    - `t_s` is a time in seconds after programming, and `moment` the result of the function `moment`
+      for such a time.
+
+    A law must define how far programming misses its target (`sigma_prog_us`) and how a device
+    drifts (`nu_mean`). The other definitions below are for a device whose conductance falls as a
+    power of time and which is read without noise. A law replaces those that differ.
 
     Attributes:
         read_noise: Whether a reading has noise of its own, with the standard deviation
             `read_sigma`.
-        keeps_sign: Whether `drifted` and `read` can be given conductances with a sign. If not, they
-            are given sizes, and the sign is put back afterwards.
-        compiled: Whether torch.compile can trace the functions, and `moment` gives them all that
-            they need of a time. The native engine's compiled passes serve such a law if its device
-            is a netted pair; every other one is programmed and read by plain PyTorch.
+        keeps_sign: Whether `drifted` and `read` accept conductances with a sign. If not, they get
+            absolute values, and the caller puts the sign back afterwards.
+        compiled: Whether torch.compile can trace the functions, and they need nothing of a time but
+            the result of `moment`. The native engine's compiled passes serve such a law if its
+            device is a netted pair. Every other law runs in plain PyTorch.
     """
 
     read_noise: ClassVar[bool] = False
@@ -54,12 +60,12 @@ class Law(ABC, Generic[D]):
     # --- programming ---
 
     def target_us(self, g_us: Tensor, pcm: D) -> Tensor:
-        """Return what is written if `g_us` is asked for; `g_us` itself on a device without grid."""
+        """Return the conductance that is written for a target; here the target itself."""
         return g_us
 
     @abstractmethod
     def sigma_prog_us(self, g_us: Tensor, pcm: D) -> Tensor:
-        """Return the standard deviation of the programmed conductance, microsiemens, `(*cells)`."""
+        """Return the standard deviation of programming, in microsiemens, shape (*cells)."""
 
     def programmed(self, g_us: Tensor, pcm: D, eps: Tensor) -> Tensor:
         """Return the conductance right after programming: target + sigma eps.
@@ -74,36 +80,37 @@ class Law(ABC, Generic[D]):
 
     @abstractmethod
     def nu_mean(self, g_us: Tensor, pcm: D) -> Tensor:
-        """Return the mean of the device's drift exponent, `(*cells)`.
+        """Return the mean of the device's drift exponent, shape (*cells).
 
-        If `drift_exponent` folds a Gaussian, this is the mean before it is folded. Where `drifted`
-        is no power law, the exponent is whatever number of a device `drifted` needs, such as a
-        rate.
+        If `drift_exponent` is the absolute value of a Gaussian, this is the mean of that Gaussian.
+        If `drifted` is not a power law, the exponent is the number of each device that `drifted`
+        needs, such as a rate.
         """
 
     def nu_sd(self, g_us: Tensor, pcm: D) -> Tensor:
-        """Return the standard deviation of the drift exponent, `(*cells)`; here 0."""
+        """Return the standard deviation of the drift exponent, shape (*cells); here 0."""
         return torch.zeros_like(g_us)
 
     def drift_exponent(self, g_us: Tensor, pcm: D, eps: Tensor) -> Tensor:
-        """Return each device's drift exponent, drawn once, when its target `g_us` is programmed.
+        """Return the drift exponent of each device.
 
-        Here it is the mean, for all devices of one target alike; see `spread_exponent`.
+        It is drawn once, when the target is programmed. Here it is the mean, the same for all
+        devices with one target. A law whose devices differ returns `spread_exponent`.
         """
         return self.nu_mean(g_us, pcm).expand_as(eps).clone()
 
     def spread_exponent(self, g_us: Tensor, pcm: D, eps: Tensor) -> Tensor:
-        """Return |mean + sd eps|, the exponent of a law whose devices differ."""
+        """Return |mean + sd eps|, for laws whose devices differ."""
         return (self.nu_mean(g_us, pcm) + self.nu_sd(g_us, pcm) * eps).abs_()
 
     def age(self, t_s: float, pcm: D) -> float:
-        """Return the base of the power law at `t_s`, here (t + t0) / t0."""
+        """Return the base of the power law, here (t + t0) / t0."""
         return (t_s + pcm.t0_s) / pcm.t0_s
 
     def moment(self, t_s: float, pcm: D) -> tuple[float, ...]:
-        """Return the numbers that `drifted`, `read_sigma` and `read` need of the time `t_s`.
+        """Return the numbers that `drifted`, `read_sigma` and `read` need of a time.
 
-        Here they are one, the logarithm of `age`.
+        Here it is one number, the logarithm of `age`.
         """
         return (_log(self.age(t_s, pcm)),)
 
@@ -111,31 +118,35 @@ class Law(ABC, Generic[D]):
         """Return the drifted conductance without read noise, here g age^-nu.
 
         Args:
-            g_prog_us: Programmed conductance, `(*chips, *cells)`.
+            g_prog_us: Programmed conductance in microsiemens, shape (*chips, *cells).
             nu: Drift exponents, of that shape or broadcastable to it.
-            moment: What `moment` returned.
+            moment: The result of the function `moment`.
             pcm: The device.
+
+        Returns:
+            Conductance in microsiemens, shape (*chips, *cells).
         """
         return (nu * -moment[0]).exp_().mul(g_prog_us)
 
     def mean_drift_factor(self, g_us: Tensor, moment: Numbers, pcm: D) -> Tensor:
-        """Return the drift factor of a device with the mean exponent of its target, `(*cells)`."""
+        """Return the drift factor at the mean exponent of each target, shape (*cells)."""
         return self.drifted(torch.ones_like(g_us), self.nu_mean(g_us, pcm), moment, pcm)
 
     def common_factor(self, t_s: float, pcm: D) -> float | None:
-        """Return the factor that undoes the drift of every device; None if devices differ."""
+        """Return the factor that undoes the drift of all devices; None if devices differ."""
         return None
 
     # --- reading ---
 
     def read_coefficient(self, g_prog_us: Tensor, pcm: D) -> Tensor:
-        """Return the part of `read_sigma` that does not grow with time, `(*cells)`; here 0."""
+        """Return the constant part of `read_sigma`, shape (*cells); here 0."""
         return torch.zeros_like(g_prog_us)
 
     def read_sigma(self, g_prog_us: Tensor, moment: Numbers, pcm: D) -> Tensor:
-        """Return the standard deviation of a reading as a share of the conductance, `(*cells)`.
+        """Return the relative standard deviation of a reading.
 
-        It is asked for only if `read_noise` is true.
+        It is a share of the drifted conductance, of shape (*cells). It is called only if
+        `read_noise` is true.
         """
         return self.read_coefficient(g_prog_us, pcm)
 
@@ -144,7 +155,17 @@ class Law(ABC, Generic[D]):
     ) -> Tensor:
         """Return the conductance as read: max(0, g + |g| sigma eps).
 
-        It is asked for only if `read_noise` is true.
+        It is called only if `read_noise` is true.
+
+        Args:
+            g_drift_us: Drifted conductance in microsiemens, shape (*chips, *cells).
+            g_prog_us: Programmed conductance in microsiemens, shape (*chips, *cells).
+            moment: The result of the function `moment`.
+            pcm: The device.
+            eps: Standard normal noise, of that shape or with further dimensions in front.
+
+        Returns:
+            Conductance in microsiemens, in the shape of eps.
         """
         sigma = self.read_sigma(g_prog_us, moment, pcm)
         return (g_drift_us + g_drift_us.abs() * sigma * eps).clamp_min_(0.0)
@@ -160,19 +181,21 @@ class Law(ABC, Generic[D]):
         eps: Tensor,
         eps_read: Tensor,
     ) -> Tensor:
-        """Return conductances with the noise of one mini-batch of hardware-aware training.
+        """Return conductances with the training noise of one mini-batch.
 
         Args:
-            g_us: Sizes of the clean weights as conductances, `(*cells)`.
+            g_us: Absolute values of the clean weights as conductances in microsiemens, shape
+                (*cells).
             pcm: The device.
-            recipe: Its `noise_type` is "programming", or "pcm" for a reading on top.
+            recipe: The recipe. Its `noise_type` is "programming", or "pcm" for the noise of a
+                reading in addition.
             scale: Factor on every standard deviation.
-            eps: N(0, 1) for the programming noise, `(*cells)`.
-            eps_read: N(0, 1) for the reading, `(*cells)`.
+            eps: Standard normal noise for programming, shape (*cells).
+            eps_read: Standard normal noise for the reading, shape (*cells).
 
         Returns:
-            Conductances, `(*cells)`. A negative one stands for its size: the caller keeps the
-            weight's sign.
+            Conductances in microsiemens, shape (*cells). The caller uses their absolute values and
+            keeps the sign of the weight.
         """
         g = g_us + self.sigma_prog_us(g_us, pcm) * eps * scale
         if recipe.noise_type == "pcm" and self.read_noise:

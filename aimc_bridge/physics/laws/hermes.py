@@ -1,4 +1,4 @@
-"""PCM of the HERMES chip: exponents and read noise in two pieces of x = g / g_max."""
+"""The law of PCM of the HERMES chip."""
 
 from __future__ import annotations
 
@@ -11,17 +11,23 @@ from aimc_bridge.spec import HermesSpec
 
 
 class HermesLaw(StatisticalLaw[HermesSpec]):
-    """The law "hermes". Source: legallo2023, aihwkit HermesNoiseModel."""
+    """The law "hermes": exponents and read noise in two pieces of g / g_max.
+
+    Source: legallo2023, aihwkit HermesNoiseModel.
+    """
 
     def nu_mean(self, g_us: Tensor, pcm: HermesSpec) -> Tensor:
+        """Return two pieces of x = g / g_max."""
         x = relative(g_us, pcm)
         return two_pieces(x, pcm.nu_mean_break, pcm.nu_mean_low, pcm.nu_mean_high)
 
     def nu_sd(self, g_us: Tensor, pcm: HermesSpec) -> Tensor:
+        """Return two pieces of x = g / g_max."""
         x = relative(g_us, pcm)
         return two_pieces(x, pcm.nu_sd_break, pcm.nu_sd_low, pcm.nu_sd_high)
 
     def read_coefficient(self, g_prog_us: Tensor, pcm: HermesSpec) -> Tensor:
+        """Return two pieces of x = g_prog / g_max."""
         x = relative(g_prog_us, pcm)
         return two_pieces(x, pcm.read_break, pcm.read_low, pcm.read_high)
 

@@ -1,4 +1,4 @@
-"""A device that holds its target exactly, for ever."""
+"""The law of a device that keeps its target exactly and for ever."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from aimc_bridge.spec import IdealSpec
 
 
 class IdealLaw(Law[IdealSpec]):
-    """The law "ideal"."""
+    """The law "ideal": no programming noise, no drift, no read noise."""
 
     keeps_sign: ClassVar[bool] = True
 
     def sigma_prog_us(self, g_us: Tensor, pcm: IdealSpec) -> Tensor:
+        """Return 0."""
         return torch.zeros_like(g_us)
 
     def programmed(self, g_us: Tensor, pcm: IdealSpec, eps: Tensor) -> Tensor:
+        """Return the target, the same for all chips."""
         return g_us.expand_as(eps).clone()
 
     def nu_mean(self, g_us: Tensor, pcm: IdealSpec) -> Tensor:
+        """Return 0."""
         return torch.zeros_like(g_us)
 
 

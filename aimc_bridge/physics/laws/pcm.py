@@ -1,4 +1,4 @@
-"""PCM after Nandakumar et al. 2019, as in rasch2023: polynomial sigma, clamped logarithms."""
+"""The law of PCM after Nandakumar et al. 2019, as in rasch2023."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ P = TypeVar("P", bound=PcmSpec)
 
 
 class PcmLaw(StatisticalLaw[P]):
-    """The law "pcm". Source: rasch2023 SI, nandakumar2019, aihwkit PCMLikeNoiseModel."""
+    """The law "pcm": a polynomial sigma, and clamped logarithms for the exponent.
+
+    Source: rasch2023 SI, nandakumar2019, aihwkit PCMLikeNoiseModel.
+    """
 
     def nu_mean(self, g_us: Tensor, pcm: P) -> Tensor:
+        """Return clamp(slope ln x + intercept, lowest, highest), x = g / g_max."""
         return clamped_log(relative(g_us, pcm), pcm.nu_mean)
 
     def nu_sd(self, g_us: Tensor, pcm: P) -> Tensor:
+        """Return clamp(slope ln x + intercept, lowest, highest), x = g / g_max."""
         return clamped_log(relative(g_us, pcm), pcm.nu_sd)
 
     def read_coefficient(self, g_prog_us: Tensor, pcm: P) -> Tensor:

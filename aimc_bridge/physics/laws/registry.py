@@ -1,4 +1,4 @@
-"""The table of device laws, by the name that a device's spec gives."""
+"""The table of device laws, by the names that the specs of devices give them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _LAWS: dict[str, Law[Any]] = {}
 def register(spec: type[D], law: Law[D]) -> None:
     """Register the law of a kind of device, under the name that its spec gives.
 
+    Other processes, such as the workers of a sweep, find the law only if the module that defines
+    the two classes also registers it.
+
     Args:
         spec: The class of the device's data, with `law: ClassVar[str] = "a name of its own"`.
-        law: What such a device does. A class that is defined again under the same name, as a
-            notebook cell that is run twice does, replaces the law of the first run.
-
-    Other processes (a sweep's workers) find the law if the module that defines the two classes
-    registers it too.
+        law: An object of the law's class. If a class of the same name and module is registered
+            again, as by a notebook cell that is run twice, it replaces the earlier one.
 
     Raises:
-        UsageError: If `spec` is no device class or names no law, `law` is no `Law` object, or the
-            name belongs to another law.
+        UsageError: If `spec` is not a device class or names no law, if `law` is not a `Law` object,
+            or if the name belongs to another law.
     """
     if not (isinstance(spec, type) and issubclass(spec, DeviceSpec)):
         raise UsageError(f"spec is {spec!r}; allowed: a subclass of DeviceSpec")
@@ -53,9 +53,12 @@ def law_of(pcm: object) -> Law[Any]:
     Args:
         pcm: The device, `preset.pcm`.
 
+    Returns:
+        The law that is registered under the name in `pcm.law`.
+
     Raises:
-        UsageError: If `pcm` is no device (such as the preset that has one), or its law is not
-            registered.
+        UsageError: If `pcm` is not a device (but the preset that has one, say), or if its law is
+            not registered.
     """
     if not isinstance(pcm, DeviceSpec):
         raise UsageError(
@@ -76,4 +79,5 @@ def names() -> list[str]:
 
 
 def _home(law: Law[Any]) -> tuple[str, str]:
+    """Return the module and the name of a law's class."""
     return type(law).__module__, type(law).__qualname__

@@ -1,4 +1,4 @@
-"""PCM in cells that hold a signed weight each: what lies between a scalar drift and pairs."""
+"""The law of PCM with one cell per weight, which holds the sign."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ from aimc_bridge.spec import SignedPcmSpec
 
 
 class SignedPcmLaw(PcmLaw[SignedPcmSpec]):
-    """The law "signed pcm": targets on a grid, noise of |w| on the signed weight, no clip at 0."""
+    """The law "signed pcm", which lies between a scalar drift and pairs of devices.
+
+    Targets are on a grid, the programming noise of |w| is added to the signed weight, and nothing
+    is clipped at 0 after programming.
+    """
 
     def target_us(self, g_us: Tensor, pcm: SignedPcmSpec) -> Tensor:
+        """Return the target on the grid of `weight_bits`."""
         return on_grid(g_us, pcm, pcm.weight_bits)
 
 

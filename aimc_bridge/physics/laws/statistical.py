@@ -1,4 +1,7 @@
-"""What PCM devices with a spread have in common: a drawn exponent and 1/f read noise."""
+"""The common part of the laws of PCM.
+
+It has a random drift exponent per device and 1/f read noise.
+"""
 
 from __future__ import annotations
 
@@ -17,35 +20,50 @@ S = TypeVar("S", bound=StatisticalSpec)
 
 
 def time_factor(t_s: float, pcm: StatisticalSpec) -> float:
-    """Return sqrt(ln((t + t0 + t_read) / (2 t_read))), the growth of 1/f noise with time."""
+    """Return the growth of 1/f noise with time.
+
+    Args:
+        t_s: Seconds after programming.
+        pcm: The device.
+
+    Returns:
+        sqrt(ln((t + t0 + t_read) / (2 t_read))).
+
+    Source: rasch2023 SI.
+    """
     return math.sqrt(math.log((t_s + pcm.t0_s + pcm.t_read_s) / (2 * pcm.t_read_s)))
 
 
 class StatisticalLaw(Law[S]):
-    """The law of a `StatisticalSpec`; a subclass says mean and spread of the exponent, and Q.
+    """The common part of the laws of a `StatisticalSpec`.
 
-    Programming noise is a polynomial of g / g_max, the exponent |mean + sd eps|, the read noise
-    Q(g_prog) times `time_factor`; each has the spec's factor for what-ifs.
+    The programming noise is a polynomial of g / g_max, the exponent is |mean + sd eps|, and the
+    read noise is Q(g_prog) times `time_factor`. The spec has a factor on each for what-ifs. A
+    subclass defines `nu_mean`, `nu_sd` and, for Q, `read_coefficient`.
     """
 
     read_noise: ClassVar[bool] = True
     compiled: ClassVar[bool] = True
 
     def sigma_prog_us(self, g_us: Tensor, pcm: S) -> Tensor:
+        """Return prog_noise_scale sum c_k x^k, x = |g| / g_max."""
         return polynomial(relative(g_us, pcm), pcm.prog_coeff_us).mul_(pcm.prog_noise_scale)
 
     def drift_exponent(self, g_us: Tensor, pcm: S, eps: Tensor) -> Tensor:
+        """Return drift_scale |mean + sd eps|."""
         return self.spread_exponent(g_us, pcm, eps).mul_(pcm.drift_scale)
 
     def moment(self, t_s: float, pcm: S) -> tuple[float, ...]:
-        """Return (logarithm of the age, growth of the read noise)."""
+        """Return the logarithm of the age, and `time_factor` times read_noise_scale."""
         return (*super().moment(t_s, pcm), time_factor(t_s, pcm) * pcm.read_noise_scale)
 
     def mean_drift_factor(self, g_us: Tensor, moment: Numbers, pcm: S) -> Tensor:
+        """Return age^-nu with nu = drift_scale mean."""
         nu = self.nu_mean(g_us, pcm) * pcm.drift_scale
         return self.drifted(torch.ones_like(g_us), nu, moment, pcm)
 
     def read_sigma(self, g_prog_us: Tensor, moment: Numbers, pcm: S) -> Tensor:
+        """Return read_noise_scale Q(g_prog) times `time_factor`."""
         return self.read_coefficient(g_prog_us, pcm).mul_(moment[1])
 
     def injected(
@@ -57,7 +75,10 @@ class StatisticalLaw(Law[S]):
         eps: Tensor,
         eps_read: Tensor,
     ) -> Tensor:
-        """As `Law.injected`; a recipe's time counts from the start of a reading, t0 included.
+        """Return conductances with the noise of one mini-batch, as `Law.injected`.
+
+        The time of the recipe includes t0, so that the read noise grows as
+        sqrt(ln((t + t_read) / (2 t_read))).
 
         Raises:
             SpecError: If the recipe reads sooner than a reading of the device takes.
