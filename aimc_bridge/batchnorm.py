@@ -42,8 +42,8 @@ class _Moments:
     def see(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].detach().double()
         x = x.transpose(0, 1).flatten(1) if x.ndim > 2 else x.T
-        both = torch.stack([x.sum(1), x.square().sum(1)])
-        self.sums = both if self.sums is None else self.sums + both
+        sums = torch.stack([x.sum(1), x.square().sum(1)])
+        self.sums = sums if self.sums is None else self.sums + sums
         self.count += x.shape[1]
 
     def statistics(self, name: str, norm: _BatchNorm) -> _Statistics | None:
@@ -57,12 +57,12 @@ class _Moments:
         mean = self.sums[0] / self.count
         spread = (self.sums[1] / self.count - mean.square()).clamp_min(0.0)
         variance = spread * (self.count / max(1, self.count - 1))
-        found = _Statistics(mean.to(norm.running_mean), variance.to(norm.running_var))
-        if not all(bool(one.isfinite().all()) for one in found):
+        statistics = _Statistics(mean.to(norm.running_mean), variance.to(norm.running_var))
+        if not all(bool(values.isfinite().all()) for values in statistics):
             raise CalibrationError(
                 f"the data of reestimate_batchnorm give NaN or infinite statistics at {name!r}"
             )
-        return found
+        return statistics
 
 
 @torch.no_grad()
@@ -91,9 +91,11 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
             f"{type(model).__name__} has no batch normalisation with running statistics; there is "
             "nothing to re-estimate"
         )
-    kept = [(norm, norm.momentum, norm.num_batches_tracked, _Statistics.of(norm)) for norm in norms]
-    found = {norm: _Moments() for norm in norms}
-    hooks = [norm.register_forward_pre_hook(found[norm].see) for norm in norms]
+    saved = [
+        (norm, norm.momentum, norm.num_batches_tracked, _Statistics.of(norm)) for norm in norms
+    ]
+    moments = {norm: _Moments() for norm in norms}
+    hooks = [norm.register_forward_pre_hook(moments[norm].see) for norm in norms]
     device = next(model.parameters()).device
     count = 0
     with modes_kept(model):
@@ -108,13 +110,13 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
         finally:
             for hook in hooks:
                 hook.remove()
-            for norm, momentum, tracked, before in kept:
+            for norm, momentum, tracked, before in saved:
                 norm.momentum, norm.num_batches_tracked = momentum, tracked
                 before.put(norm)  # 0 times NaN is NaN
     if count == 0:
         raise CalibrationError("reestimate_batchnorm got no batches; pass at least one")
-    new = {norm: found[norm].statistics(name, norm) for norm, name in norms.items()}
-    for norm, statistics in new.items():
+    measured = {norm: moments[norm].statistics(name, norm) for norm, name in norms.items()}
+    for norm, statistics in measured.items():
         if statistics is not None:  # else never reached: what it had stands
             statistics.put(norm)
-    return sum(statistics is not None for statistics in new.values())
+    return sum(statistics is not None for statistics in measured.values())

@@ -42,8 +42,8 @@ class _Statistic:
         if x.numel() == 0:
             return
         if self.out_percentile is not None and self.matrix.preset.crossbar.adc_bits is not None:
-            size = _percentile(outputs().detach(), self.out_percentile)
-            self.largest.setdefault((row, column), []).append(size)
+            largest = _percentile(outputs().detach(), self.out_percentile)
+            self.largest.setdefault((row, column), []).append(largest)
         if column > 0 and self.matrix.grid.groups == 1:
             return  # the column tiles of a row see the same inputs
         if not bool(torch.isfinite(x).all()):
@@ -60,12 +60,12 @@ class _Statistic:
             value = x.abs().max()
         self.values.setdefault((row, column), []).append(value)
 
-    def _range(self, seen: list[Tensor]) -> Tensor:
+    def _range(self, values: list[Tensor]) -> Tensor:
         if self.method == "max":
-            return torch.stack(seen).max()
+            return torch.stack(values).max()
         if self.method == "percentile":
-            return torch.stack(seen).mean()
-        count, total, squares = torch.stack(seen).sum(0)
+            return torch.stack(values).mean()
+        count, total, squares = torch.stack(values).sum(0)
         variance: Tensor = squares / count - (total / count) ** 2
         return variance.clamp_min(0.0).sqrt() * self.sd
 
@@ -88,8 +88,8 @@ class _Statistic:
         """The largest input over the percentile, of the tile where that is most; 0 where inputs
         are all alike or mostly zero, or the method is another."""
         ratios = [0.0]
-        for tile, seen in self.usual.items():
-            usual = float(torch.stack(seen).mean())
+        for tile, percentiles in self.usual.items():
+            usual = float(torch.stack(percentiles).mean())
             if usual > 0:
                 ratios.append(float(self._range(self.values[tile])) / usual)
         return max(ratios)
@@ -98,8 +98,8 @@ class _Statistic:
         """The ranges from which on the ADC holds the outputs that it is to hold: an output is
         counted in units of its range. The column tiles of a row share the largest."""
         needed = torch.zeros_like(like)
-        for (row, column), seen in self.largest.items():
-            largest = float(torch.stack(seen).mean())
+        for (row, column), sizes in self.largest.items():
+            largest = float(torch.stack(sizes).mean())
             needed[row, column] = largest / self.matrix.preset.crossbar.out_bound
         if self.matrix.grid.groups == 1:
             needed = needed.amax(1, keepdim=True).expand_as(needed)
@@ -107,10 +107,10 @@ class _Statistic:
 
 
 def _percentile(values: Tensor, percentile: float) -> Tensor:
-    size = values.abs().flatten()
-    size = size[:: _step(size.numel())]
-    rank = max(1, round(percentile / 100 * size.numel()))
-    return size.kthvalue(rank).values
+    sizes = values.abs().flatten()
+    sizes = sizes[:: _step(sizes.numel())]
+    rank = max(1, round(percentile / 100 * sizes.numel()))
+    return sizes.kthvalue(rank).values
 
 
 def _step(numel: int) -> int:

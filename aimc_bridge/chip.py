@@ -44,13 +44,13 @@ def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
 def integer(name: str, value: SupportsIndex, least: int | None = None) -> int:
     """An integer of Python's, numpy's or any other kind; UsageError for anything else."""
     try:
-        found = None if isinstance(value, bool) else operator.index(value)
+        number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
-        found = None
-    if found is None or (least is not None and found < least):
-        more = "" if least is None else f" >= {least}"
-        raise UsageError(f"{name}={value!r}; allowed: an integer{more}")
-    return found
+        number = None
+    if number is None or (least is not None and number < least):
+        bound = "" if least is None else f" >= {least}"
+        raise UsageError(f"{name}={value!r}; allowed: an integer{bound}")
+    return number
 
 
 def check_draw_on(model: nn.Module, draw_on: str) -> None:
@@ -88,10 +88,10 @@ def restore(model: nn.Module) -> None:
     record.chip = None
 
 
-def _chip(model: nn.Module, what: str) -> ProgrammedChip:
+def _chip(model: nn.Module, caller: str) -> ProgrammedChip:
     chip = record_of(model).chip
     if chip is None:
-        raise StateError(f"{what}: no chip is programmed; call program(model, seed) first")
+        raise StateError(f"{caller}: no chip is programmed; call program(model, seed) first")
     return chip
 
 
@@ -119,8 +119,8 @@ def fingerprint(model: nn.Module, matrices: dict[str, Matrix], *also: object) ->
         add("bias", matrix.bias())
     for name, value in sorted(digital_state(model, matrices).items()):
         add(name, value)
-    for one in also:
-        add("", one) if isinstance(one, Tensor) else add(repr(one))
+    for extra in also:
+        add("", extra) if isinstance(extra, Tensor) else add(repr(extra))
     return digest.hexdigest()
 
 
@@ -187,8 +187,8 @@ def load_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
     try:
         for name, matrix in matrices.items():
             matrix.load_chip_state(states[name])
-            if (found := ranges[name]) is not None:
-                matrix.set_input_ranges(found)
+            if (saved := ranges[name]) is not None:
+                matrix.set_input_ranges(saved)
     except CheckpointError:
         restore(model)
         raise

@@ -76,8 +76,8 @@ def convert(
     overrides = dict(overrides or {})
     _check_arguments(model, preset, overrides)
     _check_patterns(model, [*exclude, *overrides])
-    chosen = find_engine(engine)
-    walk = Walk(chosen, preset, exclude, overrides, model, _custom(handlers))
+    engine_used = find_engine(engine)
+    walk = Walk(engine_used, preset, exclude, overrides, model, _custom(handlers))
     converted = walk.run(_copied(model))
     if strict and walk.unserved:
         raise ConversionError(
@@ -94,7 +94,7 @@ def convert(
     walk.check_use()
     layers.disable_fast_paths(converted)
     attach(converted, Record(engine, preset, overrides, walk.layers))
-    chosen.finish(converted)
+    engine_used.finish(converted)
     tiles = {name: matrix.grid.tiles for name, matrix in matrices_of(converted).items()}
     for layer in walk.layers:
         if layer.where == "analog":
@@ -125,27 +125,27 @@ def copy_trained(source: nn.Module, target: nn.Module) -> None:
 
     Raises:  ConversionError where the two do not have the same layers.
     """
-    ours, theirs = matrices_of(source), matrices_of(target)
-    if set(ours) != set(theirs):
-        only = sorted(set(ours) ^ set(theirs))
+    sources, targets = matrices_of(source), matrices_of(target)
+    if set(sources) != set(targets):
+        only = sorted(set(sources) ^ set(targets))
         raise ConversionError(f"not the same analog layers: {', '.join(only[:6])} on one side only")
-    for name, matrix in ours.items():
-        learned, other_matrix = matrix.learned_scale(), theirs[name]
+    for name, matrix in sources.items():
+        learned, target_matrix = matrix.learned_scale(), targets[name]
         scale = None
-        if matrix.grid == other_matrix.grid:
+        if matrix.grid == target_matrix.grid:
             scale = matrix.column_scale() * learned
         weight = matrix.clean_weight() * matrix.grid.expand_columns(learned)
-        other_matrix.set_clean_weight(weight, scale)
-        bias, other = matrix.bias(), theirs[name].bias()
-        if (bias is None) != (other is None):
+        target_matrix.set_clean_weight(weight, scale)
+        bias, target_bias = matrix.bias(), target_matrix.bias()
+        if (bias is None) != (target_bias is None):
             raise ConversionError(f"layer {name!r} has a bias on one side only")
-        if bias is not None and other is not None:
-            other.copy_(bias)
+        if bias is not None and target_bias is not None:
+            target_bias.copy_(bias)
         ranges = matrix.input_ranges()
         if ranges is not None:
-            theirs[name].set_input_ranges(ranges)
-    digital = digital_state(source, set(ours))
-    for key, value in digital_state(target, set(theirs)).items():
+            target_matrix.set_input_ranges(ranges)
+    digital = digital_state(source, set(sources))
+    for key, value in digital_state(target, set(targets)).items():
         if key not in digital or digital[key].shape != value.shape:
             raise ConversionError(f"digital parameter {key!r} is not on both sides")
         value.copy_(digital[key])
@@ -170,10 +170,10 @@ def _custom(
 def _check_arguments(model: nn.Module, preset: Preset, overrides: Mapping[str, Preset]) -> None:
     if not isinstance(model, nn.Module):
         raise UsageError(f"model is a {type(model).__name__}; allowed: a torch.nn.Module")
-    for given in (preset, *overrides.values()):
-        if not isinstance(given, Preset):
+    for value in (preset, *overrides.values()):
+        if not isinstance(value, Preset):
             raise UsageError(
-                f"preset is {given!r}; allowed: a Preset, such as presets.get('rasch2023')"
+                f"preset is {value!r}; allowed: a Preset, such as presets.get('rasch2023')"
             )
     if any(is_converted(module) for module in model.modules()):
         raise ConversionError("this model is converted already; convert the digital model instead")

@@ -81,17 +81,17 @@ class MakeLinear:
 
     def _around(self, weight: Tensor, bias: Tensor | None) -> nn.Linear:
         """A digital layer around a weight and a bias."""
-        for what, tensor, dims in (("weight", weight, 2), ("bias", bias, 1)):
-            if tensor is None and what == "bias":
+        for name, tensor, dims in (("weight", weight, 2), ("bias", bias, 1)):
+            if tensor is None and name == "bias":
                 continue
             if not isinstance(tensor, Tensor):
                 raise UsageError(
-                    f"make_linear: {what} is a {type(tensor).__name__}; allowed: a weight "
+                    f"make_linear: {name} is a {type(tensor).__name__}; allowed: a weight "
                     "[out, in] with a bias [out] or None, or a whole nn.Linear"
                 )
             if tensor.ndim != dims or 0 in tensor.shape:
                 raise ShapeError(
-                    f"make_linear: {what} {tuple(tensor.shape)}; allowed: a weight [out, in] and a "
+                    f"make_linear: {name} {tuple(tensor.shape)}; allowed: a weight [out, in] and a "
                     "bias [out]"
                 )
         if bias is not None and bias.shape[0] != weight.shape[0]:
@@ -158,32 +158,32 @@ class Handled:
         """
         before = set(module.modules())
         self.given = sum(parameter.numel() for parameter in module.parameters())
-        said = f"handler {handler.name} of {where}"
+        origin = f"handler {handler.name} of {where}"
         try:
             with torch.inference_mode(False), torch.enable_grad():
                 result = handler.function(module, make)
         except AimcError as problem:  # of make_linear, which does not know the layer
-            raise type(problem)(f"{said}: {problem}") from problem
+            raise type(problem)(f"{origin}: {problem}") from problem
         if not isinstance(result, nn.Module):
             raise ConversionError(
-                f"{said} returned a {type(result).__name__}; allowed: a torch.nn.Module whose "
+                f"{origin} returned a {type(result).__name__}; allowed: a torch.nn.Module whose "
                 "layers are made by make_linear"
             )
-        held = set(result.modules())
-        lost = [layer for layer in make.made if layer not in held]
+        modules = set(result.modules())
+        lost = [layer for layer in make.made if layer not in modules]
         if lost:
             raise ConversionError(
-                f"{said} made {len(make.made)} analog layers, of which {len(lost)} are not in the "
-                f"module tree of the {type(result).__name__} it returned; keep each as an "
+                f"{origin} made {len(make.made)} analog layers, of which {len(lost)} are not in "
+                f"the module tree of the {type(result).__name__} it returned; keep each as an "
                 "attribute of a module, or in an nn.ModuleList"
             )
         if not make.made and not make.left:
             raise ConversionError(
-                f"{said} returned a {type(result).__name__} without an analog layer; make its "
+                f"{origin} returned a {type(result).__name__} without an analog layer; make its "
                 "layers with make_linear, or exclude it"
             )
         self.module = result
-        self.gone = before - held
+        self.gone = before - modules
         matrices = make.engine.matrices(result)
         self.analog = sum(
             matrix.grid.out_features * matrix.grid.in_features

@@ -85,14 +85,15 @@ def healthy(sections: Sections) -> bool:
 def versions() -> Iterator[Finding]:
     """The packages that matter; torchvision must be the one built for this torch."""
     yield Finding("python", True, platform.python_version())
-    found = {name: _version(name) for name in PACKAGES}
-    wanted = TORCHVISION.get(_minor(found["torch"]))
-    for name, number in found.items():
+    installed = {name: _version(name) for name in PACKAGES}
+    required = TORCHVISION.get(_minor(installed["torch"]))
+    for name, number in installed.items():
         if number is None:
             yield Finding(name, False, f'not installed; run: pip install "{name}"')
-        elif name == "torchvision" and wanted is not None and _minor(number) != wanted:
+        elif name == "torchvision" and required is not None and _minor(number) != required:
             note = (
-                f'torch {found["torch"]} needs {wanted}; run: pip install "torchvision=={wanted}.*"'
+                f"torch {installed['torch']} needs {required}; run: "
+                f'pip install "torchvision=={required}.*"'
             )
             yield Finding(name, False, f"{number}: {note}")
         else:

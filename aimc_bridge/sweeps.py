@@ -85,8 +85,8 @@ def sweep(
     path = None if resume is None else Path(resume)
     rows = [] if path is None else _read(path, mark, seed)
     done = {(chip, t_s) for chip, _, t_s, _, _ in rows}
-    left = {chip: [t for t in t_inference if (chip, t) not in done] for chip in range(chips)}
-    todo = {chip: missing for chip, missing in left.items() if missing}
+    missing = {chip: [t for t in t_inference if (chip, t) not in done] for chip in range(chips)}
+    todo = {chip: t_missing for chip, t_missing in missing.items() if t_missing}
     try:
         with ProgressBar("chips", chips, chips - len(todo), show=progress) as bar:
             for result in _results(model, evaluate, todo, seed, draw_on, executor, workers):
@@ -191,7 +191,7 @@ def _read(path: Path, mark: str, seed: int) -> list[Row]:
     """Rows of a resume file; all chips in it are whole, each at every time it was asked at."""
     if not path.exists():
         return []
-    other = DataError(
+    other_sweep = DataError(
         f"{path}: rows of another sweep (model, input ranges, preset, seed, draw_on or columns "
         "differ); give resume= a new file"
     )
@@ -202,12 +202,12 @@ def _read(path: Path, mark: str, seed: int) -> list[Row]:
         with path.open(newline="", encoding="utf-8") as file:
             header, *lines = list(csv.reader(file, strict=True))
         if header != [*COLUMNS, "model"]:
-            raise other
+            raise other_sweep
         for chip, chip_seed, t_s, metric, value, model in lines:
             rows.append((int(chip), int(chip_seed), float(t_s), metric, float(value or "nan")))
             metrics.setdefault((int(chip), float(t_s)), set()).add(metric)
             if model != mark or int(chip_seed) != int(chip) + seed:
-                raise other
+                raise other_sweep
     except DataError:
         raise
     except (ValueError, OSError, csv.Error) as cause:

@@ -57,12 +57,12 @@ class Walk:
             self.aliases.setdefault(id(module), []).append(name)
 
     def run(self, model: nn.Module) -> nn.Module:
-        for where, held in aliases.unregistered(model):
-            for part in held.modules():
+        for place, hidden in aliases.unregistered(model):
+            for part in hidden.modules():
                 matrix = any(p.ndim >= 2 for p in part.parameters(recurse=False))
                 if matrix and not isinstance(part, _EMBEDDINGS):
                     self.unserved.append(
-                        f"{where} (a {type(part).__name__} that is not in the module tree)"
+                        f"{place} (a {type(part).__name__} that is not in the module tree)"
                     )
         result = self._visit("", model)
         aliases.redirect(result, self.replaced)
@@ -128,19 +128,19 @@ class Walk:
 
     def _preset_of(self, name: str) -> Preset:
         for pattern, preset in self.overrides.items():
-            if self._meant(name, pattern):
+            if self._matched(name, pattern):
                 self.used.add(pattern)
                 return preset
         return self.preset
 
     def _exclusion(self, name: str) -> str | None:
         """The pattern that excludes a module, or None."""
-        pattern = next((p for p in self.exclude if self._meant(name, p)), None)
+        pattern = next((p for p in self.exclude if self._matched(name, p)), None)
         if pattern is not None:
             self.used.add(pattern)
         return pattern
 
-    def _meant(self, name: str, pattern: str) -> bool:
+    def _matched(self, name: str, pattern: str) -> bool:
         return any(matches(alias, pattern) for alias in self.aliases[id(self.given[name])])
 
     def _handle(self, name: str, module: nn.Module, analog: nn.Module) -> nn.Module:
@@ -188,7 +188,7 @@ class Walk:
                 None,
                 [
                     self._tied(name),
-                    self._said_of(presets),
+                    self._preset_note(presets),
                     f"handler {handler.name}",
                     f"{', '.join(unserved)} digital" if unserved else "",
                     f"{total} parameters of {handled.given}" if total != handled.given else "",
@@ -200,7 +200,7 @@ class Walk:
             self.replaced[module] = handled.module
         return handled.module
 
-    def _said_of(self, presets: dict[str, Preset]) -> str:
+    def _preset_note(self, presets: dict[str, Preset]) -> str:
         """What coverage says of the presets of a layer's parts."""
         others = {part: preset for part, preset in presets.items() if preset is not self.preset}
         if others and len(others) == len(presets) and len(set(others.values())) == 1:
@@ -209,29 +209,29 @@ class Walk:
 
     def _tied(self, name: str) -> str:
         """What becomes of weights that this layer shared with others; "" where it shared none."""
-        mine = set(self.given[name].modules())
+        modules = set(self.given[name].modules())
         shared = {
             full: isinstance(owner, _EMBEDDINGS)
             for parameter in self.given[name].parameters()
             for full, owner in self.owners[id(parameter)]
-            if owner not in mine
+            if owner not in modules
         }
         embeddings = [full for full, is_embedding in shared.items() if is_embedding]
         others = [full for full, is_embedding in shared.items() if not is_embedding]
         reasons = []
         if embeddings:
-            kept = "keeps a digital copy of its own"
-            reasons.append(f"was tied to {', '.join(embeddings)}, which {kept}")
+            names = ", ".join(embeddings)
+            reasons.append(f"was tied to {names}, which keeps a digital copy of its own")
         if others:
             reasons.append(f"was tied to {', '.join(others)}: from now on each has its own copy")
         return "; ".join(reasons)
 
     def _leave_all(self, name: str, module: nn.Module, reason: str) -> None:
         for key, inner in module.named_modules():
-            own = list(inner.parameters(recurse=False))
-            if own:
+            parameters = list(inner.parameters(recurse=False))
+            if parameters:
                 full = ".".join(filter(None, [name, key]))
-                count = sum(p.numel() for p in own)
+                count = sum(p.numel() for p in parameters)
                 self.layers.append(
                     LayerRecord(full, type(inner).__name__, count, "digital", 0, reason)
                 )

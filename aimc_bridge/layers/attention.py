@@ -159,13 +159,14 @@ class AnalogMultiheadAttention(nn.Module):
         batch, targets, sources = q.shape[0], q.shape[1], k.shape[1]
         masks = []
         if attn_mask is not None:
-            each = (batch * self.num_heads, targets, sources)
-            if tuple(attn_mask.shape) not in (each, each[1:]):
+            per_head = (batch * self.num_heads, targets, sources)
+            if tuple(attn_mask.shape) not in (per_head, per_head[1:]):
                 raise ShapeError(
-                    f"attn_mask {tuple(attn_mask.shape)}; allowed: {each[1:]} or {each}"
+                    f"attn_mask {tuple(attn_mask.shape)}; allowed: {per_head[1:]} or {per_head}"
                 )
-            split = (batch, self.num_heads, *each[1:]) if attn_mask.ndim == 3 else each[1:]
-            masks.append(_additive("attn_mask", attn_mask, q.dtype).reshape(split))
+            by_head = (batch, self.num_heads, targets, sources)
+            shape = by_head if attn_mask.ndim == 3 else per_head[1:]
+            masks.append(_additive("attn_mask", attn_mask, q.dtype).reshape(shape))
         if key_padding_mask is not None:
             if tuple(key_padding_mask.shape) != (batch, sources):
                 raise ShapeError(

@@ -26,18 +26,18 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu
 
 def _lstm(gates: Tensor, c: Tensor) -> State:
     """New (h, c) from the sum of both products, `[..., 4 hidden]`; gates in order i, f, g, o."""
-    both, g, o = gates.split((2 * c.shape[-1], c.shape[-1], c.shape[-1]), dim=-1)
-    i, f = torch.sigmoid(both).chunk(2, dim=-1)
+    i_and_f, g, o = gates.split((2 * c.shape[-1], c.shape[-1], c.shape[-1]), dim=-1)
+    i, f = torch.sigmoid(i_and_f).chunk(2, dim=-1)
     c = torch.addcmul(f * c, i, torch.tanh(g))
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
-def _gru(given: Tensor, recurrent: Tensor, h: Tensor) -> Tensor:
+def _gru(inputs: Tensor, recurrent: Tensor, h: Tensor) -> Tensor:
     """New h from both products, `[..., 3 hidden]` each; gates in order r, z, n.
 
     They stay apart: r acts on the recurrent half of n, its bias included.
     """
-    r_x, z_x, n_x = given.chunk(3, dim=-1)
+    r_x, z_x, n_x = inputs.chunk(3, dim=-1)
     r_h, z_h, n_h = recurrent.chunk(3, dim=-1)
     z = torch.sigmoid(z_x + z_h)
     n = torch.tanh(n_x + torch.sigmoid(r_x + r_h) * n_h)
@@ -71,8 +71,8 @@ class _Recurrent(nn.Module, ABC):
                     self.add_module(name, make_linear(getattr(module, f"weight_{name}"), bias))
 
     @abstractmethod
-    def _step(self, given: Tensor, state: State, name: str) -> State:
-        """One time step of the layer and direction `name`; `given` is its input product."""
+    def _step(self, inputs: Tensor, state: State, name: str) -> State:
+        """One time step of the layer and direction `name`; `inputs` is its input product."""
 
     def flatten_parameters(self) -> None:
         """Nothing to do: there is no cuDNN buffer. User code calls it."""
@@ -123,10 +123,10 @@ class _Recurrent(nn.Module, ABC):
         count = self.num_layers * len(self._suffixes)
         if hx is None:
             return tuple(data.new_zeros(count, batch, width) for width in self._widths)
-        for name, given, width in zip("hc", hx, self._widths, strict=False):
+        for name, initial, width in zip("hc", hx, self._widths, strict=False):
             allowed = (count, batch, width) if batched else (count, width)
-            if tuple(given.shape) != allowed:
-                raise ShapeError(f"initial {name} {tuple(given.shape)}; allowed: {allowed}")
+            if tuple(initial.shape) != allowed:
+                raise ShapeError(f"initial {name} {tuple(initial.shape)}; allowed: {allowed}")
         return tuple(hx) if batched else tuple(s.unsqueeze(1) for s in hx)
 
     def _layers(self, data: Tensor, sizes: Sequence[int], start: State) -> tuple[Tensor, State]:
@@ -152,7 +152,7 @@ class _Recurrent(nn.Module, ABC):
         Sequences are sorted by length, longest first. Forward, a step drops those that have ended;
         backward, it takes up those that begin: no product is spent on padding.
         """
-        given = self.get_submodule(f"ih_{name}")(data).split(list(sizes))
+        inputs = self.get_submodule(f"ih_{name}")(data).split(list(sizes))
         order = range(len(sizes))
         state, ended, outs = start, [], []
         if name.endswith("_reverse"):
@@ -160,14 +160,14 @@ class _Recurrent(nn.Module, ABC):
             state = tuple(s[: sizes[-1]] for s in start)
         with time_steps():
             for t in order:
-                rows, had = sizes[t], state[0].shape[0]
-                if rows < had:
+                rows, active = sizes[t], state[0].shape[0]
+                if rows < active:
                     ended.append(tuple(s[rows:] for s in state))
                     state = tuple(s[:rows] for s in state)
-                elif rows > had:
-                    both = zip(state, start, strict=True)
-                    state = tuple(torch.cat([s, begin[had:rows]]) for s, begin in both)
-                state = self._step(given[t], state, name)
+                elif rows > active:
+                    pairs = zip(state, start, strict=True)
+                    state = tuple(torch.cat([s, first[active:rows]]) for s, first in pairs)
+                state = self._step(inputs[t], state, name)
                 outs.append(state[0])
         if order.step < 0:
             outs.reverse()
@@ -195,9 +195,9 @@ class AnalogLSTM(_Recurrent):
         _check_pair(hx)
         return self._forward(input, hx)
 
-    def _step(self, given: Tensor, state: State, name: str) -> State:
+    def _step(self, inputs: Tensor, state: State, name: str) -> State:
         h, c = state
-        h, c = _lstm(given + self.get_submodule(f"hh_{name}")(h), c)
+        h, c = _lstm(inputs + self.get_submodule(f"hh_{name}")(h), c)
         return (self.get_submodule(f"hr_{name}")(h) if self.proj_size else h), c
 
 
@@ -214,8 +214,8 @@ class AnalogGRU(_Recurrent):
         out, state = self._forward(input, None if hx is None else (hx,))
         return out, state[0]
 
-    def _step(self, given: Tensor, state: State, name: str) -> State:
-        return (_gru(given, self.get_submodule(f"hh_{name}")(state[0]), state[0]),)
+    def _step(self, inputs: Tensor, state: State, name: str) -> State:
+        return (_gru(inputs, self.get_submodule(f"hh_{name}")(state[0]), state[0]),)
 
 
 class AnalogRNN(_Recurrent):
@@ -235,9 +235,9 @@ class AnalogRNN(_Recurrent):
         out, state = self._forward(input, None if hx is None else (hx,))
         return out, state[0]
 
-    def _step(self, given: Tensor, state: State, name: str) -> State:
+    def _step(self, inputs: Tensor, state: State, name: str) -> State:
         recurrent = self.get_submodule(f"hh_{name}")(state[0])
-        return (_ACTIVATIONS[self.nonlinearity](given + recurrent),)
+        return (_ACTIVATIONS[self.nonlinearity](inputs + recurrent),)
 
 
 class _Cell(nn.Module):
@@ -263,9 +263,9 @@ class _Cell(nn.Module):
         allowed = (*x.shape[:-1], self.hidden_size)
         if hx is None:
             return (x.new_zeros(allowed),) * count
-        for name, given in zip("hc", hx, strict=False):
-            if tuple(given.shape) != allowed:
-                raise ShapeError(f"initial {name} {tuple(given.shape)}; allowed: {allowed}")
+        for name, initial in zip("hc", hx, strict=False):
+            if tuple(initial.shape) != allowed:
+                raise ShapeError(f"initial {name} {tuple(initial.shape)}; allowed: {allowed}")
         return hx
 
     def _product(self, child: nn.Module, x: Tensor) -> Tensor:

@@ -26,12 +26,12 @@ def time_steps() -> Iterator[None]:
     lie on the tiles: a step has few inputs, and would spend more time on that than on its product.
     All of it is forgotten at the end of the block.
     """
-    before = _open.kept
+    outer = _open.kept
     _open.kept = {}
     try:
         yield
     finally:
-        _open.kept = before
+        _open.kept = outer
 
 
 def kept_between_steps() -> dict[object, Any] | None:

@@ -82,14 +82,14 @@ class Order:
         for number in range(epoch, self.epochs):
             self._put_generators(generators)
             generators = None
-            found = 0
+            count = 0
             for data, last in _with_last(self._epoch(number, position)):
                 if self.max_batches is not None and step >= self.max_batches:
                     return
-                yield MiniBatch(step, number, position + found, last, data)
+                yield MiniBatch(step, number, position + count, last, data)
                 step += 1
-                found += 1
-            if found == 0 and position == 0:
+                count += 1
+            if count == 0 and position == 0:
                 raise TrainingError(
                     f"the loader gave no mini-batch in epoch {number}; pass one that is not empty "
                     "and can be iterated anew: a DataLoader or a list, not a generator"
@@ -116,26 +116,26 @@ class Order:
 
     def now(self, ended: bool) -> list[torch.Tensor]:
         """Their states where the next mini-batch's epoch begins: after an epoch that ended, now."""
-        return [g.get_state() for g in self._found()] if ended else self.generators
+        return [g.get_state() for g in self._loader_generators()] if ended else self.generators
 
-    def _found(self) -> list[torch.Generator]:
+    def _loader_generators(self) -> list[torch.Generator]:
         if not isinstance(self.loader, DataLoader):
             return []
         loader: Any = self.loader
         base = getattr(loader, "base_dataloader", loader)  # Accelerate's wrapper
         places = [loader, base, base.sampler, getattr(base.batch_sampler, "sampler", None)]
-        found = [getattr(place, "generator", None) for place in places]
-        unique = {id(g): g for g in found if isinstance(g, torch.Generator)}
+        generators = [getattr(place, "generator", None) for place in places]
+        unique = {id(g): g for g in generators if isinstance(g, torch.Generator)}
         return list(unique.values())
 
     def _put_generators(self, states: list[torch.Tensor] | None) -> None:
-        found = self._found()
+        generators = self._loader_generators()
         if states is not None:
-            if len(states) != len(found):
+            if len(states) != len(generators):
                 raise CheckpointError("the checkpoint is of a loader with other generators")
-            for generator, state in zip(found, states, strict=True):
+            for generator, state in zip(generators, states, strict=True):
                 generator.set_state(state)
-        self.generators = [generator.get_state() for generator in found]
+        self.generators = [generator.get_state() for generator in generators]
 
 
 def _isolated(batches: Iterator[Any]) -> Iterator[Any]:
@@ -156,16 +156,16 @@ def _isolated(batches: Iterator[Any]) -> Iterator[Any]:
 
 def _every(batches: Iterator[Any], index: int, count: int) -> Iterator[Any]:
     """One of each `count` batches; what does not fill a round is left out, for all alike."""
-    while len(found := list(islice(batches, count))) == count:
-        yield found[index]
+    while len(turn := list(islice(batches, count))) == count:
+        yield turn[index]
 
 
 def _with_last(batches: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
     """(batch, whether it is the last)."""
-    held: list[Any] = []
+    pending: list[Any] = []
     for batch in batches:
-        if held:
-            yield held.pop(), False
-        held.append(batch)
-    if held:
-        yield held.pop(), True
+        if pending:
+            yield pending.pop(), False
+        pending.append(batch)
+    if pending:
+        yield pending.pop(), True

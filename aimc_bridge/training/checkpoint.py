@@ -93,9 +93,9 @@ class Folder:
             ) from None
         differs = sorted(k for k in self.run.keys() | run.keys() if self.run.get(k) != run.get(k))
         if differs:
-            said = ", ".join(f"{k} {run.get(k)!r}, now {self.run.get(k)!r}" for k in differs)
+            changes = ", ".join(f"{k} {run.get(k)!r}, now {self.run.get(k)!r}" for k in differs)
             raise UsageError(
-                f"{self.path} holds another training ({said}); repeat its arguments, or name "
+                f"{self.path} holds another training ({changes}); repeat its arguments, or name "
                 "another folder"
             )
         return facts, self._tensors(file)
@@ -143,9 +143,9 @@ def load_model(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
     Raises:  CheckpointError where it is of another one, which stays as it is.
     """
-    mine = {k: v.shape for k, v in model.state_dict().items()}
-    theirs = {k: v.shape for k, v in state.items()}
-    if wrong := sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k)):
+    shapes = {k: v.shape for k, v in model.state_dict().items()}
+    saved = {k: v.shape for k, v in state.items()}
+    if wrong := sorted(k for k in shapes.keys() | saved.keys() if shapes.get(k) != saved.get(k)):
         raise CheckpointError(
             f"the checkpoint is of another model: {wrong[0]!r} and {len(wrong) - 1} other tensors "
             "are not there or not alike; name another folder"
@@ -226,10 +226,10 @@ class Kept:
         if self.folder is None or not (final or step // every > self.saved // every):
             return
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        kept, plain = optimizer_state(optimizer)
-        tensors |= {f"optimizer.{key}": value for key, value in kept.items()}
-        for rank, mine in enumerate(self._carried()):
-            tensors |= {f"carried.{rank}.{key}": value for key, value in mine.items()}
+        optimizer_tensors, plain = optimizer_state(optimizer)
+        tensors |= {f"optimizer.{key}": value for key, value in optimizer_tensors.items()}
+        for rank, carried in enumerate(self._carried()):
+            tensors |= {f"carried.{rank}.{key}": value for key, value in carried.items()}
         for index, generator in enumerate(order.now(self.state.position == 0)):
             tensors[f"generator.{index}"] = generator
         scaler = getattr(self.accelerator, "scaler", None)  # of float16 alone
@@ -247,13 +247,13 @@ class Kept:
         """What each replica carries."""
         if self.options.carried is None:
             return []
-        mine = {k: v.detach().cpu() for k, v in self.options.carried.state_dict().items()}
+        carried = {k: v.detach().cpu() for k, v in self.options.carried.state_dict().items()}
         if self.accelerator.num_processes == 1:
-            return [mine]
+            return [carried]
         from accelerate.utils import gather_object
 
-        found: list[dict[str, Tensor]] = gather_object([mine])
-        return found
+        gathered: list[dict[str, Tensor]] = gather_object([carried])
+        return gathered
 
     def resume(
         self, optimizer: Optimizer
@@ -278,10 +278,10 @@ class Kept:
         if scaler is not None and facts["scaler"] is not None:
             scaler.load_state_dict(facts["scaler"])
         if self.options.carried is not None:
-            mine = f"{self.accelerator.process_index}."
+            prefix = f"{self.accelerator.process_index}."
             carried = parts.get("carried", {})
             self.options.carried.load_state_dict(
-                {k.removeprefix(mine): v for k, v in carried.items() if k.startswith(mine)}
+                {k.removeprefix(prefix): v for k, v in carried.items() if k.startswith(prefix)}
             )
         if facts["best_step"] is not None:
             self.best = self.folder.read_best(facts["best_step"])

@@ -177,7 +177,7 @@ class Run:
             batch.last and batch.epoch == spec.epochs - 1
         )
         steps = self._steps(batch, final)
-        value, task = self._step(batch.step, _to_device(batch.data, self.device), steps)
+        value, task_loss = self._step(batch.step, _to_device(batch.data, self.device), steps)
         if steps:
             self.session.follow(state.trained, batch.step + 1)
             state.trained = batch.step + 1
@@ -185,11 +185,11 @@ class Run:
         state.epoch, state.position = batch.epoch, batch.position + 1
         if batch.last:
             state.epoch, state.position = batch.epoch + 1, 0
-        state.epoch_loss += task
+        state.epoch_loss += task_loss
         state.epoch_count += 1
         ended = batch.last or final
         mean = self._end_epoch(batch.epoch) if ended else None
-        checked = self._validated(ended, final)
+        validation = self._validated(ended, final)
         if self.options.validate is None and mean is not None:
             self.kept.judge(mean, weights=False)
         row = {
@@ -199,7 +199,7 @@ class Run:
             "noise_scale": self.session.noise_scale(batch.step),
             "learning_rate": self.base_rates[0] * factor,
         }
-        log.add(row, checked)
+        log.add(row, validation)
         if steps:
             self.kept.save(self.bare_optimizer, self.order, log, final=final)
 
@@ -218,8 +218,8 @@ class Run:
         """Forward, backward and, where it `steps`, optimizer; (loss, that before distillation)."""
         accelerator = self.accelerator
         accelerator.sync_gradients = steps
-        each = accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
-        with nullcontext() if steps or each else accelerator.no_sync(self.prepared):
+        sync_each = accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
+        with nullcontext() if steps or sync_each else accelerator.no_sync(self.prepared):
             self.session.inject(step)
             if self.tutor is not None:
                 self.tutor.forget()
@@ -228,7 +228,7 @@ class Run:
                 got = tuple(value.shape) if isinstance(value, Tensor) else type(value)
                 raise UsageError(f"loss gave {got}; allowed: a tensor of one number")
             total = value if self.tutor is None else self.tutor.mixed(value, step)
-            task, mixed = torch.stack([value.detach(), total.detach()]).float().tolist()
+            task_loss, mixed = torch.stack([value.detach(), total.detach()]).float().tolist()
             if not math.isfinite(mixed):
                 raise TrainingError(
                     f"loss is {mixed} in mini-batch {step}; lower the learning rate or the noise "
@@ -248,7 +248,7 @@ class Run:
                 self._average_ranges()
             self.optimizer.step()
             self.optimizer.zero_grad()
-        return mixed, task
+        return mixed, task_loss
 
     def _average_ranges(self) -> None:
         """While ranges start from data, each replica's come from its own data: their mean."""
@@ -284,19 +284,19 @@ class Run:
         due = final or (ended if every is None else step % every == 0)
         if validate is None or not due:
             return None
-        numbers = [self._numbers(validate)] if self.accelerator.is_main_process else [{}]
+        shared = [self._numbers(validate)] if self.accelerator.is_main_process else [{}]
         if self.processes > 1:
             from accelerate.utils import broadcast_object_list
 
-            broadcast_object_list(numbers, from_process=0)
-        found: dict[str, float] = numbers[0]
-        if not math.isfinite(found["loss"]):
+            broadcast_object_list(shared, from_process=0)
+        numbers: dict[str, float] = shared[0]
+        if not math.isfinite(numbers["loss"]):
             raise TrainingError(
-                f"validation's loss is {found['loss']} after {step} mini-batches; lower "
+                f"validation's loss is {numbers['loss']} after {step} mini-batches; lower "
                 "the learning rate or the noise scale"
             )
-        self.kept.judge(found["loss"], weights=True)
-        return found
+        self.kept.judge(numbers["loss"], weights=True)
+        return numbers
 
     def _numbers(self, validate: Validate) -> dict[str, float]:
         wrapped = {

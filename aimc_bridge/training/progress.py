@@ -78,10 +78,10 @@ class TrainingLog:
 
     def add(self, row: Row, validation: Mapping[str, float] | None) -> None:
         """A mini-batch's row, whole on disk (a killed process leaves it there)."""
-        checked = {f"validation_{name}": value for name, value in (validation or {}).items()}
-        row = {**row, "wall_s": time.monotonic() - self.began, **checked}
+        validated = {f"validation_{name}": value for name, value in (validation or {}).items()}
+        row = {**row, "wall_s": time.monotonic() - self.began, **validated}
         self.rows.append(row)
-        new = [name for name in checked if name not in self.metrics]
+        new = [name for name in validated if name not in self.metrics]
         self.metrics += new
         if self.file is not None and self.folder is not None:
             if new:  # the first validation: the file gets its columns
@@ -112,8 +112,8 @@ class TrainingLog:
 def _words(row: Row, metrics: list[str]) -> list[str]:
     whole = [str(int(row[name])) for name in COLUMNS[:2]]
     numbers = [repr(float(row[name])) for name in COLUMNS[2:]]
-    checked = [repr(float(row[m])) if m in row else "" for m in metrics]
-    return [*whole, *numbers, f"{row['wall_s']:.2f}", *checked]
+    validated = [repr(float(row[m])) if m in row else "" for m in metrics]
+    return [*whole, *numbers, f"{row['wall_s']:.2f}", *validated]
 
 
 def write_rows(file: Path, rows: list[Row], metrics: list[str]) -> None:

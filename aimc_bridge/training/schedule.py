@@ -79,11 +79,11 @@ def default_optimizer(model: nn.Module, spec: TrainingSpec) -> Optimizer:
 
 def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
     """Raises UsageError where the optimizer trains nothing of the model."""
-    given = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     trainable = {id(p) for p in model.parameters() if p.requires_grad}
-    if not any(id(p) in trainable for p in given):
+    if not any(id(p) in trainable for p in parameters):
         raise UsageError(
-            f"optimizer: none of its {len(given)} parameters is a trainable parameter of the "
+            f"optimizer: none of its {len(parameters)} parameters is a trainable parameter of the "
             f"{type(model).__name__} to train, which would stay as it is; build it over "
             "model.parameters() of this very model: the converted one, not the digital one that it "
             "was made of"

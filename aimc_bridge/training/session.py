@@ -103,9 +103,9 @@ def noisy_weight(
     The draws come from the stream (seed, *names), on the device of the weights; those of a native
     model that is `compiled` from its own generator.
     """
-    own = matrix.draw_noisy_weight(spec, scale, seed, names)
-    if own is not None:
-        return own
+    drawn = matrix.draw_noisy_weight(spec, scale, seed, names)
+    if drawn is not None:
+        return drawn
     weight = matrix.normalised_weight()
     grid = matrix.grid
     generator = rng.stream(seed, *names, device=weight.device)
@@ -119,8 +119,8 @@ def noisy_weight(
             eps_read = rng.normal(shape, generator, weight.device, weight.dtype)
         weight = injected(weight, largest, matrix.preset.pcm, spec, scale, eps, eps_read)
     if spec.drop_connect > 0.0:
-        kept = rng.uniform(shape, generator, weight.device) >= spec.drop_connect
-        weight = weight * kept
+        connected = rng.uniform(shape, generator, weight.device) >= spec.drop_connect
+        weight = weight * connected
     return weight
 
 

@@ -130,10 +130,10 @@ def train_digital(
     Args:    model  a digital model.    options  those of `train`.    Others: as `train`.
     Returns: as `train`; the noise scale is 0.    Raises:  as `train`.
     """
-    asked, accelerate = Options.among(options)
-    _check(recipe, asked.teacher)
+    chosen, accelerate = Options.among(options)
+    _check(recipe, chosen.teacher)
     unaware = recipe.override("control: no noise", noise_type="none", noise_scale=0.0)
-    return Run(model, {}, loader, loss, unaware, asked, accelerate).go()
+    return Run(model, {}, loader, loss, unaware, chosen, accelerate).go()
 
 
 def _check(recipe: HWATraining, teacher: nn.Module | None) -> None:
