@@ -19,7 +19,14 @@ app.command(doctor.app)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command that the words name; return its exit code."""
+    """Run the command that the words name.
+
+    Args:
+        words: The words of the command line after the program; None takes those of the process.
+
+    Returns:
+        The exit code.
+    """
     return execute(app, words, program=PROGRAM)
 
 

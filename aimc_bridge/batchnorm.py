@@ -1,4 +1,4 @@
-"""Batch-norm statistics re-estimated on a chip."""
+"""Statistics of batch normalisations, estimated again on a chip."""
 
 from __future__ import annotations
 
@@ -15,39 +15,52 @@ from aimc_bridge.modes import modes_kept
 
 
 class _Statistics(NamedTuple):
-    """Mean and unbiased variance of each channel."""
+    """Mean and unbiased variance of each channel, shape [channels]."""
 
     mean: Tensor
     variance: Tensor
 
     @staticmethod
     def of(norm: _BatchNorm) -> _Statistics:
-        """A copy of the running statistics."""
+        """Return a copy of the layer's running statistics."""
         assert norm.running_mean is not None and norm.running_var is not None
         return _Statistics(norm.running_mean.clone(), norm.running_var.clone())
 
     def put(self, norm: _BatchNorm) -> None:
+        """Write these statistics into the layer."""
         assert norm.running_mean is not None and norm.running_var is not None
         norm.running_mean.copy_(self.mean)
         norm.running_var.copy_(self.variance)
 
 
 class _Moments:
-    """Sums over all batches of the inputs of one normalisation, channel by channel."""
+    """Sums over all batches of the inputs of one normalisation, per channel."""
 
     def __init__(self) -> None:
         self.count = 0
         self.sums: Tensor | None = None
 
     def see(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Add one batch of inputs, shape [batch, channels, *space]; a forward pre-hook."""
         x = inputs[0].detach().double()
         x = x.transpose(0, 1).flatten(1) if x.ndim > 2 else x.T
-        both = torch.stack([x.sum(1), x.square().sum(1)])
-        self.sums = both if self.sums is None else self.sums + both
+        sums = torch.stack([x.sum(1), x.square().sum(1)])
+        self.sums = sums if self.sums is None else self.sums + sums
         self.count += x.shape[1]
 
     def statistics(self, name: str, norm: _BatchNorm) -> _Statistics | None:
-        """Of the layer `name`, as it keeps them; None where it was never reached."""
+        """Return the statistics of all batches.
+
+        Args:
+            name: Name of the layer, for errors.
+            norm: The layer; the result has its device and dtype.
+
+        Returns:
+            The statistics, or None if no batch reached the layer.
+
+        Raises:
+            CalibrationError: If all batches were empty, or the statistics are not finite.
+        """
         if self.sums is None or norm.running_mean is None or norm.running_var is None:
             return None
         if self.count == 0:
@@ -57,29 +70,37 @@ class _Moments:
         mean = self.sums[0] / self.count
         spread = (self.sums[1] / self.count - mean.square()).clamp_min(0.0)
         variance = spread * (self.count / max(1, self.count - 1))
-        found = _Statistics(mean.to(norm.running_mean), variance.to(norm.running_var))
-        if not all(bool(one.isfinite().all()) for one in found):
+        statistics = _Statistics(mean.to(norm.running_mean), variance.to(norm.running_var))
+        if not all(bool(values.isfinite().all()) for values in statistics):
             raise CalibrationError(
                 f"the data of reestimate_batchnorm give NaN or infinite statistics at {name!r}"
             )
-        return found
+        return statistics
 
 
 @torch.no_grad()
 def reestimate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
-    """Set the running statistics of every batch normalisation to those of data on this chip.
+    """Set the running statistics of every batch normalisation from data on this chip.
 
-    Drift moves the mean and the spread of each layer's outputs; a drift compensation rescales
-    whole tiles, this each channel. It takes inputs, no labels: what a chip in use can do.
+    Drift moves the mean and the spread of each layer's outputs. A drift compensation rescales whole
+    tiles; this rescales each channel. It needs inputs and no labels, so a chip in use can do it.
 
-    Args:    model  converted (with or without a chip) or digital.    batches  as `calibrate` takes
-             them: training data, never those that the chip is judged by.
-    Returns: the number of layers whose statistics were set. Each layer sees what the layers before
-             it give when they are normalised with the statistics of the batch at hand; mean and
-             (unbiased) variance are over all samples of all batches.
-    Raises:  UsageError where the model has no batch normalisation with running statistics;
-             CalibrationError without batches, and where data are empty or not finite: statistics
-             are then what they were.
+    While the data run through, each layer sees the outputs of the layers before it, normalised with
+    the statistics of the current batch. Mean and unbiased variance are then taken over all samples
+    of all batches.
+
+    Args:
+        model: A converted model, with or without a chip, or a digital one.
+        batches: Input batches as in `calibrate`. Take them from the training data, never from the
+            data that the chip is judged by.
+
+    Returns:
+        The number of layers whose statistics were set. A layer that no batch reaches keeps its own.
+
+    Raises:
+        UsageError: If the model has no batch normalisation with running statistics.
+        CalibrationError: If there are no batches, or data are empty or not finite. The statistics
+            are then as before.
     """
     norms = {
         module: name
@@ -91,9 +112,11 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
             f"{type(model).__name__} has no batch normalisation with running statistics; there is "
             "nothing to re-estimate"
         )
-    kept = [(norm, norm.momentum, norm.num_batches_tracked, _Statistics.of(norm)) for norm in norms]
-    found = {norm: _Moments() for norm in norms}
-    hooks = [norm.register_forward_pre_hook(found[norm].see) for norm in norms]
+    saved = [
+        (norm, norm.momentum, norm.num_batches_tracked, _Statistics.of(norm)) for norm in norms
+    ]
+    moments = {norm: _Moments() for norm in norms}
+    hooks = [norm.register_forward_pre_hook(moments[norm].see) for norm in norms]
     device = next(model.parameters()).device
     count = 0
     with modes_kept(model):
@@ -108,13 +131,13 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
         finally:
             for hook in hooks:
                 hook.remove()
-            for norm, momentum, tracked, before in kept:
+            for norm, momentum, tracked, before in saved:
                 norm.momentum, norm.num_batches_tracked = momentum, tracked
-                before.put(norm)  # 0 times NaN is NaN
+                before.put(norm)  # momentum 0 still writes NaN: 0 times NaN is NaN
     if count == 0:
         raise CalibrationError("reestimate_batchnorm got no batches; pass at least one")
-    new = {norm: found[norm].statistics(name, norm) for norm, name in norms.items()}
-    for norm, statistics in new.items():
-        if statistics is not None:  # else never reached: what it had stands
+    measured = {norm: moments[norm].statistics(name, norm) for norm, name in norms.items()}
+    for norm, statistics in measured.items():
+        if statistics is not None:  # None: never reached, so it keeps its own
             statistics.put(norm)
-    return sum(statistics is not None for statistics in new.values())
+    return sum(statistics is not None for statistics in measured.values())

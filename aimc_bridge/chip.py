@@ -1,4 +1,4 @@
-"""Chips: program, drift, restore, save, load. One door for both engines."""
+"""Chips of both engines: program, drift, restore, save and load them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,37 @@ _RANGES = "input ranges"
 
 
 def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
-    """Program one chip: programming noise and drift exponents of every device.
+    """Program a chip: draw programming noise and drift exponents of every device.
 
-    The same seed gives the same chip: on every run, and for a layer whatever other layers the model
-    has. A chip that the model held before is gone.
+    The same seed gives the same chip in every run, and the same for a layer whatever other layers
+    the model has. A chip that the model held before is forgotten. From now on the model's outputs
+    are those of the chip right after programming; `drift` lets time pass and `restore` brings the
+    trained weights back.
 
-    Args:    model  a converted model.    seed  any integer.    draw_on  "cpu": CPU and CUDA share
-             the chip; "device": drawn where the weights are, faster, repeatable on that kind of
-             device; "compiled": there too, inside passes of torch.compile, several times faster,
-             by another generator (the aihwkit engine always draws on the CPU). The first chips
-             take seconds, until everything is compiled.
-    Raises:  UsageError, CapabilityError (not a converted model; torch.compile does not work).
+    Args:
+        model: A converted model.
+        seed: Any integer; it names the chip.
+        draw_on: Where the random numbers are drawn: "cpu" gives the same chip on the CPU and on
+            CUDA. "device" draws where the weights are: faster, and repeatable on that kind of
+            device. "compiled" draws there too, inside passes of torch.compile and with another
+            generator: several times faster, but the first chips take seconds, until everything is
+            compiled. The aihwkit engine always draws on the CPU.
+
+    Raises:
+        UsageError: If the seed is not an integer, or the engine does not know this `draw_on`.
+        CapabilityError: If the model is not a converted one, or torch.compile does not work here.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from aimc_bridge import calibrate, convert, program
+        >>> from presets import rasch2023
+        >>> inputs = torch.randn(8, 12)
+        >>> analog = convert(nn.Linear(12, 7), rasch2023).eval()
+        >>> calibrate(analog, [inputs])
+        >>> program(analog, seed=7)
+        >>> tuple(analog(inputs).shape)  # the outputs of chip 7
+        (8, 7)
     """
     seed = integer("seed", seed)
     check_draw_on(model, draw_on)
@@ -42,22 +62,35 @@ def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
 
 
 def integer(name: str, value: SupportsIndex, least: int | None = None) -> int:
-    """An integer of Python's, numpy's or any other kind; UsageError for anything else."""
+    """Return a value as an int, if it is an integer of Python, numpy or another kind.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: The value; True and False are not allowed.
+        least: The smallest value allowed; None allows all.
+
+    Raises:
+        UsageError: If the value is no integer or too small.
+    """
     try:
-        found = None if isinstance(value, bool) else operator.index(value)
+        number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
-        found = None
-    if found is None or (least is not None and found < least):
-        more = "" if least is None else f" >= {least}"
-        raise UsageError(f"{name}={value!r}; allowed: an integer{more}")
-    return found
+        number = None
+    if number is None or (least is not None and number < least):
+        bound = "" if least is None else f" >= {least}"
+        raise UsageError(f"{name}={value!r}; allowed: an integer{bound}")
+    return number
 
 
 def check_draw_on(model: nn.Module, draw_on: str) -> None:
     """Check that the engine of a converted model knows this way to draw a chip.
 
+    Args:
+        model: A converted model.
+        draw_on: As in `program`.
+
     Raises:
-        UsageError: If it does not.
+        UsageError: If the engine does not know it.
         CapabilityError: If the model is not a converted one.
     """
     allowed = engine_of(model).draw_on
@@ -66,12 +99,32 @@ def check_draw_on(model: nn.Module, draw_on: str) -> None:
 
 
 def drift(model: nn.Module, t_inference: float | str) -> None:
-    """The programmed chip `t_inference` seconds after programming, read noise and compensation
-    included. Any order of times: each starts from the programmed state.
+    """Let the programmed chip drift to a time after programming.
 
-    Args:    t_inference  seconds, or a text such as "1h".
-    Raises:  StateError where no chip is programmed; UsageError for a time that is not understood;
-             CapabilityError for a chip of draw_on="compiled" where torch.compile does not work.
+    Read noise at that time and drift compensation are included. The times may come in any order,
+    because each call starts from the chip as it was programmed.
+
+    Args:
+        model: A converted model that holds a chip.
+        t_inference: Time after programming: seconds, or a text such as "1h", "1 day" or "1y".
+
+    Raises:
+        StateError: If no chip is programmed.
+        UsageError: If the time is not understood.
+        CapabilityError: If the model is not a converted one, or if the chip was drawn with
+            draw_on="compiled" and torch.compile does not work here.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from aimc_bridge import calibrate, convert, drift, program
+        >>> from presets import rasch2023
+        >>> inputs = torch.randn(8, 12)
+        >>> analog = convert(nn.Linear(12, 7), rasch2023).eval()
+        >>> calibrate(analog, [inputs])
+        >>> program(analog, seed=7)
+        >>> drift(analog, "1y")  # the same chip a year later
+        >>> drift(analog, 3600)  # and an hour after programming
     """
     t_s = seconds(t_inference)
     chip = _chip(model, "drift")
@@ -81,25 +134,41 @@ def drift(model: nn.Module, t_inference: float | str) -> None:
 
 
 def restore(model: nn.Module) -> None:
-    """The clean trained weights again; the chip is forgotten."""
+    """Put the trained weights back on the tiles and forget the chip.
+
+    Args:
+        model: A converted model, with or without a chip.
+
+    Raises:
+        CapabilityError: If the model is not a converted one.
+    """
     record = record_of(model)
     for matrix in matrices_of(model).values():
         matrix.restore()
     record.chip = None
 
 
-def _chip(model: nn.Module, what: str) -> ProgrammedChip:
+def _chip(model: nn.Module, caller: str) -> ProgrammedChip:
+    """Return the chip that the model holds, or raise StateError naming the caller."""
     chip = record_of(model).chip
     if chip is None:
-        raise StateError(f"{what}: no chip is programmed; call program(model, seed) first")
+        raise StateError(f"{caller}: no chip is programmed; call program(model, seed) first")
     return chip
 
 
 def fingerprint(model: nn.Module, matrices: dict[str, Matrix], *also: object) -> str:
-    """SHA-256 of all that outputs depend on but for the chip and the input ranges.
+    """Return the SHA-256 of all that outputs depend on but chip and input ranges.
 
-    That is the engine, of every matrix its name, preset, tiles, trained weights and scales, and all
-    digital parameters and buffers; and `also`, by its text or, of tensors, by their values.
+    It covers the engine; of every matrix the name, preset, tiles, trained weights and scales; and
+    all digital parameters and buffers.
+
+    Args:
+        model: A converted model.
+        matrices: Its matrices, from `matrices_of`.
+        also: Further values to cover: tensors count by their values, other objects by their repr.
+
+    Returns:
+        The hash, 64 hexadecimal digits.
     """
     digest = hashlib.sha256(record_of(model).engine.encode())
 
@@ -119,17 +188,39 @@ def fingerprint(model: nn.Module, matrices: dict[str, Matrix], *also: object) ->
         add("bias", matrix.bias())
     for name, value in sorted(digital_state(model, matrices).items()):
         add(name, value)
-    for one in also:
-        add("", one) if isinstance(one, Tensor) else add(repr(one))
+    for extra in also:
+        add("", extra) if isinstance(extra, Tensor) else add(repr(extra))
     return digest.hexdigest()
 
 
 def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write the programmed chip, as it is now, to a safetensors file, input ranges included.
+    """Write the programmed chip, as it is now, to a safetensors file.
 
-    The trained weights are not in it: `load_chip` wants the same converted model.
+    The file also holds the input ranges. It does not hold the trained weights: `load_chip` needs
+    the same converted model.
 
-    Raises:  StateError where no chip is programmed; CheckpointError where it cannot be written.
+    Args:
+        model: A converted model that holds a chip.
+        path: The file; its folder must exist. An older file of that name is replaced.
+
+    Raises:
+        StateError: If no chip is programmed.
+        CheckpointError: If the file cannot be written.
+        CapabilityError: If the model is not a converted one.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from torch import nn
+        >>> from aimc_bridge import calibrate, convert, load_chip, program, restore, save_chip
+        >>> from presets import rasch2023
+        >>> analog = convert(nn.Linear(12, 7), rasch2023).eval()
+        >>> calibrate(analog, [torch.randn(8, 12)])
+        >>> program(analog, seed=7)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_chip(analog, f"{folder}/chip7.safetensors")
+        ...     restore(analog)  # the trained weights again
+        ...     load_chip(analog, f"{folder}/chip7.safetensors")  # chip 7 again
     """
     chip = _chip(model, "save_chip")
     matrices = matrices_of(model)
@@ -153,13 +244,20 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def load_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Make the model hold the chip of a file written by `save_chip`, with its input ranges.
+    """Make the model hold the chip, and the input ranges, of a file from `save_chip`.
 
-    The outputs are those at the time of saving: bit for bit where the engine's products can be
-    repeated.
+    The outputs are the same as when the chip was saved: bit for bit if the engine's products can be
+    repeated. `save_chip` has an example.
 
-    Raises:  CheckpointError where the file is missing, damaged, or the chip of another model; the
-             model is then as it was, or restored where the damage was found late.
+    Args:
+        model: The model that the chip was programmed from, or one converted in the same way with
+            the same weights.
+        path: A file written by `save_chip`.
+
+    Raises:
+        CheckpointError: If the file is missing or damaged, or holds the chip of another model. The
+            model is then as it was before, or restored if the damage was found late.
+        CapabilityError: If the model is not a converted one.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -173,7 +271,7 @@ def load_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
                     f"{path}: a chip of another model, engine or preset; load it into the model "
                     "it was programmed from, converted the same way, with the same weights"
                 )
-            for key in file.keys():  # noqa: SIM118 - not a mapping
+            for key in file.keys():  # noqa: SIM118 - the file is no mapping
                 name, _, tensor = key.rpartition("/")
                 states[name][tensor] = file.get_tensor(key)
             chip = ProgrammedChip(about["seed"], about["draw_on"], about["t_inference"])
@@ -187,8 +285,8 @@ def load_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
     try:
         for name, matrix in matrices.items():
             matrix.load_chip_state(states[name])
-            if (found := ranges[name]) is not None:
-                matrix.set_input_ranges(found)
+            if (saved := ranges[name]) is not None:
+                matrix.set_input_ranges(saved)
     except CheckpointError:
         restore(model)
         raise

@@ -1,4 +1,4 @@
-"""How a command runs: one line for every error, one exit code, one way to print.
+"""The way a command runs: one line per error, one exit code, one way to print.
 
     app = command("doctor", doctor, program="python -m aimc_bridge doctor")
     sys.exit(execute(app, None, program="python -m aimc_bridge doctor"))
@@ -32,7 +32,7 @@ DataDir = Annotated[
     Path | None, Parameter(help="Folder with the data; default: $AIMC_BRIDGE_DATA.")
 ]
 Words = Annotated[tuple[str, ...], Parameter(parse=False)]
-"""The words of the command line: `execute` passes them to a parameter of this type, `words`."""
+"""The words of the command line; `execute` passes them to the parameter `words` of this type."""
 
 
 def flag(text: str, name: str | None = None) -> Parameter:
@@ -41,6 +41,9 @@ def flag(text: str, name: str | None = None) -> Parameter:
     Args:
         text: Its help text.
         name: The option, such as "--json"; None makes it from the parameter's name.
+
+    Returns:
+        The description, for `Annotated[bool, ...]`.
     """
     return Parameter(name=name, help=text, show_default=False, negative=())
 
@@ -48,13 +51,13 @@ def flag(text: str, name: str | None = None) -> Parameter:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Output:
-    """What a command prints, and where: the options --quiet, --json and --dry-run.
+    """The output of a command: the options --quiet, --json and --dry-run.
 
     Notes and progress bars go to standard error, the result goes to standard output.
 
     Attributes:
-        quiet: Neither notes nor a result as text; errors are still printed.
-        as_json: The result is one JSON object instead of text, also if `quiet`.
+        quiet: Neither notes nor a result as text are printed; errors are still printed.
+        as_json: The result is one JSON object instead of text, even if `quiet`.
         dry_run: Everything is checked and the plan is the result; nothing is done or written.
     """
 
@@ -68,12 +71,12 @@ class Output:
 
     @property
     def console(self) -> Console:
-        """A console for notes on standard error; silent if `quiet`."""
+        """Return a console for notes on standard error; it is silent if `quiet`."""
         return Console(stderr=True, quiet=self.quiet, soft_wrap=True, highlight=False, markup=False)
 
     @property
     def bars(self) -> bool:
-        """Whether progress bars are shown: on a terminal, unless `quiet`."""
+        """Return whether progress bars are shown: on a terminal, unless `quiet`."""
         return not self.quiet and self.console.is_terminal
 
     def say(self, text: str, style: str | None = None) -> None:
@@ -102,13 +105,16 @@ class Output:
 def command(
     name: str, function: Callable[..., int | None], *, program: str, arguments: str = ""
 ) -> App:
-    """Make a command of a function whose parameters are the options.
+    """Make a command from a function whose parameters are the options.
 
     Args:
         name: The command's name, as it is listed.
-        function: What it does; its docstring is the help text. It returns the exit code; None is 0.
+        function: The work; its docstring is the help text. It returns the exit code; None is 0.
         program: How the command is started, such as "python -m benchmarks.run".
         arguments: The words without a name, for the usage line: "TASK", "[TASK ...]".
+
+    Returns:
+        The command, for `execute`.
     """
     usage = " ".join(filter(None, ("Usage:", program, arguments, "[OPTIONS]")))
     app = application(name, usage=usage)
@@ -121,7 +127,10 @@ def application(name: str, **options: Any) -> App:
 
     Args:
         name: Its name.
-        options: Further arguments of `cyclopts.App`.
+        **options: Further arguments of `cyclopts.App`.
+
+    Returns:
+        The app, for `execute`.
     """
     return App(
         name=name,
@@ -134,6 +143,7 @@ def application(name: str, **options: Any) -> App:
 
 
 def _version() -> str:
+    """Return the installed version of this package."""
     try:
         return metadata.version("aimc-bridge")
     except metadata.PackageNotFoundError:
@@ -149,15 +159,15 @@ def execute(
 ) -> int:
     """Run a command and turn every expected error into one line on standard error.
 
-    A reader of the output who goes away (`| head -1`) stops neither the work nor changes its exit
-    code. An error that is nobody's usage or environment is a bug and stays a traceback.
+    If the reader of the output goes away (`| head -1`), the work goes on and the exit code stays
+    the same. An unexpected error is a bug and stays a traceback.
 
     Args:
         app: The command, from `command` or `application`.
         words: The words of the command line after the program; None takes those of the process.
         program: How the command is started; errors of usage name its --help.
-        on_interrupt: What is said after Ctrl-C: how to go on. A KeyboardInterrupt with a text of
-            its own says that instead.
+        on_interrupt: The text after Ctrl-C, which says how to go on. A KeyboardInterrupt with a
+            text of its own shows that text instead.
 
     Returns:
         The exit code: 0, 1, 2 or 130, as the head of this module says.
@@ -190,11 +200,13 @@ def _call(app: App, words: tuple[str, ...]) -> int:
 
 
 def _fail(text: str, code: int) -> int:
+    """Print an error on one line and return the exit code."""
     _print(f"error: {' '.join(text.split())}", style="red")
     return code
 
 
 def _print(text: str, style: str | None = None) -> None:
+    """Print a text on standard error as it is."""
     Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -206,7 +218,7 @@ def _reason(error: OSError) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value made of what JSON has."""
+    """Return a value made only of types that JSON has."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, bool | str) or value is None:
@@ -230,6 +242,7 @@ class _Stream:
         self._stream = stream
 
     def __getattr__(self, name: str) -> Any:
+        """Pass everything else on to the stream itself."""
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
@@ -248,7 +261,7 @@ class _Stream:
             self._drop()
 
     def _drop(self) -> None:
-        """Lead the file descriptor nowhere: Python itself flushes it when it ends."""
+        """Lead the file descriptor to nowhere, because Python flushes it when it ends."""
         with contextlib.suppress(OSError):  # a stream without a descriptor
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
@@ -257,7 +270,7 @@ class _Stream:
 
 @contextlib.contextmanager
 def _readers_may_leave() -> Iterator[None]:
-    """Make standard output and standard error `_Stream`s, flushed at the end."""
+    """Make standard output and standard error `_Stream`s, and flush them at the end."""
     out, err = _Stream(sys.stdout), _Stream(sys.stderr)
     with (
         contextlib.redirect_stdout(cast(TextIO, out)),

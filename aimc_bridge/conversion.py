@@ -1,4 +1,4 @@
-"""Conversion of a digital model: a walk over its layers that leaves nothing out in silence."""
+"""Conversion of a digital model; no layer is left out in silence."""
 
 from __future__ import annotations
 
@@ -46,38 +46,55 @@ def convert(
 ) -> nn.Module:
     """Return a copy of a model whose weight matrices lie on analog tiles.
 
-    Weights, biases, device, dtype and training mode are kept; `model` itself is not touched. If the
-    model holds a layer in a list, a dict or another attribute too, it holds the analog one.
-    `coverage` tells what became of each layer.
+    The copy keeps weights, biases, device, dtype and training mode; `model` itself is not changed.
+    If the model also holds a layer in a list, a dict or another attribute, the copy holds the
+    analog layer there. Afterwards, `coverage` lists what happened to each layer, and `calibrate`
+    sets the input ranges.
 
     Args:
-        model: A digital model.
-        preset: What the chip is.
+        model: A digital model. Its parameters must have finite values.
+        preset: The chip, such as `presets.rasch2023`.
         engine: "native" or "aihwkit".
-        exclude: Names and shell patterns of modules (with all they hold) that stay digital. A
-            module with several names is meant by each of them.
-        overrides: Name or pattern -> preset, for the layers it matches; the first match wins.
-        strict: Whether a weight matrix that would stay digital without being excluded is an error.
-        handlers: Layer type -> a handler of your own, for this conversion only. `handles` tells
+        exclude: Modules that stay digital, with all that they hold: a name, a shell pattern such as
+            "encoder.*", or several of them. If a module has several names, each of them works. The
+            name of a weight matrix works if no handler serves the layer that holds it.
+        overrides: Other presets for some layers, by name or shell pattern. The first pattern that
+            matches a layer counts.
+        strict: If True, it is an error when a weight matrix would stay digital without being
+            excluded. If False, such a matrix stays digital.
+        handlers: Handlers of your own by layer type, for this conversion only. `handles` explains
             what a handler is, and registers one for all conversions.
 
     Returns:
-        The converted model.
+        The converted model. It takes the same inputs and gives outputs of the same shapes as
+        `model`.
 
     Raises:
-        ConversionError: If there is nothing to convert; if a layer is served by no handler, has
-            hooks, or is not in the module tree; if a handler returns what it must not.
+        ConversionError: If nothing can be converted, the model is converted already, or a parameter
+            has no finite values; if a layer has no handler, has hooks, or is not in the module
+            tree; if a handler returns something that is not allowed.
         CapabilityError: If the engine cannot run the preset.
         VersionError: If aihwkit does not work with the installed torch.
-        UsageError: If a pattern matches nothing, or an argument has the wrong type.
-        UnknownNameError: If there is no such engine.
+        UsageError: If a pattern matches nothing or has no effect, or an argument has the wrong
+            type.
+        UnknownNameError: If there is no engine of that name.
+        ShapeError: If a handler of your own makes an analog layer from shapes that do not fit.
+
+    Example:
+        >>> from torch import nn
+        >>> from aimc_bridge import convert, coverage
+        >>> from presets import rasch2023
+        >>> model = nn.Sequential(nn.Linear(12, 7), nn.ReLU(), nn.Linear(7, 2))
+        >>> analog = convert(model, rasch2023, exclude="2")
+        >>> list(coverage(analog)["where"])
+        ['analog', 'digital']
     """
     exclude = [exclude] if isinstance(exclude, str) else list(exclude)
     overrides = dict(overrides or {})
     _check_arguments(model, preset, overrides)
     _check_patterns(model, [*exclude, *overrides])
-    chosen = find_engine(engine)
-    walk = Walk(chosen, preset, exclude, overrides, model, _custom(handlers))
+    engine_used = find_engine(engine)
+    walk = Walk(engine_used, preset, exclude, overrides, model, _custom(handlers))
     converted = walk.run(_copied(model))
     if strict and walk.unserved:
         raise ConversionError(
@@ -94,7 +111,7 @@ def convert(
     walk.check_use()
     layers.disable_fast_paths(converted)
     attach(converted, Record(engine, preset, overrides, walk.layers))
-    chosen.finish(converted)
+    engine_used.finish(converted)
     tiles = {name: matrix.grid.tiles for name, matrix in matrices_of(converted).items()}
     for layer in walk.layers:
         if layer.where == "analog":
@@ -103,10 +120,33 @@ def convert(
 
 
 def coverage(model: nn.Module) -> pd.DataFrame:
-    """What became of every layer that holds parameters.
+    """Return a table that says for every layer whether it is analog, and why.
 
-    Returns: a row a layer: `module, type, parameters, where ("analog"/"digital"), tiles, reason`.
-    Raises:  CapabilityError where the model is not a converted one.
+    Args:
+        model: A converted model, as `convert` returned it.
+
+    Returns:
+        A DataFrame with one row per layer that holds parameters. Its columns are:
+        - `module`: the name of the layer in the model;
+        - `type`: the class of the digital layer;
+        - `parameters`: how many it has;
+        - `where`: "analog" or "digital";
+        - `tiles`: the number of tiles, 0 if digital;
+        - `reason`: why a layer is digital, or what is special about an analog one (weights that it
+          shared with another layer, a preset of its own, a handler of the user).
+
+    Raises:
+        CapabilityError: If the model is not a converted one.
+
+    Example:
+        >>> from torch import nn
+        >>> from aimc_bridge import convert, coverage
+        >>> from presets import rasch2023
+        >>> analog = convert(nn.Sequential(nn.Linear(600, 7), nn.LayerNorm(7)), rasch2023)
+        >>> for row in coverage(analog).itertuples(index=False):
+        ...     print(row.module, row.type, row.parameters, row.where, row.tiles)
+        0 Linear 4207 analog 2
+        1 LayerNorm 14 digital 0
     """
     import pandas as pd
 
@@ -117,35 +157,42 @@ def coverage(model: nn.Module) -> pd.DataFrame:
 
 @torch.no_grad()
 def copy_trained(source: nn.Module, target: nn.Module) -> None:
-    """Copy what `source` has learned to `target`, another conversion of the same digital model.
+    """Copy what one converted model has learned to another one.
 
-    Weights, biases, input ranges, and all digital parameters and buffers; engines and presets may
-    differ. Learned column scales are folded into the weights and their scales: on the same tiles
-    the normalised weights stay as they are.
+    Both are conversions of the same digital model; engines and presets may differ. Weights, biases,
+    input ranges, and all digital parameters and buffers are copied. Learned column scales are
+    folded into the weights and their scales, so that on the same tiles the normalised weights stay
+    as they are.
 
-    Raises:  ConversionError where the two do not have the same layers.
+    Args:
+        source: A converted model.
+        target: A converted model, which is changed.
+
+    Raises:
+        ConversionError: If the two do not have the same layers.
+        CapabilityError: If one of them is not a converted model.
     """
-    ours, theirs = matrices_of(source), matrices_of(target)
-    if set(ours) != set(theirs):
-        only = sorted(set(ours) ^ set(theirs))
+    sources, targets = matrices_of(source), matrices_of(target)
+    if set(sources) != set(targets):
+        only = sorted(set(sources) ^ set(targets))
         raise ConversionError(f"not the same analog layers: {', '.join(only[:6])} on one side only")
-    for name, matrix in ours.items():
-        learned, other_matrix = matrix.learned_scale(), theirs[name]
+    for name, matrix in sources.items():
+        learned, target_matrix = matrix.learned_scale(), targets[name]
         scale = None
-        if matrix.grid == other_matrix.grid:
+        if matrix.grid == target_matrix.grid:
             scale = matrix.column_scale() * learned
         weight = matrix.clean_weight() * matrix.grid.expand_columns(learned)
-        other_matrix.set_clean_weight(weight, scale)
-        bias, other = matrix.bias(), theirs[name].bias()
-        if (bias is None) != (other is None):
+        target_matrix.set_clean_weight(weight, scale)
+        bias, target_bias = matrix.bias(), target_matrix.bias()
+        if (bias is None) != (target_bias is None):
             raise ConversionError(f"layer {name!r} has a bias on one side only")
-        if bias is not None and other is not None:
-            other.copy_(bias)
+        if bias is not None and target_bias is not None:
+            target_bias.copy_(bias)
         ranges = matrix.input_ranges()
         if ranges is not None:
-            theirs[name].set_input_ranges(ranges)
-    digital = digital_state(source, set(ours))
-    for key, value in digital_state(target, set(theirs)).items():
+            target_matrix.set_input_ranges(ranges)
+    digital = digital_state(source, set(sources))
+    for key, value in digital_state(target, set(targets)).items():
         if key not in digital or digital[key].shape != value.shape:
             raise ConversionError(f"digital parameter {key!r} is not on both sides")
         value.copy_(digital[key])
@@ -154,7 +201,7 @@ def copy_trained(source: nn.Module, target: nn.Module) -> None:
 def _custom(
     handlers: Mapping[type[nn.Module], CustomFunction] | None,
 ) -> dict[type[nn.Module], CustomHandler]:
-    """The registered handlers of the user, and before them those of this conversion."""
+    """Return the user's handlers by layer type; those of this conversion come first."""
     if not isinstance(handlers, Mapping | None):
         raise UsageError(
             f"handlers is a {type(handlers).__name__}; allowed: a dict, such as "
@@ -168,12 +215,13 @@ def _custom(
 
 
 def _check_arguments(model: nn.Module, preset: Preset, overrides: Mapping[str, Preset]) -> None:
+    """Raise an error if the model or a preset cannot be used for a conversion."""
     if not isinstance(model, nn.Module):
         raise UsageError(f"model is a {type(model).__name__}; allowed: a torch.nn.Module")
-    for given in (preset, *overrides.values()):
-        if not isinstance(given, Preset):
+    for value in (preset, *overrides.values()):
+        if not isinstance(value, Preset):
             raise UsageError(
-                f"preset is {given!r}; allowed: a Preset, such as presets.get('rasch2023')"
+                f"preset is {value!r}; allowed: a Preset, such as presets.get('rasch2023')"
             )
     if any(is_converted(module) for module in model.modules()):
         raise ConversionError("this model is converted already; convert the digital model instead")
@@ -190,6 +238,7 @@ def _check_arguments(model: nn.Module, preset: Preset, overrides: Mapping[str, P
 
 
 def _check_patterns(model: nn.Module, patterns: Iterable[str]) -> None:
+    """Raise UsageError for a pattern that matches no module and no parameter."""
     names = [name for name, _ in model.named_modules(remove_duplicate=False)]
     names += [name for name, _ in model.named_parameters(remove_duplicate=False)]
     for pattern in patterns:
@@ -202,9 +251,10 @@ def _check_patterns(model: nn.Module, patterns: Iterable[str]) -> None:
 
 @torch.inference_mode(False)
 def _copied(model: nn.Module) -> nn.Module:
+    """Return a deep copy of the model, or name the tensors that cannot be copied."""
     try:
         return copy.deepcopy(model)
-    except RuntimeError as problem:  # a tensor that autograd made is no leaf
+    except RuntimeError as problem:  # a tensor computed by autograd is no leaf
         computed = [
             f"{name}.{key}" if name else key
             for name, module in model.named_modules()

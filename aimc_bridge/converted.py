@@ -1,4 +1,4 @@
-"""What a converted model remembers: its engine and presets, its coverage, the chip it holds."""
+"""The record that a converted model keeps: engine, presets, coverage and chip."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from aimc_bridge.spec import Preset
 
 @dataclass
 class ProgrammedChip:
-    """Which chip a model holds: None before programming."""
+    """The chip that a model holds.
+
+    Attributes:
+        seed: Seed of the chip.
+        draw_on: How it was drawn, as in `program`.
+        t_inference: Seconds after programming at which it is read; None before the first drift.
+    """
 
     seed: int
     draw_on: str
@@ -24,7 +30,16 @@ class ProgrammedChip:
 
 @dataclass
 class LayerRecord:
-    """One line of a coverage report."""
+    """One row of the table that `coverage` returns.
+
+    Attributes:
+        module: Name of the layer in the model.
+        type: Name of the digital layer's class.
+        parameters: Number of parameters.
+        where: "analog" or "digital".
+        tiles: Number of tiles; 0 if the layer is digital.
+        reason: Why the layer is digital, or what is special about an analog one; may be empty.
+    """
 
     module: str
     type: str
@@ -36,7 +51,15 @@ class LayerRecord:
 
 @dataclass
 class Record:
-    """What a converted model remembers of its conversion."""
+    """The facts about its conversion that a converted model remembers.
+
+    Attributes:
+        engine: Name of the engine.
+        preset: Preset of all layers that `presets` does not name.
+        presets: Other presets, by name or shell pattern of the layers.
+        layers: The coverage report.
+        chip: The programmed chip; None before programming.
+    """
 
     engine: str
     preset: Preset
@@ -49,19 +72,37 @@ _ATTRIBUTE = "_aimc_record"
 
 
 def attach(model: nn.Module, record: Record) -> None:
-    """Give a converted model its record; it travels with copies and pickles of the model."""
+    """Give a converted model its record, which copies and pickles of the model keep.
+
+    Args:
+        model: A converted model.
+        record: Its record.
+    """
     object.__setattr__(model, _ATTRIBUTE, record)
     model.register_load_state_dict_pre_hook(_refuse_with_a_chip)
 
 
 def _refuse_with_a_chip(model: nn.Module, *_: Any) -> None:
-    """Before a state dict is loaded: a chip of other weights would stay on the crossbars."""
+    """Raise an error if a state dict is loaded while a chip is programmed.
+
+    The chip would stay on the crossbars, although it has other weights than the state dict.
+    """
     if record_of(model).chip is not None:
         raise chip_in_the_way(type(model).__name__)
 
 
 def digital_state(model: nn.Module, analog: Iterable[str]) -> dict[str, Tensor]:
-    """Parameters and buffers outside the layers `analog`, themselves, not copies."""
+    """Return the parameters and buffers outside the analog layers.
+
+    The tensors themselves are returned, no copies.
+
+    Args:
+        model: A model.
+        analog: Names of the layers to leave out, with all that they hold.
+
+    Returns:
+        The tensors by name.
+    """
     names = tuple(analog)
     return {
         f"{name}.{key}" if name else key: value
@@ -75,17 +116,29 @@ def digital_state(model: nn.Module, analog: Iterable[str]) -> dict[str, Tensor]:
 
 
 def inside(name: str, module: str) -> bool:
-    """Whether the module `name` is `module` or in it."""
+    """Return whether the module `name` is `module` itself or a part of it.
+
+    Args:
+        name: Name of a module.
+        module: Name of a module; "" is the whole model.
+    """
     return name == module or module == "" or name.startswith(module + ".")
 
 
 def is_converted(model: nn.Module) -> bool:
-    """Whether this very module, not only a part of it, was returned by `convert`."""
+    """Return whether `convert` returned this very module, not only a part of it.
+
+    Args:
+        model: Any module.
+    """
     return _ATTRIBUTE in model.__dict__
 
 
 def record_of(model: nn.Module) -> Record:
     """Return the record of a converted model.
+
+    Args:
+        model: A converted model.
 
     Raises:
         CapabilityError: If the model was not returned by `convert` (or is a part of one).
@@ -100,17 +153,38 @@ def record_of(model: nn.Module) -> Record:
 
 
 def engine_of(model: nn.Module) -> Engine:
-    """Return the engine of a converted model."""
+    """Return the engine of a converted model.
+
+    Args:
+        model: A converted model.
+
+    Raises:
+        CapabilityError: If the model is not a converted one.
+    """
     return engine(record_of(model).engine)
 
 
 def matrices_of(model: nn.Module) -> dict[str, Matrix]:
-    """The matrices of a converted model, by layer name."""
+    """Return the weight matrices of a converted model, by the name of the layer.
+
+    Args:
+        model: A converted model.
+
+    Raises:
+        CapabilityError: If the model is not a converted one.
+    """
     return engine_of(model).matrices(model)
 
 
 def owners(model: nn.Module, kind: type[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
-    """(name, module) of all modules of a kind, each once, under its first name."""
+    """Yield (name, module) for every module of one kind.
+
+    Each module comes once, under its first name.
+
+    Args:
+        model: The model to search.
+        kind: A class of modules.
+    """
     for name, module in model.named_modules():
         if isinstance(module, kind):
             yield name, module

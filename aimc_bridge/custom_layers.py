@@ -1,4 +1,4 @@
-"""Layers that a handler of the user's own converts: what it is given, and what it may return."""
+"""Layers that a user's own handler converts: what it is given and may return."""
 
 from __future__ import annotations
 
@@ -17,10 +17,19 @@ from aimc_bridge.spec import Preset
 
 
 class MakeLinear:
-    """Makes analog linear layers of the engine in use: what a user's handler is given.
+    """A function that makes analog linear layers; a user's handler is given one.
 
-    `excluded` and `preset_of` are asked for the parts of the layer by their names in it; the layer
-    itself is "".
+    Attributes:
+        engine: The engine in use.
+        preset_of: Returns the preset of a part of the layer, by its name in the layer. The layer
+            itself is "".
+        excluded: Returns the pattern that excludes a part, by its name in the layer, or None.
+        training: Whether the digital layer is in training mode; the layers made here are then too.
+        parameters: The parameters of the digital layer.
+        names: Names of the layer's parts, by their identity.
+        made: The analog layers made so far.
+        replaced: Digital part -> the analog layer made from it.
+        left: Excluded part -> its name and the pattern that excludes it.
     """
 
     def __init__(
@@ -30,6 +39,14 @@ class MakeLinear:
         preset_of: Callable[[str], Preset],
         excluded: Callable[[str], str | None],
     ) -> None:
+        """Prepare for one digital layer.
+
+        Args:
+            module: The digital layer that the user's handler converts.
+            engine: The engine in use.
+            preset_of: Returns the preset of a part of the layer, by its name in the layer.
+            excluded: Returns the pattern that excludes a part, by its name in the layer, or None.
+        """
         self.engine, self.preset_of, self.excluded = engine, preset_of, excluded
         self.training = module.training
         self.parameters = list(module.parameters())
@@ -42,9 +59,12 @@ class MakeLinear:
         """Return an analog linear layer that holds copies.
 
         Args:
-            weight: The weight `[out, in]`, or a whole `nn.Linear`. A part of the layer that is
-                excluded by its name is returned as it is, digital.
-            bias: The bias `[out]`, or None.
+            weight: The weight, shape [out, in], or a whole `nn.Linear`. If a part of the layer is
+                excluded by its name, it is returned as it is, digital.
+            bias: The bias, shape [out], or None.
+
+        Returns:
+            The analog layer, or the excluded digital one.
 
         Raises:
             UsageError: If these are no tensors, or a bias is given beside a whole layer.
@@ -80,18 +100,18 @@ class MakeLinear:
         return layer
 
     def _around(self, weight: Tensor, bias: Tensor | None) -> nn.Linear:
-        """A digital layer around a weight and a bias."""
-        for what, tensor, dims in (("weight", weight, 2), ("bias", bias, 1)):
-            if tensor is None and what == "bias":
+        """Return a digital layer around a weight and a bias, after a check of both."""
+        for name, tensor, dims in (("weight", weight, 2), ("bias", bias, 1)):
+            if tensor is None and name == "bias":
                 continue
             if not isinstance(tensor, Tensor):
                 raise UsageError(
-                    f"make_linear: {what} is a {type(tensor).__name__}; allowed: a weight "
+                    f"make_linear: {name} is a {type(tensor).__name__}; allowed: a weight "
                     "[out, in] with a bias [out] or None, or a whole nn.Linear"
                 )
             if tensor.ndim != dims or 0 in tensor.shape:
                 raise ShapeError(
-                    f"make_linear: {what} {tuple(tensor.shape)}; allowed: a weight [out, in] and a "
+                    f"make_linear: {name} {tuple(tensor.shape)}; allowed: a weight [out, in] and a "
                     "bias [out]"
                 )
         if bias is not None and bias.shape[0] != weight.shape[0]:
@@ -111,7 +131,10 @@ class MakeLinear:
         return linear
 
     def _learns(self, tensor: Tensor) -> bool:
-        """Whether a tensor requires a gradient, or is the `.data` of a parameter that does."""
+        """Return whether a tensor is to be trained.
+
+        It is if it requires a gradient, or is the `.data` of a parameter that does.
+        """
         if not tensor.is_floating_point():
             return False  # `_check_numbers` says what is wrong with it
         memory = tensor.untyped_storage().data_ptr()
@@ -121,6 +144,7 @@ class MakeLinear:
 
 
 def _check_numbers(tensor: Tensor | None) -> None:
+    """Raise ConversionError unless a tensor holds finite floating-point numbers."""
     if tensor is None:
         return
     if not tensor.is_floating_point():
@@ -132,58 +156,71 @@ def _check_numbers(tensor: Tensor | None) -> None:
 
 
 class DigitalPart(NamedTuple):
-    """A module with parameters that stayed digital in what a handler returned."""
+    """A module with parameters that stayed digital in what a handler returned.
+
+    Attributes:
+        name: Name of the part in the returned module.
+        module: The part.
+    """
 
     name: str
     module: nn.Module
 
 
 class Handled:
-    """What a user's handler made of a layer."""
+    """The result of a user's handler for one layer.
+
+    Attributes:
+        module: What the handler returned.
+        given: Number of parameters of the digital layer.
+        analog: Number of weights and biases on analog layers.
+        digital: The parts that stayed digital and have parameters.
+        gone: Modules of the digital layer that are not in the returned module.
+    """
 
     def __init__(
         self, where: str, module: nn.Module, handler: CustomHandler, make: MakeLinear
     ) -> None:
-        """Call the handler.
+        """Call the handler and check what it returns.
 
         Args:
-            where: What errors call the layer.
+            where: Name of the layer in errors.
             module: The digital layer, of the copy that may be changed.
             handler: The user's handler.
-            make: What it is given to make analog layers with.
+            make: Makes analog layers for the handler.
 
         Raises:
-            ConversionError: If it returns no module, one without an analog layer, or one that does
-                not hold all the analog layers it made.
+            ConversionError: If the handler returns no module, a module without an analog layer, or
+                one that does not hold all the analog layers that were made.
         """
         before = set(module.modules())
         self.given = sum(parameter.numel() for parameter in module.parameters())
-        said = f"handler {handler.name} of {where}"
+        origin = f"handler {handler.name} of {where}"
         try:
             with torch.inference_mode(False), torch.enable_grad():
                 result = handler.function(module, make)
-        except AimcError as problem:  # of make_linear, which does not know the layer
-            raise type(problem)(f"{said}: {problem}") from problem
+        except AimcError as problem:  # from make_linear, which does not know the layer
+            raise type(problem)(f"{origin}: {problem}") from problem
         if not isinstance(result, nn.Module):
             raise ConversionError(
-                f"{said} returned a {type(result).__name__}; allowed: a torch.nn.Module whose "
+                f"{origin} returned a {type(result).__name__}; allowed: a torch.nn.Module whose "
                 "layers are made by make_linear"
             )
-        held = set(result.modules())
-        lost = [layer for layer in make.made if layer not in held]
+        modules = set(result.modules())
+        lost = [layer for layer in make.made if layer not in modules]
         if lost:
             raise ConversionError(
-                f"{said} made {len(make.made)} analog layers, of which {len(lost)} are not in the "
-                f"module tree of the {type(result).__name__} it returned; keep each as an "
+                f"{origin} made {len(make.made)} analog layers, of which {len(lost)} are not in "
+                f"the module tree of the {type(result).__name__} it returned; keep each as an "
                 "attribute of a module, or in an nn.ModuleList"
             )
         if not make.made and not make.left:
             raise ConversionError(
-                f"{said} returned a {type(result).__name__} without an analog layer; make its "
+                f"{origin} returned a {type(result).__name__} without an analog layer; make its "
                 "layers with make_linear, or exclude it"
             )
         self.module = result
-        self.gone = before - held
+        self.gone = before - modules
         matrices = make.engine.matrices(result)
         self.analog = sum(
             matrix.grid.out_features * matrix.grid.in_features

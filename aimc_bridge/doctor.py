@@ -1,4 +1,7 @@
-"""What this machine can run: versions, tiles, devices. `python -m aimc_bridge doctor`."""
+"""A report on what this machine can run: `python -m aimc_bridge doctor`.
+
+It lists the versions of packages, the tiles of the aihwkit engine and the devices.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ PACKAGES = (
 TORCHVISION = {"2.10": "0.25", "2.11": "0.26"}
 """The torchvision that is built for each torch the aihwkit engine runs with."""
 
-AIHWKIT = "aihwkit==1.1.0"  # written here too: where it is broken, `reference` cannot be asked
+AIHWKIT = "aihwkit==1.1.0"  # written here again, because a broken aihwkit cannot be asked
 
 ENGINE = "aihwkit engine"
 _MARKS = {True: ("ok", "green"), False: ("no", "red"), None: ("--", "yellow")}
@@ -28,7 +31,13 @@ _MARKS = {True: ("ok", "green"), False: ("no", "red"), None: ("--", "yellow")}
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. `ok`: None where it is missing and nothing needs it."""
+    """One line of the report.
+
+    Attributes:
+        what: What was looked at.
+        ok: True if it works, False if not; None if it is missing and nothing needs it.
+        note: A version, a reason or advice.
+    """
 
     what: str
     ok: bool | None
@@ -41,9 +50,10 @@ Sections = dict[str, list[Finding]]
 def examine() -> Sections:
     """Find out what this machine can run.
 
+    Programs over the library add sections of their own, as `benchmarks.doctor` adds the data sets.
+
     Returns:
-        The findings under their headings; `ENGINE` is the heading of the aihwkit engine. Programs
-        over the library add sections of their own, as `benchmarks.doctor` adds the data sets.
+        The findings under their headings; `ENGINE` is the heading of the aihwkit engine.
     """
     return {
         "versions": list(versions()),
@@ -83,16 +93,20 @@ def healthy(sections: Sections) -> bool:
 
 
 def versions() -> Iterator[Finding]:
-    """The packages that matter; torchvision must be the one built for this torch."""
+    """Yield the versions of the packages that matter.
+
+    torchvision must be the version that is built for the installed torch.
+    """
     yield Finding("python", True, platform.python_version())
-    found = {name: _version(name) for name in PACKAGES}
-    wanted = TORCHVISION.get(_minor(found["torch"]))
-    for name, number in found.items():
+    installed = {name: _version(name) for name in PACKAGES}
+    required = TORCHVISION.get(_minor(installed["torch"]))
+    for name, number in installed.items():
         if number is None:
             yield Finding(name, False, f'not installed; run: pip install "{name}"')
-        elif name == "torchvision" and wanted is not None and _minor(number) != wanted:
+        elif name == "torchvision" and required is not None and _minor(number) != required:
             note = (
-                f'torch {found["torch"]} needs {wanted}; run: pip install "torchvision=={wanted}.*"'
+                f"torch {installed['torch']} needs {required}; run: "
+                f'pip install "torchvision=={required}.*"'
             )
             yield Finding(name, False, f"{number}: {note}")
         else:
@@ -100,7 +114,7 @@ def versions() -> Iterator[Finding]:
 
 
 def native() -> Iterator[Finding]:
-    """Devices of the native engine."""
+    """Yield the devices of the native engine."""
     try:
         import torch
     except (ImportError, OSError) as problem:
@@ -115,7 +129,7 @@ def native() -> Iterator[Finding]:
 
 
 def reference() -> Iterator[Finding]:
-    """aihwkit's pairing with torch, and a product on each tile and device."""
+    """Yield whether aihwkit works with torch, and whether each tile multiplies here."""
     try:
         from aimc_bridge.engines.aihwkit.trial import TILES, trial
     except VersionError as problem:
@@ -138,6 +152,7 @@ def reference() -> Iterator[Finding]:
 
 
 def _version(package: str) -> str | None:
+    """Return the installed version of a package, or None."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -145,6 +160,7 @@ def _version(package: str) -> str | None:
 
 
 def _minor(text: str | None) -> str:
+    """Return the first two numbers of a version: "2.10.1" gives "2.10"."""
     return ".".join((text or "").split("+")[0].split(".")[:2])
 
 
@@ -165,7 +181,7 @@ def tell(look: Callable[[], Sections], parts: list[str], output: Output) -> int:
     """Print what a doctor finds, as `output` says.
 
     Args:
-        look: What finds it.
+        look: Returns the findings.
         parts: What is looked at, for --dry-run.
         output: How it is printed.
 
@@ -189,7 +205,14 @@ app = command("doctor", check, program=PROGRAM)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+    """Run the command.
+
+    Args:
+        words: The words of the command line after the program; None takes those of the process.
+
+    Returns:
+        The exit code.
+    """
     return execute(app, words, program=PROGRAM)
 
 

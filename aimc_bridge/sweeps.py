@@ -1,4 +1,4 @@
-"""Sweeps: chips x times -> a table. Each chip is programmed once and read at every time."""
+"""Sweeps over chips and times: a chip is programmed once and read at every time."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 Evaluate = Callable[[nn.Module], float | Mapping[str, float]]
 UNNAMED = "metric"
-"""The name of what `evaluate` returns if it is a plain number."""
+"""The metric's name if `evaluate` returns a plain number."""
 
 COLUMNS = ["chip", "seed", "t_inference", "metric", "value"]
 Row = tuple[int, int, float, str, float]
 _ONE_AT_A_TIME = threading.Lock()
-"""Chips of one process, where an executor runs threads: each seeds the one default generator."""
+"""Held while a chip is evaluated: threads of one process share the generator that a chip seeds."""
 
 
 def sweep(
@@ -48,27 +48,60 @@ def sweep(
     draw_on: str = "cpu",
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Evaluate `chips` chips at each time. The model comes back restored.
+    """Evaluate many chips at several times and return a table.
 
-    Args:    model  a converted model.    evaluate  model -> a number, or a dict of named numbers;
-             it must be picklable where an executor sends it to other processes.
-             chips  chip i has seed `seed + i`.    resume  a CSV file: chips at times found in it
-             are not computed again, others are added as they are done. It knows its model (weights,
-             digital layers, input ranges, presets), seed and `draw_on`; that `evaluate` is the same
-             is up to the caller.
-             executor  None: one after another, here; a number: so many processes; the name of a
-             joblib backend ("loky", "dask", "ray"): spread by it over `workers`. Threads of one
-             process take turns: they share torch's generator.
-             draw_on  as in `program`.
-    Returns: a row a chip, time and metric: `chip, seed, t_inference, metric, value`, sorted.
-    Raises:  UsageError (no chips, no times, `evaluate` returned no number), DataError (a resume
-             file of another sweep).
-    Warns:   UserWarning where `evaluate` runs through some of the analog layers and never reaches
-             others: what they do elsewhere, by their weights alone, is digital.
+    Each chip is programmed once and then drifts to every time. Afterwards the model is restored: it
+    holds its trained weights and no chip.
 
-    The noise of single products uses torch's default generator, seeded here from (seed, chip, time)
-    and given back as it was: two sweeps with the same arguments are equal where the engine's
-    products follow that generator.
+    Two sweeps with the same arguments give equal tables if the engine's products follow torch's
+    default generator, as the noise of single products does: the generator is seeded from (seed,
+    chip, time) before each evaluation, and afterwards it is as it was before.
+
+    Args:
+        model: A converted model, usually in eval mode.
+        evaluate: A function of the model that returns a number, or a dict of numbers by name. If an
+            executor sends it to other processes, it must be picklable.
+        times: Times after programming: seconds, or texts such as "1h"; one or several of them.
+        chips: Number of chips, 1 or more.
+        seed: An integer. Chip i has the seed `seed + i`.
+        resume: A CSV file for the results. Results found in it are not computed again, and new ones
+            are added when a chip is done. The file knows its model (weights, digital layers, input
+            ranges, presets), seed and `draw_on`; you must see to it that `evaluate` is the same.
+        executor: None evaluates one chip after another, in this process. A number starts that many
+            processes. A name of a joblib backend ("loky", "dask", "ray") spreads the chips over
+            `workers`. Threads of one process take turns, because they share torch's generator.
+        workers: Number of workers of a named backend; -1 takes all there are.
+        draw_on: As in `program`.
+        progress: Whether a progress bar is shown on standard error.
+
+    Returns:
+        A DataFrame with one row per chip, time and metric. Its columns are `chip` (0, 1, ...),
+        `seed`, `t_inference` (seconds), `metric` ("metric" if `evaluate` returns a plain number)
+        and `value`. It is sorted by metric, chip and time.
+
+    Raises:
+        UsageError: If there are no chips or no times, or `evaluate` returns no number.
+        DataError: If the file of `resume` belongs to another sweep or is damaged.
+        CapabilityError: If the model is not a converted one.
+
+    Warns:
+        UserWarning: If `evaluate` runs through some of the analog layers and never reaches others.
+            If it uses the weights of these in another way than by calling them, that part is
+            digital.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from aimc_bridge import calibrate, convert, sweep
+        >>> from presets import rasch2023
+        >>> inputs, labels = torch.randn(64, 12), torch.randint(2, (64,))
+        >>> analog = convert(nn.Linear(12, 2), rasch2023).eval()
+        >>> calibrate(analog, [inputs])
+        >>> def accuracy(model):
+        ...     return float((model(inputs).argmax(-1) == labels).float().mean())
+        >>> table = sweep(analog, accuracy, times=("1s", "1y"), chips=3, progress=False)
+        >>> list(table.columns), len(table)
+        (['chip', 'seed', 't_inference', 'metric', 'value'], 6)
     """
     import pandas as pd
 
@@ -85,8 +118,8 @@ def sweep(
     path = None if resume is None else Path(resume)
     rows = [] if path is None else _read(path, mark, seed)
     done = {(chip, t_s) for chip, _, t_s, _, _ in rows}
-    left = {chip: [t for t in t_inference if (chip, t) not in done] for chip in range(chips)}
-    todo = {chip: missing for chip, missing in left.items() if missing}
+    missing = {chip: [t for t in t_inference if (chip, t) not in done] for chip in range(chips)}
+    todo = {chip: t_missing for chip, t_missing in missing.items() if t_missing}
     try:
         with ProgressBar("chips", chips, chips - len(todo), show=progress) as bar:
             for result in _results(model, evaluate, todo, seed, draw_on, executor, workers):
@@ -109,7 +142,24 @@ def one_chip(
     seed: int,
     draw_on: str,
 ) -> list[Row]:
-    """All rows of one chip of a sweep that began with `seed`. The model is left programmed."""
+    """Program one chip of a sweep and evaluate it at every time.
+
+    The model is left with the chip programmed.
+
+    Args:
+        model: A converted model.
+        evaluate: As in `sweep`.
+        times: Seconds after programming.
+        chip: Number of the chip.
+        seed: Seed of the sweep's first chip.
+        draw_on: As in `program`.
+
+    Returns:
+        One row per time and metric: chip, seed of the chip, seconds, metric, value.
+
+    Raises:
+        UsageError: If `evaluate` returns no number.
+    """
     program(model, seed + chip, draw_on=draw_on)
     matrices = matrices_of(model)
     for matrix in matrices.values():
@@ -117,7 +167,7 @@ def one_chip(
     rows: list[Row] = []
     for t_s in times:
         drift(model, t_s)
-        # named devices: torch warns where it must save all of many by itself
+        # devices are named because torch warns if it has to save the state of many by itself
         devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
         with torch.random.fork_rng(devices=list(devices)):
             torch.manual_seed(rng.derive(seed, "sweep", chip, t_s))
@@ -134,7 +184,7 @@ def one_chip(
 
 
 def _metrics(result: Any) -> dict[str, float]:
-    """Named numbers of what `evaluate` returned."""
+    """Return the named numbers that `evaluate` returned, or raise UsageError."""
     named = result if isinstance(result, Mapping) else {UNNAMED: result}
     try:
         metrics = {str(name): float(value) for name, value in named.items()}
@@ -148,6 +198,7 @@ def _metrics(result: Any) -> dict[str, float]:
 
 
 def _copied_chip(model: nn.Module, *args: Any) -> list[Row]:
+    """Evaluate one chip on a copy of the model, while no other thread does so."""
     with _ONE_AT_A_TIME:
         return one_chip(copy.deepcopy(model), *args)
 
@@ -161,6 +212,7 @@ def _results(
     executor: int | str | None,
     workers: int,
 ) -> Iterable[list[Row]]:
+    """Yield the rows of every chip as it is done, here or in an executor's workers."""
     if executor is None:
         for chip, times in todo.items():
             yield one_chip(model, evaluate, times, chip, seed, draw_on)
@@ -171,10 +223,10 @@ def _results(
     backend = executor if isinstance(executor, str) else "loky"
     jobs = workers if isinstance(executor, str) else executor
     try:
-        with parallel_config(backend=backend):  # makes dask known, which `Parallel` does not
+        with parallel_config(backend=backend):  # registers dask, which `Parallel` does not
             try:
                 pool = Parallel(n_jobs=jobs, return_as="generator_unordered")
-            except ValueError:  # ray's backend gives all results at the end
+            except ValueError:  # ray's backend can only give all results at the end
                 pool = Parallel(n_jobs=jobs)
     except ValueError as cause:
         raise UsageError(
@@ -188,10 +240,21 @@ def _results(
 
 
 def _read(path: Path, mark: str, seed: int) -> list[Row]:
-    """Rows of a resume file; all chips in it are whole, each at every time it was asked at."""
+    """Return the rows of a resume file, or none if there is no file.
+
+    Every chip in it is whole: it has a row at each time that was asked for.
+
+    Args:
+        path: The file.
+        mark: The fingerprint of the model.
+        seed: Seed of the sweep.
+
+    Raises:
+        DataError: If the file belongs to another sweep or is damaged.
+    """
     if not path.exists():
         return []
-    other = DataError(
+    other_sweep = DataError(
         f"{path}: rows of another sweep (model, input ranges, preset, seed, draw_on or columns "
         "differ); give resume= a new file"
     )
@@ -202,12 +265,12 @@ def _read(path: Path, mark: str, seed: int) -> list[Row]:
         with path.open(newline="", encoding="utf-8") as file:
             header, *lines = list(csv.reader(file, strict=True))
         if header != [*COLUMNS, "model"]:
-            raise other
+            raise other_sweep
         for chip, chip_seed, t_s, metric, value, model in lines:
             rows.append((int(chip), int(chip_seed), float(t_s), metric, float(value or "nan")))
             metrics.setdefault((int(chip), float(t_s)), set()).add(metric)
             if model != mark or int(chip_seed) != int(chip) + seed:
-                raise other
+                raise other_sweep
     except DataError:
         raise
     except (ValueError, OSError, csv.Error) as cause:
@@ -218,6 +281,7 @@ def _read(path: Path, mark: str, seed: int) -> list[Row]:
 
 
 def _write(path: Path, mark: str, rows: list[Row]) -> None:
+    """Write all rows, each with the model's fingerprint, whole or not at all."""
     import pandas as pd
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -226,7 +290,10 @@ def _write(path: Path, mark: str, rows: list[Row]) -> None:
 
 
 def _note(rows: list[Row]) -> str:
-    """Say what a chip gave first at its last time: "97.5 % at 1y", "perplexity 88.1 at 1d"."""
+    """Return what a chip gave first at its last time, such as "97.5 % at 1y".
+
+    A metric that is not in per cent is named: "perplexity 88.1 at 1d".
+    """
     t_s = rows[-1][2]
     metric, value = next((name, number) for _, _, at, name, number in rows if at == t_s)
     text = metric_value(metric, value)

@@ -1,4 +1,4 @@
-"""The walk of a conversion over a model: what is replaced, and what is said of the rest."""
+"""The walk of a conversion over a model: it replaces layers and records the rest."""
 
 from __future__ import annotations
 
@@ -21,13 +21,33 @@ _NORMALISATIONS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm.
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether the module `name`, or one that holds it, is meant by a name or shell pattern."""
+    """Return whether a pattern matches a module, or a module that holds it.
+
+    Args:
+        name: Full name of the module, such as "encoder.0.linear".
+        pattern: A name or shell pattern; "encoder" matches everything in the encoder.
+    """
     parts = name.split(".")
     return any(fnmatchcase(".".join(parts[: i + 1]), pattern) for i in range(len(parts)))
 
 
 class Walk:
-    """One pass over the modules of a copied model, children replaced as it goes."""
+    """One pass over a copied model, which replaces its layers by analog ones.
+
+    Attributes:
+        layers: The coverage report so far, one record per layer that holds parameters.
+        unserved: Weight matrices that no handler serves and no pattern excludes, as the error of a
+            strict conversion lists them.
+        used: Patterns that had an effect so far.
+        checked: (preset, device, dtype) cases that the engine can run, so that each is checked
+            once.
+        done: What took the place of each module, by the identity of both.
+        replaced: Module -> what took its place; None for a part of a layer that was converted
+            whole.
+        owners: Names and modules that hold a parameter of the original model, by its identity.
+        given: The modules of the original model, by each of their names.
+        aliases: All names of a module of the original model, by its identity.
+    """
 
     def __init__(
         self,
@@ -38,6 +58,16 @@ class Walk:
         given: nn.Module,
         custom: dict[type[nn.Module], CustomHandler],
     ) -> None:
+        """Prepare a walk; nothing is changed before `run`.
+
+        Args:
+            engine: The engine that converts layers.
+            preset: The preset of layers that no override matches.
+            exclude: Names and shell patterns of modules that stay digital.
+            overrides: Presets by name or shell pattern; the first match counts.
+            given: The original model, of which `run` gets a copy.
+            custom: The user's handlers, by layer type.
+        """
         self.engine, self.preset, self.custom = engine, preset, custom
         self.exclude, self.overrides = exclude, overrides
         self.layers: list[LayerRecord] = []
@@ -57,12 +87,25 @@ class Walk:
             self.aliases.setdefault(id(module), []).append(name)
 
     def run(self, model: nn.Module) -> nn.Module:
-        for where, held in aliases.unregistered(model):
-            for part in held.modules():
+        """Convert the layers of a model in place and return what takes its place.
+
+        Args:
+            model: A copy of the original model.
+
+        Returns:
+            The model itself, or an analog layer if the model is a single layer.
+
+        Raises:
+            ConversionError: If a layer is held in a way that cannot be redirected to its analog
+                layer, or a user's handler returns something that is not allowed.
+            CapabilityError: If the engine cannot run a preset.
+        """
+        for place, hidden in aliases.unregistered(model):
+            for part in hidden.modules():
                 matrix = any(p.ndim >= 2 for p in part.parameters(recurse=False))
                 if matrix and not isinstance(part, _EMBEDDINGS):
                     self.unserved.append(
-                        f"{where} (a {type(part).__name__} that is not in the module tree)"
+                        f"{place} (a {type(part).__name__} that is not in the module tree)"
                     )
         result = self._visit("", model)
         aliases.redirect(result, self.replaced)
@@ -85,6 +128,10 @@ class Walk:
                 )
 
     def _visit(self, name: str, module: nn.Module) -> nn.Module:
+        """Convert a module and its children, and return what takes its place.
+
+        A module that cannot be converted is recorded, with the reason.
+        """
         if id(module) in self.done:
             return self.done[id(module)]
         pattern = self._exclusion(name) if name else None
@@ -120,6 +167,10 @@ class Walk:
         return result
 
     def _check_engine(self, preset: Preset, module: nn.Module) -> None:
+        """Raise an error if the engine cannot run the preset with this module.
+
+        It depends on the device and the dtype of the module's parameters.
+        """
         for parameter in module.parameters():
             case = (id(preset), parameter.device, parameter.dtype)
             if case not in self.checked:
@@ -127,23 +178,26 @@ class Walk:
                 self.checked.add(case)
 
     def _preset_of(self, name: str) -> Preset:
+        """Return the preset of the first override that matches, or the default."""
         for pattern, preset in self.overrides.items():
-            if self._meant(name, pattern):
+            if self._matched(name, pattern):
                 self.used.add(pattern)
                 return preset
         return self.preset
 
     def _exclusion(self, name: str) -> str | None:
-        """The pattern that excludes a module, or None."""
-        pattern = next((p for p in self.exclude if self._meant(name, p)), None)
+        """Return the pattern that excludes a module, or None."""
+        pattern = next((p for p in self.exclude if self._matched(name, p)), None)
         if pattern is not None:
             self.used.add(pattern)
         return pattern
 
-    def _meant(self, name: str, pattern: str) -> bool:
+    def _matched(self, name: str, pattern: str) -> bool:
+        """Return whether a pattern matches one of the names of a module."""
         return any(matches(alias, pattern) for alias in self.aliases[id(self.given[name])])
 
     def _handle(self, name: str, module: nn.Module, analog: nn.Module) -> nn.Module:
+        """Record a layer that the library's handler converted; return the analog one."""
         count = sum(p.numel() for p in module.parameters())
         reason = self._tied(name)
         preset = self._preset_of(name)
@@ -153,7 +207,10 @@ class Walk:
         return analog
 
     def _customised(self, name: str, module: nn.Module, handler: CustomHandler) -> nn.Module:
-        """Let a user's handler convert a layer; record that, and what it left digital."""
+        """Let a user's handler convert a layer, and record the result.
+
+        The parts that the handler left digital get records too.
+        """
         presets: dict[str, Preset] = {}
 
         def preset_of(part: str) -> Preset:
@@ -188,7 +245,7 @@ class Walk:
                 None,
                 [
                     self._tied(name),
-                    self._said_of(presets),
+                    self._preset_note(presets),
                     f"handler {handler.name}",
                     f"{', '.join(unserved)} digital" if unserved else "",
                     f"{total} parameters of {handled.given}" if total != handled.given else "",
@@ -200,38 +257,39 @@ class Walk:
             self.replaced[module] = handled.module
         return handled.module
 
-    def _said_of(self, presets: dict[str, Preset]) -> str:
-        """What coverage says of the presets of a layer's parts."""
+    def _preset_note(self, presets: dict[str, Preset]) -> str:
+        """Return the coverage report's remark on the presets of a layer's parts."""
         others = {part: preset for part, preset in presets.items() if preset is not self.preset}
         if others and len(others) == len(presets) and len(set(others.values())) == 1:
             return f"preset {next(iter(others.values()))}"
         return "; ".join(f"{part}: preset {preset}" for part, preset in others.items())
 
     def _tied(self, name: str) -> str:
-        """What becomes of weights that this layer shared with others; "" where it shared none."""
-        mine = set(self.given[name].modules())
+        """Return a remark on weights that this layer shared with others; "" for none."""
+        modules = set(self.given[name].modules())
         shared = {
             full: isinstance(owner, _EMBEDDINGS)
             for parameter in self.given[name].parameters()
             for full, owner in self.owners[id(parameter)]
-            if owner not in mine
+            if owner not in modules
         }
         embeddings = [full for full, is_embedding in shared.items() if is_embedding]
         others = [full for full, is_embedding in shared.items() if not is_embedding]
         reasons = []
         if embeddings:
-            kept = "keeps a digital copy of its own"
-            reasons.append(f"was tied to {', '.join(embeddings)}, which {kept}")
+            names = ", ".join(embeddings)
+            reasons.append(f"was tied to {names}, which keeps a digital copy of its own")
         if others:
             reasons.append(f"was tied to {', '.join(others)}: from now on each has its own copy")
         return "; ".join(reasons)
 
     def _leave_all(self, name: str, module: nn.Module, reason: str) -> None:
+        """Record a module and everything in it as digital, all with the same reason."""
         for key, inner in module.named_modules():
-            own = list(inner.parameters(recurse=False))
-            if own:
+            parameters = list(inner.parameters(recurse=False))
+            if parameters:
                 full = ".".join(filter(None, [name, key]))
-                count = sum(p.numel() for p in own)
+                count = sum(p.numel() for p in parameters)
                 self.layers.append(
                     LayerRecord(full, type(inner).__name__, count, "digital", 0, reason)
                 )
@@ -243,7 +301,7 @@ class Walk:
         handler: CustomHandler | None = None,
         full_names: Mapping[int, str] | None = None,
     ) -> None:
-        """Record a module that stays digital and holds parameters of its own.
+        """Record a module that stays digital and has parameters of its own.
 
         Args:
             name: The module's name.
@@ -271,7 +329,7 @@ class Walk:
         self.layers.append(LayerRecord(name, type(module).__name__, count, "digital", 0, reason))
 
     def _unserved(self, parameters: Mapping[str, nn.Parameter]) -> list[str]:
-        """The names of weight matrices that no pattern excludes."""
+        """Return the names of the weight matrices that no pattern excludes."""
         unserved = []
         for name, parameter in parameters.items():
             pattern = next((p for p in self.exclude if fnmatchcase(name, p)), None)
@@ -282,21 +340,24 @@ class Walk:
         return unserved
 
     def _refuse(self, names: list[str], module: nn.Module, handler: CustomHandler | None) -> None:
-        """Note weight matrices that are an error where the conversion is strict."""
+        """Note weight matrices that are an error if the conversion is strict."""
         if names:
             left = "" if handler is None else f", left digital by handler {handler.name}"
             self.unserved.append(f"{', '.join(names)} ({type(module).__name__}{left})")
 
 
 def _joined(name: str, part: str) -> str:
-    """The name of a module's part in the whole model."""
+    """Return the full name, in the whole model, of a part of a module."""
     return ".".join(filter(None, [name, part]))
 
 
 def _by_full_name(
     name: str, module: nn.Module, full_names: Mapping[int, str]
 ) -> dict[str, nn.Parameter]:
-    """The parameters of a module itself, by the names in `full_names` or, else, their own."""
+    """Return the parameters of the module itself, by their full names.
+
+    A parameter that `full_names` does not know has its name in the module behind `name`.
+    """
     return {
         full_names.get(id(parameter), _joined(name, key)): parameter
         for key, parameter in module.named_parameters(recurse=False)

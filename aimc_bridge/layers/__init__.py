@@ -1,4 +1,4 @@
-"""Layers made of several weight matrices, built out of the analog linear layers of any engine."""
+"""Layers of several weight matrices, made of any engine's analog linear layers."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ def register_defaults(
     convert_conv: Handler,
     convert_transposed: Handler,
 ) -> None:
-    """Register everything that the library converts.
+    """Register handlers for every layer type that the library converts.
 
     Args:
-        handlers: Those of an engine, to which all are added.
+        handlers: The handlers of one engine, to which all are added.
         convert_linear: The engine's own handler of `nn.Linear`. It copies the weights, their
-            device, dtype, gradient flags and training mode. All layers of several matrices are
-            made of its layers.
+            device, dtype, gradient flags and training mode. All layers of several matrices are made
+            of its layers.
         convert_conv: The engine's own handler of convolutions in one, two and three dimensions.
-        convert_transposed: The engine's own handler of Hugging Face's `Conv1D`, weights
-            `[in, out]`.
+        convert_transposed: The engine's own handler of Hugging Face's `Conv1D`, whose weights have
+            the shape [in, out].
     """
     handlers.add(convert_linear, nn.Linear)
     handlers.add(convert_conv, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -73,6 +73,8 @@ def register_defaults(
 def _handler(
     analog: Callable[..., nn.Module], convert_linear: Callable[[Any, Preset], nn.Module]
 ) -> Handler:
+    """Return a handler that makes a counterpart out of the engine's linear layers."""
+
     def convert(module: nn.Module, preset: Preset) -> nn.Module:
         def make_linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
             return convert_linear(linear_around(weight, bias), preset)

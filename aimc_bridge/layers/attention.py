@@ -14,13 +14,13 @@ from aimc_bridge.layers.parameters import copied_parameter
 
 
 class AnalogMultiheadAttention(nn.Module):
-    """Counterpart of `nn.MultiheadAttention`; children `q`, `k`, `v` and `out` are analog.
+    """An analog counterpart of `nn.MultiheadAttention`.
 
-    `bias_k` and `bias_v` `[1, 1, embed_dim]` stay digital parameters. Built by `make_linear`, which
-    makes an analog linear layer of (weight `[out, in]`, bias `[out]` or None).
+    The children `q`, `k`, `v` and `out` are analog linear layers. The products of attention itself
+    are digital, and `bias_k` and `bias_v`, shape [1, 1, embed_dim], stay digital parameters.
     """
 
-    # Read by nn.TransformerEncoderLayer before its fast path: each of the two rules that path out.
+    # nn.TransformerEncoderLayer reads these before its fast path; each of them rules it out.
     in_proj_bias: None = None
     _qkv_same_embed_dim: bool = False
 
@@ -29,6 +29,12 @@ class AnalogMultiheadAttention(nn.Module):
         module: nn.MultiheadAttention,
         make_linear: MakeLinear,
     ) -> None:
+        """Convert a digital layer.
+
+        Args:
+            module: The digital layer.
+            make_linear: Makes the analog linear layers.
+        """
         super().__init__()
         self.embed_dim, self.kdim, self.vdim = module.embed_dim, module.kdim, module.vdim
         self.num_heads, self.head_dim = module.num_heads, module.head_dim
@@ -61,16 +67,28 @@ class AnalogMultiheadAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """(outputs, attention weights or None).
+        """Return the outputs, and the attention weights or None.
 
-        Args:    query  `[targets, batch, embed_dim]`; batch in front where `batch_first`, or none.
-                 key, value  the same with `sources` and `kdim`, `vdim`.
-                 key_padding_mask  `[batch, sources]`, bool (True: ignored) or added.
-                 attn_mask  `[targets, sources]` or `[batch * heads, targets, sources]`, likewise.
-                 is_causal  a hint that `attn_mask` is the causal one, which must be given too.
-        Returns: outputs shaped like query; weights `[batch, targets, sources]`, one set a head
-                 (`[batch, heads, ...]`) unless averaged, None unless needed.
-        Raises:  ShapeError; UsageError (nested tensors, integer masks, `is_causal` alone).
+        Args:
+            query: Shape [targets, batch, embed_dim]; [batch, targets, embed_dim] if `batch_first`;
+                [targets, embed_dim] without a batch.
+            key: The same with `sources` and `kdim`.
+            value: The same with `sources` and `vdim`.
+            key_padding_mask: Shape [batch, sources], or [sources] without a batch. A bool mask
+                ignores what is True; another mask is added to the scores.
+            need_weights: Whether the attention weights are returned.
+            attn_mask: Shape [targets, sources] or [batch * heads, targets, sources], of the same
+                kinds.
+            average_attn_weights: Whether the weights are averaged over the heads.
+            is_causal: A hint that `attn_mask` is the causal mask, which must be given too.
+
+        Returns:
+            Outputs, shaped like `query`, and weights, shape [batch, targets, sources], or [batch,
+            heads, targets, sources] if they are not averaged; None if they are not needed.
+
+        Raises:
+            ShapeError: If an input or a mask has a wrong shape.
+            UsageError: For nested tensors, integer masks, or `is_causal` without `attn_mask`.
         """
         batched = self._check(query, key, value)
         if is_causal and attn_mask is None:
@@ -85,7 +103,7 @@ class AnalogMultiheadAttention(nn.Module):
         elif not self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
         q, k, v = self.q(query), self.k(key), self.v(value)
-        # the same rule as torch's: alone, the hint replaces the mask
+        # the rule is torch's: without another mask, the hint replaces attn_mask
         causal = is_causal and key_padding_mask is None and not need_weights
         mask = None
         if not causal:
@@ -110,13 +128,14 @@ class AnalogMultiheadAttention(nn.Module):
         return y if self.batch_first else y.transpose(0, 1), weights
 
     def extra_repr(self) -> str:
+        """Return the settings that are shown when the module is printed."""
         return (
             f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, kdim={self.kdim}, "
             f"vdim={self.vdim}, batch_first={self.batch_first}, dropout={self.dropout}"
         )
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> bool:
-        """Whether the input has a batch dimension."""
+        """Return whether the input has a batch dimension, after a check of all shapes."""
         if query.is_nested or key.is_nested or value.is_nested:
             raise UsageError("a nested tensor; allowed: padded tensors with a key_padding_mask")
         batched = query.ndim == 3
@@ -138,11 +157,11 @@ class AnalogMultiheadAttention(nn.Module):
         return batched
 
     def _heads(self, x: Tensor) -> Tensor:
-        """`[batch, steps, embed_dim] -> [batch, heads, steps, head_dim]`."""
+        """Split [batch, steps, embed_dim] into [batch, heads, steps, head_dim]."""
         return x.view(*x.shape[:-1], self.num_heads, self.head_dim).transpose(1, 2)
 
     def _extended(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values with the learned pair and the zero pair behind, where there are any."""
+        """Append the learned pair and the zero pair to keys and values, if there are any."""
         if self.bias_k is not None and self.bias_v is not None:
             batch = k.shape[0]
             k = torch.cat([k, self.bias_k.expand(batch, 1, -1)], dim=1)
@@ -154,18 +173,21 @@ class AnalogMultiheadAttention(nn.Module):
     def _mask(
         self, q: Tensor, k: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None
     ) -> Tensor | None:
-        """Both masks as one to add to the scores, broadcast to `[batch, heads, targets, sources]`;
-        None where neither is given."""
+        """Return both masks as one that is added to the scores; None without a mask.
+
+        It broadcasts to [batch, heads, targets, sources].
+        """
         batch, targets, sources = q.shape[0], q.shape[1], k.shape[1]
         masks = []
         if attn_mask is not None:
-            each = (batch * self.num_heads, targets, sources)
-            if tuple(attn_mask.shape) not in (each, each[1:]):
+            per_head = (batch * self.num_heads, targets, sources)
+            if tuple(attn_mask.shape) not in (per_head, per_head[1:]):
                 raise ShapeError(
-                    f"attn_mask {tuple(attn_mask.shape)}; allowed: {each[1:]} or {each}"
+                    f"attn_mask {tuple(attn_mask.shape)}; allowed: {per_head[1:]} or {per_head}"
                 )
-            split = (batch, self.num_heads, *each[1:]) if attn_mask.ndim == 3 else each[1:]
-            masks.append(_additive("attn_mask", attn_mask, q.dtype).reshape(split))
+            by_head = (batch, self.num_heads, targets, sources)
+            shape = by_head if attn_mask.ndim == 3 else per_head[1:]
+            masks.append(_additive("attn_mask", attn_mask, q.dtype).reshape(shape))
         if key_padding_mask is not None:
             if tuple(key_padding_mask.shape) != (batch, sources):
                 raise ShapeError(
@@ -183,9 +205,13 @@ class AnalogMultiheadAttention(nn.Module):
 def disable_fast_paths(model: nn.Module) -> None:
     """Make torch's transformer encoders call the converted layers that they hold.
 
-    In eval mode without gradients they hand the weights of their layers to one fused kernel, and
-    padded batches over as nested tensors. Encoders without a converted layer stay as they are.
-    Outputs at padded positions, which nested tensors make 0, are then those of the layers.
+    In eval mode without gradients, an encoder hands the weights of its layers to one fused kernel,
+    and turns padded batches into nested tensors. Both are switched off. Encoders without a
+    converted layer stay as they are. At padded positions nested tensors give 0; the outputs there
+    are now those of the layers.
+
+    Args:
+        model: A converted model, which is changed.
     """
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer) and _holds_converted(module):
@@ -197,7 +223,7 @@ def disable_fast_paths(model: nn.Module) -> None:
 
 
 def _holds_converted(layer: nn.Module) -> bool:
-    """Whether one of the layers that the fused kernel replaces has a forward of its own."""
+    """Return whether one of the layers that the fused kernel replaces is converted."""
     digital = (nn.Linear.forward, nn.MultiheadAttention.forward)
     return any(
         type(child).forward not in digital
@@ -207,7 +233,7 @@ def _holds_converted(layer: nn.Module) -> bool:
 
 
 def _additive(name: str, mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask to add to the scores: -inf where a bool mask is True."""
+    """Return a mask to add to the scores; a bool mask becomes -inf where it is True."""
     if mask.dtype == torch.bool:
         return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, -math.inf)
     if not mask.is_floating_point():
@@ -216,7 +242,10 @@ def _additive(name: str, mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _thirds(parameter: Tensor) -> list[Tensor]:
-    """The parts for q, k and v, with the flag of the whole (views made without grad have none)."""
+    """Return the parts of a joint parameter for q, k and v.
+
+    Each part has the gradient flag of the whole, because views made without gradients have none.
+    """
     return [
         nn.Parameter(part, requires_grad=parameter.requires_grad)
         for part in parameter.detach().chunk(3)

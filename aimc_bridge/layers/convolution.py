@@ -16,7 +16,15 @@ Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 def padding_to_do_first(conv: Conv) -> Sequence[int]:
-    """Amounts for `functional.pad` where a convolution with zeros cannot pad itself; else empty."""
+    """Return the padding that a convolution cannot do by itself.
+
+    Args:
+        conv: A digital convolution.
+
+    Returns:
+        Amounts for `functional.pad`; empty if the convolution pads with zeros by itself, or not at
+        all.
+    """
     if conv.padding_mode == "zeros" and not isinstance(conv.padding, str):
         return ()
     amounts: list[int] = list(conv._reversed_padding_repeated_twice)
@@ -24,9 +32,15 @@ def padding_to_do_first(conv: Conv) -> Sequence[int]:
 
 
 def as_batch(x: Tensor, channels: int, dims: int) -> Tensor:
-    """`[batch, channels, *space]` of inputs with or without a batch, `dims` sizes of space.
+    """Return inputs with a batch dimension, shape [batch, channels, *space].
 
-    Raises:  ShapeError.
+    Args:
+        x: Inputs with or without a batch.
+        channels: Number of channels of the convolution.
+        dims: Number of dimensions of space: 1, 2 or 3.
+
+    Raises:
+        ShapeError: If the inputs do not fit.
     """
     if x.ndim not in (dims + 1, dims + 2) or x.shape[-dims - 1] != channels:
         raise ShapeError(f"input {tuple(x.shape)}; allowed: [batch, {channels}, {dims} sizes]")
@@ -34,14 +48,20 @@ def as_batch(x: Tensor, channels: int, dims: int) -> Tensor:
 
 
 class UnfoldedConv(nn.Module):
-    """A convolution in one, two or three dimensions, `[batch, channels, *space]`.
+    """An analog convolution in one, two or three dimensions, as a matrix product.
 
-    The inputs of every output position are gathered, rows in (channel, kernel row, kernel column)
-    order, and multiplied by one analog linear layer a group (children `groups`). Groups, strides,
-    dilation and every padding mode are the digital layer's; the bias is digital.
+    The inputs of every output position are gathered, in the order (channel, kernel row, kernel
+    column), and multiplied by one analog linear layer per group (children `groups`). Groups,
+    strides, dilation and every padding mode are those of the digital layer; the bias is digital.
     """
 
     def __init__(self, conv: Conv, make_linear: MakeLinear) -> None:
+        """Convert a digital layer.
+
+        Args:
+            conv: The digital layer.
+            make_linear: Makes the analog linear layers.
+        """
         super().__init__()
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
         self.kernel_size, self.stride, self.dilation = conv.kernel_size, conv.stride, conv.dilation
@@ -58,7 +78,15 @@ class UnfoldedConv(nn.Module):
     bias: nn.Parameter | None
 
     def unfolded(self, x: Tensor) -> tuple[Tensor, list[int]]:
-        """`[batch, positions, channels * kernel]` of padded inputs, and the output's sizes."""
+        """Gather the inputs of every output position.
+
+        Args:
+            x: Padded inputs, shape [batch, channels, *space].
+
+        Returns:
+            The gathered inputs, shape [batch, positions, channels * kernel], and the sizes of the
+            output.
+        """
         dims = len(self.kernel_size)
         for dim, (size, step, spread) in enumerate(
             zip(self.kernel_size, self.stride, self.dilation, strict=True)
@@ -69,6 +97,17 @@ class UnfoldedConv(nn.Module):
         return x.permute(order).reshape(x.shape[0], math.prod(sizes), -1), sizes
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the convolution of the inputs.
+
+        Args:
+            x: Shape [batch, in_channels, *space], or [in_channels, *space] without a batch.
+
+        Returns:
+            Shape [batch, out_channels, *space], or [out_channels, *space] without a batch.
+
+        Raises:
+            ShapeError: If the input does not fit.
+        """
         dims = len(self.kernel_size)
         batched = as_batch(x, self.in_channels, dims)
         if any(self.pad):
@@ -85,6 +124,7 @@ class UnfoldedConv(nn.Module):
         return y if x.ndim == dims + 2 else y.squeeze(0)
 
     def extra_repr(self) -> str:
+        """Return the settings that are shown when the module is printed."""
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
             f"stride={self.stride}, dilation={self.dilation}, groups={len(self.groups)}"

@@ -1,4 +1,4 @@
-"""What layers of several matrices are built with: analog linear layers of any engine."""
+"""Linear layers, from which layers of several weight matrices are made."""
 
 from __future__ import annotations
 
@@ -7,11 +7,22 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 MakeLinear = Callable[[Tensor, Tensor | None], nn.Module]
-"""(weight `[out, in]`, bias `[out]` or None) -> an analog linear layer that holds copies."""
+"""Makes an analog linear layer with copies of a weight [out, in] and a bias [out] or None."""
 
 
 def linear_around(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A digital layer around these very tensors: born on meta, nothing is drawn or allocated."""
+    """Return a digital linear layer that holds these very tensors.
+
+    The layer is created on the meta device, so that no weights are drawn and no memory is
+    allocated.
+
+    Args:
+        weight: The weight, shape [out, in].
+        bias: The bias, shape [out], or None.
+
+    Returns:
+        The layer; its parameters share memory with the tensors and have their gradient flags.
+    """
     rows, columns = weight.shape
     linear = nn.Linear(columns, rows, bias=bias is not None, device="meta")
     linear.weight = nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)

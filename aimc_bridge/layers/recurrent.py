@@ -1,7 +1,7 @@
-"""Analog recurrent layers and cells: products on crossbars, gates and states digital.
+"""Analog recurrent layers and cells: analog products, digital gates and states.
 
-Called like the digital layers, with the same shapes. The inputs of all time steps of a layer and
-direction are one product; only the recurrent product steps.
+They are called like the digital layers, with the same shapes. The inputs of all time steps of one
+layer and direction are multiplied at once; only the recurrent product is done step by step.
 """
 
 from __future__ import annotations
@@ -19,25 +19,35 @@ from aimc_bridge.layers.linear import MakeLinear
 from aimc_bridge.layers.steps import time_steps
 
 State = tuple[Tensor, ...]
-"""What a step hands to the next: (h, c) of an LSTM, (h,) of the others."""
+"""The state between two steps: (h, c) of an LSTM, (h,) of the others."""
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
 
 
 def _lstm(gates: Tensor, c: Tensor) -> State:
-    """New (h, c) from the sum of both products, `[..., 4 hidden]`; gates in order i, f, g, o."""
-    both, g, o = gates.split((2 * c.shape[-1], c.shape[-1], c.shape[-1]), dim=-1)
-    i, f = torch.sigmoid(both).chunk(2, dim=-1)
+    """Return the new (h, c) of an LSTM.
+
+    Args:
+        gates: The sum of both products, shape [..., 4 * hidden], gates in the order i, f, g, o.
+        c: The old cell state, shape [..., hidden].
+    """
+    i_and_f, g, o = gates.split((2 * c.shape[-1], c.shape[-1], c.shape[-1]), dim=-1)
+    i, f = torch.sigmoid(i_and_f).chunk(2, dim=-1)
     c = torch.addcmul(f * c, i, torch.tanh(g))
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
-def _gru(given: Tensor, recurrent: Tensor, h: Tensor) -> Tensor:
-    """New h from both products, `[..., 3 hidden]` each; gates in order r, z, n.
+def _gru(inputs: Tensor, recurrent: Tensor, h: Tensor) -> Tensor:
+    """Return the new h of a GRU.
 
-    They stay apart: r acts on the recurrent half of n, its bias included.
+    The two products stay apart, because r acts on the recurrent half of n with its bias.
+
+    Args:
+        inputs: Product with the inputs, shape [..., 3 * hidden], gates in the order r, z, n.
+        recurrent: Product with the old h, of the same shape and order.
+        h: The old state, shape [..., hidden].
     """
-    r_x, z_x, n_x = given.chunk(3, dim=-1)
+    r_x, z_x, n_x = inputs.chunk(3, dim=-1)
     r_h, z_h, n_h = recurrent.chunk(3, dim=-1)
     z = torch.sigmoid(z_x + z_h)
     n = torch.tanh(n_x + torch.sigmoid(r_x + r_h) * n_h)
@@ -45,13 +55,19 @@ def _gru(given: Tensor, recurrent: Tensor, h: Tensor) -> Tensor:
 
 
 class _Recurrent(nn.Module, ABC):
-    """Layers and directions of a recurrent network over time; a subclass says what one step does.
+    """Layers and directions of a recurrent network; a subclass defines one time step.
 
-    Children `ih_l0`, `hh_l0` and, with projections, `hr_l0`: numbered by layer, `_reverse` at the
-    end for the second direction.
+    The children are `ih_l0`, `hh_l0` and, with projections, `hr_l0`. They are numbered by layer;
+    `_reverse` at the end marks the second direction.
     """
 
     def __init__(self, module: nn.RNNBase, make_linear: MakeLinear) -> None:
+        """Convert a digital layer.
+
+        Args:
+            module: The digital layer.
+            make_linear: Makes the analog linear layers.
+        """
         super().__init__()
         self.mode = module.mode
         self.input_size, self.hidden_size = module.input_size, module.hidden_size
@@ -71,13 +87,20 @@ class _Recurrent(nn.Module, ABC):
                     self.add_module(name, make_linear(getattr(module, f"weight_{name}"), bias))
 
     @abstractmethod
-    def _step(self, given: Tensor, state: State, name: str) -> State:
-        """One time step of the layer and direction `name`; `given` is its input product."""
+    def _step(self, inputs: Tensor, state: State, name: str) -> State:
+        """Return the state after one time step.
+
+        Args:
+            inputs: Product with the inputs of this step, shape [batch, gates * hidden].
+            state: The state before the step.
+            name: Layer and direction, such as "l0_reverse".
+        """
 
     def flatten_parameters(self) -> None:
-        """Nothing to do: there is no cuDNN buffer. User code calls it."""
+        """Do nothing: there is no cuDNN buffer. It exists because users' code calls it."""
 
     def extra_repr(self) -> str:
+        """Return the settings that are shown when the module is printed."""
         return (
             f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, "
             f"bias={self.bias}, batch_first={self.batch_first}, dropout={self.dropout}, "
@@ -87,6 +110,7 @@ class _Recurrent(nn.Module, ABC):
     def _forward(
         self, x: Tensor | PackedSequence, hx: State | None
     ) -> tuple[Tensor | PackedSequence, State]:
+        """Return outputs and final states of all layers, for packed or plain input."""
         if isinstance(x, PackedSequence):
             self._check_input(x.data, (2,), "packed [steps, {}]")
             sizes = x.batch_sizes.tolist()
@@ -114,23 +138,33 @@ class _Recurrent(nn.Module, ABC):
         return out.transpose(0, 1) if self.batch_first else out, state
 
     def _check_input(self, x: Tensor, ndims: tuple[int, ...], allowed: str) -> None:
+        """Raise ShapeError if the input has the wrong shape."""
         if x.ndim not in ndims or x.shape[-1] != self.input_size:
             shapes = allowed.replace("{}", str(self.input_size))
             raise ShapeError(f"input {tuple(x.shape)}; allowed: {shapes}")
 
     def _start(self, hx: State | None, data: Tensor, batch: int, batched: bool) -> State:
-        """Initial states, `[layers * directions, batch, width]` each; zeros where not given."""
+        """Return the initial states, shape [layers * directions, batch, width] each.
+
+        They are zeros if `hx` is None. A wrong shape is a ShapeError.
+        """
         count = self.num_layers * len(self._suffixes)
         if hx is None:
             return tuple(data.new_zeros(count, batch, width) for width in self._widths)
-        for name, given, width in zip("hc", hx, self._widths, strict=False):
+        for name, initial, width in zip("hc", hx, self._widths, strict=False):
             allowed = (count, batch, width) if batched else (count, width)
-            if tuple(given.shape) != allowed:
-                raise ShapeError(f"initial {name} {tuple(given.shape)}; allowed: {allowed}")
+            if tuple(initial.shape) != allowed:
+                raise ShapeError(f"initial {name} {tuple(initial.shape)}; allowed: {allowed}")
         return tuple(hx) if batched else tuple(s.unsqueeze(1) for s in hx)
 
     def _layers(self, data: Tensor, sizes: Sequence[int], start: State) -> tuple[Tensor, State]:
-        """All layers over `[sum(sizes), input_size]`, `sizes[t]` rows at step t."""
+        """Run all layers and return the outputs and the final states.
+
+        Args:
+            data: Inputs of all steps, shape [sum(sizes), input_size].
+            sizes: Number of rows at each step.
+            start: The initial states.
+        """
         finals: list[State] = []
         for layer in range(self.num_layers):
             if layer > 0:
@@ -147,12 +181,21 @@ class _Recurrent(nn.Module, ABC):
     def _direction(
         self, name: str, data: Tensor, sizes: Sequence[int], start: State
     ) -> tuple[Tensor, State]:
-        """One layer in one direction: outputs `[sum(sizes), width]`, final state.
+        """Run one layer in one direction; return its outputs and its final state.
 
-        Sequences are sorted by length, longest first. Forward, a step drops those that have ended;
-        backward, it takes up those that begin: no product is spent on padding.
+        The sequences are sorted by length, longest first. Forward, a step drops those that have
+        ended; backward, it takes up those that begin. So no product is spent on padding.
+
+        Args:
+            name: Layer and direction, such as "l0_reverse".
+            data: Inputs of all steps, shape [sum(sizes), features].
+            sizes: Number of rows at each step.
+            start: The initial state.
+
+        Returns:
+            Outputs, shape [sum(sizes), width], and the final state.
         """
-        given = self.get_submodule(f"ih_{name}")(data).split(list(sizes))
+        inputs = self.get_submodule(f"ih_{name}")(data).split(list(sizes))
         order = range(len(sizes))
         state, ended, outs = start, [], []
         if name.endswith("_reverse"):
@@ -160,14 +203,14 @@ class _Recurrent(nn.Module, ABC):
             state = tuple(s[: sizes[-1]] for s in start)
         with time_steps():
             for t in order:
-                rows, had = sizes[t], state[0].shape[0]
-                if rows < had:
+                rows, active = sizes[t], state[0].shape[0]
+                if rows < active:
                     ended.append(tuple(s[rows:] for s in state))
                     state = tuple(s[:rows] for s in state)
-                elif rows > had:
-                    both = zip(state, start, strict=True)
-                    state = tuple(torch.cat([s, begin[had:rows]]) for s, begin in both)
-                state = self._step(given[t], state, name)
+                elif rows > active:
+                    pairs = zip(state, start, strict=True)
+                    state = tuple(torch.cat([s, first[active:rows]]) for s, first in pairs)
+                state = self._step(inputs[t], state, name)
                 outs.append(state[0])
         if order.step < 0:
             outs.reverse()
@@ -178,72 +221,121 @@ class _Recurrent(nn.Module, ABC):
 
 
 class AnalogLSTM(_Recurrent):
-    """Counterpart of `nn.LSTM`: `[steps, batch, input_size] -> [steps, batch, directions * width]`.
-
-    width is hidden_size, or proj_size where that is not 0. Batch first, unbatched and packed input
-    as the digital layer's. Raises ShapeError, UsageError (an initial state that is no pair).
-    """
+    """An analog counterpart of `nn.LSTM`, with all its options and input layouts."""
 
     def __init__(self, module: nn.LSTM, make_linear: MakeLinear) -> None:
+        """Convert a digital layer.
+
+        Args:
+            module: The digital layer.
+            make_linear: Makes the analog linear layers.
+        """
         super().__init__(module, make_linear)
         self._widths = (*self._widths, self.hidden_size)
 
     def forward(
         self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor | PackedSequence, State]:
-        """(outputs, (h_n, c_n)); `hx` is (h_0, c_0), zeros where None."""
+        """Return the outputs and the final state (h_n, c_n).
+
+        Args:
+            input: Shape [steps, batch, input_size]; [batch, steps, input_size] if `batch_first`;
+                [steps, input_size] without a batch; or a packed sequence.
+            hx: The initial state (h_0, c_0), shapes [layers * directions, batch, width] and [layers
+                * directions, batch, hidden_size]; zeros if None. `width` is proj_size, or
+                hidden_size if proj_size is 0.
+
+        Returns:
+            Outputs, in the layout of the input, with directions * width features; and (h_n, c_n).
+
+        Raises:
+            ShapeError: If an input or a state does not fit.
+            UsageError: If the initial state is no pair.
+        """
         _check_pair(hx)
         return self._forward(input, hx)
 
-    def _step(self, given: Tensor, state: State, name: str) -> State:
+    def _step(self, inputs: Tensor, state: State, name: str) -> State:
         h, c = state
-        h, c = _lstm(given + self.get_submodule(f"hh_{name}")(h), c)
+        h, c = _lstm(inputs + self.get_submodule(f"hh_{name}")(h), c)
         return (self.get_submodule(f"hr_{name}")(h) if self.proj_size else h), c
 
 
 class AnalogGRU(_Recurrent):
-    """Counterpart of `nn.GRU`: `[steps, batch, input_size] -> [steps, batch, directions * hidden]`.
-
-    Batch first, unbatched and packed input as the digital layer's. Raises ShapeError.
-    """
+    """An analog counterpart of `nn.GRU`, with all its options and input layouts."""
 
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | None = None
     ) -> tuple[Tensor | PackedSequence, Tensor]:
-        """(outputs, h_n); `hx` is h_0, zeros where None."""
+        """Return the outputs and the final state h_n.
+
+        Args:
+            input: Shape [steps, batch, input_size]; [batch, steps, input_size] if `batch_first`;
+                [steps, input_size] without a batch; or a packed sequence.
+            hx: The initial state h_0, shape [layers * directions, batch, hidden_size]; zeros if
+                None.
+
+        Returns:
+            Outputs, in the layout of the input, with directions * hidden_size features; and h_n.
+
+        Raises:
+            ShapeError: If an input or a state does not fit.
+        """
         out, state = self._forward(input, None if hx is None else (hx,))
         return out, state[0]
 
-    def _step(self, given: Tensor, state: State, name: str) -> State:
-        return (_gru(given, self.get_submodule(f"hh_{name}")(state[0]), state[0]),)
+    def _step(self, inputs: Tensor, state: State, name: str) -> State:
+        return (_gru(inputs, self.get_submodule(f"hh_{name}")(state[0]), state[0]),)
 
 
 class AnalogRNN(_Recurrent):
-    """Counterpart of `nn.RNN`: `[steps, batch, input_size] -> [steps, batch, directions * hidden]`.
-
-    Batch first, unbatched and packed input as the digital layer's. Raises ShapeError.
-    """
+    """An analog counterpart of `nn.RNN`, with all its options and input layouts."""
 
     def __init__(self, module: nn.RNN, make_linear: MakeLinear) -> None:
+        """Convert a digital layer.
+
+        Args:
+            module: The digital layer.
+            make_linear: Makes the analog linear layers.
+        """
         super().__init__(module, make_linear)
         self.nonlinearity = self.mode.removeprefix("RNN_").lower()
 
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | None = None
     ) -> tuple[Tensor | PackedSequence, Tensor]:
-        """(outputs, h_n); `hx` is h_0, zeros where None."""
+        """Return the outputs and the final state h_n.
+
+        Args:
+            input: Shape [steps, batch, input_size]; [batch, steps, input_size] if `batch_first`;
+                [steps, input_size] without a batch; or a packed sequence.
+            hx: The initial state h_0, shape [layers * directions, batch, hidden_size]; zeros if
+                None.
+
+        Returns:
+            Outputs, in the layout of the input, with directions * hidden_size features; and h_n.
+
+        Raises:
+            ShapeError: If an input or a state does not fit.
+        """
         out, state = self._forward(input, None if hx is None else (hx,))
         return out, state[0]
 
-    def _step(self, given: Tensor, state: State, name: str) -> State:
+    def _step(self, inputs: Tensor, state: State, name: str) -> State:
         recurrent = self.get_submodule(f"hh_{name}")(state[0])
-        return (_ACTIVATIONS[self.nonlinearity](given + recurrent),)
+        return (_ACTIVATIONS[self.nonlinearity](inputs + recurrent),)
 
 
 class _Cell(nn.Module):
-    """One step: children `ih` and `hh`."""
+    """One step of a recurrent network, with the children `ih` and `hh`."""
 
     def __init__(self, module: nn.RNNCellBase, make_linear: MakeLinear) -> None:
+        """Convert a digital cell.
+
+        Args:
+            module: The digital cell.
+            make_linear: Makes the analog linear layers.
+        """
         super().__init__()
         self.input_size, self.hidden_size = module.input_size, module.hidden_size
         self.bias = module.bias
@@ -251,10 +343,15 @@ class _Cell(nn.Module):
         self.hh = make_linear(module.weight_hh, module.bias_hh)
 
     def extra_repr(self) -> str:
+        """Return the settings that are shown when the module is printed."""
         return f"{self.input_size}, {self.hidden_size}, bias={self.bias}"
 
     def _start(self, x: Tensor, hx: State | None, count: int) -> State:
-        """`count` initial states, `[batch, hidden]` or `[hidden]` as the input is."""
+        """Return `count` initial states, with or without a batch as the input.
+
+        Their shape is [batch, hidden] or [hidden]. They are zeros if `hx` is None. A wrong shape is
+        a ShapeError.
+        """
         if x.ndim not in (1, 2) or x.shape[-1] != self.input_size:
             raise ShapeError(
                 f"input {tuple(x.shape)}; allowed: [batch, {self.input_size}] or "
@@ -263,26 +360,33 @@ class _Cell(nn.Module):
         allowed = (*x.shape[:-1], self.hidden_size)
         if hx is None:
             return (x.new_zeros(allowed),) * count
-        for name, given in zip("hc", hx, strict=False):
-            if tuple(given.shape) != allowed:
-                raise ShapeError(f"initial {name} {tuple(given.shape)}; allowed: {allowed}")
+        for name, initial in zip("hc", hx, strict=False):
+            if tuple(initial.shape) != allowed:
+                raise ShapeError(f"initial {name} {tuple(initial.shape)}; allowed: {allowed}")
         return hx
 
     def _product(self, child: nn.Module, x: Tensor) -> Tensor:
+        """Return the product of a child, also for input without a batch."""
         y: Tensor = child(x.unsqueeze(0)).squeeze(0) if x.ndim == 1 else child(x)
         return y
 
 
 class AnalogLSTMCell(_Cell):
-    """Counterpart of `nn.LSTMCell`: `[batch, input_size] -> (h, c)`, `[batch, hidden_size]` each.
-
-    Unbatched input too. Raises ShapeError, UsageError (an initial state that is no pair).
-    """
+    """An analog counterpart of `nn.LSTMCell`."""
 
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """New (h, c); `hx` is the old pair, zeros where None."""
+        """Return the new (h, c), shape [batch, hidden_size] each.
+
+        Args:
+            input: Shape [batch, input_size], or [input_size] without a batch.
+            hx: The old (h, c), shape [batch, hidden_size] each; zeros if None.
+
+        Raises:
+            ShapeError: If an input or a state does not fit.
+            UsageError: If the old state is no pair.
+        """
         _check_pair(hx)
         h, c = self._start(input, hx, 2)
         h, c = _lstm(self._product(self.ih, input) + self._product(self.hh, h), c)
@@ -290,35 +394,52 @@ class AnalogLSTMCell(_Cell):
 
 
 class AnalogGRUCell(_Cell):
-    """Counterpart of `nn.GRUCell`: `[batch, input_size] -> [batch, hidden_size]`.
-
-    Unbatched input too. Raises ShapeError.
-    """
+    """An analog counterpart of `nn.GRUCell`."""
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """New h; `hx` is the old one, zeros where None."""
+        """Return the new h, shape [batch, hidden_size].
+
+        Args:
+            input: Shape [batch, input_size], or [input_size] without a batch.
+            hx: The old h, shape [batch, hidden_size]; zeros if None.
+
+        Raises:
+            ShapeError: If an input or a state does not fit.
+        """
         (h,) = self._start(input, None if hx is None else (hx,), 1)
         return _gru(self._product(self.ih, input), self._product(self.hh, h), h)
 
 
 class AnalogRNNCell(_Cell):
-    """Counterpart of `nn.RNNCell`: `[batch, input_size] -> [batch, hidden_size]`.
-
-    Unbatched input too. Raises ShapeError.
-    """
+    """An analog counterpart of `nn.RNNCell`."""
 
     def __init__(self, module: nn.RNNCell, make_linear: MakeLinear) -> None:
+        """Convert a digital cell.
+
+        Args:
+            module: The digital cell.
+            make_linear: Makes the analog linear layers.
+        """
         super().__init__(module, make_linear)
         self.nonlinearity = module.nonlinearity
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """New h; `hx` is the old one, zeros where None."""
+        """Return the new h, shape [batch, hidden_size].
+
+        Args:
+            input: Shape [batch, input_size], or [input_size] without a batch.
+            hx: The old h, shape [batch, hidden_size]; zeros if None.
+
+        Raises:
+            ShapeError: If an input or a state does not fit.
+        """
         (h,) = self._start(input, None if hx is None else (hx,), 1)
         sums = self._product(self.ih, input) + self._product(self.hh, h)
         return _ACTIVATIONS[self.nonlinearity](sums)
 
 
 def _check_pair(hx: object) -> None:
+    """Raise UsageError if the initial state of an LSTM is neither None nor a pair."""
     if hx is not None and not (isinstance(hx, tuple | list) and len(hx) == 2):
         got = f"{len(hx)} states" if isinstance(hx, tuple | list) else f"a {type(hx).__name__}"
         raise UsageError(f"initial state is {got}; allowed: a pair (h_0, c_0), or None for zeros")

@@ -1,4 +1,4 @@
-"""The mini-batches of a run in an order that a resumed run and every replica can repeat."""
+"""The mini-batches of a run, in an order that a resumed run and replicas repeat."""
 
 from __future__ import annotations
 
@@ -17,14 +17,27 @@ Split = Callable[[Any, int, int], Any]
 
 @runtime_checkable
 class Passing(Protocol):
-    """A loader whose batches are a function of epoch and position: nothing is read twice."""
+    """A loader whose batches depend on epoch and position alone: none is read twice."""
 
     def passing(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """The batches of one epoch from position `start`."""
+        """Yield the batches of one epoch.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            start: Position of the first batch.
+        """
 
 
 class MiniBatch(NamedTuple):
-    """One of a run: its number in all, its epoch and position there; whether the epoch ends."""
+    """A mini-batch and its place in the run.
+
+    Attributes:
+        step: Number of the mini-batch in the whole run, from 0.
+        epoch: Its epoch, from 0.
+        position: Its position in the epoch, from 0.
+        last: Whether it is the last of the epoch.
+        data: What the loader gave, or this replica's part of it.
+    """
 
     step: int
     epoch: int
@@ -34,15 +47,22 @@ class MiniBatch(NamedTuple):
 
 
 class Order:
-    """Iterates a loader epoch by epoch.
+    """The mini-batches of a loader, epoch by epoch.
 
-    Whatever a loader draws from torch's default generator on the CPU (order, augmentation) is a
-    function of (seed, epoch): the training between two batches draws from it without a trace here.
-    A DataLoader's own generators are remembered as they were when the epoch began (`generators`).
+    A loader may draw from torch's default generator on the CPU, for order and augmentation. What it
+    draws depends on (seed, epoch) alone: the training may draw from the same generator between two
+    batches, and the loader does not notice. A DataLoader's own generators are remembered as they
+    were when the epoch began.
 
-    Args:    part  (index, count) of this replica. A DataLoader has been split already; of other
-             loaders each replica takes `split(batch, index, count)`, or, without `split`, every
-             count-th batch.
+    Attributes:
+        loader: The loader.
+        epochs: Number of epochs.
+        max_batches: Number of mini-batches at which the run ends; None sets no limit.
+        seed: Seed of the loader's draws.
+        own: Whether the loader is a DataLoader, which has been split among the replicas already.
+        part: (index, count) of this replica, (0, 1) for a DataLoader.
+        split: Returns this replica's part of a mini-batch, or None.
+        generators: States of a DataLoader's generators at the beginning of the epoch.
     """
 
     def __init__(
@@ -54,6 +74,18 @@ class Order:
         part: tuple[int, int],
         split: Split | None,
     ) -> None:
+        """Prepare the order.
+
+        Args:
+            loader: The loader; it is iterated again in each epoch.
+            epochs: Number of epochs.
+            max_batches: Number of mini-batches at which the run ends; None sets no limit.
+            seed: Seed of the loader's draws.
+            part: (index, count) of this replica. A DataLoader has been split already. Of another
+                loader each replica takes `split(batch, index, count)`, or every count-th batch if
+                there is no `split`.
+            split: Returns a replica's part of a mini-batch, or None.
+        """
         self.loader, self.epochs, self.max_batches, self.seed = loader, epochs, max_batches, seed
         self.own = isinstance(loader, DataLoader)
         self.part = (0, 1) if self.own else part
@@ -61,7 +93,7 @@ class Order:
         self.generators: list[torch.Tensor] = []
 
     def total(self) -> int | None:
-        """Mini-batches of the whole run, None where the loader has no length."""
+        """Return the number of mini-batches of the run; None if the loader has no length."""
         try:
             length = len(self.loader)  # type: ignore[arg-type]
         except TypeError:
@@ -74,22 +106,30 @@ class Order:
     def from_(
         self, step: int, epoch: int, position: int, generators: list[torch.Tensor] | None = None
     ) -> Iterator[MiniBatch]:
-        """The mini-batches from number `step`, which is `position` of `epoch`.
+        """Yield the mini-batches of the run, from a given one on.
 
-        Args:    generators  those of this epoch's beginning, where it was begun before.
-        Raises:  TrainingError where an epoch has none.
+        Args:
+            step: Number of the first mini-batch in the run.
+            epoch: Its epoch.
+            position: Its position in the epoch.
+            generators: States of the loader's generators at the beginning of this epoch, if it was
+                begun in an earlier run.
+
+        Raises:
+            TrainingError: If an epoch has no mini-batch.
+            CheckpointError: If the loader has another number of generators.
         """
         for number in range(epoch, self.epochs):
             self._put_generators(generators)
             generators = None
-            found = 0
+            count = 0
             for data, last in _with_last(self._epoch(number, position)):
                 if self.max_batches is not None and step >= self.max_batches:
                     return
-                yield MiniBatch(step, number, position + found, last, data)
+                yield MiniBatch(step, number, position + count, last, data)
                 step += 1
-                found += 1
-            if found == 0 and position == 0:
+                count += 1
+            if count == 0 and position == 0:
                 raise TrainingError(
                     f"the loader gave no mini-batch in epoch {number}; pass one that is not empty "
                     "and can be iterated anew: a DataLoader or a list, not a generator"
@@ -97,6 +137,7 @@ class Order:
             position = 0
 
     def _epoch(self, epoch: int, start: int) -> Iterator[Any]:
+        """Yield this replica's batches of one epoch, from position `start` on."""
         torch.manual_seed(rng.derive(self.seed, "epoch", epoch))
         index, count = self.part
         if isinstance(self.loader, Passing):
@@ -115,31 +156,43 @@ class Order:
     # --- a DataLoader's own generators ---
 
     def now(self, ended: bool) -> list[torch.Tensor]:
-        """Their states where the next mini-batch's epoch begins: after an epoch that ended, now."""
-        return [g.get_state() for g in self._found()] if ended else self.generators
+        """Return the loader's generators as they are when the next batch's epoch begins.
 
-    def _found(self) -> list[torch.Generator]:
+        Args:
+            ended: Whether an epoch has just ended; then their states of now are returned.
+
+        Returns:
+            The states of a DataLoader's own generators.
+        """
+        return [g.get_state() for g in self._loader_generators()] if ended else self.generators
+
+    def _loader_generators(self) -> list[torch.Generator]:
+        """Return the generators of a DataLoader and its samplers; none for other loaders."""
         if not isinstance(self.loader, DataLoader):
             return []
         loader: Any = self.loader
         base = getattr(loader, "base_dataloader", loader)  # Accelerate's wrapper
         places = [loader, base, base.sampler, getattr(base.batch_sampler, "sampler", None)]
-        found = [getattr(place, "generator", None) for place in places]
-        unique = {id(g): g for g in found if isinstance(g, torch.Generator)}
+        generators = [getattr(place, "generator", None) for place in places]
+        unique = {id(g): g for g in generators if isinstance(g, torch.Generator)}
         return list(unique.values())
 
     def _put_generators(self, states: list[torch.Tensor] | None) -> None:
-        found = self._found()
+        """Set the generators, if states are given, and remember their states."""
+        generators = self._loader_generators()
         if states is not None:
-            if len(states) != len(found):
+            if len(states) != len(generators):
                 raise CheckpointError("the checkpoint is of a loader with other generators")
-            for generator, state in zip(found, states, strict=True):
+            for generator, state in zip(generators, states, strict=True):
                 generator.set_state(state)
-        self.generators = [generator.get_state() for generator in found]
+        self.generators = [generator.get_state() for generator in generators]
 
 
 def _isolated(batches: Iterator[Any]) -> Iterator[Any]:
-    """The default generator goes on, for the loader, where the loader left it."""
+    """Yield batches while the loader has torch's default generator to itself.
+
+    For every batch the generator goes on where the loader left it.
+    """
     state = torch.get_rng_state()
     while True:
         outside = torch.get_rng_state()
@@ -155,17 +208,20 @@ def _isolated(batches: Iterator[Any]) -> Iterator[Any]:
 
 
 def _every(batches: Iterator[Any], index: int, count: int) -> Iterator[Any]:
-    """One of each `count` batches; what does not fill a round is left out, for all alike."""
-    while len(found := list(islice(batches, count))) == count:
-        yield found[index]
+    """Yield one of each `count` batches.
+
+    An incomplete round at the end is left out, for all replicas alike.
+    """
+    while len(turn := list(islice(batches, count))) == count:
+        yield turn[index]
 
 
 def _with_last(batches: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
-    """(batch, whether it is the last)."""
-    held: list[Any] = []
+    """Yield (batch, whether it is the last)."""
+    pending: list[Any] = []
     for batch in batches:
-        if held:
-            yield held.pop(), False
-        held.append(batch)
-    if held:
-        yield held.pop(), True
+        if pending:
+            yield pending.pop(), False
+        pending.append(batch)
+    if pending:
+        yield pending.pop(), True

@@ -1,9 +1,9 @@
-"""What is kept of a training: where it is, its checkpoints, validation's best weights.
+"""Checkpoints of a training: its state, weights and validation's best weights.
 
-Tensors go to safetensors, the rest to a small JSON file.
+Tensors are written as safetensors, everything else as a small JSON file.
 
-A folder holds `step-N.safetensors` and `checkpoint.json`, which names it and is written last: a
-process that is killed at any moment leaves a whole checkpoint. Where the best weights are kept,
+A folder holds `step-N.safetensors` and `checkpoint.json`, which names it and is written last. So a
+process that is killed at any moment leaves a whole checkpoint. If the best weights are kept,
 `best-N.safetensors` holds them.
 """
 
@@ -32,9 +32,13 @@ POINTER = "checkpoint.json"
 
 
 def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state of all parameters as tensors and plain values, by "index.name".
+    """Return the state of an optimizer as tensors and plain values, by "index.name".
 
-    Raises:  CheckpointError for a state that is neither.
+    Args:
+        optimizer: The optimizer.
+
+    Raises:
+        CheckpointError: If a value of the state is neither a tensor nor a plain value.
     """
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {}
@@ -55,7 +59,15 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, 
 def restore_optimizer(
     optimizer: Optimizer, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
 ) -> None:
-    """Back from `optimizer_state`; learning rates and other settings stay those of `optimizer`."""
+    """Put back a state from `optimizer_state`.
+
+    Learning rates and other settings stay as `optimizer` has them.
+
+    Args:
+        optimizer: The optimizer, which is changed.
+        tensors: The tensors from `optimizer_state`.
+        plain: The plain values from `optimizer_state`.
+    """
     state: dict[int, dict[str, Any]] = {}
     for key, value in (*tensors.items(), *plain.items()):
         index, _, name = key.partition(".")
@@ -64,11 +76,28 @@ def restore_optimizer(
 
 
 class Folder:
-    """The checkpoints of one run. Only a writer writes; every process may read."""
+    """The checkpoints of one run in a folder; every process may read, one writes.
+
+    Attributes:
+        path: The folder.
+        run: Arguments of the run that must match for a resume.
+        writer: Whether this process writes.
+    """
 
     def __init__(self, path: Path, run: Mapping[str, Any], resume: bool, writer: bool) -> None:
+        """Open a folder; nothing is read or written yet.
+
+        Args:
+            path: The folder; it is made when the first file is written.
+            run: Arguments of the run that must match for a resume.
+            resume: Whether a training in the folder may be continued.
+            writer: Whether this process writes.
+
+        Raises:
+            UsageError: If the folder holds a training and `resume` is False.
+        """
         self.path = path
-        self.run = json.loads(json.dumps(run))  # as it comes back: lists for tuples
+        self.run = json.loads(json.dumps(run))  # as JSON gives it back: lists for tuples
         self.writer = writer
         if (path / POINTER).exists() and not resume:
             raise UsageError(
@@ -76,9 +105,14 @@ class Folder:
             )
 
     def read(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """(facts, tensors) of the last checkpoint, or None before the first.
+        """Return the facts and the tensors of the last checkpoint.
 
-        Raises:  CheckpointError where it is damaged; UsageError where it is of another run.
+        Returns:
+            The facts and the tensors by name; None if there is no checkpoint yet.
+
+        Raises:
+            CheckpointError: If the checkpoint is damaged.
+            UsageError: If it belongs to another run.
         """
         pointer = self.path / POINTER
         if not pointer.exists():
@@ -93,15 +127,21 @@ class Folder:
             ) from None
         differs = sorted(k for k in self.run.keys() | run.keys() if self.run.get(k) != run.get(k))
         if differs:
-            said = ", ".join(f"{k} {run.get(k)!r}, now {self.run.get(k)!r}" for k in differs)
+            changes = ", ".join(f"{k} {run.get(k)!r}, now {self.run.get(k)!r}" for k in differs)
             raise UsageError(
-                f"{self.path} holds another training ({said}); repeat its arguments, or name "
+                f"{self.path} holds another training ({changes}); repeat its arguments, or name "
                 "another folder"
             )
         return facts, self._tensors(file)
 
     def write(self, step: int, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """A checkpoint after `step` mini-batches; the one before goes."""
+        """Write a checkpoint and remove the one before.
+
+        Args:
+            step: Number of mini-batches done.
+            facts: Plain values.
+            tensors: The tensors by name.
+        """
         if not self.writer:
             return
         self.path.mkdir(parents=True, exist_ok=True)
@@ -111,19 +151,31 @@ class Folder:
         files.write_text(self.path / POINTER, json.dumps(content, indent=1) + "\n")
         best = facts.get("best_step")
         current = {file.name, f"best-{best}.safetensors"}
-        for kind in ("step", "best", ".step", ".best"):  # with a point: of a process killed at it
+        for kind in ("step", "best", ".step", ".best"):  # with a point: left by a killed process
             for old in self.path.glob(f"{kind}-*.safetensors"):
                 if old.name not in current:
                     old.unlink()
 
     def write_best(self, step: int, state: Mapping[str, Tensor]) -> None:
-        """The best weights so far, of after `step` mini-batches."""
+        """Write the best weights so far.
+
+        Args:
+            step: Number of mini-batches done.
+            state: State dict of the model.
+        """
         if self.writer:
             self.path.mkdir(parents=True, exist_ok=True)
             files.write_tensors(self.path / f"best-{step}.safetensors", state)
 
     def read_best(self, step: int) -> dict[str, Tensor]:
-        """What `write_best` wrote."""
+        """Return the weights that `write_best` wrote.
+
+        Args:
+            step: Number of mini-batches that were done.
+
+        Raises:
+            CheckpointError: If the file is missing or damaged.
+        """
         return self._tensors(f"best-{step}.safetensors")
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
@@ -139,13 +191,18 @@ class Folder:
 
 
 def load_model(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """A state dict into a model of the same kind.
+    """Load a state dict into a model of the same kind.
 
-    Raises:  CheckpointError where it is of another one, which stays as it is.
+    Args:
+        model: The model, which is changed.
+        state: The state dict.
+
+    Raises:
+        CheckpointError: If the state dict belongs to another model; `model` then stays as it is.
     """
-    mine = {k: v.shape for k, v in model.state_dict().items()}
-    theirs = {k: v.shape for k, v in state.items()}
-    if wrong := sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k)):
+    shapes = {k: v.shape for k, v in model.state_dict().items()}
+    saved = {k: v.shape for k, v in state.items()}
+    if wrong := sorted(k for k in shapes.keys() | saved.keys() if shapes.get(k) != saved.get(k)):
         raise CheckpointError(
             f"the checkpoint is of another model: {wrong[0]!r} and {len(wrong) - 1} other tensors "
             "are not there or not alike; name another folder"
@@ -160,13 +217,18 @@ def load_model(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 @dataclass
 class State:
-    """Where a run is: all of it but tensors, JSON-safe, kept in its checkpoints.
+    """The place of a run and its losses so far, JSON-safe, kept in its checkpoints.
 
-    step, epoch, position    mini-batches done; the next one's epoch and place in it
-    trained                  mini-batches at the last optimizer step
-    epoch_loss, epoch_count  sum of this epoch's losses, before distillation, and their number
-    best_loss, best_step     lowest loss of validation, and the mini-batches done then
-    stalls                   validations that did not better it
+    Attributes:
+        step: Number of mini-batches done.
+        epoch: Epoch of the next mini-batch.
+        position: Place of the next mini-batch in its epoch.
+        trained: Number of mini-batches done at the last optimizer step.
+        epoch_loss: Sum of this epoch's losses, before distillation.
+        epoch_count: Number of these losses.
+        best_loss: Lowest loss of validation, or of an epoch if there is no validation.
+        best_step: Number of mini-batches done at that loss.
+        stalls: Number of validations that were no better than the best before.
     """
 
     step: int = 0
@@ -181,15 +243,33 @@ class State:
 
 
 class Kept:
-    """A training's state, and its folder where it has one.
+    """A training's state, and its folder if it has one.
 
-    Args:    claim  what must be the same for a run in the folder to be gone on with.
-    Raises:  what `Folder` does where the folder holds another run or is damaged.
+    Attributes:
+        model: The model that is trained.
+        options: The options of the training.
+        accelerator: The Accelerator of the training.
+        state: Where the run is.
+        saved: Number of mini-batches done at the last checkpoint.
+        best: Weights of the lowest loss of validation, on the CPU; None if they are not kept.
+        folder: The folder of the checkpoints, or None.
     """
 
     def __init__(
         self, model: nn.Module, options: Options, accelerator: Accelerator, claim: dict[str, Any]
     ) -> None:
+        """Open the folder, if there is one, and read its last checkpoint.
+
+        Args:
+            model: The model that is trained.
+            options: The options of the training.
+            accelerator: The Accelerator of the training.
+            claim: Arguments that must match for a resume.
+
+        Raises:
+            UsageError: If the folder holds a training and `resume` is off, or another training.
+            CheckpointError: If the checkpoint is damaged.
+        """
         self.model, self.options, self.accelerator = model, options, accelerator
         self.state, self.saved = State(), 0
         self.best: dict[str, Tensor] | None = None
@@ -202,13 +282,15 @@ class Kept:
 
     @property
     def path(self) -> Path | None:
-        """The folder, where this process writes into it."""
+        """Return the folder if this process writes into it, else None."""
         return self.folder.path if self.folder is not None and self.folder.writer else None
 
     def judge(self, loss: float, weights: bool) -> None:
-        """Better than all before, or one stall more.
+        """Record a loss: it is the best so far, or one more stall.
 
-        Args:    weights  whether the model has the weights that the loss was measured with.
+        Args:
+            loss: The loss of a validation or an epoch.
+            weights: Whether the model still has the weights that the loss was measured with.
         """
         state = self.state
         if state.best_loss is not None and loss >= state.best_loss:
@@ -221,18 +303,25 @@ class Kept:
                 self.folder.write_best(state.step, self.best)
 
     def save(self, optimizer: Optimizer, order: Order, log: TrainingLog, *, final: bool) -> None:
-        """A checkpoint, where there is a folder: the final one, or when it is time for another."""
+        """Write a checkpoint if there is a folder and it is time for one.
+
+        Args:
+            optimizer: The optimizer.
+            order: The order of the mini-batches.
+            log: The log of the training.
+            final: Whether this is the end of the run, which always gets a checkpoint.
+        """
         every, step = self.options.checkpoint_every, self.state.step
         if self.folder is None or not (final or step // every > self.saved // every):
             return
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        kept, plain = optimizer_state(optimizer)
-        tensors |= {f"optimizer.{key}": value for key, value in kept.items()}
-        for rank, mine in enumerate(self._carried()):
-            tensors |= {f"carried.{rank}.{key}": value for key, value in mine.items()}
+        optimizer_tensors, plain = optimizer_state(optimizer)
+        tensors |= {f"optimizer.{key}": value for key, value in optimizer_tensors.items()}
+        for rank, carried in enumerate(self._carried()):
+            tensors |= {f"carried.{rank}.{key}": value for key, value in carried.items()}
         for index, generator in enumerate(order.now(self.state.position == 0)):
             tensors[f"generator.{index}"] = generator
-        scaler = getattr(self.accelerator, "scaler", None)  # of float16 alone
+        scaler = getattr(self.accelerator, "scaler", None)  # only float16 has one
         facts = {
             "state": asdict(self.state),
             "optimizer": plain,
@@ -244,23 +333,31 @@ class Kept:
         self.saved = step
 
     def _carried(self) -> list[dict[str, Tensor]]:
-        """What each replica carries."""
+        """Return the tensors that each replica's loss carries from batch to batch."""
         if self.options.carried is None:
             return []
-        mine = {k: v.detach().cpu() for k, v in self.options.carried.state_dict().items()}
+        carried = {k: v.detach().cpu() for k, v in self.options.carried.state_dict().items()}
         if self.accelerator.num_processes == 1:
-            return [mine]
+            return [carried]
         from accelerate.utils import gather_object
 
-        found: list[dict[str, Tensor]] = gather_object([mine])
-        return found
+        gathered: list[dict[str, Tensor]] = gather_object([carried])
+        return gathered
 
     def resume(
         self, optimizer: Optimizer
     ) -> tuple[list[dict[str, float]], list[str], list[Tensor] | None]:
-        """Become what the last checkpoint holds.
+        """Load the last checkpoint into the model, the optimizer and this state.
 
-        Returns: rows before it, names of validation's columns, the loader's generators.
+        Args:
+            optimizer: The optimizer, which is changed.
+
+        Returns:
+            The rows before the checkpoint, the names of validation's columns, and the states of the
+            loader's generators; empty and None if there is no checkpoint.
+
+        Raises:
+            CheckpointError: If the checkpoint belongs to another model or is damaged.
         """
         checkpoint, self._checkpoint = self._checkpoint, None
         if checkpoint is None or self.folder is None:
@@ -278,10 +375,10 @@ class Kept:
         if scaler is not None and facts["scaler"] is not None:
             scaler.load_state_dict(facts["scaler"])
         if self.options.carried is not None:
-            mine = f"{self.accelerator.process_index}."
+            prefix = f"{self.accelerator.process_index}."
             carried = parts.get("carried", {})
             self.options.carried.load_state_dict(
-                {k.removeprefix(mine): v for k, v in carried.items() if k.startswith(mine)}
+                {k.removeprefix(prefix): v for k, v in carried.items() if k.startswith(prefix)}
             )
         if facts["best_step"] is not None:
             self.best = self.folder.read_best(facts["best_step"])
@@ -290,6 +387,6 @@ class Kept:
         return rows, facts["metrics"], [generators[str(index)] for index in range(len(generators))]
 
     def choose(self) -> None:
-        """At the end the best weights take the place of the last, where they were asked for."""
+        """Load the best weights into the model at the end, if they were asked for."""
         if self.options.keep == "best" and self.best is not None:
             load_model(self.model, self.best)

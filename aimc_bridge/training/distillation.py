@@ -1,4 +1,4 @@
-"""Distillation from the digital model."""
+"""Distillation: the loss also follows the outputs of the digital model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from aimc_bridge.spec import TrainingSpec
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits of what a model returns: a tensor, an object with `.logits`, or a tuple."""
+    """Return the logits of a model's output.
+
+    Args:
+        output: A tensor, an object with `.logits`, or a tuple that begins with the logits.
+
+    Raises:
+        SpecError: If the output is none of these.
+    """
     if isinstance(output, Tensor):
         return output
     logits = getattr(output, "logits", None)
@@ -28,32 +35,58 @@ def logits_of(output: Any) -> Tensor:
 
 
 class Teacher:
-    """Watches what `loss` asks of the student, asks the teacher the same, mixes the two losses."""
+    """The digital model in a distillation; it gets the same inputs as the student.
+
+    It watches the calls that `loss` makes to the student, calls the teacher with the same arguments
+    and mixes the two losses.
+
+    Attributes:
+        teacher: The digital model, in eval mode.
+        weight: Share of the teacher's loss.
+        temperature: Temperature that softens both outputs.
+        seen: Arguments and output of the student's last call in this mini-batch, or None.
+        hook: The handle of the hook that watches the student.
+    """
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, spec: TrainingSpec, device: torch.device
     ) -> None:
+        """Move the teacher to the device and begin to watch the student.
+
+        Args:
+            student: The model that is trained.
+            teacher: The digital model.
+            spec: The recipe.
+            device: Where the training runs.
+        """
         self.teacher = teacher.to(device).eval()
         self.weight, self.temperature = spec.distill_weight, spec.distill_temperature
         self.seen: tuple[Any, Any, Any] | None = None
         self.hook = student.register_forward_hook(self._watch, with_kwargs=True)
 
     def _watch(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Remember a call of the student; a forward hook."""
         self.seen = (args, kwargs, output)
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop watching the student."""
         self.hook.remove()
         self.seen = None
 
     def forget(self) -> None:
-        """What was asked of the student so far, by an earlier mini-batch or by validation."""
+        """Forget the calls of an earlier mini-batch or of validation."""
         self.seen = None
 
     def mixed(self, value: Tensor, step: int) -> Tensor:
-        """(1 - w) loss + w T^2 KL(teacher || student), both softened by T.
+        """Return (1 - w) loss + w T^2 KL(teacher || student), both softened by T.
 
-        Raises:  TrainingError where nothing was asked of the student in this mini-batch, `step`.
+        Args:
+            value: The loss of the mini-batch.
+            step: Number of the mini-batch, for the error.
+
+        Raises:
+            TrainingError: If the loss did not call the student in this mini-batch.
+            SpecError: If an output has no logits.
         """
         if self.seen is None:
             raise TrainingError(

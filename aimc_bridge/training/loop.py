@@ -35,12 +35,37 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _WRAPPED = ("forward", "_original_forward")
-_CHANCE = 0.99  # a mean loss over this share of chance's is no better than guessing
-_FEWEST = 50  # mini-batches that such a mean is taken over, at least
+_CHANCE = 0.99  # a mean loss above this share of a guess's loss is no better than guessing
+_FEWEST = 50  # the fewest mini-batches over which such a mean is judged
 
 
 class Run:
-    """One training: set up, the loop, and what is put back at its end."""
+    """One training: its set-up, the loop, and what is put back at the end.
+
+    Attributes:
+        model: The model that is trained.
+        matrices: Its weight matrices on tiles, by the name of the layer; none for a digital model.
+        loss: As in `train`.
+        recipe: The recipe.
+        spec: The recipe's values.
+        options: The options of `train`.
+        accelerator: Accelerate's Accelerator.
+        device: Where the training runs.
+        process: Index of this process.
+        processes: Number of processes.
+        own: The forward functions that the model has itself, without Accelerate's wrappers.
+        rates: The model's dropout rates before the training.
+        order: The order of the mini-batches.
+        total: Number of mini-batches; None if it is not known.
+        bare_optimizer: The optimizer without Accelerate's wrapper.
+        base_rates: The learning rate of each group before the schedule's factor.
+        kept: The state and the checkpoints.
+        session: The noise, clipping and remapping.
+        tutor: The teacher, if the recipe distils.
+        undo: What is put back at the end.
+        prepared: The model as Accelerate wraps it.
+        optimizer: The optimizer as Accelerate wraps it.
+    """
 
     def __init__(
         self,
@@ -52,6 +77,21 @@ class Run:
         options: Options,
         accelerate: dict[str, Any],
     ) -> None:
+        """Set the training up; after an error the model is as before.
+
+        Args:
+            model: The model that is trained.
+            matrices: Its weight matrices on tiles, by the name of the layer; none for a digital
+                model.
+            loader: As in `train`.
+            loss: As in `train`.
+            recipe: The recipe.
+            options: The options of `train`.
+            accelerate: Arguments of the Accelerator.
+
+        Raises:
+            AimcError: As in `train`.
+        """
         from accelerate import Accelerator
 
         self.model, self.matrices, self.loss = model, matrices, loss
@@ -83,7 +123,7 @@ class Run:
                 f"lr_schedule={self.spec.lr_schedule!r} ends with the run, and the loader has no "
                 "length; pass max_batches="
             )
-        # its type and rates are known before ranges and scales ask for gradients
+        # made now for the claim (its type and rates), and again once ranges and scales learn
         self.bare_optimizer = options.optimizer or default_optimizer(model, self.spec)
         self.base_rates = [group["lr"] for group in self.bare_optimizer.param_groups]
         self.kept = Kept(model, options, self.accelerator, self._claim())
@@ -97,7 +137,7 @@ class Run:
             raise
 
     def _set_up(self) -> None:
-        """Change the model into one that trains; all that can be refused before was."""
+        """Change the model into one that trains, after all checks that could refuse it."""
         options, model = self.options, self.model
         self.undo.enter_context(modes_kept(model))
         if options.compile:
@@ -121,7 +161,7 @@ class Run:
             self.undo.callback(self.tutor.close)
 
     def _leave_products(self) -> None:
-        """Compile around the analog products.
+        """Keep the analog products out of the compiled code.
 
         Raises:
             CapabilityError: If the engine's products cannot be left out.
@@ -130,7 +170,7 @@ class Run:
             matrix.keep_out_of_compile(True)
 
     def _claim(self) -> dict[str, Any]:
-        """What must be the same for a run to be gone on with."""
+        """Return the arguments that must match for a resume."""
         return {
             "recipe": self.spec.values(),
             "seed": self.options.seed,
@@ -145,9 +185,18 @@ class Run:
         }
 
     def go(self) -> pd.DataFrame:
-        """Train. The model's modes, dropout and forward are what they were, also after an error."""
+        """Train the model.
+
+        Its modes, dropout rates and forward are as before at the end, also after an error.
+
+        Returns:
+            As in `train`.
+
+        Raises:
+            AimcError: As in `train`.
+        """
         try:
-            self.accelerator.sync_gradients = True  # else zero_grad does nothing
+            self.accelerator.sync_gradients = True  # otherwise zero_grad does nothing
             self.optimizer.zero_grad()
             self.model.train()
             if self.spec.dropout is not None:
@@ -167,17 +216,18 @@ class Run:
     # --- a mini-batch ---
 
     def _mini_batch(self, batch: MiniBatch, log: TrainingLog) -> None:
+        """Do one mini-batch: step, validation, row of the log and checkpoint."""
         state, spec = self.kept.state, self.spec
         factor = learning_rate_factor(spec, batch.step, batch.epoch, self.total, state.stalls)
         for group, base in zip(self.bare_optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = base * factor
-        # dropout and product noise of a mini-batch are a function of (seed, step, replica)
+        # dropout and product noise of a mini-batch depend on (seed, step, replica) alone
         torch.manual_seed(rng.derive(self.options.seed, "train", batch.step, self.process))
         final = batch.step + 1 == self.options.max_batches or (
             batch.last and batch.epoch == spec.epochs - 1
         )
         steps = self._steps(batch, final)
-        value, task = self._step(batch.step, _to_device(batch.data, self.device), steps)
+        value, task_loss = self._step(batch.step, _to_device(batch.data, self.device), steps)
         if steps:
             self.session.follow(state.trained, batch.step + 1)
             state.trained = batch.step + 1
@@ -185,11 +235,11 @@ class Run:
         state.epoch, state.position = batch.epoch, batch.position + 1
         if batch.last:
             state.epoch, state.position = batch.epoch + 1, 0
-        state.epoch_loss += task
+        state.epoch_loss += task_loss
         state.epoch_count += 1
         ended = batch.last or final
         mean = self._end_epoch(batch.epoch) if ended else None
-        checked = self._validated(ended, final)
+        validation = self._validated(ended, final)
         if self.options.validate is None and mean is not None:
             self.kept.judge(mean, weights=False)
         row = {
@@ -199,15 +249,15 @@ class Run:
             "noise_scale": self.session.noise_scale(batch.step),
             "learning_rate": self.base_rates[0] * factor,
         }
-        log.add(row, checked)
+        log.add(row, validation)
         if steps:
             self.kept.save(self.bare_optimizer, self.order, log, final=final)
 
     def _steps(self, batch: MiniBatch, final: bool) -> bool:
-        """Whether the optimizer steps after this mini-batch.
+        """Return whether the optimizer steps after this mini-batch.
 
-        Accelerate's own `accumulate` asks its DataLoader whether the epoch ends: that one is read
-        a mini-batch ahead here, and other loaders say nothing.
+        Accelerate's own `accumulate` asks its DataLoader whether the epoch ends. That loader is
+        read one mini-batch ahead here, and other loaders do not tell.
         """
         gradients = self.accelerator.gradient_state
         by_epoch = gradients.sync_with_dataloader
@@ -215,11 +265,15 @@ class Run:
         return final or (by_epoch and batch.last) or (place + 1) % gradients.num_steps == 0
 
     def _step(self, step: int, batch: Any, steps: bool) -> tuple[float, float]:
-        """Forward, backward and, where it `steps`, optimizer; (loss, that before distillation)."""
+        """Do forward and backward pass and, if it `steps`, a step of the optimizer.
+
+        Returns:
+            The loss, and the loss before distillation.
+        """
         accelerator = self.accelerator
         accelerator.sync_gradients = steps
-        each = accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
-        with nullcontext() if steps or each else accelerator.no_sync(self.prepared):
+        sync_each = accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
+        with nullcontext() if steps or sync_each else accelerator.no_sync(self.prepared):
             self.session.inject(step)
             if self.tutor is not None:
                 self.tutor.forget()
@@ -228,7 +282,7 @@ class Run:
                 got = tuple(value.shape) if isinstance(value, Tensor) else type(value)
                 raise UsageError(f"loss gave {got}; allowed: a tensor of one number")
             total = value if self.tutor is None else self.tutor.mixed(value, step)
-            task, mixed = torch.stack([value.detach(), total.detach()]).float().tolist()
+            task_loss, mixed = torch.stack([value.detach(), total.detach()]).float().tolist()
             if not math.isfinite(mixed):
                 raise TrainingError(
                     f"loss is {mixed} in mini-batch {step}; lower the learning rate or the noise "
@@ -248,10 +302,13 @@ class Run:
                 self._average_ranges()
             self.optimizer.step()
             self.optimizer.zero_grad()
-        return mixed, task
+        return mixed, task_loss
 
     def _average_ranges(self) -> None:
-        """While ranges start from data, each replica's come from its own data: their mean."""
+        """Set each input range to the mean over the replicas.
+
+        While ranges start from data, each replica sets them from its own data.
+        """
         with torch.no_grad():
             for matrix in self.matrices.values():
                 for parameter in matrix.periphery()["input_range"]:
@@ -259,9 +316,10 @@ class Run:
                     parameter.copy_(mean)
 
     def _end_epoch(self, epoch: int) -> float:
-        """The epoch's mean loss.
+        """Return the epoch's mean loss and begin the next sum.
 
-        Raises:  TrainingError where it is no better than a guess.
+        Raises:
+            TrainingError: If the loss is no better than a guess.
         """
         state, chance = self.kept.state, self.options.chance_loss
         count, mean = state.epoch_count, state.epoch_loss / state.epoch_count
@@ -278,31 +336,32 @@ class Run:
     # --- validation ---
 
     def _validated(self, ended: bool, final: bool) -> dict[str, float] | None:
-        """Validation's numbers, where it is time for them; the same on every replica."""
+        """Return validation's numbers if it is time for them, the same on every replica."""
         validate, every = self.options.validate, self.options.validate_every
         step = self.kept.state.step
         due = final or (ended if every is None else step % every == 0)
         if validate is None or not due:
             return None
-        numbers = [self._numbers(validate)] if self.accelerator.is_main_process else [{}]
+        shared = [self._numbers(validate)] if self.accelerator.is_main_process else [{}]
         if self.processes > 1:
             from accelerate.utils import broadcast_object_list
 
-            broadcast_object_list(numbers, from_process=0)
-        found: dict[str, float] = numbers[0]
-        if not math.isfinite(found["loss"]):
+            broadcast_object_list(shared, from_process=0)
+        numbers: dict[str, float] = shared[0]
+        if not math.isfinite(numbers["loss"]):
             raise TrainingError(
-                f"validation's loss is {found['loss']} after {step} mini-batches; lower "
+                f"validation's loss is {numbers['loss']} after {step} mini-batches; lower "
                 "the learning rate or the noise scale"
             )
-        self.kept.judge(found["loss"], weights=True)
-        return found
+        self.kept.judge(numbers["loss"], weights=True)
+        return numbers
 
     def _numbers(self, validate: Validate) -> dict[str, float]:
+        """Return validation's numbers, measured without Accelerate's wrappers."""
         wrapped = {
             key: self.model.__dict__.pop(key) for key in _WRAPPED if key in self.model.__dict__
         }
-        self.model.__dict__.update(self.own)  # float32, as the model will be judged
+        self.model.__dict__.update(self.own)  # in float32, as the model will be judged
         try:
             with modes_kept(self.model), torch.no_grad():
                 result = validate(self.model.eval())
@@ -319,16 +378,18 @@ class Run:
     # --- the end ---
 
     def _finish(self) -> None:
+        """Choose the weights to keep, and make the replicas equal."""
         self.kept.choose()
         if self.processes > 1:
             from accelerate.utils import broadcast
 
-            # statistics of a batch normalisation are each replica's own until here
+            # until here each replica has its own statistics of a batch normalisation
             with torch.no_grad():
                 for buffer in self.model.buffers():
                     buffer.copy_(broadcast(buffer.detach().clone(), from_process=0))
 
     def _put_back(self) -> None:
+        """Put back what the set-up changed."""
         self.undo.close()
         put_back(self.rates)
         for group, base in zip(self.bare_optimizer.param_groups, self.base_rates, strict=True):
@@ -343,6 +404,7 @@ class Run:
 
 
 def _to_device(batch: Any, device: torch.device) -> Any:
+    """Move the tensors of a batch to a device."""
     from accelerate.utils import send_to_device
 
     return send_to_device(batch, device)

@@ -1,4 +1,4 @@
-"""What a training can be asked for, with the checks that need no model."""
+"""The options of a training, with the checks that need no model."""
 
 from __future__ import annotations
 
@@ -18,20 +18,27 @@ Validate = Callable[[nn.Module], float | Mapping[str, float]]
 
 
 class Stateful(Protocol):
-    """What `loss` carries from one mini-batch to the next, as the state of a recurrent model."""
+    """The values that `loss` carries from one mini-batch to the next.
+
+    An example is the state of a recurrent model.
+    """
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Tensors, those of the process that asks."""
+        """Return the tensors of this process."""
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put back what `state_dict` gave."""
+        """Put back the tensors that `state_dict` returned.
+
+        Args:
+            state: The tensors by name.
+        """
 
 
 @dataclass(kw_only=True)
 class Options:
-    """What `train` is asked for beside model, data and recipe.
+    """The options of `train`, beside model, loader, loss and recipe.
 
-    The signature of `train` lists and explains the options for users; a test holds both together.
+    The docstring of `train` explains each of them for users; a test holds the two together.
     """
 
     teacher: nn.Module | None = None
@@ -51,6 +58,7 @@ class Options:
     compile: bool | str = False
 
     def __post_init__(self) -> None:
+        """Check the options that need no model."""
         if self.keep not in ("last", "best"):
             raise UsageError(f'keep={self.keep!r}; allowed: "last" or "best"')
         if self.keep == "best" and self.validate is None:

@@ -1,4 +1,4 @@
-"""What a training tells while it runs: a live bar, a CSV file, TensorBoard if installed."""
+"""The reports of a training: a live bar, a CSV file, TensorBoard if installed."""
 
 from __future__ import annotations
 
@@ -26,12 +26,20 @@ Row = dict[str, float]
 
 
 class TrainingLog:
-    """The rows of a training, shown on a bar and written as they come.
+    """The rows of a training, which are shown on a bar and written as they come.
 
-    Args:    total  mini-batches of the run, None where not known.    done  rows of before a resume.
-             folder  where metrics.csv (and tensorboard/) go; None writes nothing.
-             metrics  names of validation's numbers, columns of their own; empty in the mini-batches
-             that were not validated.
+    Use it as a context manager.
+
+    Attributes:
+        rows: One row per mini-batch, column -> value.
+        folder: Where the files go, or None.
+        metrics: Names of validation's columns so far.
+        file: The open CSV file, or None.
+        board: The writer for TensorBoard, or None.
+        mean: Running mean of the loss, for the bar.
+        last: The bar's text about the last validation.
+        began: Clock at which the training would have begun without interruptions.
+        bar: The bar.
     """
 
     def __init__(
@@ -42,6 +50,16 @@ class TrainingLog:
         show: bool,
         metrics: Sequence[str] = (),
     ) -> None:
+        """Prepare the log.
+
+        Args:
+            total: Number of mini-batches of the run; None if it is not known.
+            done: Rows from before a resume.
+            folder: Where metrics.csv (and tensorboard/) go; None writes nothing.
+            show: Whether the bar is shown.
+            metrics: Names of validation's numbers. Each has a column of its own, which is empty in
+                mini-batches without validation.
+        """
         self.rows = done
         self.folder = folder
         self.metrics: list[str] = [*metrics]
@@ -53,6 +71,7 @@ class TrainingLog:
         self.bar = ProgressBar("training", total, len(done), show=show)
 
     def __enter__(self) -> TrainingLog:
+        """Open the files and start the bar."""
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_rows(self.folder / FILE, self.rows, self.metrics)
@@ -70,6 +89,7 @@ class TrainingLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Close the files and stop the bar."""
         self.bar.__exit__(kind, error, trace)
         if self.file is not None:
             self.file.close()
@@ -77,14 +97,21 @@ class TrainingLog:
             self.board.close()
 
     def add(self, row: Row, validation: Mapping[str, float] | None) -> None:
-        """A mini-batch's row, whole on disk (a killed process leaves it there)."""
-        checked = {f"validation_{name}": value for name, value in (validation or {}).items()}
-        row = {**row, "wall_s": time.monotonic() - self.began, **checked}
+        """Add the row of a mini-batch.
+
+        The row is on disk at once, even if the process is killed.
+
+        Args:
+            row: The row, without the columns of validation.
+            validation: The numbers of validation, or None.
+        """
+        validated = {f"validation_{name}": value for name, value in (validation or {}).items()}
+        row = {**row, "wall_s": time.monotonic() - self.began, **validated}
         self.rows.append(row)
-        new = [name for name in checked if name not in self.metrics]
+        new = [name for name in validated if name not in self.metrics]
         self.metrics += new
         if self.file is not None and self.folder is not None:
-            if new:  # the first validation: the file gets its columns
+            if new:  # the first validation: its columns are added to the file
                 self.file.close()
                 write_rows(self.folder / FILE, self.rows, self.metrics)
                 self.file = (self.folder / FILE).open("a", newline="", encoding="utf-8")
@@ -98,6 +125,7 @@ class TrainingLog:
         self._show(row, validation)
 
     def _show(self, row: Row, validation: Mapping[str, float] | None) -> None:
+        """Move the bar and show the numbers beside it."""
         first = len(self.rows) == 1
         self.mean = row["loss"] if first else 0.98 * self.mean + 0.02 * row["loss"]
         if validation:
@@ -110,14 +138,21 @@ class TrainingLog:
 
 
 def _words(row: Row, metrics: list[str]) -> list[str]:
+    """Return the fields of a line of the CSV file."""
     whole = [str(int(row[name])) for name in COLUMNS[:2]]
     numbers = [repr(float(row[name])) for name in COLUMNS[2:]]
-    checked = [repr(float(row[m])) if m in row else "" for m in metrics]
-    return [*whole, *numbers, f"{row['wall_s']:.2f}", *checked]
+    validated = [repr(float(row[m])) if m in row else "" for m in metrics]
+    return [*whole, *numbers, f"{row['wall_s']:.2f}", *validated]
 
 
 def write_rows(file: Path, rows: list[Row], metrics: list[str]) -> None:
-    """The whole file, header first."""
+    """Write a whole CSV file of rows, with its header.
+
+    Args:
+        file: The file; its folder must exist.
+        rows: The rows.
+        metrics: Names of validation's columns.
+    """
     with replacing(file) as partial, partial.open("w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened)
         writer.writerow([*COLUMNS, "wall_s", *metrics])
@@ -125,9 +160,14 @@ def write_rows(file: Path, rows: list[Row], metrics: list[str]) -> None:
 
 
 def read_rows(file: Path, before: int) -> list[Row]:
-    """The rows of mini-batches before `before`; those after are done again.
+    """Return the rows before a mini-batch; those after it are done again.
 
-    Raises:  CheckpointError where some are missing.
+    Args:
+        file: The CSV file.
+        before: Number of the mini-batch.
+
+    Raises:
+        CheckpointError: If the file is damaged or rows are missing.
     """
     try:
         with file.open(newline="", encoding="utf-8") as opened:
@@ -145,7 +185,12 @@ def read_rows(file: Path, before: int) -> list[Row]:
 
 
 def table_of(rows: list[Row], metrics: list[str]) -> pd.DataFrame:
-    """DataFrame of `COLUMNS` and validation's metrics, NaN in mini-batches not validated."""
+    """Return rows as a DataFrame with the columns `COLUMNS` and those of validation.
+
+    Args:
+        rows: The rows.
+        metrics: Names of validation's columns; they are NaN in mini-batches without validation.
+    """
     import pandas as pd
 
     names = [*COLUMNS, *metrics]

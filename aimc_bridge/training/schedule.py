@@ -1,4 +1,4 @@
-"""A recipe, and what follows from it alone: optimizer, learning rates, dropout rates."""
+"""Recipes, and what follows from them: optimizer, learning rates, dropout rates."""
 
 from __future__ import annotations
 
@@ -19,28 +19,39 @@ from aimc_bridge.spec.base import reason
 
 @dataclass(frozen=True)
 class HWATraining:
-    """A recipe: the TrainingSpec of a preset for one kind of model, possibly changed."""
+    """A recipe: the TrainingSpec of a preset for one kind of model, possibly changed.
+
+    Attributes:
+        name: Preset and recipe, such as "rasch2023/wrn16".
+        spec: The values, with their sources.
+    """
 
     name: str
     spec: TrainingSpec
 
     @staticmethod
     def for_(preset: Preset, name: str) -> HWATraining:
-        """The recipe of that name.
+        """Return a recipe of a preset.
 
-        Raises:  UnknownNameError that lists the recipes of the preset.
+        Args:
+            preset: The preset.
+            name: Name of the recipe, a key of `preset.training`.
+
+        Raises:
+            UnknownNameError: If the preset has no such recipe; the error lists its recipes.
         """
         return HWATraining(f"{preset.name}/{name}", preset.training[name])
 
     def override(self, why: str = "override", **fields: Any) -> HWATraining:
-        """Return a copy with other values: `change`, for which a reason need not be given.
+        """Return a copy with other values; like `change`, but a reason is not needed.
 
         Args:
             why: The reason, which becomes the source of the new values.
-            **fields: field=value.
+            **fields: The new values, as field=value.
 
         Raises:
-            SpecError: As `change`.
+            SpecError: If the reason is empty, there is no such field (the error lists the fields),
+                or a value is out of range.
         """
         return self.change(why=why, **fields)
 
@@ -49,7 +60,7 @@ class HWATraining:
 
         Args:
             why: The reason, which becomes the source of the new values.
-            **fields: field=value.
+            **fields: The new values, as field=value.
 
         Raises:
             SpecError: If there is no reason, no such field (the error lists the fields), or a value
@@ -60,7 +71,15 @@ class HWATraining:
 
 
 def default_optimizer(model: nn.Module, spec: TrainingSpec) -> Optimizer:
-    """The recipe's; weight decay on weights of two or more dimensions of the layers only."""
+    """Return the recipe's optimizer over all parameters that require gradients.
+
+    Weight decay acts only on the layers' weights of two or more dimensions, not on input ranges and
+    column scales.
+
+    Args:
+        model: A converted or digital model.
+        spec: The recipe.
+    """
     matrices = matrices_of(model).values() if is_converted(model) else ()
     periphery = {id(p) for m in matrices for ps in m.periphery().values() for p in ps}
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
@@ -78,12 +97,20 @@ def default_optimizer(model: nn.Module, spec: TrainingSpec) -> Optimizer:
 
 
 def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
-    """Raises UsageError where the optimizer trains nothing of the model."""
-    given = [p for group in optimizer.param_groups for p in group["params"]]
+    """Raise UsageError if the optimizer trains no parameter of the model.
+
+    Args:
+        optimizer: The optimizer.
+        model: The model that is to be trained.
+
+    Raises:
+        UsageError: If none of its parameters is a trainable parameter of the model.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     trainable = {id(p) for p in model.parameters() if p.requires_grad}
-    if not any(id(p) in trainable for p in given):
+    if not any(id(p) in trainable for p in parameters):
         raise UsageError(
-            f"optimizer: none of its {len(given)} parameters is a trainable parameter of the "
+            f"optimizer: none of its {len(parameters)} parameters is a trainable parameter of the "
             f"{type(model).__name__} to train, which would stay as it is; build it over "
             "model.parameters() of this very model: the converted one, not the digital one that it "
             "was made of"
@@ -93,10 +120,14 @@ def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
 def learning_rate_factor(
     spec: TrainingSpec, step: int, epoch: int, total: int | None = None, stalls: int = 0
 ) -> float:
-    """Factor on the learning rate in mini-batch `step` of all, epoch `epoch` (both from 0).
+    """Return the factor on the learning rate in a mini-batch.
 
-    Args:    total  mini-batches of the whole run: a linear or cosine schedule ends there.
-             stalls  how often validation stalled so far.
+    Args:
+        spec: The recipe.
+        step: Number of the mini-batch in the run, from 0.
+        epoch: Its epoch, from 0.
+        total: Number of mini-batches of the run, at which a linear or cosine schedule ends.
+        stalls: Number of validations so far that were no better than the best before.
     """
     if step < spec.warmup_batches:
         factor = spec.warmup_factor
@@ -120,10 +151,13 @@ _ENDINGS = ("dropout", "dropout_p", "dropout_prob")
 
 
 def rates(model: nn.Module) -> Rates:
-    """Where a model keeps its rates: module, attribute, rate.
+    """Return where a model keeps its dropout rates: module, attribute, rate.
 
-    Those of torch's dropout layers, and of modules that keep a rate themselves: recurrent and
-    attention layers, converted or not, and Hugging Face's.
+    It finds torch's dropout layers, and modules that keep a rate themselves: recurrent and
+    attention layers, converted or not, and those of Hugging Face.
+
+    Args:
+        model: The model.
     """
     found: Rates = []
     for module in model.modules():
@@ -137,12 +171,21 @@ def rates(model: nn.Module) -> Rates:
 
 
 def set_rates(found: Rates, rate: float) -> None:
-    """The same rate everywhere."""
+    """Set the same dropout rate everywhere.
+
+    Args:
+        found: The places, from `rates`.
+        rate: The rate.
+    """
     for module, name, _ in found:
         setattr(module, name, rate)
 
 
 def put_back(found: Rates) -> None:
-    """The rates that `rates` found."""
+    """Put back the rates that `rates` found.
+
+    Args:
+        found: The places and rates, from `rates`.
+    """
     for module, name, value in found:
         setattr(module, name, value)

@@ -1,7 +1,8 @@
-"""What training does to the weights of a chip beside the optimizer.
+"""The steps of a training beside the optimizer: noise, clipping, remapping.
 
 Weights get noise before a step of the optimizer, and are clipped and remapped after it. A `Session`
-does that around the steps of whoever trains; it knows of no loader, loss, epoch or file.
+does that; a training loop calls it around its own steps. It knows nothing of loaders, losses,
+epochs or files.
 """
 
 from __future__ import annotations
@@ -19,10 +20,17 @@ from aimc_bridge.spec import TrainingSpec
 
 
 class Session:
-    """The noise, clipping and remapping of one training, around the steps of its optimizer.
+    """Noise, clipping and remapping around the optimizer's steps of one training.
 
-    The one who trains calls `prepare` once, then `inject` before each mini-batch, `clear` after its
-    backward pass and `follow` after each step of the optimizer; `close` at the end or at an error.
+    A training loop calls `prepare` once, then `inject` before each mini-batch, `clear` after its
+    backward pass and `follow` after each step of the optimizer; `close` at the end or after an
+    error.
+
+    Attributes:
+        matrices: The weight matrices on tiles, by the name of the layer.
+        spec: The recipe.
+        seed: Seed of the noise.
+        process: Index of this process among those that train together.
     """
 
     def __init__(
@@ -37,22 +45,22 @@ class Session:
 
         Args:
             model: The model that is trained.
-            matrices: Its weight matrices on tiles, by the name of the layer. Without any, as in a
-                digital model, no step changes anything.
+            matrices: Its weight matrices on tiles, by the name of the layer. If there are none, as
+                in a digital model, no step changes anything.
             spec: The recipe.
-            seed: Seed of the noise, of which every layer, mini-batch and process has its own.
+            seed: Seed of the noise. Every layer, mini-batch and process has noise of its own.
             process: Index of this process among those that train together.
         """
         self.matrices, self.spec, self.seed, self.process = matrices, spec, seed, process
         self._before: Untrained | None = Untrained(model)
 
     def prepare(self) -> None:
-        """Tell every matrix what the recipe learns and how ranges start."""
+        """Tell every matrix what the recipe learns and how input ranges start."""
         for matrix in self.matrices.values():
             matrix.prepare_training(self.spec)
 
     def begin(self) -> None:
-        """Say that everything is set up: from here on `close` keeps what was learned."""
+        """Declare the set-up finished: from here on `close` keeps what was learned."""
         self._before = None
 
     def noise_scale(self, step: int) -> float:
@@ -80,7 +88,7 @@ class Session:
             matrix.inject(None)
 
     def follow(self, before: int, now: int) -> None:
-        """Clip the weights after a step of the optimizer, and remap them when it is time for that.
+        """Clip the weights after a step of the optimizer, and remap them when it is time.
 
         Args:
             before: Number of mini-batches done at the step before this one.
@@ -89,7 +97,7 @@ class Session:
         clip_and_remap(self.matrices, self.spec, before, now)
 
     def close(self) -> None:
-        """Clear the noise; a model whose training never began is again what it was."""
+        """Clear the noise; restore a model whose training never began."""
         self.clear()
         if self._before is not None:
             self._before.put_back()
@@ -98,14 +106,24 @@ class Session:
 def noisy_weight(
     matrix: Matrix, spec: TrainingSpec, scale: float, seed: int, names: tuple[object, ...]
 ) -> Tensor:
-    """Normalised weights of one mini-batch, `[out, in]`: noise and drop-connect.
+    """Return normalised weights for one mini-batch, with noise and drop-connect.
 
-    The draws come from the stream (seed, *names), on the device of the weights; those of a native
-    model that is `compiled` from its own generator.
+    The random numbers come from the stream (seed, *names), on the device of the weights. A native
+    model that is `compiled` draws them from its own generator.
+
+    Args:
+        matrix: The weight matrix.
+        spec: The recipe.
+        scale: Factor on the noise in this mini-batch.
+        seed: Seed of the noise.
+        names: The rest of the stream's name.
+
+    Returns:
+        The noisy weights, shape [out, in].
     """
-    own = matrix.draw_noisy_weight(spec, scale, seed, names)
-    if own is not None:
-        return own
+    drawn = matrix.draw_noisy_weight(spec, scale, seed, names)
+    if drawn is not None:
+        return drawn
     weight = matrix.normalised_weight()
     grid = matrix.grid
     generator = rng.stream(seed, *names, device=weight.device)
@@ -119,17 +137,24 @@ def noisy_weight(
             eps_read = rng.normal(shape, generator, weight.device, weight.dtype)
         weight = injected(weight, largest, matrix.preset.pcm, spec, scale, eps, eps_read)
     if spec.drop_connect > 0.0:
-        kept = rng.uniform(shape, generator, weight.device) >= spec.drop_connect
-        weight = weight * kept
+        connected = rng.uniform(shape, generator, weight.device) >= spec.drop_connect
+        weight = weight * connected
     return weight
 
 
 def clip_and_remap(
     matrices: Mapping[str, Matrix], spec: TrainingSpec, before: int, now: int
 ) -> None:
-    """Clip, and remap where a multiple of `remap_every` lies in (before, now] mini-batches.
+    """Clip the weights, and remap them when it is time.
 
-    Frozen matrices, whose weights no optimizer may change, stay as they are.
+    Frozen matrices stay as they are, because no optimizer may change them.
+
+    Args:
+        matrices: The weight matrices, by the name of the layer.
+        spec: The recipe.
+        before: Number of mini-batches done at the step before this one.
+        now: Number of mini-batches done. Matrices are remapped if a multiple of the recipe's
+            `remap_every` lies in (before, now].
     """
     every = spec.remap_every
     for matrix in matrices.values():
@@ -145,11 +170,23 @@ def clip_and_remap(
 
 
 class Untrained:
-    """A model before a training is set up: which parameters ask for gradients, and the values of
-    all but the weights, which no set-up changes. (How a range was found is a parameter of aihwkit's
-    that asks for gradients and gets none.)"""
+    """A model as it was before a training was set up.
+
+    It remembers which parameters require gradients, and the values of everything but the weights,
+    which no set-up changes. (aihwkit keeps how a range was found in a parameter that requires
+    gradients and gets none.)
+
+    Attributes:
+        asks: Parameters, and whether each requires gradients.
+        values: Tensors and copies of their values.
+    """
 
     def __init__(self, model: nn.Module) -> None:
+        """Remember a model.
+
+        Args:
+            model: The model.
+        """
         self.asks = [(p, p.requires_grad) for p in model.parameters()]
         tensors = chain(model.parameters(), model.buffers())
         small = (t for t in tensors if t.ndim < 2 or not t.requires_grad)
@@ -157,7 +194,7 @@ class Untrained:
 
     @torch.no_grad()
     def put_back(self) -> None:
-        """The model is that again."""
+        """Put the model back as it was."""
         for parameter, asks in self.asks:
             parameter.requires_grad_(asks)
         for tensor, value in self.values:
@@ -165,8 +202,10 @@ class Untrained:
 
 
 def _spread(matrix: Matrix, by_column: bool) -> Tensor:
-    """Standard deviation of the weights of each column of each tile, or of each tile, for each of
-    its columns: `[row tiles, out]`."""
+    """Return the standard deviation of the weights, shape [row tiles, out].
+
+    It is taken per column of each tile, or per tile and repeated for each of its columns.
+    """
     weight, grid = matrix.normalised_weight(), matrix.grid
 
     def mean(values: Tensor) -> Tensor:
