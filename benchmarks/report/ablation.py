@@ -39,10 +39,10 @@ def units(table: pd.DataFrame, variant: str, t_s: float) -> pd.Series[float]:
     A unit is a chip where there is one training (both trained with the same data order and measured
     on the same chips: paired), and a training, the mean over its chips, where there are several.
     """
-    mine = table[(table.variant == variant) & (table.t_inference == t_s)]
-    if mine.training_seed.nunique() > 1:
-        return mine.groupby("training_seed").value.mean()
-    return mine.set_index("chip").value.sort_index()
+    rows = table[(table.variant == variant) & (table.t_inference == t_s)]
+    if rows.training_seed.nunique() > 1:
+        return rows.groupby("training_seed").value.mean()
+    return rows.set_index("chip").value.sort_index()
 
 
 def changes(results: pd.DataFrame, chance: float) -> pd.DataFrame:
@@ -57,11 +57,11 @@ def changes(results: pd.DataFrame, chance: float) -> pd.DataFrame:
     rows = []
     for variant in table.variant.drop_duplicates():
         for t_s in sorted(table.t_inference.unique()):
-            mine, theirs = units(table, variant, t_s), units(table, base, t_s)
-            if list(mine.index) != list(theirs.index):
+            values, base_values = units(table, variant, t_s), units(table, base, t_s)
+            if list(values.index) != list(base_values.index):
                 raise DataError(f"{variant!r} at {label(t_s)} has other chips than {base!r}")
-            star = mean_interval(mine)
-            change = mean_interval(mine - theirs)
+            star = mean_interval(values)
+            change = mean_interval(values - base_values)
             rows.append(
                 {
                     "variant": variant,
@@ -84,19 +84,19 @@ def text_of(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for variant, group in table.groupby("variant", sort=False):
         row = {"variant": str(variant)}
-        for one in group.to_dict("records"):
-            when = label(float(one["t_inference"]))
-            row[f"A* {when}"] = f"{100 * one['a_star']:.2f} %"
-            row[f"change {when}"] = "" if variant == table.variant.iloc[0] else _change(one)
+        for at_time in group.to_dict("records"):
+            when = label(float(at_time["t_inference"]))
+            row[f"A* {when}"] = f"{100 * at_time['a_star']:.2f} %"
+            row[f"change {when}"] = "" if variant == table.variant.iloc[0] else _change(at_time)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _change(one: dict[Any, Any]) -> str:
-    said = _points(one["change"])
-    if math.isnan(one["change_low"]):
-        return said
-    return f"{said} [{_points(one['change_low'])}, {_points(one['change_high'])}]"
+def _change(row: dict[Any, Any]) -> str:
+    points = _points(row["change"])
+    if math.isnan(row["change_low"]):
+        return points
+    return f"{points} [{_points(row['change_low'])}, {_points(row['change_high'])}]"
 
 
 def _points(share: float) -> str:

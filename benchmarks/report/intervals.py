@@ -41,9 +41,9 @@ def mean_interval(values: ArrayLike) -> Interval:
         return Interval(mean, math.nan, math.nan, math.nan)
     if _flat(x):  # t would divide by 0
         return Interval(mean, mean, mean, 1.0 if mean == 0.0 else 0.0)
-    found = stats.ttest_1samp(x, 0.0)
-    interval = found.confidence_interval(CONFIDENCE)
-    return Interval(mean, float(interval.low), float(interval.high), float(found.pvalue))
+    test = stats.ttest_1samp(x, 0.0)
+    interval = test.confidence_interval(CONFIDENCE)
+    return Interval(mean, float(interval.low), float(interval.high), float(test.pvalue))
 
 
 def _flat(x: NDArray[np.float64]) -> bool:
@@ -113,6 +113,6 @@ def independent_change(first: ArrayLike, second: ArrayLike) -> Interval:
         return mean_interval(b - float(a.mean()))
     if flat[1]:
         return mean_interval(float(b.mean()) - a)
-    found = stats.ttest_ind(b, a, equal_var=False)
-    interval = found.confidence_interval(CONFIDENCE)
-    return Interval(difference, float(interval.low), float(interval.high), float(found.pvalue))
+    test = stats.ttest_ind(b, a, equal_var=False)
+    interval = test.confidence_interval(CONFIDENCE)
+    return Interval(difference, float(interval.low), float(interval.high), float(test.pvalue))

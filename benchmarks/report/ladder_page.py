@@ -57,14 +57,14 @@ def ladder_text(table: pd.DataFrame, metric: str) -> str:
 
     lines = []
     for rung in LADDER:
-        mine = table[(table.metric == metric) & (table.row == rung.key)]
+        of_rung = table[(table.metric == metric) & (table.row == rung.key)]
         line = {"": str(rung.number), "rung": rung.title}
-        for one in mine.to_dict("records"):
-            text = _number(one["mean"], metric)
-            if not math.isnan(one["change"]):
-                step = _change(one["change"], one["change_low"], one["change_high"], metric)
-                text += f" (**{step}**)" if one["p_holm"] < ALPHA else f" ({step})"
-            line[label(one["t_inference"])] = text
+        for row in of_rung.to_dict("records"):
+            text = _number(row["mean"], metric)
+            if not math.isnan(row["change"]):
+                step = _change(row["change"], row["change_low"], row["change_high"], metric)
+                text += f" (**{step}**)" if row["p_holm"] < ALPHA else f" ({step})"
+            line[label(row["t_inference"])] = text
         lines.append(line)
     return markdown(pd.DataFrame(lines))
 
@@ -74,24 +74,24 @@ def flaws_text(table: pd.DataFrame, metric: str) -> str:
     import pandas as pd
 
     lines = []
-    for one in table[table.metric == metric].to_dict("records"):
-        step = _change(one["difference"], one["low"], one["high"], metric)
-        ratio = "" if one["flawed_n"] < 2 else "0" if one["sd_ratio"] == 0 else "?"
-        if not math.isnan(one["sd_ratio"]) and one["sd_ratio"] > 0:
-            ratio = f"{one['sd_ratio']:.2f} ({one['ratio_low']:.2f} to {one['ratio_high']:.2f})"
-        sure = one["p"] < ALPHA
+    for row in table[table.metric == metric].to_dict("records"):
+        step = _change(row["difference"], row["low"], row["high"], metric)
+        ratio = "" if row["flawed_n"] < 2 else "0" if row["sd_ratio"] == 0 else "?"
+        if not math.isnan(row["sd_ratio"]) and row["sd_ratio"] > 0:
+            ratio = f"{row['sd_ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
+        sure = row["p"] < ALPHA
         digits = _digits(metric) + 1
-        sds = [f"{_scale(metric) * one[f'{side}_sd']:.{digits}f}" for side in ("right", "flawed")]
+        sds = [f"{_scale(metric) * row[f'{side}_sd']:.{digits}f}" for side in ("right", "flawed")]
         lines.append(
             {
-                "flaw": one["flaw"],
-                "physics": f"`{one['physics']}`",
-                "right": f"{_number(one['right'], metric)} ({one['right_n']} chips)",
-                "flawed": f"{_number(one['flawed'], metric)} ({one['flawed_n']})",
+                "flaw": row["flaw"],
+                "physics": f"`{row['physics']}`",
+                "right": f"{_number(row['right'], metric)} ({row['right_n']} chips)",
+                "flawed": f"{_number(row['flawed'], metric)} ({row['flawed_n']})",
                 "difference": f"**{step}**" if sure else step,
                 "sd right": sds[0],
                 "sd flawed": sds[1],
-                "sd ratio": ratio if "oracle" not in one["flaw"] else "",
+                "sd ratio": ratio if "oracle" not in row["flaw"] else "",
             }
         )
     return markdown(pd.DataFrame(lines))
@@ -102,13 +102,13 @@ def less_text(table: pd.DataFrame, metric: str) -> str:
     import pandas as pd
 
     lines = []
-    for one in table[table.metric == metric].to_dict("records"):
-        step = _change(one["change"], one["low"], one["high"], metric)
+    for row in table[table.metric == metric].to_dict("records"):
+        step = _change(row["change"], row["low"], row["high"], metric)
         lines.append(
             {
-                "`rasch2023`": one["row"],
-                metric: _number(one["mean"], metric),
-                "change": f"**{step}**" if one["p"] < ALPHA else step,
+                "`rasch2023`": row["row"],
+                metric: _number(row["mean"], metric),
+                "change": f"**{step}**" if row["p"] < ALPHA else step,
             }
         )
     return markdown(pd.DataFrame(lines))
@@ -118,7 +118,7 @@ def study_text(results: pd.DataFrame, facts: dict[str, Any], level: str = "##") 
     """All tables of one task."""
     metric = facts["metric"]
     last = label(times_of(results)[-1])
-    table, found = steps(results, metric), flaws(results, metric)
+    table, flaw_table = steps(results, metric), flaws(results, metric)
     less = less_one(results, metric)
     chips = int(table.chips.iloc[0])
     unit, of = ("", "") if metric == "perplexity" else (", %", " %")
@@ -132,7 +132,7 @@ def study_text(results: pd.DataFrame, facts: dict[str, Any], level: str = "##") 
             "MVM error, %, mean over layers:",
             ladder_text(table, "mvm"),
             f"Flaws of the evaluation, {metric}{unit} at {last}:",
-            flaws_text(found, metric),
+            flaws_text(flaw_table, metric),
             f"The standard model less one of its parts, {metric}{unit} at {last}:",
             less_text(less, metric),
         ]
@@ -189,11 +189,11 @@ def _draw(axes: Axes, table: pd.DataFrame, metric: str) -> None:
     colours = matplotlib.colormaps["viridis"]
     scale = _scale(metric)
     for index, t_s in enumerate(times):
-        mine = shown[shown.t_inference == t_s]
+        at_time = shown[shown.t_inference == t_s]
         colour = colours(0.85 * index / max(1, len(times) - 1))
-        number = mine.number.to_numpy()
-        axes.plot(number, scale * mine["mean"], marker="o", ms=3, color=colour, label=label(t_s))
-        low, high = scale * mine.low.to_numpy(), scale * mine.high.to_numpy()
+        number = at_time.number.to_numpy()
+        axes.plot(number, scale * at_time["mean"], marker="o", ms=3, color=colour, label=label(t_s))
+        low, high = scale * at_time.low.to_numpy(), scale * at_time.high.to_numpy()
         axes.fill_between(number, low, high, color=colour, alpha=0.2, linewidth=0)
     if metric == "perplexity" and shown["mean"].max() > 2 * shown["mean"].min():
         axes.set_yscale("log")
@@ -209,22 +209,22 @@ def save(out: Path, results: pd.DataFrame, studies: Studies, command: str) -> No
     """Write results.csv, ladder.csv, layers.csv, flaws.csv, less-one.csv, summary.md, figures."""
     import pandas as pd
 
-    made: dict[str, list[pd.DataFrame]] = {}
+    by_name: dict[str, list[pd.DataFrame]] = {}
     text = ["# From the replication's physics to the paper's", f"`{command}`", LEGEND]
     panels = []
     for task, facts in studies.items():
-        mine = results[results.task == task]
+        rows = results[results.task == task]
         metric = facts["metric"]
         for name, table in (
-            ("ladder", steps(mine, metric)),
-            ("layers", layers(mine)),
-            ("flaws", flaws(mine, metric)),
-            ("less-one", less_one(mine, metric)),
+            ("ladder", steps(rows, metric)),
+            ("layers", layers(rows)),
+            ("flaws", flaws(rows, metric)),
+            ("less-one", less_one(rows, metric)),
         ):
-            made.setdefault(name, []).append(table.assign(task=task))
-        text.append(study_text(mine, facts))
-        panels.append((mine, facts))
-    for name, tables in {"results": [results], **made}.items():
+            by_name.setdefault(name, []).append(table.assign(task=task))
+        text.append(study_text(rows, facts))
+        panels.append((rows, facts))
+    for name, tables in {"results": [results], **by_name}.items():
         text_of_table = pd.concat(tables, ignore_index=True).to_csv(index=False)
         files.write_text(out / f"{name}.csv", text_of_table)
     (out / "figures").mkdir(exist_ok=True)

@@ -44,12 +44,10 @@ def values_of(results: pd.DataFrame, row: str, metric: str, t_s: float) -> pd.Se
 
     Raises:  DataError where there are none.
     """
-    found = results[
-        (results.row == row) & (results.metric == metric) & (results.t_inference == t_s)
-    ]
-    if found.empty:
+    rows = results[(results.row == row) & (results.metric == metric) & (results.t_inference == t_s)]
+    if rows.empty:
         raise DataError(f"no {metric} of {row!r} at {label(t_s)} among the results")
-    return found.set_index("chip").value.sort_index()
+    return rows.set_index("chip").value.sort_index()
 
 
 def digital_of(results: pd.DataFrame, metric: str) -> float:
@@ -75,7 +73,7 @@ def steps(results: pd.DataFrame, metric: str) -> pd.DataFrame:
 
     tables: list[pd.DataFrame] = []
     for name in (metric, "mvm"):
-        mine: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
         for t_s in times_of(results):
             before: pd.Series[float] | None = None
             for rung in LADDER:
@@ -87,7 +85,7 @@ def steps(results: pd.DataFrame, metric: str) -> pd.DataFrame:
                         raise DataError(f"{rung.key!r} has other chips than the rung before")
                     step = change(before.to_numpy(), now.to_numpy())
                 before = now
-                mine.append(
+                rows.append(
                     {
                         "number": rung.number,
                         "row": rung.key,
@@ -104,7 +102,7 @@ def steps(results: pd.DataFrame, metric: str) -> pd.DataFrame:
                         "p": step.p,
                     }
                 )
-        table = pd.DataFrame(mine)
+        table = pd.DataFrame(rows)
         tested = table.p.notna()
         table["p_holm"] = math.nan
         table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"].to_numpy())
@@ -114,8 +112,8 @@ def steps(results: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def layers(results: pd.DataFrame) -> pd.DataFrame:
     """MVM error of each layer: rung, layer, t_inference, mean and sd over chips."""
-    mine = results[results.metric.str.startswith("mvm ")]
-    grouped = mine.groupby(["row", "metric", "t_inference"], sort=False).value
+    errors = results[results.metric.str.startswith("mvm ")]
+    grouped = errors.groupby(["row", "metric", "t_inference"], sort=False).value
     table = grouped.agg(["mean", "std", "count"]).reset_index()
     table["metric"] = table.metric.str.removeprefix("mvm ")
     return table.rename(columns={"metric": "layer", "std": "sd", "count": "chips"})

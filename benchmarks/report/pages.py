@@ -54,17 +54,17 @@ SECTIONS = (
 
 def pictures() -> list[Picture]:
     """Return the figures of the committed records."""
-    found = []
+    all_pictures = []
     if rungs := ladder.committed():
         path = DOCS / ladder.IMAGE
-        found.append(Picture(path, digest(*rungs), partial(ladder.draw, rungs)))
+        all_pictures.append(Picture(path, digest(*rungs), partial(ladder.draw, rungs)))
     for record in of_kind("ablation"):
         path = DOCS / ablation.image_of(record)
-        found.append(Picture(path, digest(record), partial(ablation.draw, record)))
+        all_pictures.append(Picture(path, digest(record), partial(ablation.draw, record)))
     for record in of_kind("growth"):
         path = DOCS / speed.image_of(record)
-        found.append(Picture(path, digest(record), partial(speed.draw, record)))
-    return found
+        all_pictures.append(Picture(path, digest(record), partial(speed.draw, record)))
+    return all_pictures
 
 
 def between(text: str, name: str) -> tuple[str, str, str] | None:

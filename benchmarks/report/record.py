@@ -58,7 +58,7 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data as the file has them: `extra` between the head and the rows."""
-        data = {one.name: getattr(self, one.name) for one in fields(self)}
+        data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         extra = data.pop("extra")
         last = {name: data.pop(name) for name in ("columns", "rows")}
         return {**data, **extra, **last}
@@ -112,7 +112,7 @@ def read(path: Path) -> Record:
     Raises:
         DataError: If the file is missing, damaged, or no record.
     """
-    names = [one.name for one in fields(Record) if one.name != "extra"]
+    names = [entry.name for entry in fields(Record) if entry.name != "extra"]
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         missing = [name for name in names if name not in data]

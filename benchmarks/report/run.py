@@ -147,13 +147,13 @@ def compare() -> str:
 
     from benchmarks import tasks
 
-    ours = _measured(of_kind("run"))
+    measured = _measured(of_kind("run"))
     lines = []
     for task in tasks.names():
-        theirs = tasks.find(task).published
-        lines += [_published_line(one) for one in theirs]
-        for metric in dict.fromkeys(one.metric for one in theirs):
-            lines += ours.get(
+        published = tasks.find(task).published
+        lines += [_published_line(entry) for entry in published]
+        for metric in dict.fromkeys(entry.metric for entry in published):
+            lines += measured.get(
                 (task, metric), [{"": "this project", "model": task, "metric": metric}]
             )
     return tables.markdown(pd.DataFrame(lines).fillna("?"))
@@ -170,12 +170,12 @@ def _measured(records: list[Record]) -> dict[tuple[str, str], list[dict[str, str
             for line in lines_of(record, metric, "benchmarks/records/"):
                 if line["phase"] != "hardware-aware" or line["engine"] != "native":
                     continue
-                key, ours = (line["task"], metric), _our_line(line)
+                key, our_line = (line["task"], metric), _our_line(line)
                 if record.name in STANDING:
-                    standing.setdefault(key, []).append(ours)
+                    standing.setdefault(key, []).append(our_line)
                 size = tuple(int(line[name].split()[0].replace(",", "")) for name in _SIZES)
                 if key not in largest or size > largest[key][0]:
-                    largest[key] = (size, ours)
+                    largest[key] = (size, our_line)
     return {key: standing.get(key, [line]) for key, (_, line) in largest.items()}
 
 
@@ -192,30 +192,33 @@ def _our_line(line: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _published_line(one: Published) -> dict[str, str]:
+def _published_line(published: Published) -> dict[str, str]:
     def shown(t_s: float) -> str:
-        if t_s not in one.at:
+        if t_s not in published.at:
             return "?"
-        mark = "~" if t_s in one.about else ""
-        return mark + tables.number(one.at[t_s], one.metric)
+        mark = "~" if t_s in published.about else ""
+        return mark + tables.number(published.at[t_s], published.metric)
 
     def star(t_s: float) -> str:
-        if t_s in one.stars:
-            return tables.number(one.stars[t_s], "A*")
-        if t_s not in one.at or one.chance is None:
+        if t_s in published.stars:
+            return tables.number(published.stars[t_s], "A*")
+        if t_s not in published.at or published.chance is None:
             return "?"
-        error, before = (v if one.metric == "error" else 1 - v for v in (one.at[t_s], one.digital))
-        return tables.number(tables.normalised_accuracy(error, before, one.chance), "A*")
+        error, before = (
+            v if published.metric == "error" else 1 - v
+            for v in (published.at[t_s], published.digital)
+        )
+        return tables.number(tables.normalised_accuracy(error, before, published.chance), "A*")
 
     return {
-        "": one.by,
-        "model": one.model,
-        "data": one.data + (f"; {one.note}" if one.note else ""),
-        "metric": _METRICS[one.metric],
-        "digital": tables.number(one.digital, one.metric),
+        "": published.by,
+        "model": published.model,
+        "data": published.data + (f"; {published.note}" if published.note else ""),
+        "metric": _METRICS[published.metric],
+        "digital": tables.number(published.digital, published.metric),
         **{label(t_s): shown(t_s) for t_s in _TIMES},
         **{f"A* {label(t_s)}": star(t_s) for t_s in (3600.0, 31536000.0)},
-        "source": one.source,
+        "source": published.source,
     }
 
 

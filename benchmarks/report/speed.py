@@ -30,12 +30,16 @@ def values_of(target: Target, group: Group) -> list[float] | None:
     parts, base = group.of(target.side), group.of(target.base)
     if not parts or (target.kind != targets.SECONDS and not base):
         return None
-    mine = at_size(parts, group.size)
+    seconds = at_size(parts, group.size)
     if target.kind == targets.SECONDS:
-        return [value for value in mine if value is not None]
-    theirs = at_size(base, group.size)
-    found = ratios(theirs, mine) if target.kind == targets.FASTER else ratios(mine, theirs)
-    return found or None
+        return [value for value in seconds if value is not None]
+    base_seconds = at_size(base, group.size)
+    values = (
+        ratios(base_seconds, seconds)
+        if target.kind == targets.FASTER
+        else ratios(seconds, base_seconds)
+    )
+    return values or None
 
 
 def _sums(group: Group) -> list[float]:

@@ -124,9 +124,9 @@ def a_star(results: pd.DataFrame, chance: float) -> pd.DataFrame:
             except DataError:
                 rows.append({**row, **dict.fromkeys(("mean", "sd", "low", "high"), math.nan)})
                 continue
-            found = mean_interval(_units(stars, now))
-            row |= {"mean": found.mean, "sd": float(stars.std())}
-            rows.append({**row, "low": found.low, "high": found.high})
+            interval = mean_interval(_units(stars, now))
+            row |= {"mean": interval.mean, "sd": float(stars.std())}
+            rows.append({**row, "low": interval.low, "high": interval.high})
     return pd.DataFrame(rows)
 
 
@@ -146,16 +146,20 @@ def a_star_summary(results: pd.DataFrame, chance: float) -> pd.DataFrame:
 
     rows: dict[tuple[str, str, str], dict[str, str]] = {}
     times = times_of(results)
-    for one in a_star(results, chance).to_dict("records"):
-        place = (one["phase"], one["engine"], one["data"])
-        named = {"phase": _PHASE_NAMES[one["phase"]], "engine": one["engine"], "data": one["data"]}
+    for star in a_star(results, chance).to_dict("records"):
+        place = (star["phase"], star["engine"], star["data"])
+        named = {
+            "phase": _PHASE_NAMES[star["phase"]],
+            "engine": star["engine"],
+            "data": star["data"],
+        }
         row = rows.setdefault(place, named | {f"A* {label(t_s)}": "" for t_s in times})
-        row[f"A* {label(one['t_inference'])}"] = _star_text(one)
+        row[f"A* {label(star['t_inference'])}"] = _star_text(star)
     return pd.DataFrame(rows.values())
 
 
-def _star_text(one: Mapping[Any, Any]) -> str:
-    mean, sd, low, high = (100 * one[name] for name in ("mean", "sd", "low", "high"))
+def _star_text(star: Mapping[Any, Any]) -> str:
+    mean, sd, low, high = (100 * star[name] for name in ("mean", "sd", "low", "high"))
     if math.isnan(mean):
         return "undefined"
     if math.isnan(sd):
@@ -182,8 +186,8 @@ def times_of(results: pd.DataFrame) -> list[float]:
 def _analog_groups(rows: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
     """((phase, engine, dataset), rows) without the digital model, phases in their order."""
     groups = rows[rows.phase != "digital"].groupby(["phase", "engine", "dataset"], sort=False)
-    found = [((str(p), str(e), str(d)), group) for (p, e, d), group in groups]
-    return sorted(found, key=lambda item: PHASES.index(item[0][0]))
+    pairs = [((str(p), str(e), str(d)), group) for (p, e, d), group in groups]
+    return sorted(pairs, key=lambda item: PHASES.index(item[0][0]))
 
 
 def _loss(first: float, last: float, metric: str) -> str:

@@ -96,7 +96,7 @@ def speed(
         names = chosen(only, GROUPS)
         if not names:
             raise UsageError(f"--only names no group; there are: {', '.join(GROUPS)}")
-    asked = {
+    amounts = {
         "images": images,
         "sentences": sentences,
         "train_images": train_images,
@@ -105,7 +105,7 @@ def speed(
         "chips": chips,
         "times": None if times is None else len(times),
     }
-    setting = _setting("quick" if quick else size or "full", device, rounds, asked, times)
+    setting = _setting("quick" if quick else size or "full", device, rounds, amounts, times)
     setting.aihwkit, setting.say = not no_aihwkit, output.say
     arguments: dict[str, Any] = {
         "size": setting.sizes.name,
@@ -138,7 +138,9 @@ def speed(
         }
         with sides.compiled(compiled):
             measure = _growth if growth else _groups
-            record = measure(names, setting, about, begun, lambda one: report.save(folder, one))
+            record = measure(
+                names, setting, about, begun, lambda record: report.save(folder, record)
+            )
     finally:
         torch.set_num_threads(before)
     failed = report.failures(record)
@@ -159,16 +161,16 @@ def _setting(
     size: str,
     device: str,
     rounds: int | None,
-    asked: dict[str, int | None],
+    amounts: dict[str, int | None],
     times: tuple[float, ...] | None,
 ) -> Setting:
     sizes = SIZES[size]
     chips, count = sizes.sweep
-    sizes = replace(sizes, sweep=(asked["chips"] or chips, asked["times"] or count))
+    sizes = replace(sizes, sweep=(amounts["chips"] or chips, amounts["times"] or count))
     if rounds is not None:
         slow = min(rounds, sizes.slow_rounds)
         sizes = replace(sizes, rounds=rounds, slow_rounds=slow)
-    known = {name: value for name, value in asked.items() if value is not None}
+    known = {name: value for name, value in amounts.items() if value is not None}
     setting = Setting(sizes, torch.device(device), goals=known)
     return setting if times is None else replace(setting, times=times)
 
@@ -238,8 +240,8 @@ app = cli.command("speed", speed)
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    said = "interrupted; the groups that were measured are in speed.json; to go on: --resume"
-    return cli.execute(app, words, on_interrupt=said)
+    advice = "interrupted; the groups that were measured are in speed.json; to go on: --resume"
+    return cli.execute(app, words, on_interrupt=advice)
 
 
 if __name__ == "__main__":

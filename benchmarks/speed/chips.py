@@ -32,29 +32,29 @@ def _native(setting: Setting) -> list[tuple[str, str, str]]:
 def wrn_chip(setting: Setting) -> Group:
     """Program the WRN and drift it once."""
     work = works.wrn(setting.sizes).to(setting.device)
-    found = Collected(setting.say)
+    collected = Collected(setting.say)
 
     def side(name: str, draw_on: str, **more: Any) -> Side:
         engine, n = ("aihwkit", 1) if name == targets.CPP else ("native", None)
         model = sides.analog(
             work, sides.ALL, engine, device=setting.device, chip=False, calibrate_with=n
         )
-        new = _numbered(model, draw_on)
+        program_next = _numbered(model, draw_on)
 
         def run() -> None:
-            new()
+            program_next()
             drift(model, sides.HOUR)
 
         return Side(name, run, **more)
 
     for name, draw_on, note in _native(setting):
-        found.add(name, partial(side, name, draw_on, note=note))
+        collected.add(name, partial(side, name, draw_on, note=note))
     if setting.cpp:
         more = {"most": setting.sizes.slow_rounds, "warm": 0, "memory": False}
-        found.add(targets.CPP, lambda: side(targets.CPP, "cpu", note=CPP_LEFT_OUT, **more))
+        collected.add(targets.CPP, lambda: side(targets.CPP, "cpu", note=CPP_LEFT_OUT, **more))
     elif setting.aihwkit:
-        found.skip(NO_CPP)
-    return done("wrn-chip", f"{work.name}, program and one drift", "chips", 1, found, setting)
+        collected.skip(NO_CPP)
+    return done("wrn-chip", f"{work.name}, program and one drift", "chips", 1, collected, setting)
 
 
 def bert_program(setting: Setting) -> Group:
@@ -73,7 +73,7 @@ def _bert_chip(setting: Setting, name: str, what: str, then_drift: bool) -> Grou
     layers, left_out = sizes.part
     part = works.bert(sizes, layers=layers).to(setting.device)
     part.exclude += left_out
-    found = Collected(setting.say)
+    collected = Collected(setting.say)
     weights = {}
 
     def side(name: str, draw_on: str, of: Work, **more: Any) -> Side:
@@ -83,23 +83,23 @@ def _bert_chip(setting: Setting, name: str, what: str, then_drift: bool) -> Grou
         )
         count = sides.weights_on_tiles(model)
         weights[engine] = count
-        new = _numbered(model, draw_on)
-        run: Callable[[], object] = new
+        program_next = _numbered(model, draw_on)
+        run: Callable[[], object] = program_next
         if then_drift:
-            new()
+            program_next()
             run = lambda: drift(model, sides.HOUR)  # noqa: E731
         return Side(name, run, count, **more)
 
-    for native, draw_on, said in _native(setting):
-        found.add(native, partial(side, native, draw_on, work, note=said))
+    for native, draw_on, draw_note in _native(setting):
+        collected.add(native, partial(side, native, draw_on, work, note=draw_note))
     if setting.cpp:
         note = f"{CPP_LEFT_OUT}; a part of the model, scaled by its weights"
         more = {"most": max(1, sizes.slow_rounds - 1), "warm": 0, "memory": False}
-        found.add(targets.CPP, lambda: side(targets.CPP, "cpu", part, note=note, **more))
+        collected.add(targets.CPP, lambda: side(targets.CPP, "cpu", part, note=note, **more))
     elif setting.aihwkit:
-        found.skip(NO_CPP)
+        collected.skip(NO_CPP)
     text = f"{work.name} ({weights['native']:,} weights), {what}"
-    return done(name, text, "weights", weights["native"], found, setting, weights=weights)
+    return done(name, text, "weights", weights["native"], collected, setting, weights=weights)
 
 
 def sweep_of_parts(setting: Setting) -> Group:

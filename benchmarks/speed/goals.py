@@ -71,17 +71,17 @@ def _study(name: str, work: Work, unit: str, setting: Setting) -> Group:
             evaluate(work.model)
 
     runs = chips * len(times)
-    made = [
+    compared = [
         Side(targets.DIGITAL, digital, len(times), "evaluation alone, scaled", memory=False),
         Side(targets.NATIVE, study, runs, warm=0),
     ]
-    for side in made:
+    for side in compared:
         side.most = 1
     # kernels are chosen, and passes compiled, on first use
     sweep(model, evaluate, times[:1], 1, draw_on=setting.draw_on, progress=False)
-    found = alternate(made, 1, setting.device, setting.say)
+    measured = alternate(compared, 1, setting.device, setting.say)
     text = f"{work.name}, {count:,} {unit}, {chips} chips x {len(times)} times, batch {size}"
-    return Group(name, text, "evaluations", runs, found, about=goals)
+    return Group(name, text, "evaluations", runs, measured, about=goals)
 
 
 def goal_epoch(setting: Setting) -> Group:
@@ -101,7 +101,7 @@ def goal_epoch(setting: Setting) -> Group:
 
         return run
 
-    made = []
+    compared = []
     kinds: list[tuple[str, torch.dtype | None]] = [("", None), (", bfloat16", torch.bfloat16)]
     for suffix, dtype in kinds:
         steps = {
@@ -112,10 +112,10 @@ def goal_epoch(setting: Setting) -> Group:
         }
         for name, step in steps.items():
             _warm(step, batches[0], classes[0])
-            made.append(Side(name + suffix, epoch(step), warm=0, memory=False))
-    found = alternate(made, 1, setting.device, setting.say)
+            compared.append(Side(name + suffix, epoch(step), warm=0, memory=False))
+    measured = alternate(compared, 1, setting.device, setting.say)
     text = f"{work.name}, epoch of {count * size:,} images, batch {size}"
-    return Group("goal-epoch", text, "epochs", 1, found, about=goals)
+    return Group("goal-epoch", text, "epochs", 1, measured, about=goals)
 
 
 def _warm(step: sides.Step, batch: Tensor, classes: Tensor) -> None:

@@ -76,17 +76,17 @@ class Collected:
 
     def add(self, name: str, build: Callable[[], Iterable[Side] | Side | None]) -> None:
         try:
-            made = build()
+            built = build()
         except (AimcError, RuntimeError, ImportError, AttributeError, TypeError) as problem:
             if name.startswith("native") or name == targets.DIGITAL:
                 raise  # ours must run
-            made = None
+            built = None
             text = " ".join(str(problem).split()) or type(problem).__name__
             self.skip(f"{name}: {text[:200]}")
-        if isinstance(made, Side):
-            self.found.append(made)
-        elif made is not None:
-            self.found += made
+        if isinstance(built, Side):
+            self.found.append(built)
+        elif built is not None:
+            self.found += built
 
     def skip(self, line: str) -> None:
         self.skipped.append(line)
@@ -117,21 +117,21 @@ def _forward_side(
 
 
 def _native_forwards(
-    found: Collected, work: Work, setting: Setting, presets: dict[str, Preset]
+    collected: Collected, work: Work, setting: Setting, presets: dict[str, Preset]
 ) -> None:
     def build(name: str, preset: Preset) -> Side | None:
         model = sides.analog(work, preset, device=setting.device)
         return _forward_side(name, model, work, work.size, setting)
 
     for name, preset in presets.items():
-        found.add(name, partial(build, name, preset))
+        collected.add(name, partial(build, name, preset))
 
 
-def _cpp_forwards(found: Collected, work: Work, setting: Setting, few: tuple[int, int]) -> None:
+def _cpp_forwards(collected: Collected, work: Work, setting: Setting, few: tuple[int, int]) -> None:
     """The C++ tile at two small sizes, from which the whole is extrapolated."""
     if not setting.cpp:
         if setting.aihwkit:
-            found.skip(NO_CPP)
+            collected.skip(NO_CPP)
         return
 
     def build() -> list[Side]:
@@ -149,7 +149,7 @@ def _cpp_forwards(found: Collected, work: Work, setting: Setting, few: tuple[int
             for n in few
         ]
 
-    found.add(targets.CPP, build)
+    collected.add(targets.CPP, build)
 
 
 def done(
@@ -163,31 +163,31 @@ def wrn_forward(setting: Setting) -> Group:
     """WRN: digital, native with more and less physics, aihwkit."""
     sizes = setting.sizes
     work = works.wrn(sizes).to(setting.device)
-    found = Collected(setting.say)
-    found.add(
+    collected = Collected(setting.say)
+    collected.add(
         targets.DIGITAL,
         lambda: _forward_side(targets.DIGITAL, work.model, work, work.size, setting),
     )
-    chosen = {
+    presets = {
         targets.NATIVE: sides.ALL,
         targets.WEIGHTS: sides.WEIGHTS,
         targets.CONVERTERS: sides.CONVERTERS,
         targets.OUTPUT: sides.OUTPUT,
     }
-    _native_forwards(found, work, setting, chosen)
+    _native_forwards(collected, work, setting, presets)
     half = sides.halved(sides.analog(work, sides.ALL, device=setting.device))
-    found.add(targets.HALF, lambda: _forward_side(targets.HALF, half, work, work.size, setting))
-    _torch_and_lightning(found, work, setting)
-    _cpp_forwards(found, work, setting, sizes.few)
+    collected.add(targets.HALF, lambda: _forward_side(targets.HALF, half, work, work.size, setting))
+    _torch_and_lightning(collected, work, setting)
+    _cpp_forwards(collected, work, setting, sizes.few)
     text = f"{work.name} forward, batch {work.size} of {sizes.wrn_side} x {sizes.wrn_side}"
-    return done("wrn-forward", text, work.unit, work.size, found, setting)
+    return done("wrn-forward", text, work.unit, work.size, collected, setting)
 
 
-def _torch_and_lightning(found: Collected, work: Work, setting: Setting) -> None:
+def _torch_and_lightning(collected: Collected, work: Work, setting: Setting) -> None:
     if not setting.aihwkit:
         return
     slow = setting.sizes.slow_rounds
-    found.add(
+    collected.add(
         targets.TORCH,
         lambda: _forward_side(
             targets.TORCH,
@@ -200,9 +200,9 @@ def _torch_and_lightning(found: Collected, work: Work, setting: Setting) -> None
         ),
     )
     if not sides.lightning_installed():
-        found.skip(_NO_LIGHTNING)
+        collected.skip(_NO_LIGHTNING)
         return
-    found.add(
+    collected.add(
         targets.LIGHTNING,
         lambda: _forward_side(
             targets.LIGHTNING,
@@ -220,24 +220,24 @@ def wrn_training(setting: Setting) -> Group:
     """A training step of the WRN: digital, native, aihwkit."""
     sizes = setting.sizes
     work = works.wrn(sizes).to(setting.device)
-    found = Collected(setting.say)
+    collected = Collected(setting.say)
     n, device = work.size, setting.device
 
     def digital() -> Side:
         return Side(targets.DIGITAL, sides.digital_step(work, n, device), size=n)
 
-    found.add(targets.DIGITAL, digital)
+    collected.add(targets.DIGITAL, digital)
 
     def native(name: str, preset: Preset) -> Side:
         return Side(name, sides.analog_step(work, preset, n, device=device), size=n, note=_PCM)
 
     for name, preset in ((targets.NATIVE, sides.ALL), (targets.OUTPUT, sides.OUTPUT)):
-        found.add(name, partial(native, name, preset))
+        collected.add(name, partial(native, name, preset))
     if setting.aihwkit:
-        _stock_steps(found, work, setting)
+        _stock_steps(collected, work, setting)
     if setting.cpp:
         few = sizes.few
-        found.add(
+        collected.add(
             targets.CPP,
             lambda: [
                 Side(
@@ -253,12 +253,12 @@ def wrn_training(setting: Setting) -> Group:
             ],
         )
     elif setting.aihwkit:
-        found.skip(NO_CPP)
+        collected.skip(NO_CPP)
     text = f"{work.name} training step, batch {n} of {sizes.wrn_side} x {sizes.wrn_side}"
-    return done("wrn-training", text, work.unit, n, found, setting)
+    return done("wrn-training", text, work.unit, n, collected, setting)
 
 
-def _stock_steps(found: Collected, work: Work, setting: Setting) -> None:
+def _stock_steps(collected: Collected, work: Work, setting: Setting) -> None:
     n, device = work.size, setting.device
     part = max(1, n // 4)
     slow = {"most": setting.sizes.slow_rounds, "memory": False}
@@ -273,83 +273,83 @@ def _stock_steps(found: Collected, work: Work, setting: Setting) -> None:
         note = f"DAC/ADC, output noise, Gaussian weight noise; {_of(part, work)}"
         return Side(targets.LIGHTNING, step, size=part, note=note, **slow)  # type: ignore[arg-type]
 
-    found.add(targets.TORCH, torch_tile)
+    collected.add(targets.TORCH, torch_tile)
     if sides.lightning_installed():
-        found.add(targets.LIGHTNING, lightning)
+        collected.add(targets.LIGHTNING, lightning)
     else:
-        found.skip(_NO_LIGHTNING)
+        collected.skip(_NO_LIGHTNING)
 
 
 def lstm_forward(setting: Setting) -> Group:
     """The language model: digital, native, aihwkit's C++ tile."""
     sizes = setting.sizes
     work = works.lstm(sizes).to(setting.device)
-    found = Collected(setting.say)
-    found.add(
+    collected = Collected(setting.say)
+    collected.add(
         targets.DIGITAL,
         lambda: _forward_side(targets.DIGITAL, work.model, work, work.size, setting),
     )
-    _native_forwards(found, work, setting, {targets.NATIVE: sides.ALL})
+    _native_forwards(collected, work, setting, {targets.NATIVE: sides.ALL})
     if setting.aihwkit:
-        found.skip(f"{targets.TORCH}: aihwkit's conversion leaves nn.LSTM digital")
-    _cpp_forwards(found, work, setting, sizes.few)
+        collected.skip(f"{targets.TORCH}: aihwkit's conversion leaves nn.LSTM digital")
+    _cpp_forwards(collected, work, setting, sizes.few)
     text = (
         f"{work.name} with decoder forward, {sizes.lstm_steps} steps of {sizes.lstm_streams}, "
         f"{sizes.lstm_words:,} words"
     )
-    return done("lstm-forward", text, work.unit, work.size, found, setting)
+    return done("lstm-forward", text, work.unit, work.size, collected, setting)
 
 
 def bert_forward(setting: Setting) -> Group:
     """BERT: digital, native, aihwkit on a part of it."""
     sizes = setting.sizes
     work = works.bert(sizes).to(setting.device)
-    found = Collected(setting.say)
-    found.add(
+    collected = Collected(setting.say)
+    collected.add(
         targets.DIGITAL,
         lambda: _forward_side(targets.DIGITAL, work.model, work, work.size, setting),
     )
-    chosen = {targets.NATIVE: sides.ALL, targets.OUTPUT: sides.OUTPUT}
-    _native_forwards(found, work, setting, chosen)
+    presets = {targets.NATIVE: sides.ALL, targets.OUTPUT: sides.OUTPUT}
+    _native_forwards(collected, work, setting, presets)
     if setting.aihwkit:
-        _bert_parts(found, work, setting)
+        _bert_parts(collected, work, setting)
     text = f"{work.name} forward, {work.size} sentences of {sizes.bert_tokens} tokens"
-    return done("bert-forward", text, work.unit, work.size, found, setting)
+    return done("bert-forward", text, work.unit, work.size, collected, setting)
 
 
-def _bert_parts(found: Collected, work: Work, setting: Setting) -> None:
+def _bert_parts(collected: Collected, work: Work, setting: Setting) -> None:
     """aihwkit's tiles on one layer, scaled by layers and sentences."""
     sizes = setting.sizes
-    one = works.bert(sizes, layers=1).to(setting.device)
+    part = works.bert(sizes, layers=1).to(setting.device)
     layers = f"1 of {sizes.bert_layers} layers"
 
     def torch_tile() -> Side:
-        model = sides.torch_tile(one, training=False, device=setting.device)
+        model = sides.torch_tile(part, training=False, device=setting.device)
         return Side(
             targets.TORCH,
-            sides.forward(model, one, one.size, setting.device),
-            size=one.size / sizes.bert_layers,
+            sides.forward(model, part, part.size, setting.device),
+            size=part.size / sizes.bert_layers,
             note=f"{_TORCH_LEFT_OUT}; {layers}, scaled; aihwkit's own conversion",
             most=sizes.slow_rounds,
             memory=False,
         )
 
     def cpp() -> Side:
-        model = sides.analog(one, sides.ALL, "aihwkit", calibrate_with=1)
+        model = sides.analog(part, sides.ALL, "aihwkit", calibrate_with=1)
         return Side(
             targets.CPP,
-            sides.forward(model, one, 1, setting.device),
+            sides.forward(model, part, 1, setting.device),
             size=1 / sizes.bert_layers,
             note=f"{CPP_LEFT_OUT}; {layers}, {_of(1, work)}",
             most=sizes.slow_rounds,
             memory=False,
         )
 
-    found.add(targets.TORCH, torch_tile)
+    collected.add(targets.TORCH, torch_tile)
     if setting.cpp:
-        found.add(targets.CPP, cpp)
+        collected.add(targets.CPP, cpp)
     else:
-        found.skip(NO_CPP)
+        collected.skip(NO_CPP)
 
 
 def chosen(patterns: Iterable[str], names: Iterable[str]) -> list[str]:

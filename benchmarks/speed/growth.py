@@ -90,13 +90,13 @@ class Curve:
 
     def costs(self) -> dict[str, list[float]]:
         """ "time", "peak memory", "memory held" -> a value a size, where all were taken."""
-        found = {"time": self.medians()}
+        costs = {"time": self.medians()}
         peaks = [float(point.peak) for point in self.points if point.peak is not None]
         if len(peaks) == len(self.points) and all(peaks):
-            found["peak memory"] = peaks
+            costs["peak memory"] = peaks
         if self.operation in ("program", "sweep"):
-            found["memory held"] = [float(point.held) for point in self.points]
-        return found
+            costs["memory held"] = [float(point.held) for point in self.points]
+        return costs
 
     def sizes(self) -> list[float]:
         """The sizes."""
@@ -153,10 +153,10 @@ def _layers(
                 run = _drift(model)
             runs.append(Side(f"{family} {n:g}, {operation}", run, warm=2))
         curve = Curve(family, operation)
-        found = alternate(runs, rounds, setting.device, setting.say)
-        for (n, (model, _)), measured in zip(cases, found, strict=True):
-            taken = [value for value in measured.seconds if value is not None]
-            curve.points.append(Point(n, taken, measured.peak, held_bytes(model)))
+        results = alternate(runs, rounds, setting.device, setting.say)
+        for (n, (model, _)), measured in zip(cases, results, strict=True):
+            seconds = [value for value in measured.seconds if value is not None]
+            curve.points.append(Point(n, seconds, measured.peak, held_bytes(model)))
         curves.append(curve)
     return curves
 
@@ -188,8 +188,8 @@ def _sweeps(family: str, sizes: Sequence[int], setting: Setting) -> Curve:
     for n, measured in zip(
         sizes, alternate(runs, ladder.rounds, setting.device, setting.say), strict=True
     ):
-        taken = [value for value in measured.seconds if value is not None]
-        curve.points.append(Point(n, taken, measured.peak, held_bytes(model)))
+        seconds = [value for value in measured.seconds if value is not None]
+        curve.points.append(Point(n, seconds, measured.peak, held_bytes(model)))
     return curve
 
 
@@ -197,13 +197,13 @@ def growth(setting: Setting) -> list[Curve]:
     """Every family. Width counts weights, tiles are those of one layer."""
     ladder = LADDERS[setting.sizes.name]
     side, batch = ladder.side, ladder.batch
-    every = ("forward", "program", "drift")
+    operations = ("forward", "program", "drift")
     curves = []
     cases = [(float(w), _layer(side, w, None, batch, setting)) for w in ladder.widths]
-    curves += _layers("width", cases, every, setting)
+    curves += _layers("width", cases, operations, setting)
     cases = [(0.0, _layer(side, side, tile, batch, setting)) for tile in ladder.tiles]
     cases = [(float(_tiles(pair[0])), pair) for _, pair in cases]
-    curves += _layers("tiles", cases, every, setting)
+    curves += _layers("tiles", cases, operations, setting)
     cases = [(float(n), _layer(side, side, None, n, setting)) for n in ladder.batches]
     curves += _layers("batch", cases, ("forward",), setting)
     curves.append(_sweeps("chips", ladder.chips, setting))

@@ -38,14 +38,14 @@ def held_by(model: nn.Module) -> dict[str, int]:
     Parameters, buffers, gradients, and tensors in plain attributes, containers and objects: chips,
     injected weights, caches. A storage counts once. Python objects themselves do not count.
     """
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     addresses: set[int] = set()
     for path, tensor in _tensors(model, "", set()):
         address, size = storage(tensor)
         if size and address not in addresses:
             addresses.add(address)
-            found[path] = size
-    return found
+            sizes[path] = size
+    return sizes
 
 
 def held_bytes(model: nn.Module) -> int:
@@ -74,8 +74,8 @@ def _tensors(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Tenso
         children += list(zip(keys, value, strict=True))
     if isinstance(value, nn.Module):
         # what a layer owns first: a crossbar's way back to its owner must not name it
-        own = {**value._parameters, **value._buffers}
-        children += [(f".{name}", child) for name, child in own.items()]
+        tensors = {**value._parameters, **value._buffers}
+        children += [(f".{name}", child) for name, child in tensors.items()]
     if hasattr(value, "__dict__"):
         children += [
             (f".{name}", child)
@@ -90,8 +90,8 @@ def _tensors(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Tenso
 
 def matrix_bytes(model: nn.Module) -> int:
     """Bytes of the trained weights that lie on tiles, of a converted model."""
-    found = (matrix.clean_weight() for matrix in matrices_of(model).values())
-    return sum(weight.numel() * weight.element_size() for weight in found)
+    weights = (matrix.clean_weight() for matrix in matrices_of(model).values())
+    return sum(weight.numel() * weight.element_size() for weight in weights)
 
 
 def events(run: Callable[[], object]) -> list[int]:
@@ -104,12 +104,12 @@ def events(run: Callable[[], object]) -> list[int]:
     with torch.autograd.profiler.profile(use_kineto=True, profile_memory=True) as profiler:
         run()
     results: Any = profiler.kineto_results
-    found = [
+    changes = [
         (event.start_ns(), event.nbytes())
         for event in results.events()
         if event.name() == "[memory]" and event.device_type().name == "CPU"
     ]
-    return [size for _, size in sorted(found, key=lambda pair: pair[0])]
+    return [size for _, size in sorted(changes, key=lambda pair: pair[0])]
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:

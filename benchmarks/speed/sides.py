@@ -272,6 +272,8 @@ def lightning(work: Work, *, training: bool, device: torch.device) -> nn.Module:
         config.modifier.std_dev = spec.noise_scale * spec.gaussian_sd
     # its convolutions refuse weights in channels-last order
     plain = copy.deepcopy(work.model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    made = importlib.import_module(f"{LIGHTNING}.nn.conversion").convert_to_analog(plain, config)
-    found: nn.Module = made.to(device).train(training)
-    return found
+    converted = importlib.import_module(f"{LIGHTNING}.nn.conversion").convert_to_analog(
+        plain, config
+    )
+    model: nn.Module = converted.to(device).train(training)
+    return model

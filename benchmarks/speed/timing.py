@@ -107,15 +107,15 @@ def alternate(
 ) -> list[Measured]:
     """Warm up all sides, then run them in turns; then each is looked into by itself: peak memory
     and where the time goes."""
-    found = [Measured(side.name, side.size, side.note) for side in sides]
+    results = [Measured(side.name, side.size, side.note) for side in sides]
     for side in sides:
         for _ in range(side.warm):
             if side.before is not None:
                 side.before()
             side.run()
     with _frozen():
-        _rounds(sides, found, rounds, device, clock)
-    for side, measured in zip(sides, found, strict=True):
+        _rounds(sides, results, rounds, device, clock)
+    for side, measured in zip(sides, results, strict=True):
         if side.memory:
             if side.before is not None:
                 side.before()
@@ -125,12 +125,12 @@ def alternate(
                     side.before()
                 measured.parts = parts_of(side.run)
         say(f"  {said(measured)}")
-    return found
+    return results
 
 
 def _rounds(
     sides: Sequence[Side],
-    found: Sequence[Measured],
+    results: Sequence[Measured],
     rounds: int,
     device: torch.device,
     clock: Callable[[], float],
@@ -141,18 +141,18 @@ def _rounds(
             for at in order:
                 side = sides[at]
                 if side.most is not None and index >= side.most:
-                    found[at].seconds.append(None)
+                    results[at].seconds.append(None)
                     continue
                 if side.before is not None:
                     side.before()
-                found[at].seconds.append(timed(side.run, device, clock))
+                results[at].seconds.append(timed(side.run, device, clock))
 
 
 def said(measured: Measured) -> str:
     """One line about a side."""
-    taken = [value for value in measured.seconds if value is not None]
-    q1, median, q3 = quartiles(taken)
-    return f"{measured.name}: {median:.3g} s [{q1:.3g}, {q3:.3g}], {len(taken)} repeats"
+    seconds = [value for value in measured.seconds if value is not None]
+    q1, median, q3 = quartiles(seconds)
+    return f"{measured.name}: {median:.3g} s [{q1:.3g}, {q3:.3g}], {len(seconds)} repeats"
 
 
 # --- where the time goes, by torch's profiler -----------------------------------------------------
@@ -176,12 +176,12 @@ def kind_of(operation: str) -> str | None:
 
 def summed(events: Iterable[Any]) -> dict[str, float]:
     """Kind -> seconds inside these operations, not counting operations that they call."""
-    found = dict.fromkeys(PARTS, 0.0)
+    sums = dict.fromkeys(PARTS, 0.0)
     for event in events:
         kind = kind_of(event.key)
         if kind is not None:
-            found[kind] += event.self_cpu_time_total * 1e-6
-    return found
+            sums[kind] += event.self_cpu_time_total * 1e-6
+    return sums
 
 
 def parts_of(run: Callable[[], object]) -> dict[str, float]:
@@ -213,14 +213,14 @@ def at_size(parts: Sequence[Measured], size: float) -> list[float | None]:
         (part,) = parts
         return [None if s is None else s * (size / part.size) for s in part.seconds]
     small, large = sorted(parts, key=lambda part: part.size)
-    found: list[float | None] = []
+    seconds: list[float | None] = []
     for a, b in zip(small.seconds, large.seconds, strict=True):
         if a is None or b is None:
-            found.append(None)
+            seconds.append(None)
         else:
             slope = max(0.0, (b - a) / (large.size - small.size))
-            found.append(b + slope * (size - large.size))
-    return found
+            seconds.append(b + slope * (size - large.size))
+    return seconds
 
 
 def ratios(side: Sequence[float | None], base: Sequence[float | None]) -> list[float]:

@@ -233,15 +233,15 @@ class Task(ABC):
                 total_loss += nn.functional.cross_entropy(scores, targets, reduction="sum").item()
                 wrong += (scores.argmax(-1) != targets).sum().item()
                 if probability:
-                    given = scores.softmax(-1).gather(-1, targets.unsqueeze(-1))
-                    right += given.double().sum().item()
+                    probabilities = scores.softmax(-1).gather(-1, targets.unsqueeze(-1))
+                    right += probabilities.double().sum().item()
                 count += targets.numel()
         finally:
             model.train(training)
         if not count:
             raise DataError(f"{self.dataset}: the {split} split is empty; nothing to evaluate on")
-        found = self._scores(total_loss / count, wrong / count)
-        return found | ({"probability": right / count} if probability else {})
+        metrics = self._scores(total_loss / count, wrong / count)
+        return metrics | ({"probability": right / count} if probability else {})
 
     def _scores(self, loss: float, error: float) -> dict[str, float]:
         return {"accuracy": 1.0 - error, "error": error, "loss": loss}

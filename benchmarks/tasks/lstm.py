@@ -331,13 +331,14 @@ class LanguageTask(Task):
         *,
         probability: bool = False,
     ) -> dict[str, float]:
-        kept = self._carried.pop(model, None)  # an evaluation between two batches changes neither
+        # an evaluation between two batches changes neither
+        state_before = self._carried.pop(model, None)
         try:
             return super().evaluate(model, subset, split, probability=probability)
         finally:
             self._carried.pop(model, None)
-            if kept is not None:
-                self._carried[model] = kept
+            if state_before is not None:
+                self._carried[model] = state_before
 
     def _scores(self, loss: float, error: float) -> dict[str, float]:
         return {"perplexity": math.exp(min(loss, 700.0)), "error": error, "loss": loss}

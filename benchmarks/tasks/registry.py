@@ -101,12 +101,12 @@ def find(word: str) -> type[Task]:
     module = _imported(word, place)
     task = vars(module).get(attribute)
     if not (isinstance(task, type) and issubclass(task, Task)):
-        there = [
+        classes = [
             name
             for name, value in vars(module).items()
             if isinstance(value, type) and issubclass(value, Task) and value is not Task
         ]
-        has = f"its tasks: {', '.join(there)}" if there else "it has none"
+        has = f"its tasks: {', '.join(classes)}" if classes else "it has none"
         raise UsageError(f"task {word!r}: {place} has no task {attribute!r}; {has}")
     if not task.__module__.startswith(f"{__package__}."):
         task.word = word
@@ -176,13 +176,15 @@ def get(
                 f"unknown option {key!r} for task {kind.name!r}; "
                 + (f"one of {has}" if has else "it has no options")
             )
-        wanted = kind.option_types[key]
-        accepted = (int, float) if wanted is float else wanted
+        expected = kind.option_types[key]
+        accepted = (int, float) if expected is float else expected
         if value is not None and (
-            not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool)
+            not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool)
         ):
-            a = _KINDS.get(wanted, wanted.__name__)
-            raise UsageError(f"option {key}={value!r} of task {kind.name!r}; allowed: a {a}")
+            description = _KINDS.get(expected, expected.__name__)
+            raise UsageError(
+                f"option {key}={value!r} of task {kind.name!r}; allowed: a {description}"
+            )
     task = kind.make(profile, Path(data_dir) if data_dir is not None else None, **options)
     lacks = [
         field

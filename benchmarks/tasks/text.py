@@ -96,15 +96,15 @@ def held_out(
             parts |= phrases(rows[index])
     order = torch.randperm(len(whole), generator=generator).tolist()
     held = [whole[i] for i in order[: min(most, max(1, len(whole) // 10))]]
-    known: set[str] = set().union(*(phrases(rows[i]) for i in held))
-    return [i for i, row in enumerate(rows) if row not in known], held
+    held_phrases: set[str] = set().union(*(phrases(rows[i]) for i in held))
+    return [i for i, row in enumerate(rows) if row not in held_phrases], held
 
 
 def phrases(text: str) -> set[str]:
     """Every run of words of a text, the whole among them."""
-    found = text.split()
-    stops = range(1, len(found) + 1)
-    return {" ".join(found[start:stop]) for stop in stops for start in range(stop)}
+    tokens = text.split()
+    stops = range(1, len(tokens) + 1)
+    return {" ".join(tokens[start:stop]) for stop in stops for start in range(stop)}
 
 
 def wikitext2(folder: Path | None) -> dict[str, list[str]]:
@@ -229,14 +229,14 @@ def help_sentences() -> tuple[list[list[str]], list[int]]:
     No sentence comes twice, and none that stands in two chapters.
     """
     topics = help_topics()
-    found: dict[str, set[int]] = {}
+    chapters_of: dict[str, set[int]] = {}
     for chapter, names in enumerate(CHAPTERS.values()):
         for name in names:
             for paragraph in paragraphs(topics.get(name, "")):
                 for sentence in re.split(r'(?<=[.!?])\s+(?=[A-Z"(])', paragraph):
-                    found.setdefault(sentence, set()).add(chapter)
+                    chapters_of.setdefault(sentence, set()).add(chapter)
     texts, labels, seen = [], [], set()
-    for sentence, chapters in found.items():
+    for sentence, chapters in chapters_of.items():
         tokens = tokens_of(sentence)
         words_only = sum(token.isalpha() for token in tokens)
         key = tuple(tokens)

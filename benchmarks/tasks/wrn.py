@@ -224,10 +224,10 @@ class ImageTask(Task):
         order = torch.randperm(
             len(images["train_labels"]), generator=stream(0, dataset, "validation")
         )
-        held, kept = order[:n_validation], order[n_validation:]
+        validation, train = order[:n_validation], order[n_validation:]
         self.splits = {
-            "train": (images["train_images"][kept], images["train_labels"][kept]),
-            "validation": (images["train_images"][held], images["train_labels"][held]),
+            "train": (images["train_images"][train], images["train_labels"][train]),
+            "validation": (images["train_images"][validation], images["train_labels"][validation]),
             "test": (images["test_images"], images["test_labels"]),
         }
         sample = self.splits["train"][0][:10_000].float()
