@@ -1,9 +1,11 @@
 """The speed benchmark: `python -m benchmarks.speed`.
 
-Digital, native and aihwkit in one process, alternated; prints ratios against their targets.
-`--out` holds speed.json, summary.md and, of --growth, growth.png; `python -m benchmarks.record add`
-keeps it. Exit codes: 0 done, 1 a target was not met at full size or a cost grows faster than
-linearly, 2 bad usage.
+It runs digital, native and aihwkit in one process, alternated, and prints ratios against their
+targets. The folder `--out` then holds speed.json, summary.md and, with --growth, growth.png;
+`python -m benchmarks.record add` keeps it.
+
+Exit codes: 0 done; 1 a target was not met at full size, or a cost grows faster than linearly; 2 bad
+usage.
 """
 
 from __future__ import annotations
@@ -176,7 +178,12 @@ def _setting(
 
 
 def _begun(folder: Path, resume: bool, arguments: dict[str, Any]) -> Record | None:
-    """Return what an interrupted measurement in the folder has, or None.
+    """Return the record of an interrupted measurement in a folder, or None.
+
+    Args:
+        folder: The folder.
+        resume: Whether the user goes on with a measurement.
+        arguments: What this measurement is told; the interrupted one must have the same.
 
     Raises:
         UsageError: If the folder holds something else, or a measurement with other arguments.
@@ -202,9 +209,20 @@ def _groups(
     begun: Record | None,
     save: Callable[[Record], None],
 ) -> Record:
-    """Measure groups; `save` is called after each, so that what is measured is not lost."""
+    """Measure groups.
+
+    Args:
+        names: The groups.
+        setting: How to measure.
+        about: The other fields of the record.
+        begun: The record of an interrupted measurement; its groups are not measured again.
+        save: Called after each group, so that what is measured is not lost.
+
+    Returns:
+        The record.
+    """
     groups: list[Group] = []
-    if begun is not None:  # one machine, one load: those that the first groups were measured on
+    if begun is not None:  # the record states the machine and load of the first groups
         groups = speed_records.groups_of(begun)
         about |= {key: getattr(begun, key) for key in ("versions", "hardware", "command")}
     record = begun
@@ -226,7 +244,7 @@ def _growth(
     begun: Record | None,
     save: Callable[[Record], None],
 ) -> Record:
-    """Measure cost against size, all of it at once."""
+    """Measure cost against size, all of it at once; see `_groups` for the arguments."""
     if begun is not None:
         return begun
     curves = growing.growth(setting)
@@ -239,7 +257,14 @@ app = cli.command("speed", speed)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+    """Run the command.
+
+    Args:
+        words: The words after the command's name; None takes those of the process.
+
+    Returns:
+        The exit code.
+    """
     advice = "interrupted; the groups that were measured are in speed.json; to go on: --resume"
     return cli.execute(app, words, on_interrupt=advice)
 

@@ -16,13 +16,18 @@ from benchmarks.speed.works import Work
 
 
 def _numbered(model: torch.nn.Module, draw_on: str) -> Callable[[], None]:
-    """Programs another chip at each call."""
+    """Return a function that programs another chip at each call.
+
+    Args:
+        model: The converted model.
+        draw_on: As in `program`.
+    """
     seeds = iter(range(1, 10**9))
     return lambda: program(model, next(seeds), draw_on=draw_on)
 
 
 def _native(setting: Setting) -> list[tuple[str, str, str]]:
-    """Sides of the native engine: (name, draw_on, note)."""
+    """Return the sides of the native engine: (name, draw_on, note) of each."""
     ways = {targets.NATIVE: setting.draw_on}
     if (eager := sides.draw_on(setting.device, eagerly=True)) != setting.draw_on:
         ways[targets.EAGER] = eager
@@ -30,7 +35,11 @@ def _native(setting: Setting) -> list[tuple[str, str, str]]:
 
 
 def wrn_chip(setting: Setting) -> Group:
-    """Program the WRN and drift it once."""
+    """Measure programming the WRN and drifting it once.
+
+    Args:
+        setting: How to measure.
+    """
     work = works.wrn(setting.sizes).to(setting.device)
     collected = Collected(setting.say)
 
@@ -58,12 +67,20 @@ def wrn_chip(setting: Setting) -> Group:
 
 
 def bert_program(setting: Setting) -> Group:
-    """Program BERT."""
+    """Measure programming BERT.
+
+    Args:
+        setting: How to measure.
+    """
     return _bert_chip(setting, "bert-program", "program", then_drift=False)
 
 
 def bert_drift(setting: Setting) -> Group:
-    """Drift BERT once, compensation measured."""
+    """Measure one drift of BERT with measured compensation.
+
+    Args:
+        setting: How to measure.
+    """
     return _bert_chip(setting, "bert-drift", "one drift", then_drift=True)
 
 
@@ -103,7 +120,11 @@ def _bert_chip(setting: Setting, name: str, what: str, then_drift: bool) -> Grou
 
 
 def sweep_of_parts(setting: Setting) -> Group:
-    """A sweep of the WRN and, before and after it, what it is made of."""
+    """Measure a sweep of the WRN, and its parts both before and after it.
+
+    Args:
+        setting: How to measure.
+    """
     sizes = setting.sizes
     chips, count = sizes.sweep
     work = works.wrn(sizes).to(setting.device)

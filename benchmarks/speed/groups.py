@@ -1,4 +1,4 @@
-"""What is measured together: sides of one work, alternated in one process."""
+"""Groups: the sides of a work, measured together and alternated in one process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,16 @@ TIMES = ("1s", "1h", "1d", "1y", "1min", "1w", "1month", "10y")
 
 @dataclass
 class Setting:
-    """How to measure: sizes, device, which engines besides ours, times, where to tell of it."""
+    """How to measure.
+
+    Attributes:
+        sizes: How large the models and inputs are.
+        device: The device of models and inputs.
+        aihwkit: Whether aihwkit and aihwkit-lightning are measured besides the native engine.
+        goals: Sizes of whole studies that differ from `goals.SIZES`.
+        times: Times of sweeps.
+        say: Called with a line of text as the measurement goes on.
+    """
 
     sizes: Sizes
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -32,15 +41,17 @@ class Setting:
 
     @property
     def on_gpu(self) -> bool:
+        """Return whether the device is a GPU."""
         return self.device.type == "cuda"
 
     @property
     def cpp(self) -> bool:
-        """Whether aihwkit's C++ tile is measured: its wheels have no CUDA."""
+        """Return whether aihwkit's C++ tile is measured; its wheels have no CUDA."""
         return self.aihwkit and not self.on_gpu
 
     @property
     def draw_on(self) -> str:
+        """Return where native chips are drawn; see `sides.draw_on`."""
         return sides.draw_on(self.device)
 
 
@@ -48,9 +59,14 @@ class Setting:
 class Group:
     """The sides of a work with all their repeats.
 
-    size      of the whole work, in `unit`s; what sides of other sizes are scaled to
-    skipped   why a side is missing, a line each
-    about     other facts that the numbers depend on
+    Attributes:
+        name: The name of the group, such as "wrn-forward".
+        work: What the work is, in words.
+        unit: What the work consists of, in the plural: "images".
+        size: Units of the whole work; sides of other sizes are scaled to it.
+        sides: The measured sides.
+        skipped: One line per missing side that says why it is missing.
+        about: Other facts that the numbers depend on.
     """
 
     name: str
@@ -62,24 +78,47 @@ class Group:
     about: dict[str, Any] = field(default_factory=dict)
 
     def of(self, name: str) -> list[Measured]:
-        """The runs of a side: one, or several of different sizes."""
+        """Return the runs of a side: one, or several of different sizes.
+
+        Args:
+            name: The name of the side.
+        """
         return [side for side in self.sides if side.name == name]
 
 
 class Collected:
-    """Collects sides; one that cannot be built becomes a line that says why."""
+    """The sides of a group; for a side that cannot be built, a line that says why.
+
+    Attributes:
+        found: The sides.
+        skipped: The lines.
+        say: Called with each line too.
+    """
 
     def __init__(self, say: Say) -> None:
+        """Start with no sides.
+
+        Args:
+            say: Called with a line of text for each side that is skipped.
+        """
         self.found: list[Side] = []
         self.skipped: list[str] = []
         self.say = say
 
     def add(self, name: str, build: Callable[[], Iterable[Side] | Side | None]) -> None:
+        """Build a side and add it, or note why it cannot be built.
+
+        Errors of the native engine and of the digital model are raised: these must run.
+
+        Args:
+            name: The name of the side.
+            build: Returns the side, several sides, or None for no side.
+        """
         try:
             built = build()
         except (AimcError, RuntimeError, ImportError, AttributeError, TypeError) as problem:
             if name.startswith("native") or name == targets.DIGITAL:
-                raise  # ours must run
+                raise  # these two must run
             built = None
             text = " ".join(str(problem).split()) or type(problem).__name__
             self.skip(f"{name}: {text[:200]}")
@@ -89,6 +128,11 @@ class Collected:
             self.found += built
 
     def skip(self, line: str) -> None:
+        """Note that a side is missing.
+
+        Args:
+            line: The name of the side, and why it is missing.
+        """
         self.skipped.append(line)
         self.say(f"  skipped {line}")
 
@@ -128,7 +172,7 @@ def _native_forwards(
 
 
 def _cpp_forwards(collected: Collected, work: Work, setting: Setting, few: tuple[int, int]) -> None:
-    """The C++ tile at two small sizes, from which the whole is extrapolated."""
+    """Add the C++ tile at two small sizes, from which the whole is extrapolated."""
     if not setting.cpp:
         if setting.aihwkit:
             collected.skip(NO_CPP)
@@ -155,12 +199,29 @@ def _cpp_forwards(collected: Collected, work: Work, setting: Setting, few: tuple
 def done(
     name: str, work: str, unit: str, size: float, found: Collected, setting: Setting, **about: Any
 ) -> Group:
+    """Measure the collected sides, alternated, as a group.
+
+    Args:
+        name: The name of the group.
+        work: What the work is, in words.
+        unit: What the work consists of.
+        size: Units of the whole work.
+        found: The collected sides.
+        setting: How to measure.
+        **about: Other facts that the numbers depend on.
+    """
     measured = alternate(found.found, setting.sizes.rounds, setting.device, setting.say)
     return Group(name, work, unit, size, measured, found.skipped, about)
 
 
 def wrn_forward(setting: Setting) -> Group:
-    """WRN: digital, native with more and less physics, aihwkit."""
+    """Measure a forward pass of the WRN: digital, native, aihwkit.
+
+    The native engine runs with more and with less physics.
+
+    Args:
+        setting: How to measure.
+    """
     sizes = setting.sizes
     work = works.wrn(sizes).to(setting.device)
     collected = Collected(setting.say)
@@ -217,7 +278,11 @@ def _torch_and_lightning(collected: Collected, work: Work, setting: Setting) -> 
 
 
 def wrn_training(setting: Setting) -> Group:
-    """A training step of the WRN: digital, native, aihwkit."""
+    """Measure a training step of the WRN: digital, native, aihwkit.
+
+    Args:
+        setting: How to measure.
+    """
     sizes = setting.sizes
     work = works.wrn(sizes).to(setting.device)
     collected = Collected(setting.say)
@@ -281,7 +346,11 @@ def _stock_steps(collected: Collected, work: Work, setting: Setting) -> None:
 
 
 def lstm_forward(setting: Setting) -> Group:
-    """The language model: digital, native, aihwkit's C++ tile."""
+    """Measure a forward pass of the LSTM: digital, native, aihwkit's C++ tile.
+
+    Args:
+        setting: How to measure.
+    """
     sizes = setting.sizes
     work = works.lstm(sizes).to(setting.device)
     collected = Collected(setting.say)
@@ -301,7 +370,11 @@ def lstm_forward(setting: Setting) -> Group:
 
 
 def bert_forward(setting: Setting) -> Group:
-    """BERT: digital, native, aihwkit on a part of it."""
+    """Measure a forward pass of BERT: digital, native, aihwkit on a part of it.
+
+    Args:
+        setting: How to measure.
+    """
     sizes = setting.sizes
     work = works.bert(sizes).to(setting.device)
     collected = Collected(setting.say)
@@ -318,7 +391,7 @@ def bert_forward(setting: Setting) -> Group:
 
 
 def _bert_parts(collected: Collected, work: Work, setting: Setting) -> None:
-    """aihwkit's tiles on one layer, scaled by layers and sentences."""
+    """Add aihwkit's tiles on one layer, scaled by layers and sentences."""
     sizes = setting.sizes
     part = works.bert(sizes, layers=1).to(setting.device)
     layers = f"1 of {sizes.bert_layers} layers"
@@ -353,9 +426,14 @@ def _bert_parts(collected: Collected, work: Work, setting: Setting) -> None:
 
 
 def chosen(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
-    """Names that a shell pattern matches, in their order.
+    """Return the names that at least one shell pattern matches, in their order.
 
-    Raises:  UsageError for a pattern that matches none.
+    Args:
+        patterns: Shell patterns.
+        names: The names of all groups.
+
+    Raises:
+        UsageError: If a pattern matches no name.
     """
     from fnmatch import fnmatchcase
 

@@ -342,10 +342,14 @@ class LanguageTask(Task):
         return len(self.streams[split])
 
     def batches(self, split: Split, subset: int | None = None) -> Iterator[dict[str, Any]]:
-        """Yield the first `subset` words of a split on parallel streams, each at most once.
+        """Yield a split's first words on parallel streams; none is scored twice.
 
         The first word of each stream is not scored, because nothing stands before it. Words that do
         not fill all streams are not scored either. Together these are less than 2 STREAMS words.
+
+        Args:
+            split: "test" or "validation".
+            subset: The number of words; None is all of the split.
         """
         text = self.streams[split][: subset + 1 if subset is not None else None]
         streams = folded(text, max(1, min(STREAMS, len(text) // STEPS)))
