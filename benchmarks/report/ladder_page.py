@@ -1,4 +1,4 @@
-"""The ladder as text and as a picture, and what a run's folder holds."""
+"""The ladder as text and as a figure, and the files in a run's folder."""
 
 from __future__ import annotations
 
@@ -38,7 +38,11 @@ def _number(value: float, metric: str) -> str:
 
 
 def _change(mean: float, low: float, high: float, metric: str) -> str:
-    """ "+1.20 ± 0.30": a t interval is as wide to both sides. More digits where it is smaller."""
+    """Return a change as text, such as "+1.20 ± 0.30".
+
+    One half width is enough, because a t interval is as wide to both sides. Small changes get more
+    digits.
+    """
     middle, half = _scale(metric) * mean, _scale(metric) * (high - low) / 2
     if math.isnan(half):
         return f"{middle:+.{_digits(metric)}f}".replace("-", "−")
@@ -52,7 +56,14 @@ def _change(mean: float, low: float, high: float, metric: str) -> str:
 
 
 def ladder_text(table: pd.DataFrame, metric: str) -> str:
-    """One metric's ladder: "mean (change ± half interval)", bold where Holm's p is below 0.05."""
+    """Return one metric's ladder: "mean (change ± half of its interval)" per cell.
+
+    Changes are bold if Holm's p is below 0.05.
+
+    Args:
+        table: What `steps` returns.
+        metric: The task's metric, or "mvm".
+    """
     import pandas as pd
 
     lines = []
@@ -70,7 +81,12 @@ def ladder_text(table: pd.DataFrame, metric: str) -> str:
 
 
 def flaws_text(table: pd.DataFrame, metric: str) -> str:
-    """The flaws' table of one metric."""
+    """Return the table of the flaws for one metric.
+
+    Args:
+        table: What `flaws` returns.
+        metric: The task's metric, or "loss".
+    """
     import pandas as pd
 
     lines = []
@@ -98,7 +114,12 @@ def flaws_text(table: pd.DataFrame, metric: str) -> str:
 
 
 def less_text(table: pd.DataFrame, metric: str) -> str:
-    """The table of what each part of the paper's model costs, of one metric."""
+    """Return the table of the cost of each part of the paper's model, for one metric.
+
+    Args:
+        table: What `less_one` returns.
+        metric: The task's metric, or "loss".
+    """
     import pandas as pd
 
     lines = []
@@ -115,7 +136,13 @@ def less_text(table: pd.DataFrame, metric: str) -> str:
 
 
 def study_text(results: pd.DataFrame, facts: dict[str, Any], level: str = "##") -> str:
-    """All tables of one task."""
+    """Return all tables of one task.
+
+    Args:
+        results: The rows of the task, `ladder_tables.COLUMNS`.
+        facts: What is known of the study.
+        level: The marks of its title.
+    """
     metric = facts["metric"]
     last = label(times_of(results)[-1])
     table, flaw_table = steps(results, metric), flaws(results, metric)
@@ -140,7 +167,11 @@ def study_text(results: pd.DataFrame, facts: dict[str, Any], level: str = "##") 
 
 
 def _ranges_text(ranges: dict[str, Any]) -> str:
-    """Say where the input ranges of a record come from, from its facts."""
+    """Return one sentence on where the input ranges come from.
+
+    Args:
+        ranges: The facts of a record on its input ranges.
+    """
     how = f"method `{ranges['method']}`, {ranges['batches']} batches"
     text = f"Input ranges: {how}, from the inputs"
     percentile = ranges.get("out_percentile")  # older records lack it
@@ -156,11 +187,19 @@ LEGEND = (
 )
 
 
-# --- the picture ----------------------------------------------------------------------------------
+# --- the figure -----------------------------------------------------------------------------------
 
 
 def figure(studies: list[tuple[pd.DataFrame, dict[str, Any]]], path: Path, mark: str = "") -> None:
-    """Metric and MVM error against the rung, a line and band a time; a column a task."""
+    """Draw metric and MVM error against the rung: one column of panels per task.
+
+    Each time has a line and a band, its interval.
+
+    Args:
+        studies: The rows and the facts of each task.
+        path: The file, .png.
+        mark: A text for the file's metadata.
+    """
     drawing, axes = figures.new(2, len(studies), (5.6 * len(studies), 8.4), sharex=True)
     for column, (results, facts) in enumerate(studies):
         metric = facts["metric"]
@@ -206,7 +245,16 @@ def _draw(axes: Axes, table: pd.DataFrame, metric: str) -> None:
 
 
 def save(out: Path, results: pd.DataFrame, studies: Studies, command: str) -> None:
-    """Write results.csv, ladder.csv, layers.csv, flaws.csv, less-one.csv, summary.md, figures."""
+    """Write the tables, summary.md and the figure of a run.
+
+    The tables are results.csv, ladder.csv, layers.csv, flaws.csv and less-one.csv.
+
+    Args:
+        out: The folder.
+        results: The rows of all tasks, `ladder_tables.COLUMNS`.
+        studies: The facts of each task.
+        command: The command line.
+    """
     import pandas as pd
 
     by_name: dict[str, list[pd.DataFrame]] = {}

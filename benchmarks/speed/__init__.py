@@ -10,5 +10,5 @@
     chips.py     program, drift, sweep
     goals.py     whole studies, meant for a GPU
     growth.py    cost against size
-    targets.py   the results that are asked for
+    targets.py   the results that are promised
 """

@@ -183,7 +183,7 @@ def _begun(folder: Path, resume: bool, arguments: dict[str, Any]) -> Record | No
     Args:
         folder: The folder.
         resume: Whether the user goes on with a measurement.
-        arguments: What this measurement is told; the interrupted one must have the same.
+        arguments: The arguments of this measurement; the interrupted one must have the same.
 
     Raises:
         UsageError: If the folder holds something else, or a measurement with other arguments.

@@ -21,10 +21,10 @@ TIMES = ("1s", "1h", "1d", "1y", "1min", "1w", "1month", "10y")
 
 @dataclass
 class Setting:
-    """How to measure.
+    """The settings of a measurement.
 
     Attributes:
-        sizes: How large the models and inputs are.
+        sizes: The sizes of models and inputs.
         device: The device of models and inputs.
         aihwkit: Whether aihwkit and aihwkit-lightning are measured besides the native engine.
         goals: Sizes of whole studies that differ from `goals.SIZES`.

@@ -1,4 +1,4 @@
-"""Memory: bytes that a model holds, peak bytes of a run, bytes added by conversion.
+"""Memory: bytes that a model holds, peak bytes of a run, bytes of a conversion.
 
 A converted model has a copy of the trained weights, which takes the digital model's place. All else
 that it keeps alive for its tiles is added: scales and ranges, the chip (conductances, drift

@@ -1,4 +1,4 @@
-"""The targets of the speed benchmark, as data: which result is asked for.
+"""The targets of the speed benchmark, as data.
 
 A row compares a side of a group with another side, or states its seconds. `must` is the promise,
 and `aim` is a better result that is worth trying for. A row that has neither only shows its number.

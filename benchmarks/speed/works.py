@@ -17,7 +17,7 @@ from aimc_bridge.training import logits_of
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large everything is.
+    """The sizes of models and inputs, and the numbers of repeats.
 
     Attributes:
         name: The name of these sizes, an option of the command.
@@ -199,7 +199,7 @@ def wrn(sizes: Sizes) -> Work:
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
-        norm.momentum = None  # a mean over batches
+        norm.momentum = None  # the plain mean over batches
     with torch.no_grad():
         model.train()(images(max(16, sizes.wrn_batch), sizes.wrn_side))
     for norm in norms:
@@ -245,7 +245,7 @@ def bert(sizes: Sizes, layers: int | None = None) -> Work:
 
 
 def lstm(sizes: Sizes) -> Work:
-    """Return an LSTM of two layers and a decoder, all analog, and a digital embedding.
+    """Return an LSTM of two layers and a decoder; its embedding stays digital.
 
     Args:
         sizes: How large it is.

@@ -30,7 +30,7 @@ Split = Literal["test", "validation"]
 
 @dataclass(frozen=True)
 class DigitalRecipe:
-    """How a task's digital model is trained.
+    """The training recipe of a task's digital model.
 
     Attributes:
         epochs: Epochs; a fraction is allowed.
@@ -56,7 +56,7 @@ class DigitalRecipe:
 
 
 class Task(ABC):
-    """A model, its data and its metric: the commands know nothing else of a benchmark.
+    """A model, its data and its metric: all that commands know of a benchmark.
 
     A subclass and its model are one file; docs/tasks.md has a worked example. Whatever a subclass
     must set has no default here, or an empty one.
@@ -109,7 +109,7 @@ class Task(ABC):
     # `*_` stays empty; it is there so that type checkers let a subclass name its own options
     @classmethod
     def make(cls, profile: str, folder: Path | None, *_: Any, **options: Any) -> "Task":
-        """Make the task of a profile; `get` calls this after it has checked the arguments.
+        """Make the task of a profile; `get` calls this and checks the arguments first.
 
         Args:
             profile: A key of `plans`.

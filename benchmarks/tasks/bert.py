@@ -116,7 +116,7 @@ def packaged_minilm() -> str:
 
 
 def silence() -> None:
-    """Switch off transformers' progress bars and its warning of a new classifier head."""
+    """Switch off transformers' progress bars and warnings of new classifier heads."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

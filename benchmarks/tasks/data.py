@@ -1,4 +1,4 @@
-"""Where data lie, a cache for decoded data, and batches in a repeatable order."""
+"""Data folders, a cache for decoded data, and batches in a repeatable order."""
 
 import hashlib
 import importlib.util

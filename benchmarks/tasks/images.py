@@ -1,4 +1,4 @@
-"""Image data: several forms of CIFAR, any folder of images, scikit-learn's digits."""
+"""Images: several forms of CIFAR, any folder of images, scikit-learn's digits."""
 
 import io
 import lzma
@@ -186,10 +186,10 @@ def from_image_tar(path: Path, classes: Sequence[str]) -> Images:
 
 
 def image_folder(folder: Path, size: int | None = None) -> tuple[Images, list[str]]:
-    """Read the images of a folder with `train/CLASS/*` and `test/CLASS/*` (or `val/`).
+    """Read the images of a folder.
 
     Args:
-        folder: The folder.
+        folder: The folder, with `train/CLASS/*` and `test/CLASS/*` (or `val/CLASS/*`).
         size: The side of a square that all images are resized to, pixels; None expects all images
             to have one size.
 

@@ -257,7 +257,7 @@ class LanguageTask(Task):
             dropout: The dropout rate of every training.
             samples: How many rare words a sampled softmax draws in digital training; 0 for none.
             n_exact: The number of frequent words that the sampled softmax sums exactly.
-            min_count: Words that come less often in train are unknown words.
+            min_count: Words with fewer occurrences in train become the unknown word.
             frequency_bias: Whether the decoder's bias starts at the words' log frequency.
 
         Raises:
@@ -303,9 +303,13 @@ class LanguageTask(Task):
         return model
 
     def train_loader(self, batch_size: int, seed: int) -> Loader:
-        """Return batches of STEPS words on `batch_size` streams, in the order of the text.
+        """Return batches of STEPS words on parallel streams, in the order of the text.
 
         Each epoch starts at another word, so that the cuts of the back-propagation move.
+
+        Args:
+            batch_size: The number of streams.
+            seed: Decides the first word of each epoch.
         """
         streams = folded(self.streams["train"], batch_size)
         size = (len(streams) - STEPS) // STEPS
@@ -320,10 +324,7 @@ class LanguageTask(Task):
         return Loader(plan, batch, size, seed)
 
     def part(self, batch: Any, index: int, count: int) -> Any:
-        """Return every `count`-th stream of a batch, from stream `index` on.
-
-        So a replica always reads on in its own streams.
-        """
+        """Return streams index, index + count, ...: a replica keeps its own streams."""
         tokens, targets = batch["tokens"], batch["targets"]
         return {
             "tokens": tokens[:, index::count],

@@ -1,4 +1,4 @@
-"""How much of a task a profile runs: hardware-aware training, test samples, chips, the ladder."""
+"""Plans: how much of a task each profile, and the ladder, runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLIPPED = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What one profile of a task runs.
+    """The amount of work that one profile of a task runs.
 
     Attributes:
         why: The reason for `overrides`; it becomes their source in the records.
@@ -62,7 +62,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class LadderSizes:
-    """How much of a task the ladder of simplifications runs.
+    """The amount of work that the ladder of simplifications runs of a task.
 
     Attributes:
         subset: Test samples (lstm: words) of the profiles on real data; None takes all. Embedded

@@ -14,7 +14,9 @@ RASCH2023 = "Rasch et al. 2023, Nature Communications 14:5282"
 
 @dataclass(frozen=True)
 class Published:
-    """One model of one publication, listed in the file of the task that it is compared with.
+    """One model of one publication.
+
+    It is listed in the file of the task that it is compared with.
 
     Attributes:
         by: PAPER or REPLICATION.

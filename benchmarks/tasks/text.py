@@ -115,7 +115,7 @@ def held_out(
         generator: The random numbers.
 
     Returns:
-        The indices of the rows for training, and those of the rows for validation.
+        The indices of the rows for training, and the indices of the rows for validation.
     """
     rows = [" ".join(text.split()) for text in texts]
     parts: set[str] = set()
