@@ -93,8 +93,7 @@ def steps(results: pd.DataFrame, metric: str) -> pd.DataFrame:
     Returns:
         A table with the columns number, row, title, metric, t_inference, chips; the mean over chips
         and its t interval; the change from the rung before, paired by chip, and its t interval; p
-            and
-        p_holm (Holm over all changes of the metric). Intervals are at 95 %, each for itself.
+        and p_holm (Holm over all changes of the metric). Intervals are at 95 %, each for itself.
 
     Raises:
         DataError: If a rung lacks values, or has other chips than the rung before.
@@ -148,8 +147,7 @@ def layers(results: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A table with the columns row (of the ladder), layer, t_inference, mean and sd over chips,
-            and
-        chips.
+        and chips.
     """
     errors = results[results.metric.str.startswith("mvm ")]
     grouped = errors.groupby(["row", "metric", "t_inference"], sort=False).value

@@ -241,8 +241,7 @@ def growth_rows(record: Record) -> list[dict[str, Any]]:
 
     Returns:
         The rows: the range of sizes, the cost at both ends, the exponent, and the verdict ("linear
-            or
-        less" or "faster").
+        or less" or "faster").
     """
     rows = []
     for curve in curves_of(record):

@@ -83,8 +83,7 @@ def summary(results: pd.DataFrame, metric: str) -> pd.DataFrame:
     Returns:
         A DataFrame of text: phase, engine, data, chips, the digital model on the same samples, one
         column per time ("mean ± sd over chips"), and the drift loss. This is the change of the
-            means
-        from the first time to the last; "gain" says that the last is better.
+        means from the first time to the last; "gain" says that the last is better.
     """
     import pandas as pd
 
@@ -125,11 +124,9 @@ def a_star(results: pd.DataFrame, chance: float) -> pd.DataFrame:
     Returns:
         A DataFrame with the columns phase, engine, data, t_inference (s), chips (of all trainings),
         mean and (sample) sd of A* over the chips, low and high. Low and high are the 95 % interval
-            of
-        the mean: Student's t over chips, or over the means of trainings if there are several. All
-            of
-        these are NaN if the digital model is at chance. A single value has neither sd nor interval
-        (NaN).
+        of the mean: Student's t over chips, or over the means of trainings if there are several.
+        All of these are NaN if the digital model is at chance. A single value has neither sd nor
+        interval (NaN).
     """
     import pandas as pd
 
