@@ -1,7 +1,7 @@
-"""Summaries of finished folders, made again: `python -m benchmarks.report RUN...`.
+"""Summaries of finished folders: `python -m benchmarks.report RUN...`.
 
-It writes summary.md and the figures of each folder from its results.csv and run.json, and prints
-one table of several runs.
+The command writes summary.md and the figures of each folder again from its results.csv and
+run.json. With several runs it prints one table of them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,14 @@ app = cli.command("report", report, "RUN...")
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+    """Run the command.
+
+    Args:
+        words: The words after the command's name; None takes those of the process.
+
+    Returns:
+        The exit code.
+    """
     return cli.execute(app, words)
 
 

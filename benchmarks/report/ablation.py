@@ -1,6 +1,7 @@
-"""Ablations: changes of A* against the recipe, chip by chip; their records and docs/ablation.md.
+"""Ablations: changes of A* against the recipe, their records, docs/ablation.md.
 
-The rows of a record are those of results.csv: one per variant, training, time, chip and metric.
+Changes are computed chip by chip. The rows of a record are the rows of results.csv: one per
+variant, training, time, chip and metric.
 """
 
 from __future__ import annotations
@@ -26,7 +27,15 @@ COLUMNS = ["variant", "training_seed", "metric", "t_inference", "chip", "seed", 
 
 
 def stars(results: pd.DataFrame, chance: float) -> pd.DataFrame:
-    """A* of every chip at every time: variant, training_seed, t_inference, chip, value."""
+    """Return A* of every chip at every time.
+
+    Args:
+        results: The rows of one ablation, `COLUMNS`.
+        chance: The error of guessing, in [0, 1].
+
+    Returns:
+        A table with the columns variant, training_seed, t_inference (s), chip, seed, value.
+    """
     errors = results[results.metric == "error"]
     digital = float(errors[errors.variant == "digital"].value.iloc[0])
     chips = errors[errors.variant != "digital"].drop(columns="metric")
@@ -34,21 +43,36 @@ def stars(results: pd.DataFrame, chance: float) -> pd.DataFrame:
 
 
 def units(table: pd.DataFrame, variant: str, t_s: float) -> pd.Series[float]:
-    """A variant's values at a time, a unit of the intervals each.
+    """Return a variant's values at a time, one per unit of the intervals.
 
-    A unit is a chip where there is one training (both trained with the same data order and measured
-    on the same chips: paired), and a training, the mean over its chips, where there are several.
+    With one training a unit is a chip: all variants are trained with the same data order and
+    measured on the same chips, so they are paired. With several trainings a unit is a training, and
+    its value is the mean over its chips.
+
+    Args:
+        table: What `stars` returns.
+        variant: The variant.
+        t_s: The time in seconds.
     """
-    mine = table[(table.variant == variant) & (table.t_inference == t_s)]
-    if mine.training_seed.nunique() > 1:
-        return mine.groupby("training_seed").value.mean()
-    return mine.set_index("chip").value.sort_index()
+    rows = table[(table.variant == variant) & (table.t_inference == t_s)]
+    if rows.training_seed.nunique() > 1:
+        return rows.groupby("training_seed").value.mean()
+    return rows.set_index("chip").value.sort_index()
 
 
 def changes(results: pd.DataFrame, chance: float) -> pd.DataFrame:
-    """A row a variant and time: A* and its change against the recipe, with paired intervals.
+    """Return A* of each variant and time, and its change against the recipe.
 
-    Raises:  DataError where a variant lacks the recipe's chips.
+    Args:
+        results: The rows of one ablation, `COLUMNS`; the first variant is the recipe.
+        chance: The error of guessing, in [0, 1].
+
+    Returns:
+        One row per variant and time: A*, the change, and the interval of each. The interval of the
+        change is paired.
+
+    Raises:
+        DataError: If a variant lacks chips of the recipe.
     """
     import pandas as pd
 
@@ -57,11 +81,11 @@ def changes(results: pd.DataFrame, chance: float) -> pd.DataFrame:
     rows = []
     for variant in table.variant.drop_duplicates():
         for t_s in sorted(table.t_inference.unique()):
-            mine, theirs = units(table, variant, t_s), units(table, base, t_s)
-            if list(mine.index) != list(theirs.index):
+            values, base_values = units(table, variant, t_s), units(table, base, t_s)
+            if list(values.index) != list(base_values.index):
                 raise DataError(f"{variant!r} at {label(t_s)} has other chips than {base!r}")
-            star = mean_interval(mine)
-            change = mean_interval(mine - theirs)
+            star = mean_interval(values)
+            change = mean_interval(values - base_values)
             rows.append(
                 {
                     "variant": variant,
@@ -78,29 +102,33 @@ def changes(results: pd.DataFrame, chance: float) -> pd.DataFrame:
 
 
 def text_of(table: pd.DataFrame) -> pd.DataFrame:
-    """`changes` for reading: percent, a column a time."""
+    """Return `changes` as text to read: percent, one column per time.
+
+    Args:
+        table: What `changes` returns.
+    """
     import pandas as pd
 
     rows = []
     for variant, group in table.groupby("variant", sort=False):
         row = {"variant": str(variant)}
-        for one in group.to_dict("records"):
-            when = label(float(one["t_inference"]))
-            row[f"A* {when}"] = f"{100 * one['a_star']:.2f} %"
-            row[f"change {when}"] = "" if variant == table.variant.iloc[0] else _change(one)
+        for at_time in group.to_dict("records"):
+            when = label(float(at_time["t_inference"]))
+            row[f"A* {when}"] = f"{100 * at_time['a_star']:.2f} %"
+            row[f"change {when}"] = "" if variant == table.variant.iloc[0] else _change(at_time)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _change(one: dict[Any, Any]) -> str:
-    said = _points(one["change"])
-    if math.isnan(one["change_low"]):
-        return said
-    return f"{said} [{_points(one['change_low'])}, {_points(one['change_high'])}]"
+def _change(row: dict[Any, Any]) -> str:
+    points = _points(row["change"])
+    if math.isnan(row["change_low"]):
+        return points
+    return f"{points} [{_points(row['change_low'])}, {_points(row['change_high'])}]"
 
 
 def _points(share: float) -> str:
-    return f"{round(100 * share, 2) + 0.0:+.2f}"  # + 0.0: no "-0.00"
+    return f"{round(100 * share, 2) + 0.0:+.2f}"  # + 0.0 turns -0.0 into 0.0
 
 
 def figure(table: pd.DataFrame, title: str, path: Path, description: str | None = None) -> None:
@@ -134,7 +162,11 @@ def figure(table: pd.DataFrame, title: str, path: Path, description: str | None 
 
 
 def facts_of(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts of the one study in run.json (or in a record's `extra`)."""
+    """Return the facts of the study in run.json (or in a record's `extra`).
+
+    Args:
+        about: The contents of run.json, which has one study.
+    """
     facts: dict[str, Any] = next(iter(about["studies"].values()))
     return facts
 
@@ -146,7 +178,7 @@ def text(results: pd.DataFrame, facts: Mapping[str, Any], command: str, image: s
         results: Its rows, `COLUMNS`.
         facts: What is known of the study; see `facts_of`.
         command: The command line.
-        image: The way from the page to the figure.
+        image: The path from the page to the figure.
     """
     table = changes(results, facts["chance_error"])
     chips = results[results.variant != "digital"]
@@ -170,12 +202,12 @@ def text(results: pd.DataFrame, facts: Mapping[str, Any], command: str, image: s
 
 
 def write(out: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
-    """Write results.csv, run.json, and what `save` makes of them.
+    """Write results.csv, run.json, and the files that `save` makes from them.
 
     Args:
         out: The folder.
         results: The rows, `COLUMNS`.
-        about: What run.json is to say.
+        about: The contents of run.json.
     """
     files.write_text(out / "results.csv", results.to_csv(index=False))
     save(out, results, about)
@@ -183,7 +215,13 @@ def write(out: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
 
 
 def save(out: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
-    """Write changes.csv, summary.md and figure.png; see `write`."""
+    """Write changes.csv, summary.md and figure.png; see `write`.
+
+    Args:
+        out: The folder.
+        results: The rows, `COLUMNS`.
+        about: The contents of run.json.
+    """
     facts = facts_of(about)
     table = changes(results, facts["chance_error"])
     files.write_text(out / "changes.csv", table.to_csv(index=False))
@@ -198,6 +236,9 @@ def _title(facts: Mapping[str, Any]) -> str:
 
 def rebuild(folder: Path) -> None:
     """Write changes.csv, summary.md and the figure of a finished ablation again.
+
+    Args:
+        folder: The `--out` of the ablation.
 
     Raises:
         DataError: If the folder holds no finished ablation.
@@ -237,12 +278,16 @@ def record_of(folder: Path, name: str) -> Record:
 
 
 def image_of(record: Record) -> str:
-    """Return the way from docs/ to the figure of a record."""
+    """Return the path from docs/ to the figure of a record.
+
+    Args:
+        record: A record of kind "ablation".
+    """
     return f"{record.name}.png"
 
 
 def section(records: Sequence[Record] | None = None) -> str:
-    """Return what stands between the marks of docs/ablation.md; "" if there are no records.
+    """Return the text between the marks of docs/ablation.md; "" without records.
 
     Args:
         records: The records shown; None is all that are committed.
@@ -256,6 +301,12 @@ def section(records: Sequence[Record] | None = None) -> str:
 
 
 def draw(record: Record, path: Path, description: str) -> None:
-    """Draw the figure of a record; see `figure`."""
+    """Draw the figure of a record; see `figure`.
+
+    Args:
+        record: A record of kind "ablation".
+        path: The file, .png.
+        description: A text for the file's metadata.
+    """
     facts = facts_of(record.extra)
     figure(changes(record.table(), facts["chance_error"]), _title(facts), path, description)

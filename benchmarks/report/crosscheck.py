@@ -1,7 +1,7 @@
 """Cross-checks: their records, and the table of trained models on aihwkit.
 
-The rows are those cells of each part of a cross-check that come closest to their margins, or lie
-beyond; `extra["reports"]` has a dict per part: its two sides, notes, and counts of verdicts;
+The rows of a record are the cells of each part of a cross-check that come closest to their margins,
+or lie beyond. `extra["reports"]` has a dict per part: its two sides, notes, and counts of verdicts.
 `extra["finished"]` says whether all parts were done.
 """
 
@@ -22,7 +22,7 @@ from benchmarks.report.verdict import summary
 
 FILE = "crosscheck.json"
 _ROWS = ("worst_columns", "worst")
-# Records made before the columns were called first and second have these names.
+# Older records have these names for the columns that are now called first and second.
 _EARLIER = {"native": "first", "aihwkit": "second"}
 
 
@@ -42,6 +42,9 @@ def record_of(folder: Path, name: str) -> Record:
 def rebuild(folder: Path) -> None:
     """Write the summary.md over all reports of a finished cross-check again.
 
+    Args:
+        folder: The `--out` of the cross-check.
+
     Raises:
         DataError: If the folder holds no finished cross-check.
     """
@@ -53,12 +56,15 @@ def rebuild(folder: Path) -> None:
 def _read(folder: Path) -> dict[str, Any]:
     """Read crosscheck.json of a finished folder.
 
+    Args:
+        folder: The `--out` of the cross-check.
+
     Raises:
-        DataError: If it is missing, damaged, or of a cross-check that goes on.
+        DataError: If the file is missing or damaged, or if the cross-check is not finished.
     """
     try:
         about: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        from_report(about, "")  # has all that a record needs
+        from_report(about, "")  # raises if something is missing that a record needs
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} holds no finished cross-check ({error!r})") from None
     if not about["finished"]:
@@ -68,6 +74,10 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def from_report(about: dict[str, Any], name: str) -> Record:
     """Turn the contents of crosscheck.json into a record; see `record_of`.
+
+    Args:
+        about: The contents.
+        name: The name of the record.
 
     Raises:
         KeyError: If something is missing.
@@ -93,11 +103,12 @@ def table(records: Iterable[Record], to: str = LINK) -> str:
     """Return the table of trained models on aihwkit; "" if there are no records.
 
     It has one line per time and quantity: the means of both sides, their difference with its
-    interval, and the verdict. The interval is that of two one-sided tests at 5 %, a 90 % interval.
+    interval, and the verdict. The interval is the interval of two one-sided tests at 5 %, a 90 %
+    interval.
 
     Args:
         records: Cross-checks of native against aihwkit, of the task level alone.
-        to: The way from the page to the records.
+        to: The path from the page to the records.
 
     Raises:
         DataError: If a record is of another kind, or of other levels.
@@ -162,7 +173,14 @@ def earlier_on_aihwkit() -> str:
 
 
 def counts_table(records: Iterable[Record], to: str = LINK) -> str:
-    """Return how many cells have which verdict, one line per record and part; "" without any."""
+    """Return how many cells have which verdict; "" if there are no records.
+
+    The table has one line per record and part.
+
+    Args:
+        records: Cross-checks.
+        to: The path from the page to the records.
+    """
     import pandas as pd
 
     lines = []

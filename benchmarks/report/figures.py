@@ -18,7 +18,7 @@ def new(rows: int, columns: int, size: tuple[float, float], **options: Any) -> t
         rows: Rows of panels.
         columns: Columns of panels.
         size: Width and height, inches.
-        options: More for `Figure.subplots`, as sharex=True.
+        **options: More arguments of `Figure.subplots`, such as sharex=True.
 
     Returns:
         The figure, and an array of its axes, shape (rows, columns).
@@ -38,7 +38,7 @@ def save(figure: Figure, path: str | Path, dpi: int = 150, description: str | No
         figure: The figure.
         path: The file, .png.
         dpi: Pixels per inch.
-        description: A text for the file's metadata: what the figure was drawn from.
+        description: A text for the file's metadata; it tells what the figure was drawn from.
     """
     metadata = None if description is None else {"Description": description}
     with files.replacing(path) as temporary:
@@ -46,7 +46,14 @@ def save(figure: Figure, path: str | Path, dpi: int = 150, description: str | No
 
 
 def description_of(path: Path) -> str | None:
-    """Return the description in a PNG's metadata; None if there is none, or no such file."""
+    """Return the description in a PNG's metadata.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The text; None if there is none, or no such file.
+    """
     from PIL import Image
 
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Finished folders (the `--out` of a command): what they hold, their records, their summaries."""
+"""Finished folders (`--out` of a command): their kinds, records and summaries."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from benchmarks.report.record import Record, check_name
 
 
 class Kind(NamedTuple):
-    """What can be done with a folder of one kind.
+    """The functions that read folders of one kind.
 
     Attributes:
-        prefix: What the names of its records begin with; "" is nothing.
+        prefix: The text that the names of its records begin with; "" is nothing.
         record_of: Reads the folder as a record of a name.
         rebuild: Writes summary.md and the figures again from the results.
     """
@@ -45,12 +45,15 @@ _LADDER = "ladder"  # one folder has a record per task
 
 
 def kind_of(folder: Path) -> str:
-    """Return what a finished folder holds: "run", "ablation", "ladder", "crosscheck" or "speed".
+    """Return the kind of a finished folder.
 
-    The files in it say so: crosscheck.json, speed.json, or the columns of results.csv.
+    The files in it tell its kind: crosscheck.json, speed.json, or the columns of results.csv.
 
     Args:
         folder: The `--out` of a command.
+
+    Returns:
+        "run", "ablation", "ladder", "crosscheck" or "speed".
 
     Raises:
         DataError: If the folder holds nothing finished.
@@ -80,13 +83,13 @@ def records_of(folder: Path, name: str | None = None) -> list[Record]:
 
     Args:
         folder: The `--out` of a command.
-        name: What the record is called; "ablation-", "crosscheck-" or "speed-" is put before it if
-            it is not there. None is the folder's own name. Records of a ladder are called
-            ladder-TASK.
+        name: The name of the record; "ablation-", "crosscheck-" or "speed-" is put before it if it
+            is not there. None is the folder's own name. Records of a ladder are called ladder-TASK.
 
     Raises:
         DataError: If the folder holds nothing finished.
-        UsageError: If the name is not a file name, or a ladder is given one.
+        UsageError: If the name is not a file name, or if the folder is a ladder and a name is
+            given.
     """
     kind = kind_of(folder)
     if kind == _LADDER:
@@ -104,7 +107,19 @@ def records_of(folder: Path, name: str | None = None) -> list[Record]:
 
 
 def keep(folder: Path, name: str | None = None) -> list[Path]:
-    """Keep a finished folder as records, in place of those with their names; see `records_of`."""
+    """Keep a finished folder as records; they replace records of the same names.
+
+    Args:
+        folder: The `--out` of a command.
+        name: As in `records_of`.
+
+    Returns:
+        The files written.
+
+    Raises:
+        DataError: If the folder holds nothing finished.
+        UsageError: If the name is not allowed; see `records_of`.
+    """
     return [records.add(record, replace=True) for record in records_of(folder, name)]
 
 
@@ -129,7 +144,7 @@ def comparison(folders: Sequence[Path]) -> str:
         folders: The `--out` of each run.
 
     Raises:
-        DataError: If one of them holds something else than a run.
+        DataError: If one of the folders does not hold a run.
     """
     for folder in folders:
         if kind_of(folder) != "run":

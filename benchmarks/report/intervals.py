@@ -16,7 +16,14 @@ _ROUNDING = 1e-6
 
 
 class Interval(NamedTuple):
-    """A mean over chips, its interval, and the two-sided p value of a mean of 0."""
+    """A mean over chips, its interval, and the two-sided p value of a mean of 0.
+
+    Attributes:
+        mean: The mean.
+        low: The lower end of the interval.
+        high: The upper end of the interval.
+        p: The p value.
+    """
 
     mean: float
     low: float
@@ -25,10 +32,16 @@ class Interval(NamedTuple):
 
 
 def mean_interval(values: ArrayLike) -> Interval:
-    """Student's t interval of the mean at 95 %, chips as units.
+    """Return Student's t interval of the mean at 95 %, with chips as units.
 
-    Equal values have an interval of no width; one value has none (NaN).
-    Raises:  UsageError for no value, or one that is not finite.
+    Args:
+        values: One value per chip.
+
+    Returns:
+        The interval. Equal values have an interval of no width, and a single value has none (NaN).
+
+    Raises:
+        UsageError: If there is no value, or one that is not finite.
     """
     import numpy as np
     from scipy import stats
@@ -41,23 +54,30 @@ def mean_interval(values: ArrayLike) -> Interval:
         return Interval(mean, math.nan, math.nan, math.nan)
     if _flat(x):  # t would divide by 0
         return Interval(mean, mean, mean, 1.0 if mean == 0.0 else 0.0)
-    found = stats.ttest_1samp(x, 0.0)
-    interval = found.confidence_interval(CONFIDENCE)
-    return Interval(mean, float(interval.low), float(interval.high), float(found.pvalue))
+    test = stats.ttest_1samp(x, 0.0)
+    interval = test.confidence_interval(CONFIDENCE)
+    return Interval(mean, float(interval.low), float(interval.high), float(test.pvalue))
 
 
 def _flat(x: NDArray[np.float64]) -> bool:
-    """Whether all values are equal but for rounding."""
+    """Return whether all values are equal but for rounding."""
     import numpy as np
 
     return bool(np.ptp(x) <= 1e-12 * float(np.abs(x).max()))
 
 
 def change(before: ArrayLike, after: ArrayLike) -> Interval:
-    """Mean of after - before, paired: value i of both is the same chip's.
+    """Return the mean of after - before, paired: value i of both is of the same chip.
 
-    Where all agree to 1e-6 of their size, which is float32's rounding, the change is exactly 0.
-    Raises:  UsageError where they are not as many.
+    If all pairs agree to 1e-6 of their size, which is the rounding of float32, the change is
+    exactly 0.
+
+    Args:
+        before: One value per chip.
+        after: One value per chip.
+
+    Raises:
+        UsageError: If there are not as many values of each.
     """
     import numpy as np
 
@@ -70,10 +90,18 @@ def change(before: ArrayLike, after: ArrayLike) -> Interval:
 
 
 def sd_ratio(first: ArrayLike, second: ArrayLike) -> Interval:
-    """sd(second) / sd(first) of independent samples: the F interval at 95 %; p of equal ones.
+    """Return sd(second) / sd(first) of independent samples, with its F interval.
 
-    A second sample without spread has ratio 0; a first one has none to compare with (NaN).
-    Raises:  UsageError for fewer than two values.
+    Args:
+        first: One value per chip.
+        second: One value per chip.
+
+    Returns:
+        The ratio, its interval at 95 %, and the p value of equal standard deviations. If the second
+        sample has no spread, the ratio is 0. If the first one has none, there is no ratio (NaN).
+
+    Raises:
+        UsageError: If a sample has fewer than two values.
     """
     import numpy as np
     from scipy import stats
@@ -95,9 +123,17 @@ def sd_ratio(first: ArrayLike, second: ArrayLike) -> Interval:
 
 
 def independent_change(first: ArrayLike, second: ArrayLike) -> Interval:
-    """Mean of the second less that of the first, independent samples: Welch's interval at 95 %.
+    """Return the mean of second minus the mean of first, for independent samples.
 
-    Raises:  UsageError for fewer than two values.
+    Args:
+        first: One value per chip.
+        second: One value per chip.
+
+    Returns:
+        The difference with Welch's interval at 95 %.
+
+    Raises:
+        UsageError: If a sample has fewer than two values.
     """
     import numpy as np
     from scipy import stats
@@ -109,10 +145,10 @@ def independent_change(first: ArrayLike, second: ArrayLike) -> Interval:
     difference = float(b.mean() - a.mean())
     if all(flat):
         return Interval(difference, difference, difference, float(difference == 0.0))
-    if flat[0]:  # a known number: the second sample alone is uncertain
+    if flat[0]:  # the first mean is a known number, only the second one is uncertain
         return mean_interval(b - float(a.mean()))
     if flat[1]:
         return mean_interval(float(b.mean()) - a)
-    found = stats.ttest_ind(b, a, equal_var=False)
-    interval = found.confidence_interval(CONFIDENCE)
-    return Interval(difference, float(interval.low), float(interval.high), float(found.pvalue))
+    test = stats.ttest_ind(b, a, equal_var=False)
+    interval = test.confidence_interval(CONFIDENCE)
+    return Interval(difference, float(interval.low), float(interval.high), float(test.pvalue))

@@ -1,6 +1,6 @@
-"""The ladder: its records, one per task, and the section of docs/ladder.md made from them.
+"""The ladder: its records, one per task, and the section of docs/ladder.md.
 
-A row is one (row of the ladder, time, chip) with a column per metric; the last cell is a list: the
+A row is one (row of the ladder, time, chip) with a column per metric. The last cell is a list: the
 errors of the layers, to 5 digits, in the order of `layers` among the facts of the study.
 """
 
@@ -67,7 +67,14 @@ def _record_of(about: dict[str, Any], results: pd.DataFrame, task: str) -> Recor
 
 
 def results_of(record: Record) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return the results in long form, `ladder_tables.COLUMNS`, and the facts of the study."""
+    """Return the results of a record in long form, and the facts of the study.
+
+    Args:
+        record: A record of kind "ladder".
+
+    Returns:
+        A table with `ladder_tables.COLUMNS`, and the facts.
+    """
     import pandas as pd
 
     ((task, facts),) = record.extra["studies"].items()
@@ -89,11 +96,11 @@ def committed() -> list[Record]:
 
 
 def section(records: Sequence[Record] | None = None, to: str = LINK) -> str:
-    """Return what stands between the marks of docs/ladder.md; "" if there are no records.
+    """Return the text between the marks of docs/ladder.md; "" without records.
 
     Args:
         records: The records shown; None is all that are committed.
-        to: The way from the page to the records.
+        to: The path from the page to the records.
     """
     records = committed() if records is None else records
     if not records:
@@ -106,12 +113,21 @@ def section(records: Sequence[Record] | None = None, to: str = LINK) -> str:
 
 
 def draw(records: Sequence[Record], path: Path, description: str) -> None:
-    """Draw the figure of docs/ladder.md."""
+    """Draw the figure of docs/ladder.md.
+
+    Args:
+        records: The records shown.
+        path: The file, .png.
+        description: A text for the file's metadata.
+    """
     ladder_page.figure([results_of(record) for record in records], path, description)
 
 
 def rebuild(folder: Path) -> None:
     """Write the tables, summary.md and the figure of a finished ladder again.
+
+    Args:
+        folder: The `--out` of the ladder.
 
     Raises:
         DataError: If the folder holds no finished ladder.

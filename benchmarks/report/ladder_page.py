@@ -1,4 +1,4 @@
-"""The ladder as text and as a picture, and what a run's folder holds."""
+"""The ladder as text and as a figure, and the files in a run's folder."""
 
 from __future__ import annotations
 
@@ -38,7 +38,11 @@ def _number(value: float, metric: str) -> str:
 
 
 def _change(mean: float, low: float, high: float, metric: str) -> str:
-    """ "+1.20 ± 0.30": a t interval is as wide to both sides. More digits where it is smaller."""
+    """Return a change as text, such as "+1.20 ± 0.30".
+
+    One half width is enough, because a t interval is as wide to both sides. Small changes get more
+    digits.
+    """
     middle, half = _scale(metric) * mean, _scale(metric) * (high - low) / 2
     if math.isnan(half):
         return f"{middle:+.{_digits(metric)}f}".replace("-", "−")
@@ -52,73 +56,96 @@ def _change(mean: float, low: float, high: float, metric: str) -> str:
 
 
 def ladder_text(table: pd.DataFrame, metric: str) -> str:
-    """One metric's ladder: "mean (change ± half interval)", bold where Holm's p is below 0.05."""
+    """Return one metric's ladder: "mean (change ± half of its interval)" per cell.
+
+    Changes are bold if Holm's p is below 0.05.
+
+    Args:
+        table: What `steps` returns.
+        metric: The task's metric, or "mvm".
+    """
     import pandas as pd
 
     lines = []
     for rung in LADDER:
-        mine = table[(table.metric == metric) & (table.row == rung.key)]
+        of_rung = table[(table.metric == metric) & (table.row == rung.key)]
         line = {"": str(rung.number), "rung": rung.title}
-        for one in mine.to_dict("records"):
-            text = _number(one["mean"], metric)
-            if not math.isnan(one["change"]):
-                step = _change(one["change"], one["change_low"], one["change_high"], metric)
-                text += f" (**{step}**)" if one["p_holm"] < ALPHA else f" ({step})"
-            line[label(one["t_inference"])] = text
+        for row in of_rung.to_dict("records"):
+            text = _number(row["mean"], metric)
+            if not math.isnan(row["change"]):
+                step = _change(row["change"], row["change_low"], row["change_high"], metric)
+                text += f" (**{step}**)" if row["p_holm"] < ALPHA else f" ({step})"
+            line[label(row["t_inference"])] = text
         lines.append(line)
     return markdown(pd.DataFrame(lines))
 
 
 def flaws_text(table: pd.DataFrame, metric: str) -> str:
-    """The flaws' table of one metric."""
+    """Return the table of the flaws for one metric.
+
+    Args:
+        table: What `flaws` returns.
+        metric: The task's metric, or "loss".
+    """
     import pandas as pd
 
     lines = []
-    for one in table[table.metric == metric].to_dict("records"):
-        step = _change(one["difference"], one["low"], one["high"], metric)
-        ratio = "" if one["flawed_n"] < 2 else "0" if one["sd_ratio"] == 0 else "?"
-        if not math.isnan(one["sd_ratio"]) and one["sd_ratio"] > 0:
-            ratio = f"{one['sd_ratio']:.2f} ({one['ratio_low']:.2f} to {one['ratio_high']:.2f})"
-        sure = one["p"] < ALPHA
+    for row in table[table.metric == metric].to_dict("records"):
+        step = _change(row["difference"], row["low"], row["high"], metric)
+        ratio = "" if row["flawed_n"] < 2 else "0" if row["sd_ratio"] == 0 else "?"
+        if not math.isnan(row["sd_ratio"]) and row["sd_ratio"] > 0:
+            ratio = f"{row['sd_ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
+        sure = row["p"] < ALPHA
         digits = _digits(metric) + 1
-        sds = [f"{_scale(metric) * one[f'{side}_sd']:.{digits}f}" for side in ("right", "flawed")]
+        sds = [f"{_scale(metric) * row[f'{side}_sd']:.{digits}f}" for side in ("right", "flawed")]
         lines.append(
             {
-                "flaw": one["flaw"],
-                "physics": f"`{one['physics']}`",
-                "right": f"{_number(one['right'], metric)} ({one['right_n']} chips)",
-                "flawed": f"{_number(one['flawed'], metric)} ({one['flawed_n']})",
+                "flaw": row["flaw"],
+                "physics": f"`{row['physics']}`",
+                "right": f"{_number(row['right'], metric)} ({row['right_n']} chips)",
+                "flawed": f"{_number(row['flawed'], metric)} ({row['flawed_n']})",
                 "difference": f"**{step}**" if sure else step,
                 "sd right": sds[0],
                 "sd flawed": sds[1],
-                "sd ratio": ratio if "oracle" not in one["flaw"] else "",
+                "sd ratio": ratio if "oracle" not in row["flaw"] else "",
             }
         )
     return markdown(pd.DataFrame(lines))
 
 
 def less_text(table: pd.DataFrame, metric: str) -> str:
-    """The table of what each part of the paper's model costs, of one metric."""
+    """Return the table of the cost of each part of the paper's model, for one metric.
+
+    Args:
+        table: What `less_one` returns.
+        metric: The task's metric, or "loss".
+    """
     import pandas as pd
 
     lines = []
-    for one in table[table.metric == metric].to_dict("records"):
-        step = _change(one["change"], one["low"], one["high"], metric)
+    for row in table[table.metric == metric].to_dict("records"):
+        step = _change(row["change"], row["low"], row["high"], metric)
         lines.append(
             {
-                "`rasch2023`": one["row"],
-                metric: _number(one["mean"], metric),
-                "change": f"**{step}**" if one["p"] < ALPHA else step,
+                "`rasch2023`": row["row"],
+                metric: _number(row["mean"], metric),
+                "change": f"**{step}**" if row["p"] < ALPHA else step,
             }
         )
     return markdown(pd.DataFrame(lines))
 
 
 def study_text(results: pd.DataFrame, facts: dict[str, Any], level: str = "##") -> str:
-    """All tables of one task."""
+    """Return all tables of one task.
+
+    Args:
+        results: The rows of the task, `ladder_tables.COLUMNS`.
+        facts: What is known of the study.
+        level: The marks of its title.
+    """
     metric = facts["metric"]
     last = label(times_of(results)[-1])
-    table, found = steps(results, metric), flaws(results, metric)
+    table, flaw_table = steps(results, metric), flaws(results, metric)
     less = less_one(results, metric)
     chips = int(table.chips.iloc[0])
     unit, of = ("", "") if metric == "perplexity" else (", %", " %")
@@ -132,7 +159,7 @@ def study_text(results: pd.DataFrame, facts: dict[str, Any], level: str = "##") 
             "MVM error, %, mean over layers:",
             ladder_text(table, "mvm"),
             f"Flaws of the evaluation, {metric}{unit} at {last}:",
-            flaws_text(found, metric),
+            flaws_text(flaw_table, metric),
             f"The standard model less one of its parts, {metric}{unit} at {last}:",
             less_text(less, metric),
         ]
@@ -140,7 +167,11 @@ def study_text(results: pd.DataFrame, facts: dict[str, Any], level: str = "##") 
 
 
 def _ranges_text(ranges: dict[str, Any]) -> str:
-    """Say where the input ranges of a record come from, from its facts."""
+    """Return one sentence on where the input ranges come from.
+
+    Args:
+        ranges: The facts of a record on its input ranges.
+    """
     how = f"method `{ranges['method']}`, {ranges['batches']} batches"
     text = f"Input ranges: {how}, from the inputs"
     percentile = ranges.get("out_percentile")  # older records lack it
@@ -156,11 +187,19 @@ LEGEND = (
 )
 
 
-# --- the picture ----------------------------------------------------------------------------------
+# --- the figure -----------------------------------------------------------------------------------
 
 
 def figure(studies: list[tuple[pd.DataFrame, dict[str, Any]]], path: Path, mark: str = "") -> None:
-    """Metric and MVM error against the rung, a line and band a time; a column a task."""
+    """Draw metric and MVM error against the rung: one column of panels per task.
+
+    Each time has a line and a band, its interval.
+
+    Args:
+        studies: The rows and the facts of each task.
+        path: The file, .png.
+        mark: A text for the file's metadata.
+    """
     drawing, axes = figures.new(2, len(studies), (5.6 * len(studies), 8.4), sharex=True)
     for column, (results, facts) in enumerate(studies):
         metric = facts["metric"]
@@ -189,11 +228,11 @@ def _draw(axes: Axes, table: pd.DataFrame, metric: str) -> None:
     colours = matplotlib.colormaps["viridis"]
     scale = _scale(metric)
     for index, t_s in enumerate(times):
-        mine = shown[shown.t_inference == t_s]
+        at_time = shown[shown.t_inference == t_s]
         colour = colours(0.85 * index / max(1, len(times) - 1))
-        number = mine.number.to_numpy()
-        axes.plot(number, scale * mine["mean"], marker="o", ms=3, color=colour, label=label(t_s))
-        low, high = scale * mine.low.to_numpy(), scale * mine.high.to_numpy()
+        number = at_time.number.to_numpy()
+        axes.plot(number, scale * at_time["mean"], marker="o", ms=3, color=colour, label=label(t_s))
+        low, high = scale * at_time.low.to_numpy(), scale * at_time.high.to_numpy()
         axes.fill_between(number, low, high, color=colour, alpha=0.2, linewidth=0)
     if metric == "perplexity" and shown["mean"].max() > 2 * shown["mean"].min():
         axes.set_yscale("log")
@@ -206,25 +245,34 @@ def _draw(axes: Axes, table: pd.DataFrame, metric: str) -> None:
 
 
 def save(out: Path, results: pd.DataFrame, studies: Studies, command: str) -> None:
-    """Write results.csv, ladder.csv, layers.csv, flaws.csv, less-one.csv, summary.md, figures."""
+    """Write the tables, summary.md and the figure of a run.
+
+    The tables are results.csv, ladder.csv, layers.csv, flaws.csv and less-one.csv.
+
+    Args:
+        out: The folder.
+        results: The rows of all tasks, `ladder_tables.COLUMNS`.
+        studies: The facts of each task.
+        command: The command line.
+    """
     import pandas as pd
 
-    made: dict[str, list[pd.DataFrame]] = {}
+    by_name: dict[str, list[pd.DataFrame]] = {}
     text = ["# From the replication's physics to the paper's", f"`{command}`", LEGEND]
     panels = []
     for task, facts in studies.items():
-        mine = results[results.task == task]
+        rows = results[results.task == task]
         metric = facts["metric"]
         for name, table in (
-            ("ladder", steps(mine, metric)),
-            ("layers", layers(mine)),
-            ("flaws", flaws(mine, metric)),
-            ("less-one", less_one(mine, metric)),
+            ("ladder", steps(rows, metric)),
+            ("layers", layers(rows)),
+            ("flaws", flaws(rows, metric)),
+            ("less-one", less_one(rows, metric)),
         ):
-            made.setdefault(name, []).append(table.assign(task=task))
-        text.append(study_text(mine, facts))
-        panels.append((mine, facts))
-    for name, tables in {"results": [results], **made}.items():
+            by_name.setdefault(name, []).append(table.assign(task=task))
+        text.append(study_text(rows, facts))
+        panels.append((rows, facts))
+    for name, tables in {"results": [results], **by_name}.items():
         text_of_table = pd.concat(tables, ignore_index=True).to_csv(index=False)
         files.write_text(out / f"{name}.csv", text_of_table)
     (out / "figures").mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The ladder's numbers: levels, paired changes and flaws, with intervals."""
+"""The ladder in numbers: levels, paired changes and flaws, with intervals."""
 
 from __future__ import annotations
 
@@ -29,6 +29,12 @@ PHYSICS = {"replication": "scalar_drift", "paper": "rasch2023"}
 def read_results(path: Path) -> pd.DataFrame:
     """Read the rows of a results.csv.
 
+    Args:
+        path: The file.
+
+    Returns:
+        A table with `COLUMNS`.
+
     Raises:
         DataError: If the file is missing or damaged.
     """
@@ -40,42 +46,63 @@ def read_results(path: Path) -> pd.DataFrame:
 
 
 def values_of(results: pd.DataFrame, row: str, metric: str, t_s: float) -> pd.Series[float]:
-    """The values of a row at a time, by chip.
+    """Return the values of a row at a time, by chip.
 
-    Raises:  DataError where there are none.
+    Args:
+        results: Rows of one task, `COLUMNS`.
+        row: The row of the ladder.
+        metric: The metric.
+        t_s: The time in seconds.
+
+    Raises:
+        DataError: If there are none.
     """
-    found = results[
-        (results.row == row) & (results.metric == metric) & (results.t_inference == t_s)
-    ]
-    if found.empty:
+    rows = results[(results.row == row) & (results.metric == metric) & (results.t_inference == t_s)]
+    if rows.empty:
         raise DataError(f"no {metric} of {row!r} at {label(t_s)} among the results")
-    return found.set_index("chip").value.sort_index()
+    return rows.set_index("chip").value.sort_index()
 
 
 def digital_of(results: pd.DataFrame, metric: str) -> float:
-    """The digital model's value on the same samples."""
+    """Return the digital model's value on the same samples.
+
+    Args:
+        results: Rows of one task, `COLUMNS`.
+        metric: The metric.
+    """
     return float(results[(results.row == "digital") & (results.metric == metric)].value.iloc[0])
 
 
 def times_of(results: pd.DataFrame) -> list[float]:
-    """The ladder's times, seconds, ascending."""
+    """Return the times of the ladder, in seconds, ascending.
+
+    Args:
+        results: Rows of one task, `COLUMNS`.
+    """
     first = results[results.row == LADDER[0].key]
     return sorted(float(t_s) for t_s in first.t_inference.unique())
 
 
 def steps(results: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The ladder of one task: a row a rung, metric and time.
+    """Return the ladder of one task: one row per rung, metric and time.
 
-    Args:    results  rows of one task, `COLUMNS`.    metric  the task's own; "mvm" comes with it.
-    Returns: number, row, title, metric, t_inference, chips; mean over chips and its t interval;
-             change from the rung before, paired by chip, and its t interval; p and p_holm (Holm
-             over all changes of the metric). Intervals are at 95 %, each for itself.
+    Args:
+        results: Rows of one task, `COLUMNS`.
+        metric: The task's own metric; "mvm" comes with it.
+
+    Returns:
+        A table with the columns number, row, title, metric, t_inference, chips; the mean over chips
+        and its t interval; the change from the rung before, paired by chip, and its t interval; p
+        and p_holm (Holm over all changes of the metric). Intervals are at 95 %, each for itself.
+
+    Raises:
+        DataError: If a rung lacks values, or has other chips than the rung before.
     """
     import pandas as pd
 
     tables: list[pd.DataFrame] = []
     for name in (metric, "mvm"):
-        mine: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
         for t_s in times_of(results):
             before: pd.Series[float] | None = None
             for rung in LADDER:
@@ -87,7 +114,7 @@ def steps(results: pd.DataFrame, metric: str) -> pd.DataFrame:
                         raise DataError(f"{rung.key!r} has other chips than the rung before")
                     step = change(before.to_numpy(), now.to_numpy())
                 before = now
-                mine.append(
+                rows.append(
                     {
                         "number": rung.number,
                         "row": rung.key,
@@ -104,7 +131,7 @@ def steps(results: pd.DataFrame, metric: str) -> pd.DataFrame:
                         "p": step.p,
                     }
                 )
-        table = pd.DataFrame(mine)
+        table = pd.DataFrame(rows)
         tested = table.p.notna()
         table["p_holm"] = math.nan
         table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"].to_numpy())
@@ -113,20 +140,36 @@ def steps(results: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def layers(results: pd.DataFrame) -> pd.DataFrame:
-    """MVM error of each layer: rung, layer, t_inference, mean and sd over chips."""
-    mine = results[results.metric.str.startswith("mvm ")]
-    grouped = mine.groupby(["row", "metric", "t_inference"], sort=False).value
+    """Return the MVM error of each layer.
+
+    Args:
+        results: Rows of one task, `COLUMNS`.
+
+    Returns:
+        A table with the columns row (of the ladder), layer, t_inference, mean and sd over chips,
+        and chips.
+    """
+    errors = results[results.metric.str.startswith("mvm ")]
+    grouped = errors.groupby(["row", "metric", "t_inference"], sort=False).value
     table = grouped.agg(["mean", "std", "count"]).reset_index()
     table["metric"] = table.metric.str.removeprefix("mvm ")
     return table.rename(columns={"metric": "layer", "std": "sd", "count": "chips"})
 
 
 def flaws(results: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The flaws of the replication's evaluation, one a row, at the last time.
+    """Return the flaws of the replication's evaluation at the last time, one per row.
 
-    Each against what is right: chips, or compensation as measured. Differences are flawed less
-    right, with Welch's interval (paired by chip for the compensation, none for one chip: its mean
-    is that chip's luck); sd_ratio is flawed over right, with the F interval.
+    Each flaw is compared with the right way: with chips, or with compensation as measured.
+    Differences are flawed minus right, with Welch's interval. For the compensation they are paired
+    by chip. For one chip there is no interval, because its mean is that chip's luck. sd_ratio is
+    flawed over right, with the F interval.
+
+    Args:
+        results: Rows of one task, `COLUMNS`.
+        metric: The task's own metric; "loss" comes with it.
+
+    Raises:
+        DataError: If values are missing.
     """
     import pandas as pd
 
@@ -186,7 +229,20 @@ def flaws(results: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def less_one(results: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The paper's standard model without one of its parts, at the last time, paired by chip."""
+    """Return the values of the paper's standard model without one of its parts.
+
+    They are at the last time, and changes are paired by chip.
+
+    Args:
+        results: Rows of one task, `COLUMNS`.
+        metric: The task's own metric; "loss" comes with it.
+
+    Returns:
+        One row per part and metric: mean, change, its interval and p.
+
+    Raises:
+        DataError: If values are missing.
+    """
     import pandas as pd
 
     last = times_of(results)[-1]

@@ -1,4 +1,4 @@
-"""The pages that show records: generated sections between marks, and generated figures.
+"""The pages that show records: their generated sections and figures.
 
 This is the only code that writes into README.md and docs/. A section stands between the marks
 `<!-- NAME -->` and `<!-- /NAME -->` of its page; what is outside of the marks is left alone. A
@@ -25,7 +25,13 @@ DOCS = Path("docs")
 
 
 class Section(NamedTuple):
-    """A generated part of a page: the page from the project's root, its marks, its text."""
+    """A generated part of a page.
+
+    Attributes:
+        page: The page, from the project's root.
+        name: The name in its marks.
+        text: Makes the text.
+    """
 
     page: Path
     name: str
@@ -33,7 +39,13 @@ class Section(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A generated figure: the file from the project's root, its records, how it is drawn."""
+    """A generated figure.
+
+    Attributes:
+        path: The file, from the project's root.
+        digest: The digest of the records that it is drawn from.
+        draw: Draws it to a path, with a description for the file's metadata.
+    """
 
     path: Path
     digest: str
@@ -54,24 +66,28 @@ SECTIONS = (
 
 def pictures() -> list[Picture]:
     """Return the figures of the committed records."""
-    found = []
+    all_pictures = []
     if rungs := ladder.committed():
         path = DOCS / ladder.IMAGE
-        found.append(Picture(path, digest(*rungs), partial(ladder.draw, rungs)))
+        all_pictures.append(Picture(path, digest(*rungs), partial(ladder.draw, rungs)))
     for record in of_kind("ablation"):
         path = DOCS / ablation.image_of(record)
-        found.append(Picture(path, digest(record), partial(ablation.draw, record)))
+        all_pictures.append(Picture(path, digest(record), partial(ablation.draw, record)))
     for record in of_kind("growth"):
         path = DOCS / speed.image_of(record)
-        found.append(Picture(path, digest(record), partial(speed.draw, record)))
-    return found
+        all_pictures.append(Picture(path, digest(record), partial(speed.draw, record)))
+    return all_pictures
 
 
 def between(text: str, name: str) -> tuple[str, str, str] | None:
     """Cut a page at the marks of a section.
 
+    Args:
+        text: The page.
+        name: The name in the marks.
+
     Returns:
-        The text up to the first mark and with it, between the marks, and from the last mark on;
+        Three texts: up to the first mark and with it, between the marks, and from the last mark on.
         None unless the page has both marks exactly once.
     """
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
@@ -117,7 +133,7 @@ def write(root: Path | None = None) -> list[Path]:
 
 
 def problems(root: Path | None = None) -> Iterator[str]:
-    """Tell what is out of step: damaged or misnamed records, sections, figures.
+    """Find damaged or misnamed records, and outdated sections and figures.
 
     Args:
         root: The folder of README.md and docs/; None is the project's.
@@ -129,7 +145,7 @@ def problems(root: Path | None = None) -> Iterator[str]:
     damaged = [problem for path in sorted(records.FOLDER.glob("*.json")) for problem in _of(path)]
     yield from damaged
     if damaged:
-        return  # no page can be made of them
+        return  # no page can be made from damaged records
     for section in SECTIONS:
         path = root / section.page
         cut = between(path.read_text(encoding="utf-8"), section.name) if path.exists() else None
@@ -143,7 +159,7 @@ def problems(root: Path | None = None) -> Iterator[str]:
 
 
 def _of(path: Path) -> Iterator[str]:
-    """Tell what is wrong with a record's file."""
+    """Yield what is wrong with a record's file."""
     try:
         record: Record = records.read(path)
     except DataError as error:

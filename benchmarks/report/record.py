@@ -1,8 +1,8 @@
 """Records of finished work: one format for every kind, one JSON file each.
 
-A record says what ran (command, arguments), on what (versions, hardware), and what came out, one
-row per measurement. Tables and figures are made from records; nothing that is shown is stored.
-The modules beside this one say what the rows of each kind hold.
+A record says what ran (command, arguments), on what (versions, hardware), and what came out, with
+one row per measurement. Tables and figures are made from records, and are not stored in them. The
+modules beside this one say what the rows of each kind hold.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parents[1] / "records"
 LINK = "../benchmarks/records/"
-"""From a page in docs/ to the records."""
+"""The path from a page in docs/ to the records."""
 
 KINDS = ("run", "ablation", "ladder", "crosscheck", "speed", "growth")
 MAKE_AGAIN = "make it again with `python -m benchmarks.record add`"
@@ -32,13 +32,13 @@ MAKE_AGAIN = "make it again with `python -m benchmarks.record add`"
 
 @dataclass(frozen=True)
 class Record:
-    """What ran, on what, and what came out.
+    """A finished piece of work: what ran, on what, and what came out.
 
     Attributes:
         kind: One of `KINDS`; it decides what the rows hold.
         name: The name of the file, without its suffix.
         command: The command line.
-        arguments: What the command was told, defaults included.
+        arguments: The arguments of the command, defaults included.
         versions: Versions of Python and of packages.
         hardware: The machine.
         columns: The name of each cell of a row.
@@ -57,8 +57,8 @@ class Record:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data as the file has them: `extra` between the head and the rows."""
-        data = {one.name: getattr(self, one.name) for one in fields(self)}
+        """Return the contents of the file, with `extra` between the head and the rows."""
+        data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         extra = data.pop("extra")
         last = {name: data.pop(name) for name in ("columns", "rows")}
         return {**data, **extra, **last}
@@ -76,8 +76,8 @@ class Record:
 def as_json(value: Any, indent: int = 0) -> str:
     """Write plain data as JSON, one row per line.
 
-    A list that begins with a number, a text or None is a row: it stands on one line, whatever
-    else is in it. Everything else has one line per member.
+    A list that begins with a number, a text or None is a row: all of it stands on one line.
+    Everything else has one line per member.
 
     Args:
         value: Dicts with text as keys, lists, tuples, numbers, texts, booleans, None.
@@ -110,9 +110,9 @@ def read(path: Path) -> Record:
         path: The file.
 
     Raises:
-        DataError: If the file is missing, damaged, or no record.
+        DataError: If the file is missing, damaged, or not a record.
     """
-    names = [one.name for one in fields(Record) if one.name != "extra"]
+    names = [entry.name for entry in fields(Record) if entry.name != "extra"]
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         missing = [name for name in names if name not in data]
@@ -138,7 +138,7 @@ def write(record: Record, path: Path | None = None) -> Path:
 
     Args:
         record: The record.
-        path: The file; None is the one of its name among the committed records.
+        path: The file; None is the file of its name among the committed records.
 
     Returns:
         The file.
@@ -170,11 +170,11 @@ def check_name(name: str, option: str = "--name") -> None:
 
 
 def add(record: Record, *, replace: bool = False, dry_run: bool = False) -> Path:
-    """Keep a record among the committed ones.
+    """Keep a record among the committed records.
 
     Args:
         record: The record.
-        replace: Whether it may take the place of one with its name.
+        replace: Whether it may replace a record of the same name.
         dry_run: Check everything and write nothing.
 
     Returns:
@@ -193,24 +193,43 @@ def add(record: Record, *, replace: bool = False, dry_run: bool = False) -> Path
 
 
 def of_kind(*kinds: str) -> list[Record]:
-    """Read the committed records of some kinds, in the order of their files' names."""
+    """Read the committed records of some kinds, in the order of their files' names.
+
+    Args:
+        *kinds: Some of `KINDS`.
+    """
     return [record for record in map(read, sorted(FOLDER.glob("*.json"))) if record.kind in kinds]
 
 
 def named(*names: str) -> list[Record]:
-    """Read the committed records of these names, in this order, without those that are missing."""
+    """Read the committed records of some names, in this order; skip missing ones.
+
+    Args:
+        *names: The names.
+    """
     paths = [FOLDER / f"{name}.json" for name in names]
     return [read(path) for path in paths if path.exists()]
 
 
 def digest(*records: Record) -> str:
-    """Return the SHA-256 of records: what a figure drawn from them carries in its metadata."""
+    """Return the SHA-256 of records; a figure has it in its metadata.
+
+    It tells which records the figure was drawn from.
+
+    Args:
+        *records: The records.
+    """
     text = "\n".join(as_json(record.to_dict()) for record in records)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def link(record: Record, to: str | None = LINK) -> str:
-    """Return a Markdown link to a record; `to` leads from the page to the records, None nowhere."""
+    """Return a Markdown link to a record.
+
+    Args:
+        record: The record.
+        to: The path from the page to the records; None returns the bare name.
+    """
     return record.name if to is None else f"[{record.name}]({to}{record.name}.json)"
 
 
@@ -247,16 +266,18 @@ _OF_A_RUN = ("command", "versions", "hardware", "studies")
 def read_csv(
     path: Path, columns: Sequence[str], texts: Sequence[str], more: Sequence[str] = ()
 ) -> list[list[Any]]:
-    """Read the rows of a results.csv, every value to its last bit (pandas would round some).
+    """Read the rows of a results.csv, every value to its last bit.
+
+    pandas would round some values.
 
     Args:
         path: The file.
         columns: The columns that it must have, in order.
-        texts: Those that hold text; the others hold whole numbers ("4") or numbers ("4.0").
+        texts: The columns that hold text; the others hold whole numbers ("4") or numbers ("4.0").
         more: Columns that it may have behind the others.
 
     Returns:
-        The rows; None for an empty cell.
+        The rows, with None for an empty cell.
 
     Raises:
         DataError: If the file is missing or damaged, or has other columns.
@@ -282,5 +303,9 @@ def _number(cell: str) -> float:
 
 
 def head(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of `Record` that run.json has under the same names."""
+    """Return the fields of `Record` that run.json has under the same names.
+
+    Args:
+        about: The contents of run.json.
+    """
     return {name: about[name] for name in ("command", "arguments", "versions", "hardware")}

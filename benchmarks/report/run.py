@@ -1,6 +1,7 @@
-"""Runs of the benchmark: their records, the tables in README.md and docs/results.md, summary.md.
+"""Runs of the benchmark: their records, and the tables of their results.
 
-The rows are those of results.csv: one per model, phase, engine, time, chip and metric.
+The tables are in README.md, docs/results.md and the summary.md of a run. The rows of a record are
+the rows of results.csv: one per model, phase, engine, time, chip and metric.
 """
 
 from __future__ import annotations
@@ -56,19 +57,25 @@ def record_of(folder: Path, name: str) -> Record:
 
 
 def results_of(record: Record) -> pd.DataFrame:
-    """Return the rows of a record as results.csv has them."""
+    """Return the rows of a record as results.csv has them.
+
+    Args:
+        record: The record of a run.
+    """
     return record.table().astype({"t_inference": float, "chip": float, "value": float})
 
 
 def lines_of(
     record: Record, metric: str | None = None, to: str | None = LINK
 ) -> list[dict[str, str]]:
-    """Return a record's lines of the table: one per model, phase, engine and part of its data.
+    """Return a record's lines of the table.
+
+    There is one line per model, phase, engine and part of its data.
 
     Args:
         record: The record of a run.
         metric: The metric shown; None is each model's own.
-        to: The way from the page to the records; None for no link.
+        to: The path from the page to the records; None for no link.
     """
     lines = []
     results = results_of(record)
@@ -104,11 +111,11 @@ def lines_of(
 
 
 def table(records: Iterable[Record], to: str | None = LINK) -> str:
-    """Return the tables of runs: the metric over time, then A*; "" if there are no runs.
+    """Return the tables of runs: the metric over time, then A*; "" without runs.
 
     Args:
         records: The runs, in the order of the table.
-        to: The way from the page to the records; None for no links.
+        to: The path from the page to the records; None for no links.
     """
     import pandas as pd
 
@@ -130,7 +137,7 @@ def earlier() -> str:
     return table(record for record in of_kind("run") if record.name not in IN_FORCE)
 
 
-# --- beside what others published -----------------------------------------------------------------
+# --- comparison with published results ------------------------------------------------------------
 
 _METRICS = {"accuracy": "accuracy", "error": "word error", "perplexity": "perplexity"}
 _SIZES = ("samples", "chips")
@@ -138,29 +145,29 @@ _VALUES = ("digital", *map(label, _TIMES), "A* 1h", "A* 1y")
 
 
 def compare() -> str:
-    """Return the paper's, the replication's and this project's hardware-aware models side by side.
+    """Return hardware-aware models of the paper, the replication and this project.
 
-    Of this project it shows those of `STANDING`; for a task without any, the one that was measured
-    natively on the most samples, then chips.
+    They stand side by side in one table. This project's models are those in `STANDING`; if a task
+    has none there, it is the model that was measured natively on the most samples, then chips.
     """
     import pandas as pd
 
     from benchmarks import tasks
 
-    ours = _measured(of_kind("run"))
+    measured = _measured(of_kind("run"))
     lines = []
     for task in tasks.names():
-        theirs = tasks.find(task).published
-        lines += [_published_line(one) for one in theirs]
-        for metric in dict.fromkeys(one.metric for one in theirs):
-            lines += ours.get(
+        published = tasks.find(task).published
+        lines += [_published_line(entry) for entry in published]
+        for metric in dict.fromkeys(entry.metric for entry in published):
+            lines += measured.get(
                 (task, metric), [{"": "this project", "model": task, "metric": metric}]
             )
     return tables.markdown(pd.DataFrame(lines).fillna("?"))
 
 
 def _measured(records: list[Record]) -> dict[tuple[str, str], list[dict[str, str]]]:
-    """Return (task, metric) -> the lines of this project."""
+    """Return the lines of this project by (task, metric)."""
     standing: dict[tuple[str, str], list[dict[str, str]]] = {}
     largest: dict[tuple[str, str], tuple[tuple[int, ...], dict[str, str]]] = {}
     known = {record.name: record for record in records}
@@ -170,12 +177,12 @@ def _measured(records: list[Record]) -> dict[tuple[str, str], list[dict[str, str
             for line in lines_of(record, metric, "benchmarks/records/"):
                 if line["phase"] != "hardware-aware" or line["engine"] != "native":
                     continue
-                key, ours = (line["task"], metric), _our_line(line)
+                key, our_line = (line["task"], metric), _our_line(line)
                 if record.name in STANDING:
-                    standing.setdefault(key, []).append(ours)
+                    standing.setdefault(key, []).append(our_line)
                 size = tuple(int(line[name].split()[0].replace(",", "")) for name in _SIZES)
                 if key not in largest or size > largest[key][0]:
-                    largest[key] = (size, ours)
+                    largest[key] = (size, our_line)
     return {key: standing.get(key, [line]) for key, (_, line) in largest.items()}
 
 
@@ -192,30 +199,33 @@ def _our_line(line: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _published_line(one: Published) -> dict[str, str]:
+def _published_line(published: Published) -> dict[str, str]:
     def shown(t_s: float) -> str:
-        if t_s not in one.at:
+        if t_s not in published.at:
             return "?"
-        mark = "~" if t_s in one.about else ""
-        return mark + tables.number(one.at[t_s], one.metric)
+        mark = "~" if t_s in published.about else ""
+        return mark + tables.number(published.at[t_s], published.metric)
 
     def star(t_s: float) -> str:
-        if t_s in one.stars:
-            return tables.number(one.stars[t_s], "A*")
-        if t_s not in one.at or one.chance is None:
+        if t_s in published.stars:
+            return tables.number(published.stars[t_s], "A*")
+        if t_s not in published.at or published.chance is None:
             return "?"
-        error, before = (v if one.metric == "error" else 1 - v for v in (one.at[t_s], one.digital))
-        return tables.number(tables.normalised_accuracy(error, before, one.chance), "A*")
+        error, before = (
+            v if published.metric == "error" else 1 - v
+            for v in (published.at[t_s], published.digital)
+        )
+        return tables.number(tables.normalised_accuracy(error, before, published.chance), "A*")
 
     return {
-        "": one.by,
-        "model": one.model,
-        "data": one.data + (f"; {one.note}" if one.note else ""),
-        "metric": _METRICS[one.metric],
-        "digital": tables.number(one.digital, one.metric),
+        "": published.by,
+        "model": published.model,
+        "data": published.data + (f"; {published.note}" if published.note else ""),
+        "metric": _METRICS[published.metric],
+        "digital": tables.number(published.digital, published.metric),
         **{label(t_s): shown(t_s) for t_s in _TIMES},
         **{f"A* {label(t_s)}": star(t_s) for t_s in (3600.0, 31536000.0)},
-        "source": one.source,
+        "source": published.source,
     }
 
 
@@ -223,7 +233,13 @@ def _published_line(one: Published) -> dict[str, str]:
 
 
 def write(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
-    """Write results.csv, summary.md, the figures, and run.json at last; see `save`."""
+    """Write results.csv, summary.md, the figures, and run.json at last; see `save`.
+
+    Args:
+        folder: The `--out` of the run.
+        results: Its rows.
+        about: The contents of run.json.
+    """
     files.write_text(folder / "results.csv", results.to_csv(index=False))
     save(folder, results, about)
     files.write_text(folder / "run.json", json.dumps(about, indent=1) + "\n")
@@ -235,7 +251,7 @@ def save(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
     Args:
         folder: The `--out` of the run.
         results: Its rows, `tables.COLUMNS`, and training_seed if there are several trainings.
-        about: What its run.json says.
+        about: The contents of its run.json.
     """
     studies = about["studies"]
     counts = {len(study.get("training_seeds", [0])) for study in studies.values()}
@@ -270,6 +286,9 @@ def save(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
 
 def rebuild(folder: Path) -> None:
     """Write summary.md and the figures of a finished run again.
+
+    Args:
+        folder: The `--out` of the run.
 
     Raises:
         DataError: If the folder holds no finished run.

@@ -1,7 +1,6 @@
-"""The speed benchmark: tables and figures from its records, and the section of docs/speed.md.
+"""The speed benchmark: tables and figures from its records, and docs/speed.md.
 
-Nothing that is shown is stored: results, verdicts, exponents and figures are computed from the
-repeats.
+The records have only the repeats: results, verdicts, exponents and figures are computed from them.
 """
 
 from __future__ import annotations
@@ -24,22 +23,34 @@ from benchmarks.speed.timing import Measured, at_size, quartiles, ratios
 
 
 def values_of(target: Target, group: Group) -> list[float] | None:
-    """The row's number, once a round; None where a side was not measured."""
+    """Return the number of a row of targets, one per round.
+
+    Args:
+        target: The row.
+        group: The group that it uses.
+
+    Returns:
+        The numbers, in the unit of the target's kind; None if a side was not measured.
+    """
     if target.kind == targets.SUM:
         return _sums(group)
     parts, base = group.of(target.side), group.of(target.base)
     if not parts or (target.kind != targets.SECONDS and not base):
         return None
-    mine = at_size(parts, group.size)
+    seconds = at_size(parts, group.size)
     if target.kind == targets.SECONDS:
-        return [value for value in mine if value is not None]
-    theirs = at_size(base, group.size)
-    found = ratios(theirs, mine) if target.kind == targets.FASTER else ratios(mine, theirs)
-    return found or None
+        return [value for value in seconds if value is not None]
+    base_seconds = at_size(base, group.size)
+    values = (
+        ratios(base_seconds, seconds)
+        if target.kind == targets.FASTER
+        else ratios(seconds, base_seconds)
+    )
+    return values or None
 
 
 def _sums(group: Group) -> list[float]:
-    """A sweep's seconds over those of its parts, each part at its median."""
+    """Return a sweep's seconds over the summed medians of its parts."""
     middle = {}
     for side in group.sides:
         middle[side.name] = quartiles([s for s in side.seconds if s is not None])[1]
@@ -49,10 +60,15 @@ def _sums(group: Group) -> list[float]:
 
 
 def judged(target: Target, group: Group, record: Record) -> bool:
-    """Whether the target was stated for such a measurement.
+    """Return whether a target was stated for such a measurement.
 
-    Goals are for a GPU at full size, the others for a CPU; seconds for the full size only, ratios
-    for the reduced one too.
+    Goals are for a GPU at full size, the other targets for a CPU. Targets in seconds hold for the
+    full size only, ratios for the reduced size too.
+
+    Args:
+        target: The target.
+        group: The group that it uses.
+        record: The record, for its device and size.
     """
     gpu, size = record.arguments["device"] == "cuda", record.arguments["size"]
     if size not in ("full", "quick"):
@@ -63,7 +79,11 @@ def judged(target: Target, group: Group, record: Record) -> bool:
 
 
 def rows_of(record: Record) -> list[dict[str, Any]]:
-    """A row a target that the record can speak of, and its verdict."""
+    """Return one row per target that the record has the sides for, with its verdict.
+
+    Args:
+        record: A record of kind "speed".
+    """
     groups = {group.name: group for group in groups_of(record)}
     rows = []
     for target in TARGETS:
@@ -90,7 +110,13 @@ def rows_of(record: Record) -> list[dict[str, Any]]:
 
 
 def failures(record: Record) -> list[str]:
-    """Targets not met, and costs that grow faster than linearly; at full size only."""
+    """Return the targets that are not met, and costs that grow more than linearly.
+
+    It is empty unless the record was measured at full size.
+
+    Args:
+        record: A record of kind "speed" or "growth".
+    """
     if record.arguments["size"] != "full":
         return []
     failed = [row["row"] for row in rows_of(record) if row["verdict"] == "not met"]
@@ -102,7 +128,11 @@ def failures(record: Record) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """Three digits, "-" for None."""
+    """Return a number with three digits, and "-" for None.
+
+    Args:
+        value: The number.
+    """
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
@@ -119,7 +149,11 @@ def _table(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def targets_table(record: Record) -> str:
-    """Results against targets; "" where no group was measured."""
+    """Return the results against their targets; "" if no group was measured.
+
+    Args:
+        record: A record of the speed benchmark.
+    """
     rows = rows_of(record)
     if not rows:
         return ""
@@ -138,7 +172,13 @@ def targets_table(record: Record) -> str:
 
 
 def sides_table(record: Record) -> str:
-    """Every side: seconds of the whole work, ratio to digital, peak memory, what is left out."""
+    """Return the table of all sides.
+
+    It has the seconds of the whole work, the ratio to digital, peak memory, and what is left out.
+
+    Args:
+        record: A record of the speed benchmark.
+    """
     rows = []
     for group in groups_of(record):
         digital = at_size(group.of(targets.DIGITAL), group.size) if group.of("digital") else None
@@ -162,7 +202,13 @@ def sides_table(record: Record) -> str:
 
 
 def parts_table(record: Record) -> str:
-    """Where the time of each side goes, in shares of the digital side's; "" where not measured."""
+    """Return where the time of each side goes, as shares of the digital side's time.
+
+    It is "" if this was not measured.
+
+    Args:
+        record: A record of the speed benchmark.
+    """
     rows = []
     for group in groups_of(record):
         digital = group.of(targets.DIGITAL)
@@ -188,7 +234,15 @@ def _median(side: Measured) -> float:
 
 
 def growth_rows(record: Record) -> list[dict[str, Any]]:
-    """A row a curve and cost: range, exponent, verdict ("linear or less", "faster")."""
+    """Return one row per curve and cost.
+
+    Args:
+        record: A record of the speed benchmark.
+
+    Returns:
+        The rows: the range of sizes, the cost at both ends, the exponent, and the verdict ("linear
+        or less" or "faster").
+    """
     rows = []
     for curve in curves_of(record):
         sizes = curve.sizes()
@@ -209,7 +263,11 @@ def growth_rows(record: Record) -> list[dict[str, Any]]:
 
 
 def growth_table(record: Record) -> str:
-    """Exponents of every cost; "" where none was measured."""
+    """Return the table of the exponents of all costs; "" if none was measured.
+
+    Args:
+        record: A record of the speed benchmark.
+    """
     rows = growth_rows(record)
 
     def shown(value: float, unit: str) -> str:
@@ -233,7 +291,13 @@ def growth_table(record: Record) -> str:
 
 
 def holdings_table(record: Record) -> str:
-    """What models hold beside their weights on tiles, over these; "" where it was not measured."""
+    """Return what models hold beside their weights on tiles, over the bytes of these.
+
+    It is "" if this was not measured.
+
+    Args:
+        record: A record of the speed benchmark.
+    """
     held: dict[str, dict[str, float]] = record.extra.get("held", {})
     if not held:
         return ""
@@ -246,7 +310,12 @@ def holdings_table(record: Record) -> str:
 
 
 def summary(record: Record, figure: str | None = None) -> str:
-    """All that a record says, as Markdown without a title."""
+    """Return all that a record says, as Markdown without a title.
+
+    Args:
+        record: A record of the speed benchmark.
+        figure: The path from the page to the figure; None for no figure.
+    """
     machine, versions, arguments = record.hardware, record.versions, record.arguments
     where = f"{machine['cpu']}, {machine['torch_threads']} threads"
     if arguments["device"] == "cuda":
@@ -331,7 +400,12 @@ def draw(record: Record, path: Path, description: str) -> None:
 
 
 def save(folder: Path, record: Record) -> None:
-    """Write speed.json, summary.md and, of growth, the figure."""
+    """Write speed.json, summary.md and, for growth, the figure.
+
+    Args:
+        folder: The folder.
+        record: A record of the speed benchmark.
+    """
     write(record, folder / FILE)
     image = "growth.png" if record.kind == "growth" else None
     if image is not None:
@@ -342,19 +416,26 @@ def save(folder: Path, record: Record) -> None:
 def rebuild(folder: Path) -> None:
     """Write summary.md and the figure of a finished measurement again.
 
+    Args:
+        folder: The `--out` of the speed benchmark.
+
     Raises:
-        DataError: If the folder holds none.
+        DataError: If the folder holds no measurement.
     """
     save(folder, read(folder / FILE))
 
 
 def image_of(record: Record) -> str:
-    """Return the way from docs/ to the figure of a record of kind "growth"."""
+    """Return the path from docs/ to the figure of a record.
+
+    Args:
+        record: A record of kind "growth".
+    """
     return f"figures/{record.name}.png"
 
 
 def section(records: Sequence[Record] | None = None) -> str:
-    """Return what stands between the marks of docs/speed.md; "" if there are no records.
+    """Return the text between the marks of docs/speed.md; "" without records.
 
     Args:
         records: The records shown; None is all that are committed.

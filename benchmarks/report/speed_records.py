@@ -1,7 +1,7 @@
 """Records of the speed benchmark: from measured groups and curves, and back.
 
-A record of kind "speed" has a row per measured side of a work, with the seconds of every repeat as
-its last cell; one of kind "growth" a row per operation and size.
+A record of kind "speed" has one row per measured side of a work; the last cell has the seconds of
+every repeat. A record of kind "growth" has one row per operation and size.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def record_of_groups(groups: Sequence[Group], **about: Any) -> Record:
 
     Args:
         groups: The groups.
-        about: The other fields of a record: name, command, arguments, versions, hardware; and
+        **about: The other fields of a record: name, command, arguments, versions, hardware; and
             `extra`, which has sizes and presets.
     """
     extra = about.pop("extra")
@@ -44,7 +44,11 @@ def record_of_groups(groups: Sequence[Group], **about: Any) -> Record:
 
 
 def groups_of(record: Record) -> list[Group]:
-    """Return the measured groups of a record; none of one of kind "growth"."""
+    """Return the measured groups of a record.
+
+    Args:
+        record: A record of the speed benchmark; one of kind "growth" has no groups.
+    """
     sides: dict[str, list[Measured]] = {}
     if record.kind == "speed":
         for name, side, size, note, peak, *parts, seconds in record.rows:
@@ -60,8 +64,8 @@ def record_of_curves(curves: Sequence[Curve], held: Mapping[str, Any], **about: 
 
     Args:
         curves: The measured curves.
-        held: What models hold beside their weights, by model and stage.
-        about: As in `record_of_groups`.
+        held: Bytes that models hold beside their weights, by model and stage.
+        **about: As in `record_of_groups`.
     """
     extra = about.pop("extra")
     rows = [
@@ -74,7 +78,11 @@ def record_of_curves(curves: Sequence[Curve], held: Mapping[str, Any], **about: 
 
 
 def curves_of(record: Record) -> list[Curve]:
-    """Return the measured curves of a record; none of one of kind "speed"."""
+    """Return the measured curves of a record.
+
+    Args:
+        record: A record of the speed benchmark; one of kind "speed" has no curves.
+    """
     curves: dict[tuple[str, str], Curve] = {}
     if record.kind == "growth":
         for family, operation, n, peak, held, seconds in record.rows:

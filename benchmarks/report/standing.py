@@ -1,6 +1,7 @@
-"""Which records are of the models and recipes in force, and which of those tried before.
+"""Lists of records: models and recipes in force, and models tried before.
 
-Names of files in `benchmarks/records/`, in the order of docs/results.md and results-earlier.md.
+They are names of files in `benchmarks/records/`, in the order of docs/results.md and
+results-earlier.md.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ STANDING = (
     *("real-wrn-seeds", "real-bert-seeds", "real-bert-long", "real-bert-default"),
     "real-lstm-seeds",
 )
-"""Hardware-aware models: they stand beside others' in the README."""
+"""Hardware-aware models that the README shows beside published ones."""
 
 IN_FORCE = (
     *("real-bert-max", "real-bert-std", "real-bert-control", "real-bert-seeds", "real-bert-clip"),
@@ -17,19 +18,19 @@ IN_FORCE = (
     *("real-lstm-direct", "real-lstm-long-control", "real-lstm-seeds", "real-lstm-long"),
     *("real-wrn-long-direct", "real-wrn-long-control", "real-wrn-seeds", "real-wrn-clip"),
 )
-"""Runs: the same models converted directly, after the control's training and after hardware-aware
-training."""
+"""Runs of the same models: converted directly, after the control's training, and after
+hardware-aware training."""
 
 ON_AIHWKIT = (
     *("crosscheck-bert-clip", "crosscheck-bert-probability", "crosscheck-bert-probability-year"),
     *("crosscheck-lstm-long", "crosscheck-lstm-long-year", "crosscheck-lstm-long-year-2"),
     *("crosscheck-wrn-clip", "crosscheck-wrn-clip-year"),
 )
-"""Cross-checks of those hardware-aware models' task level."""
+"""Cross-checks of the task level of those hardware-aware models."""
 
 EARLIER_ON_AIHWKIT = (
     *("crosscheck-bert-trained", "crosscheck-lstm-nodrop"),
     *("crosscheck-lstm-trained", "crosscheck-lstm-trained-year"),
     *("crosscheck-wrn-trained", "crosscheck-wrn-probability"),
 )
-"""Cross-checks of models that others have taken the place of."""
+"""Cross-checks of models that other models have replaced."""

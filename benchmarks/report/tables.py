@@ -1,4 +1,7 @@
-"""Tables and figures from results in long form: a row a model, phase, engine, time, chip."""
+"""Tables and figures of results in long form.
+
+Results have one row per model, phase, engine, time, chip and metric.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ COLUMNS = [
     "value",
 ]
 _LOWER = ("perplexity", "error", "word error", "loss")
-"""Metrics whose smaller values are the better ones."""
+"""Metrics for which less is better."""
 PHASES = ("digital", "direct", "control", "hwa")
 _PHASE_NAMES = {
     "digital": "digital",
@@ -49,10 +52,17 @@ _STYLES = {
 
 
 def normalised_accuracy(error: float, digital: float, chance: float) -> float:
-    """A* = 1 - (err - err_FP) / (err_chance - err_FP). Source: rasch2023.
+    """Return A* = 1 - (err - err_FP) / (err_chance - err_FP).
 
-    Args:    error, digital, chance  errors in [0, 1]: analog, digital model, guessing.
-    Raises:  DataError where the digital model is no better than guessing: A* means nothing.
+    Args:
+        error: The error of the analog model, in [0, 1].
+        digital: The error of the digital model, in [0, 1].
+        chance: The error of guessing, in [0, 1].
+
+    Raises:
+        DataError: If the digital model is no better than guessing, because A* means nothing then.
+
+    Source: rasch2023.
     """
     if not digital < chance:
         raise DataError(
@@ -63,13 +73,17 @@ def normalised_accuracy(error: float, digital: float, chance: float) -> float:
 
 
 def summary(results: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """One model's table: a row a phase and engine, a column a time.
+    """Return one model's table: one row per phase and engine, one column per time.
 
-    Args:    results  rows of one model, `COLUMNS`.    metric  the headline metric: of "perplexity",
-             "error", "word error" and "loss" less is better, of all others more.
-    Returns: DataFrame of text: phase, engine, data, chips, the digital model on the same samples, a
-             column a time ("mean ± sd over chips"), drift loss (first time to last, of the means;
-             "gain" where the last is better).
+    Args:
+        results: Rows of one model, `COLUMNS`.
+        metric: The metric shown. Less is better for "perplexity", "error", "word error" and "loss",
+            more is better for all others.
+
+    Returns:
+        A DataFrame of text: phase, engine, data, chips, the digital model on the same samples, one
+        column per time ("mean ± sd over chips"), and the drift loss. This is the change of the
+        means from the first time to the last; "gain" says that the last is better.
     """
     import pandas as pd
 
@@ -95,20 +109,24 @@ def summary(results: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def _trainings(group: pd.DataFrame) -> str:
-    """How many trainings the chips are of, each: "" for one."""
+    """Return " x N trainings" if the chips are of several trainings, else ""."""
     count = group.training_seed.nunique() if "training_seed" in group else 1
     return f" x {count} trainings" if count > 1 else ""
 
 
 def a_star(results: pd.DataFrame, chance: float) -> pd.DataFrame:
-    """One model's A* in numbers: a row a phase, engine, part of the data and time.
+    """Return one model's A* in numbers, for each phase, engine, data set and time.
 
-    Args:    results  rows of one model, those of metric "error" among them.
-             chance  error of guessing, in [0, 1].
-    Returns: DataFrame: phase, engine, data, t_inference (s), chips (of all trainings), mean and
-             (sample) sd of A* over them, low and high: the 95 % interval of the mean, Student's t
-             over chips, or over the means of trainings where there are several. All are NaN where
-             the digital model is at chance; one value alone has neither sd nor interval (NaN).
+    Args:
+        results: Rows of one model, with the rows of metric "error" among them.
+        chance: The error of guessing, in [0, 1].
+
+    Returns:
+        A DataFrame with the columns phase, engine, data, t_inference (s), chips (of all trainings),
+        mean and (sample) sd of A* over the chips, low and high. Low and high are the 95 % interval
+        of the mean: Student's t over chips, or over the means of trainings if there are several.
+        All of these are NaN if the digital model is at chance. A single value has neither sd nor
+        interval (NaN).
     """
     import pandas as pd
 
@@ -124,38 +142,55 @@ def a_star(results: pd.DataFrame, chance: float) -> pd.DataFrame:
             except DataError:
                 rows.append({**row, **dict.fromkeys(("mean", "sd", "low", "high"), math.nan)})
                 continue
-            found = mean_interval(_units(stars, now))
-            row |= {"mean": found.mean, "sd": float(stars.std())}
-            rows.append({**row, "low": found.low, "high": found.high})
+            interval = mean_interval(_units(stars, now))
+            row |= {"mean": interval.mean, "sd": float(stars.std())}
+            rows.append({**row, "low": interval.low, "high": interval.high})
     return pd.DataFrame(rows)
 
 
 def _units(stars: pd.Series[float], rows: pd.DataFrame) -> pd.Series[float]:
-    """What an interval is over: chips of one training, else the trainings."""
+    """Return the values that an interval is over, one per chip or training.
+
+    They are the chips if there is one training, else the means of the trainings.
+
+    Args:
+        stars: A* of each row.
+        rows: The rows.
+    """
     if "training_seed" not in rows or rows.training_seed.nunique() < 2:
         return stars
     return stars.groupby(rows.training_seed).mean()
 
 
 def a_star_summary(results: pd.DataFrame, chance: float) -> pd.DataFrame:
-    """`a_star` for reading: rows and times as `summary` has them.
+    """Return `a_star` as text to read, with the rows and times of `summary`.
 
-    Returns: DataFrame of text: phase, engine, data, a column a time ("mean ± sd % (low to high)").
+    Args:
+        results: Rows of one model, with the rows of metric "error" among them.
+        chance: The error of guessing, in [0, 1].
+
+    Returns:
+        A DataFrame of text: phase, engine, data, and one column per time ("mean ± sd % (low to
+        high)").
     """
     import pandas as pd
 
     rows: dict[tuple[str, str, str], dict[str, str]] = {}
     times = times_of(results)
-    for one in a_star(results, chance).to_dict("records"):
-        place = (one["phase"], one["engine"], one["data"])
-        named = {"phase": _PHASE_NAMES[one["phase"]], "engine": one["engine"], "data": one["data"]}
+    for star in a_star(results, chance).to_dict("records"):
+        place = (star["phase"], star["engine"], star["data"])
+        named = {
+            "phase": _PHASE_NAMES[star["phase"]],
+            "engine": star["engine"],
+            "data": star["data"],
+        }
         row = rows.setdefault(place, named | {f"A* {label(t_s)}": "" for t_s in times})
-        row[f"A* {label(one['t_inference'])}"] = _star_text(one)
+        row[f"A* {label(star['t_inference'])}"] = _star_text(star)
     return pd.DataFrame(rows.values())
 
 
-def _star_text(one: Mapping[Any, Any]) -> str:
-    mean, sd, low, high = (100 * one[name] for name in ("mean", "sd", "low", "high"))
+def _star_text(star: Mapping[Any, Any]) -> str:
+    mean, sd, low, high = (100 * star[name] for name in ("mean", "sd", "low", "high"))
     if math.isnan(mean):
         return "undefined"
     if math.isnan(sd):
@@ -165,7 +200,10 @@ def _star_text(one: Mapping[Any, Any]) -> str:
 
 
 def _stars(rows: pd.DataFrame, digital: pd.DataFrame, chance: float) -> list[float]:
-    """A* of each row, against the digital model of the same training where there are several."""
+    """Return A* of each row.
+
+    If there are several trainings, each row is compared with the digital model of its own training.
+    """
     if "training_seed" not in rows:
         error = float(digital.value.mean())
         return [normalised_accuracy(float(e), error, chance) for e in rows.value]
@@ -175,15 +213,22 @@ def _stars(rows: pd.DataFrame, digital: pd.DataFrame, chance: float) -> list[flo
 
 
 def times_of(results: pd.DataFrame) -> list[float]:
-    """The times of inference in the results, seconds, ascending."""
+    """Return the times of inference in the results, in seconds, ascending.
+
+    Args:
+        results: Rows, `COLUMNS`.
+    """
     return sorted(float(t_s) for t_s in results.t_inference.dropna().unique())
 
 
 def _analog_groups(rows: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
-    """((phase, engine, dataset), rows) without the digital model, phases in their order."""
+    """Return ((phase, engine, dataset), rows) of each group, phases in their order.
+
+    The digital model is left out.
+    """
     groups = rows[rows.phase != "digital"].groupby(["phase", "engine", "dataset"], sort=False)
-    found = [((str(p), str(e), str(d)), group) for (p, e, d), group in groups]
-    return sorted(found, key=lambda item: PHASES.index(item[0][0]))
+    pairs = [((str(p), str(e), str(d)), group) for (p, e, d), group in groups]
+    return sorted(pairs, key=lambda item: PHASES.index(item[0][0]))
 
 
 def _loss(first: float, last: float, metric: str) -> str:
@@ -193,12 +238,24 @@ def _loss(first: float, last: float, metric: str) -> str:
 
 
 def number(value: float, metric: str) -> str:
-    """A perplexity as it is, everything else in percent."""
+    """Return a value as text: a perplexity as it is, everything else in percent.
+
+    Args:
+        value: The value, a share of 1 unless it is a perplexity.
+        metric: The name of the metric.
+    """
     return f"{value:.2f}" if metric == "perplexity" else f"{100 * value:.2f} %"
 
 
 def spread(values: list[float], metric: str) -> str:
-    """Mean and sample standard deviation over chips; one chip has no spread."""
+    """Return mean and sample standard deviation over chips as text.
+
+    A single chip has no spread.
+
+    Args:
+        values: One value per chip.
+        metric: The name of the metric.
+    """
     if not values:
         return ""
     mean = sum(values) / len(values)
@@ -209,9 +266,15 @@ def spread(values: list[float], metric: str) -> str:
 
 
 def figure(results: pd.DataFrame, metric: str, path: str | Path) -> None:
-    """One model's metric against time: mean over chips, every chip as a dot, digital as a line.
+    """Draw one model's metric against time.
 
-    Results on a subset have a panel of their own: its digital model is another number.
+    The mean over chips is a line, every chip a dot, and the digital model a horizontal line.
+    Results on a subset have a panel of their own, because their digital model has another value.
+
+    Args:
+        results: Rows of one model, `COLUMNS`.
+        metric: The metric shown.
+        path: The file, .png.
     """
     parts = _parts(results)
     drawing, axes = figures.new(1, len(parts), (6.4 * len(parts), 4.2))
@@ -221,7 +284,12 @@ def figure(results: pd.DataFrame, metric: str, path: str | Path) -> None:
 
 
 def dashboard(models: Sequence[tuple[pd.DataFrame, str]], path: str | Path) -> None:
-    """All models side by side, subsets below; `models` holds (rows of one model, its metric)."""
+    """Draw all models side by side, with subsets below.
+
+    Args:
+        models: The rows of each model, and its metric.
+        path: The file, .png.
+    """
     columns = [(_parts(results), metric) for results, metric in models]
     height = max(len(parts) for parts, _ in columns)
     drawing, axes = figures.new(height, len(columns), (5.2 * len(columns), 4.4 * height))
@@ -235,7 +303,7 @@ def dashboard(models: Sequence[tuple[pd.DataFrame, str]], path: str | Path) -> N
 
 
 def _parts(results: pd.DataFrame) -> list[pd.DataFrame]:
-    """The rows of each data set: the whole ("X") before its subsets ("X, subset of 40")."""
+    """Return the rows of each data set: "X" comes before "X, subset of 40"."""
     names = sorted(results.dataset.unique(), key=len)
     return [results[results.dataset == name] for name in names]
 
@@ -254,7 +322,7 @@ def _draw(axes: Axes, results: pd.DataFrame, metric: str) -> None:
         axes.scatter(group.t_inference, group.value * scale, s=9, alpha=0.3, color=style["color"])
     times = times_of(results)
     if times:
-        # symmetrical: a time of 0 has its place too
+        # symmetrical, because a plain logarithmic axis has no place for a time of 0
         axes.set_xscale("symlog", linthresh=min([t_s for t_s in times if t_s > 0] or [1.0]))
         axes.set_xticks(times, [label(t_s) for t_s in times])
         axes.minorticks_off()
@@ -268,7 +336,11 @@ def _draw(axes: Axes, results: pd.DataFrame, metric: str) -> None:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A GitHub table of a DataFrame of text."""
+    """Return a DataFrame of text as a GitHub table.
+
+    Args:
+        table: The DataFrame.
+    """
     header = "| " + " | ".join(table.columns) + " |"
     rule = "| " + " | ".join("---" for _ in table.columns) + " |"
     lines = ["| " + " | ".join(str(v) for v in row) + " |" for row in table.to_numpy().tolist()]

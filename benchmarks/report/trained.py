@@ -1,8 +1,8 @@
 """Trained weights that are small enough to come with the project.
 
-They go from a finished run's folder into benchmarks/checkpoints/TASK: the digital model
-(model.safetensors, info.json) and the hardware-aware one (hwa.safetensors, hwa.json), matrices in
-half precision, so that anyone can drift them without a training:
+They are copied from a finished run's folder into benchmarks/checkpoints/TASK: the digital model
+(model.safetensors, info.json) and the hardware-aware one (hwa.safetensors, hwa.json). Their
+matrices are in half precision. So anyone can drift them without a training:
 
     python -m benchmarks.run wrn --profile real --data-dir DIR --phases direct hwa \
         --checkpoint benchmarks/checkpoints/wrn --trained benchmarks/checkpoints/wrn/hwa.safetensors
@@ -22,12 +22,16 @@ from aimc_bridge.errors import DataError, UsageError
 from benchmarks.report.record import read_run
 
 FOLDER = Path(__file__).parents[1] / "checkpoints"
-LARGEST = 8_000_000  # bytes of a file
-_SMALL = 4096  # numbers from which on a tensor is halved: scales and statistics stay as they are
+LARGEST = 8_000_000  # largest size of a file, bytes
+_SMALL = 4096  # tensors with fewer numbers are not halved: these are scales and statistics
 
 
 def halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return large float32 tensors in half precision, all others as they are."""
+    """Return large float32 tensors in half precision, all others as they are.
+
+    Args:
+        tensors: The tensors by name.
+    """
     return {
         name: value.half() if value.dtype == torch.float32 and value.numel() >= _SMALL else value
         for name, value in tensors.items()
@@ -46,10 +50,10 @@ def keep(
 
     Args:
         run: The `--out` of the run.
-        task: The task.
-        replace: Whether they may take the place of models that are kept already.
+        task: The name of the task.
+        replace: Whether they may replace models that are kept already.
         dry_run: Check everything and write nothing.
-        folder: Where they go, into a folder of the task's name; None is the project's own.
+        folder: The folder that gets a folder with the task's name; None is the project's own.
 
     Returns:
         The files written.
@@ -100,6 +104,9 @@ def keep(
 
 def _small_enough(path: Path) -> dict[str, Tensor]:
     """Read weights in half precision.
+
+    Args:
+        path: The file of the run.
 
     Raises:
         DataError: If a file of them would be too large.

@@ -14,7 +14,7 @@ from aimc_bridge.times import label
 from benchmarks.report.tables import markdown
 
 WORDS = ("equivalent", "different", "undecided")
-WORST = 12  # rows of a report that are kept in short
+WORST = 12  # rows of a report that its short form keeps
 PASSED, UNDECIDED, FAILED, UNFINISHED = "passed", "undecided", "failed", "unfinished"
 
 _MEANING = (
@@ -29,7 +29,7 @@ _MEANING = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a cross-check says over all reports that should agree.
+    """The verdict of a cross-check over all reports that should agree.
 
     Attributes:
         word: "passed" (every row is equivalent), "undecided" (none is different, some are
@@ -42,10 +42,11 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
-        """Exit code of the command: 1 if a row that should agree is different, else 0."""
+        """Return the exit code: 1 if a row that should agree is different, else 0."""
         return 1 if self.word == FAILED else 0
 
     def __str__(self) -> str:
+        """Return the verdict as one line."""
         return f"verdict: {self.word}; {self.text}"
 
 
@@ -53,14 +54,14 @@ def in_short(name: str, should_agree: bool, report: Report, wall_s: float) -> di
     """Return a report in short, as plain data.
 
     Args:
-        name: Its folder.
+        name: The folder of the report.
         should_agree: Whether a difference is a failure.
-        report: What came out.
-        wall_s: How long it took.
+        report: The full report.
+        wall_s: How long it took, in seconds.
 
     Returns:
         Verdicts per level and quantity, and the rows that come closest to their margins or exceed
-        them, those that are not equivalent first.
+        them; rows that are not equivalent come first.
     """
     table = report.table
     counts = report.counts()
@@ -114,7 +115,7 @@ def verdict_of(reports: Sequence[Mapping[str, Any]], planned: int) -> Verdict:
         planned: How many reports there will be.
 
     Returns:
-        The verdict. A difference fails the cross-check before it is finished.
+        The verdict. If a row is different, the cross-check fails even before it is finished.
     """
     judged = [counts_of(report) for report in reports if report["should_agree"]]
     total = {word: sum(counts[word] for counts in judged) for word in WORDS}
@@ -150,7 +151,9 @@ def lines(reports: Sequence[Mapping[str, Any]], planned: int) -> list[str]:
 
 
 def summary(reports: Sequence[Mapping[str, Any]], planned: int, command: str) -> str:
-    """Write the summary of a cross-check: the verdict, one row per report, what failed.
+    """Return the summary of a cross-check as a page in Markdown.
+
+    It has the verdict, one row per report, and what failed.
 
     Args:
         reports: The reports that are done, in short.
@@ -158,7 +161,7 @@ def summary(reports: Sequence[Mapping[str, Any]], planned: int, command: str) ->
         command: The command line, for the head.
 
     Returns:
-        A page in Markdown.
+        The page.
     """
     verdict = verdict_of(reports, planned)
     text = [
@@ -188,7 +191,7 @@ def _differs(report: Mapping[str, Any]) -> int:
 
 
 def _line(report: Mapping[str, Any]) -> dict[str, Any]:
-    """One row of the table."""
+    """Return the row of the table for one report."""
     counts = counts_of(report)
     word = "may differ"
     if report["should_agree"]:
@@ -203,7 +206,10 @@ def _line(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _failures(report: Mapping[str, Any]) -> str:
-    """The rows that are different, those farthest beyond their margin first."""
+    """Return the table of rows that are different, those farthest off first.
+
+    The order is by the distance beyond their margin.
+    """
     first, second = report["sides"]
     rows = [dict(zip(report["worst_columns"], row, strict=True)) for row in report["worst"]]
     rows = [row for row in rows if row["verdict"] == "different"]

@@ -1,10 +1,14 @@
-"""The speed benchmark: digital, native and aihwkit side by side. `python -m benchmarks.speed`.
+"""The speed benchmark: digital, native and aihwkit side by side.
 
-timing.py    sides, alternated repeats, medians       memory.py    bytes held, peak bytes
-works.py     models and inputs                        sides.py     a work on an engine
-groups.py    forward passes and training steps        chips.py     program, drift, sweep
-goals.py     whole studies, meant for a GPU           growth.py    cost against size
-targets.py   what must come out
+`python -m benchmarks.speed` runs it; benchmarks/report/speed.py makes its records and tables.
 
-benchmarks/report/speed.py makes records and tables of it.
+    timing.py    sides, alternated repeats, medians
+    memory.py    bytes that a model holds, peak bytes of a run
+    works.py     models and inputs
+    sides.py     a work on an engine
+    groups.py    forward passes and training steps
+    chips.py     program, drift, sweep
+    goals.py     whole studies, meant for a GPU
+    growth.py    cost against size
+    targets.py   the results that are promised
 """

@@ -1,9 +1,11 @@
 """The speed benchmark: `python -m benchmarks.speed`.
 
-Digital, native and aihwkit in one process, alternated; prints ratios against their targets.
-`--out` holds speed.json, summary.md and, of --growth, growth.png; `python -m benchmarks.record add`
-keeps it. Exit codes: 0 done, 1 a target was not met at full size or a cost grows faster than
-linearly, 2 bad usage.
+It runs digital, native and aihwkit in one process, alternated, and prints ratios against their
+targets. The folder `--out` then holds speed.json, summary.md and, with --growth, growth.png;
+`python -m benchmarks.record add` keeps it.
+
+Exit codes: 0 done; 1 a target was not met at full size, or a cost grows faster than linearly; 2 bad
+usage.
 """
 
 from __future__ import annotations
@@ -96,7 +98,7 @@ def speed(
         names = chosen(only, GROUPS)
         if not names:
             raise UsageError(f"--only names no group; there are: {', '.join(GROUPS)}")
-    asked = {
+    amounts = {
         "images": images,
         "sentences": sentences,
         "train_images": train_images,
@@ -105,7 +107,7 @@ def speed(
         "chips": chips,
         "times": None if times is None else len(times),
     }
-    setting = _setting("quick" if quick else size or "full", device, rounds, asked, times)
+    setting = _setting("quick" if quick else size or "full", device, rounds, amounts, times)
     setting.aihwkit, setting.say = not no_aihwkit, output.say
     arguments: dict[str, Any] = {
         "size": setting.sizes.name,
@@ -138,7 +140,9 @@ def speed(
         }
         with sides.compiled(compiled):
             measure = _growth if growth else _groups
-            record = measure(names, setting, about, begun, lambda one: report.save(folder, one))
+            record = measure(
+                names, setting, about, begun, lambda record: report.save(folder, record)
+            )
     finally:
         torch.set_num_threads(before)
     failed = report.failures(record)
@@ -159,22 +163,27 @@ def _setting(
     size: str,
     device: str,
     rounds: int | None,
-    asked: dict[str, int | None],
+    amounts: dict[str, int | None],
     times: tuple[float, ...] | None,
 ) -> Setting:
     sizes = SIZES[size]
     chips, count = sizes.sweep
-    sizes = replace(sizes, sweep=(asked["chips"] or chips, asked["times"] or count))
+    sizes = replace(sizes, sweep=(amounts["chips"] or chips, amounts["times"] or count))
     if rounds is not None:
         slow = min(rounds, sizes.slow_rounds)
         sizes = replace(sizes, rounds=rounds, slow_rounds=slow)
-    known = {name: value for name, value in asked.items() if value is not None}
+    known = {name: value for name, value in amounts.items() if value is not None}
     setting = Setting(sizes, torch.device(device), goals=known)
     return setting if times is None else replace(setting, times=times)
 
 
 def _begun(folder: Path, resume: bool, arguments: dict[str, Any]) -> Record | None:
-    """Return what an interrupted measurement in the folder has, or None.
+    """Return the record of an interrupted measurement in a folder, or None.
+
+    Args:
+        folder: The folder.
+        resume: Whether the user goes on with a measurement.
+        arguments: The arguments of this measurement; the interrupted one must have the same.
 
     Raises:
         UsageError: If the folder holds something else, or a measurement with other arguments.
@@ -200,9 +209,20 @@ def _groups(
     begun: Record | None,
     save: Callable[[Record], None],
 ) -> Record:
-    """Measure groups; `save` is called after each, so that what is measured is not lost."""
+    """Measure groups.
+
+    Args:
+        names: The groups.
+        setting: How to measure.
+        about: The other fields of the record.
+        begun: The record of an interrupted measurement; its groups are not measured again.
+        save: Called after each group, so that what is measured is not lost.
+
+    Returns:
+        The record.
+    """
     groups: list[Group] = []
-    if begun is not None:  # one machine, one load: those that the first groups were measured on
+    if begun is not None:  # the record states the machine and load of the first groups
         groups = speed_records.groups_of(begun)
         about |= {key: getattr(begun, key) for key in ("versions", "hardware", "command")}
     record = begun
@@ -224,7 +244,7 @@ def _growth(
     begun: Record | None,
     save: Callable[[Record], None],
 ) -> Record:
-    """Measure cost against size, all of it at once."""
+    """Measure cost against size, all of it at once; see `_groups` for the arguments."""
     if begun is not None:
         return begun
     curves = growing.growth(setting)
@@ -237,9 +257,16 @@ app = cli.command("speed", speed)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
-    said = "interrupted; the groups that were measured are in speed.json; to go on: --resume"
-    return cli.execute(app, words, on_interrupt=said)
+    """Run the command.
+
+    Args:
+        words: The words after the command's name; None takes those of the process.
+
+    Returns:
+        The exit code.
+    """
+    advice = "interrupted; the groups that were measured are in speed.json; to go on: --resume"
+    return cli.execute(app, words, on_interrupt=advice)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,18 @@ from benchmarks.speed.works import Work
 
 
 def _numbered(model: torch.nn.Module, draw_on: str) -> Callable[[], None]:
-    """Programs another chip at each call."""
+    """Return a function that programs another chip at each call.
+
+    Args:
+        model: The converted model.
+        draw_on: As in `program`.
+    """
     seeds = iter(range(1, 10**9))
     return lambda: program(model, next(seeds), draw_on=draw_on)
 
 
 def _native(setting: Setting) -> list[tuple[str, str, str]]:
-    """Sides of the native engine: (name, draw_on, note)."""
+    """Return the sides of the native engine: (name, draw_on, note) of each."""
     ways = {targets.NATIVE: setting.draw_on}
     if (eager := sides.draw_on(setting.device, eagerly=True)) != setting.draw_on:
         ways[targets.EAGER] = eager
@@ -30,40 +35,52 @@ def _native(setting: Setting) -> list[tuple[str, str, str]]:
 
 
 def wrn_chip(setting: Setting) -> Group:
-    """Program the WRN and drift it once."""
+    """Measure programming the WRN and drifting it once.
+
+    Args:
+        setting: How to measure.
+    """
     work = works.wrn(setting.sizes).to(setting.device)
-    found = Collected(setting.say)
+    collected = Collected(setting.say)
 
     def side(name: str, draw_on: str, **more: Any) -> Side:
         engine, n = ("aihwkit", 1) if name == targets.CPP else ("native", None)
         model = sides.analog(
             work, sides.ALL, engine, device=setting.device, chip=False, calibrate_with=n
         )
-        new = _numbered(model, draw_on)
+        program_next = _numbered(model, draw_on)
 
         def run() -> None:
-            new()
+            program_next()
             drift(model, sides.HOUR)
 
         return Side(name, run, **more)
 
     for name, draw_on, note in _native(setting):
-        found.add(name, partial(side, name, draw_on, note=note))
+        collected.add(name, partial(side, name, draw_on, note=note))
     if setting.cpp:
         more = {"most": setting.sizes.slow_rounds, "warm": 0, "memory": False}
-        found.add(targets.CPP, lambda: side(targets.CPP, "cpu", note=CPP_LEFT_OUT, **more))
+        collected.add(targets.CPP, lambda: side(targets.CPP, "cpu", note=CPP_LEFT_OUT, **more))
     elif setting.aihwkit:
-        found.skip(NO_CPP)
-    return done("wrn-chip", f"{work.name}, program and one drift", "chips", 1, found, setting)
+        collected.skip(NO_CPP)
+    return done("wrn-chip", f"{work.name}, program and one drift", "chips", 1, collected, setting)
 
 
 def bert_program(setting: Setting) -> Group:
-    """Program BERT."""
+    """Measure programming BERT.
+
+    Args:
+        setting: How to measure.
+    """
     return _bert_chip(setting, "bert-program", "program", then_drift=False)
 
 
 def bert_drift(setting: Setting) -> Group:
-    """Drift BERT once, compensation measured."""
+    """Measure one drift of BERT with measured compensation.
+
+    Args:
+        setting: How to measure.
+    """
     return _bert_chip(setting, "bert-drift", "one drift", then_drift=True)
 
 
@@ -73,7 +90,7 @@ def _bert_chip(setting: Setting, name: str, what: str, then_drift: bool) -> Grou
     layers, left_out = sizes.part
     part = works.bert(sizes, layers=layers).to(setting.device)
     part.exclude += left_out
-    found = Collected(setting.say)
+    collected = Collected(setting.say)
     weights = {}
 
     def side(name: str, draw_on: str, of: Work, **more: Any) -> Side:
@@ -83,27 +100,31 @@ def _bert_chip(setting: Setting, name: str, what: str, then_drift: bool) -> Grou
         )
         count = sides.weights_on_tiles(model)
         weights[engine] = count
-        new = _numbered(model, draw_on)
-        run: Callable[[], object] = new
+        program_next = _numbered(model, draw_on)
+        run: Callable[[], object] = program_next
         if then_drift:
-            new()
+            program_next()
             run = lambda: drift(model, sides.HOUR)  # noqa: E731
         return Side(name, run, count, **more)
 
-    for native, draw_on, said in _native(setting):
-        found.add(native, partial(side, native, draw_on, work, note=said))
+    for native, draw_on, draw_note in _native(setting):
+        collected.add(native, partial(side, native, draw_on, work, note=draw_note))
     if setting.cpp:
         note = f"{CPP_LEFT_OUT}; a part of the model, scaled by its weights"
         more = {"most": max(1, sizes.slow_rounds - 1), "warm": 0, "memory": False}
-        found.add(targets.CPP, lambda: side(targets.CPP, "cpu", part, note=note, **more))
+        collected.add(targets.CPP, lambda: side(targets.CPP, "cpu", part, note=note, **more))
     elif setting.aihwkit:
-        found.skip(NO_CPP)
+        collected.skip(NO_CPP)
     text = f"{work.name} ({weights['native']:,} weights), {what}"
-    return done(name, text, "weights", weights["native"], found, setting, weights=weights)
+    return done(name, text, "weights", weights["native"], collected, setting, weights=weights)
 
 
 def sweep_of_parts(setting: Setting) -> Group:
-    """A sweep of the WRN and, before and after it, what it is made of."""
+    """Measure a sweep of the WRN, and its parts both before and after it.
+
+    Args:
+        setting: How to measure.
+    """
     sizes = setting.sizes
     chips, count = sizes.sweep
     work = works.wrn(sizes).to(setting.device)

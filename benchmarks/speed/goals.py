@@ -1,6 +1,7 @@
-"""Whole studies with all of rasch2023, as a user runs them: meant for a GPU, at any size.
+"""Whole studies under all of rasch2023, as a user runs them.
 
-Inputs lie on the device; a sweep programs, drifts and evaluates every chip at every time.
+They are meant for a GPU, at any size. Inputs lie on the device; a sweep programs, drifts and
+evaluates every chip at every time.
 """
 
 from __future__ import annotations
@@ -33,17 +34,25 @@ SIZES = {
     "chips": 25,
     "times": 4,
 }
-"""What the goals are stated for; `batch` is that of an evaluation."""
+"""The sizes that the goals are stated for; `batch` is the batch of an evaluation."""
 
 
 def goal_wrn(setting: Setting) -> Group:
-    """Every test image on every chip at every time."""
+    """Measure a sweep of the WRN: every test image on every chip at every time.
+
+    Args:
+        setting: How to measure.
+    """
     work = works.wrn(setting.sizes).to(setting.device)
     return _study("goal-wrn", work, "images", setting)
 
 
 def goal_bert(setting: Setting) -> Group:
-    """Every sentence on every chip at every time."""
+    """Measure a sweep of BERT: every sentence on every chip at every time.
+
+    Args:
+        setting: How to measure.
+    """
     work = works.bert(setting.sizes).to(setting.device)
     return _study("goal-bert", work, "sentences", setting)
 
@@ -71,21 +80,27 @@ def _study(name: str, work: Work, unit: str, setting: Setting) -> Group:
             evaluate(work.model)
 
     runs = chips * len(times)
-    made = [
+    compared = [
         Side(targets.DIGITAL, digital, len(times), "evaluation alone, scaled", memory=False),
         Side(targets.NATIVE, study, runs, warm=0),
     ]
-    for side in made:
+    for side in compared:
         side.most = 1
-    # kernels are chosen, and passes compiled, on first use
+    # the first use chooses kernels and compiles passes: it must not be timed
     sweep(model, evaluate, times[:1], 1, draw_on=setting.draw_on, progress=False)
-    found = alternate(made, 1, setting.device, setting.say)
+    measured = alternate(compared, 1, setting.device, setting.say)
     text = f"{work.name}, {count:,} {unit}, {chips} chips x {len(times)} times, batch {size}"
-    return Group(name, text, "evaluations", runs, found, about=goals)
+    return Group(name, text, "evaluations", runs, measured, about=goals)
 
 
 def goal_epoch(setting: Setting) -> Group:
-    """An epoch of training, digital and hardware-aware, in float32 and in bfloat16 autocast."""
+    """Measure an epoch of training of the WRN, digital and hardware-aware.
+
+    Both run in float32 and in bfloat16 autocast.
+
+    Args:
+        setting: How to measure.
+    """
     goals = {**SIZES, **setting.goals}
     work = works.wrn(setting.sizes).to(setting.device)
     n, size = goals["train_images"], goals["train_batch"]
@@ -101,7 +116,7 @@ def goal_epoch(setting: Setting) -> Group:
 
         return run
 
-    made = []
+    compared = []
     kinds: list[tuple[str, torch.dtype | None]] = [("", None), (", bfloat16", torch.bfloat16)]
     for suffix, dtype in kinds:
         steps = {
@@ -112,10 +127,10 @@ def goal_epoch(setting: Setting) -> Group:
         }
         for name, step in steps.items():
             _warm(step, batches[0], classes[0])
-            made.append(Side(name + suffix, epoch(step), warm=0, memory=False))
-    found = alternate(made, 1, setting.device, setting.say)
+            compared.append(Side(name + suffix, epoch(step), warm=0, memory=False))
+    measured = alternate(compared, 1, setting.device, setting.say)
     text = f"{work.name}, epoch of {count * size:,} images, batch {size}"
-    return Group("goal-epoch", text, "epochs", 1, found, about=goals)
+    return Group("goal-epoch", text, "epochs", 1, measured, about=goals)
 
 
 def _warm(step: sides.Step, batch: Tensor, classes: Tensor) -> None:

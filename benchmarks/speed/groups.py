@@ -1,4 +1,4 @@
-"""What is measured together: sides of one work, alternated in one process."""
+"""Groups: the sides of a work, measured together and alternated in one process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,16 @@ TIMES = ("1s", "1h", "1d", "1y", "1min", "1w", "1month", "10y")
 
 @dataclass
 class Setting:
-    """How to measure: sizes, device, which engines besides ours, times, where to tell of it."""
+    """The settings of a measurement.
+
+    Attributes:
+        sizes: The sizes of models and inputs.
+        device: The device of models and inputs.
+        aihwkit: Whether aihwkit and aihwkit-lightning are measured besides the native engine.
+        goals: Sizes of whole studies that differ from `goals.SIZES`.
+        times: Times of sweeps.
+        say: Called with a line of text as the measurement goes on.
+    """
 
     sizes: Sizes
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -32,15 +41,17 @@ class Setting:
 
     @property
     def on_gpu(self) -> bool:
+        """Return whether the device is a GPU."""
         return self.device.type == "cuda"
 
     @property
     def cpp(self) -> bool:
-        """Whether aihwkit's C++ tile is measured: its wheels have no CUDA."""
+        """Return whether aihwkit's C++ tile is measured; its wheels have no CUDA."""
         return self.aihwkit and not self.on_gpu
 
     @property
     def draw_on(self) -> str:
+        """Return where native chips are drawn; see `sides.draw_on`."""
         return sides.draw_on(self.device)
 
 
@@ -48,9 +59,14 @@ class Setting:
 class Group:
     """The sides of a work with all their repeats.
 
-    size      of the whole work, in `unit`s; what sides of other sizes are scaled to
-    skipped   why a side is missing, a line each
-    about     other facts that the numbers depend on
+    Attributes:
+        name: The name of the group, such as "wrn-forward".
+        work: What the work is, in words.
+        unit: What the work consists of, in the plural: "images".
+        size: Units of the whole work; sides of other sizes are scaled to it.
+        sides: The measured sides.
+        skipped: One line per missing side that says why it is missing.
+        about: Other facts that the numbers depend on.
     """
 
     name: str
@@ -62,33 +78,61 @@ class Group:
     about: dict[str, Any] = field(default_factory=dict)
 
     def of(self, name: str) -> list[Measured]:
-        """The runs of a side: one, or several of different sizes."""
+        """Return the runs of a side: one, or several of different sizes.
+
+        Args:
+            name: The name of the side.
+        """
         return [side for side in self.sides if side.name == name]
 
 
 class Collected:
-    """Collects sides; one that cannot be built becomes a line that says why."""
+    """The sides of a group; for a side that cannot be built, a line that says why.
+
+    Attributes:
+        found: The sides.
+        skipped: The lines.
+        say: Called with each line too.
+    """
 
     def __init__(self, say: Say) -> None:
+        """Start with no sides.
+
+        Args:
+            say: Called with a line of text for each side that is skipped.
+        """
         self.found: list[Side] = []
         self.skipped: list[str] = []
         self.say = say
 
     def add(self, name: str, build: Callable[[], Iterable[Side] | Side | None]) -> None:
+        """Build a side and add it, or note why it cannot be built.
+
+        Errors of the native engine and of the digital model are raised: these must run.
+
+        Args:
+            name: The name of the side.
+            build: Returns the side, several sides, or None for no side.
+        """
         try:
-            made = build()
+            built = build()
         except (AimcError, RuntimeError, ImportError, AttributeError, TypeError) as problem:
             if name.startswith("native") or name == targets.DIGITAL:
-                raise  # ours must run
-            made = None
+                raise  # these two must run
+            built = None
             text = " ".join(str(problem).split()) or type(problem).__name__
             self.skip(f"{name}: {text[:200]}")
-        if isinstance(made, Side):
-            self.found.append(made)
-        elif made is not None:
-            self.found += made
+        if isinstance(built, Side):
+            self.found.append(built)
+        elif built is not None:
+            self.found += built
 
     def skip(self, line: str) -> None:
+        """Note that a side is missing.
+
+        Args:
+            line: The name of the side, and why it is missing.
+        """
         self.skipped.append(line)
         self.say(f"  skipped {line}")
 
@@ -117,21 +161,21 @@ def _forward_side(
 
 
 def _native_forwards(
-    found: Collected, work: Work, setting: Setting, presets: dict[str, Preset]
+    collected: Collected, work: Work, setting: Setting, presets: dict[str, Preset]
 ) -> None:
     def build(name: str, preset: Preset) -> Side | None:
         model = sides.analog(work, preset, device=setting.device)
         return _forward_side(name, model, work, work.size, setting)
 
     for name, preset in presets.items():
-        found.add(name, partial(build, name, preset))
+        collected.add(name, partial(build, name, preset))
 
 
-def _cpp_forwards(found: Collected, work: Work, setting: Setting, few: tuple[int, int]) -> None:
-    """The C++ tile at two small sizes, from which the whole is extrapolated."""
+def _cpp_forwards(collected: Collected, work: Work, setting: Setting, few: tuple[int, int]) -> None:
+    """Add the C++ tile at two small sizes, from which the whole is extrapolated."""
     if not setting.cpp:
         if setting.aihwkit:
-            found.skip(NO_CPP)
+            collected.skip(NO_CPP)
         return
 
     def build() -> list[Side]:
@@ -149,45 +193,62 @@ def _cpp_forwards(found: Collected, work: Work, setting: Setting, few: tuple[int
             for n in few
         ]
 
-    found.add(targets.CPP, build)
+    collected.add(targets.CPP, build)
 
 
 def done(
     name: str, work: str, unit: str, size: float, found: Collected, setting: Setting, **about: Any
 ) -> Group:
+    """Measure the collected sides, alternated, as a group.
+
+    Args:
+        name: The name of the group.
+        work: What the work is, in words.
+        unit: What the work consists of.
+        size: Units of the whole work.
+        found: The collected sides.
+        setting: How to measure.
+        **about: Other facts that the numbers depend on.
+    """
     measured = alternate(found.found, setting.sizes.rounds, setting.device, setting.say)
     return Group(name, work, unit, size, measured, found.skipped, about)
 
 
 def wrn_forward(setting: Setting) -> Group:
-    """WRN: digital, native with more and less physics, aihwkit."""
+    """Measure a forward pass of the WRN: digital, native, aihwkit.
+
+    The native engine runs with more and with less physics.
+
+    Args:
+        setting: How to measure.
+    """
     sizes = setting.sizes
     work = works.wrn(sizes).to(setting.device)
-    found = Collected(setting.say)
-    found.add(
+    collected = Collected(setting.say)
+    collected.add(
         targets.DIGITAL,
         lambda: _forward_side(targets.DIGITAL, work.model, work, work.size, setting),
     )
-    chosen = {
+    presets = {
         targets.NATIVE: sides.ALL,
         targets.WEIGHTS: sides.WEIGHTS,
         targets.CONVERTERS: sides.CONVERTERS,
         targets.OUTPUT: sides.OUTPUT,
     }
-    _native_forwards(found, work, setting, chosen)
+    _native_forwards(collected, work, setting, presets)
     half = sides.halved(sides.analog(work, sides.ALL, device=setting.device))
-    found.add(targets.HALF, lambda: _forward_side(targets.HALF, half, work, work.size, setting))
-    _torch_and_lightning(found, work, setting)
-    _cpp_forwards(found, work, setting, sizes.few)
+    collected.add(targets.HALF, lambda: _forward_side(targets.HALF, half, work, work.size, setting))
+    _torch_and_lightning(collected, work, setting)
+    _cpp_forwards(collected, work, setting, sizes.few)
     text = f"{work.name} forward, batch {work.size} of {sizes.wrn_side} x {sizes.wrn_side}"
-    return done("wrn-forward", text, work.unit, work.size, found, setting)
+    return done("wrn-forward", text, work.unit, work.size, collected, setting)
 
 
-def _torch_and_lightning(found: Collected, work: Work, setting: Setting) -> None:
+def _torch_and_lightning(collected: Collected, work: Work, setting: Setting) -> None:
     if not setting.aihwkit:
         return
     slow = setting.sizes.slow_rounds
-    found.add(
+    collected.add(
         targets.TORCH,
         lambda: _forward_side(
             targets.TORCH,
@@ -200,9 +261,9 @@ def _torch_and_lightning(found: Collected, work: Work, setting: Setting) -> None
         ),
     )
     if not sides.lightning_installed():
-        found.skip(_NO_LIGHTNING)
+        collected.skip(_NO_LIGHTNING)
         return
-    found.add(
+    collected.add(
         targets.LIGHTNING,
         lambda: _forward_side(
             targets.LIGHTNING,
@@ -217,27 +278,31 @@ def _torch_and_lightning(found: Collected, work: Work, setting: Setting) -> None
 
 
 def wrn_training(setting: Setting) -> Group:
-    """A training step of the WRN: digital, native, aihwkit."""
+    """Measure a training step of the WRN: digital, native, aihwkit.
+
+    Args:
+        setting: How to measure.
+    """
     sizes = setting.sizes
     work = works.wrn(sizes).to(setting.device)
-    found = Collected(setting.say)
+    collected = Collected(setting.say)
     n, device = work.size, setting.device
 
     def digital() -> Side:
         return Side(targets.DIGITAL, sides.digital_step(work, n, device), size=n)
 
-    found.add(targets.DIGITAL, digital)
+    collected.add(targets.DIGITAL, digital)
 
     def native(name: str, preset: Preset) -> Side:
         return Side(name, sides.analog_step(work, preset, n, device=device), size=n, note=_PCM)
 
     for name, preset in ((targets.NATIVE, sides.ALL), (targets.OUTPUT, sides.OUTPUT)):
-        found.add(name, partial(native, name, preset))
+        collected.add(name, partial(native, name, preset))
     if setting.aihwkit:
-        _stock_steps(found, work, setting)
+        _stock_steps(collected, work, setting)
     if setting.cpp:
         few = sizes.few
-        found.add(
+        collected.add(
             targets.CPP,
             lambda: [
                 Side(
@@ -253,12 +318,12 @@ def wrn_training(setting: Setting) -> Group:
             ],
         )
     elif setting.aihwkit:
-        found.skip(NO_CPP)
+        collected.skip(NO_CPP)
     text = f"{work.name} training step, batch {n} of {sizes.wrn_side} x {sizes.wrn_side}"
-    return done("wrn-training", text, work.unit, n, found, setting)
+    return done("wrn-training", text, work.unit, n, collected, setting)
 
 
-def _stock_steps(found: Collected, work: Work, setting: Setting) -> None:
+def _stock_steps(collected: Collected, work: Work, setting: Setting) -> None:
     n, device = work.size, setting.device
     part = max(1, n // 4)
     slow = {"most": setting.sizes.slow_rounds, "memory": False}
@@ -273,89 +338,102 @@ def _stock_steps(found: Collected, work: Work, setting: Setting) -> None:
         note = f"DAC/ADC, output noise, Gaussian weight noise; {_of(part, work)}"
         return Side(targets.LIGHTNING, step, size=part, note=note, **slow)  # type: ignore[arg-type]
 
-    found.add(targets.TORCH, torch_tile)
+    collected.add(targets.TORCH, torch_tile)
     if sides.lightning_installed():
-        found.add(targets.LIGHTNING, lightning)
+        collected.add(targets.LIGHTNING, lightning)
     else:
-        found.skip(_NO_LIGHTNING)
+        collected.skip(_NO_LIGHTNING)
 
 
 def lstm_forward(setting: Setting) -> Group:
-    """The language model: digital, native, aihwkit's C++ tile."""
+    """Measure a forward pass of the LSTM: digital, native, aihwkit's C++ tile.
+
+    Args:
+        setting: How to measure.
+    """
     sizes = setting.sizes
     work = works.lstm(sizes).to(setting.device)
-    found = Collected(setting.say)
-    found.add(
+    collected = Collected(setting.say)
+    collected.add(
         targets.DIGITAL,
         lambda: _forward_side(targets.DIGITAL, work.model, work, work.size, setting),
     )
-    _native_forwards(found, work, setting, {targets.NATIVE: sides.ALL})
+    _native_forwards(collected, work, setting, {targets.NATIVE: sides.ALL})
     if setting.aihwkit:
-        found.skip(f"{targets.TORCH}: aihwkit's conversion leaves nn.LSTM digital")
-    _cpp_forwards(found, work, setting, sizes.few)
+        collected.skip(f"{targets.TORCH}: aihwkit's conversion leaves nn.LSTM digital")
+    _cpp_forwards(collected, work, setting, sizes.few)
     text = (
         f"{work.name} with decoder forward, {sizes.lstm_steps} steps of {sizes.lstm_streams}, "
         f"{sizes.lstm_words:,} words"
     )
-    return done("lstm-forward", text, work.unit, work.size, found, setting)
+    return done("lstm-forward", text, work.unit, work.size, collected, setting)
 
 
 def bert_forward(setting: Setting) -> Group:
-    """BERT: digital, native, aihwkit on a part of it."""
+    """Measure a forward pass of BERT: digital, native, aihwkit on a part of it.
+
+    Args:
+        setting: How to measure.
+    """
     sizes = setting.sizes
     work = works.bert(sizes).to(setting.device)
-    found = Collected(setting.say)
-    found.add(
+    collected = Collected(setting.say)
+    collected.add(
         targets.DIGITAL,
         lambda: _forward_side(targets.DIGITAL, work.model, work, work.size, setting),
     )
-    chosen = {targets.NATIVE: sides.ALL, targets.OUTPUT: sides.OUTPUT}
-    _native_forwards(found, work, setting, chosen)
+    presets = {targets.NATIVE: sides.ALL, targets.OUTPUT: sides.OUTPUT}
+    _native_forwards(collected, work, setting, presets)
     if setting.aihwkit:
-        _bert_parts(found, work, setting)
+        _bert_parts(collected, work, setting)
     text = f"{work.name} forward, {work.size} sentences of {sizes.bert_tokens} tokens"
-    return done("bert-forward", text, work.unit, work.size, found, setting)
+    return done("bert-forward", text, work.unit, work.size, collected, setting)
 
 
-def _bert_parts(found: Collected, work: Work, setting: Setting) -> None:
-    """aihwkit's tiles on one layer, scaled by layers and sentences."""
+def _bert_parts(collected: Collected, work: Work, setting: Setting) -> None:
+    """Add aihwkit's tiles on one layer, scaled by layers and sentences."""
     sizes = setting.sizes
-    one = works.bert(sizes, layers=1).to(setting.device)
+    part = works.bert(sizes, layers=1).to(setting.device)
     layers = f"1 of {sizes.bert_layers} layers"
 
     def torch_tile() -> Side:
-        model = sides.torch_tile(one, training=False, device=setting.device)
+        model = sides.torch_tile(part, training=False, device=setting.device)
         return Side(
             targets.TORCH,
-            sides.forward(model, one, one.size, setting.device),
-            size=one.size / sizes.bert_layers,
+            sides.forward(model, part, part.size, setting.device),
+            size=part.size / sizes.bert_layers,
             note=f"{_TORCH_LEFT_OUT}; {layers}, scaled; aihwkit's own conversion",
             most=sizes.slow_rounds,
             memory=False,
         )
 
     def cpp() -> Side:
-        model = sides.analog(one, sides.ALL, "aihwkit", calibrate_with=1)
+        model = sides.analog(part, sides.ALL, "aihwkit", calibrate_with=1)
         return Side(
             targets.CPP,
-            sides.forward(model, one, 1, setting.device),
+            sides.forward(model, part, 1, setting.device),
             size=1 / sizes.bert_layers,
             note=f"{CPP_LEFT_OUT}; {layers}, {_of(1, work)}",
             most=sizes.slow_rounds,
             memory=False,
         )
 
-    found.add(targets.TORCH, torch_tile)
+    collected.add(targets.TORCH, torch_tile)
     if setting.cpp:
-        found.add(targets.CPP, cpp)
+        collected.add(targets.CPP, cpp)
     else:
-        found.skip(NO_CPP)
+        collected.skip(NO_CPP)
 
 
 def chosen(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
-    """Names that a shell pattern matches, in their order.
+    """Return the names that at least one shell pattern matches, in their order.
 
-    Raises:  UsageError for a pattern that matches none.
+    Args:
+        patterns: Shell patterns.
+        names: The names of all groups.
+
+    Raises:
+        UsageError: If a pattern matches no name.
     """
     from fnmatch import fnmatchcase
 

@@ -1,8 +1,9 @@
-"""Cost against size: seconds and peak memory against width, tiles, batch, chips and times.
+"""Cost against size: seconds and peak memory, and how fast they grow.
 
-Each family changes one size and keeps the others. The exponent is the slope of log cost against
-log size over the largest sizes, where what a call costs whatever its size weighs least; widths go
-beyond 32 MB a tensor, from where the C library takes fresh pages for every one.
+The sizes are widths, tiles, batches, chips and times. Each family changes one size and keeps the
+others. The exponent is the slope of log cost against log size over the largest sizes, because there
+the fixed cost of a call weighs least. Widths go beyond 32 MB per tensor: from there on the C
+library takes fresh pages for every tensor.
 """
 
 from __future__ import annotations
@@ -29,11 +30,22 @@ LINEAR = 1.1
 
 @dataclass(frozen=True)
 class Ladder:
-    """The sizes of every family; `side` is that of the layer where it does not change."""
+    """The sizes of every family.
+
+    Attributes:
+        side: Inputs and outputs of the layer in families that do not change them.
+        widths: Outputs of the layer.
+        tiles: Rows and columns of a tile.
+        batches: Input vectors per batch.
+        chips: Chips of a sweep.
+        times: Times of a sweep.
+        batch: Input vectors per batch in families that do not change them.
+        rounds: Repeats of every size.
+    """
 
     side: int
     widths: tuple[int, ...]
-    tiles: tuple[int, ...]  # rows and columns of a tile
+    tiles: tuple[int, ...]
     batches: tuple[int, ...]
     chips: tuple[int, ...]
     times: tuple[int, ...]
@@ -68,7 +80,14 @@ LADDERS = {
 
 @dataclass
 class Point:
-    """One size of a family: every repeat, the peak of a run (None where not taken), bytes held."""
+    """One size of a family.
+
+    Attributes:
+        n: The size.
+        seconds: The seconds of every repeat.
+        peak: Peak memory of a run, bytes; None if it was not measured.
+        held: Bytes that the model holds.
+    """
 
     n: float
     seconds: list[float]
@@ -78,33 +97,51 @@ class Point:
 
 @dataclass
 class Curve:
-    """One operation against one size."""
+    """One operation against one size.
+
+    Attributes:
+        family: What changes: "width", "tiles", "batch", "chips" or "times".
+        operation: "forward", "program", "drift" or "sweep".
+        points: One point per size.
+    """
 
     family: str
     operation: str
     points: list[Point] = field(default_factory=list)
 
     def medians(self) -> list[float]:
-        """Median seconds of every size."""
+        """Return the median seconds of every size."""
         return [quartiles(point.seconds)[1] for point in self.points]
 
     def costs(self) -> dict[str, list[float]]:
-        """ "time", "peak memory", "memory held" -> a value a size, where all were taken."""
-        found = {"time": self.medians()}
+        """Return the costs that were measured at all sizes.
+
+        Returns:
+            A value per size for each of "time" (s), "peak memory" and, for operations that program,
+            "memory held" (bytes).
+        """
+        costs = {"time": self.medians()}
         peaks = [float(point.peak) for point in self.points if point.peak is not None]
         if len(peaks) == len(self.points) and all(peaks):
-            found["peak memory"] = peaks
+            costs["peak memory"] = peaks
         if self.operation in ("program", "sweep"):
-            found["memory held"] = [float(point.held) for point in self.points]
-        return found
+            costs["memory held"] = [float(point.held) for point in self.points]
+        return costs
 
     def sizes(self) -> list[float]:
-        """The sizes."""
+        """Return the sizes."""
         return [point.n for point in self.points]
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """Least-squares slope of log cost against log size, over the largest three sizes."""
+    """Return the slope of log cost against log size, over the largest three sizes.
+
+    It is a least-squares fit.
+
+    Args:
+        sizes: The sizes, in ascending order.
+        costs: The cost at each size.
+    """
     xs = [math.log(size) for size in sizes[-3:]]
     ys = [math.log(cost) for cost in costs[-3:]]
     x, y = sum(xs) / len(xs), sum(ys) / len(ys)
@@ -113,7 +150,7 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
 
 
 def _layer(n_in: int, n_out: int, tile: int | None, batch: int, setting: Setting) -> Any:
-    """(a programmed analog layer, its input)."""
+    """Return a programmed analog layer, and an input for it."""
     preset = sides.ALL
     if tile is not None:
         preset = preset.change(max_rows=tile, max_columns=tile, why="growth: size of a tile")
@@ -140,7 +177,17 @@ def _no_grad(model: nn.Module, x: torch.Tensor) -> Callable[[], object]:
 def _layers(
     family: str, cases: Sequence[tuple[float, Any]], operations: Sequence[str], setting: Setting
 ) -> list[Curve]:
-    """Curves of one family of layers; all sizes of an operation are alternated."""
+    """Measure one family of layers; all sizes of an operation are alternated.
+
+    Args:
+        family: The name of the family.
+        cases: (size, (layer, its input)) of each size.
+        operations: The operations: "forward", "program", "drift".
+        setting: How to measure.
+
+    Returns:
+        One curve per operation.
+    """
     rounds = LADDERS[setting.sizes.name].rounds
     curves = []
     for operation in operations:
@@ -153,10 +200,10 @@ def _layers(
                 run = _drift(model)
             runs.append(Side(f"{family} {n:g}, {operation}", run, warm=2))
         curve = Curve(family, operation)
-        found = alternate(runs, rounds, setting.device, setting.say)
-        for (n, (model, _)), measured in zip(cases, found, strict=True):
-            taken = [value for value in measured.seconds if value is not None]
-            curve.points.append(Point(n, taken, measured.peak, held_bytes(model)))
+        results = alternate(runs, rounds, setting.device, setting.say)
+        for (n, (model, _)), measured in zip(cases, results, strict=True):
+            seconds = [value for value in measured.seconds if value is not None]
+            curve.points.append(Point(n, seconds, measured.peak, held_bytes(model)))
         curves.append(curve)
     return curves
 
@@ -188,22 +235,29 @@ def _sweeps(family: str, sizes: Sequence[int], setting: Setting) -> Curve:
     for n, measured in zip(
         sizes, alternate(runs, ladder.rounds, setting.device, setting.say), strict=True
     ):
-        taken = [value for value in measured.seconds if value is not None]
-        curve.points.append(Point(n, taken, measured.peak, held_bytes(model)))
+        seconds = [value for value in measured.seconds if value is not None]
+        curve.points.append(Point(n, seconds, measured.peak, held_bytes(model)))
     return curve
 
 
 def growth(setting: Setting) -> list[Curve]:
-    """Every family. Width counts weights, tiles are those of one layer."""
+    """Measure every family.
+
+    The size of "width" is the number of outputs of one layer, which its weights are proportional
+    to; the size of "tiles" is the number of tiles of one layer.
+
+    Args:
+        setting: How to measure.
+    """
     ladder = LADDERS[setting.sizes.name]
     side, batch = ladder.side, ladder.batch
-    every = ("forward", "program", "drift")
+    operations = ("forward", "program", "drift")
     curves = []
     cases = [(float(w), _layer(side, w, None, batch, setting)) for w in ladder.widths]
-    curves += _layers("width", cases, every, setting)
+    curves += _layers("width", cases, operations, setting)
     cases = [(0.0, _layer(side, side, tile, batch, setting)) for tile in ladder.tiles]
     cases = [(float(_tiles(pair[0])), pair) for _, pair in cases]
-    curves += _layers("tiles", cases, every, setting)
+    curves += _layers("tiles", cases, operations, setting)
     cases = [(float(n), _layer(side, side, None, n, setting)) for n in ladder.batches]
     curves += _layers("batch", cases, ("forward",), setting)
     curves.append(_sweeps("chips", ladder.chips, setting))
@@ -216,7 +270,14 @@ def _tiles(model: nn.Module) -> int:
 
 
 def holdings(setting: Setting) -> dict[str, dict[str, float]]:
-    """Model -> stage -> bytes added over the bytes of the weights, on the CPU."""
+    """Return the bytes that models hold beside their weights, on the CPU.
+
+    Args:
+        setting: How to measure, for the sizes.
+
+    Returns:
+        Model -> stage -> bytes added, as a multiple of the bytes of the weights on tiles.
+    """
     from benchmarks.speed import works
 
     sizes = TINY if setting.sizes.name == "tiny" else FULL

@@ -1,7 +1,7 @@
-"""Memory: what a model holds, the most that a run needs at once, what a converted model adds.
+"""Memory: bytes that a model holds, peak bytes of a run, bytes of a conversion.
 
-A converted model has a copy of the trained weights, which takes the digital model's place. All
-else that it keeps alive for its tiles is added: scales and ranges, the chip (conductances, drift
+A converted model has a copy of the trained weights, which takes the digital model's place. All else
+that it keeps alive for its tiles is added: scales and ranges, the chip (conductances, drift
 exponents, the weights held now, the compensation), and whatever is kept for the next product.
 """
 
@@ -25,7 +25,11 @@ _SKIPPED = (type, ModuleType, FunctionType, BuiltinFunctionType, str, bytes, int
 
 
 def storage(tensor: Tensor) -> tuple[int, int]:
-    """(address, bytes) of the memory behind a tensor; views share it."""
+    """Return the address and the bytes of the memory behind a tensor; views share it.
+
+    Args:
+        tensor: Any tensor.
+    """
     if tensor.layout != torch.strided or tensor.is_mkldnn:
         return id(tensor), tensor.numel() * tensor.element_size()
     memory = tensor.untyped_storage()
@@ -33,23 +37,34 @@ def storage(tensor: Tensor) -> tuple[int, int]:
 
 
 def held_by(model: nn.Module) -> dict[str, int]:
-    """Bytes of every storage that a model keeps alive, by the first way that leads to it.
+    """Return the bytes of every storage that a model keeps alive.
 
-    Parameters, buffers, gradients, and tensors in plain attributes, containers and objects: chips,
-    injected weights, caches. A storage counts once. Python objects themselves do not count.
+    These are parameters, buffers, gradients, and tensors in plain attributes, containers and
+    objects: chips, injected weights, caches. A storage counts once. Python objects themselves do
+    not count.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        Path -> bytes; the path is the first way that leads to the storage.
     """
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     addresses: set[int] = set()
     for path, tensor in _tensors(model, "", set()):
         address, size = storage(tensor)
         if size and address not in addresses:
             addresses.add(address)
-            found[path] = size
-    return found
+            sizes[path] = size
+    return sizes
 
 
 def held_bytes(model: nn.Module) -> int:
-    """The sum of `held_by`."""
+    """Return the sum of `held_by`.
+
+    Args:
+        model: Any model.
+    """
     return sum(held_by(model).values())
 
 
@@ -73,9 +88,9 @@ def _tensors(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Tenso
         keys = [f".{name}" for name in named] if named else [f"[{i}]" for i in range(len(value))]
         children += list(zip(keys, value, strict=True))
     if isinstance(value, nn.Module):
-        # what a layer owns first: a crossbar's way back to its owner must not name it
-        own = {**value._parameters, **value._buffers}
-        children += [(f".{name}", child) for name, child in own.items()]
+        # a layer's own tensors first: they must not be named by a crossbar's way back to its owner
+        tensors = {**value._parameters, **value._buffers}
+        children += [(f".{name}", child) for name, child in tensors.items()]
     if hasattr(value, "__dict__"):
         children += [
             (f".{name}", child)
@@ -89,33 +104,45 @@ def _tensors(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Tenso
 
 
 def matrix_bytes(model: nn.Module) -> int:
-    """Bytes of the trained weights that lie on tiles, of a converted model."""
-    found = (matrix.clean_weight() for matrix in matrices_of(model).values())
-    return sum(weight.numel() * weight.element_size() for weight in found)
+    """Return the bytes of the trained weights on the tiles of a converted model.
+
+    Args:
+        model: The converted model.
+    """
+    weights = (matrix.clean_weight() for matrix in matrices_of(model).values())
+    return sum(weight.numel() * weight.element_size() for weight in weights)
 
 
 def events(run: Callable[[], object]) -> list[int]:
-    """Bytes that torch's allocator on the CPU gave (+) and took back (-) during `run`, in order.
+    """Return the sizes of torch's memory events on the CPU in a run, in order.
 
-    What was given before the first call of this is not seen when it is taken back. What other
-    libraries allocate by themselves (aihwkit's C++ tile) is not among them.
+    They are bytes: positive when the allocator gives memory, negative when it takes it back. Memory
+    that was given before the first call of this function is not seen when it is taken back. Memory
+    that other libraries allocate by themselves (aihwkit's C++ tile) is not included.
+
+    Args:
+        run: The work.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it complains of a missing GPU driver
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it complains of a missing GPU driver
     with torch.autograd.profiler.profile(use_kineto=True, profile_memory=True) as profiler:
         run()
     results: Any = profiler.kineto_results
-    found = [
+    changes = [
         (event.start_ns(), event.nbytes())
         for event in results.events()
         if event.name() == "[memory]" and event.device_type().name == "CPU"
     ]
-    return [size for _, size in sorted(found, key=lambda pair: pair[0])]
+    return [size for _, size in sorted(changes, key=lambda pair: pair[0])]
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """The most memory that `run` needs at once, beside what is held before it, bytes.
+    """Return the most memory that a work needs at once, in bytes.
 
-    On the CPU it runs twice.
+    Memory that is held before it does not count. On the CPU the work runs twice.
+
+    Args:
+        run: The work.
+        device: The device that it runs on.
     """
     gc.collect()
     if device.type == "cuda":
@@ -126,7 +153,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     most = now = 0
-    events(run)  # makes known the sizes of what the next run frees
+    events(run)  # so that the sizes of what the next run frees are known
     for size in events(run):
         now += size
         most = max(most, now)
@@ -136,7 +163,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
 # --- what a converted model adds to its weights ---------------------------------------------------
 
 BEFORE, AFTER = 1.5, 4.0
-"""Times the weights that may be added before and after programming."""
+"""Bytes that may be added before and after programming, as multiples of the weights' bytes."""
 
 CONVERTED, CLEAN = "converted", "clean forward pass"
 PROGRAMMED, READ, RUN, RESTORED = "programmed", "drifted", "forward pass of the chip", "restored"
@@ -151,13 +178,25 @@ BOUNDS = {
 
 
 def digital_bytes(model: nn.Module) -> int:
-    """Return the bytes of a converted model's parameters and buffers outside its analog layers."""
+    """Return the bytes of parameters and buffers outside a model's analog layers.
+
+    Args:
+        model: The converted model.
+    """
     tensors = digital_state(model, matrices_of(model)).values()
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def stages(work: Work, preset: Preset) -> Iterator[tuple[str, nn.Module]]:
-    """The converted model at each stage, the same object each time."""
+    """Yield a converted model at each stage; it is the same object each time.
+
+    Args:
+        work: The work.
+        preset: The chip.
+
+    Yields:
+        The name of the stage, and the model.
+    """
     model = convert(work.model, preset, exclude=work.exclude).eval()
     yield CONVERTED, model
     if preset.crossbar.input_range != "none":
@@ -180,12 +219,25 @@ def stages(work: Work, preset: Preset) -> Iterator[tuple[str, nn.Module]]:
 
 
 def added(model: nn.Module) -> float:
-    """Bytes that a converted model holds beside its digital parts and trained weights, over those
-    of the weights on tiles."""
+    """Return the bytes that conversion adds, over the bytes of the weights on tiles.
+
+    Digital parts and the trained weights themselves are not added.
+
+    Args:
+        model: The converted model.
+    """
     weights = matrix_bytes(model)
     return (held_bytes(model) - digital_bytes(model)) / weights - 1.0
 
 
 def added_by_stage(work: Work, preset: Preset) -> dict[str, float]:
-    """Stage -> what is `added` there."""
+    """Return what is `added` at each stage.
+
+    Args:
+        work: The work.
+        preset: The chip.
+
+    Returns:
+        Stage -> added bytes, as a multiple of the bytes of the weights on tiles.
+    """
     return {stage: added(model) for stage, model in stages(work, preset)}

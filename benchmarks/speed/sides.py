@@ -49,7 +49,11 @@ _COMPILED: ContextVar[bool] = ContextVar("native models are compiled", default=F
 
 @contextmanager
 def compiled(on: bool) -> Iterator[None]:
-    """Whether native models made inside run with `native.compiled`."""
+    """Set whether native models that are made inside run with `native.compiled`.
+
+    Args:
+        on: True compiles them.
+    """
     before = _COMPILED.set(on)
     try:
         yield
@@ -58,8 +62,18 @@ def compiled(on: bool) -> Iterator[None]:
 
 
 def draw_on(device: torch.device, *, eagerly: bool = False) -> str:
-    """Where native chips are drawn: in compiled passes where models are compiled, else, or where
-    `eagerly` is asked for, where CPU and GPU have it by default."""
+    """Return where native chips are drawn.
+
+    They are drawn in compiled passes if models are compiled. If they are not, or if `eagerly` is
+    set, they are drawn where CPU and GPU do it by default.
+
+    Args:
+        device: The device of the model.
+        eagerly: Whether chips are not drawn in compiled passes, even of compiled models.
+
+    Returns:
+        "compiled", "device" or "cpu".
+    """
     if _COMPILED.get() and not eagerly:
         return "compiled"
     return "device" if device.type == "cuda" else "cpu"
@@ -74,9 +88,18 @@ def analog(
     chip: bool = True,
     calibrate_with: int | None = None,
 ) -> nn.Module:
-    """The work's model converted and calibrated; with a chip, one hour old.
+    """Convert and calibrate the model of a work; with a chip, it is one hour old.
 
-    `calibrate_with` units of the work, a whole batch unless told.
+    Args:
+        work: The work.
+        preset: The chip.
+        engine: "native" or "aihwkit".
+        device: The device of the model; None is the CPU.
+        chip: Whether a chip is programmed and drifted.
+        calibrate_with: Units of the work that set the input ranges; None is a whole batch.
+
+    Returns:
+        The converted model.
     """
     device = device or torch.device("cpu")
     model = convert(work.model, preset, engine=engine, exclude=work.exclude).to(device).eval()
@@ -92,13 +115,27 @@ def analog(
 
 
 def halved(model: nn.Module) -> nn.Module:
-    """The native model with IR drop and noise variance in bfloat16."""
+    """Compute IR drop and noise variance of a native model in bfloat16, in place.
+
+    Args:
+        model: The converted model.
+
+    Returns:
+        The model itself.
+    """
     native.side_precision(model, torch.bfloat16)
     return model
 
 
 def forward(model: nn.Module, work: Work, n: int, device: torch.device) -> Callable[[], object]:
-    """A forward pass of `n` units without gradients."""
+    """Return a function that makes one forward pass without gradients.
+
+    Args:
+        model: Any model.
+        work: The work.
+        n: Units in the batch.
+        device: The device of the batch.
+    """
     batch = on(device, work.batch(n))
 
     def run() -> Tensor:
@@ -109,10 +146,22 @@ def forward(model: nn.Module, work: Work, n: int, device: torch.device) -> Calla
 
 
 class Step:
-    """A training step as `train` makes it: noise, forward, backward, optimizer, clipping.
+    """A training step as `train` makes it.
 
-    The optimizer is the recipe's for every engine, the noise at its full scale, without a teacher.
-    With `matrices` empty the model is trained as it is.
+    It consists of noise, forward, backward, optimizer and clipping. Every engine has the optimizer
+    of the recipe and the noise at its full scale. There is no teacher. If `matrices` is empty, the
+    model is trained as it is.
+
+    Attributes:
+        model: The model, in training mode.
+        matrices: The analog matrices by layer.
+        spec: The training recipe of the work.
+        optimizer: The optimizer, with the learning rate of the first warm-up step.
+        batch: The model inputs.
+        targets: The classes.
+        device: The device of all of it.
+        dtype: The dtype of autocast, or None.
+        count: The number of steps that were made.
     """
 
     def __init__(
@@ -124,7 +173,16 @@ class Step:
         matrices: dict[str, Matrix] | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """`dtype`: autocast to it."""
+        """Prepare the step.
+
+        Args:
+            model: The model.
+            work: The work, for the batch and the recipe.
+            n: Units in the batch.
+            device: The device of the model.
+            matrices: The analog matrices by layer; None is none.
+            dtype: The dtype of autocast; None switches it off.
+        """
         self.model = model.train()
         self.matrices = matrices or {}
         self.spec: TrainingSpec = ALL.training[work.recipe]
@@ -139,10 +197,16 @@ class Step:
         self.count = 0
 
     def __call__(self) -> float:
+        """Make a step on the stored batch, and return its loss."""
         return self.on(self.batch, self.targets)
 
     def on(self, batch: Any, targets: Tensor) -> float:
-        """A step on a batch; its loss."""
+        """Make a step on a batch, and return its loss.
+
+        Args:
+            batch: The model inputs, on the device.
+            targets: The classes, on the device.
+        """
         for name, matrix in self.matrices.items():
             names = ("inject", name, self.count)
             matrix.inject(noisy_weight(matrix, self.spec, self.spec.noise_scale, 0, names))
@@ -175,7 +239,19 @@ def analog_step(
     dtype: torch.dtype | None = None,
     calibrate_with: int | None = None,
 ) -> Step:
-    """A hardware-aware training step of `n` units on our engines, PCM_NOISE injected."""
+    """Return a hardware-aware training step on the native engine or aihwkit.
+
+    Noise is injected as PCM_NOISE.
+
+    Args:
+        work: The work.
+        preset: The chip.
+        n: Units in the batch.
+        engine: "native" or "aihwkit".
+        device: The device of the model; None is the CPU.
+        dtype: The dtype of autocast; None switches it off.
+        calibrate_with: Units of the work that set the input ranges; None is `n`.
+    """
     device = device or torch.device("cpu")
     model = analog(
         work, preset, engine, device=device, chip=False, calibrate_with=calibrate_with or n
@@ -186,12 +262,23 @@ def analog_step(
 def digital_step(
     work: Work, n: int, device: torch.device, dtype: torch.dtype | None = None
 ) -> Step:
-    """A training step of `n` units of a copy of the digital model, with the same optimizer."""
+    """Return a training step of a copy of the digital model, with the same optimizer.
+
+    Args:
+        work: The work.
+        n: Units in the batch.
+        device: The device of the model.
+        dtype: The dtype of autocast; None switches it off.
+    """
     return Step(copy.deepcopy(work.model), work, n, device, dtype=dtype)
 
 
 def weights_on_tiles(model: nn.Module) -> int:
-    """How many weights of a converted model lie on tiles."""
+    """Return how many weights of a converted model lie on tiles.
+
+    Args:
+        model: The converted model.
+    """
     return sum(m.grid.out_features * m.grid.in_features for m in matrices_of(model).values())
 
 
@@ -205,7 +292,7 @@ def stock(
     exclude: Iterable[str] = (),
     input_range: float = 3.0,
 ) -> nn.Module:
-    """Convert a copy of `model` by aihwkit itself, as a user of aihwkit alone would.
+    """Convert a copy of a model by aihwkit itself, as a user of aihwkit alone would.
 
     Args:
         model: The digital model.
@@ -232,11 +319,19 @@ def stock(
 
 
 def torch_tile(work: Work, *, training: bool, device: torch.device) -> nn.Module:
-    """On aihwkit's torch tile by aihwkit's own conversion, without what it cannot run."""
+    """Convert the model to aihwkit's torch tile by aihwkit's own conversion.
+
+    What the tile cannot run is left out: DROPPED, or DROPPED_IN_TRAINING.
+
+    Args:
+        work: The work.
+        training: Whether the model is for training with the recipe of the work.
+        device: The device of the model.
+    """
     names = [name for name, _ in work.model.named_modules()]
     digital = [n for n in names if any(fnmatchcase(n, p) for p in work.exclude)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # aihwkit's own
+        warnings.simplefilter("ignore")  # they are about aihwkit's own code
         return stock(
             work.model,
             ALL,
@@ -248,14 +343,19 @@ def torch_tile(work: Work, *, training: bool, device: torch.device) -> nn.Module
 
 
 def lightning_installed() -> bool:
-    """Whether aihwkit-lightning can be compared with; nothing here depends on it."""
+    """Return whether aihwkit-lightning is installed; nothing here depends on it."""
     return importlib.util.find_spec(LIGHTNING) is not None
 
 
 def lightning(work: Work, *, training: bool, device: torch.device) -> nn.Module:
-    """On aihwkit-lightning: DAC/ADC, output noise, additive Gaussian weight noise in training.
+    """Convert the model to aihwkit-lightning; for works without excluded layers.
 
-    For works without excluded layers.
+    It has DAC/ADC, output noise and, in training, additive Gaussian weight noise.
+
+    Args:
+        work: The work.
+        training: Whether the model is for training.
+        device: The device of the model.
     """
     config = importlib.import_module(f"{LIGHTNING}.simulator.configs").TorchInferenceRPUConfig()
     enums = importlib.import_module(f"{LIGHTNING}.simulator.parameters.enums")
@@ -272,6 +372,8 @@ def lightning(work: Work, *, training: bool, device: torch.device) -> nn.Module:
         config.modifier.std_dev = spec.noise_scale * spec.gaussian_sd
     # its convolutions refuse weights in channels-last order
     plain = copy.deepcopy(work.model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    made = importlib.import_module(f"{LIGHTNING}.nn.conversion").convert_to_analog(plain, config)
-    found: nn.Module = made.to(device).train(training)
-    return found
+    converted = importlib.import_module(f"{LIGHTNING}.nn.conversion").convert_to_analog(
+        plain, config
+    )
+    model: nn.Module = converted.to(device).train(training)
+    return model

@@ -1,7 +1,7 @@
-"""What must come out: every target of the speed benchmark, as data.
+"""The targets of the speed benchmark, as data.
 
-A row compares a side of a group with another, or states its seconds. `must` is the promise, `aim`
-what is worth trying for; a row with neither is there to be seen.
+A row compares a side of a group with another side, or states its seconds. `must` is the promise,
+and `aim` is a better result that is worth trying for. A row that has neither only shows its number.
 """
 
 from __future__ import annotations
@@ -24,10 +24,19 @@ RATIO, FASTER, SECONDS, SUM = "times digital", "times faster", "s", "times the s
 
 @dataclass(frozen=True)
 class Target:
-    """One row.
+    """One row of the table of targets.
 
-    kind     RATIO: `side` over `base`, at most `must`; FASTER: `base` over `side`, at least `must`;
-             SECONDS: of `side`, at most; SUM: a sweep over the sum of its parts, at most
+    Attributes:
+        row: The name of the row.
+        group: The group whose sides it uses.
+        side: The side that is judged.
+        work: What tables call the row.
+        kind: RATIO: `side` over `base`, at most `must`. FASTER: `base` over `side`, at least
+            `must`. SECONDS: seconds of `side`, at most `must`. SUM: a sweep over the sum of its
+            parts, at most `must`.
+        base: The side that it is compared with.
+        must: The promise; None if there is none.
+        aim: A better result that is worth trying for; None if there is none.
     """
 
     row: str
@@ -40,7 +49,14 @@ class Target:
     aim: float | None = None
 
     def verdict(self, value: float) -> str:
-        """ "aim reached", "met" or "not met"; "" where nothing is asked."""
+        """Judge a result.
+
+        Args:
+            value: The result, in the unit of `kind`.
+
+        Returns:
+            "aim reached", "met" or "not met"; "" if the row has no `must`.
+        """
         if self.must is None:
             return ""
 
@@ -229,6 +245,6 @@ TARGETS = (
         base=f"{DIGITAL}, bfloat16",
     ),
 )
-"""On a CPU groups whose name begins with "goal-" are measured only where they are asked for."""
+"""On a CPU, groups whose names begin with "goal-" are measured only if they are named."""
 
 GROUPS = tuple(dict.fromkeys(target.group for target in TARGETS))

@@ -1,7 +1,7 @@
 """Alternated repeats of several sides in one process, and where their time goes.
 
-A round runs every side once; the side that begins changes from round to round. What slows the
-machine for a while slows all sides of a round alike, so ratios are taken within rounds.
+A round runs every side once; each round begins with another side. If something slows the machine
+for a while, it slows all sides of a round alike, so ratios are taken within rounds.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ Say = Callable[[str], None]
 class Side:
     """One way to do a work.
 
-    run       does it once; this alone is timed
-    size      how much of the whole work one run is, in units of the work (images, sentences)
-    note      what is left out or reduced
-    most      repeats at most, where one takes long; None: as many as the others
-    warm      untimed runs first
-    before    untimed preparation of every run
-    memory    whether peak memory is worth a run of its own, and where the time goes another
+    Attributes:
+        name: The name of the side.
+        run: Does the work once; only this is timed.
+        size: How much of the whole work one run is, in units of the work (images, sentences).
+        note: What is left out or reduced.
+        most: The largest number of repeats, for a side that takes long; None is as many as the
+            others.
+        warm: Untimed runs before the first round.
+        before: Untimed preparation of every run.
+        memory: Whether one more run each is made to measure peak memory and where the time goes.
     """
 
     name: str
@@ -46,8 +49,16 @@ class Side:
 
 @dataclass
 class Measured:
-    """A side's repeats: seconds by round, None where it sat out; peak bytes of one run; seconds by
-    kind of operation of one on a CPU."""
+    """The repeats of a side.
+
+    Attributes:
+        name: The name of the side.
+        size: How much of the whole work one run is.
+        note: What is left out or reduced.
+        seconds: Seconds by round; None for rounds that it sat out.
+        peak: Peak bytes of one run; None if not measured.
+        parts: Seconds of one run on a CPU by kind of operation; None if not measured.
+    """
 
     name: str
     size: float
@@ -58,7 +69,11 @@ class Measured:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what was asked of it."""
+    """Wait until a device has done all work that it was given.
+
+    Args:
+        device: The device.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -68,7 +83,13 @@ def timed(
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Seconds that `run` takes."""
+    """Return the seconds that a work takes.
+
+    Args:
+        run: The work.
+        device: The device that it runs on.
+        clock: Returns the time in seconds.
+    """
     synchronise(device)
     start = clock()
     run()
@@ -78,7 +99,7 @@ def timed(
 
 @contextmanager
 def _no_collector() -> Iterator[None]:
-    """Collect garbage now, and none inside."""
+    """Collect garbage now, and switch the collector off inside."""
     gc.collect()
     gc.disable()
     try:
@@ -89,7 +110,10 @@ def _no_collector() -> Iterator[None]:
 
 @contextmanager
 def _frozen() -> Iterator[None]:
-    """What is alive now is no garbage: collecting inside is quick."""
+    """Exclude all objects that are alive now from garbage collection inside.
+
+    This makes collections inside quick.
+    """
     gc.collect()
     gc.freeze()
     try:
@@ -105,17 +129,29 @@ def alternate(
     say: Say = lambda text: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Measured]:
-    """Warm up all sides, then run them in turns; then each is looked into by itself: peak memory
-    and where the time goes."""
-    found = [Measured(side.name, side.size, side.note) for side in sides]
+    """Warm up all sides, then run them in turns.
+
+    After that each side runs by itself, to measure its peak memory and where its time goes.
+
+    Args:
+        sides: The sides.
+        rounds: How many times each side is timed.
+        device: The device that they run on.
+        say: Called with a line of text per side.
+        clock: Returns the time in seconds.
+
+    Returns:
+        The measured sides, in the same order.
+    """
+    results = [Measured(side.name, side.size, side.note) for side in sides]
     for side in sides:
         for _ in range(side.warm):
             if side.before is not None:
                 side.before()
             side.run()
     with _frozen():
-        _rounds(sides, found, rounds, device, clock)
-    for side, measured in zip(sides, found, strict=True):
+        _rounds(sides, results, rounds, device, clock)
+    for side, measured in zip(sides, results, strict=True):
         if side.memory:
             if side.before is not None:
                 side.before()
@@ -125,12 +161,12 @@ def alternate(
                     side.before()
                 measured.parts = parts_of(side.run)
         say(f"  {said(measured)}")
-    return found
+    return results
 
 
 def _rounds(
     sides: Sequence[Side],
-    found: Sequence[Measured],
+    results: Sequence[Measured],
     rounds: int,
     device: torch.device,
     clock: Callable[[], float],
@@ -141,18 +177,22 @@ def _rounds(
             for at in order:
                 side = sides[at]
                 if side.most is not None and index >= side.most:
-                    found[at].seconds.append(None)
+                    results[at].seconds.append(None)
                     continue
                 if side.before is not None:
                     side.before()
-                found[at].seconds.append(timed(side.run, device, clock))
+                results[at].seconds.append(timed(side.run, device, clock))
 
 
 def said(measured: Measured) -> str:
-    """One line about a side."""
-    taken = [value for value in measured.seconds if value is not None]
-    q1, median, q3 = quartiles(taken)
-    return f"{measured.name}: {median:.3g} s [{q1:.3g}, {q3:.3g}], {len(taken)} repeats"
+    """Return one line of text about a measured side.
+
+    Args:
+        measured: The side.
+    """
+    seconds = [value for value in measured.seconds if value is not None]
+    q1, median, q3 = quartiles(seconds)
+    return f"{measured.name}: {median:.3g} s [{q1:.3g}, {q3:.3g}], {len(seconds)} repeats"
 
 
 # --- where the time goes, by torch's profiler -----------------------------------------------------
@@ -164,7 +204,14 @@ _PASS = "## Call CompiledFxGraph"
 
 
 def kind_of(operation: str) -> str | None:
-    """What an event of the profiler belongs to; None for what is no operation of torch."""
+    """Return the kind of operation that an event of the profiler belongs to.
+
+    Args:
+        operation: The name of the event.
+
+    Returns:
+        One of PARTS; None if it is no operation of torch.
+    """
     if operation.startswith(_PASS):
         return PASSES
     space, _, name = operation.partition("::")
@@ -175,17 +222,33 @@ def kind_of(operation: str) -> str | None:
 
 
 def summed(events: Iterable[Any]) -> dict[str, float]:
-    """Kind -> seconds inside these operations, not counting operations that they call."""
-    found = dict.fromkeys(PARTS, 0.0)
+    """Add up the seconds of the profiler's events by kind of operation.
+
+    Each operation counts without the operations that it calls.
+
+    Args:
+        events: Averages of the profiler.
+
+    Returns:
+        Kind -> seconds.
+    """
+    sums = dict.fromkeys(PARTS, 0.0)
     for event in events:
         kind = kind_of(event.key)
         if kind is not None:
-            found[kind] += event.self_cpu_time_total * 1e-6
-    return found
+            sums[kind] += event.self_cpu_time_total * 1e-6
+    return sums
 
 
 def parts_of(run: Callable[[], object]) -> dict[str, float]:
-    """Kind of operation -> seconds of one run."""
+    """Run a work once under torch's profiler.
+
+    Args:
+        run: The work.
+
+    Returns:
+        Kind of operation -> seconds.
+    """
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
         run()
@@ -196,7 +259,13 @@ def parts_of(run: Callable[[], object]) -> dict[str, float]:
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """First quartile, median, third quartile, interpolated linearly between order statistics."""
+    """Return the first quartile, the median and the third quartile.
+
+    They are interpolated linearly between order statistics.
+
+    Args:
+        values: One or more numbers.
+    """
     if len(values) == 1:
         return values[0], values[0], values[0]
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -204,26 +273,39 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def at_size(parts: Sequence[Measured], size: float) -> list[float | None]:
-    """Seconds of the whole work by round, from runs of one or two sizes.
+    """Return the seconds of the whole work by round, from runs of one or two sizes.
 
-    One size: in proportion. Two: a straight line through both, so that what a run costs whatever
-    its size is counted once. Noise must not turn the line downwards: then the larger run counts.
+    Runs of one size are scaled in proportion. Through runs of two sizes goes a straight line, so
+    that the fixed cost of a run is counted once. If noise turns the line downwards, it is taken as
+    level: the larger run counts.
+
+    Args:
+        parts: The side, measured at one or two sizes.
+        size: Units of the whole work.
+
+    Returns:
+        Seconds by round; None if a run of the round is missing.
     """
     if len(parts) == 1:
         (part,) = parts
         return [None if s is None else s * (size / part.size) for s in part.seconds]
     small, large = sorted(parts, key=lambda part: part.size)
-    found: list[float | None] = []
+    seconds: list[float | None] = []
     for a, b in zip(small.seconds, large.seconds, strict=True):
         if a is None or b is None:
-            found.append(None)
+            seconds.append(None)
         else:
             slope = max(0.0, (b - a) / (large.size - small.size))
-            found.append(b + slope * (size - large.size))
-    return found
+            seconds.append(b + slope * (size - large.size))
+    return seconds
 
 
 def ratios(side: Sequence[float | None], base: Sequence[float | None]) -> list[float]:
-    """side / base within every round in which both ran."""
+    """Return side / base within every round in which both ran.
+
+    Args:
+        side: Seconds by round.
+        base: Seconds by round.
+    """
     pairs = zip(side, base, strict=True)
     return [a / b for a, b in pairs if a is not None and b is not None]

@@ -1,4 +1,7 @@
-"""The models whose speed is measured, with random weights and random inputs, and their sizes."""
+"""The models whose speed is measured, and their sizes.
+
+They have random weights and random inputs.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,30 @@ from aimc_bridge.training import logits_of
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large everything is.
+    """The sizes of models and inputs, and the numbers of repeats.
 
-    wrn_...      depth and width; side of the images, pixels; images a batch
-    bert_...     layers; width (heads of 64; 4 times that between); sentences; tokens of each, words
-                 of the vocabulary
-    lstm_...     width of both layers; words of the vocabulary; steps; streams
-    rounds       repeats of a side; slow_rounds of what takes long
-    few          sizes of aihwkit's C++ tile, from which the whole is extrapolated: images (forward,
-                 training step), and steps of the LSTM
-    part         part of BERT that aihwkit programs: layers, and modules of each that are left out
-    sweep        (chips, times)
+    Attributes:
+        name: The name of these sizes, an option of the command.
+        wrn_depth: Depth of the WRN.
+        wrn_width: Width of the WRN.
+        wrn_side: Side of the images, pixels.
+        wrn_batch: Images per batch.
+        bert_layers: Layers of BERT.
+        bert_width: Width of BERT; heads are 64 wide, the layers between 4 times this width.
+        bert_sentences: Sentences per batch.
+        bert_tokens: Tokens of each sentence.
+        bert_words: Words of BERT's vocabulary.
+        lstm_width: Width of both layers of the LSTM.
+        lstm_words: Words of the LSTM's vocabulary.
+        lstm_steps: Steps per batch.
+        lstm_streams: Parallel streams per batch.
+        rounds: Repeats of a side.
+        slow_rounds: Repeats of a side that takes long.
+        few: Two sizes for aihwkit's C++ tile, from which the whole is extrapolated: images
+            (forward, training step), and steps of the LSTM.
+        part: The part of BERT that aihwkit programs: the number of layers, and patterns of their
+            modules that are left out.
+        sweep: The numbers of chips and of times.
     """
 
     name: str
@@ -90,9 +106,15 @@ SIZES = {sizes.name: sizes for sizes in (FULL, QUICK, TINY)}
 class Work:
     """A model and what runs through it.
 
-    size      units of one whole batch    unit    what they are, plural
-    batch     so many units as a batch    targets    class of every output row of such a batch
-    exclude   what stays digital          recipe    the preset's training for this kind of model
+    Attributes:
+        name: What tables call the model.
+        model: The digital model.
+        unit: What a batch consists of, in the plural: "images".
+        size: Units of one whole batch.
+        batch: Makes a batch of a number of units.
+        targets: Makes the class of every output row of such a batch.
+        recipe: The preset's training recipe for this kind of model.
+        exclude: Patterns of modules that stay digital.
     """
 
     name: str
@@ -105,20 +127,37 @@ class Work:
     exclude: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Work:
-        """Move the model; batches are moved by `on`."""
+        """Move the model; batches are moved by `on`.
+
+        Args:
+            device: The device.
+
+        Returns:
+            The work itself.
+        """
         self.model.to(device)
         return self
 
 
 def on(device: torch.device, batch: Any) -> Any:
-    """A batch, moved."""
+    """Return a batch on a device.
+
+    Args:
+        device: The device.
+        batch: A tensor, or a dict of tensors.
+    """
     if isinstance(batch, dict):
         return {key: value.to(device) for key, value in batch.items()}
     return batch.to(device)
 
 
 def outputs(model: nn.Module, batch: Any) -> Tensor:
-    """Scores of a model for a batch, classes last."""
+    """Return the scores of a model for a batch, classes last.
+
+    Args:
+        model: Any model.
+        batch: A tensor, or a dict of arguments.
+    """
     return logits_of(model(**batch) if isinstance(batch, dict) else model(batch))
 
 
@@ -137,19 +176,30 @@ def _seeded(build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def images(n: int, side: int) -> Tensor:
-    """N(0, 1) images, channels last in memory."""
+    """Return N(0, 1) images, channels last in memory.
+
+    Args:
+        n: The number of images.
+        side: Their side, pixels.
+    """
     return _random(n, 3, side, side).contiguous(memory_format=torch.channels_last)
 
 
 def wrn(sizes: Sizes) -> Work:
-    """WideResNet, 100 classes, channels last; batch norms know the statistics of the images."""
+    """Return the WideResNet with 100 classes, channels last in memory.
+
+    Its batch norms have the statistics of the images.
+
+    Args:
+        sizes: How large it is.
+    """
     from benchmarks.tasks.wrn import WideResNet
 
     model = _seeded(lambda: WideResNet(sizes.wrn_depth, sizes.wrn_width, 100))
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
-        norm.momentum = None  # a mean over batches
+        norm.momentum = None  # the plain mean over batches
     with torch.no_grad():
         model.train()(images(max(16, sizes.wrn_batch), sizes.wrn_side))
     for norm in norms:
@@ -166,7 +216,12 @@ def wrn(sizes: Sizes) -> Work:
 
 
 def bert(sizes: Sizes, layers: int | None = None) -> Work:
-    """BERT with a classifier of two; pooler and classifier digital. `layers`: a part of it."""
+    """Return BERT with two classes; pooler and classifier stay digital.
+
+    Args:
+        sizes: How large it is.
+        layers: The number of layers, for a part of it; None is all of them.
+    """
     from transformers import BertConfig, BertForSequenceClassification
 
     config = BertConfig(
@@ -190,7 +245,11 @@ def bert(sizes: Sizes, layers: int | None = None) -> Work:
 
 
 def lstm(sizes: Sizes) -> Work:
-    """Two LSTM layers and a decoder, both analog, and a digital embedding."""
+    """Return an LSTM of two layers and a decoder; its embedding stays digital.
+
+    Args:
+        sizes: How large it is.
+    """
     from benchmarks.tasks.lstm import WordLSTM
 
     width, words = sizes.lstm_width, sizes.lstm_words

@@ -1,4 +1,7 @@
-"""The benchmark tasks: a file per task, found by name. docs/tasks.md: how to add your own."""
+"""The benchmark tasks, found by name; each built-in task is one file.
+
+docs/tasks.md says how to add your own.
+"""
 
 from benchmarks.tasks.base import (
     PROFILES,

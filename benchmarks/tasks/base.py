@@ -1,4 +1,7 @@
-"""What a benchmark task is: a model, its data, its metric, and how much of it runs."""
+"""The base class of a benchmark task, and how a digital model is trained.
+
+A task is a model, its data, its metric, and how much of it runs.
+"""
 
 import inspect
 import json
@@ -27,7 +30,19 @@ Split = Literal["test", "validation"]
 
 @dataclass(frozen=True)
 class DigitalRecipe:
-    """How a task's digital model is trained. `warmup` is the part of all steps with rising rate."""
+    """The training recipe of a task's digital model.
+
+    Attributes:
+        epochs: Epochs; a fraction is allowed.
+        batch_size: Samples per batch.
+        learning_rate: The highest learning rate.
+        optimizer: "sgd" or "adamw".
+        schedule: How the learning rate falls after the warm-up: "cosine" or "linear".
+        warmup: The share of all steps in which the learning rate rises.
+        weight_decay: Weight decay of the optimizer.
+        momentum: Momentum of "sgd".
+        grad_clip: The largest norm of the gradient; None does not clip it.
+    """
 
     epochs: float
     batch_size: int
@@ -41,23 +56,24 @@ class DigitalRecipe:
 
 
 class Task(ABC):
-    """A model, its data and its metric: everything that the commands know of a benchmark.
+    """A model, its data and its metric: all that commands know of a benchmark.
 
-    A subclass and its model are one file; docs/tasks.md has a worked example. What a subclass must
-    set has no default here, or an empty one.
+    A subclass and its model are one file; docs/tasks.md has a worked example. Whatever a subclass
+    must set has no default here, or an empty one.
 
-    A batch is a tensor, a tuple or a dict that `accelerate.utils.send_to_device` can move, which
-    `logits`, `loss` and `evaluate` do themselves. Nothing here reads the test split except
-    `evaluate(split="test")`.
+    A batch is a tensor, a tuple or a dict that `accelerate.utils.send_to_device` can move.
+    `logits`, `loss` and `evaluate` move batches themselves. Nothing here reads the test split
+    except `evaluate(split="test")`.
 
     Attributes:
         name: What commands, folders and records call the task: letters, digits, "-" and "_".
         model_name: What tables call the model.
         dataset: What tables call the data.
         metric: "accuracy" or "perplexity".
-        unit: What a sample is, in the plural.
+        unit: What one sample is, in the plural.
         n_classes: The number of classes, or of words.
-        recipe: The preset's training recipe that hardware-aware training starts from, "wrn16".
+        recipe: The training recipe of the preset that hardware-aware training starts from, such as
+            "wrn16".
         digital: How the digital model is trained.
         exclude: Names and patterns of modules that stay digital.
         option_types: The options of `-o KEY=VALUE`, and the type of each: str, int, float or bool.
@@ -65,8 +81,8 @@ class Task(ABC):
         ladder: How much of the task `benchmarks.ladder` runs.
         data_sets: The files that the task reads, for `benchmarks.doctor`.
         packaged: The pretrained models in Python packages that it reads.
-        published: What others have published of this task, for the README.
-        word: What a command line calls the task; `find` sets it if that is not the name.
+        published: The results that others have published for this task, for the README.
+        word: What a command line calls the task; `find` sets it if it is not the name.
         profile: The profile that the task was made for, set by `get`.
         options: The options that the task was made with, set by `get`.
     """
@@ -90,16 +106,20 @@ class Task(ABC):
     profile: str = "embedded"
     options: Mapping[str, Any] = MappingProxyType({})
 
-    # `*_`, which nothing is given: type checkers then let a subclass name its own options
+    # `*_` stays empty; it is there so that type checkers let a subclass name its own options
     @classmethod
     def make(cls, profile: str, folder: Path | None, *_: Any, **options: Any) -> "Task":
-        """Make the task of a profile; `get` calls this after it has checked the arguments.
+        """Make the task of a profile; `get` calls this and checks the arguments first.
 
         Args:
             profile: A key of `plans`.
             folder: The data folder that the user names, or None; `data.data_dir(folder)` looks at
                 AIMC_BRIDGE_DATA too.
-            options: Values of `option_types`, as far as the user gives them.
+            *_: Not used; see the comment above.
+            **options: Values for names in `option_types`, as far as the user gives them.
+
+        Returns:
+            The task.
 
         Raises:
             UsageError: If the class lacks a method that a task must have.
@@ -110,11 +130,20 @@ class Task(ABC):
         return cls(profile, folder, **options)
 
     def __init__(self, profile: str, folder: Path | None, **options: Any) -> None:  # noqa: B027
-        """Read the data; a subclass names its options here, each with a default."""
+        """Read the data; a subclass names its options here, each with a default.
+
+        Args:
+            profile: A key of `plans`.
+            folder: The data folder that the user names, or None.
+            **options: Values for names in `option_types`.
+        """
 
     @classmethod
     def plan_of(cls, profile: str) -> Plan:
-        """Return what a profile of the task runs.
+        """Return the plan of a profile: how much of the task it runs.
+
+        Args:
+            profile: One of PROFILES.
 
         Raises:
             UsageError: If there is no such profile, or the task does not have it.
@@ -128,37 +157,62 @@ class Task(ABC):
 
     @property
     def chance_error(self) -> float:
-        """Error of a guess: 1 - 1/K for K classes or words."""
+        """Return the error of a guess: 1 - 1/K for K classes or words."""
         return 1.0 - 1.0 / self.n_classes
 
     @abstractmethod
     def build(self, seed: int, *, dropout: float | None = None) -> nn.Module:
-        """A new digital model; `dropout=None` is the task's own, 0.0 switches it off.
+        """Return a new digital model.
 
-        Neither sets nor uses the global random state.
+        It neither sets nor uses the global random state.
+
+        Args:
+            seed: Decides the initial weights.
+            dropout: The dropout rate; None is the task's own, 0.0 switches it off.
         """
 
     def skeleton(self) -> nn.Module:
-        """Return a model to load a checkpoint into, whatever its weights."""
+        """Return a model to load a checkpoint into; its weights do not matter."""
         return self.build(0)
 
     def place(self, device: torch.device) -> None:  # noqa: B027
-        """Keep the data where the model will be, where batches are made faster there."""
+        """Move the data to the device of the model, if batches are made faster there.
+
+        Args:
+            device: The device that the model will be on.
+        """
 
     @abstractmethod
     def train_loader(self, batch_size: int, seed: int) -> Loader:
-        """Augmented training batches; order and augmentation are a function of (seed, epoch)."""
+        """Return augmented training batches.
+
+        Args:
+            batch_size: Samples per batch.
+            seed: Together with the epoch it decides order and augmentation.
+        """
 
     @abstractmethod
     def calibration_batches(self, n: int, batch_size: int = 32) -> list[Any]:
-        """`n` model inputs (no labels) from the training data, without augmentation.
+        """Return model inputs (no labels) from the training data, without augmentation.
 
-        They set input ranges and batch-norm statistics: never the data that the chips are judged by
-        (a test takes the test split away).
+        They set input ranges and batch-norm statistics. They are never the data that the chips are
+        judged by (a test takes the test split away).
+
+        Args:
+            n: The number of batches.
+            batch_size: Samples per batch.
         """
 
     def part(self, batch: Any, index: int, count: int) -> Any:
-        """The samples index, index + count, ... of a training batch: one replica's part."""
+        """Return the part of a training batch that belongs to one replica.
+
+        These are the samples index, index + count, index + 2 count and so on.
+
+        Args:
+            batch: A training batch.
+            index: The number of the replica, from 0.
+            count: The number of replicas.
+        """
         if isinstance(batch, Tensor):
             return batch[index::count]
         if isinstance(batch, dict):
@@ -167,41 +221,97 @@ class Task(ABC):
 
     @abstractmethod
     def count(self, split: str) -> int:
-        """How many samples (words: lstm) "train", "validation" or "test" holds."""
+        """Return the number of samples (lstm: words) in a split.
+
+        Args:
+            split: "train", "validation" or "test".
+        """
 
     @abstractmethod
     def batches(self, split: Split, subset: int | None = None) -> Iterator[Any]:
-        """The held-out batches in a fixed order; `subset` is a number of samples (lstm: words)."""
+        """Yield held-out batches in a fixed order.
+
+        Args:
+            split: "test" or "validation".
+            subset: The number of samples (lstm: words); None is all of the split.
+        """
 
     def logits(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return the scores of one batch, (n, n_classes); here of a batch (inputs, labels)."""
+        """Return the scores of one batch; this one expects a batch (inputs, labels).
+
+        Args:
+            model: The digital or the converted model.
+            batch: A batch of any device.
+
+        Returns:
+            The scores, shape (n, n_classes), on the device of the model.
+        """
         scores: Tensor = model(moved(batch[0], model))
         return scores
 
     def targets(self, batch: Any) -> Tensor:
-        """Return the class indices of one batch, (n,); here of a batch (inputs, labels)."""
+        """Return the classes of one batch; this one expects a batch (inputs, labels).
+
+        Args:
+            batch: A batch of any device.
+
+        Returns:
+            The classes, shape (n,).
+        """
         labels: Tensor = batch[1]
         return labels
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Mean cross-entropy of a batch, nats: what hardware-aware training minimises."""
+        """Return the mean cross-entropy of a batch: hardware-aware training minimises it.
+
+        Args:
+            model: The digital or the converted model.
+            batch: A batch of any device.
+
+        Returns:
+            The loss in nats.
+        """
         scores = self.logits(model, batch)
         return nn.functional.cross_entropy(scores, self.targets(batch).to(scores.device))
 
     def digital_loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """What digital training minimises, where that differs from `loss`."""
+        """Return the loss that digital training minimises; by default it is `loss`.
+
+        Args:
+            model: The digital model.
+            batch: A batch of `digital_loader`.
+        """
         return self.loss(model, batch)
 
     def digital_loader(self, batch_size: int, seed: int) -> Loader:
-        """What digital training reads, where that differs from `train_loader`."""
+        """Return the batches of digital training; by default those of `train_loader`.
+
+        Args:
+            batch_size: Samples per batch.
+            seed: As in `train_loader`.
+        """
         return self.train_loader(batch_size, seed)
 
     def carried(self, model: nn.Module) -> dict[str, Tensor]:
-        """What the next training batch needs from the last one; empty but for recurrent models."""
+        """Return what the next training batch needs from the last one.
+
+        It is empty for all models that are not recurrent.
+
+        Args:
+            model: The model in training.
+
+        Returns:
+            Tensors by name, which a checkpoint of the training stores.
+        """
         return {}
 
     def carry(self, model: nn.Module, state: dict[str, Tensor]) -> None:  # noqa: B027
-        """Puts back what `carried` gave, after a resume."""
+        """Put back what `carried` returned, after a resume.
+
+        Args:
+            model: The model in training.
+            state: The tensors by name.
+        """
 
     @torch.no_grad()
     def evaluate(
@@ -212,12 +322,22 @@ class Task(ABC):
         *,
         probability: bool = False,
     ) -> dict[str, float]:
-        """Metric, `error` in [0, 1] and `loss` in nats on held-out data, dropout off.
+        """Measure a model on held-out data, with dropout off.
 
-        Args:    subset  number of samples (lstm: words) from the start of the split; all if None.
-                 probability  whether `probability`, the mean of what the model gives the right
-                 class, is wanted too: it varies less between chips than a count of right answers.
-        Raises:  DataError where there is nothing to evaluate on; UsageError for an unknown split.
+        Args:
+            model: The digital or the converted model.
+            subset: The number of samples (lstm: words) from the start of the split; None is all.
+            split: "test" or "validation".
+            probability: Whether the result has `probability` too, the mean probability that the
+                model gives to the right class. It varies less between chips than a count of right
+                answers.
+
+        Returns:
+            The metric, `error` in [0, 1] and `loss` in nats, by name.
+
+        Raises:
+            DataError: If there is nothing to evaluate on.
+            UsageError: For an unknown split, or a subset below 1.
         """
         if split not in ("test", "validation"):
             raise UsageError(f'unknown split {split!r}; one of "test", "validation"')
@@ -233,23 +353,30 @@ class Task(ABC):
                 total_loss += nn.functional.cross_entropy(scores, targets, reduction="sum").item()
                 wrong += (scores.argmax(-1) != targets).sum().item()
                 if probability:
-                    given = scores.softmax(-1).gather(-1, targets.unsqueeze(-1))
-                    right += given.double().sum().item()
+                    probabilities = scores.softmax(-1).gather(-1, targets.unsqueeze(-1))
+                    right += probabilities.double().sum().item()
                 count += targets.numel()
         finally:
             model.train(training)
         if not count:
             raise DataError(f"{self.dataset}: the {split} split is empty; nothing to evaluate on")
-        found = self._scores(total_loss / count, wrong / count)
-        return found | ({"probability": right / count} if probability else {})
+        metrics = self._scores(total_loss / count, wrong / count)
+        return metrics | ({"probability": right / count} if probability else {})
 
     def _scores(self, loss: float, error: float) -> dict[str, float]:
         return {"accuracy": 1.0 - error, "error": error, "loss": loss}
 
     def load(self, path: str | Path) -> nn.Module:
-        """A trained digital model from a run's folder or its `model.safetensors`.
+        """Load a trained digital model.
 
-        Raises:  CheckpointError where the file is missing, damaged or of another model.
+        Args:
+            path: The folder of a run, or its `model.safetensors`.
+
+        Returns:
+            The model in evaluation mode.
+
+        Raises:
+            CheckpointError: If the file is missing, damaged or of another model.
         """
         file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
         if not file.is_file():
@@ -272,22 +399,34 @@ class Task(ABC):
         return model.eval()
 
     def command(self, out: Path) -> str:
-        """The command that trains this task's digital model into `out`."""
+        """Return the command that trains this task's digital model.
+
+        Args:
+            out: The folder that the model goes into.
+        """
         word = self.word or self.name
         return f"python -m benchmarks.digital {word} --profile {self.profile} --out {out}"
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model lives: the device of its first parameter or buffer."""
+    """Return the device of a model's first parameter or buffer, else the CPU.
+
+    Args:
+        model: Any model.
+    """
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """The model inside what data parallelism and torch.compile wrap around it."""
+    """Return the model inside the wrappers of data parallelism and torch.compile.
+
+    Args:
+        model: A model with or without wrappers.
+    """
     while True:
-        inner = model._modules.get("_orig_mod")  # torch.compile's
+        inner = model._modules.get("_orig_mod")  # the model that torch.compile wraps
         if isinstance(model, nn.parallel.DistributedDataParallel):
             inner = model.module
         if inner is None:
@@ -296,12 +435,27 @@ def bare(model: nn.Module) -> nn.Module:
 
 
 def moved(batch: Any, model: nn.Module) -> Any:
-    """A batch on the model's device."""
+    """Return a batch on the device of a model.
+
+    Args:
+        batch: A tensor, a tuple or a dict of tensors.
+        model: The model; see `device_of`.
+    """
     return send_to_device(batch, device_of(model))
 
 
 def read_info(path: str | Path) -> dict[str, Any]:
-    """The `info.json` beside a checkpoint; empty where there is none."""
+    """Read the `info.json` beside a checkpoint.
+
+    Args:
+        path: The checkpoint, or the folder that it lies in.
+
+    Returns:
+        Its contents; empty if there is no such file.
+
+    Raises:
+        CheckpointError: If the file is damaged.
+    """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     try:
         info: dict[str, Any] = json.loads((folder / "info.json").read_text())

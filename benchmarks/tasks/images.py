@@ -1,4 +1,4 @@
-"""Images: CIFAR in its several forms, any folder of images, scikit-learn's digits."""
+"""Images: several forms of CIFAR, any folder of images, scikit-learn's digits."""
 
 import io
 import lzma
@@ -18,9 +18,8 @@ from aimc_bridge.errors import DataError
 from aimc_bridge.rng import stream
 from benchmarks.tasks.data import DataSet, cache_dir, cached, cannot_download, check_digest
 
-Images = dict[
-    str, Tensor
-]  # train_images, test_images uint8 (n, channels, h, w); *_labels int64 (n,)
+Images = dict[str, Tensor]
+"""train_images, test_images: uint8 (n, channels, h, w); train_labels, test_labels: int64 (n,)."""
 
 CIFAR10_CLASSES = (  # the official order
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -30,7 +29,9 @@ CIFAR10_CLASSES = (  # the official order
 
 @dataclass(frozen=True)
 class Records:
-    """A file of CIFAR's binary form: per image its labels, a byte each, and 3,072 bytes of pixels.
+    """One file of CIFAR's binary form.
+
+    Each image is its labels, one byte each, and 3,072 bytes of pixels.
 
     Attributes:
         name: The path under the data folder.
@@ -107,7 +108,19 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp")
 
 
 def pixels(source: Path | io.BytesIO, name: str, size: int | None = None) -> Tensor:
-    """One image as uint8 (3, h, w), resized to `size` squared where given."""
+    """Read one image.
+
+    Args:
+        source: The file, or its bytes.
+        name: What errors call it.
+        size: The side of a square that the image is resized to, pixels; None keeps its size.
+
+    Returns:
+        The image, uint8, shape (3, h, w).
+
+    Raises:
+        DataError: If it is not a whole image.
+    """
     try:
         with Image.open(source) as opened:
             image = opened.convert("RGB")
@@ -119,7 +132,18 @@ def pixels(source: Path | io.BytesIO, name: str, size: int | None = None) -> Ten
 
 
 def stacked(splits: dict[str, list[tuple[str, int, Tensor]]], where: Path) -> Images:
-    """Name, label and pixels of each image as tensors, in the order of the names."""
+    """Put the images of each split into tensors, in the order of their names.
+
+    Args:
+        splits: Split -> (name, label, pixels) of each image.
+        where: Where the images are from, for the error.
+
+    Returns:
+        The tensors; see `Images`.
+
+    Raises:
+        DataError: If a split has no images.
+    """
     tensors: Images = {}
     for split, rows in splits.items():
         if not rows:
@@ -131,9 +155,17 @@ def stacked(splits: dict[str, list[tuple[str, int, Tensor]]], where: Path) -> Im
 
 
 def from_image_tar(path: Path, classes: Sequence[str]) -> Images:
-    """Images of a tar of class folders, `train/airplane/0001.jpg`, read without unpacking it.
+    """Read the images of a tar of class folders without unpacking it.
 
-    Raises:  DataError where the archive is damaged, cut short or has an unknown class.
+    Args:
+        path: The tar file, with members such as `train/airplane/0001.jpg`.
+        classes: The names of the class folders, in the order of the labels.
+
+    Returns:
+        The tensors; see `Images`.
+
+    Raises:
+        DataError: If the archive is damaged, cut short or has an unknown class.
     """
     splits: dict[str, list[tuple[str, int, Tensor]]] = {"train": [], "test": []}
     try:
@@ -154,9 +186,19 @@ def from_image_tar(path: Path, classes: Sequence[str]) -> Images:
 
 
 def image_folder(folder: Path, size: int | None = None) -> tuple[Images, list[str]]:
-    """Any `train/CLASS/*` and `test/CLASS/*` (or `val/`) of images, and the class names.
+    """Read the images of a folder.
 
-    Args:    size  side in pixels to resize to; None wants all images of one size.
+    Args:
+        folder: The folder, with `train/CLASS/*` and `test/CLASS/*` (or `val/CLASS/*`).
+        size: The side of a square that all images are resized to, pixels; None expects all images
+            to have one size.
+
+    Returns:
+        The tensors (see `Images`), and the class names.
+
+    Raises:
+        DataError: If folders are missing, if there are fewer than two classes, or if the images do
+            not have one size.
     """
     train = DataSet("an image folder", (("train",),)).find(folder)[0]
     test = DataSet("an image folder", (("test",), ("val",))).find(folder)[0]
@@ -195,7 +237,11 @@ def image_folder(folder: Path, size: int | None = None) -> tuple[Images, list[st
 
 
 def cifar10_jpeg(folder: Path) -> Images:
-    """All 60,000 images of CIFAR-10 as JPEG (about 30 dB PSNR), from the tar or unpacked."""
+    """Read all 60,000 images of CIFAR-10 as JPEG (about 30 dB PSNR).
+
+    Args:
+        folder: The data folder, with the tar file or what it unpacks to.
+    """
     paths = CIFAR10_JPEG.find(folder)
     if len(paths) == 2:
         return image_folder(folder / "cifar-10")[0]
@@ -203,7 +249,14 @@ def cifar10_jpeg(folder: Path) -> Images:
 
 
 def cifar10_lossless(folder: Path) -> Images:
-    """The 7,728 training and 1,000 test images of CIFAR-10 with their original pixels."""
+    """Read 7,728 training and 1,000 test images of CIFAR-10 as their original pixels.
+
+    Args:
+        folder: The data folder.
+
+    Raises:
+        DataError: If the file is missing, damaged or of another form.
+    """
     path = CIFAR10_LOSSLESS.find(folder)[0]
     try:
         with path.open("rb") as file, np.load(file) as arrays:
@@ -230,7 +283,7 @@ def read_records(path: Path, records: Records, classes: int) -> tuple[Tensor, Te
     Args:
         path: The file.
         records: What it must hold.
-        classes: 10, or 100, whose images have a coarse label before the fine one.
+        classes: 10 or 100; images of 100 classes have a coarse label before the fine one.
 
     Returns:
         The images, uint8 (n, 3, 32, 32), and the labels, int64 (n,).
@@ -282,7 +335,7 @@ def _binary(classes: int, folder: Path) -> Images:
 
 
 def _pickles(classes: int, folder: Path | None) -> Images:
-    """CIFAR through torchvision, which checks the official checksums of what is in `folder`."""
+    """Read CIFAR through torchvision, which checks the files' official checksums."""
     from torchvision import datasets
 
     kind = {10: datasets.CIFAR10, 100: datasets.CIFAR100}[classes]
@@ -292,7 +345,7 @@ def _pickles(classes: int, folder: Path | None) -> Images:
             split: kind(str(root), train=split == "train", download=folder is None)
             for split in ("train", "test")
         }
-    except Exception as error:  # noqa: BLE001 (torchvision raises RuntimeError, urllib its own)
+    except Exception as error:  # noqa: BLE001 (torchvision raises RuntimeError, urllib has its own)
         if folder is None:
             raise cannot_download(f"CIFAR-{classes}", error) from None
         names = [
@@ -310,7 +363,10 @@ def _pickles(classes: int, folder: Path | None) -> Images:
 
 
 def digits() -> Images:
-    """scikit-learn's 1,797 handwritten digits, 8 x 8, grey 0..255; 400 held out as test."""
+    """Return scikit-learn's 1,797 handwritten digits.
+
+    They are 8 x 8 pixels, grey, 0 to 255; 400 of them are the test split.
+    """
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

@@ -1,4 +1,7 @@
-"""lstm: a two-layer word language model; embedding digital, LSTM and decoder analog."""
+"""lstm: a two-layer word language model.
+
+The embedding is digital; LSTM and decoder are analog.
+"""
 
 import math
 from collections import Counter
@@ -108,11 +111,18 @@ State = tuple[Tensor, Tensor]
 class WordLSTM(nn.Module):
     """Two LSTM layers between an embedding and a decoder, which may share one matrix.
 
-    Words (steps, batch) and the state before them to scores (steps, batch, n_words) and the state
-    after; a state is two tensors (2, batch, width), zeros where None.
+    A state is two tensors of shape (2, batch, width); None stands for zeros.
     """
 
     def __init__(self, n_words: int, width: int, dropout: float, tied: bool) -> None:
+        """Build the model with random weights.
+
+        Args:
+            n_words: Words of the vocabulary.
+            width: Width of the embedding and of both layers.
+            dropout: The dropout rate, before, between and behind the layers.
+            tied: Whether embedding and decoder share one matrix.
+        """
         super().__init__()
         self.embedding = nn.Embedding(n_words, width)
         self.drop = nn.Dropout(dropout)
@@ -125,14 +135,31 @@ class WordLSTM(nn.Module):
             self.decoder.weight = self.embedding.weight
 
     def encode(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """What the decoder sees, (steps, batch, width), and the state after."""
-        # autocast off: it runs cuDNN's LSTM in float16, which needs a scaled loss, whatever dtype
-        # was asked for; the decoder, 33,000 words wide, is where bfloat16 saves time
+        """Return what the decoder sees, and the state after the words.
+
+        Args:
+            tokens: Word indices, shape (steps, batch).
+            state: The state before the words.
+
+        Returns:
+            The hidden values, shape (steps, batch, width), and the state.
+        """
+        # autocast off: under any dtype it runs cuDNN's LSTM in float16, which needs a scaled loss;
+        # bfloat16 saves time in the decoder, which is 33,000 words wide
         with torch.autocast(tokens.device.type, enabled=False):
             hidden, after = self.lstm(self.drop(self.embedding(tokens)), state)
         return self.drop(hidden), after
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Return the scores of the next words, and the state after the words.
+
+        Args:
+            tokens: Word indices, shape (steps, batch).
+            state: The state before the words.
+
+        Returns:
+            The scores, shape (steps, batch, n_words), and the state.
+        """
         hidden, after = self.encode(tokens, state)
         return self.decoder(hidden), after
 
@@ -145,18 +172,26 @@ def sampled_cross_entropy(
     tail: Tensor,
     samples: int,
 ) -> Tensor:
-    """Cross-entropy with the softmax's sum over rare words estimated from a sample, nats.
+    """Return the cross-entropy, with rare words of the softmax's sum sampled.
 
-    The frequent words, with the lowest indices, are summed exactly; of the others `samples` are
-    drawn and weighted by 1 / (samples q), which makes the estimated sum unbiased. A drawn word that
-    is the target itself counts for nothing: the target is always in the sum, once.
+    The frequent words, which have the lowest indices, are summed exactly. Of the others, `samples`
+    are drawn and weighted by 1 / (samples q), which makes the estimated sum unbiased. If a drawn
+    word is the target itself, it does not count: the target is always in the sum, once.
 
-    Args:    hidden   (n, width).    weight, bias  of the decoder, (n_words, width) and (n_words,).
-             targets  (n,).
-             tail     q, the chance of each of the last words to be drawn, (n_words - n_exact,), sum
-                      1.
-    Source: Jean et al. 2015 (importance-sampled softmax); the exact head is ours: with a plain
-            unigram proposal a third of 4,096 draws are repeats of the hundred commonest words.
+    Args:
+        hidden: What the decoder sees, shape (n, width).
+        weight: The decoder's weight, shape (n_words, width).
+        bias: The decoder's bias, shape (n_words,).
+        targets: Word indices, shape (n,).
+        tail: q, the probability of each of the last words to be drawn, shape (n_words - n_exact,);
+            its sum is 1.
+        samples: How many rare words are drawn.
+
+    Returns:
+        The mean loss in nats.
+
+    Source: Jean et al. 2015 (importance-sampled softmax). The exact head is ours: with a plain
+    unigram proposal a third of 4,096 draws are repeats of the hundred commonest words.
     """
     n_exact = weight.shape[0] - tail.shape[0]
     position = torch.rand(samples, device=weight.device)
@@ -165,7 +200,7 @@ def sampled_cross_entropy(
     correction = torch.cat(
         [torch.zeros_like(tail[:1]).expand(n_exact), (samples * tail[drawn]).log()]
     )
-    # one look-up for targets and candidates: each makes a gradient as large as the weight
+    # one look-up for targets and candidates, as each look-up makes a gradient as large as weight
     looked_up = torch.cat([targets, candidates])
     rows = nn.functional.embedding(looked_up, weight)
     biases = bias[looked_up]
@@ -211,6 +246,23 @@ class LanguageTask(Task):
         min_count: int = 1,
         frequency_bias: bool = True,
     ) -> None:
+        """Build the vocabulary and turn the words into indices.
+
+        Args:
+            words: The words by split: "train", "validation", "test".
+            dataset: What tables call the data.
+            size: One of SIZES.
+            digital: How the digital model is trained.
+            tied: Whether embedding and decoder share one matrix.
+            dropout: The dropout rate of every training.
+            samples: How many rare words a sampled softmax draws in digital training; 0 for none.
+            n_exact: The number of frequent words that the sampled softmax sums exactly.
+            min_count: Words with fewer occurrences in train become the unknown word.
+            frequency_bias: Whether the decoder's bias starts at the words' log frequency.
+
+        Raises:
+            UsageError: For an unknown size or a negative number of samples.
+        """
         if size not in SIZES:
             raise UsageError(f"unknown size {size!r}; one of {', '.join(SIZES)}")
         self.dataset, self.digital = dataset, digital
@@ -219,7 +271,7 @@ class LanguageTask(Task):
         self.samples = samples
         if samples < 0:
             raise UsageError(f"option samples={samples}; allowed: 0 (none) or more")
-        # the vocabulary is train's, the commonest word first
+        # the vocabulary has the words of train, the commonest first
         counts = [(w, n) for w, n in Counter(words["train"]).most_common() if n >= min_count]
         self.vocabulary = {word: index for index, (word, _) in enumerate(counts)}
         unknown = self.vocabulary.setdefault(UNKNOWN, len(self.vocabulary))
@@ -229,9 +281,9 @@ class LanguageTask(Task):
             for split, text in words.items()
         }
         frequency = self.streams["train"].bincount(minlength=self.n_classes).float()
-        # A decoder whose bias starts at the words' log frequency need not say with its weights that
-        # a word is rare: without it the embedded model's scores saturate the ADC (perplexity 88
-        # digital, 150 on a chip at 1 s; with it 35.5 and 36.8).
+        # If the decoder's bias starts at the words' log frequency, its weights need not learn which
+        # words are rare. Without it the scores of the embedded model saturate the ADC: perplexity
+        # is 88 digital and 150 on a chip at 1 s; with it 35.5 and 36.8.
         self.start_bias = (
             (frequency.clamp_min(1.0) / frequency.sum()).log() if frequency_bias else None
         )
@@ -240,6 +292,7 @@ class LanguageTask(Task):
         self._carried: WeakKeyDictionary[nn.Module, State] = WeakKeyDictionary()
 
     def build(self, seed: int, *, dropout: float | None = None) -> nn.Module:
+        """Return a new model; its decoder's bias starts at the log frequencies."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             rate = self.dropout if dropout is None else dropout
@@ -250,9 +303,13 @@ class LanguageTask(Task):
         return model
 
     def train_loader(self, batch_size: int, seed: int) -> Loader:
-        """Batches of STEPS words on `batch_size` streams, in the order of the text.
+        """Return batches of STEPS words on parallel streams, in the order of the text.
 
         Each epoch starts at another word, so that the cuts of the back-propagation move.
+
+        Args:
+            batch_size: The number of streams.
+            seed: Decides the first word of each epoch.
         """
         streams = folded(self.streams["train"], batch_size)
         size = (len(streams) - STEPS) // STEPS
@@ -267,7 +324,7 @@ class LanguageTask(Task):
         return Loader(plan, batch, size, seed)
 
     def part(self, batch: Any, index: int, count: int) -> Any:
-        """Streams index, index + count, ...: a replica reads on in its own streams."""
+        """Return streams index, index + count, ...: a replica keeps its own streams."""
         tokens, targets = batch["tokens"], batch["targets"]
         return {
             "tokens": tokens[:, index::count],
@@ -276,18 +333,24 @@ class LanguageTask(Task):
         }
 
     def calibration_batches(self, n: int, batch_size: int = 32) -> list[Tensor]:
+        """Return windows of STEPS words, spread evenly over the text."""
         streams = folded(self.streams["train"], batch_size)
         starts = torch.linspace(0, len(streams) - STEPS, n).long().tolist()
         return [streams[start : start + STEPS] for start in starts]
 
     def count(self, split: str) -> int:
+        """Return the number of words in a split."""
         return len(self.streams[split])
 
     def batches(self, split: Split, subset: int | None = None) -> Iterator[dict[str, Any]]:
-        """The split's first `subset` words on parallel streams, each scored at most once.
+        """Yield a split's first words on parallel streams; none is scored twice.
 
-        The first word of each stream has nothing before it and is not scored, nor are the words
-        that do not fill all streams: less than 2 STREAMS in all.
+        The first word of each stream is not scored, because nothing stands before it. Words that do
+        not fill all streams are not scored either. Together these are less than 2 STREAMS words.
+
+        Args:
+            split: "test" or "validation".
+            subset: The number of words; None is all of the split.
         """
         text = self.streams[split][: subset + 1 if subset is not None else None]
         streams = folded(text, max(1, min(STREAMS, len(text) // STEPS)))
@@ -295,7 +358,18 @@ class LanguageTask(Task):
             yield window(streams, start, carry=start > 0)
 
     def encoded(self, model: nn.Module, batch: Any, part: Any) -> Tensor:
-        """`part(tokens, state)`, the state carried from the batch before and left to the next."""
+        """Run a part of the model on a batch, with the state of the batch before.
+
+        The state after the batch is kept for the next one.
+
+        Args:
+            model: The model that the state belongs to.
+            batch: A batch of `train_loader` or `batches`.
+            part: (tokens, state) -> (output, state): the model itself or its `encode`.
+
+        Returns:
+            The output, with steps and streams as one dimension.
+        """
         owner = bare(model)
         state = self._carried.get(owner) if batch["carry"] else None
         output, after = part(moved(batch["tokens"], model), state)
@@ -304,13 +378,16 @@ class LanguageTask(Task):
         return result
 
     def logits(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return the scores of the next words, one row per step and stream."""
         return self.encoded(model, batch, model)
 
     def targets(self, batch: Any) -> Tensor:
+        """Return the next words, one per step and stream."""
         targets: Tensor = batch["targets"]
         return targets.flatten()
 
     def digital_loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return the sampled cross-entropy if `samples` is not 0, else `loss`."""
         if not self.samples or not isinstance(model, WordLSTM):
             return self.loss(model, batch)
         hidden = self.encoded(model, batch, model.encode)
@@ -331,22 +408,26 @@ class LanguageTask(Task):
         *,
         probability: bool = False,
     ) -> dict[str, float]:
-        kept = self._carried.pop(model, None)  # an evaluation between two batches changes neither
+        """Measure a model; the state of a training in progress stays as it is."""
+        # an evaluation between two training batches must change neither of them
+        state_before = self._carried.pop(model, None)
         try:
             return super().evaluate(model, subset, split, probability=probability)
         finally:
             self._carried.pop(model, None)
-            if kept is not None:
-                self._carried[model] = kept
+            if state_before is not None:
+                self._carried[model] = state_before
 
     def _scores(self, loss: float, error: float) -> dict[str, float]:
         return {"perplexity": math.exp(min(loss, 700.0)), "error": error, "loss": loss}
 
     def carried(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the state after the last training batch."""
         state = self._carried.get(model)
         return {} if state is None else {"hidden": state[0], "cell": state[1]}
 
     def carry(self, model: nn.Module, state: dict[str, Tensor]) -> None:
+        """Put back the state after the last training batch."""
         if state:
             self._carried[model] = (moved(state["hidden"], model), moved(state["cell"], model))
 
@@ -370,11 +451,13 @@ class LanguageTask(Task):
             dataset: "wikitext2" (None is that) or "ptb"; the embedded profile has its own.
             size: One of SIZES; None is the profile's.
             tied: Whether embedding and decoder share one matrix; None is the profile's.
-            samples: How many rare words a sampled softmax draws, 0 for none.
+            samples: How many rare words a sampled softmax draws; 0 for none, None is the profile's.
             frequency_bias: Whether the decoder's bias starts at the words' log frequency. It does
-                in every profile, the paper's too (the paper does not say how its bias starts), for
-                a decoder that starts at 0 saturates the ADC.
-            dropout: Of every training, the hardware-aware one too; None is the profile's.
+                so in every profile, because a decoder whose bias starts at 0 saturates the ADC.
+                This includes the paper's profile, although the paper does not say how its bias
+                starts.
+            dropout: The dropout rate of every training, the hardware-aware one too; None is the
+                profile's.
 
         Raises:
             UsageError: For a value that is not allowed.
@@ -436,12 +519,29 @@ class LanguageTask(Task):
 
 
 def folded(text: Tensor, n: int) -> Tensor:
-    """A text as `n` parallel streams, (words, n): each goes on where it was a row before."""
+    """Return a text as parallel streams; each stream goes on from row to row.
+
+    Args:
+        text: Word indices, shape (n_words,).
+        n: The number of streams.
+
+    Returns:
+        The streams, shape (n_words // n, n).
+    """
     length = len(text) // n
     return text[: length * n].view(n, length).T.contiguous()
 
 
 def window(streams: Tensor, start: int, carry: bool) -> dict[str, Any]:
-    """Up to STEPS words from `start`, the words after them, and whether the state goes on."""
+    """Return a batch of up to STEPS words per stream.
+
+    Args:
+        streams: The streams, shape (words, n).
+        start: The row of the first words.
+        carry: Whether the state of the batch before is used.
+
+    Returns:
+        "tokens", "targets" (the words after them) and "carry".
+    """
     stop = min(start + STEPS, len(streams) - 1)
     return {"tokens": streams[start:stop], "targets": streams[start + 1 : stop + 1], "carry": carry}

@@ -1,4 +1,4 @@
-"""How much of a task a profile runs: hardware-aware training, test samples, chips, the ladder."""
+"""Plans: how much of a task each profile, and the ladder, runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLIPPED = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What one profile of a task runs.
+    """The amount of work that one profile of a task runs.
 
     Attributes:
         why: The reason for `overrides`; it becomes their source in the records.
@@ -27,16 +27,16 @@ class Plan:
             each epoch.
         validation_subset: Validation samples (lstm: words) of each look; None takes all.
         keep: Which weights of the training are used: the "last", or the "best" on validation data.
-            One chip and a part of the data rank two steps of a falling rate by chance, so "last" is
-            the default.
+            "last" is the default, because with one chip and a part of the data chance decides which
+            of two steps of a falling learning rate looks better.
         digital_epochs: Epochs of the digital training; None takes the task's own number.
         calibration: Batches that set the input ranges before direct conversion.
         method: How they set them: "percentile" (99.9 %), "std" (3 standard deviations), "max". Each
-            real task has the best of the three on its validation data.
+            real task has the method that is best of the three on its validation data.
         out_percentile: Percentage of outputs that the ADC must hold: input ranges are raised until
-            it does; None leaves them.
-        recalibrate: Whether data set the input ranges again after hardware-aware training. Scaling
-            clipped columns again makes the outputs that the ADC must hold larger.
+            it does. None does not raise them.
+        recalibrate: Whether data set the input ranges again after hardware-aware training. When
+            clipped columns are scaled again, the outputs that the ADC must hold become larger.
         subset: Test samples (lstm: words) on the native engine; None takes all.
         chips: Chips on the native engine.
         slow_subset: Test samples on the aihwkit engine, which is far slower on large models.
@@ -62,12 +62,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class LadderSizes:
-    """How much of a task the ladder of simplifications runs.
+    """The amount of work that the ladder of simplifications runs of a task.
 
     Attributes:
         subset: Test samples (lstm: words) of the profiles on real data; None takes all. Embedded
             data are small and always taken whole.
-        probe_samples: Validation samples from which the inputs of the layers come.
+        probe_samples: Validation samples that the inputs of the layers are taken from.
         probe_inputs: Inputs that are kept of each layer.
         redrawn: Samples between two draws, for the flaw that draws a new chip for each batch; None
             is the whole batch of an evaluation.
@@ -80,14 +80,17 @@ class LadderSizes:
 
 
 def recipe_for(preset: Preset, name: str, plan: Plan, changes: dict[str, Any]) -> HWATraining:
-    """Return a preset's recipe with the changes of the plan and of the user.
+    """Return a preset's training recipe with the changes of the plan and of the user.
 
     Args:
-        preset: The chip. If it has no recipe of that name (an ideal or a Hermes device), the
-            paper's standard model lends its own, and the recipe's name says so.
+        preset: The chip. If it has no recipe of that name (an ideal or a Hermes device), the recipe
+            of the paper's standard model is taken, and the recipe's name says so.
         name: The recipe, such as "wrn16".
         plan: The plan, for its `overrides`.
         changes: Fields that the user changes.
+
+    Returns:
+        The recipe.
 
     Raises:
         UnknownNameError: If the paper's standard model has no such recipe either.

@@ -1,4 +1,7 @@
-"""What others have published of a task: all of it hardware-aware trained."""
+"""The results that others have published for a task.
+
+All of them are from hardware-aware training.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,24 @@ RASCH2023 = "Rasch et al. 2023, Nature Communications 14:5282"
 
 @dataclass(frozen=True)
 class Published:
-    """One model of one publication; it stands in the file of the task that it is compared with.
+    """One model of one publication.
+
+    It is listed in the file of the task that it is compared with.
 
     Attributes:
         by: PAPER or REPLICATION.
         model: What the publication calls the model.
         data: The data set that it was tested on.
-        metric: "accuracy", "error" or "perplexity"; all values are in its unit, shares of 1 and not
+        metric: "accuracy", "error" or "perplexity". All values are in its unit: shares of 1, not
             percent.
         digital: The value before conversion.
-        at: t_inference in seconds -> value. A time that is missing was not published.
-        chance: The error of guessing, for A*; None if it cannot be computed.
-        source: Where the numbers stand.
+        at: Values by t_inference in seconds. A time that is missing was not published.
+        chance: The error of guessing, for A*; None if A* cannot be computed.
+        source: The publication that has the numbers.
         about: The times whose values were published as approximate.
-        note: What a reader must know besides.
-        stars: t_inference in seconds -> A* as published, for rows from which it cannot be computed.
+        note: What else a reader must know.
+        stars: A* as published, by t_inference in seconds, for rows from which it cannot be
+            computed.
     """
 
     by: str

@@ -1,4 +1,4 @@
-"""Tasks by name: those of this folder, and a user's own."""
+"""Tasks by name: the built-in tasks of this folder, and a user's own."""
 
 import functools
 import importlib
@@ -17,7 +17,7 @@ from benchmarks.tasks.data import first_line
 Kind = TypeVar("Kind", bound=type[Task])
 
 _TASKS: dict[str, type[Task]] = {}
-_FIRST = ("wrn", "bert", "lstm")  # the order of every table so far; other tasks follow by file
+_FIRST = ("wrn", "bert", "lstm")  # the order of all tables; other tasks follow by file
 _OWN = "or one of your own: package.module:Class, or path/to/file.py:Class"
 
 
@@ -25,14 +25,14 @@ def register(task: Kind) -> Kind:
     """Make a task known by its name; a decorator for its class.
 
     Args:
-        task: A subclass of `Task` with `name`, `recipe` and `plans`. If it comes from the same
-            place as a task of that name (a notebook's cell that is run again), it takes its place.
+        task: A subclass of `Task` with `name`, `recipe` and `plans`. It replaces a task of the same
+            name that was defined in the same place (a notebook's cell that is run again).
 
     Returns:
         The class itself.
 
     Raises:
-        UsageError: If that is no such class, or if another task has the name.
+        UsageError: If it is not such a class, or if another task has the name.
     """
     if not (isinstance(task, type) and issubclass(task, Task)):
         raise UsageError(f"{task!r} is no task: a task is a subclass of benchmarks.tasks.Task")
@@ -48,21 +48,21 @@ def register(task: Kind) -> Kind:
     if not task.plans:
         raise UsageError(f'{place} has no plans; give it one: plans = {{"embedded": Plan()}}')
     if not task.__module__.startswith(f"{__package__}."):
-        _load_built_in()  # a name of theirs is taken even before the first of them is used
+        _load_built_in()  # their names are taken even before one of them is used
     known = _TASKS.get(task.name)
     if known is not None and f"{known.__module__}:{known.__qualname__}" != place:
         raise UsageError(
             f"{place}: the name {task.name!r} is that of {known.__module__}:{known.__qualname__}; "
             "give yours another"
         )
-    task.word = vars(task).get("word", "")  # not that of the task it is a subclass of
+    task.word = vars(task).get("word", "")  # not the word of a base class that is a task too
     _TASKS[task.name] = task
     return task
 
 
 @functools.cache
 def _load_built_in() -> None:
-    """Import every module of this folder, each of which registers its task if it has one."""
+    """Import every module of this folder; a module that has a task registers it."""
     package = sys.modules[str(__package__)]
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
@@ -72,7 +72,7 @@ def names(profile: str | None = None) -> tuple[str, ...]:
     """Return the names of all registered tasks.
 
     Args:
-        profile: Only of tasks that have this profile; None is all.
+        profile: A profile; only tasks that have it are returned. None returns all.
     """
     _load_built_in()
     known = [name for name in _TASKS if profile is None or profile in _TASKS[name].plans]
@@ -87,7 +87,8 @@ def find(word: str) -> type[Task]:
 
     Args:
         word: The name of a registered task; or `package.module:Class`, importable from where Python
-            looks; or `path/to/file.py:Class`, whose folder Python then looks into last.
+            looks; or `path/to/file.py:Class`, whose folder is put at the end of Python's search
+            path.
 
     Raises:
         UsageError: If there is no such task, or if its module cannot be imported.
@@ -101,12 +102,12 @@ def find(word: str) -> type[Task]:
     module = _imported(word, place)
     task = vars(module).get(attribute)
     if not (isinstance(task, type) and issubclass(task, Task)):
-        there = [
+        classes = [
             name
             for name, value in vars(module).items()
             if isinstance(value, type) and issubclass(value, Task) and value is not Task
         ]
-        has = f"its tasks: {', '.join(there)}" if there else "it has none"
+        has = f"its tasks: {', '.join(classes)}" if classes else "it has none"
         raise UsageError(f"task {word!r}: {place} has no task {attribute!r}; {has}")
     if not task.__module__.startswith(f"{__package__}."):
         task.word = word
@@ -114,7 +115,15 @@ def find(word: str) -> type[Task]:
 
 
 def _imported(word: str, place: str) -> ModuleType:
-    """The module at a dotted path or in a file; a UsageError if it cannot be imported."""
+    """Import the module at a dotted path or in a file.
+
+    Args:
+        word: The word of the command line, for errors.
+        place: The dotted path, or the file.
+
+    Raises:
+        UsageError: If the module cannot be imported.
+    """
     try:
         if not place.endswith(".py"):
             return importlib.import_module(place)
@@ -132,10 +141,14 @@ def _imported(word: str, place: str) -> ModuleType:
 
 
 def _of_file(file: Path) -> ModuleType:
-    """The module of a file, imported by its name, so that worker processes can import it too."""
+    """Import a file as a module by its name, so that worker processes can do so too.
+
+    Raises:
+        UsageError: If another module has the name of the file.
+    """
     folder = str(file.parent)
     if folder not in sys.path:
-        sys.path.append(folder)  # last: it hides nothing
+        sys.path.append(folder)  # at the end, so that it hides no other module
     module = importlib.import_module(file.stem)
     place = getattr(module, "__file__", None)
     if place is None or Path(place).resolve() != file:
@@ -146,7 +159,7 @@ def _of_file(file: Path) -> ModuleType:
     return module
 
 
-# --- a task made ----------------------------------------------------------------------------------
+# --- make a task ----------------------------------------------------------------------------------
 
 _KINDS: dict[type, str] = {str: "name", int: "whole number", float: "number", bool: "true or false"}
 
@@ -154,14 +167,16 @@ _KINDS: dict[type, str] = {str: "name", int: "whole number", float: "number", bo
 def get(
     name: str, profile: str = "embedded", data_dir: str | Path | None = None, **options: Any
 ) -> Task:
-    """Make a task, on the data of a profile.
+    """Make a task with the data of a profile.
 
     Args:
         name: The task, as `find` takes it: "wrn", "bert", "lstm", "path/to/file.py:Class".
         profile: "embedded" needs no files; "real" reads `data_dir` or downloads; "paper" is the
             paper's model and data.
-        data_dir: The folder with the data; None takes AIMC_BRIDGE_DATA, then downloads.
-        options: The task's own; `find(name).option_types` lists them. None leaves its default.
+        data_dir: The folder with the data; None takes AIMC_BRIDGE_DATA, and if that is not set,
+            downloads.
+        **options: The task's own options; `find(name).option_types` lists them. None leaves an
+            option at its default.
 
     Raises:
         UsageError: For an unknown name, profile or option, or for a value of another type.
@@ -176,13 +191,15 @@ def get(
                 f"unknown option {key!r} for task {kind.name!r}; "
                 + (f"one of {has}" if has else "it has no options")
             )
-        wanted = kind.option_types[key]
-        accepted = (int, float) if wanted is float else wanted
+        expected = kind.option_types[key]
+        accepted = (int, float) if expected is float else expected
         if value is not None and (
-            not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool)
+            not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool)
         ):
-            a = _KINDS.get(wanted, wanted.__name__)
-            raise UsageError(f"option {key}={value!r} of task {kind.name!r}; allowed: a {a}")
+            description = _KINDS.get(expected, expected.__name__)
+            raise UsageError(
+                f"option {key}={value!r} of task {kind.name!r}; allowed: a {description}"
+            )
     task = kind.make(profile, Path(data_dir) if data_dir is not None else None, **options)
     lacks = [
         field
@@ -199,7 +216,17 @@ def get(
 
 
 def parse_options(pairs: list[str]) -> dict[str, Any]:
-    """Task options from `key=value` words; numbers and true/false become themselves."""
+    """Read the options of a task from `key=value` words.
+
+    Args:
+        pairs: The words. Numbers and true/false become numbers and booleans, all else is text.
+
+    Returns:
+        The options by name.
+
+    Raises:
+        UsageError: If a word is not KEY=VALUE.
+    """
     options: dict[str, Any] = {}
     for pair in pairs:
         key, separator, text = pair.partition("=")

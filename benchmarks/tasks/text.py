@@ -1,4 +1,4 @@
-"""Texts: SST-2, WikiText-2, and the English of Python's own help topics."""
+"""Texts: SST-2, WikiText-2, Penn Treebank, and Python's own help topics."""
 
 import re
 from collections.abc import Iterable
@@ -21,7 +21,14 @@ PTB = DataSet("Penn Treebank", (tuple(f"ptb/{name}" for name in _PTB_MD5), tuple
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file as text; DataError where it is not one."""
+    """Read a UTF-8 file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: If it cannot be read, or is not UTF-8.
+    """
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -36,9 +43,13 @@ Sentences = tuple[list[str], list[int]]
 
 
 def read_tsv(path: Path) -> Sentences:
-    """Sentences and 0/1 labels of a GLUE SST-2 file.
+    """Read the sentences and the 0/1 labels of a GLUE SST-2 file.
 
-    Raises:  DataError naming file and line where the file is not of that form or is cut short.
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: If the file is not of that form or is cut short; it names the file and the line.
     """
     lines = read_text(path).split("\n")
     if lines[0].split("\t")[:2] != ["sentence", "label"]:
@@ -62,7 +73,17 @@ def read_tsv(path: Path) -> Sentences:
 
 
 def sst2(folder: Path | None) -> dict[str, Sentences]:
-    """SST-2's "train" and "dev" (872 sentences), from GLUE TSV files or the hub."""
+    """Read SST-2 from GLUE TSV files, or download it from the hub.
+
+    Args:
+        folder: The data folder; None downloads.
+
+    Returns:
+        Sentences and labels by split: "train", and "dev" (872 sentences).
+
+    Raises:
+        DataError: If the files are missing or damaged, or cannot be downloaded.
+    """
     if folder is not None:
         paths = SST2.find(folder)
         return {split: read_tsv(path) for split, path in zip(("train", "dev"), paths, strict=True)}
@@ -81,11 +102,20 @@ def sst2(folder: Path | None) -> dict[str, Sentences]:
 def held_out(
     texts: list[str], most: int, generator: torch.Generator
 ) -> tuple[list[int], list[int]]:
-    """(rows for training, rows for validation): whole sentences are held out, a tenth of them and
-    `most` at most, and what stands in one of them is not trained on.
+    """Divide the rows of a data set into rows for training and rows for validation.
 
-    SST-2's train lists sentences and the phrases they are made of: rows drawn by chance would be
-    parts of what is trained on.
+    Whole sentences are held out: a tenth of them, and not more than `most`. A row that is a part of
+    a held-out sentence is not used for training either. SST-2's train split lists sentences
+    together with the phrases that they are made of, so rows drawn by chance would be parts of what
+    is trained on.
+
+    Args:
+        texts: The rows.
+        most: The largest number of held-out rows.
+        generator: The random numbers.
+
+    Returns:
+        The indices of the rows for training, and the indices of the rows for validation.
     """
     rows = [" ".join(text.split()) for text in texts]
     parts: set[str] = set()
@@ -96,19 +126,33 @@ def held_out(
             parts |= phrases(rows[index])
     order = torch.randperm(len(whole), generator=generator).tolist()
     held = [whole[i] for i in order[: min(most, max(1, len(whole) // 10))]]
-    known: set[str] = set().union(*(phrases(rows[i]) for i in held))
-    return [i for i, row in enumerate(rows) if row not in known], held
+    held_phrases: set[str] = set().union(*(phrases(rows[i]) for i in held))
+    return [i for i, row in enumerate(rows) if row not in held_phrases], held
 
 
 def phrases(text: str) -> set[str]:
-    """Every run of words of a text, the whole among them."""
-    found = text.split()
-    stops = range(1, len(found) + 1)
-    return {" ".join(found[start:stop]) for stop in stops for start in range(stop)}
+    """Return every run of words of a text, the whole text among them.
+
+    Args:
+        text: Words with blanks between them.
+    """
+    tokens = text.split()
+    stops = range(1, len(tokens) + 1)
+    return {" ".join(tokens[start:stop]) for stop in stops for start in range(stop)}
 
 
 def wikitext2(folder: Path | None) -> dict[str, list[str]]:
-    """WikiText-2's words by split ("train", "validation", "test"), `<eos>` after every line."""
+    """Read the words of WikiText-2, with `<eos>` after every line.
+
+    Args:
+        folder: The data folder; None downloads.
+
+    Returns:
+        The words by split: "train", "validation", "test".
+
+    Raises:
+        DataError: If the files are missing or damaged, or cannot be downloaded.
+    """
     splits = ("train", "validation", "test")
     if folder is not None:
         paths = WIKITEXT2.find(folder)
@@ -125,9 +169,10 @@ def wikitext2(folder: Path | None) -> dict[str, list[str]]:
 
 
 def penn_treebank(folder: Path | None) -> dict[str, list[str]]:
-    """Read the words of Penn Treebank in its usual preprocessing, `<eos>` after every line.
+    """Read the words of Penn Treebank, with `<eos>` after every line.
 
-    It has 10,000 words, `<unk>` and `N` for numbers among them.
+    This is its usual preprocessing: 10,000 different words, with `<unk>` among them, and `N` for
+    numbers.
 
     Args:
         folder: The data folder; this data set is not downloaded.
@@ -136,7 +181,7 @@ def penn_treebank(folder: Path | None) -> dict[str, list[str]]:
         The words by split: "train", "validation", "test".
 
     Raises:
-        DataError: If a file is missing, damaged or another one than the published.
+        DataError: If a file is missing, damaged or not the published one.
     """
     if folder is None:
         raise DataError(
@@ -151,12 +196,25 @@ def penn_treebank(folder: Path | None) -> dict[str, list[str]]:
 
 
 def lines(rows: Iterable[str]) -> str:
-    """The text of a token file from the hub's rows, whose empty lines have lost their line end."""
+    """Join the rows that the hub has of a token file to its text.
+
+    The hub's empty lines have lost their line end; it is added again.
+
+    Args:
+        rows: The rows.
+    """
     return "".join(row if row.endswith("\n") else row + "\n" for row in rows)
 
 
 def read_tokens(path: Path) -> list[str]:
-    """The words of a token file, `<eos>` after every line; DataError where it is cut short."""
+    """Read the words of a token file, with `<eos>` after every line.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: If the file holds no words, or is cut short.
+    """
     text = read_text(path)
     if not text.strip():
         raise DataError(f"{path} holds no words")
@@ -166,14 +224,18 @@ def read_tokens(path: Path) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-    """Words split at blanks, `<eos>` after every line."""
+    """Split a text at blanks, with `<eos>` after every line.
+
+    Args:
+        text: The text.
+    """
     return text.replace("\n", " <eos> ").split()
 
 
 # --- Python's own help topics ---------------------------------------------------------------------
 
-# chapters of Python's reference and the help topics that come from them; a topic that this Python's
-# version does not have is left out
+# chapters of Python's reference, and the help topics that come from each; a topic that this version
+# of Python does not have is left out
 CHAPTERS = {
     "statements": (
         *("assert", "assignment", "async", "augassign", "break", "class", "compound", "continue"),
@@ -200,7 +262,13 @@ TOKEN = re.compile(r"[a-z]+|[0-9]+|[^\sa-z0-9]")
 
 
 def help_topics() -> dict[str, str]:
-    """The English text of CPython's help system by topic (CPython 3.11: 79 topics, 465 kB)."""
+    """Return the English text of CPython's help system by topic.
+
+    CPython 3.11 has 79 topics, 465 kB.
+
+    Raises:
+        DataError: If this Python comes without them.
+    """
     try:
         from pydoc_data.topics import topics
     except ImportError:
@@ -212,35 +280,46 @@ def help_topics() -> dict[str, str]:
 
 
 def paragraphs(text: str) -> list[str]:
-    """The paragraphs of a topic on one line each, without headings."""
+    """Return the paragraphs of a topic, each on one line, without headings.
+
+    Args:
+        text: The topic.
+    """
     blocks = re.split(r"\n\s*\n", text)
     heading = re.compile(r"[^\n]*\n\s*([*=\-^~])\1{2,}\s*")
     return [" ".join(block.split()) for block in blocks if not heading.fullmatch(block.strip())]
 
 
 def tokens_of(text: str) -> list[str]:
-    """Lower-case words, numbers and single signs."""
+    """Return the lower-case words, the numbers and the single signs of a text.
+
+    Args:
+        text: The text.
+    """
     return TOKEN.findall(text.lower())
 
 
 def help_sentences() -> tuple[list[list[str]], list[int]]:
-    """Sentences of the help topics as tokens, and which chapter of CHAPTERS each is from.
+    """Return the sentences of the help topics, and the chapter that each is from.
 
-    No sentence comes twice, and none that stands in two chapters.
+    No sentence comes twice, and sentences that stand in two chapters are left out.
+
+    Returns:
+        The tokens of each sentence, and the index of its chapter in CHAPTERS.
     """
     topics = help_topics()
-    found: dict[str, set[int]] = {}
+    chapters_of: dict[str, set[int]] = {}
     for chapter, names in enumerate(CHAPTERS.values()):
         for name in names:
             for paragraph in paragraphs(topics.get(name, "")):
                 for sentence in re.split(r'(?<=[.!?])\s+(?=[A-Z"(])', paragraph):
-                    found.setdefault(sentence, set()).add(chapter)
+                    chapters_of.setdefault(sentence, set()).add(chapter)
     texts, labels, seen = [], [], set()
-    for sentence, chapters in found.items():
+    for sentence, chapters in chapters_of.items():
         tokens = tokens_of(sentence)
         words_only = sum(token.isalpha() for token in tokens)
         key = tuple(tokens)
-        # six tokens or more, mostly words: no code, no grammar rules, no table rows
+        # six tokens or more, mostly words: this leaves out code, grammar rules and table rows
         if (
             len(chapters) == 1
             and len(tokens) >= 6
@@ -254,10 +333,13 @@ def help_sentences() -> tuple[list[list[str]], list[int]]:
 
 
 def help_text() -> dict[str, list[str]]:
-    """The help topics as running text, `<eos>` after every paragraph, in three disjoint splits.
+    """Return the help topics as running text in three splits that share no paragraph.
 
-    Paragraphs come once, in their order; of every ten blocks of 20, one is for validation, one for
-    test.
+    Every paragraph comes once, in its order, with `<eos>` after it. Of every ten blocks of 20
+    paragraphs, one is for validation and one for test.
+
+    Returns:
+        The tokens by split: "train", "validation", "test".
     """
     once = dict.fromkeys(
         paragraph for _, text in sorted(help_topics().items()) for paragraph in paragraphs(text)

@@ -1,4 +1,7 @@
-"""wrn: image classification with a WideResNet (Zagoruyko and Komodakis 2016), all layers analog."""
+"""wrn: image classification with a WideResNet, all layers analog.
+
+Source: Zagoruyko and Komodakis 2016.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,9 +98,19 @@ DATASETS = ("digits", "cifar10", "cifar10-jpeg", "cifar10-lossless", "cifar100")
 
 
 class Block(nn.Module):
-    """Pre-activation block of two 3 x 3 convolutions, (n, c_in, h, w) -> (n, c_out, h/s, w/s)."""
+    """A pre-activation block of two 3 x 3 convolutions.
+
+    It turns images (n, c_in, h, w) into (n, c_out, h/stride, w/stride).
+    """
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        """Build the block.
+
+        Args:
+            c_in: Channels of the input.
+            c_out: Channels of the output.
+            stride: Stride of the first convolution, and of the shortcut.
+        """
         super().__init__()
         self.norm1 = nn.BatchNorm2d(c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
@@ -108,6 +121,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the features of a batch."""
         active = torch.relu(self.norm1(x))
         shortcut = x if self.shortcut is None else self.shortcut(active)
         hidden: Tensor = self.conv2(torch.relu(self.norm2(self.conv1(active))))
@@ -115,12 +129,23 @@ class Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-depth-width: three groups of (depth - 4) / 6 blocks, 16, 32 and 64 times width channels.
+    """WRN-depth-width, for images of any size from 4 x 4 on.
 
-    Images of any size from 4 x 4 on, (n, channels, h, w), to scores (n, n_classes).
+    It has three groups of (depth - 4) / 6 blocks each, with 16, 32 and 64 times `width` channels.
     """
 
     def __init__(self, depth: int, width: int, n_classes: int, channels: int = 3) -> None:
+        """Build the model with random weights.
+
+        Args:
+            depth: The number of layers: 10, 16, 22 and so on.
+            width: The factor of the channels.
+            n_classes: The number of classes.
+            channels: Channels of the images.
+
+        Raises:
+            UsageError: If there is no WRN of that depth and width.
+        """
         super().__init__()
         check_size(depth, width)
         blocks = (depth - 4) // 6
@@ -141,13 +166,22 @@ class WideResNet(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the scores (n, n_classes) of images (n, channels, h, w)."""
         features = torch.relu(self.norm(self.blocks(self.stem(images)))).mean((2, 3))
         scores: Tensor = self.fc(features)
         return scores
 
 
 def check_size(depth: int, width: int) -> None:
-    """UsageError where there is no WRN of that depth and width."""
+    """Check that there is a WRN of a depth and width.
+
+    Args:
+        depth: The number of layers.
+        width: The factor of the channels.
+
+    Raises:
+        UsageError: If there is none.
+    """
     if depth < 10 or (depth - 4) % 6 or width < 1:
         raise UsageError(
             f"no WRN-{depth}-{width}: depth must be 10, 16, 22, ... and width at least 1"
@@ -157,10 +191,17 @@ def check_size(depth: int, width: int) -> None:
 def augmented(
     images: Tensor, generator: torch.Generator, shift: int, flip: bool, cutout: int
 ) -> Tensor:
-    """Images shifted by up to `shift` pixels (edges reflected), mirrored, and one square greyed.
+    """Shift and mirror images at random, and grey one square of each.
 
-    Args:    images  uint8, (n, channels, h, w).    cutout  side of the square, pixels; 0 for none.
-    Returns: float32 in 0..255, same shape; the square holds each image's mean.
+    Args:
+        images: uint8, shape (n, channels, h, w), 0 to 255.
+        generator: The random numbers.
+        shift: The largest shift in each direction, pixels; edges are reflected.
+        flip: Whether half of the images are mirrored.
+        cutout: The side of the square, pixels; 0 for no square.
+
+    Returns:
+        float32 in 0 to 255, the same shape; the square holds the mean of its image.
     """
     n, _, h, w = images.shape
     place = images.device
@@ -172,7 +213,7 @@ def augmented(
         column = torch.where(mirrored, column.flip(1), column)
     at = (torch.arange(n)[:, None, None], row[:, :, None], column[:, None, :])
     first, rows, columns = (index.to(place) for index in at)
-    result = padded[first, :, rows, columns].permute(0, 3, 1, 2)  # it comes channels last
+    result = padded[first, :, rows, columns].permute(0, 3, 1, 2)  # the indexing puts channels last
     if cutout:
         top = torch.randint(0, h, (n, 1), generator=generator) - cutout // 2
         left = torch.randint(0, w, (n, 1), generator=generator) - cutout // 2
@@ -193,7 +234,7 @@ class ImageTask(Task):
     unit = "images"
     option_types = {"dataset": str, "depth": int, "width": int, "size": int, "cutout": int}
     plans = PLANS
-    # redrawn: the batch of the paper's recipe
+    # redrawn: the batch size of the paper's recipe
     ladder = LadderSizes(subset=300, probe_samples=16, probe_inputs=16, redrawn=25)
     data_sets = (CIFAR10, CIFAR100, CIFAR10_JPEG, CIFAR10_LOSSLESS)
     published = PUBLISHED
@@ -213,6 +254,22 @@ class ImageTask(Task):
         label_smoothing: float = 0.0,
         sizes: tuple[int, ...] = (),
     ) -> None:
+        """Prepare the data.
+
+        Args:
+            images: The tensors; see `images.Images`.
+            dataset: What tables call the data.
+            depth: Layers of the WideResNet.
+            width: The factor of its channels.
+            digital: How the digital model is trained.
+            n_validation: Training images that are held out for validation.
+            shift: The largest random shift of a training image, pixels.
+            flip: Whether training images are mirrored at random.
+            cutout: The side of the square that augmentation greys, pixels; 0 greys none.
+            label_smoothing: Label smoothing of the digital training.
+            sizes: The side of the images in each epoch of the digital training, pixels; later
+                epochs use the last one. Empty is the size of the data.
+        """
         self.dataset, self.digital = dataset, digital
         self.model_name = f"WRN-{depth}-{width}"
         self.depth, self.width = depth, width
@@ -224,10 +281,10 @@ class ImageTask(Task):
         order = torch.randperm(
             len(images["train_labels"]), generator=stream(0, dataset, "validation")
         )
-        held, kept = order[:n_validation], order[n_validation:]
+        validation, train = order[:n_validation], order[n_validation:]
         self.splits = {
-            "train": (images["train_images"][kept], images["train_labels"][kept]),
-            "validation": (images["train_images"][held], images["train_labels"][held]),
+            "train": (images["train_images"][train], images["train_labels"][train]),
+            "validation": (images["train_images"][validation], images["train_labels"][validation]),
             "test": (images["test_images"], images["test_labels"]),
         }
         sample = self.splits["train"][0][:10_000].float()
@@ -235,19 +292,28 @@ class ImageTask(Task):
         self.std = sample.std((0, 2, 3))[:, None, None]
 
     def normalised(self, images: Tensor) -> Tensor:
-        """0..255 to zero mean and unit variance a channel, channels last in memory."""
+        """Return images with zero mean and unit variance per channel.
+
+        Args:
+            images: uint8 or float32, shape (n, channels, h, w), 0 to 255.
+
+        Returns:
+            float32, the same shape, channels last in memory.
+        """
         scaled: Tensor = (images.float() - self.mean) / self.std
         return scaled.contiguous(memory_format=torch.channels_last)
 
     def build(self, seed: int, *, dropout: float | None = None) -> nn.Module:
+        """Return a new WideResNet, channels last in memory."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             channels = self.splits["train"][0].shape[1]
             model = WideResNet(self.depth, self.width, self.n_classes, channels)
-        # 1.5 times the speed of the usual memory order on two cores
+        # on two cores this is 1.5 times as fast as the usual memory order
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def place(self, device: torch.device) -> None:
+        """Move all images to the device."""
         self.splits = {
             split: (images.to(device), labels.to(device))
             for split, (images, labels) in self.splits.items()
@@ -256,9 +322,11 @@ class ImageTask(Task):
         self.at_once = 1000 if device.type == "cuda" else 200
 
     def train_loader(self, batch_size: int, seed: int) -> Loader:
+        """Return augmented batches of images at their full size."""
         return self._loader(batch_size, seed, ())
 
     def digital_loader(self, batch_size: int, seed: int) -> Loader:
+        """Return augmented batches of images that grow from epoch to epoch."""
         return self._loader(batch_size, seed, self.sizes)
 
     def _loader(self, batch_size: int, seed: int, sizes: tuple[int, ...]) -> Loader:
@@ -279,20 +347,24 @@ class ImageTask(Task):
         return Loader(plan, batch, len(labels) // batch_size, seed)
 
     def calibration_batches(self, n: int, batch_size: int = 32) -> list[Tensor]:
+        """Return the first training images without augmentation."""
         images, _ = self.splits["train"]
         return [self.normalised(part) for part in images[: n * batch_size].split(batch_size)]
 
     def count(self, split: str) -> int:
+        """Return the number of images in a split."""
         return len(self.splits[split][1])
 
     def batches(self, split: Split, subset: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield batches of images in one fixed random order."""
         images, labels = self.splits[split]
-        # the files are in the order of the classes: a subset must not be one class
+        # some files are sorted by class: without a new order a subset could be of one class
         order = torch.randperm(len(labels), generator=stream(0, self.dataset, split))[:subset]
         for chosen in order.to(labels.device).split(self.at_once):
             yield self.normalised(images[chosen]), labels[chosen]
 
     def digital_loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return the cross-entropy with label smoothing."""
         scores = self.logits(model, batch)
         targets = self.targets(batch).to(scores.device)
         return nn.functional.cross_entropy(scores, targets, label_smoothing=self.label_smoothing)
@@ -364,7 +436,7 @@ class ImageTask(Task):
                 n_validation=n_train // 25,
                 cutout=16 if cutout is None else cutout,
             )
-        # growing images: the first epochs at 16 pixels cost a quarter of those at 32
+        # growing images: an epoch at 16 pixels costs a quarter of an epoch at 32
         short = DigitalRecipe(
             epochs=16,
             batch_size=64,
@@ -389,7 +461,21 @@ class ImageTask(Task):
 
 
 def read(dataset: str | None, profile: str, given: Path | None, size: int) -> tuple[Images, str]:
-    """The images of a data set, and its honest name."""
+    """Read the images of a data set, and say what tables must call it.
+
+    Args:
+        dataset: One of DATASETS, or a folder of images; None is the profile's.
+        profile: "embedded", "real" or "paper".
+        given: The data folder that the user names, or None.
+        size: The side of the images of an image folder, pixels.
+
+    Returns:
+        The tensors (see `images.Images`), and a name that also tells JPEG and subsets.
+
+    Raises:
+        UsageError: For an unknown data set.
+        DataError: If the data are missing or damaged.
+    """
     if dataset is None and profile == "embedded":
         dataset = "digits"
     if dataset == "digits":
