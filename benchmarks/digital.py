@@ -105,10 +105,10 @@ def write_checkpoint(
 
 def named_state(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and kept buffers by name, a shared tensor once."""
-    kept = model.state_dict()
+    state = model.state_dict()
     names = [name for name, _ in model.named_parameters()]
-    names += [name for name, _ in model.named_buffers() if name in kept]
-    return {name: kept[name] for name in names}
+    names += [name for name, _ in model.named_buffers() if name in state]
+    return {name: state[name] for name in names}
 
 
 def read_checkpoint(out: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -296,9 +296,9 @@ def fit(
     return model
 
 
-def _check_same(out: Path, wanted: dict[str, Any], found: dict[str, Any]) -> None:
+def _check_same(out: Path, expected: dict[str, Any], recorded: dict[str, Any]) -> None:
     """UsageError where the run in a folder is not the one asked for."""
-    if found != wanted:
+    if recorded != expected:
         raise UsageError(
             f"{out} holds a run with another recipe, seed, precision or option of the task; "
             "name another folder"
@@ -310,8 +310,8 @@ def keep_rows(log: Path, step: int) -> None:
     if not log.exists():
         return
     lines = log.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if not line[0].isdigit() or int(line.split(",")[0]) <= step]
-    write_text(log, "".join(kept) if step else "")
+    rows = [line for line in lines if not line[0].isdigit() or int(line.split(",")[0]) <= step]
+    write_text(log, "".join(rows) if step else "")
 
 
 def finish(
@@ -393,23 +393,23 @@ def train(
     --json prints info.json: the recipe, the steps, the metrics on validation and test data.
     """
     cli.check_alone("benchmarks.digital")
-    made = tasks.get(task, profile, data_dir, **tasks.parse_options(list(option)))
+    instance = tasks.get(task, profile, data_dir, **tasks.parse_options(list(option)))
     changes: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "grad_clip": grad_clip,
     }
-    known = {key: value for key, value in changes.items() if value is not None}
-    recipe = dataclasses.replace(made.digital, **known)
+    overrides = {key: value for key, value in changes.items() if value is not None}
+    recipe = dataclasses.replace(instance.digital, **overrides)
     set_threads(threads, profile)
     if output.dry_run:
-        steps = total_steps(recipe, len(made.digital_loader(recipe.batch_size, seed)))
-        text = f"{made.model_name} on {made.dataset}: {steps} steps, into {out}"
+        steps = total_steps(recipe, len(instance.digital_loader(recipe.batch_size, seed)))
+        text = f"{instance.model_name} on {instance.dataset}: {steps} steps, into {out}"
         output.result(text, {"plan": [text], "recipe": dataclasses.asdict(recipe)})
         return
     fit(
-        made,
+        instance,
         out,
         recipe=recipe,
         seed=seed,
@@ -419,7 +419,7 @@ def train(
         checkpoint_every=checkpoint_every,
         output=output,
     )
-    output.result(f"{made.model_name} in {out}", tasks.read_info(out))
+    output.result(f"{instance.model_name} in {out}", tasks.read_info(out))
 
 
 app = cli.command("digital", train, "TASK")

@@ -44,8 +44,8 @@ def add(
 
     Names of all but runs begin with their kind: ablation-NAME. A ladder has a record per task.
     """
-    found = folders.records_of(folder, name)
-    paths = [records.add(record, replace=replace, dry_run=output.dry_run) for record in found]
+    finished = folders.records_of(folder, name)
+    paths = [records.add(record, replace=replace, dry_run=output.dry_run) for record in finished]
     output.result("\n".join(map(str, paths)), {"files": paths})
     output.say(f"`{PROGRAM} write` puts what the pages show of it into the pages")
 

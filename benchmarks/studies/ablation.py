@@ -160,15 +160,15 @@ class AblationOptions:
 
     def settings(self) -> Settings:
         """Return the settings of the task's study."""
-        own = ("task", "only", "split")
-        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
-        shared = {name: value for name, value in values.items() if name not in own}
+        not_shared = ("task", "only", "split")
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        shared = {name: value for name, value in values.items() if name not in not_shared}
         return Settings(tasks=(self.task,), **shared)
 
     def claim(self) -> dict[str, Any]:
         """Return the record's arguments: what must be the same for an ablation to be resumed."""
         settings = self.settings().claim()
-        names = [one.name for one in dataclasses.fields(self) if one.name in settings]
+        names = [field.name for field in dataclasses.fields(self) if field.name in settings]
         only = None if self.only is None else list(self.only)
         return {
             "task": self.task,

@@ -47,7 +47,7 @@ class Budget:
         """Return the seconds of a report: what it needs, and an even part of what is left over."""
         if name not in self.shares_s:
             waiting = self._waiting()
-            spare = self.total_s - self.spent_s - sum(self.smallest_s[one] for one in waiting)
+            spare = self.total_s - self.spent_s - sum(self.smallest_s[report] for report in waiting)
             self.shares_s[name] = self.smallest_s[name] + max(0.0, spare) / len(waiting)
         return self.shares_s[name]
 

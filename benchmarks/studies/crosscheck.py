@@ -150,7 +150,7 @@ class CrosscheckOptions:
 
     def claim(self) -> dict[str, Any]:
         """Return the record's arguments; those in `FREE` may change when it is resumed."""
-        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {
             **{name: list(v) if isinstance(v, tuple) else v for name, v in values.items()},
             "data_dir": None if self.data_dir is None else str(self.data_dir),
@@ -254,13 +254,13 @@ class Crosscheck:
             return None
         resumed = path is not None and path.exists()
         budget = Budget.read(path, total_s) if path is not None and resumed else Budget(total_s)
-        new = [one for one in self.reports() if one.name not in budget.smallest_s]
+        new = [report for report in self.reports() if report.name not in budget.smallest_s]
         if new:
             self.output.say("predicting the cheapest plan of every report")
             began = time.monotonic()
             models = {name: self._unlearned(name) for name in self.tasks}
-            for one in new:
-                budget.smallest_s[one.name] = self._smallest(one, models)
+            for report in new:
+                budget.smallest_s[report.name] = self._smallest(report, models)
             budget.spent_s += time.monotonic() - began
             budget.check()
         return budget
@@ -272,11 +272,11 @@ class Crosscheck:
             budget: What `budget` returned.
         """
         lines = []
-        for one in self.reports():
-            sides = "native against aihwkit" if one.should_agree else "two presets, may differ"
-            line = f"{one.name}: {', '.join(one.levels)}; {sides}"
+        for report in self.reports():
+            sides = "native against aihwkit" if report.should_agree else "two presets, may differ"
+            line = f"{report.name}: {', '.join(report.levels)}; {sides}"
             if budget is not None:
-                line += f"; {as_option(budget.smallest_s[one.name])} at least"
+                line += f"; {as_option(budget.smallest_s[report.name])} at least"
             lines.append(line)
         return lines
 
@@ -296,21 +296,21 @@ class Crosscheck:
                 f"profile {self.options.profile}: not the paper's models or data", "yellow"
             )
         models = {name: self._model(name, folder / "work" / name) for name in self.tasks}
-        planned = self.reports()
+        reports = self.reports()
         done: list[dict[str, Any]] = []
-        for index, one in enumerate(planned):
-            self.output.say(f"[{index + 1}/{len(planned)}] {one.name}", "bold")
+        for index, planned in enumerate(reports):
+            self.output.say(f"[{index + 1}/{len(reports)}] {planned.name}", "bold")
             share = None
             if budget is not None:
-                share = budget.share(one.name)
+                share = budget.share(planned.name)
                 budget.write(folder / BUDGET)
             began = time.monotonic()
-            report = self._compare(one, models, share, folder / "work" / one.name)
-            report.save(folder / one.name)
+            report = self._compare(planned, models, share, folder / "work" / planned.name)
+            report.save(folder / planned.name)
             wall_s = time.monotonic() - began
             if budget is not None:
                 budget.spent_s += wall_s
-            done.append(in_short(one.name, one.should_agree, report, wall_s))
+            done.append(in_short(planned.name, planned.should_agree, report, wall_s))
             self._write(folder, done, command)
         return done
 
@@ -350,11 +350,11 @@ class Crosscheck:
         # a word's probability is small: half a point of it would be a wide margin
         more = ("probability",) if task.metric == "accuracy" else ()
         allowed = (task.metric, "error", "loss", *more)
-        asked = tuple(dict.fromkeys(self.options.metrics or (task.metric,)))
-        unknown = [name for name in asked if name not in allowed]
+        metrics = tuple(dict.fromkeys(self.options.metrics or (task.metric,)))
+        unknown = [name for name in metrics if name not in allowed]
         if unknown:
             raise UsageError(f"--metrics {' '.join(unknown)}: {task.name} has {', '.join(allowed)}")
-        return asked
+        return metrics
 
     def _check_weights(self) -> None:
         both = sorted(self.checkpoints.keys() & self.trained.keys())
@@ -397,48 +397,48 @@ class Crosscheck:
             return task.load(self.checkpoints[name])
         return task.build(self.options.seed).eval()
 
-    def _smallest(self, one: Planned, models: Mapping[str, nn.Module]) -> float:
+    def _smallest(self, planned: Planned, models: Mapping[str, nn.Module]) -> float:
         """Return the wall seconds of the report's cheapest plan, predicting included."""
         try:
-            self._compare(one, models, 1e-9, None)
+            self._compare(planned, models, 1e-9, None)
         except BudgetError as error:  # no budget is as small: this always happens
             return _SPARE * error.smallest_s / self.options.workers
         return 0.0  # pragma: no cover
 
     def _compare(
         self,
-        one: Planned,
+        planned: Planned,
         models: Mapping[str, nn.Module],
         share: float | None,
         resume: Path | None,
     ) -> Report:
-        asked = self.options
-        task = None if one.task is None else self.tasks[one.task]
+        options = self.options
+        task = None if planned.task is None else self.tasks[planned.task]
         evaluate = None
-        if task is not None and "task" in one.levels:
+        if task is not None and "task" in planned.levels:
             metrics = self._metrics_of(task)
-            evaluate = functools.partial(_evaluate, task, asked.subset, metrics)
+            evaluate = functools.partial(_evaluate, task, options.subset, metrics)
         return crosscheck(
-            None if one.task is None else models[one.task],
-            one.preset,
+            None if planned.task is None else models[planned.task],
+            planned.preset,
             None if task is None else task.calibration_batches(CALIBRATION),
-            asked.times,
-            asked.chips,
-            against=one.against,
+            options.times,
+            options.chips,
+            against=planned.against,
             trained=None if task is None else self._trained_model(task),
             evaluate=evaluate,
-            task_chips=_one_or_two(asked.task_chips),
-            seed=asked.seed,
-            levels=one.levels,
-            layers=asked.layers,
+            task_chips=_one_or_two(options.task_chips),
+            seed=options.seed,
+            levels=planned.levels,
+            layers=options.layers,
             exclude=() if task is None else task.exclude,
-            targets=asked.targets,
-            samples=asked.samples,
+            targets=options.targets,
+            samples=options.samples,
             budget=share,
-            compiled=asked.compiled,
-            device=asked.device,
+            compiled=options.compiled,
+            device=options.device,
             resume=resume,
-            workers=asked.workers,
+            workers=options.workers,
             progress=self.output.bars and resume is not None,
         )
 

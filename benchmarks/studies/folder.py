@@ -168,8 +168,8 @@ def finished(path: Path, chips: int, times: Sequence[float]) -> pd.DataFrame | N
         ) from None
     table = pd.DataFrame(rows, columns=[*kinds, "value"])
     table = table[(table.chip < chips) & table.t_inference.isin(times)]
-    wanted = itertools.product(range(chips), times)
-    if set(zip(table.chip, table.t_inference, strict=True)) != set(wanted):
+    pairs = itertools.product(range(chips), times)
+    if set(zip(table.chip, table.t_inference, strict=True)) != set(pairs):
         return None
     return table.sort_values(["metric", "chip", "t_inference"], ignore_index=True)
 

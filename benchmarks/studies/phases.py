@@ -73,8 +73,8 @@ def prepare(settings: Settings, out: Path | None, resume: bool) -> tuple[Setting
             f"--seeds {settings.seeds}: with --checkpoint and the phase direct nothing is trained; "
             "more chips of one model: --chips"
         )
-    made = settings.make_tasks()
-    for name, task in made.items():
+    tasks = settings.make_tasks()
+    for name, task in tasks.items():
         recipe = settings.recipe_of(task)
         if name in checkpoints:
             task.load(checkpoints[name])
@@ -85,7 +85,7 @@ def prepare(settings: Settings, out: Path | None, resume: bool) -> tuple[Setting
             folder.load_weights(analog, trained[name])
         if {"hwa", "control"} & set(settings.measured):
             task.train_loader(recipe.spec.batch_size, settings.seed)
-    return settings, made
+    return settings, tasks
 
 
 def grown(settings: Settings, out: Path) -> Settings:
@@ -161,8 +161,8 @@ class Run:
     def _phases_of(self, task: Task) -> list[Phases]:
         """One per training. A digital model that is given is converted directly once."""
         trained = tuple(phase for phase in self.settings.measured if phase != "direct")
-        given = task.name in self.settings.checkpoints()
-        found = []
+        has_checkpoint = task.name in self.settings.checkpoints()
+        trainings = []
         for number in range(self.settings.seeds):
             name = task.name if number == 0 else f"{task.name}-seed-{self.settings.seed + number}"
             study = Study(
@@ -173,8 +173,9 @@ class Run:
                 replica=self.replica,
                 training=number,
             )
-            found.append(Phases(study, trained if number and given else self.settings.measured))
-        return found
+            again = number > 0 and has_checkpoint
+            trainings.append(Phases(study, trained if again else self.settings.measured))
+        return trainings
 
     def assist(self) -> None:
         """Take part in the trainings of the first process, and in nothing else."""
@@ -433,14 +434,14 @@ class Phases:
         too: side by side means the same samples.
         """
         plan, engines = self.study.plan, self.study.settings.engines
-        found: list[tuple[str, int | None, int]] = []
+        measurements: list[tuple[str, int | None, int]] = []
         if "native" in engines:
-            found.append(("native", self.subset, plan.chips))
+            measurements.append(("native", self.subset, plan.chips))
             if "aihwkit" in engines and self.slow_subset != self.subset:
-                found.append(("native", self.slow_subset, plan.chips))
+                measurements.append(("native", self.slow_subset, plan.chips))
         if "aihwkit" in engines:
-            found.append(("aihwkit", self.slow_subset, plan.slow_chips))
-        return found
+            measurements.append(("aihwkit", self.slow_subset, plan.slow_chips))
+        return measurements
 
     def _data(self, subset: int | None) -> str:
         dataset = self.study.task.dataset

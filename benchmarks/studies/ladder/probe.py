@@ -59,13 +59,13 @@ class Probe:
 
         Biases, which are digital, are not in it. An output of zeros has the error of what is there.
         """
-        found = {}
+        by_layer = {}
         for name, matrix in self.matrices.items():
             exact = self.exact[name]
-            off = torch.linalg.vector_norm(matrix.multiply(self.inputs[name]) - exact)
+            error = torch.linalg.vector_norm(matrix.multiply(self.inputs[name]) - exact)
             size = torch.linalg.vector_norm(exact)
-            found[name] = float(off / size) if size > 0 else float(off)
-        return found
+            by_layer[name] = float(error / size) if size > 0 else float(error)
+        return by_layer
 
 
 def _keep(inputs: list[Tensor]) -> Callable[[Tensor], None]:

@@ -110,17 +110,17 @@ class Redrawing(nn.Module):
         self.draws = 0
         self.eval()
 
-    def forward(self, *given: Any, **named: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model on the batch; a lone tensor in parts of `size`, each on its own chip."""
-        if self.size is not None and len(given) == 1 and isinstance(given[0], Tensor) and not named:
-            return torch.cat([self._one(part) for part in given[0].split(self.size)])
-        return self._one(*given, **named)
+        if self.size is not None and len(args) == 1 and isinstance(args[0], Tensor) and not kwargs:
+            return torch.cat([self._on_a_new_chip(part) for part in args[0].split(self.size)])
+        return self._on_a_new_chip(*args, **kwargs)
 
-    def _one(self, *given: Any, **named: Any) -> Any:
+    def _on_a_new_chip(self, *args: Any, **kwargs: Any) -> Any:
         program(self.model, rng.derive(self.seed, "redrawn", self.draws))
         drift(self.model, self.t_s)
         self.draws += 1
-        return self.model(*given, **named)
+        return self.model(*args, **kwargs)
 
 
 class Redrawn:
@@ -130,7 +130,7 @@ class Redrawn:
         self.task, self.subset, self.size = task, subset, size
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        seed, t_s = _held(model)
+        seed, t_s = _seed_and_time(model)
         drawing = Redrawing(model, seed, t_s, self.size)
         try:
             values = dict(self.task.evaluate(drawing, self.subset))
@@ -146,7 +146,7 @@ class Reread:
         self.task, self.subset, self.seed = task, subset, seed
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        seed, t_s = _held(model)
+        seed, t_s = _seed_and_time(model)
         try:
             program(model, self.seed)
             drift(model, t_s + (seed - self.seed))
@@ -155,7 +155,7 @@ class Reread:
             program(model, seed)
 
 
-def _held(model: nn.Module) -> tuple[int, float]:
+def _seed_and_time(model: nn.Module) -> tuple[int, float]:
     chip = record_of(model).chip
     assert chip is not None and chip.t_inference is not None
     return chip.seed, chip.t_inference
