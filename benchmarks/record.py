@@ -1,9 +1,10 @@
-"""Records of finished work, and the pages made from them: `python -m benchmarks.record COMMAND`.
+"""Keep records of finished work and make pages from them: `python -m benchmarks.record COMMAND`.
 
 add runs/NAME         keep a finished run, ablation, ladder, cross-check or speed measurement
 keep runs/NAME wrn    keep the trained models of a run with the project
-write                 put tables and figures of all records into README.md and docs/
-check                 say which records or pages are out of step; exit code 1 if one is
+write                 write the tables and figures of all records into README.md and docs/
+check                 list damaged records and pages that do not show the records; exit code 1 if
+                      there are any
 table KIND            print the table of all records of a kind
 compare               print this project's results beside those that others published
 """
@@ -116,7 +117,11 @@ def compare(*, output: cli.Output = cli.Output()) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+    """Run the command and return its exit code.
+
+    Args:
+        words: The words of the command line after the program; None means those of this process.
+    """
     return commands.execute(app, words, program=PROGRAM)
 
 
