@@ -56,7 +56,7 @@ Evaluate = Callable[[nn.Module], dict[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Replica:
-    """The number of this process among several; the first does all, the others only train.
+    """The place of this process among several; the first does all, the others only train.
 
     Attributes:
         index: The number of this process, from 0 on.
@@ -74,13 +74,13 @@ class Replica:
 
 @contextlib.contextmanager
 def replicas(device: str) -> Iterator[Replica]:
-    """Yield which of the processes of a launcher this is, or the only one if there is no launcher.
+    """Yield the place of this process among the processes that a launcher started.
 
     Args:
         device: "cpu" or "cuda".
 
     Yields:
-        The number of this process among the processes of the launcher.
+        The place; without a launcher, this is the only process.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield Replica()
