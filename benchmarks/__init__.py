@@ -1,1 +1,1 @@
-"""Programs over the library: three tasks, their data, their digital training, the benchmark."""
+"""Programs that use the library: three tasks, their data, their training, and the studies."""

@@ -1,7 +1,7 @@
-"""Every command by its name: `python -m benchmarks COMMAND`, or `aimc-bridge COMMAND`.
+"""All commands by their names: `python -m benchmarks COMMAND`, or `aimc-bridge COMMAND`.
 
-A command's module is imported when the command is called or its options are completed, so that the
-list is printed at once.
+The module of a command is imported only when the command is called or its options are completed, so
+that the list is printed at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COMMANDS = {
     "record": ("benchmarks.record", "Keep results and models; write the tables of the pages."),
     "doctor": ("benchmarks.doctor", "Check what this machine can run."),
 }
-"""Name -> module with `app` and `main(words)`, and a line of help."""
+"""Name -> (the module, which has `app` and `main(words)`; one line of help)."""
 
 
 def listing(*names: Annotated[str, Parameter(show=False)]) -> None:
@@ -49,13 +49,13 @@ app.register_install_completion_command(help="Install completion for bash, zsh o
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command that the first word names; without one, list the commands.
+    """Run the command that the first word names, or list the commands if there is no word.
 
     Args:
-        words: The words of the command line; None takes those of the process.
+        words: The words of the command line; None means the words of this process.
 
     Returns:
-        The exit code of the command; 2 for an unknown one.
+        The exit code of the command, or 2 if the command is unknown.
     """
     words = list(sys.argv[1:] if words is None else words)
     if words and words[0] in COMMANDS:

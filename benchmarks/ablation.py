@@ -1,8 +1,8 @@
-"""What each technique of a recipe is worth: `python -m benchmarks.ablation bert --profile real`.
+"""Measure what each technique of a recipe is worth: `python -m benchmarks.ablation bert`.
 
-`--out` holds results.csv, changes.csv, summary.md, figure.png and run.json; an ablation that was
-cut short goes on with `--resume`. `--record NAME` keeps it under benchmarks/records/. Exit codes:
-0 done, 1 a training diverged, 2 bad usage, 130 interrupted.
+The folder `--out` gets results.csv, changes.csv, summary.md, figure.png and run.json. An ablation
+that was cut short continues with `--resume`. `--record NAME` keeps the result under
+benchmarks/records/. Exit codes: 0 done, 1 a training diverged, 2 bad usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -63,7 +63,11 @@ app = cli.command("ablation", run, "TASK")
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+    """Run the command and return its exit code.
+
+    Args:
+        words: The words of the command line after the program; None means those of this process.
+    """
     return cli.execute(app, words)
 
 

@@ -1,4 +1,4 @@
-"""The command line that all programs of this folder share: options, and how a command runs.
+"""The command line that all programs of this folder share: their options, and how they run.
 
 A command is a function whose parameters are its options:
 
@@ -11,8 +11,9 @@ A command is a function whose parameters are its options:
     def main(words: list[str] | None = None) -> int:
         return cli.execute(app, words, on_interrupt="interrupted; --resume goes on")
 
-Each name of an option means one thing, which its type here says; a command that leaves it out does
-not have it. This module imports torch only when an option needs it.
+An option's name means the same thing in every command; its type in this module says what. A command
+has an option only if its function has the parameter. This module imports torch only when an option
+needs it.
 """
 
 from __future__ import annotations
@@ -75,9 +76,9 @@ def command(name: str, function: Callable[..., int | None], arguments: str = "")
     """Make a command that is started as `python -m benchmarks.NAME`.
 
     Args:
-        name: Its name.
-        function: What it does; see `aimc_bridge.commands.command`.
-        arguments: The words without a name, for the usage line: "TASK", "[TASK ...]".
+        name: The name of the command.
+        function: The function that does the work; see `aimc_bridge.commands.command`.
+        arguments: The positional words, for the usage line, such as "TASK" or "[TASK ...]".
     """
     return commands.command(name, function, program=_program(name), arguments=arguments)
 
@@ -89,8 +90,8 @@ def execute(
 
     Args:
         app: The command, from `command`.
-        words: The words of the command line after its name; None takes those of the process.
-        on_interrupt: What is said after Ctrl-C: how to go on.
+        words: The words of the command line after its name; None means those of this process.
+        on_interrupt: The text that is printed after Ctrl-C; it says how to continue.
 
     Returns:
         The exit code.
@@ -112,8 +113,12 @@ def number(
 
     Args:
         kind: int or float.
-        fits: Whether a number is allowed.
-        allowed: What the error says: "1 or more".
+        fits: A function that says whether a number is allowed.
+        allowed: The allowed values in words, for the error, such as "1 or more".
+
+    Returns:
+        A converter for `cyclopts.Parameter`. It raises a UsageError for a word that is no number or
+        not allowed.
     """
 
     def convert(_: Any, tokens: Sequence[Token]) -> Any:
@@ -134,15 +139,18 @@ def at_least(least: int, why: str = "") -> Callable[[Any, Sequence[Token]], Any]
     """Make a converter for a whole number that is not below `least`.
 
     Args:
-        least: The lowest number allowed.
-        why: The reason, for the error.
+        least: The lowest number that is allowed.
+        why: The reason for the limit; the error gives it.
+
+    Returns:
+        A converter for `cyclopts.Parameter`.
     """
     reason = f": {why}" if why else ""
     return number(int, lambda value: bool(value >= least), f"{least} or more{reason}")
 
 
 Count = Annotated[int, Parameter(converter=at_least(1))]
-"""A whole number from 1 on; `Annotated[Count | None, Parameter(help=...)]` adds the help text."""
+"""A whole number >= 1. `Annotated[Count | None, Parameter(help=...)]` adds the help text."""
 
 Seed = Annotated[int, Parameter(help="First random seed; the same seed gives the same result.")]
 """Default: 0."""
@@ -190,24 +198,25 @@ Times = Annotated[
         help="Times after programming: 1s 1h '1 day' 3600.",
     ),
 ]
-"""Seconds after programming, each once, in ascending order."""
+"""Seconds after programming, without repeats, in ascending order."""
 
 TIMES = (1.0, 3600.0, 86400.0, 365 * 86400.0)
-"""The times of most commands: 1s 1h 1d 1y."""
+"""The default times of most commands, in seconds: 1s 1h 1d 1y."""
 
 
 # --- chips, recipes -------------------------------------------------------------------------------
 
 
 def preset_of(text: str) -> Preset:
-    """Return the preset of that name, or the one in a file.
+    """Return the preset with a name, or the preset in a file.
 
     Args:
         text: A name from `presets.names()`, or a path that ends in .toml or .json.
 
     Raises:
-        UsageError: If there is neither; it lists the names.
-        SpecError: If the file holds no preset.
+        UsageError: If no preset has this name (the error lists the names), or the file cannot be
+            read.
+        SpecError: If the file's data are not a preset.
     """
     if Path(text).suffix in (".toml", ".json") or os.sep in text:
         return presets.load(text)
@@ -258,10 +267,13 @@ def changes_of(words: Sequence[str]) -> dict[str, Any]:
     """Return the fields of a training recipe that --set changes.
 
     Args:
-        words: FIELD=VALUE words. A value is JSON, or text if it is not.
+        words: FIELD=VALUE words. A value is read as JSON; if it is not JSON, it is text.
+
+    Returns:
+        Field -> new value; a JSON list becomes a tuple.
 
     Raises:
-        SpecError: For a word without "=" or a field that a recipe does not have.
+        SpecError: If a word has no "=" or names a field that a recipe does not have.
     """
     known = TrainingSpec.field_names()
     changes: dict[str, Any] = {}
@@ -300,7 +312,7 @@ TaskName = Annotated[str, Parameter(help=f"wrn, bert, lstm, {_OWN}.")]
 TaskNames = Annotated[
     str, Parameter(name="TASK", help=f"wrn, bert, lstm, {_OWN}; none: all that have the profile.")
 ]
-"""For a parameter `*names`."""
+"""The type of a parameter `*names`."""
 
 Profile = Annotated[
     Literal["embedded", "real", "paper"],
@@ -345,18 +357,18 @@ Trained = Annotated[
 
 
 def by_task(option: str, words: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """Read TASK=VALUE words of an option, or a lone VALUE if one task is named.
+    """Read the TASK=VALUE words of an option; VALUE alone is enough if the command has one task.
 
     Args:
-        option: The option, for errors.
-        words: Its words.
+        option: The name of the option, for errors.
+        words: The words of the option.
         names: The tasks of the command.
 
     Returns:
         Task -> value.
 
     Raises:
-        UsageError: For a value without a task if there are several, or for an unknown task.
+        UsageError: If a value names no task although there are several, or an unknown task.
     """
     values: dict[str, str] = {}
     for word in words:
@@ -372,7 +384,19 @@ def by_task(option: str, words: Sequence[str], names: Sequence[str]) -> dict[str
 
 
 def paths_of(option: str, words: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
-    """Read [TASK=]PATH words of an option; see `by_task`."""
+    """Read the [TASK=]PATH words of an option.
+
+    Args:
+        option: The name of the option, for errors.
+        words: The words of the option.
+        names: The tasks of the command.
+
+    Returns:
+        Task -> path.
+
+    Raises:
+        UsageError: See `by_task`.
+    """
     return {name: Path(path) for name, path in by_task(option, words, names).items()}
 
 
@@ -419,13 +443,15 @@ Resume = Annotated[bool, flag("Go on with the run in --out.")]
 
 
 def check_alone(program: str) -> None:
-    """Refuse to be one of several processes of a launcher.
+    """Refuse to run as one of several processes that a launcher started.
+
+    Only `benchmarks.run` shares its work among processes.
 
     Args:
-        program: The program, for the error.
+        program: The name of the program, for the error.
 
     Raises:
-        UsageError: If a launcher started several processes of a program that shares no work.
+        UsageError: If a launcher started several processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError(

@@ -1,9 +1,11 @@
-"""The cross-check: `python -m benchmarks.crosscheck [wrn] [bert] [lstm]`.
+"""The cross-check of the two engines: `python -m benchmarks.crosscheck [wrn] [bert] [lstm]`.
 
-For each preset: devices, then the layers (and the metric) of each task's trained model, native
-against aihwkit; and two presets on the native engine, which may differ. `--out` holds summary.md
-(the overall verdict, one row per report, what failed), crosscheck.json (the same as data) and one
-folder per report. Exit codes: 0 no row that should agree is different, 1 one is, 2 bad usage.
+For each preset, the native engine is compared with aihwkit: first on single devices, then on the
+layers (and the metric) of each task's trained model. Two presets are also compared on the native
+engine; these may differ. The folder `--out` gets summary.md (the overall verdict, one row per
+report, what failed), crosscheck.json (the same as data) and one folder per report.
+
+Exit codes: 0 if no row that should agree is different, 1 if one is, 2 bad usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -64,7 +66,11 @@ app = cli.command("crosscheck", run, "[TASK ...]")
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+    """Run the command and return its exit code.
+
+    Args:
+        words: The words of the command line after the program; None means those of this process.
+    """
     return cli.execute(app, words)
 
 

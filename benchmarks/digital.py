@@ -1,7 +1,8 @@
-"""Digital training of a task's model, with checkpoints: `python -m benchmarks.digital bert ...`.
+"""Train the digital model of a task, with checkpoints: `python -m benchmarks.digital bert ...`.
 
-A run's folder holds `step-N.safetensors` (weights and optimizer) with `checkpoint.json` pointing at
-it while it trains, `log.csv`, and at the end `model.safetensors` and `info.json`.
+During the training, the folder holds `log.csv`, `step-N.safetensors` (weights and optimizer) and
+`checkpoint.json`, which names the latest of these files. At the end it holds `log.csv`,
+`model.safetensors` and `info.json`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ PRECISIONS = ("fp32", "bf16")
 
 
 def total_steps(recipe: DigitalRecipe, per_epoch: int) -> int:
-    """Return the number of steps of a training.
+    """Return the number of steps of a training, at least 1.
 
     Args:
         recipe: The recipe.
@@ -52,7 +53,14 @@ def total_steps(recipe: DigitalRecipe, per_epoch: int) -> int:
 
 
 def learning_rate(recipe: DigitalRecipe, step: int, total: int) -> float:
-    """The rate of a step: linear warm-up, then cosine or linear decay to zero (one cycle)."""
+    """Return the learning rate of a step: linear warm-up, then one decay to zero.
+
+    Args:
+        recipe: The recipe. Its schedule decides between cosine and linear decay; its `warmup` is
+            the share of all steps that warms up.
+        step: The step, from 0 on.
+        total: All steps of the training.
+    """
     warm = max(1, round(recipe.warmup * total)) if recipe.warmup else 0
     if step < warm:
         return recipe.learning_rate * (step + 1) / warm
@@ -63,7 +71,17 @@ def learning_rate(recipe: DigitalRecipe, step: int, total: int) -> float:
 
 
 def optimizer_for(model: nn.Module, recipe: DigitalRecipe) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW; biases and normalisations do not decay."""
+    """Return the optimizer of a recipe: SGD with Nesterov momentum, or AdamW.
+
+    Parameters with one dimension or none (biases, normalisations) have no weight decay.
+
+    Args:
+        model: The model; parameters that require no gradient are left out.
+        recipe: The recipe.
+
+    Raises:
+        UsageError: If the recipe names another optimizer.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
@@ -71,7 +89,7 @@ def optimizer_for(model: nn.Module, recipe: DigitalRecipe) -> torch.optim.Optimi
     ]
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "adamw":
-        # fused: 16 ms a step instead of 110 ms for 22 M parameters on two cores
+        # fused: 16 ms per step instead of 110 ms for 22 M parameters on two cores
         return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
     if recipe.optimizer == "sgd":
         nesterov = recipe.momentum > 0
@@ -88,7 +106,18 @@ def write_checkpoint(
     optimizer: torch.optim.Optimizer,
     facts: dict[str, Any],
 ) -> None:
-    """Everything a resumed run needs; the pointer moves only once the tensors are on disk."""
+    """Write everything that a resumed training needs, and delete older checkpoints.
+
+    checkpoint.json is replaced only after the tensors are on disk, so that it always names a whole
+    file.
+
+    Args:
+        out: The folder of the training.
+        task: The task; what it carries from batch to batch is stored too.
+        model: The model.
+        optimizer: Its optimizer; only the tensors of its state are stored.
+        facts: What checkpoint.json says; "step" names the file.
+    """
     tensors = {f"model.{name}": value for name, value in named_state(model).items()}
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
@@ -104,23 +133,30 @@ def write_checkpoint(
 
 
 def named_state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and kept buffers by name, a shared tensor once."""
-    kept = model.state_dict()
+    """Return parameters and persistent buffers by name, each shared tensor once."""
+    state = model.state_dict()
     names = [name for name, _ in model.named_parameters()]
-    names += [name for name, _ in model.named_buffers() if name in kept]
-    return {name: kept[name] for name in names}
+    names += [name for name, _ in model.named_buffers() if name in state]
+    return {name: state[name] for name in names}
 
 
 def read_checkpoint(out: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The facts and tensors of a run's last checkpoint.
+    """Read the last checkpoint of a training.
 
-    Raises:  CheckpointError where they are damaged.
+    Args:
+        out: The folder of the training.
+
+    Returns:
+        The facts in checkpoint.json, and the tensors by name.
+
+    Raises:
+        CheckpointError: If a file is missing or damaged.
     """
     pointer = out / "checkpoint.json"
     try:
         facts: dict[str, Any] = json.loads(pointer.read_text())
         return facts, read_tensors(out / facts["file"])
-    except (ValueError, KeyError, TypeError, OSError) as error:  # a CheckpointError: ValueError
+    except (ValueError, KeyError, TypeError, OSError) as error:  # a CheckpointError is a ValueError
         raise CheckpointError(
             f"{pointer} or the file it names is damaged ({error}); remove the folder to start over"
         ) from None
@@ -129,7 +165,17 @@ def read_checkpoint(out: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def put_back(
     task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
 ) -> None:
-    """Weights, optimizer state and carried state of a checkpoint into a fresh model."""
+    """Put the weights, optimizer state and carried state of a checkpoint into a new model.
+
+    Args:
+        task: The task.
+        model: The model, changed in place.
+        optimizer: Its optimizer, changed in place.
+        tensors: The tensors of the checkpoint, from `read_checkpoint`.
+
+    Raises:
+        CheckpointError: If a weight is missing or has another shape.
+    """
     expected = named_state(model)
     for name, value in expected.items():
         stored = tensors.get(f"model.{name}")
@@ -170,15 +216,15 @@ def fit(
     Args:
         task: The task.
         out: The folder of the training.
-        recipe: How it is trained; None is the task's own recipe.
+        recipe: How the model is trained; None means the task's own recipe.
         seed: Seed of the starting weights, the order of the data and dropout.
-        resume: Go on from the last checkpoint in `out`, to the weights of a training that was never
-            interrupted (bit for bit on the CPU).
+        resume: Continue from the last checkpoint in `out`. The weights become those of a training
+            that was never interrupted (bit for bit on the CPU).
         device: "auto", "cpu" or "cuda".
         precision: "fp32", or "bf16": forward passes under autocast; weights, optimizer and every
             evaluation stay in float32.
         checkpoint_every: Steps between checkpoints; 0 writes none.
-        stop_after: Stop there, with a checkpoint, as an interruption would (tests).
+        stop_after: Stop after this step, with a checkpoint, as an interruption would (for tests).
         output: Where notes and the progress bar go.
 
     Returns:
@@ -186,7 +232,8 @@ def fit(
 
     Raises:
         TrainingError: If the loss is no longer finite.
-        UsageError: If `out` holds another training.
+        UsageError: If `out` holds another training or cannot be made, or if a name is unknown.
+        CheckpointError: If the checkpoint in `out` is damaged or of another model.
     """
     recipe = recipe or task.digital
     if device not in ("auto", "cpu", "cuda"):
@@ -227,8 +274,9 @@ def fit(
     start, spent = 0, 0.0
     if (out / "checkpoint.json").exists():
         facts, tensors = read_checkpoint(out)
-        facts.setdefault("precision", "fp32")  # checkpoints from before there was a choice,
-        facts.setdefault("options", run["options"])  # or this note
+        # older checkpoints have neither: there was no choice of precision, no note of the options
+        facts.setdefault("precision", "fp32")
+        facts.setdefault("options", run["options"])
         _check_same(out, run, {key: facts.get(key) for key in run})
         put_back(task, model, optimizer, tensors)
         start, spent = facts["step"], facts["wall_s"]
@@ -250,7 +298,7 @@ def fit(
                 rate = learning_rate(recipe, step, total)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                # dropout and sampling of a step are a function of (seed, step): nothing to store
+                # dropout and sampling depend on (seed, step) alone: no random state to store
                 torch.manual_seed(derive(seed, "step", step))
                 with autocast:
                     loss = task.digital_loss(model, batch)
@@ -296,9 +344,9 @@ def fit(
     return model
 
 
-def _check_same(out: Path, wanted: dict[str, Any], found: dict[str, Any]) -> None:
-    """UsageError where the run in a folder is not the one asked for."""
-    if found != wanted:
+def _check_same(out: Path, expected: dict[str, Any], recorded: dict[str, Any]) -> None:
+    """Raise a UsageError if the training in a folder differs from the requested one."""
+    if recorded != expected:
         raise UsageError(
             f"{out} holds a run with another recipe, seed, precision or option of the task; "
             "name another folder"
@@ -306,12 +354,17 @@ def _check_same(out: Path, wanted: dict[str, Any], found: dict[str, Any]) -> Non
 
 
 def keep_rows(log: Path, step: int) -> None:
-    """Drops the log's rows after a step: a resumed run writes them again."""
+    """Drop the rows of a log after a step; a resumed training writes them again.
+
+    Args:
+        log: The CSV file; nothing happens if it does not exist.
+        step: The last step to keep; 0 empties the file.
+    """
     if not log.exists():
         return
     lines = log.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if not line[0].isdigit() or int(line.split(",")[0]) <= step]
-    write_text(log, "".join(kept) if step else "")
+    rows = [line for line in lines if not line[0].isdigit() or int(line.split(",")[0]) <= step]
+    write_text(log, "".join(rows) if step else "")
 
 
 def finish(
@@ -321,7 +374,15 @@ def finish(
     facts: dict[str, Any],
     metrics: dict[str, dict[str, float]],
 ) -> None:
-    """The trained weights and what is known of them; the unfinished checkpoint goes."""
+    """Write the trained weights and info.json, and delete the checkpoints.
+
+    Args:
+        out: The folder of the training.
+        task: The task.
+        model: The trained model.
+        facts: Seed, recipe, precision, options, "total" steps, "steps_per_epoch" and "wall_s".
+        metrics: Split -> metrics of the trained model.
+    """
     info = {
         "task": task.name,
         "model": task.model_name,
@@ -343,7 +404,7 @@ def finish(
         "device": torch.cuda.get_device_name() if device_of(model).type == "cuda" else "cpu",
     }
     write_text(out / "info.json", json.dumps(info, indent=1) + "\n")
-    plain = task.skeleton()  # on a GPU the weights of an LSTM are views of one memory
+    plain = task.skeleton()  # on a GPU the weights of an LSTM are views of one tensor
     plain.load_state_dict(model.state_dict())
     with replacing(out / "model.safetensors") as path:
         save_model(plain, str(path))
@@ -393,23 +454,23 @@ def train(
     --json prints info.json: the recipe, the steps, the metrics on validation and test data.
     """
     cli.check_alone("benchmarks.digital")
-    made = tasks.get(task, profile, data_dir, **tasks.parse_options(list(option)))
+    instance = tasks.get(task, profile, data_dir, **tasks.parse_options(list(option)))
     changes: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "grad_clip": grad_clip,
     }
-    known = {key: value for key, value in changes.items() if value is not None}
-    recipe = dataclasses.replace(made.digital, **known)
+    overrides = {key: value for key, value in changes.items() if value is not None}
+    recipe = dataclasses.replace(instance.digital, **overrides)
     set_threads(threads, profile)
     if output.dry_run:
-        steps = total_steps(recipe, len(made.digital_loader(recipe.batch_size, seed)))
-        text = f"{made.model_name} on {made.dataset}: {steps} steps, into {out}"
+        steps = total_steps(recipe, len(instance.digital_loader(recipe.batch_size, seed)))
+        text = f"{instance.model_name} on {instance.dataset}: {steps} steps, into {out}"
         output.result(text, {"plan": [text], "recipe": dataclasses.asdict(recipe)})
         return
     fit(
-        made,
+        instance,
         out,
         recipe=recipe,
         seed=seed,
@@ -419,14 +480,18 @@ def train(
         checkpoint_every=checkpoint_every,
         output=output,
     )
-    output.result(f"{made.model_name} in {out}", tasks.read_info(out))
+    output.result(f"{instance.model_name} in {out}", tasks.read_info(out))
 
 
 app = cli.command("digital", train, "TASK")
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+    """Run the command and return its exit code.
+
+    Args:
+        words: The words of the command line after the program; None means those of this process.
+    """
     return cli.execute(
         app, words, on_interrupt="interrupted; to go on: the same command with --resume"
     )

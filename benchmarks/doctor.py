@@ -1,6 +1,6 @@
-"""What this machine can run, data sets too: `python -m benchmarks.doctor [--data-dir DIR]`.
+"""Check what this machine can run, with its data: `python -m benchmarks.doctor [--data-dir DIR]`.
 
-Exit codes: 0 the aihwkit engine can run, 1 it cannot, 2 bad usage.
+Exit codes: 0 if the aihwkit engine can run here, 1 if it cannot, 2 bad usage.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from benchmarks import cli
 
 
 def data_section(folder: Path | None) -> Sections:
-    """Find out which data sets and packaged models of the tasks are there.
+    """Find out which data sets and packaged models of the tasks are on this machine.
 
     Args:
-        folder: The data folder that the user names; None takes that of AIMC_BRIDGE_DATA.
+        folder: The data folder that the user names; None means the folder in AIMC_BRIDGE_DATA.
 
     Returns:
-        The findings under one heading, to be added to those of `aimc_bridge.doctor.examine`.
+        The findings under one heading. They are added to those of `aimc_bridge.doctor.examine`.
 
     Raises:
-        DataError: If the folder is not there.
+        DataError: If the folder does not exist.
     """
     try:
         from benchmarks.tasks.data import data_dir
-    except (ImportError, OSError) as problem:  # a broken torch: the other sections say more
+    except (ImportError, OSError) as problem:  # a broken torch; the other sections say more
         return {"data": [Finding("tasks", False, f"cannot be imported ({problem})")]}
     folder = data_dir(folder)
     return {f"data in {folder}" if folder else "data": list(data_sets(folder))}
 
 
 def data_sets(folder: Path | None) -> Iterator[Finding]:
-    """Yield a finding per data set and packaged model of all tasks.
+    """Yield one finding per data set and per packaged model of all tasks.
 
     Args:
         folder: The data folder, or None if there is none.
@@ -72,7 +72,11 @@ app = cli.command("doctor", check)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+    """Run the command and return its exit code.
+
+    Args:
+        words: The words of the command line after the program; None means those of this process.
+    """
     return cli.execute(app, words)
 
 

@@ -1,9 +1,10 @@
-"""What the simplifications cost: `python -m benchmarks.ladder [wrn] [bert] [lstm]`.
+"""Measure what simplified physics costs: `python -m benchmarks.ladder [wrn] [bert] [lstm]`.
 
-Climbs from the replication's physics to the paper's, one change at a time, with the same chips on
-every rung, and measures the flaws of the replication's evaluation one by one. `--out` holds
-results.csv, ladder.csv, layers.csv, flaws.csv, less-one.csv, summary.md, figures and run.json. Exit
-codes: 0 done, 1 a digital training diverged, 2 bad usage, 130 interrupted.
+The ladder leads from the replication's physics to the paper's, one change at a time, with the same
+chips on every rung. Beside it, the flaws of the replication's evaluation are measured one by one.
+The folder `--out` gets results.csv, ladder.csv, layers.csv, flaws.csv, less-one.csv, summary.md,
+figures and run.json. Exit codes: 0 done, 1 a digital training diverged, 2 bad usage, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -54,7 +55,11 @@ app = cli.command("ladder", run, "[TASK ...]")
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+    """Run the command and return its exit code.
+
+    Args:
+        words: The words of the command line after the program; None means those of this process.
+    """
     return cli.execute(app, words)
 
 

@@ -1,4 +1,4 @@
-"""What a run's record says of the machine and the packages it ran with."""
+"""The facts about machine and packages that the record of a run holds."""
 
 from __future__ import annotations
 
@@ -17,23 +17,27 @@ _PACKAGES = (
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a result may depend on."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the packages that a result may depend on, by name."""
+    by_name = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            by_name[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            by_name[name] = "not installed"
+    return by_name
 
 
 def hardware() -> dict[str, Any]:
-    """Return processor, cores, threads of torch, GPU, memory, and what allocators are told."""
+    """Return the processor, cores, threads of torch, GPU, memory and allocator settings.
+
+    The keys are those of a record's "hardware". Memory is in units of 10^9 bytes. "allocator" holds
+    the environment variables that change how memory is allocated, since times depend on them.
+    """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "machine": platform.machine(),
@@ -47,7 +51,7 @@ def hardware() -> dict[str, Any]:
 
 
 def _allocates(name: str) -> bool:
-    """Whether a variable of the environment tells a memory allocator something."""
+    """Return whether an environment variable changes how memory is allocated."""
     return name.startswith("MALLOC_") or name in ("THP_MEM_ALLOC_ENABLE", "LD_PRELOAD")
 
 

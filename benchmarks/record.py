@@ -1,9 +1,10 @@
-"""Records of finished work, and the pages made from them: `python -m benchmarks.record COMMAND`.
+"""Keep records of finished work and make pages from them: `python -m benchmarks.record COMMAND`.
 
 add runs/NAME         keep a finished run, ablation, ladder, cross-check or speed measurement
 keep runs/NAME wrn    keep the trained models of a run with the project
-write                 put tables and figures of all records into README.md and docs/
-check                 say which records or pages are out of step; exit code 1 if one is
+write                 write the tables and figures of all records into README.md and docs/
+check                 list damaged records and pages that do not show the records; exit code 1 if
+                      there are any
 table KIND            print the table of all records of a kind
 compare               print this project's results beside those that others published
 """
@@ -44,8 +45,8 @@ def add(
 
     Names of all but runs begin with their kind: ablation-NAME. A ladder has a record per task.
     """
-    found = folders.records_of(folder, name)
-    paths = [records.add(record, replace=replace, dry_run=output.dry_run) for record in found]
+    finished = folders.records_of(folder, name)
+    paths = [records.add(record, replace=replace, dry_run=output.dry_run) for record in finished]
     output.result("\n".join(map(str, paths)), {"files": paths})
     output.say(f"`{PROGRAM} write` puts what the pages show of it into the pages")
 
@@ -116,7 +117,11 @@ def compare(*, output: cli.Output = cli.Output()) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+    """Run the command and return its exit code.
+
+    Args:
+        words: The words of the command line after the program; None means those of this process.
+    """
     return commands.execute(app, words, program=PROGRAM)
 
 

@@ -1,10 +1,10 @@
-"""The benchmark: `python -m benchmarks.run [wrn] [bert] [lstm]`.
+"""The main benchmark: `python -m benchmarks.run [wrn] [bert] [lstm]`.
 
-Converts each model with a preset, trains it hardware-aware, programs chips, drifts them, and writes
-results.csv, summary.md, figures and run.json. Exit codes: 0 done, 1 a training diverged, 2 bad
-usage, 130 interrupted.
+It converts each model with a preset, trains it hardware-aware, programs chips, drifts them, and
+writes results.csv, summary.md, figures and run.json. Exit codes: 0 done, 1 a training diverged, 2
+bad usage, 130 interrupted.
 
-Started by torchrun or `accelerate launch`, all processes train; the first one does the rest.
+If torchrun or `accelerate launch` starts it, all processes train and the first one does the rest.
 """
 
 from __future__ import annotations
@@ -61,7 +61,11 @@ app = cli.command("run", run, "[TASK ...]")
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+    """Run the command and return its exit code.
+
+    Args:
+        words: The words of the command line after the program; None means those of this process.
+    """
     return cli.execute(app, words)
 
 

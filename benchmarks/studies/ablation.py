@@ -1,8 +1,8 @@
-"""What each technique of a recipe is worth: the same training with one technique switched.
+"""Measure what each technique of a recipe is worth: the same training with one technique changed.
 
-From one digital model the recipe is trained as it is, then once with each technique switched off
-(one that the recipe lacks is switched on), and at several noise scales: same data in the same
-order, same steps, same chips.
+All trainings start from one digital model. The recipe is trained as it is, then once with each
+technique switched off (a technique that the recipe lacks is switched on), and once at each of
+several noise scales. Data, their order, the number of steps and the chips are the same each time.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Variant:
     """A recipe that differs in one technique.
 
     Attributes:
-        name: What is different, in words.
-        fields: The fields of the recipe that differ, with their values.
+        name: The difference in words.
+        fields: The fields of the recipe that differ, with their new values.
     """
 
     name: str
@@ -54,11 +54,11 @@ def variants(spec: TrainingSpec) -> list[Variant]:
     """Return the recipe, then one variant per technique, then one per noise scale.
 
     Args:
-        spec: The recipe's fields.
+        spec: The fields of the recipe.
 
     Returns:
-        The recipe itself first. A technique that it has is switched off, one that it lacks is
-        switched on.
+        The recipe itself first. In the variants, a technique that the recipe has is switched off,
+        and a technique that it lacks is switched on.
     """
     chosen = [Variant(BASE, {})]
 
@@ -87,7 +87,7 @@ def variants(spec: TrainingSpec) -> list[Variant]:
     switch("clipping", spec.clip_type != "none", {"clip_type": "none"}, clip)
     values_now = spec.values()
     for width in CLIPS:
-        # without a new scale, a clipped column would use less of the conductance
+        # if it were not scaled again, a clipped column would use less of the conductance
         clip = {"clip_type": "column_gaussian", "clip_value": width}
         clip |= {"remap_every": spec.remap_every or 20}
         fields = {key: value for key, value in clip.items() if values_now[key] != value}
@@ -103,7 +103,7 @@ def variants(spec: TrainingSpec) -> list[Variant]:
 
 
 def slug(name: str) -> str:
-    """Return a variant's name as the name of a folder."""
+    """Turn the name of a variant into the name of a folder."""
     letters = "".join(c if c.isalnum() or c == "." else "-" for c in name)
     return "-".join(filter(None, letters.split("-")))
 
@@ -115,7 +115,7 @@ class AblationOptions:
 
     Attributes:
         task: The name of the task.
-        only: Names of variants beside the recipe itself; None is all.
+        only: Names of the variants to train beside the recipe itself; None means all.
         split: The data that chips are measured on.
     """
 
@@ -160,15 +160,15 @@ class AblationOptions:
 
     def settings(self) -> Settings:
         """Return the settings of the task's study."""
-        own = ("task", "only", "split")
-        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
-        shared = {name: value for name, value in values.items() if name not in own}
+        not_shared = ("task", "only", "split")
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        shared = {name: value for name, value in values.items() if name not in not_shared}
         return Settings(tasks=(self.task,), **shared)
 
     def claim(self) -> dict[str, Any]:
-        """Return the record's arguments: what must be the same for an ablation to be resumed."""
+        """Return the record's arguments; they must be the same when an ablation is resumed."""
         settings = self.settings().claim()
-        names = [one.name for one in dataclasses.fields(self) if one.name in settings]
+        names = [field.name for field in dataclasses.fields(self) if field.name in settings]
         only = None if self.only is None else list(self.only)
         return {
             "task": self.task,
@@ -179,10 +179,19 @@ class AblationOptions:
 
 
 class Ablation:
-    """The variants of one task in a folder; every finished part is on disk and not done twice."""
+    """The variants of one task in a folder; no finished part is done twice.
+
+    Attributes:
+        options: The options.
+        out: The folder of the results.
+        output: Where notes go.
+        study: The task's study, in the folder "work".
+        recipe: The recipe as it is.
+        variants: The variants to train, the recipe itself first.
+    """
 
     def __init__(self, options: AblationOptions, out: Path, output: Output = Output()) -> None:
-        """Check what is asked for; nothing is written yet.
+        """Check the options; nothing is written yet.
 
         Args:
             options: The options.
@@ -207,11 +216,11 @@ class Ablation:
         return [v for v in every if only is None or v.name in (BASE, *only)]
 
     def check(self) -> None:
-        """Load what can be loaded, so that nothing fails after the first training.
+        """Load the checkpoint and the training data, so that no error comes after a training.
 
         Raises:
             CheckpointError: If the checkpoint is missing, damaged or of another model.
-            DataError: If there are no training data.
+            DataError: If the training data are missing or damaged.
         """
         study = self.study
         for path in study.settings.checkpoints().values():
@@ -219,7 +228,7 @@ class Ablation:
         study.task.train_loader(self.recipe.spec.batch_size, study.seed)
 
     def plan(self) -> list[str]:
-        """Describe what is done, one line per variant."""
+        """Describe what will be done, one line per variant."""
         study = self.study
         times = ", ".join(label(t_s) for t_s in study.settings.at)
         return [
@@ -237,7 +246,7 @@ class Ablation:
             command: The command line, for the record.
 
         Returns:
-            The rows of results.csv, those of the digital model first.
+            The rows of results.csv; the rows of the digital model come first.
 
         Raises:
             TrainingError: If a training diverges.
@@ -288,7 +297,7 @@ class Ablation:
         return table.assign(variant=variant.name, training_seed=seed)
 
     def _about(self, command: str) -> dict[str, Any]:
-        """Return what run.json says."""
+        """Return the content of run.json."""
         study, split = self.study, self.options.split
         facts = {
             **study.facts,

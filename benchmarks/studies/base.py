@@ -1,4 +1,4 @@
-"""The core of every study: a task's digital model, converted, calibrated, trained and swept.
+"""The core of every study: convert, calibrate, train and sweep a task's digital model.
 
     study = Study(task, settings, folder, output)
     digital = study.digital_model()            # from --checkpoint, or trained here
@@ -7,8 +7,8 @@
     study.train(digital, analog, recipe, folder / "hwa-training")
     table = study.sweep(analog, study.evaluate, folder / "hwa.csv", chips=5)
 
-Everything that takes time is in files of the folder: the same calls in a folder of an earlier run
-read what is there and do the rest.
+The results of everything that takes time are files in the folder. In the folder of an earlier run,
+the same calls read the files that exist and do the rest.
 """
 
 from __future__ import annotations
@@ -56,28 +56,36 @@ Evaluate = Callable[[nn.Module], dict[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Replica:
-    """Which of several processes this is. The first does everything; the others train with it."""
+    """The place of this process among several; the first does all, the others only train.
+
+    Attributes:
+        index: The number of this process, from 0 on.
+        count: How many processes there are.
+    """
 
     index: int = 0
     count: int = 1
 
     def meet(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have called this method."""
         if self.count > 1:
             PartialState().wait_for_everyone()
 
 
 @contextlib.contextmanager
 def replicas(device: str) -> Iterator[Replica]:
-    """Yield which process this is of those that a launcher started; the only one without it.
+    """Yield the place of this process among the processes that a launcher started.
 
     Args:
         device: "cpu" or "cuda".
+
+    Yields:
+        The place; without a launcher, this is the only process.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield Replica()
         return
-    # a replica waits for the first process's sweeps: hours, where the default is minutes
+    # the others wait for the sweeps of the first process: hours, and the default is minutes
     state = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))
     try:
         yield Replica(state.process_index, state.num_processes)
@@ -96,8 +104,9 @@ class Study:
         output: Where notes go.
         seed: Seed of the trainings.
         chip_seed: Seed of the first chip; chip i of a sweep has chip_seed + i.
-        parts: Seconds of the parts that take time.
-        facts: What the record says of the task; the methods add to it.
+        parts: The parts that take time, with their seconds.
+        facts: What the record says about the task; the methods add to it.
+        replica: Which of several processes this is.
     """
 
     def __init__(
@@ -118,8 +127,9 @@ class Study:
             folder: Where finished parts are or will be.
             output: Where notes go.
             replica: Which of several processes this is.
-            training: The number of the training, if there are several (--seeds): training i has the
-                seed settings.seed + i, and chips of its own, 10,000 seeds further on.
+            training: The number of the training, from 0 on, if there are several (--seeds).
+                Training i has the seed settings.seed + i, and its own chips: their seeds begin
+                10,000 * i after settings.seed.
         """
         self.task, self.settings, self.folder, self.output = task, settings, folder, output
         self.replica = replica
@@ -143,10 +153,10 @@ class Study:
     # --- models ---
 
     def digital_model(self) -> nn.Module:
-        """Load the digital model that the settings name, or train it in the folder "digital".
+        """Load the digital model that the settings name, or train one in the folder "digital".
 
         Returns:
-            The model on the settings' device, in eval mode; `facts["digital"]` says where it is
+            The model on the settings' device, in eval mode. `facts["digital"]` says where it comes
             from.
 
         Raises:
@@ -188,12 +198,12 @@ class Study:
     def convert(
         self, model: nn.Module, engine: str = "native", preset: Preset | None = None
     ) -> nn.Module:
-        """Convert a digital model of the task, without what the task keeps digital.
+        """Convert a digital model of the task, except for the layers that the task keeps digital.
 
         Args:
             model: The digital model.
             engine: "native" or "aihwkit".
-            preset: The chip; None is the settings' preset.
+            preset: The chip; None means the settings' preset.
 
         Returns:
             The converted model in eval mode, without input ranges.
@@ -209,12 +219,14 @@ class Study:
     ) -> None:
         """Set the input ranges from training data, by the plan's method.
 
+        Nothing happens if the periphery of the preset has no input ranges.
+
         Args:
             analog: A converted model.
-            preset: The preset it was converted with; None is the settings'. Nothing happens if its
-                periphery has no input ranges.
+            preset: The preset that it was converted with; None means the settings' preset.
             inputs_alone: Leave out the plan's out_percentile, which raises the ranges until the ADC
-                holds the outputs: how far depends on tiles and scales, as the inputs do not.
+                holds the outputs. How far it raises them depends on tiles and scales; the inputs do
+                not.
         """
         if (preset or self.settings.preset).crossbar.input_range != "none":
             batches = self.task.calibration_batches(self.plan.calibration)
@@ -232,11 +244,11 @@ class Study:
         """Train a converted model hardware-aware, in place.
 
         Args:
-            model: The digital model, which teaches if the recipe distils.
-            analog: The model converted from it, with input ranges.
+            model: The digital model; it is the teacher if the recipe distils.
+            analog: The model that was converted from it, with input ranges.
             recipe: The recipe.
             folder: Where checkpoints are; a training that was cut short continues from them.
-            seed: Seed of data order and noise; None is the study's.
+            seed: Seed of data order and noise; None means the study's seed.
 
         Returns:
             The history of the training, one row per step.
@@ -261,7 +273,9 @@ class Study:
     def train_without_noise(
         self, model: nn.Module, recipe: HWATraining, folder: Path
     ) -> tuple[nn.Module, pd.DataFrame]:
-        """Train a copy of a digital model as long as `train` does, without a chip: the control.
+        """Train a copy of a digital model without a chip: the control.
+
+        The recipe, the data and the number of steps are those of `train`.
 
         Args:
             model: The digital model; it stays as it is.
@@ -270,6 +284,9 @@ class Study:
 
         Returns:
             The trained copy in eval mode, and the history of the training, one row per step.
+
+        Raises:
+            TrainingError: If the training diverges.
         """
         tuned = copy.deepcopy(model)
         history = train_digital(
@@ -284,7 +301,7 @@ class Study:
         return tuned.eval(), history
 
     def _training(self, model: nn.Module, folder: Path, seed: int) -> dict[str, Any]:
-        """What `train` and `train_digital` are given alike."""
+        """Return the arguments that `train` and `train_digital` share."""
         return {
             **self.settings.training_options(),
             "seed": seed,
@@ -303,10 +320,10 @@ class Study:
         return self.task.evaluate(model, self.plan.validation_subset, split="validation")
 
     def _on_a_chip(self, seed: int, model: nn.Module) -> dict[str, float]:
-        """Validation on one chip that is an hour old.
+        """Validate on one chip that is an hour old.
 
-        Weights are chosen by what they will be judged by; always the same chip, so that two
-        validations differ by the weights alone.
+        The results are measured on chips, so weights are chosen on a chip too. It is always the
+        same chip, so that two validations differ by the weights alone.
         """
         program(model, validation_seed(seed))
         try:
@@ -318,15 +335,18 @@ class Study:
     # --- measurements ---
 
     def evaluator(self, model: nn.Module, subset: int | None, split: Split = "test") -> Evaluate:
-        """Make what a sweep measures: the task's metrics on held-out data.
+        """Make the function that a sweep measures: the task's metrics on held-out data.
 
-        With --reestimate-bn and a model with batch norm, its statistics are re-estimated on each
-        chip at each time before it is evaluated.
+        If --reestimate-bn is given and the model has batch norm, the statistics are re-estimated on
+        each chip at each time before it is evaluated.
 
         Args:
             model: The digital model.
-            subset: The number of samples (words); None is all.
+            subset: The number of samples (words); None means all.
             split: "test" or "validation".
+
+        Returns:
+            A function of a model that returns metric -> value.
         """
         batches = self.settings.reestimate_bn
         if not batches or not has_batchnorm(model):
@@ -344,14 +364,14 @@ class Study:
         chips: int | None = None,
         times: Sequence[float] | None = None,
     ) -> pd.DataFrame:
-        """Measure chips at times; chips that the file has at those times are not measured again.
+        """Measure chips at several times; results that the file already holds are kept.
 
         Args:
-            analog: A converted model; it comes back restored.
-            evaluate: What is measured.
+            analog: A converted model; afterwards it holds no chip.
+            evaluate: The function that measures a chip.
             path: The CSV file of the finished chips.
-            chips: How many; None is the plan's number for the native engine.
-            times: When, in seconds after programming; None is the settings' times.
+            chips: The number of chips; None means the plan's number for the native engine.
+            times: Seconds after programming; None means the settings' times.
 
         Returns:
             One row per chip, time and metric.
@@ -373,9 +393,12 @@ class Study:
 
         Args:
             model: The digital model.
-            subset: The number of samples (words); None is all.
+            subset: The number of samples (words); None means all.
             split: "test" or "validation".
-            path: A JSON file with the metrics.
+            path: The JSON file of the metrics; it is written if it does not exist.
+
+        Returns:
+            Metric -> value.
 
         Raises:
             CheckpointError: If the file is damaged.
@@ -392,48 +415,74 @@ class Study:
         return values
 
     def samples(self, subset: int | None, split: Split = "test") -> int:
-        """Count the samples (words) that a subset holds."""
+        """Return the number of samples (words) in a subset."""
         return sum(self.task.targets(batch).numel() for batch in self.task.batches(split, subset))
 
 
 class Carried:
-    """What a task's training carries from batch to batch, for a checkpoint."""
+    """The state that a training carries from batch to batch, in the form that checkpoints take."""
 
     def __init__(self, task: Task, model: nn.Module) -> None:
-        """Remember whose state it is."""
+        """Remember whose state it is.
+
+        Args:
+            task: The task; it reads and sets the state.
+            model: The model that is trained.
+        """
         self.task, self.model = task, model
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the task's tensors; empty but for recurrent models."""
+        """Return the tensors of the state by name; only recurrent models have any."""
         return self.task.carried(self.model)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put them back."""
+        """Put back the tensors that `state_dict` returned."""
         self.task.carry(self.model, state)
 
 
 def validation_seed(seed: int) -> int:
-    """Return the chip that validation looks at: never one of those measured in the end."""
+    """Return the seed of the chip that validation uses; it is never the seed of a measured chip.
+
+    Args:
+        seed: The seed of the training.
+    """
     return rng.derive(seed, "validation chip") % 2**31 + 2**31
 
 
-# --- what a chip is judged by ---------------------------------------------------------------------
+# --- metrics of a chip ----------------------------------------------------------------------------
 
 
 def evaluate(task: Task, subset: int | None, split: Split, model: nn.Module) -> dict[str, float]:
-    """Return the task's metrics on held-out samples."""
+    """Return the task's metrics on held-out samples.
+
+    Args:
+        task: The task.
+        subset: The number of samples (words); None means all.
+        split: "test" or "validation".
+        model: A digital or analog model.
+    """
     return task.evaluate(model, subset, split)
 
 
 def has_batchnorm(model: nn.Module) -> bool:
-    """Return whether there are batch-norm statistics to re-estimate."""
+    """Return whether a model has batch-norm layers, whose statistics can be re-estimated."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 def evaluate_reestimated(
     task: Task, subset: int | None, split: Split, data: list[Any], model: nn.Module
 ) -> dict[str, float]:
-    """Return the metrics with batch-norm statistics of this chip; put the trained ones back."""
+    """Return the metrics with batch-norm statistics that are re-estimated on this chip.
+
+    The statistics from the training are put back afterwards.
+
+    Args:
+        task: The task.
+        subset: The number of samples (words); None means all.
+        split: "test" or "validation".
+        data: The batches that the statistics are re-estimated from.
+        model: A model that holds a chip.
+    """
     buffers: dict[str, Tensor] = {name: value.clone() for name, value in model.named_buffers()}
     reestimate_batchnorm(model, data)
     try:

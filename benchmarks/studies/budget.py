@@ -1,4 +1,4 @@
-"""The wall time of a cross-check of several reports: what each needs, and what each gets."""
+"""The budget of a cross-check: how much wall time each of its reports needs and gets."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from aimc_bridge.files import write_text
 
 @dataclass
 class Budget:
-    """Wall time of a cross-check, and which part of it each report gets.
+    """The wall time of a cross-check in seconds, and the share of each report.
 
     Attributes:
-        total_s: All of it.
-        smallest_s: Seconds that each report needs at least, by its name, in order.
-        spent_s: Seconds that are spent: predicting first, then the reports that are done.
-        shares_s: Seconds that reports got, by name. A report that is resumed keeps its share.
+        total_s: The whole budget.
+        smallest_s: Report -> the least time that it needs, in the order of the reports.
+        spent_s: The time that is spent: first for predicting, then for the finished reports.
+        shares_s: Report -> the time that it got. A report that is resumed keeps its share.
     """
 
     total_s: float
@@ -31,7 +31,7 @@ class Budget:
         """Refuse a budget that is too small for one cell per report.
 
         Raises:
-            UsageError: If it is; it names the smallest budget that would do.
+            UsageError: If it is too small; the error names the smallest budget that is enough.
         """
         needed = self.spent_s + sum(self.smallest_s[name] for name in self._waiting())
         if self.total_s < needed:
@@ -44,10 +44,17 @@ class Budget:
             )
 
     def share(self, name: str) -> float:
-        """Return the seconds of a report: what it needs, and an even part of what is left over."""
+        """Return the time of a report: what it needs, and an equal part of the rest.
+
+        Args:
+            name: The report.
+
+        Returns:
+            Seconds; they are noted in `shares_s`.
+        """
         if name not in self.shares_s:
             waiting = self._waiting()
-            spare = self.total_s - self.spent_s - sum(self.smallest_s[one] for one in waiting)
+            spare = self.total_s - self.spent_s - sum(self.smallest_s[report] for report in waiting)
             self.shares_s[name] = self.smallest_s[name] + max(0.0, spare) / len(waiting)
         return self.shares_s[name]
 
@@ -56,14 +63,24 @@ class Budget:
         return [name for name in self.smallest_s if name not in self.shares_s]
 
     def write(self, file: Path) -> None:
-        """Note it for a resumed cross-check."""
+        """Write the budget as JSON, for a cross-check that is resumed.
+
+        The total is not written: it may change from one run to the next.
+
+        Args:
+            file: The file; its folder is made if it does not exist.
+        """
         file.parent.mkdir(parents=True, exist_ok=True)
         values = {name: value for name, value in vars(self).items() if name != "total_s"}
         write_text(file, json.dumps(values, indent=1) + "\n")
 
     @staticmethod
     def read(file: Path, total_s: float) -> Budget:
-        """Return the budget that an interrupted cross-check noted.
+        """Read the budget that an interrupted cross-check wrote.
+
+        Args:
+            file: The file.
+            total_s: The whole budget now, in seconds.
 
         Raises:
             CheckpointError: If the file is damaged.
@@ -78,5 +95,9 @@ class Budget:
 
 
 def as_option(seconds: float) -> str:
-    """Return whole seconds or minutes, rounded up, as --budget takes them."""
+    """Write a time as the option --budget takes it, rounded up to whole seconds or minutes.
+
+    Args:
+        seconds: The time.
+    """
     return f"{math.ceil(seconds / 60)}m" if seconds >= 120 else f"{math.ceil(seconds)}s"

@@ -1,4 +1,4 @@
-"""A cross-check of presets and tasks: its reports, what each may cost, one verdict over all."""
+"""A cross-check of presets and tasks: its reports, their budgets, one verdict over all."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from benchmarks.tasks import Task
 FILE = "crosscheck.json"
 BUDGET = Path("work") / "budget.json"
 FREE = ("tasks", "preset", "against", "preset_data", "workers")
-"""Arguments that may change when a cross-check is resumed: a report that is done stays as it is."""
+"""Arguments that may change when a cross-check is resumed; finished reports stay as they are."""
 
 PRESETS = (presets.rasch2023, presets.scalar_drift, presets.hermes)
-CALIBRATION = 8  # batches of training data that set the input ranges and are what the layers see
-_SPARE = 1.5  # of a predicted cost: a busy machine may take that much longer
+CALIBRATION = 8  # batches of training data; they set the input ranges and are the layers' inputs
+_SPARE = 1.5  # factor on predicted costs: a busy machine may take that much longer
 
 
 def _check_presets(_: Any, names: tuple[str, ...] | None) -> None:
@@ -70,9 +70,10 @@ class CrosscheckOptions:
     Attributes:
         tasks: Names of the tasks, each once.
         preset: Presets under which the native engine is compared with aihwkit.
-        against: Presets that are compared with the first of them on the native engine; None stands
-            for scalar_drift, if it is among them and the first is rasch2023 (`others`).
-        budget: Wall time of all reports in seconds.
+        against: Names of presets that are compared with the first preset on the native engine. None
+            means scalar_drift if it is among the presets and rasch2023 is the first, else none
+            (see `others`).
+        budget: Wall time of all reports, in seconds.
     """
 
     tasks: Annotated[tuple[str, ...], Parameter(parse=False)] = ()
@@ -83,7 +84,7 @@ class CrosscheckOptions:
     trained: cli.Trained = ()
     preset: cli.PresetNames = PRESETS
     against: Annotated[
-        tuple[str, ...] | None,  # not Preset: cyclopts would ask for the fields of one
+        tuple[str, ...] | None,  # not Preset: cyclopts would make an option of each of its fields
         _several(
             "Presets compared with the first one natively; default: scalar_drift, if it and "
             "rasch2023 are among the presets.",
@@ -136,7 +137,7 @@ class CrosscheckOptions:
 
     @property
     def others(self) -> tuple[Preset, ...]:
-        """The presets that are compared with the first one."""
+        """The presets that are compared with the first preset on the native engine."""
         if self.against is not None:
             return tuple(cli.preset_of(name) for name in dict.fromkeys(self.against))
         chosen = self.preset
@@ -144,13 +145,13 @@ class CrosscheckOptions:
         return (presets.scalar_drift,) if usual else ()
 
     def of_models(self) -> Settings:
-        """Return the settings of the digital models; they are trained and kept on the CPU."""
+        """Return the settings of the digital models, which are trained and stay on the CPU."""
         names = ("tasks", "profile", "data_dir", "option", "checkpoint", "trained", "seed")
         return Settings(**{name: getattr(self, name) for name in names})
 
     def claim(self) -> dict[str, Any]:
-        """Return the record's arguments; those in `FREE` may change when it is resumed."""
-        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        """Return the record's arguments; all but `FREE` must be the same when it is resumed."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {
             **{name: list(v) if isinstance(v, tuple) else v for name, v in values.items()},
             "data_dir": None if self.data_dir is None else str(self.data_dir),
@@ -167,10 +168,10 @@ class Planned:
 
     Attributes:
         name: Its folder: "PRESET/device", "PRESET/TASK", or "PRESET-OTHER/..." for two presets.
-        preset: The preset of both engines, or of the first side.
+        preset: The preset of both engines, or of the first side if two presets are compared.
         task: The task whose model is compared; None for devices.
         against: The preset of the second side if two presets are compared, else None.
-        levels: What it compares.
+        levels: The levels that are compared.
     """
 
     name: str
@@ -181,22 +182,32 @@ class Planned:
 
     @property
     def should_agree(self) -> bool:
-        """Whether a difference is a failure: two engines should agree, two presets need not."""
+        """Whether a difference is a failure: two engines should agree, two presets may differ."""
         return self.against is None
 
 
 class Crosscheck:
-    """The cross-check of some presets and tasks; what is done is in files of a folder."""
+    """The cross-check of some presets and tasks; finished parts are files in a folder.
+
+    Attributes:
+        options: The options.
+        output: Where notes go.
+        settings: The settings of the digital models.
+        levels: The levels that are compared, in the order of `LEVELS`.
+        checkpoints: Task -> its digital model, for tasks whose digital model is given.
+        trained: Task -> its hardware-aware model, for tasks whose hardware-aware model is given.
+        tasks: Name -> task; empty if only devices are compared.
+    """
 
     def __init__(self, options: CrosscheckOptions, output: Output = Output()) -> None:
-        """Check what is asked for, before anything is done.
+        """Check the options, before anything is done.
 
         Args:
             options: The options.
             output: Where notes go.
 
         Raises:
-            UsageError: If levels, metrics, layers or weights are not possible.
+            UsageError: If presets, levels, metrics, layers or files of weights do not fit together.
             CheckpointError: If a file with weights is missing, damaged or of another model.
             DataError: If the data of a task are missing or damaged.
         """
@@ -219,7 +230,7 @@ class Crosscheck:
                 _check_layers(task, options.layers)
 
     def reports(self) -> list[Planned]:
-        """Return all reports in their order, the devices of each preset first."""
+        """Return all reports in order; the devices of each preset come first."""
         planned = []
         rest = tuple(level for level in self.levels if level != "device")
         chosen = self.options.preset
@@ -234,33 +245,34 @@ class Crosscheck:
         return planned
 
     def budget(self, path: Path | None = None) -> Budget | None:
-        """Predict the cheapest plan of all reports; refuse a budget that does not pay for it.
+        """Predict the cheapest plan of every report; refuse a budget that is too small for it.
 
-        Models that would be trained are predicted with their starting weights: what a layer costs
-        does not depend on its values.
+        The cost of a model that is not trained yet is predicted with its starting weights: the cost
+        of a layer does not depend on their values.
 
         Args:
-            path: Where an interrupted cross-check noted its budget; it is not predicted again.
+            path: The file with the budget of an interrupted cross-check. What it holds is not
+                predicted again.
 
         Returns:
-            The budget, or None if none is given.
+            The budget, or None if the options have none.
 
         Raises:
-            UsageError: If the budget does not pay for one cell per report; it names the smallest
-                one that does.
+            UsageError: If the budget is too small for one cell per report; the error names the
+                smallest budget that is enough.
         """
         total_s = self.options.budget
         if total_s is None:
             return None
         resumed = path is not None and path.exists()
         budget = Budget.read(path, total_s) if path is not None and resumed else Budget(total_s)
-        new = [one for one in self.reports() if one.name not in budget.smallest_s]
+        new = [report for report in self.reports() if report.name not in budget.smallest_s]
         if new:
             self.output.say("predicting the cheapest plan of every report")
             began = time.monotonic()
             models = {name: self._unlearned(name) for name in self.tasks}
-            for one in new:
-                budget.smallest_s[one.name] = self._smallest(one, models)
+            for report in new:
+                budget.smallest_s[report.name] = self._smallest(report, models)
             budget.spent_s += time.monotonic() - began
             budget.check()
         return budget
@@ -269,14 +281,14 @@ class Crosscheck:
         """Describe what is compared, one line per report.
 
         Args:
-            budget: What `budget` returned.
+            budget: The result of `budget`.
         """
         lines = []
-        for one in self.reports():
-            sides = "native against aihwkit" if one.should_agree else "two presets, may differ"
-            line = f"{one.name}: {', '.join(one.levels)}; {sides}"
+        for report in self.reports():
+            sides = "native against aihwkit" if report.should_agree else "two presets, may differ"
+            line = f"{report.name}: {', '.join(report.levels)}; {sides}"
             if budget is not None:
-                line += f"; {as_option(budget.smallest_s[one.name])} at least"
+                line += f"; {as_option(budget.smallest_s[report.name])} at least"
             lines.append(line)
         return lines
 
@@ -284,33 +296,33 @@ class Crosscheck:
         """Make all reports, one folder each, and crosscheck.json and summary.md over all of them.
 
         Args:
-            folder: Where they go.
-            budget: What `budget` returned.
+            folder: The folder of the results.
+            budget: The result of `budget`.
             command: The command line, for the record.
 
         Returns:
-            The reports in short; see `in_short`.
+            One short form per report; see `benchmarks.report.verdict.in_short`.
         """
         if self.options.profile != "paper" and self.tasks:
             self.output.say(
                 f"profile {self.options.profile}: not the paper's models or data", "yellow"
             )
         models = {name: self._model(name, folder / "work" / name) for name in self.tasks}
-        planned = self.reports()
+        reports = self.reports()
         done: list[dict[str, Any]] = []
-        for index, one in enumerate(planned):
-            self.output.say(f"[{index + 1}/{len(planned)}] {one.name}", "bold")
+        for index, planned in enumerate(reports):
+            self.output.say(f"[{index + 1}/{len(reports)}] {planned.name}", "bold")
             share = None
             if budget is not None:
-                share = budget.share(one.name)
+                share = budget.share(planned.name)
                 budget.write(folder / BUDGET)
             began = time.monotonic()
-            report = self._compare(one, models, share, folder / "work" / one.name)
-            report.save(folder / one.name)
+            report = self._compare(planned, models, share, folder / "work" / planned.name)
+            report.save(folder / planned.name)
             wall_s = time.monotonic() - began
             if budget is not None:
                 budget.spent_s += wall_s
-            done.append(in_short(one.name, one.should_agree, report, wall_s))
+            done.append(in_short(planned.name, planned.should_agree, report, wall_s))
             self._write(folder, done, command)
         return done
 
@@ -342,19 +354,19 @@ class Crosscheck:
     # --- checks ---
 
     def _metrics_of(self, task: Task) -> tuple[str, ...]:
-        """Return what the task level compares.
+        """Return the metrics that the task level compares.
 
         Raises:
-            UsageError: For a metric that the task does not have.
+            UsageError: If the task does not have a metric.
         """
-        # a word's probability is small: half a point of it would be a wide margin
+        # the probability of a word is small: a margin of half a point would be too wide for it
         more = ("probability",) if task.metric == "accuracy" else ()
         allowed = (task.metric, "error", "loss", *more)
-        asked = tuple(dict.fromkeys(self.options.metrics or (task.metric,)))
-        unknown = [name for name in asked if name not in allowed]
+        metrics = tuple(dict.fromkeys(self.options.metrics or (task.metric,)))
+        unknown = [name for name in metrics if name not in allowed]
         if unknown:
             raise UsageError(f"--metrics {' '.join(unknown)}: {task.name} has {', '.join(allowed)}")
-        return asked
+        return metrics
 
     def _check_weights(self) -> None:
         both = sorted(self.checkpoints.keys() & self.trained.keys())
@@ -370,7 +382,7 @@ class Crosscheck:
     # --- models and reports ---
 
     def _trained_model(self, task: Task) -> nn.Module | None:
-        """Return the given hardware-aware model of a task, None if none is given."""
+        """Return the hardware-aware model that is given for a task, or None."""
         if task.name not in self.trained:
             return None
         skeleton, preset = task.skeleton().eval(), self.options.preset[0]
@@ -379,7 +391,7 @@ class Crosscheck:
         return analog.eval()
 
     def _model(self, name: str, folder: Path) -> nn.Module:
-        """Return a task's digital model on the CPU, given or trained."""
+        """Return a task's digital model on the CPU: the given one, or a trained one."""
         task = self.tasks[name]
         if name in self.trained:
             return task.skeleton().eval()
@@ -389,7 +401,7 @@ class Crosscheck:
         return study.digital_model().cpu().eval()
 
     def _unlearned(self, name: str) -> nn.Module:
-        """Return a model for predictions: the given weights, or those a training starts from."""
+        """Return a model to predict costs with; its weights are given ones or starting weights."""
         task = self.tasks[name]
         if name in self.trained:
             return task.skeleton().eval()
@@ -397,54 +409,54 @@ class Crosscheck:
             return task.load(self.checkpoints[name])
         return task.build(self.options.seed).eval()
 
-    def _smallest(self, one: Planned, models: Mapping[str, nn.Module]) -> float:
-        """Return the wall seconds of the report's cheapest plan, predicting included."""
+    def _smallest(self, planned: Planned, models: Mapping[str, nn.Module]) -> float:
+        """Return the wall seconds of a report's cheapest plan, predicting included."""
         try:
-            self._compare(one, models, 1e-9, None)
-        except BudgetError as error:  # no budget is as small: this always happens
+            self._compare(planned, models, 1e-9, None)
+        except BudgetError as error:  # no plan is that cheap: this always happens
             return _SPARE * error.smallest_s / self.options.workers
         return 0.0  # pragma: no cover
 
     def _compare(
         self,
-        one: Planned,
+        planned: Planned,
         models: Mapping[str, nn.Module],
         share: float | None,
         resume: Path | None,
     ) -> Report:
-        asked = self.options
-        task = None if one.task is None else self.tasks[one.task]
+        options = self.options
+        task = None if planned.task is None else self.tasks[planned.task]
         evaluate = None
-        if task is not None and "task" in one.levels:
+        if task is not None and "task" in planned.levels:
             metrics = self._metrics_of(task)
-            evaluate = functools.partial(_evaluate, task, asked.subset, metrics)
+            evaluate = functools.partial(_evaluate, task, options.subset, metrics)
         return crosscheck(
-            None if one.task is None else models[one.task],
-            one.preset,
+            None if planned.task is None else models[planned.task],
+            planned.preset,
             None if task is None else task.calibration_batches(CALIBRATION),
-            asked.times,
-            asked.chips,
-            against=one.against,
+            options.times,
+            options.chips,
+            against=planned.against,
             trained=None if task is None else self._trained_model(task),
             evaluate=evaluate,
-            task_chips=_one_or_two(asked.task_chips),
-            seed=asked.seed,
-            levels=one.levels,
-            layers=asked.layers,
+            task_chips=_one_or_two(options.task_chips),
+            seed=options.seed,
+            levels=planned.levels,
+            layers=options.layers,
             exclude=() if task is None else task.exclude,
-            targets=asked.targets,
-            samples=asked.samples,
+            targets=options.targets,
+            samples=options.samples,
             budget=share,
-            compiled=asked.compiled,
-            device=asked.device,
+            compiled=options.compiled,
+            device=options.device,
             resume=resume,
-            workers=asked.workers,
+            workers=options.workers,
             progress=self.output.bars and resume is not None,
         )
 
 
 def _one_or_two(numbers: Sequence[int] | None) -> int | list[int] | None:
-    """One number for both sides, or one per side."""
+    """Return one number for both sides, or a list with one number per side."""
     if numbers is None:
         return None
     return numbers[0] if len(numbers) == 1 else list(numbers)
@@ -458,10 +470,10 @@ def _evaluate(
 
 
 def _check_layers(task: Task, patterns: Sequence[str]) -> None:
-    """Refuse a name or pattern that means no layer of the task.
+    """Refuse a name or pattern that matches no layer of the task.
 
     Raises:
-        UsageError: For such a one; it lists the layers.
+        UsageError: If a pattern matches none; the error lists the layers.
     """
     names = list(matrices_of(convert(task.skeleton(), presets.ideal, exclude=list(task.exclude))))
     for pattern in patterns:

@@ -1,6 +1,6 @@
-"""The folder of a study: whose it is, and the files of what is done, for the run that continues.
+"""The folder of a study: the run that it belongs to, and the files of its finished parts.
 
-run.json holds the arguments of the run from its first moment, and the whole record once results are
+run.json holds the arguments of the run from the start, and the whole record as soon as results are
 written. A run with other arguments is refused.
 """
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-# --- whose it is ----------------------------------------------------------------------------------
+# --- the run of a folder --------------------------------------------------------------------------
 
 
 def holds_a_run(out: Path, resume: bool | None) -> bool:
-    """Return whether a folder holds a run to continue.
+    """Return whether a folder holds a run that can be continued.
 
     Args:
         out: The folder; it need not exist.
-        resume: Whether --resume was given; None if the command cannot continue a run.
+        resume: Whether --resume was given; None if the command has no such option.
 
     Raises:
-        UsageError: If the folder cannot be used.
+        UsageError: If `out` is a file, or a folder with files in it while `resume` is not true.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder")
@@ -51,8 +51,11 @@ def holds_a_run(out: Path, resume: bool | None) -> bool:
 def claim_in(out: Path) -> dict[str, Any]:
     """Return the arguments of the run in a folder.
 
+    Args:
+        out: The folder.
+
     Raises:
-        UsageError: If run.json is missing or no record of a run.
+        UsageError: If run.json is missing or is not the record of a run.
     """
     path = out / "run.json"
     try:
@@ -66,10 +69,11 @@ def enter(out: Path, arguments: dict[str, Any], resume: bool, free: tuple[str, .
     """Take a folder for a run, or continue the run in it.
 
     Args:
-        out: The folder; it is made.
-        arguments: What the run is: `Settings.claim()`, or a dict like it.
+        out: The folder; it is made if it does not exist.
+        arguments: The arguments of the run, such as `Settings.claim()`.
         resume: Whether --resume was given.
-        free: Arguments that may differ from those of the run in the folder; they replace them.
+        free: Names of arguments that may differ from those of the run in the folder; the new values
+            replace the old ones.
 
     Raises:
         UsageError: If the folder holds something else, or cannot be written.
@@ -85,7 +89,7 @@ def enter(out: Path, arguments: dict[str, Any], resume: bool, free: tuple[str, .
                 f"{out} holds a run with other arguments ({', '.join(wrong)}); "
                 "name another --out, or repeat them"
             )
-        if differs:  # its results are of fewer chips: not finished until it is again
+        if differs:  # the old results are of fewer chips: the run is unfinished again
             write_text(record, json.dumps({"arguments": arguments}, indent=1) + "\n")
         return
     try:
@@ -98,24 +102,36 @@ def enter(out: Path, arguments: dict[str, Any], resume: bool, free: tuple[str, .
 
 
 def leave(out: Path) -> bool:
-    """Remove what `enter` wrote if no part was begun in the folder; return whether it was so."""
+    """Remove what `enter` wrote, if no part was begun in the folder.
+
+    Args:
+        out: The folder.
+
+    Returns:
+        Whether no part was begun.
+    """
     if any(path.is_file() for path in out.glob("work/**/*")):
         return False
     (out / "run.json").unlink(missing_ok=True)
     folders = [path for path in out.rglob("*") if path.is_dir()]
     for folder in [*sorted(folders, reverse=True), out]:
-        with contextlib.suppress(OSError):  # not empty: it was there before
+        with contextlib.suppress(OSError):  # not empty: the files in it were there before
             folder.rmdir()
     return True
 
 
 @contextlib.contextmanager
 def resumable(out: Path, output: Output) -> Iterator[None]:
-    """Say how to continue if the block is interrupted or fails; leave no folder without a part.
+    """Say how to continue if the block is interrupted or fails.
+
+    A folder in which no part was begun is removed instead (see `leave`).
 
     Args:
         out: The folder, after `enter`.
         output: Where the note goes.
+
+    Raises:
+        KeyboardInterrupt: If the block was interrupted; its text says how to continue.
     """
     try:
         yield
@@ -129,19 +145,19 @@ def resumable(out: Path, output: Output) -> Iterator[None]:
         raise
 
 
-# --- what is done ---------------------------------------------------------------------------------
+# --- finished parts -------------------------------------------------------------------------------
 
 
 def finished(path: Path, chips: int, times: Sequence[float]) -> pd.DataFrame | None:
-    """Read a sweep's file that has all chips at all times, without the model.
+    """Read the file of a sweep, without the model, if it has all chips at all times.
 
     Args:
         path: The CSV file.
-        chips: How many chips are asked for.
-        times: The times asked for, in seconds.
+        chips: The number of chips that are needed.
+        times: The times that are needed, in seconds after programming.
 
     Returns:
-        The rows, sorted as `sweep` sorts them; None if the file is missing or lacks some.
+        The rows, sorted as `sweep` sorts them; None if the file or some of the rows are missing.
 
     Raises:
         CheckpointError: If the file is damaged.
@@ -152,7 +168,7 @@ def finished(path: Path, chips: int, times: Sequence[float]) -> pd.DataFrame | N
         return None
     kinds = {"chip": int, "seed": int, "t_inference": float, "metric": str}
     try:
-        # not pandas: a value must come back to the last bit
+        # not read with pandas: each value must come back exactly, to the last bit
         with path.open(newline="", encoding="utf-8") as file:
             lines = list(csv.DictReader(file, strict=True))
         rows = [
@@ -168,19 +184,28 @@ def finished(path: Path, chips: int, times: Sequence[float]) -> pd.DataFrame | N
         ) from None
     table = pd.DataFrame(rows, columns=[*kinds, "value"])
     table = table[(table.chip < chips) & table.t_inference.isin(times)]
-    wanted = itertools.product(range(chips), times)
-    if set(zip(table.chip, table.t_inference, strict=True)) != set(wanted):
+    pairs = itertools.product(range(chips), times)
+    if set(zip(table.chip, table.t_inference, strict=True)) != set(pairs):
         return None
     return table.sort_values(["metric", "chip", "t_inference"], ignore_index=True)
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a converted model's state as safetensors, whole or not at all."""
+    """Write the state of a converted model as safetensors, whole or not at all.
+
+    Args:
+        model: The converted model.
+        path: The file; its folder must exist.
+    """
     write_tensors(path, model.state_dict())
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Read what `save_weights` wrote into a model that was converted the same way.
+    """Load a file of `save_weights` into a model that was converted in the same way.
+
+    Args:
+        model: The converted model, changed in place.
+        path: The file.
 
     Raises:
         CheckpointError: If the file is missing, damaged or of another model.
@@ -197,17 +222,29 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def drop_checkpoints(folder: Path) -> None:
-    """Delete the checkpoints of a finished training; its log stays."""
+    """Delete the checkpoints of a finished training; its log stays.
+
+    Args:
+        folder: The folder of the training.
+    """
     for path in folder.glob("*.safetensors"):
         path.unlink()
     (folder / "checkpoint.json").unlink(missing_ok=True)
 
 
 class Parts:
-    """The parts of a study that take time: done once, timed, known to the run that continues."""
+    """The parts of a study that take time, with their seconds; a resumed run knows them.
+
+    Attributes:
+        path: The JSON file of the notes.
+        keep: Whether this process writes it.
+        started: Names of the parts that were started, in order.
+        wall_s: Part -> seconds, for the finished parts.
+        interrupted: Names of the parts that an interruption cut in two.
+    """
 
     def __init__(self, path: Path, keep: bool) -> None:
-        """Prepare; `recall` reads what an earlier run noted.
+        """Prepare the notes; nothing is read yet (see `recall`).
 
         Args:
             path: The JSON file of the notes.
@@ -219,17 +256,18 @@ class Parts:
         self.interrupted: list[str] = []
 
     def timed(self, name: str, work: Callable[..., Any], *args: Any) -> Any:
-        """Do a part and note its seconds, once: a finished part keeps those of its own run.
+        """Do a part and note its seconds.
 
-        A part that an interruption cut in two counts from the interruption on, and is listed so.
+        A part that was finished before keeps its first number of seconds. If an interruption cut a
+        part in two, only the seconds after it count, and the part is listed in `interrupted`.
 
         Args:
-            name: The part.
-            work: What does it.
-            args: What `work` is called with.
+            name: The name of the part.
+            work: The function that does it.
+            args: The arguments of `work`.
 
         Returns:
-            What `work` returns.
+            The result of `work`.
         """
         began = time.monotonic()
         if name in self.wall_s:
@@ -244,7 +282,14 @@ class Parts:
         return result
 
     def more(self, name: str) -> str:
-        """Return a part's name, or a name for what is done beyond it if it was finished before."""
+        """Return a name for a part that adds to an earlier one.
+
+        Args:
+            name: The name of the part.
+
+        Returns:
+            The name as it is if no such part is finished, else the name with ", more" behind it.
+        """
         while name in self.wall_s:
             name += ", more"
         return name
@@ -259,7 +304,7 @@ class Parts:
             write_text(self.path, json.dumps(notes, indent=1) + "\n")
 
     def recall(self) -> None:
-        """Read what an earlier run noted.
+        """Read the notes of an earlier run, if there are any.
 
         Raises:
             CheckpointError: If the file is damaged.

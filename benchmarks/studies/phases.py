@@ -1,5 +1,7 @@
-"""The run: a task's chips by direct conversion, after a control training, after hardware-aware
-training; results.csv, summary.md, figures and run.json.
+"""The phases of a run: chips of a task after direct conversion and after two kinds of training.
+
+The trainings are the control, which has no chip in it, and the hardware-aware training. A run
+writes results.csv, summary.md, figures and run.json.
 """
 
 from __future__ import annotations
@@ -33,9 +35,9 @@ if TYPE_CHECKING:
 
 PHASES: tuple[Phase, ...] = ("direct", "control", "hwa")
 GROWING = ("times", "chips", "aihwkit_chips", "phases", "seeds")
-"""What a run that is continued may be asked for more of; what it has is not done again."""
+"""Arguments that a resumed run may have more of; what is finished is not done again."""
 
-_CHIPS = {"chips": "chips", "slow_chips": "aihwkit_chips"}  # the plan's name: the option's
+_CHIPS = {"chips": "chips", "slow_chips": "aihwkit_chips"}  # name in the plan: name of the option
 
 
 def prepare(settings: Settings, out: Path | None, resume: bool) -> tuple[Settings, dict[str, Task]]:
@@ -43,11 +45,11 @@ def prepare(settings: Settings, out: Path | None, resume: bool) -> tuple[Setting
 
     Args:
         settings: The options.
-        out: The folder of the results, if it is named.
+        out: The folder of the results, or None if the user names none.
         resume: Whether --resume was given.
 
     Returns:
-        The settings with what the run in the folder already has, and the tasks by name.
+        The settings, extended by what the run in the folder already has, and the tasks by name.
 
     Raises:
         AimcError: If anything is wrong.
@@ -73,8 +75,8 @@ def prepare(settings: Settings, out: Path | None, resume: bool) -> tuple[Setting
             f"--seeds {settings.seeds}: with --checkpoint and the phase direct nothing is trained; "
             "more chips of one model: --chips"
         )
-    made = settings.make_tasks()
-    for name, task in made.items():
+    tasks = settings.make_tasks()
+    for name, task in tasks.items():
         recipe = settings.recipe_of(task)
         if name in checkpoints:
             task.load(checkpoints[name])
@@ -85,21 +87,22 @@ def prepare(settings: Settings, out: Path | None, resume: bool) -> tuple[Setting
             folder.load_weights(analog, trained[name])
         if {"hwa", "control"} & set(settings.measured):
             task.train_loader(recipe.spec.batch_size, settings.seed)
-    return settings, made
+    return settings, tasks
 
 
 def grown(settings: Settings, out: Path) -> Settings:
-    """Add what the run in a folder has to what is asked for.
+    """Add the times, phases, seeds and chips of the run in a folder to the settings.
 
     Args:
-        settings: What is asked for.
+        settings: The settings of the command line.
         out: The folder.
 
     Returns:
-        Settings for both. Those of another run come back as they are: `folder.enter` refuses them.
+        Settings that include both. If the folder holds another run, the settings come back as they
+        are, and `folder.enter` refuses them later.
 
     Raises:
-        UsageError: If fewer chips are asked for, by number, than the run has.
+        UsageError: If an option asks for fewer chips than the run has.
     """
     try:
         before = folder.claim_in(out)
@@ -133,7 +136,16 @@ def grown(settings: Settings, out: Path) -> Settings:
 
 
 class Run:
-    """All tasks of a run in a folder."""
+    """The trainings and chips of all tasks of a run, in one folder.
+
+    Attributes:
+        settings: The options.
+        out: The folder of the results.
+        output: Where notes go.
+        replica: Which of several processes this is.
+        command: The command line, for the record.
+        tasks: Task -> its trainings, one per seed.
+    """
 
     def __init__(
         self,
@@ -159,10 +171,14 @@ class Run:
         self.tasks = {name: self._phases_of(task) for name, task in made.items()}
 
     def _phases_of(self, task: Task) -> list[Phases]:
-        """One per training. A digital model that is given is converted directly once."""
+        """Return the phases of each training of a task.
+
+        If the digital model is given, all trainings start from it: only the first training measures
+        its direct conversion.
+        """
         trained = tuple(phase for phase in self.settings.measured if phase != "direct")
-        given = task.name in self.settings.checkpoints()
-        found = []
+        has_checkpoint = task.name in self.settings.checkpoints()
+        trainings = []
         for number in range(self.settings.seeds):
             name = task.name if number == 0 else f"{task.name}-seed-{self.settings.seed + number}"
             study = Study(
@@ -173,8 +189,9 @@ class Run:
                 replica=self.replica,
                 training=number,
             )
-            found.append(Phases(study, trained if number and given else self.settings.measured))
-        return found
+            again = number > 0 and has_checkpoint
+            trainings.append(Phases(study, trained if again else self.settings.measured))
+        return trainings
 
     def assist(self) -> None:
         """Take part in the trainings of the first process, and in nothing else."""
@@ -185,7 +202,7 @@ class Run:
         self.replica.meet()  # the group ends for all at once: a process that left early can abort
 
     def measure(self, resume: bool) -> pd.DataFrame:
-        """Do what is left to do, and write the results after each task.
+        """Do the parts that are left, and write the results after each task.
 
         Args:
             resume: Whether --resume was given.
@@ -211,7 +228,7 @@ class Run:
         return pd.concat(parts.values(), ignore_index=True)
 
     def plan(self) -> list[str]:
-        """Describe what is measured, a line at a time."""
+        """Describe what will be measured, as lines of text."""
         settings = self.settings
         lines = []
         if settings.profile != "paper":
@@ -252,18 +269,26 @@ class Run:
 
 
 def as_table(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return rows as plain values: {"columns": [...], "rows": [[...], ...]}, null if missing."""
+    """Return rows as {"columns": [...], "rows": [[...], ...]}; missing values are None.
+
+    Args:
+        rows: The rows of results.csv.
+    """
     table = rows.astype(object).where(rows.notna(), None).to_dict("split")
     return {"columns": table["columns"], "rows": table["data"]}
 
 
 def default_folder(profile: str) -> Path:
-    """Return the folder of a run without --out."""
+    """Return the folder of a run that has no --out: runs/PROFILE-DATE-TIME.
+
+    Args:
+        profile: The profile.
+    """
     return Path("runs") / f"{profile}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _of_all(rows: list[pd.DataFrame], trainings: list[Phases]) -> pd.DataFrame:
-    """The rows of all trainings; if there are several, a last column says which."""
+    """Join the rows of all trainings; if there are several, the last column is the seed."""
     import pandas as pd
 
     if len(rows) == 1:
@@ -276,7 +301,7 @@ def _of_all(rows: list[pd.DataFrame], trainings: list[Phases]) -> pd.DataFrame:
 
 
 def _facts(trainings: list[Phases]) -> dict[str, Any]:
-    """What is known of a task's trainings: the first one's, and beside it the others'."""
+    """Return the facts about a task's first training, with those of the others in "others"."""
     first, *others = (phases.study for phases in trainings)
     if not others:
         return first.facts
@@ -291,10 +316,19 @@ def _size(task: Task) -> str:
 
 
 class Phases:
-    """One training of one task: the chips of each phase on each engine."""
+    """One training of one task: the chips of each phase on each engine.
+
+    Attributes:
+        study: The task's study, of this training.
+        phases: Some of "direct", "control", "hwa".
+        facts: What the record says about this training.
+        subset: Test samples (words) on the native engine; None means all.
+        slow_subset: Test samples (words) on the aihwkit engine; None means all.
+        rows: The rows that are measured so far.
+    """
 
     def __init__(self, study: Study, phases: tuple[str, ...]) -> None:
-        """Prepare.
+        """Prepare the phases; nothing is read or written yet.
 
         Args:
             study: The task's study, of this training.
@@ -309,7 +343,11 @@ class Phases:
         self.rows: list[pd.DataFrame] = []
 
     def measure(self) -> pd.DataFrame:
-        """Measure all phases; the rows have the columns `tables.COLUMNS`."""
+        """Measure all phases.
+
+        Returns:
+            The rows; their columns are `benchmarks.report.tables.COLUMNS`.
+        """
         import pandas as pd
 
         study = self.study
@@ -344,7 +382,7 @@ class Phases:
     # --- models ---
 
     def _native(self, model: nn.Module) -> nn.Module:
-        """Converted, with input ranges: alike before direct conversion and before training."""
+        """Convert and calibrate a model, in the same way for direct conversion and for training."""
         native = self.study.convert(model)
         self.study.calibrate(native)
         return native
@@ -392,7 +430,7 @@ class Phases:
         self.study.say(f"{what}, {plan.why or 'as it is'}{batches}")
 
     def _recalled(self, model: nn.Module, phase: str) -> bool:
-        """Whether a finished training's weights were there, and are now in the model."""
+        """Load the weights of a finished training, if there are any; return whether there are."""
         path = self.study.folder / f"{phase}.safetensors"
         if not path.exists():
             return False
@@ -401,7 +439,7 @@ class Phases:
         return True
 
     def _keep(self, model: nn.Module, phase: str, history: pd.DataFrame) -> None:
-        """Write the weights and history of a finished training; its checkpoints go."""
+        """Write the weights and history of a finished training, and delete its checkpoints."""
         if self.study.replica.index:
             return
         write_text(self.study.folder / f"{phase}.csv", history.to_csv(index=False))
@@ -409,11 +447,14 @@ class Phases:
         folder.drop_checkpoints(self.study.folder / f"{phase}-training")
 
     def _validated(self, phase: str) -> None:
-        """Note what validation said during a training: the first process, which wrote it."""
+        """Add the validation results of a training to the facts.
+
+        Only the first process does so; it wrote the history.
+        """
         import pandas as pd
 
         path = self.study.folder / f"{phase}.csv"
-        if self.study.replica.index or not path.exists():  # not there: trained elsewhere
+        if self.study.replica.index or not path.exists():  # no file: trained elsewhere
             return
         try:
             history = pd.read_csv(path)
@@ -427,27 +468,27 @@ class Phases:
     # --- measurements ---
 
     def _measurements(self) -> list[tuple[str, int | None, int]]:
-        """(engine, samples, chips) of a phase.
+        """Return (engine, samples, chips) of all measurements of a phase; None samples means all.
 
-        If aihwkit gets fewer samples than the native engine, the native engine is measured on those
-        too: side by side means the same samples.
+        If aihwkit gets fewer samples than the native engine, the native engine is measured on the
+        smaller set too, so that the two engines can be compared on the same samples.
         """
         plan, engines = self.study.plan, self.study.settings.engines
-        found: list[tuple[str, int | None, int]] = []
+        measurements: list[tuple[str, int | None, int]] = []
         if "native" in engines:
-            found.append(("native", self.subset, plan.chips))
+            measurements.append(("native", self.subset, plan.chips))
             if "aihwkit" in engines and self.slow_subset != self.subset:
-                found.append(("native", self.slow_subset, plan.chips))
+                measurements.append(("native", self.slow_subset, plan.chips))
         if "aihwkit" in engines:
-            found.append(("aihwkit", self.slow_subset, plan.slow_chips))
-        return found
+            measurements.append(("aihwkit", self.slow_subset, plan.slow_chips))
+        return measurements
 
     def _data(self, subset: int | None) -> str:
         dataset = self.study.task.dataset
         return dataset if subset is None else f"{dataset}, subset of {subset}"
 
     def _sweeps(self, phase: str, model: nn.Module, native: nn.Module) -> None:
-        """Measure a phase's chips on every engine."""
+        """Measure the chips of a phase on every engine."""
         study = self.study
         times = study.settings.at
         for engine, subset, chips in self._measurements():
@@ -469,13 +510,13 @@ class Phases:
             self._add(table, phase, engine, subset)
 
     def _as(self, engine: str, model: nn.Module, native: nn.Module) -> nn.Module:
-        """The native model's weights and input ranges on another engine."""
+        """Convert a model for another engine, with the weights and ranges of the native one."""
         analog = self.study.convert(model, engine)
         copy_trained(native, analog)
         return analog.eval()
 
     def _baseline(self, model: nn.Module, subset: int | None) -> None:
-        """The digital model on the samples that the chips are measured on."""
+        """Measure the digital model on the samples that the chips are measured on."""
         import pandas as pd
 
         study = self.study
@@ -500,5 +541,5 @@ class Phases:
 
 
 def _part_of(total: int, subset: int | None) -> int | None:
-    """A number of samples, or None if that is all there are."""
+    """Return a number of samples, or None if it covers all of them."""
     return None if subset is None or subset >= total else subset

@@ -1,4 +1,4 @@
-"""What a study does, as the command line says it: one frozen object from there to the results."""
+"""The options of a study: one frozen object, from the command line to the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from benchmarks.tasks.data import data_dir
 from benchmarks.tasks.plan import Plan, recipe_for
 
 NOT_CLAIMED = ("checkpoint_every",)
-"""Settings that may differ between a run and its continuation: they change no result."""
+"""Settings that may differ when a run is resumed, because they change no result."""
 
 Phase = Literal["direct", "control", "hwa"]
 
@@ -43,14 +43,15 @@ def _count(text: str) -> Parameter:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The options of a study; a command line with fewer options leaves the others as they are.
+    """The options of a study; commands that have fewer of them keep the other defaults.
 
-    An option that is None leaves a value of the task's plan as it is (`plan_of`).
+    An option that is None leaves the value in the task's plan as it is (see `plan_of`).
 
     Attributes:
         tasks: Names of the tasks, each once.
-        times: Seconds after programming; None stands for 1s 1h 1d 1y (`at`).
-        phases: None stands for direct and hwa, or direct alone with a checkpoint (`measured`).
+        times: Seconds after programming; None means 1s 1h 1d 1y (see `at`).
+        phases: None means direct and hwa, or direct alone if a checkpoint is given (see
+            `measured`).
     """
 
     tasks: Annotated[tuple[str, ...], Parameter(parse=False)] = ()
@@ -131,7 +132,7 @@ class Settings:
     seed: cli.Seed = 0
     seeds: cli.Seeds = 1
 
-    # --- what the options stand for ---
+    # --- what the options mean ---
 
     @property
     def at(self) -> tuple[float, ...]:
@@ -140,31 +141,35 @@ class Settings:
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """The phases."""
+        """The phases that are measured, each once."""
         if self.phases is None:
             return ("direct",) if self.checkpoint and not self.trained else ("direct", "hwa")
         return tuple(dict.fromkeys(self.phases))
 
     @property
     def engines(self) -> tuple[str, ...]:
-        """The engines, the native one first."""
+        """The engines that run the chips; the native engine comes first."""
         return ("native", "aihwkit") if self.engine == "both" else (self.engine,)
 
     @property
     def place(self) -> torch.device:
-        """The device."""
+        """The device that models are trained and chips are simulated on."""
         return torch.device(self.device)
 
     def checkpoints(self) -> dict[str, Path]:
-        """Task -> its digital model, for tasks whose digital model is given."""
+        """Return task -> path of its digital model, for the tasks of --checkpoint."""
         return cli.paths_of("--checkpoint", self.checkpoint, self.tasks)
 
     def trained_files(self) -> dict[str, Path]:
-        """Task -> its hardware-aware model, for tasks whose hardware-aware model is given."""
+        """Return task -> path of its hardware-aware model, for the tasks of --trained."""
         return cli.paths_of("--trained", self.trained, self.tasks)
 
     def plan_of(self, name: str) -> Plan:
-        """Return how much of a task is run: the profile's plan with the options' changes."""
+        """Return how much of a task is run: the plan of the profile, changed by the options.
+
+        Args:
+            name: The name of the task.
+        """
         changes = {
             "chips": self.chips,
             "slow_chips": self.aihwkit_chips,
@@ -183,14 +188,17 @@ class Settings:
         return dataclasses.replace(tasks.find(name).plan_of(self.profile), **known)
 
     def recipe_of(self, task: Task) -> HWATraining:
-        """Return what a task is trained by: the preset's recipe with the plan's and --set's
-        changes."""
+        """Return the recipe of a task: the preset's, with the changes of the plan and of --set.
+
+        Args:
+            task: The task.
+        """
         plan = self.plan_of(task.name)
         changes = cli.changes_of(self.changes)
         return recipe_for(self.preset, self.recipe or task.recipe, plan, changes)
 
     def training_options(self) -> dict[str, Any]:
-        """Return the arguments of `train` that say how trainings run on this machine."""
+        """Return the arguments of `train` that decide how a training runs on this machine."""
         return {
             "cpu": self.device == "cpu",
             "mixed_precision": "bf16" if self.precision == "bf16" else "no",
@@ -200,7 +208,7 @@ class Settings:
         }
 
     def claim(self) -> dict[str, Any]:
-        """Return what must be the same for a run to be continued: the record's `arguments`."""
+        """Return the record's arguments; they must be the same when a run is resumed."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for name in NOT_CLAIMED:
             del values[name]
@@ -220,11 +228,11 @@ class Settings:
             find_engine(name).check(self.preset, self.place, torch.float32)
 
     def make_tasks(self) -> dict[str, Task]:
-        """Make the tasks, each with those of the options that it has.
+        """Make the tasks, each with the options of --option that it knows.
 
         Raises:
-            UsageError: For an unknown task or option.
-            DataError: For data that are missing or damaged.
+            UsageError: If a task or an option is unknown.
+            DataError: If data are missing or damaged.
         """
         data_dir(self.data_dir)
         options = tasks.parse_options(list(self.option))
@@ -237,14 +245,15 @@ class Settings:
 
 
 def task_names(words: Sequence[str], profile: str) -> tuple[str, ...]:
-    """Return the names of the tasks that words name, each once.
+    """Return the names of tasks, each once.
 
     Args:
-        words: TASK words, as `tasks.find` takes them; none are all tasks that have the profile.
-        profile: The profile that they are run with.
+        words: The TASK words, as `tasks.find` takes them. If there are none, all tasks that have
+            the profile are meant.
+        profile: The profile that the tasks are run with.
 
     Raises:
-        UsageError: For a task that does not exist, or that does not have the profile.
+        UsageError: If a task does not exist or does not have the profile.
     """
     kinds = [tasks.find(word) for word in words]
     for kind in kinds:
@@ -256,9 +265,9 @@ def set_threads(threads: int | None, profile: str) -> None:
     """Set the number of torch's threads.
 
     Args:
-        threads: How many; None: 1 for the embedded profile, else torch's own number.
-        profile: The profile. A model as small as the embedded ones spends a second thread on
-            waiting for it.
+        threads: How many; None means 1 for the embedded profile, else torch's own number.
+        profile: The profile. The embedded models are so small that a second thread costs more time
+            than it saves.
     """
     threads = threads or (1 if profile == "embedded" else None)
     if threads:
@@ -266,7 +275,7 @@ def set_threads(threads: int | None, profile: str) -> None:
 
 
 def _options_of(name: str, options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """Options that this task has; one that no named task has is left in, for its error."""
+    """Return the options that a task has, and those that no task has: they must be an error."""
     known = {n: set(tasks.find(n).option_types) for n in names}
     return {
         key: value

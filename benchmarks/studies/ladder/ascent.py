@@ -1,4 +1,4 @@
-"""The ladders of several tasks in one folder: from the replication's physics to the paper's."""
+"""Climb the ladders of several tasks in one folder, and write their results."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class LadderOptions:
 
     Attributes:
         tasks: Names of the tasks, each once.
-        subset: [TASK=]N words; a task without one has the ladder's own number (`subsets`).
+        subset: [TASK=]N words; a task without one uses its default number (see `subsets`).
     """
 
     tasks: Annotated[tuple[str, ...], Parameter(parse=False)] = ()
@@ -86,14 +86,14 @@ class LadderOptions:
         )
 
     def subsets(self) -> dict[str, int | None]:
-        """Return the test samples (words) per task; None is all."""
+        """Return task -> the number of test samples (words); None means all."""
         whole = self.profile == "embedded"
         usual = {name: None if whole else tasks.find(name).ladder.subset for name in self.tasks}
         named = cli.by_task("--subset", self.subset, self.tasks)
         return usual | {name: int(count) for name, count in named.items()}
 
     def claim(self) -> dict[str, Any]:
-        """Return the record's arguments: what must be the same for a ladder to be resumed."""
+        """Return the record's arguments; they must be the same when a ladder is resumed."""
         settings = self.settings()
         paths = settings.checkpoints()
         return {
@@ -118,10 +118,17 @@ def _values(preset: Preset) -> dict[str, Any]:
 
 
 class Ascent:
-    """The ladders of all tasks; results are written after each task."""
+    """The ladders of all tasks; results are written after each task.
+
+    Attributes:
+        options: The options.
+        out: The folder of the results.
+        output: Where notes go.
+        climbs: The ladders, one per task.
+    """
 
     def __init__(self, options: LadderOptions, out: Path, output: Output = Output()) -> None:
-        """Check what is asked for; nothing is written yet.
+        """Check the options; nothing is written yet.
 
         Args:
             options: The options.
@@ -142,7 +149,7 @@ class Ascent:
             self.climbs.append(Climb(study, subsets[name], options.repeats))
 
     def plan(self) -> list[str]:
-        """Describe what is measured, one line per task."""
+        """Describe what will be measured: one line per task, then what all have in common."""
         options = self.options
         times = ", ".join(label(t_s) for t_s in options.settings().at)
         lines = [

@@ -1,4 +1,4 @@
-"""One task's ladder: every rung, and the rows beside it."""
+"""Climb the ladder of one task: measure every rung, and the rows beside the ladder."""
 
 from __future__ import annotations
 
@@ -24,15 +24,24 @@ if TYPE_CHECKING:
 
 
 class Climb:
-    """The ladder of one task; every rung and chip that is done is on disk."""
+    """The ladder of one task; every finished rung and chip is on disk.
+
+    Attributes:
+        study: The task's study.
+        task: The task.
+        subset: Test samples (words); None means all.
+        repeats: Chips or readings per row that shows a flaw.
+        sizes: How much of the task the ladder runs.
+        facts: What the record says about the task.
+    """
 
     def __init__(self, study: Study, subset: int | None, repeats: int) -> None:
         """Prepare the climb; nothing is read or written yet.
 
         Args:
-            study: The task's study. Its settings say the times, and the chips of a rung.
-            subset: Test samples (words); None is all.
-            repeats: Chips or readings of the rows that show a flaw.
+            study: The task's study; its settings hold the times and the chips per rung.
+            subset: Test samples (words); None means all.
+            repeats: Chips or readings per row that shows a flaw.
         """
         self.study, self.task, self.repeats = study, study.task, repeats
         self.sizes = self.task.ladder
@@ -43,18 +52,18 @@ class Climb:
             "input_ranges": {
                 "method": study.plan.method,
                 "batches": study.plan.calibration,
-                # from the inputs alone: ranges that are raised for the outputs depend on tiles and
-                # scales, and would change along with the rung that brings those
+                # ranges come from the inputs alone: raised for the outputs, they would depend on
+                # tiles and scales, and change together with the rung that adds those
                 "out_percentile": None,
             },
             "probe": {"samples": self.sizes.probe_samples, "inputs": self.sizes.probe_inputs},
         }
 
     def run(self) -> pd.DataFrame:
-        """Measure all rungs and sides.
+        """Measure all rungs and all rows beside them.
 
         Returns:
-            The rows, `ladder_tables.COLUMNS`.
+            The rows; their columns are `benchmarks.report.ladder_tables.COLUMNS`.
         """
         import pandas as pd
 
@@ -118,7 +127,7 @@ class Climb:
         tiles = sum(matrix.grid.tiles for matrix in matrices.values())
         self.facts.setdefault("tiles", {})[key] = tiles
         study.calibrate(analog, preset, inputs_alone=True)
-        # a finished row is read by `sweep` all the same: its file knows weights and ranges
+        # `sweep` also reads a finished row: it checks that weights and ranges are those of the file
         done = finished(path, chips, times) is not None
         evaluate = _never if done else measure(analog)
         table = study.sweep(analog, evaluate, path, chips=chips, times=times)

@@ -1,4 +1,4 @@
-"""What a change of physics costs single layers: their inputs, and the errors of their outputs."""
+"""Measure what a change of physics costs single layers: the errors of their outputs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,29 @@ from aimc_bridge.errors import UsageError
 
 
 class Probe:
-    """Inputs of every weight matrix, and what an exact product makes of them.
+    """Recorded inputs of every weight matrix, with their exact products.
 
-    Args:    model  a converted model of the native engine.    run  runs it once on real data; all
-             products are exact meanwhile, so that the inputs are those of the digital model.
-             rows  inputs kept of each matrix, evenly spaced among all: vectors of a linear layer,
-             images of a convolution.
-    Raises:  CapabilityError (another engine); UsageError where a matrix is never reached.
+    Attributes:
+        matrices: Name -> weight matrix of the model.
+        inputs: Name -> recorded inputs, one per row: vectors of a linear layer, images of a
+            convolution.
+        exact: Name -> the exact product of the inputs.
     """
 
     def __init__(self, model: nn.Module, run: Callable[[nn.Module], object], rows: int) -> None:
+        """Run the model once and record inputs.
+
+        All products are exact during this run, so that the inputs are those of the digital model.
+
+        Args:
+            model: A converted model of the native engine.
+            run: A function that runs the model once on real data.
+            rows: The number of inputs that are recorded per matrix, evenly spaced among all.
+
+        Raises:
+            CapabilityError: If the model is of another engine.
+            UsageError: If the data never reach a matrix, or `rows` is below 1.
+        """
         if rows < 1:
             raise UsageError(f"rows={rows}; allowed: 1 or more")
         self.matrices = matrices_of(model)
@@ -55,21 +68,25 @@ class Probe:
 
     @torch.no_grad()
     def errors(self) -> dict[str, float]:
-        """Relative L2 error of each matrix as its crossbars are now: |y - exact| / |exact|.
+        """Return the relative L2 error of each matrix, as its crossbars are now.
 
-        Biases, which are digital, are not in it. An output of zeros has the error of what is there.
+        The error is |y - exact| / |exact|. Biases are digital and not part of it. If the exact
+        output is zero, the error is |y|.
+
+        Returns:
+            Name -> error.
         """
-        found = {}
+        by_layer = {}
         for name, matrix in self.matrices.items():
             exact = self.exact[name]
-            off = torch.linalg.vector_norm(matrix.multiply(self.inputs[name]) - exact)
+            error = torch.linalg.vector_norm(matrix.multiply(self.inputs[name]) - exact)
             size = torch.linalg.vector_norm(exact)
-            found[name] = float(off / size) if size > 0 else float(off)
-        return found
+            by_layer[name] = float(error / size) if size > 0 else float(error)
+        return by_layer
 
 
 def _keep(inputs: list[Tensor]) -> Callable[[Tensor], None]:
-    """Return a watcher that copies what a matrix is given, one input per row."""
+    """Return a watcher that appends a copy of a matrix's inputs to a list."""
 
     def watcher(x: Tensor) -> None:
         inputs.append(x.clone())
@@ -78,7 +95,7 @@ def _keep(inputs: list[Tensor]) -> Callable[[Tensor], None]:
 
 
 def _nothing(row: int, column: int, x: Tensor, outputs: object) -> None:
-    """An observer: while it is there, products are exact."""
+    """Observe nothing; while a matrix has an observer, its products are exact."""
 
 
 def _spaced(x: Tensor, rows: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""The ladder: from the replication's physics to the paper's, one change at a time.
+"""The rungs of the ladder, from the replication's physics to the paper's, one change at a time.
 
-The first rung is scalar_drift and the last rasch2023, whole. Those between are rasch2023 with
-everything undone that comes later; `ladder` holds all eleven in order.
+The first rung is scalar_drift, the last is rasch2023 as it is. From the third rung on, a rung is
+rasch2023 without the changes of all later rungs. `LADDER` holds all eleven rungs in order.
 """
 
 import dataclasses
@@ -15,10 +15,14 @@ from presets._scalar_drift import PRESET as SCALAR_DRIFT
 
 @dataclass(frozen=True)
 class Rung:
-    """A step of the ladder: what is new on it, and the preset that has it and all before.
+    """A step of the ladder: one change, and the preset with this change and all earlier ones.
 
-    key      one word, for files and tables
-    what     the change from the rung before, in one sentence
+    Attributes:
+        number: The number of the rung, from 1 on.
+        key: One word, for files and tables.
+        title: A short name, for tables and figures.
+        what: The change from the rung before, in one sentence.
+        preset: The physics of the rung.
     """
 
     number: int
@@ -30,7 +34,7 @@ class Rung:
 
 _WHY = "the ladder: the rungs above, undone"
 
-# from the top down: each undoes one rung
+# from the last rung down: each preset undoes one rung more
 _NO_TILES = RASCH2023.change(
     why=_WHY, max_rows=None, max_columns=None, weight_scaling="layer", learned_out_scales=False
 )
@@ -39,7 +43,7 @@ _NO_PCM_READ = _NO_IR_DROP.change(why=_WHY, w_noise=0.0)
 _NO_OUT_NOISE = _NO_PCM_READ.change(why=_WHY, out_noise=0.0)
 _NO_CONVERTERS = _NO_OUT_NOISE.change(why=_WHY, dac_bits=None, adc_bits=None, input_range="none")
 
-# Pairs undone: the same laws, on one cell that holds the signed weight, as the replication has it.
+# without pairs: the same laws on one cell that holds the signed weight, as in the replication
 _SIGNED = cite(
     SignedPcmSpec,
     **{
