@@ -58,6 +58,12 @@ class BudgetError(UsageError):
     """
 
     def __init__(self, message: str, smallest_s: float) -> None:
+        """Keep the smallest budget beside the message.
+
+        Args:
+            message: What is wrong, and what to do.
+            smallest_s: See the attribute.
+        """
         super().__init__(message)
         self.smallest_s = smallest_s
 
