@@ -32,9 +32,9 @@ def tensors(value: Any) -> Iterator[Tensor]:
             yield from tensors(part)
 
 
-def assert_close(got: Any, wanted: Any, what: str = "output", largest: float = 1e-6) -> None:
+def assert_close(got: Any, expected: Any, what: str = "output", largest: float = 1e-6) -> None:
     """Equal to `TOLERANCE` of the largest value wanted, or of `largest` where that is more."""
-    ours, theirs = list(tensors(got)), list(tensors(wanted))
+    ours, theirs = list(tensors(got)), list(tensors(expected))
     assert len(ours) == len(theirs), what
     for a, b in zip(ours, theirs, strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype and a.device == b.device, what
@@ -46,19 +46,19 @@ def assert_close(got: Any, wanted: Any, what: str = "output", largest: float = 1
 
 def analog_gradients(model: nn.Module) -> dict[str, Tensor]:
     """Gradients of a digital model under the names that its native counterpart gives them."""
-    found = {}
+    gradients = {}
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         prefix, dot, last = name.rpartition(".")
         if last in ("in_proj_weight", "in_proj_bias"):
             kind = last.removeprefix("in_proj_")
             for child, part in zip("qkv", parameter.grad.chunk(3), strict=True):
-                found[f"{prefix}{dot}{child}.{kind}"] = part
+                gradients[f"{prefix}{dot}{child}.{kind}"] = part
             continue
         last = re.sub(r"^([qkv])_proj_weight$", r"\1.weight", last)
         last = re.sub(r"^(weight|bias)_(ih|hh|hr)(.*)$", r"\2\3.\1", last)
-        found[f"{prefix}{dot}{last}".replace("out_proj.", "out.")] = parameter.grad
-    return found
+        gradients[f"{prefix}{dot}{last}".replace("out_proj.", "out.")] = parameter.grad
+    return gradients
 
 
 def check_equal(
@@ -68,9 +68,9 @@ def check_equal(
     analog = convert(model, ideal, engine=engine)
     assert analog.training == model.training
     results = []
-    for one in (model, analog):
+    for module in (model, analog):
         leaves = [x.clone().requires_grad_() for x in inputs]
-        out = call(one, leaves)
+        out = call(module, leaves)
         floats = [y for y in tensors(out) if y.is_floating_point()]
         generator = torch.Generator().manual_seed(1)
         loss = sum(
@@ -79,9 +79,9 @@ def check_equal(
         assert isinstance(loss, Tensor)
         loss.backward()
         results.append((out, [x.grad for x in leaves]))
-    (wanted, wanted_grads), (got, got_grads) = results
-    assert type(got) is type(wanted)
-    assert_close(got, wanted)
+    (expected, wanted_grads), (got, got_grads) = results
+    assert type(got) is type(expected)
+    assert_close(got, expected)
     assert_close(got_grads, wanted_grads, "input gradient")
     if engine == "native":
         theirs = analog_gradients(model)

@@ -105,20 +105,20 @@ def chip(preset: Preset, engine: str, draw_on: str) -> dict[str, Entry]:
         calibrate(analog, [x])
     program(analog, 7, draw_on=draw_on)
     matrices = matrices_of(analog)
-    said = {"programmed": entry(*(m.effective_weight() for m in matrices.values()))}
+    entries = {"programmed": entry(*(m.effective_weight() for m in matrices.values()))}
     for t_s in TIMES:
         drift(analog, t_s)
-        said[f"drifted {t_s:g}"] = entry(*(m.effective_weight() for m in matrices.values()))
-        said[f"alpha {t_s:g}"] = entry(*(m.alpha() for m in matrices.values()))
+        entries[f"drifted {t_s:g}"] = entry(*(m.effective_weight() for m in matrices.values()))
+        entries[f"alpha {t_s:g}"] = entry(*(m.alpha() for m in matrices.values()))
     if engine == "native":
         torch.manual_seed(3)
         with torch.no_grad():
-            said["outputs"] = entry(analog(x))
+            entries["outputs"] = entry(analog(x))
     else:  # no seed reaches the C++ tile's noise
         if preset.compensation.drift_compensation not in ("none", "oracle"):
-            said = {key: value for key, value in said.items() if not key.startswith("alpha")}
-    said["fingerprint"] = {"digest": fingerprint(analog, matrices), "numbers": []}
-    return said
+            entries = {key: value for key, value in entries.items() if not key.startswith("alpha")}
+    entries["fingerprint"] = {"digest": fingerprint(analog, matrices), "numbers": []}
+    return entries
 
 
 def trained(engine: str, preset: Preset, **changes: Any) -> dict[str, Entry]:
@@ -183,15 +183,15 @@ def differences(name: str, now: dict[str, Entry], then: dict[str, Entry], exact:
     """What differs; of another machine's record the numbers, within `CLOSE`."""
     if set(now) != set(then):
         return [f"{name}: has {sorted(now)}, recorded {sorted(then)}"]
-    said = []
+    lines = []
     for what, value in now.items():
         if exact and value["digest"] != then[what]["digest"]:
-            said.append(f"{name}: {what} is not bit for bit what was recorded")
+            lines.append(f"{name}: {what} is not bit for bit what was recorded")
         scale = max([abs(n) for n in then[what]["numbers"]], default=0.0)
         for a, b in zip(value["numbers"], then[what]["numbers"], strict=True):
             if abs(a - b) > CLOSE * scale:
-                said.append(f"{name}: {what} {a!r}, recorded {b!r}")
-    return said
+                lines.append(f"{name}: {what} {a!r}, recorded {b!r}")
+    return lines
 
 
 def main(words: list[str]) -> int:
@@ -199,19 +199,19 @@ def main(words: list[str]) -> int:
     torch.set_num_threads(1)
     record = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
     if "--write" in words:
-        made = {"machine": machine(), "cases": {name: work() for name, work in cases()}}
-        text = json.dumps(made, indent=0)
+        new = {"machine": machine(), "cases": {name: work() for name, work in cases()}}
+        text = json.dumps(new, indent=0)
         FILE.write_text(text + "\n", encoding="utf-8")
-        print(f"{len(made['cases'])} cases written")
+        print(f"{len(new['cases'])} cases written")
         return 0
     exact = record["machine"] == machine()
-    said = [
+    lines = [
         line
         for name, work in cases()
         for line in differences(name, work(), record["cases"][name], exact)
     ]
-    print("\n".join(said) or f"all as recorded ({'bit for bit' if exact else 'closely'})")
-    return 1 if said else 0
+    print("\n".join(lines) or f"all as recorded ({'bit for bit' if exact else 'closely'})")
+    return 1 if lines else 0
 
 
 if __name__ == "__main__":

@@ -73,12 +73,12 @@ def floats(value: Any) -> Iterator[Tensor]:
             yield from floats(part)
 
 
-def assert_close(got: Tensor, wanted: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
+def assert_close(got: Tensor, expected: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
     """Equal to `tolerance` of the largest value wanted."""
-    got, wanted = got.detach(), wanted.detach()
-    assert got.shape == wanted.shape and got.dtype == wanted.dtype, what
-    bound = tolerance * max(float(wanted.abs().max()), 1e-30)
-    worst = float((got - wanted).abs().max())
+    got, expected = got.detach(), expected.detach()
+    assert got.shape == expected.shape and got.dtype == expected.dtype, what
+    bound = tolerance * max(float(expected.abs().max()), 1e-30)
+    worst = float((got - expected).abs().max())
     assert worst <= bound, f"{what}: off by {worst:.2e}, allowed {bound:.2e}"
 
 
@@ -87,18 +87,18 @@ def assert_same_function(
 ) -> None:
     """Outputs, input gradients and, where `weights`, all gradients by name are the same."""
     results = []
-    for one in (model, analog):
-        one.zero_grad()
+    for module in (model, analog):
+        module.zero_grad()
         leaves = [x.clone().requires_grad_(x.is_floating_point()) for x in inputs]
-        outputs = list(floats(one(*leaves)))
+        outputs = list(floats(module(*leaves)))
         loss = sum((y * random(*y.shape, seed=i).to(y.dtype)).sum() for i, y in enumerate(outputs))
         assert isinstance(loss, Tensor)
         loss.backward()
         results.append((outputs, [x.grad for x in leaves if x.grad is not None]))
     for index, what in enumerate(("output", "input gradient")):
         assert len(results[0][index]) == len(results[1][index])
-        for wanted, got in zip(results[0][index], results[1][index], strict=True):
-            assert_close(got.detach(), wanted.detach(), what)
+        for expected, got in zip(results[0][index], results[1][index], strict=True):
+            assert_close(got.detach(), expected.detach(), what)
     if weights:
         theirs = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         ours = {n: p.grad for n, p in analog.named_parameters() if p.grad is not None}

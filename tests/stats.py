@@ -47,11 +47,11 @@ def _variance_and_error(samples: Tensor) -> tuple[float, float]:
 
 
 def _agree(
-    got: tuple[float, float], wanted: tuple[float, float], what: str, units: int | None = None
+    got: tuple[float, float], expected: tuple[float, float], what: str, units: int | None = None
 ) -> None:
-    bound = quantile(units) * (got[1] ** 2 + wanted[1] ** 2) ** 0.5
-    assert abs(got[0] - wanted[0]) <= bound, (
-        f"{what}: {got[0]:.6g}, expected {wanted[0]:.6g} +- {bound:.2g}"
+    bound = quantile(units) * (got[1] ** 2 + expected[1] ** 2) ** 0.5
+    assert abs(got[0] - expected[0]) <= bound, (
+        f"{what}: {got[0]:.6g}, expected {expected[0]:.6g} +- {bound:.2g}"
     )
 
 

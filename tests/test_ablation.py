@@ -59,21 +59,21 @@ def test_each_technique_is_switched_once_and_the_noise_has_four_scales() -> None
 
 
 def test_a_technique_that_the_recipe_lacks_is_switched_on() -> None:
-    found = names(drop_connect=0.0, distill_weight=0.0, ramp_batches=0, noise_scale=1.5)
-    assert "with drop-connect (drop_connect=0.01)" in found
-    assert "with distillation (distill_weight=0.9, distill_temperature=4.0)" in found
-    assert "with ramp (ramp_batches=100)" in found
-    assert not any("dropout" in name for name in found)  # None: the model's own, whatever it is
+    variants = names(drop_connect=0.0, distill_weight=0.0, ramp_batches=0, noise_scale=1.5)
+    assert "with drop-connect (drop_connect=0.01)" in variants
+    assert "with distillation (distill_weight=0.9, distill_temperature=4.0)" in variants
+    assert "with ramp (ramp_batches=100)" in variants
+    assert not any("dropout" in name for name in variants)  # None: the model's own, whatever it is
     assert "no dropout" in names(dropout=0.5)
     assert "with dropout (dropout=None)" in names(dropout=0.0)
-    assert [name for name in found if name.startswith("noise scale")] == [
+    assert [name for name in variants if name.startswith("noise scale")] == [
         f"noise scale {scale}" for scale in (1, 2, 3, 5)
     ]
 
 
 def test_columns_are_clipped_at_other_widths_than_the_recipes_and_scaled_anew() -> None:
-    own = names(clip_type="column_gaussian", clip_value=2.5)
-    assert [name for name in own if "clip" in name] == [
+    variants = names(clip_type="column_gaussian", clip_value=2.5)
+    assert [name for name in variants if "clip" in name] == [
         "no clipping",
         "columns clipped at 2 sd",
         "columns clipped at 3 sd",
@@ -164,8 +164,8 @@ def test_results_have_a_folder_of_their_own_where_none_is_named(
     monkeypatch.chdir(tmp_path)
     words = ["wrn", "--chips", "1", "--subset", "40", "--hwa-batches", "3", "--times", "1h"]
     assert command.main([*words, "--digital-epochs", "2", "--only", "no noise"]) == 0
-    (made,) = (tmp_path / "runs").iterdir()
-    assert made.name.startswith("ablation-wrn-") and (made / "changes.csv").exists()
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("ablation-wrn-") and (folder / "changes.csv").exists()
 
 
 def test_what_comes_out(finished: Path) -> None:
@@ -200,11 +200,11 @@ def test_a_run_goes_on_and_does_nothing_twice(
     calls = []
     train = core.train
 
-    def trained(*given: object, **named: object) -> object:
+    def trained(*args: object, **options: object) -> object:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return train(*given, **named)  # type: ignore[arg-type]
+        return train(*args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(core, "train", trained)
     checkpoint = ["--checkpoint", str(finished / "work" / "digital")]
@@ -227,9 +227,9 @@ def test_every_model_is_compiled_and_its_ranges_set_anew_where_asked(
     order: list[str] = []
 
     def noted(name: str, work: Callable[..., object]) -> Callable[..., object]:
-        def do(*given: object, **named: object) -> object:
+        def do(*args: object, **options: object) -> object:
             order.append(name)
-            return work(*given, **named)
+            return work(*args, **options)
 
         return do
 

@@ -96,8 +96,8 @@ def test_attention_equals_digital(
             padding = torch.zeros(padding.shape).masked_fill(padding, -torch.inf)
         masks["key_padding_mask"] = padding if batched else padding[0]
 
-    def call(module: nn.Module, given: list[Tensor]) -> Any:
-        three = given if len(given) == 3 else given * 3
+    def call(module: nn.Module, leaves: list[Tensor]) -> Any:
+        three = leaves if len(leaves) == 3 else leaves * 3
         return module(
             *three,
             need_weights=average is not None,
@@ -153,8 +153,8 @@ def test_transformer_encoder_equals_digital(
     padding = torch.arange(STEPS) >= torch.tensor([6, 3, 4, 2])[:, None] if padded else None
     real = torch.ones(BATCH, STEPS) if padding is None else (~padding).float()
 
-    def call(module: nn.Module, given: list[Tensor]) -> Tensor:
-        x = given[0] if batch_first else given[0].transpose(0, 1)
+    def call(module: nn.Module, leaves: list[Tensor]) -> Tensor:
+        x = leaves[0] if batch_first else leaves[0].transpose(0, 1)
         y: Tensor = module(x, src_key_padding_mask=padding)
         return (y if batch_first else y.transpose(0, 1)) * real[:, :, None]
 
@@ -211,10 +211,10 @@ def test_encoder_in_eval_mode_does_not_bypass_the_chip(
         assert names and calls_of(analog, lambda: analog(x)) == names
         assert calls_of(analog, lambda: analog(x, src_key_padding_mask=padding)) == names
         for mask in (None, padding):
-            wanted = model(x, src_key_padding_mask=mask)
+            expected = model(x, src_key_padding_mask=mask)
             got = analog(x, src_key_padding_mask=mask)
             real = slice(None) if mask is None else ~mask
-            assert float((got - wanted)[real].std()) > 1e-3 * float(wanted[real].std())
+            assert float((got - expected)[real].std()) > 1e-3 * float(expected[real].std())
 
 
 def test_digital_encoders_keep_their_fast_path(engine: str) -> None:
@@ -222,8 +222,8 @@ def test_digital_encoders_keep_their_fast_path(engine: str) -> None:
         {"kept": nn.TransformerEncoder(encoder_layer(), 1), "fc": encoder_layer()}
     )
     analog = convert(model, ideal, engine=engine, exclude=["kept"])
-    kept, converted = analog["kept"], analog["fc"]
-    assert kept.use_nested_tensor and kept.layers[0].activation_relu_or_gelu == 1
+    encoder, converted = analog["kept"], analog["fc"]
+    assert encoder.use_nested_tensor and encoder.layers[0].activation_relu_or_gelu == 1
     assert converted.activation_relu_or_gelu == 0
 
 

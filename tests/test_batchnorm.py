@@ -116,8 +116,8 @@ def test_data_that_are_not_finite_leave_the_statistics(number: int, value: float
     modes = [module.training for module in model.modules()]
     with pytest.raises(CalibrationError, match="NaN or infinite statistics at '0'"):
         reestimate_batchnorm(model, data)
-    for key, kept in before.items():
-        assert torch.equal(model.state_dict()[key], kept), key
+    for key, old in before.items():
+        assert torch.equal(model.state_dict()[key], old), key
     assert [module.training for module in model.modules()] == modes
     assert model[0].momentum == model[2].momentum == 0.1
 
@@ -129,26 +129,26 @@ def test_values_that_a_model_makes_infinite_leave_the_statistics() -> None:
     before = {k: v.clone() for k, v in model.state_dict().items() if "running" in k}
     with pytest.raises(CalibrationError, match="NaN or infinite statistics at '2'"):
         reestimate_batchnorm(model, batches())
-    for key, kept in before.items():
-        assert torch.equal(model.state_dict()[key], kept), key
+    for key, value in before.items():
+        assert torch.equal(model.state_dict()[key], value), key
 
 
 def test_empty_batches_count_for_nothing() -> None:
     """Alone they are an error, among others they change nothing."""
     data, empty = batches(), torch.zeros(0, 3, 8, 8)
-    found = []
-    for given in (data, [empty, *data[:1], empty, *data[1:]]):
+    states = []
+    for data_set in (data, [empty, *data[:1], empty, *data[1:]]):
         analog = convert(net(), QUIET)
         calibrate(analog, data)
         before = {k: v.clone() for k, v in analog.state_dict().items()}
         with pytest.raises(CalibrationError, match="only empty batches at '0'; pass data"):
             reestimate_batchnorm(analog, [empty, empty])
-        for key, kept in before.items():
-            assert torch.equal(analog.state_dict()[key], kept), key
-        assert reestimate_batchnorm(analog, given) == 2
-        found.append(analog.state_dict())
-    for key, value in found[0].items():
-        assert torch.equal(found[1][key], value), key
+        for key, old in before.items():
+            assert torch.equal(analog.state_dict()[key], old), key
+        assert reestimate_batchnorm(analog, data_set) == 2
+        states.append(analog.state_dict())
+    for key, value in states[0].items():
+        assert torch.equal(states[1][key], value), key
 
 
 def test_batches_with_labels_are_an_error() -> None:
@@ -156,8 +156,8 @@ def test_batches_with_labels_are_an_error() -> None:
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with pytest.raises(UsageError, match=r"too many positional arguments.*leave labels out"):
         reestimate_batchnorm(model, [(batches()[0], torch.zeros(2))])
-    for key, kept in before.items():
-        assert torch.equal(model.state_dict()[key], kept), key
+    for key, value in before.items():
+        assert torch.equal(model.state_dict()[key], value), key
     assert not any(module.training for module in model.modules())
 
 

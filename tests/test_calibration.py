@@ -25,11 +25,11 @@ def by_max(parts: list[Tensor]) -> float:
 
 def by_percentile(parts: list[Tensor]) -> float:
     """Mean over batches of the smallest value that 90 % of |x| do not exceed."""
-    found = []
+    percentiles = []
     for part in parts:
         size = part.abs().flatten().sort().values
-        found.append(float(size[round(0.9 * len(size)) - 1]))
-    return sum(found) / len(found)
+        percentiles.append(float(size[round(0.9 * len(size)) - 1]))
+    return sum(percentiles) / len(percentiles)
 
 
 def by_sd(parts: list[Tensor]) -> float:
@@ -55,8 +55,8 @@ def check(analog: nn.Module, seen: Callable[[int, int], list[Tensor]], method: s
     assert ranges is not None
     for row in range(len(matrix.grid.rows)):
         for column in range(len(matrix.grid.columns)):
-            wanted = METHODS[method][0](seen(row, column))
-            assert abs(float(ranges[row, column]) / wanted - 1.0) < 1e-6, (row, column)
+            expected = METHODS[method][0](seen(row, column))
+            assert abs(float(ranges[row, column]) / expected - 1.0) < 1e-6, (row, column)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -133,11 +133,11 @@ def test_a_sample_sees_every_feature(case: str, monkeypatch: pytest.MonkeyPatch)
     for feature in range(shape[axis]):
         x = torch.ones(shape)
         x.select(axis, feature).fill_(2.0)
-        for percentile, wanted in ((below, 1.0), (above, 2.0)):
+        for percentile, expected in ((below, 1.0), (above, 2.0)):
             analog = convert(make(), TILED)
             calibrate(analog, [x], "percentile", percentile=percentile)
             ranges = only(analog).input_ranges()
-            assert ranges is not None and ranges.tolist() == [[wanted]], feature
+            assert ranges is not None and ranges.tolist() == [[expected]], feature
 
 
 def test_products_are_exact_meanwhile(engine: str) -> None:
@@ -165,8 +165,8 @@ def test_learned_scales_count_meanwhile(engine: str) -> None:
     calibrate(analog, [x])
     ranges = matrices_of(analog)["2"].input_ranges()
     assert ranges is not None
-    wanted = 3.0 * float(model[:2](x).detach().max())  # type: ignore[index]
-    assert float(ranges) == pytest.approx(wanted, rel=1e-5)
+    expected = 3.0 * float(model[:2](x).detach().max())  # type: ignore[index]
+    assert float(ranges) == pytest.approx(expected, rel=1e-5)
 
 
 def test_modes_gradients_and_products_are_as_before(engine: str) -> None:
@@ -207,14 +207,14 @@ class Two(nn.Module):
 
 def test_kinds_of_batches(engine: str) -> None:
     x, y = random(6, 12), random(6, 4)
-    found = []
+    by_kind = []
     for batch in ((x, y), [x, y], {"x": x, "y": y}):
         analog = convert(Two(), TILED, engine=engine)
         calibrate(analog, (b for b in [batch]))
         ranges = [m.input_ranges() for m in matrices_of(analog).values()]
-        found.append(torch.stack([r[0, 0] for r in ranges if r is not None]))
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
-    assert_close(found[0], torch.stack([x.abs().max(), y.abs().max()]), "ranges", 1e-6)
+        by_kind.append(torch.stack([r[0, 0] for r in ranges if r is not None]))
+    assert torch.equal(by_kind[0], by_kind[1]) and torch.equal(by_kind[0], by_kind[2])
+    assert_close(by_kind[0], torch.stack([x.abs().max(), y.abs().max()]), "ranges", 1e-6)
 
 
 def test_again_replaces(engine: str) -> None:
@@ -262,7 +262,7 @@ def test_data_that_cannot_set_ranges(engine: str) -> None:
 def output_ranges(weight: Tensor, data: list[Tensor], percentile: float, bound: float) -> Tensor:
     """Of tiles of 20 x 20 (17 and 16 columns): largest |w / max|w|| x of the percentile, over the
     bound; the largest of the columns' tiles."""
-    found = torch.zeros(3)
+    largest = torch.zeros(3)
     for row in range(3):
         rows = slice(20 * row, 20 * row + 20)
         part = weight[:, rows]
@@ -272,8 +272,8 @@ def output_ranges(weight: Tensor, data: list[Tensor], percentile: float, bound: 
             for x in data:
                 size = (x[:, rows] @ normalised[columns].T).abs().flatten().sort().values
                 each.append(float(size[max(1, round(percentile / 100 * len(size))) - 1]))
-            found[row] = max(found[row], sum(each) / len(each) / bound)
-    return found
+            largest[row] = max(largest[row], sum(each) / len(each) / bound)
+    return largest
 
 
 def test_ranges_are_raised_until_the_adc_holds_the_outputs(engine: str) -> None:
@@ -291,12 +291,12 @@ def test_ranges_are_raised_until_the_adc_holds_the_outputs(engine: str) -> None:
     after = only(analog).input_ranges()
     assert before is not None and after is not None
     needed = output_ranges(model.weight.detach(), data, 80.0, 1.0)
-    wanted = torch.maximum(before, needed[:, None])
-    assert_close(after, wanted, "ranges", 1e-5)
+    expected = torch.maximum(before, needed[:, None])
+    assert_close(after, expected, "ranges", 1e-5)
     assert (after > 1.2 * before).any()
     calibrate(analog, data, "max", out_percentile=1.0)
-    kept = only(analog).input_ranges()
-    assert kept is not None and torch.equal(kept, before)
+    ranges_after = only(analog).input_ranges()
+    assert ranges_after is not None and torch.equal(ranges_after, before)
 
 
 def test_an_adc_clips_the_share_that_is_left(engine: str) -> None:
@@ -332,16 +332,16 @@ def test_grouped_convolutions_have_ranges_of_their_own_for_outputs() -> None:
     conv = nn.Conv1d(6, 60, 3, groups=2, bias=False)
     analog = convert(conv, preset)
     calibrate(analog, [data], "max", out_percentile=70.0)
-    found = only(analog).input_ranges()
-    assert found is not None
+    ranges = only(analog).input_ranges()
+    assert ranges is not None
     weight = conv.weight.detach()
     scale = weight.abs().amax((1, 2), keepdim=True)
     y = nn.functional.conv1d(data, weight / scale, groups=2)
     for column in range(4):
         size = y[:, 15 * column : 15 * column + 15].abs().flatten().sort().values
         needed = float(size[round(0.7 * len(size)) - 1]) / 0.5
-        own = float(data[:, column // 2 * 3 :][:, :3].abs().max())
-        assert abs(float(found[0, column]) / max(needed, own) - 1.0) < 1e-5
+        for_inputs = float(data[:, column // 2 * 3 :][:, :3].abs().max())
+        assert abs(float(ranges[0, column]) / max(needed, for_inputs) - 1.0) < 1e-5
 
 
 def test_wrong_arguments(engine: str) -> None:
@@ -355,9 +355,9 @@ def test_wrong_arguments(engine: str) -> None:
     for value in (0.0, -1.0, 100.5):
         with pytest.raises(UsageError, match="out_percentile=.*allowed: 0 < it <= 100, or None"):
             calibrate(analog, [x], out_percentile=value)
-    for one in (x, {"input": x}):
+    for batch in (x, {"input": x}):
         with pytest.raises(UsageError, match="allowed: an iterable of batches"):
-            calibrate(analog, one)
+            calibrate(analog, batch)
     with pytest.raises(UsageError, match="a batch is a str"):
         calibrate(analog, ["text"])
     with pytest.raises(CapabilityError, match="not a converted model"):

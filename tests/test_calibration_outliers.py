@@ -37,11 +37,11 @@ def test_outlying_inputs_are_told(engine: str) -> None:
 
     analog = convert(Both(), RANGED, engine=engine)
     pairs = [(with_outlier(1.02 * OUTLYING), with_outlier(2.5 * OUTLYING))]
-    said = (
+    message = (
         r"largest inputs of 2 of 2 layers .* 99\.9 % percentile: "
         r"layers\.second \(15 times\), layers\.first \(6 times\).*\"percentile\""
     )
-    with pytest.warns(UserWarning, match=said):
+    with pytest.warns(UserWarning, match=message):
         calibrate(analog, pairs)
     first, second = (matrix.input_ranges() for matrix in matrices_of(analog).values())
     assert first is not None and second is not None

@@ -86,20 +86,20 @@ def our_tiles(preset: Preset, t_s: float) -> tuple[Tensor, Tensor]:
     """Statistics right after programming and as read at t_s, many chips at once."""
     weight, grid = level_tile()
     shapes = cell_law.noise_shapes(grid, preset.pcm)
-    found = []
+    tiles = []
     for _ in range(TILES // TOGETHER):
         eps = [torch.randn(TOGETHER, *shape) for shape in shapes]
         cells = cell_law.program_cells(weight, grid, preset.pcm, *eps)
         noise = torch.randn(cells.conductance_us.shape)
         read = cell_law.read_cells(cells, grid, preset.pcm, t_s, noise)
-        found.append((by_tile(cell_law.held_weight(cells, grid)), by_tile(read)))
-    held, reads = zip(*found, strict=True)
+        tiles.append((by_tile(cell_law.held_weight(cells, grid)), by_tile(read)))
+    held, reads = zip(*tiles, strict=True)
     return torch.cat(held, -1), torch.cat(reads, -1)
 
 
 def assert_same_levels(ours: Tensor, theirs: Tensor, what: str) -> None:
-    for name, mine, others in zip(STATISTICS, ours, theirs, strict=True):
-        for level, a, b in zip(LEVELS.tolist(), mine, others, strict=True):
+    for name, values, others in zip(STATISTICS, ours, theirs, strict=True):
+        for level, a, b in zip(LEVELS.tolist(), values, others, strict=True):
             if name == "mean" and abs(level) < 0.02:
                 continue  # no mean to be 2 % off, or one that noise hides; their sizes are held
             stats.assert_same_by_unit(a, b, f"{what}: {name} of {level:g}")
@@ -171,8 +171,8 @@ class TestCells:
         held = cell_law.held_weight(cells, self.grid)
         read = cell_law.read_cells(cells, self.grid, preset.pcm, DAY, noise)
         for chip in ((0, 0), (2, 1)):
-            one = [draw[chip] for draw in eps]
-            alone = cell_law.program_cells(self.weight, self.grid, preset.pcm, *one)
+            draws = [draw[chip] for draw in eps]
+            alone = cell_law.program_cells(self.weight, self.grid, preset.pcm, *draws)
             assert torch.equal(cell_law.held_weight(alone, self.grid), held[chip])
             again = cell_law.read_cells(alone, self.grid, preset.pcm, DAY, noise[chip])
             assert torch.equal(again, read[chip])

@@ -46,10 +46,10 @@ def now(model: nn.Module) -> dict[str, Tensor]:
 
 def chip(model: nn.Module) -> dict[str, Tensor]:
     """Every tensor of the chip, and what follows from it."""
-    found = now(model)
+    tensors = now(model)
     for name, matrix in matrices_of(model).items():
-        found |= {f"{name}/{k}": v.clone() for k, v in matrix.chip_state().items()}
-    return found
+        tensors |= {f"{name}/{k}": v.clone() for k, v in matrix.chip_state().items()}
+    return tensors
 
 
 # --- seeds ---
@@ -191,18 +191,18 @@ def test_any_order_of_times_gives_the_same_chip(engine: str, preset) -> None:  #
     for model in (a, b, c):
         program(model, 4)
     times = (1.0, 3600.0, YEAR)
-    found = {}
+    chips = {}
     for t in times:
         drift(a, t)
-        found[t] = now(a)
+        chips[t] = now(a)
     for t in reversed(times):
         drift(b, t)
         drift(b, t)
-        assert same(now(b), found[t])
+        assert same(now(b), chips[t])
     drift(c, "1h")
-    assert same(now(c), found[3600.0])
+    assert same(now(c), chips[3600.0])
     if preset is not scalar_drift:
-        size = {t: float(found[t]["0"].abs().mean()) for t in times}
+        size = {t: float(chips[t]["0"].abs().mean()) for t in times}
         assert size[1.0] > size[3600.0] > size[YEAR]
 
 
@@ -242,13 +242,13 @@ def test_restore_gives_the_clean_model_bit_for_bit(engine: str) -> None:
     x = random(6, 12)
     calibrate(analog, [x])
     with torch.no_grad():
-        wanted, weights = analog(x), effective(analog)
+        expected, weights = analog(x), effective(analog)
         program(analog, 1)
         drift(analog, "1y")
         if engine == "native":
-            assert not torch.equal(analog(x), wanted)
+            assert not torch.equal(analog(x), expected)
         restore(analog)
-        assert torch.equal(analog(x), wanted)
+        assert torch.equal(analog(x), expected)
     assert same(effective(analog), weights)
     for matrix in matrices_of(analog).values():
         assert torch.equal(matrix.alpha(), torch.ones_like(matrix.alpha()))

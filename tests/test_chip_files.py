@@ -107,7 +107,7 @@ def test_a_chip_that_cannot_be_written_is_told(engine: str, tmp_path: Path) -> N
 def test_no_state_dict_is_loaded_under_a_chip(engine: str) -> None:
     """The crossbars would hold a chip of other weights than the model then has."""
     a, b = prepared(engine), prepared(engine, seed=9)
-    wanted = effective(b)
+    expected = effective(b)
     state, part = b.state_dict(), b[0].state_dict()
     program(a, 3)
     for model in (a, copy.deepcopy(a)):
@@ -119,7 +119,7 @@ def test_no_state_dict_is_loaded_under_a_chip(engine: str) -> None:
             model[0].load_state_dict(part)
         restore(model)
         model.load_state_dict(state)
-        assert same(effective(model), wanted)
+        assert same(effective(model), expected)
 
 
 def test_damaged_chip_files_are_refused(engine: str, tmp_path: Path) -> None:
@@ -173,13 +173,13 @@ def test_state_dict_loads_with_weights_only(engine: str) -> None:
     a, b, x = prepared(engine), prepared(engine, seed=9), random(6, 12)
     calibrate(a, [x])
     with torch.no_grad():
-        wanted = a(x)
+        expected = a(x)
         program(a, 1)
         file = io.BytesIO()
         torch.save(a.state_dict(), file)
         file.seek(0)
         b.load_state_dict(torch.load(file, weights_only=True))
-        assert torch.equal(b(x), wanted)
+        assert torch.equal(b(x), expected)
     program(b, 1)
     assert same(effective(b), effective(a))
 

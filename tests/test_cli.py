@@ -139,7 +139,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (
             UsageError("two\n  lines [bold]and markup[/bold]"),
@@ -155,13 +155,13 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
     ],
 )
 def test_an_expected_error_is_one_line(
-    error: Exception, code: int, said: str, capsys: pytest.CaptureFixture[str]
+    error: Exception, code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def work() -> None:
         raise error
 
     assert outcome(work) == code
-    assert capsys.readouterr() == ("", f"error: {said}\n")
+    assert capsys.readouterr() == ("", f"error: {message}\n")
 
 
 def test_a_bug_stays_a_traceback() -> None:
@@ -172,15 +172,15 @@ def test_a_bug_stays_a_traceback() -> None:
         outcome(work)
 
 
-@pytest.mark.parametrize(("text", "said"), [("", "stopped; --resume goes on"), ("own", "own")])
+@pytest.mark.parametrize(("text", "message"), [("", "stopped; --resume goes on"), ("own", "own")])
 def test_an_interruption_says_how_to_go_on(
-    text: str, said: str, capsys: pytest.CaptureFixture[str]
+    text: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def work() -> None:
         raise KeyboardInterrupt(text)
 
     assert outcome(work) == 130
-    assert capsys.readouterr() == ("", f"{said}\n")
+    assert capsys.readouterr() == ("", f"{message}\n")
 
 
 @pytest.mark.parametrize(("value", "code"), [(None, 0), (0, 0), (1, 1), (False, 0)])
@@ -265,13 +265,13 @@ def test_an_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_the_list_imports_no_command() -> None:
-    said = python(
+    printed = python(
         "import sys\n"
         "from benchmarks.__main__ import main\n"
         "main(['--help'])\n"
         "print(sorted({'torch', 'numpy', 'presets', 'benchmarks.run'} & set(sys.modules)))"
     )
-    assert said.splitlines()[-1] == "[]"
+    assert printed.splitlines()[-1] == "[]"
 
 
 def test_a_command_is_called_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:

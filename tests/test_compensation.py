@@ -68,12 +68,12 @@ def test_compensation_of_an_ideal_readout(engine: str, kind: str) -> None:
     if kind in ("global", "per_column"):
         reference = means(normalised(matrix), matrix, kind)
     drift(analog, YEAR)
-    wanted = reference / means(normalised(matrix), matrix, kind)
+    expected = reference / means(normalised(matrix), matrix, kind)
     if kind == "none":
-        wanted = torch.ones(3, 50)
+        expected = torch.ones(3, 50)
     else:
-        assert float(wanted.min()) > 1.5
-    assert_close(matrix.alpha(), wanted, "alpha", 1e-5)
+        assert float(expected.min()) > 1.5
+    assert_close(matrix.alpha(), expected, "alpha", 1e-5)
 
 
 def test_compensation_is_at_the_output_of_each_tile(engine: str) -> None:
@@ -152,9 +152,9 @@ def test_oracle_on_the_scalar_device_is_the_exact_inverse(engine: str) -> None:
     programmed = matrix.effective_weight()
     for t in (0.0, 0.5, 1.0, 3600.0, YEAR):
         drift(analog, t)
-        wanted = max(t, 1.0) ** 0.06
-        assert_close(matrix.alpha(), torch.full_like(matrix.alpha(), wanted), "alpha", 1e-6)
-        assert_close(matrix.effective_weight() * wanted, programmed, "weights", 1e-6)
+        expected = max(t, 1.0) ** 0.06
+        assert_close(matrix.alpha(), torch.full_like(matrix.alpha(), expected), "alpha", 1e-6)
+        assert_close(matrix.effective_weight() * expected, programmed, "weights", 1e-6)
 
 
 def test_oracle_on_the_paper_s_device_is_the_mean_law(engine: str) -> None:
@@ -171,8 +171,8 @@ def test_oracle_on_the_paper_s_device_is_the_mean_law(engine: str) -> None:
         drift(analog, YEAR)
         alphas.append(matrix.alpha().clone())
     now = size * ((YEAR + 20.0) / 20.0) ** -nu
-    wanted = by_tile(size, matrix, torch.mean) / by_tile(now, matrix, torch.mean)
-    assert_close(alphas[0], wanted, "alpha", 1e-5)
+    expected = by_tile(size, matrix, torch.mean) / by_tile(now, matrix, torch.mean)
+    assert_close(alphas[0], expected, "alpha", 1e-5)
     assert torch.equal(alphas[0], alphas[1])
 
 

@@ -378,5 +378,5 @@ def test_programming_injection_against_aihwkit() -> None:
     both = {name: torch.stack(values).double() for name, values in sizes.items()}
     for level, w in enumerate(levels.tolist()):
         for column, what in enumerate(("mean size", "sd of the size")):
-            one, other = (both[name][:, level, column] for name in ("ours", "theirs"))
-            stats.assert_same_by_unit(one, other, f"{what} of {w:g}")
+            first, second = (both[name][:, level, column] for name in ("ours", "theirs"))
+            stats.assert_same_by_unit(first, second, f"{what} of {w:g}")

@@ -45,24 +45,24 @@ def inputs() -> Tensor:
 
 
 def mean_output(model: nn.Module) -> dict[str, float]:
-    given = inputs().to(next(model.parameters()).device)
+    data = inputs().to(next(model.parameters()).device)
     with torch.no_grad():
         return {
-            "mean": float(model(given).mean()),
-            "share": float((model(given) > 0).float().mean()),
+            "mean": float(model(data).mean()),
+            "share": float((model(data) > 0).float().mean()),
         }
 
 
 def test_all_levels_in_one_call(tmp_path: Path) -> None:
-    found = crosscheck(mlp(), presets.rasch2023, inputs(), evaluate=mean_output, **QUICK)
-    table = found.table
+    report = crosscheck(mlp(), presets.rasch2023, inputs(), evaluate=mean_output, **QUICK)
+    table = report.table
     assert set(table) == COLUMNS and list(dict.fromkeys(table["level"])) == [
         "device",
         "layer",
         "task",
     ]
     assert table["p_different"].min() > FALSE_ALARM
-    assert not found.passed  # six chips decide little, and say so
+    assert not report.passed  # six chips decide little, and say so
     assert set(table[table["level"] == "layer"]["cell"]) == {"0", "2"}
     in_time = table[(table["level"] == "task")]
     assert set(zip(in_time["quantity"], in_time["t_inference"], strict=True)) == {
@@ -73,9 +73,9 @@ def test_all_levels_in_one_call(tmp_path: Path) -> None:
     assert not set(mean["margin"]) & {task.POINTS}
     low, high = table["interval"].iloc[0]
     assert (low, high) == (table["low"].iloc[0], table["high"].iloc[0])
-    found.save(tmp_path)
-    kept = pd.read_csv(tmp_path / "crosscheck.csv")
-    assert len(kept) == len(table) and "interval" not in kept
+    report.save(tmp_path)
+    rows = pd.read_csv(tmp_path / "crosscheck.csv")
+    assert len(rows) == len(table) and "interval" not in rows
     page = (tmp_path / "summary.md").read_text()
     assert page.startswith("# Cross-check\n\nnative against aihwkit.")
     assert "6 chips of each side" in page
@@ -143,8 +143,8 @@ def test_a_trained_model_is_what_is_compared() -> None:
     for task_model in question.task.models:
         fresh = task_model.fresh()
         for name, matrix in matrices_of(fresh).items():
-            wanted = matrices_of(native)[name].effective_weight()
-            assert torch.allclose(matrix.effective_weight(), wanted, rtol=1e-5, atol=1e-6)
+            expected = matrices_of(native)[name].effective_weight()
+            assert torch.allclose(matrix.effective_weight(), expected, rtol=1e-5, atol=1e-6)
     report = crosscheck(
         model, presets.rasch2023, inputs(), trained=native, evaluate=mean_output, **QUICK
     )
@@ -155,11 +155,11 @@ def test_a_trained_model_is_what_is_compared() -> None:
 def test_a_trained_model_of_something_else() -> None:
     model, native = trained_mlp()
     other = convert(model, presets.hermes)
-    for trained, more, said in (
+    for trained, more, message in (
         (other, {}, "under rasch2023"),
         (native, {"against": presets.scalar_drift}, "no `against`"),
     ):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             crosscheck(model, presets.rasch2023, inputs(), trained=trained, **more, **QUICK)
     with pytest.raises(UsageError, match="digital model"):
         crosscheck(None, presets.rasch2023, trained=native, **QUICK)
@@ -167,7 +167,7 @@ def test_a_trained_model_of_something_else() -> None:
 
 def test_two_presets() -> None:
     """They differ where their fields do, and the report says because of which part."""
-    found = crosscheck(
+    report = crosscheck(
         mlp(),
         presets.rasch2023,
         inputs(),
@@ -175,27 +175,29 @@ def test_two_presets() -> None:
         levels="layer",
         **{**QUICK, "chips": 40},
     )
-    assert found.sides == ("rasch2023", "scalar_drift")
-    assert found.causes is not None
-    told = {(part, field): (a, b) for part, field, a, b in found.causes.itertuples(index=False)}
-    assert told["pcm", "t0_s"] == (20.0, 1.0)
-    assert told["pcm", "nu"] == ("-", 0.06)
-    assert told["compensation", "drift_compensation"] == ("global", "oracle")
-    assert ("pcm", "g_max_us") not in told
-    rows = found.table.set_index(["cell", "quantity", "t_inference"])["verdict"]
+    assert report.sides == ("rasch2023", "scalar_drift")
+    assert report.causes is not None
+    causes = {(part, field): (a, b) for part, field, a, b in report.causes.itertuples(index=False)}
+    assert causes["pcm", "t0_s"] == (20.0, 1.0)
+    assert causes["pcm", "nu"] == ("-", 0.06)
+    assert causes["compensation", "drift_compensation"] == ("global", "oracle")
+    assert ("pcm", "g_max_us") not in causes
+    rows = report.table.set_index(["cell", "quantity", "t_inference"])["verdict"]
     assert rows["0", "MVM error", YEAR] == "different"
     assert rows["0", "MVM error, crossbar of scalar_drift alone", YEAR] == "different"
-    errors = [note for note in found.notes if note.startswith("mean MVM error of the layers at 1y")]
+    errors = [
+        note for note in report.notes if note.startswith("mean MVM error of the layers at 1y")
+    ]
     assert len(errors) == 1
     for part in ("pcm", "crossbar", "compensation"):
         assert f"{part} of scalar_drift alone" in errors[0]
-    assert "scalar_drift" in found.summary() and "drift_compensation" in found.summary()
+    assert "scalar_drift" in report.summary() and "drift_compensation" in report.summary()
 
 
 def test_a_preset_against_itself_is_the_same() -> None:
     same = presets.rasch2023
-    found = crosscheck(mlp(), same, inputs(), against=same, levels="layer", **QUICK)
-    assert found.different.empty and found.causes is not None and found.causes.empty
+    report = crosscheck(mlp(), same, inputs(), against=same, levels="layer", **QUICK)
+    assert report.different.empty and report.causes is not None and report.causes.empty
 
 
 class Closed:

@@ -46,26 +46,26 @@ def choice(budget: float | None, spent: float = 0.0) -> Choice:
     )
 
 
-def cost_of(found: Choice) -> float:
+def cost_of(plan: Choice) -> float:
     layers = fake_layers("aab")
-    total = len(found.targets) * 10.0 * found.samples / 1e6 + found.task * 4.0
-    return total + sum(layers[name][2].of(chips) for name, chips in found.layers.items())
+    total = len(plan.targets) * 10.0 * plan.samples / 1e6 + plan.task * 4.0
+    return total + sum(layers[name][2].of(chips) for name, chips in plan.layers.items())
 
 
 @pytest.mark.parametrize("budget", [None, 183.0, 150.0, 100.0, 60.0, 30.0, 15.0, 10.0])
 def test_what_a_budget_buys_costs_no_more(budget: float | None) -> None:
-    found = choice(budget)
+    bought = choice(budget)
     if budget is None or budget >= 183.0:
-        assert cost_of(found) == pytest.approx(183.0)
-        assert len(found.notes) == 1 and "183" not in found.notes[0]
+        assert cost_of(bought) == pytest.approx(183.0)
+        assert len(bought.notes) == 1 and "183" not in bought.notes[0]
         return
-    assert 0.3 * budget < cost_of(found) <= budget
-    assert found.samples >= plan.FEWEST_SAMPLES
-    assert all(chips >= plan.FEWEST_CHIPS for chips in found.layers.values())
-    said = " ".join(found.notes)
-    assert "chose" in said
-    for name in set(fake_layers("aab")) - set(found.layers):
-        assert f"layer {name}" in said
+    assert 0.3 * budget < cost_of(bought) <= budget
+    assert bought.samples >= plan.FEWEST_SAMPLES
+    assert all(chips >= plan.FEWEST_CHIPS for chips in bought.layers.values())
+    notes = " ".join(bought.notes)
+    assert "chose" in notes
+    for name in set(fake_layers("aab")) - set(bought.layers):
+        assert f"layer {name}" in notes
 
 
 def test_a_budget_keeps_the_telling_ones() -> None:
@@ -114,19 +114,19 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_digest_tells_inputs_apart() -> None:
-    one = {"a": [torch.zeros(2), 1.0]}
-    assert digest(one) == digest({"a": [torch.zeros(2), 1.0]})
+    data = {"a": [torch.zeros(2), 1.0]}
+    assert digest(data) == digest({"a": [torch.zeros(2), 1.0]})
     for other in ({"a": [torch.ones(2), 1.0]}, {"b": [torch.zeros(2), 1.0]}, [torch.zeros(2, 1)]):
-        assert digest(other) != digest(one)
+        assert digest(other) != digest(data)
 
 
 def test_workers_find_the_same(tmp_path: Path) -> None:
     options = {**QUICK, "targets": (0.0, 1.0)}
-    one, two = (
+    first, second = (
         crosscheck(None, presets.scalar_drift, workers=workers, **options) for workers in (1, 2)
     )
     pd.testing.assert_frame_equal(
-        one.table.drop(columns="interval"), two.table.drop(columns="interval")
+        first.table.drop(columns="interval"), second.table.drop(columns="interval")
     )
 
 
@@ -137,11 +137,11 @@ def positive(shift: float, model: nn.Module) -> float:
 
 
 def chips_of(folder: Path) -> dict[str, float]:
-    found = {}
+    values = {}
     for file in folder.glob("task-*.json"):
         ((_, _, value),) = json.loads(file.read_text())
-        found[file.name] = value
-    return found
+        values[file.name] = value
+    return values
 
 
 def test_workers_share_the_chips_of_a_task(tmp_path: Path) -> None:
@@ -185,9 +185,10 @@ def test_the_sides_of_a_task_may_have_other_numbers_of_chips(tmp_path: Path) -> 
         )
 
     report = check((9, 4))
-    kept = chips_of(tmp_path)
+    chips = chips_of(tmp_path)
     sides = [
-        [value for name, value in kept.items() if name.startswith(f"task-side-{i}")] for i in (0, 1)
+        [value for name, value in chips.items() if name.startswith(f"task-side-{i}")]
+        for i in (0, 1)
     ]
     assert [len(side) for side in sides] == [9, 4]
     welch = stats.ttest_ind(sides[1], sides[0], equal_var=False).confidence_interval(0.9)
@@ -200,7 +201,7 @@ def test_the_sides_of_a_task_may_have_other_numbers_of_chips(tmp_path: Path) -> 
 
 
 def test_a_budget_lessens_both_sides_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run._Check, "_task_cost", lambda self, asked: Cost(0.0, 1.0))
+    monkeypatch.setattr(run._Check, "_task_cost", lambda self, chips: Cost(0.0, 1.0))
     report = crosscheck(
         mlp(),
         presets.rasch2023,

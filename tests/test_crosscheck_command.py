@@ -34,15 +34,15 @@ def test_command(
     monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
     words = [*DEVICES, "--preset", "rasch2023", "scalar_drift", "--out", str(out)]
     assert main(words) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     table = pd.read_csv(out / "rasch2023" / "device" / "crosscheck.csv")
     assert {"cell", "quantity", "low", "high", "margin", "power", "verdict"} <= set(table)
     record = json.loads((out / "crosscheck.json").read_text())
     names = [report["name"] for report in record["reports"]]
     assert names == ["rasch2023/device", "scalar_drift/device", "rasch2023-scalar_drift/device"]
-    assert all(name in said for name in names)
+    assert all(name in printed for name in names)
     rows = sum(sum(row[2:]) for r in record["reports"][:2] for row in r["counts"])
-    last = said.splitlines()[-1]
+    last = printed.splitlines()[-1]
     assert last.startswith(f"verdict: undecided; of {rows:,} rows that should agree, ")  # too few
     assert ", 0 are different, " in last
     summary = (out / "summary.md").read_text()
@@ -58,11 +58,11 @@ def test_command(
     assert record["finished"] and record["kind"] == "crosscheck"
     assert main(words) == 2  # not empty
     assert main([*words, "--resume", "--record", "mine"]) == 0
-    kept = records.read(tmp_path / "records" / "crosscheck-mine.json")
-    assert kept.name == "crosscheck-mine" and len(kept.extra["reports"]) == 3
-    assert kept.kind == "crosscheck" and set(kept.table().part) == set(names)
+    read_record = records.read(tmp_path / "records" / "crosscheck-mine.json")
+    assert read_record.name == "crosscheck-mine" and len(read_record.extra["reports"]) == 3
+    assert read_record.kind == "crosscheck" and set(read_record.table().part) == set(names)
     assert records.of_kind("run") == []  # not in the README's table
-    assert kept.command.startswith("python -m benchmarks.crosscheck --levels device")
+    assert read_record.command.startswith("python -m benchmarks.crosscheck --levels device")
 
 
 def test_the_command_fails_where_cells_differ(
@@ -122,9 +122,9 @@ def test_a_budget_too_small_is_refused_before_anything_is_trained(
     monkeypatch.setattr(digital, "fit", fit)
     out = tmp_path / "out"
     assert main([*LAYER, "--budget", "0.5", "--out", str(out)]) == 2
-    said = capsys.readouterr().err
-    (smallest,) = re.findall(r"give --budget (\d+[sm]) or more", said)
-    assert "is too small for one cell of each of 2 reports (most for rasch2023/" in said
+    error = capsys.readouterr().err
+    (smallest,) = re.findall(r"give --budget (\d+[sm]) or more", error)
+    assert "is too small for one cell of each of 2 reports (most for rasch2023/" in error
     assert trained == [] and not out.exists()
     assert (
         main(
@@ -182,16 +182,16 @@ def test_the_command_compares_the_metrics_asked_for(tmp_path: Path) -> None:
     words = ["wrn", "--preset", "rasch2023", "--levels", "task", "--times", "1h"]
     words += ["--task-chips", "2", "--trained", str(tmp_path / "hwa.safetensors")]
     words += ["--out", str(tmp_path / "out"), "--workers", "1"]
-    asked = ["--subset", "10", "--metrics", "probability", "loss"]
-    assert main([*words, *asked]) == 0
+    options = ["--subset", "10", "--metrics", "probability", "loss"]
+    assert main([*words, *options]) == 0
     table = pd.read_csv(tmp_path / "out" / "rasch2023" / "wrn" / "crosscheck.csv")
     assert set(table["quantity"]) == {"probability", "loss"}
     probability = table[table["quantity"] == "probability"].iloc[0]
     assert 0.02 < probability["first"] < 0.5  # ten classes and a model that has learned nothing
     assert probability["margin"] == POINTS
-    assert main([*words, *asked, "--resume"]) == 0
-    assert main([*words, *asked[:2], "--resume"]) == 2
-    assert main([*words, "--subset", "12", *asked[2:], "--resume"]) == 2
+    assert main([*words, *options, "--resume"]) == 0
+    assert main([*words, *options[:2], "--resume"]) == 2
+    assert main([*words, "--subset", "12", *options[2:], "--resume"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,8 @@ def decided(table: pd.DataFrame) -> pd.DataFrame:
 def test_the_same_physics_agrees(name: str, reference: str) -> None:
     """Nothing is different, and what has the power to be decided is equivalent: most means and
     standard deviations at this size."""
-    found = device_level(presets.get(name), ("1h", "10y"), (0.1,), samples=300_000, seed=3)
-    table = found.table
+    report = device_level(presets.get(name), ("1h", "10y"), (0.1,), samples=300_000, seed=3)
+    table = report.table
     assert set(table) == COLUMNS and set(table["reference"]) == {reference}
     assert table["p_different"].min() > FALSE_ALARM
     rows = decided(table)
@@ -66,8 +66,8 @@ def test_two_percent_off_is_different(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same comparison with conductances 2 % too large, then with sigmas 5 % too large."""
 
     def different() -> set[str]:
-        found = device_level(presets.rasch2023, ("1y",), (0.5,), samples=200_000, seed=3)
-        return set(found.different["quantity"])
+        report = device_level(presets.rasch2023, ("1y",), (0.5,), samples=200_000, seed=3)
+        return set(report.different["quantity"])
 
     assert not different()
     with monkeypatch.context() as patch:
@@ -91,11 +91,11 @@ def test_skew_and_distributions_are_decided_where_samples_are_many() -> None:
 
 
 def test_a_small_sample_decides_nothing_and_does_not_pass() -> None:
-    found = device_level(presets.rasch2023, ("1h",), (0.5,), samples=50)
-    distances = found.table[found.table["quantity"].str.endswith("distribution")]
+    report = device_level(presets.rasch2023, ("1h",), (0.5,), samples=50)
+    distances = report.table[report.table["quantity"].str.endswith("distribution")]
     assert set(distances["verdict"]) == {"undecided"}
-    assert not found.passed
-    assert "undecided" in found.summary()
+    assert not report.passed
+    assert "undecided" in report.summary()
 
 
 def test_the_closed_form_is_aihwkits_too() -> None:
@@ -122,12 +122,12 @@ def test_the_closed_form_is_aihwkits_too() -> None:
 def test_devices_keep_their_exponents(x: float, times: tuple[float, ...]) -> None:
     """0 where the exponent is the same at both times, 2 where another device's is taken."""
     laws = device.Native(presets.rasch2023, True, 1)
-    found = device.devices(laws, x, times, 4000, 25.0)
+    samples = device.devices(laws, x, times, 4000, 25.0)
     key = (f"g/g_max = {x:g}", "exponent drawn anew", times[1])
     if times[0] == 0.0:
-        assert key not in found  # nothing had drifted
+        assert key not in samples  # nothing had drifted
         return
-    assert float(found[key].mean()) < 1e-4
+    assert float(samples[key].mean()) < 1e-4
 
 
 def test_targets_outside_the_device() -> None:

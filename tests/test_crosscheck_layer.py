@@ -70,7 +70,7 @@ def layers(preset: Preset = SMALL) -> tuple[Net, list[capture.Layer]]:
 
 def test_layers_are_what_the_digital_model_computes_with() -> None:
     """Inputs and weights of each: its product is what a hook on the digital layer sees."""
-    model, found = layers()
+    model, captured = layers()
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def keep(name: str) -> object:
@@ -85,7 +85,7 @@ def test_layers_are_what_the_digital_model_computes_with() -> None:
         model.get_submodule(name).register_forward_hook(keep(name))  # type: ignore[arg-type]
     with torch.no_grad():
         model(images())
-    by_name = {layer.name: layer for layer in found}
+    by_name = {layer.name: layer for layer in captured}
     kinds = {name: layer.kind for name, layer in by_name.items()}
     assert kinds == {
         "conv": "convolution",
@@ -106,10 +106,10 @@ def test_layers_are_what_the_digital_model_computes_with() -> None:
 
 
 def test_the_layers_chosen_are_of_each_kind() -> None:
-    _, found = layers()
-    names = [layer.name for layer in capture.chosen(found, None)]
+    _, captured = layers()
+    names = [layer.name for layer in capture.chosen(captured, None)]
     assert names == ["conv", "attention.q", "lstm.ih_l0", "lstm.hh_l0", "out", "small"]
-    assert [x.name for x in capture.chosen(found, ["lstm.*", "out"])] == [
+    assert [x.name for x in capture.chosen(captured, ["lstm.*", "out"])] == [
         *("lstm.ih_l0", "lstm.hh_l0", "out")
     ]
 
@@ -119,19 +119,19 @@ def test_what_chips_say() -> None:
     exact = random(40, 25, seed=2)
     rms = float(exact.square().mean().sqrt())
     some = torch.arange(50)
-    own = 0.1 * rms * random(4000, 40, 25, seed=3)
-    found = product_statistics(0.9 * exact + own, exact, some)
-    assert found["gain"] == pytest.approx(0.9, abs=1e-3)
-    assert found["read"] == pytest.approx(0.1, rel=1e-3)
-    assert found["error"] == pytest.approx(math.hypot(0.1, 0.1), rel=1e-3)
-    assert abs(found["shared"]) < 1e-3
-    assert found["read_variance"].shape == (50,)
+    error = 0.1 * rms * random(4000, 40, 25, seed=3)
+    statistics = product_statistics(0.9 * exact + error, exact, some)
+    assert statistics["gain"] == pytest.approx(0.9, abs=1e-3)
+    assert statistics["read"] == pytest.approx(0.1, rel=1e-3)
+    assert statistics["error"] == pytest.approx(math.hypot(0.1, 0.1), rel=1e-3)
+    assert abs(statistics["shared"]) < 1e-3
+    assert statistics["read_variance"].shape == (50,)
     shared = 0.1 * rms * random(4000, 1, 25, seed=4).expand(-1, 40, -1)
     assert product_statistics(exact + shared, exact, some)["shared"] == pytest.approx(1.0, abs=1e-6)
-    half = (own + shared) / math.sqrt(2)
+    half = (error + shared) / math.sqrt(2)
     assert product_statistics(exact + half, exact, some)["shared"] == pytest.approx(0.5, abs=0.02)
-    (one,) = [product_statistics(exact[None], exact, some)]
-    assert (one["read"], one["shared"], one["error"]) == (0.0, 0.0, 0.0)
+    (of_one_chip,) = [product_statistics(exact[None], exact, some)]
+    assert (of_one_chip["read"], of_one_chip["shared"], of_one_chip["error"]) == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("name", ["conv", "lstm.hh_l0", "attention.q", "out"])
@@ -141,8 +141,8 @@ def test_the_engines_agree_on_each_kind_of_layer(
     """Nothing is different; what is decided is equivalent, the parts without chance among it."""
     monkeypatch.setattr(periphery, "EXACT_CHIPS", 24)
     monkeypatch.setattr(periphery, "CLIP_CHIPS", 16)
-    _, found = layers()
-    (layer,) = [layer for layer in found if layer.name == name]
+    _, captured = layers()
+    (layer,) = [layer for layer in captured if layer.name == name]
     table = Report.of(
         [layer_findings(TwoEngines(SMALL), layer, Sampling((YEAR,), 16, 0, vectors=16))]
     ).table
@@ -166,8 +166,8 @@ def test_the_compiled_engine_agrees_and_a_fault_in_it_is_caught(
     """The same layer as the other engine, compiled; then with 20 % more output noise."""
     monkeypatch.setattr(periphery, "EXACT_CHIPS", 24)
     monkeypatch.setattr(periphery, "CLIP_CHIPS", 16)
-    _, found = layers()
-    (layer,) = [layer for layer in found if layer.name == "attention.q"]
+    _, captured = layers()
+    (layer,) = [layer for layer in captured if layer.name == "attention.q"]
     setting = Sampling((YEAR,), 16, 0, vectors=16, native_engine=COMPILED)
     table = Report.of([layer_findings(TwoEngines(SMALL), layer, setting)]).table
     assert table["p_different"].min() > FALSE_ALARM
@@ -186,8 +186,8 @@ def test_the_compiled_engine_agrees_and_a_fault_in_it_is_caught(
 
 def test_a_preset_without_noise_of_products_or_adc() -> None:
     """Rows that do not apply are not there; the rest agrees."""
-    _, found = layers(presets.scalar_drift)
-    (layer,) = [layer for layer in found if layer.name == "out"]
+    _, captured = layers(presets.scalar_drift)
+    (layer,) = [layer for layer in captured if layer.name == "out"]
     part = layer_findings(TwoEngines(presets.scalar_drift), layer, Sampling((1.0, YEAR), 12, 0))
     table = Report.of([part]).table
     assert table["p_different"].min() > FALSE_ALARM
@@ -223,10 +223,10 @@ def test_measured_chips_follow_the_laws() -> None:
         torch.manual_seed(3)
         noise = torch.stack([side.output(layer.inputs) / unit for _ in range(800)])
     assert_sd((noise - noise.mean(0)) * (800 / 799) ** 0.5, 0.04)
-    found = measure(side, Sampling((1.0,), 40, 0, vectors=32, reads=8))
+    measured = measure(side, Sampling((1.0,), 40, 0, vectors=32, reads=8))
     expected = 0.04 * float(unit.square().mean().sqrt()) / float(exact.square().mean().sqrt())
     # the root of a variance from 8 reads of 512 outputs is low by 1 / 4 / (7 * 512)
-    assert_mean(torch.tensor(found.column("read", 0)), expected, "spread of reads")
+    assert_mean(torch.tensor(measured.column("read", 0)), expected, "spread of reads")
 
 
 def test_the_oracle_is_the_formula_on_every_law() -> None:
@@ -250,8 +250,8 @@ def _captured(model: nn.Module, preset: Preset, x: Tensor) -> list[capture.Layer
 
 def test_a_narrow_adc_clips_the_share_it_should() -> None:
     """The bound that clips 5 % of the outputs without noise clips about that with it."""
-    _, found = layers()
-    (layer,) = [layer for layer in found if layer.name == "small"]
+    _, captured = layers()
+    (layer,) = [layer for layer in captured if layer.name == "small"]
     part = Findings()
     periphery.clipping(part, layer, SMALL, Sampling((1.0,), 4, 0))
     rows = Report.of([part]).table.set_index("quantity")

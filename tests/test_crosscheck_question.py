@@ -48,8 +48,8 @@ def test_what_is_given_decides_what_is_compared() -> None:
     assert isinstance(law, CustomLaw) and law.names == ("Scalar", "aihwkit")
     assert [c.reference for c in (engines, two, law)] == ["aihwkit", "scalar_drift", "aihwkit"]
     assert "task" in engines.levels and "task" in two.levels and "task" not in law.levels
-    found = [c.identity() for c in (engines, two, law)]
-    assert len({digest(identity) for identity in found}) == 3
+    identities = [c.identity() for c in (engines, two, law)]
+    assert len({digest(identity) for identity in identities}) == 3
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,9 +48,9 @@ def test_mean_power_is_what_a_simulation_finds() -> None:
     hits, powers = 0, []
     for _ in range(RUNS):
         first, second = rng.normal(0, 1, 500), rng.normal(0, 1, 500)
-        found = mean_test(first, second, 0.15)
-        hits += found.p < 0.05
-        powers.append(found.power())
+        result = mean_test(first, second, 0.15)
+        hits += result.p < 0.05
+        powers.append(result.power())
     assert rate_agrees(hits, RUNS, float(np.mean(powers)))
     assert not rate_agrees(hits, RUNS, float(np.mean(powers)) - 0.1)
 
@@ -75,8 +75,8 @@ def test_distance_bound_covers_the_truth() -> None:
     truth = 2 * stats.norm.cdf(0.05) - 1
     missed = 0
     for _ in range(300):
-        found = distance_test(rng.normal(0, 1, 2000), rng.normal(0.1, 1, 3000), 0.2)
-        missed += not found.low <= truth <= found.high
+        result = distance_test(rng.normal(0, 1, 2000), rng.normal(0.1, 1, 3000), 0.2)
+        missed += not result.low <= truth <= result.high
     assert missed <= stats.binom.ppf(1 - RARE, 300, 0.05)
 
 
@@ -148,12 +148,12 @@ def test_power_falls_with_the_level_and_is_that_of_a_simulation() -> None:
     rng = np.random.default_rng(12)
     level, hits, powers = 0.002, 0, []
     for _ in range(RUNS):
-        found = mean_test(rng.normal(0, 1, 500), rng.normal(0, 1, 500), 0.25)
-        hits += found.p < level
-        powers.append(found.power(level))
+        result = mean_test(rng.normal(0, 1, 500), rng.normal(0, 1, 500), 0.25)
+        hits += result.p < level
+        powers.append(result.power(level))
     assert rate_agrees(hits, RUNS, float(np.mean(powers)))
     assert not rate_agrees(hits, RUNS, float(np.mean(powers)) - 0.1)
-    assert found.power(0.05) > found.power(0.002)
+    assert result.power(0.05) > result.power(0.002)
 
 
 def test_skew_at_the_margin_with_a_skewed_law() -> None:
@@ -164,8 +164,8 @@ def test_skew_at_the_margin_with_a_skewed_law() -> None:
     for _ in range(runs):
         first, second = rng.gamma(4.0, 1.0, 6000), rng.exponential(1.0, 6000)
         hits += skew_test(first, second, 1.0).p < ALPHA
-        found = skew_test(first, rng.gamma(4.0, 1.0, 6000), 0.5)
-        inside += found.low <= 0.0 <= found.high
+        result = skew_test(first, rng.gamma(4.0, 1.0, 6000), 0.5)
+        inside += result.low <= 0.0 <= result.high
     assert rate_agrees(hits, runs, 0.07) or hits < 0.07 * runs
     assert hits > 0.01 * runs
     assert rate_agrees(inside, runs, 0.90)
@@ -190,10 +190,10 @@ def test_vectors_without_a_difference() -> None:
     rng = np.random.default_rng(15)
     values, errors, claims = [], [], 0
     for _ in range(400):
-        found = vector_test(rng.normal(0, 1, (40, 30)), rng.normal(0, 1, (50, 30)), 0.1)
-        values.append(found.difference)
-        errors.append(found.error)
-        claims += found.p_different < ALPHA
+        result = vector_test(rng.normal(0, 1, (40, 30)), rng.normal(0, 1, (50, 30)), 0.1)
+        values.append(result.difference)
+        errors.append(result.error)
+        claims += result.p_different < ALPHA
     sd = float(np.std(values, ddof=1))
     assert abs(np.mean(values)) < stats.norm.isf(RARE / 2) * sd / np.sqrt(400)
     assert sd < np.mean(errors) < 2 * sd
@@ -207,9 +207,9 @@ def test_vectors_at_the_margin() -> None:
     runs, hits, values = 1500, 0, []
     for _ in range(runs):
         first, second = rng.normal(0, 1, (60, 30)), rng.normal(0.4, 1, (60, 30))
-        found = vector_test(first, second, 0.4)
-        values.append(found.difference)
-        hits += found.p < ALPHA
+        result = vector_test(first, second, 0.4)
+        values.append(result.difference)
+        hits += result.p < ALPHA
     bound = stats.norm.isf(RARE / 2) * np.std(values, ddof=1) / np.sqrt(runs)
     assert abs(np.mean(values) - 0.16) < bound + 0.16 * 0.01  # sigma is estimated too
     assert hits <= stats.binom.ppf(1 - RARE, runs, ALPHA) and hits > 0
@@ -231,23 +231,23 @@ def test_vectors_by_hand() -> None:
         return float(sum(same) - 2 * sum(p @ q for p in x for q in y) / (n * m))
 
     spread = (a.var(0, ddof=1).sum() + b.var(0, ddof=1).sum()) / 2
-    found = vector_test(a, b, 0.3)
-    assert found.difference == pytest.approx(estimate(a, b) / spread)
-    assert found.margin == pytest.approx(0.09)
+    result = vector_test(a, b, 0.3)
+    assert result.difference == pytest.approx(estimate(a, b) / spread)
+    assert result.margin == pytest.approx(0.09)
     without = [
         [estimate(np.delete(a, i, 0), b) for i in range(5)],
         [estimate(a, np.delete(b, i, 0)) for i in range(6)],
     ]
     variance = sum((len(v) - 1) * np.var(v) for v in without)
-    assert found.error == pytest.approx(np.sqrt(variance) / spread)
+    assert result.error == pytest.approx(np.sqrt(variance) / spread)
 
 
 def test_share() -> None:
     """Clopper and Pearson by the binomial law; nothing seen in too few cases decides nothing."""
-    found = share_test(3, 1000, 0.02)
-    assert stats.binom.cdf(3, 1000, found.high) == pytest.approx(0.05)
-    assert stats.binom.sf(2, 1000, found.low) == pytest.approx(0.05)
-    assert judged(found) == "equivalent"
+    result = share_test(3, 1000, 0.02)
+    assert stats.binom.cdf(3, 1000, result.high) == pytest.approx(0.05)
+    assert stats.binom.sf(2, 1000, result.low) == pytest.approx(0.05)
+    assert judged(result) == "equivalent"
     assert judged(share_test(0, 1000, 1e-4)) == "undecided"
     assert share_test(0, 1000, 1e-4).power() == 0.0
     assert share_test(0, 100_000, 1e-4).power() == 1.0
@@ -262,12 +262,12 @@ def test_exact() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "margin", "said"),
+    ("first", "margin", "message"),
     [([1.0], 0.1, "at least"), ([1.0, np.nan, 2.0, 3.0], 0.1, "finite"), ([1.0] * 5, 0.0, "> 0")],
 )
-def test_bad_input(first: list[float], margin: float, said: str) -> None:
+def test_bad_input(first: list[float], margin: float, message: str) -> None:
     for test in (mean_test, sd_test, distance_test, skew_test, spread_test):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             test(np.array(first), np.arange(5.0), margin)
 
 

@@ -144,10 +144,10 @@ def test_a_damaged_tsv_says_file_and_line(tmp_path, content, complaint) -> None:
 def test_token_files_have_an_end_of_sentence_a_line(tmp_path) -> None:
     for part in ("train", "valid", "test"):
         written(tmp_path / "wikitext-2" / f"wiki.{part}.tokens", f" \n = {part} = \n a <unk> . \n")
-    found = text.wikitext2(tmp_path)
+    words = text.wikitext2(tmp_path)
     end = "<eos>"
-    assert found["validation"] == [end, "=", "valid", "=", end, "a", "<unk>", ".", end]
-    assert list(found) == ["train", "validation", "test"]
+    assert words["validation"] == [end, "=", "valid", "=", end, "a", "<unk>", ".", end]
+    assert list(words) == ["train", "validation", "test"]
 
 
 @pytest.mark.parametrize(
@@ -196,9 +196,9 @@ def ptb_files(folder: Path, monkeypatch) -> Path:
 
 
 def test_penn_treebank(tmp_path, monkeypatch) -> None:
-    found = text.penn_treebank(ptb_files(tmp_path, monkeypatch))
-    assert list(found) == ["train", "validation", "test"]
-    assert found["validation"][:6] == ["<unk>", "valid", "<eos>", "a", "N", "<eos>"]
+    words = text.penn_treebank(ptb_files(tmp_path, monkeypatch))
+    assert list(words) == ["train", "validation", "test"]
+    assert words["validation"][:6] == ["<unk>", "valid", "<eos>", "a", "N", "<eos>"]
     written(tmp_path / "ptb" / "ptb.test.txt", " a b \n")
     with pytest.raises(DataError, match="ptb.test.txt is damaged or another file: its MD5 is"):
         text.penn_treebank(tmp_path)
@@ -267,33 +267,33 @@ def test_a_python_without_help_topics_says_so(monkeypatch) -> None:
 
 
 def test_real_sst2(real_data) -> None:
-    found = text.sst2(real_data)
-    assert {split: len(labels) for split, (_, labels) in found.items()} == {
+    sentences = text.sst2(real_data)
+    assert {split: len(labels) for split, (_, labels) in sentences.items()} == {
         "train": 67_349,
         "dev": 872,
     }
-    assert sum(found["dev"][1]) == 444
+    assert sum(sentences["dev"][1]) == 444
 
 
 def test_real_wikitext2(real_data) -> None:
-    found = text.wikitext2(real_data)
-    assert {split: len(words) for split, words in found.items()} == {
+    texts = text.wikitext2(real_data)
+    assert {split: len(words) for split, words in texts.items()} == {
         "train": 2_088_628,
         "validation": 217_646,
         "test": 245_569,
     }
-    assert len(set(found["train"])) == 33_278
-    assert set(found["test"]) <= set(found["train"])
+    assert len(set(texts["train"])) == 33_278
+    assert set(texts["test"]) <= set(texts["train"])
 
 
 def test_real_penn_treebank(real_data) -> None:
     if not text.PTB.whole(real_data):
         pytest.skip("no Penn Treebank")
-    found = text.penn_treebank(real_data)
-    counts = {split: len(words) for split, words in found.items()}
+    texts = text.penn_treebank(real_data)
+    counts = {split: len(words) for split, words in texts.items()}
     assert counts == {"train": 929_589, "validation": 73_760, "test": 82_430}
-    assert len(set(found["train"])) == 10_000
-    assert set(found["test"]) | set(found["validation"]) <= set(found["train"])
+    assert len(set(texts["train"])) == 10_000
+    assert set(texts["test"]) | set(texts["validation"]) <= set(texts["train"])
 
 
 def test_real_cifar100_is_not_here_and_that_is_said(real_data) -> None:

@@ -136,7 +136,7 @@ def test_the_options_of_the_task_are_kept_and_belong_to_the_run(tmp_path) -> Non
 
 def test_another_seed_is_another_model(tmp_path) -> None:
     task, recipe = small("lstm")
-    one, other = (
+    first, second = (
         states(
             digital.fit(
                 task, tmp_path / str(seed), recipe=recipe, seed=seed, device="cpu", output=QUIET
@@ -144,7 +144,7 @@ def test_another_seed_is_another_model(tmp_path) -> None:
         )
         for seed in (0, 1)
     )
-    assert not torch.equal(one["decoder.weight"], other["decoder.weight"])
+    assert not torch.equal(first["decoder.weight"], second["decoder.weight"])
 
 
 def test_training_learns(tmp_path) -> None:
@@ -185,9 +185,9 @@ def test_weights_that_are_views_of_one_memory_are_kept(tmp_path) -> None:
     facts |= {"precision": "fp32", "options": {}}
     facts["recipe"] = dataclasses.asdict(recipe)
     digital.finish(tmp_path, task, model, facts, {})
-    kept = task.load(tmp_path).state_dict()
-    assert kept.keys() == model.state_dict().keys()
-    assert all(torch.equal(value, kept[key]) for key, value in model.state_dict().items())
+    loaded = task.load(tmp_path).state_dict()
+    assert loaded.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, loaded[key]) for key, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -305,8 +305,8 @@ def test_bad_usage_is_one_line_and_exit_code_2(tmp_path, capsys, arguments, comp
 
 def test_a_training_needs_a_folder(capsys) -> None:
     assert digital.main(["wrn"]) == 2
-    said = capsys.readouterr().err
-    assert "--out" in said and "see python -m benchmarks.digital --help" in said
+    error = capsys.readouterr().err
+    assert "--out" in error and "see python -m benchmarks.digital --help" in error
 
 
 def test_several_processes_are_refused(tmp_path, monkeypatch, capsys) -> None:

@@ -147,17 +147,17 @@ def test_inputs_and_products_of_one_matrix() -> None:
         handle.remove()
         analog(inputs[name])
         assert len(seen) == 1 and not seen[0].requires_grad
-        wanted = inputs[name].reshape(-1, 12) if name == "fc" else inputs[name]
-        assert torch.equal(seen[0], wanted)
+        expected = inputs[name].reshape(-1, 12) if name == "fc" else inputs[name]
+        assert torch.equal(seen[0], expected)
         matrix.observe(lambda *_: None)
         exact = (
-            functional.conv2d(wanted, digital.weight)
+            functional.conv2d(expected, digital.weight)
             if name == "conv"
-            else (wanted @ digital.weight.T)
+            else (expected @ digital.weight.T)
         )
-        assert_close(matrix.multiply(wanted), exact, "exact product, without the bias")
+        assert_close(matrix.multiply(expected), exact, "exact product, without the bias")
         matrix.observe(None)
-        assert not torch.allclose(matrix.multiply(wanted), exact, rtol=0, atol=1e-4)
+        assert not torch.allclose(matrix.multiply(expected), exact, rtol=0, atol=1e-4)
 
 
 def test_what_aihwkit_cannot_says_so() -> None:

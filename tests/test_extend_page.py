@@ -33,10 +33,10 @@ def test_every_block_of_the_page_runs(
         else:
             assert kind == "python"
             exec(compile(text, str(PAGE), "exec"), names)
-    said = capsys.readouterr().out
-    assert "handler convert_low_rank" in said
-    assert "changed, measured in our lab, 2026, preset rasch2023" in said
-    assert "ours2026: Ours et al. 2026, A chip" in said
+    printed = capsys.readouterr().out
+    assert "handler convert_low_rank" in printed
+    assert "changed, measured in our lab, 2026, preset rasch2023" in printed
+    assert "ours2026: Ours et al. 2026, A chip" in printed
     assert presets.get("my_chip") == names["mine"]
 
 

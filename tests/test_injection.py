@@ -69,11 +69,11 @@ class TestInjection:
     def test_growth_is_that_of_t0_without_drift(self) -> None:
         """No programming noise: |w| Q(w) sqrt(ln((20 + t_read) / (2 t_read))), no mean drift."""
         quiet = rasch2023.change(prog_noise_scale=0.0, why="test").pcm
-        weight, one = torch.full((4,), 0.5).double(), torch.ones(4).double()
-        got = injected(weight, 1.0, quiet, RECIPE, 2.0, one, one)
+        weight, ones = torch.full((4,), 0.5).double(), torch.ones(4).double()
+        got = injected(weight, 1.0, quiet, RECIPE, 2.0, ones, ones)
         q = 0.0088 / 0.5**0.65
         expected = 0.5 * (1.0 + 2.0 * q * math.sqrt(math.log((20 + 250e-9) / 500e-9)))
-        torch.testing.assert_close(got, one * expected, rtol=1e-12, atol=0.0)
+        torch.testing.assert_close(got, ones * expected, rtol=1e-12, atol=0.0)
 
     @pytest.mark.parametrize("kind", ["pcm", "programming"])
     def test_zero_stays_zero(self, kind: str) -> None:
@@ -106,11 +106,11 @@ class TestInjection:
         weight, eps = torch.linspace(-1.0, 1.0, 9), torch.randn(9)
         got = injected(weight, 1.0, ideal.pcm, RECIPE, 3.0, eps, eps)
         torch.testing.assert_close(got, weight)
-        one = [
+        noisy = [
             injected(weight, 1.0, scalar_drift.pcm, s, 3.0, eps, eps)
             for s in (RECIPE, recipe(noise_type="programming"))
         ]
-        assert torch.equal(*one)  # a device without read noise has programming noise alone
+        assert torch.equal(*noisy)  # a device without read noise has programming noise alone
 
     def test_untouched_and_errors(self) -> None:
         weight, eps = torch.rand(3, 4), torch.randn(2, 3, 4)

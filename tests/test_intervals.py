@@ -22,11 +22,11 @@ from tests.models import random
 
 def test_intervals_by_hand() -> None:
     """n = 4: t quantile 3.18245; mean 2.5, sd 1.29099."""
-    found = mean_interval([1.0, 2.0, 3.0, 4.0])
+    interval = mean_interval([1.0, 2.0, 3.0, 4.0])
     half = 3.182446 * 1.290994 / 2
-    assert found[:3] == pytest.approx((2.5, 2.5 - half, 2.5 + half), rel=1e-5)
+    assert interval[:3] == pytest.approx((2.5, 2.5 - half, 2.5 + half), rel=1e-5)
     paired = change([10.0, 20.0, 30.0, 40.0], [11.0, 22.0, 33.0, 44.0])
-    assert paired == pytest.approx(found)
+    assert paired == pytest.approx(interval)
     # Welch: variances 1 and 4 of n = 3 and 5: error sqrt(1/3 + 4/5); freedom 5.9935
     a, b = [0.0, 1.0, 2.0], [10 - 2.828427, 10.0, 10.0, 10.0, 10 + 2.828427]
     welch = independent_change(a, b)
@@ -44,13 +44,13 @@ def test_an_interval_holds_the_mean_95_times_of_100() -> None:
     """Of 5 normal values; with the normal quantile it would be 88 times."""
     count = 20_000
     draws = random(count, 5, seed=11, dtype=torch.float64).numpy()
-    found = [mean_interval(x) for x in draws[:2000]]
-    inside = np.array([one.low <= 0.0 <= one.high for one in found])
+    intervals = [mean_interval(x) for x in draws[:2000]]
+    inside = np.array([i.low <= 0.0 <= i.high for i in intervals])
     bound = stats.quantile() * math.sqrt(0.95 * 0.05 / len(inside))
     assert abs(inside.mean() - 0.95) <= bound
     normal = np.abs(draws.mean(1)) <= 1.959964 * draws.std(1, ddof=1) / math.sqrt(5)
     assert abs(normal.mean() - 0.95) > bound
-    assert np.mean([one.p < 0.05 for one in found]) == pytest.approx(1 - inside.mean())
+    assert np.mean([i.p < 0.05 for i in intervals]) == pytest.approx(1 - inside.mean())
 
 
 def test_values_without_spread() -> None:

@@ -86,8 +86,8 @@ def test_the_ladder_begins_with_the_replication_and_ends_with_the_paper() -> Non
 def test_a_rung_changes_exactly_the_named_fields(key: str) -> None:
     before, now = LADDER[KEYS.index(key) - 1].preset, RUNGS[key].preset
     a, b = values(before), values(now)
-    found = {k: (a.get(k), b.get(k)) for k in {**a, **b} if a.get(k) != b.get(k)}
-    assert found == CHANGED[key]
+    changed = {k: (a.get(k), b.get(k)) for k in {**a, **b} if a.get(k) != b.get(k)}
+    assert changed == CHANGED[key]
     kinds = {type(preset.pcm).__name__ for preset in (before, now)}
     assert len(kinds) == (2 if key in ("exponent", "pairs") else 1)
 
@@ -98,7 +98,7 @@ def test_every_rung_is_a_preset_with_sources_that_runs(rung: Rung) -> None:
     assert Preset.from_dict(json.loads(json.dumps(preset.to_dict()))) == preset
     for part in Preset.PARTS:
         assert {s.key for s in getattr(preset, part).sources.values()} <= set(SOURCES)
-    assert all(one.why.startswith("the ladder") for one in preset.changes)
+    assert all(change.why.startswith("the ladder") for change in preset.changes)
     analog = convert(mlp(), preset).eval()
     x = random(64, 12, seed=3)
     if preset.crossbar.input_range != "none":
@@ -170,13 +170,13 @@ def test_between_rungs_2_and_3_lie_the_exponents_law_and_its_clock_alone() -> No
 def test_the_exponent_follows_the_weight_as_written(t_s: float) -> None:
     """w_P ((t + 20) / 20)^-nu, nu = clamp(-0.0155 ln x + 0.0244, 0.049, 0.1), x the rounded |w|."""
     preset, weight = RUNGS["exponent"].preset, spread_weights()
-    found = written(preset, weight)
+    cells = written(preset, weight)
     x = ((weight * 127).round() / 127).abs().clamp_min(1e-7)
     nu = (-0.0155 * x.log() + 0.0244).clamp(0.049, 0.1)
-    torch.testing.assert_close(found.nu, nu, rtol=1e-12, atol=0)
+    torch.testing.assert_close(cells.nu, nu, rtol=1e-12, atol=0)
     eps = random(8, 256, seed=9, dtype=torch.float64)  # no read noise on this rung: not used
-    now = cell_law.read_cells(found, GRID, preset.pcm, t_s, eps)
-    expected = cell_law.held_weight(found, GRID) * ((t_s + 20.0) / 20.0) ** -nu
+    now = cell_law.read_cells(cells, GRID, preset.pcm, t_s, eps)
+    expected = cell_law.held_weight(cells, GRID) * ((t_s + 20.0) / 20.0) ** -nu
     torch.testing.assert_close(now, expected, rtol=1e-12, atol=1e-15)
 
 
@@ -200,16 +200,16 @@ def test_the_spread_is_the_devices(x: float) -> None:
 
 def test_read_noise_is_relative_to_the_programmed_weight_and_keeps_its_sign() -> None:
     weight = spread_weights()
-    found = written(SIGNED, weight)
+    cells = written(SIGNED, weight)
     eps = random(8, 256, seed=4, dtype=torch.float64)
     quiet = SIGNED.change(why="test", read_noise_scale=0.0).pcm
     for t_s in (1.0, YEAR):
-        before = cell_law.read_cells(found, GRID, quiet, t_s, eps)
-        now = cell_law.read_cells(found, GRID, PCM, t_s, eps)
-        x = found.conductance_us.abs() / 25.0
+        before = cell_law.read_cells(cells, GRID, quiet, t_s, eps)
+        now = cell_law.read_cells(cells, GRID, PCM, t_s, eps)
+        x = cells.conductance_us.abs() / 25.0
         q = (0.0088 / (x**0.65).clamp_min(1e-3)).clamp_max(0.2)
         sigma = q * math.sqrt(math.log((t_s + 20.0 + 250e-9) / 500e-9))
-        torch.testing.assert_close(read_sigma(found.conductance_us, t_s, PCM), sigma)
+        torch.testing.assert_close(read_sigma(cells.conductance_us, t_s, PCM), sigma)
         expected = before * (1.0 + sigma * eps).clamp_min(0.0)
         torch.testing.assert_close(now, expected, rtol=1e-9, atol=1e-15)
         assert bool((now == 0.0).any())
@@ -221,10 +221,10 @@ def test_a_weight_of_zero_has_one_cells_noise_before_pairs_and_two_after() -> No
     weight = torch.zeros(1, count)
     weight[0, 0] = 1.0
     grid = TileGrid((count,), (1,))
-    one = written(SIGNED, weight, grid)
-    stats.assert_sd(one.conductance_us[0, 1:], 0.26348, "one signed cell")
-    found = written(RUNGS["pairs"].preset, weight, grid)
-    two = cell_law.held_weight(found, grid)[0, 1:] * 25.0  # rescaled by the programmed maximum
+    single = written(SIGNED, weight, grid)
+    stats.assert_sd(single.conductance_us[0, 1:], 0.26348, "one signed cell")
+    pairs = written(RUNGS["pairs"].preset, weight, grid)
+    two = cell_law.held_weight(pairs, grid)[0, 1:] * 25.0  # rescaled by the programmed maximum
     stats.assert_sd(two, 0.26348 * math.sqrt(1.0 - 1.0 / math.pi), "two devices, netted")
 
 
@@ -303,9 +303,9 @@ def test_state_dependent_exponents_are_compensated_on_average_alone() -> None:
     now = matrix.effective_weight()
     expected = before.abs().sum() / now.abs().sum()
     torch.testing.assert_close(matrix.alpha(), expected.expand_as(matrix.alpha()))
-    kept = now * expected / before
+    compensated = now * expected / before
     big = before.abs() > before.abs().max() / 2
-    assert float(kept[big].mean()) > 1.0 > float(kept[~big].mean())
+    assert float(compensated[big].mean()) > 1.0 > float(compensated[~big].mean())
 
 
 def test_the_steps_of_a_preset_are_frozen() -> None:

@@ -155,12 +155,12 @@ def by_hand(seeds: list[int], parts: list[Tensor], t_s: float = 3600.0) -> float
 def test_redrawn_noise_is_another_chip_at_every_batch() -> None:
     task, model = Batches(), noisy()
     seeds = [rng.derive(7, "redrawn", i) for i in range(5)]
-    found = sides.Redrawn(task, None, None)(model)  # type: ignore[arg-type]
-    assert found == {"value": pytest.approx(by_hand(seeds[:3], list(task.inputs))), "draws": 3.0}
+    metrics = sides.Redrawn(task, None, None)(model)  # type: ignore[arg-type]
+    assert metrics == {"value": pytest.approx(by_hand(seeds[:3], list(task.inputs))), "draws": 3.0}
     drift(model, 3600.0)
     parts = [part for x in task.inputs for part in x.split(2)]
-    found = sides.Redrawn(task, None, 2)(model)  # type: ignore[arg-type]
-    assert found == {"value": pytest.approx(by_hand(seeds, parts)), "draws": 5.0}
+    metrics = sides.Redrawn(task, None, 2)(model)  # type: ignore[arg-type]
+    assert metrics == {"value": pytest.approx(by_hand(seeds, parts)), "draws": 5.0}
     drift(model, 3600.0)  # the chip that it held is there again
     assert task.evaluate(model)["value"] == pytest.approx(by_hand([7] * 3, list(task.inputs)))
 
@@ -287,19 +287,19 @@ def test_flaws_and_less_one_are_compared_with_what_is_right() -> None:
     results = made_up()
     table = tables.flaws(results, "accuracy")
     assert list(table.metric.unique()) == ["accuracy", "loss"]
-    mine = table[table.metric == "accuracy"].set_index(["physics", "flaw"])
-    assert len(mine) == 8
-    redrawn = mine.loc[("rasch2023", "noise drawn anew at each batch")]
+    accuracies = table[table.metric == "accuracy"].set_index(["physics", "flaw"])
+    assert len(accuracies) == 8
+    redrawn = accuracies.loc[("rasch2023", "noise drawn anew at each batch")]
     assert redrawn.difference == pytest.approx(0.0, abs=1e-12)
     assert redrawn.sd_ratio == pytest.approx(0.5)
-    again = mine.loc[("scalar_drift", "one chip again and again")]
+    again = accuracies.loc[("scalar_drift", "one chip again and again")]
     assert again.sd_ratio == 0.0 and math.isnan(again.low)
-    clean = mine.loc[("scalar_drift", "no noise in the evaluation")]
+    clean = accuracies.loc[("scalar_drift", "no noise in the evaluation")]
     assert clean.difference == pytest.approx(0.45)
     assert (clean.low, clean.high) == pytest.approx(
         mean_interval(0.95 - np.array([0.47, 0.49, 0.51, 0.53]))[1:3]
     )
-    same = mine.loc[("scalar_drift", "oracle compensation instead of measured")]
+    same = accuracies.loc[("scalar_drift", "oracle compensation instead of measured")]
     assert (same.difference, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
     less = tables.less_one(results, "accuracy")
     assert set(less.row) == {s.key for s in sides.SIDES if s.key.startswith("without")}

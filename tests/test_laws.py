@@ -162,10 +162,10 @@ def test_its_weights_are_the_same_on_both_engines(netting: bool) -> None:
         ours.append(only(native).effective_weight())
         held, state = model.apply_programming_noise(weight)
         theirs.append(model.apply_drift_noise(held, state, DAY))
-    for row, wanted in enumerate(weight[:, 0]):
+    for row, expected in enumerate(weight[:, 0]):
         a, b = (torch.stack(side)[:, row] for side in (ours, theirs))
-        stats.assert_same_mean(a.abs(), b.abs(), f"mean size of {wanted:g}")
-        stats.assert_same_sd(a, b, f"sd of {wanted:g}")
+        stats.assert_same_mean(a.abs(), b.abs(), f"mean size of {expected:g}")
+        stats.assert_same_sd(a, b, f"sd of {expected:g}")
 
 
 def test_its_laws_act_on_a_native_chip() -> None:
@@ -212,10 +212,10 @@ def test_its_noise_is_injected_in_training() -> None:
     recipe = rasch2023.training["wrn16"]
     noisy = (weight.abs() * 25.0 + 2.0 * 0.5 * eps[0]) / 25.0
     both = noisy + 2.0 * 0.03 * noisy.abs() * eps[1]
-    for kind, wanted in (("programming", noisy), ("pcm", both)):
+    for kind, expected in (("programming", noisy), ("pcm", both)):
         spec = recipe.replace(Source("changed", "test"), noise_type=kind)
         got = injected(weight, 1.0, pcm, spec, 2.0, eps[0], eps[1])
-        torch.testing.assert_close(got, wanted.abs() * weight.sign())
+        torch.testing.assert_close(got, expected.abs() * weight.sign())
     batches = [(random(8, 12, seed=k), torch.arange(8) % 5) for k in range(3)]
     for engine in ENGINES:
         analog = convert(mlp(), relaxing(), engine=engine)
@@ -350,7 +350,7 @@ def test_a_class_defined_again_replaces_its_law() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "law", "said"),
+    ("spec", "law", "message"),
     [
         (Preset, Relaxing(), "spec is .*Preset.*; allowed: a subclass of DeviceSpec"),
         (relaxing().pcm, Relaxing(), "allowed: a subclass of DeviceSpec"),
@@ -358,8 +358,8 @@ def test_a_class_defined_again_replaces_its_law() -> None:
         (named(""), Relaxing(), "NamedSpec names no law; give the class law: ClassVar"),
     ],
 )
-def test_what_cannot_be_registered(spec: Any, law: Any, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_what_cannot_be_registered(spec: Any, law: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         register(spec, law)
 
 
@@ -371,10 +371,10 @@ class LawlessSpec(RelaxingSpec):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_device_without_a_law_is_an_error_at_once(engine: str) -> None:
     preset = relaxing(LawlessSpec)
-    said = 'no law "nobody\'s" for a LawlessSpec; there are: hermes, ideal, pcm, .*register yours'
-    with pytest.raises(UsageError, match=said):
+    error = 'no law "nobody\'s" for a LawlessSpec; there are: hermes, ideal, pcm, .*register yours'
+    with pytest.raises(UsageError, match=error):
         convert(mlp(), preset, engine=engine)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=error):
         physics.sigma_prog_us(torch.ones(2), preset.pcm)
 
 
@@ -411,11 +411,11 @@ def test_no_code_outside_of_the_laws_asks_which_device_it_is() -> None:
             continue
         source = path.read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(source)):
-            said = ""
+            code = ""
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
-                said = ast.unparse(node)
-            if re.match(r"isinstance\((\w+\.)*pcm,", said):
-                wrong.append(f"{path.name}: {said}")
+                code = ast.unparse(node)
+            if re.match(r"isinstance\((\w+\.)*pcm,", code):
+                wrong.append(f"{path.name}: {code}")
             if isinstance(node, ast.Name | ast.alias):
                 name = node.id if isinstance(node, ast.Name) else node.name
                 if name in kinds:
@@ -424,7 +424,7 @@ def test_no_code_outside_of_the_laws_asks_which_device_it_is() -> None:
 
 
 def _below(kind: type[DeviceSpec]) -> list[type[DeviceSpec]]:
-    return [one for sub in kind.__subclasses__() for one in (sub, *_below(sub))]
+    return [each for sub in kind.__subclasses__() for each in (sub, *_below(sub))]
 
 
 def test_levels() -> None:

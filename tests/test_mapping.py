@@ -152,7 +152,7 @@ class TestGrid:
     def test_scales(self, grid: TileGrid, chips: tuple[int, ...]) -> None:
         weight = weights(grid, *chips)
         weight[..., 0, :] = 0.0
-        found = {how: column_scales(weight, grid, how) for how in ("column", "tile", "layer")}
+        scales = {how: column_scales(weight, grid, how) for how in ("column", "tile", "layer")}
         for i, _, rows, columns in Tiles(grid):
             tile = weight[..., columns, rows].abs()
             largest = {
@@ -162,8 +162,8 @@ class TestGrid:
             }
             for how, expected in largest.items():
                 expected = torch.where(expected > 0, expected, torch.ones(()))
-                assert torch.equal(found[how][..., i, columns], expected)
-        for how, scale in found.items():
+                assert torch.equal(scales[how][..., i, columns], expected)
+        for how, scale in scales.items():
             normalised = weight / grid.expand_columns(scale)
             assert normalised.abs().max().item() <= 1.0
             if how == "column":  # each column of each tile fills its range, or is empty

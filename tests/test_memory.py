@@ -107,13 +107,13 @@ def test_held_bytes_are_what_a_converted_model_keeps_alive() -> None:
     """Python's own list of tensors agrees, at every stage."""
     work = small()
     works_before = live_bytes()
-    found = []
+    counts = []
     for stage, model in memory.stages(work, rasch2023):
-        found.append((stage, live_bytes() - works_before, held_bytes(model)))
+        counts.append((stage, live_bytes() - works_before, held_bytes(model)))
     shared = 20_000  # caches of positions and indices, shared by all layers of a size
-    for stage, alive, held in found:
+    for stage, alive, held in counts:
         assert 0 <= alive - held <= shared, stage
-    assert found[2][2] > 500_000
+    assert counts[2][2] > 500_000
 
 
 def test_peak_is_the_most_at_once() -> None:
@@ -139,9 +139,9 @@ def test_peak_is_the_most_at_once() -> None:
 
 
 def test_net_bytes_see_what_stays() -> None:
-    kept: list[Tensor] = []
+    alive: list[Tensor] = []
     assert net_bytes(lambda: torch.zeros(1000) + 1) == 0
-    assert net_bytes(lambda: kept.append(torch.zeros(1000))) == 4000
+    assert net_bytes(lambda: alive.append(torch.zeros(1000))) == 4000
 
 
 # --- bounds ---------------------------------------------------------------------------------------
@@ -220,12 +220,12 @@ def test_a_leak_would_be_seen() -> None:
     model = convert(nn.Sequential(linear(24, 16)), rasch2023).eval()
     x = random(3, 24)
     calibrate(model, [x])
-    kept: list[Tensor] = []
+    leaked: list[Tensor] = []
 
     def leaking(first: int, count: int) -> None:
         for seed in range(first, first + count):
             programmed_again(model, x, seed, 1)
-            kept.append(torch.zeros(1))
+            leaked.append(torch.zeros(1))
 
     programmed_again(model, x, 0, 3)
     alive = live_bytes()
@@ -276,8 +276,8 @@ def test_a_chip_grows_linearly_with_the_number_of_its_tiles(used: bool) -> None:
 
 def test_smaller_tiles_of_the_same_matrix_cost_scales_only() -> None:
     """A row of tiles more is a scale and a compensation factor a column, not a matrix more."""
-    one, many = chip_bytes(128, 128, 128, False), chip_bytes(128, 128, 32, False)
-    assert one < many < one * 1.1
+    large, small = chip_bytes(128, 128, 128, False), chip_bytes(128, 128, 32, False)
+    assert large < small < large * 1.1
 
 
 def test_held_by_tells_where_bytes_are() -> None:

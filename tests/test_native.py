@@ -118,8 +118,8 @@ def check_against_naive(model: nn.Module, analog: nn.Module, x: Tensor, alpha: T
         # the same rows for every group, the columns of one at a time
         y = layer_product(part.flatten(2).flatten(0, 1), matrix, alpha)
         outs.append(y.chunk(groups, dim=1)[group])
-    wanted = (torch.cat(outs, dim=1) + bias).view(*rows.shape[:2], -1).transpose(1, 2)
-    assert_close(got, wanted.reshape(got.shape), "convolution", 1e-12)
+    expected = (torch.cat(outs, dim=1) + bias).view(*rows.shape[:2], -1).transpose(1, 2)
+    assert_close(got, expected.reshape(got.shape), "convolution", 1e-12)
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -153,10 +153,10 @@ def test_naive_product_sees_every_part(without: dict[str, object]) -> None:
     analog = convert(model, preset.change(**without, why="test"))
     set_ranges(only(analog), x, same=True)
     only(analog).preset = preset  # the naive product's; the layer's product has the other one
-    wanted = layer_product(x, only(analog), only(analog).alpha()) + model.bias
+    expected = layer_product(x, only(analog), only(analog).alpha()) + model.bias
     only(analog).preset = preset.change(**without, why="test")
     with pytest.raises(AssertionError):
-        assert_close(analog(x), wanted, "linear", 1e-4)
+        assert_close(analog(x), expected, "linear", 1e-4)
 
 
 @torch.no_grad()
@@ -344,6 +344,6 @@ def test_a_held_chip_passes_gradients_to_inputs_only() -> None:
     drift(analog, 3600.0)
     upstream = random(7, 30, seed=7, dtype=DOUBLE)
     (analog(x) * upstream).sum().backward()
-    wanted = (upstream * matrix.alpha()[0]) @ matrix.effective_weight()
-    assert_close(x.grad, wanted, "input gradient", 1e-12)  # type: ignore[arg-type]
+    expected = (upstream * matrix.alpha()[0]) @ matrix.effective_weight()
+    assert_close(x.grad, expected, "input gradient", 1e-12)  # type: ignore[arg-type]
     assert analog.weight.grad is None  # type: ignore[union-attr]

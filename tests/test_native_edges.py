@@ -41,7 +41,7 @@ def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor | None]:
     """By parameter, and of the inputs, behind a sum of the outputs."""
     x = x.clone().requires_grad_()
     model(x).sum().backward()
-    return {name: one.grad for name, one in model.named_parameters()} | {"x": x.grad}
+    return {name: parameter.grad for name, parameter in model.named_parameters()} | {"x": x.grad}
 
 
 @pytest.mark.parametrize("preset", [ideal, rasch2023, TILED], ids=["ideal", "rasch2023", "tiled"])
@@ -50,27 +50,27 @@ def test_no_inputs_give_no_outputs_and_gradients_of_zeros(case: str, preset: Pre
     """As of the digital layer, in evaluation, in training and on a chip."""
     make, some, none = EMPTY[case]
     model, x = make(), torch.zeros(none)
-    wanted = model(x).shape
+    expected = model(x).shape
     digital = gradients(model, x)
     analog = convert(model, preset).eval()
     calibrate(analog, [random(*some)])
     only(analog).prepare_training(spec_of(learn_input_ranges=True, learn_out_scales=True))
     with torch.no_grad():
-        assert analog(x).shape == wanted
+        assert analog(x).shape == expected
     for training in (False, True):
         analog.train(training).zero_grad()
-        assert analog(x).shape == wanted
-        found = gradients(analog, x)
+        assert analog(x).shape == expected
+        slopes = gradients(analog, x)
         for name, value in digital.items():
-            got = found.pop(name)
+            got = slopes.pop(name)
             assert got is not None and value is not None and torch.equal(got, value), name
         for name, parameter in analog.named_parameters():
-            if parameter.requires_grad and name in found:
-                got = found[name]
+            if parameter.requires_grad and name in slopes:
+                got = slopes[name]
                 assert got is not None and torch.equal(got, torch.zeros_like(parameter)), name
     program(analog.eval(), 1)
     drift(analog, 3600.0)
-    assert analog(x).shape == wanted
+    assert analog(x).shape == expected
     got = gradients(analog, x)["x"]
     assert got is not None and torch.equal(got, x)
 
@@ -137,14 +137,14 @@ def test_a_graph_of_gradients_leaves_them_as_they_are() -> None:
         torch.autograd.grad(analog(x).square().sum(), leaves, create_graph=create)
         for create in (False, True)
     )
-    for one, other in zip(plain, graph, strict=True):
-        assert torch.equal(one, other)
-    found = []
+    for a, b in zip(plain, graph, strict=True):
+        assert torch.equal(a, b)
+    second_order = []
     for model in (mlp(), convert(mlp(), ideal)):
         (slope,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
         weight = model.get_parameter("0.weight")
-        found.append(torch.autograd.grad(slope.square().sum(), [weight])[0])
-    assert_close(found[1], found[0], "second order")
+        second_order.append(torch.autograd.grad(slope.square().sum(), [weight])[0])
+    assert_close(second_order[1], second_order[0], "second order")
 
 
 # --- inference mode -------------------------------------------------------------------------------

@@ -82,13 +82,13 @@ def test_without_noise_it_is_the_eager_pass(kind: str) -> None:
             eager = model_of(make, out_noise=0.0, w_noise=0.0, adc_bits=adc)
             fast = copy.deepcopy(eager)
             compiled(fast)
-            wanted, got = eager(last), fast(last)
+            expected, got = eager(last), fast(last)
             if adc is None:
-                assert_close(got, wanted, kind, 1e-6)
+                assert_close(got, expected, kind, 1e-6)
             else:
-                off = (got - wanted).abs() > 1e-5 * wanted.abs().max()
+                off = (got - expected).abs() > 1e-5 * expected.abs().max()
                 assert float(off.float().mean()) <= 1e-4
-                assert float((got - wanted).abs().max()) < 0.02 * float(wanted.abs().max())
+                assert float((got - expected).abs().max()) < 0.02 * float(expected.abs().max())
 
 
 @needs_compiler
@@ -106,8 +106,8 @@ def test_outputs_and_gradients_are_the_eager_ones(
     compiled(fast)
     if last and x.ndim == 4:
         x = x.to(memory_format=torch.channels_last)
-    for wanted, got in zip(everything(eager, x), everything(fast, x), strict=True):
-        assert_close(got, wanted, kind, 1e-12)
+    for expected, got in zip(everything(eager, x), everything(fast, x), strict=True):
+        assert_close(got, expected, kind, 1e-12)
 
 
 @needs_compiler
@@ -120,9 +120,9 @@ def test_half_precision_side_products() -> None:
     eager = model_of(make, **smooth)
     lost = (eager(x) - model_of(make, **smooth, ir_drop=0.0)(x)).abs().max()
     side_precision(eager, torch.bfloat16)
-    wanted = eager(x)
+    expected = eager(x)
     compiled(eager)
-    assert 0.0 < float((eager(x) - wanted).abs().max() / lost) < 0.01
+    assert 0.0 < float((eager(x) - expected).abs().max() / lost) < 0.01
 
 
 @needs_compiler
@@ -150,15 +150,15 @@ def test_noise_has_the_sigma_of_the_law() -> None:
 def test_a_seed_repeats_the_numbers_on_any_number_of_threads() -> None:
     threads = torch.get_num_threads()
     try:
-        found = []
+        drawn_twice = []
         for count in (1, 2):
             torch.set_num_threads(count)
             torch.manual_seed(3)
-            found.append(drawn(100_003))
+            drawn_twice.append(drawn(100_003))
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(*found)
-    assert not torch.equal(found[0], drawn(100_003))
+    assert torch.equal(*drawn_twice)
+    assert not torch.equal(drawn_twice[0], drawn(100_003))
 
 
 @needs_compiler
@@ -179,8 +179,14 @@ def test_mean_and_moments(z: Tensor) -> None:
     assert_mean(1.0 + z, 1.0)
     assert_sd(z, 1.0)
     flat = z.flatten().double()
-    for power, wanted, variance in ((1, 0, 1), (3, 0, 15), (4, 3, 96), (5, 0, 945), (6, 15, 10170)):
-        error = abs(float(flat.pow(power).mean()) - wanted)
+    for power, expected, variance in (
+        (1, 0, 1),
+        (3, 0, 15),
+        (4, 3, 96),
+        (5, 0, 945),
+        (6, 15, 10170),
+    ):
+        error = abs(float(flat.pow(power).mean()) - expected)
         assert error <= quantile() * (variance / DRAWS) ** 0.5, f"moment {power}"
 
 
@@ -202,14 +208,14 @@ def test_uniform_numbers() -> None:
     n = 1_000_000
     keys = draws.key_of(torch.device("cpu"), 1, ("a",), ("b",))
     index = torch.arange(n, dtype=torch.int32)
-    found = draws.uniform_at(keys[0], index)
-    assert float(found.min()) >= 0.0 and float(found.max()) < 1.0
-    ordered = found.double().sort().values
+    numbers = draws.uniform_at(keys[0], index)
+    assert float(numbers.min()) >= 0.0 and float(numbers.max()) < 1.0
+    ordered = numbers.double().sort().values
     rank = torch.arange(1, n + 1, dtype=torch.double) / n
     for values, same in ((ordered, True), (ordered * 0.98, False)):
         distance = torch.maximum((rank - values).abs(), (values - rank + 1 / n).abs()).max()
         assert (float(distance) * n**0.5 < 2.69) == same
-    assert correlated(found, draws.normal(keys[1], n)) < quantile()
+    assert correlated(numbers, draws.normal(keys[1], n)) < quantile()
 
 
 @needs_compiler
@@ -289,9 +295,9 @@ def test_every_draw_is_the_inverse_normal_of_its_bits() -> None:
     key = torch.tensor([12345, -67890], dtype=torch.int32)
     bits = draws._mixed(draws._mixed(torch.arange(2_000_000, dtype=torch.int32) ^ key[0]) + key[1])
     p = ((bits & 0x7FFFFFFF).double() + 0.5) * 2.0**-31
-    wanted = -ndtri(p.numpy() / 2.0) * np.where(bits.numpy() < 0, -1.0, 1.0)
+    expected = -ndtri(p.numpy() / 2.0) * np.where(bits.numpy() < 0, -1.0, 1.0)
     got = draws.normal(key, len(bits)).double().numpy()
-    assert np.abs(wanted).max() > 4.5
-    far = np.abs(wanted) > 0.01  # nearer to 0 the float32 of 1 - p decides
-    assert np.abs(got[far] / wanted[far] - 1.0).max() < 2e-5
-    assert np.abs(got - wanted).max() < 1e-5
+    assert np.abs(expected).max() > 4.5
+    far = np.abs(expected) > 0.01  # nearer to 0 the float32 of 1 - p decides
+    assert np.abs(got[far] / expected[far] - 1.0).max() < 2e-5
+    assert np.abs(got - expected).max() < 1e-5

@@ -31,7 +31,7 @@ def readings() -> dict[tuple[int, float], dict[str, Tensor]]:
     # the other leg has target 0 and keeps the positive half of its noise
     zero = 0.26348 / 25.0
     mean, variance = zero / (2 * torch.pi) ** 0.5, zero**2 * (0.5 - 0.5 / torch.pi)
-    found = {}
+    scores = {}
     for seed in (0, 1):
         for t_s in (HOUR, YEAR):
             (got,) = chip_of_passes(analog, seed, t_s).values()
@@ -40,7 +40,7 @@ def readings() -> dict[tuple[int, float], dict[str, Tensor]]:
             decayed = g * ((t_s + 20.0) / 20.0) ** -got["nu"] / got["us_per_unit"]
             sigma = (0.0088 / (g / 25.0) ** 0.65).clamp_max(0.2)
             sigma *= math.log((t_s + 20.0 + 250e-9) / 500e-9) ** 0.5
-            found[seed, t_s] = {
+            scores[seed, t_s] = {
                 "programmed": (error + mean) / (leg**2 + variance).sqrt(),
                 "exponent": (got["nu"] - 0.049) / 0.008,
                 "read": (got["held"].abs() / decayed - 1.0) / sigma,
@@ -48,7 +48,7 @@ def readings() -> dict[tuple[int, float], dict[str, Tensor]]:
                 "before": got["programmed"],
                 "alpha": got["compensation"],
             }
-    return found
+    return scores
 
 
 @needs_compiler
@@ -83,10 +83,10 @@ def test_alpha_is_the_ratio_of_what_was_held(
             means.append(float(y.mean()))
             noise = spec.w_noise**2 * weight.abs() + spec.out_noise**2 + step**2 / 12.0
             variance += float(noise.mean()) / weight.numel() / means[-1] ** 2
-        wanted, got = means[0] / means[1], float(values["alpha"][0, 0])
-        bound = quantile() * variance**0.5 * wanted
-        assert abs(got - wanted) < bound, f"seed {seed}, {t_s:g} s"
-        assert abs(1.02 * got - wanted) > bound and abs(0.98 * got - wanted) > bound
+        expected, got = means[0] / means[1], float(values["alpha"][0, 0])
+        bound = quantile() * variance**0.5 * expected
+        assert abs(got - expected) < bound, f"seed {seed}, {t_s:g} s"
+        assert abs(1.02 * got - expected) > bound and abs(0.98 * got - expected) > bound
 
 
 @needs_compiler
@@ -104,9 +104,9 @@ def test_everything_drawn_is_independent(
     }
     names = list(drawn_once)
     assert len(names) == 8
-    for at, one in enumerate(names):
+    for at, name in enumerate(names):
         for other in names[:at]:
-            assert correlated(drawn_once[one], drawn_once[other]) < quantile(), (one, other)
+            assert correlated(drawn_once[name], drawn_once[other]) < quantile(), (name, other)
     leaked = 0.98 * drawn_once[names[0]] + 0.02 * drawn_once[names[1]]
     assert correlated(leaked, drawn_once[names[1]]) > quantile()
 
@@ -128,15 +128,15 @@ def test_both_devices_of_a_pair_have_noise_of_their_own() -> None:
 @needs_compiler
 def test_no_two_draws_have_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers, seeds, times and what is drawn: every stream once, and keys that differ."""
-    asked: list[tuple[object, ...]] = []
+    names_used: list[tuple[object, ...]] = []
     keys: list[tuple[int, ...]] = []
     inner = draws.key_of
 
     def key_of(device: torch.device, seed: int, *streams: tuple[object, ...]) -> Tensor:
-        found = inner(device, seed, *streams)
-        asked.extend((seed, *names) for names in streams)
-        keys.extend(tuple(row) for row in found.tolist())
-        return found
+        new_keys = inner(device, seed, *streams)
+        names_used.extend((seed, *names) for names in streams)
+        keys.extend(tuple(row) for row in new_keys.tolist())
+        return new_keys
 
     monkeypatch.setattr(compiled_chip, "key_of", key_of)
     analog = convert(mlp(), rasch2023)
@@ -144,7 +144,7 @@ def test_no_two_draws_have_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
         program(analog, seed, draw_on="compiled")
         for t_s in (1.0, HOUR, YEAR):
             drift(analog, t_s)
-    assert len(asked) == 2 * 2 * (4 + 3 * 2)
-    assert len(set(asked)) == len(asked) == len(set(keys))
+    assert len(names_used) == 2 * 2 * (4 + 3 * 2)
+    assert len(set(names_used)) == len(names_used) == len(set(keys))
     words = list(zip(*keys, strict=True))
     assert all(len(set(word)) == len(word) for word in words)

@@ -79,9 +79,9 @@ def test_rows_of_tiles_that_do_not_saturate_pass_back_as_one_product(
     at_once: list[bool] = []
     rows, look = backward.Gradients._add_rows, backward.Gradients._look
 
-    def counted(self: backward.Gradients, *given: Any) -> None:
+    def counted(self: backward.Gradients, *args: Any) -> None:
         at_once.append(True)
-        rows(self, *given)
+        rows(self, *args)
 
     monkeypatch.setattr(backward.Gradients, "_add_rows", counted)
     everything(analog, x)
@@ -92,14 +92,14 @@ def test_rows_of_tiles_that_do_not_saturate_pass_back_as_one_product(
     assert (len(at_once) > saturated) == (not alone)
     assert saturated < len(at_once) - saturated or alone
 
-    def one_by_one(self: backward.Gradients, *given: Any) -> bool:
-        look(self, *given)
+    def one_by_one(self: backward.Gradients, *args: Any) -> bool:
+        look(self, *args)
         return True
 
     monkeypatch.setattr(backward.Gradients, "_look", one_by_one)
     before = len(at_once)
-    for got, wanted in zip(together, everything(analog, x), strict=True):
-        assert_close(got, wanted, kind, 1e-12)
+    for got, expected in zip(together, everything(analog, x), strict=True):
+        assert_close(got, expected, kind, 1e-12)
     assert len(at_once) == before
 
 
@@ -116,8 +116,8 @@ def test_pieces_of_a_batch_equal_the_whole(
     assert isinstance(matrix, Crossbar)
     monkeypatch.setattr(forward, "_PIECE", 1)
     assert len(forward._pieces(x, matrix.product)) == (3 if kind == "linear" else 7)
-    for got, wanted in zip(everything(analog, x), whole, strict=True):
-        assert_close(got, wanted, kind, 1e-11)
+    for got, expected in zip(everything(analog, x), whole, strict=True):
+        assert_close(got, expected, kind, 1e-11)
 
 
 def test_pieces_cover_a_batch_once() -> None:
@@ -194,19 +194,19 @@ def test_a_perfect_periphery_is_one_product(
         matrix.inject(matrix.normalised_weight() * 1.25)
 
     def found() -> list[Tensor]:
-        given = x.clone().requires_grad_(True)
+        leaf = x.clone().requires_grad_(True)
         analog.zero_grad()
-        y = analog(given)
+        y = analog(leaf)
         (y * torch.linspace(0.5, 1.5, y.numel(), dtype=DOUBLE).view_as(y)).sum().backward()
-        assert given.grad is not None
+        assert leaf.grad is not None
         grads = [p.grad.clone() for p in analog.parameters() if p.grad is not None]
         assert len(grads) == (1 if held else 3)
-        return [y.detach(), given.grad, *grads]
+        return [y.detach(), leaf.grad, *grads]
 
     once = found()
     monkeypatch.setattr(crossbar, "perfect", lambda spec, ir_drop: False)
-    for got, wanted in zip(once, found(), strict=True):
-        assert_close(got, wanted, kind, 1e-11)
+    for got, expected in zip(once, found(), strict=True):
+        assert_close(got, expected, kind, 1e-11)
 
 
 def test_which_periphery_is_perfect() -> None:
@@ -289,12 +289,12 @@ def test_half_precision_of_what_cannot() -> None:
 def test_both_matrix_products_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     """oneDNN's and torch's own, to float error; the first is really used where it is there."""
     x, weight = random(300, 70), random(50, 70)
-    wanted = (x.double() @ weight.double().T + 0.5).float()
+    expected = (x.double() @ weight.double().T + 0.5).float()
     with torch.no_grad():
         for there in (product._ONEDNN, False):
             monkeypatch.setattr(product, "_ONEDNN", there)
             got = product._linear(x, weight, torch.full((50,), 0.5))
-            assert_close(got, wanted, f"oneDNN {there}", 1e-6)
+            assert_close(got, expected, f"oneDNN {there}", 1e-6)
     assert product._linear(x.requires_grad_(True), weight, None).requires_grad
 
 
@@ -308,10 +308,10 @@ def test_weights_of_a_time_loop_are_kept_in_onednns_order(inference: bool) -> No
         first = product._linear(x, weight, None)
         with time_steps():
             packed = [product._linear(x, weight, None) for _ in range(3)]
-            assert all(torch.equal(one, first) for one in packed)
-            kept = kept_between_steps()
-            assert kept is not None
-            uses = kept[product._prepared]
+            assert all(torch.equal(each, first) for each in packed)
+            cache = kept_between_steps()
+            assert cache is not None
+            uses = cache[product._prepared]
             ready = uses[weight][20]
             assert ready is not None and ready.is_mkldnn
             for _ in range(3):  # another number of vectors

@@ -47,7 +47,7 @@ def test_ranges_start_from_data(dtype: torch.dtype) -> None:
     batches[1][:, 20:] = 0.0
     for batch in batches:
         analog(batch)
-    wanted = torch.stack(
+    expected = torch.stack(
         [
             torch.stack([b[:, :20].std(correction=0) for b in batches[:3]]).mean() * 3.0,
             torch.stack([b[:, 20:].std(correction=0) for b in (batches[0], *batches[2:4])]).mean()
@@ -56,7 +56,7 @@ def test_ranges_start_from_data(dtype: torch.dtype) -> None:
     )
     ranges = matrix.input_ranges()
     assert ranges is not None
-    assert_close(ranges[:, 0], wanted, "ranges", 1e-5 if dtype == torch.float32 else 1e-12)
+    assert_close(ranges[:, 0], expected, "ranges", 1e-5 if dtype == torch.float32 else 1e-12)
     analog.eval()(batches[0])
 
 
@@ -77,15 +77,15 @@ def test_ranges_start_inside_a_recurrent_layer() -> None:
 
 
 def count_tiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    made = [0]
+    count = [0]
     init = TileWeights.__init__
 
     def counted(self: TileWeights, *args: object) -> None:
-        made[0] += 1
+        count[0] += 1
         init(self, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(TileWeights, "__init__", counted)
-    return made
+    return count
 
 
 LAYER_KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -120,12 +120,12 @@ def test_every_product_takes_the_weights_as_they_are(
     make, shape = LAYER_KINDS[kind]
     analog, x = convert(make(), QUIET).eval(), random(*shape)
     calibrate(analog, [x])
-    made = count_tiles(monkeypatch)
+    count = count_tiles(monkeypatch)
     for stage in stages(analog):
-        made[0] = 0
+        count[0] = 0
         with torch.set_grad_enabled(grad):
             outs = [analog(x) for _ in range(3)]
-        assert made[0] == 3 and torch.equal(outs[0], outs[2]), stage
+        assert count[0] == 3 and torch.equal(outs[0], outs[2]), stage
 
 
 @pytest.mark.parametrize("grad", [False, True])
@@ -137,13 +137,13 @@ def test_time_steps_share_what_the_first_derived(
     analog = convert(nn.LSTM(6, 8, proj_size=3, bidirectional=True), QUIET).eval()
     x = random(steps, 20, 6)
     calibrate(analog, [x])
-    made = count_tiles(monkeypatch)
+    count = count_tiles(monkeypatch)
     for stage in stages(analog):
         for _ in range(2):
-            made[0] = 0
+            count[0] = 0
             with torch.set_grad_enabled(grad):
                 analog(x)
-            assert made[0] == len(matrices_of(analog)) == 6, stage
+            assert count[0] == len(matrices_of(analog)) == 6, stage
             assert kept_between_steps() is None
 
 
@@ -155,8 +155,8 @@ def test_steps_that_share_tiles_give_what_others_do(monkeypatch: pytest.MonkeyPa
     calibrate(analog, [x])
     shared = [analog(x)[0] for _ in stages(analog)]
     monkeypatch.setattr(recurrent, "time_steps", nullcontext)
-    for one, stage in zip(shared, stages(analog), strict=True):
-        assert torch.equal(analog(x)[0], one), stage
+    for output, stage in zip(shared, stages(analog), strict=True):
+        assert torch.equal(analog(x)[0], output), stage
 
 
 @pytest.mark.parametrize("what", ["forward", "restore"])
@@ -168,7 +168,7 @@ def test_another_threads_tiles_are_not_taken(what: str) -> None:
         torch.manual_seed(seed)
         models.append(convert(nn.LSTM(6, 8), QUIET).eval())
         calibrate(models[-1], [x])
-    wanted = [model(x)[0] for model in models]
+    expected = [model(x)[0] for model in models]
     seen: list[Any] = []
     actions: dict[str, Callable[[], object]] = {
         "forward": lambda: seen.append(models[1](x)[0]),
@@ -185,10 +185,10 @@ def test_another_threads_tiles_are_not_taken(what: str) -> None:
         other.join()
 
     models[0].get_submodule("hh_l0").register_forward_hook(interrupt)
-    assert torch.equal(models[0](x)[0], wanted[0])
+    assert torch.equal(models[0](x)[0], expected[0])
     assert len(seen) == 5
     if what == "forward":
-        assert all(torch.equal(one, wanted[1]) for one in seen)
+        assert all(torch.equal(output, expected[1]) for output in seen)
 
 
 def test_a_time_loop_that_fails_leaves_nothing() -> None:
@@ -279,14 +279,14 @@ def test_changed_weights_are_seen(kind: str) -> None:
     analog = convert(model, QUIET).eval()
     calibrate(analog, [x])
     matrix = only(analog)
-    wanted = analog(x)
+    expected = analog(x)
     state = copy.deepcopy(analog.state_dict())
 
     def changed(change: Callable[[], object]) -> None:
         change()
-        assert not torch.equal(analog(x), wanted)
+        assert not torch.equal(analog(x), expected)
         analog.load_state_dict(state)
-        assert torch.equal(analog(x), wanted)
+        assert torch.equal(analog(x), expected)
 
     weight = analog.weight
     assert isinstance(weight, nn.Parameter)
@@ -296,7 +296,7 @@ def test_changed_weights_are_seen(kind: str) -> None:
     changed(lambda: matrix.clip(torch.tensor(0.3)))
     changed(lambda: matrix.column_scale().mul_(1.5))
     changed(lambda: matrix.set_input_ranges(torch.full((1, 1), 0.5)))
-    assert_close(analog.double()(x.double()).float(), wanted, "float64", 0.05)
+    assert_close(analog.double()(x.double()).float(), expected, "float64", 0.05)
     analog.float()
     analog(x)
     assert isinstance(matrix, Crossbar)
@@ -333,10 +333,10 @@ def test_autocast_leaves_products_in_full_precision() -> None:
     analog = convert(mlp(), QUIET).eval()
     x = random(4, 12).requires_grad_()
     calibrate(analog, [x.detach()])
-    wanted = analog(x)
+    expected = analog(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = analog(x)
-    assert got.dtype == torch.float32 and torch.equal(got, wanted)
+    assert got.dtype == torch.float32 and torch.equal(got, expected)
     got.sum().backward()
     assert analog[0].weight.grad.dtype == torch.float32  # type: ignore[union-attr]
 

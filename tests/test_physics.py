@@ -349,13 +349,13 @@ class TestCompensation:
 
     def test_oracle_of_the_scalar_device_is_exact(self) -> None:
         """The layer times the oracle's factor is the layer as programmed: an identity."""
-        one = TileGrid((5,), (7,))
+        grid = TileGrid((5,), (7,))
         weight = (self.weight * 127).round() / 127
         zeros = torch.zeros_like(weight)
-        cells = cell_law.program_cells(weight, one, scalar_drift.pcm, zeros, zeros)
+        cells = cell_law.program_cells(weight, grid, scalar_drift.pcm, zeros, zeros)
         for t_s in (0.0, 1.0, 3600.0, YEAR):
-            now = cell_law.read_cells(cells, one, scalar_drift.pcm, t_s, zeros)
-            alpha = compensation.oracle(weight, one, scalar_drift.pcm, t_s)
+            now = cell_law.read_cells(cells, grid, scalar_drift.pcm, t_s, zeros)
+            alpha = compensation.oracle(weight, grid, scalar_drift.pcm, t_s)
             assert alpha.shape == (1, 7)
             assert alpha[0, 0].item() == pytest.approx(max(t_s, 1.0) ** 0.06, rel=1e-12)
             torch.testing.assert_close(now * alpha.T, weight, rtol=1e-9, atol=1e-12)

@@ -39,21 +39,21 @@ def _registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_registered_preset_has_its_name() -> None:
-    mine = rasch2023.change(name="my_chip", g_max_us=40.0, why="our lab")
+    preset = rasch2023.change(name="my_chip", g_max_us=40.0, why="our lab")
     with pytest.raises(UnknownNameError, match="'my_chip'"):
         presets.get("my_chip")
-    assert presets.register(mine) is mine
-    assert presets.get("my_chip") is mine
+    assert presets.register(preset) is preset
+    assert presets.get("my_chip") is preset
     assert presets.names() == ["rasch2023", "scalar_drift", "hermes", "ideal", "my_chip"]
     presets.register(rasch2023.change(name="my_chip", g_max_us=40.0, why="our lab"))  # an equal one
 
 
 def test_a_name_stands_for_one_preset() -> None:
-    mine = presets.register(rasch2023.change(name="my_chip", g_max_us=40.0, why="our lab"))
+    preset = presets.register(rasch2023.change(name="my_chip", g_max_us=40.0, why="our lab"))
     other = hermes.change(name="my_chip", why="another")
     with pytest.raises(UsageError, match="'my_chip' is taken by another.*name=.*replace=True"):
         presets.register(other)
-    assert presets.get("my_chip") is mine
+    assert presets.get("my_chip") is preset
     presets.register(other, replace=True)
     assert presets.get("my_chip") is other
 

@@ -46,8 +46,10 @@ def test_import_is_light() -> None:
         "print([m for m in ('torch', 'aihwkit', 'transformers', 'numpy', 'pandas') "
         "if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("preset", ALL, ids=str)
@@ -291,15 +293,15 @@ class TestAgainstAihwkit:
         answered(monkeypatch, 1.0)
         pcm, model = preset.change(**scales, why="test").pcm, MODELS[preset.name](**scales)
         x = GRID[off_breaks(GRID)]
-        target, one = x * pcm.g_max_us, torch.ones_like(x)
-        g_prog = physics.programmed(target, pcm, one)
-        nu = physics.drift_exponent(target, pcm, one)
+        target, ones = x * pcm.g_max_us, torch.ones_like(x)
+        g_prog = physics.programmed(target, pcm, ones)
+        nu = physics.drift_exponent(target, pcm, ones)
         theirs = model.apply_programming_noise_to_conductance(target)
         torch.testing.assert_close(g_prog, theirs, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(nu, model.generate_drift_coefficients(target), rtol=1e-5, atol=0)
         theirs = model.apply_drift_noise_to_conductance(target, nu, 3600.0)
         now = physics.drifted(target, nu, 3600.0, pcm)
-        ours = physics.read(now, target, 3600.0, pcm, one)
+        ours = physics.read(now, target, 3600.0, pcm, ones)
         torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=1e-6)
 
 

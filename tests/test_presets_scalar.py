@@ -32,7 +32,7 @@ def test_scalar_drift_is_the_replications() -> None:
 
 def test_scalar_drift_recipe_is_the_replications() -> None:
     ours, papers = scalar_drift.training["wrn16"], rasch2023.training["wrn16"]
-    said = {
+    published = {
         "noise_type": "programming",
         "noise_scale": 3.0,
         "drop_connect": 0.01,
@@ -40,8 +40,8 @@ def test_scalar_drift_recipe_is_the_replications() -> None:
         "distill_weight": 0.9,
     }
     chosen = {"ramp_batches": 10 * 50_000 // 25}
-    assert ours.values() == {**papers.values(), **said, **chosen}
-    assert all(ours.sources[name].key == "replication" for name in said)
+    assert ours.values() == {**papers.values(), **published, **chosen}
+    assert all(ours.sources[name].key == "replication" for name in published)
     assert all(ours.sources[name].key == "choice" for name in chosen)
 
 

@@ -23,7 +23,7 @@ YEAR = 31536000.0
 def rows() -> pd.DataFrame:
     """Two chips at two times in two phases, and the digital model."""
     base = {"model": "M-1", "dataset": "D, subset of 10"}
-    made = [
+    table_rows = [
         {**base, "metric": metric, "phase": "digital", "engine": "digital", "value": value}
         for metric, value in (("accuracy", 0.9), ("error", 0.1))
     ]
@@ -34,8 +34,8 @@ def rows() -> pd.DataFrame:
                 place = {"phase": phase, "engine": "native", "t_inference": t_s, "chip": chip}
                 for metric, value in (("accuracy", accuracy), ("error", 1 - accuracy)):
                     more = {"metric": metric, "value": value, "seed": chip, "preset": "rasch2023"}
-                    made.append({**base, **place, **more})
-    table = pd.DataFrame(made, columns=tables.COLUMNS)
+                    table_rows.append({**base, **place, **more})
+    table = pd.DataFrame(table_rows, columns=tables.COLUMNS)
     return table.astype({"chip": "Int64"})
 
 
@@ -93,10 +93,10 @@ def test_rows_stand_on_one_line_each() -> None:
 
 def test_a_record_keeps_every_row_and_all_that_is_known(tmp_path: Path) -> None:
     folder = finished(tmp_path / "run")
-    made = run.record_of(folder, "first")
-    path = records.write(made, tmp_path / "records" / "first.json")
+    new = run.record_of(folder, "first")
+    path = records.write(new, tmp_path / "records" / "first.json")
     record = records.read(path)
-    assert record == made
+    assert record == new
     about = json.loads((folder / "run.json").read_text())
     for key in ("command", "arguments", "versions", "hardware"):
         assert getattr(record, key) == about[key]
@@ -133,9 +133,9 @@ def test_damaged_records_and_bad_names_are_named(tmp_path: Path) -> None:
         (json.dumps({**good, "rows": [[1]]}), "has rows of another length than its columns"),
         (json.dumps({**good, "kind": "walk"}), "kind 'walk'; one of run, ablation"),
     ]
-    for text, said in wrong:
+    for text, message in wrong:
         path.write_text(text)
-        with pytest.raises(DataError, match=rf"a\.json:? {said}"):
+        with pytest.raises(DataError, match=rf"a\.json:? {message}"):
             records.read(path)
     with pytest.raises(DataError, match="b.json is not a record"):
         records.read(tmp_path / "b.json")
@@ -258,8 +258,8 @@ def test_beside_what_others_published(tmp_path: Path, folder: Path) -> None:
     about = json.loads((large / "run.json").read_text())
     about["studies"]["wrn"]["samples"]["D, subset of 10"] = 1000
     (large / "run.json").write_text(json.dumps(about))
-    for name, one in (("b", small), ("a", large)):
-        records.add(run.record_of(one, name))
+    for name, run_folder in (("b", small), ("a", large)):
+        records.add(run.record_of(run_folder, name))
     shown = run.compare()
     (line,) = [line for line in shown.splitlines() if "| this project | M-1 |" in line]
     assert "1,000 samples, 2 chips" in line and "[a](benchmarks/records/a.json)" in line
@@ -283,9 +283,9 @@ def test_what_stands_is_there() -> None:
 
 def test_results_and_earlier_share_the_records(tmp_path: Path, folder: Path) -> None:
     """Each is in one of the two tables; those in force stand in their order."""
-    one = finished(tmp_path / "run")
+    run_folder = finished(tmp_path / "run")
     for name in ("one", IN_FORCE[0], IN_FORCE[1]):
-        records.add(run.record_of(one, name))
+        records.add(run.record_of(run_folder, name))
 
     def names(table: str) -> list[str]:
         lines = table.partition("\n\n")[0].splitlines()[2:]
@@ -348,9 +348,9 @@ def test_what_is_out_of_step_is_named(tmp_path: Path, folder: Path) -> None:
     ]
     (folder / "one.json").rename(folder / "two.json")
     (folder / "three.json").write_text("{")
-    said = list(pages.problems(tmp_path))
-    assert said[0].startswith(f"{folder / 'three.json'} is not a record")
-    assert said[1:] == [f"{folder / 'two.json'} holds the record one"]
+    problems = list(pages.problems(tmp_path))
+    assert problems[0].startswith(f"{folder / 'three.json'} is not a record")
+    assert problems[1:] == [f"{folder / 'two.json'} holds the record one"]
 
 
 def test_figures_say_what_they_were_drawn_from(tmp_path: Path) -> None:
@@ -374,7 +374,7 @@ def test_the_pages_show_the_records_and_nothing_else() -> None:
 def test_the_command(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 ) -> None:
-    one = finished(tmp_path / "run")
+    run_folder = finished(tmp_path / "run")
 
     def said(*words: str, code: int = 0) -> str:
         assert command.main(words) == code
@@ -383,13 +383,15 @@ def test_the_command(
             assert captured.out == "" and len(captured.err.strip().splitlines()) == 1
         return str(captured.err if code == 2 else captured.out)
 
-    assert said("add", str(one), "--name", "one", "--dry-run").strip() == str(folder / "one.json")
+    assert said("add", str(run_folder), "--name", "one", "--dry-run").strip() == str(
+        folder / "one.json"
+    )
     assert not folder.exists()
-    assert json.loads(said("add", str(one), "--name", "one", "--json"))["files"] == [
+    assert json.loads(said("add", str(run_folder), "--name", "one", "--json"))["files"] == [
         str(folder / "one.json")
     ]
-    assert "there is such a record" in said("add", str(one), "--name", "one", code=2)
-    said("add", str(one), "--name", "one", "--replace")
+    assert "there is such a record" in said("add", str(run_folder), "--name", "one", code=2)
+    said("add", str(run_folder), "--name", "one", "--replace")
     assert said("table").strip() == run.table(records.of_kind("run"))
     assert said("compare").strip() == run.compare()
     assert said("table", "speed").strip() == pages.NOTHING
@@ -409,18 +411,18 @@ def test_the_command(
 def test_reports_of_one_and_of_several_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one, two = finished(tmp_path / "one"), finished(tmp_path / "two")
-    assert reporting.main([str(one), "--dry-run"]) == 0
-    assert not (one / "summary.md").exists()
-    assert reporting.main([str(one)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == str(one / "summary.md")
-    assert reporting.main([str(one), str(two)]) == 0
+    first, second = finished(tmp_path / "one"), finished(tmp_path / "two")
+    assert reporting.main([str(first), "--dry-run"]) == 0
+    assert not (first / "summary.md").exists()
+    assert reporting.main([str(first)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(first / "summary.md")
+    assert reporting.main([str(first), str(second)]) == 0
     table = capsys.readouterr().out
-    assert f"| {one} |" in table and f"| {two} |" in table and (two / "summary.md").exists()
+    assert f"| {first} |" in table and f"| {second} |" in table and (second / "summary.md").exists()
     assert reporting.main([]) == 2
     assert reporting.main([str(tmp_path)]) == 2
     (tmp_path / "crosscheck.json").write_text("{}")
     assert reporting.main([str(tmp_path)]) == 2
     assert "holds no finished cross-check" in capsys.readouterr().err
-    assert reporting.main([str(one), str(tmp_path)]) == 2
+    assert reporting.main([str(first), str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err

@@ -37,8 +37,8 @@ def numbers(value: Any) -> list[str]:
 
 def listed(value: Any) -> dict[str, Any]:
     """How many numbers there are, and a digest of them; their order does not matter."""
-    found = numbers(value)
-    return {"count": len(found), "digest": hashlib.sha256("\n".join(found).encode()).hexdigest()}
+    texts = numbers(value)
+    return {"count": len(texts), "digest": hashlib.sha256("\n".join(texts).encode()).hexdigest()}
 
 
 @pytest.mark.parametrize("name", LISTED)

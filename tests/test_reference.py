@@ -197,10 +197,10 @@ def test_training_config_refuses_noise_that_no_modifier_has(
     """aihwkit's modifiers know one polynomial of one device: a CUDA build changes nothing."""
     monkeypatch.setattr(capability, "cuda_tiles", lambda: True)
     preset = with_recipe(hermes, noise_type=noise, drop_connect=0.0)
-    kept = {} if tile == "rpucuda" else {"drop": ("w_noise", "ir_drop")}
+    dropped = {} if tile == "rpucuda" else {"drop": ("w_noise", "ir_drop")}
     with pytest.raises(CapabilityError, match=f"noise_type='{noise}'"):
-        preset.rpu_config(tile=tile, training="mine", **kept)
-    drop = ("noise_type", *kept.get("drop", ()))
+        preset.rpu_config(tile=tile, training="mine", **dropped)
+    drop = ("noise_type", *dropped.get("drop", ()))
     config = preset.rpu_config(tile=tile, training="mine", drop=drop)
     assert config.modifier.type == WeightModifierType.NONE
 
@@ -290,9 +290,9 @@ def test_both_engines_give_one_product(net: Net, images: Tensor, adc: bool) -> N
     for model in (ours, theirs):
         calibrate(model, [x])
     with torch.no_grad():
-        got, wanted = ours(x), theirs(x)
-    off = (got - wanted).abs()
-    largest = float(wanted.abs().max())
+        got, expected = ours(x), theirs(x)
+    off = (got - expected).abs()
+    largest = float(expected.abs().max())
     if not adc:
         assert float(off.max()) <= 1e-5 * largest
         return
@@ -322,8 +322,8 @@ def test_both_engines_give_one_convolution(options: dict[str, Any], rows: int) -
         y.square().sum().backward()
         outputs.append(y.detach())
         gradients.append(leaf.grad)
-    for got, wanted in (outputs, gradients):
-        assert float((got - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())  # type: ignore[union-attr,operator]
+    for got, expected in (outputs, gradients):
+        assert float((got - expected).abs().max()) <= 1e-5 * float(expected.abs().max())  # type: ignore[union-attr,operator]
 
 
 def test_copy_trained_gives_the_same_crossbars(net: Net, images: Tensor) -> None:
@@ -400,14 +400,14 @@ def test_ranges_start_from_data_and_are_learned(net: Net, images: Tensor) -> Non
     once = recipe(noise_scale=0.0, input_range_init_batches=1, learning_rate=1e-30)
     train(analog, [images], loss, recipe=once, progress=False)
     got = matrix(analog, "conv").input_ranges()
-    wanted = 3 * nn.functional.unfold(images, 3, padding=1).std()
-    assert got is not None and float(got) == pytest.approx(float(wanted), rel=1e-5)
+    expected = 3 * nn.functional.unfold(images, 3, padding=1).std()
+    assert got is not None and float(got) == pytest.approx(float(expected), rel=1e-5)
     learned = recipe(noise_scale=0.0, learning_rate=0.05, input_range_init_batches=1)
     train(analog, [images] * 3, loss, recipe=learned, progress=False)
     assert float(matrix(analog, "conv").input_ranges()) != float(got)  # type: ignore[arg-type]
-    kept = learned.override(learn_input_ranges=False)
+    fixed = learned.override(learn_input_ranges=False)
     before = matrix(analog, "conv").input_ranges()
-    train(analog, [images] * 3, loss, recipe=kept, progress=False)
+    train(analog, [images] * 3, loss, recipe=fixed, progress=False)
     assert torch.equal(matrix(analog, "conv").input_ranges(), before)  # type: ignore[arg-type]
 
 

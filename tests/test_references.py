@@ -40,18 +40,18 @@ class Stages(nn.Module):
 @pytest.mark.parametrize("kind", ["list", "tuple", "nested", "methods"])
 def test_a_layer_in_a_container_is_the_analog_one(engine: str, kind: str) -> None:
     """The forward pass runs through the chip: as the same layers one after another do."""
-    found = convert(Stages(kind), DEVICES, engine=engine).eval()
+    analog = convert(Stages(kind), DEVICES, engine=engine).eval()
     plain = nn.Sequential()
     plain.add_module("first", linear(12, 16))
     plain.add_module("second", linear(16, 5, seed=2))
-    wanted = convert(plain, DEVICES, engine=engine).eval()
+    expected = convert(plain, DEVICES, engine=engine).eval()
     x = random(6, 12)
-    for model in (found, wanted):
+    for model in (analog, expected):
         program(model, 3)
         drift(model, "1y")
     with torch.no_grad():
-        assert torch.equal(found(x), wanted(x))
-        assert not torch.allclose(found(x), Stages(kind)(x), atol=1e-3)
+        assert torch.equal(analog(x), expected(x))
+        assert not torch.allclose(analog(x), Stages(kind)(x), atol=1e-3)
 
 
 def test_the_given_model_keeps_its_containers() -> None:

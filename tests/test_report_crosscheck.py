@@ -107,17 +107,17 @@ def test_a_finished_folder_is_a_record(tmp_path: Path) -> None:
     about = contents()
     about["reports"].append({**about["reports"][0], "name": "rasch2023/wrn", "worst": []})
     (tmp_path / crosscheck.FILE).write_text(json.dumps(about))
-    (made,) = records_of(tmp_path, "one")
-    assert made == read(write(made, tmp_path / "crosscheck-one.json"))
-    assert (made.kind, made.name) == ("crosscheck", "crosscheck-one")
-    assert made.columns == ["part", *COLUMNS, "verdict"]
-    assert [list(row) for row in made.rows] == [
+    (record,) = records_of(tmp_path, "one")
+    assert record == read(write(record, tmp_path / "crosscheck-one.json"))
+    assert (record.kind, record.name) == ("crosscheck", "crosscheck-one")
+    assert record.columns == ["part", *COLUMNS, "verdict"]
+    assert [list(row) for row in record.rows] == [
         ["rasch2023/lstm", *row] for row in about["reports"][0]["worst"]
     ]
-    assert [report["name"] for report in made.extra["reports"]] == [
+    assert [report["name"] for report in record.extra["reports"]] == [
         *("rasch2023/lstm", "rasch2023/wrn"),
     ]
-    table = crosscheck.counts_table([made], "there/").splitlines()
+    table = crosscheck.counts_table([record], "there/").splitlines()
     assert table[2] == (
         "| rasch2023/lstm | native, aihwkit | 2 | 0 | 1 "
         "| [crosscheck-one](there/crosscheck-one.json) |"

@@ -38,8 +38,10 @@ def test_golden_values() -> None:
 def test_same_in_another_process() -> None:
     """No hash randomisation, no state of the process."""
     code = "from aimc_bridge import rng; print(rng.derive(7, 'program', 'fc1'))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) == GOLDEN_SEED
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert int(process.stdout) == GOLDEN_SEED
 
 
 def test_order_and_company_do_not_matter() -> None:
@@ -65,14 +67,14 @@ def test_the_default_generator_is_left_alone() -> None:
 @settings(derandomize=True, deadline=None, max_examples=200)
 @given(st.integers(), st.lists(names, max_size=3), st.integers(), st.lists(names, max_size=3))
 def test_another_name_is_another_seed(a: int, first: list, b: int, second: list) -> None:
-    one, two = rng.derive(a, *first), rng.derive(b, *second)
-    assert 0 <= one < 2**63
+    seed, other_seed = rng.derive(a, *first), rng.derive(b, *second)
+    assert 0 <= seed < 2**63
     same = a == b and list(map(repr, first)) == list(map(repr, second))
-    assert (one == two) == same
+    assert (seed == other_seed) == same
 
 
 @pytest.mark.parametrize(
-    ("one", "two"),
+    ("first", "second"),
     [
         (("ab", "c"), ("a", "bc")),
         (("a",), ("a", "")),
@@ -81,8 +83,8 @@ def test_another_name_is_another_seed(a: int, first: list, b: int, second: list)
         ((), (0,)),
     ],
 )
-def test_names_do_not_run_together(one: tuple, two: tuple) -> None:
-    assert rng.derive(0, *one) != rng.derive(0, *two)
+def test_names_do_not_run_together(first: tuple, second: tuple) -> None:
+    assert rng.derive(0, *first) != rng.derive(0, *second)
 
 
 def test_streams_are_not_correlated() -> None:

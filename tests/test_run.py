@@ -149,10 +149,10 @@ def test_a_checkpoint_is_evaluated_without_training(finished, model, tmp_path) -
     arguments = ["wrn", *QUICK, "--checkpoint", str(model), "--times", "1 day", "--out", str(out)]
     assert run.main(arguments) == 0
     assert not (out / "work" / "wrn" / "digital").exists()
-    found, before = rows_of(out), rows_of(finished)
-    assert set(found.phase) == {"digital", "direct"}
+    results, before = rows_of(out), rows_of(finished)
+    assert set(results.phase) == {"digital", "direct"}
     same = before[(before.phase == "direct") & (before.t_inference == 86400.0)]
-    assert found[found.phase == "direct"].value.tolist() == same.value.tolist()
+    assert results[results.phase == "direct"].value.tolist() == same.value.tolist()
     facts = json.loads((out / "run.json").read_text())["studies"]["wrn"]
     assert facts["digital"]["checkpoint"] == str(model)
     assert facts["digital"]["steps"] == 74  # from the info beside it
@@ -228,17 +228,17 @@ def test_a_resumed_run_ends_as_if_never_interrupted(
     calls = {"evaluate": 0, "train": 0}
     evaluate, train = base.evaluate, base.Study.train
 
-    def counted(*given):
+    def counted(*args):
         calls["evaluate"] += 1
         if calls["evaluate"] == at_evaluation:
             raise Interrupted
-        return evaluate(*given)
+        return evaluate(*args)
 
-    def trained(*given):
+    def trained(*args):
         calls["train"] += 1
         if at_training and calls["train"] == 1:
             raise Interrupted
-        return train(*given)
+        return train(*args)
 
     monkeypatch.setattr(base, "evaluate", counted)
     monkeypatch.setattr(base.Study, "train", trained)
@@ -250,8 +250,8 @@ def test_a_resumed_run_ends_as_if_never_interrupted(
     assert run.main([*arguments, "--resume"]) == 0
     assert calls["evaluate"] - first["evaluate"] == evaluations
     assert calls["train"] - first["train"] == trainings
-    expected, found = rows_of(finished), rows_of(out)
-    pd.testing.assert_frame_equal(found, expected)
+    expected, resumed = rows_of(finished), rows_of(out)
+    pd.testing.assert_frame_equal(resumed, expected)
 
     before = dict(calls)
     assert run.main([*arguments, "--resume"]) == 0  # all done: nothing is done
@@ -466,7 +466,7 @@ def test_an_interruption_says_the_folder(model, tmp_path, monkeypatch, capsys) -
     monkeypatch.setattr(base, "evaluate", interrupt)
     out = tmp_path / "out"
     assert run.main([*words, "--out", str(out)]) == 130
-    said = capsys.readouterr().err
-    assert said.startswith("interrupted") and len(said.splitlines()) == 1
-    kept = f"what is done is kept; to go on: the same command with --out {out} --resume"
-    assert (kept in said) == out.exists()
+    error = capsys.readouterr().err
+    assert error.startswith("interrupted") and len(error.splitlines()) == 1
+    advice = f"what is done is kept; to go on: the same command with --out {out} --resume"
+    assert (advice in error) == out.exists()

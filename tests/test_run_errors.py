@@ -178,7 +178,7 @@ def test_what_fails_before_anything_is_done_leaves_no_folder(tmp_path, monkeypat
     ],
 )
 def test_the_real_command(tmp_path, words, code, complaint) -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "benchmarks.run", *words],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -186,11 +186,11 @@ def test_the_real_command(tmp_path, words, code, complaint) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == code
+    assert process.returncode == code
     if code:
-        assert complaint in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
-        assert done.stdout == ""
+        assert complaint in process.stderr
+        assert len(process.stderr.strip().splitlines()) == 1
+        assert process.stdout == ""
     else:
-        assert "--times" in done.stdout
+        assert "--times" in process.stdout
     assert list(tmp_path.iterdir()) == []

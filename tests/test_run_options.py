@@ -43,9 +43,9 @@ pytestmark = pytest.mark.usefixtures("no_data")
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def launched(tmp_path_factory) -> Path:
         *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
         *("--main_process_port", str(free_port()), "-m", "benchmarks.run"),
     ]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, *launcher, *words],
         cwd=ROOT,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
@@ -70,8 +70,8 @@ def launched(tmp_path_factory) -> Path:
         check=False,
         timeout=400,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("# Results") == 1  # the first process speaks
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("# Results") == 1  # the first process speaks
     return out
 
 
@@ -154,26 +154,26 @@ def test_the_control_is_a_digital_model_converted_and_calibrated(
 
 def test_ranges_are_calibrated_whatever_the_phases(model, tmp_path) -> None:
     """Hardware-aware training starts alike with and without the direct phase beside it."""
-    found = []
+    values = []
     for phases in (["hwa"], ["direct", "hwa"]):
         out = tmp_path / "-".join(phases)
         words = ["wrn", *QUICK, "--checkpoint", str(model), "--phases", *phases]
         assert run.main([*words, "--times", "1s", "--out", str(out)]) == 0
         rows = rows_of(out)
-        found.append(rows[rows.phase == "hwa"].value.tolist())
-    assert found[0] == found[1]
+        values.append(rows[rows.phase == "hwa"].value.tolist())
+    assert values[0] == values[1]
 
 
 def test_ranges_are_set_anew_after_training_where_asked(model, tmp_path) -> None:
     """Of the trained weights, by the same method; the weights are those of a run without."""
-    found = []
+    models = []
     for more in ([], ["--recalibrate"]):
         out = tmp_path / f"out{len(more)}"
         words = ["wrn", *QUICK, "--checkpoint", str(model), "--phases", "hwa", *more]
         words += ["--set", "remap_every=1", "--set", "clip_type=column_gaussian"]
         assert run.main([*words, "--times", "1s", "--out", str(out)]) == 0
-        found.append(load_file(out / "work" / "wrn" / "hwa.safetensors"))
-    plain, anew = found
+        models.append(load_file(out / "work" / "wrn" / "hwa.safetensors"))
+    plain, anew = models
     moved = {name for name in plain if not torch.equal(plain[name], anew[name])}
     assert moved == {name for name in plain if name.endswith("input_range")}
     task, plan = tasks.get("wrn"), tasks.find("wrn").plans["embedded"]
@@ -254,10 +254,10 @@ def test_a_star_is_against_the_digital_model_of_the_same_training() -> None:
         for chip, error in enumerate(errors):
             place = {"phase": "hwa", "engine": "native", "t_inference": 1.0, "chip": chip}
             rows.append({**base, **place, "value": error})
-    (found,) = tables.a_star(pd.DataFrame(rows), 0.9).to_dict("records")
+    (row,) = tables.a_star(pd.DataFrame(rows), 0.9).to_dict("records")
     stars = [1 - 0.1 / 0.8, 1 - 0.2 / 0.8, 1.0, 1 - 0.2 / 0.7]
-    assert found["mean"] == pytest.approx(statistics.fmean(stars))
-    assert found["sd"] == pytest.approx(statistics.stdev(stars))
+    assert row["mean"] == pytest.approx(statistics.fmean(stars))
+    assert row["sd"] == pytest.approx(statistics.stdev(stars))
 
 
 def test_one_seed_has_the_promised_columns_alone(launched) -> None:
@@ -317,9 +317,9 @@ def test_compiled_passes_train_and_measure(model, tmp_path, monkeypatch) -> None
 
     def watched(*args):
         before = len(calls)
-        found = step(*args)
+        result = step(*args)
         training.append(len(calls) - before)
-        return found
+        return result
 
     monkeypatch.setattr(base.Study, "train", watched)
     words = [
@@ -356,14 +356,14 @@ def test_a_trained_model_is_measured_again_without_training(
     before, again = (rows[rows.phase == "hwa"] for rows in (rows_of(launched), rows_of(out)))
     assert again.value.tolist() == before.value.tolist()
     assert not (out / "work" / "wrn" / "hwa-training").exists()
-    for more, said in (
+    for more, message in (
         (["--phases", "direct"], "phase hwa"),
         (["--seeds", "2"], "one training"),
         (["--trained", str(tmp_path / "none.safetensors")], "no weights at"),
         (["--trained", str(tmp_path)], "is a folder; name the hwa.safetensors of a run"),
     ):
         assert run.main([*words, *trained, *more]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_a_trained_model_wants_the_digital_model_that_it_is_compared_with(
@@ -389,14 +389,14 @@ def test_weights_kept_with_the_project(launched, tmp_path, monkeypatch) -> None:
     assert [file.name for file in files] == [
         *("model.safetensors", "info.json", "hwa.safetensors", "hwa.json")
     ]
-    kept = load_file(tmp_path / "wrn" / "hwa.safetensors")
+    half = load_file(tmp_path / "wrn" / "hwa.safetensors")
     whole = load_file(launched / "work" / "wrn" / "hwa.safetensors")
-    assert kept.keys() == whole.keys()
+    assert half.keys() == whole.keys()
     for name, value in whole.items():
         large = value.is_floating_point() and value.numel() >= 4096
-        assert kept[name].dtype == (torch.float16 if large else value.dtype)
-        assert torch.allclose(kept[name].to(value), value, rtol=2**-11, atol=1e-7)
-    assert any(value.dtype == torch.float16 for value in kept.values())
+        assert half[name].dtype == (torch.float16 if large else value.dtype)
+        assert torch.allclose(half[name].to(value), value, rtol=2**-11, atol=1e-7)
+    assert any(value.dtype == torch.float16 for value in half.values())
     about = json.loads((tmp_path / "wrn" / "hwa.json").read_text())
     assert about["preset"] == "rasch2023" and about["recipe"]["noise_type"] == "pcm"
     words = ["wrn", *QUICK, "--times", "1h", "--checkpoint", str(tmp_path / "wrn")]

@@ -53,8 +53,8 @@ def test_ratios_are_taken_within_rounds() -> None:
 
 
 def test_one_size_is_scaled_in_proportion_and_two_along_a_line() -> None:
-    one = Measured("a", 4.0, seconds=[2.0, None, 3.0])
-    assert at_size([one], 64.0) == [32.0, None, 48.0]
+    single = Measured("a", 4.0, seconds=[2.0, None, 3.0])
+    assert at_size([single], 64.0) == [32.0, None, 48.0]
     # 1 s a call and 0.5 s an image: 33 s for 64; in proportion it would be 42.7 and 64
     small = Measured("a", 2.0, seconds=[2.0, 2.0, None])
     large = Measured("a", 6.0, seconds=[4.0, 1.5, 4.0])
@@ -83,13 +83,13 @@ class Clock:
 
 def test_sides_take_turns_and_every_repeat_is_kept() -> None:
     clock = Clock()
-    made = [
+    sides = [
         clock.side("a", [9.0, 1.0, 2.0, 3.0]),
         clock.side("b", [5.0, 6.0, 7.0], warm=0, before=lambda: clock.ran.append("before b")),
         clock.side("c", [9.0, 9.0, 4.0], warm=2, most=1),
     ]
     lines: list[str] = []
-    a, b, c = alternate(made, 3, CPU, lines.append, clock)
+    a, b, c = alternate(sides, 3, CPU, lines.append, clock)
     assert (a.seconds, b.seconds, c.seconds) == (
         [1.0, 2.0, 3.0],
         [5.0, 6.0, 7.0],
@@ -110,8 +110,8 @@ def test_sides_take_turns_and_every_repeat_is_kept() -> None:
 
 def test_peak_memory_is_of_a_run_of_its_own() -> None:
     x = torch.zeros(1000)
-    (found,) = alternate([Side("double", lambda: x * 2)], 1, CPU)
-    assert found.peak == pytest.approx(4000, abs=100)  # and a few numbers
+    (measured,) = alternate([Side("double", lambda: x * 2)], 1, CPU)
+    assert measured.peak == pytest.approx(4000, abs=100)  # and a few numbers
 
 
 def test_parts_of_a_run() -> None:
@@ -130,9 +130,9 @@ def test_parts_of_a_run() -> None:
     }
     assert {name: kind_of(name) for name in kinds} == kinds
     x = torch.ones(300, 300)
-    (found,) = alternate([Side("product", lambda: (x @ x).add_(1.0))], 3, CPU)
-    assert found.parts is not None and found.parts[PASSES] == 0.0
-    assert 0.0 < found.parts[OTHERS] < found.parts[PRODUCTS]
+    (measured,) = alternate([Side("product", lambda: (x @ x).add_(1.0))], 3, CPU)
+    assert measured.parts is not None and measured.parts[PASSES] == 0.0
+    assert 0.0 < measured.parts[OTHERS] < measured.parts[PRODUCTS]
 
 
 # --- targets --------------------------------------------------------------------------------------
@@ -180,8 +180,8 @@ def test_full_sizes_are_the_stated_ones() -> None:
         assert (work.name, work.size) == (name, size)
     convolutions = [m for m in models["wrn"][0].model.modules() if isinstance(m, nn.Conv2d)]
     groups = ((16, 64), (64, 128), (128, 256))  # four 3 x 3 and one 1 x 1 each
-    wanted = 3 * 16 * 9 + sum(9 * (a * b + 3 * b * b) + a * b for a, b in groups)
-    assert sum(m.weight.numel() for m in convolutions) == wanted
+    expected = 3 * 16 * 9 + sum(9 * (a * b + 3 * b * b) + a * b for a, b in groups)
+    assert sum(m.weight.numel() for m in convolutions) == expected
     assert QUICK.wrn_batch < FULL.wrn_batch and FULL.sweep == (25, 4)
     assert (FULL.bert_layers, FULL.bert_width, FULL.bert_tokens) == (12, 768, 64)
 
@@ -270,9 +270,9 @@ def test_ours_must_run_and_others_may_fail_with_a_line() -> None:
     def broken() -> Side:
         raise RuntimeError("no such\nkernel")
 
-    found = Collected(lines.append)
-    found.add(targets.TORCH, broken)
-    assert found.skipped == [f"{targets.TORCH}: no such kernel"] and found.found == []
+    collected = Collected(lines.append)
+    collected.add(targets.TORCH, broken)
+    assert collected.skipped == [f"{targets.TORCH}: no such kernel"] and collected.found == []
     assert lines == [f"  skipped {targets.TORCH}: no such kernel"]
     with pytest.raises(RuntimeError, match="no such"):
-        found.add("native, DAC/ADC only", broken)
+        collected.add("native, DAC/ADC only", broken)

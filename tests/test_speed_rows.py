@@ -80,8 +80,10 @@ def test_what_allocators_are_told_is_kept_and_shown(
 ) -> None:
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "123")
     monkeypatch.setenv("MALLOCATOR", "other")
-    told = machine.hardware()["allocator"]
-    assert told == {**told, "MALLOC_TRIM_THRESHOLD_": "123"} and "MALLOCATOR" not in told
+    settings = machine.hardware()["allocator"]
+    assert (
+        settings == {**settings, "MALLOC_TRIM_THRESHOLD_": "123"} and "MALLOCATOR" not in settings
+    )
     hardware = {**measured.hardware, "allocator": {"MALLOC_TRIM_THRESHOLD_": "123"}}
     assert "`MALLOC_TRIM_THRESHOLD_=123`" in report.summary(replace(measured, hardware=hardware))
     plain = {key: value for key, value in hardware.items() if key != "allocator"}
@@ -93,12 +95,12 @@ def test_rows_are_what_the_repeats_say(measured: Record) -> None:
     groups = {group.name: group for group in speed_records.groups_of(measured)}
 
     def seconds(group: str, side: str) -> list[float]:
-        (found,) = groups[group].of(side)
-        return [value for value in found.seconds if value is not None]
+        (measured_side,) = groups[group].of(side)
+        return [value for value in measured_side.seconds if value is not None]
 
     pairs = zip(seconds("wrn-forward", "native"), seconds("wrn-forward", "digital"), strict=True)
-    wanted = sorted(a / b for a, b in pairs)
-    assert rows["forward-all"]["value"] == pytest.approx(sum(wanted) / 2)  # of two rounds
+    expected = sorted(a / b for a, b in pairs)
+    assert rows["forward-all"]["value"] == pytest.approx(sum(expected) / 2)  # of two rounds
     first = groups["wrn-chip"].of(targets.CPP)[0].seconds[0]
     assert first is not None
     assert rows["wrn-chip-cpp"]["value"] == pytest.approx(first / seconds("wrn-chip", "native")[0])
@@ -191,8 +193,8 @@ def test_every_row_runs_on_a_gpu(tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["--size", "tiny", "--device", "cuda", "--out", str(out), *SMALL_GOALS]
     assert main(arguments) == 0
-    made = read(out / "speed.json")
-    rows = {row["row"] for row in report.rows_of(made)}
+    record = read(out / "speed.json")
+    rows = {row["row"] for row in report.rows_of(record)}
     assert {target.row for target in TARGETS if not target.base.startswith("aihwkit")} <= rows
-    forward = next(g for g in speed_records.groups_of(made) if g.name == "wrn-forward")
+    forward = next(g for g in speed_records.groups_of(record) if g.name == "wrn-forward")
     assert all(side.peak for side in forward.sides)

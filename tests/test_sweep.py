@@ -93,8 +93,8 @@ def test_the_same_sweep_twice(engine: str) -> None:
 
 def test_a_chip_does_not_depend_on_how_many(engine: str) -> None:
     model = make(engine)
-    three, one = run(model), run(model, chips=1)
-    pd.testing.assert_frame_equal(three[three.chip == 0], one, check_exact=True)
+    three, alone = run(model), run(model, chips=1)
+    pd.testing.assert_frame_equal(three[three.chip == 0], alone, check_exact=True)
     shifted = run(convert(mlp(), DEVICES, engine=engine).eval(), chips=1, seed=2)
     rows = run(convert(mlp(), DEVICES, engine=engine).eval())
     assert list(rows[rows.chip == 2].value) == list(shifted.value)
@@ -122,8 +122,8 @@ def test_interrupted_and_resumed(engine: str, error: BaseException, tmp_path: Pa
         run(model, Failing(5, error), resume=file)  # in the second chip
     assert_restored(model)
     assert [path.name for path in file.parent.iterdir()] == ["sweep.csv"]
-    kept = pd.read_csv(file)
-    assert set(kept.chip) == {0} and len(kept) == 6
+    finished = pd.read_csv(file)
+    assert set(finished.chip) == {0} and len(finished) == 6
     again = Failing(-1, error)
     table = run(model, again, resume=file)
     assert again.calls == 6
@@ -234,13 +234,13 @@ def test_a_resumed_sweep_knows_ranges_digital_layers_and_how_chips_are_drawn(
 
 def test_numpy_integers_are_integers(engine: str) -> None:
     model = make(engine)
-    wanted = run(model, seed=5, chips=2)
-    assert run(model, seed=np.int64(5), chips=np.int32(2)).equals(wanted)
+    expected = run(model, seed=5, chips=2)
+    assert run(model, seed=np.int64(5), chips=np.int32(2)).equals(expected)
     program(model, np.int64(5))
 
 
 @pytest.mark.parametrize(
-    ("result", "said"),
+    ("result", "text"),
     [
         (0.975, "0.975 at 1y"),
         ({"accuracy": 0.975, "loss": 0.1}, "97.5 % at 1y"),
@@ -249,13 +249,13 @@ def test_numpy_integers_are_integers(engine: str) -> None:
     ],
 )
 def test_the_bar_says_what_the_last_chip_gave(
-    result: object, said: str, capsys: pytest.CaptureFixture[str]
+    result: object, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first metric at the last time, on standard error alone; nothing without progress."""
     table = run(make("native"), lambda m: result, chips=2, times=("1h", "1y"), progress=True)
     out, err = capsys.readouterr()
     line = err.strip().splitlines()[-1]
-    assert out == "" and line.startswith("chips") and f"2/2 {said}" in line
+    assert out == "" and line.startswith("chips") and f"2/2 {text}" in line
     quiet = run(make("native"), lambda m: result, chips=2, times=("1h", "1y"))
     assert capsys.readouterr() == ("", "") and quiet.equals(table)
 

@@ -56,14 +56,14 @@ def test_an_epoch_of_sentences_has_each_at_most_once(all_tasks) -> None:
 def test_an_evaluation_takes_each_sentence_once_with_little_padding(all_tasks, subset) -> None:
     task = all_tasks["bert"]
     tokens, labels = (part[:subset] for part in task.splits["test"])
-    found = []
+    evaluated = []
     sizes = []
     for batch in task.batches("test", subset):
         lengths = batch["attention_mask"].sum(1).tolist()
         rows = zip(batch["input_ids"].tolist(), lengths, batch["labels"].tolist(), strict=True)
-        found += [(row[:length], label) for row, length, label in rows]
+        evaluated += [(row[:length], label) for row, length, label in rows]
         sizes.append(batch["input_ids"].numel())
-    assert sorted(found) == sorted(zip(tokens, labels, strict=True))
+    assert sorted(evaluated) == sorted(zip(tokens, labels, strict=True))
     if len(tokens) >= 64:
         assert 1 - sum(map(len, tokens)) / sum(sizes) < 0.35  # a batch of all 64: 0.8
 

@@ -65,11 +65,11 @@ def test_perplexity_and_word_error_by_hand(subset) -> None:
             chances = scores.double().flatten().softmax(0)
             losses.append(-math.log(chances[after]))
             wrong.append(int(chances.argmax()) != int(after))
-    found = task.evaluate(model, subset)
+    metrics = task.evaluate(model, subset)
     mean = sum(losses) / len(losses)
-    assert found["loss"] == pytest.approx(mean, rel=1e-5)
-    assert found["perplexity"] == pytest.approx(math.exp(mean), rel=1e-5)
-    assert found["error"] == pytest.approx(sum(wrong) / len(wrong))
+    assert metrics["loss"] == pytest.approx(mean, rel=1e-5)
+    assert metrics["perplexity"] == pytest.approx(math.exp(mean), rel=1e-5)
+    assert metrics["error"] == pytest.approx(sum(wrong) / len(wrong))
 
 
 def test_windows_follow_each_other_and_targets_are_the_next_words() -> None:
@@ -95,10 +95,10 @@ def test_nothing_propagates_back_into_the_batch_before(analog) -> None:
     assert set(carried) == {"hidden", "cell"}
     assert all(not t.requires_grad and t.grad_fn is None for t in carried.values())
     assert float(carried["hidden"].abs().sum()) > 0
-    kept = {key: value.clone() for key, value in carried.items()}
+    before = {key: value.clone() for key, value in carried.items()}
     loss.backward()  # frees the first batch's graph: going back into it would be an error
     task.loss(model, second).backward()
-    assert all(torch.equal(kept[key], carried[key]) for key in kept)
+    assert all(torch.equal(before[key], carried[key]) for key in before)
 
 
 def test_hardware_aware_training_carries_the_state_in_every_batch() -> None:
@@ -106,10 +106,10 @@ def test_hardware_aware_training_carries_the_state_in_every_batch() -> None:
     task = language()
     model = convert(task.build(0), rasch2023)
     recipe = HWATraining.for_(rasch2023, "lstm").override(ramp_batches=0, epochs=1)
-    given = []
+    hidden = []
 
     def loss(of: nn.Module, batch: dict) -> Tensor:
-        given.append(task.carried(of).get("hidden"))
+        hidden.append(task.carried(of).get("hidden"))
         return task.loss(of, batch)
 
     train(
@@ -121,8 +121,8 @@ def test_hardware_aware_training_carries_the_state_in_every_batch() -> None:
         progress=False,
         cpu=True,
     )
-    assert given[0] is None
-    states = [state for state in given[1:] if state is not None]
+    assert hidden[0] is None
+    states = [state for state in hidden[1:] if state is not None]
     assert len(states) == 3
     assert all(not state.requires_grad for state in states)
     assert len({tuple(state.flatten().tolist()) for state in states}) == 3
@@ -200,9 +200,9 @@ def test_the_sampled_loss_is_the_exact_one_where_all_words_are_summed() -> None:
     weight, bias = torch.randn(20, 8, generator=generator), torch.randn(20, generator=generator)
     targets = torch.tensor([0, 4, 18, 7, 7])
     q = torch.tensor([1.0])  # one rare word, drawn always
-    found = lstm.sampled_cross_entropy(hidden, weight, bias, targets, q, 1)
+    estimated = lstm.sampled_cross_entropy(hidden, weight, bias, targets, q, 1)
     exact = nn.functional.cross_entropy(hidden @ weight.T + bias, targets)
-    assert found.item() == pytest.approx(exact.item(), rel=1e-5)
+    assert estimated.item() == pytest.approx(exact.item(), rel=1e-5)
 
 
 def test_the_decoders_bias_may_start_at_the_log_frequencies() -> None:

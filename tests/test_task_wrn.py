@@ -52,8 +52,8 @@ def test_shifts_are_uniform_and_reflect_the_edges() -> None:
         for j in range(2 * shift + 1)
     }
     counts = dict.fromkeys(crops, 0)
-    for one in drawn[:, 0]:
-        matching = [place for place, crop in crops.items() if torch.equal(one, crop)]
+    for shifted in drawn[:, 0]:
+        matching = [place for place, crop in crops.items() if torch.equal(shifted, crop)]
         assert len(matching) == 1
         counts[matching[0]] += 1
     # 25 places, 160 each, sd 12.4: 5.9 sd is a false alarm of 1e-7 for the worst of 25
@@ -64,9 +64,9 @@ def test_half_of_the_images_are_mirrored() -> None:
     n = 4000
     image = positions(1, 5)
     drawn = wrn.augmented(image.expand(n, 1, 5, 5), torch.Generator().manual_seed(0), 0, True, 0)
-    mirrored = sum(torch.equal(one, image[0].float().flip(2)) for one in drawn)
-    kept = sum(torch.equal(one, image[0].float()) for one in drawn)
-    assert mirrored + kept == n
+    mirrored = sum(torch.equal(each, image[0].float().flip(2)) for each in drawn)
+    unchanged = sum(torch.equal(each, image[0].float()) for each in drawn)
+    assert mirrored + unchanged == n
     assert abs(mirrored - n / 2) < 4.9 * math.sqrt(n / 4)  # false alarm 1e-6
 
 
@@ -79,11 +79,11 @@ def test_cutout_is_one_square_of_the_images_mean() -> None:
     changed = (drawn != image.float())[:, 0]
     mean = image.float().mean()
     areas = []
-    for one, where in zip(drawn[:, 0], changed, strict=True):
+    for each, where in zip(drawn[:, 0], changed, strict=True):
         rows, columns = where.any(1).nonzero().flatten(), where.any(0).nonzero().flatten()
         box = where[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         assert box.all()  # one full rectangle
-        assert bool((one[where] == mean).all())
+        assert bool((each[where] == mean).all())
         areas.append(len(rows) * len(columns))
         assert len(rows) <= side and len(columns) <= side
     assert max(areas) == side**2  # whole inside, cut at the edges

@@ -77,10 +77,10 @@ def test_a_training_cut_short_goes_on_as_if_it_had_not_been(
     weights, history = go(name, kind, tmp_path / "whole", monkeypatch)
     with pytest.raises(Interrupted):
         go(name, kind, tmp_path / "cut", monkeypatch, 4)
-    found = go(name, kind, tmp_path / "cut", monkeypatch)
+    resumed = go(name, kind, tmp_path / "cut", monkeypatch)
     for key, value in weights.items():
-        assert torch.equal(found[0][key], value), key
-    assert found[1].equals(history)
+        assert torch.equal(resumed[0][key], value), key
+    assert resumed[1].equals(history)
     assert history.validation_loss.notna().tolist() == [False, True] * 3
     start = toy(name).build(0).state_dict()
     assert any(not torch.equal(v, start[k]) for k, v in weights.items() if k in start)

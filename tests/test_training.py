@@ -227,9 +227,9 @@ def test_gaussian_clip(engine: str, what: str) -> None:
     how = recipe(clip_type=f"{what}_gaussian", clip_value=1.5, learning_rate=STILL)
     run(analog, [random(2, 60)], how)
     sizes = list(matrix.grid.columns) if what == "layer" else 1
-    found = matrix.normalised_weight().split(list(matrix.grid.rows), 1)
-    wanted = before.split(list(matrix.grid.rows), 1)
-    for rows, old_rows in zip(found, wanted, strict=True):
+    after_clip = matrix.normalised_weight().split(list(matrix.grid.rows), 1)
+    expected = before.split(list(matrix.grid.rows), 1)
+    for rows, old_rows in zip(after_clip, expected, strict=True):
         for part, old in zip(rows.split(sizes), old_rows.split(sizes), strict=True):
             bound = 1.5 * float(old.std(correction=0))
             assert_close(part, old.clamp(-bound, bound), "clipped", 1e-5)
@@ -266,7 +266,7 @@ def test_frozen_weights_are_neither_clipped_nor_remapped(engine: str, clip: str)
     model = nn.Sequential(linear(60, 50), nn.Tanh(), linear(50, 40, seed=2))
     preset = DEVICES.change(max_rows=25, max_columns=20, why="several tiles")
     how = recipe(clip_type=clip, clip_value=0.4, remap_every=1, learning_rate=STILL)
-    found = []
+    last_layers = []
     for trains in (True, False):
         model[0].weight.requires_grad_(trains)
         analog = convert(model, preset, engine=engine)
@@ -275,11 +275,11 @@ def test_frozen_weights_are_neither_clipped_nor_remapped(engine: str, clip: str)
         before = first.clean_weight(), first.column_scale().clone(), first.normalised_weight()
         run(analog, [random(2, 60)] * 2, how)
         after = first.clean_weight(), first.column_scale(), first.normalised_weight()
-        kept = [torch.equal(one, other) for one, other in zip(before, after, strict=True)]
-        assert kept == [not trains] * 3
-        found.append((last.clean_weight(), last.column_scale()))
-    for one, other in zip(*found, strict=True):
-        assert torch.equal(one, other)
+        unchanged = [torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+        assert unchanged == [not trains] * 3
+        last_layers.append((last.clean_weight(), last.column_scale()))
+    for a, b in zip(*last_layers, strict=True):
+        assert torch.equal(a, b)
 
 
 # --- what is learned ---
@@ -290,16 +290,16 @@ def test_ranges_start_from_data_and_are_learned(engine: str) -> None:
     preset = QUIET if engine == "native" else RANGED
     data = [random(20, 60, seed=i) * (1 + i) for i in range(5)]
     started = {"learn_input_ranges": True, "input_range_init_batches": 3}
-    found = []
+    starts = []
     for rate in (STILL, 0.5):
         analog = convert(linear(60, 50), preset, engine=engine)
         run(analog, data, recipe(**started, learning_rate=rate, momentum=0.0))
         ranges = only(analog).input_ranges()
         assert ranges is not None
-        found.append(float(ranges[0, 0]))
-    wanted = sum(float(x.std(correction=0)) * 3.0 for x in data[:3]) / 3
-    assert abs(found[0] / wanted - 1.0) < 1e-3  # engines differ in the correction of the sd
-    assert abs(found[1] / found[0] - 1.0) > 1e-3
+        starts.append(float(ranges[0, 0]))
+    expected = sum(float(x.std(correction=0)) * 3.0 for x in data[:3]) / 3
+    assert abs(starts[0] / expected - 1.0) < 1e-3  # engines differ in the correction of the sd
+    assert abs(starts[1] / starts[0] - 1.0) > 1e-3
 
 
 def test_calibrated_ranges_are_kept_where_training_begins(engine: str) -> None:
@@ -321,5 +321,5 @@ def test_column_scales_are_learned(engine: str, learned: bool) -> None:
     y = functional.linear(x, only(analog).clean_weight())
     how = recipe(learn_out_scales=learned, learning_rate=1e-3, momentum=0.0)
     run(analog, [x], how, loss=lambda m, b: m(b).sum())
-    wanted = 1.0 - 1e-3 * y.sum(0) * learned
-    assert_close(only(analog).learned_scale()[0], wanted, "scales", 1e-5)
+    expected = 1.0 - 1e-3 * y.sum(0) * learned
+    assert_close(only(analog).learned_scale()[0], expected, "scales", 1e-5)

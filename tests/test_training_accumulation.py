@@ -89,10 +89,10 @@ def test_the_optimizer_steps_when_accelerate_would(kind: str) -> None:
         progress=False, cpu=True, gradient_accumulation_steps=4,
     )  # fmt: skip
     assert optimizer.after == plain(twin, 2) == [4, 8, 10, 14, 18, 20]
-    for (name, mine), theirs in zip(
+    for (name, got), expected in zip(
         model.state_dict().items(), twin.state_dict().values(), strict=True
     ):
-        assert torch.equal(mine, theirs), name
+        assert torch.equal(got, expected), name
 
 
 def test_every_kind_of_loader_gives_the_same_weights(engine: str) -> None:
@@ -101,13 +101,13 @@ def test_every_kind_of_loader_gives_the_same_weights(engine: str) -> None:
         "noise_type": "pcm", "noise_scale": 2.0, "clip_type": "fixed", "clip_value": 0.9,
         "remap_every": 3, "epochs": 2,
     }  # fmt: skip
-    found = []
+    states = []
     for kind in KINDS:
         analog = convert(mlp(), DEVICES, engine=engine)
         assert accumulated(analog, loader_of(kind, 5), 2, fields) == [2, 4, 5, 7, 9, 10]
-        found.append(analog.state_dict())
-    for name, value in found[0].items():
-        assert torch.equal(found[1][name], value) and torch.equal(found[2][name], value), name
+        states.append(analog.state_dict())
+    for name, value in states[0].items():
+        assert torch.equal(states[1][name], value) and torch.equal(states[2][name], value), name
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,12 +165,12 @@ def test_a_run_goes_on_from_its_last_step(kind: str, tmp_path: Path) -> None:
 
     expected = go(None)
     # mini-batch that fails -> mini-batches of the checkpoint, its epoch and position
-    for stop, wanted in {4: (3, 0, 3), 6: (5, 1, 0), 9: (8, 1, 3), 12: (10, 2, 0)}.items():
+    for stop, noted in {4: (3, 0, 3), 6: (5, 1, 0), 9: (8, 1, 3), 12: (10, 2, 0)}.items():
         folder = tmp_path / str(stop)
         with pytest.raises(Interrupted):
             go(folder, stop)
         state = json.loads((folder / "checkpoint.json").read_text())["state"]
-        assert (state["step"], state["epoch"], state["position"]) == wanted
+        assert (state["step"], state["epoch"], state["position"]) == noted
         assert_same_run(go(folder, resume=True), expected)
         state = json.loads((folder / "checkpoint.json").read_text())["state"]
         assert (state["step"], state["trained"]) == (14, 14)

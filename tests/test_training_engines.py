@@ -53,8 +53,8 @@ def trained(engine: str, preset: Any, steps: int, seed: int) -> tuple[Tensor, Te
 
         def step(self, closure: Any = None) -> None:
             assert weight.grad is not None
-            own = weight.grad if own_units else weight.grad * scale
-            gradients.append((own @ x[0] / x.square().sum()).clone())
+            gradient = weight.grad if own_units else weight.grad * scale
+            gradients.append((gradient @ x[0] / x.square().sum()).clone())
 
     train(
         analog, [x] * steps, loss, recipe=HOW, optimizer=Recorder(analog.parameters(), lr=STILL),
@@ -93,7 +93,7 @@ def test_a_step_without_noise_is_the_same(kind: str, sd: float) -> None:
             layer.weight.copy_(random(6, 3, 3, 3) / 27**0.5)
         x = random(4, 3, 6, 6)
     how = recipe(learning_rate=0.1, learn_out_scales=True, learn_input_ranges=True)
-    found = []
+    steps = []
     for engine in ENGINES:
         analog = convert(layer, QUIET, engine=engine)
         matrix = only(analog)
@@ -103,22 +103,22 @@ def test_a_step_without_noise_is_the_same(kind: str, sd: float) -> None:
         train(analog, [x], loss, recipe=how, progress=False, cpu=True)
         ranges = matrix.input_ranges()
         assert ranges is not None
-        found.append((matrix.clean_weight() - before, matrix.learned_scale(), ranges))
-    assert_close(found[0][0], found[1][0], "step of the weights", 1e-4)
-    assert_close(found[0][1], found[1][1], "column scales", 1e-5)
+        steps.append((matrix.clean_weight() - before, matrix.learned_scale(), ranges))
+    assert_close(steps[0][0], steps[1][0], "step of the weights", 1e-4)
+    assert_close(steps[0][1], steps[1][1], "column scales", 1e-5)
     if kind == "linear":
-        assert_close(found[0][2], found[1][2], "ranges", 1e-5)
-        assert float(found[0][2]) != sd
-    assert float(found[0][0].abs().max()) > 1e-3
-    assert bool((found[0][1] != 1.0).all())
+        assert_close(steps[0][2], steps[1][2], "ranges", 1e-5)
+        assert float(steps[0][2]) != sd
+    assert float(steps[0][0].abs().max()) > 1e-3
+    assert bool((steps[0][1] != 1.0).all())
 
 
 def test_one_seed_injects_the_same_on_both_engines() -> None:
     """The draws are named by (seed, layer, step), not by the engine."""
-    one, other = (trained(engine, DEVICES, 3, 4) for engine in ENGINES)
-    assert_close(one[0], other[0], "injected", 1e-5)
-    assert_close(one[1], other[1], "gradient", 1e-4)
-    assert float((one[0][0] - one[0][1]).abs().max()) > 0.05
+    first, second = (trained(engine, DEVICES, 3, 4) for engine in ENGINES)
+    assert_close(first[0], second[0], "injected", 1e-5)
+    assert_close(first[1], second[1], "gradient", 1e-4)
+    assert float((first[0][0] - first[0][1]).abs().max()) > 0.05
 
 
 def test_injected_noise_agrees(runs: dict[str, tuple[Tensor, Tensor]]) -> None:

@@ -101,8 +101,8 @@ def test_distillation_loss_by_hand(weight: float) -> None:
     history = run(analog, [x], how, teacher=teacher)
     p, q = (target / 4.0).softmax(1), (student / 4.0).softmax(1)
     follow = 16.0 * (p * (p / q).log()).sum(1).mean()
-    wanted = (1.0 - weight) * student.square().mean() + weight * follow
-    assert float(history.loss[0]) == pytest.approx(float(wanted), rel=1e-5)
+    expected = (1.0 - weight) * student.square().mean() + weight * follow
+    assert float(history.loss[0]) == pytest.approx(float(expected), rel=1e-5)
     assert teacher.training and teacher[1].training
     assert all(p.grad is None for p in teacher.parameters())
 

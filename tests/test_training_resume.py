@@ -135,10 +135,10 @@ def uninterrupted() -> dict[str, Any]:
     return {keep: work(None, keep=keep) for keep in ("last", "best")}
 
 
-def assert_same_run(found: Any, expected: Any) -> None:
+def assert_same_run(resumed: Any, expected: Any) -> None:
     for name, value in expected[0].items():
-        assert torch.equal(found[0][name], value), name
-    assert found[1].equals(expected[1])
+        assert torch.equal(resumed[0][name], value), name
+    assert resumed[1].equals(expected[1])
 
 
 # --- cut short, and gone on with ---
@@ -148,18 +148,18 @@ def test_a_killed_process_is_gone_on_with_bit_for_bit(uninterrupted: Any, tmp_pa
     """SIGKILL in the middle of an epoch; nothing is flushed or closed."""
     code = f"from pathlib import Path; from tests.test_training_resume import work\n" \
         f"work(Path({str(tmp_path)!r}), 10, True)"  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
-    assert done.returncode == -signal.SIGKILL
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert process.returncode == -signal.SIGKILL
     facts = json.loads((tmp_path / "checkpoint.json").read_text())
     assert (facts["step"], facts["state"]["epoch"], facts["state"]["position"]) == (9, 1, 3)
     with (tmp_path / "metrics.csv").open() as file:
         assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(10))
-    found = work(tmp_path, resume=True)
-    assert_same_run(found, uninterrupted["last"])
+    resumed = work(tmp_path, resume=True)
+    assert_same_run(resumed, uninterrupted["last"])
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == list(range(18))
-    assert [float(row["loss"]) for row in rows] == found[1].loss.tolist()
+    assert [float(row["loss"]) for row in rows] == resumed[1].loss.tolist()
     assert [bool(row["validation_loss"]) for row in rows] == [
         (i + 1) % 5 == 0 or i == 17 for i in range(18)
     ]
@@ -177,9 +177,9 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
             work(tmp_path, stop, keep=keep, resume=index > 0)
     assert_same_run(work(tmp_path, keep=keep, resume=True), uninterrupted[keep])
     assert_same_run(work(tmp_path, keep=keep, resume=True), uninterrupted[keep])  # all done
-    kept = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
     best = json.loads((tmp_path / "checkpoint.json").read_text())["best_step"]
-    assert kept == ([f"best-{best}.safetensors"] if keep == "best" else []) + [
+    assert files == ([f"best-{best}.safetensors"] if keep == "best" else []) + [
         "step-18.safetensors"
     ]
 
@@ -236,10 +236,10 @@ def test_resume_on_both_engines(
     expected = go(None)
     with pytest.raises(Interrupted):
         go(tmp_path, 9)
-    found = go(tmp_path, resume=True)
-    assert_same_run(found, expected)
+    resumed = go(tmp_path, resume=True)
+    assert_same_run(resumed, expected)
     if kind == "passing":  # mini-batch 8 or 9 of all is the third or fourth of epoch 1
-        assert found[2][0] == (1, 3 if accumulate == 1 else 2)
+        assert resumed[2][0] == (1, 3 if accumulate == 1 else 2)
 
 
 def test_what_cannot_be_gone_on_with(tmp_path: Path) -> None:

@@ -37,11 +37,11 @@ def test_schedules_end_at_zero() -> None:
     base = {"warmup_batches": 2, "warmup_factor": 0.5}
     linear = recipe(**base, lr_schedule="linear").spec
     cosine = recipe(**base, lr_schedule="cosine").spec
-    for step, wanted in {0: 0.5, 1: 0.5, 2: 1.0, 6: 0.5, 9: 0.125}.items():
-        assert learning_rate_factor(linear, step, 0, 10) == pytest.approx(wanted)
+    for step, expected in {0: 0.5, 1: 0.5, 2: 1.0, 6: 0.5, 9: 0.125}.items():
+        assert learning_rate_factor(linear, step, 0, 10) == pytest.approx(expected)
     for step in range(2, 10):
-        wanted = (1 + math.cos(math.pi * (step - 2) / 8)) / 2
-        assert learning_rate_factor(cosine, step, 0, 10) == pytest.approx(wanted)
+        expected = (1 + math.cos(math.pi * (step - 2) / 8)) / 2
+        assert learning_rate_factor(cosine, step, 0, 10) == pytest.approx(expected)
     stalling = recipe(lr_drop_on_stall=True, lr_drop_factor=0.9, lr_drop_epochs=(2,)).spec
     assert learning_rate_factor(stalling, 5, 2, 10, stalls=3) == pytest.approx(0.9**4)
     assert learning_rate_factor(recipe().spec, 5, 2, 10, stalls=3) == 1.0
@@ -193,17 +193,17 @@ def test_an_epoch_at_chance_stops_with_advice() -> None:
 
 def test_tensorboard_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[tuple[str, float, int]] = []
-    asked: dict[str, Any] = {}
+    options: dict[str, Any] = {}
 
     class Writer:
         def __init__(self, log_dir: str, purge_step: int) -> None:
-            asked.update(log_dir=log_dir, purge_step=purge_step)
+            options.update(log_dir=log_dir, purge_step=purge_step)
 
         def add_scalar(self, name: str, value: float, step: int) -> None:
             written.append((name, value, step))
 
         def close(self) -> None:
-            asked["closed"] = True
+            options["closed"] = True
 
     module = types.ModuleType("torch.utils.tensorboard")
     module.SummaryWriter = Writer  # type: ignore[attr-defined]
@@ -213,7 +213,7 @@ def test_tensorboard_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, module.__name__, module)
     analog = convert(mlp(), ideal)
     history = quick(analog, [random(2, 12)] * 2, recipe(), folder=tmp_path, validate=lambda m: 1)
-    assert asked == {"log_dir": str(tmp_path / "tensorboard"), "purge_step": 0, "closed": True}
+    assert options == {"log_dir": str(tmp_path / "tensorboard"), "purge_step": 0, "closed": True}
     assert ("loss", history.loss[1], 1) in written
     assert ("validation_loss", 1.0, 1) in written
 
@@ -267,8 +267,8 @@ def test_ranges_after_a_calibration(engine: str, start: str) -> None:
     after = only(analog).input_ranges()
     assert before is not None and after is not None
     from_data = sum(float(x.std(correction=0)) * 3.0 for x in data[:3]) / 3
-    wanted = float(before[0, 0]) if start == "calibrated" else from_data
-    assert float(after[0, 0]) == pytest.approx(wanted, rel=1e-3)
+    expected = float(before[0, 0]) if start == "calibrated" else from_data
+    assert float(after[0, 0]) == pytest.approx(expected, rel=1e-3)
     assert abs(from_data / float(before[0, 0]) - 1) > 0.5
 
 
@@ -307,10 +307,10 @@ def test_the_control_is_plain_training_of_the_digital_model() -> None:
         value.backward()
         nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
         optimizer.step()
-    for (name, mine), theirs in zip(
+    for (name, got), expected in zip(
         model.state_dict().items(), twin.state_dict().values(), strict=True
     ):
-        assert_close(mine, theirs, name, 1e-4)
+        assert_close(got, expected, name, 1e-4)
 
 
 def test_the_control_sees_the_same_data_in_the_same_order() -> None:

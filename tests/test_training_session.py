@@ -35,9 +35,9 @@ def test_a_loop_of_ones_own_around_a_session_is_train(engine: str) -> None:
     data = [random(8, 12, seed=seed) for seed in range(8)]
     how = recipe(**FIELDS)
     preset = QUIET if engine == "native" else RANGED
-    wanted, model = (convert(mlp(), preset, engine=engine) for _ in range(2))
+    expected, model = (convert(mlp(), preset, engine=engine) for _ in range(2))
     history = train(
-        wanted,
+        expected,
         data,
         lambda m, x: m(x).square().mean(),
         recipe=how,
@@ -61,7 +61,7 @@ def test_a_loop_of_ones_own_around_a_session_is_train(engine: str) -> None:
         session.follow(step, step + 1)
         assert float(loss.detach()) == history.loss[step]
     session.close()
-    for name, value in wanted.state_dict().items():
+    for name, value in expected.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
 
 
