@@ -15,8 +15,8 @@ from aihwkit.inference import BaseNoiseModel
 from torch import Tensor, nn
 
 from aimc_bridge import HWATraining, convert, crosscheck, drift, physics, program, sweep, train
+from aimc_bridge.converted import matrices_of
 from aimc_bridge.engines.aihwkit.noise import LawNoiseModel
-from aimc_bridge.engines.base import matrices_of
 from aimc_bridge.equivalence import closed, device_level
 from aimc_bridge.errors import CapabilityError, UsageError
 from aimc_bridge.physics.drift import age, mean_drift_factor, nu_mean, nu_sd
