@@ -1,4 +1,4 @@
-"""Composite layers against their digital originals: outputs, gradients, and which layers ran."""
+"""Comparison of composite layers with their digital originals: outputs, gradients, calls."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from aimc_bridge import convert
 from aimc_bridge.converted import matrices_of
 from presets import ideal
 
-TOLERANCE = 1e-5  # of the largest value: float32 sums in another order
+TOLERANCE = 1e-5  # relative to the largest value: float32 sums in another order
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors of a nest of outputs, in order."""
+    """Yield all tensors of nested outputs, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, PackedSequence):
@@ -33,7 +33,15 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def assert_close(got: Any, expected: Any, what: str = "output", largest: float = 1e-6) -> None:
-    """Equal to `TOLERANCE` of the largest value wanted, or of `largest` where that is more."""
+    """Assert that nested tensors are equal up to rounding.
+
+    Args:
+        got: The nested tensors to check.
+        expected: The nested tensors that they must equal, in shape, dtype and device too.
+        what: The name used in the failure message.
+        largest: The bound is `TOLERANCE` times the largest expected value, or times this number if
+            that is more.
+    """
     ours, theirs = list(tensors(got)), list(tensors(expected))
     assert len(ours) == len(theirs), what
     for a, b in zip(ours, theirs, strict=True):
@@ -45,7 +53,7 @@ def assert_close(got: Any, expected: Any, what: str = "output", largest: float =
 
 
 def analog_gradients(model: nn.Module) -> dict[str, Tensor]:
-    """Gradients of a digital model under the names that its native counterpart gives them."""
+    """Return a digital model's gradients under the names that its native counterpart uses."""
     gradients = {}
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -64,7 +72,20 @@ def analog_gradients(model: nn.Module) -> dict[str, Tensor]:
 def check_equal(
     model: nn.Module, engine: str, call: Callable[[nn.Module, list[Tensor]], Any], *inputs: Tensor
 ) -> nn.Module:
-    """Outputs, input gradients and (native) every weight's and bias's gradient equal digital's."""
+    """Convert a model and assert that it computes what the digital model computes.
+
+    Outputs and input gradients must be equal; on the native engine the gradients of all weights and
+    biases too.
+
+    Args:
+        model: The digital model.
+        engine: The engine to convert to, with the preset `ideal`.
+        call: Computes the outputs of a model from a list of inputs.
+        *inputs: The inputs.
+
+    Returns:
+        The converted model.
+    """
     analog = convert(model, ideal, engine=engine)
     assert analog.training == model.training
     results = []
@@ -89,14 +110,15 @@ def check_equal(
         assert set(ours) == set(theirs)
         for name, gradient in theirs.items():
             scale = 0.0
-            if name.endswith("k.bias"):  # 0 but for rounding: a softmax does not see it
+            # The gradient is 0 but for rounding, because a softmax does not see this bias.
+            if name.endswith("k.bias"):
                 scale = float(theirs[name.replace("k.bias", "k.weight")].abs().max())
             assert_close(ours[name].grad, gradient, name, scale)
     return analog
 
 
 def calls_of(model: nn.Module, run: Callable[[], Any]) -> set[str]:
-    """The layers with a matrix whose forward runs."""
+    """Return the names of the layers with a matrix whose forward pass runs during `run`."""
     called: set[str] = set()
     handles = [
         model.get_submodule(name).register_forward_hook(lambda *_, name=name: called.add(name))

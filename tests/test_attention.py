@@ -54,7 +54,7 @@ ATTENTION: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def mask_of(kind: str, batch: int, targets: int, sources: int) -> Tensor:
-    """A mask that leaves every target at least its first source."""
+    """Return a mask that leaves every target at least its first source."""
     if kind == "causal":
         return nn.Transformer.generate_square_subsequent_mask(targets)
     front = (batch * HEADS,) if kind.endswith("3") else ()
@@ -75,7 +75,8 @@ def test_attention_equals_digital(
     layer = nn.MultiheadAttention(WIDTH, HEADS, **options).train("eval" not in use)
     with torch.no_grad():
         for name, parameter in layer.named_parameters():
-            if "bias" in name:  # torch starts them at 0, where a wrong split shows nothing
+            # Torch starts biases at 0, for which a wrong split would show nothing.
+            if "bias" in name:
                 parameter.normal_()
     batch = BATCH if batched else 1
     targets, sources = STEPS, STEPS - 2 if "cross" in use else STEPS
@@ -195,8 +196,10 @@ def test_transformer_equals_digital(engine: str, training: bool) -> None:
 def test_encoder_in_eval_mode_does_not_bypass_the_chip(
     engine: str, exclude: tuple[str, ...]
 ) -> None:
-    """Hooks alone would switch torch's fast path off, so the output without them must show the
-    chip too."""
+    """The output without hooks shows the chip too.
+
+    Hooks alone would switch off torch's fast path.
+    """
     if engine != "native":
         pytest.skip("the paper's standard model needs this engine's slowest tile")
     model = nn.TransformerEncoder(encoder_layer(), 2).eval()

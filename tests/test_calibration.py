@@ -1,4 +1,4 @@
-"""Input ranges from data: statistics of each tile's inputs, computed once more by hand."""
+"""Input ranges from data: statistics of each tile's inputs, computed a second time by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aimc_bridge.errors import CalibrationError, CapabilityError, ShapeError, Us
 from presets import ideal, rasch2023
 from tests.models import QUIET, RANGED, assert_close, linear, mlp, only, random
 
-# several tiles, on every engine's tiles
+# The layer takes several tiles, on every engine's tiles.
 TILED = RANGED.change(max_rows=25, max_columns=20, why="ranges of tiles")
 
 
@@ -24,7 +24,7 @@ def by_max(parts: list[Tensor]) -> float:
 
 
 def by_percentile(parts: list[Tensor]) -> float:
-    """Mean over batches of the smallest value that 90 % of |x| do not exceed."""
+    """Return the mean over batches of the smallest value that 90 % of |x| do not exceed."""
     percentiles = []
     for part in parts:
         size = part.abs().flatten().sort().values
@@ -44,12 +44,12 @@ METHODS: dict[str, tuple[Callable[[list[Tensor]], float], dict[str, float]]] = {
 
 
 def batches(*shape: int) -> list[Tensor]:
-    """Three batches of other sizes, means and spreads."""
+    """Return three batches of different sizes, means and spreads."""
     return [random(n, *shape, seed=n) * (1.0 + 0.3 * i) + 0.2 * i for i, n in enumerate((8, 20, 5))]
 
 
 def check(analog: nn.Module, seen: Callable[[int, int], list[Tensor]], method: str) -> None:
-    """Every tile's range is the statistic of the inputs `seen(row, column)`."""
+    """Assert that every tile's range is the statistic of the inputs `seen(row, column)`."""
     matrix = only(analog)
     ranges = matrix.input_ranges()
     assert ranges is not None
@@ -61,7 +61,7 @@ def check(analog: nn.Module, seen: Callable[[int, int], list[Tensor]], method: s
 
 @pytest.mark.parametrize("method", METHODS)
 def test_linear_ranges(engine: str, method: str) -> None:
-    """Tile rows 20, 20, 20 of 60 inputs; the column tiles of a row have one range."""
+    """Tile rows are 20, 20, 20 of 60 inputs; the column tiles of a row have one range."""
     data = batches(60)
     data[1][:, 20:40] *= 5.0
     analog = convert(linear(60, 50), TILED, engine=engine)
@@ -72,8 +72,10 @@ def test_linear_ranges(engine: str, method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_convolution_ranges(method: str) -> None:
-    """Rows of (channel, kernel): 7 * 9 = 63 on 21 + 21 + 21, cut inside channels 2 and 4; a tile's
-    range is that of the channels it touches."""
+    """A tile's range is the range of the channels that it touches.
+
+    The rows of (channel, kernel) are 7 * 9 = 63 on 21 + 21 + 21, cut inside channels 2 and 4.
+    """
     data = [x * torch.linspace(0.5, 3.0, 7)[:, None, None] for x in batches(7, 5, 6)]
     analog = convert(nn.Conv2d(7, 30, 3, padding=1), TILED)
     calibrate(analog, data, method=method, **METHODS[method][1])
@@ -103,8 +105,10 @@ def test_transposed_convolution_of_hugging_face(engine: str) -> None:
 
 
 def test_large_inputs_are_sampled_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A percentile of more inputs than fit is that of every n-th; n has no factor of their number,
-    and is 1 for fewer than 2^21."""
+    """Too many inputs are sampled: the percentile is taken of every n-th.
+
+    n has no common factor with their number, and is 1 for fewer than 2^21 inputs.
+    """
     assert calibration._step(2**21 - 1) == 1 and calibration._step(2**21) == 3
     monkeypatch.setattr(calibration, "_SAMPLE", 100)
     x = random(50, 20)
@@ -113,8 +117,8 @@ def test_large_inputs_are_sampled_evenly(monkeypatch: pytest.MonkeyPatch) -> Non
     check(analog, lambda *_: [x.flatten()[::11]], "percentile")
 
 
-# 1000 inputs, of 91 of which a percentile is taken: 4 or 5 of each of 20 features, 11 or 12 of
-# each of 8 channels
+# There are 1000 inputs, and the percentile is taken of 91 of them: 4 or 5 of each of 20 features,
+# 11 or 12 of each of 8 channels.
 SAMPLED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[float, float]]] = {
     "features": (lambda: linear(20, 3), (50, 20), (94.0, 98.0)),
     "steps of sequences": (lambda: linear(20, 3), (5, 10, 20), (94.0, 98.0)),
@@ -125,8 +129,10 @@ SAMPLED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[float, 
 
 @pytest.mark.parametrize("case", SAMPLED)
 def test_a_sample_sees_every_feature(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever one is twice as large as the rest, the percentile below its share is that of the
-    rest, and that above it is its own."""
+    """A feature twice as large as the rest is seen, whichever it is.
+
+    The percentile below its share is the rest's value, and the percentile above it is its own.
+    """
     make, shape, (below, above) = SAMPLED[case]
     monkeypatch.setattr(calibration, "_SAMPLE", 100)
     axis = 1 if len(shape) == 4 else -1
@@ -141,7 +147,7 @@ def test_a_sample_sees_every_feature(case: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_products_are_exact_meanwhile(engine: str) -> None:
-    """The ranges of a second layer come from what a digital first layer gives it."""
+    """The ranges of a second layer come from a digital first layer's outputs."""
     preset = rasch2023 if engine == "native" else TILED
     model, x = mlp(), random(30, 12)
     analog = convert(model, preset, engine=engine)
@@ -154,7 +160,7 @@ def test_products_are_exact_meanwhile(engine: str) -> None:
 
 
 def test_learned_scales_count_meanwhile(engine: str) -> None:
-    """The second layer sees what the first one gives, its learned column scales included."""
+    """The second layer sees the first one's outputs, with its learned column scales."""
     model = mlp()
     model[0].bias.data.zero_()  # type: ignore[union-attr]
     analog = convert(model, RANGED, engine=engine)
@@ -194,7 +200,7 @@ def test_modes_gradients_and_products_are_as_before(engine: str) -> None:
 
 
 class Two(nn.Module):
-    """Takes two arguments, one of them optional."""
+    """A model with two arguments, one of them optional."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -252,7 +258,7 @@ def test_data_that_cannot_set_ranges(engine: str) -> None:
         with pytest.raises(CalibrationError, match="NaN or infinite"):
             calibrate(analog, [(bad, random(3, 4))])
     for matrix in matrices_of(analog).values():
-        assert matrix.input_ranges() is None  # nothing was set halfway
+        assert matrix.input_ranges() is None  # No range was set before the error.
     calibrate(analog, [(random(3, 12), random(3, 4)), (random(0, 12), random(0, 4))])
 
 
@@ -260,8 +266,11 @@ def test_data_that_cannot_set_ranges(engine: str) -> None:
 
 
 def output_ranges(weight: Tensor, data: list[Tensor], percentile: float, bound: float) -> Tensor:
-    """Of tiles of 20 x 20 (17 and 16 columns): largest |w / max|w|| x of the percentile, over the
-    bound; the largest of the columns' tiles."""
+    """Return the ranges that outputs need, for tiles of 20 x 20 (17 and 16 columns).
+
+    A tile needs the percentile of |w / max|w| x| over the bound; a row of tiles needs the largest
+    need of its column tiles.
+    """
     largest = torch.zeros(3)
     for row in range(3):
         rows = slice(20 * row, 20 * row + 20)
@@ -277,8 +286,10 @@ def output_ranges(weight: Tensor, data: list[Tensor], percentile: float, bound: 
 
 
 def test_ranges_are_raised_until_the_adc_holds_the_outputs(engine: str) -> None:
-    """As large as an input range needs, as an output does, the larger of both; middle rows see
-    inputs ten times as small, so that they are left alone."""
+    """A range is the larger of what inputs and outputs need.
+
+    Middle rows see inputs ten times as small, so they are left alone.
+    """
     data = batches(60)
     for x in data:
         x[:, 20:40] = 0.3 * x[:, 20:40].sign()
@@ -300,7 +311,10 @@ def test_ranges_are_raised_until_the_adc_holds_the_outputs(engine: str) -> None:
 
 
 def test_an_adc_clips_the_share_that_is_left(engine: str) -> None:
-    """On the data that set the ranges, one batch and one tile: what lies over the percentile."""
+    """An ADC clips what lies over the percentile.
+
+    This holds for the data that set the ranges, if they are one batch and one tile.
+    """
     preset = QUIET.change(out_bound=0.5, dac_bits=16, why="an ADC that clips")
     model, x = linear(20, 16), random(200, 20)
     analog = convert(model, preset, engine=engine)
@@ -314,7 +328,7 @@ def test_an_adc_clips_the_share_that_is_left(engine: str) -> None:
         bound = 0.5 * float(ranges) * only(analog).column_scale()[0]
         shares[percentile] = float((y.abs() >= bound * (1 - 1e-4)).double().mean())
     assert shares[None] > 0.2
-    # an output within half an ADC step of the bound is counted as clipped too
+    # An output within half an ADC step of the bound is counted as clipped too.
     assert abs(shares[90.0] - 0.10) < 0.01 and abs(shares[99.0] - 0.01) < 0.005
 
 
@@ -371,7 +385,7 @@ def test_wrong_arguments(engine: str) -> None:
 
 
 class Failing(nn.Module):
-    """A forward pass with a TypeError of its own."""
+    """A model whose forward pass raises a TypeError of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -383,8 +397,10 @@ class Failing(nn.Module):
 
 
 def test_batches_that_the_model_does_not_take(engine: str) -> None:
-    """With labels, or under other names: the error says how a batch is taken. A TypeError from
-    inside the model stays what it is."""
+    """The error for labels or other names says how a batch is taken.
+
+    A TypeError from inside the model is not replaced.
+    """
     x, y = random(6, 12), torch.arange(6)
     analog = convert(mlp(), TILED, engine=engine)
     batches: list[tuple[Any, str]] = [

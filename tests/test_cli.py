@@ -79,7 +79,10 @@ def test_options_mean_what_they_say(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_last_of_a_repeated_option_counts_and_lists_add_up(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A script may add words to those that it was given, such as --out and --resume."""
+    """A script may add words to those it was given.
+
+    Examples are --out and --resume.
+    """
     words = ["--chips", "1", "--json", "--out", "a", "--times", "1h", "--chips", "2", "--json"]
     assert outcome(options, *words, "--out", "b", "--times", "1s", "--preset", "ideal") == 0
     values = json.loads(capsys.readouterr().out)
@@ -191,14 +194,17 @@ def test_what_a_command_returns_is_its_exit_code(value: int | None, code: int) -
 @pytest.mark.parametrize("code", [0, 1])
 @pytest.mark.parametrize("words", [[], ["--json"]])
 def test_a_reader_who_leaves_changes_nothing(tmp_path: Path, code: int, words: list[str]) -> None:
-    """The work is done to its end and its exit code is the process's own; nothing is said."""
+    """The work is finished, and its exit code is the process's own.
+
+    Nothing is printed about it.
+    """
     script = tmp_path / "toy.py"
     script.write_text(
         "import sys, time\n"
         "from pathlib import Path\n"
         "from benchmarks import cli\n"
         "def work(*, output: cli.Output = cli.Output()) -> int:\n"
-        "    sys.stdin.read()\n"  # until the reader has gone
+        "    sys.stdin.read()\n"  # This waits until the reader has gone.
         "    for _ in range(3):\n"
         "        output.result('x' * 100_000, {'x': 'x' * 100_000})\n"
         "        print('and more', flush=True)\n"

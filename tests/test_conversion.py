@@ -93,7 +93,7 @@ CONVS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "unbatched": (lambda: nn.Conv2d(3, 5, 3, padding=1), (3, 6, 7)),
     "no bias": (lambda: nn.Conv2d(3, 5, 3, bias=False), (2, 3, 6, 7)),
-    # 57 * 9 = 513 rows lie on 257 + 256: the second tile begins inside a channel
+    # 57 * 9 = 513 rows lie on 257 + 256, so the second tile begins inside a channel.
     "tiles inside a channel": (lambda: nn.Conv2d(57, 520, 3, padding=1), (1, 57, 4, 4)),
     "groups on several tiles": (
         lambda: nn.Conv1d(2 * 180, 2 * 520, 3, groups=2, padding=1),
@@ -113,7 +113,10 @@ def test_convolution_equals_digital(engine: str, case: str) -> None:
 
 @pytest.mark.parametrize("kind", ["linear", "conv", "groups"])
 def test_input_range_of_every_tile_keeps_gradients(kind: str) -> None:
-    """Ranges that differ between the column tiles take another way through the products."""
+    """Ranges that differ between column tiles keep gradients too.
+
+    They take another way through the products.
+    """
     model, x = {
         "linear": (nn.Linear(700, 600), random(4, 700)),
         "conv": (nn.Conv2d(57, 520, 3, padding=1), random(1, 57, 4, 4)),
@@ -178,7 +181,7 @@ def test_bert_of_twelve_layers_equals_digital(engine: str) -> None:
 
 
 def test_gpt2_equals_digital(engine: str) -> None:
-    """Hugging Face Conv1D, and a head whose weight is the embedding's."""
+    """The model has Hugging Face's Conv1D, and a head that shares the embedding's weight."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
@@ -227,7 +230,7 @@ def test_encoder_fast_path_is_not_taken(engine: str) -> None:
         assert not torch.allclose(analog(x), expected)
 
 
-# --- what is kept ---
+# --- what survives a conversion ---
 
 
 def test_given_model_is_untouched(engine: str) -> None:
@@ -295,13 +298,13 @@ def test_state_dict_keys_are_the_digital_ones_and_more(engine: str) -> None:
 
 @pytest.mark.parametrize("way", ["deepcopy", "pickle", "torch.save"])
 def test_copies_are_independent(engine: str, way: str) -> None:
-    """A copied crossbar must read its own layer's weights, not those of the model copied."""
+    """A copied crossbar reads its own layer's weights, not those of the original."""
     preset = QUIET if engine == "native" else ideal
     analog = convert(mlp(), preset, engine=engine).eval()
     x = random(6, 12)
     calibrate(analog, [x])
     with torch.no_grad():
-        expected = analog(x)  # fills what is kept between products
+        expected = analog(x)  # This fills what is stored between products.
         if way == "deepcopy":
             other = copy.deepcopy(analog)
         elif way == "pickle":

@@ -1,4 +1,4 @@
-"""What conversion says: coverage, what is excluded or overridden, what is refused."""
+"""Messages of conversion: coverage, excluded layers, overrides, refusals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ScaledLinear(nn.Linear):
         return 2.0 * super().forward(input)
 
 
-# --- what is said ---
+# --- messages ---
 
 
 def test_coverage_tells_the_truth(engine: str) -> None:
