@@ -1,5 +1,4 @@
-"""The cross-check as users call it: all levels, two presets, a physics of
-one's own, the task level."""
+"""The cross-check as users call it: all levels, two presets, a user's physics, the task level."""
 
 from __future__ import annotations
 
@@ -62,7 +61,7 @@ def test_all_levels_in_one_call(tmp_path: Path) -> None:
         "task",
     ]
     assert table["p_different"].min() > FALSE_ALARM
-    assert not report.passed  # six chips decide little, and say so
+    assert not report.passed  # Six chips decide little, and the report says so.
     assert set(table[table["level"] == "layer"]["cell"]) == {"0", "2"}
     in_time = table[(table["level"] == "task")]
     assert set(zip(in_time["quantity"], in_time["t_inference"], strict=True)) == {
@@ -84,8 +83,10 @@ def test_all_levels_in_one_call(tmp_path: Path) -> None:
 
 
 def test_the_task_level_is_decided_by_enough_chips_and_not_by_few() -> None:
-    """A metric with little spread: 4 chips leave it open, 40 decide, and one off by a point is
-    found out."""
+    """The metric has little spread.
+
+    Four chips leave it open, 40 decide, and a metric that is off by a point is found.
+    """
     draw = torch.Generator().manual_seed(2)
 
     def chips(count: int, at: float) -> list[list[task.Value]]:
@@ -109,7 +110,10 @@ DEFAULTS: dict[str, Any] = {
 
 
 def trained_mlp() -> tuple[nn.Module, nn.Module]:
-    """(digital, as after a training: other weights, learned column factors and input ranges)."""
+    """Return a digital model and a converted one, as after a training.
+
+    The converted one has other weights, learned column factors and input ranges.
+    """
     model = mlp().eval()
     native = convert(model, presets.rasch2023).eval()
     calibrate(native, [inputs()])
@@ -124,7 +128,10 @@ def trained_mlp() -> tuple[nn.Module, nn.Module]:
 
 
 def test_a_trained_model_is_what_is_compared() -> None:
-    """Its weights times its learned factors, behind its ranges; on aihwkit too."""
+    """Its weights times its learned factors are compared, behind its ranges.
+
+    This holds on aihwkit too.
+    """
     model, native = trained_mlp()
     question = ask(
         model,
@@ -166,7 +173,7 @@ def test_a_trained_model_of_something_else() -> None:
 
 
 def test_two_presets() -> None:
-    """They differ where their fields do, and the report says because of which part."""
+    """They differ if their fields do, and the report says which part causes it."""
     report = crosscheck(
         mlp(),
         presets.rasch2023,
@@ -215,7 +222,7 @@ class Closed:
 
 
 class Scalar:
-    """A user's physics that is not: constant noise, one exponent."""
+    """A user's physics that is not the paper's: constant noise, one exponent."""
 
     @staticmethod
     def program(weights: Tensor, generator: torch.Generator) -> Tensor:

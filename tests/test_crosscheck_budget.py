@@ -39,7 +39,10 @@ def fake_layers(kinds: str) -> dict[str, Any]:
 
 
 def choice(budget: float | None, spent: float = 0.0) -> Choice:
-    """8 targets of 10 s, layers of 11, 21 and 31 s, 10 chips of 4 s: 183 s."""
+    """Return what a budget buys of 183 s of work.
+
+    The work is 8 targets of 10 s, layers of 11, 21 and 31 s, and 10 chips of 4 s.
+    """
     targets = list(device.TARGETS)
     return plan.choose(
         budget, spent, targets, 1_000_000, 10.0, fake_layers("aab"), (10, Cost(0.0, 4.0))
@@ -69,7 +72,10 @@ def test_what_a_budget_buys_costs_no_more(budget: float | None) -> None:
 
 
 def test_a_budget_keeps_the_telling_ones() -> None:
-    """Fewer samples before fewer targets, one layer of each kind before two of one."""
+    """Samples are dropped before targets.
+
+    One layer of each kind is kept before two of one.
+    """
     assert choice(100.0).targets == list(device.TARGETS) and choice(100.0).samples < 1_000_000
     small = choice(30.0)
     assert set(small.targets) == {0.0, 0.1, 1.0}
@@ -79,13 +85,13 @@ def test_a_budget_keeps_the_telling_ones() -> None:
 
 
 def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The parts that are done are not done again, and the result is that of one run."""
+    """Parts that are done are not done again; the result is that of one run."""
     calls: list[float] = []
     real = comparison.device_findings
 
     def part(compared: Any, x: float, *rest: Any) -> Any:
         calls.append(x)
-        if len(calls) == 4:  # the first is the one that predicts
+        if len(calls) == 4:  # The first call is the one that predicts.
             raise KeyboardInterrupt
         return real(compared, x, *rest)
 
@@ -131,7 +137,7 @@ def test_workers_find_the_same(tmp_path: Path) -> None:
 
 
 def positive(shift: float, model: nn.Module) -> float:
-    """A share of outputs; 1,000 more in another process."""
+    """Return the share of positive outputs, plus 1,000 if this runs in another process."""
     apart = multiprocessing.current_process().name != "MainProcess"
     return float((model(inputs()) > shift).float().mean()) + 1000.0 * apart
 
@@ -145,7 +151,10 @@ def chips_of(folder: Path) -> dict[str, float]:
 
 
 def test_workers_share_the_chips_of_a_task(tmp_path: Path) -> None:
-    """The same chips, in other processes; what is kept is of one `evaluate`."""
+    """The chips are the same in other processes.
+
+    The files that are stored belong to one `evaluate`.
+    """
     rest: dict[str, Any] = {**QUICK, "levels": "task", "times": "1h", "task_chips": 3}
     where = {1: tmp_path / "one", 2: tmp_path / "two"}
 
@@ -171,7 +180,10 @@ def test_workers_share_the_chips_of_a_task(tmp_path: Path) -> None:
 
 
 def test_the_sides_of_a_task_may_have_other_numbers_of_chips(tmp_path: Path) -> None:
-    """Welch's interval of all chips there are; the cheap side's make up for the dear one's."""
+    """Welch's interval takes all chips there are.
+
+    The cheap side's chips make up for those of the expensive side.
+    """
 
     def check(task_chips: Any) -> Report:
         return crosscheck(
@@ -195,7 +207,7 @@ def test_the_sides_of_a_task_may_have_other_numbers_of_chips(tmp_path: Path) -> 
     (row,) = report.table.to_dict("records")
     assert (row["low"], row["high"]) == pytest.approx((welch.low, welch.high))
     assert any("9 chips of rasch2023, 4 of scalar_drift" in note for note in report.notes)
-    pd.testing.assert_frame_equal(check([9, 4]).table, report.table)  # all of it was kept
+    pd.testing.assert_frame_equal(check([9, 4]).table, report.table)  # All of it was stored.
     with pytest.raises(DataError, match=r"\(chips differ\)"):
         check(9)
 
@@ -219,8 +231,11 @@ def test_a_budget_lessens_both_sides_alike(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_prediction_counts_every_chip_of_the_first_side(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Work that takes a second each, at two times: drift and evaluation natively, building,
-    programming, drift and evaluation on the other side."""
+    """Every piece of work takes a second, at two times.
+
+    The pieces are drift and evaluation natively, and building, programming, drift and evaluation on
+    the other side.
+    """
     native = convert(mlp(), presets.rasch2023)
     calibrate(native, [inputs()])
 
@@ -243,7 +258,7 @@ def test_a_wrong_number_of_chips_says_what_is_allowed(chips: Any) -> None:
 
 
 def test_an_evaluate_that_cannot_travel_says_so() -> None:
-    held = (inputs() for _ in range(9))  # as a running data loader holds one
+    held = (inputs() for _ in range(9))  # A running data loader holds a generator too.
 
     def evaluate(model: nn.Module) -> float:
         return float(model(next(held)).detach().mean())

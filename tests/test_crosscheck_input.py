@@ -1,4 +1,4 @@
-"""Questions to the cross-check that cannot be answered, and what is said of them."""
+"""Questions to the cross-check that cannot be answered, and their error messages."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ LAYER = presets.rasch2023.change(
             mlp(),
             presets.rasch2023,
             inputs(),
-            {"budget": 0.01},  # less than any machine takes to predict
+            {"budget": 0.01},  # This is less than any machine needs for the prediction.
             UsageError,
             "too small for one cell",
         ),
@@ -112,7 +112,10 @@ def test_a_gpu_where_there_is_none() -> None:
 
 @pytest.mark.cuda
 def test_the_native_side_runs_on_a_gpu() -> None:
-    """What is equal on a CPU is equal there: outputs with the same weights, to 1e-5."""
+    """What is equal on a CPU is equal on a GPU.
+
+    Outputs with the same weights agree to 1e-5.
+    """
     more = {"levels": ("layer", "task"), "evaluate": mean_output, "device": "cuda"}
     report = crosscheck(mlp(), presets.rasch2023, inputs(), **{**QUICK, **more})
     table = report.table.set_index(["quantity"])

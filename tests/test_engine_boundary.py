@@ -1,4 +1,4 @@
-"""What generic code may ask of an engine and its matrices, the same questions for both."""
+"""Questions that generic code may ask an engine and its matrices, the same for both engines."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_ways_to_draw_are_the_engines(engine: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_aihwkit_always_draws_on_the_cpu() -> None:
-    """As `program` documents: its tiles have one way, whatever is asked for."""
+    """As `program` documents, its tiles have one way to draw, whatever the argument."""
     weights = []
     for draw_on in ("cpu", "device", "compiled"):
         analog = convert(mlp(), DEVICES, engine="aihwkit").eval()
@@ -86,7 +86,7 @@ def test_the_periphery_is_named_by_what_it_is(engine: str) -> None:
 
 def test_weight_decay_spares_the_periphery_whatever_its_names(engine: str) -> None:
     class Own(nn.Module):
-        """Has a matrix of its own with the name of a periphery's parameter."""
+        """A model whose own matrix has the name of a periphery's parameter."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""docs/extend.md: its blocks, run as a reader would run them."""
+"""docs/extend.md: its blocks run as a reader would run them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_every_block_of_the_page_runs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(match, "_REGISTERED", {})
     monkeypatch.setattr(presets, "_PRESETS", dict(presets._PRESETS))
-    monkeypatch.setitem(presets.SOURCES, "ours2026", "")  # the page sets it
+    monkeypatch.setitem(presets.SOURCES, "ours2026", "")  # The page sets it.
     torch.manual_seed(0)
     names: dict[str, Any] = {"__name__": "extend"}
     for kind, text in BLOCKS:

@@ -12,7 +12,7 @@ from tests import golden
 
 RECORD: dict[str, Any] = json.loads(golden.FILE.read_text(encoding="utf-8"))
 CASES = dict(golden.cases())
-# compiling takes seconds per device: one here, all in `python -m tests.golden`
+# Compiling takes seconds per device: one device here, all in `python -m tests.golden`.
 SLOW = [name for name in CASES if name.startswith("compiled") and "rasch2023" not in name]
 
 

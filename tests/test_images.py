@@ -1,4 +1,4 @@
-"""Images: every format from tiny files in its real form, damage named."""
+"""Images: every format from tiny files in its real form; damage is named."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def own_cache(tmp_path, monkeypatch) -> None:
 
 
 def picture(value: int, size: int = 4) -> np.ndarray:
-    """A picture whose pixels are a function of `value`."""
+    """Return a picture whose pixels are a function of `value`."""
     return (np.arange(size * size * 3).reshape(size, size, 3) * 5 + value).astype(np.uint8)
 
 
@@ -39,7 +39,7 @@ def encoded(array: np.ndarray, kind: str = "PNG") -> bytes:
 
 
 def cifar_files(root: Path, kind: type, monkeypatch, n: int = 5) -> Path:
-    """Tiny pickles in the official form, their checksums put in place of the official ones."""
+    """Write tiny pickles in the official form; their checksums replace the official ones."""
     base = root / kind.base_folder
 
     def put(name: str, content: dict) -> tuple[str, str]:
@@ -75,7 +75,7 @@ def test_cifar_pickles(tmp_path, monkeypatch, classes, n_train) -> None:
     assert data["train_images"].shape == (n_train, 3, 32, 32)
     assert data["train_images"].dtype == torch.uint8
     assert data["test_labels"].tolist() == [0, 1, 2, 3, 4]
-    # batch i is filled with i: order kept, nothing lost
+    # Batch i is filled with i: the order stays, and nothing is lost.
     assert data["train_images"].flatten(1).float().mean(1).tolist() == [
         i // 5 for i in range(n_train)
     ]
@@ -114,9 +114,10 @@ def test_cifar_that_is_damaged_or_missing_says_which_files(tmp_path, monkeypatch
 
 
 def binary_files(folder: Path, classes: int, monkeypatch, n: int = 3) -> list[Path]:
-    """Files of `n` images in the official binary form; their checksums replace the official ones.
+    """Write files of `n` images in the official binary form.
 
-    Image i of file f has label i (of 100 classes: coarse 9, fine i), and pixel p is i + f + p.
+     Their checksums replace the official ones. Image i of file f has label i (of 100 classes:
+    coarse 9, fine i), and pixel p is i + f + p.
     """
     files, paths = {}, []
     for split, parts in images.BINARY[classes].items():
@@ -137,11 +138,12 @@ def binary_files(folder: Path, classes: int, monkeypatch, n: int = 3) -> list[Pa
 def test_cifar_in_its_binary_form(tmp_path, monkeypatch, classes, n_files) -> None:
     binary_files(tmp_path, classes, monkeypatch)
     data = images.cifar(classes, tmp_path)
-    assert data["train_labels"].tolist() == [0, 1, 2] * n_files  # the fine ones
+    assert data["train_labels"].tolist() == [0, 1, 2] * n_files  # These are the fine labels.
     assert data["test_labels"].dtype == torch.int64
     pictures = data["train_images"]
     assert pictures.shape == (3 * n_files, 3, 32, 32) and pictures.dtype == torch.uint8
-    for index, picture in enumerate(pictures):  # red, green, blue, each row by row; files in order
+    # Planes are red, green, blue, each row by row; files come in order.
+    for index, picture in enumerate(pictures):
         start = index % 3 + index // 3
         assert picture.flatten().tolist() == [(start + p) % 256 for p in range(3072)]
 
@@ -171,7 +173,10 @@ def test_a_wrong_binary_cifar_file_is_named(tmp_path, monkeypatch, classes) -> N
 
 
 def test_real_cifar_in_its_binary_form(real_data, tmp_path) -> None:
-    """The official files, made from the lossless images: every checksum holds."""
+    """The official files are made from the lossless images.
+
+    Every checksum holds.
+    """
     script = real_data / "unpack_cifar.py"
     if not script.exists():
         pytest.skip(f"no {script}")
@@ -217,7 +222,7 @@ def test_jpeg_tar_is_decoded_once(tmp_path, monkeypatch) -> None:
     assert data["train_images"].shape == (20, 3, 32, 32)
     counts = data["train_labels"].bincount().tolist()
     assert counts == [2] * 10
-    monkeypatch.setattr(images, "pixels", None)  # decoding again would fail
+    monkeypatch.setattr(images, "pixels", None)  # Decoding again would fail.
     again = images.cifar10_jpeg(tmp_path)
     assert all(torch.equal(data[key], again[key]) for key in data)
 
@@ -226,11 +231,12 @@ def test_the_unpacked_tar_gives_the_same_images(tmp_path) -> None:
     packed, unpacked = tmp_path / "a", tmp_path / "b" / "cifar-10"
     tar = image_tar(packed / "cifar-10-images.tar.xz")
     with tarfile.open(tar) as archive:
-        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # since 3.11.4
+        # This exists since Python 3.11.4.
+        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
         archive.extractall(unpacked, **safely)
     first, second = images.cifar10_jpeg(packed), images.cifar10_jpeg(unpacked.parent)
     for split in ("train", "test"):
-        names = sorted(images.CIFAR10_CLASSES)  # the official order is the alphabet's
+        names = sorted(images.CIFAR10_CLASSES)  # The official order is alphabetical.
         assert names == list(images.CIFAR10_CLASSES)
         assert torch.equal(first[f"{split}_labels"], second[f"{split}_labels"])
         assert torch.equal(first[f"{split}_images"], second[f"{split}_images"])
@@ -326,7 +332,7 @@ def test_damaged_lossless_images_are_named(tmp_path) -> None:
     path = lossless(tmp_path / "lossless-subset.npz")
     blob = path.read_bytes()
     broken = bytearray(blob)
-    broken[len(blob) // 8] ^= 0xFF  # inside the first array
+    broken[len(blob) // 8] ^= 0xFF  # This byte is inside the first array.
     for damaged in (b"", blob[: len(blob) // 2], bytes(broken)):
         path.write_bytes(damaged)
         with pytest.raises(DataError, match="lossless-subset.npz is damaged or cut short"):

@@ -1,4 +1,4 @@
-"""Who imports whom, and what an import does."""
+"""The direction of imports, and the side effects of an import."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ PACKAGES = ("aimc_bridge", "presets", "benchmarks")
 
 # --- imports go one way ---------------------------------------------------------------------------
 
-# A unit imports units of a lower rank only: two of one rank do not know each other, and `rng` and
-# `errors`, at the bottom, import nothing of ours.
+# A unit imports units of a lower rank only: two units of one rank do not know each other, and `rng`
+# and `errors`, at the bottom, import nothing of ours.
 RANK = {
     "aimc_bridge.errors": 0,
     "aimc_bridge.rng": 0,
@@ -56,11 +56,12 @@ RANK = {
     "benchmarks": 12,
 }
 PRESETS_MAY = {"aimc_bridge.spec", "aimc_bridge.errors"}
-UPWARD = ("aimc_bridge.spec", "aimc_bridge.engines.aihwkit")  # Preset.rpu_config, when it is called
+# Preset.rpu_config imports it when it is called.
+UPWARD = ("aimc_bridge.spec", "aimc_bridge.engines.aihwkit")
 
 
 class Import(NamedTuple):
-    """`module` names what is imported; `lazy`: inside a function; `typing`: for type checkers."""
+    """An import of `module`; `lazy` if inside a function, `typing` if for type checkers."""
 
     importer: str
     module: str
@@ -69,7 +70,7 @@ class Import(NamedTuple):
 
 
 def imports(importer: str, source: str) -> list[Import]:
-    """All imports of a module's source, those by `import_module("...")` too."""
+    """Return all imports of a module's source, including those by `import_module("...")`."""
     listed: list[Import] = []
 
     def visit(node: ast.AST, lazy: bool, typing: bool) -> None:
@@ -100,7 +101,7 @@ def imports(importer: str, source: str) -> list[Import]:
 
 
 def unit(module: str) -> str:
-    """The unit that a module of ours belongs to: "aimc_bridge.physics.drift" -> ".physics"."""
+    """Return the unit of a module of ours: "aimc_bridge.physics.drift" -> ".physics"."""
     parts = module.split(".")
     if parts[0] != "aimc_bridge":
         return parts[0]
@@ -117,19 +118,20 @@ def module_path(module: str) -> Path:
 
 
 def broken_rules(imported: Import) -> list[str]:
-    """Which rules of the layout an import breaks."""
+    """Return the rules of the layout that an import breaks."""
     sentence = f"{imported.importer} imports {imported.module}"
     rules: list[str] = []
     if (
         imported.module.split(".")[0] == "aihwkit"
         and unit(imported.importer) != "aimc_bridge.engines.aihwkit"
-        and imported.importer != "benchmarks.speed.sides"  # aihwkit as it comes, to compare with
+        # It uses aihwkit as it comes, to compare with.
+        and imported.importer != "benchmarks.speed.sides"
     ):
         rules.append(f"{sentence}: only aimc_bridge.engines.aihwkit imports aihwkit")
     if imported.module.split(".")[0] not in PACKAGES:
         return rules
     source, target = unit(imported.importer), unit(imported.module)
-    if source == "aimc_bridge":  # __init__: names resolved on first use
+    if source == "aimc_bridge":  # __init__ resolves its names on first use.
         if not (imported.typing or imported.lazy):
             rules.append(f"{sentence}: aimc_bridge/__init__.py resolves its names on first use")
     elif source == target or (source, target) == UPWARD and imported.lazy:
@@ -146,7 +148,7 @@ def broken_rules(imported: Import) -> list[str]:
 
 
 def modules() -> dict[str, str]:
-    """Module name -> source of everything in the three packages."""
+    """Return the source of every module in the three packages, by module name."""
     sources = {}
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
@@ -209,11 +211,11 @@ def test_a_right_import_is_not_refused() -> None:
         assert [r for imported in imports(importer, line) for r in broken_rules(imported)] == []
 
 
-# --- what an import does --------------------------------------------------------------------------
+# --- side effects of an import --------------------------------------------------------------------
 
 
 def python(code: str, cwd: Path = ROOT, **environment: str) -> str:
-    """What a new process prints."""
+    """Return what a new process prints."""
     process = subprocess.run(
         [sys.executable, "-c", code],
         cwd=cwd,
