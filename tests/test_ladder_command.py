@@ -45,7 +45,7 @@ pytestmark = pytest.mark.usefixtures("no_data")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded WideResNet, untrained."""
+    """Return a folder with the embedded WideResNet, untrained."""
     file = tmp_path_factory.mktemp("model") / "model.safetensors"
     save_model(tasks.get("wrn").build(0), str(file))
     return file.parent
@@ -82,7 +82,7 @@ def test_the_command_climbs_and_writes(finished: Path, checkpoint: Path) -> None
     expected = mvm.set_index(["row", "t_inference", "chip"]).value.reindex(means.index)
     assert np.allclose(means, expected)
     redrawn = results[(results.row == "replication redrawn") & (results.metric == "draws")]
-    assert set(redrawn.value) == {2.0}  # 30 images, 25 at a time
+    assert set(redrawn.value) == {2.0}  # There are 30 images, 25 at a time.
     for name in ("ladder.csv", "layers.csv", "flaws.csv", "less-one.csv", "summary.md"):
         assert (finished / name).stat().st_size > 0
     text = (finished / "summary.md").read_text()
@@ -91,7 +91,10 @@ def test_the_command_climbs_and_writes(finished: Path, checkpoint: Path) -> None
 
 
 def test_a_rung_is_the_sweep_of_its_preset(finished: Path, checkpoint: Path) -> None:
-    """The last one: same chips, noise and ranges as the preset alone, the layers' errors aside."""
+    """The last rung gives the values of a sweep of the preset alone.
+
+    Chips, noise and ranges are the same; the errors of layers are left out.
+    """
     task = tasks.get("wrn")
     analog = convert(task.load(checkpoint), rasch2023).eval()
     calibrate(analog, task.calibration_batches(8), "percentile")
@@ -114,7 +117,7 @@ def test_an_interrupted_ladder_goes_on(
 
     def stopped(self: sides.Chips, model: nn.Module) -> dict[str, float]:
         calls[0] += 1
-        if calls[0] == 12:  # in the second chip of the third rung
+        if calls[0] == 12:  # This is in the second chip of the third rung.
             raise KeyboardInterrupt
         return true(self, model)
 
@@ -124,11 +127,12 @@ def test_an_interrupted_ladder_goes_on(
     assert sorted(p.name for p in work.glob("*.csv")) == [
         *("exponent.csv", "measured.csv", "scalar.csv")
     ]
-    assert command.main(words) == 2  # not without --resume
+    assert command.main(words) == 2  # A run goes on only with --resume.
     assert command.main([*words, "--resume", "--seed", "3"]) == 2
     calls[0] = -(10**6)
     assert command.main([*words, "--resume"]) == 0
-    assert calls[0] + 10**6 == 2 * 2 * 11 - 10 + 2 * 2 + 7 * 2  # a whole chip again, no more
+    # A whole chip is measured again, and no more.
+    assert calls[0] + 10**6 == 2 * 2 * 11 - 10 + 2 * 2 + 7 * 2
     for name in ("results", "ladder", "flaws"):
         same = [pd.read_csv(out / f"{name}.csv") for out in (finished, tmp_path / "run")]
         pd.testing.assert_frame_equal(*same, check_exact=True)
@@ -183,7 +187,10 @@ def test_a_folder_of_something_else_is_refused(
 def test_a_digital_model_is_trained_where_none_is_given(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once: a resumed ladder takes the one it has."""
+    """A model is trained once.
+
+    A resumed ladder takes the one it has.
+    """
     seen = []
 
     def fit(task: tasks.Task, out: Path, **options: Any) -> nn.Module:
@@ -198,13 +205,16 @@ def test_a_digital_model_is_trained_where_none_is_given(
     assert isinstance(climb.study.digital_model(), nn.Module)
     assert climb.facts["digital"] == {"steps": 3}
     assert seen[0]["resume"] is False and seen[0]["seed"] == 0
-    assert seen[0]["recipe"].epochs == 0.5  # --digital-epochs, as in every study
+    assert seen[0]["recipe"].epochs == 0.5  # --digital-epochs sets this, as in every study.
 
 
 def test_input_ranges_come_from_the_inputs_alone(
     finished: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A plan that raises them for the outputs, as the results' LSTM has it, is not followed."""
+    """The ladder does not follow a plan that raises them for outputs.
+
+    The results' LSTM has such a plan.
+    """
     percentiles: list[float | None] = []
 
     def noted(model: nn.Module, batches: list[Any], method: str, **options: Any) -> None:
@@ -216,7 +226,7 @@ def test_input_ranges_come_from_the_inputs_alone(
     settings = dataclasses.replace(settings, out_percentile=99.0)
     study = base.Study(tasks.get("wrn"), settings, tmp_path)
     digital = study.digital_model()
-    digital.get_submodule("fc").get_parameter("weight").data.fill_(1.0)  # saturates its ADC
+    digital.get_submodule("fc").get_parameter("weight").data.fill_(1.0)  # This saturates its ADC.
     results, alone, raised = (study.convert(digital) for _ in range(3))
     calibrate(results, study.task.calibration_batches(8), "percentile")
     study.calibrate(alone, inputs_alone=True)
@@ -235,7 +245,7 @@ def test_input_ranges_come_from_the_inputs_alone(
     assert "Input ranges: method `percentile`, 8 batches, from the inputs alone." in text
     raised_facts = {**about, "out_percentile": 99.99}
     assert "raised until the ADC holds 99.99 %" in page._ranges_text(raised_facts)
-    for name in ("docs/ladder.md", "docs/results.md"):  # the difference is told on both pages
+    for name in ("docs/ladder.md", "docs/results.md"):  # Both pages tell the difference.
         assert "99.99" in (ROOT / name).read_text(encoding="utf-8")
 
 
@@ -368,11 +378,15 @@ def test_the_prose_of_docs_ladder_has_the_records_numbers() -> None:
 
 
 def test_the_readme_tells_what_the_page_shows() -> None:
-    """Every figure of the README's finding is in the page's tables, which are the records'."""
+    """Every figure of the README's finding is in the page's tables.
+
+    The tables come from the records.
+    """
     root = Path(__file__).parents[1]
     readme = (root / "README.md").read_text(encoding="utf-8")
     finding = readme.split("**What the simplifications cost.**")[1].split("300 images")[0]
-    figures = set(re.findall(r"\b\d+\.\d\d\b", finding)) - {"0.00"}  # what the replication reports
+    # 0.00 is what the replication reports.
+    figures = set(re.findall(r"\b\d+\.\d\d\b", finding)) - {"0.00"}
     assert len(figures) >= 15
     page = (root / "docs" / "ladder.md").read_text(encoding="utf-8").split("<!-- ladder -->")[1]
     assert not {figure for figure in figures if figure not in page}

@@ -1,4 +1,4 @@
-"""Device laws are open: a device of one's own is a spec and a law, and no other file changes."""
+"""Device laws are open: a user's own device is a spec and a law, and no other file changes."""
 
 from __future__ import annotations
 
@@ -34,16 +34,17 @@ PACKAGE = Path(physics.__file__).parent.parent
 DAY = 86400.0
 
 
-# --- a device from outside of the package ---------------------------------------------------------
+# --- a device from outside the package ------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RelaxingSpec(DeviceSpec):
     """Conductances that relax exponentially, each device at a rate of its own.
 
-    sigma_us     standard deviation of programming
-    rate_per_s   (mean, standard deviation) of the Gaussian behind the rate
-    read_sd      of a reading, relative
+    Attributes:
+        sigma_us: The standard deviation of programming.
+        rate_per_s: Mean and standard deviation of the Gaussian behind the rate.
+        read_sd: The relative standard deviation of a reading.
     """
 
     law: ClassVar[str] = "relaxing"
@@ -54,7 +55,7 @@ class RelaxingSpec(DeviceSpec):
 
 
 class Relaxing(Law[RelaxingSpec]):
-    """What such a device does."""
+    """The law of such a device."""
 
     read_noise = True
 
@@ -85,7 +86,7 @@ register(RelaxingSpec, Relaxing())
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RelaxingCellSpec(RelaxingSpec):
-    """The same in a single cell that holds a signed weight."""
+    """The same device in a single cell that holds a signed weight."""
 
     law: ClassVar[str] = "relaxing cell"
     pairs: ClassVar[bool] = False
@@ -95,7 +96,7 @@ register(RelaxingCellSpec, Relaxing())
 
 
 def relaxing(kind: type[RelaxingSpec] = RelaxingSpec, **changes: Any) -> Preset:
-    """The device behind an ideal periphery."""
+    """Return a preset with this device behind an ideal periphery."""
     values = {
         "g_max_us": 25.0,
         "t0_s": 20.0,
@@ -120,14 +121,17 @@ def matrices(model: nn.Module) -> list[Any]:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", [RelaxingSpec, RelaxingCellSpec])
 def test_a_device_of_ones_own_runs_everywhere(engine: str, kind: type[RelaxingSpec]) -> None:
-    """convert -> program -> drift -> sweep; on aihwkit through the generic noise model."""
+    """It runs through convert, program, drift and sweep.
+
+    On aihwkit, it runs through the generic noise model.
+    """
     preset = relaxing(kind).change(drift_compensation="none", why="the decay is to be seen")
     x = random(20, 12)
     analog = convert(mlp(), preset, engine=engine).eval()
     program(analog, 1)
     start = size(analog)
     program(analog, 1)
-    assert size(analog) == start  # same seed, same chip
+    assert size(analog) == start  # The same seed gives the same chip.
     for t_s in (3600.0, DAY, 2 * DAY):
         drift(analog, t_s)
         assert size(analog) == pytest.approx(start * np.exp(-1e-5 * t_s), rel=0.1)
@@ -144,8 +148,10 @@ def test_a_device_of_ones_own_runs_everywhere(engine: str, kind: type[RelaxingSp
 
 @pytest.mark.parametrize("netting", [True, False])
 def test_its_weights_are_the_same_on_both_engines(netting: bool) -> None:
-    """By distribution, as read a day after programming: chips of the native engine, and aihwkit's
-    tile with the generic noise model."""
+    """Weights as read a day after programming agree by distribution.
+
+    The native engine's chips are compared with aihwkit's tile with the generic noise model.
+    """
     preset = relaxing(netting=netting)
     weight = torch.tensor([1.0, -0.5, 0.1])[:, None].expand(-1, 600).contiguous()
     model = preset.rpu_config().noise_model
@@ -169,7 +175,7 @@ def test_its_weights_are_the_same_on_both_engines(netting: bool) -> None:
 
 
 def test_its_laws_act_on_a_native_chip() -> None:
-    """Programming noise and rates of a layer's cells, against the numbers of the device."""
+    """A layer's programming noise and rates match the device's numbers."""
     preset = relaxing(RelaxingCellSpec, read_sd=0.0)
     preset = preset.change(drift_compensation="none", why="weights as they are")
     analog = convert(linear(500, 400, bias=False), preset).eval()
@@ -185,7 +191,7 @@ def test_its_laws_act_on_a_native_chip() -> None:
     stats.assert_sd(rates, 2e-6)
     first = matrix.effective_weight().clone()
     drift(analog, DAY)
-    assert torch.equal(matrix.effective_weight(), first)  # a device keeps its rate
+    assert torch.equal(matrix.effective_weight(), first)  # A device keeps its rate.
 
 
 def test_the_public_functions_ask_it() -> None:
@@ -202,11 +208,14 @@ def test_the_public_functions_ask_it() -> None:
     torch.testing.assert_close(mean_drift_factor(g, DAY, pcm), torch.full((6,), np.exp(-0.864)))
     assert torch.equal(nu_mean(g, pcm), torch.full((6,), 1e-5))
     assert torch.equal(nu_sd(g, pcm), torch.full((6,), 2e-6))
-    assert age(40.0, pcm) == 3.0  # of a power law, if it had one
+    assert age(40.0, pcm) == 3.0  # This would be the age for a power law, if it had one.
 
 
 def test_its_noise_is_injected_in_training() -> None:
-    """Programming noise, and a reading on top; the recipe on both engines."""
+    """Programming noise is injected, and a reading on top.
+
+    The recipe trains on both engines.
+    """
     weight, eps = random(3, 50, seed=4).clamp(-1, 1), random(2, 3, 50, seed=5)
     pcm = relaxing().pcm
     recipe = rasch2023.training["wrn16"]
@@ -245,8 +254,11 @@ def test_aihwkits_own_training_refuses_what_its_modifiers_do_not_have() -> None:
 
 @needs_compiler
 def test_a_law_that_is_not_compiled_is_drawn_without_passes() -> None:
-    """`draw_on="compiled"` decides where numbers are drawn, not whether a device can be used; a law
-    that says it can be traced gets the passes."""
+    """A law that cannot be traced is usable all the same.
+
+    `draw_on="compiled"` decides where numbers are drawn, not whether a device can be used; a law
+    that says it can be traced gets the passes.
+    """
     chips = []
     for compiled in (False, True):
         law = type("Traced", (Relaxing,), {"compiled": compiled})()
@@ -259,14 +271,14 @@ def test_a_law_that_is_not_compiled_is_drawn_without_passes() -> None:
         chips.append(only(analog).effective_weight())
         decayed = clean * np.exp(-1e-5 * DAY)
         assert float((chips[-1] - decayed).abs().mean()) < 0.2 * float(decayed.abs().mean())
-    assert not torch.equal(*chips)  # a pass draws the two devices of a pair from two streams
+    assert not torch.equal(*chips)  # A pass draws the two devices of a pair from two streams.
 
 
-# --- the cross-check has closed forms of its own --------------------------------------------------
+# --- the closed forms of the cross-check ----------------------------------------------------------
 
 
 class ClosedRelaxing(closed.ClosedLaw):
-    """The formulas once more."""
+    """A second version of the formulas."""
 
     programming_noise = True
     read_noise = True
@@ -288,14 +300,17 @@ class ClosedRelaxing(closed.ClosedLaw):
 
 
 class WrongRelaxing(ClosedRelaxing):
-    """Rates 2 % too large."""
+    """Formulas with rates 2 % too large."""
 
     def exponent_mean(self, x: Any) -> Any:
         return 1.02 * super().exponent_mean(x)
 
 
 def test_a_closed_form_is_found_by_the_laws_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device level passes against the right formulas, and finds wrong ones."""
+    """The device level agrees with the right formulas.
+
+    It finds wrong ones.
+    """
     monkeypatch.setattr(closed, "_CLOSED", dict(closed._CLOSED))
     for law, different in ((ClosedRelaxing, False), (WrongRelaxing, True)):
         closed.register("relaxing", law)
@@ -307,7 +322,10 @@ def test_a_closed_form_is_found_by_the_laws_name(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_law_without_closed_form_says_so() -> None:
-    """The levels that need none are compared, with a warning; the device level is an error."""
+    """The device level is an error without a closed form.
+
+    The levels that need none are compared, with a warning.
+    """
     with pytest.raises(CapabilityError, match="'relaxing' has no closed form.*closed.register"):
         device_level(relaxing(), (DAY,), (0.5,), samples=100)
     with pytest.raises(CapabilityError, match="no closed form"):
@@ -342,7 +360,7 @@ def test_a_name_belongs_to_one_law() -> None:
 
 
 def test_a_class_defined_again_replaces_its_law() -> None:
-    """As in a notebook, where a cell is run twice."""
+    """In a notebook a cell is run twice."""
     before = law_of(relaxing().pcm)
     again = Relaxing()
     register(RelaxingSpec, again)
@@ -384,7 +402,10 @@ def test_a_law_must_say_its_noise_and_its_drift() -> None:
 
 
 def test_a_subclass_of_a_device_has_its_law() -> None:
-    """Its own numbers, the law of its parent; no aihwkit model unless the numbers are aihwkit's."""
+    """It has its own numbers and the law of its parent.
+
+    It has no aihwkit model unless the numbers are aihwkit's.
+    """
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class TunedPcmSpec(PcmSpec):
@@ -397,12 +418,15 @@ def test_a_subclass_of_a_device_has_its_law() -> None:
     assert type(preset.rpu_config().noise_model).__name__ == "PCMLikeNoiseModel"
 
 
-# --- nobody else asks which device it is ----------------------------------------------------------
+# --- no other code asks which device it is --------------------------------------------------------
 
 
 def test_no_code_outside_of_the_laws_asks_which_device_it_is() -> None:
-    """No `isinstance` on a device, and no name of a concrete device's class, in the library outside
-    of `physics/laws` and of `spec`, which defines the classes."""
+    """The library has no `isinstance` on a device.
+
+    It names no concrete device's class either, outside `physics/laws` and `spec`, which defines the
+    classes.
+    """
     kinds = {kind.__name__ for kind in _below(DeviceSpec) if kind.__module__.startswith("aimc_")}
     assert {"PcmSpec", "HermesSpec", "ScalarDriftSpec", "IdealSpec", "StatisticalSpec"} <= kinds
     wrong = []
@@ -428,7 +452,7 @@ def _below(kind: type[DeviceSpec]) -> list[type[DeviceSpec]]:
 
 
 def test_levels() -> None:
-    """127 steps of 8 bits to either side: what `quantised` rounds to."""
+    """8 bits have 127 steps to either side: what `quantised` rounds to."""
     assert [levels(bits) for bits in (2, 4, 8)] == [1, 7, 127]
     values = quantised(torch.linspace(-3.0, 3.0, 4001, dtype=torch.float64), 4, 2.0)
     assert len(values.unique()) == 2 * levels(4) + 1
