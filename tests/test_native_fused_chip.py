@@ -1,4 +1,4 @@
-"""Chips in compiled passes: the eager laws on given draws; a function of seed and time."""
+"""Chips in compiled passes: the eager laws for the same draws; a function of seed and time."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ SIGNED = next(rung.preset for rung in LADDER if rung.key == "read_noise")
 
 
 def drawn(matrix: Matrix, seed: int, shape: tuple[int, ...], *names: object) -> Tensor:
-    """The numbers of a stream, by the generator's definition."""
+    """Return the numbers of a stream, by the generator's definition."""
     key = draws.key_of(torch.device("cpu"), seed, names)[0]
     return draws.normal(key, math.prod(shape)).view(shape).to(matrix.column_scale().dtype)
 
 
 def by_eager_laws(matrix: Matrix, seed: int, name: str, t_s: float) -> dict[str, Tensor]:
-    """The chip that the same draws make: as programmed, and at `t_s`."""
+    """Return the chip that the same draws make: as programmed, and at `t_s`."""
     grid, preset, weight = matrix.grid, matrix.preset, matrix.normalised_weight()
     shapes, cells = cell_law.noise_shapes(grid, preset.pcm), tuple(weight.shape)
     if cell_law.netted(preset.pcm) and compiled_chip.suits(grid):
@@ -74,7 +74,7 @@ def by_eager_laws(matrix: Matrix, seed: int, name: str, t_s: float) -> dict[str,
 
 
 def chip_of_passes(model: nn.Module, seed: int, t_s: float) -> dict[str, dict[str, Tensor]]:
-    """By layer, the chip's tensors at `t_s`, and what it held before."""
+    """Return each layer's chip tensors at `t_s`, and the weights it held before."""
     program(model, seed, draw_on="compiled")
     matrices = matrices_of(model)
     before = {name: matrix.chip_state()["held"].clone() for name, matrix in matrices.items()}
@@ -94,7 +94,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "one input": lambda: linear(1, 30),
     "double precision": lambda: linear(300, 200).double(),
 }
-# what passes know, and what goes through eager laws with compiled draws
+# Devices that the passes know, and devices that go through eager laws with compiled draws.
 KINDS = {
     "hermes": (hermes, "even row tiles"),
     "by column": (rasch2023.change(drift_compensation="per_column", why="test"), "one tile"),
@@ -151,7 +151,7 @@ def test_oracle_is_the_eager_one() -> None:
 @pytest.mark.cuda
 @needs_compiler
 def test_a_gpu_makes_the_same_chip() -> None:
-    """To float error: its draws are of the same bits."""
+    """It agrees to float error: its draws come from the same bits."""
     analog = convert(linear(800, 60).cuda(), rasch2023)
     cpu = convert(linear(800, 60), rasch2023)
     (got,) = chip_of_passes(analog, 5, HOUR).values()
@@ -162,7 +162,10 @@ def test_a_gpu_makes_the_same_chip() -> None:
 
 @needs_compiler
 def test_nothing_is_compiled_for_a_shape_or_a_time() -> None:
-    """Shapes whose sizes are equal, or equal to sizes inside the passes, among them."""
+    """Some shapes have equal sizes.
+
+    Others have sizes that are equal to sizes inside the passes.
+    """
     warm = convert(nn.Sequential(linear(300, 200), linear(1153, 90)), rasch2023)
     program(warm, 1, draw_on="compiled")
     drift(warm, HOUR)
@@ -179,7 +182,10 @@ def test_nothing_is_compiled_for_a_shape_or_a_time() -> None:
 def test_a_first_call_that_is_small_does_not_rule_out_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """torch.compile decides on threads by the first sizes: the generated code has them for all."""
+    """The generated code has threads for all sizes.
+
+    torch.compile decides on threads by the first sizes.
+    """
     written: list[str] = []
     monkeypatch.setattr(GraphLowering, "save_output_code", written.append)
     threads = torch.get_num_threads()
@@ -304,7 +310,7 @@ def test_a_saved_chip_goes_on_drifting_as_it_was(tmp_path: Path) -> None:
 
 @needs_compiler
 def test_a_new_chip_leaves_the_one_before_as_it_was() -> None:
-    """Tensors that someone took from a chip do not change under them."""
+    """Tensors that someone took from a chip do not change."""
     analog = convert(linear(300, 200), rasch2023)
     (tensors,) = chip_of_passes(analog, 3, HOUR).values()
     copies = {name: value.clone() for name, value in tensors.items()}
@@ -329,7 +335,7 @@ def test_a_sweep_draws_them() -> None:
     assert table["value"].nunique() == 4
 
 
-# --- what it says ---------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
 
 
 def test_aihwkit_ignores_it() -> None:
@@ -361,5 +367,5 @@ def test_without_a_compiler_it_says_so_and_changes_nothing(
     finally:
         kernels.check.cache_clear()
     assert same(chip(analog), before)
-    drift(analog, HOUR)  # the chip of seed 3, drawn on the CPU
+    drift(analog, HOUR)  # This is the chip of seed 3, drawn on the CPU.
     assert same(chip(analog), before)

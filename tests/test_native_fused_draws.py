@@ -1,4 +1,4 @@
-"""What compiled passes draw: closed forms and independence."""
+"""Draws of compiled passes: closed forms and independence."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ from tests.test_native_fused_chip import HOUR, chip_of_passes
 
 @pytest.fixture(scope="module")
 def readings() -> dict[tuple[int, float], dict[str, Tensor]]:
-    """Of two chips of one layer, |w| in [1/2, 1], at an hour and a year: as z values that should
-    each be N(0, 1)."""
+    """Return z values, each N(0, 1), of two chips of one layer at an hour and a year.
+
+    The weights have |w| in [1/2, 1].
+    """
     analog = convert(strong(), rasch2023)
     clean = only(analog).clean_weight()
     x = clean.abs()
     leg = (0.26348 + 1.9650 * x - 1.1731 * x**2) / 25.0
-    # the other leg has target 0 and keeps the positive half of its noise
+    # The other leg has target 0 and keeps the positive half of its noise.
     zero = 0.26348 / 25.0
     mean, variance = zero / (2 * torch.pi) ** 0.5, zero**2 * (0.5 - 0.5 / torch.pi)
     scores = {}
@@ -65,7 +67,10 @@ def test_every_law_has_its_mean_and_sd(
 def test_alpha_is_the_ratio_of_what_was_held(
     readings: dict[tuple[int, float], dict[str, Tensor]],
 ) -> None:
-    """Of outputs without noise and ADC; their noise makes a standard error of 2e-4."""
+    """Alpha is the ratio of outputs without noise and ADC.
+
+    Their noise makes a standard error of 2e-4.
+    """
     spec = rasch2023.crossbar
     step = spec.out_bound / 127.0
     for (seed, t_s), values in readings.items():
@@ -93,9 +98,12 @@ def test_alpha_is_the_ratio_of_what_was_held(
 def test_everything_drawn_is_independent(
     readings: dict[tuple[int, float], dict[str, Tensor]],
 ) -> None:
-    """Programming, exponents and readings of two seeds and two times: values, sizes, squares."""
+    """Draws of two seeds and two times are independent.
+
+    They are programming, exponents and readings, compared by values, sizes and squares.
+    """
     first, later = readings[0, HOUR], readings[0, YEAR]
-    assert torch.equal(first["programmed"], later["programmed"])  # times share the chip
+    assert torch.equal(first["programmed"], later["programmed"])  # Times share the chip.
     assert torch.equal(first["exponent"], later["exponent"])
     drawn_once = {
         f"{what}, seed {seed}, {t_s:g} s": values[what].flatten()
@@ -113,7 +121,10 @@ def test_everything_drawn_is_independent(
 
 @needs_compiler
 def test_both_devices_of_a_pair_have_noise_of_their_own() -> None:
-    """A weight of 0 is two targets of 0: one in four has both below 0, and stays 0."""
+    """A weight of 0 is two targets of 0.
+
+    One pair in four has both below 0, and stays 0.
+    """
     layer = nn.Linear(500, 1000)
     with torch.no_grad():
         layer.weight.zero_()[0, 0] = 1.0
@@ -127,7 +138,10 @@ def test_both_devices_of_a_pair_have_noise_of_their_own() -> None:
 
 @needs_compiler
 def test_no_two_draws_have_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers, seeds, times and what is drawn: every stream once, and keys that differ."""
+    """Every stream of layer, seed, time and purpose is used once.
+
+    Their keys differ.
+    """
     names_used: list[tuple[object, ...]] = []
     keys: list[tuple[int, ...]] = []
     inner = draws.key_of

@@ -1,4 +1,4 @@
-"""What a native crossbar keeps and when it sees a change: input ranges, tiles cut, weights."""
+"""State of a native crossbar, and when it sees a change: input ranges, tiles, weights."""
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ def test_ranges_never_set_are_an_error() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_ranges_start_from_data(dtype: torch.dtype) -> None:
-    """Three standard deviations of each tile's inputs, mean over the first batches; zeros do not
-    count."""
+    """A range is three standard deviations of its tile's inputs.
+
+    It is the mean over the first batches; zeros do not count.
+    """
     preset = QUIET.change(max_rows=20, why="several tiles")
     analog = convert(linear(40, 30).to(dtype), preset).train()
     matrix = only(analog)
@@ -61,7 +63,10 @@ def test_ranges_start_from_data(dtype: torch.dtype) -> None:
 
 
 def test_ranges_start_inside_a_recurrent_layer() -> None:
-    """One batch is many products of one graph, the first with a state of zeros."""
+    """One batch is many products of one graph.
+
+    The first product has a state of zeros.
+    """
     analog = convert(nn.LSTM(5, 7), rasch2023).train()
     matrices = matrices_of(analog)
     for matrix in matrices.values():
@@ -69,11 +74,12 @@ def test_ranges_start_inside_a_recurrent_layer() -> None:
     out, _ = analog(random(6, 3, 5))
     out.sum().backward()
     hidden = matrices["hh_l0"].input_ranges()
-    assert hidden is not None and 0.0 < float(hidden) < 0.9  # h is within +-1: no trace of the 1
+    # h is within +-1, and the initial range of 1 left no trace.
+    assert hidden is not None and 0.0 < float(hidden) < 0.9
     assert int(matrices["hh_l0"].range_batches) == 5  # type: ignore[attr-defined]
 
 
-# --- what is kept between products ---
+# --- state between products ---
 
 
 def count_tiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -95,7 +101,7 @@ LAYER_KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def stages(analog: nn.Module) -> Iterator[str]:
-    """Put a model into each of its states, and name it."""
+    """Put a model into each of its states, and yield the state's name."""
     yield "clean"
     program(analog, 1)
     drift(analog, 3600.0)
@@ -116,7 +122,7 @@ def stages(analog: nn.Module) -> Iterator[str]:
 def test_every_product_takes_the_weights_as_they_are(
     kind: str, grad: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing that a product derived from the weights is there for the next one."""
+    """The next product uses nothing derived by the one before."""
     make, shape = LAYER_KINDS[kind]
     analog, x = convert(make(), QUIET).eval(), random(*shape)
     calibrate(analog, [x])
@@ -133,7 +139,10 @@ def test_every_product_takes_the_weights_as_they_are(
 def test_time_steps_share_what_the_first_derived(
     steps: int, grad: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each matrix is cut into tiles once a pass, projections too, however many steps there are."""
+    """Each matrix is cut into tiles once per pass.
+
+    This includes projections, whatever the number of steps.
+    """
     analog = convert(nn.LSTM(6, 8, proj_size=3, bidirectional=True), QUIET).eval()
     x = random(steps, 20, 6)
     calibrate(analog, [x])
@@ -149,7 +158,10 @@ def test_time_steps_share_what_the_first_derived(
 
 @torch.no_grad()
 def test_steps_that_share_tiles_give_what_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same numbers, bit for bit, as with tiles of their own; on oneDNN's path too."""
+    """Steps with their own tiles give the same bits.
+
+    This holds on oneDNN's path too.
+    """
     analog = convert(nn.LSTM(6, 8, num_layers=2), QUIET).eval()
     x = random(9, 20, 6)
     calibrate(analog, [x])
@@ -162,7 +174,7 @@ def test_steps_that_share_tiles_give_what_others_do(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("what", ["forward", "restore"])
 @torch.no_grad()
 def test_another_threads_tiles_are_not_taken(what: str) -> None:
-    """Another model runs, or is restored, between any two time steps of this one."""
+    """Another model runs, or is restored, between any two time steps."""
     x, models = random(5, 2, 6), []
     for seed in (1, 5):
         torch.manual_seed(seed)
@@ -176,7 +188,7 @@ def test_another_threads_tiles_are_not_taken(what: str) -> None:
     }
 
     def meanwhile(*_: object) -> None:
-        with torch.no_grad():  # a thread has its own
+        with torch.no_grad():  # Gradient mode is a setting of each thread.
             actions[what]()
 
     def interrupt(*_: object) -> None:
@@ -225,7 +237,10 @@ WRITES: dict[str, Callable[[nn.Parameter], object]] = {
 @pytest.mark.parametrize("kind", ["linear", "conv", "lstm"])
 @torch.no_grad()
 def test_weights_written_through_data_are_seen(engine: str, kind: str, write: str) -> None:
-    """Between two evaluations, to the last bit; what is doubled are all weights and all outputs."""
+    """Weights are doubled between two evaluations.
+
+    All outputs double too, to the last bit.
+    """
     torch.manual_seed(0)
     model: nn.Module
     if kind == "linear":
@@ -246,7 +261,8 @@ def test_weights_written_through_data_are_seen(engine: str, kind: str, write: st
     if kind != "lstm":
         assert torch.equal(after, 2.0 * before)
         return
-    for matrix in matrices_of(twin).values():  # as an engine is asked to
+    # This is the way an engine is asked to change weights.
+    for matrix in matrices_of(twin).values():
         matrix.set_clean_weight(matrix.clean_weight() * 2.0, matrix.column_scale())
     assert torch.equal(after[0], twin(x)[0])
     assert not torch.equal(after[0], before[0])
@@ -254,7 +270,10 @@ def test_weights_written_through_data_are_seen(engine: str, kind: str, write: st
 
 @torch.no_grad()
 def test_input_ranges_written_through_data_are_seen() -> None:
-    """On a CPU: those of two column tiles were one range, and are not any more."""
+    """The ranges of two column tiles were one range before.
+
+    This is on a CPU.
+    """
     analog = convert(linear(8, 6), QUIET.change(max_columns=3, why="two column tiles")).eval()
     matrix = only(analog)
     assert isinstance(matrix, Crossbar) and matrix.input_range is not None
@@ -273,7 +292,10 @@ def test_input_ranges_written_through_data_are_seen() -> None:
 @pytest.mark.parametrize("kind", LAYER_KINDS)
 @torch.no_grad()
 def test_changed_weights_are_seen(kind: str) -> None:
-    """By the optimizer, by loading, by an engine's own doors, by a new tensor, by a new dtype."""
+    """The optimizer, loading and an engine's own methods change weights.
+
+    So do a new tensor and a new dtype.
+    """
     make, shape = LAYER_KINDS[kind]
     model, x = make(), random(*shape)
     analog = convert(model, QUIET).eval()
@@ -302,7 +324,7 @@ def test_changed_weights_are_seen(kind: str) -> None:
     assert isinstance(matrix, Crossbar)
     assert matrix.ranges._state is not None
     copied = pickle.loads(pickle.dumps(analog))
-    # identities and versions mean nothing in a copy: it must not trust what was derived
+    # Identities and versions mean nothing in a copy: it must not trust what was derived.
     assert copied.crossbar.ranges._state is None and copied.crossbar.ranges._shared is None
     assert copied.crossbar.ranges.decay == matrix.ranges.decay
     copied.weight.mul_(1.5)
@@ -367,7 +389,7 @@ def test_chip_operations_do_not_loop_over_tiles() -> None:
         analog = convert(linear(64, 64), preset).eval()
         assert len(only(analog).grid.columns) == columns
         program(analog, 1)
-        drift(analog, 1.0)  # indices are made once
+        drift(analog, 1.0)  # Indices are made once.
         with Counter() as counter:
             program(analog, 1)
             drift(analog, 60.0)

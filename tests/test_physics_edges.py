@@ -1,4 +1,4 @@
-"""Physics at the edges: tiles of zeros as on aihwkit; a preset where its device is meant."""
+"""Physics at the edges: tiles of zeros as on aihwkit; a preset in place of its device."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ PCM = rasch2023.pcm
 @pytest.mark.parametrize("preset", [rasch2023, hermes, scalar_drift, ideal], ids=str)
 @pytest.mark.parametrize("largest", [0.0, 1e-12, 0.99e-7, 1.01e-7, 1e-3, 1.0, 3.0])
 def test_a_tile_has_the_scale_of_aihwkits_converter(preset: object, largest: float) -> None:
-    """To the bit: of zeros too, and of what it takes for zeros."""
+    """Scales are equal to the bit.
+
+    This includes tiles of zeros and of values that the converter takes for zeros.
+    """
     pcm = preset.pcm  # type: ignore[attr-defined]
     weight = torch.linspace(-0.5, 1.0, 12).view(3, 4) * largest
     converter = SinglePairConductanceConverter(g_max=pcm.g_max_us)
@@ -39,7 +42,7 @@ def test_a_tile_has_the_scale_of_aihwkits_converter(preset: object, largest: flo
 
 
 def test_a_tile_of_zeros_among_others() -> None:
-    """Each tile has its own scale: zeros on the second of four."""
+    """Each tile has its own scale; the second of four is zeros."""
     weight = random(4, 6)
     weight[:2, 3:] = 0.0
     scale = cell_law.us_per_unit(weight, TileGrid((3, 3), (2, 2)), PCM)
@@ -53,7 +56,10 @@ def test_a_tile_of_zeros_among_others() -> None:
 def test_a_tile_is_programmed_and_read_as_on_aihwkit(
     zero: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the same draws: programmed weights, and those a day later."""
+    """The same draws give the same programmed weights.
+
+    They also give the same weights a day later.
+    """
     shape = (3, 4)
     weight = torch.zeros(shape) if zero else random(*shape)
     plus, minus, nu_plus, nu_minus, read_plus, read_minus = random(6, *shape, seed=1)
@@ -92,14 +98,18 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], slice]] = {
 @pytest.mark.parametrize("case", LAYERS)
 @torch.no_grad()
 def test_a_chip_holds_no_noise_where_a_tile_is_zeros(case: str, draw_on: str) -> None:
-    """Its programming noise is microsiemens at g_max / 1e-7 a unit; other tiles have theirs."""
+    """Its noise is tiny; other tiles have their normal noise.
+
+    The noise is microsiemens, and one unit is g_max / 1e-7.
+    """
     make, dead = LAYERS[case]
     torch.manual_seed(0)
     model = make()
     expected = model.get_parameter("weight")
     expected[dead] = 0.0
     analog = convert(model, rasch2023).eval()
-    bound = 1e-7 * 6.0 * (2**0.5) * PCM.prog_coeff_us[0] / PCM.g_max_us  # six sigma of a pair
+    # This is six sigma of a pair.
+    bound = 1e-7 * 6.0 * (2**0.5) * PCM.prog_coeff_us[0] / PCM.g_max_us
     program(analog, 1, draw_on=draw_on)
     for t_s in (None, 86400.0):
         if t_s is not None:
@@ -133,7 +143,10 @@ CALLS: dict[str, Callable[[object], Tensor | float]] = {
 
 @pytest.mark.parametrize("law", CALLS)
 def test_a_preset_in_the_place_of_its_device_is_an_error(law: str) -> None:
-    """For each law; each device of a preset is one that it takes."""
+    """Each law refuses a preset.
+
+    It takes each preset's device.
+    """
     for preset in (rasch2023, hermes, scalar_drift, ideal):
         CALLS[law](preset.pcm)
         with pytest.raises(UsageError, match=r"pcm is a Preset; allowed: .* preset\.pcm"):

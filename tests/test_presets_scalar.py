@@ -46,7 +46,10 @@ def test_scalar_drift_recipe_is_the_replications() -> None:
 
 
 def test_scalar_programming_is_on_the_signed_weight() -> None:
-    """round(w 127)/127 + sigma(|w|) eps in weights of [-1, 1]; no clip at 0."""
+    """The law is round(w 127)/127 + sigma(|w|) eps.
+
+    Weights lie in [-1, 1], and there is no clip at 0.
+    """
     pcm = scalar_drift.pcm
     weight = torch.linspace(-1.0, 1.0, 301, dtype=torch.float64)
     eps = torch.linspace(-4.0, 4.0, 301, dtype=torch.float64)
@@ -59,7 +62,10 @@ def test_scalar_programming_is_on_the_signed_weight() -> None:
 
 
 def test_scalar_drift_factor_is_one_up_to_t0() -> None:
-    """(t / t0)^-nu, t0 = 1 s, for every weight alike; no read noise."""
+    """All weights have the factor (t / t0)^-nu with t0 = 1 s.
+
+    There is no read noise.
+    """
     pcm = scalar_drift.pcm
     g = torch.tensor([-25.0, -1.0, 0.0, 3.0], dtype=torch.float64)
     eps = torch.tensor([3.0, -3.0, 1.0, 2.0], dtype=torch.float64)
