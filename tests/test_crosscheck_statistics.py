@@ -140,7 +140,7 @@ def test_both_claims_are_corrected_for_the_family() -> None:
 def test_no_false_claim_in_a_family_at_its_margin() -> None:
     """A false claim is made in at most 5 % of the families.
 
-     Each family has twenty cells exactly at their margins, and a claim may be of either kind.
+    Each family has twenty cells exactly at their margins, and a claim may be of either kind.
     Without the correction there would be one in most families.
     """
     rng = np.random.default_rng(11)
@@ -217,7 +217,7 @@ def test_vectors_without_a_difference() -> None:
 def test_vectors_at_the_margin() -> None:
     """At the margin, "equivalent" is no more frequent than the nominal rate.
 
-     Each of 30 outputs is off by 0.4 sigma, at a margin of 0.4, and the estimate is 0.16. Off by
+    Each of 30 outputs is off by 0.4 sigma, at a margin of 0.4, and the estimate is 0.16. Off by
     0.8, it is "different".
     """
     rng = np.random.default_rng(16)

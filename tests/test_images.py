@@ -116,7 +116,7 @@ def test_cifar_that_is_damaged_or_missing_says_which_files(tmp_path, monkeypatch
 def binary_files(folder: Path, classes: int, monkeypatch, n: int = 3) -> list[Path]:
     """Write files of `n` images in the official binary form.
 
-     Their checksums replace the official ones. Image i of file f has label i (of 100 classes:
+    Their checksums replace the official ones. Image i of file f has label i (of 100 classes:
     coarse 9, fine i), and pixel p is i + f + p.
     """
     files, paths = {}, []

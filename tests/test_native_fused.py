@@ -103,7 +103,7 @@ def test_outputs_and_gradients_are_the_eager_ones(
 ) -> None:
     """Gradients of inputs, weights, ranges and column scales agree.
 
-     Ranges have their decay; inputs and outputs are clipped, the batch is in pieces, and channels
+    Ranges have their decay; inputs and outputs are clipped, the batch is in pieces, and channels
     are first and last in memory.
     """
     monkeypatch.setattr(forward, "_PIECE", 1 << 10)

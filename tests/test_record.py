@@ -21,7 +21,7 @@ YEAR = 31536000.0
 
 
 def rows() -> pd.DataFrame:
-    """Two chips at two times in two phases, and the digital model."""
+    """Return two chips at two times in two phases, and the digital model."""
     base = {"model": "M-1", "dataset": "D, subset of 10"}
     table_rows = [
         {**base, "metric": metric, "phase": "digital", "engine": "digital", "value": value}
@@ -65,7 +65,7 @@ def finished(folder: Path, **changes: object) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of records instead of the committed ones."""
+    """Return a folder of records that replaces the committed ones."""
     monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
     return tmp_path / "records"
 
@@ -188,7 +188,7 @@ def test_the_name_of_a_folder_is_the_records(tmp_path: Path) -> None:
 
 
 def test_a_summary_is_made_again_from_results(tmp_path: Path) -> None:
-    """Table, A*, figures; nothing else is touched."""
+    """The table, A* and the figures are made; nothing else is touched."""
     folder = finished(tmp_path / "run")
     before = {path: path.read_bytes() for path in folder.iterdir()}
     folders.rebuild(folder)
@@ -220,13 +220,13 @@ def test_the_table_has_a_line_per_phase_and_engine(tmp_path: Path, folder: Path)
         "chips": "2",
         "digital": "90.00 %",
         "1s": "75.00 ± 7.07 %",
-        "1h": "?",  # not measured
+        "1h": "?",  # This was not measured.
         "1d": "?",
         "1y": "74.00 ± 7.07 %",
         "A* 1s": "62.50 ± 17.68 % (-96.33 to 221.33)",
         "A* 1h": "?",
         "A* 1d": "?",
-        "A* 1y": "60.00 ± 17.68 % (-98.83 to 218.83)",  # 1 - 0.16 / 0.4; t of 2 chips 12.706
+        "A* 1y": "60.00 ± 17.68 % (-98.83 to 218.83)",  # 1 - 0.16 / 0.4; t of 2 chips is 12.706.
         "record": "[first](../benchmarks/records/first.json)",
     }
     assert (hwa["phase"], hwa["1y"]) == ("hardware-aware", "86.00 ± 1.41 %")
@@ -243,7 +243,10 @@ def test_the_table_has_a_line_per_phase_and_engine(tmp_path: Path, folder: Path)
 
 
 def test_beside_what_others_published(tmp_path: Path, folder: Path) -> None:
-    """Published numbers with `?` where there are none, A* from them; ours of the most samples."""
+    """Published numbers have `?` if there are none, and A* is computed from them.
+
+    Ours are those of the most samples.
+    """
     lines = run.compare().splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     head, body = rows[0], [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
@@ -263,11 +266,11 @@ def test_beside_what_others_published(tmp_path: Path, folder: Path) -> None:
     shown = run.compare()
     (line,) = [line for line in shown.splitlines() if "| this project | M-1 |" in line]
     assert "1,000 samples, 2 chips" in line and "[a](benchmarks/records/a.json)" in line
-    assert "86.00 ± 1.41 %" in line  # of the hardware-aware phase
+    assert "86.00 ± 1.41 %" in line  # This is the hardware-aware phase.
     records.add(run.record_of(small, STANDING[0]))
     shown = run.compare()
     (line,) = [line for line in shown.splitlines() if "| this project | M-1 |" in line]
-    assert f"[{STANDING[0]}]" in line  # few samples, but the recipe in force
+    assert f"[{STANDING[0]}]" in line  # It has few samples, but it is the recipe in force.
     records.add(run.record_of(small, STANDING[1]))
     shown = run.compare()
     lines = [line for line in shown.splitlines() if "| this project | M-1 |" in line]
@@ -282,7 +285,10 @@ def test_what_stands_is_there() -> None:
 
 
 def test_results_and_earlier_share_the_records(tmp_path: Path, folder: Path) -> None:
-    """Each is in one of the two tables; those in force stand in their order."""
+    """Each record is in one of the two tables.
+
+    Those in force stand in their order.
+    """
     run_folder = finished(tmp_path / "run")
     for name in ("one", IN_FORCE[0], IN_FORCE[1]):
         records.add(run.record_of(run_folder, name))
@@ -310,7 +316,7 @@ def test_the_section_between_the_marks() -> None:
 
 
 def empty_pages(root: Path) -> None:
-    """Every page with the marks of its sections and nothing between them."""
+    """Write every page with the marks of its sections and nothing between them."""
     (root / "docs").mkdir()
     for page in {section.page for section in pages.SECTIONS}:
         names = [section.name for section in pages.SECTIONS if section.page == page]
@@ -335,7 +341,8 @@ def test_tables_are_written_into_their_pages(tmp_path: Path, folder: Path) -> No
     records.add(run.record_of(finished(tmp_path / "run"), IN_FORCE[0]))
     with pytest.raises(DataError, match=r"speed\.md needs the marks <!-- speed -->"):
         pages.write(tmp_path)
-    assert (tmp_path / "docs" / "results.md").read_text() == before  # nothing is written then
+    # Nothing is written in this case.
+    assert (tmp_path / "docs" / "results.md").read_text() == before
 
 
 def test_what_is_out_of_step_is_named(tmp_path: Path, folder: Path) -> None:
@@ -364,7 +371,7 @@ def test_figures_say_what_they_were_drawn_from(tmp_path: Path) -> None:
 
 
 def test_the_pages_show_the_records_and_nothing_else() -> None:
-    """`python -m benchmarks.record write` writes what belongs there: tables and figures."""
+    """`python -m benchmarks.record write` writes all tables and figures."""
     assert list(pages.problems()) == []
 
 

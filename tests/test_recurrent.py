@@ -64,7 +64,10 @@ def initial(layer: nn.RNNBase, batch: int | None) -> list[Tensor]:
 
 
 def run_recurrent(layer: nn.Module, inputs: list[Tensor], packed: int = 0) -> Any:
-    """`packed` first inputs are sequences to pack; what follows the data are initial states."""
+    """Run the layer on inputs, the first `packed` of which are sequences to pack.
+
+    The inputs after the data are initial states.
+    """
     data: Any = inputs[0]
     states = inputs[1:]
     if packed:
@@ -196,7 +199,10 @@ def test_cell_equals_digital(
 
 
 def test_no_chip_noise_is_lost_in_recurrence(engine: str) -> None:
-    """On one chip every matrix of a bidirectional LSTM is called, and a seed makes one chip."""
+    """On one chip every matrix of a bidirectional LSTM is called.
+
+    A seed makes one chip.
+    """
     if engine != "native":
         pytest.skip("the paper's standard model needs this engine's slowest tile")
     layer = nn.LSTM(FEATURES, HIDDEN, bidirectional=True, proj_size=3).eval()

@@ -67,7 +67,7 @@ def test_a_layers_chip_does_not_depend_on_the_others(net: Net, images: Tensor) -
 
 
 def drift_seconds(model: nn.Module, t_s: float) -> None:
-    """Weights only: the compensation's readout needs no input range."""
+    """Drift the weights only: the compensation's readout needs no input range."""
     drift(model, t_s)
 
 
@@ -98,7 +98,7 @@ def test_restore_gives_the_trained_weights(net: Net, images: Tensor) -> None:
     drift(analog, "1y")
     restore(analog)
     assert all(torch.equal(w, chip_weights(analog)[name]) for name, w in before.items())
-    program(analog, 3)  # again from the trained weights, not from the drifted ones
+    program(analog, 3)  # It starts from the trained weights again, not from the drifted ones.
     program(analog, 3)
     assert torch.allclose(matrix(analog, "fc").clean_weight(), net.fc.weight, atol=1e-6)
 
@@ -117,7 +117,10 @@ def test_a_range_that_was_never_set_is_an_error(net: Net, images: Tensor) -> Non
 
 
 def test_saved_chip_and_state_dict_come_back(net: Net, images: Tensor, tmp_path: Any) -> None:
-    """The state dict holds the trained weights while a chip is programmed, and no pickle."""
+    """The state dict holds the trained weights while a chip is programmed.
+
+    It has no pickle.
+    """
     analog = converted(net, images)
     program(analog, 3)
     drift(analog, "1d")
@@ -159,7 +162,10 @@ def test_copies_are_whole_and_apart(net: Net, images: Tensor, how: str) -> None:
 
 
 def test_products_follow_no_seed(net: Net, images: Tensor) -> None:
-    """A documented limit: when aihwkit's tile takes seeds, the documentation must change."""
+    """This is a documented limit.
+
+    When aihwkit's tile takes seeds, the documentation must change.
+    """
     analog = converted(net, images)
     outputs = []
     for _ in range(2):

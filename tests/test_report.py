@@ -11,7 +11,7 @@ from tests.test_imports import python
 
 
 def rows(metric: str = "accuracy") -> pd.DataFrame:
-    """A digital model at 90 % (perplexity 10) and two chips at two times on one engine."""
+    """Return a digital model at 90 % (perplexity 10) and two chips at two times on one engine."""
     base = {"model": "M", "dataset": "D", "preset": "p", "seed": 0}
     digital = {**base, "phase": "digital", "engine": "digital"}
     table = [
@@ -28,7 +28,10 @@ def rows(metric: str = "accuracy") -> pd.DataFrame:
 
 
 def test_normalised_accuracy_is_the_papers() -> None:
-    """ResNet-32's row of the paper: 8.36 % error against 5.80 %, chance 90 %: A* 96.96 %."""
+    """ResNet-32's row of the paper gives A* = 96.96 %.
+
+    Its errors are 8.36 % against 5.80 %, and chance is 90 %.
+    """
     assert tables.normalised_accuracy(0.0836, 0.0580, 0.9) == pytest.approx(0.96960, abs=1e-5)
     assert tables.normalised_accuracy(0.058, 0.058, 0.9) == 1.0
     assert tables.normalised_accuracy(0.9, 0.058, 0.9) == pytest.approx(0.0)
@@ -58,7 +61,7 @@ def test_summary_has_baseline_mean_spread_and_drift_loss() -> None:
 def test_a_loss_of_perplexity_is_a_rise_and_a_gain_says_so() -> None:
     worse = rows("perplexity")
     table = tables.summary(worse, "perplexity").iloc[0]
-    # chips at 1 s: 1/0.12, 1/0.14; at 1 h: 1/0.20, 1/0.16
+    # The chips have 1/0.12, 1/0.14 at 1 s and 1/0.20, 1/0.16 at 1 h.
     assert table["1s"] == "7.74 ± 0.84"
     assert table["drift loss"] == "-2.11 (gain)"
     better = worse.assign(t_inference=worse.t_inference.map({1.0: 3600.0, 3600.0: 1.0}))
@@ -73,13 +76,14 @@ def test_a_loss_of_an_error_is_a_rise() -> None:
 
 def test_a_star_at_every_time() -> None:
     row = tables.a_star_summary(rows(), chance=0.5).iloc[0]
-    # 1 - (err - 0.1) / 0.4: chips 0.95, 0.90 at 1 s and 0.75, 0.85 at 1 h; t of 2 chips: 12.706
+    # 1 - (err - 0.1) / 0.4: chips have 0.95, 0.90 at 1 s and 0.75, 0.85 at 1 h; t of 2 chips is
+    # 12.706.
     assert row["A* 1s"] == "92.50 ± 3.54 % (60.73 to 124.27)"
     assert row["A* 1h"] == "80.00 ± 7.07 % (16.47 to 143.53)"
 
 
 def test_a_star_in_numbers() -> None:
-    """Of 3 chips with mean 0.9 and sd 0.05 by hand: 0.9 ± 4.302653 x 0.05 / sqrt 3."""
+    """3 chips with mean 0.9 and sd 0.05 give, by hand, 0.9 ± 4.302653 x 0.05 / sqrt 3."""
     base = {"model": "M", "dataset": "D", "metric": "error", "phase": "hwa", "engine": "native"}
     digital = {**base, "phase": "digital", "engine": "digital", "value": 0.1}
     errors = (0.12, 0.14, 0.16)
@@ -95,7 +99,10 @@ def test_a_star_in_numbers() -> None:
 
 
 def test_trainings_are_what_an_interval_is_over_where_there_are_several() -> None:
-    """Two trainings of A* 0.9 and 0.8, 40 chips each that hardly differ: one degree of freedom."""
+    """Two trainings give one degree of freedom.
+
+    They have A* 0.9 and 0.8, and 40 chips each that hardly differ.
+    """
     table = []
     for training, star in ((0, 0.9), (1, 0.8)):
         base = {"model": "M", "dataset": "D", "metric": "error", "training_seed": training}
@@ -117,7 +124,7 @@ def test_a_star_of_a_digital_model_at_chance_is_undefined() -> None:
 
 
 def test_each_part_of_the_data_has_its_own_digital_model() -> None:
-    """A subset's chips are compared with the digital model on that subset."""
+    """A subset's chips have the digital model on that subset."""
     subset = rows().assign(dataset="D, subset of 10", engine="aihwkit")
     subset.loc[subset.phase == "digital", "value"] = [0.95, 0.05]
     table = tables.summary(pd.concat([rows(), subset]), "accuracy")
@@ -151,7 +158,10 @@ def test_figures_are_written(tmp_path) -> None:
 
 
 def test_figures_draw_every_chip_and_the_digital_line(tmp_path, monkeypatch) -> None:
-    """What is drawn is what the rows hold: means on lines, chips as dots, the digital model."""
+    """A figure draws what the rows hold.
+
+    Means are on lines, chips are dots, and the digital model is a line.
+    """
     seen = {}
     from matplotlib.figure import Figure
 
@@ -175,7 +185,10 @@ def test_figures_draw_every_chip_and_the_digital_line(tmp_path, monkeypatch) -> 
 
 
 def test_figures_change_no_global_state(tmp_path) -> None:
-    """Neither pyplot nor the current backend are touched: a notebook's figures stay."""
+    """Neither pyplot nor the current backend is touched.
+
+    A notebook's figures stay.
+    """
     printed = python(
         "import sys, matplotlib\n"
         "before = matplotlib.rcParams['backend']\n"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from aimc_bridge import rng
 from tests.stats import assert_sd, quantile
 
-# Pinned: a change here is a change of every chip that was ever drawn.
+# These are pinned: a change here changes every chip that was ever drawn.
 GOLDEN_SEED = 8536256331024171286
 GOLDEN = (-1.0425769, -0.3480400, 0.5366441, -0.6274794, -0.0881723, -1.7933971)
 GOLDEN_FEW = (-0.5980127, 0.0641535, 0.2725314, 1.4046549)
@@ -36,7 +36,7 @@ def test_golden_values() -> None:
 
 
 def test_same_in_another_process() -> None:
-    """No hash randomisation, no state of the process."""
+    """There is no hash randomisation and no state of the process."""
     code = "from aimc_bridge import rng; print(rng.derive(7, 'program', 'fc1'))"
     process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -88,7 +88,7 @@ def test_names_do_not_run_together(first: tuple, second: tuple) -> None:
 
 
 def test_streams_are_not_correlated() -> None:
-    """Neighbouring seeds and names: correlations as of independent draws."""
+    """Neighbouring seeds and names have correlations like independent draws."""
     count = 20_000
     keys = [(seed, name) for seed in range(4) for name in ("fc1", "fc2", "fc3")]
     draws = torch.stack([rng.normal((count,), rng.stream(s, "program", n)) for s, n in keys])

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("no_data")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """A digital model, hardly trained."""
+    """Return a digital model, hardly trained."""
     out = tmp_path_factory.mktemp("digital") / "wrn"
     task = tasks.get("wrn", "embedded", None)
     digital.fit(task, out, recipe=dataclasses.replace(task.digital, epochs=0.1))
@@ -154,7 +154,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch, capsys) -> None:
     def refuse(*_, **__) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "mkdir", refuse)  # root may write anywhere
+    monkeypatch.setattr(Path, "mkdir", refuse)  # Root may write anywhere.
     assert run.main(["wrn", *QUICK, "--out", str(tmp_path / "out")]) == 2
     error = one_error(capsys.readouterr().err)
     assert "cannot be written (Permission denied); name another folder" in error

@@ -49,7 +49,7 @@ def test_the_distribution_holds_the_three_packages() -> None:
 
 
 def requirements() -> dict[str, str]:
-    """Package -> range, of the dependencies in setup.cfg."""
+    """Return the version range of each dependency in setup.cfg."""
     lines = setup_cfg()["options"]["install_requires"].split()
     parts = [re.fullmatch(r"([a-z0-9-]+)([<>=].*)", line) for line in lines]
     return {part[1]: part[2] for part in parts if part is not None}
@@ -136,7 +136,7 @@ def test_every_import_of_another_package_is_a_declared_dependency() -> None:
 
 
 def examined() -> tuple[bool, str]:
-    """What the doctor finds, and what it prints."""
+    """Return what the doctor finds, and what it prints."""
     page = io.StringIO()
     sections = doctor.examine()
     doctor.show(sections, Console(file=page, width=80))
@@ -195,7 +195,7 @@ def test_doctor_refuses_a_folder_that_is_not_there(
 
 
 def data_sets() -> dict[str, tuple[tuple[str, ...], ...]]:
-    """Data set -> choices of files, of all tasks."""
+    """Return the choices of files of each data set, of all tasks."""
     known = [tasks.find(name) for name in tasks.names()]
     return {files.name: files.choices for task in known for files in task.data_sets}
 
@@ -319,7 +319,7 @@ CI = ROOT / ".ci" / "run"
 
 
 def shell_lines() -> list[str]:
-    """The first line of each of the README's first two shell blocks."""
+    """Return the first line of each of the README's first two shell blocks."""
     blocks = re.findall(r"```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     lines = [block.splitlines() for block in blocks[:2]]
     assert [len(block) for block in lines] == [1, 1], "each of the two commands is one line"
@@ -347,7 +347,7 @@ esac
 
 
 def ci(folder: Path, fail: str) -> tuple[int, list[str]]:
-    """The exit code of .ci/run in `folder`, and the commands it ran, with fake programs."""
+    """Run .ci/run in `folder` with fake programs; return its exit code and the commands it ran."""
     (folder / ".ci").mkdir()
     shutil.copy(CI, folder / ".ci" / "run")
     shutil.copy(README, folder)

@@ -36,7 +36,7 @@ WHATEVER = Source("changed", "test")
 
 
 def entries(spec: Spec) -> dict[str, V]:
-    """What `cite` was given to build a spec."""
+    """Return the arguments from which `cite` builds a spec."""
     return {
         name: V(value, *dataclasses.astuple(spec.sources[name]))
         for name, value in spec.values().items()
@@ -107,9 +107,11 @@ UNPHYSICAL: list[tuple[Preset, dict[str, Any]]] = [
     (rasch2023, {"g_max_us": -25.0}),
     (rasch2023, {"t0_s": 0.0}),
     (rasch2023, {"t0_s": -20.0}),
-    (rasch2023, {"t0_s": 1e-7}),  # shorter than a reading: the 1/f logarithm would be negative
+    # This is shorter than a reading: the 1/f logarithm would be negative.
+    (rasch2023, {"t0_s": 1e-7}),
     (rasch2023, {"t_read_s": 0.0}),
-    (rasch2023, {"prog_coeff_us": (0.26348, -1.0, 0.5)}),  # positive at both ends, negative between
+    # The polynomial is positive at both ends and negative between.
+    (rasch2023, {"prog_coeff_us": (0.26348, -1.0, 0.5)}),
     (rasch2023, {"prog_coeff_us": (-0.1,)}),
     (rasch2023, {"prog_coeff_us": (0.1, -0.2)}),
     (rasch2023, {"prog_coeff_us": ()}),
@@ -142,7 +144,7 @@ UNPHYSICAL: list[tuple[Preset, dict[str, Any]]] = [
     (rasch2023, {"weight_scaling": "row"}),
     (rasch2023, {"digital_bias": False}),
     (rasch2023, {"digital_bias": 1}),
-    (rasch2023, {"input_range": "none"}),  # a DAC needs a range
+    (rasch2023, {"input_range": "none"}),  # A DAC needs a range.
     (rasch2023, {"drift_compensation": "Global"}),
     (rasch2023, {"alpha_floor": 0.0}),
     (scalar_drift, {"nu": -0.06}),
@@ -244,7 +246,7 @@ def test_pickle_and_copy(preset: Preset) -> None:
         assert copied == preset and hash(copied) == hash(preset)
 
 
-# --- a change says so ---
+# --- changes are recorded ---
 
 
 def test_change_is_a_copy_that_says_so() -> None:
@@ -452,7 +454,7 @@ def test_explain_shows_a_work_that_a_user_added(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_kinds_a_preset_may_hold() -> None:
-    """Every part of every preset is one of the public kinds, and says its law."""
+    """Every part of every preset has a public kind, and states its law."""
     for preset in ALL:
         assert isinstance(preset.crossbar, CrossbarSpec)
         assert isinstance(preset.compensation, CompensationSpec)

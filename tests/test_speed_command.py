@@ -58,7 +58,8 @@ def test_exponents_by_hand() -> None:
     assert growth.exponent(sizes, [7.0 * n for n in sizes]) == pytest.approx(1.0)
     assert growth.exponent(sizes, [n * n for n in sizes]) == pytest.approx(2.0)
     assert growth.exponent(sizes, [5.0] * 5) == pytest.approx(0.0)
-    # what a call costs whatever its size hides growth at small sizes: they do not count
+    # The cost of a call that does not depend on its size hides growth at small sizes, so these do
+    # not count.
     assert growth.exponent(sizes, [1e6, 1e6, 4.0, 8.0, 16.0]) == pytest.approx(1.0)
 
 
@@ -167,7 +168,10 @@ def test_a_record_is_kept_and_the_page_written(
 def test_an_interrupted_measurement_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What was measured is kept and not measured again; an unfinished one is no record."""
+    """What was measured is stored and not measured again.
+
+    An unfinished measurement is no record.
+    """
     words = ["--only", "wrn-chip", "sweep", *CHIP[2:], "--out", str(tmp_path / "out")]
     ran: list[str] = []
     true = dict(MEASURES)
@@ -189,7 +193,7 @@ def test_an_interrupted_measurement_goes_on(
     assert [row[0] for row in first.rows] == ["wrn-chip"] and not first.extra["finished"]
     assert record_command.main(["add", str(tmp_path / "out"), "--dry-run"]) == 2
     assert "is not finished" in capsys.readouterr().err
-    assert main(words) == 2  # not without --resume
+    assert main(words) == 2  # It goes on only with --resume.
     assert main([*words, "--resume", "--chips", "3"]) == 2
     assert "with other arguments (goals)" in capsys.readouterr().err
     noted("sweep", False)

@@ -1,4 +1,4 @@
-"""What all three tasks obey: metrics against sums done by hand, seeds, options, files."""
+"""Properties of all three tasks: metrics against sums done by hand, seeds, options, files."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_evaluation_is_repeatable_without_dropout_and_gives_the_mode_back(all_ta
 def test_a_subset_has_so_many_samples(all_tasks, name) -> None:
     task = all_tasks[name]
     count = sum(task.targets(batch).numel() for batch in task.batches("test", 150))
-    if name == "lstm":  # the first word of a stream is not scored
+    if name == "lstm":  # The first word of a stream is not scored.
         assert 150 - 2 * lstm.STREAMS < count <= 150
     else:
         assert count == 150
@@ -184,7 +184,10 @@ def test_options_are_words_of_key_and_value() -> None:
 
 @pytest.mark.parametrize("name", tasks.names("embedded"))
 def test_parts_of_a_batch_are_all_of_it(all_tasks, name) -> None:
-    """Each sample in one replica's part; a stream of words stays with one replica."""
+    """Each sample is in one replica's part.
+
+    A stream of words stays with one replica.
+    """
     task = all_tasks[name]
     batch = next(task.train_loader(6, 0).passing(0))
     targets = task.targets(batch).view(-1, 6) if name == "lstm" else task.targets(batch)[None]
@@ -210,7 +213,10 @@ class Absent:
 
 @pytest.mark.parametrize("name", tasks.names("embedded"))
 def test_nothing_is_chosen_by_the_test_split(name, tmp_path) -> None:
-    """Digital and hardware-aware training, validation and calibration run without it."""
+    """Both trainings, validation and calibration run without it.
+
+    The trainings are the digital and the hardware-aware one.
+    """
     from benchmarks.studies.base import Study
     from benchmarks.studies.settings import Settings
 

@@ -17,7 +17,10 @@ from tests.test_training import recipe, run
 
 @pytest.mark.parametrize("kind", ["none", "pcm", "gaussian"])
 def test_scale_zero_is_plain_training(kind: str) -> None:
-    """Momentum, weight decay on matrices only, gradient clipping, warm-up and drops included."""
+    """Momentum, weight decay on matrices only and gradient clipping are included.
+
+    So are warm-up and drops.
+    """
     model = small_net()
     analog = convert(model, ideal)
     data = [(random(8, 2, 4, 4, seed=i), torch.arange(8) % 3) for i in range(4)]
@@ -84,7 +87,10 @@ def test_learning_rate_factor() -> None:
 
 
 def test_weight_decay_is_on_matrices_only() -> None:
-    """Not on biases, normalisations, input ranges or column scales, which have two dimensions."""
+    """It is not on biases, normalisations, input ranges or column scales.
+
+    Input ranges and column scales have two dimensions.
+    """
     analog = convert(small_net(), rasch2023)
     how = recipe(weight_decay=0.1, learn_input_ranges=True, learn_out_scales=True)
     for matrix in matrices_of(analog).values():

@@ -35,12 +35,12 @@ def free_port() -> int:
 
 
 def replica(out: Path) -> None:
-    """What each of two processes does; its findings go to out/RANK.pt."""
+    """Run all of the checks that need two processes; write the findings to out/RANK.pt."""
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
     findings: dict[str, Any] = {}
 
-    # no noise: the whole mini-batch, in two parts
+    # Without noise: the whole mini-batch, in two parts.
     analog = convert(mlp(), ideal)
     how = recipe(learning_rate=0.1, momentum=0.9, grad_clip=0.5)
     loss = lambda m, b: m(b).square().mean()  # noqa: E731
@@ -49,13 +49,14 @@ def replica(out: Path) -> None:
     train(analog, data, loss, recipe=how, split=part, progress=False, cpu=True)
     findings["averaged"] = analog.state_dict()
 
-    # two mini-batches in a step and one left over: gradients are averaged in steps alone
+    # Two mini-batches make a step and one is left over: gradients are averaged in steps alone.
     analog = convert(mlp(), ideal)
     more = {"split": part, "gradient_accumulation_steps": 2}
     train(analog, data[:3], loss, recipe=how, progress=False, cpu=True, **more)
     findings["accumulated"] = analog.state_dict()
 
-    # everything: what the replicas end with, and what each of them is injected
+    # A training with everything: the weights of the replicas at the end, and the noise that each of
+    # them gets.
     analog = convert(small_net(), rasch2023)
     images = [(random(8, 2, 4, 4, seed=i), torch.arange(8) % 3) for i in range(6)]
     how = recipe(**{**EVERYTHING, "distill_weight": 0.0, "epochs": 1, "lr_drop_on_stall": False})
@@ -78,7 +79,7 @@ def replica(out: Path) -> None:
     train(analog, data, watched, recipe=how, split=part, seed=5, progress=False, cpu=True)
     findings["injected"] = torch.stack(seen)
 
-    # a loader without split: replicas take turns; files are the first one's alone
+    # A loader without split: replicas take turns, and the first one alone writes files.
     read: list[int] = []
 
     class Carried:
@@ -104,13 +105,13 @@ def replica(out: Path) -> None:
     torch.save(findings, out / f"{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-    # gloo's threads may outlive the group, and C++ then aborts a process that ends as usual
+    # gloo's threads may outlive the group, and C++ then aborts a process that ends as usual.
     os._exit(0)
 
 
 @pytest.fixture(scope="module")
 def replicas(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """Two processes on this CPU, over gloo."""
+    """Run two processes on this CPU, over gloo."""
     out = tmp_path_factory.mktemp("replicas")
     code = f"from pathlib import Path; from tests.test_training_replicas import replica\n" \
         f"replica(Path({str(out)!r}))"  # fmt: skip
@@ -131,7 +132,10 @@ def replicas(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[
 
 
 def test_replicas_average_their_gradients(replicas: Any) -> None:
-    """Two halves of each mini-batch are the whole one in one process, clipped norm included."""
+    """Two halves of each mini-batch are the whole one in one process.
+
+    The clipped norm is the same too.
+    """
     analog = convert(mlp(), ideal)
     how = recipe(learning_rate=0.1, momentum=0.9, grad_clip=0.5)
     loss = lambda m, b: m(b).square().mean()  # noqa: E731
@@ -145,7 +149,10 @@ def test_replicas_average_their_gradients(replicas: Any) -> None:
 
 
 def test_replicas_accumulate_their_gradients(replicas: Any) -> None:
-    """Two mini-batches and the one left over, in two halves, are those of one process."""
+    """Two mini-batches and the one left over are those of one process.
+
+    Each is in two halves.
+    """
     analog = convert(mlp(), ideal)
     optimizer = torch.optim.SGD(analog.parameters(), lr=0.1, momentum=0.9)
     data = [random(8, 12, seed=i) for i in range(3)]
@@ -161,7 +168,10 @@ def test_replicas_accumulate_their_gradients(replicas: Any) -> None:
 
 
 def test_replicas_end_with_the_same_weights(replicas: Any) -> None:
-    """Bit for bit, ranges that start from each replica's own data and statistics included."""
+    """They agree bit for bit.
+
+    This includes ranges that start from each replica's own data, and statistics.
+    """
     first, second = (findings["everything"] for findings in replicas[1])
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
@@ -171,7 +181,10 @@ def test_replicas_end_with_the_same_weights(replicas: Any) -> None:
 
 
 def test_the_noise_of_a_replica_is_a_function_of_seed_step_and_replica(replicas: Any) -> None:
-    """The very draws of the stream named by them; replicas and steps share none."""
+    """It is drawn from the stream of that name.
+
+    Replicas and steps share no draws.
+    """
     matrix = matrices_of(convert(mlp(), DEVICES))["2"]
     spec = recipe(noise_type="pcm", noise_scale=3.0).spec
     clean = matrix.normalised_weight()
@@ -190,12 +203,14 @@ def test_the_noise_of_a_replica_is_a_function_of_seed_step_and_replica(replicas:
 
 def test_replicas_take_turns_and_the_first_writes(replicas: Any) -> None:
     out, findings = replicas
-    assert [replica["read"] for replica in findings] == [[0, 2, 4], [1, 3, 5]]  # 6 has no partner
+    # Mini-batch 6 has no partner.
+    assert [replica["read"] for replica in findings] == [[0, 2, 4], [1, 3, 5]]
     names = {path.name for path in (out / "run").iterdir()} - {"tensorboard"}
     assert names == {"checkpoint.json", "metrics.csv", "step-3.safetensors"}
     tensors = load_file(out / "run" / "step-3.safetensors")
     assert [int(tensors[f"carried.{rank}.rank"]) for rank in (0, 1)] == [0, 1]
-    assert [int(replica["carried"]["rank"]) for replica in findings] == [0, 1]  # each its own again
+    # Each gets its own again.
+    assert [int(replica["carried"]["rank"]) for replica in findings] == [0, 1]
     with (out / "run" / "metrics.csv").open() as file:
         last = list(csv.DictReader(file))[-1]
-    assert float(last["validation_loss"]) == 0.0  # the first replica's word
+    assert float(last["validation_loss"]) == 0.0  # The first replica's value counts.

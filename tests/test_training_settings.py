@@ -1,4 +1,4 @@
-"""What a hardware-aware training is a function of, what it leaves behind, and what it refuses."""
+"""Hardware-aware training: what it depends on, what it leaves behind, and what it refuses."""
 
 from __future__ import annotations
 
@@ -53,7 +53,10 @@ def test_a_layer_s_noise_does_not_depend_on_others(engine: str) -> None:
 
 
 def test_the_model_comes_back_clean(engine: str) -> None:
-    """Modes as before, nothing injected, effective weights those trained; also after an error."""
+    """Modes are as before, and nothing is injected.
+
+    Effective weights are those trained; all this holds after an error too.
+    """
     analog = convert(mlp(), DEVICES, engine=engine).eval()
     how = recipe(noise_type="pcm", noise_scale=3.0, learning_rate=0.05)
     seen = []
@@ -80,7 +83,10 @@ def test_max_batches(engine: str) -> None:
 
 
 def test_mixed_precision_and_then_another_setting() -> None:
-    """Accelerate's wrapper is taken off again: the model can be pickled and trained otherwise."""
+    """Accelerate's wrapper is taken off again.
+
+    The model can be pickled and trained with other settings.
+    """
     analog = convert(mlp(), QUIET)
     how = recipe(learn_input_ranges=True, learning_rate=0.01)
     run(analog, [random(4, 12)] * 3, how, mixed_precision="bf16")
