@@ -236,7 +236,7 @@ def answered(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
 
 
 def off_breaks(x: torch.Tensor) -> torch.Tensor:
-    """Return where float32 keeps a target on the same side of a break of the Hermes laws."""
+    """Return a mask of targets that float32 keeps on their side of the Hermes laws' breaks."""
     breaks = torch.tensor([0.0945, 0.3055, 0.16])
     return ((x[:, None] - breaks).abs() > 1e-6).all(1)
 
