@@ -46,7 +46,7 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small_periphery(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use few chips for the cross-check's periphery rows, which test_crosscheck_layer tests."""
+    """Use few chips for the cross-check's periphery rows; tests of layers cover them."""
     from aimc_bridge.equivalence import periphery
 
     monkeypatch.setattr(periphery, "EXACT_CHIPS", 4)
