@@ -68,7 +68,7 @@ class TestInjection:
         stats.assert_sd(got.abs(), spread * largest, "sd of the size")
 
     def test_growth_is_that_of_t0_without_drift(self) -> None:
-        """Read noise grows until t0, and no mean drift is injected.
+        """Read noise has the growth of t0, and no mean drift is injected.
 
         Without programming noise, it is |w| Q(w) sqrt(ln((20 + t_read) / (2 t_read))).
         """
