@@ -1,4 +1,4 @@
-"""What all tests share: one thread a process, no network, real data where there are some."""
+"""Fixtures and settings of all tests: one thread per process, no network, real data if present."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# before torch and the Hugging Face libraries are imported
+# These variables must be set before torch and the Hugging Face libraries are imported.
 for _name, _value in {
-    "OMP_NUM_THREADS": "1",  # the suite runs a process a core
+    "OMP_NUM_THREADS": "1",  # The suite runs one process per core.
     "MPLBACKEND": "Agg",
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
@@ -34,19 +34,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
-    """Each engine in turn."""
+    """Return the name of each engine in turn."""
     return str(request.param)
 
 
 @pytest.fixture
 def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No folder of real data is named, whatever the shell has."""
+    """Unset the variable that names a folder of real data, whatever the shell has set."""
     monkeypatch.delenv("AIMC_BRIDGE_DATA", raising=False)
 
 
 @pytest.fixture
 def small_periphery(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few chips for the cross-check's rows of the periphery, which are tested with the layers."""
+    """Use few chips for the cross-check's periphery rows; tests of layers cover them."""
     from aimc_bridge.equivalence import periphery
 
     monkeypatch.setattr(periphery, "EXACT_CHIPS", 4)
@@ -55,7 +55,7 @@ def small_periphery(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def all_tasks() -> dict[str, Task]:
-    """The embedded task of every model, by name."""
+    """Return the embedded task of every model, by name."""
     from benchmarks import tasks
 
     return {name: tasks.get(name) for name in tasks.names("embedded")}
@@ -63,7 +63,7 @@ def all_tasks() -> dict[str, Task]:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real data: AIMC_BRIDGE_DATA, or shared/data beside the repository."""
+    """Return the folder of real data: AIMC_BRIDGE_DATA, or shared/data beside the repository."""
     named = os.environ.get("AIMC_BRIDGE_DATA")
     folder = Path(named) if named else ROOT.parent / "shared" / "data"
     if not folder.is_dir():

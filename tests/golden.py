@@ -1,8 +1,9 @@
-"""Digests of what chips are, over presets, compensations, ways to draw and engines.
+"""Digests of chips, over presets, compensations, ways to draw and engines.
 
 `python -m tests.golden` compares this tree with tests/golden.json; `--write` replaces that file.
-A digest holds on the machine it was written on (torch's version and the CPU decide the last bits of
-`exp` and of products); on others the few numbers kept beside it are compared within `CLOSE`.
+A digest holds on the machine that wrote it (torch's version and the CPU decide the last bits of
+`exp` and of products); on other machines, the few numbers stored beside it are compared within
+`CLOSE`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from presets import hermes, ideal, rasch2023, scalar_drift
 from tests.models import linear, random
 
 FILE = Path(__file__).with_name("golden.json")
-CLOSE = 2e-5  # relative, of numbers from another machine
+CLOSE = 2e-5  # relative error allowed for numbers from another machine
 TIMES = (0.0, 3600.0, 31536000.0)
 COMPENSATIONS = ("none", "global", "global_exact_reference", "per_column", "oracle")
 TILES = {"max_rows": 100, "max_columns": 7}
@@ -45,7 +46,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def machine() -> str:
-    """What decides the last bits: torch, its instruction set, the processor."""
+    """Describe what decides the last bits: torch, its instruction set, the processor."""
     cpu = platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
@@ -59,7 +60,7 @@ def machine() -> str:
 
 
 def network() -> nn.Sequential:
-    """A convolution and two linear layers on several tiles each."""
+    """Return a convolution and two linear layers on several tiles each."""
     conv = nn.Conv2d(3, 8, 3, padding=1)
     with torch.no_grad():
         conv.weight.copy_(random(8, 3, 3, 3, seed=11) / 27**0.5)
@@ -74,7 +75,7 @@ def inputs() -> Tensor:
 
 
 def digest(*tensors: Tensor) -> str:
-    """Of dtypes, shapes and bytes."""
+    """Return a digest of the tensors' dtypes, shapes and bytes."""
     total = hashlib.sha256()
     for tensor in tensors:
         plain = tensor.detach().cpu().contiguous()
@@ -84,7 +85,7 @@ def digest(*tensors: Tensor) -> str:
 
 
 def numbers(*tensors: Tensor) -> list[float]:
-    """A few that another machine must reach too: size and one projection."""
+    """Return two numbers that another machine must reach too: the size and one projection."""
     flat = torch.cat([tensor.detach().cpu().double().flatten() for tensor in tensors])
     weights = torch.linspace(-1.0, 1.0, flat.numel(), dtype=torch.float64)
     return [float(flat.abs().sum()), float((flat * weights).sum())]
@@ -98,31 +99,31 @@ def entry(*tensors: Tensor) -> Entry:
 
 
 def chip(preset: Preset, engine: str, draw_on: str) -> dict[str, Entry]:
-    """Programmed and drifted weights, compensation factors and outputs of one chip."""
+    """Return the programmed and drifted weights, compensation factors and outputs of one chip."""
     model, x = network(), inputs()
     analog = convert(model, preset, engine=engine).eval()
     if preset.crossbar.input_range != "none":
         calibrate(analog, [x])
     program(analog, 7, draw_on=draw_on)
     matrices = matrices_of(analog)
-    said = {"programmed": entry(*(m.effective_weight() for m in matrices.values()))}
+    entries = {"programmed": entry(*(m.effective_weight() for m in matrices.values()))}
     for t_s in TIMES:
         drift(analog, t_s)
-        said[f"drifted {t_s:g}"] = entry(*(m.effective_weight() for m in matrices.values()))
-        said[f"alpha {t_s:g}"] = entry(*(m.alpha() for m in matrices.values()))
+        entries[f"drifted {t_s:g}"] = entry(*(m.effective_weight() for m in matrices.values()))
+        entries[f"alpha {t_s:g}"] = entry(*(m.alpha() for m in matrices.values()))
     if engine == "native":
         torch.manual_seed(3)
         with torch.no_grad():
-            said["outputs"] = entry(analog(x))
-    else:  # no seed reaches the C++ tile's noise
+            entries["outputs"] = entry(analog(x))
+    else:  # No seed reaches the noise of the C++ tile.
         if preset.compensation.drift_compensation not in ("none", "oracle"):
-            said = {key: value for key, value in said.items() if not key.startswith("alpha")}
-    said["fingerprint"] = {"digest": fingerprint(analog, matrices), "numbers": []}
-    return said
+            entries = {key: value for key, value in entries.items() if not key.startswith("alpha")}
+    entries["fingerprint"] = {"digest": fingerprint(analog, matrices), "numbers": []}
+    return entries
 
 
 def trained(engine: str, preset: Preset, **changes: Any) -> dict[str, Entry]:
-    """Weights after a few noisy mini-batches."""
+    """Return the weights after a few noisy mini-batches."""
     analog = convert(network(), preset, engine=engine)
     batches = [(inputs() + 0.1 * k, torch.arange(4) % 5) for k in range(4)]
     calibrate(analog, [x for x, _ in batches])
@@ -136,7 +137,7 @@ def trained(engine: str, preset: Preset, **changes: Any) -> dict[str, Entry]:
 
 
 def swept() -> dict[str, Entry]:
-    """The values of a sweep."""
+    """Return the values of a sweep."""
     analog = convert(network(), PRESETS["rasch2023"]).eval()
     x = inputs()
     calibrate(analog, [x])
@@ -152,7 +153,7 @@ def swept() -> dict[str, Entry]:
 
 
 def cases() -> Iterator[tuple[str, Callable[[], dict[str, Entry]]]]:
-    """(name, what computes it); names that begin with "compiled" take seconds each."""
+    """Yield pairs of a name and a function; names with "compiled" take seconds each."""
     for name, preset in PRESETS.items():
         for compensation in COMPENSATIONS:
             changed = preset.change(drift_compensation=compensation, why="golden")
@@ -174,44 +175,53 @@ def cases() -> Iterator[tuple[str, Callable[[], dict[str, Entry]]]]:
     yield "swept: native", swept
 
 
-# products without their own noise: no seed reaches that of aihwkit's C++ tile
+# These presets have products without noise of their own: no seed reaches the noise of aihwkit's C++
+# tile.
 QUIET = PRESETS["rasch2023"].change(out_noise=0.0, w_noise=0.0, why=_WHY)
 QUIET_HERMES = PRESETS["hermes"].change(out_noise=0.0, w_noise=0.0, why=_WHY)
 
 
 def differences(name: str, now: dict[str, Entry], then: dict[str, Entry], exact: bool) -> list[str]:
-    """What differs; of another machine's record the numbers, within `CLOSE`."""
+    """Return one line per difference from the record.
+
+    Args:
+        name: The name of the case.
+        now: The entries that this tree computes.
+        then: The recorded entries.
+        exact: Compare digests too, as this machine wrote the record; otherwise only the numbers are
+            compared, within `CLOSE`.
+    """
     if set(now) != set(then):
         return [f"{name}: has {sorted(now)}, recorded {sorted(then)}"]
-    said = []
+    lines = []
     for what, value in now.items():
         if exact and value["digest"] != then[what]["digest"]:
-            said.append(f"{name}: {what} is not bit for bit what was recorded")
+            lines.append(f"{name}: {what} is not bit for bit what was recorded")
         scale = max([abs(n) for n in then[what]["numbers"]], default=0.0)
         for a, b in zip(value["numbers"], then[what]["numbers"], strict=True):
             if abs(a - b) > CLOSE * scale:
-                said.append(f"{name}: {what} {a!r}, recorded {b!r}")
-    return said
+                lines.append(f"{name}: {what} {a!r}, recorded {b!r}")
+    return lines
 
 
 def main(words: list[str]) -> int:
-    """Compare every case with the record, or write it anew."""
+    """Compare every case with the record, or rewrite the record."""
     torch.set_num_threads(1)
     record = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
     if "--write" in words:
-        made = {"machine": machine(), "cases": {name: work() for name, work in cases()}}
-        text = json.dumps(made, indent=0)
+        new = {"machine": machine(), "cases": {name: work() for name, work in cases()}}
+        text = json.dumps(new, indent=0)
         FILE.write_text(text + "\n", encoding="utf-8")
-        print(f"{len(made['cases'])} cases written")
+        print(f"{len(new['cases'])} cases written")
         return 0
     exact = record["machine"] == machine()
-    said = [
+    lines = [
         line
         for name, work in cases()
         for line in differences(name, work(), record["cases"][name], exact)
     ]
-    print("\n".join(said) or f"all as recorded ({'bit for bit' if exact else 'closely'})")
-    return 1 if said else 0
+    print("\n".join(lines) or f"all as recorded ({'bit for bit' if exact else 'closely'})")
+    return 1 if lines else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The ablation: which variants, paired changes by hand, going on, and its record."""
+"""The ablation: its variants, paired changes by hand, resuming, and its record."""
 
 from __future__ import annotations
 
@@ -54,26 +54,26 @@ def test_each_technique_is_switched_once_and_the_noise_has_four_scales() -> None
         "columns clipped at 3 sd",
         "noise scale 1",
         "noise scale 2",
-        "noise scale 5",  # 3 is the recipe's own
+        "noise scale 5",  # 3 is the recipe's own.
     ]
 
 
 def test_a_technique_that_the_recipe_lacks_is_switched_on() -> None:
-    found = names(drop_connect=0.0, distill_weight=0.0, ramp_batches=0, noise_scale=1.5)
-    assert "with drop-connect (drop_connect=0.01)" in found
-    assert "with distillation (distill_weight=0.9, distill_temperature=4.0)" in found
-    assert "with ramp (ramp_batches=100)" in found
-    assert not any("dropout" in name for name in found)  # None: the model's own, whatever it is
+    variants = names(drop_connect=0.0, distill_weight=0.0, ramp_batches=0, noise_scale=1.5)
+    assert "with drop-connect (drop_connect=0.01)" in variants
+    assert "with distillation (distill_weight=0.9, distill_temperature=4.0)" in variants
+    assert "with ramp (ramp_batches=100)" in variants
+    assert not any("dropout" in name for name in variants)  # None is the model's own rate.
     assert "no dropout" in names(dropout=0.5)
     assert "with dropout (dropout=None)" in names(dropout=0.0)
-    assert [name for name in found if name.startswith("noise scale")] == [
+    assert [name for name in variants if name.startswith("noise scale")] == [
         f"noise scale {scale}" for scale in (1, 2, 3, 5)
     ]
 
 
 def test_columns_are_clipped_at_other_widths_than_the_recipes_and_scaled_anew() -> None:
-    own = names(clip_type="column_gaussian", clip_value=2.5)
-    assert [name for name in own if "clip" in name] == [
+    variants = names(clip_type="column_gaussian", clip_value=2.5)
+    assert [name for name in variants if "clip" in name] == [
         "no clipping",
         "columns clipped at 2 sd",
         "columns clipped at 3 sd",
@@ -98,7 +98,7 @@ def test_a_variant_differs_in_its_technique_alone() -> None:
 
 
 def results(seeds: int = 1) -> pd.DataFrame:
-    """Two variants, three chips, two times; the digital model errs in 10 %."""
+    """Return two variants, three chips, two times; the digital model errs in 10 %."""
     errors = {"recipe": (0.20, 0.30, 0.22), "no noise": (0.30, 0.42, 0.30)}
     rows: list[list[object]] = [["digital", 0, "error", 0.0, -1, -1, 0.1]]
     for seed in range(seeds):
@@ -112,7 +112,7 @@ def results(seeds: int = 1) -> pd.DataFrame:
 
 
 def test_changes_are_paired_by_chip() -> None:
-    """A* and its change by hand, with Student's interval of the differences."""
+    """A* and its change are computed by hand, with Student's interval of the differences."""
     table = ablation_report.changes(results(), 0.9).set_index(["variant", "t_inference"])
     stars = [1 - (error - 0.1) / 0.8 for error in (0.30, 0.42, 0.30)]
     row = table.loc["no noise", 3600.0]
@@ -123,12 +123,12 @@ def test_changes_are_paired_by_chip() -> None:
     assert row.change_high - row.change == pytest.approx(half)
     assert row.change - row.change_low == pytest.approx(half)
     unpaired = row.a_star_high - row.a_star
-    assert half < unpaired  # chips that are bad are bad for both
+    assert half < unpaired  # Chips that are bad are bad for both variants.
     assert table.loc["recipe", YEAR].change == 0.0
 
 
 def test_several_trainings_are_the_units() -> None:
-    """Two trainings: one degree of freedom, whatever the number of chips."""
+    """Two trainings give one degree of freedom, whatever the number of chips."""
     table = ablation_report.changes(results(seeds=2), 0.9).set_index(["variant", "t_inference"])
     row = table.loc["recipe", 3600.0]
     means = [1 - (error - 0.1) / 0.8 for error in (0.24, 0.25)]
@@ -164,8 +164,8 @@ def test_results_have_a_folder_of_their_own_where_none_is_named(
     monkeypatch.chdir(tmp_path)
     words = ["wrn", "--chips", "1", "--subset", "40", "--hwa-batches", "3", "--times", "1h"]
     assert command.main([*words, "--digital-epochs", "2", "--only", "no noise"]) == 0
-    (made,) = (tmp_path / "runs").iterdir()
-    assert made.name.startswith("ablation-wrn-") and (made / "changes.csv").exists()
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("ablation-wrn-") and (folder / "changes.csv").exists()
 
 
 def test_what_comes_out(finished: Path) -> None:
@@ -175,7 +175,8 @@ def test_what_comes_out(finished: Path) -> None:
     counts = chips.groupby("variant", sort=False).size().to_dict()
     assert counts == {"recipe": 4, "no noise": 4, "noise scale 1": 4}
     for _, group in chips.groupby("variant"):
-        assert group.seed.tolist() == chips[chips.variant == "recipe"].seed.tolist()  # the same
+        # Both variants use the same chips.
+        assert group.seed.tolist() == chips[chips.variant == "recipe"].seed.tolist()
     histories = {
         slug: pd.read_csv(finished / "work" / "seed-0" / slug / "training" / "metrics.csv")
         for slug in ("recipe", "no-noise", "noise-scale-1")
@@ -195,16 +196,16 @@ def test_what_comes_out(finished: Path) -> None:
 def test_a_run_goes_on_and_does_nothing_twice(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped in the second training; the numbers are those of one go."""
+    """A run stopped in the second training gives the numbers of an uninterrupted one."""
     out = tmp_path / "out"
     calls = []
     train = core.train
 
-    def trained(*given: object, **named: object) -> object:
+    def trained(*args: object, **options: object) -> object:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return train(*given, **named)  # type: ignore[arg-type]
+        return train(*args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(core, "train", trained)
     checkpoint = ["--checkpoint", str(finished / "work" / "digital")]
@@ -223,13 +224,16 @@ def test_a_run_goes_on_and_does_nothing_twice(
 def test_every_model_is_compiled_and_its_ranges_set_anew_where_asked(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Compiled before all else; ranges before the training and, if the plan says so, after it."""
+    """Every model is compiled first.
+
+    Ranges are set before the training and, if the plan says so, again after it.
+    """
     order: list[str] = []
 
     def noted(name: str, work: Callable[..., object]) -> Callable[..., object]:
-        def do(*given: object, **named: object) -> object:
+        def do(*args: object, **options: object) -> object:
             order.append(name)
-            return work(*given, **named)
+            return work(*args, **options)
 
         return do
 
@@ -246,7 +250,10 @@ def test_every_model_is_compiled_and_its_ranges_set_anew_where_asked(
 def test_a_record_and_its_page(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kept whole, and shown with its figure between the marks of a page of its own."""
+    """A record is stored whole.
+
+    It is shown with its figure between the marks of a page of its own.
+    """
     monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
     section = next(one for one in pages.SECTIONS if one.name == "ablation")
     monkeypatch.setattr(pages, "SECTIONS", (section,))

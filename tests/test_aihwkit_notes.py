@@ -1,4 +1,4 @@
-"""The scripts of docs/aihwkit-notes.md: one that fails tells that aihwkit mended what it shows."""
+"""The scripts of docs/aihwkit-notes.md: if one fails, aihwkit has fixed what it shows."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ ATTENTION: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def mask_of(kind: str, batch: int, targets: int, sources: int) -> Tensor:
-    """A mask that leaves every target at least its first source."""
+    """Return a mask that leaves every target at least its first source."""
     if kind == "causal":
         return nn.Transformer.generate_square_subsequent_mask(targets)
     front = (batch * HEADS,) if kind.endswith("3") else ()
@@ -75,7 +75,8 @@ def test_attention_equals_digital(
     layer = nn.MultiheadAttention(WIDTH, HEADS, **options).train("eval" not in use)
     with torch.no_grad():
         for name, parameter in layer.named_parameters():
-            if "bias" in name:  # torch starts them at 0, where a wrong split shows nothing
+            # Torch starts biases at 0, for which a wrong split would show nothing.
+            if "bias" in name:
                 parameter.normal_()
     batch = BATCH if batched else 1
     targets, sources = STEPS, STEPS - 2 if "cross" in use else STEPS
@@ -96,8 +97,8 @@ def test_attention_equals_digital(
             padding = torch.zeros(padding.shape).masked_fill(padding, -torch.inf)
         masks["key_padding_mask"] = padding if batched else padding[0]
 
-    def call(module: nn.Module, given: list[Tensor]) -> Any:
-        three = given if len(given) == 3 else given * 3
+    def call(module: nn.Module, leaves: list[Tensor]) -> Any:
+        three = leaves if len(leaves) == 3 else leaves * 3
         return module(
             *three,
             need_weights=average is not None,
@@ -153,8 +154,8 @@ def test_transformer_encoder_equals_digital(
     padding = torch.arange(STEPS) >= torch.tensor([6, 3, 4, 2])[:, None] if padded else None
     real = torch.ones(BATCH, STEPS) if padding is None else (~padding).float()
 
-    def call(module: nn.Module, given: list[Tensor]) -> Tensor:
-        x = given[0] if batch_first else given[0].transpose(0, 1)
+    def call(module: nn.Module, leaves: list[Tensor]) -> Tensor:
+        x = leaves[0] if batch_first else leaves[0].transpose(0, 1)
         y: Tensor = module(x, src_key_padding_mask=padding)
         return (y if batch_first else y.transpose(0, 1)) * real[:, :, None]
 
@@ -195,8 +196,10 @@ def test_transformer_equals_digital(engine: str, training: bool) -> None:
 def test_encoder_in_eval_mode_does_not_bypass_the_chip(
     engine: str, exclude: tuple[str, ...]
 ) -> None:
-    """Hooks alone would switch torch's fast path off, so the output without them must show the
-    chip too."""
+    """The output without hooks shows the chip too.
+
+    Hooks alone would switch off torch's fast path.
+    """
     if engine != "native":
         pytest.skip("the paper's standard model needs this engine's slowest tile")
     model = nn.TransformerEncoder(encoder_layer(), 2).eval()
@@ -211,10 +214,10 @@ def test_encoder_in_eval_mode_does_not_bypass_the_chip(
         assert names and calls_of(analog, lambda: analog(x)) == names
         assert calls_of(analog, lambda: analog(x, src_key_padding_mask=padding)) == names
         for mask in (None, padding):
-            wanted = model(x, src_key_padding_mask=mask)
+            expected = model(x, src_key_padding_mask=mask)
             got = analog(x, src_key_padding_mask=mask)
             real = slice(None) if mask is None else ~mask
-            assert float((got - wanted)[real].std()) > 1e-3 * float(wanted[real].std())
+            assert float((got - expected)[real].std()) > 1e-3 * float(expected[real].std())
 
 
 def test_digital_encoders_keep_their_fast_path(engine: str) -> None:
@@ -222,8 +225,8 @@ def test_digital_encoders_keep_their_fast_path(engine: str) -> None:
         {"kept": nn.TransformerEncoder(encoder_layer(), 1), "fc": encoder_layer()}
     )
     analog = convert(model, ideal, engine=engine, exclude=["kept"])
-    kept, converted = analog["kept"], analog["fc"]
-    assert kept.use_nested_tensor and kept.layers[0].activation_relu_or_gelu == 1
+    encoder, converted = analog["kept"], analog["fc"]
+    assert encoder.use_nested_tensor and encoder.layers[0].activation_relu_or_gelu == 1
     assert converted.activation_relu_or_gelu == 0
 
 

@@ -1,4 +1,4 @@
-"""Input ranges from data: statistics of each tile's inputs, computed once more by hand."""
+"""Input ranges from data: statistics of each tile's inputs, computed a second time by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aimc_bridge.errors import CalibrationError, CapabilityError, ShapeError, Us
 from presets import ideal, rasch2023
 from tests.models import QUIET, RANGED, assert_close, linear, mlp, only, random
 
-# several tiles, on every engine's tiles
+# The layer takes several tiles, on every engine's tiles.
 TILED = RANGED.change(max_rows=25, max_columns=20, why="ranges of tiles")
 
 
@@ -24,12 +24,12 @@ def by_max(parts: list[Tensor]) -> float:
 
 
 def by_percentile(parts: list[Tensor]) -> float:
-    """Mean over batches of the smallest value that 90 % of |x| do not exceed."""
-    found = []
+    """Return the mean over batches of the smallest value that 90 % of |x| do not exceed."""
+    percentiles = []
     for part in parts:
         size = part.abs().flatten().sort().values
-        found.append(float(size[round(0.9 * len(size)) - 1]))
-    return sum(found) / len(found)
+        percentiles.append(float(size[round(0.9 * len(size)) - 1]))
+    return sum(percentiles) / len(percentiles)
 
 
 def by_sd(parts: list[Tensor]) -> float:
@@ -44,24 +44,24 @@ METHODS: dict[str, tuple[Callable[[list[Tensor]], float], dict[str, float]]] = {
 
 
 def batches(*shape: int) -> list[Tensor]:
-    """Three batches of other sizes, means and spreads."""
+    """Return three batches of different sizes, means and spreads."""
     return [random(n, *shape, seed=n) * (1.0 + 0.3 * i) + 0.2 * i for i, n in enumerate((8, 20, 5))]
 
 
 def check(analog: nn.Module, seen: Callable[[int, int], list[Tensor]], method: str) -> None:
-    """Every tile's range is the statistic of the inputs `seen(row, column)`."""
+    """Assert that every tile's range is the statistic of the inputs `seen(row, column)`."""
     matrix = only(analog)
     ranges = matrix.input_ranges()
     assert ranges is not None
     for row in range(len(matrix.grid.rows)):
         for column in range(len(matrix.grid.columns)):
-            wanted = METHODS[method][0](seen(row, column))
-            assert abs(float(ranges[row, column]) / wanted - 1.0) < 1e-6, (row, column)
+            expected = METHODS[method][0](seen(row, column))
+            assert abs(float(ranges[row, column]) / expected - 1.0) < 1e-6, (row, column)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_linear_ranges(engine: str, method: str) -> None:
-    """Tile rows 20, 20, 20 of 60 inputs; the column tiles of a row have one range."""
+    """Tile rows are 20, 20, 20 of 60 inputs; the column tiles of a row have one range."""
     data = batches(60)
     data[1][:, 20:40] *= 5.0
     analog = convert(linear(60, 50), TILED, engine=engine)
@@ -72,8 +72,10 @@ def test_linear_ranges(engine: str, method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_convolution_ranges(method: str) -> None:
-    """Rows of (channel, kernel): 7 * 9 = 63 on 21 + 21 + 21, cut inside channels 2 and 4; a tile's
-    range is that of the channels it touches."""
+    """A tile's range is the range of the channels that it touches.
+
+    The rows of (channel, kernel) are 7 * 9 = 63 on 21 + 21 + 21, cut inside channels 2 and 4.
+    """
     data = [x * torch.linspace(0.5, 3.0, 7)[:, None, None] for x in batches(7, 5, 6)]
     analog = convert(nn.Conv2d(7, 30, 3, padding=1), TILED)
     calibrate(analog, data, method=method, **METHODS[method][1])
@@ -103,8 +105,10 @@ def test_transposed_convolution_of_hugging_face(engine: str) -> None:
 
 
 def test_large_inputs_are_sampled_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A percentile of more inputs than fit is that of every n-th; n has no factor of their number,
-    and is 1 for fewer than 2^21."""
+    """Too many inputs are sampled: the percentile is taken of every n-th.
+
+    n has no common factor with their number, and is 1 for fewer than 2^21 inputs.
+    """
     assert calibration._step(2**21 - 1) == 1 and calibration._step(2**21) == 3
     monkeypatch.setattr(calibration, "_SAMPLE", 100)
     x = random(50, 20)
@@ -113,8 +117,8 @@ def test_large_inputs_are_sampled_evenly(monkeypatch: pytest.MonkeyPatch) -> Non
     check(analog, lambda *_: [x.flatten()[::11]], "percentile")
 
 
-# 1000 inputs, of 91 of which a percentile is taken: 4 or 5 of each of 20 features, 11 or 12 of
-# each of 8 channels
+# There are 1000 inputs, and the percentile is taken of 91 of them: 4 or 5 of each of 20 features,
+# 11 or 12 of each of 8 channels.
 SAMPLED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[float, float]]] = {
     "features": (lambda: linear(20, 3), (50, 20), (94.0, 98.0)),
     "steps of sequences": (lambda: linear(20, 3), (5, 10, 20), (94.0, 98.0)),
@@ -125,23 +129,25 @@ SAMPLED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[float, 
 
 @pytest.mark.parametrize("case", SAMPLED)
 def test_a_sample_sees_every_feature(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever one is twice as large as the rest, the percentile below its share is that of the
-    rest, and that above it is its own."""
+    """A feature twice as large as the rest is seen, whichever it is.
+
+    The percentile below its share is the rest's value, and the percentile above it is its own.
+    """
     make, shape, (below, above) = SAMPLED[case]
     monkeypatch.setattr(calibration, "_SAMPLE", 100)
     axis = 1 if len(shape) == 4 else -1
     for feature in range(shape[axis]):
         x = torch.ones(shape)
         x.select(axis, feature).fill_(2.0)
-        for percentile, wanted in ((below, 1.0), (above, 2.0)):
+        for percentile, expected in ((below, 1.0), (above, 2.0)):
             analog = convert(make(), TILED)
             calibrate(analog, [x], "percentile", percentile=percentile)
             ranges = only(analog).input_ranges()
-            assert ranges is not None and ranges.tolist() == [[wanted]], feature
+            assert ranges is not None and ranges.tolist() == [[expected]], feature
 
 
 def test_products_are_exact_meanwhile(engine: str) -> None:
-    """The ranges of a second layer come from what a digital first layer gives it."""
+    """The ranges of a second layer come from a digital first layer's outputs."""
     preset = rasch2023 if engine == "native" else TILED
     model, x = mlp(), random(30, 12)
     analog = convert(model, preset, engine=engine)
@@ -154,7 +160,7 @@ def test_products_are_exact_meanwhile(engine: str) -> None:
 
 
 def test_learned_scales_count_meanwhile(engine: str) -> None:
-    """The second layer sees what the first one gives, its learned column scales included."""
+    """The second layer sees the first one's outputs, with its learned column scales."""
     model = mlp()
     model[0].bias.data.zero_()  # type: ignore[union-attr]
     analog = convert(model, RANGED, engine=engine)
@@ -165,8 +171,8 @@ def test_learned_scales_count_meanwhile(engine: str) -> None:
     calibrate(analog, [x])
     ranges = matrices_of(analog)["2"].input_ranges()
     assert ranges is not None
-    wanted = 3.0 * float(model[:2](x).detach().max())  # type: ignore[index]
-    assert float(ranges) == pytest.approx(wanted, rel=1e-5)
+    expected = 3.0 * float(model[:2](x).detach().max())  # type: ignore[index]
+    assert float(ranges) == pytest.approx(expected, rel=1e-5)
 
 
 def test_modes_gradients_and_products_are_as_before(engine: str) -> None:
@@ -194,7 +200,7 @@ def test_modes_gradients_and_products_are_as_before(engine: str) -> None:
 
 
 class Two(nn.Module):
-    """Takes two arguments, one of them optional."""
+    """A model with two arguments, one of them optional."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,14 +213,14 @@ class Two(nn.Module):
 
 def test_kinds_of_batches(engine: str) -> None:
     x, y = random(6, 12), random(6, 4)
-    found = []
+    by_kind = []
     for batch in ((x, y), [x, y], {"x": x, "y": y}):
         analog = convert(Two(), TILED, engine=engine)
         calibrate(analog, (b for b in [batch]))
         ranges = [m.input_ranges() for m in matrices_of(analog).values()]
-        found.append(torch.stack([r[0, 0] for r in ranges if r is not None]))
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
-    assert_close(found[0], torch.stack([x.abs().max(), y.abs().max()]), "ranges", 1e-6)
+        by_kind.append(torch.stack([r[0, 0] for r in ranges if r is not None]))
+    assert torch.equal(by_kind[0], by_kind[1]) and torch.equal(by_kind[0], by_kind[2])
+    assert_close(by_kind[0], torch.stack([x.abs().max(), y.abs().max()]), "ranges", 1e-6)
 
 
 def test_again_replaces(engine: str) -> None:
@@ -252,7 +258,7 @@ def test_data_that_cannot_set_ranges(engine: str) -> None:
         with pytest.raises(CalibrationError, match="NaN or infinite"):
             calibrate(analog, [(bad, random(3, 4))])
     for matrix in matrices_of(analog).values():
-        assert matrix.input_ranges() is None  # nothing was set halfway
+        assert matrix.input_ranges() is None  # No range was set before the error.
     calibrate(analog, [(random(3, 12), random(3, 4)), (random(0, 12), random(0, 4))])
 
 
@@ -260,9 +266,12 @@ def test_data_that_cannot_set_ranges(engine: str) -> None:
 
 
 def output_ranges(weight: Tensor, data: list[Tensor], percentile: float, bound: float) -> Tensor:
-    """Of tiles of 20 x 20 (17 and 16 columns): largest |w / max|w|| x of the percentile, over the
-    bound; the largest of the columns' tiles."""
-    found = torch.zeros(3)
+    """Return the ranges that outputs need, for tiles of 20 x 20 (17 and 16 columns).
+
+    A tile needs the percentile of |w / max|w| x| over the bound; a row of tiles needs the largest
+    need of its column tiles.
+    """
+    largest = torch.zeros(3)
     for row in range(3):
         rows = slice(20 * row, 20 * row + 20)
         part = weight[:, rows]
@@ -272,13 +281,15 @@ def output_ranges(weight: Tensor, data: list[Tensor], percentile: float, bound: 
             for x in data:
                 size = (x[:, rows] @ normalised[columns].T).abs().flatten().sort().values
                 each.append(float(size[max(1, round(percentile / 100 * len(size))) - 1]))
-            found[row] = max(found[row], sum(each) / len(each) / bound)
-    return found
+            largest[row] = max(largest[row], sum(each) / len(each) / bound)
+    return largest
 
 
 def test_ranges_are_raised_until_the_adc_holds_the_outputs(engine: str) -> None:
-    """As large as an input range needs, as an output does, the larger of both; middle rows see
-    inputs ten times as small, so that they are left alone."""
+    """A range is the larger of what inputs and outputs need.
+
+    Middle rows see inputs ten times as small, so they are left alone.
+    """
     data = batches(60)
     for x in data:
         x[:, 20:40] = 0.3 * x[:, 20:40].sign()
@@ -291,16 +302,19 @@ def test_ranges_are_raised_until_the_adc_holds_the_outputs(engine: str) -> None:
     after = only(analog).input_ranges()
     assert before is not None and after is not None
     needed = output_ranges(model.weight.detach(), data, 80.0, 1.0)
-    wanted = torch.maximum(before, needed[:, None])
-    assert_close(after, wanted, "ranges", 1e-5)
+    expected = torch.maximum(before, needed[:, None])
+    assert_close(after, expected, "ranges", 1e-5)
     assert (after > 1.2 * before).any()
     calibrate(analog, data, "max", out_percentile=1.0)
-    kept = only(analog).input_ranges()
-    assert kept is not None and torch.equal(kept, before)
+    ranges_after = only(analog).input_ranges()
+    assert ranges_after is not None and torch.equal(ranges_after, before)
 
 
 def test_an_adc_clips_the_share_that_is_left(engine: str) -> None:
-    """On the data that set the ranges, one batch and one tile: what lies over the percentile."""
+    """An ADC clips what lies over the percentile.
+
+    This holds for the data that set the ranges, if they are one batch and one tile.
+    """
     preset = QUIET.change(out_bound=0.5, dac_bits=16, why="an ADC that clips")
     model, x = linear(20, 16), random(200, 20)
     analog = convert(model, preset, engine=engine)
@@ -314,7 +328,7 @@ def test_an_adc_clips_the_share_that_is_left(engine: str) -> None:
         bound = 0.5 * float(ranges) * only(analog).column_scale()[0]
         shares[percentile] = float((y.abs() >= bound * (1 - 1e-4)).double().mean())
     assert shares[None] > 0.2
-    # an output within half an ADC step of the bound is counted as clipped too
+    # An output within half an ADC step of the bound is counted as clipped too.
     assert abs(shares[90.0] - 0.10) < 0.01 and abs(shares[99.0] - 0.01) < 0.005
 
 
@@ -332,16 +346,16 @@ def test_grouped_convolutions_have_ranges_of_their_own_for_outputs() -> None:
     conv = nn.Conv1d(6, 60, 3, groups=2, bias=False)
     analog = convert(conv, preset)
     calibrate(analog, [data], "max", out_percentile=70.0)
-    found = only(analog).input_ranges()
-    assert found is not None
+    ranges = only(analog).input_ranges()
+    assert ranges is not None
     weight = conv.weight.detach()
     scale = weight.abs().amax((1, 2), keepdim=True)
     y = nn.functional.conv1d(data, weight / scale, groups=2)
     for column in range(4):
         size = y[:, 15 * column : 15 * column + 15].abs().flatten().sort().values
         needed = float(size[round(0.7 * len(size)) - 1]) / 0.5
-        own = float(data[:, column // 2 * 3 :][:, :3].abs().max())
-        assert abs(float(found[0, column]) / max(needed, own) - 1.0) < 1e-5
+        for_inputs = float(data[:, column // 2 * 3 :][:, :3].abs().max())
+        assert abs(float(ranges[0, column]) / max(needed, for_inputs) - 1.0) < 1e-5
 
 
 def test_wrong_arguments(engine: str) -> None:
@@ -355,9 +369,9 @@ def test_wrong_arguments(engine: str) -> None:
     for value in (0.0, -1.0, 100.5):
         with pytest.raises(UsageError, match="out_percentile=.*allowed: 0 < it <= 100, or None"):
             calibrate(analog, [x], out_percentile=value)
-    for one in (x, {"input": x}):
+    for batch in (x, {"input": x}):
         with pytest.raises(UsageError, match="allowed: an iterable of batches"):
-            calibrate(analog, one)
+            calibrate(analog, batch)
     with pytest.raises(UsageError, match="a batch is a str"):
         calibrate(analog, ["text"])
     with pytest.raises(CapabilityError, match="not a converted model"):
@@ -371,7 +385,7 @@ def test_wrong_arguments(engine: str) -> None:
 
 
 class Failing(nn.Module):
-    """A forward pass with a TypeError of its own."""
+    """A model whose forward pass raises a TypeError of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -383,8 +397,10 @@ class Failing(nn.Module):
 
 
 def test_batches_that_the_model_does_not_take(engine: str) -> None:
-    """With labels, or under other names: the error says how a batch is taken. A TypeError from
-    inside the model stays what it is."""
+    """The error for labels or other names says how a batch is taken.
+
+    A TypeError from inside the model is not replaced.
+    """
     x, y = random(6, 12), torch.arange(6)
     analog = convert(mlp(), TILED, engine=engine)
     batches: list[tuple[Any, str]] = [

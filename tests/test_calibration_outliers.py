@@ -1,4 +1,4 @@
-"""Ranges from the largest inputs, where these lie far from the rest: a warning names the layers."""
+"""Ranges from the largest inputs, if these are outliers: a warning names the layers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from tests.models import RANGED, linear, random
 
 
 def with_outlier(times: float) -> torch.Tensor:
-    """1,000 x 12 inputs, the largest of them so many times the 99.9 % percentile of all sizes."""
+    """Return 1,000 x 12 inputs, the largest of them `times` the 99.9 % percentile of all sizes."""
     x = random(1000, 12)
     usual = float(x.abs().flatten().sort().values[round(0.999 * x.numel()) - 1])
-    x.view(-1)[x.abs().argmax()] = times * usual  # the largest before: the percentile stays
+    # It was the largest before, so the percentile stays.
+    x.view(-1)[x.abs().argmax()] = times * usual
     return x
 
 
 def test_outlying_inputs_are_told(engine: str) -> None:
-    """By name, the worst first, with the ratio; the ranges are the largest inputs all the same."""
+    """The warning names the layers, the worst first, with the ratio.
+
+    The ranges are the largest inputs all the same.
+    """
     model = nn.ModuleDict({"first": linear(12, 8), "second": linear(12, 8)})
 
     class Both(nn.Module):
@@ -37,11 +41,11 @@ def test_outlying_inputs_are_told(engine: str) -> None:
 
     analog = convert(Both(), RANGED, engine=engine)
     pairs = [(with_outlier(1.02 * OUTLYING), with_outlier(2.5 * OUTLYING))]
-    said = (
+    message = (
         r"largest inputs of 2 of 2 layers .* 99\.9 % percentile: "
         r"layers\.second \(15 times\), layers\.first \(6 times\).*\"percentile\""
     )
-    with pytest.warns(UserWarning, match=said):
+    with pytest.warns(UserWarning, match=message):
         calibrate(analog, pairs)
     first, second = (matrix.input_ranges() for matrix in matrices_of(analog).values())
     assert first is not None and second is not None

@@ -1,4 +1,4 @@
-"""Devices and cells of a matrix against aihwkit's noise models and one tile of it; netting."""
+"""Devices and cells of a matrix against aihwkit's noise models and one of its tiles; netting."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ MODELS: dict[str, type[BaseNoiseModel]] = {
 SAMPLES = 1_500_000
 
 
-@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")  # in aihwkit's Hermes model
+# This warning comes from aihwkit's Hermes model.
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
 @every_statistical
 @pytest.mark.parametrize("x", [0.0, 0.05, 0.4, 1.0])
 def test_devices_against_aihwkit(preset: Preset, x: float) -> None:
-    """A device programmed, drifted and read: one chain, the same moments at every stage."""
+    """A device is programmed, drifted and read: the moments agree at every stage."""
     pcm, model = preset.pcm, MODELS[preset.name]()
     target = torch.full((SAMPLES,), x * pcm.g_max_us)
     ours = physics.programmed(target, pcm, torch.randn(SAMPLES))
@@ -66,15 +67,16 @@ UNPAIRED = rasch2023.change(netting=False, why="each device by itself")
 
 
 def level_tile() -> tuple[Tensor, TileGrid]:
-    """One tile with many copies of each level in a row: `[level, copy]`."""
+    """Return one tile with many copies of each level in a row: `[level, copy]`."""
     weight = LEVELS[:, None].expand(-1, COPIES).contiguous()
     return weight, TileGrid((COPIES,), (len(LEVELS),))
 
 
 def by_tile(weights: Tensor) -> Tensor:
-    """STATISTICS of each level (the mean with its sign), `[tile, level, copy] -> [3, level, tile]`.
+    """Return STATISTICS of each level, `[tile, level, copy] -> [3, level, tile]`.
 
-    The tile is the sampling unit: its programmed maximum is common to all of its cells.
+    The mean keeps its sign. The tile is the sampling unit: all its cells
+    share its programmed maximum.
     """
     weights = weights.double()
     mean = weights.mean(-1) * LEVELS.sign()
@@ -83,30 +85,31 @@ def by_tile(weights: Tensor) -> Tensor:
 
 
 def our_tiles(preset: Preset, t_s: float) -> tuple[Tensor, Tensor]:
-    """Statistics right after programming and as read at t_s, many chips at once."""
+    """Return statistics right after programming and as read at t_s, of many chips at once."""
     weight, grid = level_tile()
     shapes = cell_law.noise_shapes(grid, preset.pcm)
-    found = []
+    tiles = []
     for _ in range(TILES // TOGETHER):
         eps = [torch.randn(TOGETHER, *shape) for shape in shapes]
         cells = cell_law.program_cells(weight, grid, preset.pcm, *eps)
         noise = torch.randn(cells.conductance_us.shape)
         read = cell_law.read_cells(cells, grid, preset.pcm, t_s, noise)
-        found.append((by_tile(cell_law.held_weight(cells, grid)), by_tile(read)))
-    held, reads = zip(*found, strict=True)
+        tiles.append((by_tile(cell_law.held_weight(cells, grid)), by_tile(read)))
+    held, reads = zip(*tiles, strict=True)
     return torch.cat(held, -1), torch.cat(reads, -1)
 
 
 def assert_same_levels(ours: Tensor, theirs: Tensor, what: str) -> None:
-    for name, mine, others in zip(STATISTICS, ours, theirs, strict=True):
-        for level, a, b in zip(LEVELS.tolist(), mine, others, strict=True):
+    for name, values, others in zip(STATISTICS, ours, theirs, strict=True):
+        for level, a, b in zip(LEVELS.tolist(), values, others, strict=True):
             if name == "mean" and abs(level) < 0.02:
-                continue  # no mean to be 2 % off, or one that noise hides; their sizes are held
+                # There is no mean to be 2 % off, or noise hides it; the sizes are compared.
+                continue
             stats.assert_same_by_unit(a, b, f"{what}: {name} of {level:g}")
 
 
 def test_netted_cells_against_aihwkit() -> None:
-    """Programmed, netted, rescaled to the programmed maximum, drifted and read."""
+    """Cells are programmed, netted, rescaled to the programmed maximum, drifted and read."""
     weight, _ = level_tile()
     model = PCMLikeNoiseModel()
     programmed, read = our_tiles(rasch2023, YEAR)
@@ -120,7 +123,7 @@ def test_netted_cells_against_aihwkit() -> None:
 
 
 def test_unpaired_cells_against_aihwkit() -> None:
-    """Two devices that drift each by themselves: aihwkit's `apply_noise`."""
+    """Two devices drift each by themselves: aihwkit's `apply_noise`."""
     weight, _ = level_tile()
     model = PCMLikeNoiseModel()
     theirs = [by_tile(model.apply_noise(weight, YEAR)[None]) for _ in range(TILES)]
@@ -128,7 +131,7 @@ def test_unpaired_cells_against_aihwkit() -> None:
 
 
 def test_netting_matters_for_small_weights_alone() -> None:
-    """The two readings differ where the zero leg's noise is as large as the weight."""
+    """The two ways differ if the zero leg's noise is as large as the weight."""
     netted, paired = our_tiles(rasch2023, YEAR)[1], our_tiles(UNPAIRED, YEAR)[1]
     sizes = STATISTICS.index("mean size")
     zero, full = LEVELS.tolist().index(0.0), 0
@@ -143,7 +146,7 @@ CELL_PRESETS = [*ALL, UNPAIRED]
 
 @pytest.mark.parametrize("preset", CELL_PRESETS, ids=str)
 class TestCells:
-    """Chips in front, on several tiles, for every device."""
+    """Cells with chips in front, on several tiles, for every device."""
 
     grid = TileGrid((3, 2), (4, 3))
     weight = torch.linspace(-1.0, 1.0, 35).reshape(7, 5)
@@ -171,19 +174,19 @@ class TestCells:
         held = cell_law.held_weight(cells, self.grid)
         read = cell_law.read_cells(cells, self.grid, preset.pcm, DAY, noise)
         for chip in ((0, 0), (2, 1)):
-            one = [draw[chip] for draw in eps]
-            alone = cell_law.program_cells(self.weight, self.grid, preset.pcm, *one)
+            draws = [draw[chip] for draw in eps]
+            alone = cell_law.program_cells(self.weight, self.grid, preset.pcm, *draws)
             assert torch.equal(cell_law.held_weight(alone, self.grid), held[chip])
             again = cell_law.read_cells(alone, self.grid, preset.pcm, DAY, noise[chip])
             assert torch.equal(again, read[chip])
 
     def test_without_noise_the_weight_comes_back(self, preset: Preset) -> None:
-        weight = (self.weight * 127).round() / 127  # on the scalar device's grid
+        weight = (self.weight * 127).round() / 127  # The weights lie on the scalar device's grid.
         eps = [torch.zeros_like(draw) for draw in self.draws(preset, 2)]
         cells = cell_law.program_cells(weight, self.grid, preset.pcm, *eps)
         held = cell_law.held_weight(cells, self.grid)
         tolerance = 1e-6
-        if preset is scalar_drift:  # each tile has its own largest weight, so its own grid
+        if preset is scalar_drift:  # Each tile has its own largest weight, so its own grid.
             tolerance = 0.5 / 127
         torch.testing.assert_close(held, weight.expand_as(held), rtol=0.0, atol=tolerance)
         now = cell_law.read_cells(
@@ -229,14 +232,18 @@ def test_all_zero_weights_stay_finite() -> None:
 
 
 def test_netted_exponent_follows_the_leg_that_came_out_larger() -> None:
-    """A small positive weight whose pair came out negative drifts as a device with target 0."""
+    """The larger leg decides the exponent.
+
+    A small positive weight whose pair came out negative drifts as a device with target 0.
+    """
     grid = TileGrid((2,), (1,))
     weight = torch.tensor([[1.0, 0.01]], dtype=torch.float64)
     eps_prog = torch.zeros(2, 1, 2, dtype=torch.float64)
-    eps_prog[1, 0, 1] = 3.0  # the negative leg of the small weight
+    eps_prog[1, 0, 1] = 3.0  # This is the negative leg of the small weight.
     cells = cell_law.program_cells(weight, grid, PCM, eps_prog, torch.zeros(1, 2).double())
     assert cells.conductance_us[0, 1] < 0.0
-    assert cells.nu[0, 1].item() == pytest.approx(0.1)  # the highest mean: target 0
+    # This is the highest mean, the one of target 0.
+    assert cells.nu[0, 1].item() == pytest.approx(0.1)
     assert cells.nu[0, 0].item() == pytest.approx(0.049)
     net = 0.01 - 3 * 0.26348 / 25.0
     assert cell_law.held_weight(cells, grid)[0, 1].item() == pytest.approx(net)

@@ -25,7 +25,7 @@ from tests.models import DEVICES, QUIET, assert_close, linear, mlp, only, random
 from tests.stats import assert_mean, assert_sd
 
 YEAR = 365 * 86400.0
-# devices alone, without 1/f noise: a held weight follows the power law exactly
+# These are devices alone, without 1/f noise: a held weight follows the power law exactly.
 SMOOTH = DEVICES.change(read_noise_scale=0.0, drift_compensation="none", why="power law alone")
 
 
@@ -39,24 +39,27 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def now(model: nn.Module) -> dict[str, Tensor]:
-    """What the crossbars hold and the compensation makes of it."""
+    """Return what the crossbars hold, and the compensation factors."""
     alphas = {f"{name}/alpha": m.alpha().clone() for name, m in matrices_of(model).items()}
     return {**effective(model), **alphas}
 
 
 def chip(model: nn.Module) -> dict[str, Tensor]:
-    """Every tensor of the chip, and what follows from it."""
-    found = now(model)
+    """Return every tensor of the chip, and what follows from it."""
+    tensors = now(model)
     for name, matrix in matrices_of(model).items():
-        found |= {f"{name}/{k}": v.clone() for k, v in matrix.chip_state().items()}
-    return found
+        tensors |= {f"{name}/{k}": v.clone() for k, v in matrix.chip_state().items()}
+    return tensors
 
 
 # --- seeds ---
 
 
 def test_a_seed_is_a_chip(engine: str) -> None:
-    """On every run, whatever was drawn before, for another copy of the model."""
+    """A seed gives the same chip on every run and for every copy of the model.
+
+    It does not matter what was drawn before.
+    """
     a, b = (convert(mlp(), DEVICES, engine=engine) for _ in range(2))
     program(a, 7)
     first = effective(a)
@@ -83,7 +86,7 @@ def test_global_generator_is_left_alone(engine: str) -> None:
 
 
 def test_a_layer_is_the_same_among_others(engine: str) -> None:
-    """Whatever other layers the model has, before it and after it, converted or not."""
+    """Other layers, before or after it, converted or not, do not change it."""
 
     def net(before: int, after: int) -> nn.ModuleDict:
         layers: dict[str, nn.Module] = {f"a{i}": linear(5, 6) for i in range(before)}
@@ -100,17 +103,20 @@ def test_a_layer_is_the_same_among_others(engine: str) -> None:
 
 
 def test_layers_of_one_chip_are_independent(engine: str) -> None:
-    """Two equal layers have noise of their own."""
+    """Two equal layers have independent noise."""
     model = nn.Sequential(linear(20, 20), linear(20, 20))
     analog = convert(model, DEVICES, engine=engine)
     program(analog, 5)
     noise = [m.effective_weight() - m.clean_weight() for m in matrices_of(analog).values()]
     correlation = torch.corrcoef(torch.stack([n.flatten() for n in noise]))[0, 1]
-    assert abs(float(correlation)) < 4.9 / 20.0  # false-alarm rate 1e-6 for 400 pairs
+    assert abs(float(correlation)) < 4.9 / 20.0  # The false-alarm rate is 1e-6 for 400 pairs.
 
 
 def strong(n: int = 400) -> nn.Linear:
-    """|w| in [1/2, 1]: there nu is |N(0.049, 0.008)| and no pair changes its sign."""
+    """Return weights with |w| in [1/2, 1].
+
+    There, nu is |N(0.049, 0.008)| and no pair changes its sign.
+    """
     layer = nn.Linear(n, n, bias=False)
     with torch.no_grad():
         size = 0.5 + 0.5 * torch.rand(n, n, generator=torch.Generator().manual_seed(1))
@@ -134,7 +140,7 @@ def test_seeds_differ_in_programming_and_exponents(engine: str) -> None:
         x = clean.abs()
         leg = (0.26348 + 1.9650 * x - 1.1731 * x**2) / 25.0
         errors.append((programmed - clean) * clean.sign())
-        # the other leg has target 0 and keeps the positive half of its noise
+        # The other leg has target 0 and keeps the positive half of its noise.
         zero = 0.26348 / 25.0
         mean, variance = zero / (2 * torch.pi) ** 0.5, zero**2 * (0.5 - 0.5 / torch.pi)
         z = (errors[-1] + mean) / (leg**2 + variance).sqrt()
@@ -184,35 +190,36 @@ def test_cpu_and_cuda_share_a_chip() -> None:
 
 @pytest.mark.parametrize("preset", [QUIET, hermes, scalar_drift], ids=lambda p: p.name)
 def test_any_order_of_times_gives_the_same_chip(engine: str, preset) -> None:  # type: ignore
-    """Weights and alpha, each from the programmed state."""
+    """Weights and alpha are computed from the programmed state each time."""
     if engine != "native":
         preset = DEVICES
     a, b, c = (convert(mlp(), preset, engine=engine) for _ in range(3))
     for model in (a, b, c):
         program(model, 4)
     times = (1.0, 3600.0, YEAR)
-    found = {}
+    chips = {}
     for t in times:
         drift(a, t)
-        found[t] = now(a)
+        chips[t] = now(a)
     for t in reversed(times):
         drift(b, t)
         drift(b, t)
-        assert same(now(b), found[t])
+        assert same(now(b), chips[t])
     drift(c, "1h")
-    assert same(now(c), found[3600.0])
+    assert same(now(c), chips[3600.0])
     if preset is not scalar_drift:
-        size = {t: float(found[t]["0"].abs().mean()) for t in times}
+        size = {t: float(chips[t]["0"].abs().mean()) for t in times}
         assert size[1.0] > size[3600.0] > size[YEAR]
 
 
 def test_read_noise_is_drawn_anew_at_each_time(engine: str) -> None:
-    """Its correlation between two times is 0, its size the law's."""
+    """Read noise is uncorrelated between two times and has the law's size."""
     preset = DEVICES.change(drift_scale=0.0, drift_compensation="none", why="read noise alone")
     analog = convert(strong(), preset, engine=engine)
     program(analog, 1)
     programmed = only(analog).effective_weight()
-    x = programmed.abs() / programmed.abs().max()  # rescaled to the programmed maximum
+    # The weights are rescaled to the programmed maximum.
+    x = programmed.abs() / programmed.abs().max()
     noise = []
     for t in (1.0, 86400.0):
         drift(analog, t)
@@ -242,13 +249,13 @@ def test_restore_gives_the_clean_model_bit_for_bit(engine: str) -> None:
     x = random(6, 12)
     calibrate(analog, [x])
     with torch.no_grad():
-        wanted, weights = analog(x), effective(analog)
+        expected, weights = analog(x), effective(analog)
         program(analog, 1)
         drift(analog, "1y")
         if engine == "native":
-            assert not torch.equal(analog(x), wanted)
+            assert not torch.equal(analog(x), expected)
         restore(analog)
-        assert torch.equal(analog(x), wanted)
+        assert torch.equal(analog(x), expected)
     assert same(effective(analog), weights)
     for matrix in matrices_of(analog).values():
         assert torch.equal(matrix.alpha(), torch.ones_like(matrix.alpha()))

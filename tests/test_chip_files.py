@@ -32,7 +32,7 @@ def prepared(engine: str, seed: int = 0) -> nn.Module:
 
 @pytest.mark.parametrize("drifted", [False, True])
 def test_saved_chip_loads_bit_for_bit(engine: str, drifted: bool, tmp_path: Path) -> None:
-    """Into a fresh conversion that was never calibrated: the ranges travel along."""
+    """A chip loads into a fresh, uncalibrated conversion: it brings its ranges."""
     a, b, x = prepared(engine), prepared(engine), random(6, 12)
     calibrate(a, [x])
     program(a, 3)
@@ -78,7 +78,10 @@ def test_chip_of_another_model_is_refused(engine: str, tmp_path: Path) -> None:
 
 
 def test_a_chip_knows_presets_by_layer_and_digital_layers(engine: str, tmp_path: Path) -> None:
-    """The same two presets on other layers, or another normalisation, are another model."""
+    """Presets swapped between layers make another model.
+
+    So does another normalisation.
+    """
     loud = DEVICES.change(why="louder, in tests", prog_noise_scale=3.0)
     digital = nn.Sequential(nn.BatchNorm1d(12), linear(12, 16), nn.ReLU(), linear(16, 5, seed=2))
 
@@ -105,9 +108,9 @@ def test_a_chip_that_cannot_be_written_is_told(engine: str, tmp_path: Path) -> N
 
 
 def test_no_state_dict_is_loaded_under_a_chip(engine: str) -> None:
-    """The crossbars would hold a chip of other weights than the model then has."""
+    """The crossbars would hold a chip of weights that the model no longer has."""
     a, b = prepared(engine), prepared(engine, seed=9)
-    wanted = effective(b)
+    expected = effective(b)
     state, part = b.state_dict(), b[0].state_dict()
     program(a, 3)
     for model in (a, copy.deepcopy(a)):
@@ -119,7 +122,7 @@ def test_no_state_dict_is_loaded_under_a_chip(engine: str) -> None:
             model[0].load_state_dict(part)
         restore(model)
         model.load_state_dict(state)
-        assert same(effective(model), wanted)
+        assert same(effective(model), expected)
 
 
 def test_damaged_chip_files_are_refused(engine: str, tmp_path: Path) -> None:
@@ -169,17 +172,20 @@ def test_chip_file_that_lacks_a_tensor_leaves_no_half_chip(engine: str, tmp_path
 
 
 def test_state_dict_loads_with_weights_only(engine: str) -> None:
-    """Into a fresh conversion of other weights, ranges included; a chip is not part of it."""
+    """A state dict loads into a fresh conversion of other weights.
+
+    It includes the ranges; a chip is not part of it.
+    """
     a, b, x = prepared(engine), prepared(engine, seed=9), random(6, 12)
     calibrate(a, [x])
     with torch.no_grad():
-        wanted = a(x)
+        expected = a(x)
         program(a, 1)
         file = io.BytesIO()
         torch.save(a.state_dict(), file)
         file.seek(0)
         b.load_state_dict(torch.load(file, weights_only=True))
-        assert torch.equal(b(x), wanted)
+        assert torch.equal(b(x), expected)
     program(b, 1)
     assert same(effective(b), effective(a))
 

@@ -79,7 +79,10 @@ def test_options_mean_what_they_say(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_last_of_a_repeated_option_counts_and_lists_add_up(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A script may add words to those that it was given, such as --out and --resume."""
+    """A script may add words to those it was given.
+
+    Examples are --out and --resume.
+    """
     words = ["--chips", "1", "--json", "--out", "a", "--times", "1h", "--chips", "2", "--json"]
     assert outcome(options, *words, "--out", "b", "--times", "1s", "--preset", "ideal") == 0
     values = json.loads(capsys.readouterr().out)
@@ -152,7 +155,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (
             UsageError("two\n  lines [bold]and markup[/bold]"),
@@ -168,13 +171,13 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
     ],
 )
 def test_an_expected_error_is_one_line(
-    error: Exception, code: int, said: str, capsys: pytest.CaptureFixture[str]
+    error: Exception, code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def work() -> None:
         raise error
 
     assert outcome(work) == code
-    assert capsys.readouterr() == ("", f"error: {said}\n")
+    assert capsys.readouterr() == ("", f"error: {message}\n")
 
 
 def test_a_bug_stays_a_traceback() -> None:
@@ -185,15 +188,15 @@ def test_a_bug_stays_a_traceback() -> None:
         outcome(work)
 
 
-@pytest.mark.parametrize(("text", "said"), [("", "stopped; --resume goes on"), ("own", "own")])
+@pytest.mark.parametrize(("text", "message"), [("", "stopped; --resume goes on"), ("own", "own")])
 def test_an_interruption_says_how_to_go_on(
-    text: str, said: str, capsys: pytest.CaptureFixture[str]
+    text: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def work() -> None:
         raise KeyboardInterrupt(text)
 
     assert outcome(work) == 130
-    assert capsys.readouterr() == ("", f"{said}\n")
+    assert capsys.readouterr() == ("", f"{message}\n")
 
 
 @pytest.mark.parametrize(("value", "code"), [(None, 0), (0, 0), (1, 1), (False, 0)])
@@ -204,14 +207,17 @@ def test_what_a_command_returns_is_its_exit_code(value: int | None, code: int) -
 @pytest.mark.parametrize("code", [0, 1])
 @pytest.mark.parametrize("words", [[], ["--json"]])
 def test_a_reader_who_leaves_changes_nothing(tmp_path: Path, code: int, words: list[str]) -> None:
-    """The work is done to its end and its exit code is the process's own; nothing is said."""
+    """The work is finished, and its exit code is the process's own.
+
+    Nothing is printed about it.
+    """
     script = tmp_path / "toy.py"
     script.write_text(
         "import sys, time\n"
         "from pathlib import Path\n"
         "from benchmarks import cli\n"
         "def work(*, output: cli.Output = cli.Output()) -> int:\n"
-        "    sys.stdin.read()\n"  # until the reader has gone
+        "    sys.stdin.read()\n"  # This waits until the reader has gone.
         "    for _ in range(3):\n"
         "        output.result('x' * 100_000, {'x': 'x' * 100_000})\n"
         "        print('and more', flush=True)\n"
@@ -291,13 +297,13 @@ def test_an_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_the_list_imports_no_command() -> None:
-    said = python(
+    printed = python(
         "import sys\n"
         "from benchmarks.__main__ import main\n"
         "main(['--help'])\n"
         "print(sorted({'torch', 'numpy', 'presets', 'benchmarks.run'} & set(sys.modules)))"
     )
-    assert said.splitlines()[-1] == "[]"
+    assert printed.splitlines()[-1] == "[]"
 
 
 def test_a_command_is_called_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ TILES = {"max_rows": 25, "max_columns": 20, "why": "several tiles"}
 
 
 def by_tile(values: Tensor, matrix: Matrix, reduce: Callable[[Tensor], Tensor]) -> Tensor:
-    """One number a tile of `[out, in]` values, spread to `[row tiles, out]`."""
+    """Reduce `[out, in]` values to one number per tile, spread to `[row tiles, out]`."""
     rows = []
     for part in values.split(list(matrix.grid.rows), dim=1):
         parts = part.split(list(matrix.grid.columns), dim=0)
@@ -49,7 +49,7 @@ def normalised(matrix: Matrix) -> Tensor:
 
 
 def means(values: Tensor, matrix: Matrix, kind: str) -> Tensor:
-    """Mean |value| of a tile, or of each column of a tile: `[row tiles, out]`."""
+    """Return the mean |value| of each tile, or of each column of a tile: `[row tiles, out]`."""
     if kind == "per_column":
         parts = values.abs().split(list(matrix.grid.rows), dim=1)
         return torch.stack([part.mean(1) for part in parts])
@@ -58,7 +58,10 @@ def means(values: Tensor, matrix: Matrix, kind: str) -> Tensor:
 
 @pytest.mark.parametrize("kind", ["global", "per_column", "global_exact_reference", "none"])
 def test_compensation_of_an_ideal_readout(engine: str, kind: str) -> None:
-    """Ratio of mean |w| then and now, by tile or column; the exact reference is the target's."""
+    """Alpha is the ratio of mean |w| then and now, by tile or column.
+
+    The exact reference is the mean of the target weights.
+    """
     preset = DEVICES.change(drift_compensation=kind, **TILES)
     analog = convert(linear(60, 50), preset, engine=engine).eval()
     matrix = only(analog)
@@ -68,16 +71,16 @@ def test_compensation_of_an_ideal_readout(engine: str, kind: str) -> None:
     if kind in ("global", "per_column"):
         reference = means(normalised(matrix), matrix, kind)
     drift(analog, YEAR)
-    wanted = reference / means(normalised(matrix), matrix, kind)
+    expected = reference / means(normalised(matrix), matrix, kind)
     if kind == "none":
-        wanted = torch.ones(3, 50)
+        expected = torch.ones(3, 50)
     else:
-        assert float(wanted.min()) > 1.5
-    assert_close(matrix.alpha(), wanted, "alpha", 1e-5)
+        assert float(expected.min()) > 1.5
+    assert_close(matrix.alpha(), expected, "alpha", 1e-5)
 
 
 def test_compensation_is_at_the_output_of_each_tile(engine: str) -> None:
-    """effective_weight is without it; the product has it, tile by tile."""
+    """The product has it, tile by tile; effective_weight does not."""
     preset = DEVICES.change(drift_compensation="per_column", **TILES)
     model = linear(60, 50)
     analog = convert(model, preset, engine=engine).eval()
@@ -91,14 +94,17 @@ def test_compensation_is_at_the_output_of_each_tile(engine: str) -> None:
 
 @torch.no_grad()
 def test_readout_is_the_identity_through_the_tile() -> None:
-    """With IR drop and ADC, without noise: alpha equals means of the layer's own products."""
+    """Alpha equals means of the layer's own products.
+
+    This is with IR drop and ADC, without noise.
+    """
     preset = QUIET.change(ir_drop=100.0, drift_compensation="per_column", **TILES)
     analog = convert(linear(60, 50, bias=False).double(), preset).eval()
     matrix = only(analog)
     matrix.set_input_ranges(torch.ones(3, 3))
 
     def readout() -> Tensor:
-        out = analog(torch.eye(60, dtype=torch.float64))  # row j: input j alone
+        out = analog(torch.eye(60, dtype=torch.float64))  # Row j is input j alone.
         scale = matrix.column_scale() * matrix.alpha()
         rows = zip(out.split(list(matrix.grid.rows)), scale, strict=True)
         return torch.stack([(part / s).abs().mean(0) for part, s in rows])
@@ -109,12 +115,16 @@ def test_readout_is_the_identity_through_the_tile() -> None:
     now = readout()
     assert_close(matrix.alpha(), reference / now, "alpha", 1e-12)
     held = normalised(matrix)
-    assert float((means(held, matrix, "per_column") - now).abs().max()) > 1e-3  # ADC, IR drop act
+    # The ADC and the IR drop act.
+    assert float((means(held, matrix, "per_column") - now).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("w_noise", [0.0, 0.5])
 def test_noise_of_the_readout_is_that_of_products(w_noise: float) -> None:
-    """Mean |y| of a Gaussian around each held weight: the folded normal's mean."""
+    """The readout's noise is the noise of products.
+
+    The mean |y| of a Gaussian around each held weight is the folded normal's mean.
+    """
     preset = rasch2023.change(
         adc_bits=None, ir_drop=0.0, out_noise=0.2, w_noise=w_noise, why="noise alone"
     )
@@ -135,8 +145,8 @@ def test_noise_of_the_readout_is_that_of_products(w_noise: float) -> None:
         drift(analog, YEAR)
         ratios.append(float(matrix.alpha()[0, 0]) * folded() / reference)
         bias = float(matrix.alpha()[0, 0]) * float(normalised(matrix).abs().mean()) / bare
-        assert bias < 0.95  # what the noise floor does to alpha is not what is tested by chance
-    # relative error of one readout: sd of |y| <= 0.6 at a mean >= 0.2 over 512^2 products
+        assert bias < 0.95  # The noise floor changes alpha by enough to be seen.
+    # Relative error of one readout: the sd of |y| is <= 0.6 at a mean >= 0.2, over 512^2 products.
     bound = 4.9 * (0.6 / 0.2) / 512 * 2**0.5 / 2
     assert bound < 0.021
     for ratio in ratios:
@@ -145,20 +155,26 @@ def test_noise_of_the_readout_is_that_of_products(w_noise: float) -> None:
 
 
 def test_oracle_on_the_scalar_device_is_the_exact_inverse(engine: str) -> None:
-    """Its programmed weights come back, whatever the time; factor 1 up to t0 = 1 s."""
+    """The programmed weights come back at any time.
+
+    The factor is 1 up to t0 = 1 s.
+    """
     analog = convert(linear(60, 50), scalar_drift, engine=engine).eval()
     matrix = only(analog)
     program(analog, 1)
     programmed = matrix.effective_weight()
     for t in (0.0, 0.5, 1.0, 3600.0, YEAR):
         drift(analog, t)
-        wanted = max(t, 1.0) ** 0.06
-        assert_close(matrix.alpha(), torch.full_like(matrix.alpha(), wanted), "alpha", 1e-6)
-        assert_close(matrix.effective_weight() * wanted, programmed, "weights", 1e-6)
+        expected = max(t, 1.0) ** 0.06
+        assert_close(matrix.alpha(), torch.full_like(matrix.alpha(), expected), "alpha", 1e-6)
+        assert_close(matrix.effective_weight() * expected, programmed, "weights", 1e-6)
 
 
 def test_oracle_on_the_paper_s_device_is_the_mean_law(engine: str) -> None:
-    """sum |w| over sum |w| ((t + t0) / t0)^-nu of the targets, tile by tile."""
+    """Alpha is sum |w| over sum |w| ((t + t0) / t0)^-nu.
+
+    The sums are over the targets, tile by tile.
+    """
     preset = DEVICES.change(drift_compensation="oracle", **TILES)
     assert isinstance(preset.pcm, PcmSpec)
     analog = convert(linear(60, 50), preset, engine=engine).eval()
@@ -171,8 +187,8 @@ def test_oracle_on_the_paper_s_device_is_the_mean_law(engine: str) -> None:
         drift(analog, YEAR)
         alphas.append(matrix.alpha().clone())
     now = size * ((YEAR + 20.0) / 20.0) ** -nu
-    wanted = by_tile(size, matrix, torch.mean) / by_tile(now, matrix, torch.mean)
-    assert_close(alphas[0], wanted, "alpha", 1e-5)
+    expected = by_tile(size, matrix, torch.mean) / by_tile(now, matrix, torch.mean)
+    assert_close(alphas[0], expected, "alpha", 1e-5)
     assert torch.equal(alphas[0], alphas[1])
 
 
@@ -194,7 +210,10 @@ def test_floor_of_the_readout() -> None:
 
 @pytest.mark.parametrize("kind", ["linear", "conv", "groups", "conv1d"])
 def test_effective_weight_is_what_a_digital_layer_would_need(engine: str, kind: str) -> None:
-    """In the layer's own units and shape, learned scales included."""
+    """It is in the layer's own units and shape.
+
+    Learned scales are included.
+    """
     from transformers.pytorch_utils import Conv1D
 
     if engine != "native" and kind != "linear":

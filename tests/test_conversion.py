@@ -93,7 +93,7 @@ CONVS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "unbatched": (lambda: nn.Conv2d(3, 5, 3, padding=1), (3, 6, 7)),
     "no bias": (lambda: nn.Conv2d(3, 5, 3, bias=False), (2, 3, 6, 7)),
-    # 57 * 9 = 513 rows lie on 257 + 256: the second tile begins inside a channel
+    # 57 * 9 = 513 rows lie on 257 + 256, so the second tile begins inside a channel.
     "tiles inside a channel": (lambda: nn.Conv2d(57, 520, 3, padding=1), (1, 57, 4, 4)),
     "groups on several tiles": (
         lambda: nn.Conv1d(2 * 180, 2 * 520, 3, groups=2, padding=1),
@@ -113,7 +113,10 @@ def test_convolution_equals_digital(engine: str, case: str) -> None:
 
 @pytest.mark.parametrize("kind", ["linear", "conv", "groups"])
 def test_input_range_of_every_tile_keeps_gradients(kind: str) -> None:
-    """Ranges that differ between the column tiles take another way through the products."""
+    """Ranges that differ between column tiles keep gradients too.
+
+    They take another way through the products.
+    """
     model, x = {
         "linear": (nn.Linear(700, 600), random(4, 700)),
         "conv": (nn.Conv2d(57, 520, 3, padding=1), random(1, 57, 4, 4)),
@@ -169,8 +172,8 @@ def test_bert_of_twelve_layers_equals_digital(engine: str) -> None:
     ids = torch.randint(0, 50, (3, 9), generator=torch.Generator().manual_seed(1))
     mask = torch.arange(9) < torch.tensor([9, 4, 7])[:, None]
     with torch.no_grad():
-        wanted = model(ids, attention_mask=mask).logits
-        assert_close(analog(ids, attention_mask=mask).logits, wanted, "masked output")
+        expected = model(ids, attention_mask=mask).logits
+        assert_close(analog(ids, attention_mask=mask).logits, expected, "masked output")
     assert_same_function(model, analog, ids, weights=engine == "native")
     table = coverage(analog)
     assert (table["where"] == "analog").sum() == 12 * 6 + 2
@@ -178,7 +181,7 @@ def test_bert_of_twelve_layers_equals_digital(engine: str) -> None:
 
 
 def test_gpt2_equals_digital(engine: str) -> None:
-    """Hugging Face Conv1D, and a head whose weight is the embedding's."""
+    """The model has Hugging Face's Conv1D, and a head that shares the embedding's weight."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
@@ -194,8 +197,8 @@ def test_gpt2_equals_digital(engine: str) -> None:
     assert model.lm_head.weight is model.transformer.wte.weight
     analog = convert(model, ideal, engine=engine)
     ids = torch.randint(0, 50, (3, 9), generator=torch.Generator().manual_seed(1))
-    wanted, got = model(ids).logits, analog(ids).logits
-    assert_close(got, wanted, "output")
+    expected, got = model(ids).logits, analog(ids).logits
+    assert_close(got, expected, "output")
     table = coverage(analog).set_index("module")
     assert (table["where"] == "analog").sum() == 2 * 4 + 1
     head = table.loc["lm_head"]
@@ -203,7 +206,7 @@ def test_gpt2_equals_digital(engine: str) -> None:
     assert table.loc["transformer.wte"]["where"] == "digital"
     if engine != "native":
         return
-    for logits in (wanted, got):
+    for logits in (expected, got):
         logits.square().sum().backward()
     together = analog.lm_head.weight.grad + analog.transformer.wte.weight.grad
     assert_close(together, model.lm_head.weight.grad, "gradient of the tied weight")
@@ -221,13 +224,13 @@ def test_encoder_fast_path_is_not_taken(engine: str) -> None:
     analog = convert(model, ideal, engine=engine)
     x = random(3, 5, 8)
     with torch.no_grad():
-        wanted = model(x)
-        assert_close(analog(x), wanted, "output")
+        expected = model(x)
+        assert_close(analog(x), expected, "output")
         analog.layers[1].linear1.forward = lambda x: torch.zeros(*x.shape[:-1], 16)  # type: ignore
-        assert not torch.allclose(analog(x), wanted)
+        assert not torch.allclose(analog(x), expected)
 
 
-# --- what is kept ---
+# --- what survives a conversion ---
 
 
 def test_given_model_is_untouched(engine: str) -> None:
@@ -295,13 +298,13 @@ def test_state_dict_keys_are_the_digital_ones_and_more(engine: str) -> None:
 
 @pytest.mark.parametrize("way", ["deepcopy", "pickle", "torch.save"])
 def test_copies_are_independent(engine: str, way: str) -> None:
-    """A copied crossbar must read its own layer's weights, not those of the model copied."""
+    """A copied crossbar reads its own layer's weights, not those of the original."""
     preset = QUIET if engine == "native" else ideal
     analog = convert(mlp(), preset, engine=engine).eval()
     x = random(6, 12)
     calibrate(analog, [x])
     with torch.no_grad():
-        wanted = analog(x)  # fills what is kept between products
+        expected = analog(x)  # This fills what is stored between products.
         if way == "deepcopy":
             other = copy.deepcopy(analog)
         elif way == "pickle":
@@ -311,12 +314,12 @@ def test_copies_are_independent(engine: str, way: str) -> None:
             torch.save(analog, file)
             file.seek(0)
             other = torch.load(file, weights_only=False)
-        assert torch.equal(other(x), wanted)
+        assert torch.equal(other(x), expected)
         assert coverage(other).equals(coverage(analog))
         for matrix in matrices_of(analog).values():
             matrix.set_clean_weight(torch.ones_like(matrix.clean_weight()))
-        assert torch.equal(other(x), wanted)
-        assert not torch.allclose(analog(x), wanted)
+        assert torch.equal(other(x), expected)
+        assert not torch.allclose(analog(x), expected)
         program(other, 1)
     program(analog, 2)
 
@@ -336,9 +339,9 @@ def test_copy_trained(engine: str, engine_to: str) -> None:
         for i, parameter in enumerate(source.parameters()):
             parameter.mul_(1.0 + 0.1 * random(*parameter.shape, seed=i))
         source[1].running_mean.add_(1.0)  # type: ignore[union-attr, operator]
-        wanted = source(x)
+        expected = source(x)
         copy_trained(source, target)
-        assert_close(target(x), wanted, "output", 3 * TOLERANCE)
+        assert_close(target(x), expected, "output", 3 * TOLERANCE)
     for name, matrix in matrices_of(target).items():
         ranges = matrices_of(source)[name].input_ranges()
         assert ranges is not None and matrix.input_ranges() is not None

@@ -1,4 +1,4 @@
-"""What conversion says: coverage, what is excluded or overridden, what is refused."""
+"""Messages of conversion: coverage, excluded layers, overrides, refusals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ScaledLinear(nn.Linear):
         return 2.0 * super().forward(input)
 
 
-# --- what is said ---
+# --- messages ---
 
 
 def test_coverage_tells_the_truth(engine: str) -> None:
@@ -53,9 +53,9 @@ def test_coverage_tells_the_truth(engine: str) -> None:
     assert rows[""].where == "digital" and rows[""].reason == "excluded by name"
     assert rows["embedding"].reason == "embedding" and rows["norm"].reason == "normalisation"
     assert rows["head"].reason == "excluded by 'head'"
-    wanted = {"lstm": 2, "wide": 2 * 2, "conv": 2 * 2 * 2}
-    assert {n: r.tiles for n, r in rows.items() if r.tiles} == wanted
-    assert {n for n, r in rows.items() if r.where == "analog"} == set(wanted)
+    expected = {"lstm": 2, "wide": 2 * 2, "conv": 2 * 2 * 2}
+    assert {n: r.tiles for n, r in rows.items() if r.tiles} == expected
+    assert {n for n, r in rows.items() if r.where == "analog"} == set(expected)
     total = sum(m.grid.tiles for m in matrices_of(analog).values())
     assert total == table.tiles.sum()
 
@@ -80,8 +80,8 @@ def test_one_layer_under_two_names(engine: str) -> None:
     assert analog["a"] is analog["b"] and type(analog["b"]) is not nn.Linear
     assert len(coverage(analog)) == len(matrices_of(analog)) == 1
     model["c"] = linear(6, 6)
-    kept = convert(model, ideal, engine=engine, exclude=["b"])
-    assert type(kept["a"]) is nn.Linear and kept["a"] is kept["b"]
+    digital = convert(model, ideal, engine=engine, exclude=["b"])
+    assert type(digital["a"]) is nn.Linear and digital["a"] is digital["b"]
 
 
 # --- exclude, overrides, strict ---

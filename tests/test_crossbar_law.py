@@ -1,4 +1,4 @@
-"""One analog product: the paper's text written once more, and aihwkit's C++ tile."""
+"""One analog product, against a second version of the paper's text and aihwkit's C++ tile."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from tests import stats
 Array = NDArray[np.float64]
 SPEC = rasch2023.crossbar
 ALL = [presets.get(name) for name in presets.names()]
-# (outputs, inputs) of a tile; the last is the paper's largest
+# Pairs of (outputs, inputs) of a tile; the last is the paper's largest.
 SHAPES = [(1, 1), (7, 5), (100, 384), (512, 512)]
-# IR drop at the paper's strength is below a step of the ADC on small tiles: one as strong again
+# IR drop at the paper's strength is below a step of the ADC on small tiles, so this preset has a
+# stronger one.
 STRONG = rasch2023.change(ir_drop_g_ratio=2000.0, out_bound=40.0, why="test: IR drop that shows")
 
 
@@ -36,7 +37,7 @@ def _seeded() -> None:
     torch.manual_seed(7)
 
 
-# --- the product's five steps, in float64 and loops where it matters ---
+# --- the product's five steps, in float64, with loops where it matters ---
 
 
 def naive_dac(x: Array, input_range: float, bits: int | None) -> Array:
@@ -44,11 +45,11 @@ def naive_dac(x: Array, input_range: float, bits: int | None) -> Array:
     if bits is None:
         return clamped
     steps = 2**bits - 2
-    return np.round(clamped * steps / 2.0) / (steps / 2.0)  # numpy rounds halves to even
+    return np.round(clamped * steps / 2.0) / (steps / 2.0)  # NumPy rounds halves to even.
 
 
 def naive_currents(x: Array, weight: Array, spec: CrossbarSpec) -> Array:
-    """Steps 1 and 2 for one input vector: W x, less the IR drop, output by output."""
+    """Return steps 1 and 2 for one input vector: W x less the IR drop, per output."""
     outputs, n = weight.shape
     y = np.zeros(outputs)
     for i in range(outputs):
@@ -64,7 +65,7 @@ def naive_currents(x: Array, weight: Array, spec: CrossbarSpec) -> Array:
 
 
 def naive_noise_sd(x: Array, weight: Array, spec: CrossbarSpec) -> Array:
-    """Steps 3 and 4: two independent Gaussians."""
+    """Return the sd of steps 3 and 4, two independent Gaussians."""
     read = spec.w_noise**2 * (np.abs(weight) * x[None, :] ** 2).sum(1)
     return np.sqrt(read + spec.out_noise**2)
 
@@ -90,7 +91,7 @@ def our_currents(x: Tensor, weight: Tensor, spec: CrossbarSpec, ir_drop: bool = 
 
 
 def tile(outputs: int, inputs: int, batch: int = 5) -> tuple[Tensor, Tensor]:
-    """Normalised weights of a tile and inputs, some of them beyond the range of 1."""
+    """Return normalised weights of a tile, and inputs, some of them beyond the range of 1."""
     weight = torch.rand(outputs, inputs) * 2 - 1
     return weight / weight.abs().amax(1, keepdim=True), torch.randn(batch, inputs) * 0.5
 
@@ -132,7 +133,7 @@ class TestAgainstThePapersText:
         got = law.converted_output(y, spec)
         np.testing.assert_allclose(got, naive_adc(y.numpy(), spec), atol=1e-12)
         if bits is not None:
-            assert got.abs().max().item() == 10.0  # ten fully-on inputs on fully-on weights
+            assert got.abs().max().item() == 10.0  # Ten fully-on inputs meet ten fully-on weights.
         ten = our_currents(torch.ones(1, 10).double(), torch.ones(1, 10).double(), ideal.crossbar)
         assert law.converted_output(ten, spec).item() == pytest.approx(10.0)
 
@@ -144,7 +145,7 @@ class TestAgainstThePapersText:
         assert not torch.allclose(our_currents(x, weight, STRONG.crossbar), plain, rtol=1e-2)
 
     def test_ir_drop_takes_more_from_later_rows(self) -> None:
-        """One input on: the loss grows with the row's index inside its tile."""
+        """With one input on, the loss grows with its row's index in the tile."""
         n = 64
         loss = torch.ones(n) - our_currents(torch.eye(n), torch.ones(1, n), STRONG.crossbar)[:, 0]
         assert loss[0].item() == 0.0
@@ -199,7 +200,10 @@ def their_config(preset: Preset, noise: bool = False, adc: bool = True) -> Any:
 
 
 def their_product(x: Tensor, weight: Tensor, config: Any) -> Tensor:
-    """A product on a tile by itself: inputs in [-1, 1], normalised weights, no digital scale."""
+    """Return a product on one aihwkit tile.
+
+    Inputs lie in [-1, 1], weights are normalised, and there is no digital scale.
+    """
     analog = InferenceTile(weight.shape[0], weight.shape[1], config)
     analog.tile.set_weights(weight)
     result: Tensor = analog.tile.forward(x, False, False, False, True, False)
@@ -210,13 +214,13 @@ def their_product(x: Tensor, weight: Tensor, config: Any) -> Tensor:
 @pytest.mark.parametrize(("outputs", "inputs"), SHAPES)
 class TestAgainstAihwkit:
     def test_without_adc(self, preset: Preset, outputs: int, inputs: int) -> None:
-        """Inputs on the DAC's grid or off it, beyond it too: 1e-5 of the largest output."""
+        """Inputs on the DAC's grid, off it and beyond it agree to 1e-5 of the largest output."""
         weight, x = tile(outputs, inputs, 32)
         theirs = their_product(x, weight, their_config(preset, adc=False))
         ours = our_currents(law.converted_input(x, 1.0, preset.crossbar), weight, preset.crossbar)
         bound = 1e-5 * theirs.abs().max().item()
         assert (ours - theirs).abs().max().item() <= bound
-        if inputs > 100:  # and the IR drop is more than that: the same bound sees it
+        if inputs > 100:  # The IR drop is more than the bound, so the bound sees it.
             plain = our_currents(x, weight, preset.crossbar, ir_drop=False)
             assert (plain - theirs).abs().max().item() > bound
 
@@ -236,7 +240,7 @@ class TestAgainstAihwkit:
 
 def test_ideal_tile_is_a_matrix_product() -> None:
     weight, x = tile(30, 40)
-    x = x * 5.0  # no range, no bound
+    x = x * 5.0  # There is no range and no bound.
     theirs = their_product(x, weight, ideal.rpu_config())
     ours = law.converted_output(our_currents(x, weight, ideal.crossbar), ideal.crossbar)
     exact = x.double() @ weight.double().T
@@ -245,13 +249,16 @@ def test_ideal_tile_is_a_matrix_product() -> None:
 
 
 class TestNoiseAgainstAihwkit:
-    """The tile is the sampling unit: each draws its Gaussians from a pool of its own."""
+    """Noise of products; the tile is the sampling unit.
+
+    Each tile draws its Gaussians from a pool of its own.
+    """
 
     tiles = 150
 
     @pytest.mark.parametrize("silent", ["", "out_noise", "w_noise"])
     def test_sd(self, silent: str) -> None:
-        """Variance of the products of many tiles over the closed form: 1."""
+        """The variance of the products of many tiles over the closed form is 1."""
         preset = rasch2023.change(adc_bits=None, ir_drop=0.0, why="test: noise alone")
         if silent:
             preset = preset.change(**{silent: 0.0}, why="test: one noise")
@@ -269,7 +276,10 @@ class TestNoiseAgainstAihwkit:
 
 
 def test_product_noise_has_the_closed_forms_sd() -> None:
-    """PCM_READ and output noise drawn one by one, as the paper has them, against the joint sd."""
+    """Noise drawn source by source has the sd of the joint noise.
+
+    PCM_READ and output noise are drawn one by one here, as the paper has them.
+    """
     weight, x = tile(2, 8, 1)
     count = 300_000
     read = torch.randn(count, 2) * SPEC.w_noise
@@ -325,7 +335,7 @@ class TestIdentityReadout:
         assert torch.equal(weight, before[0]) and torch.equal(eps, before[1])
 
     def test_the_noise_floor_biases_the_mean_size(self) -> None:
-        """E|w + sd N| of a folded Gaussian: what makes the global alpha low."""
+        """The mean is E|w + sd N| of a folded Gaussian: it makes global alpha low."""
         spec = rasch2023.change(adc_bits=None, ir_drop=0.0, why="test").crossbar
         count = 200_000
         grid = TileGrid((count,), (1,))
@@ -344,9 +354,9 @@ class TestIdentityReadout:
 
 
 def test_programming_injection_against_aihwkit() -> None:
-    """The modifier that `rpu_config` sets for a recipe, and our injection: one law.
+    """The modifier that `rpu_config` sets and our injection are one law.
 
-    The C++ tile takes the polynomial in microsiemens. It can inject the programming part alone.
+    The C++ tile takes the polynomial in microsiemens. It can only inject the programming part.
     """
     levels = torch.tensor([1.0, -0.5, 0.2, 0.05])
     copies, tiles = 2000, 120
@@ -370,7 +380,8 @@ def test_programming_injection_against_aihwkit() -> None:
         analog = InferenceTile(len(levels), copies, config)
         analog.tile.set_weights(weight)
         analog.post_update_step()
-        theirs = analog.tile.backward(on, False, False, False, False)  # the modified weights
+        # These are the modified weights.
+        theirs = analog.tile.backward(on, False, False, False, False)
         eps = torch.randn(weight.shape)
         ours = injected(weight, 1.0, rasch2023.pcm, recipe, recipe.noise_scale, eps, eps)
         for name, got in (("theirs", theirs), ("ours", ours)):
@@ -378,5 +389,5 @@ def test_programming_injection_against_aihwkit() -> None:
     both = {name: torch.stack(values).double() for name, values in sizes.items()}
     for level, w in enumerate(levels.tolist()):
         for column, what in enumerate(("mean size", "sd of the size")):
-            one, other = (both[name][:, level, column] for name in ("ours", "theirs"))
-            stats.assert_same_by_unit(one, other, f"{what} of {w:g}")
+            first, second = (both[name][:, level, column] for name in ("ours", "theirs"))
+            stats.assert_same_by_unit(first, second, f"{what} of {w:g}")

@@ -1,5 +1,4 @@
-"""The cross-check as users call it: all levels, two presets, a physics of
-one's own, the task level."""
+"""The cross-check as users call it: all levels, two presets, a user's physics, the task level."""
 
 from __future__ import annotations
 
@@ -45,24 +44,24 @@ def inputs() -> Tensor:
 
 
 def mean_output(model: nn.Module) -> dict[str, float]:
-    given = inputs().to(next(model.parameters()).device)
+    data = inputs().to(next(model.parameters()).device)
     with torch.no_grad():
         return {
-            "mean": float(model(given).mean()),
-            "share": float((model(given) > 0).float().mean()),
+            "mean": float(model(data).mean()),
+            "share": float((model(data) > 0).float().mean()),
         }
 
 
 def test_all_levels_in_one_call(tmp_path: Path) -> None:
-    found = crosscheck(mlp(), presets.rasch2023, inputs(), evaluate=mean_output, **QUICK)
-    table = found.table
+    report = crosscheck(mlp(), presets.rasch2023, inputs(), evaluate=mean_output, **QUICK)
+    table = report.table
     assert set(table) == COLUMNS and list(dict.fromkeys(table["level"])) == [
         "device",
         "layer",
         "task",
     ]
     assert table["p_different"].min() > FALSE_ALARM
-    assert not found.passed  # six chips decide little, and say so
+    assert not report.passed  # Six chips decide little, and the report says so.
     assert set(table[table["level"] == "layer"]["cell"]) == {"0", "2"}
     in_time = table[(table["level"] == "task")]
     assert set(zip(in_time["quantity"], in_time["t_inference"], strict=True)) == {
@@ -73,9 +72,9 @@ def test_all_levels_in_one_call(tmp_path: Path) -> None:
     assert not set(mean["margin"]) & {task.POINTS}
     low, high = table["interval"].iloc[0]
     assert (low, high) == (table["low"].iloc[0], table["high"].iloc[0])
-    found.save(tmp_path)
-    kept = pd.read_csv(tmp_path / "crosscheck.csv")
-    assert len(kept) == len(table) and "interval" not in kept
+    report.save(tmp_path)
+    rows = pd.read_csv(tmp_path / "crosscheck.csv")
+    assert len(rows) == len(table) and "interval" not in rows
     page = (tmp_path / "summary.md").read_text()
     assert page.startswith("# Cross-check\n\nnative against aihwkit.")
     assert "6 chips of each side" in page
@@ -84,8 +83,10 @@ def test_all_levels_in_one_call(tmp_path: Path) -> None:
 
 
 def test_the_task_level_is_decided_by_enough_chips_and_not_by_few() -> None:
-    """A metric with little spread: 4 chips leave it open, 40 decide, and one off by a point is
-    found out."""
+    """The metric has little spread.
+
+    Four chips leave it open, 40 decide, and a metric that is off by a point is found.
+    """
     draw = torch.Generator().manual_seed(2)
 
     def chips(count: int, at: float) -> list[list[task.Value]]:
@@ -109,7 +110,10 @@ DEFAULTS: dict[str, Any] = {
 
 
 def trained_mlp() -> tuple[nn.Module, nn.Module]:
-    """(digital, as after a training: other weights, learned column factors and input ranges)."""
+    """Return a digital model and a converted one, as after a training.
+
+    The converted one has other weights, learned column factors and input ranges.
+    """
     model = mlp().eval()
     native = convert(model, presets.rasch2023).eval()
     calibrate(native, [inputs()])
@@ -124,7 +128,10 @@ def trained_mlp() -> tuple[nn.Module, nn.Module]:
 
 
 def test_a_trained_model_is_what_is_compared() -> None:
-    """Its weights times its learned factors, behind its ranges; on aihwkit too."""
+    """Its weights times its learned factors are compared, behind its ranges.
+
+    This holds on aihwkit too.
+    """
     model, native = trained_mlp()
     question = ask(
         model,
@@ -143,8 +150,8 @@ def test_a_trained_model_is_what_is_compared() -> None:
     for task_model in question.task.models:
         fresh = task_model.fresh()
         for name, matrix in matrices_of(fresh).items():
-            wanted = matrices_of(native)[name].effective_weight()
-            assert torch.allclose(matrix.effective_weight(), wanted, rtol=1e-5, atol=1e-6)
+            expected = matrices_of(native)[name].effective_weight()
+            assert torch.allclose(matrix.effective_weight(), expected, rtol=1e-5, atol=1e-6)
     report = crosscheck(
         model, presets.rasch2023, inputs(), trained=native, evaluate=mean_output, **QUICK
     )
@@ -155,19 +162,19 @@ def test_a_trained_model_is_what_is_compared() -> None:
 def test_a_trained_model_of_something_else() -> None:
     model, native = trained_mlp()
     other = convert(model, presets.hermes)
-    for trained, more, said in (
+    for trained, more, message in (
         (other, {}, "under rasch2023"),
         (native, {"against": presets.scalar_drift}, "no `against`"),
     ):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             crosscheck(model, presets.rasch2023, inputs(), trained=trained, **more, **QUICK)
     with pytest.raises(UsageError, match="digital model"):
         crosscheck(None, presets.rasch2023, trained=native, **QUICK)
 
 
 def test_two_presets() -> None:
-    """They differ where their fields do, and the report says because of which part."""
-    found = crosscheck(
+    """They differ if their fields do, and the report says which part causes it."""
+    report = crosscheck(
         mlp(),
         presets.rasch2023,
         inputs(),
@@ -175,27 +182,29 @@ def test_two_presets() -> None:
         levels="layer",
         **{**QUICK, "chips": 40},
     )
-    assert found.sides == ("rasch2023", "scalar_drift")
-    assert found.causes is not None
-    told = {(part, field): (a, b) for part, field, a, b in found.causes.itertuples(index=False)}
-    assert told["pcm", "t0_s"] == (20.0, 1.0)
-    assert told["pcm", "nu"] == ("-", 0.06)
-    assert told["compensation", "drift_compensation"] == ("global", "oracle")
-    assert ("pcm", "g_max_us") not in told
-    rows = found.table.set_index(["cell", "quantity", "t_inference"])["verdict"]
+    assert report.sides == ("rasch2023", "scalar_drift")
+    assert report.causes is not None
+    causes = {(part, field): (a, b) for part, field, a, b in report.causes.itertuples(index=False)}
+    assert causes["pcm", "t0_s"] == (20.0, 1.0)
+    assert causes["pcm", "nu"] == ("-", 0.06)
+    assert causes["compensation", "drift_compensation"] == ("global", "oracle")
+    assert ("pcm", "g_max_us") not in causes
+    rows = report.table.set_index(["cell", "quantity", "t_inference"])["verdict"]
     assert rows["0", "MVM error", YEAR] == "different"
     assert rows["0", "MVM error, crossbar of scalar_drift alone", YEAR] == "different"
-    errors = [note for note in found.notes if note.startswith("mean MVM error of the layers at 1y")]
+    errors = [
+        note for note in report.notes if note.startswith("mean MVM error of the layers at 1y")
+    ]
     assert len(errors) == 1
     for part in ("pcm", "crossbar", "compensation"):
         assert f"{part} of scalar_drift alone" in errors[0]
-    assert "scalar_drift" in found.summary() and "drift_compensation" in found.summary()
+    assert "scalar_drift" in report.summary() and "drift_compensation" in report.summary()
 
 
 def test_a_preset_against_itself_is_the_same() -> None:
     same = presets.rasch2023
-    found = crosscheck(mlp(), same, inputs(), against=same, levels="layer", **QUICK)
-    assert found.different.empty and found.causes is not None and found.causes.empty
+    report = crosscheck(mlp(), same, inputs(), against=same, levels="layer", **QUICK)
+    assert report.different.empty and report.causes is not None and report.causes.empty
 
 
 class Closed:
@@ -213,7 +222,7 @@ class Closed:
 
 
 class Scalar:
-    """A user's physics that is not: constant noise, one exponent."""
+    """A user's physics that is not the paper's: constant noise, one exponent."""
 
     @staticmethod
     def program(weights: Tensor, generator: torch.Generator) -> Tensor:

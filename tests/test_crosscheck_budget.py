@@ -39,37 +39,43 @@ def fake_layers(kinds: str) -> dict[str, Any]:
 
 
 def choice(budget: float | None, spent: float = 0.0) -> Choice:
-    """8 targets of 10 s, layers of 11, 21 and 31 s, 10 chips of 4 s: 183 s."""
+    """Return what a budget buys of 183 s of work.
+
+    The work is 8 targets of 10 s, layers of 11, 21 and 31 s, and 10 chips of 4 s.
+    """
     targets = list(device.TARGETS)
     return plan.choose(
         budget, spent, targets, 1_000_000, 10.0, fake_layers("aab"), (10, Cost(0.0, 4.0))
     )
 
 
-def cost_of(found: Choice) -> float:
+def cost_of(plan: Choice) -> float:
     layers = fake_layers("aab")
-    total = len(found.targets) * 10.0 * found.samples / 1e6 + found.task * 4.0
-    return total + sum(layers[name][2].of(chips) for name, chips in found.layers.items())
+    total = len(plan.targets) * 10.0 * plan.samples / 1e6 + plan.task * 4.0
+    return total + sum(layers[name][2].of(chips) for name, chips in plan.layers.items())
 
 
 @pytest.mark.parametrize("budget", [None, 183.0, 150.0, 100.0, 60.0, 30.0, 15.0, 10.0])
 def test_what_a_budget_buys_costs_no_more(budget: float | None) -> None:
-    found = choice(budget)
+    bought = choice(budget)
     if budget is None or budget >= 183.0:
-        assert cost_of(found) == pytest.approx(183.0)
-        assert len(found.notes) == 1 and "183" not in found.notes[0]
+        assert cost_of(bought) == pytest.approx(183.0)
+        assert len(bought.notes) == 1 and "183" not in bought.notes[0]
         return
-    assert 0.3 * budget < cost_of(found) <= budget
-    assert found.samples >= plan.FEWEST_SAMPLES
-    assert all(chips >= plan.FEWEST_CHIPS for chips in found.layers.values())
-    said = " ".join(found.notes)
-    assert "chose" in said
-    for name in set(fake_layers("aab")) - set(found.layers):
-        assert f"layer {name}" in said
+    assert 0.3 * budget < cost_of(bought) <= budget
+    assert bought.samples >= plan.FEWEST_SAMPLES
+    assert all(chips >= plan.FEWEST_CHIPS for chips in bought.layers.values())
+    notes = " ".join(bought.notes)
+    assert "chose" in notes
+    for name in set(fake_layers("aab")) - set(bought.layers):
+        assert f"layer {name}" in notes
 
 
 def test_a_budget_keeps_the_telling_ones() -> None:
-    """Fewer samples before fewer targets, one layer of each kind before two of one."""
+    """Samples are dropped before targets.
+
+    One layer of each kind is kept before two of one.
+    """
     assert choice(100.0).targets == list(device.TARGETS) and choice(100.0).samples < 1_000_000
     small = choice(30.0)
     assert set(small.targets) == {0.0, 0.1, 1.0}
@@ -79,13 +85,13 @@ def test_a_budget_keeps_the_telling_ones() -> None:
 
 
 def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The parts that are done are not done again, and the result is that of one run."""
+    """Parts that are done are not done again; the result is that of one run."""
     calls: list[float] = []
     real = comparison.device_findings
 
     def part(compared: Any, x: float, *rest: Any) -> Any:
         calls.append(x)
-        if len(calls) == 4:  # the first is the one that predicts
+        if len(calls) == 4:  # The first call is the one that predicts.
             raise KeyboardInterrupt
         return real(compared, x, *rest)
 
@@ -114,38 +120,41 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_digest_tells_inputs_apart() -> None:
-    one = {"a": [torch.zeros(2), 1.0]}
-    assert digest(one) == digest({"a": [torch.zeros(2), 1.0]})
+    data = {"a": [torch.zeros(2), 1.0]}
+    assert digest(data) == digest({"a": [torch.zeros(2), 1.0]})
     for other in ({"a": [torch.ones(2), 1.0]}, {"b": [torch.zeros(2), 1.0]}, [torch.zeros(2, 1)]):
-        assert digest(other) != digest(one)
+        assert digest(other) != digest(data)
 
 
 def test_workers_find_the_same(tmp_path: Path) -> None:
     options = {**QUICK, "targets": (0.0, 1.0)}
-    one, two = (
+    first, second = (
         crosscheck(None, presets.scalar_drift, workers=workers, **options) for workers in (1, 2)
     )
     pd.testing.assert_frame_equal(
-        one.table.drop(columns="interval"), two.table.drop(columns="interval")
+        first.table.drop(columns="interval"), second.table.drop(columns="interval")
     )
 
 
 def positive(shift: float, model: nn.Module) -> float:
-    """A share of outputs; 1,000 more in another process."""
+    """Return the share of positive outputs, plus 1,000 if this runs in another process."""
     apart = multiprocessing.current_process().name != "MainProcess"
     return float((model(inputs()) > shift).float().mean()) + 1000.0 * apart
 
 
 def chips_of(folder: Path) -> dict[str, float]:
-    found = {}
+    values = {}
     for file in folder.glob("task-*.json"):
         ((_, _, value),) = json.loads(file.read_text())
-        found[file.name] = value
-    return found
+        values[file.name] = value
+    return values
 
 
 def test_workers_share_the_chips_of_a_task(tmp_path: Path) -> None:
-    """The same chips, in other processes; what is kept is of one `evaluate`."""
+    """The chips are the same in other processes.
+
+    The files that are stored belong to one `evaluate`.
+    """
     rest: dict[str, Any] = {**QUICK, "levels": "task", "times": "1h", "task_chips": 3}
     where = {1: tmp_path / "one", 2: tmp_path / "two"}
 
@@ -171,7 +180,10 @@ def test_workers_share_the_chips_of_a_task(tmp_path: Path) -> None:
 
 
 def test_the_sides_of_a_task_may_have_other_numbers_of_chips(tmp_path: Path) -> None:
-    """Welch's interval of all chips there are; the cheap side's make up for the dear one's."""
+    """Welch's interval takes all chips there are.
+
+    The cheap side's chips make up for those of the expensive side.
+    """
 
     def check(task_chips: Any) -> Report:
         return crosscheck(
@@ -185,22 +197,23 @@ def test_the_sides_of_a_task_may_have_other_numbers_of_chips(tmp_path: Path) -> 
         )
 
     report = check((9, 4))
-    kept = chips_of(tmp_path)
+    chips = chips_of(tmp_path)
     sides = [
-        [value for name, value in kept.items() if name.startswith(f"task-side-{i}")] for i in (0, 1)
+        [value for name, value in chips.items() if name.startswith(f"task-side-{i}")]
+        for i in (0, 1)
     ]
     assert [len(side) for side in sides] == [9, 4]
     welch = stats.ttest_ind(sides[1], sides[0], equal_var=False).confidence_interval(0.9)
     (row,) = report.table.to_dict("records")
     assert (row["low"], row["high"]) == pytest.approx((welch.low, welch.high))
     assert any("9 chips of rasch2023, 4 of scalar_drift" in note for note in report.notes)
-    pd.testing.assert_frame_equal(check([9, 4]).table, report.table)  # all of it was kept
+    pd.testing.assert_frame_equal(check([9, 4]).table, report.table)  # All of it was stored.
     with pytest.raises(DataError, match=r"\(chips differ\)"):
         check(9)
 
 
 def test_a_budget_lessens_both_sides_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run._Check, "_task_cost", lambda self, asked: Cost(0.0, 1.0))
+    monkeypatch.setattr(run._Check, "_task_cost", lambda self, chips: Cost(0.0, 1.0))
     report = crosscheck(
         mlp(),
         presets.rasch2023,
@@ -218,8 +231,11 @@ def test_a_budget_lessens_both_sides_alike(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_prediction_counts_every_chip_of_the_first_side(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Work that takes a second each, at two times: drift and evaluation natively, building,
-    programming, drift and evaluation on the other side."""
+    """Every piece of work takes a second, at two times.
+
+    The pieces are drift and evaluation natively, and building, programming, drift and evaluation on
+    the other side.
+    """
     native = convert(mlp(), presets.rasch2023)
     calibrate(native, [inputs()])
 
@@ -242,7 +258,7 @@ def test_a_wrong_number_of_chips_says_what_is_allowed(chips: Any) -> None:
 
 
 def test_an_evaluate_that_cannot_travel_says_so() -> None:
-    held = (inputs() for _ in range(9))  # as a running data loader holds one
+    held = (inputs() for _ in range(9))  # A running data loader holds a generator too.
 
     def evaluate(model: nn.Module) -> float:
         return float(model(next(held)).detach().mean())

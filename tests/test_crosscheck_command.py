@@ -29,21 +29,25 @@ DEVICES = ["--levels", "device", "--samples", "2000", "--targets", "0.5", "--tim
 def test_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Devices of two presets that should agree, and the pair that may differ."""
+    """The command compares the devices of two presets, and the two presets.
+
+    Devices should agree on both sides; the pair of presets may differ.
+    """
     out = tmp_path / "out"
     monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
     words = [*DEVICES, "--preset", "rasch2023", "scalar_drift", "--out", str(out)]
     assert main(words) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     table = pd.read_csv(out / "rasch2023" / "device" / "crosscheck.csv")
     assert {"cell", "quantity", "low", "high", "margin", "power", "verdict"} <= set(table)
     record = json.loads((out / "crosscheck.json").read_text())
     names = [report["name"] for report in record["reports"]]
     assert names == ["rasch2023/device", "scalar_drift/device", "rasch2023-scalar_drift/device"]
-    assert all(name in said for name in names)
+    assert all(name in printed for name in names)
     rows = sum(sum(row[2:]) for r in record["reports"][:2] for row in r["counts"])
-    last = said.splitlines()[-1]
-    assert last.startswith(f"verdict: undecided; of {rows:,} rows that should agree, ")  # too few
+    last = printed.splitlines()[-1]
+    # There are too few samples.
+    assert last.startswith(f"verdict: undecided; of {rows:,} rows that should agree, ")
     assert ", 0 are different, " in last
     summary = (out / "summary.md").read_text()
     assert summary.startswith("# Cross-check\n\n**Verdict: undecided.** Of")
@@ -54,21 +58,24 @@ def test_command(
     pair = record["reports"][-1]
     assert not pair["should_agree"]
     counts = {tuple(row[:2]): row[2:] for row in pair["counts"]}
-    assert counts["device", "drifted mean"] == [0, 1, 0]  # different, and the exit code is 0
+    assert counts["device", "drifted mean"] == [0, 1, 0]  # They differ, and the exit code is 0.
     assert record["finished"] and record["kind"] == "crosscheck"
-    assert main(words) == 2  # not empty
+    assert main(words) == 2  # The folder is not empty.
     assert main([*words, "--resume", "--record", "mine"]) == 0
-    kept = records.read(tmp_path / "records" / "crosscheck-mine.json")
-    assert kept.name == "crosscheck-mine" and len(kept.extra["reports"]) == 3
-    assert kept.kind == "crosscheck" and set(kept.table().part) == set(names)
-    assert records.of_kind("run") == []  # not in the README's table
-    assert kept.command.startswith("python -m benchmarks.crosscheck --levels device")
+    read_record = records.read(tmp_path / "records" / "crosscheck-mine.json")
+    assert read_record.name == "crosscheck-mine" and len(read_record.extra["reports"]) == 3
+    assert read_record.kind == "crosscheck" and set(read_record.table().part) == set(names)
+    assert records.of_kind("run") == []  # The README's table does not list it.
+    assert read_record.command.startswith("python -m benchmarks.crosscheck --levels device")
 
 
 def test_the_command_fails_where_cells_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 1, the verdict as the last line, and what failed in the summary."""
+    """The exit code is 1.
+
+    The verdict is the last line, and the summary shows what failed.
+    """
     monkeypatch.setattr(device, "programmed", lambda g, pcm, eps: g)
     out = tmp_path / "out"
     words = [*DEVICES, "--preset", "rasch2023", "--workers", "1", "--out", str(out)]
@@ -112,7 +119,10 @@ LAYER += ["--times", "1h", "--samples", "2000", "--targets", "0.5", "--workers",
 def test_a_budget_too_small_is_refused_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The error names the smallest budget that would do; with that one the training begins."""
+    """The error names the smallest sufficient budget.
+
+    With that budget, the training begins.
+    """
     trained = []
 
     def fit(task: tasks.Task, out: Path, **options: object) -> None:
@@ -122,9 +132,9 @@ def test_a_budget_too_small_is_refused_before_anything_is_trained(
     monkeypatch.setattr(digital, "fit", fit)
     out = tmp_path / "out"
     assert main([*LAYER, "--budget", "0.5", "--out", str(out)]) == 2
-    said = capsys.readouterr().err
-    (smallest,) = re.findall(r"give --budget (\d+[sm]) or more", said)
-    assert "is too small for one cell of each of 2 reports (most for rasch2023/" in said
+    error = capsys.readouterr().err
+    (smallest,) = re.findall(r"give --budget (\d+[sm]) or more", error)
+    assert "is too small for one cell of each of 2 reports (most for rasch2023/" in error
     assert trained == [] and not out.exists()
     assert (
         main(
@@ -138,7 +148,7 @@ def test_a_budget_too_small_is_refused_before_anything_is_trained(
 def test_a_cross_check_with_a_budget_is_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A report keeps the share that it got, and nothing is predicted again."""
+    """A report keeps its share, and nothing is predicted again."""
     wrn = tasks.get("wrn", "embedded", None)
     save_model(wrn.build(3), str(tmp_path / "model.safetensors"))
     words = [*LAYER, "--checkpoint", str(tmp_path), "--chips", "4", "--budget", "30m"]
@@ -146,7 +156,8 @@ def test_a_cross_check_with_a_budget_is_resumed(
     assert main(words) == 0
     shares = json.loads((tmp_path / "out" / study.BUDGET).read_text())["shares_s"]
     assert list(shares) == ["rasch2023/device", "rasch2023/wrn"]
-    assert 800 < shares["rasch2023/device"] < 1000 < shares["rasch2023/wrn"] < 1800  # the rest
+    # The last one gets the rest.
+    assert 800 < shares["rasch2023/device"] < 1000 < shares["rasch2023/wrn"] < 1800
 
     def predict(*_: object) -> float:
         raise AssertionError("predicted again")
@@ -157,7 +168,10 @@ def test_a_cross_check_with_a_budget_is_resumed(
 
 
 def test_the_command_takes_a_trained_model(tmp_path: Path) -> None:
-    """A classifier's layer with the weights of a file; a file of another model is an error."""
+    """A classifier's layer takes the weights of a file.
+
+    A file of another model is an error.
+    """
     wrn = tasks.get("wrn", "embedded", None)
     native = convert(wrn.build(3).eval(), presets.rasch2023)
     calibrate(native, wrn.calibration_batches(1))
@@ -169,12 +183,15 @@ def test_the_command_takes_a_trained_model(tmp_path: Path) -> None:
     assert set(table["cell"].str.partition(",")[0]) == {"fc"}
     assert main(["lstm", *words[:-1], str(tmp_path / "other")]) == 2
     assert main(["wrn", *words[:-1], str(tmp_path / "c"), "--layers", "fc", "nope"]) == 2
-    assert not (tmp_path / "c").exists()  # found before anything is done
+    assert not (tmp_path / "c").exists()  # The error is found before anything is done.
     assert main(["wrn", *words[:-1], str(tmp_path / "b"), "--preset", "hermes", "rasch2023"]) == 2
 
 
 def test_the_command_compares_the_metrics_asked_for(tmp_path: Path) -> None:
-    """By name; a finished check is not mixed with one of other metrics or samples."""
+    """Metrics are compared by name.
+
+    A finished check is not mixed with one of other metrics or samples.
+    """
     wrn = tasks.get("wrn", "embedded", None)
     native = convert(wrn.build(3).eval(), presets.rasch2023)
     calibrate(native, wrn.calibration_batches(1))
@@ -182,16 +199,17 @@ def test_the_command_compares_the_metrics_asked_for(tmp_path: Path) -> None:
     words = ["wrn", "--preset", "rasch2023", "--levels", "task", "--times", "1h"]
     words += ["--task-chips", "2", "--trained", str(tmp_path / "hwa.safetensors")]
     words += ["--out", str(tmp_path / "out"), "--workers", "1"]
-    asked = ["--subset", "10", "--metrics", "probability", "loss"]
-    assert main([*words, *asked]) == 0
+    options = ["--subset", "10", "--metrics", "probability", "loss"]
+    assert main([*words, *options]) == 0
     table = pd.read_csv(tmp_path / "out" / "rasch2023" / "wrn" / "crosscheck.csv")
     assert set(table["quantity"]) == {"probability", "loss"}
     probability = table[table["quantity"] == "probability"].iloc[0]
-    assert 0.02 < probability["first"] < 0.5  # ten classes and a model that has learned nothing
+    # There are ten classes, and the model has learned nothing.
+    assert 0.02 < probability["first"] < 0.5
     assert probability["margin"] == POINTS
-    assert main([*words, *asked, "--resume"]) == 0
-    assert main([*words, *asked[:2], "--resume"]) == 2
-    assert main([*words, "--subset", "12", *asked[2:], "--resume"]) == 2
+    assert main([*words, *options, "--resume"]) == 0
+    assert main([*words, *options[:2], "--resume"]) == 2
+    assert main([*words, "--subset", "12", *options[2:], "--resume"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,11 @@ COLUMNS = {
 
 
 def decided(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose computed power leaves no room: that one of them is not equivalent has, if the two
-    sides agree, at most the false-alarm rate of this suite (union bound over the rows)."""
+    """Return the rows whose computed power leaves no room for doubt.
+
+    If the two sides agree, the probability that one of these rows is not equivalent is at most the
+    false-alarm rate of this suite (a union bound over the rows).
+    """
     return table[table["power"] >= 1.0 - FALSE_ALARM / len(table)]
 
 
@@ -42,10 +45,12 @@ def decided(table: pd.DataFrame) -> pd.DataFrame:
     ],
 )
 def test_the_same_physics_agrees(name: str, reference: str) -> None:
-    """Nothing is different, and what has the power to be decided is equivalent: most means and
-    standard deviations at this size."""
-    found = device_level(presets.get(name), ("1h", "10y"), (0.1,), samples=300_000, seed=3)
-    table = found.table
+    """Nothing is different, and what has enough power is equivalent.
+
+    At this size, this is the case for most means and standard deviations.
+    """
+    report = device_level(presets.get(name), ("1h", "10y"), (0.1,), samples=300_000, seed=3)
+    table = report.table
     assert set(table) == COLUMNS and set(table["reference"]) == {reference}
     assert table["p_different"].min() > FALSE_ALARM
     rows = decided(table)
@@ -63,22 +68,22 @@ def test_the_same_physics_agrees(name: str, reference: str) -> None:
 
 
 def test_two_percent_off_is_different(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same comparison with conductances 2 % too large, then with sigmas 5 % too large."""
+    """Conductances 2 % too large are found, then sigmas 5 % too large."""
 
     def different() -> set[str]:
-        found = device_level(presets.rasch2023, ("1y",), (0.5,), samples=200_000, seed=3)
-        return set(found.different["quantity"])
+        report = device_level(presets.rasch2023, ("1y",), (0.5,), samples=200_000, seed=3)
+        return set(report.different["quantity"])
 
     assert not different()
     with monkeypatch.context() as patch:
         patch.setattr(device, "programmed", lambda *args: 1.02 * programmed(*args))
         assert {"programmed mean", "drifted mean", "read mean"} <= different()
     monkeypatch.setattr(device, "programmed", lambda g, pcm, eps: programmed(g, pcm, 1.05 * eps))
-    assert different() == {"programmed sd"}  # later spreads are mostly those of the exponents
+    assert different() == {"programmed sd"}  # Later spreads are mostly the spread of the exponents.
 
 
 def test_skew_and_distributions_are_decided_where_samples_are_many() -> None:
-    """The size at which all four statistics of a device decide."""
+    """At this size all four statistics decide."""
     samples = device.devices(
         device.Native(presets.rasch2023, True, 0), 0.5, (YEAR,), 1_000_000, 25.0
     )
@@ -91,15 +96,18 @@ def test_skew_and_distributions_are_decided_where_samples_are_many() -> None:
 
 
 def test_a_small_sample_decides_nothing_and_does_not_pass() -> None:
-    found = device_level(presets.rasch2023, ("1h",), (0.5,), samples=50)
-    distances = found.table[found.table["quantity"].str.endswith("distribution")]
+    report = device_level(presets.rasch2023, ("1h",), (0.5,), samples=50)
+    distances = report.table[report.table["quantity"].str.endswith("distribution")]
     assert set(distances["verdict"]) == {"undecided"}
-    assert not found.passed
-    assert "undecided" in found.summary()
+    assert not report.passed
+    assert "undecided" in report.summary()
 
 
 def test_the_closed_form_is_aihwkits_too() -> None:
-    """The formulas that stand in for aihwkit agree with it where it has such a device."""
+    """The formulas agree with aihwkit if it has such a device.
+
+    They stand in for aihwkit if it does not.
+    """
     for preset in (presets.rasch2023, presets.hermes):
         theirs, reference = device.reference_laws(preset, 5)
         assert reference == "aihwkit"
@@ -120,14 +128,17 @@ def test_the_closed_form_is_aihwkits_too() -> None:
 
 @pytest.mark.parametrize(("x", "times"), [(0.0, (1.0, 2.0)), (1.0, (0.0, YEAR))])
 def test_devices_keep_their_exponents(x: float, times: tuple[float, ...]) -> None:
-    """0 where the exponent is the same at both times, 2 where another device's is taken."""
+    """The statistic is 0 if a device has one exponent at both times.
+
+    It is 2 if the exponent of another device is taken.
+    """
     laws = device.Native(presets.rasch2023, True, 1)
-    found = device.devices(laws, x, times, 4000, 25.0)
+    samples = device.devices(laws, x, times, 4000, 25.0)
     key = (f"g/g_max = {x:g}", "exponent drawn anew", times[1])
     if times[0] == 0.0:
-        assert key not in found  # nothing had drifted
+        assert key not in samples  # Nothing had drifted.
         return
-    assert float(found[key].mean()) < 1e-4
+    assert float(samples[key].mean()) < 1e-4
 
 
 def test_targets_outside_the_device() -> None:

@@ -1,4 +1,4 @@
-"""Questions to the cross-check that cannot be answered, and what is said of them."""
+"""Questions to the cross-check that cannot be answered, and their error messages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("small_periphery")
 
 
 @pytest.mark.parametrize(
-    ("value", "error", "said"),
+    ("value", "error", "message"),
     [
         (lambda w: w[:1], ShapeError, r"returned \(1, "),
         (lambda w: w * math.nan, UsageError, "NaN"),
@@ -33,11 +33,11 @@ pytestmark = pytest.mark.usefixtures("small_periphery")
         (lambda w: w.numpy(), UsageError, "ndarray"),
     ],
 )
-def test_a_physics_that_returns_nonsense(value: Any, error: type[Exception], said: str) -> None:
-    mine = Wrong()
-    mine.value = value
-    with pytest.raises(error, match=said):
-        crosscheck(None, presets.rasch2023, physics=mine, levels="device", **QUICK)
+def test_a_physics_that_returns_nonsense(value: Any, error: type[Exception], message: str) -> None:
+    physics = Wrong()
+    physics.value = value
+    with pytest.raises(error, match=message):
+        crosscheck(None, presets.rasch2023, physics=physics, levels="device", **QUICK)
 
 
 def test_a_physics_without_its_functions() -> None:
@@ -57,7 +57,7 @@ LAYER = presets.rasch2023.change(
 
 
 @pytest.mark.parametrize(
-    ("model", "preset", "given", "more", "error", "said"),
+    ("model", "preset", "data", "more", "error", "message"),
     [
         (nn.Sequential(nn.ReLU()), presets.ideal, inputs(), {}, ConversionError, "nothing of"),
         (mlp(), presets.rasch2023, random(4, 9), {}, ShapeError, r"\(4, 9\); allowed: \[..., 12\]"),
@@ -71,7 +71,7 @@ LAYER = presets.rasch2023.change(
             mlp(),
             presets.rasch2023,
             inputs(),
-            {"budget": 0.01},  # less than any machine takes to predict
+            {"budget": 0.01},  # This is less than any machine needs for the prediction.
             UsageError,
             "too small for one cell",
         ),
@@ -97,11 +97,11 @@ LAYER = presets.rasch2023.change(
     ],
 )
 def test_bad_input(
-    model: Any, preset: Any, given: Any, more: dict[str, Any], error: type[Exception], said: str
+    model: Any, preset: Any, data: Any, more: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     full = {"samples": 1_000_000} if "budget" in more else {}
-    with pytest.raises(error, match=said):
-        crosscheck(model, preset, given, **{**QUICK, **full, **more})
+    with pytest.raises(error, match=message):
+        crosscheck(model, preset, data, **{**QUICK, **full, **more})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -112,13 +112,16 @@ def test_a_gpu_where_there_is_none() -> None:
 
 @pytest.mark.cuda
 def test_the_native_side_runs_on_a_gpu() -> None:
-    """What is equal on a CPU is equal there: outputs with the same weights, to 1e-5."""
+    """What is equal on a CPU is equal on a GPU.
+
+    Outputs with the same weights agree to 1e-5.
+    """
     more = {"levels": ("layer", "task"), "evaluate": mean_output, "device": "cuda"}
-    found = crosscheck(mlp(), presets.rasch2023, inputs(), **{**QUICK, **more})
-    table = found.table.set_index(["quantity"])
+    report = crosscheck(mlp(), presets.rasch2023, inputs(), **{**QUICK, **more})
+    table = report.table.set_index(["quantity"])
     assert set(table.loc["outputs, ADC off"]["verdict"]) == {"equivalent"}
     assert table["p_different"].min() > FALSE_ALARM
-    assert any("on cuda" in note for note in found.notes)
+    assert any("on cuda" in note for note in report.notes)
 
 
 def test_against_and_physics_are_two_questions() -> None:

@@ -38,7 +38,10 @@ SMALL = presets.rasch2023.change(max_rows=32, max_columns=24, why="several tiles
 
 
 class Net(nn.Module):
-    """Every kind of layer: a convolution over three row tiles, attention, gates, linear ones."""
+    """A model with every kind of layer.
+
+    There are a convolution over three row tiles, attention, gates and linear layers.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,8 +72,11 @@ def layers(preset: Preset = SMALL) -> tuple[Net, list[capture.Layer]]:
 
 
 def test_layers_are_what_the_digital_model_computes_with() -> None:
-    """Inputs and weights of each: its product is what a hook on the digital layer sees."""
-    model, found = layers()
+    """Each layer has the model's inputs and weights.
+
+    Their product is what a hook on the digital layer sees.
+    """
+    model, captured = layers()
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def keep(name: str) -> object:
@@ -85,7 +91,7 @@ def test_layers_are_what_the_digital_model_computes_with() -> None:
         model.get_submodule(name).register_forward_hook(keep(name))  # type: ignore[arg-type]
     with torch.no_grad():
         model(images())
-    by_name = {layer.name: layer for layer in found}
+    by_name = {layer.name: layer for layer in captured}
     kinds = {name: layer.kind for name, layer in by_name.items()}
     assert kinds == {
         "conv": "convolution",
@@ -100,49 +106,52 @@ def test_layers_are_what_the_digital_model_computes_with() -> None:
         live = x.flatten(1).abs().amax(1) > 0
         assert torch.allclose(layer.inputs, x[live])
         assert torch.allclose(layer.module(layer.inputs), y[live], atol=1e-5)
-    # of 16 steps the first one of the recurrent product sees zeros
+    # Of 16 steps, the first one of the recurrent product sees zeros.
     assert len(by_name["lstm.hh_l0"].inputs) == 6 * 15
     assert by_name["conv"].grid.rows == (24, 24, 24)
 
 
 def test_the_layers_chosen_are_of_each_kind() -> None:
-    _, found = layers()
-    names = [layer.name for layer in capture.chosen(found, None)]
+    _, captured = layers()
+    names = [layer.name for layer in capture.chosen(captured, None)]
     assert names == ["conv", "attention.q", "lstm.ih_l0", "lstm.hh_l0", "out", "small"]
-    assert [x.name for x in capture.chosen(found, ["lstm.*", "out"])] == [
+    assert [x.name for x in capture.chosen(captured, ["lstm.*", "out"])] == [
         *("lstm.ih_l0", "lstm.hh_l0", "out")
     ]
 
 
 def test_what_chips_say() -> None:
-    """Gain, error, spread of reads and correlation of their noise, made to order."""
+    """Gain, error, spread of reads and correlation of their noise come out as constructed."""
     exact = random(40, 25, seed=2)
     rms = float(exact.square().mean().sqrt())
     some = torch.arange(50)
-    own = 0.1 * rms * random(4000, 40, 25, seed=3)
-    found = product_statistics(0.9 * exact + own, exact, some)
-    assert found["gain"] == pytest.approx(0.9, abs=1e-3)
-    assert found["read"] == pytest.approx(0.1, rel=1e-3)
-    assert found["error"] == pytest.approx(math.hypot(0.1, 0.1), rel=1e-3)
-    assert abs(found["shared"]) < 1e-3
-    assert found["read_variance"].shape == (50,)
+    error = 0.1 * rms * random(4000, 40, 25, seed=3)
+    statistics = product_statistics(0.9 * exact + error, exact, some)
+    assert statistics["gain"] == pytest.approx(0.9, abs=1e-3)
+    assert statistics["read"] == pytest.approx(0.1, rel=1e-3)
+    assert statistics["error"] == pytest.approx(math.hypot(0.1, 0.1), rel=1e-3)
+    assert abs(statistics["shared"]) < 1e-3
+    assert statistics["read_variance"].shape == (50,)
     shared = 0.1 * rms * random(4000, 1, 25, seed=4).expand(-1, 40, -1)
     assert product_statistics(exact + shared, exact, some)["shared"] == pytest.approx(1.0, abs=1e-6)
-    half = (own + shared) / math.sqrt(2)
+    half = (error + shared) / math.sqrt(2)
     assert product_statistics(exact + half, exact, some)["shared"] == pytest.approx(0.5, abs=0.02)
-    (one,) = [product_statistics(exact[None], exact, some)]
-    assert (one["read"], one["shared"], one["error"]) == (0.0, 0.0, 0.0)
+    (of_one_chip,) = [product_statistics(exact[None], exact, some)]
+    assert (of_one_chip["read"], of_one_chip["shared"], of_one_chip["error"]) == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("name", ["conv", "lstm.hh_l0", "attention.q", "out"])
 def test_the_engines_agree_on_each_kind_of_layer(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is different; what is decided is equivalent, the parts without chance among it."""
+    """Nothing is different, and what is decided is equivalent.
+
+    Parts without chance are among what is decided.
+    """
     monkeypatch.setattr(periphery, "EXACT_CHIPS", 24)
     monkeypatch.setattr(periphery, "CLIP_CHIPS", 16)
-    _, found = layers()
-    (layer,) = [layer for layer in found if layer.name == name]
+    _, captured = layers()
+    (layer,) = [layer for layer in captured if layer.name == name]
     table = Report.of(
         [layer_findings(TwoEngines(SMALL), layer, Sampling((YEAR,), 16, 0, vectors=16))]
     ).table
@@ -163,11 +172,14 @@ def test_the_engines_agree_on_each_kind_of_layer(
 def test_the_compiled_engine_agrees_and_a_fault_in_it_is_caught(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The same layer as the other engine, compiled; then with 20 % more output noise."""
+    """The same layer, compiled, agrees.
+
+    With 20 % more output noise it does not.
+    """
     monkeypatch.setattr(periphery, "EXACT_CHIPS", 24)
     monkeypatch.setattr(periphery, "CLIP_CHIPS", 16)
-    _, found = layers()
-    (layer,) = [layer for layer in found if layer.name == "attention.q"]
+    _, captured = layers()
+    (layer,) = [layer for layer in captured if layer.name == "attention.q"]
     setting = Sampling((YEAR,), 16, 0, vectors=16, native_engine=COMPILED)
     table = Report.of([layer_findings(TwoEngines(SMALL), layer, setting)]).table
     assert table["p_different"].min() > FALSE_ALARM
@@ -185,9 +197,9 @@ def test_the_compiled_engine_agrees_and_a_fault_in_it_is_caught(
 
 
 def test_a_preset_without_noise_of_products_or_adc() -> None:
-    """Rows that do not apply are not there; the rest agrees."""
-    _, found = layers(presets.scalar_drift)
-    (layer,) = [layer for layer in found if layer.name == "out"]
+    """Rows that do not apply are left out; the rest agrees."""
+    _, captured = layers(presets.scalar_drift)
+    (layer,) = [layer for layer in captured if layer.name == "out"]
     part = layer_findings(TwoEngines(presets.scalar_drift), layer, Sampling((1.0, YEAR), 12, 0))
     table = Report.of([part]).table
     assert table["p_different"].min() > FALSE_ALARM
@@ -196,7 +208,10 @@ def test_a_preset_without_noise_of_products_or_adc() -> None:
 
 
 def test_the_ideal_preset_is_equivalent() -> None:
-    """What is left of products without error is float32's rounding, other on each engine."""
+    """Products without error differ only by float32's rounding.
+
+    The rounding differs between the engines.
+    """
     model, _ = layers()
     report = crosscheck(
         model, presets.ideal, images(), levels="layer", times=("1s",), chips=4, layers="small"
@@ -207,7 +222,7 @@ def test_the_ideal_preset_is_equivalent() -> None:
 
 
 def test_measured_chips_follow_the_laws() -> None:
-    """Native: the noise of reads is the preset's output noise in the layer's own units."""
+    """The native noise of reads is the preset's output noise in the layer's units."""
     quiet = {"w_noise": 0.0, "ir_drop": 0.0, "adc_bits": None, "max_rows": None}
     preset = presets.ideal.change(
         **quiet, out_noise=0.04, input_range="learned", dac_bits=12, why="output noise alone"
@@ -223,14 +238,17 @@ def test_measured_chips_follow_the_laws() -> None:
         torch.manual_seed(3)
         noise = torch.stack([side.output(layer.inputs) / unit for _ in range(800)])
     assert_sd((noise - noise.mean(0)) * (800 / 799) ** 0.5, 0.04)
-    found = measure(side, Sampling((1.0,), 40, 0, vectors=32, reads=8))
+    measured = measure(side, Sampling((1.0,), 40, 0, vectors=32, reads=8))
     expected = 0.04 * float(unit.square().mean().sqrt()) / float(exact.square().mean().sqrt())
-    # the root of a variance from 8 reads of 512 outputs is low by 1 / 4 / (7 * 512)
-    assert_mean(torch.tensor(found.column("read", 0)), expected, "spread of reads")
+    # The root of a variance from 8 reads of 512 outputs is low by 1 / 4 / (7 * 512).
+    assert_mean(torch.tensor(measured.column("read", 0)), expected, "spread of reads")
 
 
 def test_the_oracle_is_the_formula_on_every_law() -> None:
-    """Ours in single precision against the independent one, on a layer's weights."""
+    """Ours, in single precision, equals the independent formula.
+
+    Both are computed for a layer's weights.
+    """
     for preset in (presets.rasch2023, presets.hermes, presets.scalar_drift):
         model = nn.Sequential(linear(30, 20, bias=False))
         (layer,) = _captured(model, preset, random(16, 30))
@@ -249,9 +267,9 @@ def _captured(model: nn.Module, preset: Preset, x: Tensor) -> list[capture.Layer
 
 
 def test_a_narrow_adc_clips_the_share_it_should() -> None:
-    """The bound that clips 5 % of the outputs without noise clips about that with it."""
-    _, found = layers()
-    (layer,) = [layer for layer in found if layer.name == "small"]
+    """The bound that clips 5 % of noiseless outputs clips about 5 % of noisy ones."""
+    _, captured = layers()
+    (layer,) = [layer for layer in captured if layer.name == "small"]
     part = Findings()
     periphery.clipping(part, layer, SMALL, Sampling((1.0,), 4, 0))
     rows = Report.of([part]).table.set_index("quantity")
@@ -261,8 +279,10 @@ def test_a_narrow_adc_clips_the_share_it_should() -> None:
 
 
 def test_dac_ties_are_moved_off() -> None:
-    """No input lies half way between two steps of any range; none moves by more than a few
-    hundredths of a step."""
+    """No input lies half way between two steps of any range.
+
+    None moves by more than a few hundredths of a step.
+    """
     ranges = torch.tensor([[1.0], [0.7]])
     x = torch.tensor([[0.5 / 127, 1.5 / 127 * 0.7, 0.3, -63.5 / 127, 0.0]])
     moved = periphery.off_ties(x, ranges, 8)
@@ -275,7 +295,7 @@ def test_dac_ties_are_moved_off() -> None:
 
 
 def test_more_chips_where_they_spread_more() -> None:
-    """The plan: a tile of few devices needs more chips than one of many."""
+    """A tile of few devices needs more chips than a tile of many."""
     setting = Sampling((YEAR,), 1, 0)
     wide = _captured(nn.Sequential(linear(200, 100)), presets.rasch2023, random(32, 200))[0]
     thin = _captured(nn.Sequential(linear(20, 10)), presets.rasch2023, random(32, 20))[0]

@@ -1,4 +1,4 @@
-"""What a cross-check is made of: the question, its comparison, its items of work, its report."""
+"""The parts of a cross-check: the question, its comparison, its items of work, its report."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def test_what_is_given_decides_what_is_compared() -> None:
     assert isinstance(law, CustomLaw) and law.names == ("Scalar", "aihwkit")
     assert [c.reference for c in (engines, two, law)] == ["aihwkit", "scalar_drift", "aihwkit"]
     assert "task" in engines.levels and "task" in two.levels and "task" not in law.levels
-    found = [c.identity() for c in (engines, two, law)]
-    assert len({digest(identity) for identity in found}) == 3
+    identities = [c.identity() for c in (engines, two, law)]
+    assert len({digest(identity) for identity in identities}) == 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Louder(TwoEngines):
-    """Another reference: the native laws again, with other draws and noise `times_noise` larger."""
+    """Another reference: the native laws with other draws, and noise `times_noise` larger."""
 
     times_noise: float = 1.0
 
@@ -75,7 +75,10 @@ class Louder(TwoEngines):
 
 @pytest.mark.parametrize("times_noise", [1.0, 1.1])
 def test_another_reference_is_one_more_class(times_noise: float) -> None:
-    """It draws its samples; the rows, the verdicts and the report come by themselves."""
+    """A reference draws its samples.
+
+    The rows, the verdicts and the report follow without more code.
+    """
     comparison = Louder(presets.rasch2023, times_noise)
     table = Report.of([device_findings(comparison, 0.5, (3600.0,), 40_000, 0)]).table
     assert set(table["reference"]) == {"louder"} and set(table["cell"]) == {"g/g_max = 0.5"}
@@ -86,7 +89,10 @@ def test_another_reference_is_one_more_class(times_noise: float) -> None:
 
 
 def test_the_samples_that_a_report_states_are_those_that_were_drawn() -> None:
-    """Twice as many for a target of 0, except between two presets."""
+    """A target of 0 takes twice as many.
+
+    Between two presets it does not.
+    """
     few: dict[str, Any] = {"targets": (0.0,), "samples": 400, "times": "1h", "progress": False}
     twice = "devices: 400 samples a cell, twice that for a target of 0"
     assert twice in crosscheck(None, presets.rasch2023, **few).notes
@@ -102,7 +108,7 @@ def test_the_samples_that_a_report_states_are_those_that_were_drawn() -> None:
 
 
 class Bar(ProgressBar):
-    """Remembers how far it was moved."""
+    """A progress bar that remembers how far it was moved."""
 
     def __init__(self) -> None:
         super().__init__("", 10.0, show=False)
@@ -113,7 +119,10 @@ class Bar(ProgressBar):
 
 
 def test_an_item_of_work_moves_the_bar_by_its_cost() -> None:
-    """Most of it step by step, the rest at the end; at the end alone without steps."""
+    """Most of it moves step by step, the rest at the end.
+
+    Without steps, all of it moves at the end.
+    """
 
     def three_steps(name: str, advance: Any) -> Findings:
         for _ in range(3):
@@ -130,7 +139,10 @@ def test_an_item_of_work_moves_the_bar_by_its_cost() -> None:
 
 
 def test_the_summary_names_the_two_sides() -> None:
-    """The columns are first and second; what they hold is in `sides` and in the summary."""
+    """The columns are called first and second.
+
+    What they hold is in `sides` and in the summary.
+    """
     rows = [
         Row("layer", "fc", "gain mean", 3600.0, exact_test(1.0, 1.5, 0.1), "new"),
         Row("layer", "fc", "IR-drop loss", float("nan"), exact_test(0.2, 0.2, 0.1), "new"),

@@ -23,7 +23,7 @@ WORST = [
 def report(
     name: str, equivalent: int, different: int = 0, undecided: int = 0, agree: bool = True
 ) -> dict[str, Any]:
-    """A report in short, with at most two of its different rows."""
+    """Return a short report, with at most two of its different rows."""
     rows = [
         ["1", "sd", None, 1.0, 1.25, 0.25, 0.2, 0.3, 0.02, 1e-9, 1.0, "different", "aihwkit"],
         ["0.5", "mean", 3600.0, 2.0, 2.5, 0.5, 0.4, 0.6, 0.1, 1e-9, 1.0, "different", "aihwkit"],
@@ -59,7 +59,10 @@ def report(
 def test_one_verdict_over_the_rows_that_should_agree(
     reports: list[dict[str, Any]], word: str, code: int
 ) -> None:
-    """Only a difference fails; undecided rows keep it from passing; two presets do not count."""
+    """Only a difference fails.
+
+    Undecided rows keep the verdict from "passed"; a comparison of two presets does not count.
+    """
     verdict = verdict_of(reports, planned=2)
     assert (verdict.word, verdict.exit_code) == (word, code)
     assert str(verdict).startswith(f"verdict: {word}; ")
@@ -75,7 +78,10 @@ def test_the_verdict_counts_rows() -> None:
 
 
 def test_one_summary_of_all_reports() -> None:
-    """The verdict first, one row per report, and what failed, with a word on what is not shown."""
+    """The verdict comes first, then one row per report, then what failed.
+
+    A line says how much is not shown.
+    """
     bad = report("rasch2023/wrn", 4, different=5, undecided=1)
     left_out = report("rasch2023/lstm", 2)
     left_out["notes"].append("the budget left out: layer lstm, the task")
@@ -96,8 +102,8 @@ def test_one_summary_of_all_reports() -> None:
     assert "| 0.5 | mean | 1h | 2 | 2.5 | 0.5 | 0.4 .. 0.6 | 0.1 |" in failed
     assert "| 1 | sd |  | 1 | 1.25 | 0.25 | 0.2 .. 0.3 | 0.02 |" in failed
     assert "3 more such rows are in rasch2023/wrn/crosscheck.csv." in failed
-    assert "| 0 | mean | 1h" not in failed  # undecided, no failure
-    assert text.count("What failed") == 1  # two presets may differ
+    assert "| 0 | mean | 1h" not in failed  # It is undecided, which is no failure.
+    assert text.count("What failed") == 1  # Two presets may differ.
     assert "- rasch2023/lstm: the budget left out: layer lstm, the task" in text
 
 
@@ -110,7 +116,10 @@ class Layer:
 
 @pytest.mark.parametrize("levels", ["device", "layer", "task", "device layer", "device layer task"])
 def test_the_smallest_budget_buys_a_cell_and_a_smaller_one_does_not(levels: str) -> None:
-    """Whatever is asked for: the error names it, after 3 s of predicting."""
+    """The error names it, after 3 s of predicting.
+
+    This holds for all levels.
+    """
     targets = [0.0, 0.5, 1.0] if "device" in levels else []
     layers: dict[str, Any] = {"a": (Layer(), 100, Cost(1.0, 0.2)), "b": (Layer(), 8, Cost(9.0, 1))}
     layers = layers if "layer" in levels else {}
@@ -130,14 +139,17 @@ def test_the_smallest_budget_buys_a_cell_and_a_smaller_one_does_not(levels: str)
 
 
 def test_a_budget_is_shared_beyond_what_each_report_needs() -> None:
-    """Each gets what it needs and an even part of the rest; what is not spent goes to the next."""
+    """Each report gets its need and a part of the rest.
+
+    The parts of the rest are equal; what is not spent goes to the next report.
+    """
     budget = Budget(100.0, {"a": 10.0, "b": 20.0, "c": 30.0}, spent_s=4.0)
     budget.check()
     assert budget.share("a") == pytest.approx(10.0 + 36.0 / 3)
-    assert budget.share("a") == pytest.approx(22.0)  # once
+    assert budget.share("a") == pytest.approx(22.0)  # The share is computed once.
     budget.spent_s += 12.0
     assert budget.share("b") == pytest.approx(20.0 + (100 - 16 - 50) / 2)
-    budget.spent_s += 80.0  # a busy machine
+    budget.spent_s += 80.0  # The machine is busy.
     assert budget.share("c") == 30.0
 
 

@@ -1,4 +1,4 @@
-"""Reading data: places, batches, texts and the real files; damage named, order repeatable."""
+"""Reading data: places, batches, texts and the real files; damage is named, the order repeats."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def written(path: Path, content: str | bytes) -> Path:
     return path
 
 
-# --- where things are -----------------------------------------------------------------------------
+# --- places of data -------------------------------------------------------------------------------
 
 
 def test_the_data_folder_is_the_one_given_then_the_variables(tmp_path, monkeypatch) -> None:
@@ -94,7 +94,7 @@ def loader(n: int, batch_size: int, seed: int = 0) -> data.Loader:
 def test_an_epoch_is_whole_batches_each_index_once_in_another_order_each_epoch() -> None:
     first, second = list(loader(10, 3)), None
     both = loader(10, 3)
-    assert list(both) == first  # the same seed
+    assert list(both) == first  # The seed is the same.
     second = list(both)
     seen = [index for batch, _, _ in first for index in batch]
     assert len(seen) == 9 == len(set(seen))
@@ -144,10 +144,10 @@ def test_a_damaged_tsv_says_file_and_line(tmp_path, content, complaint) -> None:
 def test_token_files_have_an_end_of_sentence_a_line(tmp_path) -> None:
     for part in ("train", "valid", "test"):
         written(tmp_path / "wikitext-2" / f"wiki.{part}.tokens", f" \n = {part} = \n a <unk> . \n")
-    found = text.wikitext2(tmp_path)
+    words = text.wikitext2(tmp_path)
     end = "<eos>"
-    assert found["validation"] == [end, "=", "valid", "=", end, "a", "<unk>", ".", end]
-    assert list(found) == ["train", "validation", "test"]
+    assert words["validation"] == [end, "=", "valid", "=", end, "a", "<unk>", ".", end]
+    assert list(words) == ["train", "validation", "test"]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_damaged_token_file_is_named(tmp_path, content, complaint) -> None:
 
 def test_a_text_that_cannot_be_read_is_named(tmp_path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
-        text.read_text(tmp_path)  # a folder
+        text.read_text(tmp_path)  # This is a folder.
 
 
 def test_texts_from_the_hub_are_those_of_the_files(tmp_path, monkeypatch) -> None:
@@ -186,7 +186,7 @@ def test_texts_from_the_hub_are_those_of_the_files(tmp_path, monkeypatch) -> Non
 
 
 def ptb_files(folder: Path, monkeypatch) -> Path:
-    """A Penn Treebank of few words; its checksums replace the official ones."""
+    """Write a Penn Treebank of few words; its checksums replace the official ones."""
     for part in ("train", "valid", "test"):
         name = f"ptb.{part}.txt"
         path = written(folder / "ptb" / name, f" <unk> {part} \n a N \n" * 40)
@@ -196,9 +196,9 @@ def ptb_files(folder: Path, monkeypatch) -> Path:
 
 
 def test_penn_treebank(tmp_path, monkeypatch) -> None:
-    found = text.penn_treebank(ptb_files(tmp_path, monkeypatch))
-    assert list(found) == ["train", "validation", "test"]
-    assert found["validation"][:6] == ["<unk>", "valid", "<eos>", "a", "N", "<eos>"]
+    words = text.penn_treebank(ptb_files(tmp_path, monkeypatch))
+    assert list(words) == ["train", "validation", "test"]
+    assert words["validation"][:6] == ["<unk>", "valid", "<eos>", "a", "N", "<eos>"]
     written(tmp_path / "ptb" / "ptb.test.txt", " a b \n")
     with pytest.raises(DataError, match="ptb.test.txt is damaged or another file: its MD5 is"):
         text.penn_treebank(tmp_path)
@@ -214,7 +214,7 @@ def test_penn_treebank(tmp_path, monkeypatch) -> None:
 def test_a_language_model_on_penn_treebank(tmp_path, monkeypatch) -> None:
     task = tasks.get("lstm", "paper", ptb_files(tmp_path, monkeypatch), dataset="ptb", size="tiny")
     assert (task.dataset, task.options) == ("Penn Treebank", {"dataset": "ptb", "size": "tiny"})
-    assert task.n_classes == 5  # <unk> train <eos> a N
+    assert task.n_classes == 5  # The classes are <unk> train <eos> a N.
     assert task.evaluate(task.build(0))["perplexity"] > 1
     with pytest.raises(UsageError, match="option dataset='wiki'; allowed: wikitext2, ptb"):
         tasks.get("lstm", "real", tmp_path, dataset="wiki")
@@ -242,7 +242,7 @@ def test_help_text_has_three_splits_without_a_common_paragraph() -> None:
     assert total > 50_000
     for name, share in (("train", 0.8), ("validation", 0.1), ("test", 0.1)):
         assert len(splits[name]) / total == pytest.approx(share, abs=0.05)
-    # paragraphs that differ only in case or blanks may come twice, long ones hardly ever
+    # Paragraphs that differ only in case or blanks may come twice, long ones hardly ever.
     shared = {p for p in parts["train"] & parts["test"] if len(p.split()) > 12}
     assert len(shared) < 0.01 * len(parts["test"])
 
@@ -252,7 +252,8 @@ def test_help_sentences_come_once_and_from_every_chapter() -> None:
     assert len(set(map(tuple, sentences))) == len(sentences) > 1500
     counts = Counter(labels)
     assert sorted(counts) == list(range(len(text.CHAPTERS)))
-    assert max(counts.values()) < 0.5 * len(labels)  # guessing the commonest is far from right
+    # Guessing the most frequent word is far from right.
+    assert max(counts.values()) < 0.5 * len(labels)
 
 
 def test_a_python_without_help_topics_says_so(monkeypatch) -> None:
@@ -263,37 +264,37 @@ def test_a_python_without_help_topics_says_so(monkeypatch) -> None:
         text.help_topics()
 
 
-# --- the real files, where they are ---------------------------------------------------------------
+# --- the real files, if they are there ------------------------------------------------------------
 
 
 def test_real_sst2(real_data) -> None:
-    found = text.sst2(real_data)
-    assert {split: len(labels) for split, (_, labels) in found.items()} == {
+    sentences = text.sst2(real_data)
+    assert {split: len(labels) for split, (_, labels) in sentences.items()} == {
         "train": 67_349,
         "dev": 872,
     }
-    assert sum(found["dev"][1]) == 444
+    assert sum(sentences["dev"][1]) == 444
 
 
 def test_real_wikitext2(real_data) -> None:
-    found = text.wikitext2(real_data)
-    assert {split: len(words) for split, words in found.items()} == {
+    texts = text.wikitext2(real_data)
+    assert {split: len(words) for split, words in texts.items()} == {
         "train": 2_088_628,
         "validation": 217_646,
         "test": 245_569,
     }
-    assert len(set(found["train"])) == 33_278
-    assert set(found["test"]) <= set(found["train"])
+    assert len(set(texts["train"])) == 33_278
+    assert set(texts["test"]) <= set(texts["train"])
 
 
 def test_real_penn_treebank(real_data) -> None:
     if not text.PTB.whole(real_data):
         pytest.skip("no Penn Treebank")
-    found = text.penn_treebank(real_data)
-    counts = {split: len(words) for split, words in found.items()}
+    texts = text.penn_treebank(real_data)
+    counts = {split: len(words) for split, words in texts.items()}
     assert counts == {"train": 929_589, "validation": 73_760, "test": 82_430}
-    assert len(set(found["train"])) == 10_000
-    assert set(found["test"]) | set(found["validation"]) <= set(found["train"])
+    assert len(set(texts["train"])) == 10_000
+    assert set(texts["test"]) | set(texts["validation"]) <= set(texts["train"])
 
 
 def test_real_cifar100_is_not_here_and_that_is_said(real_data) -> None:
@@ -307,7 +308,7 @@ def test_real_cifar100_is_not_here_and_that_is_said(real_data) -> None:
 
 
 def test_streams_of_the_splits_are_named() -> None:
-    """The digits' split is a function of its name alone: what ran before does not matter."""
+    """The digits' split is a function of its name alone, whatever ran before."""
     torch.manual_seed(os.getpid())
     order = torch.randperm(1797, generator=stream(0, "digits", "test"))
     from sklearn.datasets import load_digits

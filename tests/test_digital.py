@@ -26,7 +26,7 @@ SGD = DigitalRecipe(
 
 
 def language() -> LanguageTask:
-    """A toy language; its training carries a state from batch to batch and draws dropout."""
+    """Return a toy language; its training carries a state between batches and draws dropout."""
     generator = torch.Generator().manual_seed(0)
     words = {
         split: [f"w{int(i)}" for i in torch.randint(0, 9, (n,), generator=generator)]
@@ -38,7 +38,7 @@ def language() -> LanguageTask:
 def small(name: str) -> tuple[tasks.Task, DigitalRecipe]:
     if name == "lstm":
         return language(), ADAMW
-    return tasks.get("wrn"), SGD  # batch normalisation: buffers are state too
+    return tasks.get("wrn"), SGD  # Batch normalisation has buffers, which are state too.
 
 
 def states(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -47,12 +47,15 @@ def states(model: torch.nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", ["lstm", "wrn"])
 def test_a_resumed_run_gives_the_same_weights(name, tmp_path) -> None:
-    """Stopped twice, in an epoch's middle and between checkpoints of its own, then finished."""
+    """A run is stopped twice and then finished.
+
+    It stops in the middle of an epoch and between its own checkpoints.
+    """
     task, recipe = small(name)
     whole = digital.fit(task, tmp_path / "whole", recipe=recipe, device="cpu", output=QUIET)
     out = tmp_path / "stopped"
     for stop in (3, 9):
-        torch.manual_seed(stop)  # what ran before must not matter
+        torch.manual_seed(stop)  # What ran before must not matter.
         digital.fit(
             small(name)[0],
             out,
@@ -78,12 +81,15 @@ def test_a_resumed_run_gives_the_same_weights(name, tmp_path) -> None:
     assert info["digital"] == other["digital"]
     with (out / "log.csv").open() as file:
         steps = [int(row["step"]) for row in csv.DictReader(file)]
-    assert steps == sorted(set(steps))  # no row twice
+    assert steps == sorted(set(steps))  # No row comes twice.
 
 
 @pytest.mark.parametrize("name", ["lstm", "wrn"])
 def test_bfloat16_trains_like_float32(name, tmp_path) -> None:
-    """Forward passes under autocast; weights, optimizer and evaluation stay float32."""
+    """Forward passes run under autocast.
+
+    Weights, optimizer and evaluation stay float32.
+    """
     task, recipe = small(name)
     recipe = dataclasses.replace(recipe, epochs=recipe.epochs / 2)
     losses = {}
@@ -111,7 +117,7 @@ def test_a_precision_is_kept_and_an_unknown_one_refused(tmp_path) -> None:
         digital.fit(task, tmp_path / "b", resume=True, **options)
     pointer = tmp_path / "b" / "checkpoint.json"
     facts = json.loads(pointer.read_text())
-    del facts["precision"]  # a checkpoint from before there was a choice is float32's
+    del facts["precision"]  # A checkpoint from before there was a choice is a float32 one.
     pointer.write_text(json.dumps(facts))
     with pytest.raises(UsageError, match="another recipe, seed, precision or option"):
         digital.fit(task, tmp_path / "b", precision="bf16", resume=True, **options)
@@ -119,7 +125,10 @@ def test_a_precision_is_kept_and_an_unknown_one_refused(tmp_path) -> None:
 
 
 def test_the_options_of_the_task_are_kept_and_belong_to_the_run(tmp_path) -> None:
-    """Another augmentation trains another model: it is no way to go on."""
+    """Another augmentation trains another model.
+
+    It cannot resume the run.
+    """
     plain, recipe = small("wrn")
     how = {"recipe": recipe, "device": "cpu", "output": QUIET}
     cut = tasks.get("wrn", cutout=2, depth=None)
@@ -129,14 +138,15 @@ def test_the_options_of_the_task_are_kept_and_belong_to_the_run(tmp_path) -> Non
     pointer = tmp_path / "checkpoint.json"
     facts = json.loads(pointer.read_text())
     assert facts.pop("options") == {"cutout": 2}
-    pointer.write_text(json.dumps(facts))  # a checkpoint from before they were noted goes on
+    # A checkpoint from before options were noted can be resumed.
+    pointer.write_text(json.dumps(facts))
     digital.fit(cut, tmp_path, resume=True, **how)
     assert tasks.read_info(tmp_path)["options"] == {"cutout": 2}
 
 
 def test_another_seed_is_another_model(tmp_path) -> None:
     task, recipe = small("lstm")
-    one, other = (
+    first, second = (
         states(
             digital.fit(
                 task, tmp_path / str(seed), recipe=recipe, seed=seed, device="cpu", output=QUIET
@@ -144,11 +154,11 @@ def test_another_seed_is_another_model(tmp_path) -> None:
         )
         for seed in (0, 1)
     )
-    assert not torch.equal(one["decoder.weight"], other["decoder.weight"])
+    assert not torch.equal(first["decoder.weight"], second["decoder.weight"])
 
 
 def test_training_learns(tmp_path) -> None:
-    """Eight words in a fixed circle: the model says each next one."""
+    """The language is eight words in a fixed circle: the model predicts each next one."""
     train = [f"w{i % 8}" for i in range(4000)]
     words = {"train": train, "validation": train[:400], "test": train[:400]}
     recipe = dataclasses.replace(ADAMW, epochs=6)
@@ -173,7 +183,7 @@ def test_info_says_what_was_done(tmp_path) -> None:
 
 
 def test_weights_that_are_views_of_one_memory_are_kept(tmp_path) -> None:
-    """As cuDNN lays an LSTM's out on a GPU."""
+    """cuDNN lays out an LSTM's weights like this on a GPU."""
     task, recipe = small("lstm")
     model = task.build(3)
     weights = list(model.lstm.parameters())
@@ -185,15 +195,15 @@ def test_weights_that_are_views_of_one_memory_are_kept(tmp_path) -> None:
     facts |= {"precision": "fp32", "options": {}}
     facts["recipe"] = dataclasses.asdict(recipe)
     digital.finish(tmp_path, task, model, facts, {})
-    kept = task.load(tmp_path).state_dict()
-    assert kept.keys() == model.state_dict().keys()
-    assert all(torch.equal(value, kept[key]) for key, value in model.state_dict().items())
+    loaded = task.load(tmp_path).state_dict()
+    assert loaded.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, loaded[key]) for key, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
     ("recipe", "step", "expected"),
     [
-        # warm-up of 10 of 100 steps: linear to the full rate, then a half cosine to nothing
+        # The warm-up is 10 of 100 steps: linear to the full rate, then a half cosine to nothing.
         (DigitalRecipe(1, 1, 0.2, warmup=0.1), 0, 0.02),
         (DigitalRecipe(1, 1, 0.2, warmup=0.1), 9, 0.2),
         (DigitalRecipe(1, 1, 0.2, warmup=0.1), 10, 0.2),
@@ -305,8 +315,8 @@ def test_bad_usage_is_one_line_and_exit_code_2(tmp_path, capsys, arguments, comp
 
 def test_a_training_needs_a_folder(capsys) -> None:
     assert digital.main(["wrn"]) == 2
-    said = capsys.readouterr().err
-    assert "--out" in said and "see python -m benchmarks.digital --help" in said
+    error = capsys.readouterr().err
+    assert "--out" in error and "see python -m benchmarks.digital --help" in error
 
 
 def test_several_processes_are_refused(tmp_path, monkeypatch, capsys) -> None:

@@ -1,4 +1,4 @@
-"""What generic code may ask of an engine and its matrices, the same questions for both."""
+"""Questions that generic code may ask an engine and its matrices, the same for both engines."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_ways_to_draw_are_the_engines(engine: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_aihwkit_always_draws_on_the_cpu() -> None:
-    """As `program` documents: its tiles have one way, whatever is asked for."""
+    """As `program` documents, its tiles have one way to draw, whatever the argument."""
     weights = []
     for draw_on in ("cpu", "device", "compiled"):
         analog = convert(mlp(), DEVICES, engine="aihwkit").eval()
@@ -86,7 +86,7 @@ def test_the_periphery_is_named_by_what_it_is(engine: str) -> None:
 
 def test_weight_decay_spares_the_periphery_whatever_its_names(engine: str) -> None:
     class Own(nn.Module):
-        """Has a matrix of its own with the name of a periphery's parameter."""
+        """A model whose own matrix has the name of a periphery's parameter."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -147,17 +147,17 @@ def test_inputs_and_products_of_one_matrix() -> None:
         handle.remove()
         analog(inputs[name])
         assert len(seen) == 1 and not seen[0].requires_grad
-        wanted = inputs[name].reshape(-1, 12) if name == "fc" else inputs[name]
-        assert torch.equal(seen[0], wanted)
+        expected = inputs[name].reshape(-1, 12) if name == "fc" else inputs[name]
+        assert torch.equal(seen[0], expected)
         matrix.observe(lambda *_: None)
         exact = (
-            functional.conv2d(wanted, digital.weight)
+            functional.conv2d(expected, digital.weight)
             if name == "conv"
-            else (wanted @ digital.weight.T)
+            else (expected @ digital.weight.T)
         )
-        assert_close(matrix.multiply(wanted), exact, "exact product, without the bias")
+        assert_close(matrix.multiply(expected), exact, "exact product, without the bias")
         matrix.observe(None)
-        assert not torch.allclose(matrix.multiply(wanted), exact, rtol=0, atol=1e-4)
+        assert not torch.allclose(matrix.multiply(expected), exact, rtol=0, atol=1e-4)
 
 
 def test_what_aihwkit_cannot_says_so() -> None:

@@ -1,4 +1,4 @@
-"""docs/extend.md: its blocks, run as a reader would run them."""
+"""docs/extend.md: its blocks run as a reader would run them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_every_block_of_the_page_runs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(match, "_REGISTERED", {})
     monkeypatch.setattr(presets, "_PRESETS", dict(presets._PRESETS))
-    monkeypatch.setitem(presets.SOURCES, "ours2026", "")  # the page sets it
+    monkeypatch.setitem(presets.SOURCES, "ours2026", "")  # The page sets it.
     torch.manual_seed(0)
     names: dict[str, Any] = {"__name__": "extend"}
     for kind, text in BLOCKS:
@@ -33,10 +33,10 @@ def test_every_block_of_the_page_runs(
         else:
             assert kind == "python"
             exec(compile(text, str(PAGE), "exec"), names)
-    said = capsys.readouterr().out
-    assert "handler convert_low_rank" in said
-    assert "changed, measured in our lab, 2026, preset rasch2023" in said
-    assert "ours2026: Ours et al. 2026, A chip" in said
+    printed = capsys.readouterr().out
+    assert "handler convert_low_rank" in printed
+    assert "changed, measured in our lab, 2026, preset rasch2023" in printed
+    assert "ours2026: Ours et al. 2026, A chip" in printed
     assert presets.get("my_chip") == names["mine"]
 
 

@@ -38,10 +38,10 @@ def test_the_temporary_name_keeps_the_suffix(tmp_path: Path) -> None:
 
 def test_tensors_round_trip_tied_ones_too(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    one = torch.arange(6.0).view(2, 3)
-    files.write_tensors(path, {"a": one, "b": one, "c": one.T}, {"seed": "7"})
+    tensor = torch.arange(6.0).view(2, 3)
+    files.write_tensors(path, {"a": tensor, "b": tensor, "c": tensor.T}, {"seed": "7"})
     read = files.read_tensors(path)
-    assert torch.equal(read["a"], one) and torch.equal(read["c"], one.T)
+    assert torch.equal(read["a"], tensor) and torch.equal(read["c"], tensor.T)
     assert set(read) == {"a", "b", "c"}
 
 
@@ -61,10 +61,10 @@ def test_a_digest_knows_values_dtype_and_shape() -> None:
         files.add_tensor(total, tensor)
         return total.hexdigest()
 
-    one = torch.ones(2, 3)
-    different = [one, one.double(), one.view(3, 2), one * 2]
+    ones = torch.ones(2, 3)
+    different = [ones, ones.double(), ones.view(3, 2), ones * 2]
     assert len({digest(tensor) for tensor in different}) == 4
-    assert digest(one) == digest(one.clone().T.contiguous().T)
+    assert digest(ones) == digest(ones.clone().T.contiguous().T)
 
 
 def test_an_error_without_a_name_gets_that_of_the_file(tmp_path: Path) -> None:

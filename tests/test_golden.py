@@ -12,7 +12,7 @@ from tests import golden
 
 RECORD: dict[str, Any] = json.loads(golden.FILE.read_text(encoding="utf-8"))
 CASES = dict(golden.cases())
-# compiling takes seconds per device: one here, all in `python -m tests.golden`
+# Compiling takes seconds per device: one device here, all in `python -m tests.golden`.
 SLOW = [name for name in CASES if name.startswith("compiled") and "rasch2023" not in name]
 
 
@@ -31,8 +31,8 @@ def test_the_record_has_every_case() -> None:
 @pytest.mark.parametrize("name", [name for name in CASES if name not in SLOW])
 def test_bit_for_bit(name: str) -> None:
     exact = RECORD["machine"] == golden.machine()
-    said = golden.differences(name, CASES[name](), RECORD["cases"][name], exact)
-    assert not said, "\n".join(said)
+    differences = golden.differences(name, CASES[name](), RECORD["cases"][name], exact)
+    assert not differences, "\n".join(differences)
 
 
 def test_a_difference_is_found() -> None:

@@ -1,4 +1,4 @@
-"""Layer types of a user's own: handlers that serve both engines."""
+"""A user's own layer types: handlers that serve both engines."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ MakeLinear = Callable[..., nn.Module]
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> dict[Any, match.CustomHandler]:
-    """A table of handlers that is gone after the test."""
+    """Return a table of handlers that exists during the test only."""
     table: dict[Any, match.CustomHandler] = {}
     monkeypatch.setattr(match, "_REGISTERED", table)
     return table
@@ -88,7 +88,7 @@ class Gated(nn.Module):
         self.first, self.second = linear(12, 6), linear(6, 12, seed=4)
         self.norm = nn.LayerNorm(12)
         self.gate = nn.Parameter(random(12, 12, seed=5))
-        self.calls = [self.first]  # a second way to a layer
+        self.calls = [self.first]  # This is a second way to a layer.
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.norm(self.second(functional.relu(self.calls[0](x))))
@@ -96,7 +96,7 @@ class Gated(nn.Module):
 
 
 def convert_gated(module: Gated, make_linear: MakeLinear) -> nn.Module:
-    """Changes the module that it is given, and returns it."""
+    """Change the module in place and return it."""
     module.first = make_linear(module.first)
     module.second = make_linear(module.second)
     return module
@@ -171,15 +171,15 @@ def test_the_last_registration_counts() -> None:
     assert type(convert(LowRank(12, 3), ideal)) is AnalogLowRank
 
 
-# --- which handler is whose -----------------------------------------------------------------------
+# --- which handler serves which layer -------------------------------------------------------------
 
 
 class Plain(LowRank):
-    """Keeps the forward pass."""
+    """A subclass that keeps the forward pass."""
 
 
 class Scaled(nn.Linear):
-    """Changes the forward pass of a layer that the library converts."""
+    """A subclass that changes the forward pass of a layer that the library converts."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 2.0 * super().forward(x)
@@ -388,7 +388,7 @@ def test_other_ways_to_a_part_lead_to_the_analog_one(engine: str) -> None:
     assert_close(analog(X), digital(X), "output")
 
 
-# --- what a handler is given, and what it must not do ---------------------------------------------
+# --- a handler's arguments, and what it must not do -----------------------------------------------
 
 WRONG: dict[str, tuple[Any, type[AimcError], str]] = {
     "nothing": (lambda m, make: None, ConversionError, "returned a NoneType; allowed: a torch.nn"),
@@ -485,7 +485,7 @@ def test_modes_and_gradient_flags_are_kept(engine: str) -> None:
     digital[1].first.weight.requires_grad_(False)
 
     def by_data(module: LowRank, make_linear: MakeLinear) -> nn.Module:
-        down, up = module.down.data, module.up.data  # a common way to write it
+        down, up = module.down.data, module.up.data  # This is a common way to write it.
         return nn.ModuleDict({"down": make_linear(down), "up": make_linear(up, module.bias.data)})
 
     for handler in (convert_low_rank, by_data):

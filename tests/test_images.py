@@ -1,4 +1,4 @@
-"""Images: every format from tiny files in its real form, damage named."""
+"""Images: every format from tiny files in its real form; damage is named."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def own_cache(tmp_path, monkeypatch) -> None:
 
 
 def picture(value: int, size: int = 4) -> np.ndarray:
-    """A picture whose pixels are a function of `value`."""
+    """Return a picture whose pixels are a function of `value`."""
     return (np.arange(size * size * 3).reshape(size, size, 3) * 5 + value).astype(np.uint8)
 
 
@@ -39,7 +39,7 @@ def encoded(array: np.ndarray, kind: str = "PNG") -> bytes:
 
 
 def cifar_files(root: Path, kind: type, monkeypatch, n: int = 5) -> Path:
-    """Tiny pickles in the official form, their checksums put in place of the official ones."""
+    """Write tiny pickles in the official form; their checksums replace the official ones."""
     base = root / kind.base_folder
 
     def put(name: str, content: dict) -> tuple[str, str]:
@@ -71,12 +71,12 @@ def test_cifar_pickles(tmp_path, monkeypatch, classes, n_train) -> None:
     from torchvision import datasets
 
     cifar_files(tmp_path, {10: datasets.CIFAR10, 100: datasets.CIFAR100}[classes], monkeypatch)
-    found = images.cifar(classes, tmp_path)
-    assert found["train_images"].shape == (n_train, 3, 32, 32)
-    assert found["train_images"].dtype == torch.uint8
-    assert found["test_labels"].tolist() == [0, 1, 2, 3, 4]
-    # batch i is filled with i: order kept, nothing lost
-    assert found["train_images"].flatten(1).float().mean(1).tolist() == [
+    data = images.cifar(classes, tmp_path)
+    assert data["train_images"].shape == (n_train, 3, 32, 32)
+    assert data["train_images"].dtype == torch.uint8
+    assert data["test_labels"].tolist() == [0, 1, 2, 3, 4]
+    # Batch i is filled with i: the order stays, and nothing is lost.
+    assert data["train_images"].flatten(1).float().mean(1).tolist() == [
         i // 5 for i in range(n_train)
     ]
 
@@ -92,8 +92,8 @@ def test_cifar_planes_keep_their_order(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(
         datasets.CIFAR10, "test_list", [["test_batch", hashlib.md5(blob).hexdigest()]]
     )
-    found = images.cifar(10, tmp_path)["test_images"][0]
-    assert torch.equal(found, torch.from_numpy(row.reshape(3, 32, 32)))
+    image = images.cifar(10, tmp_path)["test_images"][0]
+    assert torch.equal(image, torch.from_numpy(row.reshape(3, 32, 32)))
 
 
 def test_cifar_that_is_damaged_or_missing_says_which_files(tmp_path, monkeypatch) -> None:
@@ -114,21 +114,22 @@ def test_cifar_that_is_damaged_or_missing_says_which_files(tmp_path, monkeypatch
 
 
 def binary_files(folder: Path, classes: int, monkeypatch, n: int = 3) -> list[Path]:
-    """Files of `n` images in the official binary form; their checksums replace the official ones.
+    """Write files of `n` images in the official binary form.
 
-    Image i of file f has label i (of 100 classes: coarse 9, fine i), and pixel p is i + f + p.
+    Their checksums replace the official ones. Image i of file f has label i (of 100 classes:
+    coarse 9, fine i), and pixel p is i + f + p.
     """
     files, paths = {}, []
     for split, parts in images.BINARY[classes].items():
-        made = []
+        of_split = []
         for number, part in enumerate(parts):
             labels = np.array([[9, i] if classes == 100 else [i] for i in range(n)])
             pixels = np.arange(n)[:, None] + number + np.arange(3072)
             content = np.concatenate([labels, pixels], axis=1).astype(np.uint8).tobytes()
             paths.append(written(folder / part.name, content))
             digest = (hashlib.md5 if classes == 10 else hashlib.sha1)(content).hexdigest()
-            made.append(dataclasses.replace(part, images=n, digest=digest))
-        files[split] = tuple(made)
+            of_split.append(dataclasses.replace(part, images=n, digest=digest))
+        files[split] = tuple(of_split)
     monkeypatch.setitem(images.BINARY, classes, files)
     return paths
 
@@ -136,12 +137,13 @@ def binary_files(folder: Path, classes: int, monkeypatch, n: int = 3) -> list[Pa
 @pytest.mark.parametrize(("classes", "n_files"), [(10, 5), (100, 1)])
 def test_cifar_in_its_binary_form(tmp_path, monkeypatch, classes, n_files) -> None:
     binary_files(tmp_path, classes, monkeypatch)
-    found = images.cifar(classes, tmp_path)
-    assert found["train_labels"].tolist() == [0, 1, 2] * n_files  # the fine ones
-    assert found["test_labels"].dtype == torch.int64
-    pictures = found["train_images"]
+    data = images.cifar(classes, tmp_path)
+    assert data["train_labels"].tolist() == [0, 1, 2] * n_files  # These are the fine labels.
+    assert data["test_labels"].dtype == torch.int64
+    pictures = data["train_images"]
     assert pictures.shape == (3 * n_files, 3, 32, 32) and pictures.dtype == torch.uint8
-    for index, picture in enumerate(pictures):  # red, green, blue, each row by row; files in order
+    # Planes are red, green, blue, each row by row; files come in order.
+    for index, picture in enumerate(pictures):
         start = index % 3 + index // 3
         assert picture.flatten().tolist() == [(start + p) % 256 for p in range(3072)]
 
@@ -171,17 +173,20 @@ def test_a_wrong_binary_cifar_file_is_named(tmp_path, monkeypatch, classes) -> N
 
 
 def test_real_cifar_in_its_binary_form(real_data, tmp_path) -> None:
-    """The official files, made from the lossless images: every checksum holds."""
+    """The official files are made from the lossless images.
+
+    Every checksum holds.
+    """
     script = real_data / "unpack_cifar.py"
     if not script.exists():
         pytest.skip(f"no {script}")
     command = [sys.executable, str(script), "cifar-100", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
-    found = images.cifar(100, tmp_path)
+    data = images.cifar(100, tmp_path)
     for split, n in (("train", 50_000), ("test", 10_000)):
-        assert found[f"{split}_images"].shape == (n, 3, 32, 32)
-        assert found[f"{split}_labels"].bincount().tolist() == [n // 100] * 100
-    assert found["train_labels"][:4].tolist() == [19, 29, 0, 11]
+        assert data[f"{split}_images"].shape == (n, 3, 32, 32)
+        assert data[f"{split}_labels"].bincount().tolist() == [n // 100] * 100
+    assert data["train_labels"][:4].tolist() == [19, 29, 0, 11]
 
 
 def test_cifar_without_network_says_what_to_do(monkeypatch) -> None:
@@ -213,27 +218,28 @@ def image_tar(path: Path, extra: dict[str, bytes] | None = None) -> Path:
 
 def test_jpeg_tar_is_decoded_once(tmp_path, monkeypatch) -> None:
     image_tar(tmp_path / "cifar-10" / "cifar-10-images.tar.xz")
-    found = images.cifar10_jpeg(tmp_path)
-    assert found["train_images"].shape == (20, 3, 32, 32)
-    counts = found["train_labels"].bincount().tolist()
+    data = images.cifar10_jpeg(tmp_path)
+    assert data["train_images"].shape == (20, 3, 32, 32)
+    counts = data["train_labels"].bincount().tolist()
     assert counts == [2] * 10
-    monkeypatch.setattr(images, "pixels", None)  # decoding again would fail
+    monkeypatch.setattr(images, "pixels", None)  # Decoding again would fail.
     again = images.cifar10_jpeg(tmp_path)
-    assert all(torch.equal(found[key], again[key]) for key in found)
+    assert all(torch.equal(data[key], again[key]) for key in data)
 
 
 def test_the_unpacked_tar_gives_the_same_images(tmp_path) -> None:
     packed, unpacked = tmp_path / "a", tmp_path / "b" / "cifar-10"
     tar = image_tar(packed / "cifar-10-images.tar.xz")
     with tarfile.open(tar) as archive:
-        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # since 3.11.4
+        # This exists since Python 3.11.4.
+        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
         archive.extractall(unpacked, **safely)
-    one, other = images.cifar10_jpeg(packed), images.cifar10_jpeg(unpacked.parent)
+    first, second = images.cifar10_jpeg(packed), images.cifar10_jpeg(unpacked.parent)
     for split in ("train", "test"):
-        names = sorted(images.CIFAR10_CLASSES)  # the official order is the alphabet's
+        names = sorted(images.CIFAR10_CLASSES)  # The official order is alphabetical.
         assert names == list(images.CIFAR10_CLASSES)
-        assert torch.equal(one[f"{split}_labels"], other[f"{split}_labels"])
-        assert torch.equal(one[f"{split}_images"], other[f"{split}_images"])
+        assert torch.equal(first[f"{split}_labels"], second[f"{split}_labels"])
+        assert torch.equal(first[f"{split}_images"], second[f"{split}_images"])
 
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.9])
@@ -271,11 +277,11 @@ def image_folder(root: Path, test: str = "test", size: int = 4) -> Path:
 
 @pytest.mark.parametrize("test", ["test", "val"])
 def test_any_image_folder(tmp_path, test) -> None:
-    found, classes = images.image_folder(image_folder(tmp_path / "insects", test))
+    data, classes = images.image_folder(image_folder(tmp_path / "insects", test))
     assert classes == ["ant", "bee"]
-    assert found["test_labels"].tolist() == [0, 1]
+    assert data["test_labels"].tolist() == [0, 1]
     expected = torch.from_numpy(picture(1)).permute(2, 0, 1)
-    assert torch.equal(found["train_images"][1], expected)
+    assert torch.equal(data["train_images"][1], expected)
 
 
 def test_an_image_folder_of_many_sizes_wants_a_size(tmp_path) -> None:
@@ -283,8 +289,8 @@ def test_an_image_folder_of_many_sizes_wants_a_size(tmp_path) -> None:
     written(folder / "train" / "ant" / "2.png", encoded(picture(0, 6)))
     with pytest.raises(DataError, match="images of different sizes"):
         images.image_folder(folder)
-    found, _ = images.image_folder(folder, 8)
-    assert found["train_images"].shape == (3, 3, 8, 8)
+    data, _ = images.image_folder(folder, 8)
+    assert data["train_images"].shape == (3, 3, 8, 8)
 
 
 def test_image_folders_that_make_no_sense(tmp_path) -> None:
@@ -316,17 +322,17 @@ def lossless(path: Path, n: int = 3, **changes: np.ndarray) -> Path:
 
 def test_lossless_images(tmp_path) -> None:
     lossless(tmp_path / "cifar-10" / "lossless-subset.npz")
-    found = images.cifar10_lossless(tmp_path)
+    data = images.cifar10_lossless(tmp_path)
     expected = torch.arange(3 * 3072).to(torch.uint8).reshape(3, 3, 32, 32)
-    assert torch.equal(found["train_images"], expected)
-    assert found["test_labels"].tolist() == [0, 1, 2]
+    assert torch.equal(data["train_images"], expected)
+    assert data["test_labels"].tolist() == [0, 1, 2]
 
 
 def test_damaged_lossless_images_are_named(tmp_path) -> None:
     path = lossless(tmp_path / "lossless-subset.npz")
     blob = path.read_bytes()
     broken = bytearray(blob)
-    broken[len(blob) // 8] ^= 0xFF  # inside the first array
+    broken[len(blob) // 8] ^= 0xFF  # This byte is inside the first array.
     for damaged in (b"", blob[: len(blob) // 2], bytes(broken)):
         path.write_bytes(damaged)
         with pytest.raises(DataError, match="lossless-subset.npz is damaged or cut short"):
@@ -337,12 +343,12 @@ def test_damaged_lossless_images_are_named(tmp_path) -> None:
 
 
 def test_digits_are_split_without_overlap() -> None:
-    found = images.digits()
-    assert found["train_images"].shape == (1397, 1, 8, 8)
-    assert found["test_images"].shape == (400, 1, 8, 8)
-    assert int(found["train_images"].max()) == 255
-    assert len(found["test_labels"].unique()) == 10
-    everything = torch.cat([found["train_images"], found["test_images"]]).flatten(1)
+    data = images.digits()
+    assert data["train_images"].shape == (1397, 1, 8, 8)
+    assert data["test_images"].shape == (400, 1, 8, 8)
+    assert int(data["train_images"].max()) == 255
+    assert len(data["test_labels"].unique()) == 10
+    everything = torch.cat([data["train_images"], data["test_images"]]).flatten(1)
     from sklearn.datasets import load_digits
 
     original = torch.from_numpy(load_digits().images).flatten(1)

@@ -1,4 +1,4 @@
-"""Who imports whom, and what an import does."""
+"""The direction of imports, and the side effects of an import."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ PACKAGES = ("aimc_bridge", "presets", "benchmarks")
 
 # --- imports go one way ---------------------------------------------------------------------------
 
-# A unit imports units of a lower rank only: two of one rank do not know each other, and `rng` and
-# `errors`, at the bottom, import nothing of ours.
+# A unit imports units of a lower rank only: two units of one rank do not know each other, and `rng`
+# and `errors`, at the bottom, import nothing of ours.
 RANK = {
     "aimc_bridge.errors": 0,
     "aimc_bridge.rng": 0,
@@ -56,11 +56,12 @@ RANK = {
     "benchmarks": 12,
 }
 PRESETS_MAY = {"aimc_bridge.spec", "aimc_bridge.errors"}
-UPWARD = ("aimc_bridge.spec", "aimc_bridge.engines.aihwkit")  # Preset.rpu_config, when it is called
+# Preset.rpu_config imports it when it is called.
+UPWARD = ("aimc_bridge.spec", "aimc_bridge.engines.aihwkit")
 
 
 class Import(NamedTuple):
-    """`module` names what is imported; `lazy`: inside a function; `typing`: for type checkers."""
+    """An import of `module`; `lazy` if inside a function, `typing` if for type checkers."""
 
     importer: str
     module: str
@@ -69,8 +70,8 @@ class Import(NamedTuple):
 
 
 def imports(importer: str, source: str) -> list[Import]:
-    """All imports of a module's source, those by `import_module("...")` too."""
-    found: list[Import] = []
+    """Return all imports of a module's source, including those by `import_module("...")`."""
+    listed: list[Import] = []
 
     def visit(node: ast.AST, lazy: bool, typing: bool) -> None:
         names: list[str] = []
@@ -84,7 +85,7 @@ def imports(importer: str, source: str) -> list[Import]:
             first = node.args[0]
             if called.endswith(("import_module", "__import__")) and isinstance(first, ast.Constant):
                 names = [str(first.value)]
-        found.extend(Import(importer, name, lazy, typing) for name in names)
+        listed.extend(Import(importer, name, lazy, typing) for name in names)
         lazy = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             for child in node.body:
@@ -96,11 +97,11 @@ def imports(importer: str, source: str) -> list[Import]:
             visit(child, lazy, typing)
 
     visit(ast.parse(source), False, False)
-    return found
+    return listed
 
 
 def unit(module: str) -> str:
-    """The unit that a module of ours belongs to: "aimc_bridge.physics.drift" -> ".physics"."""
+    """Return the unit of a module of ours: "aimc_bridge.physics.drift" -> ".physics"."""
     parts = module.split(".")
     if parts[0] != "aimc_bridge":
         return parts[0]
@@ -116,44 +117,45 @@ def module_path(module: str) -> Path:
     return path if path.is_dir() else path.with_suffix(".py")
 
 
-def broken_rules(found: Import) -> list[str]:
-    """Which rules of the layout an import breaks."""
-    said = f"{found.importer} imports {found.module}"
+def broken_rules(imported: Import) -> list[str]:
+    """Return the rules of the layout that an import breaks."""
+    sentence = f"{imported.importer} imports {imported.module}"
     rules: list[str] = []
     if (
-        found.module.split(".")[0] == "aihwkit"
-        and unit(found.importer) != "aimc_bridge.engines.aihwkit"
-        and found.importer != "benchmarks.speed.sides"  # aihwkit as it comes, to compare with
+        imported.module.split(".")[0] == "aihwkit"
+        and unit(imported.importer) != "aimc_bridge.engines.aihwkit"
+        # It uses aihwkit as it comes, to compare with.
+        and imported.importer != "benchmarks.speed.sides"
     ):
-        rules.append(f"{said}: only aimc_bridge.engines.aihwkit imports aihwkit")
-    if found.module.split(".")[0] not in PACKAGES:
+        rules.append(f"{sentence}: only aimc_bridge.engines.aihwkit imports aihwkit")
+    if imported.module.split(".")[0] not in PACKAGES:
         return rules
-    source, target = unit(found.importer), unit(found.module)
-    if source == "aimc_bridge":  # __init__: names resolved on first use
-        if not (found.typing or found.lazy):
-            rules.append(f"{said}: aimc_bridge/__init__.py resolves its names on first use")
-    elif source == target or (source, target) == UPWARD and found.lazy:
+    source, target = unit(imported.importer), unit(imported.module)
+    if source == "aimc_bridge":  # __init__ resolves its names on first use.
+        if not (imported.typing or imported.lazy):
+            rules.append(f"{sentence}: aimc_bridge/__init__.py resolves its names on first use")
+    elif source == target or (source, target) == UPWARD and imported.lazy:
         pass
     elif source == "presets" and target not in PRESETS_MAY:
-        rules.append(f"{said}: presets import spec and errors only")
+        rules.append(f"{sentence}: presets import spec and errors only")
     elif target == "presets" and source != "benchmarks":
-        rules.append(f"{said}: nothing in aimc_bridge imports presets")
+        rules.append(f"{sentence}: nothing in aimc_bridge imports presets")
     elif target != "aimc_bridge" and RANK[source] <= RANK[target]:
-        rules.append(f"{said}: imports go one way")
+        rules.append(f"{sentence}: imports go one way")
     elif target == "aimc_bridge" and source != "benchmarks":
-        rules.append(f"{said}: the library imports its modules, not its public names")
+        rules.append(f"{sentence}: the library imports its modules, not its public names")
     return rules
 
 
 def modules() -> dict[str, str]:
-    """Module name -> source of everything in the three packages."""
-    found = {}
+    """Return the source of every module in the three packages, by module name."""
+    sources = {}
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             parts = path.relative_to(ROOT).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            found[name] = path.read_text(encoding="utf-8")
-    return found
+            sources[name] = path.read_text(encoding="utf-8")
+    return sources
 
 
 def test_imports_go_one_way() -> None:
@@ -162,8 +164,8 @@ def test_imports_go_one_way() -> None:
     broken = [
         rule
         for name, source in modules().items()
-        for found in imports(name, source)
-        for rule in broken_rules(found)
+        for imported in imports(name, source)
+        for rule in broken_rules(imported)
     ]
     assert not broken, "\n".join(broken)
 
@@ -194,7 +196,7 @@ def test_imports_go_one_way() -> None:
     ],
 )
 def test_a_wrong_import_is_found(importer: str, line: str, rule: str) -> None:
-    broken = [r for found in imports(importer, line) for r in broken_rules(found)]
+    broken = [r for imported in imports(importer, line) for r in broken_rules(imported)]
     assert len(broken) == 1 and rule in broken[0]
 
 
@@ -206,15 +208,15 @@ def test_a_right_import_is_not_refused() -> None:
         "benchmarks.run": "import presets\nfrom aimc_bridge import convert",
     }
     for importer, line in lines.items():
-        assert [r for found in imports(importer, line) for r in broken_rules(found)] == []
+        assert [r for imported in imports(importer, line) for r in broken_rules(imported)] == []
 
 
-# --- what an import does --------------------------------------------------------------------------
+# --- side effects of an import --------------------------------------------------------------------
 
 
 def python(code: str, cwd: Path = ROOT, **environment: str) -> str:
-    """What a new process prints."""
-    done = subprocess.run(
+    """Return what a new process prints."""
+    process = subprocess.run(
         [sys.executable, "-c", code],
         cwd=cwd,
         env={**os.environ, **environment},
@@ -222,8 +224,8 @@ def python(code: str, cwd: Path = ROOT, **environment: str) -> str:
         text=True,
         timeout=120,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    assert process.returncode == 0, process.stderr
+    return process.stdout.strip()
 
 
 def test_importing_the_packages_imports_nothing_heavy() -> None:
@@ -238,7 +240,7 @@ def test_importing_the_packages_imports_nothing_heavy() -> None:
 
 
 def test_using_the_public_names_has_no_side_effects() -> None:
-    said = python(
+    printed = python(
         "import random, sys, numpy, torch, presets, aimc_bridge\n"
         "def state():\n"
         "    numbers = numpy.random.get_state()\n"
@@ -250,7 +252,7 @@ def test_using_the_public_names_has_no_side_effects() -> None:
         "print(before == state(), torch.cuda.is_initialized(),\n"
         "      'aihwkit' in sys.modules, 'transformers' in sys.modules)"
     )
-    assert said == "True False False False"
+    assert printed == "True False False False"
 
 
 def test_every_public_name_is_there() -> None:
@@ -273,7 +275,7 @@ def installed() -> bool:
 def test_presets_in_a_bare_script_elsewhere(tmp_path: Path) -> None:
     script = tmp_path / "study.py"
     script.write_text("import presets\nprint(presets.get('rasch2023').pcm.g_max_us)\n")
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
-    assert done.stdout.strip() == "25.0", done.stderr
+    assert process.stdout.strip() == "25.0", process.stderr

@@ -29,9 +29,9 @@ def recipe(**values: Any) -> TrainingSpec:
 
 
 def injection_moments(x: float, scale: float, read: bool) -> tuple[float, float]:
-    """Mean and sd of an injected weight of size x (in units of the largest), by integration.
+    """Return mean and sd of an injected weight of size x (in units of the largest), by integration.
 
-    The programming draw on a grid; given it, the read draw folds in closed form.
+    The programming draw lies on a grid; for each point of it, the read draw folds in closed form.
     """
     z = torch.linspace(-9.0, 9.0, 20_001, dtype=torch.float64)
     density = torch.exp(-z * z / 2)
@@ -61,19 +61,23 @@ class TestInjection:
         weight[::2] *= -1.0
         eps = torch.randn(2, count)
         got = injected(weight, largest, PCM, recipe(noise_type=kind), scale, eps[0], eps[1])
-        assert torch.equal(got.sign(), weight.sign())  # reflected, not crossed
+        # Weights are reflected at 0, they do not cross it.
+        assert torch.equal(got.sign(), weight.sign())
         first, spread = injection_moments(x, scale, kind == "pcm")
         stats.assert_mean(got.abs(), first * largest, "mean size")
         stats.assert_sd(got.abs(), spread * largest, "sd of the size")
 
     def test_growth_is_that_of_t0_without_drift(self) -> None:
-        """No programming noise: |w| Q(w) sqrt(ln((20 + t_read) / (2 t_read))), no mean drift."""
+        """Read noise has the growth of t0, and no mean drift is injected.
+
+        Without programming noise, it is |w| Q(w) sqrt(ln((20 + t_read) / (2 t_read))).
+        """
         quiet = rasch2023.change(prog_noise_scale=0.0, why="test").pcm
-        weight, one = torch.full((4,), 0.5).double(), torch.ones(4).double()
-        got = injected(weight, 1.0, quiet, RECIPE, 2.0, one, one)
+        weight, ones = torch.full((4,), 0.5).double(), torch.ones(4).double()
+        got = injected(weight, 1.0, quiet, RECIPE, 2.0, ones, ones)
         q = 0.0088 / 0.5**0.65
         expected = 0.5 * (1.0 + 2.0 * q * math.sqrt(math.log((20 + 250e-9) / 500e-9)))
-        torch.testing.assert_close(got, one * expected, rtol=1e-12, atol=0.0)
+        torch.testing.assert_close(got, ones * expected, rtol=1e-12, atol=0.0)
 
     @pytest.mark.parametrize("kind", ["pcm", "programming"])
     def test_zero_stays_zero(self, kind: str) -> None:
@@ -95,7 +99,7 @@ class TestInjection:
             assert torch.equal(got, weight) and got.data_ptr() != weight.data_ptr()
 
     def test_each_tile_has_its_own_largest(self) -> None:
-        """Twice the weights with twice the largest: twice the noise."""
+        """Twice the weights with twice the largest get twice the noise."""
         weight, eps = torch.rand(2, 5, 6), torch.randn(2, 2, 5, 6)
         largest = torch.tensor([1.0, 2.0]).view(2, 1, 1)
         weight, eps = weight[:1] * largest, eps[:, :1].expand(2, 2, 5, 6)
@@ -106,11 +110,11 @@ class TestInjection:
         weight, eps = torch.linspace(-1.0, 1.0, 9), torch.randn(9)
         got = injected(weight, 1.0, ideal.pcm, RECIPE, 3.0, eps, eps)
         torch.testing.assert_close(got, weight)
-        one = [
+        noisy = [
             injected(weight, 1.0, scalar_drift.pcm, s, 3.0, eps, eps)
             for s in (RECIPE, recipe(noise_type="programming"))
         ]
-        assert torch.equal(*one)  # a device without read noise has programming noise alone
+        assert torch.equal(*noisy)  # A device without read noise has programming noise alone.
 
     def test_untouched_and_errors(self) -> None:
         weight, eps = torch.rand(3, 4), torch.randn(2, 3, 4)
@@ -125,7 +129,7 @@ class TestInjection:
             injected(weight, 1.0, PCM, recipe(noise_t_s=1e-8), 3.0, eps[0], eps[1])
 
     def test_ramp(self) -> None:
-        """Linear over the first batches, noise from the first one on."""
+        """The noise grows linearly over the first batches, and the first one has some already."""
         got = [ramped(3.0, batch, 4) for batch in range(7)]
         assert got == pytest.approx([0.75, 1.5, 2.25, 3.0, 3.0, 3.0, 3.0])
         assert ramped(3.0, 0, 0) == 3.0

@@ -1,4 +1,4 @@
-"""The ladder: what each rung changes, its physics, its compensation."""
+"""The ladder: the changes of each rung, its physics, its compensation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ KEYS = [
     *("scalar", "measured", "exponent", "spread", "read_noise", "pairs"),
     *("converters", "out_noise", "pcm_read", "ir_drop", "tiles"),
 ]
-# field -> (value on the rung before, value on this one)
+# The values of each field on the rung before, and on this one.
 CHANGED: dict[str, dict[str, tuple[Any, Any]]] = {
     "measured": {"drift_compensation": ("oracle", "global")},
     "exponent": {
@@ -52,7 +52,7 @@ CHANGED: dict[str, dict[str, tuple[Any, Any]]] = {
     },
     "spread": {"nu_sd": ((0.0, 0.0, 0.0, 0.0), (-0.0125, -0.0059, 0.008, 0.045))},
     "read_noise": {"read_noise_scale": (0.0, 1.0)},
-    "pairs": {"weight_bits": (8, None)},  # and the kind of device
+    "pairs": {"weight_bits": (8, None)},  # The kind of device changes too.
     "converters": {
         "dac_bits": (None, 8),
         "adc_bits": (None, 8),
@@ -86,8 +86,8 @@ def test_the_ladder_begins_with_the_replication_and_ends_with_the_paper() -> Non
 def test_a_rung_changes_exactly_the_named_fields(key: str) -> None:
     before, now = LADDER[KEYS.index(key) - 1].preset, RUNGS[key].preset
     a, b = values(before), values(now)
-    found = {k: (a.get(k), b.get(k)) for k in {**a, **b} if a.get(k) != b.get(k)}
-    assert found == CHANGED[key]
+    changed = {k: (a.get(k), b.get(k)) for k in {**a, **b} if a.get(k) != b.get(k)}
+    assert changed == CHANGED[key]
     kinds = {type(preset.pcm).__name__ for preset in (before, now)}
     assert len(kinds) == (2 if key in ("exponent", "pairs") else 1)
 
@@ -98,7 +98,7 @@ def test_every_rung_is_a_preset_with_sources_that_runs(rung: Rung) -> None:
     assert Preset.from_dict(json.loads(json.dumps(preset.to_dict()))) == preset
     for part in Preset.PARTS:
         assert {s.key for s in getattr(preset, part).sources.values()} <= set(SOURCES)
-    assert all(one.why.startswith("the ladder") for one in preset.changes)
+    assert all(change.why.startswith("the ladder") for change in preset.changes)
     analog = convert(mlp(), preset).eval()
     x = random(64, 12, seed=3)
     if preset.crossbar.input_range != "none":
@@ -123,7 +123,7 @@ GRID = TileGrid((256,), (8,))
 
 
 def written(preset: Preset, weight: Tensor, grid: TileGrid = GRID, seed: int = 5) -> Any:
-    """Cells of a weight, from the same draws whatever the preset."""
+    """Return the cells of a weight, from the same draws for every preset."""
     shapes = cell_law.noise_shapes(grid, preset.pcm)
     draws = [random(*shape, seed=seed + i, dtype=weight.dtype) for i, shape in enumerate(shapes)]
     return cell_law.program_cells(weight, grid, preset.pcm, *draws)
@@ -135,7 +135,7 @@ def spread_weights(dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def test_signed_programming_is_on_the_grid_without_a_clip() -> None:
-    """round(w 127)/127 + sigma(|w|) eps, in weights of [-1, 1]."""
+    """A weight in [-1, 1] becomes round(w 127)/127 + sigma(|w|) eps."""
     weight = torch.linspace(-1.0, 1.0, 301, dtype=torch.float64)
     eps = torch.linspace(-4.0, 4.0, 301, dtype=torch.float64)
     rounded = (weight * 127).round() / 127
@@ -144,7 +144,7 @@ def test_signed_programming_is_on_the_grid_without_a_clip() -> None:
     got = programmed(weight * 25.0, PCM, eps) / 25.0
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
     small = programmed(torch.ones(1), PCM, torch.full((1,), -4.0))
-    assert float(small) < 0.0  # noise may turn a sign
+    assert float(small) < 0.0  # Noise may turn a sign.
     plain = SIGNED.change(weight_bits=None, why="test").pcm
     assert torch.equal(target_us(weight, plain), weight)
     got = programmed(weight * 25.0, plain, torch.zeros_like(eps)) / 25.0
@@ -152,7 +152,10 @@ def test_signed_programming_is_on_the_grid_without_a_clip() -> None:
 
 
 def test_between_rungs_2_and_3_lie_the_exponents_law_and_its_clock_alone() -> None:
-    """One exponent of 0.06 and t0 = 1 s on the signed cell: rung 2, on a clock a second late."""
+    """The signed cell can be made rung 2.
+
+    One exponent of 0.06 and t0 = 1 s give rung 2, on a clock that is a second late.
+    """
     same = RUNGS["exponent"].preset.change(why="test", nu_mean=(0.0, 0.06, 0.06, 0.06), t0_s=1.0)
     weight = spread_weights()
     scalar = RUNGS["measured"].preset
@@ -168,21 +171,25 @@ def test_between_rungs_2_and_3_lie_the_exponents_law_and_its_clock_alone() -> No
 
 @pytest.mark.parametrize("t_s", TIMES)
 def test_the_exponent_follows_the_weight_as_written(t_s: float) -> None:
-    """w_P ((t + 20) / 20)^-nu, nu = clamp(-0.0155 ln x + 0.0244, 0.049, 0.1), x the rounded |w|."""
+    """The weight is w_P ((t + 20) / 20)^-nu.
+
+    nu = clamp(-0.0155 ln x + 0.0244, 0.049, 0.1), and x is the rounded |w|.
+    """
     preset, weight = RUNGS["exponent"].preset, spread_weights()
-    found = written(preset, weight)
+    cells = written(preset, weight)
     x = ((weight * 127).round() / 127).abs().clamp_min(1e-7)
     nu = (-0.0155 * x.log() + 0.0244).clamp(0.049, 0.1)
-    torch.testing.assert_close(found.nu, nu, rtol=1e-12, atol=0)
-    eps = random(8, 256, seed=9, dtype=torch.float64)  # no read noise on this rung: not used
-    now = cell_law.read_cells(found, GRID, preset.pcm, t_s, eps)
-    expected = cell_law.held_weight(found, GRID) * ((t_s + 20.0) / 20.0) ** -nu
+    torch.testing.assert_close(cells.nu, nu, rtol=1e-12, atol=0)
+    # This rung has no read noise, so eps is not used.
+    eps = random(8, 256, seed=9, dtype=torch.float64)
+    now = cell_law.read_cells(cells, GRID, preset.pcm, t_s, eps)
+    expected = cell_law.held_weight(cells, GRID) * ((t_s + 20.0) / 20.0) ** -nu
     torch.testing.assert_close(now, expected, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("x", [0.0, 0.06, 0.3])
 def test_the_spread_is_the_devices(x: float) -> None:
-    """Moments of |N(mean, sd)| at a weight of either sign."""
+    """The exponents have the moments of |N(mean, sd)| for weights of either sign."""
     count = 400_000
     weight = torch.full((1, count), -x)
     weight[0, 0] = 1.0
@@ -200,31 +207,35 @@ def test_the_spread_is_the_devices(x: float) -> None:
 
 def test_read_noise_is_relative_to_the_programmed_weight_and_keeps_its_sign() -> None:
     weight = spread_weights()
-    found = written(SIGNED, weight)
+    cells = written(SIGNED, weight)
     eps = random(8, 256, seed=4, dtype=torch.float64)
     quiet = SIGNED.change(why="test", read_noise_scale=0.0).pcm
     for t_s in (1.0, YEAR):
-        before = cell_law.read_cells(found, GRID, quiet, t_s, eps)
-        now = cell_law.read_cells(found, GRID, PCM, t_s, eps)
-        x = found.conductance_us.abs() / 25.0
+        before = cell_law.read_cells(cells, GRID, quiet, t_s, eps)
+        now = cell_law.read_cells(cells, GRID, PCM, t_s, eps)
+        x = cells.conductance_us.abs() / 25.0
         q = (0.0088 / (x**0.65).clamp_min(1e-3)).clamp_max(0.2)
         sigma = q * math.sqrt(math.log((t_s + 20.0 + 250e-9) / 500e-9))
-        torch.testing.assert_close(read_sigma(found.conductance_us, t_s, PCM), sigma)
+        torch.testing.assert_close(read_sigma(cells.conductance_us, t_s, PCM), sigma)
         expected = before * (1.0 + sigma * eps).clamp_min(0.0)
         torch.testing.assert_close(now, expected, rtol=1e-9, atol=1e-15)
         assert bool((now == 0.0).any())
 
 
 def test_a_weight_of_zero_has_one_cells_noise_before_pairs_and_two_after() -> None:
-    """sd sigma(0), against sqrt(2) that of max(0, N(0, sigma(0))): (1 - 1/pi)^(1/2) sigma(0)."""
+    """One signed cell has sd sigma(0).
+
+    A pair has sqrt(2) times the sd of max(0, N(0, sigma(0))): (1 - 1/pi)^(1/2) sigma(0).
+    """
     count = 400_000
     weight = torch.zeros(1, count)
     weight[0, 0] = 1.0
     grid = TileGrid((count,), (1,))
-    one = written(SIGNED, weight, grid)
-    stats.assert_sd(one.conductance_us[0, 1:], 0.26348, "one signed cell")
-    found = written(RUNGS["pairs"].preset, weight, grid)
-    two = cell_law.held_weight(found, grid)[0, 1:] * 25.0  # rescaled by the programmed maximum
+    single = written(SIGNED, weight, grid)
+    stats.assert_sd(single.conductance_us[0, 1:], 0.26348, "one signed cell")
+    pairs = written(RUNGS["pairs"].preset, weight, grid)
+    # The weights are rescaled by the programmed maximum.
+    two = cell_law.held_weight(pairs, grid)[0, 1:] * 25.0
     stats.assert_sd(two, 0.26348 * math.sqrt(1.0 - 1.0 / math.pi), "two devices, netted")
 
 
@@ -248,7 +259,7 @@ def test_a_signed_cell_that_is_not_physical_is_refused() -> None:
 
 
 def test_pairs_are_what_they_were() -> None:
-    """Which devices hold a weight as a pair, and in how many numbers."""
+    """The same devices hold a weight as a pair, in as many numbers as before."""
     cells, pair = (8, 256), (2, 8, 256)
     by_itself = rasch2023.change(netting=False, why="test").pcm
     for pcm, shapes in (
@@ -282,7 +293,10 @@ def test_aihwkit_runs_a_signed_cell_by_our_laws_and_not_as_a_pair() -> None:
 
 
 def test_one_exponent_measured_is_the_oracle() -> None:
-    """Why rung 2 changes nothing: mean |w| falls by the one factor that all weights fall by."""
+    """Rung 2 changes nothing: all weights fall by one factor.
+
+    So mean |w| falls by the same factor.
+    """
     alphas = []
     for key in ("scalar", "measured"):
         analog = convert(linear(40, 30), RUNGS[key].preset).eval()
@@ -294,7 +308,10 @@ def test_one_exponent_measured_is_the_oracle() -> None:
 
 
 def test_state_dependent_exponents_are_compensated_on_average_alone() -> None:
-    """alpha = sum |w_P| / sum |w_P| f(w): large weights come out too large, small too small."""
+    """alpha is sum |w_P| / sum |w_P| f(w).
+
+    Large weights come out too large, small ones too small.
+    """
     analog = convert(linear(40, 30), RUNGS["exponent"].preset).eval()
     matrix = only(analog)
     program(analog, 1)
@@ -303,9 +320,9 @@ def test_state_dependent_exponents_are_compensated_on_average_alone() -> None:
     now = matrix.effective_weight()
     expected = before.abs().sum() / now.abs().sum()
     torch.testing.assert_close(matrix.alpha(), expected.expand_as(matrix.alpha()))
-    kept = now * expected / before
+    compensated = now * expected / before
     big = before.abs() > before.abs().max() / 2
-    assert float(kept[big].mean()) > 1.0 > float(kept[~big].mean())
+    assert float(compensated[big].mean()) > 1.0 > float(compensated[~big].mean())
 
 
 def test_the_steps_of_a_preset_are_frozen() -> None:

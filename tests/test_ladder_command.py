@@ -45,7 +45,7 @@ pytestmark = pytest.mark.usefixtures("no_data")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded WideResNet, untrained."""
+    """Return a folder with the embedded WideResNet, untrained."""
     file = tmp_path_factory.mktemp("model") / "model.safetensors"
     save_model(tasks.get("wrn").build(0), str(file))
     return file.parent
@@ -82,7 +82,7 @@ def test_the_command_climbs_and_writes(finished: Path, checkpoint: Path) -> None
     expected = mvm.set_index(["row", "t_inference", "chip"]).value.reindex(means.index)
     assert np.allclose(means, expected)
     redrawn = results[(results.row == "replication redrawn") & (results.metric == "draws")]
-    assert set(redrawn.value) == {2.0}  # 30 images, 25 at a time
+    assert set(redrawn.value) == {2.0}  # There are 30 images, 25 at a time.
     for name in ("ladder.csv", "layers.csv", "flaws.csv", "less-one.csv", "summary.md"):
         assert (finished / name).stat().st_size > 0
     text = (finished / "summary.md").read_text()
@@ -91,7 +91,10 @@ def test_the_command_climbs_and_writes(finished: Path, checkpoint: Path) -> None
 
 
 def test_a_rung_is_the_sweep_of_its_preset(finished: Path, checkpoint: Path) -> None:
-    """The last one: same chips, noise and ranges as the preset alone, the layers' errors aside."""
+    """The last rung gives the values of a sweep of the preset alone.
+
+    Chips, noise and ranges are the same; the errors of layers are left out.
+    """
     task = tasks.get("wrn")
     analog = convert(task.load(checkpoint), rasch2023).eval()
     calibrate(analog, task.calibration_batches(8), "percentile")
@@ -101,9 +104,9 @@ def test_a_rung_is_the_sweep_of_its_preset(finished: Path, checkpoint: Path) -> 
     )
     results = tables.read_results(finished / "results.csv")
     keys = ["metric", "chip", "t_inference"]
-    mine = results[(results.row == "tiles") & results.metric.isin(["accuracy", "error", "loss"])]
-    mine = mine.sort_values(keys, ignore_index=True)
-    assert mine.value.tolist() == table.sort_values(keys, ignore_index=True).value.tolist()
+    rung = results[(results.row == "tiles") & results.metric.isin(["accuracy", "error", "loss"])]
+    rung = rung.sort_values(keys, ignore_index=True)
+    assert rung.value.tolist() == table.sort_values(keys, ignore_index=True).value.tolist()
 
 
 def test_an_interrupted_ladder_goes_on(
@@ -114,7 +117,7 @@ def test_an_interrupted_ladder_goes_on(
 
     def stopped(self: sides.Chips, model: nn.Module) -> dict[str, float]:
         calls[0] += 1
-        if calls[0] == 12:  # in the second chip of the third rung
+        if calls[0] == 12:  # This is in the second chip of the third rung.
             raise KeyboardInterrupt
         return true(self, model)
 
@@ -124,11 +127,12 @@ def test_an_interrupted_ladder_goes_on(
     assert sorted(p.name for p in work.glob("*.csv")) == [
         *("exponent.csv", "measured.csv", "scalar.csv")
     ]
-    assert command.main(words) == 2  # not without --resume
+    assert command.main(words) == 2  # A run goes on only with --resume.
     assert command.main([*words, "--resume", "--seed", "3"]) == 2
     calls[0] = -(10**6)
     assert command.main([*words, "--resume"]) == 0
-    assert calls[0] + 10**6 == 2 * 2 * 11 - 10 + 2 * 2 + 7 * 2  # a whole chip again, no more
+    # A whole chip is measured again, and no more.
+    assert calls[0] + 10**6 == 2 * 2 * 11 - 10 + 2 * 2 + 7 * 2
     for name in ("results", "ladder", "flaws"):
         same = [pd.read_csv(out / f"{name}.csv") for out in (finished, tmp_path / "run")]
         pd.testing.assert_frame_equal(*same, check_exact=True)
@@ -138,7 +142,7 @@ def test_an_interrupted_ladder_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["gpt"], "unknown task 'gpt'; one of wrn, bert, lstm"),
         (["wrn", "--profile", "tiny"], 'Invalid value "tiny" for --profile'),
@@ -158,12 +162,12 @@ def test_an_interrupted_ladder_goes_on(
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_bad_usage_is_one_line_and_leaves_nothing(
-    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     assert command.main([*words, "--out", str(out)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("error: ") and said in line
+    assert line.startswith("error: ") and message in line
     assert not out.exists()
 
 
@@ -175,15 +179,18 @@ def test_a_folder_of_something_else_is_refused(
     assert command.main([*words, str(tmp_path / "file")]) == 2
     assert command.main([*words, str(tmp_path)]) == 2
     assert command.main([*words, str(tmp_path), "--resume"]) == 2
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     for part in ("is a file", "is not empty", "no record of a run to resume"):
-        assert part in said
+        assert part in error
 
 
 def test_a_digital_model_is_trained_where_none_is_given(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once: a resumed ladder takes the one it has."""
+    """A model is trained once.
+
+    A resumed ladder takes the one it has.
+    """
     seen = []
 
     def fit(task: tasks.Task, out: Path, **options: Any) -> nn.Module:
@@ -193,22 +200,25 @@ def test_a_digital_model_is_trained_where_none_is_given(
         return task.load(checkpoint)
 
     monkeypatch.setattr(base.digital, "fit", fit)
-    (one,) = Ascent(LadderOptions(tasks=("wrn",), digital_epochs=0.5), tmp_path).climbs
-    one.study.folder.mkdir(parents=True)
-    assert isinstance(one.study.digital_model(), nn.Module)
-    assert one.facts["digital"] == {"steps": 3}
+    (climb,) = Ascent(LadderOptions(tasks=("wrn",), digital_epochs=0.5), tmp_path).climbs
+    climb.study.folder.mkdir(parents=True)
+    assert isinstance(climb.study.digital_model(), nn.Module)
+    assert climb.facts["digital"] == {"steps": 3}
     assert seen[0]["resume"] is False and seen[0]["seed"] == 0
-    assert seen[0]["recipe"].epochs == 0.5  # --digital-epochs, as in every study
+    assert seen[0]["recipe"].epochs == 0.5  # --digital-epochs sets this, as in every study.
 
 
 def test_input_ranges_come_from_the_inputs_alone(
     finished: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A plan that raises them for the outputs, as the results' LSTM has it, is not followed."""
-    asked: list[float | None] = []
+    """The ladder does not follow a plan that raises them for outputs.
+
+    The results' LSTM has such a plan.
+    """
+    percentiles: list[float | None] = []
 
     def noted(model: nn.Module, batches: list[Any], method: str, **options: Any) -> None:
-        asked.append(options["out_percentile"])
+        percentiles.append(options["out_percentile"])
         calibrate(model, batches, method, **options)
 
     monkeypatch.setattr(base, "calibrate", noted)
@@ -216,12 +226,12 @@ def test_input_ranges_come_from_the_inputs_alone(
     settings = dataclasses.replace(settings, out_percentile=99.0)
     study = base.Study(tasks.get("wrn"), settings, tmp_path)
     digital = study.digital_model()
-    digital.get_submodule("fc").get_parameter("weight").data.fill_(1.0)  # saturates its ADC
+    digital.get_submodule("fc").get_parameter("weight").data.fill_(1.0)  # This saturates its ADC.
     results, alone, raised = (study.convert(digital) for _ in range(3))
     calibrate(results, study.task.calibration_batches(8), "percentile")
     study.calibrate(alone, inputs_alone=True)
     study.calibrate(raised)
-    assert asked == [None, 99.0]
+    assert percentiles == [None, 99.0]
     same = [
         {name: matrix.input_ranges() for name, matrix in matrices_of(model).items()}
         for model in (results, alone, raised)
@@ -235,7 +245,7 @@ def test_input_ranges_come_from_the_inputs_alone(
     assert "Input ranges: method `percentile`, 8 batches, from the inputs alone." in text
     raised_facts = {**about, "out_percentile": 99.99}
     assert "raised until the ADC holds 99.99 %" in page._ranges_text(raised_facts)
-    for name in ("docs/ladder.md", "docs/results.md"):  # the difference is told on both pages
+    for name in ("docs/ladder.md", "docs/results.md"):  # Both pages tell the difference.
         assert "99.99" in (ROOT / name).read_text(encoding="utf-8")
 
 
@@ -244,28 +254,28 @@ def test_a_dry_run_says_what_would_be_climbed(
 ) -> None:
     words = [*QUICK, "--checkpoint", str(checkpoint), "--out", str(tmp_path / "run")]
     assert command.main([*words, "--dry-run"]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("WRN") and "on 30 test images of" in said[0]
-    assert said[1] == "11 rungs, 2 chips each, at 1s, 1y" and not (tmp_path / "run").exists()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("WRN") and "on 30 test images of" in lines[0]
+    assert lines[1] == "11 rungs, 2 chips each, at 1s, 1y" and not (tmp_path / "run").exists()
 
 
 # --- records --------------------------------------------------------------------------------------
 
 
 def test_a_record_gives_the_tables_of_its_run(finished: Path, tmp_path: Path) -> None:
-    (made,) = folders.records_of(finished)
-    assert (made.kind, made.name) == ("ladder", "ladder-wrn")
-    record = records.read(records.write(made, tmp_path / "ladder-wrn.json"))
-    assert record == made
+    (new,) = folders.records_of(finished)
+    assert (new.kind, new.name) == ("ladder", "ladder-wrn")
+    record = records.read(records.write(new, tmp_path / "ladder-wrn.json"))
+    assert record == new
     results, facts = report.results_of(record)
     run = tables.read_results(finished / "results.csv")
     assert facts == json.loads((finished / "run.json").read_text())["studies"]["wrn"]
     assert page.study_text(results, facts) == page.study_text(run, facts)
     for table in (tables.steps, tables.flaws, tables.less_one):
         pd.testing.assert_frame_equal(table(results, "accuracy"), table(run, "accuracy"))
-    kept, true = tables.layers(results), tables.layers(run)
-    merged = kept.merge(true, on=["row", "layer", "t_inference"])
-    assert len(merged) == len(kept) == len(true)
+    recorded, true = tables.layers(results), tables.layers(run)
+    merged = recorded.merge(true, on=["row", "layer", "t_inference"])
+    assert len(merged) == len(recorded) == len(true)
     assert np.allclose(merged.mean_x, merged.mean_y, rtol=1e-4)
     assert len(record.rows) == 1 + 11 * 2 * 2 + 2 * len(sides.SIDES)
 
@@ -299,7 +309,7 @@ def test_the_page_is_made_from_records(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
-    section = next(one for one in pages.SECTIONS if one.name == "ladder")
+    section = next(each for each in pages.SECTIONS if each.name == "ladder")
     monkeypatch.setattr(pages, "SECTIONS", (section,))
     monkeypatch.setattr(pages, "ROOT", tmp_path)
     path = tmp_path / section.page
@@ -339,40 +349,44 @@ def test_docs_ladder_names_every_rung_and_no_folder_of_ours() -> None:
 def test_the_prose_of_docs_ladder_has_the_records_numbers() -> None:
     text = (ROOT / "docs" / "ladder.md").read_text(encoding="utf-8")
     prose = " ".join(text.partition("**In short.**")[2].partition("## How")[0].split())
-    found = committed()
-    said = [(t, r, YEAR) for t in found for r in ("scalar", "read_noise", "out_noise", "tiles")]
-    for task, row, t_s in [*said, *((t, "scalar", 1.0) for t in found), ("lstm", "tiles", 1.0)]:
+    tasks = committed()
+    quoted = [(t, r, YEAR) for t in tasks for r in ("scalar", "read_noise", "out_noise", "tiles")]
+    for task, row, t_s in [*quoted, *((t, "scalar", 1.0) for t in tasks), ("lstm", "tiles", 1.0)]:
         metric = "perplexity" if task == "lstm" else "accuracy"
-        mean = float(tables.values_of(found[task], row, metric, t_s).mean())
+        mean = float(tables.values_of(tasks[task], row, metric, t_s).mean())
         assert page._number(mean, metric) in prose, (task, row, t_s)
     for task, row in (
         *(("lstm", "spread of exponents"), ("wrn", "spread of exponents")),
         *(("wrn", "output noise"), ("bert", "DAC and ADC")),
     ):
         metric = "perplexity" if task == "lstm" else "accuracy"
-        less = tables.less_one(found[task], metric)
-        one = less[(less.row == f"without {row}") & (less.metric == metric)].iloc[0]
-        assert page._change(one.change, one.low, one.high, metric) in prose, (task, row)
-        assert one.p < 0.05
+        less = tables.less_one(tasks[task], metric)
+        cell = less[(less.row == f"without {row}") & (less.metric == metric)].iloc[0]
+        assert page._change(cell.change, cell.low, cell.high, metric) in prose, (task, row)
+        assert cell.p < 0.05
     flawed = {
-        task: tables.flaws(results, "accuracy") for task, results in found.items() if task != "lstm"
+        task: tables.flaws(results, "accuracy") for task, results in tasks.items() if task != "lstm"
     }
     for task, flaw, physics in (
         ("bert", "no noise in the evaluation", "scalar_drift"),
         ("wrn", "oracle compensation instead of measured", "rasch2023"),
     ):
-        mine = flawed[task][flawed[task].metric == "accuracy"]
-        one = mine[(mine.flaw == flaw) & (mine.physics == physics)].iloc[0]
-        step = page._change(one.difference, one.low, one.high, "accuracy").removeprefix("+")
+        accuracies = flawed[task][flawed[task].metric == "accuracy"]
+        cell = accuracies[(accuracies.flaw == flaw) & (accuracies.physics == physics)].iloc[0]
+        step = page._change(cell.difference, cell.low, cell.high, "accuracy").removeprefix("+")
         assert step in prose, (task, flaw)
 
 
 def test_the_readme_tells_what_the_page_shows() -> None:
-    """Every figure of the README's finding is in the page's tables, which are the records'."""
+    """Every figure of the README's finding is in the page's tables.
+
+    The tables come from the records.
+    """
     root = Path(__file__).parents[1]
     readme = (root / "README.md").read_text(encoding="utf-8")
     finding = readme.split("**What the simplifications cost.**")[1].split("300 images")[0]
-    figures = set(re.findall(r"\b\d+\.\d\d\b", finding)) - {"0.00"}  # what the replication reports
+    # 0.00 is what the replication reports.
+    figures = set(re.findall(r"\b\d+\.\d\d\b", finding)) - {"0.00"}
     assert len(figures) >= 15
     page = (root / "docs" / "ladder.md").read_text(encoding="utf-8").split("<!-- ladder -->")[1]
     assert not {figure for figure in figures if figure not in page}

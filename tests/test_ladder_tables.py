@@ -83,7 +83,10 @@ def spaced(x: Tensor) -> Tensor:
 
 
 def test_errors_are_relative_and_of_the_weights_held() -> None:
-    """None on an ideal chip; a tenth, exactly, where every weight is a tenth too large."""
+    """Errors are 0 on an ideal chip.
+
+    They are exactly a tenth if every weight is a tenth too large.
+    """
     analog, probe = probed(ideal)
     assert max(probe.errors().values()) < 1e-6
     program(analog, 0)
@@ -95,7 +98,7 @@ def test_errors_are_relative_and_of_the_weights_held() -> None:
 
 
 def test_output_noise_gives_the_error_it_must() -> None:
-    """|y - exact|^2 has mean rows sum_c (out_noise scale_c)^2."""
+    """|y - exact|^2 has the mean rows sum_c (out_noise scale_c)^2."""
     analog = convert(linear(20, 16), ideal.change(out_noise=0.04, why="test")).eval()
     probe = Probe(analog, lambda model: model(random(64, 20)), 64)
     torch.manual_seed(5)
@@ -155,13 +158,13 @@ def by_hand(seeds: list[int], parts: list[Tensor], t_s: float = 3600.0) -> float
 def test_redrawn_noise_is_another_chip_at_every_batch() -> None:
     task, model = Batches(), noisy()
     seeds = [rng.derive(7, "redrawn", i) for i in range(5)]
-    found = sides.Redrawn(task, None, None)(model)  # type: ignore[arg-type]
-    assert found == {"value": pytest.approx(by_hand(seeds[:3], list(task.inputs))), "draws": 3.0}
+    metrics = sides.Redrawn(task, None, None)(model)  # type: ignore[arg-type]
+    assert metrics == {"value": pytest.approx(by_hand(seeds[:3], list(task.inputs))), "draws": 3.0}
     drift(model, 3600.0)
     parts = [part for x in task.inputs for part in x.split(2)]
-    found = sides.Redrawn(task, None, 2)(model)  # type: ignore[arg-type]
-    assert found == {"value": pytest.approx(by_hand(seeds, parts)), "draws": 5.0}
-    drift(model, 3600.0)  # the chip that it held is there again
+    metrics = sides.Redrawn(task, None, 2)(model)  # type: ignore[arg-type]
+    assert metrics == {"value": pytest.approx(by_hand(seeds, parts)), "draws": 5.0}
+    drift(model, 3600.0)  # The chip that it held is there again.
     assert task.evaluate(model)["value"] == pytest.approx(by_hand([7] * 3, list(task.inputs)))
 
 
@@ -183,7 +186,10 @@ def test_a_batch_of_several_tensors_is_not_split() -> None:
 
 
 def test_one_chip_again_and_again_has_reading_noise_alone() -> None:
-    """On the replication's physics nothing at all differs; chips do."""
+    """On the replication's physics nothing differs at all.
+
+    Between chips, values differ.
+    """
     for preset, same in ((scalar_drift, True), (RUNGS["pairs"].preset, False)):
         analog, task = convert(mlp(), preset).eval(), Batches()
         again = sides.Reread(task, None, 40)  # type: ignore[arg-type]
@@ -218,7 +224,7 @@ def test_what_is_beside_the_ladder() -> None:
 
 
 def made_up(chips: int = 4) -> pd.DataFrame:
-    """A ladder that loses a point a rung at 1 s and two at 1 y, on chips 0.1 apart."""
+    """Return a ladder that loses a point per rung at 1 s and two at 1 y, on chips 0.1 apart."""
     rows: list[dict[str, Any]] = []
 
     def add(row: str, t_s: float, chip: float, **named: float) -> None:
@@ -231,7 +237,7 @@ def made_up(chips: int = 4) -> pd.DataFrame:
         for t_s, step in ((1.0, 0.01), (YEAR, 0.02)):
             for chip in range(chips):
                 lost = step * (rung.number - 1) + 0.1 * chip
-                if rung.number > 2:  # rungs 1 and 2 are the same
+                if rung.number > 2:  # Rungs 1 and 2 are the same.
                     lost += wobble[chip] * (rung.number % 2)
                 else:
                     lost = 0.1 * chip
@@ -269,7 +275,8 @@ def test_steps_are_means_and_paired_changes() -> None:
     expected = change(chips - 0.04 - np.array([1, -1, 2, -2]) * 1e-3, chips - 0.06)
     got = year.loc["spread"]
     assert tuple(got[["change", "change_low", "change_high", "p"]]) == pytest.approx(expected)
-    assert (got.change_high - got.change_low) < 0.2 * (got.high - got.low)  # pairing pays
+    # Pairing makes the interval narrower.
+    assert (got.change_high - got.change_low) < 0.2 * (got.high - got.low)
     tested = table[(table.metric == "accuracy") & table.p.notna()]
     assert (tested.p_holm >= tested.p).all() and len(tested) == 20
     assert tested.p_holm.min() == pytest.approx(20 * tested.p.min())
@@ -288,19 +295,19 @@ def test_flaws_and_less_one_are_compared_with_what_is_right() -> None:
     results = made_up()
     table = tables.flaws(results, "accuracy")
     assert list(table.metric.unique()) == ["accuracy", "loss"]
-    mine = table[table.metric == "accuracy"].set_index(["physics", "flaw"])
-    assert len(mine) == 8
-    redrawn = mine.loc[("rasch2023", "noise drawn anew at each batch")]
+    accuracies = table[table.metric == "accuracy"].set_index(["physics", "flaw"])
+    assert len(accuracies) == 8
+    redrawn = accuracies.loc[("rasch2023", "noise drawn anew at each batch")]
     assert redrawn.difference == pytest.approx(0.0, abs=1e-12)
     assert redrawn.sd_ratio == pytest.approx(0.5)
-    again = mine.loc[("scalar_drift", "one chip again and again")]
+    again = accuracies.loc[("scalar_drift", "one chip again and again")]
     assert again.sd_ratio == 0.0 and math.isnan(again.low)
-    clean = mine.loc[("scalar_drift", "no noise in the evaluation")]
+    clean = accuracies.loc[("scalar_drift", "no noise in the evaluation")]
     assert clean.difference == pytest.approx(0.45)
     assert (clean.low, clean.high) == pytest.approx(
         mean_interval(0.95 - np.array([0.47, 0.49, 0.51, 0.53]))[1:3]
     )
-    same = mine.loc[("scalar_drift", "oracle compensation instead of measured")]
+    same = accuracies.loc[("scalar_drift", "oracle compensation instead of measured")]
     assert (same.difference, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
     less = tables.less_one(results, "accuracy")
     assert set(less.row) == {s.key for s in sides.SIDES if s.key.startswith("without")}

@@ -1,4 +1,4 @@
-"""Device laws are open: a device of one's own is a spec and a law, and no other file changes."""
+"""Device laws are open: a user's own device is a spec and a law, and no other file changes."""
 
 from __future__ import annotations
 
@@ -34,16 +34,17 @@ PACKAGE = Path(physics.__file__).parent.parent
 DAY = 86400.0
 
 
-# --- a device from outside of the package ---------------------------------------------------------
+# --- a device from outside the package ------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RelaxingSpec(DeviceSpec):
     """Conductances that relax exponentially, each device at a rate of its own.
 
-    sigma_us     standard deviation of programming
-    rate_per_s   (mean, standard deviation) of the Gaussian behind the rate
-    read_sd      of a reading, relative
+    Attributes:
+        sigma_us: The standard deviation of programming.
+        rate_per_s: Mean and standard deviation of the Gaussian behind the rate.
+        read_sd: The relative standard deviation of a reading.
     """
 
     law: ClassVar[str] = "relaxing"
@@ -54,7 +55,7 @@ class RelaxingSpec(DeviceSpec):
 
 
 class Relaxing(Law[RelaxingSpec]):
-    """What such a device does."""
+    """The law of such a device."""
 
     read_noise = True
 
@@ -85,7 +86,7 @@ register(RelaxingSpec, Relaxing())
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RelaxingCellSpec(RelaxingSpec):
-    """The same in a single cell that holds a signed weight."""
+    """The same device in a single cell that holds a signed weight."""
 
     law: ClassVar[str] = "relaxing cell"
     pairs: ClassVar[bool] = False
@@ -95,7 +96,7 @@ register(RelaxingCellSpec, Relaxing())
 
 
 def relaxing(kind: type[RelaxingSpec] = RelaxingSpec, **changes: Any) -> Preset:
-    """The device behind an ideal periphery."""
+    """Return a preset with this device behind an ideal periphery."""
     values = {
         "g_max_us": 25.0,
         "t0_s": 20.0,
@@ -120,14 +121,17 @@ def matrices(model: nn.Module) -> list[Any]:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", [RelaxingSpec, RelaxingCellSpec])
 def test_a_device_of_ones_own_runs_everywhere(engine: str, kind: type[RelaxingSpec]) -> None:
-    """convert -> program -> drift -> sweep; on aihwkit through the generic noise model."""
+    """It runs through convert, program, drift and sweep.
+
+    On aihwkit, it runs through the generic noise model.
+    """
     preset = relaxing(kind).change(drift_compensation="none", why="the decay is to be seen")
     x = random(20, 12)
     analog = convert(mlp(), preset, engine=engine).eval()
     program(analog, 1)
     start = size(analog)
     program(analog, 1)
-    assert size(analog) == start  # same seed, same chip
+    assert size(analog) == start  # The same seed gives the same chip.
     for t_s in (3600.0, DAY, 2 * DAY):
         drift(analog, t_s)
         assert size(analog) == pytest.approx(start * np.exp(-1e-5 * t_s), rel=0.1)
@@ -144,8 +148,10 @@ def test_a_device_of_ones_own_runs_everywhere(engine: str, kind: type[RelaxingSp
 
 @pytest.mark.parametrize("netting", [True, False])
 def test_its_weights_are_the_same_on_both_engines(netting: bool) -> None:
-    """By distribution, as read a day after programming: chips of the native engine, and aihwkit's
-    tile with the generic noise model."""
+    """Weights as read a day after programming agree by distribution.
+
+    The native engine's chips are compared with aihwkit's tile with the generic noise model.
+    """
     preset = relaxing(netting=netting)
     weight = torch.tensor([1.0, -0.5, 0.1])[:, None].expand(-1, 600).contiguous()
     model = preset.rpu_config().noise_model
@@ -162,14 +168,14 @@ def test_its_weights_are_the_same_on_both_engines(netting: bool) -> None:
         ours.append(only(native).effective_weight())
         held, state = model.apply_programming_noise(weight)
         theirs.append(model.apply_drift_noise(held, state, DAY))
-    for row, wanted in enumerate(weight[:, 0]):
+    for row, expected in enumerate(weight[:, 0]):
         a, b = (torch.stack(side)[:, row] for side in (ours, theirs))
-        stats.assert_same_mean(a.abs(), b.abs(), f"mean size of {wanted:g}")
-        stats.assert_same_sd(a, b, f"sd of {wanted:g}")
+        stats.assert_same_mean(a.abs(), b.abs(), f"mean size of {expected:g}")
+        stats.assert_same_sd(a, b, f"sd of {expected:g}")
 
 
 def test_its_laws_act_on_a_native_chip() -> None:
-    """Programming noise and rates of a layer's cells, against the numbers of the device."""
+    """A layer's programming noise and rates match the device's numbers."""
     preset = relaxing(RelaxingCellSpec, read_sd=0.0)
     preset = preset.change(drift_compensation="none", why="weights as they are")
     analog = convert(linear(500, 400, bias=False), preset).eval()
@@ -185,7 +191,7 @@ def test_its_laws_act_on_a_native_chip() -> None:
     stats.assert_sd(rates, 2e-6)
     first = matrix.effective_weight().clone()
     drift(analog, DAY)
-    assert torch.equal(matrix.effective_weight(), first)  # a device keeps its rate
+    assert torch.equal(matrix.effective_weight(), first)  # A device keeps its rate.
 
 
 def test_the_public_functions_ask_it() -> None:
@@ -202,20 +208,23 @@ def test_the_public_functions_ask_it() -> None:
     torch.testing.assert_close(mean_drift_factor(g, DAY, pcm), torch.full((6,), np.exp(-0.864)))
     assert torch.equal(nu_mean(g, pcm), torch.full((6,), 1e-5))
     assert torch.equal(nu_sd(g, pcm), torch.full((6,), 2e-6))
-    assert age(40.0, pcm) == 3.0  # of a power law, if it had one
+    assert age(40.0, pcm) == 3.0  # This would be the age for a power law, if it had one.
 
 
 def test_its_noise_is_injected_in_training() -> None:
-    """Programming noise, and a reading on top; the recipe on both engines."""
+    """Programming noise is injected, and a reading on top.
+
+    The recipe trains on both engines.
+    """
     weight, eps = random(3, 50, seed=4).clamp(-1, 1), random(2, 3, 50, seed=5)
     pcm = relaxing().pcm
     recipe = rasch2023.training["wrn16"]
     noisy = (weight.abs() * 25.0 + 2.0 * 0.5 * eps[0]) / 25.0
     both = noisy + 2.0 * 0.03 * noisy.abs() * eps[1]
-    for kind, wanted in (("programming", noisy), ("pcm", both)):
+    for kind, expected in (("programming", noisy), ("pcm", both)):
         spec = recipe.change(why="test", noise_type=kind)
         got = injected(weight, 1.0, pcm, spec, 2.0, eps[0], eps[1])
-        torch.testing.assert_close(got, wanted.abs() * weight.sign())
+        torch.testing.assert_close(got, expected.abs() * weight.sign())
     batches = [(random(8, 12, seed=k), torch.arange(8) % 5) for k in range(3)]
     for engine in ENGINES:
         analog = convert(mlp(), relaxing(), engine=engine)
@@ -243,8 +252,11 @@ def test_aihwkits_own_training_refuses_what_its_modifiers_do_not_have() -> None:
 
 @needs_compiler
 def test_a_law_that_is_not_compiled_is_drawn_without_passes() -> None:
-    """`draw_on="compiled"` decides where numbers are drawn, not whether a device can be used; a law
-    that says it can be traced gets the passes."""
+    """A law that cannot be traced is usable all the same.
+
+    `draw_on="compiled"` decides where numbers are drawn, not whether a device can be used; a law
+    that says it can be traced gets the passes.
+    """
     chips = []
     for compiled in (False, True):
         law = type("Traced", (Relaxing,), {"compiled": compiled})()
@@ -257,14 +269,14 @@ def test_a_law_that_is_not_compiled_is_drawn_without_passes() -> None:
         chips.append(only(analog).effective_weight())
         decayed = clean * np.exp(-1e-5 * DAY)
         assert float((chips[-1] - decayed).abs().mean()) < 0.2 * float(decayed.abs().mean())
-    assert not torch.equal(*chips)  # a pass draws the two devices of a pair from two streams
+    assert not torch.equal(*chips)  # A pass draws the two devices of a pair from two streams.
 
 
-# --- the cross-check has closed forms of its own --------------------------------------------------
+# --- the closed forms of the cross-check ----------------------------------------------------------
 
 
 class ClosedRelaxing(closed.ClosedLaw):
-    """The formulas once more."""
+    """A second version of the formulas."""
 
     programming_noise = True
     read_noise = True
@@ -286,14 +298,17 @@ class ClosedRelaxing(closed.ClosedLaw):
 
 
 class WrongRelaxing(ClosedRelaxing):
-    """Rates 2 % too large."""
+    """Formulas with rates 2 % too large."""
 
     def exponent_mean(self, x: Any) -> Any:
         return 1.02 * super().exponent_mean(x)
 
 
 def test_a_closed_form_is_found_by_the_laws_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device level passes against the right formulas, and finds wrong ones."""
+    """The device level agrees with the right formulas.
+
+    It finds wrong ones.
+    """
     monkeypatch.setattr(closed, "_CLOSED", dict(closed._CLOSED))
     for law, different in ((ClosedRelaxing, False), (WrongRelaxing, True)):
         closed.register("relaxing", law)
@@ -305,7 +320,10 @@ def test_a_closed_form_is_found_by_the_laws_name(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_law_without_closed_form_says_so() -> None:
-    """The levels that need none are compared, with a warning; the device level is an error."""
+    """The device level is an error without a closed form.
+
+    The levels that need none are compared, with a warning.
+    """
     with pytest.raises(CapabilityError, match="'relaxing' has no closed form.*closed.register"):
         device_level(relaxing(), (DAY,), (0.5,), samples=100)
     with pytest.raises(CapabilityError, match="no closed form"):
@@ -340,7 +358,7 @@ def test_a_name_belongs_to_one_law() -> None:
 
 
 def test_a_class_defined_again_replaces_its_law() -> None:
-    """As in a notebook, where a cell is run twice."""
+    """In a notebook a cell is run twice."""
     before = law_of(relaxing().pcm)
     again = Relaxing()
     register(RelaxingSpec, again)
@@ -348,7 +366,7 @@ def test_a_class_defined_again_replaces_its_law() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "law", "said"),
+    ("spec", "law", "message"),
     [
         (Preset, Relaxing(), "spec is .*Preset.*; allowed: a subclass of DeviceSpec"),
         (relaxing().pcm, Relaxing(), "allowed: a subclass of DeviceSpec"),
@@ -356,8 +374,8 @@ def test_a_class_defined_again_replaces_its_law() -> None:
         (named(""), Relaxing(), "NamedSpec names no law; give the class law: ClassVar"),
     ],
 )
-def test_what_cannot_be_registered(spec: Any, law: Any, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_what_cannot_be_registered(spec: Any, law: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         register(spec, law)
 
 
@@ -369,10 +387,10 @@ class LawlessSpec(RelaxingSpec):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_device_without_a_law_is_an_error_at_once(engine: str) -> None:
     preset = relaxing(LawlessSpec)
-    said = 'no law "nobody\'s" for a LawlessSpec; there are: hermes, ideal, pcm, .*register yours'
-    with pytest.raises(UsageError, match=said):
+    error = 'no law "nobody\'s" for a LawlessSpec; there are: hermes, ideal, pcm, .*register yours'
+    with pytest.raises(UsageError, match=error):
         convert(mlp(), preset, engine=engine)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=error):
         physics.sigma_prog_us(torch.ones(2), preset.pcm)
 
 
@@ -382,7 +400,10 @@ def test_a_law_must_say_its_noise_and_its_drift() -> None:
 
 
 def test_a_subclass_of_a_device_has_its_law() -> None:
-    """Its own numbers, the law of its parent; no aihwkit model unless the numbers are aihwkit's."""
+    """It has its own numbers and the law of its parent.
+
+    It has no aihwkit model unless the numbers are aihwkit's.
+    """
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class TunedPcmSpec(PcmSpec):
@@ -395,12 +416,15 @@ def test_a_subclass_of_a_device_has_its_law() -> None:
     assert type(preset.rpu_config().noise_model).__name__ == "PCMLikeNoiseModel"
 
 
-# --- nobody else asks which device it is ----------------------------------------------------------
+# --- no other code asks which device it is --------------------------------------------------------
 
 
 def test_no_code_outside_of_the_laws_asks_which_device_it_is() -> None:
-    """No `isinstance` on a device, and no name of a concrete device's class, in the library outside
-    of `physics/laws` and of `spec`, which defines the classes."""
+    """The library has no `isinstance` on a device.
+
+    It names no concrete device's class either, outside `physics/laws` and `spec`, which defines the
+    classes.
+    """
     kinds = {kind.__name__ for kind in _below(DeviceSpec) if kind.__module__.startswith("aimc_")}
     assert {"PcmSpec", "HermesSpec", "ScalarDriftSpec", "IdealSpec", "StatisticalSpec"} <= kinds
     wrong = []
@@ -409,11 +433,11 @@ def test_no_code_outside_of_the_laws_asks_which_device_it_is() -> None:
             continue
         source = path.read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(source)):
-            said = ""
+            code = ""
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
-                said = ast.unparse(node)
-            if re.match(r"isinstance\((\w+\.)*pcm,", said):
-                wrong.append(f"{path.name}: {said}")
+                code = ast.unparse(node)
+            if re.match(r"isinstance\((\w+\.)*pcm,", code):
+                wrong.append(f"{path.name}: {code}")
             if isinstance(node, ast.Name | ast.alias):
                 name = node.id if isinstance(node, ast.Name) else node.name
                 if name in kinds:
@@ -422,11 +446,11 @@ def test_no_code_outside_of_the_laws_asks_which_device_it_is() -> None:
 
 
 def _below(kind: type[DeviceSpec]) -> list[type[DeviceSpec]]:
-    return [one for sub in kind.__subclasses__() for one in (sub, *_below(sub))]
+    return [each for sub in kind.__subclasses__() for each in (sub, *_below(sub))]
 
 
 def test_levels() -> None:
-    """127 steps of 8 bits to either side: what `quantised` rounds to."""
+    """8 bits have 127 steps to either side: what `quantised` rounds to."""
     assert [levels(bits) for bits in (2, 4, 8)] == [1, 7, 127]
     values = quantised(torch.linspace(-3.0, 3.0, 4001, dtype=torch.float64), 4, 2.0)
     assert len(values.unique()) == 2 * levels(4) + 1

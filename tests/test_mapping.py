@@ -66,7 +66,8 @@ def test_splits_are_few_and_even(size: int, largest: int) -> None:
 @PROPERTY
 @given(st.integers(min_value=1, max_value=10_000), st.integers(min_value=1, max_value=1024))
 def test_splits_are_aihwkits(size: int, largest: int) -> None:
-    theirs = TileModuleArray.get_split_sizes(None, size, largest)  # reads nothing of the array
+    # This reads nothing of the array.
+    theirs = TileModuleArray.get_split_sizes(None, size, largest)
     assert list(split_sizes(size, largest)) == theirs
 
 
@@ -152,7 +153,7 @@ class TestGrid:
     def test_scales(self, grid: TileGrid, chips: tuple[int, ...]) -> None:
         weight = weights(grid, *chips)
         weight[..., 0, :] = 0.0
-        found = {how: column_scales(weight, grid, how) for how in ("column", "tile", "layer")}
+        scales = {how: column_scales(weight, grid, how) for how in ("column", "tile", "layer")}
         for i, _, rows, columns in Tiles(grid):
             tile = weight[..., columns, rows].abs()
             largest = {
@@ -162,18 +163,18 @@ class TestGrid:
             }
             for how, expected in largest.items():
                 expected = torch.where(expected > 0, expected, torch.ones(()))
-                assert torch.equal(found[how][..., i, columns], expected)
-        for how, scale in found.items():
+                assert torch.equal(scales[how][..., i, columns], expected)
+        for how, scale in scales.items():
             normalised = weight / grid.expand_columns(scale)
             assert normalised.abs().max().item() <= 1.0
-            if how == "column":  # each column of each tile fills its range, or is empty
+            if how == "column":  # Each column of each tile fills its range, or is empty.
                 full = grid.column_amax(normalised)
                 assert bool(((full == 1.0) | (full == 0.0)).all())
 
 
 @every_grid
 def test_positions_and_counts(grid: TileGrid) -> None:
-    """1 - (1 - j/n)^2, j the row's index inside its tile."""
+    """The factor is 1 - (1 - j/n)^2; j is the row's index inside its tile."""
     position, count = grid.row_position(torch.zeros(1).double()), grid.row_count(torch.zeros(1))
     at = 0
     for n in grid.rows:
@@ -211,8 +212,11 @@ def test_a_matrix_of_another_shape_is_an_error() -> None:
 
 
 def test_what_was_mapped_in_inference_mode_can_be_trained() -> None:
-    """Index tensors are kept between calls; autograd refuses those made for inference only."""
-    grid = TileGrid((13, 12), (11, 10))  # a grid of this test's own
+    """Index tensors are stored between calls.
+
+    Autograd refuses those that were made in inference mode.
+    """
+    grid = TileGrid((13, 12), (11, 10))  # This grid is used by this test alone.
     with torch.inference_mode():
         grid.expand_columns(grid.expand_tiles(torch.ones(2, 2)))
     values = torch.ones(2, 2, requires_grad=True)
@@ -240,7 +244,7 @@ def test_grid_keeps_dtype_and_device() -> None:
 
 @pytest.mark.parametrize(("out_features", "in_features"), [(700, 1152), (513, 1025), (10, 64)])
 def test_tiles_are_aihwkits(out_features: int, in_features: int) -> None:
-    """A layer of aihwkit with our config: the same tiles, scales and normalised weights."""
+    """A layer of aihwkit with our config has the same tiles, scales and normalised weights."""
     layer = torch.nn.Linear(in_features, out_features)
     with torch.no_grad():
         layer.weight[1].zero_()
@@ -259,7 +263,7 @@ def test_tiles_are_aihwkits(out_features: int, in_features: int) -> None:
         assert their_weight.shape == normalised[columns, rows].shape
         torch.testing.assert_close(their_weight, normalised[columns, rows], rtol=1e-6, atol=1e-7)
         their_scale = tile.get_mapping_scales()
-        used = weight[columns, rows].abs().amax(1) > 0  # of an empty column any scale will do
+        used = weight[columns, rows].abs().amax(1) > 0  # For an empty column any scale will do.
         torch.testing.assert_close(their_scale[used], scale[i, columns][used], rtol=1e-6, atol=0.0)
 
 
@@ -290,9 +294,9 @@ def test_eight_bits_are_254_steps() -> None:
 
 
 def test_halves_go_to_even() -> None:
-    """In steps of a grid of 2 bits, bound 1: -1, 0, 1."""
+    """The steps are those of a grid of 2 bits with bound 1: -1, 0, 1."""
     steps = torch.tensor([0.5, 1.5, 2.5, 3.5, -0.5, -1.5, -2.5])
-    got = quantised(steps, 5, 15.0)  # one unit a step
+    got = quantised(steps, 5, 15.0)  # A step is one unit.
     assert got.tolist() == [0.0, 2.0, 2.0, 4.0, 0.0, -2.0, -2.0]
 
 
@@ -338,7 +342,7 @@ def test_a_pair_goes_both_ways(values: list[float], us_per_unit: float) -> None:
     pair = to_pair(weight, us_per_unit)
     assert pair.shape == (2, 1, len(values))
     assert bool((pair >= 0.0).all())
-    assert not (pair[0] * pair[1]).any()  # one of the two is at 0
+    assert not (pair[0] * pair[1]).any()  # One of the two is at 0.
     torch.testing.assert_close(pair[0] - pair[1], weight * us_per_unit)
     torch.testing.assert_close(from_pair(pair, us_per_unit), weight, rtol=1e-14, atol=1e-300)
 
@@ -348,5 +352,5 @@ def test_pairs_broadcast_over_chips_and_scales() -> None:
     pair = to_pair(weight, scale)
     assert pair.shape == (3, 2, 4, 5)
     torch.testing.assert_close(from_pair(pair, scale), weight)
-    noisy = pair.expand(6, 3, 2, 4, 5) + 1.0  # common to both legs: it cancels
+    noisy = pair.expand(6, 3, 2, 4, 5) + 1.0  # The offset is common to both legs, so it cancels.
     torch.testing.assert_close(from_pair(noisy, scale), weight.expand(6, 3, 4, 5))

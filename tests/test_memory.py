@@ -36,9 +36,9 @@ CPU = torch.device("cpu")
 
 
 def live_bytes() -> int:
-    """Bytes of all tensors that Python knows of, each storage once.
+    """Return the bytes of all tensors that Python knows, each storage once.
 
-    Those of torch.compile, which have a shape and no memory, are none.
+    Tensors of torch.compile that have a shape and no memory do not count.
     """
     gc.collect()
     tensors = [
@@ -51,7 +51,7 @@ def live_bytes() -> int:
 
 
 def net_bytes(run: Callable[[], object]) -> int:
-    """Bytes that `run` took from torch's allocator on the CPU and did not give back."""
+    """Return the bytes that `run` took from torch's allocator on the CPU and did not give back."""
     gc.collect()
 
     def whole() -> None:
@@ -62,7 +62,10 @@ def net_bytes(run: Callable[[], object]) -> int:
 
 
 def by_attribute(model: nn.Module) -> dict[str, float]:
-    """Attribute -> bytes of its storages, over those of the weights on tiles; the largest first."""
+    """Return the bytes of each attribute's storages, largest first.
+
+    They are relative to the bytes of the weights on tiles.
+    """
     whole = matrix_bytes(model)
     shares: dict[str, float] = {}
     for path, size in held_by(model).items():
@@ -76,7 +79,7 @@ def by_attribute(model: nn.Module) -> dict[str, float]:
 
 
 class Holder(nn.Module):
-    """Holds the same tensors in every way there is."""
+    """A module that holds the same tensors in every way there is."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,13 +110,13 @@ def test_held_bytes_are_what_a_converted_model_keeps_alive() -> None:
     """Python's own list of tensors agrees, at every stage."""
     work = small()
     works_before = live_bytes()
-    found = []
+    counts = []
     for stage, model in memory.stages(work, rasch2023):
-        found.append((stage, live_bytes() - works_before, held_bytes(model)))
-    shared = 20_000  # caches of positions and indices, shared by all layers of a size
-    for stage, alive, held in found:
+        counts.append((stage, live_bytes() - works_before, held_bytes(model)))
+    shared = 20_000  # Caches of positions and indices are shared by all layers of a size.
+    for stage, alive, held in counts:
         assert 0 <= alive - held <= shared, stage
-    assert found[2][2] > 500_000
+    assert counts[2][2] > 500_000
 
 
 def test_peak_is_the_most_at_once() -> None:
@@ -131,7 +134,7 @@ def test_peak_is_the_most_at_once() -> None:
     assert sum(events(run)) == 0
     held = [torch.zeros(250_000)]
 
-    def replace() -> None:  # what was there before is taken back first
+    def replace() -> None:  # What was there before is freed first.
         held.clear()
         held.append(torch.zeros(250_000))
 
@@ -139,16 +142,16 @@ def test_peak_is_the_most_at_once() -> None:
 
 
 def test_net_bytes_see_what_stays() -> None:
-    kept: list[Tensor] = []
+    alive: list[Tensor] = []
     assert net_bytes(lambda: torch.zeros(1000) + 1) == 0
-    assert net_bytes(lambda: kept.append(torch.zeros(1000))) == 4000
+    assert net_bytes(lambda: alive.append(torch.zeros(1000))) == 4000
 
 
 # --- bounds ---------------------------------------------------------------------------------------
 
 
 def small() -> Work:
-    """A wide layer after a narrow one, in several tiles both ways."""
+    """Return work on a wide layer after a narrow one, in several tiles both ways."""
     model = nn.Sequential(linear(96, 520), nn.ReLU(), linear(520, 530, seed=1)).eval()
     return Work("small", model, "rows", 4, lambda n: random(n, 96), lambda n: random(n), "wrn16")
 
@@ -163,18 +166,25 @@ def one_bert_layer() -> Work:
     ids=["linear", "wrn", "lstm", "bert"],
 )
 def test_what_a_model_adds_to_its_weights_is_bounded(build: Callable[[], Work]) -> None:
-    """At most 1.5 times the weights before programming, 4 times after; see `memory`."""
+    """It adds at most 1.5 times the weights before programming.
+
+    After programming it is at most 4 times; see `memory`.
+    """
     work = build()
     work.size = min(work.size, 2)
     model = None
     for stage, model in memory.stages(work, rasch2023):
         bound = memory.BOUNDS[stage]
         assert memory.added(model) <= bound, f"{stage}: {by_attribute(model)}"
-    assert model is not None and memory.added(model) < 0.05  # restored: scales and ranges only
+    # A restored model has scales and ranges only.
+    assert model is not None and memory.added(model) < 0.05
 
 
 def test_a_chip_counts_its_conductances_exponents_and_held_weights() -> None:
-    """The least that a chip needs; a count that missed one of them would pass every bound."""
+    """A chip needs at least these.
+
+    A count that missed one of them would pass every bound.
+    """
     stages = memory.added_by_stage(small(), rasch2023)
     assert stages[memory.CONVERTED] < 0.05
     assert stages[memory.PROGRAMMED] >= 3.0
@@ -193,7 +203,7 @@ def test_digital_parts_are_not_counted_as_added() -> None:
 
 
 def programmed_again(model: nn.Module, x: Tensor, first: int, count: int) -> None:
-    """`count` chips, each drifted and used."""
+    """Program `count` chips; drift and use each."""
     with torch.no_grad():
         for seed in range(first, first + count):
             program(model, seed)
@@ -210,22 +220,22 @@ def test_a_thousand_programmings_leave_nothing_behind() -> None:
     programmed_again(model, x, 3, 1000)
     assert held_bytes(model) == held
     assert live_bytes() == alive
-    # the allocator's own account, of tensors that Python does not see too
-    net_bytes(lambda: programmed_again(model, x, 2000, 1))  # from here on it knows the chip
+    # This is the allocator's own account, which counts tensors that Python does not see too.
+    net_bytes(lambda: programmed_again(model, x, 2000, 1))  # From here on it knows the chip.
     assert net_bytes(lambda: programmed_again(model, x, 3000, 40)) == 0
 
 
 def test_a_leak_would_be_seen() -> None:
-    """The same counts on a layer that keeps one number of every programming."""
+    """The same counts find a layer that keeps one number of every programming."""
     model = convert(nn.Sequential(linear(24, 16)), rasch2023).eval()
     x = random(3, 24)
     calibrate(model, [x])
-    kept: list[Tensor] = []
+    leaked: list[Tensor] = []
 
     def leaking(first: int, count: int) -> None:
         for seed in range(first, first + count):
             programmed_again(model, x, seed, 1)
-            kept.append(torch.zeros(1))
+            leaked.append(torch.zeros(1))
 
     programmed_again(model, x, 0, 3)
     alive = live_bytes()
@@ -239,7 +249,7 @@ def test_a_leak_would_be_seen() -> None:
 
 
 def chip_bytes(n_in: int, n_out: int, tile: int, used: bool) -> int:
-    """Bytes that a programmed layer holds, drifted and, where `used`, after a product."""
+    """Return the bytes that a programmed and drifted layer holds; if `used`, after a product."""
     preset = rasch2023.change(max_rows=tile, max_columns=tile, why="tiles of another size")
     model = convert(nn.Sequential(linear(n_in, n_out, bias=False)), preset).eval()
     x = random(2, n_in)
@@ -254,30 +264,37 @@ def chip_bytes(n_in: int, n_out: int, tile: int, used: bool) -> int:
 
 @pytest.mark.parametrize("used", [False, True], ids=["drifted", "used"])
 def test_a_chip_grows_linearly_with_its_width(used: bool) -> None:
-    """Equal steps of width cost equal bytes, to 1 %: no term that grows faster, none that leaps."""
+    """Equal steps of width cost equal bytes, to 1 %.
+
+    So no term grows faster, and none makes a jump.
+    """
     widths = [64, 128, 192, 256, 320]
     sizes = [chip_bytes(128, width, 64, used) for width in widths]
     steps = [b - a for a, b in zip(sizes, sizes[1:], strict=False)]
     assert max(steps) <= min(steps) * 1.01
-    assert min(steps) >= 4 * 4 * 64 * 128  # weights, conductances, exponents, what is held
+    assert min(steps) >= 4 * 4 * 64 * 128  # Weights, conductances, exponents, and held weights.
 
 
 @pytest.mark.parametrize("used", [False, True], ids=["drifted", "used"])
 def test_a_chip_grows_linearly_with_the_number_of_its_tiles(used: bool) -> None:
-    """Tiles of 64 x 64, more of them in both directions."""
+    """Tiles are 64 x 64, in both directions."""
     tiles = [(1, 1), (1, 2), (2, 2), (2, 4), (4, 4), (4, 8)]
     counts = [rows * columns for rows, columns in tiles]
     sizes = [chip_bytes(64 * rows, 64 * columns, 64, used) for rows, columns in tiles]
     each = [size / count for size, count in zip(sizes, counts, strict=True)]
-    # what a matrix has once (an index of its rows) is the less of each tile the more there are
+    # A matrix has some things once (an index of its rows); with more tiles, their part per tile
+    # shrinks.
     assert each[-1] <= each[0]
     assert each[-1] >= 4 * 4 * 64 * 64
 
 
 def test_smaller_tiles_of_the_same_matrix_cost_scales_only() -> None:
-    """A row of tiles more is a scale and a compensation factor a column, not a matrix more."""
-    one, many = chip_bytes(128, 128, 128, False), chip_bytes(128, 128, 32, False)
-    assert one < many < one * 1.1
+    """One more row of tiles adds no matrix.
+
+    It adds a scale and a compensation factor per column.
+    """
+    large, small = chip_bytes(128, 128, 128, False), chip_bytes(128, 128, 32, False)
+    assert large < small < large * 1.1
 
 
 def test_held_by_tells_where_bytes_are() -> None:

@@ -1,5 +1,7 @@
-"""Faults put into the native engine: the cross-check finds each, at the level and cell where it
-acts, and finds nothing without the fault."""
+"""Faults in the native engine: the cross-check finds each, at the level and cell where it acts.
+
+It finds nothing without the fault.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +37,17 @@ TIMES = (1.0, 86400.0, 3.2e8)
 
 
 def found(report: Report) -> set[tuple[str, str, str, float]]:
-    """(level, cell, quantity, t_inference or -1) of what is different."""
+    """Return (level, cell, quantity, t_inference or -1) of each row that is different."""
     rows = report.different.fillna({"t_inference": -1.0})
     columns = ("level", "cell", "quantity", "t_inference")
     return set(zip(*(rows[c] for c in columns), strict=True))
 
 
 def nothing_found(table: pd.DataFrame) -> bool:
-    """No difference, at the false-alarm rate of this suite: aihwkit's products follow no seed."""
+    """Return whether nothing is different, at the false-alarm rate of this suite.
+
+    Chance remains because aihwkit's products follow no seed.
+    """
     return bool(table["p_different"].min() > FALSE_ALARM)
 
 
@@ -50,7 +55,7 @@ def nothing_found(table: pd.DataFrame) -> bool:
 
 
 def devices(x: float, times: tuple[float, ...] = TIMES) -> Report:
-    """The device level at one target."""
+    """Return the report of the device level at one target."""
     return Report.of([device_findings(TwoEngines(presets.rasch2023), x, times, 60_000, 1)])
 
 
@@ -60,22 +65,22 @@ def clean(x: float) -> bool:
 
 
 def no_t0(g: Tensor, nu: Tensor, t: float, pcm: Any) -> Tensor:
-    """(t / t0)^-nu"""
+    """Return (t / t0)^-nu."""
     return g * (max(t, 1e-3) / pcm.t0_s) ** -nu
 
 
 def no_clip(g: Tensor, pcm: Any, eps: Tensor) -> Tensor:
-    """Programming noise without the lower limit of 0."""
+    """Return programming noise without the lower limit of 0."""
     return g + sigma_prog_us(g, pcm) * eps
 
 
 def redrawn(g: Tensor, nu: Tensor, t: float, pcm: Any) -> Tensor:
-    """New exponents at each time: those of other devices with the same target."""
+    """Return new exponents at each time, those of other devices with the same target."""
     return drifted(g, nu[..., torch.randperm(nu.shape[-1])], t, pcm)
 
 
 def noise_of_drifted(g: Tensor, g_prog: Tensor, t: float, pcm: Any, eps: Tensor) -> Tensor:
-    """Read noise from the drifted instead of the programmed conductance."""
+    """Return read noise of the drifted instead of the programmed conductance."""
     return read(g, g, t, pcm, eps)
 
 
@@ -108,7 +113,10 @@ def test_mutant_is_caught_at_the_device_level(name: str, monkeypatch: pytest.Mon
 def test_a_redrawn_exponent_is_caught_on_any_grid(
     times: tuple[float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two times are enough, however close; at time 0 nothing has drifted."""
+    """Two times are enough, however close.
+
+    At time 0 nothing has drifted.
+    """
     monkeypatch.setattr(device, "drifted", redrawn)
     expected = ("device", "g/g_max = 0.5", "exponent drawn anew", times[1])
     assert expected in found(devices(0.5, times))
@@ -116,13 +124,16 @@ def test_a_redrawn_exponent_is_caught_on_any_grid(
 
 
 def test_read_noise_of_the_target_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Q of the target instead of the programmed conductance: at the device of target 0, whose Q is
-    then the largest for all."""
+    """Q of the target instead of the programmed conductance is found.
+
+    It is found at the device of target 0, whose Q is then the largest for all.
+    """
     targets: dict[int, tuple[Tensor, Tensor]] = {}
 
     def remembered(g: Tensor, pcm: Any, eps: Tensor) -> Tensor:
         result = programmed(g, pcm, eps)
-        targets[id(result)] = (result, g)  # the result is kept: its id stays its own
+        # The result is stored so that no other object gets its id.
+        targets[id(result)] = (result, g)
         return result
 
     def mutant(g: Tensor, g_prog: Tensor, t: float, pcm: Any, eps: Tensor) -> Tensor:
@@ -131,13 +142,15 @@ def test_read_noise_of_the_target_is_caught(monkeypatch: pytest.MonkeyPatch) -> 
     assert clean(0.0)
     monkeypatch.setattr(device, "programmed", remembered)
     monkeypatch.setattr(device, "read", mutant)
-    # only single devices: weights keep what they programmed in cells
+    # Only single devices have the fault: weights keep what they programmed in cells.
     assert ("device", "g/g_max = 0", "read sd", TIMES[0]) in found(devices(0.0))
 
 
 def test_netting_left_out_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two devices that drift each by themselves: the weight near 0 differs, no single device does,
-    nor weights that are meant to be read so."""
+    """Two devices that drift each by themselves change the weight near 0.
+
+    No single device differs, nor do weights that are meant to be read that way.
+    """
     real = device.Native
 
     def unnetted(preset: Any, netted: bool, *rest: Any) -> Any:
@@ -151,7 +164,10 @@ def test_netting_left_out_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_noise_on_the_signed_weight_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device with target 0 gets no noise: weights programmed near 0 spread less."""
+    """Weights programmed near 0 spread less.
+
+    The fault is that the device with target 0 gets no noise.
+    """
     real = cells.program_cells
 
     def mutant(weight: Tensor, grid: Any, pcm: Any, eps: Tensor, nu: Tensor) -> cells.Cells:
@@ -174,14 +190,17 @@ SHAPES = {64: (150, 48), 512: (1152, 8)}
 
 @functools.cache
 def the_layer(most: int) -> tuple[capture.Layer, Preset]:
-    """Three even row tiles; inputs of one sign, as behind a ReLU, load the wires."""
+    """Return a layer of three even row tiles.
+
+    Its inputs have one sign, as behind a ReLU, and load the wires.
+    """
     preset = presets.rasch2023
     if preset.crossbar.max_rows != most:
         preset = preset.change(max_rows=most, why="several row tiles of a small layer, in tests")
     rows, outputs = SHAPES[most]
     model = nn.Sequential(linear(rows, outputs, bias=False)).eval()
     with torch.no_grad():
-        # outer rows are smaller: a scale for all row tiles is wrong for some
+        # Outer rows are smaller, so one scale for all row tiles is wrong for some.
         model[0].weight[:, : rows // 3] *= 0.3
     batches = [random(512, rows, seed=3).abs()]
     native = convert(model, preset)
@@ -202,7 +221,7 @@ def layer_clean(most: int) -> bool:
 
 
 class Uneven(TileGrid):
-    """Row tiles as large as they may be, the rest on the last: 512 + 512 + 128."""
+    """Row tiles as large as possible, the rest on the last: 512 + 512 + 128."""
 
     @staticmethod
     def of(out_features: int, in_features: int, spec: Any, groups: int = 1) -> TileGrid:
@@ -216,24 +235,24 @@ row_position = TileGrid.row_position
 
 
 def without_noise(weight: Tensor, *_: Any) -> Tensor:
-    """A readout of the weights as they are: no noise floor."""
+    """Return a readout of the weights without noise: it has no noise floor."""
     return weight
 
 
 def backwards(self: TileGrid, like: Tensor) -> Tensor:
-    """Positions on the wire of each tile counted from its other end."""
+    """Return positions on the wire of each tile counted from its other end."""
     parts = torch.split(row_position(self, like), list(self.rows))
     return torch.cat([part.flip(0) for part in parts])
 
 
 def one_scale(weight: Tensor, grid: TileGrid, weight_scaling: str) -> Tensor:
-    """A column's scale of all its row tiles together."""
+    """Return one scale per column for all its row tiles."""
     scale = mapping.column_scales(weight, grid, weight_scaling)
     return scale.amax(0, keepdim=True).expand_as(scale).clone()
 
 
 def a_batch(values: Tensor) -> Tensor:
-    """One draw for all products of a call."""
+    """Return one draw for all products of a call."""
     return torch.randn(values.shape[1:], dtype=values.dtype).expand_as(values).clone()
 
 
@@ -263,7 +282,7 @@ LAYER_MUTANTS: dict[str, tuple[Any, str, Any, int, set[tuple[str, float]]]] = {
 
 @pytest.mark.parametrize("name", LAYER_MUTANTS)
 def test_mutant_is_caught_at_the_layer_level(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a clean run of the same level found nothing."""
+    """A clean run of the same level found nothing before."""
     module, law, mutant, most, expected = LAYER_MUTANTS[name]
     assert layer_clean(most)
     monkeypatch.setattr(module, law, mutant)

@@ -1,5 +1,4 @@
-"""The native product against a float64 re-implementation, its noise against closed forms, its
-gradients against the formulas."""
+"""The native product against a float64 re-implementation, noise against closed forms, gradients."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from tests.stats import assert_mean, assert_sd
 
 DOUBLE = torch.float64
 
-# --- the product, written once more ---
+# --- a second version of the product ---
 
 
 def slices(sizes: tuple[int, ...]) -> list[slice]:
@@ -35,7 +34,10 @@ def rounded(values: Tensor, bits: int | None, bound: float) -> Tensor:
 
 
 def tile_product(x: Tensor, w: Tensor, spec: CrossbarSpec) -> Tensor:
-    """`[samples, n]` in [-1, 1] on a tile `[out, n]`, without noise: rasch2023 SI Table 1."""
+    """Return the product of `[samples, n]` in [-1, 1] with a tile `[out, n]`, without noise.
+
+    Source: rasch2023 SI Table 1.
+    """
     n = w.shape[1]
     x = rounded(x.clamp(-1.0, 1.0), spec.dac_bits, 1.0)
     y = x @ w.T
@@ -48,7 +50,7 @@ def tile_product(x: Tensor, w: Tensor, spec: CrossbarSpec) -> Tensor:
 
 
 def layer_product(x: Tensor, matrix: Matrix, alpha: Tensor) -> Tensor:
-    """`[samples, in]` to `[samples, out]`: tile by tile, summed digitally; no bias."""
+    """Return `[samples, out]` of `[samples, in]`: tile by tile, summed digitally, no bias."""
     grid, weight = matrix.grid, matrix.effective_weight().double()
     ranges = matrix.input_ranges()
     assert ranges is not None
@@ -63,7 +65,7 @@ def layer_product(x: Tensor, matrix: Matrix, alpha: Tensor) -> Tensor:
 
 
 def set_ranges(matrix: Matrix, x: Tensor, same: bool) -> None:
-    """Ranges that clip some inputs; where not `same`, other ones for every tile."""
+    """Set ranges that clip some inputs; unless `same`, a different one for every tile."""
     rows, columns = len(matrix.grid.rows), len(matrix.grid.columns)
     factor = torch.ones(rows, columns, dtype=DOUBLE)
     if not same:
@@ -74,7 +76,7 @@ def set_ranges(matrix: Matrix, x: Tensor, same: bool) -> None:
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(700, 600), (8, 700)),
     "one tile": (lambda: nn.Linear(50, 30), (8, 50)),
-    # 57 * 9 = 513 rows lie on 257 + 256: the second tile begins inside a channel
+    # 57 * 9 = 513 rows lie on 257 + 256, so the second tile begins inside a channel.
     "conv": (lambda: nn.Conv2d(57, 520, 3, padding=1, stride=2), (2, 57, 5, 6)),
     "groups": (lambda: nn.Conv2d(2 * 57, 2 * 520, 3, groups=2), (2, 114, 4, 5)),
     "three dimensions": (
@@ -85,7 +87,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def windows(x: Tensor, conv: nn.Module) -> Tensor:
-    """`[batch, channels, *space]` to `[batch, positions, channels, kernel]`, by indices."""
+    """Map `[batch, channels, *space]` to `[batch, positions, channels, kernel]`, by indices."""
     assert isinstance(conv, nn.Conv1d | nn.Conv2d | nn.Conv3d)
     pad = [int(p) for p in reversed(conv.padding) for _ in (0, 1)]  # type: ignore[arg-type]
     x = functional.pad(x, pad)
@@ -115,11 +117,11 @@ def check_against_naive(model: nn.Module, analog: nn.Module, x: Tensor, alpha: T
     groups = matrix.grid.groups
     outs = []
     for group, part in enumerate(rows.chunk(groups, dim=2)):
-        # the same rows for every group, the columns of one at a time
+        # Every group gets the same rows; the columns of one group are taken.
         y = layer_product(part.flatten(2).flatten(0, 1), matrix, alpha)
         outs.append(y.chunk(groups, dim=1)[group])
-    wanted = (torch.cat(outs, dim=1) + bias).view(*rows.shape[:2], -1).transpose(1, 2)
-    assert_close(got, wanted.reshape(got.shape), "convolution", 1e-12)
+    expected = (torch.cat(outs, dim=1) + bias).view(*rows.shape[:2], -1).transpose(1, 2)
+    assert_close(got, expected.reshape(got.shape), "convolution", 1e-12)
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -127,7 +129,7 @@ def check_against_naive(model: nn.Module, analog: nn.Module, x: Tensor, alpha: T
 @pytest.mark.parametrize("case", LAYERS)
 @torch.no_grad()
 def test_product_equals_naive(case: str, held: bool, same: bool) -> None:
-    """DAC, IR drop, ADC, column scales, learned scales, compensation, on all tiles."""
+    """DAC, IR drop, ADC, column scales, learned scales and compensation act on all tiles."""
     make, shape = LAYERS[case]
     torch.manual_seed(0)
     model, x = make().double().eval(), random(*shape, dtype=DOUBLE)
@@ -147,16 +149,17 @@ def test_product_equals_naive(case: str, held: bool, same: bool) -> None:
 @pytest.mark.parametrize("without", [{"dac_bits": None}, {"adc_bits": None}, {"ir_drop": 0.0}])
 @torch.no_grad()
 def test_naive_product_sees_every_part(without: dict[str, object]) -> None:
-    """Power of the test above: each part left out alone is found."""
+    """This is the power of the test above: each part left out alone is found."""
     model, x = linear(700, 600).double().eval(), random(8, 700, dtype=DOUBLE)
     preset = QUIET.change(ir_drop=30.0, out_bound=4.0, why="as above")
     analog = convert(model, preset.change(**without, why="test"))
     set_ranges(only(analog), x, same=True)
-    only(analog).preset = preset  # the naive product's; the layer's product has the other one
-    wanted = layer_product(x, only(analog), only(analog).alpha()) + model.bias
+    # This preset is for the naive product; the layer's product has the other one.
+    only(analog).preset = preset
+    expected = layer_product(x, only(analog), only(analog).alpha()) + model.bias
     only(analog).preset = preset.change(**without, why="test")
     with pytest.raises(AssertionError):
-        assert_close(analog(x), wanted, "linear", 1e-4)
+        assert_close(analog(x), expected, "linear", 1e-4)
 
 
 @torch.no_grad()
@@ -178,7 +181,10 @@ def test_training_without_ir_drop_only_there() -> None:
 
 
 def noisy(preset: Preset, n_in: int = 600, n_out: int = 64, samples: int = 4096) -> Tensor:
-    """Errors of many products of one input in units of the closed form's sd, `[samples, out]`."""
+    """Return errors of many products of one input, `[samples, out]`.
+
+    They are in units of the closed form's sd.
+    """
     model, x = linear(n_in, n_out).eval(), random(1, n_in)
     analog = convert(model, preset)
     matrix = only(analog)
@@ -206,12 +212,15 @@ NOISES = {
 
 @pytest.mark.parametrize("kind", NOISES)
 def test_noise_has_the_variance_of_the_law(kind: str) -> None:
-    """Both sources, on two row tiles; samples and outputs are independent of each other."""
+    """Both sources act, on two row tiles.
+
+    Samples and outputs are independent of each other.
+    """
     smooth = {"dac_bits": None, "adc_bits": None, "ir_drop": 0.0}
     z = noisy(rasch2023.change(**smooth, **NOISES[kind], why="noise alone"))
     assert z.shape == (4096, 64)
     assert_sd(z, 1.0, "noise")
-    # sums of pairs have twice the variance only where the pair is not correlated
+    # Sums of pairs have twice the variance only if the pair is not correlated.
     assert_sd((z[:, ::2] + z[:, 1::2]) / 2**0.5, 1.0, "pairs of outputs")
     assert_sd((z[::2] + z[1::2]) / 2**0.5, 1.0, "pairs of samples")
     assert_sd((z[:2048] + z[2048:]) / 2**0.5, 1.0, "pairs of distant samples")
@@ -219,7 +228,10 @@ def test_noise_has_the_variance_of_the_law(kind: str) -> None:
 
 
 def test_noise_of_a_convolution_has_the_variance_of_the_law() -> None:
-    """Read noise of each position from its own window, grouped, on the shared-range path."""
+    """Each position's read noise comes from its own window.
+
+    The convolution is grouped and takes the path of shared ranges.
+    """
     preset = rasch2023.change(dac_bits=None, adc_bits=None, ir_drop=0.0, why="noise alone")
     model, x = nn.Conv2d(4, 6, 3, groups=2, padding=1).eval(), random(1, 4, 8, 8)
     analog = convert(model, preset)
@@ -251,13 +263,16 @@ def test_noise_follows_the_default_generator() -> None:
 
 
 def spec_of(**fields: object) -> TrainingSpec:
-    """The paper's recipe for the LSTM with other fields."""
+    """Return the paper's recipe for the LSTM with other fields."""
     return HWATraining.for_(rasch2023, "lstm").override(**fields).spec
 
 
 @pytest.mark.parametrize("injected", [False, True])
 def test_gradients_follow_the_formulas(injected: bool) -> None:
-    """Backward is the transpose product with the forward weights, without DAC, IR drop, noise."""
+    """Backward is the transpose product with the forward weights.
+
+    It has no DAC, IR drop or noise.
+    """
     preset = rasch2023.change(out_bound=2.0, ir_drop=30.0, why="so that outputs saturate")
     model = linear(40, 30).double()
     analog = convert(model, preset).train()
@@ -326,7 +341,7 @@ def test_ranges_of_column_tiles_have_gradients_of_their_own() -> None:
     weight = analog.weight.detach()  # type: ignore[union-attr]
     for i, rows in enumerate(slices((20, 20))):
         for j, columns in enumerate(slices((10, 10, 10))):
-            for_x = upstream[:, columns] @ weight[columns, rows]  # nothing saturates
+            for_x = upstream[:, columns] @ weight[columns, rows]  # Nothing saturates.
             above = (for_x * (x[:, rows] >= 1.0)).clamp(max=0.0).sum()
             below = (for_x * (x[:, rows] <= -1.0)).clamp(min=0.0).sum()
             got = matrix.input_range.grad[i, j]  # type: ignore[attr-defined]
@@ -334,7 +349,10 @@ def test_ranges_of_column_tiles_have_gradients_of_their_own() -> None:
 
 
 def test_a_held_chip_passes_gradients_to_inputs_only() -> None:
-    """The input gradient is the product with what the crossbar holds, alpha included."""
+    """The input gradient is the product with the held weights.
+
+    It includes alpha.
+    """
     preset = QUIET.change(dac_bits=None, adc_bits=None, ir_drop=0.0, why="a linear product")
     analog = convert(linear(40, 30).double(), preset).eval()
     matrix = only(analog)
@@ -344,6 +362,6 @@ def test_a_held_chip_passes_gradients_to_inputs_only() -> None:
     drift(analog, 3600.0)
     upstream = random(7, 30, seed=7, dtype=DOUBLE)
     (analog(x) * upstream).sum().backward()
-    wanted = (upstream * matrix.alpha()[0]) @ matrix.effective_weight()
-    assert_close(x.grad, wanted, "input gradient", 1e-12)  # type: ignore[arg-type]
+    expected = (upstream * matrix.alpha()[0]) @ matrix.effective_weight()
+    assert_close(x.grad, expected, "input gradient", 1e-12)  # type: ignore[arg-type]
     assert analog.weight.grad is None  # type: ignore[union-attr]

@@ -1,5 +1,8 @@
-"""What a native layer does at the edges of its use: no inputs, second-order gradients, layers made
-in inference mode, weights of another precision."""
+"""Native layers at the edges of their use.
+
+These are no inputs, second-order gradients, layers made in inference mode, and weights of another
+precision.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from tests.test_native import spec_of
 
 TILED = rasch2023.change(max_rows=5, max_columns=3, why="several tiles")
 EMPTY: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...]]] = {
-    # layer, inputs that set its ranges, no inputs
+    # Each case has a layer, inputs that set its ranges, and no inputs.
     "vectors": (lambda: linear(7, 5), (8, 7), (0, 7)),
     "no sequences": (lambda: linear(7, 5), (8, 7), (0, 3, 7)),
     "sequences of nothing": (lambda: linear(7, 5), (8, 7), (3, 0, 7)),
@@ -38,45 +41,51 @@ EMPTY: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...]
 
 
 def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor | None]:
-    """By parameter, and of the inputs, behind a sum of the outputs."""
+    """Return the gradients of a sum of the outputs, by parameter and for the inputs."""
     x = x.clone().requires_grad_()
     model(x).sum().backward()
-    return {name: one.grad for name, one in model.named_parameters()} | {"x": x.grad}
+    return {name: parameter.grad for name, parameter in model.named_parameters()} | {"x": x.grad}
 
 
 @pytest.mark.parametrize("preset", [ideal, rasch2023, TILED], ids=["ideal", "rasch2023", "tiled"])
 @pytest.mark.parametrize("case", EMPTY)
 def test_no_inputs_give_no_outputs_and_gradients_of_zeros(case: str, preset: Preset) -> None:
-    """As of the digital layer, in evaluation, in training and on a chip."""
+    """The digital layer does the same.
+
+    This holds in evaluation, in training and on a chip.
+    """
     make, some, none = EMPTY[case]
     model, x = make(), torch.zeros(none)
-    wanted = model(x).shape
+    expected = model(x).shape
     digital = gradients(model, x)
     analog = convert(model, preset).eval()
     calibrate(analog, [random(*some)])
     only(analog).prepare_training(spec_of(learn_input_ranges=True, learn_out_scales=True))
     with torch.no_grad():
-        assert analog(x).shape == wanted
+        assert analog(x).shape == expected
     for training in (False, True):
         analog.train(training).zero_grad()
-        assert analog(x).shape == wanted
-        found = gradients(analog, x)
+        assert analog(x).shape == expected
+        slopes = gradients(analog, x)
         for name, value in digital.items():
-            got = found.pop(name)
+            got = slopes.pop(name)
             assert got is not None and value is not None and torch.equal(got, value), name
         for name, parameter in analog.named_parameters():
-            if parameter.requires_grad and name in found:
-                got = found[name]
+            if parameter.requires_grad and name in slopes:
+                got = slopes[name]
                 assert got is not None and torch.equal(got, torch.zeros_like(parameter)), name
     program(analog.eval(), 1)
     drift(analog, 3600.0)
-    assert analog(x).shape == wanted
+    assert analog(x).shape == expected
     got = gradients(analog, x)["x"]
     assert got is not None and torch.equal(got, x)
 
 
 def test_no_inputs_start_no_range() -> None:
-    """In training the first batch with inputs does; without one, evaluation is an error still."""
+    """In training the first batch with inputs starts it.
+
+    Without such a batch, evaluation is still an error.
+    """
     analog = convert(linear(12, 5), QUIET).train()
     matrix = only(analog)
     assert isinstance(matrix, Crossbar)
@@ -99,7 +108,10 @@ def test_no_inputs_start_no_range() -> None:
 @pytest.mark.parametrize("layer", ["0", "2"])
 @pytest.mark.parametrize("preset", [QUIET, ideal.change(out_noise=1e-7, why="test")], ids=str)
 def test_second_order_gradients_are_an_error(preset: Preset, layer: str, how: str) -> None:
-    """Of whatever weights, however they are asked for: never a wrong number."""
+    """There is never a wrong number.
+
+    This holds for all weights and all ways to ask for the gradients.
+    """
     analog, x = convert(mlp(), preset), random(4, 12)
     calibrate(analog, [x])
     x.requires_grad_()
@@ -113,7 +125,7 @@ def test_second_order_gradients_are_an_error(preset: Preset, layer: str, how: st
 
 
 def test_second_order_gradients_behind_a_digital_layer_are_an_error() -> None:
-    """Whose own part of them alone would be a wrong number."""
+    """Its own part alone would be a wrong number."""
     model = nn.Sequential(linear(12, 16), nn.Tanh(), linear(16, 5, seed=2))
     analog, x = convert(model, QUIET, exclude=["0"]), random(4, 12)
     calibrate(analog, [x])
@@ -124,8 +136,10 @@ def test_second_order_gradients_behind_a_digital_layer_are_an_error() -> None:
 
 
 def test_a_graph_of_gradients_leaves_them_as_they_are() -> None:
-    """Equal with create_graph=True and without, and the second order is there where the periphery
-    changes nothing."""
+    """Gradients are equal with and without create_graph=True.
+
+    The second order exists if the periphery changes nothing.
+    """
     analog, x = convert(mlp(), QUIET), random(4, 12)
     calibrate(analog, [x])
     for matrix in (analog[0].crossbar, analog[2].crossbar):  # type: ignore[union-attr]
@@ -137,14 +151,14 @@ def test_a_graph_of_gradients_leaves_them_as_they_are() -> None:
         torch.autograd.grad(analog(x).square().sum(), leaves, create_graph=create)
         for create in (False, True)
     )
-    for one, other in zip(plain, graph, strict=True):
-        assert torch.equal(one, other)
-    found = []
+    for a, b in zip(plain, graph, strict=True):
+        assert torch.equal(a, b)
+    second_order = []
     for model in (mlp(), convert(mlp(), ideal)):
         (slope,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
         weight = model.get_parameter("0.weight")
-        found.append(torch.autograd.grad(slope.square().sum(), [weight])[0])
-    assert_close(found[1], found[0], "second order")
+        second_order.append(torch.autograd.grad(slope.square().sum(), [weight])[0])
+    assert_close(second_order[1], second_order[0], "second order")
 
 
 # --- inference mode -------------------------------------------------------------------------------
@@ -158,8 +172,10 @@ def test_a_graph_of_gradients_leaves_them_as_they_are() -> None:
 def test_a_model_made_in_inference_mode(
     make: Callable[[], nn.Module], shape: tuple[int, ...]
 ) -> None:
-    """Converted, calibrated and programmed in it, it is the same chip, and its analog layers train
-    outside of it."""
+    """A model converted, calibrated and programmed in it is the same chip.
+
+    Its analog layers train outside of it.
+    """
 
     def first(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
         return outputs[0] if isinstance(outputs, tuple) else outputs
@@ -190,7 +206,10 @@ def test_a_model_made_in_inference_mode(
 def test_a_precision_taken_after_the_conversion(
     preset: Preset, dtype: torch.dtype, tmp_path: Path
 ) -> None:
-    """It is the error that it is before; back in float32 everything works again."""
+    """It is the same error as before the conversion.
+
+    Back in float32 everything works again.
+    """
     x = random(4, 12)
     analog = convert(mlp(), preset).eval()
     calibrate(analog, [x])

@@ -1,4 +1,4 @@
-"""Compiled passes: the eager numbers where there is no noise, and a generator that is Gaussian."""
+"""Compiled passes: they give the eager numbers without noise, and their generator is Gaussian."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DRAWS = 10_000_000
 
 @pytest.fixture(scope="module")
 def z() -> Tensor:
-    """Ten calls' draws from the compiled pass, `[10, DRAWS / 10]`."""
+    """Return ten calls' draws from the compiled pass, `[10, DRAWS / 10]`."""
     torch.manual_seed(11)
     return torch.stack([drawn(DRAWS // 10) for _ in range(10)])
 
@@ -74,7 +74,10 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 @pytest.mark.parametrize("kind", LAYERS)
 @torch.no_grad()
 def test_without_noise_it_is_the_eager_pass(kind: str) -> None:
-    """To float error; the ADC may round one output in ten thousand to the neighbouring step."""
+    """Outputs agree to float error.
+
+    The ADC may round one output in ten thousand to the neighbouring step.
+    """
     make, shape = LAYERS[kind]
     x = random(*shape)
     for last in (x, x.to(memory_format=torch.channels_last)) if x.ndim == 4 else (x,):
@@ -82,13 +85,13 @@ def test_without_noise_it_is_the_eager_pass(kind: str) -> None:
             eager = model_of(make, out_noise=0.0, w_noise=0.0, adc_bits=adc)
             fast = copy.deepcopy(eager)
             compiled(fast)
-            wanted, got = eager(last), fast(last)
+            expected, got = eager(last), fast(last)
             if adc is None:
-                assert_close(got, wanted, kind, 1e-6)
+                assert_close(got, expected, kind, 1e-6)
             else:
-                off = (got - wanted).abs() > 1e-5 * wanted.abs().max()
+                off = (got - expected).abs() > 1e-5 * expected.abs().max()
                 assert float(off.float().mean()) <= 1e-4
-                assert float((got - wanted).abs().max()) < 0.02 * float(wanted.abs().max())
+                assert float((got - expected).abs().max()) < 0.02 * float(expected.abs().max())
 
 
 @needs_compiler
@@ -98,37 +101,40 @@ def test_without_noise_it_is_the_eager_pass(kind: str) -> None:
 def test_outputs_and_gradients_are_the_eager_ones(
     kind: str, apart: bool, last: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of inputs, weights, ranges with their decay and column scales; inputs and outputs clipped,
-    the batch in pieces, channels first and last in memory."""
+    """Gradients of inputs, weights, ranges and column scales agree.
+
+    Ranges have their decay; inputs and outputs are clipped, the batch is in pieces, and channels
+    are first and last in memory.
+    """
     monkeypatch.setattr(forward, "_PIECE", 1 << 10)
     eager, x = trainable(kind, apart)
     fast = copy.deepcopy(eager)
     compiled(fast)
     if last and x.ndim == 4:
         x = x.to(memory_format=torch.channels_last)
-    for wanted, got in zip(everything(eager, x), everything(fast, x), strict=True):
-        assert_close(got, wanted, kind, 1e-12)
+    for expected, got in zip(everything(eager, x), everything(fast, x), strict=True):
+        assert_close(got, expected, kind, 1e-12)
 
 
 @needs_compiler
 @torch.no_grad()
 def test_half_precision_side_products() -> None:
-    """IR drop in bfloat16: as the eager one, to the precision of that."""
+    """IR drop in bfloat16 equals the eager one, to the precision of bfloat16."""
     make, shape = LAYERS["linear"]
     smooth = {"out_noise": 0.0, "w_noise": 0.0, "adc_bits": None}
     x = random(*shape)
     eager = model_of(make, **smooth)
     lost = (eager(x) - model_of(make, **smooth, ir_drop=0.0)(x)).abs().max()
     side_precision(eager, torch.bfloat16)
-    wanted = eager(x)
+    expected = eager(x)
     compiled(eager)
-    assert 0.0 < float((eager(x) - wanted).abs().max() / lost) < 0.01
+    assert 0.0 < float((eager(x) - expected).abs().max() / lost) < 0.01
 
 
 @needs_compiler
 @torch.no_grad()
 def test_noise_has_the_sigma_of_the_law() -> None:
-    """Read noise and output noise together, after the IR drop's and without it."""
+    """Read noise and output noise act together, with the IR drop and without it."""
     weights, x = linear(400, 64).eval(), random(1, 400)
     for drop in (0.0, 1.0):
         preset = rasch2023.change(dac_bits=None, adc_bits=None, ir_drop=drop, why="noise alone")
@@ -150,20 +156,20 @@ def test_noise_has_the_sigma_of_the_law() -> None:
 def test_a_seed_repeats_the_numbers_on_any_number_of_threads() -> None:
     threads = torch.get_num_threads()
     try:
-        found = []
+        drawn_twice = []
         for count in (1, 2):
             torch.set_num_threads(count)
             torch.manual_seed(3)
-            found.append(drawn(100_003))
+            drawn_twice.append(drawn(100_003))
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(*found)
-    assert not torch.equal(found[0], drawn(100_003))
+    assert torch.equal(*drawn_twice)
+    assert not torch.equal(drawn_twice[0], drawn(100_003))
 
 
 @needs_compiler
 def test_compiled_draws_are_those_of_the_definition() -> None:
-    """At a length that leaves a remainder beside the vectors of any processor."""
+    """One length leaves a remainder beside any processor's vectors."""
     for n in (1, 7, 1031):
         torch.manual_seed(5)
         key = draws.new_key(torch.device("cpu"))
@@ -179,14 +185,20 @@ def test_mean_and_moments(z: Tensor) -> None:
     assert_mean(1.0 + z, 1.0)
     assert_sd(z, 1.0)
     flat = z.flatten().double()
-    for power, wanted, variance in ((1, 0, 1), (3, 0, 15), (4, 3, 96), (5, 0, 945), (6, 15, 10170)):
-        error = abs(float(flat.pow(power).mean()) - wanted)
+    for power, expected, variance in (
+        (1, 0, 1),
+        (3, 0, 15),
+        (4, 3, 96),
+        (5, 0, 945),
+        (6, 15, 10170),
+    ):
+        error = abs(float(flat.pow(power).mean()) - expected)
         assert error <= quantile() * (variance / DRAWS) ** 0.5, f"moment {power}"
 
 
 @needs_compiler
 def test_distance_from_the_normal_distribution(z: Tensor) -> None:
-    """Kolmogorov: P(sqrt(n) D > 2.69) = 1e-6; a sigma 2 % off is found."""
+    """Kolmogorov's P(sqrt(n) D > 2.69) is 1e-6; a sigma 2 % off is found."""
 
     def distance(values: Tensor) -> float:
         below = torch.special.ndtr(values.flatten().sort().values.double())
@@ -198,23 +210,23 @@ def test_distance_from_the_normal_distribution(z: Tensor) -> None:
 
 
 def test_uniform_numbers() -> None:
-    """Kolmogorov again, and independence of the normal numbers of another key."""
+    """Kolmogorov's test, and independence of the normal numbers of another key."""
     n = 1_000_000
     keys = draws.key_of(torch.device("cpu"), 1, ("a",), ("b",))
     index = torch.arange(n, dtype=torch.int32)
-    found = draws.uniform_at(keys[0], index)
-    assert float(found.min()) >= 0.0 and float(found.max()) < 1.0
-    ordered = found.double().sort().values
+    numbers = draws.uniform_at(keys[0], index)
+    assert float(numbers.min()) >= 0.0 and float(numbers.max()) < 1.0
+    ordered = numbers.double().sort().values
     rank = torch.arange(1, n + 1, dtype=torch.double) / n
     for values, same in ((ordered, True), (ordered * 0.98, False)):
         distance = torch.maximum((rank - values).abs(), (values - rank + 1 / n).abs()).max()
         assert (float(distance) * n**0.5 < 2.69) == same
-    assert correlated(found, draws.normal(keys[1], n)) < quantile()
+    assert correlated(numbers, draws.normal(keys[1], n)) < quantile()
 
 
 @needs_compiler
 def test_tails(z: Tensor) -> None:
-    """Counts beyond 3, 4 and 5 on either side."""
+    """The counts beyond 3, 4 and 5 on either side are right."""
     for limit in (3.0, 4.0, 5.0):
         share = NormalDist().cdf(-limit)
         low, high = binom.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], DRAWS, share)
@@ -225,7 +237,10 @@ def test_tails(z: Tensor) -> None:
 
 @needs_compiler
 def test_draws_are_independent(z: Tensor) -> None:
-    """Of neighbours at many distances in memory, and of calls, in sign, size and square."""
+    """Neighbours at many distances in memory are independent, and so are calls.
+
+    This holds for sign, size and square.
+    """
     flat = z.flatten()
     bound = quantile()
     for lag in (1, 2, 3, 8, 16, 64, 576, 1024, 4096, 1 << 16, 1 << 19):
@@ -237,7 +252,10 @@ def test_draws_are_independent(z: Tensor) -> None:
 
 @needs_compiler
 def test_related_keys_give_independent_draws() -> None:
-    """Keys that differ in one bit, each bit of both words, and small numbers."""
+    """Keys differ in one bit, each bit of both words.
+
+    Small numbers are keys too.
+    """
     base = torch.tensor([123456789, -987654321], dtype=torch.int32)
     first = draws.normal(base, 100_000)
     for word in (0, 1):
@@ -252,7 +270,7 @@ def test_related_keys_give_independent_draws() -> None:
 
 
 def correlated(a: Tensor, b: Tensor) -> float:
-    """The largest of three correlations, in standard errors: values, sizes, squares."""
+    """Return the largest of three correlations, in standard errors: values, sizes, squares."""
     worst = 0.0
     for first, second in ((a, b), (a.abs(), b.abs()), (a.square(), b.square())):
         first, second = first - first.mean(), second - second.mean()
@@ -261,7 +279,7 @@ def correlated(a: Tensor, b: Tensor) -> float:
     return worst
 
 
-# --- what it says ---------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
 
 
 def test_only_native_models_are_compiled() -> None:
@@ -279,19 +297,22 @@ def test_without_a_compiler_it_says_what_is_missing(monkeypatch: pytest.MonkeyPa
     try:
         with pytest.raises(CapabilityError, match=r"no compiler found.*C\+\+"):
             compiled(analog)
-        compiled(analog, False)  # needs none
+        compiled(analog, False)  # This needs no compiler.
     finally:
         kernels.check.cache_clear()
 
 
 def test_every_draw_is_the_inverse_normal_of_its_bits() -> None:
-    """Point by point against SciPy in double precision; both signs, far tails included."""
+    """Each point equals SciPy's in double precision.
+
+    Both signs and the far tails are included.
+    """
     key = torch.tensor([12345, -67890], dtype=torch.int32)
     bits = draws._mixed(draws._mixed(torch.arange(2_000_000, dtype=torch.int32) ^ key[0]) + key[1])
     p = ((bits & 0x7FFFFFFF).double() + 0.5) * 2.0**-31
-    wanted = -ndtri(p.numpy() / 2.0) * np.where(bits.numpy() < 0, -1.0, 1.0)
+    expected = -ndtri(p.numpy() / 2.0) * np.where(bits.numpy() < 0, -1.0, 1.0)
     got = draws.normal(key, len(bits)).double().numpy()
-    assert np.abs(wanted).max() > 4.5
-    far = np.abs(wanted) > 0.01  # nearer to 0 the float32 of 1 - p decides
-    assert np.abs(got[far] / wanted[far] - 1.0).max() < 2e-5
-    assert np.abs(got - wanted).max() < 1e-5
+    assert np.abs(expected).max() > 4.5
+    far = np.abs(expected) > 0.01  # Nearer to 0 the float32 of 1 - p decides.
+    assert np.abs(got[far] / expected[far] - 1.0).max() < 2e-5
+    assert np.abs(got - expected).max() < 1e-5

@@ -1,4 +1,4 @@
-"""Chips in compiled passes: the eager laws on given draws; a function of seed and time."""
+"""Chips in compiled passes: the eager laws for the same draws; a function of seed and time."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ SIGNED = next(rung.preset for rung in LADDER if rung.key == "read_noise")
 
 
 def drawn(matrix: Matrix, seed: int, shape: tuple[int, ...], *names: object) -> Tensor:
-    """The numbers of a stream, by the generator's definition."""
+    """Return the numbers of a stream, by the generator's definition."""
     key = draws.key_of(torch.device("cpu"), seed, names)[0]
     return draws.normal(key, math.prod(shape)).view(shape).to(matrix.column_scale().dtype)
 
 
 def by_eager_laws(matrix: Matrix, seed: int, name: str, t_s: float) -> dict[str, Tensor]:
-    """The chip that the same draws make: as programmed, and at `t_s`."""
+    """Return the chip that the same draws make: as programmed, and at `t_s`."""
     grid, preset, weight = matrix.grid, matrix.preset, matrix.normalised_weight()
     shapes, cells = cell_law.noise_shapes(grid, preset.pcm), tuple(weight.shape)
     if cell_law.netted(preset.pcm) and compiled_chip.suits(grid):
@@ -51,26 +51,30 @@ def by_eager_laws(matrix: Matrix, seed: int, name: str, t_s: float) -> dict[str,
     else:
         eps = drawn(matrix, seed, shapes[0], "program", name)
     eps_nu = drawn(matrix, seed, shapes[1], "exponent", name)
-    made = cell_law.program_cells(weight, grid, preset.pcm, eps, eps_nu)
-    held = cell_law.held_weight(made, grid)
-    state = tuple(made.conductance_us.shape)
+    device = cell_law.program_cells(weight, grid, preset.pcm, eps, eps_nu)
+    held = cell_law.held_weight(device, grid)
+    state = tuple(device.conductance_us.shape)
     eps = drawn(matrix, seed, state, "read", name, t_s)
-    now = cell_law.read_cells(made, grid, preset.pcm, t_s, eps)
+    now = cell_law.read_cells(device, grid, preset.pcm, t_s, eps)
     means = []
     for weights, when in ((held, "reference"), (now, t_s)):
         position, count = grid.row_position(weight), grid.row_count(weight)
         eps = drawn(matrix, seed, cells, "compensation", name, when)
         outputs = crossbar.identity_readout(weights, position, count, preset.crossbar, eps)
         means.append(compensation.readout(outputs, grid, preset.compensation))
-    found = {"conductance_us": made.conductance_us, "nu": made.nu, "us_per_unit": made.us_per_unit}
-    found |= {"programmed": held, "held": now}
+    chip = {
+        "conductance_us": device.conductance_us,
+        "nu": device.nu,
+        "us_per_unit": device.us_per_unit,
+    }
+    chip |= {"programmed": held, "held": now}
     if preset.compensation.drift_compensation in ("global", "per_column"):
-        found |= {"reference": means[0], "compensation": means[0] / means[1]}
-    return found
+        chip |= {"reference": means[0], "compensation": means[0] / means[1]}
+    return chip
 
 
 def chip_of_passes(model: nn.Module, seed: int, t_s: float) -> dict[str, dict[str, Tensor]]:
-    """By layer, the chip's tensors at `t_s`, and what it held before."""
+    """Return each layer's chip tensors at `t_s`, and the weights it held before."""
     program(model, seed, draw_on="compiled")
     matrices = matrices_of(model)
     before = {name: matrix.chip_state()["held"].clone() for name, matrix in matrices.items()}
@@ -90,7 +94,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "one input": lambda: linear(1, 30),
     "double precision": lambda: linear(300, 200).double(),
 }
-# what passes know, and what goes through eager laws with compiled draws
+# Devices that the passes know, and devices that go through eager laws with compiled draws.
 KINDS = {
     "hermes": (hermes, "even row tiles"),
     "by column": (rasch2023.change(drift_compensation="per_column", why="test"), "one tile"),
@@ -111,13 +115,13 @@ def assert_laws(layer: Callable[[], nn.Module], preset: Preset) -> None:
     matrix = only(analog)
     (name,) = matrices_of(analog)
     (got,) = chip_of_passes(analog, 5, HOUR).values()
-    wanted = by_eager_laws(matrix, 5, name, HOUR)
+    expected = by_eager_laws(matrix, 5, name, HOUR)
     if preset.compensation.drift_compensation == "global_exact_reference":
         clean = matrix.normalised_weight()
         reference = compensation.readout(clean, matrix.grid, preset.compensation)
         assert torch.equal(got["reference"], reference)
         assert "compensation" in got
-    for what, values in wanted.items():
+    for what, values in expected.items():
         assert_close(got[what], values, f"{preset}, {what}")
 
 
@@ -140,14 +144,14 @@ def test_oracle_is_the_eager_one() -> None:
     program(analog, 1, draw_on="compiled")
     drift(analog, HOUR)
     matrix = only(analog)
-    wanted = compensation.oracle(matrix.normalised_weight(), matrix.grid, matrix.preset.pcm, HOUR)
-    assert torch.equal(matrix.alpha(), wanted)
+    expected = compensation.oracle(matrix.normalised_weight(), matrix.grid, matrix.preset.pcm, HOUR)
+    assert torch.equal(matrix.alpha(), expected)
 
 
 @pytest.mark.cuda
 @needs_compiler
 def test_a_gpu_makes_the_same_chip() -> None:
-    """To float error: its draws are of the same bits."""
+    """It agrees to float error: its draws come from the same bits."""
     analog = convert(linear(800, 60).cuda(), rasch2023)
     cpu = convert(linear(800, 60), rasch2023)
     (got,) = chip_of_passes(analog, 5, HOUR).values()
@@ -158,7 +162,10 @@ def test_a_gpu_makes_the_same_chip() -> None:
 
 @needs_compiler
 def test_nothing_is_compiled_for_a_shape_or_a_time() -> None:
-    """Shapes whose sizes are equal, or equal to sizes inside the passes, among them."""
+    """Some shapes have equal sizes.
+
+    Others have sizes that are equal to sizes inside the passes.
+    """
     warm = convert(nn.Sequential(linear(300, 200), linear(1153, 90)), rasch2023)
     program(warm, 1, draw_on="compiled")
     drift(warm, HOUR)
@@ -175,15 +182,18 @@ def test_nothing_is_compiled_for_a_shape_or_a_time() -> None:
 def test_a_first_call_that_is_small_does_not_rule_out_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """torch.compile decides on threads by the first sizes: the generated code has them for all."""
+    """The generated code has threads for all sizes.
+
+    torch.compile decides on threads by the first sizes.
+    """
     written: list[str] = []
     monkeypatch.setattr(GraphLowering, "save_output_code", written.append)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        own = kernels.kernel(draws._drawn, "a kind of its own")
+        kernel = kernels.kernel(draws._drawn, "a kind of its own")
         with inductor.patch(fx_graph_cache=False), functorch.patch(enable_autograd_cache=False):
-            own(torch.empty(40), draws.new_key(torch.device("cpu")))
+            kernel(torch.empty(40), draws.new_key(torch.device("cpu")))
     finally:
         torch.set_num_threads(threads)
     (code,) = written
@@ -216,15 +226,15 @@ def test_injected_noise_is_the_eager_law_of_the_same_draws(kind: str) -> None:
     for scale, names in ((3.0, ("inject", 0, 1)), (0.0, ("inject", 0, 2))):
         got = noisy_weight(matrix, recipe.spec, scale, 5, names)
         first, second = (
-            drawn(matrix, 5, tuple(weight.shape), *names, one) for one in ("first", "second")
+            drawn(matrix, 5, tuple(weight.shape), *names, device) for device in ("first", "second")
         )
         largest = grid.expand_columns(grid.expand_tiles(grid.tile_amax(weight)))
-        wanted = injected(weight, largest, preset.pcm, recipe.spec, scale, first, second)
+        expected = injected(weight, largest, preset.pcm, recipe.spec, scale, first, second)
         index = torch.arange(weight.numel(), dtype=torch.int32).view_as(weight)
-        kept = draws.uniform_at(draws.key_of(cpu, 5, (*names, "kept"))[0], index) >= 0.2
-        assert_close(got, wanted * kept, f"{kind}, scale {scale}", 1e-5)
+        stays = draws.uniform_at(draws.key_of(cpu, 5, (*names, "kept"))[0], index) >= 0.2
+        assert_close(got, expected * stays, f"{kind}, scale {scale}", 1e-5)
         dropped = binom.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], weight.numel(), 0.2)
-        assert dropped[0] <= int((~kept).sum()) <= dropped[1]
+        assert dropped[0] <= int((~stays).sum()) <= dropped[1]
 
 
 @needs_compiler
@@ -243,17 +253,17 @@ def test_a_device_without_such_noise_draws_it_eagerly() -> None:
 @needs_compiler
 def test_it_repeats_on_any_number_of_threads() -> None:
     threads = torch.get_num_threads()
-    found = []
+    chips = []
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
             analog = convert(nn.Sequential(linear(300, 200), linear(400, 1)), rasch2023)
             program(analog, 3, draw_on="compiled")
             drift(analog, HOUR)
-            found.append(chip(analog))
+            chips.append(chip(analog))
     finally:
         torch.set_num_threads(threads)
-    assert same(*found)
+    assert same(*chips)
 
 
 @needs_compiler
@@ -280,9 +290,9 @@ def test_a_layer_is_the_same_among_others() -> None:
     among = convert(
         nn.ModuleDict({"a": linear(300, 200), "fc": linear(300, 200), "z": linear(5, 6)}), rasch2023
     )
-    found = [chip_of_passes(model, 3, HOUR)["fc"] for model in (alone, among)]
-    assert same(*found)
-    assert not torch.equal(found[1]["nu"], matrices_of(among)["a"].chip_state()["nu"])
+    chips = [chip_of_passes(model, 3, HOUR)["fc"] for model in (alone, among)]
+    assert same(*chips)
+    assert not torch.equal(chips[1]["nu"], matrices_of(among)["a"].chip_state()["nu"])
 
 
 @needs_compiler
@@ -300,12 +310,12 @@ def test_a_saved_chip_goes_on_drifting_as_it_was(tmp_path: Path) -> None:
 
 @needs_compiler
 def test_a_new_chip_leaves_the_one_before_as_it_was() -> None:
-    """Tensors that someone took from a chip do not change under them."""
+    """Tensors that someone took from a chip do not change."""
     analog = convert(linear(300, 200), rasch2023)
-    (kept,) = chip_of_passes(analog, 3, HOUR).values()
-    copies = {name: value.clone() for name, value in kept.items()}
+    (tensors,) = chip_of_passes(analog, 3, HOUR).values()
+    copies = {name: value.clone() for name, value in tensors.items()}
     chip_of_passes(analog, 4, YEAR)
-    assert same(kept, copies)
+    assert same(tensors, copies)
 
 
 @needs_compiler
@@ -325,17 +335,17 @@ def test_a_sweep_draws_them() -> None:
     assert table["value"].nunique() == 4
 
 
-# --- what it says ---------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
 
 
 def test_aihwkit_ignores_it() -> None:
-    found = []
+    weights = []
     for draw_on in ("cpu", "compiled"):
         analog = convert(linear(20, 8), rasch2023, engine="aihwkit")
         program(analog, 3, draw_on=draw_on)
         drift(analog, HOUR)
-        found.append(only(analog).effective_weight())
-    assert torch.equal(*found)
+        weights.append(only(analog).effective_weight())
+    assert torch.equal(*weights)
 
 
 def test_without_a_compiler_it_says_so_and_changes_nothing(
@@ -357,5 +367,5 @@ def test_without_a_compiler_it_says_so_and_changes_nothing(
     finally:
         kernels.check.cache_clear()
     assert same(chip(analog), before)
-    drift(analog, HOUR)  # the chip of seed 3, drawn on the CPU
+    drift(analog, HOUR)  # This is the chip of seed 3, drawn on the CPU.
     assert same(chip(analog), before)

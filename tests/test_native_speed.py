@@ -1,5 +1,8 @@
-"""What makes the native engine fast changes no number: pieces, thin products, one product for a
-perfect periphery, side products in half precision."""
+"""Methods that make the native engine fast and change no number.
+
+They are pieces, thin products, one product for a perfect periphery, and side products in half
+precision.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def trainable(kind: str, apart: bool) -> tuple[nn.Module, Tensor]:
-    """A layer whose ranges, column scales, weights and inputs have gradients."""
+    """Return a layer whose ranges, column scales, weights and inputs have gradients."""
     make, shape = LAYERS[kind]
     torch.manual_seed(0)
     preset = QUIET.change(ir_drop=30.0, out_bound=4.0, why="both act on small tiles")
@@ -54,7 +57,7 @@ def set_all_ranges(analog: nn.Module, value: float) -> None:
 
 
 def everything(analog: nn.Module, x: Tensor) -> list[Tensor]:
-    """The output and every gradient."""
+    """Return the output and every gradient."""
     x = x.detach().requires_grad_(True)
     analog.zero_grad()
     y = analog(x)
@@ -69,8 +72,10 @@ def everything(analog: nn.Module, x: Tensor) -> list[Tensor]:
 def test_rows_of_tiles_that_do_not_saturate_pass_back_as_one_product(
     kind: str, apart: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All gradients, against each tile's own; saturated ones, groups and column tiles, which have
-    ranges of their own, go one by one."""
+    """All gradients equal each tile's own.
+
+    Saturated tiles go one by one; so do groups and column tiles, which have ranges of their own.
+    """
     monkeypatch.setitem(LAYERS, "one column", (lambda: nn.Linear(700, 300), (600, 700)))
     monkeypatch.setattr(forward, "_PIECE", 1 << 11)
     analog, x = trainable(kind, apart)
@@ -79,9 +84,9 @@ def test_rows_of_tiles_that_do_not_saturate_pass_back_as_one_product(
     at_once: list[bool] = []
     rows, look = backward.Gradients._add_rows, backward.Gradients._look
 
-    def counted(self: backward.Gradients, *given: Any) -> None:
+    def counted(self: backward.Gradients, *args: Any) -> None:
         at_once.append(True)
-        rows(self, *given)
+        rows(self, *args)
 
     monkeypatch.setattr(backward.Gradients, "_add_rows", counted)
     everything(analog, x)
@@ -92,14 +97,14 @@ def test_rows_of_tiles_that_do_not_saturate_pass_back_as_one_product(
     assert (len(at_once) > saturated) == (not alone)
     assert saturated < len(at_once) - saturated or alone
 
-    def one_by_one(self: backward.Gradients, *given: Any) -> bool:
-        look(self, *given)
+    def one_by_one(self: backward.Gradients, *args: Any) -> bool:
+        look(self, *args)
         return True
 
     monkeypatch.setattr(backward.Gradients, "_look", one_by_one)
     before = len(at_once)
-    for got, wanted in zip(together, everything(analog, x), strict=True):
-        assert_close(got, wanted, kind, 1e-12)
+    for got, expected in zip(together, everything(analog, x), strict=True):
+        assert_close(got, expected, kind, 1e-12)
     assert len(at_once) == before
 
 
@@ -108,7 +113,10 @@ def test_rows_of_tiles_that_do_not_saturate_pass_back_as_one_product(
 def test_pieces_of_a_batch_equal_the_whole(
     kind: str, apart: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Outputs and all gradients, with the ranges' decay, which counts clipped inputs."""
+    """Outputs and all gradients are equal.
+
+    The ranges have their decay, which counts clipped inputs.
+    """
     analog, x = trainable(kind, apart)
     monkeypatch.setattr(forward, "_PIECE", 1 << 40)
     whole = everything(analog, x)
@@ -116,8 +124,8 @@ def test_pieces_of_a_batch_equal_the_whole(
     assert isinstance(matrix, Crossbar)
     monkeypatch.setattr(forward, "_PIECE", 1)
     assert len(forward._pieces(x, matrix.product)) == (3 if kind == "linear" else 7)
-    for got, wanted in zip(everything(analog, x), whole, strict=True):
-        assert_close(got, wanted, kind, 1e-11)
+    for got, expected in zip(everything(analog, x), whole, strict=True):
+        assert_close(got, expected, kind, 1e-11)
 
 
 def test_pieces_cover_a_batch_once() -> None:
@@ -129,7 +137,7 @@ def test_pieces_cover_a_batch_once() -> None:
 
 
 def test_noise_of_pieces_is_independent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Equal samples in two pieces have noise of their own."""
+    """Equal samples in two pieces have independent noise."""
     monkeypatch.setattr(forward, "_PIECE", 1)
     preset = rasch2023.change(
         dac_bits=None, adc_bits=None, ir_drop=0.0, w_noise=0.0, why="output noise alone"
@@ -156,7 +164,7 @@ def test_thin_products_equal_wide_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(product, "MANY", 10**9)
     assert_close(analog(x), wide, "stacked", 1e-12)
     monkeypatch.setattr(crossbar, "MANY", 10**9)
-    with time_steps():  # derived weights are kept between products, too
+    with time_steps():  # Derived weights are stored between products, too.
         assert_close(analog(x), wide, "kept", 1e-12)
         assert_close(analog(x), wide, "kept again", 1e-12)
 
@@ -194,19 +202,19 @@ def test_a_perfect_periphery_is_one_product(
         matrix.inject(matrix.normalised_weight() * 1.25)
 
     def found() -> list[Tensor]:
-        given = x.clone().requires_grad_(True)
+        leaf = x.clone().requires_grad_(True)
         analog.zero_grad()
-        y = analog(given)
+        y = analog(leaf)
         (y * torch.linspace(0.5, 1.5, y.numel(), dtype=DOUBLE).view_as(y)).sum().backward()
-        assert given.grad is not None
+        assert leaf.grad is not None
         grads = [p.grad.clone() for p in analog.parameters() if p.grad is not None]
         assert len(grads) == (1 if held else 3)
-        return [y.detach(), given.grad, *grads]
+        return [y.detach(), leaf.grad, *grads]
 
     once = found()
     monkeypatch.setattr(crossbar, "perfect", lambda spec, ir_drop: False)
-    for got, wanted in zip(once, found(), strict=True):
-        assert_close(got, wanted, kind, 1e-11)
+    for got, expected in zip(once, found(), strict=True):
+        assert_close(got, expected, kind, 1e-11)
 
 
 def test_which_periphery_is_perfect() -> None:
@@ -229,7 +237,10 @@ def test_which_periphery_is_perfect() -> None:
 @pytest.mark.parametrize("kind", LAYERS)
 @torch.no_grad()
 def test_half_precision_changes_the_ir_drop_by_less_than_a_hundredth(kind: str) -> None:
-    """Of the largest drop; without an IR drop nothing changes."""
+    """The bound is relative to the largest drop.
+
+    Without an IR drop nothing changes.
+    """
     make, shape = LAYERS[kind]
     torch.manual_seed(0)
     model, x = make().eval(), random(*shape)
@@ -272,7 +283,7 @@ def test_half_precision_is_undone() -> None:
         before = analog(x)
         side_precision(analog, torch.bfloat16)
         analog(x)
-        side_precision(copy.deepcopy(analog), None)  # a copy's own
+        side_precision(copy.deepcopy(analog), None)  # This setting belongs to the copy alone.
         side_precision(analog, None)
         assert torch.equal(analog(x), before)
 
@@ -287,34 +298,39 @@ def test_half_precision_of_what_cannot() -> None:
 
 
 def test_both_matrix_products_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    """oneDNN's and torch's own, to float error; the first is really used where it is there."""
+    """oneDNN's and torch's own products agree to float error.
+
+    The first is really used if it is there.
+    """
     x, weight = random(300, 70), random(50, 70)
-    wanted = (x.double() @ weight.double().T + 0.5).float()
+    expected = (x.double() @ weight.double().T + 0.5).float()
     with torch.no_grad():
         for there in (product._ONEDNN, False):
             monkeypatch.setattr(product, "_ONEDNN", there)
             got = product._linear(x, weight, torch.full((50,), 0.5))
-            assert_close(got, wanted, f"oneDNN {there}", 1e-6)
+            assert_close(got, expected, f"oneDNN {there}", 1e-6)
     assert product._linear(x.requires_grad_(True), weight, None).requires_grad
 
 
 @pytest.mark.skipif(not product._ONEDNN, reason="torch was built without oneDNN")
 @pytest.mark.parametrize("inference", [False, True])
 def test_weights_of_a_time_loop_are_kept_in_onednns_order(inference: bool) -> None:
-    """The same numbers, whether in their own order or oneDNN's; nothing outlives the weights, and
-    outside of a loop nothing is kept at all."""
+    """The numbers are the same in oneDNN's order.
+
+    Nothing outlives the weights, and outside of a loop nothing is stored at all.
+    """
     with torch.inference_mode(inference), torch.no_grad():
         x, weight = random(20, 70), random(50, 70).abs()
         first = product._linear(x, weight, None)
         with time_steps():
             packed = [product._linear(x, weight, None) for _ in range(3)]
-            assert all(torch.equal(one, first) for one in packed)
-            kept = kept_between_steps()
-            assert kept is not None
-            uses = kept[product._prepared]
+            assert all(torch.equal(each, first) for each in packed)
+            cache = kept_between_steps()
+            assert cache is not None
+            uses = cache[product._prepared]
             ready = uses[weight][20]
             assert ready is not None and ready.is_mkldnn
-            for _ in range(3):  # another number of vectors
+            for _ in range(3):  # This is another number of vectors.
                 assert torch.equal(product._linear(x[:17], weight, None), first[:17])
             assert torch.equal(product._linear(x, weight, None), first)
             many = random(product.MANY, 70)
@@ -322,7 +338,7 @@ def test_weights_of_a_time_loop_are_kept_in_onednns_order(inference: bool) -> No
                 product._linear(many, weight, None)
             assert set(uses[weight]) == {17, 20}
             held = len(uses)
-            product._linear(x, weight * 2.0, None)  # of one step alone
+            product._linear(x, weight * 2.0, None)  # These weights belong to one step alone.
             assert len(uses) == held
         weight.data.mul_(2.0)
         assert_close(product._linear(x, weight, None), 2.0 * first, "after a change", 1e-6)

@@ -1,4 +1,4 @@
-"""What a native crossbar keeps and when it sees a change: input ranges, tiles cut, weights."""
+"""State of a native crossbar, and when it sees a change: input ranges, tiles, weights."""
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ def test_ranges_never_set_are_an_error() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_ranges_start_from_data(dtype: torch.dtype) -> None:
-    """Three standard deviations of each tile's inputs, mean over the first batches; zeros do not
-    count."""
+    """A range is three standard deviations of its tile's inputs.
+
+    It is the mean over the first batches; zeros do not count.
+    """
     preset = QUIET.change(max_rows=20, why="several tiles")
     analog = convert(linear(40, 30).to(dtype), preset).train()
     matrix = only(analog)
@@ -47,7 +49,7 @@ def test_ranges_start_from_data(dtype: torch.dtype) -> None:
     batches[1][:, 20:] = 0.0
     for batch in batches:
         analog(batch)
-    wanted = torch.stack(
+    expected = torch.stack(
         [
             torch.stack([b[:, :20].std(correction=0) for b in batches[:3]]).mean() * 3.0,
             torch.stack([b[:, 20:].std(correction=0) for b in (batches[0], *batches[2:4])]).mean()
@@ -56,12 +58,15 @@ def test_ranges_start_from_data(dtype: torch.dtype) -> None:
     )
     ranges = matrix.input_ranges()
     assert ranges is not None
-    assert_close(ranges[:, 0], wanted, "ranges", 1e-5 if dtype == torch.float32 else 1e-12)
+    assert_close(ranges[:, 0], expected, "ranges", 1e-5 if dtype == torch.float32 else 1e-12)
     analog.eval()(batches[0])
 
 
 def test_ranges_start_inside_a_recurrent_layer() -> None:
-    """One batch is many products of one graph, the first with a state of zeros."""
+    """One batch is many products of one graph.
+
+    The first product has a state of zeros.
+    """
     analog = convert(nn.LSTM(5, 7), rasch2023).train()
     matrices = matrices_of(analog)
     for matrix in matrices.values():
@@ -69,23 +74,24 @@ def test_ranges_start_inside_a_recurrent_layer() -> None:
     out, _ = analog(random(6, 3, 5))
     out.sum().backward()
     hidden = matrices["hh_l0"].input_ranges()
-    assert hidden is not None and 0.0 < float(hidden) < 0.9  # h is within +-1: no trace of the 1
+    # h is within +-1, and the initial range of 1 left no trace.
+    assert hidden is not None and 0.0 < float(hidden) < 0.9
     assert int(matrices["hh_l0"].range_batches) == 5  # type: ignore[attr-defined]
 
 
-# --- what is kept between products ---
+# --- state between products ---
 
 
 def count_tiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    made = [0]
+    count = [0]
     init = TileWeights.__init__
 
     def counted(self: TileWeights, *args: object) -> None:
-        made[0] += 1
+        count[0] += 1
         init(self, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(TileWeights, "__init__", counted)
-    return made
+    return count
 
 
 LAYER_KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -95,7 +101,7 @@ LAYER_KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def stages(analog: nn.Module) -> Iterator[str]:
-    """Put a model into each of its states, and name it."""
+    """Put a model into each of its states, and yield the state's name."""
     yield "clean"
     program(analog, 1)
     drift(analog, 3600.0)
@@ -116,16 +122,16 @@ def stages(analog: nn.Module) -> Iterator[str]:
 def test_every_product_takes_the_weights_as_they_are(
     kind: str, grad: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing that a product derived from the weights is there for the next one."""
+    """The next product uses nothing derived by the one before."""
     make, shape = LAYER_KINDS[kind]
     analog, x = convert(make(), QUIET).eval(), random(*shape)
     calibrate(analog, [x])
-    made = count_tiles(monkeypatch)
+    count = count_tiles(monkeypatch)
     for stage in stages(analog):
-        made[0] = 0
+        count[0] = 0
         with torch.set_grad_enabled(grad):
             outs = [analog(x) for _ in range(3)]
-        assert made[0] == 3 and torch.equal(outs[0], outs[2]), stage
+        assert count[0] == 3 and torch.equal(outs[0], outs[2]), stage
 
 
 @pytest.mark.parametrize("grad", [False, True])
@@ -133,42 +139,48 @@ def test_every_product_takes_the_weights_as_they_are(
 def test_time_steps_share_what_the_first_derived(
     steps: int, grad: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each matrix is cut into tiles once a pass, projections too, however many steps there are."""
+    """Each matrix is cut into tiles once per pass.
+
+    This includes projections, whatever the number of steps.
+    """
     analog = convert(nn.LSTM(6, 8, proj_size=3, bidirectional=True), QUIET).eval()
     x = random(steps, 20, 6)
     calibrate(analog, [x])
-    made = count_tiles(monkeypatch)
+    count = count_tiles(monkeypatch)
     for stage in stages(analog):
         for _ in range(2):
-            made[0] = 0
+            count[0] = 0
             with torch.set_grad_enabled(grad):
                 analog(x)
-            assert made[0] == len(matrices_of(analog)) == 6, stage
+            assert count[0] == len(matrices_of(analog)) == 6, stage
             assert kept_between_steps() is None
 
 
 @torch.no_grad()
 def test_steps_that_share_tiles_give_what_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same numbers, bit for bit, as with tiles of their own; on oneDNN's path too."""
+    """Steps with their own tiles give the same bits.
+
+    This holds on oneDNN's path too.
+    """
     analog = convert(nn.LSTM(6, 8, num_layers=2), QUIET).eval()
     x = random(9, 20, 6)
     calibrate(analog, [x])
     shared = [analog(x)[0] for _ in stages(analog)]
     monkeypatch.setattr(recurrent, "time_steps", nullcontext)
-    for one, stage in zip(shared, stages(analog), strict=True):
-        assert torch.equal(analog(x)[0], one), stage
+    for output, stage in zip(shared, stages(analog), strict=True):
+        assert torch.equal(analog(x)[0], output), stage
 
 
 @pytest.mark.parametrize("what", ["forward", "restore"])
 @torch.no_grad()
 def test_another_threads_tiles_are_not_taken(what: str) -> None:
-    """Another model runs, or is restored, between any two time steps of this one."""
+    """Another model runs, or is restored, between any two time steps."""
     x, models = random(5, 2, 6), []
     for seed in (1, 5):
         torch.manual_seed(seed)
         models.append(convert(nn.LSTM(6, 8), QUIET).eval())
         calibrate(models[-1], [x])
-    wanted = [model(x)[0] for model in models]
+    expected = [model(x)[0] for model in models]
     seen: list[Any] = []
     actions: dict[str, Callable[[], object]] = {
         "forward": lambda: seen.append(models[1](x)[0]),
@@ -176,7 +188,7 @@ def test_another_threads_tiles_are_not_taken(what: str) -> None:
     }
 
     def meanwhile(*_: object) -> None:
-        with torch.no_grad():  # a thread has its own
+        with torch.no_grad():  # Gradient mode is a setting of each thread.
             actions[what]()
 
     def interrupt(*_: object) -> None:
@@ -185,10 +197,10 @@ def test_another_threads_tiles_are_not_taken(what: str) -> None:
         other.join()
 
     models[0].get_submodule("hh_l0").register_forward_hook(interrupt)
-    assert torch.equal(models[0](x)[0], wanted[0])
+    assert torch.equal(models[0](x)[0], expected[0])
     assert len(seen) == 5
     if what == "forward":
-        assert all(torch.equal(one, wanted[1]) for one in seen)
+        assert all(torch.equal(output, expected[1]) for output in seen)
 
 
 def test_a_time_loop_that_fails_leaves_nothing() -> None:
@@ -225,7 +237,10 @@ WRITES: dict[str, Callable[[nn.Parameter], object]] = {
 @pytest.mark.parametrize("kind", ["linear", "conv", "lstm"])
 @torch.no_grad()
 def test_weights_written_through_data_are_seen(engine: str, kind: str, write: str) -> None:
-    """Between two evaluations, to the last bit; what is doubled are all weights and all outputs."""
+    """Weights are doubled between two evaluations.
+
+    All outputs double too, to the last bit.
+    """
     torch.manual_seed(0)
     model: nn.Module
     if kind == "linear":
@@ -246,7 +261,8 @@ def test_weights_written_through_data_are_seen(engine: str, kind: str, write: st
     if kind != "lstm":
         assert torch.equal(after, 2.0 * before)
         return
-    for matrix in matrices_of(twin).values():  # as an engine is asked to
+    # This is the way an engine is asked to change weights.
+    for matrix in matrices_of(twin).values():
         matrix.set_clean_weight(matrix.clean_weight() * 2.0, matrix.column_scale())
     assert torch.equal(after[0], twin(x)[0])
     assert not torch.equal(after[0], before[0])
@@ -254,7 +270,10 @@ def test_weights_written_through_data_are_seen(engine: str, kind: str, write: st
 
 @torch.no_grad()
 def test_input_ranges_written_through_data_are_seen() -> None:
-    """On a CPU: those of two column tiles were one range, and are not any more."""
+    """The ranges of two column tiles were one range before.
+
+    This is on a CPU.
+    """
     analog = convert(linear(8, 6), QUIET.change(max_columns=3, why="two column tiles")).eval()
     matrix = only(analog)
     assert isinstance(matrix, Crossbar) and matrix.input_range is not None
@@ -273,20 +292,23 @@ def test_input_ranges_written_through_data_are_seen() -> None:
 @pytest.mark.parametrize("kind", LAYER_KINDS)
 @torch.no_grad()
 def test_changed_weights_are_seen(kind: str) -> None:
-    """By the optimizer, by loading, by an engine's own doors, by a new tensor, by a new dtype."""
+    """The optimizer, loading and an engine's own methods change weights.
+
+    So do a new tensor and a new dtype.
+    """
     make, shape = LAYER_KINDS[kind]
     model, x = make(), random(*shape)
     analog = convert(model, QUIET).eval()
     calibrate(analog, [x])
     matrix = only(analog)
-    wanted = analog(x)
+    expected = analog(x)
     state = copy.deepcopy(analog.state_dict())
 
     def changed(change: Callable[[], object]) -> None:
         change()
-        assert not torch.equal(analog(x), wanted)
+        assert not torch.equal(analog(x), expected)
         analog.load_state_dict(state)
-        assert torch.equal(analog(x), wanted)
+        assert torch.equal(analog(x), expected)
 
     weight = analog.weight
     assert isinstance(weight, nn.Parameter)
@@ -296,13 +318,13 @@ def test_changed_weights_are_seen(kind: str) -> None:
     changed(lambda: matrix.clip(torch.tensor(0.3)))
     changed(lambda: matrix.column_scale().mul_(1.5))
     changed(lambda: matrix.set_input_ranges(torch.full((1, 1), 0.5)))
-    assert_close(analog.double()(x.double()).float(), wanted, "float64", 0.05)
+    assert_close(analog.double()(x.double()).float(), expected, "float64", 0.05)
     analog.float()
     analog(x)
     assert isinstance(matrix, Crossbar)
     assert matrix.ranges._state is not None
     copied = pickle.loads(pickle.dumps(analog))
-    # identities and versions mean nothing in a copy: it must not trust what was derived
+    # Identities and versions mean nothing in a copy: it must not trust what was derived.
     assert copied.crossbar.ranges._state is None and copied.crossbar.ranges._shared is None
     assert copied.crossbar.ranges.decay == matrix.ranges.decay
     copied.weight.mul_(1.5)
@@ -333,10 +355,10 @@ def test_autocast_leaves_products_in_full_precision() -> None:
     analog = convert(mlp(), QUIET).eval()
     x = random(4, 12).requires_grad_()
     calibrate(analog, [x.detach()])
-    wanted = analog(x)
+    expected = analog(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = analog(x)
-    assert got.dtype == torch.float32 and torch.equal(got, wanted)
+    assert got.dtype == torch.float32 and torch.equal(got, expected)
     got.sum().backward()
     assert analog[0].weight.grad.dtype == torch.float32  # type: ignore[union-attr]
 
@@ -367,7 +389,7 @@ def test_chip_operations_do_not_loop_over_tiles() -> None:
         analog = convert(linear(64, 64), preset).eval()
         assert len(only(analog).grid.columns) == columns
         program(analog, 1)
-        drift(analog, 60.0)  # indices, and what depends on the time alone, are made once
+        drift(analog, 60.0)  # Indices, and what depends on the time alone, are made once.
         with Counter() as counter:
             program(analog, 1)
             drift(analog, 60.0)

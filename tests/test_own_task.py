@@ -1,4 +1,4 @@
-"""A task from outside of the project: the worked example of docs/tasks.md, and what goes wrong."""
+"""A task from outside the project: the worked example of docs/tasks.md, and its errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PLANS = {"embedded": Plan()}
 
 @pytest.fixture
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test registers or imports is gone after it."""
+    """Remove what a test registers or imports after the test."""
     tasks.names()
     monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -38,14 +38,14 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The worked example in a file of its own."""
+    """Return the worked example in a file of its own."""
     path = tmp_path_factory.mktemp("mine") / "spirals.py"
     path.write_text(EXAMPLE[0])
     return path
 
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Be a new process, which knows the built-in tasks only."""
+    """Act as a new process, which knows the built-in tasks only."""
     monkeypatch.setattr(registry, "_TASKS", {n: registry._TASKS[n] for n in tasks.names()[:3]})
     del sys.modules["spirals"]
 
@@ -56,7 +56,10 @@ def test_the_example_is_short() -> None:
 
 
 def test_the_commands_run_it(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Digital model, direct and hardware-aware chips, more times; a ladder; nothing else edited."""
+    """It runs as digital model, as direct and hardware-aware chips, and in a ladder.
+
+    More times can be added, and nothing else is edited.
+    """
     out = tmp_path / "run"
     words = [f"{file}:Spirals", "--engine", "native", "--chips", "2", "--out", str(out)]
     assert run.main([*words, "--times", "1s"]) == 0
@@ -65,7 +68,7 @@ def test_the_commands_run_it(file: Path, tmp_path: Path, monkeypatch: pytest.Mon
     rows = pd.read_csv(out / "results.csv")
     assert set(rows.model) == {"MLP 2-64-64-2"} and set(rows.dataset) == {"two spirals"}
     accuracy = rows[rows.metric == "accuracy"].groupby("phase").value
-    assert accuracy.min()["digital"] > 0.99  # the task can be learned
+    assert accuracy.min()["digital"] > 0.99  # The task can be learned.
     assert 0.9 < accuracy.mean()["direct"] < accuracy.mean()["digital"]
     assert accuracy.min()["hwa"] > 0.95
     about = json.loads((out / "run.json").read_text())
@@ -115,7 +118,10 @@ def test_once_found_its_name_is_enough(file: Path, tmp_path: Path) -> None:
 
 
 def test_worker_processes_can_import_it(file: Path) -> None:
-    """Joblib's workers get the class by its module's name, and the parent's `sys.path`."""
+    """Joblib's workers get the class by its module's name.
+
+    They also get the parent's `sys.path`.
+    """
     task = tasks.find(f"{file}:Spirals")
     assert pickle.loads(pickle.dumps(task)) is task
     assert sys.path[-1] == str(file.parent)
@@ -124,7 +130,7 @@ def test_worker_processes_can_import_it(file: Path) -> None:
 def test_a_class_is_registered_in_code() -> None:
     @tasks.register
     class Coin(Task):
-        """Guess a coin from nothing."""
+        """A task to guess a coin from nothing."""
 
         name, model_name, dataset, recipe, plans = "coin", "one line", "coins", "wrn16", PLANS
         n_classes = 2
@@ -146,7 +152,7 @@ def test_a_class_is_registered_in_code() -> None:
         def batches(self, split, subset=None):
             yield self.inputs[:subset], self.labels[:subset]
 
-    assert tasks.register(Coin) is Coin  # again: a notebook's cell that is run twice
+    assert tasks.register(Coin) is Coin  # A notebook's cell may run twice.
     task = tasks.get("coin")
     assert isinstance(task, Coin) and task.profile == "embedded"
     assert task.command(Path("x")).startswith("python -m benchmarks.digital coin ")
@@ -161,7 +167,7 @@ def test_a_class_is_registered_in_code() -> None:
 
 
 class Nothing(Task):
-    """It has a name, a recipe and a plan, and no method."""
+    """A task with a name, a recipe and a plan, and no method."""
 
     name, recipe, plans = "nothing", "wrn16", PLANS
 
@@ -233,7 +239,10 @@ def test_a_word_that_names_no_task_says_why(
 def test_a_task_of_the_project_is_found_by_its_file(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is no list of them: a file more in the folder is a task more."""
+    """There is no list of tasks.
+
+    One more file in the folder is one more task.
+    """
     for name in tasks.names():
         assert tasks.find(name).__module__ == f"benchmarks.tasks.{name}"
         assert (ROOT / "benchmarks" / "tasks" / f"{name}.py").exists()

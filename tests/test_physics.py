@@ -1,4 +1,4 @@
-"""Device laws: shape and state laws over every preset, golden values, compensation."""
+"""Device laws: laws of shape and state over every preset, golden values, compensation."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ every_law = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
 @every_law
 @every_preset
 def test_shape(law: Law, preset: Preset) -> None:
-    """`(*chips, *cells)`, whatever the chips and the cells."""
+    """The result has shape `(*chips, *cells)`, whatever the chips and the cells."""
     for chips in ((), (1,), (3,), (2, 3)):
         for cells in ((), (5,), (4, 6), (2, 1, 3)):
             g = torch.rand(cells) * preset.pcm.g_max_us
@@ -84,7 +84,10 @@ def test_shape(law: Law, preset: Preset) -> None:
 def test_dtype_and_device_are_kept(
     law: Law, preset: Preset, dtype: torch.dtype, device: str
 ) -> None:
-    """The meta device computes nothing but refuses to meet a tensor of another device."""
+    """The meta device computes nothing.
+
+    It refuses a tensor of another device.
+    """
     g = torch.linspace(0.0, preset.pcm.g_max_us, 7, dtype=dtype, device=device)
     got = law.call(g, preset.pcm, torch.zeros(3, 7, dtype=dtype, device=device))
     assert (got.dtype, got.device.type) == (dtype, device)
@@ -97,7 +100,7 @@ def test_input_is_untouched(law: Law, preset: Preset) -> None:
     before = g.clone(), eps.clone()
     got = law.call(g, preset.pcm, eps)
     assert torch.equal(g, before[0]) and torch.equal(eps, before[1])
-    got.add_(1.0)  # the result is memory of its own
+    got.add_(1.0)  # The result has its own memory.
     assert torch.equal(g, before[0]) and torch.equal(eps, before[1])
 
 
@@ -114,9 +117,10 @@ def test_chips_are_independent(law: Law, preset: Preset) -> None:
 
 @every_preset
 def test_no_noise_is_identity(preset: Preset) -> None:
-    """eps = 0, and scales of 0 with any eps: the target, then drift alone."""
+    """eps = 0, or scales of 0 with any eps, give the target, then drift alone."""
     pcm = preset.pcm
-    g = torch.linspace(0.0, 1.0, 128, dtype=torch.float64) * pcm.g_max_us  # on the 8-bit grid
+    # These values lie on the 8-bit grid.
+    g = torch.linspace(0.0, 1.0, 128, dtype=torch.float64) * pcm.g_max_us
     zero = torch.zeros(3, 128, dtype=torch.float64)
     expected = g.expand(3, 128)
     torch.testing.assert_close(physics.programmed(g, pcm, zero), expected, rtol=1e-12, atol=0.0)
@@ -144,7 +148,7 @@ def test_mean_falls_with_time(preset: Preset) -> None:
         assert len(set(means)) == 1 and set(factors) == {1.0}
         return
     assert means[0] == pytest.approx(g.mean().item(), rel=1e-6)
-    flat = 1 if preset is scalar_drift else 0  # (t / t0)^-nu is 1 up to its t0 of one second
+    flat = 1 if preset is scalar_drift else 0  # (t / t0)^-nu is 1 up to its t0 of one second.
     for values in (means, factors):
         assert all(a > b for a, b in zip(values[flat:], values[flat + 1 :], strict=False))
 
@@ -199,7 +203,7 @@ def test_wrong_times_are_errors(preset: Preset, t_s: float) -> None:
 
 
 def rectified(mean: float, sd: float) -> tuple[float, float]:
-    """Mean and sd of max(N(mean, sd), 0)."""
+    """Return mean and sd of max(N(mean, sd), 0)."""
     z = mean / sd
     density = math.exp(-z * z / 2.0) / math.sqrt(2.0 * math.pi)
     first = mean * float(ndtr(z)) + sd * density
@@ -208,14 +212,14 @@ def rectified(mean: float, sd: float) -> tuple[float, float]:
 
 
 def folded(mean: float, sd: float) -> tuple[float, float]:
-    """Mean and sd of |N(mean, sd)|."""
+    """Return mean and sd of |N(mean, sd)|."""
     first = sd * math.sqrt(2.0 / math.pi) * math.exp(-((mean / sd) ** 2) / 2.0)
     first += mean * float(erf(mean / (sd * math.sqrt(2.0))))
     return first, math.sqrt(mean**2 + sd**2 - first**2)
 
 
 def folded_power(base: float, mean: float, sd: float) -> float:
-    """E[base^-|N(mean, sd)|]."""
+    """Return E[base^-|N(mean, sd)|]."""
     rate, z = math.log(base), mean / sd
     both = [
         math.exp(sign * mean * rate + (sd * rate) ** 2 / 2.0) * float(ndtr(-sign * z - sd * rate))
@@ -238,7 +242,7 @@ GOLDEN = [
 golden = pytest.mark.parametrize(
     ("x", "sigma", "mean", "sd", "reads", "factors"), GOLDEN, ids=[str(row[0]) for row in GOLDEN]
 )
-HALF = 0.5001  # of the table's last digit
+HALF = 0.5001  # half of the table's last digit
 
 
 def scalar(values: Tensor) -> float:
@@ -265,7 +269,7 @@ class TestGolden:
     def test_sampled(
         self, x: float, sigma: float, mean: float, sd: float, reads: Any, factors: Any
     ) -> None:
-        """Against the exact moments, which `test_closed_form` holds to the table."""
+        """Samples have the exact moments, which `test_closed_form` holds to the table."""
         count = 250_000
         g = torch.tensor(x * 25.0)
         exact = torch.tensor(x * 25.0, dtype=torch.float64)
@@ -282,7 +286,8 @@ class TestGolden:
             drifted = physics.drifted(torch.ones(count), nu, t_s, PCM)
             expected = folded_power((t_s + 20.0) / 20.0, centre, width)
             stats.assert_mean(drifted, expected, f"drift factor at {t_s}")
-        for t_s in TIMES.values():  # of 1 uS with this cell's programmed conductance
+        # The read conductance is 1 uS; the noise is that of this cell's programmed conductance.
+        for t_s in TIMES.values():
             relative = scalar(physics.read_sigma(exact, t_s, PCM))
             first, spread = rectified(1.0, relative)
             read = physics.read(torch.ones(()), g, t_s, PCM, torch.randn(count))
@@ -291,8 +296,11 @@ class TestGolden:
 
 
 def test_formulas_between_the_points_of_the_table() -> None:
-    """The laws written once more, between and beyond the table's points."""
-    g = torch.linspace(0.0, 30.0, 601, dtype=torch.float64)  # a programmed cell may exceed g_max
+    """A second version of the laws agrees.
+
+    It is evaluated between and beyond the table's points.
+    """
+    g = torch.linspace(0.0, 30.0, 601, dtype=torch.float64)  # A programmed cell may exceed g_max.
     x = g / 25.0
     log = x.clamp_min(1e-7).log()
     close = {"rtol": 1e-12, "atol": 0.0}
@@ -313,7 +321,7 @@ def test_formulas_between_the_points_of_the_table() -> None:
 
 
 def test_one_second_is_already_a_drift() -> None:
-    """t + t0, not t."""
+    """The law has t + t0, not t."""
     g = torch.ones((), dtype=torch.float64)
     assert scalar(physics.drifted(g, g * 0.05, 1.0, PCM)) == pytest.approx((21 / 20) ** -0.05)
 
@@ -348,14 +356,14 @@ class TestCompensation:
             assert torch.equal(got, torch.full((2, 7), 1e-4))
 
     def test_oracle_of_the_scalar_device_is_exact(self) -> None:
-        """The layer times the oracle's factor is the layer as programmed: an identity."""
-        one = TileGrid((5,), (7,))
+        """The layer times the oracle's factor is the layer as programmed."""
+        grid = TileGrid((5,), (7,))
         weight = (self.weight * 127).round() / 127
         zeros = torch.zeros_like(weight)
-        cells = cell_law.program_cells(weight, one, scalar_drift.pcm, zeros, zeros)
+        cells = cell_law.program_cells(weight, grid, scalar_drift.pcm, zeros, zeros)
         for t_s in (0.0, 1.0, 3600.0, YEAR):
-            now = cell_law.read_cells(cells, one, scalar_drift.pcm, t_s, zeros)
-            alpha = compensation.oracle(weight, one, scalar_drift.pcm, t_s)
+            now = cell_law.read_cells(cells, grid, scalar_drift.pcm, t_s, zeros)
+            alpha = compensation.oracle(weight, grid, scalar_drift.pcm, t_s)
             assert alpha.shape == (1, 7)
             assert alpha[0, 0].item() == pytest.approx(max(t_s, 1.0) ** 0.06, rel=1e-12)
             torch.testing.assert_close(now * alpha.T, weight, rtol=1e-9, atol=1e-12)

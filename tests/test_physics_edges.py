@@ -1,4 +1,4 @@
-"""Physics at the edges: tiles of zeros as on aihwkit; a preset where its device is meant."""
+"""Physics at the edges: tiles of zeros as on aihwkit; a preset in place of its device."""
 
 from __future__ import annotations
 
@@ -29,43 +29,49 @@ PCM = rasch2023.pcm
 @pytest.mark.parametrize("preset", [rasch2023, hermes, scalar_drift, ideal], ids=str)
 @pytest.mark.parametrize("largest", [0.0, 1e-12, 0.99e-7, 1.01e-7, 1e-3, 1.0, 3.0])
 def test_a_tile_has_the_scale_of_aihwkits_converter(preset: object, largest: float) -> None:
-    """To the bit: of zeros too, and of what it takes for zeros."""
+    """Scales are equal to the bit.
+
+    This includes tiles of zeros and of values that the converter takes for zeros.
+    """
     pcm = preset.pcm  # type: ignore[attr-defined]
     weight = torch.linspace(-0.5, 1.0, 12).view(3, 4) * largest
     converter = SinglePairConductanceConverter(g_max=pcm.g_max_us)
-    wanted = converter.convert_to_conductances(weight)[1]["scale_ratio"]
-    found = cell_law.us_per_unit(weight, TileGrid((4,), (3,)), pcm)
-    assert torch.equal(found, wanted.view(1, 1))
+    expected = converter.convert_to_conductances(weight)[1]["scale_ratio"]
+    scale = cell_law.us_per_unit(weight, TileGrid((4,), (3,)), pcm)
+    assert torch.equal(scale, expected.view(1, 1))
 
 
 def test_a_tile_of_zeros_among_others() -> None:
-    """Each tile has its own scale: zeros on the second of four."""
+    """Each tile has its own scale; the second of four is zeros."""
     weight = random(4, 6)
     weight[:2, 3:] = 0.0
-    found = cell_law.us_per_unit(weight, TileGrid((3, 3), (2, 2)), PCM)
+    scale = cell_law.us_per_unit(weight, TileGrid((3, 3), (2, 2)), PCM)
     for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
         part = weight[2 * column : 2 * column + 2, 3 * row : 3 * row + 3]
         largest = part.abs().max() if (row, column) != (1, 0) else torch.tensor(1e-7)
-        assert torch.equal(found[row, column], PCM.g_max_us / largest)
+        assert torch.equal(scale[row, column], PCM.g_max_us / largest)
 
 
 @pytest.mark.parametrize("zero", [True, False])
 def test_a_tile_is_programmed_and_read_as_on_aihwkit(
     zero: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the same draws: programmed weights, and those a day later."""
+    """The same draws give the same programmed weights.
+
+    They also give the same weights a day later.
+    """
     shape = (3, 4)
     weight = torch.zeros(shape) if zero else random(*shape)
     plus, minus, nu_plus, nu_minus, read_plus, read_minus = random(6, *shape, seed=1)
 
-    def draws(*given: Tensor) -> None:
-        left: Iterator[Tensor] = iter(given)
+    def draws(*values: Tensor) -> None:
+        left: Iterator[Tensor] = iter(values)
         monkeypatch.setattr(aihwkit_pcm, "randn_like", lambda _: next(left))
 
     model, grid = aihwkit_pcm.PCMLikeNoiseModel(), TileGrid((4,), (3,))
     draws(plus, nu_plus, minus, nu_minus)
-    wanted, nus = model.apply_programming_noise(weight)
-    positive = wanted > 0
+    expected, nus = model.apply_programming_noise(weight)
+    positive = expected > 0
     cells = cell_law.program_cells(
         weight,
         grid,
@@ -73,10 +79,10 @@ def test_a_tile_is_programmed_and_read_as_on_aihwkit(
         torch.stack([plus, minus]),
         torch.where(positive, nu_plus, nu_minus),
     )
-    assert_close(cell_law.held_weight(cells, grid), wanted, "programmed", 1e-6)
-    assert (float(wanted.abs().max()) < 1e-7) is zero
+    assert_close(cell_law.held_weight(cells, grid), expected, "programmed", 1e-6)
+    assert (float(expected.abs().max()) < 1e-7) is zero
     draws(read_plus, read_minus)
-    later = model.apply_drift_noise(wanted, nus, 86400.0)
+    later = model.apply_drift_noise(expected, nus, 86400.0)
     eps = torch.where(positive, read_plus, read_minus)
     assert_close(cell_law.read_cells(cells, grid, PCM, 86400.0, eps), later, "a day later", 1e-5)
 
@@ -92,20 +98,24 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], slice]] = {
 @pytest.mark.parametrize("case", LAYERS)
 @torch.no_grad()
 def test_a_chip_holds_no_noise_where_a_tile_is_zeros(case: str, draw_on: str) -> None:
-    """Its programming noise is microsiemens at g_max / 1e-7 a unit; other tiles have theirs."""
+    """Its noise is tiny; other tiles have their normal noise.
+
+    The noise is microsiemens, and one unit is g_max / 1e-7.
+    """
     make, dead = LAYERS[case]
     torch.manual_seed(0)
     model = make()
-    wanted = model.get_parameter("weight")
-    wanted[dead] = 0.0
+    expected = model.get_parameter("weight")
+    expected[dead] = 0.0
     analog = convert(model, rasch2023).eval()
-    bound = 1e-7 * 6.0 * (2**0.5) * PCM.prog_coeff_us[0] / PCM.g_max_us  # six sigma of a pair
+    # This is six sigma of a pair.
+    bound = 1e-7 * 6.0 * (2**0.5) * PCM.prog_coeff_us[0] / PCM.g_max_us
     program(analog, 1, draw_on=draw_on)
     for t_s in (None, 86400.0):
         if t_s is not None:
             drift(analog, t_s)
-        held = only(analog).effective_weight().view_as(wanted)
-        error = (held - wanted).abs().flatten(1).amax(1)
+        held = only(analog).effective_weight().view_as(expected)
+        error = (held - expected).abs().flatten(1).amax(1)
         assert 0.0 < float(error[dead].max()) < bound
         alive = torch.ones_like(error, dtype=torch.bool)
         alive[dead] = False
@@ -133,7 +143,10 @@ CALLS: dict[str, Callable[[object], Tensor | float]] = {
 
 @pytest.mark.parametrize("law", CALLS)
 def test_a_preset_in_the_place_of_its_device_is_an_error(law: str) -> None:
-    """For each law; each device of a preset is one that it takes."""
+    """Each law refuses a preset.
+
+    It takes each preset's device.
+    """
     for preset in (rasch2023, hermes, scalar_drift, ideal):
         CALLS[law](preset.pcm)
         with pytest.raises(UsageError, match=r"pcm is a Preset; allowed: .* preset\.pcm"):

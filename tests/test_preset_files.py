@@ -1,4 +1,4 @@
-"""Presets of a user's own: registered, and read from and written to files."""
+"""A user's own presets: registered, and read from and written to files."""
 
 from __future__ import annotations
 
@@ -39,27 +39,31 @@ def _registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_registered_preset_has_its_name() -> None:
-    mine = rasch2023.change(name="my_chip", g_max_us=40.0, why="our lab")
+    preset = rasch2023.change(name="my_chip", g_max_us=40.0, why="our lab")
     with pytest.raises(UnknownNameError, match="'my_chip'"):
         presets.get("my_chip")
-    assert presets.register(mine) is mine
-    assert presets.get("my_chip") is mine
+    assert presets.register(preset) is preset
+    assert presets.get("my_chip") is preset
     assert presets.names() == ["rasch2023", "scalar_drift", "hermes", "ideal", "my_chip"]
-    presets.register(rasch2023.change(name="my_chip", g_max_us=40.0, why="our lab"))  # an equal one
+    # This preset is equal.
+    presets.register(rasch2023.change(name="my_chip", g_max_us=40.0, why="our lab"))
 
 
 def test_a_name_stands_for_one_preset() -> None:
-    mine = presets.register(rasch2023.change(name="my_chip", g_max_us=40.0, why="our lab"))
+    preset = presets.register(rasch2023.change(name="my_chip", g_max_us=40.0, why="our lab"))
     other = hermes.change(name="my_chip", why="another")
     with pytest.raises(UsageError, match="'my_chip' is taken by another.*name=.*replace=True"):
         presets.register(other)
-    assert presets.get("my_chip") is mine
+    assert presets.get("my_chip") is preset
     presets.register(other, replace=True)
     assert presets.get("my_chip") is other
 
 
 def test_the_librarys_presets_keep_their_names() -> None:
-    """Records name them, and `from presets import rasch2023` is the same object as `get`'s."""
+    """Records name them.
+
+    `from presets import rasch2023` is the same object as `get`'s.
+    """
     changed = rasch2023.change(out_noise=0.06, why="what-if")
     for replace in (False, True):
         with pytest.raises(UsageError, match="'rasch2023' is one of the library's.*change\\(name="):
@@ -139,11 +143,11 @@ def test_a_short_file_is_a_changed_copy(tmp_path: Path) -> None:
         name="my_chip",
         why="our lab, 2026",
         g_max_us=40.0,
-        adc_bits=None,  # a number or None: "none" is None
-        drift_compensation="none",  # a word
+        adc_bits=None,  # It is a number or None, so "none" is None.
+        drift_compensation="none",  # This field holds a word.
         prog_coeff_us=(0.3, 1.0),
     )
-    assert "my_chip" not in presets.names()  # `load` registers nothing
+    assert "my_chip" not in presets.names()  # `load` registers nothing.
     presets.register(preset)
     path.write_text(SHORT.replace("rasch2023", "my_chip").replace('"my_chip"\nwhy', '"two"\nwhy'))
     assert presets.load(path).name == "two"
@@ -156,7 +160,7 @@ def test_a_short_file_is_a_changed_copy(tmp_path: Path) -> None:
 def test_a_whole_file_needs_no_description_nor_recipes(tmp_path: Path) -> None:
     path = tmp_path / "bare.json"
     data = {part: rasch2023.to_dict()[part] for part in Preset.PARTS}
-    data["pcm"]["sources"]["g_max_us"] = "our lab, 2026"  # a key alone
+    data["pcm"]["sources"]["g_max_us"] = "our lab, 2026"  # This is a key alone.
     path.write_text(json.dumps({"name": "bare", **data}))
     preset = presets.load(path)
     assert (preset.name, preset.description, len(preset.training)) == ("bare", "bare", 0)
@@ -165,7 +169,7 @@ def test_a_whole_file_needs_no_description_nor_recipes(tmp_path: Path) -> None:
 
 
 def changed_file(**lines: str) -> str:
-    """The short file with other lines, by their key."""
+    """Return the short file with other lines, by their key."""
     rows = [row for row in SHORT.splitlines() if row.partition(" = ")[0] not in lines]
     top = [f"{key} = {value}" for key, value in lines.items() if value and key != "change"]
     end = [lines["change"]] if "change" in lines else []

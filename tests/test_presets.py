@@ -1,4 +1,4 @@
-"""Presets: every number once more, from the paper's tables or from aihwkit's own source."""
+"""Presets: every number a second time, from the paper's tables or from aihwkit's own source."""
 
 from __future__ import annotations
 
@@ -46,8 +46,10 @@ def test_import_is_light() -> None:
         "print([m for m in ('torch', 'aihwkit', 'transformers', 'numpy', 'pandas') "
         "if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("preset", ALL, ids=str)
@@ -106,7 +108,7 @@ SHARED = {
     "learn_out_scales": True,
     "optimizer": "sgd",
 }
-# SI Table 3, one row a model, in the order of COLUMNS; then what its last column says.
+# SI Table 3 has one row per model, in the order of COLUMNS; then what its last column says.
 COLUMNS = (
     "epochs",
     "learning_rate",
@@ -157,7 +159,7 @@ RECIPES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         {"lr_drop_factor": 0.9, "lr_drop_on_stall": True, "dropout": 0.5},
     ),
 }
-# What the paper leaves open says so in its source.
+# If the paper leaves a value open, its source says so.
 CHOSEN = {
     "wrn16": {
         "gaussian_sd",
@@ -215,7 +217,7 @@ def test_numbers_read_from_aihwkits_preset() -> None:
     assert (crossbar.out_bound, crossbar.out_noise) == (forward.out_bound, forward.out_noise)
     assert (crossbar.w_noise, crossbar.ir_drop) == (forward.w_noise, forward.ir_drop)
     assert crossbar.ir_drop_g_ratio == pytest.approx(forward.ir_drop_g_ratio, rel=1e-8)
-    assert 2**crossbar.dac_bits - 2 == forward.inp_res  # theirs counts steps
+    assert 2**crossbar.dac_bits - 2 == forward.inp_res  # aihwkit's field counts steps.
     assert 2**crossbar.adc_bits - 2 == forward.out_res
     assert crossbar.max_rows == theirs.mapping.max_input_size
 
@@ -227,14 +229,14 @@ MODELS = {"rasch2023": PCMLikeNoiseModel, "hermes": HermesNoiseModel}
 
 
 def answered(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
-    """aihwkit's models draw `value` where they would draw N(0, 1): their laws become functions."""
+    """Make aihwkit's models draw `value` instead of N(0, 1): their laws become functions."""
     for module in ("pcm", "hermes"):
         name = f"aihwkit.inference.noise.{module}.randn_like"
         monkeypatch.setattr(name, lambda like: torch.full_like(like, value))
 
 
 def off_breaks(x: torch.Tensor) -> torch.Tensor:
-    """Where float32 cannot put a target on the other side of a break of the Hermes laws."""
+    """Return a mask of targets that float32 keeps on their side of the Hermes laws' breaks."""
     breaks = torch.tensor([0.0945, 0.3055, 0.16])
     return ((x[:, None] - breaks).abs() > 1e-6).all(1)
 
@@ -242,7 +244,7 @@ def off_breaks(x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")  # in aihwkit's Hermes model
 @pytest.mark.parametrize("preset", [rasch2023, hermes], ids=str)
 class TestAgainstAihwkit:
-    """The same draw in, the same number out, on a grid of targets."""
+    """The same draw gives the same number, on a grid of targets."""
 
     def test_constants(self, preset: Preset) -> None:
         pcm, model = preset.pcm, MODELS[preset.name]()
@@ -287,19 +289,19 @@ class TestAgainstAihwkit:
         "scales", [{"prog_noise_scale": 2.0}, {"read_noise_scale": 0.5}, {"drift_scale": 3.0}]
     )
     def test_scales(self, preset: Preset, scales: dict[str, float], monkeypatch: Any) -> None:
-        """The what-if factors mean what aihwkit's mean."""
+        """The what-if factors mean the same as in aihwkit."""
         answered(monkeypatch, 1.0)
         pcm, model = preset.change(**scales, why="test").pcm, MODELS[preset.name](**scales)
         x = GRID[off_breaks(GRID)]
-        target, one = x * pcm.g_max_us, torch.ones_like(x)
-        g_prog = physics.programmed(target, pcm, one)
-        nu = physics.drift_exponent(target, pcm, one)
+        target, ones = x * pcm.g_max_us, torch.ones_like(x)
+        g_prog = physics.programmed(target, pcm, ones)
+        nu = physics.drift_exponent(target, pcm, ones)
         theirs = model.apply_programming_noise_to_conductance(target)
         torch.testing.assert_close(g_prog, theirs, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(nu, model.generate_drift_coefficients(target), rtol=1e-5, atol=0)
         theirs = model.apply_drift_noise_to_conductance(target, nu, 3600.0)
         now = physics.drifted(target, nu, 3600.0, pcm)
-        ours = physics.read(now, target, 3600.0, pcm, one)
+        ours = physics.read(now, target, 3600.0, pcm, ones)
         torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=1e-6)
 
 

@@ -32,7 +32,7 @@ def test_scalar_drift_is_the_replications() -> None:
 
 def test_scalar_drift_recipe_is_the_replications() -> None:
     ours, papers = scalar_drift.training["wrn16"], rasch2023.training["wrn16"]
-    said = {
+    published = {
         "noise_type": "programming",
         "noise_scale": 3.0,
         "drop_connect": 0.01,
@@ -40,13 +40,16 @@ def test_scalar_drift_recipe_is_the_replications() -> None:
         "distill_weight": 0.9,
     }
     chosen = {"ramp_batches": 10 * 50_000 // 25}
-    assert ours.values() == {**papers.values(), **said, **chosen}
-    assert all(ours.sources[name].key == "replication" for name in said)
+    assert ours.values() == {**papers.values(), **published, **chosen}
+    assert all(ours.sources[name].key == "replication" for name in published)
     assert all(ours.sources[name].key == "choice" for name in chosen)
 
 
 def test_scalar_programming_is_on_the_signed_weight() -> None:
-    """round(w 127)/127 + sigma(|w|) eps in weights of [-1, 1]; no clip at 0."""
+    """The law is round(w 127)/127 + sigma(|w|) eps.
+
+    Weights lie in [-1, 1], and there is no clip at 0.
+    """
     pcm = scalar_drift.pcm
     weight = torch.linspace(-1.0, 1.0, 301, dtype=torch.float64)
     eps = torch.linspace(-4.0, 4.0, 301, dtype=torch.float64)
@@ -59,7 +62,10 @@ def test_scalar_programming_is_on_the_signed_weight() -> None:
 
 
 def test_scalar_drift_factor_is_one_up_to_t0() -> None:
-    """(t / t0)^-nu, t0 = 1 s, for every weight alike; no read noise."""
+    """All weights have the factor (t / t0)^-nu with t0 = 1 s.
+
+    There is no read noise.
+    """
     pcm = scalar_drift.pcm
     g = torch.tensor([-25.0, -1.0, 0.0, 3.0], dtype=torch.float64)
     eps = torch.tensor([3.0, -3.0, 1.0, 2.0], dtype=torch.float64)

@@ -21,9 +21,9 @@ YEAR = 31536000.0
 
 
 def rows() -> pd.DataFrame:
-    """Two chips at two times in two phases, and the digital model."""
+    """Return two chips at two times in two phases, and the digital model."""
     base = {"model": "M-1", "dataset": "D, subset of 10"}
-    made = [
+    table_rows = [
         {**base, "metric": metric, "phase": "digital", "engine": "digital", "value": value}
         for metric, value in (("accuracy", 0.9), ("error", 0.1))
     ]
@@ -34,8 +34,8 @@ def rows() -> pd.DataFrame:
                 place = {"phase": phase, "engine": "native", "t_inference": t_s, "chip": chip}
                 for metric, value in (("accuracy", accuracy), ("error", 1 - accuracy)):
                     more = {"metric": metric, "value": value, "seed": chip, "preset": "rasch2023"}
-                    made.append({**base, **place, **more})
-    table = pd.DataFrame(made, columns=tables.COLUMNS)
+                    table_rows.append({**base, **place, **more})
+    table = pd.DataFrame(table_rows, columns=tables.COLUMNS)
     return table.astype({"chip": "Int64"})
 
 
@@ -65,7 +65,7 @@ def finished(folder: Path, **changes: object) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of records instead of the committed ones."""
+    """Return a folder of records that replaces the committed ones."""
     monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
     return tmp_path / "records"
 
@@ -93,10 +93,10 @@ def test_rows_stand_on_one_line_each() -> None:
 
 def test_a_record_keeps_every_row_and_all_that_is_known(tmp_path: Path) -> None:
     folder = finished(tmp_path / "run")
-    made = run.record_of(folder, "first")
-    path = records.write(made, tmp_path / "records" / "first.json")
+    new = run.record_of(folder, "first")
+    path = records.write(new, tmp_path / "records" / "first.json")
     record = records.read(path)
-    assert record == made
+    assert record == new
     about = json.loads((folder / "run.json").read_text())
     for key in ("command", "arguments", "versions", "hardware"):
         assert getattr(record, key) == about[key]
@@ -133,9 +133,9 @@ def test_damaged_records_and_bad_names_are_named(tmp_path: Path) -> None:
         (json.dumps({**good, "rows": [[1]]}), "has rows of another length than its columns"),
         (json.dumps({**good, "kind": "walk"}), "kind 'walk'; one of run, ablation"),
     ]
-    for text, said in wrong:
+    for text, message in wrong:
         path.write_text(text)
-        with pytest.raises(DataError, match=rf"a\.json:? {said}"):
+        with pytest.raises(DataError, match=rf"a\.json:? {message}"):
             records.read(path)
     with pytest.raises(DataError, match="b.json is not a record"):
         records.read(tmp_path / "b.json")
@@ -188,7 +188,7 @@ def test_the_name_of_a_folder_is_the_records(tmp_path: Path) -> None:
 
 
 def test_a_summary_is_made_again_from_results(tmp_path: Path) -> None:
-    """Table, A*, figures; nothing else is touched."""
+    """The table, A* and the figures are made; nothing else is touched."""
     folder = finished(tmp_path / "run")
     before = {path: path.read_bytes() for path in folder.iterdir()}
     folders.rebuild(folder)
@@ -220,13 +220,13 @@ def test_the_table_has_a_line_per_phase_and_engine(tmp_path: Path, folder: Path)
         "chips": "2",
         "digital": "90.00 %",
         "1s": "75.00 ± 7.07 %",
-        "1h": "?",  # not measured
+        "1h": "?",  # This was not measured.
         "1d": "?",
         "1y": "74.00 ± 7.07 %",
         "A* 1s": "62.50 ± 17.68 % (-96.33 to 221.33)",
         "A* 1h": "?",
         "A* 1d": "?",
-        "A* 1y": "60.00 ± 17.68 % (-98.83 to 218.83)",  # 1 - 0.16 / 0.4; t of 2 chips 12.706
+        "A* 1y": "60.00 ± 17.68 % (-98.83 to 218.83)",  # 1 - 0.16 / 0.4; t of 2 chips is 12.706.
         "record": "[first](../benchmarks/records/first.json)",
     }
     assert (hwa["phase"], hwa["1y"]) == ("hardware-aware", "86.00 ± 1.41 %")
@@ -243,7 +243,10 @@ def test_the_table_has_a_line_per_phase_and_engine(tmp_path: Path, folder: Path)
 
 
 def test_beside_what_others_published(tmp_path: Path, folder: Path) -> None:
-    """Published numbers with `?` where there are none, A* from them; ours of the most samples."""
+    """Published numbers have `?` if there are none, and A* is computed from them.
+
+    Ours are those of the most samples.
+    """
     lines = run.compare().splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     head, body = rows[0], [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
@@ -258,16 +261,16 @@ def test_beside_what_others_published(tmp_path: Path, folder: Path) -> None:
     about = json.loads((large / "run.json").read_text())
     about["studies"]["wrn"]["samples"]["D, subset of 10"] = 1000
     (large / "run.json").write_text(json.dumps(about))
-    for name, one in (("b", small), ("a", large)):
-        records.add(run.record_of(one, name))
+    for name, run_folder in (("b", small), ("a", large)):
+        records.add(run.record_of(run_folder, name))
     shown = run.compare()
     (line,) = [line for line in shown.splitlines() if "| this project | M-1 |" in line]
     assert "1,000 samples, 2 chips" in line and "[a](benchmarks/records/a.json)" in line
-    assert "86.00 ± 1.41 %" in line  # of the hardware-aware phase
+    assert "86.00 ± 1.41 %" in line  # This is the hardware-aware phase.
     records.add(run.record_of(small, STANDING[0]))
     shown = run.compare()
     (line,) = [line for line in shown.splitlines() if "| this project | M-1 |" in line]
-    assert f"[{STANDING[0]}]" in line  # few samples, but the recipe in force
+    assert f"[{STANDING[0]}]" in line  # It has few samples, but it is the recipe in force.
     records.add(run.record_of(small, STANDING[1]))
     shown = run.compare()
     lines = [line for line in shown.splitlines() if "| this project | M-1 |" in line]
@@ -282,10 +285,13 @@ def test_what_stands_is_there() -> None:
 
 
 def test_results_and_earlier_share_the_records(tmp_path: Path, folder: Path) -> None:
-    """Each is in one of the two tables; those in force stand in their order."""
-    one = finished(tmp_path / "run")
+    """Each record is in one of the two tables.
+
+    Those in force stand in their order.
+    """
+    run_folder = finished(tmp_path / "run")
     for name in ("one", IN_FORCE[0], IN_FORCE[1]):
-        records.add(run.record_of(one, name))
+        records.add(run.record_of(run_folder, name))
 
     def names(table: str) -> list[str]:
         lines = table.partition("\n\n")[0].splitlines()[2:]
@@ -310,7 +316,7 @@ def test_the_section_between_the_marks() -> None:
 
 
 def empty_pages(root: Path) -> None:
-    """Every page with the marks of its sections and nothing between them."""
+    """Write every page with the marks of its sections and nothing between them."""
     (root / "docs").mkdir()
     for page in {section.page for section in pages.SECTIONS}:
         names = [section.name for section in pages.SECTIONS if section.page == page]
@@ -335,7 +341,8 @@ def test_tables_are_written_into_their_pages(tmp_path: Path, folder: Path) -> No
     records.add(run.record_of(finished(tmp_path / "run"), IN_FORCE[0]))
     with pytest.raises(DataError, match=r"speed\.md needs the marks <!-- speed -->"):
         pages.write(tmp_path)
-    assert (tmp_path / "docs" / "results.md").read_text() == before  # nothing is written then
+    # Nothing is written in this case.
+    assert (tmp_path / "docs" / "results.md").read_text() == before
 
 
 def test_what_is_out_of_step_is_named(tmp_path: Path, folder: Path) -> None:
@@ -348,9 +355,9 @@ def test_what_is_out_of_step_is_named(tmp_path: Path, folder: Path) -> None:
     ]
     (folder / "one.json").rename(folder / "two.json")
     (folder / "three.json").write_text("{")
-    said = list(pages.problems(tmp_path))
-    assert said[0].startswith(f"{folder / 'three.json'} is not a record")
-    assert said[1:] == [f"{folder / 'two.json'} holds the record one"]
+    problems = list(pages.problems(tmp_path))
+    assert problems[0].startswith(f"{folder / 'three.json'} is not a record")
+    assert problems[1:] == [f"{folder / 'two.json'} holds the record one"]
 
 
 def test_figures_say_what_they_were_drawn_from(tmp_path: Path) -> None:
@@ -364,7 +371,7 @@ def test_figures_say_what_they_were_drawn_from(tmp_path: Path) -> None:
 
 
 def test_the_pages_show_the_records_and_nothing_else() -> None:
-    """`python -m benchmarks.record write` writes what belongs there: tables and figures."""
+    """`python -m benchmarks.record write` writes all tables and figures."""
     assert list(pages.problems()) == []
 
 
@@ -374,7 +381,7 @@ def test_the_pages_show_the_records_and_nothing_else() -> None:
 def test_the_command(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 ) -> None:
-    one = finished(tmp_path / "run")
+    run_folder = finished(tmp_path / "run")
 
     def said(*words: str, code: int = 0) -> str:
         assert command.main(words) == code
@@ -383,13 +390,15 @@ def test_the_command(
             assert captured.out == "" and len(captured.err.strip().splitlines()) == 1
         return str(captured.err if code == 2 else captured.out)
 
-    assert said("add", str(one), "--name", "one", "--dry-run").strip() == str(folder / "one.json")
+    assert said("add", str(run_folder), "--name", "one", "--dry-run").strip() == str(
+        folder / "one.json"
+    )
     assert not folder.exists()
-    assert json.loads(said("add", str(one), "--name", "one", "--json"))["files"] == [
+    assert json.loads(said("add", str(run_folder), "--name", "one", "--json"))["files"] == [
         str(folder / "one.json")
     ]
-    assert "there is such a record" in said("add", str(one), "--name", "one", code=2)
-    said("add", str(one), "--name", "one", "--replace")
+    assert "there is such a record" in said("add", str(run_folder), "--name", "one", code=2)
+    said("add", str(run_folder), "--name", "one", "--replace")
     assert said("table").strip() == run.table(records.of_kind("run"))
     assert said("compare").strip() == run.compare()
     assert said("table", "speed").strip() == pages.NOTHING
@@ -409,18 +418,18 @@ def test_the_command(
 def test_reports_of_one_and_of_several_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one, two = finished(tmp_path / "one"), finished(tmp_path / "two")
-    assert reporting.main([str(one), "--dry-run"]) == 0
-    assert not (one / "summary.md").exists()
-    assert reporting.main([str(one)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == str(one / "summary.md")
-    assert reporting.main([str(one), str(two)]) == 0
+    first, second = finished(tmp_path / "one"), finished(tmp_path / "two")
+    assert reporting.main([str(first), "--dry-run"]) == 0
+    assert not (first / "summary.md").exists()
+    assert reporting.main([str(first)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(first / "summary.md")
+    assert reporting.main([str(first), str(second)]) == 0
     table = capsys.readouterr().out
-    assert f"| {one} |" in table and f"| {two} |" in table and (two / "summary.md").exists()
+    assert f"| {first} |" in table and f"| {second} |" in table and (second / "summary.md").exists()
     assert reporting.main([]) == 2
     assert reporting.main([str(tmp_path)]) == 2
     (tmp_path / "crosscheck.json").write_text("{}")
     assert reporting.main([str(tmp_path)]) == 2
     assert "holds no finished cross-check" in capsys.readouterr().err
-    assert reporting.main([str(one), str(tmp_path)]) == 2
+    assert reporting.main([str(first), str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err

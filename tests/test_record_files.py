@@ -22,9 +22,10 @@ LISTED: dict[str, dict[str, Any]] = json.loads(
 
 
 def numbers(value: Any) -> list[str]:
-    """All numbers in nested data, each as JSON writes it, sorted; `true` and `false` are none.
+    """Return all numbers in nested data, each as JSON writes it, sorted.
 
-    A text that is a number counts too: the first records of runs had chips and times as texts.
+    `true` and `false` do not count. A text that is a number counts: the first records of runs had
+    chips and times as texts.
     """
     if isinstance(value, dict):
         return sorted(text for child in value.values() for text in numbers(child))
@@ -36,9 +37,9 @@ def numbers(value: Any) -> list[str]:
 
 
 def listed(value: Any) -> dict[str, Any]:
-    """How many numbers there are, and a digest of them; their order does not matter."""
-    found = numbers(value)
-    return {"count": len(found), "digest": hashlib.sha256("\n".join(found).encode()).hexdigest()}
+    """Return the count of all numbers and a digest of them; their order does not matter."""
+    texts = numbers(value)
+    return {"count": len(texts), "digest": hashlib.sha256("\n".join(texts).encode()).hexdigest()}
 
 
 @pytest.mark.parametrize("name", LISTED)

@@ -64,7 +64,10 @@ def initial(layer: nn.RNNBase, batch: int | None) -> list[Tensor]:
 
 
 def run_recurrent(layer: nn.Module, inputs: list[Tensor], packed: int = 0) -> Any:
-    """`packed` first inputs are sequences to pack; what follows the data are initial states."""
+    """Run the layer on inputs, the first `packed` of which are sequences to pack.
+
+    The inputs after the data are initial states.
+    """
     data: Any = inputs[0]
     states = inputs[1:]
     if packed:
@@ -74,22 +77,22 @@ def run_recurrent(layer: nn.Module, inputs: list[Tensor], packed: int = 0) -> An
     return layer(data, tuple(states) if len(states) == 2 else states[0])
 
 
-@pytest.mark.parametrize("given", GIVEN)
+@pytest.mark.parametrize("shape", GIVEN)
 @pytest.mark.parametrize(("kind", "options"), CASES)
 def test_recurrent_equals_digital(
-    engine: str, kind: str, options: dict[str, Any], given: str
+    engine: str, kind: str, options: dict[str, Any], shape: str
 ) -> None:
     layer = KINDS[kind](FEATURES, HIDDEN, **options)
-    if given.startswith("packed"):
+    if shape.startswith("packed"):
         inputs = [torch.randn(length, FEATURES) for length in (2, 6, 1, 6, 3)]
         batch: int | None = len(inputs)
-    elif given.startswith("unbatched"):
+    elif shape.startswith("unbatched"):
         inputs, batch = [torch.randn(STEPS, FEATURES)], None
     else:
         front = (BATCH, STEPS) if layer.batch_first else (STEPS, BATCH)
         inputs, batch = [torch.randn(*front, FEATURES)], BATCH
-    packed = len(inputs) if given.startswith("packed") else 0
-    if given.endswith("state"):
+    packed = len(inputs) if shape.startswith("packed") else 0
+    if shape.endswith("state"):
         inputs += initial(layer, batch)
     check_equal(layer, engine, lambda m, x: run_recurrent(m, x, packed), *inputs)
 
@@ -196,7 +199,10 @@ def test_cell_equals_digital(
 
 
 def test_no_chip_noise_is_lost_in_recurrence(engine: str) -> None:
-    """On one chip every matrix of a bidirectional LSTM is called, and a seed makes one chip."""
+    """On one chip every matrix of a bidirectional LSTM is called.
+
+    A seed makes one chip.
+    """
     if engine != "native":
         pytest.skip("the paper's standard model needs this engine's slowest tile")
     layer = nn.LSTM(FEATURES, HIDDEN, bidirectional=True, proj_size=3).eval()

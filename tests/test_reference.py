@@ -85,7 +85,7 @@ def tiles(model: nn.Module) -> list[Any]:
 
 
 def test_rasch2023_is_mapped_field_by_field() -> None:
-    """SI Table 1, in aihwkit's names."""
+    """The fields of SI Table 1 have aihwkit's names."""
     config = rasch2023.rpu_config()
     assert type(config) is InferenceRPUConfig
     io_ = config.forward
@@ -107,7 +107,7 @@ def test_rasch2023_is_mapped_field_by_field() -> None:
     assert type(model) is PCMLikeNoiseModel
     assert (model.g_converter.g_max, model.t_0, model.t_read) == (25.0, 20.0, 250e-9)
     assert type(config.drift_compensation).__name__ == "GlobalDriftCompensation"
-    assert config.modifier.type == WeightModifierType.NONE  # injection belongs to training
+    assert config.modifier.type == WeightModifierType.NONE  # Injection belongs to training.
     assert config.remap.type.name == "NONE"
 
 
@@ -134,7 +134,10 @@ def test_every_preset_has_a_config_that_aihwkit_runs(name: str) -> None:
 
 
 def test_a_changed_device_is_never_dropped_in_silence() -> None:
-    """aihwkit has the polynomial written in; another one runs through our law."""
+    """aihwkit has the polynomial written in.
+
+    Another polynomial runs through our law.
+    """
     changed = rasch2023.change(prog_coeff_us=(0.5, 0.0, 0.0), why="constant sigma")
     assert type(changed.rpu_config().noise_model) is LawNoiseModel
     unnetted = rasch2023.change(netting=False, why="devices by themselves")
@@ -168,7 +171,10 @@ def test_training_config_refuses_pcm_noise_by_name() -> None:
 
 @pytest.mark.parametrize("tile", ["rpucuda", "torch"])
 def test_training_config_refuses_a_clip_by_columns(tile: str) -> None:
-    """aihwkit's tiles clip by layers; `train` clips by columns on both engines."""
+    """aihwkit's tiles clip by layers.
+
+    `train` clips by columns on both engines.
+    """
 
     def preset(clip: str) -> Preset:
         values = {"noise_type": "none", "drop_connect": 0.0, "clip_type": clip}
@@ -194,13 +200,16 @@ def with_recipe(base: Preset, **values: Any) -> Preset:
 def test_training_config_refuses_noise_that_no_modifier_has(
     tile: str, noise: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """aihwkit's modifiers know one polynomial of one device: a CUDA build changes nothing."""
+    """aihwkit's modifiers know one polynomial of one device.
+
+    A CUDA build changes nothing.
+    """
     monkeypatch.setattr(capability, "cuda_tiles", lambda: True)
     preset = with_recipe(hermes, noise_type=noise, drop_connect=0.0)
-    kept = {} if tile == "rpucuda" else {"drop": ("w_noise", "ir_drop")}
+    dropped = {} if tile == "rpucuda" else {"drop": ("w_noise", "ir_drop")}
     with pytest.raises(CapabilityError, match=f"noise_type='{noise}'"):
-        preset.rpu_config(tile=tile, training="mine", **kept)
-    drop = ("noise_type", *kept.get("drop", ()))
+        preset.rpu_config(tile=tile, training="mine", **dropped)
+    drop = ("noise_type", *dropped.get("drop", ()))
     config = preset.rpu_config(tile=tile, training="mine", drop=drop)
     assert config.modifier.type == WeightModifierType.NONE
 
@@ -237,7 +246,10 @@ def test_aihwkits_functions_work_on_the_result(net: Net, images: Tensor) -> None
 
 
 def test_models_whose_classes_have_one_name_keep_their_own_forward() -> None:
-    """aihwkit's AnalogWrapper gives the second the forward of the first."""
+    """They keep it although their names are equal.
+
+    aihwkit's AnalogWrapper gives the second the forward of the first.
+    """
 
     def make(factor: float) -> nn.Module:
         class Twin(nn.Module):
@@ -279,7 +291,10 @@ def test_frozen_weights_stay_frozen(net: Net) -> None:
 
 @pytest.mark.parametrize("adc", (True, False))
 def test_both_engines_give_one_product(net: Net, images: Tensor, adc: bool) -> None:
-    """DAC, IR drop and ADC on several tiles; with the ADC on, rounding may differ by one step."""
+    """Products agree with DAC, IR drop and ADC on several tiles.
+
+    With the ADC on, rounding may differ by one step.
+    """
     preset = QUIET.change(**SMALL_TILES)
     if not adc:
         preset = preset.change(adc_bits=None, why="outputs without steps")
@@ -290,9 +305,9 @@ def test_both_engines_give_one_product(net: Net, images: Tensor, adc: bool) -> N
     for model in (ours, theirs):
         calibrate(model, [x])
     with torch.no_grad():
-        got, wanted = ours(x), theirs(x)
-    off = (got - wanted).abs()
-    largest = float(wanted.abs().max())
+        got, expected = ours(x), theirs(x)
+    off = (got - expected).abs()
+    largest = float(expected.abs().max())
     if not adc:
         assert float(off.max()) <= 1e-5 * largest
         return
@@ -307,8 +322,10 @@ def test_both_engines_give_one_product(net: Net, images: Tensor, adc: bool) -> N
     "options", ({}, {"padding": 1}, {"stride": 2}, {"padding": 1, "padding_mode": "reflect"})
 )
 def test_both_engines_give_one_convolution(options: dict[str, Any], rows: int) -> None:
-    """Outputs and input gradients with input ranges, DAC and IR drop, on aihwkit's convolution and
-    on the bridge."""
+    """Outputs and input gradients agree.
+
+    There are input ranges, DAC and IR drop, on aihwkit's convolution and on the bridge.
+    """
     torch.manual_seed(0)
     conv = nn.Conv2d(2, 3, 3, **options)
     x = torch.randn(3, 2, 5, 5)
@@ -322,12 +339,15 @@ def test_both_engines_give_one_convolution(options: dict[str, Any], rows: int) -
         y.square().sum().backward()
         outputs.append(y.detach())
         gradients.append(leaf.grad)
-    for got, wanted in (outputs, gradients):
-        assert float((got - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())  # type: ignore[union-attr,operator]
+    for got, expected in (outputs, gradients):
+        assert float((got - expected).abs().max()) <= 1e-5 * float(expected.abs().max())  # type: ignore[union-attr,operator]
 
 
 def test_copy_trained_gives_the_same_crossbars(net: Net, images: Tensor) -> None:
-    """Learned scales, ranges and normalised weights below 1 arrive as they are."""
+    """Learned scales and ranges arrive as they are.
+
+    So do normalised weights below 1.
+    """
     ours = convert(net, QUIET).eval()
     calibrate(ours, [images])
     with torch.no_grad():
@@ -341,7 +361,7 @@ def test_copy_trained_gives_the_same_crossbars(net: Net, images: Tensor) -> None
         assert torch.allclose(m.effective_weight(), matrix(theirs, name).effective_weight())
         assert torch.equal(m.input_ranges(), matrix(theirs, name).input_ranges())  # type: ignore[arg-type]
     with torch.no_grad():
-        # a rounding that falls the other way moves the input of the next layer by a step
+        # A rounding that falls the other way moves the input of the next layer by a step.
         assert float((ours(images) - theirs(images)).abs().mean()) < 0.01
 
 
@@ -361,7 +381,10 @@ def loss(model: nn.Module, batch: Tensor) -> Tensor:
 def test_noise_is_injected_from_the_first_batch_with_any_optimizer(
     net: Net, images: Tensor, kind: str
 ) -> None:
-    """The weights of the first forward pass are noisy, those after training are clean."""
+    """The first forward pass has noisy weights.
+
+    After training, the weights are clean.
+    """
     analog = converted(net, images)
     clean = matrix(analog, "fc").normalised_weight()
     held: list[Tensor] = []
@@ -374,7 +397,7 @@ def test_noise_is_injected_from_the_first_batch_with_any_optimizer(
     scale = matrix(analog, "fc").column_scale().T
     for weight in held:
         noise = weight / scale - clean
-        # sigma_prog of 1.05 % to 4.3 % of g_max, times 3, plus 1/f noise
+        # The noise is sigma_prog of 1.05 % to 4.3 % of g_max, times 3, plus 1/f noise.
         assert 3 * 0.0105 < float(noise.std()) < 3 * 0.06
     assert len(held) == 3 and not torch.equal(held[0], held[1])
     assert torch.equal(matrix(analog, "fc").normalised_weight(), clean)
@@ -400,14 +423,14 @@ def test_ranges_start_from_data_and_are_learned(net: Net, images: Tensor) -> Non
     once = recipe(noise_scale=0.0, input_range_init_batches=1, learning_rate=1e-30)
     train(analog, [images], loss, recipe=once, progress=False)
     got = matrix(analog, "conv").input_ranges()
-    wanted = 3 * nn.functional.unfold(images, 3, padding=1).std()
-    assert got is not None and float(got) == pytest.approx(float(wanted), rel=1e-5)
+    expected = 3 * nn.functional.unfold(images, 3, padding=1).std()
+    assert got is not None and float(got) == pytest.approx(float(expected), rel=1e-5)
     learned = recipe(noise_scale=0.0, learning_rate=0.05, input_range_init_batches=1)
     train(analog, [images] * 3, loss, recipe=learned, progress=False)
     assert float(matrix(analog, "conv").input_ranges()) != float(got)  # type: ignore[arg-type]
-    kept = learned.override(learn_input_ranges=False)
+    fixed = learned.override(learn_input_ranges=False)
     before = matrix(analog, "conv").input_ranges()
-    train(analog, [images] * 3, loss, recipe=kept, progress=False)
+    train(analog, [images] * 3, loss, recipe=fixed, progress=False)
     assert torch.equal(matrix(analog, "conv").input_ranges(), before)  # type: ignore[arg-type]
 
 

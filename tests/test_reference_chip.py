@@ -67,7 +67,7 @@ def test_a_layers_chip_does_not_depend_on_the_others(net: Net, images: Tensor) -
 
 
 def drift_seconds(model: nn.Module, t_s: float) -> None:
-    """Weights only: the compensation's readout needs no input range."""
+    """Drift the weights only: the compensation's readout needs no input range."""
     drift(model, t_s)
 
 
@@ -98,7 +98,7 @@ def test_restore_gives_the_trained_weights(net: Net, images: Tensor) -> None:
     drift(analog, "1y")
     restore(analog)
     assert all(torch.equal(w, chip_weights(analog)[name]) for name, w in before.items())
-    program(analog, 3)  # again from the trained weights, not from the drifted ones
+    program(analog, 3)  # It starts from the trained weights again, not from the drifted ones.
     program(analog, 3)
     assert torch.allclose(matrix(analog, "fc").clean_weight(), net.fc.weight, atol=1e-6)
 
@@ -117,7 +117,10 @@ def test_a_range_that_was_never_set_is_an_error(net: Net, images: Tensor) -> Non
 
 
 def test_saved_chip_and_state_dict_come_back(net: Net, images: Tensor, tmp_path: Any) -> None:
-    """The state dict holds the trained weights while a chip is programmed, and no pickle."""
+    """The state dict holds the trained weights while a chip is programmed.
+
+    It has no pickle.
+    """
     analog = converted(net, images)
     program(analog, 3)
     drift(analog, "1d")
@@ -131,12 +134,12 @@ def test_saved_chip_and_state_dict_come_back(net: Net, images: Tensor, tmp_path:
     load_chip(fresh, tmp_path / "chip.safetensors")
     alpha = matrix(analog, "fc").alpha()
     assert torch.equal(matrix(fresh, "fc").alpha(), alpha)
-    wanted = chip_weights(analog)
-    assert all(torch.equal(w, wanted[name]) for name, w in chip_weights(fresh).items())
+    expected = chip_weights(analog)
+    assert all(torch.equal(w, expected[name]) for name, w in chip_weights(fresh).items())
     drift(analog, "1h")
     drift(fresh, "1h")
-    wanted = chip_weights(analog)
-    assert all(torch.equal(w, wanted[name]) for name, w in chip_weights(fresh).items())
+    expected = chip_weights(analog)
+    assert all(torch.equal(w, expected[name]) for name, w in chip_weights(fresh).items())
     drift(fresh, "1d")
     assert torch.equal(matrix(fresh, "fc").alpha(), alpha)
 
@@ -146,20 +149,23 @@ def test_copies_are_whole_and_apart(net: Net, images: Tensor, how: str) -> None:
     analog = converted(net, images, QUIET)
     program(analog, 3)
     drift(analog, "1d")
-    wanted = chip_weights(analog)
+    expected = chip_weights(analog)
     twin = copy.deepcopy(analog) if how == "deepcopy" else pickle.loads(pickle.dumps(analog))
     with torch.no_grad():
         assert torch.equal(twin(images), analog(images))
-    assert all(torch.equal(w, wanted[name]) for name, w in chip_weights(twin).items())
+    assert all(torch.equal(w, expected[name]) for name, w in chip_weights(twin).items())
     drift(twin, "1y")
     program(twin, 4)
-    assert all(torch.equal(w, wanted[name]) for name, w in chip_weights(analog).items())
+    assert all(torch.equal(w, expected[name]) for name, w in chip_weights(analog).items())
     restore(twin)
     assert torch.allclose(matrix(twin, "fc").effective_weight(), net.fc.weight, atol=1e-6)
 
 
 def test_products_follow_no_seed(net: Net, images: Tensor) -> None:
-    """A documented limit: when aihwkit's tile takes seeds, the documentation must change."""
+    """This is a documented limit.
+
+    When aihwkit's tile takes seeds, the documentation must change.
+    """
     analog = converted(net, images)
     outputs = []
     for _ in range(2):

@@ -17,7 +17,7 @@ from tests.models import DEVICES, linear, random
 
 
 class Stages(nn.Module):
-    """Calls its layers by plain containers that hold them too."""
+    """A model that calls its layers by plain containers that hold them too."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -39,19 +39,22 @@ class Stages(nn.Module):
 
 @pytest.mark.parametrize("kind", ["list", "tuple", "nested", "methods"])
 def test_a_layer_in_a_container_is_the_analog_one(engine: str, kind: str) -> None:
-    """The forward pass runs through the chip: as the same layers one after another do."""
-    found = convert(Stages(kind), DEVICES, engine=engine).eval()
+    """The forward pass runs through the chip.
+
+    It does so for the same layers one after another.
+    """
+    analog = convert(Stages(kind), DEVICES, engine=engine).eval()
     plain = nn.Sequential()
     plain.add_module("first", linear(12, 16))
     plain.add_module("second", linear(16, 5, seed=2))
-    wanted = convert(plain, DEVICES, engine=engine).eval()
+    expected = convert(plain, DEVICES, engine=engine).eval()
     x = random(6, 12)
-    for model in (found, wanted):
+    for model in (analog, expected):
         program(model, 3)
         drift(model, "1y")
     with torch.no_grad():
-        assert torch.equal(found(x), wanted(x))
-        assert not torch.allclose(found(x), Stages(kind)(x), atol=1e-3)
+        assert torch.equal(analog(x), expected(x))
+        assert not torch.allclose(analog(x), Stages(kind)(x), atol=1e-3)
 
 
 def test_the_given_model_keeps_its_containers() -> None:
@@ -68,13 +71,16 @@ def test_a_way_that_cannot_be_changed_is_refused(engine: str) -> None:
         convert(model, DEVICES, engine=engine)
     inner = nn.MultiheadAttention(8, 2)
     holder = nn.Sequential(inner)
-    holder.__dict__["last"] = [inner.out_proj]  # a part of a layer that is converted whole
+    holder.__dict__["last"] = [inner.out_proj]  # This is a part of a layer that is converted whole.
     with pytest.raises(ConversionError, match="attribute 'last' holds a layer"):
         convert(holder, ideal)
 
 
 def test_a_layer_outside_of_the_module_tree_is_named(engine: str) -> None:
-    """`parameters()` does not know it, nor would a coverage report."""
+    """`parameters()` does not know it.
+
+    A coverage report would not either.
+    """
     model = nn.Sequential(linear(12, 16))
     model.__dict__["tail"] = {"last": [linear(16, 5)]}
     with pytest.raises(ConversionError, match="tail .a Linear that is not in the module tree."):
@@ -128,7 +134,7 @@ def test_weights_that_hooks_compute_are_refused(kind: str) -> None:
 
 
 class ByHand(nn.Module):
-    """Uses the weights of one of its layers, and calls the other."""
+    """A model that uses the weights of one of its layers, and calls the other."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,10 +151,10 @@ def test_a_sweep_warns_of_layers_that_are_never_called(engine: str) -> None:
         with torch.no_grad():
             return float(model(random(6, 12)).abs().mean())
 
-    sweep(plain, size, "1s", chips=2, progress=False)  # a warning would be an error
-    sweep(plain, lambda model: 1.0, "1s", chips=1, progress=False)  # runs nothing at all
+    sweep(plain, size, "1s", chips=2, progress=False)  # A warning would be an error.
+    sweep(plain, lambda model: 1.0, "1s", chips=1, progress=False)  # This runs nothing at all.
     if engine == "aihwkit":
-        return  # its layers have no `weight` of their own to use
+        return  # Its layers have no `weight` of their own to use.
     by_hand = convert(ByHand(), DEVICES, engine=engine).eval()
     with pytest.warns(UserWarning, match="never reached these analog layers: used; "):
         sweep(by_hand, size, "1s", chips=1, progress=False)

@@ -11,10 +11,10 @@ from tests.test_imports import python
 
 
 def rows(metric: str = "accuracy") -> pd.DataFrame:
-    """A digital model at 90 % (perplexity 10) and two chips at two times on one engine."""
+    """Return a digital model at 90 % (perplexity 10) and two chips at two times on one engine."""
     base = {"model": "M", "dataset": "D", "preset": "p", "seed": 0}
     digital = {**base, "phase": "digital", "engine": "digital"}
-    made = [
+    table = [
         {**digital, "metric": metric, "value": 0.9 if metric == "accuracy" else 10.0},
         {**digital, "metric": "error", "value": 0.1},
     ]
@@ -22,13 +22,16 @@ def rows(metric: str = "accuracy") -> pd.DataFrame:
         for chip, accuracy in enumerate(accuracies):
             place = {"phase": "direct", "engine": "native", "t_inference": t_s, "chip": chip}
             value = accuracy if metric == "accuracy" else 1.0 / (1.0 - accuracy)
-            made.append({**base, **place, "metric": metric, "value": value})
-            made.append({**base, **place, "metric": "error", "value": 1 - accuracy})
-    return pd.DataFrame(made)
+            table.append({**base, **place, "metric": metric, "value": value})
+            table.append({**base, **place, "metric": "error", "value": 1 - accuracy})
+    return pd.DataFrame(table)
 
 
 def test_normalised_accuracy_is_the_papers() -> None:
-    """ResNet-32's row of the paper: 8.36 % error against 5.80 %, chance 90 %: A* 96.96 %."""
+    """ResNet-32's row of the paper gives A* = 96.96 %.
+
+    Its errors are 8.36 % against 5.80 %, and chance is 90 %.
+    """
     assert tables.normalised_accuracy(0.0836, 0.0580, 0.9) == pytest.approx(0.96960, abs=1e-5)
     assert tables.normalised_accuracy(0.058, 0.058, 0.9) == 1.0
     assert tables.normalised_accuracy(0.9, 0.058, 0.9) == pytest.approx(0.0)
@@ -58,7 +61,7 @@ def test_summary_has_baseline_mean_spread_and_drift_loss() -> None:
 def test_a_loss_of_perplexity_is_a_rise_and_a_gain_says_so() -> None:
     worse = rows("perplexity")
     table = tables.summary(worse, "perplexity").iloc[0]
-    # chips at 1 s: 1/0.12, 1/0.14; at 1 h: 1/0.20, 1/0.16
+    # The chips have 1/0.12, 1/0.14 at 1 s and 1/0.20, 1/0.16 at 1 h.
     assert table["1s"] == "7.74 ± 0.84"
     assert table["drift loss"] == "-2.11 (gain)"
     better = worse.assign(t_inference=worse.t_inference.map({1.0: 3600.0, 3600.0: 1.0}))
@@ -73,41 +76,45 @@ def test_a_loss_of_an_error_is_a_rise() -> None:
 
 def test_a_star_at_every_time() -> None:
     row = tables.a_star_summary(rows(), chance=0.5).iloc[0]
-    # 1 - (err - 0.1) / 0.4: chips 0.95, 0.90 at 1 s and 0.75, 0.85 at 1 h; t of 2 chips: 12.706
+    # 1 - (err - 0.1) / 0.4: chips have 0.95, 0.90 at 1 s and 0.75, 0.85 at 1 h; t of 2 chips is
+    # 12.706.
     assert row["A* 1s"] == "92.50 ± 3.54 % (60.73 to 124.27)"
     assert row["A* 1h"] == "80.00 ± 7.07 % (16.47 to 143.53)"
 
 
 def test_a_star_in_numbers() -> None:
-    """Of 3 chips with mean 0.9 and sd 0.05 by hand: 0.9 ± 4.302653 x 0.05 / sqrt 3."""
+    """3 chips with mean 0.9 and sd 0.05 give, by hand, 0.9 ± 4.302653 x 0.05 / sqrt 3."""
     base = {"model": "M", "dataset": "D", "metric": "error", "phase": "hwa", "engine": "native"}
     digital = {**base, "phase": "digital", "engine": "digital", "value": 0.1}
     errors = (0.12, 0.14, 0.16)
     chips = [{**base, "t_inference": 60.0, "chip": i, "value": e} for i, e in enumerate(errors)]
-    (one,) = tables.a_star(pd.DataFrame([digital, *chips]), 0.5).to_dict("records")
-    place = {name: one.pop(name) for name in ("phase", "engine", "data", "t_inference", "chips")}
+    (row,) = tables.a_star(pd.DataFrame([digital, *chips]), 0.5).to_dict("records")
+    place = {name: row.pop(name) for name in ("phase", "engine", "data", "t_inference", "chips")}
     assert list(place.values()) == ["hwa", "native", "D", 60.0, 3]
     half = 4.302653 * 0.05 / math.sqrt(3)
-    assert one == pytest.approx({"mean": 0.9, "sd": 0.05, "low": 0.9 - half, "high": 0.9 + half})
+    assert row == pytest.approx({"mean": 0.9, "sd": 0.05, "low": 0.9 - half, "high": 0.9 + half})
     table = tables.a_star(pd.DataFrame([digital, chips[0]]), 0.5)
     assert table["mean"].tolist() == pytest.approx([0.95])
     assert table[["sd", "low", "high"]].isna().all(axis=None)
 
 
 def test_trainings_are_what_an_interval_is_over_where_there_are_several() -> None:
-    """Two trainings of A* 0.9 and 0.8, 40 chips each that hardly differ: one degree of freedom."""
-    made = []
+    """Two trainings give one degree of freedom.
+
+    They have A* 0.9 and 0.8, and 40 chips each that hardly differ.
+    """
+    table = []
     for training, star in ((0, 0.9), (1, 0.8)):
         base = {"model": "M", "dataset": "D", "metric": "error", "training_seed": training}
-        made.append({**base, "phase": "digital", "engine": "digital", "value": 0.1})
+        table.append({**base, "phase": "digital", "engine": "digital", "value": 0.1})
         for chip in range(40):
             place = {"phase": "hwa", "engine": "native", "t_inference": 1.0, "chip": chip}
             value = 0.1 + 0.4 * (1 - star) + 1e-4 * (-1) ** chip
-            made.append({**base, **place, "value": value})
-    (one,) = tables.a_star(pd.DataFrame(made), 0.5).to_dict("records")
+            table.append({**base, **place, "value": value})
+    (row,) = tables.a_star(pd.DataFrame(table), 0.5).to_dict("records")
     half = 12.706205 * math.sqrt(0.005) / math.sqrt(2)
-    assert (one["chips"], one["mean"]) == (80, pytest.approx(0.85))
-    assert one["high"] - 0.85 == pytest.approx(half) == 0.85 - one["low"]
+    assert (row["chips"], row["mean"]) == (80, pytest.approx(0.85))
+    assert row["high"] - 0.85 == pytest.approx(half) == 0.85 - row["low"]
 
 
 def test_a_star_of_a_digital_model_at_chance_is_undefined() -> None:
@@ -117,14 +124,14 @@ def test_a_star_of_a_digital_model_at_chance_is_undefined() -> None:
 
 
 def test_each_part_of_the_data_has_its_own_digital_model() -> None:
-    """A subset's chips are compared with the digital model on that subset."""
+    """A subset's chips have the digital model on that subset."""
     subset = rows().assign(dataset="D, subset of 10", engine="aihwkit")
     subset.loc[subset.phase == "digital", "value"] = [0.95, 0.05]
     table = tables.summary(pd.concat([rows(), subset]), "accuracy")
     assert table.digital.tolist() == ["90.00 %", "95.00 %"]
     stars = tables.a_star_summary(pd.concat([rows(), subset]), chance=0.5)
-    found = [text.partition(" (")[0] for text in stars["A* 1s"]]
-    assert found == ["92.50 ± 3.54 %", "82.22 ± 3.14 %"]
+    texts = [text.partition(" (")[0] for text in stars["A* 1s"]]
+    assert texts == ["92.50 ± 3.54 %", "82.22 ± 3.14 %"]
 
 
 def test_phases_come_in_their_order() -> None:
@@ -135,8 +142,8 @@ def test_phases_come_in_their_order() -> None:
 
 
 def test_one_chip_has_no_spread() -> None:
-    one = rows()
-    table = tables.summary(one[(one.chip == 0) | one.chip.isna()], "accuracy")
+    results = rows()
+    table = tables.summary(results[(results.chip == 0) | results.chip.isna()], "accuracy")
     assert table.iloc[0]["1s"] == "88.00 %"
     assert table.iloc[0]["chips"] == "1"
 
@@ -151,7 +158,10 @@ def test_figures_are_written(tmp_path) -> None:
 
 
 def test_figures_draw_every_chip_and_the_digital_line(tmp_path, monkeypatch) -> None:
-    """What is drawn is what the rows hold: means on lines, chips as dots, the digital model."""
+    """A figure draws what the rows hold.
+
+    Means are on lines, chips are dots, and the digital model is a line.
+    """
     seen = {}
     from matplotlib.figure import Figure
 
@@ -175,8 +185,11 @@ def test_figures_draw_every_chip_and_the_digital_line(tmp_path, monkeypatch) -> 
 
 
 def test_figures_change_no_global_state(tmp_path) -> None:
-    """Neither pyplot nor the current backend are touched: a notebook's figures stay."""
-    said = python(
+    """Neither pyplot nor the current backend is touched.
+
+    A notebook's figures stay.
+    """
+    printed = python(
         "import sys, matplotlib\n"
         "before = matplotlib.rcParams['backend']\n"
         "from benchmarks.report import figures\n"
@@ -184,7 +197,7 @@ def test_figures_change_no_global_state(tmp_path) -> None:
         f"figures.save(drawing, {str(tmp_path / 'a.png')!r})\n"
         "print(matplotlib.rcParams['backend'] == before, 'matplotlib.pyplot' in sys.modules)"
     )
-    assert said == "True False"
+    assert printed == "True False"
 
 
 def test_markdown_is_a_table() -> None:

@@ -19,7 +19,7 @@ COLUMNS = ["quantity", "t_inference", "first", "second", "difference", "low", "h
 
 
 def contents(**changes: Any) -> dict[str, Any]:
-    """What crosscheck.json holds: one model at two times, and its perplexity at one."""
+    """Return the contents of crosscheck.json: one model at two times, and its perplexity at one."""
     rows = [
         ["accuracy", 31536000.0, 0.9, 0.89, -0.01, -0.02, 0.001, 0.005, "undecided"],
         ["accuracy", 1.0, 0.92, 0.921, 0.001, -0.002, 0.004, 0.005, "equivalent"],
@@ -53,7 +53,10 @@ def record(**changes: Any) -> Record:
 
 
 def test_records_with_the_earlier_names_of_the_columns_are_read() -> None:
-    """The two sides were called native and aihwkit, in every record up to the first release."""
+    """The two sides were called native and aihwkit.
+
+    Every record up to the first release has these names.
+    """
     names = {"first": "native", "second": "aihwkit"}
     earlier = [names.get(column, column) for column in [*COLUMNS, "verdict"]]
     assert crosscheck.table([record(worst_columns=earlier)]) == crosscheck.table([record()])
@@ -86,7 +89,7 @@ def test_a_line_per_time_and_quantity() -> None:
     "changes",
     [
         {"sides": ["native", "native"]},
-        {"counts": [["task", "accuracy", 9, 0, 1]]},  # three of ten rows
+        {"counts": [["task", "accuracy", 9, 0, 1]]},  # These are three of ten rows.
         {"counts": [["task", "accuracy", 1, 0, 1], ["layer", "gain", 1, 0, 0]]},
     ],
 )
@@ -103,21 +106,24 @@ def test_what_is_no_cross_check_is_refused() -> None:
 
 
 def test_a_finished_folder_is_a_record(tmp_path: Path) -> None:
-    """Every row and count of all parts; a cross-check that goes on is refused."""
+    """A record holds every row and count of all parts.
+
+    A cross-check that is not finished is refused.
+    """
     about = contents()
     about["reports"].append({**about["reports"][0], "name": "rasch2023/wrn", "worst": []})
     (tmp_path / crosscheck.FILE).write_text(json.dumps(about))
-    (made,) = records_of(tmp_path, "one")
-    assert made == read(write(made, tmp_path / "crosscheck-one.json"))
-    assert (made.kind, made.name) == ("crosscheck", "crosscheck-one")
-    assert made.columns == ["part", *COLUMNS, "verdict"]
-    assert [list(row) for row in made.rows] == [
+    (record,) = records_of(tmp_path, "one")
+    assert record == read(write(record, tmp_path / "crosscheck-one.json"))
+    assert (record.kind, record.name) == ("crosscheck", "crosscheck-one")
+    assert record.columns == ["part", *COLUMNS, "verdict"]
+    assert [list(row) for row in record.rows] == [
         ["rasch2023/lstm", *row] for row in about["reports"][0]["worst"]
     ]
-    assert [report["name"] for report in made.extra["reports"]] == [
+    assert [report["name"] for report in record.extra["reports"]] == [
         *("rasch2023/lstm", "rasch2023/wrn"),
     ]
-    table = crosscheck.counts_table([made], "there/").splitlines()
+    table = crosscheck.counts_table([record], "there/").splitlines()
     assert table[2] == (
         "| rasch2023/lstm | native, aihwkit | 2 | 0 | 1 "
         "| [crosscheck-one](there/crosscheck-one.json) |"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from aimc_bridge import rng
 from tests.stats import assert_sd, quantile
 
-# Pinned: a change here is a change of every chip that was ever drawn.
+# These are pinned: a change here changes every chip that was ever drawn.
 GOLDEN_SEED = 8536256331024171286
 GOLDEN = (-1.0425769, -0.3480400, 0.5366441, -0.6274794, -0.0881723, -1.7933971)
 GOLDEN_FEW = (-0.5980127, 0.0641535, 0.2725314, 1.4046549)
@@ -36,10 +36,12 @@ def test_golden_values() -> None:
 
 
 def test_same_in_another_process() -> None:
-    """No hash randomisation, no state of the process."""
+    """There is no hash randomisation and no state of the process."""
     code = "from aimc_bridge import rng; print(rng.derive(7, 'program', 'fc1'))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) == GOLDEN_SEED
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert int(process.stdout) == GOLDEN_SEED
 
 
 def test_order_and_company_do_not_matter() -> None:
@@ -65,14 +67,14 @@ def test_the_default_generator_is_left_alone() -> None:
 @settings(derandomize=True, deadline=None, max_examples=200)
 @given(st.integers(), st.lists(names, max_size=3), st.integers(), st.lists(names, max_size=3))
 def test_another_name_is_another_seed(a: int, first: list, b: int, second: list) -> None:
-    one, two = rng.derive(a, *first), rng.derive(b, *second)
-    assert 0 <= one < 2**63
+    seed, other_seed = rng.derive(a, *first), rng.derive(b, *second)
+    assert 0 <= seed < 2**63
     same = a == b and list(map(repr, first)) == list(map(repr, second))
-    assert (one == two) == same
+    assert (seed == other_seed) == same
 
 
 @pytest.mark.parametrize(
-    ("one", "two"),
+    ("first", "second"),
     [
         (("ab", "c"), ("a", "bc")),
         (("a",), ("a", "")),
@@ -81,12 +83,12 @@ def test_another_name_is_another_seed(a: int, first: list, b: int, second: list)
         ((), (0,)),
     ],
 )
-def test_names_do_not_run_together(one: tuple, two: tuple) -> None:
-    assert rng.derive(0, *one) != rng.derive(0, *two)
+def test_names_do_not_run_together(first: tuple, second: tuple) -> None:
+    assert rng.derive(0, *first) != rng.derive(0, *second)
 
 
 def test_streams_are_not_correlated() -> None:
-    """Neighbouring seeds and names: correlations as of independent draws."""
+    """Neighbouring seeds and names have correlations like independent draws."""
     count = 20_000
     keys = [(seed, name) for seed in range(4) for name in ("fc1", "fc2", "fc3")]
     draws = torch.stack([rng.normal((count,), rng.stream(s, "program", n)) for s, n in keys])

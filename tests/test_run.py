@@ -1,4 +1,4 @@
-"""The benchmark command: what it writes, going on after an interruption, and its plans."""
+"""The benchmark command: its files, going on after an interruption, and its plans."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("no_data")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """A run of the wrn task on few images; its digital model serves the other tests."""
+    """Run the wrn task on few images; its digital model serves the other tests."""
     out = tmp_path_factory.mktemp("run") / "wrn"
     assert run.main(["wrn", *QUICK, "--times", "1s", "1 day", "--out", str(out)]) == 0
     return out
@@ -53,7 +53,7 @@ def rows_of(out: Path) -> pd.DataFrame:
 
 
 def one_error(text: str) -> str:
-    """The one line of an error; nothing after it, and no traceback."""
+    """Return the one line of an error; nothing follows it, and there is no traceback."""
     lines = [line for line in text.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, text
     assert "Traceback" not in text
@@ -80,12 +80,12 @@ def test_results_have_the_promised_columns_and_a_row_a_chip_time_and_metric(fini
     assert len(keys) == len(analog) == 2 * 2 * 2 * 3
     assert set(analog.phase) == {"direct", "hwa"}
     assert set(analog.t_inference) == {1.0, 86400.0}
-    assert (analog.seed == analog.chip).all()  # chip i of seed 0
+    assert (analog.seed == analog.chip).all()  # Chip i has seed i, since the seed is 0.
     digital = rows[rows.phase == "digital"]
     assert len(digital) == 3
     assert digital.t_inference.isna().all() and digital.chip.isna().all()
     text = (finished / "results.csv").read_text()
-    assert ",0,0," in text and ",0.0,0," not in text  # a chip is a whole number
+    assert ",0,0," in text and ",0.0,0," not in text  # A chip is a whole number.
 
 
 def test_the_digital_row_is_the_digital_model_on_the_same_samples(finished, model) -> None:
@@ -141,26 +141,32 @@ def test_the_first_lines_name_data_sizes_and_that_they_are_not_the_papers(
     assert "not the paper's" in first
     assert "WRN-10-1 (77,562 parameters) on digits (8 x 8)" in second
     assert "1,198 train, 400 test images" in second
-    assert "## WRN-10-1" in captured.out  # the tables are what it prints
+    assert "## WRN-10-1" in captured.out  # The command prints the tables.
 
 
 def test_a_checkpoint_is_evaluated_without_training(finished, model, tmp_path) -> None:
-    """The same chips of the same weights: the numbers of the run that trained them."""
+    """The chips and weights are the same.
+
+    So are the numbers of the run that trained them.
+    """
     out = tmp_path / "out"
     arguments = ["wrn", *QUICK, "--checkpoint", str(model), "--times", "1 day", "--out", str(out)]
     assert run.main(arguments) == 0
     assert not (out / "work" / "wrn" / "digital").exists()
-    found, before = rows_of(out), rows_of(finished)
-    assert set(found.phase) == {"digital", "direct"}
+    results, before = rows_of(out), rows_of(finished)
+    assert set(results.phase) == {"digital", "direct"}
     same = before[(before.phase == "direct") & (before.t_inference == 86400.0)]
-    assert found[found.phase == "direct"].value.tolist() == same.value.tolist()
+    assert results[results.phase == "direct"].value.tolist() == same.value.tolist()
     facts = json.loads((out / "run.json").read_text())["studies"]["wrn"]
     assert facts["digital"]["checkpoint"] == str(model)
-    assert facts["digital"]["steps"] == 74  # from the info beside it
+    assert facts["digital"]["steps"] == 74  # This comes from the info beside it.
 
 
 def test_both_engines_side_by_side(model, tmp_path, monkeypatch) -> None:
-    """aihwkit gets the trained weights and ranges; native is measured on its samples too."""
+    """aihwkit gets the trained weights and ranges.
+
+    The native engine is measured on aihwkit's samples too.
+    """
     out = tmp_path / "out"
     arguments = [
         *("wrn", "--engine", "both", "--checkpoint", str(model), "--phases", "direct", "hwa"),
@@ -182,7 +188,7 @@ def test_both_engines_side_by_side(model, tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(phases.Phases, "_as", watched)
     assert run.main(arguments) == 0
-    assert len(carried) == 2  # once a phase
+    assert len(carried) == 2  # A conversion happens once per phase.
     rows = rows_of(out)
     chips = rows[(rows.metric == "accuracy") & (rows.phase != "digital")]
     counts = chips.groupby(["phase", "engine", "dataset"]).size().to_dict()
@@ -195,7 +201,7 @@ def test_both_engines_side_by_side(model, tmp_path, monkeypatch) -> None:
     baselines = rows[(rows.phase == "digital") & (rows.metric == "accuracy")]
     assert set(baselines.dataset) == {f"{name} 60", f"{name} 20"}
     assert run.main([*arguments, "--resume"]) == 0
-    assert len(carried) == 2  # measured chips need no conversion
+    assert len(carried) == 2  # Measured chips need no conversion.
     pd.testing.assert_frame_equal(rows_of(out), rows)
 
 
@@ -203,21 +209,22 @@ def test_both_engines_side_by_side(model, tmp_path, monkeypatch) -> None:
 
 
 class Interrupted(Exception):
-    """What stops a run in a test."""
+    """The exception that stops a run in a test."""
 
 
 @pytest.mark.parametrize(
     ("at_evaluation", "at_training", "evaluations", "trainings"),
     [
-        (4, False, 2 + 4, 1),  # in the second chip of two: that chip, the other phase
-        (None, True, 4, 1),  # in the hardware-aware training: that, and its chips
-        (7, False, 4, 0),  # in the first chip after it: its chips alone
+        # It stops in the second chip of two: that chip and the other phase are left.
+        (4, False, 2 + 4, 1),
+        (None, True, 4, 1),  # It stops in the hardware-aware training: that and its chips are left.
+        (7, False, 4, 0),  # It stops in the first chip after it: its chips alone are left.
     ],
 )
 def test_a_resumed_run_ends_as_if_never_interrupted(
     finished, model, tmp_path, monkeypatch, at_evaluation, at_training, evaluations, trainings
 ) -> None:
-    """Nothing done is done again, and the numbers are those of one go.
+    """Nothing is done twice, and the numbers are the same.
 
     A whole run evaluates the digital model, then two chips at two times in each phase.
     """
@@ -229,17 +236,17 @@ def test_a_resumed_run_ends_as_if_never_interrupted(
     calls = {"evaluate": 0, "train": 0}
     evaluate, train = base.evaluate, base.Study.train
 
-    def counted(*given):
+    def counted(*args):
         calls["evaluate"] += 1
         if calls["evaluate"] == at_evaluation:
             raise Interrupted
-        return evaluate(*given)
+        return evaluate(*args)
 
-    def trained(*given):
+    def trained(*args):
         calls["train"] += 1
         if at_training and calls["train"] == 1:
             raise Interrupted
-        return train(*given)
+        return train(*args)
 
     monkeypatch.setattr(base, "evaluate", counted)
     monkeypatch.setattr(base.Study, "train", trained)
@@ -251,11 +258,11 @@ def test_a_resumed_run_ends_as_if_never_interrupted(
     assert run.main([*arguments, "--resume"]) == 0
     assert calls["evaluate"] - first["evaluate"] == evaluations
     assert calls["train"] - first["train"] == trainings
-    expected, found = rows_of(finished), rows_of(out)
-    pd.testing.assert_frame_equal(found, expected)
+    expected, resumed = rows_of(finished), rows_of(out)
+    pd.testing.assert_frame_equal(resumed, expected)
 
     before = dict(calls)
-    assert run.main([*arguments, "--resume"]) == 0  # all done: nothing is done
+    assert run.main([*arguments, "--resume"]) == 0  # All is done, so nothing is done.
     assert calls == before
     pd.testing.assert_frame_equal(rows_of(out), expected)
 
@@ -290,7 +297,10 @@ def test_another_run_is_refused_and_left_as_it_is(finished, model, capsys) -> No
 
 
 def test_a_finished_run_grows_by_chips_times_and_phases(model, tmp_path) -> None:
-    """To the rows that one run over all of it has; what is there is not measured again."""
+    """It grows to the rows that one run over all of it has.
+
+    Existing rows are not measured again.
+    """
     whole, grown = tmp_path / "whole", tmp_path / "grown"
     same = ["wrn", *QUICK, "--checkpoint", str(model)]
     every = ["--chips", "3", "--times", "1s", "1h", "1y", "--phases", "direct", "hwa"]
@@ -305,7 +315,7 @@ def test_a_finished_run_grows_by_chips_times_and_phases(model, tmp_path) -> None
 
 
 def test_what_a_run_has_stays_whatever_is_asked_for(model, tmp_path, capsys) -> None:
-    """Times and phases that are not named again, and chips."""
+    """Times, phases and chips that are not named again stay."""
     words = ["wrn", *QUICK, "--checkpoint", str(model), "--out", str(tmp_path / "out")]
     first = ["--times", "1s", "1y", "--phases", "direct", "control"]
     assert run.main([*words, "--chips", "2", *first]) == 0
@@ -393,7 +403,7 @@ def test_every_profile_has_a_plan_whose_recipe_is_valid(name, profile) -> None:
     recipe_name = tasks.find(name).recipe
     recipe = recipe_for(rasch2023, recipe_name, plan, {})
     assert {key: getattr(recipe.spec, key) for key in plan.overrides} == plan.overrides
-    if profile == "paper":  # the paper's own, whole
+    if profile == "paper":  # This is the paper's own, whole.
         assert recipe.spec.values() == rasch2023.training[recipe_name].values()
         assert (plan.hwa_batches, plan.subset, plan.chips) == (None, None, 25)
 
@@ -434,7 +444,7 @@ def test_a_dry_run_says_the_plan_and_writes_nothing(model, tmp_path, monkeypatch
     assert run.main([*words, "--json", "--out", "deep/out"]) == 0
     plan = json.loads(capsys.readouterr().out)["plan"]
     assert plan[-1] == "into deep/out"
-    assert run.main([*words, "--recipe", "wrn17", "--phases", "hwa"]) == 2  # it checks
+    assert run.main([*words, "--recipe", "wrn17", "--phases", "hwa"]) == 2  # It is checked.
     assert run.main([*words, "--quiet"]) == 0
     assert "wrn17" in one_error(capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
@@ -467,7 +477,7 @@ def test_an_interruption_says_the_folder(model, tmp_path, monkeypatch, capsys) -
     monkeypatch.setattr(base, "evaluate", interrupt)
     out = tmp_path / "out"
     assert run.main([*words, "--out", str(out)]) == 130
-    said = capsys.readouterr().err
-    assert said.startswith("interrupted") and len(said.splitlines()) == 1
-    kept = f"what is done is kept; to go on: the same command with --out {out} --resume"
-    assert (kept in said) == out.exists()
+    error = capsys.readouterr().err
+    assert error.startswith("interrupted") and len(error.splitlines()) == 1
+    advice = f"what is done is kept; to go on: the same command with --out {out} --resume"
+    assert (advice in error) == out.exists()

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("no_data")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """A digital model, hardly trained."""
+    """Return a digital model, hardly trained."""
     out = tmp_path_factory.mktemp("digital") / "wrn"
     task = tasks.get("wrn", "embedded", None)
     digital.fit(task, out, recipe=dataclasses.replace(task.digital, epochs=0.1))
@@ -154,7 +154,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch, capsys) -> None:
     def refuse(*_, **__) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "mkdir", refuse)  # root may write anywhere
+    monkeypatch.setattr(Path, "mkdir", refuse)  # Root may write anywhere.
     assert run.main(["wrn", *QUICK, "--out", str(tmp_path / "out")]) == 2
     error = one_error(capsys.readouterr().err)
     assert "cannot be written (Permission denied); name another folder" in error
@@ -178,7 +178,7 @@ def test_what_fails_before_anything_is_done_leaves_no_folder(tmp_path, monkeypat
     ],
 )
 def test_the_real_command(tmp_path, words, code, complaint) -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "benchmarks.run", *words],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -186,11 +186,11 @@ def test_the_real_command(tmp_path, words, code, complaint) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == code
+    assert process.returncode == code
     if code:
-        assert complaint in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
-        assert done.stdout == ""
+        assert complaint in process.stderr
+        assert len(process.stderr.strip().splitlines()) == 1
+        assert process.stdout == ""
     else:
-        assert "--times" in done.stdout
+        assert "--times" in process.stdout
     assert list(tmp_path.iterdir()) == []

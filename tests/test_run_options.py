@@ -43,14 +43,14 @@ pytestmark = pytest.mark.usefixtures("no_data")
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory) -> Path:
-    """Digital training, control and hardware-aware training, by two processes on this CPU."""
+    """Run digital training, control and hardware-aware training by two processes on this CPU."""
     out = tmp_path_factory.mktemp("launched") / "out"
     words = [
         *("wrn", *QUICK, "--digital-epochs", "2", "--phases", "direct", "control", "hwa"),
@@ -61,7 +61,7 @@ def launched(tmp_path_factory) -> Path:
         *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
         *("--main_process_port", str(free_port()), "-m", "benchmarks.run"),
     ]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, *launcher, *words],
         cwd=ROOT,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
@@ -70,8 +70,8 @@ def launched(tmp_path_factory) -> Path:
         check=False,
         timeout=400,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("# Results") == 1  # the first process speaks
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("# Results") == 1  # The first process alone prints.
     return out
 
 
@@ -88,7 +88,7 @@ def rows_of(out: Path) -> pd.DataFrame:
 
 
 def test_two_processes_train_and_one_reports(launched) -> None:
-    """Every phase is there once, of weights that both processes trained."""
+    """Every phase is there once, with weights that both processes trained."""
     rows = rows_of(launched)
     counts = rows[rows.metric == "accuracy"].groupby("phase").size().to_dict()
     assert counts == {"digital": 1, "direct": 2, "control": 2, "hwa": 2}
@@ -106,7 +106,10 @@ def test_two_processes_train_and_one_reports(launched) -> None:
 
 
 def test_a_replica_reads_no_history(launched, model, tmp_path) -> None:
-    """It is the first process's, which may be writing it when another one comes by."""
+    """The history is the first process's.
+
+    That process may be writing it when another one comes by.
+    """
     out = tmp_path / "out"
     work = out / "work" / "wrn"
     shutil.copytree(launched / "work" / "wrn", work)
@@ -128,7 +131,10 @@ def test_a_replica_reads_no_history(launched, model, tmp_path) -> None:
 def test_the_control_is_a_digital_model_converted_and_calibrated(
     model, tmp_path, monkeypatch
 ) -> None:
-    """Its chips are those of direct conversion, of other weights."""
+    """Its chips are those of direct conversion.
+
+    The weights are others.
+    """
     seen = {}
     whole = Phases._sweeps
 
@@ -153,27 +159,30 @@ def test_the_control_is_a_digital_model_converted_and_calibrated(
 
 
 def test_ranges_are_calibrated_whatever_the_phases(model, tmp_path) -> None:
-    """Hardware-aware training starts alike with and without the direct phase beside it."""
-    found = []
+    """The direct phase does not change how training starts."""
+    values = []
     for phases in (["hwa"], ["direct", "hwa"]):
         out = tmp_path / "-".join(phases)
         words = ["wrn", *QUICK, "--checkpoint", str(model), "--phases", *phases]
         assert run.main([*words, "--times", "1s", "--out", str(out)]) == 0
         rows = rows_of(out)
-        found.append(rows[rows.phase == "hwa"].value.tolist())
-    assert found[0] == found[1]
+        values.append(rows[rows.phase == "hwa"].value.tolist())
+    assert values[0] == values[1]
 
 
 def test_ranges_are_set_anew_after_training_where_asked(model, tmp_path) -> None:
-    """Of the trained weights, by the same method; the weights are those of a run without."""
-    found = []
+    """Ranges of the trained weights are set by the same method.
+
+    The weights are those of a run without the option.
+    """
+    models = []
     for more in ([], ["--recalibrate"]):
         out = tmp_path / f"out{len(more)}"
         words = ["wrn", *QUICK, "--checkpoint", str(model), "--phases", "hwa", *more]
         words += ["--set", "remap_every=1", "--set", "clip_type=column_gaussian"]
         assert run.main([*words, "--times", "1s", "--out", str(out)]) == 0
-        found.append(load_file(out / "work" / "wrn" / "hwa.safetensors"))
-    plain, anew = found
+        models.append(load_file(out / "work" / "wrn" / "hwa.safetensors"))
+    plain, anew = models
     moved = {name for name in plain if not torch.equal(plain[name], anew[name])}
     assert moved == {name for name in plain if name.endswith("input_range")}
     task, plan = tasks.get("wrn"), tasks.find("wrn").plans["embedded"]
@@ -210,8 +219,9 @@ def test_training_seeds_are_a_last_column_where_there_are_several(
     chips = rows[(rows.phase == "hwa") & (rows.metric == "error")]
     assert chips.groupby("training_seed").size().to_dict() == {4: 4, 5: 4, 6: 4}
     seeds = chips[chips.t_inference == 1.0].groupby("training_seed").seed.apply(list).to_dict()
-    assert seeds == {4: [4, 5], 5: [10_004, 10_005], 6: [20_004, 20_005]}  # no chip twice
-    # the digital model is given: converted directly it is one, whatever is trained from it
+    assert seeds == {4: [4, 5], 5: [10_004, 10_005], 6: [20_004, 20_005]}  # No chip comes twice.
+    # The digital model comes from a checkpoint: converted directly it is one model, whatever is
+    # trained from it.
     assert set(rows[rows.phase == "direct"].training_seed) == {4}
     text = (three / "summary.md").read_text()
     assert "2 x 3 trainings" in text and "over chips of all 3 trainings" in text
@@ -229,12 +239,15 @@ def test_training_seeds_are_a_last_column_where_there_are_several(
     records.add(record)
     assert "40 samples, 2 chips x 3 trainings" in report.compare()
     before = {path: path.read_bytes() for path in three.rglob("*") if path.is_file()}
-    report.rebuild(three)  # what the run wrote is what its rows say
+    report.rebuild(three)  # What the run wrote is what its rows say.
     assert {path: path.read_bytes() for path in three.rglob("*") if path.is_file()} == before
 
 
 def test_a_finished_run_takes_more_trainings(three, training_words, tmp_path) -> None:
-    """The first is not trained again, and all is as in a run that had three from the start."""
+    """The first is not trained again.
+
+    All is as in a run that had three from the start.
+    """
     words = [*training_words, "--out", str(tmp_path / "out")]
     assert run.main(words) == 0
     assert "training_seed" not in rows_of(tmp_path / "out")
@@ -246,7 +259,10 @@ def test_a_finished_run_takes_more_trainings(three, training_words, tmp_path) ->
 
 
 def test_a_star_is_against_the_digital_model_of_the_same_training() -> None:
-    """By hand, of two trainings whose digital models differ."""
+    """A* of two trainings is computed by hand.
+
+    Their digital models differ.
+    """
     rows = []
     for seed, digital, errors in ((0, 0.1, (0.2, 0.3)), (1, 0.2, (0.2, 0.4))):
         base = {"model": "M", "dataset": "D", "metric": "error", "training_seed": seed}
@@ -254,10 +270,10 @@ def test_a_star_is_against_the_digital_model_of_the_same_training() -> None:
         for chip, error in enumerate(errors):
             place = {"phase": "hwa", "engine": "native", "t_inference": 1.0, "chip": chip}
             rows.append({**base, **place, "value": error})
-    (found,) = tables.a_star(pd.DataFrame(rows), 0.9).to_dict("records")
+    (row,) = tables.a_star(pd.DataFrame(rows), 0.9).to_dict("records")
     stars = [1 - 0.1 / 0.8, 1 - 0.2 / 0.8, 1.0, 1 - 0.2 / 0.7]
-    assert found["mean"] == pytest.approx(statistics.fmean(stars))
-    assert found["sd"] == pytest.approx(statistics.stdev(stars))
+    assert row["mean"] == pytest.approx(statistics.fmean(stars))
+    assert row["sd"] == pytest.approx(statistics.stdev(stars))
 
 
 def test_one_seed_has_the_promised_columns_alone(launched) -> None:
@@ -268,7 +284,10 @@ def test_one_seed_has_the_promised_columns_alone(launched) -> None:
 
 
 def test_batch_norm_statistics_of_every_chip(model, tmp_path, monkeypatch) -> None:
-    """Set on training data before each evaluation, and the trained ones put back after it."""
+    """They are set on training data before each evaluation.
+
+    The trained ones are put back after it.
+    """
     seen = []
     evaluate = base.evaluate
 
@@ -281,7 +300,7 @@ def test_batch_norm_statistics_of_every_chip(model, tmp_path, monkeypatch) -> No
     words = ["wrn", *QUICK, "--checkpoint", str(model), "--times", "1s", "1y"]
     assert run.main([*words, "--reestimate-bn", "2", "--out", str(out)]) == 0
     trained = tasks.get("wrn").load(model).norm.running_var
-    assert len(seen) == 1 + 4  # the digital model's stay its own
+    assert len(seen) == 1 + 4  # The digital model's statistics stay as they are.
     assert torch.equal(seen[0], trained)
     for index, variance in enumerate(seen[1:]):
         assert not torch.equal(variance, trained)
@@ -303,7 +322,10 @@ def test_statistics_come_back_after_an_evaluation() -> None:
 
 @needs_compiler
 def test_compiled_passes_train_and_measure(model, tmp_path, monkeypatch) -> None:
-    """Both the training and the sweeps run them; without the option neither does."""
+    """With the option, both the training and the sweeps run them.
+
+    Without it neither does.
+    """
     calls = []
     real = compiled_passes.finish
 
@@ -317,9 +339,9 @@ def test_compiled_passes_train_and_measure(model, tmp_path, monkeypatch) -> None
 
     def watched(*args):
         before = len(calls)
-        found = step(*args)
+        result = step(*args)
         training.append(len(calls) - before)
-        return found
+        return result
 
     monkeypatch.setattr(base.Study, "train", watched)
     words = [
@@ -342,7 +364,10 @@ def test_compiled_passes_train_and_measure(model, tmp_path, monkeypatch) -> None
 def test_a_trained_model_is_measured_again_without_training(
     launched, model, tmp_path, capsys
 ) -> None:
-    """The same weights and chips: the same rows as in the run that trained it."""
+    """The same weights and chips give the same rows.
+
+    They are compared with the run that trained the model.
+    """
     words = ["wrn", *QUICK, "--times", "1h", "--checkpoint", str(model)]
     trained = ["--trained", str(launched / "work" / "wrn" / "hwa.safetensors")]
     out = tmp_path / "again"
@@ -352,18 +377,19 @@ def test_a_trained_model_is_measured_again_without_training(
         for folder in (out, launched)
     )
     assert "validation" not in about and set(once["validation"]) == {"hwa", "control"}
-    assert once["validation"]["hwa"]["step"] == [1, 2]  # --validate-every 2 of 3 steps, and the end
+    # It validates at 2 of 3 steps (--validate-every), and at the end.
+    assert once["validation"]["hwa"]["step"] == [1, 2]
     before, again = (rows[rows.phase == "hwa"] for rows in (rows_of(launched), rows_of(out)))
     assert again.value.tolist() == before.value.tolist()
     assert not (out / "work" / "wrn" / "hwa-training").exists()
-    for more, said in (
+    for more, message in (
         (["--phases", "direct"], "phase hwa"),
         (["--seeds", "2"], "one training"),
         (["--trained", str(tmp_path / "none.safetensors")], "no weights at"),
         (["--trained", str(tmp_path)], "is a folder; name the hwa.safetensors of a run"),
     ):
         assert run.main([*words, *trained, *more]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_a_trained_model_wants_the_digital_model_that_it_is_compared_with(
@@ -377,7 +403,10 @@ def test_a_trained_model_wants_the_digital_model_that_it_is_compared_with(
 
 
 def test_weights_kept_with_the_project(launched, tmp_path, monkeypatch) -> None:
-    """Half precision for matrices, and a run takes both models from the folder."""
+    """Matrices are stored in half precision.
+
+    A run takes both models from the folder.
+    """
     with pytest.raises(DataError, match="no finished hardware-aware training of lstm"):
         keep.keep(launched, "lstm", folder=tmp_path)
     monkeypatch.setattr(keep, "FOLDER", tmp_path)
@@ -389,14 +418,14 @@ def test_weights_kept_with_the_project(launched, tmp_path, monkeypatch) -> None:
     assert [file.name for file in files] == [
         *("model.safetensors", "info.json", "hwa.safetensors", "hwa.json")
     ]
-    kept = load_file(tmp_path / "wrn" / "hwa.safetensors")
+    half = load_file(tmp_path / "wrn" / "hwa.safetensors")
     whole = load_file(launched / "work" / "wrn" / "hwa.safetensors")
-    assert kept.keys() == whole.keys()
+    assert half.keys() == whole.keys()
     for name, value in whole.items():
         large = value.is_floating_point() and value.numel() >= 4096
-        assert kept[name].dtype == (torch.float16 if large else value.dtype)
-        assert torch.allclose(kept[name].to(value), value, rtol=2**-11, atol=1e-7)
-    assert any(value.dtype == torch.float16 for value in kept.values())
+        assert half[name].dtype == (torch.float16 if large else value.dtype)
+        assert torch.allclose(half[name].to(value), value, rtol=2**-11, atol=1e-7)
+    assert any(value.dtype == torch.float16 for value in half.values())
     about = json.loads((tmp_path / "wrn" / "hwa.json").read_text())
     assert about["preset"] == "rasch2023" and about["recipe"]["noise_type"] == "pcm"
     words = ["wrn", *QUICK, "--times", "1h", "--checkpoint", str(tmp_path / "wrn")]
@@ -420,7 +449,7 @@ def test_a_recipe_by_name_and_every_field_of_it(model, tmp_path) -> None:
     recipe = facts["recipe"]
     assert recipe["name"] == "rasch2023/resnet32"
     assert (recipe["noise_scale"], recipe["optimizer"]) == (4.0, "adamw")
-    assert recipe["drop_connect"] == 0.0  # resnet32's, not wrn16's
+    assert recipe["drop_connect"] == 0.0  # The value is resnet32's, not wrn16's.
     assert facts["plan"]["keep"] == "best"
     history = pd.read_csv(out / "work" / "wrn" / "hwa.csv")
     assert history.learning_rate.tolist() == pytest.approx([0.001, 0.001 * 2 / 3, 0.001 / 3])

@@ -19,7 +19,10 @@ pytestmark = pytest.mark.usefixtures("no_data")
 
 
 def cifar100_files(folder: Path, monkeypatch) -> None:
-    """A CIFAR-100 of few images in the official form, its checksums in place of the official."""
+    """Write a CIFAR-100 of few images in the official form.
+
+    Its checksums replace the official ones.
+    """
     from torchvision import datasets
 
     base = folder / datasets.CIFAR100.base_folder
@@ -64,7 +67,10 @@ PAPER = {
 
 @pytest.mark.parametrize("name", tasks.names())
 def test_the_papers_profile_end_to_end_on_a_little_data(name, tmp_path, monkeypatch) -> None:
-    """One command from real file formats to A*: the paper's recipe, few batches of it."""
+    """One command goes from real file formats to A*.
+
+    It uses the paper's recipe and few of its batches.
+    """
     monkeypatch.setenv(data.CACHE_VARIABLE, str(tmp_path / "cache"))
     folder = tmp_path / "data"
     dataset, options, recipe, fields = PAPER[name]
@@ -81,7 +87,7 @@ def test_the_papers_profile_end_to_end_on_a_little_data(name, tmp_path, monkeypa
         *("--engine", "native", "--chips", "1", "--subset", "40", "--times", "1s", "1y"),
         *("--digital-epochs", "1", "--hwa-batches", "2", "--phases", "direct", "control", "hwa"),
     ]
-    # an untrained model is no better than a guess: A* is undefined, and said so
+    # An untrained model is no better than a guess: A* is undefined, and the page says so.
     assert run.main([*words, "--threads", "1", "--out", str(out)]) == 0
     rows = rows_of(out)
     assert set(rows.phase) == {"digital", "direct", "control", "hwa"}

@@ -41,15 +41,15 @@ def test_the_distribution_holds_the_three_packages() -> None:
     setuptools = pytest.importorskip("setuptools")
     options = setup_cfg()["options.packages.find"]
     include = options["include"].split()
-    found = set(setuptools.find_packages(str(ROOT), include=include))
+    packages = set(setuptools.find_packages(str(ROOT), include=include))
     ours = {name for name in modules() if module_path(name).is_dir()}
-    assert found == ours
+    assert packages == ours
     for package in ("aimc_bridge", "presets"):
         assert (ROOT / package / "py.typed").exists()
 
 
 def requirements() -> dict[str, str]:
-    """Package -> range, of the dependencies in setup.cfg."""
+    """Return the version range of each dependency in setup.cfg."""
     lines = setup_cfg()["options"]["install_requires"].split()
     parts = [re.fullmatch(r"([a-z0-9-]+)([<>=].*)", line) for line in lines]
     return {part[1]: part[2] for part in parts if part is not None}
@@ -84,11 +84,11 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command_installs_what_setup_cfg_asks_for() -> None:
-    asked = requirements()
+    ranges = requirements()
     for package in ("aihwkit", "torch", "torchvision"):
-        assert f'"{package}{asked[package]}"' in versions.INSTALL
-    assert asked["aihwkit"] == f"=={versions.AIHWKIT}"
-    assert asked["aihwkit"] == doctor.AIHWKIT.removeprefix("aihwkit")
+        assert f'"{package}{ranges[package]}"' in versions.INSTALL
+    assert ranges["aihwkit"] == f"=={versions.AIHWKIT}"
+    assert ranges["aihwkit"] == doctor.AIHWKIT.removeprefix("aihwkit")
     assert tuple(doctor.TORCHVISION) == versions.TORCH
 
 
@@ -100,7 +100,7 @@ metadata.version = lambda name: "2.13.0" if name == "torch" else true(name)
 
 
 def test_a_wrong_pair_is_found_before_aihwkit_is_imported() -> None:
-    said = python(
+    lines = python(
         f"{WRONG_PAIR}\n"
         "from aimc_bridge import convert\n"
         "from aimc_bridge.errors import VersionError\n"
@@ -115,9 +115,9 @@ def test_a_wrong_pair_is_found_before_aihwkit_is_imported() -> None:
         "print('aihwkit' in sys.modules)\n"
         "print(type(convert(model, presets.ideal)).__name__)"
     ).splitlines()
-    assert len(said) == 4
-    assert all("torch 2.13.0; run: pip install" in line for line in said[:2])
-    assert said[2:] == ["False", "AnalogLinear"]
+    assert len(lines) == 4
+    assert all("torch 2.13.0; run: pip install" in line for line in lines[:2])
+    assert lines[2:] == ["False", "AnalogLinear"]
 
 
 def test_every_import_of_another_package_is_a_declared_dependency() -> None:
@@ -125,9 +125,9 @@ def test_every_import_of_another_package_is_a_declared_dependency() -> None:
     declared = {names.get(name, name) for name in requirements()}
     known = declared | set(sys.stdlib_module_names) | set(PACKAGES)
     used = {
-        found.module.partition(".")[0]
+        imported.module.partition(".")[0]
         for name, source in modules().items()
-        for found in imports(name, source)
+        for imported in imports(name, source)
     }
     assert used - known == set()
 
@@ -136,7 +136,7 @@ def test_every_import_of_another_package_is_a_declared_dependency() -> None:
 
 
 def examined() -> tuple[bool, str]:
-    """What the doctor finds, and what it prints."""
+    """Return what the doctor finds, and what it prints."""
     page = io.StringIO()
     sections = doctor.examine()
     doctor.show(sections, Console(file=page, width=80))
@@ -172,11 +172,11 @@ def test_the_benchmarks_doctor_says_which_data_there_are(
 @pytest.mark.usefixtures("no_variable")
 def test_the_doctor_as_json_and_silent(capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmarks_doctor.main(["--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["healthy"] is True
-    python_line, *_ = found["findings"]["versions"]
+    report = json.loads(capsys.readouterr().out)
+    assert report["healthy"] is True
+    python_line, *_ = report["findings"]["versions"]
     assert python_line == {"what": "python", "ok": True, "note": platform.python_version()}
-    assert "data" in found["findings"]
+    assert "data" in report["findings"]
     assert benchmarks_doctor.main(["--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
 
@@ -195,7 +195,7 @@ def test_doctor_refuses_a_folder_that_is_not_there(
 
 
 def data_sets() -> dict[str, tuple[tuple[str, ...], ...]]:
-    """Data set -> choices of files, of all tasks."""
+    """Return the choices of files of each data set, of all tasks."""
     known = [tasks.find(name) for name in tasks.names()]
     return {files.name: files.choices for task in known for files in task.data_sets}
 
@@ -206,12 +206,12 @@ def test_doctor_sees_the_data_sets_that_are_whole(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     ((title, section),) = benchmarks_doctor.data_section(tmp_path).items()
     assert title == f"data in {tmp_path}"
-    found = {finding.what: finding for finding in section}
-    assert set(data_sets()) | {"MiniLM-L6 (packaged)"} == set(found)
-    assert found["SST-2"].ok is True
-    assert found["SST-2"].note == "SST-2/train.tsv, SST-2/dev.tsv"
-    assert found["WikiText-2"].ok is None
-    assert "looked for wikitext-2/wiki.train.tokens, " in found["WikiText-2"].note
+    by_name = {finding.what: finding for finding in section}
+    assert set(data_sets()) | {"MiniLM-L6 (packaged)"} == set(by_name)
+    assert by_name["SST-2"].ok is True
+    assert by_name["SST-2"].note == "SST-2/train.tsv, SST-2/dev.tsv"
+    assert by_name["WikiText-2"].ok is None
+    assert "looked for wikitext-2/wiki.train.tokens, " in by_name["WikiText-2"].note
 
 
 def test_doctor_sees_whether_a_packaged_model_is_installed(
@@ -235,8 +235,8 @@ def test_doctor_sees_whether_a_packaged_model_is_installed(
 
 @pytest.mark.usefixtures("no_variable")
 def test_doctor_sees_the_real_data(real_data: Path) -> None:
-    found = {finding.what: finding.ok for finding in benchmarks_doctor.data_sets(real_data)}
-    assert found["SST-2"] and found["WikiText-2"]
+    whole = {finding.what: finding.ok for finding in benchmarks_doctor.data_sets(real_data)}
+    assert whole["SST-2"] and whole["WikiText-2"]
 
 
 def test_doctor_looks_for_the_files_that_the_benchmarks_read(tmp_path: Path) -> None:
@@ -251,8 +251,8 @@ def test_doctor_looks_for_the_files_that_the_benchmarks_read(tmp_path: Path) -> 
     for name, reader in readers.items():
         with pytest.raises(DataError) as caught:
             reader(tmp_path)
-        wanted = " or ".join(", ".join(choice) for choice in looked_for[name])
-        assert f"looked in {tmp_path} for {wanted};" in str(caught.value)
+        expected = " or ".join(", ".join(choice) for choice in looked_for[name])
+        assert f"looked in {tmp_path} for {expected};" in str(caught.value)
     datasets = importlib.import_module("torchvision.datasets")
     for name in ("CIFAR-10", "CIFAR-100"):
         kind = getattr(datasets, name.replace("-", ""))
@@ -263,20 +263,20 @@ def test_doctor_looks_for_the_files_that_the_benchmarks_read(tmp_path: Path) -> 
 
 
 def test_doctor_with_a_wrong_pair_says_what_to_do_and_exits_1() -> None:
-    said = python(
+    printed = python(
         f"{WRONG_PAIR}\nfrom aimc_bridge.__main__ import main\nprint('code', main(['doctor']))"
     )
-    assert f"no  pairing{' ' * 21}the aihwkit engine needs aihwkit 1.1.0" in said
-    assert f"torch 2.13.0; run: {versions.INSTALL}" in said
-    assert 'engine="native" does without it' in said
-    assert said.endswith("code 1")
+    assert f"no  pairing{' ' * 21}the aihwkit engine needs aihwkit 1.1.0" in printed
+    assert f"torch 2.13.0; run: {versions.INSTALL}" in printed
+    assert 'engine="native" does without it' in printed
+    assert printed.endswith("code 1")
 
 
 def test_doctor_finds_a_torchvision_of_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = {"torch": "2.11.0+cpu", "torchvision": "0.25.0"}
     monkeypatch.setattr(doctor, "_version", lambda name: fake.get(name, "1.0"))
-    found = {finding.what: finding for finding in doctor.versions()}
-    assert found["torchvision"].ok is False and '"torchvision==0.26.*"' in found["torchvision"].note
+    rows = {finding.what: finding for finding in doctor.versions()}
+    assert rows["torchvision"].ok is False and '"torchvision==0.26.*"' in rows["torchvision"].note
     fake["torchvision"] = "0.26.0+cpu"
     assert all(finding.ok for finding in doctor.versions())
 
@@ -298,15 +298,18 @@ def test_a_trial_tells_a_tile_that_works_from_one_that_does_not(
 
 
 def test_the_command_runs() -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "aimc_bridge", "doctor"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert done.returncode == 0, done.stderr
-    assert "aihwkit engine" in done.stdout and "data" not in done.stdout.split("native engine")[1]
+    assert process.returncode == 0, process.stderr
+    assert (
+        "aihwkit engine" in process.stdout
+        and "data" not in process.stdout.split("native engine")[1]
+    )
 
 
 # --- README and CI --------------------------------------------------------------------------------
@@ -316,7 +319,7 @@ CI = ROOT / ".ci" / "run"
 
 
 def shell_lines() -> list[str]:
-    """The first line of each of the README's first two shell blocks."""
+    """Return the first line of each of the README's first two shell blocks."""
     blocks = re.findall(r"```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     lines = [block.splitlines() for block in blocks[:2]]
     assert [len(block) for block in lines] == [1, 1], "each of the two commands is one line"
@@ -344,7 +347,7 @@ esac
 
 
 def ci(folder: Path, fail: str) -> tuple[int, list[str]]:
-    """The exit code of .ci/run in `folder`, and the commands it ran, with fake programs."""
+    """Run .ci/run in `folder` with fake programs; return its exit code and the commands it ran."""
     (folder / ".ci").mkdir()
     shutil.copy(CI, folder / ".ci" / "run")
     shutil.copy(README, folder)
@@ -359,23 +362,23 @@ def ci(folder: Path, fail: str) -> tuple[int, list[str]]:
         "LOG": str(log),
         "FAIL": fail,
     }
-    done = subprocess.run(
+    process = subprocess.run(
         [str(folder / ".ci" / "run")], cwd="/", env=environment, capture_output=True, timeout=60
     )
     assert not (folder / ".ci" / "venv").exists()
-    return done.returncode, log.read_text().splitlines()
+    return process.returncode, log.read_text().splitlines()
 
 
 def test_ci_runs_the_linters_and_the_readmes_test_command(tmp_path: Path) -> None:
     code, ran = ci(tmp_path, fail="nothing fails")
     assert code == 0
     _, check = shell_lines()
-    wanted = [
+    expected = [
         part.replace('"', "").replace(".venv/bin/", "").replace(".venv", ".ci/venv")
         for part in check.split(" && ")
     ]
     linters = ["python -m ruff check .", "python -m ruff format --check .", "python -m mypy"]
-    assert ran == [*wanted[:-1], *linters, wanted[-1]]
+    assert ran == [*expected[:-1], *linters, expected[-1]]
 
 
 @pytest.mark.parametrize(
@@ -392,8 +395,8 @@ def test_readme_names_every_preset_and_its_example_runs() -> None:
     assert table == presets.names()
     example = re.search(r"```python\n(.*?)```", page, re.DOTALL)
     assert example is not None
-    said = python(f"{example[1]}\nprint(len(table), *sorted(set(table.t_inference)))")
-    assert said.splitlines()[-1] == "6 1.0 31536000.0"
+    printed = python(f"{example[1]}\nprint(len(table), *sorted(set(table.t_inference)))")
+    assert printed.splitlines()[-1] == "6 1.0 31536000.0"
 
 
 def test_readme_says_which_pythons_and_versions() -> None:

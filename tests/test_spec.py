@@ -36,7 +36,7 @@ WHATEVER = Source("changed", "test")
 
 
 def entries(spec: Spec) -> dict[str, V]:
-    """What `cite` was given to build a spec."""
+    """Return the arguments from which `cite` builds a spec."""
     return {
         name: V(value, *dataclasses.astuple(spec.sources[name]))
         for name, value in spec.values().items()
@@ -107,9 +107,11 @@ UNPHYSICAL: list[tuple[Preset, dict[str, Any]]] = [
     (rasch2023, {"g_max_us": -25.0}),
     (rasch2023, {"t0_s": 0.0}),
     (rasch2023, {"t0_s": -20.0}),
-    (rasch2023, {"t0_s": 1e-7}),  # shorter than a reading: the 1/f logarithm would be negative
+    # This is shorter than a reading: the 1/f logarithm would be negative.
+    (rasch2023, {"t0_s": 1e-7}),
     (rasch2023, {"t_read_s": 0.0}),
-    (rasch2023, {"prog_coeff_us": (0.26348, -1.0, 0.5)}),  # positive at both ends, negative between
+    # The polynomial is positive at both ends and negative between.
+    (rasch2023, {"prog_coeff_us": (0.26348, -1.0, 0.5)}),
     (rasch2023, {"prog_coeff_us": (-0.1,)}),
     (rasch2023, {"prog_coeff_us": (0.1, -0.2)}),
     (rasch2023, {"prog_coeff_us": ()}),
@@ -142,7 +144,7 @@ UNPHYSICAL: list[tuple[Preset, dict[str, Any]]] = [
     (rasch2023, {"weight_scaling": "row"}),
     (rasch2023, {"digital_bias": False}),
     (rasch2023, {"digital_bias": 1}),
-    (rasch2023, {"input_range": "none"}),  # a DAC needs a range
+    (rasch2023, {"input_range": "none"}),  # A DAC needs a range.
     (rasch2023, {"drift_compensation": "Global"}),
     (rasch2023, {"alpha_floor": 0.0}),
     (scalar_drift, {"nu": -0.06}),
@@ -233,9 +235,9 @@ def test_equality_and_hash() -> None:
 
 
 def test_tables_that_are_equal_hash_alike() -> None:
-    one, two = Table({"a": 1, "b": 2}), Table({"b": 2, "a": 1})
-    assert one == two and hash(one) == hash(two)
-    assert one != Table({"a": 1}) and one == {"a": 1, "b": 2}
+    first, second = Table({"a": 1, "b": 2}), Table({"b": 2, "a": 1})
+    assert first == second and hash(first) == hash(second)
+    assert first != Table({"a": 1}) and first == {"a": 1, "b": 2}
 
 
 @pytest.mark.parametrize("preset", ALL, ids=str)
@@ -244,7 +246,7 @@ def test_pickle_and_copy(preset: Preset) -> None:
         assert copied == preset and hash(copied) == hash(preset)
 
 
-# --- a change says so ---
+# --- changes are recorded ---
 
 
 def test_change_is_a_copy_that_says_so() -> None:
@@ -255,8 +257,8 @@ def test_change_is_a_copy_that_says_so() -> None:
     assert changed.pcm.t0_s == 30.0
     assert changed.compensation.drift_compensation == "none"
     assert changed.training == rasch2023.training and changed.name == "rasch2023"
-    said = [(c.field, c.old, c.new, c.why) for c in changed.changes]
-    assert said == [
+    changes = [(c.field, c.old, c.new, c.why) for c in changed.changes]
+    assert changes == [
         ("out_noise", 0.04, 0.06, "what-if"),
         ("t0_s", 20.0, 30.0, "what-if"),
         ("drift_compensation", "global", "none", "what-if"),
@@ -292,13 +294,13 @@ def test_every_kind_has_one_verb_for_a_changed_copy() -> None:
 
 
 def test_a_copy_under_a_name_of_its_own() -> None:
-    mine = rasch2023.change(name="my_chip", g_max_us=40.0, why="our lab")
-    assert (mine.name, str(mine)) == ("my_chip", "my_chip")
-    assert mine.description == "rasch2023, changed: our lab"
-    assert mine.pcm.g_max_us == 40.0 and rasch2023.name == "rasch2023"
-    assert str(mine.pcm.sources["g_max_us"]) == "changed, our lab, preset rasch2023"
-    assert [c.field for c in mine.changes] == ["g_max_us", "name"]
-    again = mine.change(out_noise=0.1, why="what-if")
+    copy = rasch2023.change(name="my_chip", g_max_us=40.0, why="our lab")
+    assert (copy.name, str(copy)) == ("my_chip", "my_chip")
+    assert copy.description == "rasch2023, changed: our lab"
+    assert copy.pcm.g_max_us == 40.0 and rasch2023.name == "rasch2023"
+    assert str(copy.pcm.sources["g_max_us"]) == "changed, our lab, preset rasch2023"
+    assert [c.field for c in copy.changes] == ["g_max_us", "name"]
+    again = copy.change(out_noise=0.1, why="what-if")
     assert (again.name, str(again)) == ("my_chip", "my_chip with out_noise=0.1")
     assert Preset.from_dict(json.loads(json.dumps(again.to_dict()))) == again
     for name in ("", "my chip", "a/b", "-x", "my_chip.toml", 3):
@@ -442,17 +444,17 @@ def test_explain_printed_cuts_nothing() -> None:
 
 def test_explain_shows_a_work_that_a_user_added(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source("ours2026", "Table 2", "measured")
-    mine = dataclasses.replace(
+    preset = dataclasses.replace(
         rasch2023, crossbar=rasch2023.crossbar.change(why=source, out_noise=0.05)
     )
-    assert mine.explain().attrs["works"]["ours2026"] == ""
-    assert repr(mine.explain()).splitlines()[-6:].count("ours2026") == 1
+    assert preset.explain().attrs["works"]["ours2026"] == ""
+    assert repr(preset.explain()).splitlines()[-6:].count("ours2026") == 1
     monkeypatch.setitem(SOURCES, "ours2026", "Ours et al. 2026, A chip.")
-    assert "ours2026: Ours et al. 2026, A chip." in repr(mine.explain())
+    assert "ours2026: Ours et al. 2026, A chip." in repr(preset.explain())
 
 
 def test_the_kinds_a_preset_may_hold() -> None:
-    """Every part of every preset is one of the public kinds, and says its law."""
+    """Every part of every preset has a public kind, and states its law."""
     for preset in ALL:
         assert isinstance(preset.crossbar, CrossbarSpec)
         assert isinstance(preset.compensation, CompensationSpec)

@@ -1,6 +1,6 @@
 """The speed benchmark: its statistics, targets, and that every row runs.
 
-No test asserts a time: what is slow here says nothing of what is slow at full size.
+No test asserts a time: what is slow here says nothing about what is slow at full size.
 """
 
 from __future__ import annotations
@@ -39,30 +39,31 @@ CPU = torch.device("cpu")
 def test_quartiles_by_hand() -> None:
     assert quartiles([5.0]) == (5.0, 5.0, 5.0)
     assert quartiles([3.0, 1.0]) == (1.5, 2.0, 2.5)
-    # order statistics 1, 2, 4, 8, 16 at 0, 1/4, 1/2, 3/4, 1
+    # The order statistics 1, 2, 4, 8, 16 lie at 0, 1/4, 1/2, 3/4, 1.
     assert quartiles([8.0, 1.0, 16.0, 4.0, 2.0]) == (2.0, 4.0, 8.0)
-    # 1, 2, 4, 8: the quartile lies 3/4 of a step from the first
+    # For 1, 2, 4, 8, the quartile lies 3/4 of a step from the first.
     assert quartiles([8.0, 4.0, 2.0, 1.0]) == (1.75, 3.0, 5.0)
 
 
 def test_ratios_are_taken_within_rounds() -> None:
     side, base = [2.0, None, 9.0, 8.0], [1.0, 2.0, None, 2.0]
     assert ratios(side, base) == [2.0, 4.0]
-    # a machine twice as slow in the second round moves no ratio: medians would give 3 / 1.5
+    # A machine that is twice as slow in the second round moves no ratio: medians would give 3 /
+    # 1.5.
     assert ratios([3.0, 6.0], [1.0, 2.0]) == [3.0, 3.0]
 
 
 def test_one_size_is_scaled_in_proportion_and_two_along_a_line() -> None:
-    one = Measured("a", 4.0, seconds=[2.0, None, 3.0])
-    assert at_size([one], 64.0) == [32.0, None, 48.0]
-    # 1 s a call and 0.5 s an image: 33 s for 64; in proportion it would be 42.7 and 64
+    single = Measured("a", 4.0, seconds=[2.0, None, 3.0])
+    assert at_size([single], 64.0) == [32.0, None, 48.0]
+    # 1 s per call and 0.5 s per image make 33 s for 64; in proportion it would be 42.7 and 64.
     small = Measured("a", 2.0, seconds=[2.0, 2.0, None])
     large = Measured("a", 6.0, seconds=[4.0, 1.5, 4.0])
-    assert at_size([large, small], 64.0) == [33.0, 1.5, None]  # the second line may not fall
+    assert at_size([large, small], 64.0) == [33.0, 1.5, None]  # The second line may not fall.
 
 
 class Clock:
-    """Tells the time that sides say they took."""
+    """A clock that tells the time that sides say they took."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -83,20 +84,20 @@ class Clock:
 
 def test_sides_take_turns_and_every_repeat_is_kept() -> None:
     clock = Clock()
-    made = [
+    sides = [
         clock.side("a", [9.0, 1.0, 2.0, 3.0]),
         clock.side("b", [5.0, 6.0, 7.0], warm=0, before=lambda: clock.ran.append("before b")),
         clock.side("c", [9.0, 9.0, 4.0], warm=2, most=1),
     ]
     lines: list[str] = []
-    a, b, c = alternate(made, 3, CPU, lines.append, clock)
+    a, b, c = alternate(sides, 3, CPU, lines.append, clock)
     assert (a.seconds, b.seconds, c.seconds) == (
         [1.0, 2.0, 3.0],
         [5.0, 6.0, 7.0],
         [4.0, None, None],
     )
     assert clock.ran == [
-        *("a", "c", "c"),  # warm-up
+        *("a", "c", "c"),  # These are the warm-up.
         *("a", "before b", "b", "c"),
         *("before b", "b", "a"),
         *("a", "before b", "b"),
@@ -110,12 +111,15 @@ def test_sides_take_turns_and_every_repeat_is_kept() -> None:
 
 def test_peak_memory_is_of_a_run_of_its_own() -> None:
     x = torch.zeros(1000)
-    (found,) = alternate([Side("double", lambda: x * 2)], 1, CPU)
-    assert found.peak == pytest.approx(4000, abs=100)  # and a few numbers
+    (measured,) = alternate([Side("double", lambda: x * 2)], 1, CPU)
+    assert measured.peak == pytest.approx(4000, abs=100)  # It is 4000 and a few numbers more.
 
 
 def test_parts_of_a_run() -> None:
-    """Of products, compiled passes and others, each counted once; what they are by hand."""
+    """Products, compiled passes and others are each counted once.
+
+    Their kinds are listed by hand.
+    """
     kinds = {
         "aten::mkldnn_convolution": PRODUCTS,
         "aten::convolution_backward": PRODUCTS,
@@ -130,9 +134,9 @@ def test_parts_of_a_run() -> None:
     }
     assert {name: kind_of(name) for name in kinds} == kinds
     x = torch.ones(300, 300)
-    (found,) = alternate([Side("product", lambda: (x @ x).add_(1.0))], 3, CPU)
-    assert found.parts is not None and found.parts[PASSES] == 0.0
-    assert 0.0 < found.parts[OTHERS] < found.parts[PRODUCTS]
+    (measured,) = alternate([Side("product", lambda: (x @ x).add_(1.0))], 3, CPU)
+    assert measured.parts is not None and measured.parts[PASSES] == 0.0
+    assert 0.0 < measured.parts[OTHERS] < measured.parts[PRODUCTS]
 
 
 # --- targets --------------------------------------------------------------------------------------
@@ -179,9 +183,10 @@ def test_full_sizes_are_the_stated_ones() -> None:
     for work, name, size in models.values():
         assert (work.name, work.size) == (name, size)
     convolutions = [m for m in models["wrn"][0].model.modules() if isinstance(m, nn.Conv2d)]
-    groups = ((16, 64), (64, 128), (128, 256))  # four 3 x 3 and one 1 x 1 each
-    wanted = 3 * 16 * 9 + sum(9 * (a * b + 3 * b * b) + a * b for a, b in groups)
-    assert sum(m.weight.numel() for m in convolutions) == wanted
+    # Each group has four 3 x 3 and one 1 x 1 convolutions.
+    groups = ((16, 64), (64, 128), (128, 256))
+    expected = 3 * 16 * 9 + sum(9 * (a * b + 3 * b * b) + a * b for a, b in groups)
+    assert sum(m.weight.numel() for m in convolutions) == expected
     assert QUICK.wrn_batch < FULL.wrn_batch and FULL.sweep == (25, 4)
     assert (FULL.bert_layers, FULL.bert_width, FULL.bert_tokens) == (12, 768, 64)
 
@@ -202,7 +207,10 @@ def test_presets_leave_out_what_their_names_say() -> None:
 
 @pytest.mark.parametrize("engine", ["native", "aihwkit"])
 def test_the_training_step_is_hardware_aware(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every matrix computes with noisy weights, and the optimizer changes the clean ones."""
+    """Every matrix computes with noisy weights.
+
+    The optimizer changes the clean ones.
+    """
     work = works.wrn(TINY)
     step = sides.analog_step(work, sides.ALL, 2, engine)
     before = {name: m.normalised_weight() for name, m in step.matrices.items()}
@@ -225,7 +233,7 @@ def test_the_training_step_is_hardware_aware(engine: str, monkeypatch: pytest.Mo
     ]
     assert all(moved)
     bounds = [m.normalised_weight().abs().max() for m in step.matrices.values()]
-    assert max(bounds) <= 1.0 + 1e-6  # the recipe's clipping
+    assert max(bounds) <= 1.0 + 1e-6  # This is the recipe's clipping.
 
 
 def test_a_native_forward_side_runs_on_a_chip_an_hour_old() -> None:
@@ -270,9 +278,9 @@ def test_ours_must_run_and_others_may_fail_with_a_line() -> None:
     def broken() -> Side:
         raise RuntimeError("no such\nkernel")
 
-    found = Collected(lines.append)
-    found.add(targets.TORCH, broken)
-    assert found.skipped == [f"{targets.TORCH}: no such kernel"] and found.found == []
+    collected = Collected(lines.append)
+    collected.add(targets.TORCH, broken)
+    assert collected.skipped == [f"{targets.TORCH}: no such kernel"] and collected.found == []
     assert lines == [f"  skipped {targets.TORCH}: no such kernel"]
     with pytest.raises(RuntimeError, match="no such"):
-        found.add("native, DAC/ADC only", broken)
+        collected.add("native, DAC/ADC only", broken)

@@ -34,8 +34,8 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, Path]:
 
 
 def test_growth_measures_every_family(grown: tuple[Record, Path]) -> None:
-    made, out = grown
-    curves = {(c.family, c.operation): c for c in speed_records.curves_of(made)}
+    record, out = grown
+    curves = {(c.family, c.operation): c for c in speed_records.curves_of(record)}
     layers = itertools.product(("width", "tiles"), ("forward", "program", "drift"))
     others = {("batch", "forward"), ("chips", "sweep"), ("times", "sweep")}
     assert set(curves) == {*layers, *others}
@@ -49,8 +49,8 @@ def test_growth_measures_every_family(grown: tuple[Record, Path]) -> None:
     text = (out / "summary.md").read_text()
     assert "time of sweep against chips" in text and "memory held of program against width" in text
     assert "![cost against size](growth.png)" in text and "clean forward pass" in text
-    assert figures.description_of(out / "growth.png") == digest(made)
-    assert set(made.extra["held"]) == {"WRN-10-1", "LSTM 2 x 6", "BERT, reduced, one layer"}
+    assert figures.description_of(out / "growth.png") == digest(record)
+    assert set(record.extra["held"]) == {"WRN-10-1", "LSTM 2 x 6", "BERT, reduced, one layer"}
 
 
 def test_exponents_by_hand() -> None:
@@ -58,7 +58,8 @@ def test_exponents_by_hand() -> None:
     assert growth.exponent(sizes, [7.0 * n for n in sizes]) == pytest.approx(1.0)
     assert growth.exponent(sizes, [n * n for n in sizes]) == pytest.approx(2.0)
     assert growth.exponent(sizes, [5.0] * 5) == pytest.approx(0.0)
-    # what a call costs whatever its size hides growth at small sizes: they do not count
+    # The cost of a call that does not depend on its size hides growth at small sizes, so these do
+    # not count.
     assert growth.exponent(sizes, [1e6, 1e6, 4.0, 8.0, 16.0]) == pytest.approx(1.0)
 
 
@@ -69,9 +70,9 @@ def test_growth_verdicts(power: float, verdict: str) -> None:
     points = [Point(n, [n**power, 9 * n**power, n**power], 8, 16) for n in (2.0, 4.0, 8.0)]
     about: dict[str, Any] = {"name": "x", "command": "", "versions": {}, "hardware": {}}
     curve = Curve("batch", "forward", points)
-    made = speed_records.record_of_curves([curve], {}, **about, arguments={}, extra={})
-    assert speed_records.curves_of(made) == [curve]
-    rows = report.growth_rows(made)
+    record = speed_records.record_of_curves([curve], {}, **about, arguments={}, extra={})
+    assert speed_records.curves_of(record) == [curve]
+    rows = report.growth_rows(record)
     assert [(row["cost"], row["verdict"]) for row in rows] == [
         ("time of forward against batch", verdict),
         ("peak memory of forward against batch", "linear or less"),
@@ -83,7 +84,7 @@ def test_growth_verdicts(power: float, verdict: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--only", "nothing-*"], "--only nothing-*: no such group; there are: wrn-forward"),
         (["--only"], "--only names no group"),
@@ -100,11 +101,11 @@ def test_growth_verdicts(power: float, verdict: str) -> None:
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert main([*arguments, "--out", str(tmp_path / "never")]) == 2
     error = capsys.readouterr().err.strip()
-    assert error.startswith("error: ") and said in error and len(error.splitlines()) == 1
+    assert error.startswith("error: ") and message in error and len(error.splitlines()) == 1
     assert not (tmp_path / "never").exists()
 
 
@@ -138,7 +139,7 @@ def test_a_record_is_kept_and_the_page_written(
     grown: tuple[Record, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
-    section = next(one for one in pages.SECTIONS if one.name == "speed")
+    section = next(first for first in pages.SECTIONS if first.name == "speed")
     monkeypatch.setattr(pages, "SECTIONS", (section,))
     monkeypatch.setattr(pages, "ROOT", tmp_path)
     page = tmp_path / section.page
@@ -149,25 +150,28 @@ def test_a_record_is_kept_and_the_page_written(
     assert main([*CHIP, "--out", str(out)]) == 0
     assert record_command.main(["add", str(out)]) == 0
     assert record_command.main(["add", str(grown[1]), "--name", "two"]) == 0
-    one, two = records.of_kind("speed", "growth")
-    assert (one.name, one.kind) == ("speed-one", "speed")
-    assert (two.name, two.kind) == ("speed-two", "growth")
-    assert [list(row[:2]) for row in one.rows] == [["wrn-chip", "native"]]
-    assert len(one.rows[0][-1]) == 1
+    first, second = records.of_kind("speed", "growth")
+    assert (first.name, first.kind) == ("speed-one", "speed")
+    assert (second.name, second.kind) == ("speed-two", "growth")
+    assert [list(row[:2]) for row in first.rows] == [["wrn-chip", "native"]]
+    assert len(first.rows[0][-1]) == 1
     assert record_command.main(["write"]) == 0
     text = page.read_text()
     assert text.startswith("before\n<!-- speed -->\n\n### speed-one\n")
     assert text.endswith("\n\n<!-- /speed -->\nafter\n") and "old" not in text
-    assert report.summary(one) in text
+    assert report.summary(first) in text
     assert "![cost against size](figures/speed-two.png)" in text
     drawn = figures.description_of(page.parent / "figures" / "speed-two.png")
-    assert drawn == digest(two) and list(pages.problems()) == []
+    assert drawn == digest(second) and list(pages.problems()) == []
 
 
 def test_an_interrupted_measurement_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What was measured is kept and not measured again; an unfinished one is no record."""
+    """What was measured is stored and not measured again.
+
+    An unfinished measurement is no record.
+    """
     words = ["--only", "wrn-chip", "sweep", *CHIP[2:], "--out", str(tmp_path / "out")]
     ran: list[str] = []
     true = dict(MEASURES)
@@ -189,7 +193,7 @@ def test_an_interrupted_measurement_goes_on(
     assert [row[0] for row in first.rows] == ["wrn-chip"] and not first.extra["finished"]
     assert record_command.main(["add", str(tmp_path / "out"), "--dry-run"]) == 2
     assert "is not finished" in capsys.readouterr().err
-    assert main(words) == 2  # not without --resume
+    assert main(words) == 2  # It goes on only with --resume.
     assert main([*words, "--resume", "--chips", "3"]) == 2
     assert "with other arguments (goals)" in capsys.readouterr().err
     noted("sweep", False)

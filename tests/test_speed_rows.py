@@ -1,4 +1,4 @@
-"""The speed benchmark's rows: that every one runs, and what its record keeps of it."""
+"""The speed benchmark's rows: every row runs, and its record stores what it measured."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SMALL_GOALS = (
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Record:
-    """Everything at tiny sizes, through the command."""
+    """Measure everything at tiny sizes, through the command."""
     out = tmp_path_factory.mktemp("speed") / "out"
     arguments = ["--size", "tiny", "--threads", "1", "--only", "*", "--out", str(out)]
     assert main([*arguments, *SMALL_GOALS]) == 0
@@ -47,7 +47,7 @@ def test_every_target_has_a_row(measured: Record) -> None:
     for row in rows.values():
         assert row["value"] > 0 and math.isfinite(row["value"])
         assert row["low"] <= row["value"] <= row["high"]
-        assert row["verdict"] == ""  # tiny sizes prove nothing
+        assert row["verdict"] == ""  # Tiny sizes prove nothing.
     skipped = [line for group in measured.extra["groups"] for line in group["skipped"]]
     if not sides.lightning_installed():
         assert any("aihwkit-lightning: not installed" in line for line in skipped)
@@ -80,8 +80,10 @@ def test_what_allocators_are_told_is_kept_and_shown(
 ) -> None:
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "123")
     monkeypatch.setenv("MALLOCATOR", "other")
-    told = machine.hardware()["allocator"]
-    assert told == {**told, "MALLOC_TRIM_THRESHOLD_": "123"} and "MALLOCATOR" not in told
+    settings = machine.hardware()["allocator"]
+    assert (
+        settings == {**settings, "MALLOC_TRIM_THRESHOLD_": "123"} and "MALLOCATOR" not in settings
+    )
     hardware = {**measured.hardware, "allocator": {"MALLOC_TRIM_THRESHOLD_": "123"}}
     assert "`MALLOC_TRIM_THRESHOLD_=123`" in report.summary(replace(measured, hardware=hardware))
     plain = {key: value for key, value in hardware.items() if key != "allocator"}
@@ -93,12 +95,13 @@ def test_rows_are_what_the_repeats_say(measured: Record) -> None:
     groups = {group.name: group for group in speed_records.groups_of(measured)}
 
     def seconds(group: str, side: str) -> list[float]:
-        (found,) = groups[group].of(side)
-        return [value for value in found.seconds if value is not None]
+        (measured_side,) = groups[group].of(side)
+        return [value for value in measured_side.seconds if value is not None]
 
     pairs = zip(seconds("wrn-forward", "native"), seconds("wrn-forward", "digital"), strict=True)
-    wanted = sorted(a / b for a, b in pairs)
-    assert rows["forward-all"]["value"] == pytest.approx(sum(wanted) / 2)  # of two rounds
+    expected = sorted(a / b for a, b in pairs)
+    # This is the mean of two rounds.
+    assert rows["forward-all"]["value"] == pytest.approx(sum(expected) / 2)
     first = groups["wrn-chip"].of(targets.CPP)[0].seconds[0]
     assert first is not None
     assert rows["wrn-chip-cpp"]["value"] == pytest.approx(first / seconds("wrn-chip", "native")[0])
@@ -121,7 +124,7 @@ def test_a_record_comes_back_from_its_file(measured: Record, tmp_path: Path) -> 
     assert speed_records.groups_of(again) == speed_records.groups_of(measured)
     assert report.summary(again) == report.summary(measured)
     (row,) = [row for row in measured.rows if list(row[:2]) == ["wrn-forward", "digital"]]
-    assert f"  {json.dumps(row)},\n" in path.read_text()  # on one line
+    assert f"  {json.dumps(row)},\n" in path.read_text()  # It is on one line.
 
 
 def test_the_tables_name_every_work_and_side(measured: Record) -> None:
@@ -149,7 +152,8 @@ def test_targets_are_judged_only_where_they_were_stated_for(measured: Record) ->
     assert full["forward-all"] and full["bert-program"] and not full["goal-wrn"]
     assert quick["forward-all"] and not quick["bert-program"]
     gpu = verdicts(size="full", device="cuda")
-    assert not gpu["forward-all"] and not gpu["goal-wrn"]  # fewer images than the goal's
+    # There are fewer images than the goal has.
+    assert not gpu["forward-all"] and not gpu["goal-wrn"]
     goal = next(group for group in speed_records.groups_of(measured) if group.name == "goal-wrn")
     record = again(measured, [replace(goal, about=goals.SIZES)], size="full", device="cuda")
     (row,) = [row for row in report.rows_of(record) if row["row"] == "goal-wrn"]
@@ -157,7 +161,7 @@ def test_targets_are_judged_only_where_they_were_stated_for(measured: Record) ->
 
 
 def again(record: Record, groups: list[Group], **arguments: Any) -> Record:
-    """The record with other groups and arguments."""
+    """Return the record with other groups and arguments."""
     about = {key: getattr(record, key) for key in ("name", "command", "versions", "hardware")}
     about["arguments"] = {**record.arguments, **arguments}
     extra = {key: value for key, value in record.extra.items() if key != "groups"}
@@ -191,8 +195,8 @@ def test_every_row_runs_on_a_gpu(tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["--size", "tiny", "--device", "cuda", "--out", str(out), *SMALL_GOALS]
     assert main(arguments) == 0
-    made = read(out / "speed.json")
-    rows = {row["row"] for row in report.rows_of(made)}
+    record = read(out / "speed.json")
+    rows = {row["row"] for row in report.rows_of(record)}
     assert {target.row for target in TARGETS if not target.base.startswith("aihwkit")} <= rows
-    forward = next(g for g in speed_records.groups_of(made) if g.name == "wrn-forward")
+    forward = next(g for g in speed_records.groups_of(record) if g.name == "wrn-forward")
     assert all(side.peak for side in forward.sides)

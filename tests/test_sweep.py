@@ -23,7 +23,7 @@ SECONDS = [1.0, 3600.0, 86400.0]
 
 
 def size(model: nn.Module) -> float:
-    """Mean |output|, with product noise where the preset has any."""
+    """Return the mean |output|, with product noise if the preset has any."""
     with torch.no_grad():
         return float(model(random(20, 12)).abs().mean())
 
@@ -33,7 +33,7 @@ def two_metrics(model: nn.Module) -> dict[str, float]:
 
 
 def make(engine: str) -> nn.Module:
-    """A noisy model where the engine's products follow torch's generator."""
+    """Return a model, with noisy products if the engine's products follow torch's generator."""
     analog = convert(mlp(), rasch2023 if engine == "native" else DEVICES, engine=engine).eval()
     calibrate(analog, [random(20, 12)])
     return analog
@@ -51,7 +51,7 @@ def assert_restored(model: nn.Module) -> None:
 
 
 def test_table(engine: str) -> None:
-    """A row a chip, time and metric, sorted; chip i has seed `seed + i`."""
+    """The table has one sorted row per chip, time and metric; chip i has seed `seed + i`."""
     model = make(engine)
     table = run(model, two_metrics, seed=5, times=("1d", "1s", 3600, "1h"))
     assert list(table.columns) == ["chip", "seed", "t_inference", "metric", "value"]
@@ -78,7 +78,7 @@ def test_a_number_is_a_metric(engine: str) -> None:
 
 
 def test_the_same_sweep_twice(engine: str) -> None:
-    """Whatever the generator's state was; it is given back as it was."""
+    """The generator's state does not matter, and it is left as it was."""
     model = make(engine)
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -93,15 +93,15 @@ def test_the_same_sweep_twice(engine: str) -> None:
 
 def test_a_chip_does_not_depend_on_how_many(engine: str) -> None:
     model = make(engine)
-    three, one = run(model), run(model, chips=1)
-    pd.testing.assert_frame_equal(three[three.chip == 0], one, check_exact=True)
+    three, alone = run(model), run(model, chips=1)
+    pd.testing.assert_frame_equal(three[three.chip == 0], alone, check_exact=True)
     shifted = run(convert(mlp(), DEVICES, engine=engine).eval(), chips=1, seed=2)
     rows = run(convert(mlp(), DEVICES, engine=engine).eval())
     assert list(rows[rows.chip == 2].value) == list(shifted.value)
 
 
 class Failing:
-    """Raises at its n-th call."""
+    """An evaluation that raises at its n-th call."""
 
     def __init__(self, at: int, error: BaseException) -> None:
         self.calls, self.at, self.error = 0, at, error
@@ -115,15 +115,15 @@ class Failing:
 
 @pytest.mark.parametrize("error", [OSError("disk"), KeyboardInterrupt()])
 def test_interrupted_and_resumed(engine: str, error: BaseException, tmp_path: Path) -> None:
-    """Whole chips are kept, bit for bit; what is left is computed, no more."""
+    """Whole chips are stored, bit for bit; the rest is computed, and no more."""
     whole = run(make(engine), two_metrics)
     model, file = make(engine), tmp_path / "sub" / "sweep.csv"
     with pytest.raises(type(error)):
-        run(model, Failing(5, error), resume=file)  # in the second chip
+        run(model, Failing(5, error), resume=file)  # This is in the second chip.
     assert_restored(model)
     assert [path.name for path in file.parent.iterdir()] == ["sweep.csv"]
-    kept = pd.read_csv(file)
-    assert set(kept.chip) == {0} and len(kept) == 6
+    finished = pd.read_csv(file)
+    assert set(finished.chip) == {0} and len(finished) == 6
     again = Failing(-1, error)
     table = run(model, again, resume=file)
     assert again.calls == 6
@@ -139,7 +139,10 @@ def test_interrupted_and_resumed(engine: str, error: BaseException, tmp_path: Pa
 
 
 def test_more_times_and_chips(engine: str, tmp_path: Path) -> None:
-    """A file grows by the times and chips it lacks, to what one sweep over all would have made."""
+    """A file grows by the times and chips it lacks.
+
+    It ends as one sweep over all would have made it.
+    """
     whole = run(make(engine), two_metrics, times=("1s", "1h", "1d", "1y"), chips=3)
     model, file = make(engine), tmp_path / "sweep.csv"
     count = Failing(-1, OSError())
@@ -177,7 +180,7 @@ def test_resume_file_of_another_sweep(engine: str, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="rows of another sweep .* give resume= a new file"):
             run(**{"model": model, "resume": file, "chips": 1, **options})  # type: ignore
         assert file.read_text() == text
-    short = "".join(text.splitlines(keepends=True)[:-1])  # the last time lacks a metric
+    short = "".join(text.splitlines(keepends=True)[:-1])  # The last time lacks a metric.
     for bad in ("", "a,b\n1,2\n", text[: len(text) // 2], '"', short):
         file.write_text(bad)
         with pytest.raises(DataError, match=r"sweep\.csv: "):
@@ -186,10 +189,10 @@ def test_resume_file_of_another_sweep(engine: str, tmp_path: Path) -> None:
 
 
 def test_other_processes(engine: str) -> None:
-    """The same table as in this process, noise of products included."""
+    """The table is the same as in this process, noise of products included."""
     model = make(engine)
     alone = run(model, two_metrics, chips=4)
-    program(model, 3)  # must not travel along
+    program(model, 3)  # This chip must not travel along.
     pd.testing.assert_frame_equal(
         run(model, two_metrics, chips=4, executor=2), alone, check_exact=engine == "native"
     )
@@ -205,7 +208,10 @@ def test_threads_give_what_one_after_another_does(engine: str) -> None:
 def test_a_resumed_sweep_knows_ranges_digital_layers_and_how_chips_are_drawn(
     engine: str, tmp_path: Path
 ) -> None:
-    """What a table would mix up: rows from before any of them changed are refused."""
+    """Rows from before a change are refused.
+
+    A table would mix them up.
+    """
     digital = nn.Sequential(nn.BatchNorm1d(12), *mlp()).eval()
     model = convert(digital, rasch2023 if engine == "native" else RANGED, engine=engine).eval()
     calibrate(model, [random(20, 12)])
@@ -234,13 +240,13 @@ def test_a_resumed_sweep_knows_ranges_digital_layers_and_how_chips_are_drawn(
 
 def test_numpy_integers_are_integers(engine: str) -> None:
     model = make(engine)
-    wanted = run(model, seed=5, chips=2)
-    assert run(model, seed=np.int64(5), chips=np.int32(2)).equals(wanted)
+    expected = run(model, seed=5, chips=2)
+    assert run(model, seed=np.int64(5), chips=np.int32(2)).equals(expected)
     program(model, np.int64(5))
 
 
 @pytest.mark.parametrize(
-    ("result", "said"),
+    ("result", "text"),
     [
         (0.975, "0.975 at 1y"),
         ({"accuracy": 0.975, "loss": 0.1}, "97.5 % at 1y"),
@@ -249,13 +255,16 @@ def test_numpy_integers_are_integers(engine: str) -> None:
     ],
 )
 def test_the_bar_says_what_the_last_chip_gave(
-    result: object, said: str, capsys: pytest.CaptureFixture[str]
+    result: object, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The first metric at the last time, on standard error alone; nothing without progress."""
+    """It shows the first metric at the last time.
+
+    It is on standard error alone; without progress nothing is printed.
+    """
     table = run(make("native"), lambda m: result, chips=2, times=("1h", "1y"), progress=True)
     out, err = capsys.readouterr()
     line = err.strip().splitlines()[-1]
-    assert out == "" and line.startswith("chips") and f"2/2 {said}" in line
+    assert out == "" and line.startswith("chips") and f"2/2 {text}" in line
     quiet = run(make("native"), lambda m: result, chips=2, times=("1h", "1y"))
     assert capsys.readouterr() == ("", "") and quiet.equals(table)
 

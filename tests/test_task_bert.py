@@ -1,4 +1,4 @@
-"""The BERTs' task: what is analog, padding, splits of sentences, encoders by name."""
+"""The BERTs' task: analog layers, padding, splits of sentences, encoders by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_only_the_encoder_of_bert_is_analog(all_tasks) -> None:
     table = coverage(analog).set_index("module")
     encoder = table[table.index.str.contains(r"encoder\.layer")]
     linear = encoder[encoder.type == "Linear"]
-    assert len(linear) == 6 * 2  # query, key, value, output, up, down
+    assert len(linear) == 6 * 2  # These are query, key, value, output, up and down.
     assert set(linear["where"]) == {"analog"}
     others = table[~table.index.isin(linear.index)]
     assert set(others["where"]) == {"digital"}
@@ -49,23 +49,23 @@ def test_an_epoch_of_sentences_has_each_at_most_once(all_tasks) -> None:
     everything = sorted(len(t) for t in task.splits["train"][0])
     assert len(lengths) == len(everything) // 32 * 32
     padding = 1 - sum(lengths) / sum(b["input_ids"].numel() for b in batches)
-    assert padding < 0.15  # batches of like length
+    assert padding < 0.15  # Batches have sentences of similar length.
 
 
 @pytest.mark.parametrize("subset", [3, 64, None])
 def test_an_evaluation_takes_each_sentence_once_with_little_padding(all_tasks, subset) -> None:
     task = all_tasks["bert"]
     tokens, labels = (part[:subset] for part in task.splits["test"])
-    found = []
+    evaluated = []
     sizes = []
     for batch in task.batches("test", subset):
         lengths = batch["attention_mask"].sum(1).tolist()
         rows = zip(batch["input_ids"].tolist(), lengths, batch["labels"].tolist(), strict=True)
-        found += [(row[:length], label) for row, length, label in rows]
+        evaluated += [(row[:length], label) for row, length, label in rows]
         sizes.append(batch["input_ids"].numel())
-    assert sorted(found) == sorted(zip(tokens, labels, strict=True))
+    assert sorted(evaluated) == sorted(zip(tokens, labels, strict=True))
     if len(tokens) >= 64:
-        assert 1 - sum(map(len, tokens)) / sum(sizes) < 0.35  # a batch of all 64: 0.8
+        assert 1 - sum(map(len, tokens)) / sum(sizes) < 0.35  # A batch of all 64 would have 0.8.
 
 
 def test_words_of_the_test_sentences_are_not_learned_from(all_tasks) -> None:
@@ -84,7 +84,7 @@ def test_a_missing_encoder_says_how_to_name_one(tmp_path, monkeypatch) -> None:
 
 
 def small_encoder(folder) -> str:
-    """A tiny BERT and its tokenizer, as `from_pretrained` wants them."""
+    """Write a tiny BERT and its tokenizer, as `from_pretrained` wants them."""
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
     folder.mkdir()
@@ -103,7 +103,10 @@ def small_encoder(folder) -> str:
 
 
 def test_nothing_held_out_is_trained_on() -> None:
-    """Whole sentences; what is a run of words of one of them is no training row, all else is."""
+    """Whole sentences are held out.
+
+    A row that is a run of words of one of them is no training row; all other rows are.
+    """
     sentences = [f"s{i} is a b{i} film c{i}" for i in range(40)]
     parts = [f"b{i} film" for i in range(40)] + ["is a"]
     rows = [*parts, *sentences, "s1  is a b1"]
@@ -113,7 +116,7 @@ def test_nothing_held_out_is_trained_on() -> None:
     gone = set(held) | numbers | {40}
     gone |= {81} if 1 in numbers else set()
     assert train == [i for i in range(len(rows)) if i not in gone]
-    assert len(held_out(rows, 100, rng.stream(0, "test"))[1]) == 4  # a tenth of them
+    assert len(held_out(rows, 100, rng.stream(0, "test"))[1]) == 4  # This is a tenth of them.
     assert held_out(["a b"], 5, rng.stream(0, "test")) == ([], [0])
     assert phrases("a  b c") == {"a", "b", "c", "a b", "b c", "a b c"}
 
@@ -132,7 +135,7 @@ def test_sst2_with_any_encoder(tmp_path) -> None:
     assert torch.equal(
         stored["bert.embeddings.word_embeddings.weight"],
         task.build(1).state_dict()["bert.embeddings.word_embeddings.weight"],
-    )  # from the checkpoint
+    )  # They come from the checkpoint.
     assert not torch.equal(stored["classifier.weight"], torch.zeros(2, 16))
     weights = tmp_path / "encoder" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:200])

@@ -18,7 +18,7 @@ RECIPE = DigitalRecipe(epochs=1, batch_size=4, learning_rate=0.1)
 
 
 def language(n_words: int = 7, length: int = 800, **options) -> lstm.LanguageTask:
-    """A language of a few words; "rare" is in the test text only."""
+    """Return a language of a few words; "rare" is in the test text only."""
     generator = torch.Generator().manual_seed(0)
 
     def text(n: int) -> list[str]:
@@ -46,12 +46,15 @@ def test_the_vocabulary_is_trains_alone_the_commonest_first() -> None:
 
 @pytest.mark.parametrize("subset", [None, 90])
 def test_perplexity_and_word_error_by_hand(subset) -> None:
-    """Each stream read word by word, its state carried all the way: no window shows."""
+    """Each stream is read word by word, and its state is carried all the way.
+
+    So no window shows.
+    """
     task = language()
     model = task.build(0).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(3.0)  # scores that differ
+            parameter.mul_(3.0)  # The scores differ.
     text = task.streams["test"][: None if subset is None else subset + 1]
     n = max(1, min(lstm.STREAMS, len(text) // lstm.STEPS))
     length = len(text) // n
@@ -65,11 +68,11 @@ def test_perplexity_and_word_error_by_hand(subset) -> None:
             chances = scores.double().flatten().softmax(0)
             losses.append(-math.log(chances[after]))
             wrong.append(int(chances.argmax()) != int(after))
-    found = task.evaluate(model, subset)
+    metrics = task.evaluate(model, subset)
     mean = sum(losses) / len(losses)
-    assert found["loss"] == pytest.approx(mean, rel=1e-5)
-    assert found["perplexity"] == pytest.approx(math.exp(mean), rel=1e-5)
-    assert found["error"] == pytest.approx(sum(wrong) / len(wrong))
+    assert metrics["loss"] == pytest.approx(mean, rel=1e-5)
+    assert metrics["perplexity"] == pytest.approx(math.exp(mean), rel=1e-5)
+    assert metrics["error"] == pytest.approx(sum(wrong) / len(wrong))
 
 
 def test_windows_follow_each_other_and_targets_are_the_next_words() -> None:
@@ -83,7 +86,10 @@ def test_windows_follow_each_other_and_targets_are_the_next_words() -> None:
 
 @pytest.mark.parametrize("analog", [False, True])
 def test_nothing_propagates_back_into_the_batch_before(analog) -> None:
-    """The state goes on as numbers: the second batch's gradient knows nothing of the first."""
+    """The state goes on as numbers.
+
+    The second batch's gradient knows nothing of the first.
+    """
     task = language()
     first, second = list(task.train_loader(4, 0).passing(0))[:2]
     model = task.build(0, dropout=0.0)
@@ -95,21 +101,24 @@ def test_nothing_propagates_back_into_the_batch_before(analog) -> None:
     assert set(carried) == {"hidden", "cell"}
     assert all(not t.requires_grad and t.grad_fn is None for t in carried.values())
     assert float(carried["hidden"].abs().sum()) > 0
-    kept = {key: value.clone() for key, value in carried.items()}
-    loss.backward()  # frees the first batch's graph: going back into it would be an error
+    before = {key: value.clone() for key, value in carried.items()}
+    loss.backward()  # This frees the first batch's graph: going back into it would be an error.
     task.loss(model, second).backward()
-    assert all(torch.equal(kept[key], carried[key]) for key in kept)
+    assert all(torch.equal(before[key], carried[key]) for key in before)
 
 
 def test_hardware_aware_training_carries_the_state_in_every_batch() -> None:
-    """`train` hands `loss` a model whose state goes on: four batches see three states."""
+    """`train` hands `loss` a model with a state.
+
+    The state goes on, so four batches see three states.
+    """
     task = language()
     model = convert(task.build(0), rasch2023)
     recipe = HWATraining.for_(rasch2023, "lstm").override(ramp_batches=0, epochs=1)
-    given = []
+    hidden = []
 
     def loss(of: nn.Module, batch: dict) -> Tensor:
-        given.append(task.carried(of).get("hidden"))
+        hidden.append(task.carried(of).get("hidden"))
         return task.loss(of, batch)
 
     train(
@@ -121,8 +130,8 @@ def test_hardware_aware_training_carries_the_state_in_every_batch() -> None:
         progress=False,
         cpu=True,
     )
-    assert given[0] is None
-    states = [state for state in given[1:] if state is not None]
+    assert hidden[0] is None
+    states = [state for state in hidden[1:] if state is not None]
     assert len(states) == 3
     assert all(not state.requires_grad for state in states)
     assert len({tuple(state.flatten().tolist()) for state in states}) == 3
@@ -152,17 +161,17 @@ def test_an_evaluation_between_two_batches_changes_neither() -> None:
         task.loss(model, first)
         score = task.evaluate(model)
         assert torch.equal(task.logits(model, second), expected)
-    assert task.evaluate(task.build(0, dropout=0.0)) == score  # nor does a state reach it
+    assert task.evaluate(task.build(0, dropout=0.0)) == score  # No state reaches it either.
 
 
 def sampled(samples: int, repeats: int, n_exact: int) -> Tensor:
-    """Estimated softmax sums over the true one, (targets, repeats)."""
+    """Return estimated softmax sums over the true one, (targets, repeats)."""
     generator = torch.Generator().manual_seed(1)
     n_words, width, n = 60, 8, 3
     hidden = torch.randn(n, width, generator=generator)
     weight = torch.randn(n_words, width, generator=generator) * 0.2
     bias = torch.randn(n_words, generator=generator) * 0.5
-    targets = torch.tensor([3, 12, 59])  # summed exactly, and two rare ones
+    targets = torch.tensor([3, 12, 59])  # One is summed exactly, two are rare.
     q = torch.rand(n_words - n_exact, generator=generator) + 0.2
     q = q / q.sum()
     scores = hidden @ weight.T + bias
@@ -170,7 +179,8 @@ def sampled(samples: int, repeats: int, n_exact: int) -> Tensor:
     torch.manual_seed(3)
     ratios = []
     for row in range(n):
-        # one row at a time: the loss is a mean over rows, and exp(loss) must be of one
+        # One row is taken at a time: the loss is a mean over rows, and exp(loss) must be that of
+        # one.
         losses = torch.stack(
             [
                 lstm.sampled_cross_entropy(
@@ -199,10 +209,10 @@ def test_the_sampled_loss_is_the_exact_one_where_all_words_are_summed() -> None:
     hidden = torch.randn(5, 8, generator=generator)
     weight, bias = torch.randn(20, 8, generator=generator), torch.randn(20, generator=generator)
     targets = torch.tensor([0, 4, 18, 7, 7])
-    q = torch.tensor([1.0])  # one rare word, drawn always
-    found = lstm.sampled_cross_entropy(hidden, weight, bias, targets, q, 1)
+    q = torch.tensor([1.0])  # There is one rare word, always drawn.
+    estimated = lstm.sampled_cross_entropy(hidden, weight, bias, targets, q, 1)
     exact = nn.functional.cross_entropy(hidden @ weight.T + bias, targets)
-    assert found.item() == pytest.approx(exact.item(), rel=1e-5)
+    assert estimated.item() == pytest.approx(exact.item(), rel=1e-5)
 
 
 def test_the_decoders_bias_may_start_at_the_log_frequencies() -> None:
@@ -223,7 +233,7 @@ def test_the_named_sizes(size, width) -> None:
     assert model.decoder.weight is model.embedding.weight
 
 
-# --- the real data, where they are ----------------------------------------------------------------
+# --- the real data, if they are there -------------------------------------------------------------
 
 
 def test_real_wikitext2_task(real_data) -> None:

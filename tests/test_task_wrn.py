@@ -13,12 +13,13 @@ from benchmarks.tasks import wrn
 
 
 def test_wrn_16_4_is_the_papers_network() -> None:
-    """Its parameters counted by hand, from Zagoruyko and Komodakis' table."""
+    """Its parameters are counted by hand, from Zagoruyko and Komodakis' table."""
     convolutions = 9 * 3 * 16
     norms = 0
     c_in = 16
     for c_out in (64, 128, 256):
-        convolutions += 9 * c_in * c_out + 3 * 9 * c_out * c_out + c_in * c_out  # and the shortcut
+        # The last term is the shortcut.
+        convolutions += 9 * c_in * c_out + 3 * 9 * c_out * c_out + c_in * c_out
         norms += 2 * (c_in + 3 * c_out)
         c_in = c_out
     norms += 2 * 256
@@ -35,7 +36,7 @@ def test_wrn_16_4_is_the_papers_network() -> None:
 
 
 def positions(n: int, size: int) -> Tensor:
-    """Images whose pixels are their own place: 1 + row * size + column."""
+    """Return images whose pixels are their own place: 1 + row * size + column."""
     return (1 + torch.arange(size * size).reshape(1, 1, size, size)).repeat(n, 1, 1, 1).byte()
 
 
@@ -52,11 +53,11 @@ def test_shifts_are_uniform_and_reflect_the_edges() -> None:
         for j in range(2 * shift + 1)
     }
     counts = dict.fromkeys(crops, 0)
-    for one in drawn[:, 0]:
-        matching = [place for place, crop in crops.items() if torch.equal(one, crop)]
+    for shifted in drawn[:, 0]:
+        matching = [place for place, crop in crops.items() if torch.equal(shifted, crop)]
         assert len(matching) == 1
         counts[matching[0]] += 1
-    # 25 places, 160 each, sd 12.4: 5.9 sd is a false alarm of 1e-7 for the worst of 25
+    # There are 25 places, 160 each, sd 12.4: 5.9 sd is a false alarm of 1e-7 for the worst of 25.
     assert max(abs(count - 160) for count in counts.values()) < 5.9 * 12.4
 
 
@@ -64,10 +65,10 @@ def test_half_of_the_images_are_mirrored() -> None:
     n = 4000
     image = positions(1, 5)
     drawn = wrn.augmented(image.expand(n, 1, 5, 5), torch.Generator().manual_seed(0), 0, True, 0)
-    mirrored = sum(torch.equal(one, image[0].float().flip(2)) for one in drawn)
-    kept = sum(torch.equal(one, image[0].float()) for one in drawn)
-    assert mirrored + kept == n
-    assert abs(mirrored - n / 2) < 4.9 * math.sqrt(n / 4)  # false alarm 1e-6
+    mirrored = sum(torch.equal(each, image[0].float().flip(2)) for each in drawn)
+    unchanged = sum(torch.equal(each, image[0].float()) for each in drawn)
+    assert mirrored + unchanged == n
+    assert abs(mirrored - n / 2) < 4.9 * math.sqrt(n / 4)  # The false-alarm rate is 1e-6.
 
 
 def test_cutout_is_one_square_of_the_images_mean() -> None:
@@ -79,20 +80,20 @@ def test_cutout_is_one_square_of_the_images_mean() -> None:
     changed = (drawn != image.float())[:, 0]
     mean = image.float().mean()
     areas = []
-    for one, where in zip(drawn[:, 0], changed, strict=True):
+    for each, where in zip(drawn[:, 0], changed, strict=True):
         rows, columns = where.any(1).nonzero().flatten(), where.any(0).nonzero().flatten()
         box = where[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        assert box.all()  # one full rectangle
-        assert bool((one[where] == mean).all())
+        assert box.all()  # The change is one full rectangle.
+        assert bool((each[where] == mean).all())
         areas.append(len(rows) * len(columns))
         assert len(rows) <= side and len(columns) <= side
-    assert max(areas) == side**2  # whole inside, cut at the edges
+    assert max(areas) == side**2  # It is whole inside and cut at the edges.
     assert min(areas) < side**2
 
 
 @pytest.mark.parametrize(("cutout", "size"), [(None, 0), (0, 0), (3, 3)])
 def test_cutout_is_an_option(cutout, size) -> None:
-    """Squares of one value inside the image, in training alone; 8 x 8 digits."""
+    """Squares of one value lie inside the 8 x 8 digits, in training alone."""
     options = {} if cutout is None else {"cutout": cutout}
     task = tasks.get("wrn", **options)
     assert task.cutout == size

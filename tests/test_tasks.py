@@ -1,4 +1,4 @@
-"""What all three tasks obey: metrics against sums done by hand, seeds, options, files."""
+"""Properties of all three tasks: metrics against sums done by hand, seeds, options, files."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def test_a_model_is_a_function_of_its_seed_alone(all_tasks, name) -> None:
     task = all_tasks[name]
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
-    one = task.build(3)
+    first = task.build(3)
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(2)
     other = task.build(3)
-    for key, value in one.state_dict().items():
+    for key, value in first.state_dict().items():
         assert torch.equal(value, other.state_dict()[key])
     differ = [
         not torch.equal(value, task.build(4).state_dict()[key])
-        for key, value in one.state_dict().items()
+        for key, value in first.state_dict().items()
     ]
     assert any(differ)
 
@@ -60,7 +60,7 @@ def test_evaluation_is_repeatable_without_dropout_and_gives_the_mode_back(all_ta
 def test_a_subset_has_so_many_samples(all_tasks, name) -> None:
     task = all_tasks[name]
     count = sum(task.targets(batch).numel() for batch in task.batches("test", 150))
-    if name == "lstm":  # the first word of a stream is not scored
+    if name == "lstm":  # The first word of a stream is not scored.
         assert 150 - 2 * lstm.STREAMS < count <= 150
     else:
         assert count == 150
@@ -79,10 +79,10 @@ def test_the_probability_is_the_mean_of_what_the_right_class_gets(all_tasks, nam
             for row, right in zip(scores, task.targets(batch).tolist(), strict=True):
                 total += float(row[right] / row.sum())
                 count += 1
-    found = task.evaluate(model, 100, probability=True)
-    assert found["probability"] == pytest.approx(total / count, rel=1e-5)
-    del found["probability"]
-    assert found == task.evaluate(model, 100)
+    metrics = task.evaluate(model, 100, probability=True)
+    assert metrics["probability"] == pytest.approx(total / count, rel=1e-5)
+    del metrics["probability"]
+    assert metrics == task.evaluate(model, 100)
 
 
 def flat(batch) -> list[Tensor]:
@@ -93,10 +93,12 @@ def flat(batch) -> list[Tensor]:
 @pytest.mark.parametrize("name", tasks.names("embedded"))
 def test_training_batches_repeat_by_seed_and_epoch(all_tasks, name) -> None:
     task = all_tasks[name]
-    one, other = task.train_loader(8, 5), task.train_loader(8, 5)
-    first = flat(next(one.passing(1)))
-    assert all(torch.equal(a, b) for a, b in zip(first, flat(next(other.passing(1))), strict=True))
-    later = flat(next(other.passing(2)))
+    loader, another = task.train_loader(8, 5), task.train_loader(8, 5)
+    first = flat(next(loader.passing(1)))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first, flat(next(another.passing(1))), strict=True)
+    )
+    later = flat(next(another.passing(2)))
     assert any(
         a.shape != b.shape or not torch.equal(a, b) for a, b in zip(first, later, strict=True)
     )
@@ -173,8 +175,8 @@ def test_an_unknown_profile_or_split() -> None:
 
 
 def test_options_are_words_of_key_and_value() -> None:
-    found = tasks.parse_options(["size=paper", "tied=true", "samples=0", "dropout=0.1", "x=a=b"])
-    assert found == {"size": "paper", "tied": True, "samples": 0, "dropout": 0.1, "x": "a=b"}
+    options = tasks.parse_options(["size=paper", "tied=true", "samples=0", "dropout=0.1", "x=a=b"])
+    assert options == {"size": "paper", "tied": True, "samples": 0, "dropout": 0.1, "x": "a=b"}
     for word in ("size", "=paper"):
         with pytest.raises(UsageError, match="is not KEY=VALUE"):
             tasks.parse_options([word])
@@ -182,7 +184,10 @@ def test_options_are_words_of_key_and_value() -> None:
 
 @pytest.mark.parametrize("name", tasks.names("embedded"))
 def test_parts_of_a_batch_are_all_of_it(all_tasks, name) -> None:
-    """Each sample in one replica's part; a stream of words stays with one replica."""
+    """Each sample is in one replica's part.
+
+    A stream of words stays with one replica.
+    """
     task = all_tasks[name]
     batch = next(task.train_loader(6, 0).passing(0))
     targets = task.targets(batch).view(-1, 6) if name == "lstm" else task.targets(batch)[None]
@@ -208,7 +213,10 @@ class Absent:
 
 @pytest.mark.parametrize("name", tasks.names("embedded"))
 def test_nothing_is_chosen_by_the_test_split(name, tmp_path) -> None:
-    """Digital and hardware-aware training, validation and calibration run without it."""
+    """Both trainings, validation and calibration run without it.
+
+    The trainings are the digital and the hardware-aware one.
+    """
     from benchmarks.studies.base import Study
     from benchmarks.studies.settings import Settings
 
@@ -233,14 +241,14 @@ def test_nothing_is_chosen_by_the_test_split(name, tmp_path) -> None:
 @pytest.mark.cuda
 @pytest.mark.parametrize("name", tasks.names("embedded"))
 def test_batches_on_a_gpu_are_those_of_a_cpu(name) -> None:
-    one, other = tasks.get(name), tasks.get(name)
-    other.place(torch.device("cuda"))
+    on_cpu, on_gpu = tasks.get(name), tasks.get(name)
+    on_gpu.place(torch.device("cuda"))
     if name == "wrn":
-        assert other.splits["train"][0].is_cuda
-    ours, theirs = (next(task.train_loader(8, 5).passing(1)) for task in (one, other))
+        assert on_gpu.splits["train"][0].is_cuda
+    ours, theirs = (next(task.train_loader(8, 5).passing(1)) for task in (on_cpu, on_gpu))
     for a, b in zip(flat(ours), flat(theirs), strict=True):
         assert torch.allclose(a, b.cpu(), atol=1e-6)
-    model = one.build(0).eval()
-    found = one.evaluate(model, 64)
-    again = other.evaluate(model.cuda(), 64)
-    assert found["error"] == pytest.approx(again["error"], abs=0.05)
+    model = on_cpu.build(0).eval()
+    metrics = on_cpu.evaluate(model, 64)
+    again = on_gpu.evaluate(model.cuda(), 64)
+    assert metrics["error"] == pytest.approx(again["error"], abs=0.05)

@@ -1,4 +1,4 @@
-"""Times as people write them: what is understood, what is refused, and the way back."""
+"""Times as people write them: the accepted forms, the refused ones, and the way back."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_label_goes_both_ways(t_s: float) -> None:
 
 @pytest.mark.parametrize("size", [60.0, 3600.0, DAY, 365 * DAY])
 def test_label_does_not_round_a_neighbour(size: float) -> None:
-    """Times one float away from a whole unit keep their own label."""
+    """Times one float away from a whole unit have their own label."""
     for count in range(1, 200):
         for t_s in (np.nextafter(count * size, np.inf), np.nextafter(count * size, 0.0)):
             assert seconds(label(float(t_s))) == float(t_s)

@@ -1,4 +1,4 @@
-"""The trainings after the digital one, as the benchmark runs them: going on, and what validates."""
+"""The trainings after the digital one, as the benchmark runs them: resuming and validation."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ SETTINGS = Settings(
 
 
 def study_of(task: Task, folder: Path, samples: int, settings: Settings = SETTINGS) -> Study:
-    """A study that validates on so many samples, and prints nothing."""
+    """Return a study that validates on so many samples, and prints nothing."""
     study = Study(task, settings, folder, Output(quiet=True))
     study.plan = dataclasses.replace(study.plan, validation_subset=samples)
     return study
 
 
 class Interrupted(Exception):
-    """What stops a training in a test."""
+    """The exception that stops a training in a test."""
 
 
 def toy(name: str) -> Task:
-    """A language whose training carries a state from batch to batch, or small images."""
+    """Return a language whose training carries a state between batches, or small images."""
     return language() if name == "lstm" else tasks.get("wrn")
 
 
 def go(
     name: str, kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch, stop: int | None = None
 ) -> tuple[dict[str, Tensor], Any]:
-    """A hardware-aware training or its control that fails in mini-batch `stop`."""
+    """Run a hardware-aware training or its control; it fails in mini-batch `stop`."""
     task = toy(name)
     study = study_of(task, folder, 120)
     recipe = SETTINGS.recipe_of(task)
@@ -73,14 +73,17 @@ def go(
 def test_a_training_cut_short_goes_on_as_if_it_had_not_been(
     name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a recurrent model carries between batches included, bit for bit."""
+    """It ends with the same weights, bit for bit.
+
+    This includes what a recurrent model carries between batches.
+    """
     weights, history = go(name, kind, tmp_path / "whole", monkeypatch)
     with pytest.raises(Interrupted):
         go(name, kind, tmp_path / "cut", monkeypatch, 4)
-    found = go(name, kind, tmp_path / "cut", monkeypatch)
+    resumed = go(name, kind, tmp_path / "cut", monkeypatch)
     for key, value in weights.items():
-        assert torch.equal(found[0][key], value), key
-    assert found[1].equals(history)
+        assert torch.equal(resumed[0][key], value), key
+    assert resumed[1].equals(history)
     assert history.validation_loss.notna().tolist() == [False, True] * 3
     start = toy(name).build(0).state_dict()
     assert any(not torch.equal(v, start[k]) for k, v in weights.items() if k in start)
@@ -89,7 +92,10 @@ def test_a_training_cut_short_goes_on_as_if_it_had_not_been(
 def test_validation_is_on_a_chip_of_an_hour_that_is_none_of_those_measured(
     tmp_path: Path,
 ) -> None:
-    """The metric of one chip, always the same; the model comes back clean and in its mode."""
+    """The metric is always that of one chip.
+
+    The model comes back clean and in its mode.
+    """
     task = tasks.get("wrn")
     analog = convert(task.build(0), rasch2023).eval()
     calibrate(analog, task.calibration_batches(1), "percentile")

@@ -1,4 +1,4 @@
-"""Hardware-aware training: what is injected, what is learned, and what is plain training."""
+"""Hardware-aware training: the injected noise, the learned parameters, and plain training."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ PLAIN: dict[str, Any] = {
 
 
 def recipe(**fields: Any) -> HWATraining:
-    """Plain training with the fields given."""
+    """Return a recipe for plain training, with other fields."""
     return HWATraining.for_(rasch2023, "lstm").override(**{**PLAIN, **fields})
 
 
 def run(model: nn.Module, loader: Any, how: HWATraining, **options: Any) -> Any:
-    """`train` with the mean square of the outputs as loss, on the CPU."""
+    """Call `train` with the mean square of the outputs as loss, on the CPU."""
     options.setdefault("loss", lambda m, batch: m(batch).square().mean())
     loss = options.pop("loss")
     return train(model, loader, loss, recipe=how, progress=False, cpu=True, **options)
 
 
 def normalised(matrix: Matrix) -> Tensor:
-    """Weights of this mini-batch, divided by the column scales: `[out, in]`."""
+    """Return the weights of this mini-batch, divided by the column scales: `[out, in]`."""
     scale = matrix.grid.expand_columns(matrix.column_scale() * matrix.learned_scale())
     return matrix.effective_weight().detach() / scale
 
 
 def injected(model: nn.Module, how: HWATraining, batches: int, **options: Any) -> Tensor:
-    """Normalised weights in use in every mini-batch, `[batches, out, in]`."""
+    """Return the normalised weights in use in every mini-batch, `[batches, out, in]`."""
     matrix, seen = only(model), []
 
     def loss(m: nn.Module, batch: Tensor) -> Tensor:
@@ -63,13 +63,16 @@ def injected(model: nn.Module, how: HWATraining, batches: int, **options: Any) -
     width = matrix.grid.in_features
     data = [random(2, width, seed=i) for i in range(batches)]
     for batch in data:
-        batch[:, -1] = 0.0  # no gradient: even the smallest step would end an exact zero
+        batch[:, -1] = 0.0  # There is no gradient: even the smallest step would end an exact zero.
     run(model, data, how, loss=loss, **options)
     return torch.stack(seen)
 
 
 def levels(*values: float, n: int = 400) -> nn.Linear:
-    """Weights of these sizes and random signs, the first column 1, the last exactly 0."""
+    """Return a layer with weights of these sizes and random signs.
+
+    The first column is 1 and the last exactly 0.
+    """
     layer = nn.Linear(n, n, bias=False)
     with torch.no_grad():
         size = torch.tensor(values)[torch.arange(n * n) % len(values)].view(n, n)
@@ -80,7 +83,7 @@ def levels(*values: float, n: int = 400) -> nn.Linear:
 
 
 def pcm_sd(x: float, scale: float, read: bool = True) -> float:
-    """Root mean square of PCM_NOISE on a weight of size x, where no sign is reflected."""
+    """Return the root mean square of PCM_NOISE on a weight of size x, if no sign is reflected."""
     sigma = scale * (0.26348 + 1.9650 * x - 1.1731 * x**2) / 25.0
     if not read:
         return sigma
@@ -92,7 +95,7 @@ def pcm_sd(x: float, scale: float, read: bool = True) -> float:
     return float((sigma**2 + scale**2 * growth * mean) ** 0.5)
 
 
-# --- what is injected ---
+# --- injected noise ---
 
 
 @pytest.mark.parametrize("optimizer", ["recipe's", "Adam", "Adagrad"])
@@ -103,7 +106,10 @@ def pcm_sd(x: float, scale: float, read: bool = True) -> float:
 def test_noise_of_every_batch_has_the_variance_of_the_law(
     engine: str, kind: str, scale: float, sizes: tuple[float, ...], optimizer: str
 ) -> None:
-    """From the first mini-batch on, whatever the optimizer; zeros stay zeros."""
+    """It holds from the first mini-batch on.
+
+    It holds for every optimizer; zeros stay zeros.
+    """
     model = levels(*sizes)
     analog = convert(model, DEVICES, engine=engine)
     clean = normalised(only(analog))
@@ -131,7 +137,10 @@ def test_noise_of_every_batch_has_the_variance_of_the_law(
 
 
 def test_noise_scale_of_a_tile_is_its_largest_weight(engine: str) -> None:
-    """A column tile whose weights are scaled by less than 1 has the noise of its own maximum."""
+    """A column tile has the noise of its own maximum.
+
+    This holds if its weights are scaled by less than 1.
+    """
     if engine != "native":
         pytest.skip("this engine has no scale of a whole layer")
     model = levels(1.0)
@@ -147,7 +156,7 @@ def test_noise_scale_of_a_tile_is_its_largest_weight(engine: str) -> None:
 
 
 def test_ramp(engine: str) -> None:
-    """Linear over the first mini-batches, the first of them with noise, across epochs."""
+    """The noise grows linearly over the first mini-batches, across epochs; the first has noise."""
     analog = convert(levels(1.0), DEVICES, engine=engine)
     how = recipe(
         noise_type="gaussian",
@@ -169,7 +178,7 @@ def test_ramp(engine: str) -> None:
 
 
 def test_drop_connect(engine: str) -> None:
-    """That share of the weights is zero, drawn anew; the others are what they were."""
+    """That share of the weights is zero, drawn again each time; the others are unchanged."""
     model = nn.Linear(400, 400, bias=False)
     analog = convert(model, DEVICES, engine=engine)
     clean = normalised(only(analog))
@@ -182,7 +191,10 @@ def test_drop_connect(engine: str) -> None:
 
 
 def test_gradient_of_the_noisy_pass_goes_to_the_clean_weights() -> None:
-    """One SGD step of a product of two matrices, by hand from the weights in use."""
+    """One SGD step is computed by hand.
+
+    It is a step of a product of two matrices, from the weights in use.
+    """
     model = nn.Sequential(linear(12, 16, bias=False), linear(16, 5, bias=False, seed=2)).double()
     analog = convert(model, DEVICES)
     first, second = matrices_of(analog).values()
@@ -203,7 +215,7 @@ def test_gradient_of_the_noisy_pass_goes_to_the_clean_weights() -> None:
     assert_close(second.clean_weight(), model[1].weight - step2, "second", 1e-12)
 
 
-# --- what happens after a step ---
+# --- after a step ---
 
 
 def test_fixed_clip(engine: str) -> None:
@@ -219,7 +231,10 @@ def test_fixed_clip(engine: str) -> None:
 
 @pytest.mark.parametrize("what", ["layer", "column"])
 def test_gaussian_clip(engine: str, what: str) -> None:
-    """To so many standard deviations of each tile, or of each of its columns."""
+    """Weights are clipped to so many standard deviations.
+
+    They are those of each tile, or of each of its columns.
+    """
     preset = DEVICES.change(max_rows=25, max_columns=20, why="several tiles")
     analog = convert(linear(60, 50, bias=False), preset, engine=engine)
     matrix = only(analog)
@@ -227,9 +242,9 @@ def test_gaussian_clip(engine: str, what: str) -> None:
     how = recipe(clip_type=f"{what}_gaussian", clip_value=1.5, learning_rate=STILL)
     run(analog, [random(2, 60)], how)
     sizes = list(matrix.grid.columns) if what == "layer" else 1
-    found = matrix.normalised_weight().split(list(matrix.grid.rows), 1)
-    wanted = before.split(list(matrix.grid.rows), 1)
-    for rows, old_rows in zip(found, wanted, strict=True):
+    after_clip = matrix.normalised_weight().split(list(matrix.grid.rows), 1)
+    expected = before.split(list(matrix.grid.rows), 1)
+    for rows, old_rows in zip(after_clip, expected, strict=True):
         for part, old in zip(rows.split(sizes), old_rows.split(sizes), strict=True):
             bound = 1.5 * float(old.std(correction=0))
             assert_close(part, old.clamp(-bound, bound), "clipped", 1e-5)
@@ -237,7 +252,8 @@ def test_gaussian_clip(engine: str, what: str) -> None:
     assert 0.05 < float(clipped.double().mean()) < 0.3
 
 
-# every, mini-batches, largest normalised weight after them, largest trained weight of the first
+# Each case: every, mini-batches, largest normalised weight after them, largest trained weight of
+# the first.
 REMAPS = [
     (0, 2, 0.7, 0.7),
     (3, 2, 0.7, 0.7),
@@ -249,7 +265,7 @@ REMAPS = [
 
 @pytest.mark.parametrize(("every", "batches", "share", "trained"), REMAPS)
 def test_remap(engine: str, every: int, batches: int, share: float, trained: float) -> None:
-    """Columns are scaled anew every so many mini-batches, after the clip; weights stay."""
+    """Columns are scaled again every so many mini-batches, after the clip; weights stay."""
     analog = convert(linear(60, 50, bias=False), DEVICES, engine=engine)
     matrix = only(analog)
     first = matrix.clean_weight().abs().amax(1)
@@ -262,44 +278,51 @@ def test_remap(engine: str, every: int, batches: int, share: float, trained: flo
 
 @pytest.mark.parametrize("clip", ["fixed", "layer_gaussian", "column_gaussian"])
 def test_frozen_weights_are_neither_clipped_nor_remapped(engine: str, clip: str) -> None:
-    """Bit for bit, on their old columns; the layer behind them is what it is without the frost."""
+    """They stay bit for bit, on their old columns.
+
+    The layer behind them is what it is if nothing is frozen.
+    """
     model = nn.Sequential(linear(60, 50), nn.Tanh(), linear(50, 40, seed=2))
     preset = DEVICES.change(max_rows=25, max_columns=20, why="several tiles")
     how = recipe(clip_type=clip, clip_value=0.4, remap_every=1, learning_rate=STILL)
-    found = []
+    last_layers = []
     for trains in (True, False):
         model[0].weight.requires_grad_(trains)
         analog = convert(model, preset, engine=engine)
         first, last = matrices_of(analog).values()
-        first.set_clean_weight(first.clean_weight(), first.column_scale() * 2)  # no remap's choice
+        # No remap would choose this.
+        first.set_clean_weight(first.clean_weight(), first.column_scale() * 2)
         before = first.clean_weight(), first.column_scale().clone(), first.normalised_weight()
         run(analog, [random(2, 60)] * 2, how)
         after = first.clean_weight(), first.column_scale(), first.normalised_weight()
-        kept = [torch.equal(one, other) for one, other in zip(before, after, strict=True)]
-        assert kept == [not trains] * 3
-        found.append((last.clean_weight(), last.column_scale()))
-    for one, other in zip(*found, strict=True):
-        assert torch.equal(one, other)
+        unchanged = [torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+        assert unchanged == [not trains] * 3
+        last_layers.append((last.clean_weight(), last.column_scale()))
+    for a, b in zip(*last_layers, strict=True):
+        assert torch.equal(a, b)
 
 
-# --- what is learned ---
+# --- learned parameters ---
 
 
 def test_ranges_start_from_data_and_are_learned(engine: str) -> None:
-    """Uncalibrated: 3 sd of the first batches; then they follow their gradient."""
+    """An uncalibrated range starts at 3 sd of the first batches.
+
+    Then it follows its gradient.
+    """
     preset = QUIET if engine == "native" else RANGED
     data = [random(20, 60, seed=i) * (1 + i) for i in range(5)]
     started = {"learn_input_ranges": True, "input_range_init_batches": 3}
-    found = []
+    starts = []
     for rate in (STILL, 0.5):
         analog = convert(linear(60, 50), preset, engine=engine)
         run(analog, data, recipe(**started, learning_rate=rate, momentum=0.0))
         ranges = only(analog).input_ranges()
         assert ranges is not None
-        found.append(float(ranges[0, 0]))
-    wanted = sum(float(x.std(correction=0)) * 3.0 for x in data[:3]) / 3
-    assert abs(found[0] / wanted - 1.0) < 1e-3  # engines differ in the correction of the sd
-    assert abs(found[1] / found[0] - 1.0) > 1e-3
+        starts.append(float(ranges[0, 0]))
+    expected = sum(float(x.std(correction=0)) * 3.0 for x in data[:3]) / 3
+    assert abs(starts[0] / expected - 1.0) < 1e-3  # Engines differ in the sd's correction.
+    assert abs(starts[1] / starts[0] - 1.0) > 1e-3
 
 
 def test_calibrated_ranges_are_kept_where_training_begins(engine: str) -> None:
@@ -315,11 +338,14 @@ def test_calibrated_ranges_are_kept_where_training_begins(engine: str) -> None:
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_column_scales_are_learned(engine: str, learned: bool) -> None:
-    """By their gradient: a loss of the outputs' sum has the sum of outputs over the scale."""
+    """Scales follow their gradient.
+
+    For a loss that is the sum of the outputs, it is the sum of outputs over the scale.
+    """
     analog = convert(linear(60, 50, bias=False), DEVICES, engine=engine)
     x = random(20, 60)
     y = functional.linear(x, only(analog).clean_weight())
     how = recipe(learn_out_scales=learned, learning_rate=1e-3, momentum=0.0)
     run(analog, [x], how, loss=lambda m, b: m(b).sum())
-    wanted = 1.0 - 1e-3 * y.sum(0) * learned
-    assert_close(only(analog).learned_scale()[0], wanted, "scales", 1e-5)
+    expected = 1.0 - 1e-3 * y.sum(0) * learned
+    assert_close(only(analog).learned_scale()[0], expected, "scales", 1e-5)

@@ -25,7 +25,7 @@ KINDS = ("list", "DataLoader", "benchmarks")
 
 
 def loader_of(kind: str, batches: int) -> Any:
-    """The same mini-batches of 4, in the same order in every epoch."""
+    """Return a loader of the same mini-batches of 4, in the same order in every epoch."""
     data = random(4 * batches, 12)
     if kind == "DataLoader":
         return DataLoader(data, batch_size=4)
@@ -36,7 +36,7 @@ def loader_of(kind: str, batches: int) -> Any:
 
 
 class Counting(torch.optim.SGD):
-    """Notes after how many mini-batches it steps."""
+    """An optimizer that notes after how many mini-batches it steps."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model.parameters(), lr=0.1, momentum=0.9)
@@ -55,7 +55,7 @@ class Counting(torch.optim.SGD):
 def accumulated(
     analog: nn.Module, loader: Any, accumulate: int, fields: Any = None, **options: Any
 ) -> list[int]:
-    """Train; the numbers of mini-batches that the optimizer stepped after."""
+    """Train; return the numbers of mini-batches after which the optimizer stepped."""
     optimizer = Counting(analog)
     train(
         analog, loader, optimizer.loss, recipe=recipe(**(fields or {})), optimizer=optimizer,
@@ -66,7 +66,7 @@ def accumulated(
 
 @accelerate_state()
 def plain(model: nn.Module, epochs: int) -> list[int]:
-    """What Accelerate itself makes of 10 mini-batches an epoch, 4 in a step."""
+    """Return the steps that Accelerate itself makes of 10 mini-batches per epoch, 4 per step."""
     accelerator = Accelerator(gradient_accumulation_steps=4, cpu=True)
     counting = Counting(model)
     prepared, optimizer, loader = accelerator.prepare(model, counting, loader_of("DataLoader", 10))
@@ -81,7 +81,10 @@ def plain(model: nn.Module, epochs: int) -> list[int]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_optimizer_steps_when_accelerate_would(kind: str) -> None:
-    """An epoch's last mini-batches, too few for a step, make one; weights are Accelerate's."""
+    """An epoch's last mini-batches, too few for a step, make one.
+
+    The weights are Accelerate's.
+    """
     model, twin = mlp(), mlp()
     optimizer = Counting(model)
     train_digital(
@@ -89,30 +92,33 @@ def test_the_optimizer_steps_when_accelerate_would(kind: str) -> None:
         progress=False, cpu=True, gradient_accumulation_steps=4,
     )  # fmt: skip
     assert optimizer.after == plain(twin, 2) == [4, 8, 10, 14, 18, 20]
-    for (name, mine), theirs in zip(
+    for (name, got), expected in zip(
         model.state_dict().items(), twin.state_dict().values(), strict=True
     ):
-        assert torch.equal(mine, theirs), name
+        assert torch.equal(got, expected), name
 
 
 def test_every_kind_of_loader_gives_the_same_weights(engine: str) -> None:
-    """Bit for bit, noise, clip and remap included."""
+    """They agree bit for bit, noise, clip and remap included."""
     fields = {
         "noise_type": "pcm", "noise_scale": 2.0, "clip_type": "fixed", "clip_value": 0.9,
         "remap_every": 3, "epochs": 2,
     }  # fmt: skip
-    found = []
+    states = []
     for kind in KINDS:
         analog = convert(mlp(), DEVICES, engine=engine)
         assert accumulated(analog, loader_of(kind, 5), 2, fields) == [2, 4, 5, 7, 9, 10]
-        found.append(analog.state_dict())
-    for name, value in found[0].items():
-        assert torch.equal(found[1][name], value) and torch.equal(found[2][name], value), name
+        states.append(analog.state_dict())
+    for name, value in states[0].items():
+        assert torch.equal(states[1][name], value) and torch.equal(states[2][name], value), name
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_cut_short_steps_with_what_is_left_over(kind: str) -> None:
-    """max_batches in the middle of a step: by hand, each gradient over 4."""
+    """max_batches ends a run in the middle of a step.
+
+    The step is computed by hand, with each gradient over 4.
+    """
     model = linear(12, 5)
     analog = convert(model, ideal)
     assert accumulated(analog, loader_of(kind, 10), 4, max_batches=6) == [4, 6]
@@ -129,7 +135,7 @@ def test_a_run_cut_short_steps_with_what_is_left_over(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_may_reach_into_the_next_epoch(kind: str) -> None:
-    """Accelerate's plugin asks for it; the run's end leaves nothing over."""
+    """Accelerate's plugin can ask for it; the run's end leaves nothing over."""
     optimizer = Counting(analog := convert(mlp(), ideal))
     train(
         analog, loader_of(kind, 5), optimizer.loss, recipe=recipe(epochs=3), optimizer=optimizer,
@@ -142,7 +148,10 @@ def test_a_step_may_reach_into_the_next_epoch(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_goes_on_from_its_last_step(kind: str, tmp_path: Path) -> None:
-    """Interrupted between steps, in an epoch's middle and behind its left-over step."""
+    """It is interrupted between steps and in the middle of an epoch.
+
+    It is also interrupted after an epoch's left-over step.
+    """
     fields = {"noise_type": "pcm", "noise_scale": 2.0, "remap_every": 3, "epochs": 3}
 
     def go(folder: Path | None, stop: int | None = None, resume: bool = False) -> Any:
@@ -164,13 +173,13 @@ def test_a_run_goes_on_from_its_last_step(kind: str, tmp_path: Path) -> None:
         return {k: v.clone() for k, v in analog.state_dict().items()}, history
 
     expected = go(None)
-    # mini-batch that fails -> mini-batches of the checkpoint, its epoch and position
-    for stop, wanted in {4: (3, 0, 3), 6: (5, 1, 0), 9: (8, 1, 3), 12: (10, 2, 0)}.items():
+    # The mini-batch that fails -> the mini-batches of the checkpoint, its epoch and position.
+    for stop, noted in {4: (3, 0, 3), 6: (5, 1, 0), 9: (8, 1, 3), 12: (10, 2, 0)}.items():
         folder = tmp_path / str(stop)
         with pytest.raises(Interrupted):
             go(folder, stop)
         state = json.loads((folder / "checkpoint.json").read_text())["state"]
-        assert (state["step"], state["epoch"], state["position"]) == wanted
+        assert (state["step"], state["epoch"], state["position"]) == noted
         assert_same_run(go(folder, resume=True), expected)
         state = json.loads((folder / "checkpoint.json").read_text())["state"]
         assert (state["step"], state["trained"]) == (14, 14)

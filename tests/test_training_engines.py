@@ -1,4 +1,4 @@
-"""The two engines train alike: what is injected and what gradients it gives, in distribution."""
+"""The two engines train alike: injected noise and gradients agree in distribution."""
 
 from __future__ import annotations
 
@@ -16,20 +16,26 @@ from tests.stats import assert_same_mean, assert_same_sd
 from tests.test_training import STILL, recipe
 
 N_IN, N_OUT = 60, 400
-# the paper's device and periphery, every non-ideality that both engines have in training
+# The paper's device and periphery: every non-ideality that both engines have in training.
 HOW = recipe(noise_type="pcm", noise_scale=3.0, learning_rate=STILL, momentum=0.0)
 
 
 def model() -> nn.Linear:
-    """Rows of like size: their gradients have one distribution but for their mean."""
+    """Return a layer with rows of similar size.
+
+    So their gradients have one distribution except for their mean.
+    """
     return linear(N_IN, N_OUT, bias=False)
 
 
 def trained(engine: str, preset: Any, steps: int, seed: int) -> tuple[Tensor, Tensor]:
-    """(normalised weights in use, gradient of each output) of every mini-batch.
+    """Return (normalised weights in use, gradient of each output) of every mini-batch.
 
-    The loss is the sum of squares: an output's gradient is twice itself, noise and all; from the
-    gradient of the weights, g x^T, it is read off along x. `[steps, out, in]`, `[steps, out]`.
+    The loss is the sum of squares: an output's gradient is twice the output, noise and all. The
+    gradient of the weights is g x^T, so g is read off along x.
+
+    Returns:
+        Weights, shape `[steps, out, in]`, and gradients, shape `[steps, out]`.
     """
     analog = convert(model(), preset, engine=engine)
     matrix = only(analog)
@@ -43,18 +49,19 @@ def trained(engine: str, preset: Any, steps: int, seed: int) -> tuple[Tensor, Te
         return m(batch).square().sum()
 
     weight = next(p for p in analog.parameters() if p.shape == (N_OUT, N_IN))
-    # aihwkit trains normalised weights, with gradients that make its steps those of own units
+    # aihwkit trains normalised weights, with gradients that make its steps equal to steps in the
+    # layer's own units.
     own_units = torch.equal(weight.detach(), matrix.clean_weight())
     scale = matrix.grid.expand_columns(matrix.column_scale())
     gradients: list[Tensor] = []
 
     class Recorder(torch.optim.SGD):
-        """Keeps the gradients of the clean weights, in the layer's own units."""
+        """An optimizer that stores the gradients of the clean weights, in the layer's own units."""
 
         def step(self, closure: Any = None) -> None:
             assert weight.grad is not None
-            own = weight.grad if own_units else weight.grad * scale
-            gradients.append((own @ x[0] / x.square().sum()).clone())
+            gradient = weight.grad if own_units else weight.grad * scale
+            gradients.append((gradient @ x[0] / x.square().sum()).clone())
 
     train(
         analog, [x] * steps, loss, recipe=HOW, optimizer=Recorder(analog.parameters(), lr=STILL),
@@ -64,13 +71,13 @@ def trained(engine: str, preset: Any, steps: int, seed: int) -> tuple[Tensor, Te
 
 
 def normalised(matrix: Matrix) -> Tensor:
-    """What is on the crossbar in this mini-batch, divided by the column scales."""
+    """Return the weights on the crossbar in this mini-batch, divided by the column scales."""
     return matrix.effective_weight() / matrix.grid.expand_columns(matrix.column_scale())
 
 
 @pytest.fixture(scope="module")
 def runs() -> dict[str, tuple[Tensor, Tensor]]:
-    """One training an engine, seeds apart: nothing drawn is shared."""
+    """Return one training per engine, with different seeds: nothing drawn is shared."""
     return {
         engine: trained(engine, rasch2023, 300, seed) for seed, engine in enumerate(ENGINES, 10)
     }
@@ -79,11 +86,12 @@ def runs() -> dict[str, tuple[Tensor, Tensor]]:
 @pytest.mark.parametrize("sd", [3.0, 1.0], ids=["in range", "clipped"])
 @pytest.mark.parametrize("kind", ["linear", "convolution"])
 def test_a_step_without_noise_is_the_same(kind: str, sd: float) -> None:
-    """Weights, ranges and column scales after one SGD step, with DAC, ADC and IR drop.
+    """Weights, ranges and column scales agree after one SGD step.
 
-    Where no output saturates: aihwkit lets the gradient of the weights through a saturated ADC, the
-    native engine does not. A clipped pixel of a convolution counts once on the native engine, in
-    every window on aihwkit: the step of its range is another.
+    The step has DAC, ADC and IR drop, and no output saturates: aihwkit lets the gradient of the
+    weights through a saturated ADC, the native engine does not. A clipped pixel of a convolution
+    counts once on the native engine and in every window on aihwkit, so the step of its range
+    differs.
     """
     layer: nn.Module = linear(12, 50, bias=False)
     x = random(40, 12)
@@ -93,7 +101,7 @@ def test_a_step_without_noise_is_the_same(kind: str, sd: float) -> None:
             layer.weight.copy_(random(6, 3, 3, 3) / 27**0.5)
         x = random(4, 3, 6, 6)
     how = recipe(learning_rate=0.1, learn_out_scales=True, learn_input_ranges=True)
-    found = []
+    steps = []
     for engine in ENGINES:
         analog = convert(layer, QUIET, engine=engine)
         matrix = only(analog)
@@ -103,26 +111,29 @@ def test_a_step_without_noise_is_the_same(kind: str, sd: float) -> None:
         train(analog, [x], loss, recipe=how, progress=False, cpu=True)
         ranges = matrix.input_ranges()
         assert ranges is not None
-        found.append((matrix.clean_weight() - before, matrix.learned_scale(), ranges))
-    assert_close(found[0][0], found[1][0], "step of the weights", 1e-4)
-    assert_close(found[0][1], found[1][1], "column scales", 1e-5)
+        steps.append((matrix.clean_weight() - before, matrix.learned_scale(), ranges))
+    assert_close(steps[0][0], steps[1][0], "step of the weights", 1e-4)
+    assert_close(steps[0][1], steps[1][1], "column scales", 1e-5)
     if kind == "linear":
-        assert_close(found[0][2], found[1][2], "ranges", 1e-5)
-        assert float(found[0][2]) != sd
-    assert float(found[0][0].abs().max()) > 1e-3
-    assert bool((found[0][1] != 1.0).all())
+        assert_close(steps[0][2], steps[1][2], "ranges", 1e-5)
+        assert float(steps[0][2]) != sd
+    assert float(steps[0][0].abs().max()) > 1e-3
+    assert bool((steps[0][1] != 1.0).all())
 
 
 def test_one_seed_injects_the_same_on_both_engines() -> None:
-    """The draws are named by (seed, layer, step), not by the engine."""
-    one, other = (trained(engine, DEVICES, 3, 4) for engine in ENGINES)
-    assert_close(one[0], other[0], "injected", 1e-5)
-    assert_close(one[1], other[1], "gradient", 1e-4)
-    assert float((one[0][0] - one[0][1]).abs().max()) > 0.05
+    """Draws are named by (seed, layer, step), not by the engine."""
+    first, second = (trained(engine, DEVICES, 3, 4) for engine in ENGINES)
+    assert_close(first[0], second[0], "injected", 1e-5)
+    assert_close(first[1], second[1], "gradient", 1e-4)
+    assert float((first[0][0] - first[0][1]).abs().max()) > 0.05
 
 
 def test_injected_noise_agrees(runs: dict[str, tuple[Tensor, Tensor]]) -> None:
-    """300 mini-batches of 24,000 weights: mean size and spread, each shown to see 2 %."""
+    """300 mini-batches of 24,000 weights agree in mean size and spread.
+
+    Each assertion is shown to see 2 %.
+    """
     clean = only(convert(model(), rasch2023)).normalised_weight()
     ours, theirs = (runs[engine][0] for engine in ENGINES)
     for what, chosen in {"small": clean.abs() < 0.2, "large": clean.abs() > 0.5}.items():
@@ -132,17 +143,19 @@ def test_injected_noise_agrees(runs: dict[str, tuple[Tensor, Tensor]]) -> None:
 
 
 def test_gradients_agree(runs: dict[str, tuple[Tensor, Tensor]]) -> None:
-    """300 x 400 outputs through noise, DAC, IR drop, read noise and ADC: mean size and spread.
+    """300 x 400 outputs through noise, DAC, IR drop, read noise and ADC agree.
 
-    Spread is taken about each output's mean over both engines: a difference of means widens it.
+    Mean size and spread are compared. Spread is taken about each output's mean over both engines: a
+    difference of means widens it.
     """
     ours, theirs = (runs[engine][1].double() for engine in ENGINES)
     centre = (ours.mean(0) + theirs.mean(0)) / 2
     assert_same_sd(ours - centre, theirs - centre, "gradient")
     assert_same_mean(ours.abs(), theirs.abs(), "gradient's size")
-    # output by output: the largest of 400 differences in standard errors, 400 x 1.6e-9 = 6.5e-7
+    # Output by output, the largest of 400 differences in standard errors is compared: 400 x 1.6e-9
+    # = 6.5e-7.
     error = ((ours.var(0) + theirs.var(0)) / 300).sqrt()
     difference = (ours.mean(0) - theirs.mean(0)) / error
     assert float(difference.abs().max()) < 6.03
-    shifted = difference + 0.02 * centre.abs().max() / error  # and a shift of 2 % of the largest
+    shifted = difference + 0.02 * centre.abs().max() / error  # The shift is 2 % of the largest.
     assert float(shifted.abs().max()) > 6.03

@@ -18,7 +18,10 @@ from tests.test_training import STILL, recipe, run
 
 
 class Dropping(nn.Module):
-    """Every place where a rate is kept: torch's layers, LSTM, attention, a Hugging Face encoder."""
+    """A model with every place that has a rate.
+
+    These are torch's layers, LSTM, attention, and a Hugging Face encoder.
+    """
 
     def __init__(self) -> None:
         from transformers import BertConfig, BertModel
@@ -48,12 +51,15 @@ class Dropping(nn.Module):
 
 @pytest.mark.parametrize("place", ["bert", "attention", "lstm", "drop"])
 def test_a_recipes_dropout_rules_while_it_trains(engine: str, place: str) -> None:
-    """At 0 the training's loss is that of the model in eval; None leaves the model's own rates."""
+    """At 0 the training's loss is that of the model in eval mode.
+
+    None leaves the model's own rates.
+    """
     from aimc_bridge.training.schedule import rates, set_rates
 
     model = Dropping()
     for name in ("bert", "attention", "lstm", "drop"):
-        if name != place:  # one place alone can tell the two apart
+        if name != place:  # One place alone can tell the two apart.
             set_rates(rates(getattr(model, name)), 0.0)
     analog = convert(model, ideal, engine=engine)
     before = [(name, rate) for _, name, rate in rates(analog)]
@@ -69,7 +75,7 @@ def test_a_recipes_dropout_rules_while_it_trains(engine: str, place: str) -> Non
 
 
 def test_dropout_has_its_rate(engine: str) -> None:
-    """Of ones behind a dropout of rate p, a share p is 0 and the others are 1 / (1 - p)."""
+    """Behind a dropout of rate p, a share p of ones is 0 and the others are 1 / (1 - p)."""
     model = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 2))
     analog = convert(model, ideal, engine=engine)
     seen: list[Tensor] = []
@@ -91,7 +97,10 @@ class Output:
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 @torch.random.fork_rng()
 def test_distillation_loss_by_hand(weight: float) -> None:
-    """(1 - w) loss + w T^2 sum p log(p / q), mean over samples, both softened by T."""
+    """The loss is (1 - w) loss + w T^2 sum p log(p / q), both softened by T.
+
+    It is a mean over samples.
+    """
     analog, teacher = convert(mlp(), ideal), nn.Sequential(linear(12, 5, seed=8), nn.Dropout())
     teacher.train()
     x = random(6, 12)
@@ -101,14 +110,14 @@ def test_distillation_loss_by_hand(weight: float) -> None:
     history = run(analog, [x], how, teacher=teacher)
     p, q = (target / 4.0).softmax(1), (student / 4.0).softmax(1)
     follow = 16.0 * (p * (p / q).log()).sum(1).mean()
-    wanted = (1.0 - weight) * student.square().mean() + weight * follow
-    assert float(history.loss[0]) == pytest.approx(float(wanted), rel=1e-5)
+    expected = (1.0 - weight) * student.square().mean() + weight * follow
+    assert float(history.loss[0]) == pytest.approx(float(expected), rel=1e-5)
     assert teacher.training and teacher[1].training
     assert all(p.grad is None for p in teacher.parameters())
 
 
 class Named(nn.Module):
-    """A model with another way in than its forward pass."""
+    """A model with another method to call than its forward pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +133,10 @@ class Named(nn.Module):
 
 @pytest.mark.parametrize("way", ["method", "submodule"])
 def test_a_loss_that_goes_around_the_model_cannot_be_followed(engine: str, way: str) -> None:
-    """Said in the first mini-batch that does so; validation's calls are none of the loss's."""
+    """The first mini-batch that does so is an error.
+
+    Calls of the validation do not count as calls of the loss.
+    """
     analog, teacher = convert(Named(), ideal, engine=engine), Named()
     steps = []
 

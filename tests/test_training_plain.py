@@ -17,7 +17,10 @@ from tests.test_training import recipe, run
 
 @pytest.mark.parametrize("kind", ["none", "pcm", "gaussian"])
 def test_scale_zero_is_plain_training(kind: str) -> None:
-    """Momentum, weight decay on matrices only, gradient clipping, warm-up and drops included."""
+    """Momentum, weight decay on matrices only and gradient clipping are included.
+
+    So are warm-up and drops.
+    """
     model = small_net()
     analog = convert(model, ideal)
     data = [(random(8, 2, 4, 4, seed=i), torch.arange(8) % 3) for i in range(4)]
@@ -64,14 +67,14 @@ def test_scale_zero_is_plain_training(kind: str) -> None:
 
 
 def test_gradient_accumulation_is_a_larger_batch() -> None:
-    found = []
+    weights = []
     for steps, size in ((1, 8), (2, 4)):
         analog = convert(mlp(), ideal)
         data = list(torch.cat([random(8, 12, seed=i) for i in range(4)]).split(size))
         how = recipe(learning_rate=0.1, momentum=0.9)
         run(analog, data, how, gradient_accumulation_steps=steps)
-        found.append(matrices_of(analog)["0"].clean_weight())
-    assert_close(found[1], found[0], "weights")
+        weights.append(matrices_of(analog)["0"].clean_weight())
+    assert_close(weights[1], weights[0], "weights")
 
 
 def test_learning_rate_factor() -> None:
@@ -79,12 +82,15 @@ def test_learning_rate_factor() -> None:
         warmup_batches=3, warmup_factor=0.05, lr_drop_epochs=(2, 4), lr_drop_factor=0.1
     ).spec
     cases = {(0, 0): 0.05, (2, 0): 0.05, (3, 0): 1.0, (50, 1): 1.0, (50, 2): 0.1, (90, 4): 0.01}
-    for (step, epoch), wanted in cases.items():
-        assert learning_rate_factor(spec, step, epoch) == pytest.approx(wanted)
+    for (step, epoch), expected in cases.items():
+        assert learning_rate_factor(spec, step, epoch) == pytest.approx(expected)
 
 
 def test_weight_decay_is_on_matrices_only() -> None:
-    """Not on biases, normalisations, input ranges or column scales, which have two dimensions."""
+    """It is not on biases, normalisations, input ranges or column scales.
+
+    Input ranges and column scales have two dimensions.
+    """
     analog = convert(small_net(), rasch2023)
     how = recipe(weight_decay=0.1, learn_input_ranges=True, learn_out_scales=True)
     for matrix in matrices_of(analog).values():

@@ -29,39 +29,40 @@ ROOT = Path(__file__).parent.parent
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
 
 
 def replica(out: Path) -> None:
-    """What each of two processes does; its findings go to out/RANK.pt."""
+    """Run all of the checks that need two processes; write the findings to out/RANK.pt."""
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
-    found: dict[str, Any] = {}
+    findings: dict[str, Any] = {}
 
-    # no noise: the whole mini-batch, in two parts
+    # Without noise: the whole mini-batch, in two parts.
     analog = convert(mlp(), ideal)
     how = recipe(learning_rate=0.1, momentum=0.9, grad_clip=0.5)
     loss = lambda m, b: m(b).square().mean()  # noqa: E731
     data = [random(8, 12, seed=i) for i in range(4)]
     part = lambda b, index, count: b[index::count]  # noqa: E731
     train(analog, data, loss, recipe=how, split=part, progress=False, cpu=True)
-    found["averaged"] = analog.state_dict()
+    findings["averaged"] = analog.state_dict()
 
-    # two mini-batches in a step and one left over: gradients are averaged in steps alone
+    # Two mini-batches make a step and one is left over: gradients are averaged in steps alone.
     analog = convert(mlp(), ideal)
     more = {"split": part, "gradient_accumulation_steps": 2}
     train(analog, data[:3], loss, recipe=how, progress=False, cpu=True, **more)
-    found["accumulated"] = analog.state_dict()
+    findings["accumulated"] = analog.state_dict()
 
-    # everything: what the replicas end with, and what each of them is injected
+    # A training with everything: the weights of the replicas at the end, and the noise that each of
+    # them gets.
     analog = convert(small_net(), rasch2023)
     images = [(random(8, 2, 4, 4, seed=i), torch.arange(8) % 3) for i in range(6)]
     how = recipe(**{**EVERYTHING, "distill_weight": 0.0, "epochs": 1, "lr_drop_on_stall": False})
     halves = lambda b, index, count: tuple(x[index::count] for x in b)  # noqa: E731
     train(analog, images, cross_entropy, recipe=how, split=halves, progress=False, cpu=True)
-    found["everything"] = analog.state_dict()
+    findings["everything"] = analog.state_dict()
 
     analog = convert(mlp(), DEVICES)
     matrix = matrices_of(analog)["2"]
@@ -76,9 +77,9 @@ def replica(out: Path) -> None:
 
     how = recipe(noise_type="pcm", noise_scale=3.0, learning_rate=STILL)
     train(analog, data, watched, recipe=how, split=part, seed=5, progress=False, cpu=True)
-    found["injected"] = torch.stack(seen)
+    findings["injected"] = torch.stack(seen)
 
-    # a loader without split: replicas take turns; files are the first one's alone
+    # A loader without split: replicas take turns, and the first one alone writes files.
     read: list[int] = []
 
     class Carried:
@@ -86,7 +87,7 @@ def replica(out: Path) -> None:
             return {"rank": torch.tensor(rank)}
 
         def load_state_dict(self, state: dict[str, Tensor]) -> None:
-            found["carried"] = state
+            findings["carried"] = state
 
     def counted(m: nn.Module, batch: Tensor) -> Tensor:
         read.append(int(batch[0, 0]))
@@ -100,17 +101,17 @@ def replica(out: Path) -> None:
             convert(mlp(), ideal), turns, counted, recipe=recipe(), validate=validate,
             resume=resume, progress=False, cpu=True, **options,
         )  # fmt: skip
-    found["read"] = read
-    torch.save(found, out / f"{rank}.pt")
+    findings["read"] = read
+    torch.save(findings, out / f"{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-    # gloo's threads may outlive the group, and C++ then aborts a process that ends as usual
+    # gloo's threads may outlive the group, and C++ then aborts a process that ends as usual.
     os._exit(0)
 
 
 @pytest.fixture(scope="module")
 def replicas(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """Two processes on this CPU, over gloo."""
+    """Run two processes on this CPU, over gloo."""
     out = tmp_path_factory.mktemp("replicas")
     code = f"from pathlib import Path; from tests.test_training_replicas import replica\n" \
         f"replica(Path({str(out)!r}))"  # fmt: skip
@@ -125,13 +126,16 @@ def replicas(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[
         )
         for rank in "01"
     ]
-    said = [one.communicate(timeout=300)[1] for one in running]
-    assert [one.returncode for one in running] == [0, 0], "\n".join(said)
+    errors = [process.communicate(timeout=300)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], "\n".join(errors)
     return out, [torch.load(out / f"{rank}.pt") for rank in "01"]
 
 
 def test_replicas_average_their_gradients(replicas: Any) -> None:
-    """Two halves of each mini-batch are the whole one in one process, clipped norm included."""
+    """Two halves of each mini-batch are the whole one in one process.
+
+    The clipped norm is the same too.
+    """
     analog = convert(mlp(), ideal)
     how = recipe(learning_rate=0.1, momentum=0.9, grad_clip=0.5)
     loss = lambda m, b: m(b).square().mean()  # noqa: E731
@@ -139,13 +143,16 @@ def test_replicas_average_their_gradients(replicas: Any) -> None:
     train(analog, data, loss, recipe=how, progress=False, cpu=True)
     start = convert(mlp(), ideal).state_dict()
     for name, value in analog.state_dict().items():
-        for found in replicas[1]:
-            assert_close(found["averaged"][name], value, name)
+        for findings in replicas[1]:
+            assert_close(findings["averaged"][name], value, name)
     assert float((start["0.weight"] - analog.state_dict()["0.weight"]).abs().max()) > 0.01
 
 
 def test_replicas_accumulate_their_gradients(replicas: Any) -> None:
-    """Two mini-batches and the one left over, in two halves, are those of one process."""
+    """Two mini-batches and the one left over are those of one process.
+
+    Each is in two halves.
+    """
     analog = convert(mlp(), ideal)
     optimizer = torch.optim.SGD(analog.parameters(), lr=0.1, momentum=0.9)
     data = [random(8, 12, seed=i) for i in range(3)]
@@ -156,46 +163,54 @@ def test_replicas_accumulate_their_gradients(replicas: Any) -> None:
         nn.utils.clip_grad_norm_(analog.parameters(), 0.5)
         optimizer.step()
     for name, value in analog.state_dict().items():
-        for found in replicas[1]:
-            assert_close(found["accumulated"][name], value, name)
+        for findings in replicas[1]:
+            assert_close(findings["accumulated"][name], value, name)
 
 
 def test_replicas_end_with_the_same_weights(replicas: Any) -> None:
-    """Bit for bit, ranges that start from each replica's own data and statistics included."""
-    one, other = (found["everything"] for found in replicas[1])
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
+    """They agree bit for bit.
+
+    This includes ranges that start from each replica's own data, and statistics.
+    """
+    first, second = (findings["everything"] for findings in replicas[1])
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
     start = convert(small_net(), rasch2023).state_dict()
-    moved = {name for name, value in one.items() if not torch.equal(value, start[name])}
+    moved = {name for name, value in first.items() if not torch.equal(value, start[name])}
     assert {"0.weight", "0.crossbar.input_range", "4.crossbar.out_scale", "1.running_var"} <= moved
 
 
 def test_the_noise_of_a_replica_is_a_function_of_seed_step_and_replica(replicas: Any) -> None:
-    """The very draws of the stream named by them; replicas and steps share none."""
+    """It is drawn from the stream of that name.
+
+    Replicas and steps share no draws.
+    """
     matrix = matrices_of(convert(mlp(), DEVICES))["2"]
     spec = recipe(noise_type="pcm", noise_scale=3.0).spec
     clean = matrix.normalised_weight()
     errors = []
-    for rank, found in enumerate(replicas[1]):
-        assert len(found["injected"]) == 4
-        for step, weight in enumerate(found["injected"]):
-            wanted = noisy_weight(matrix, spec, 3.0, 5, ("inject", "2", step, rank))
-            assert_close(weight, wanted, f"replica {rank}, step {step}", 1e-5)
+    for rank, findings in enumerate(replicas[1]):
+        assert len(findings["injected"]) == 4
+        for step, weight in enumerate(findings["injected"]):
+            expected = noisy_weight(matrix, spec, 3.0, 5, ("inject", "2", step, rank))
+            assert_close(weight, expected, f"replica {rank}, step {step}", 1e-5)
             errors.append((weight - clean).flatten())
     assert len(errors) == 8
-    for index, one in enumerate(errors):
+    for index, error in enumerate(errors):
         for other in errors[:index]:
-            assert float((one - other).abs().max()) > 0.01
+            assert float((error - other).abs().max()) > 0.01
 
 
 def test_replicas_take_turns_and_the_first_writes(replicas: Any) -> None:
-    out, found = replicas
-    assert [one["read"] for one in found] == [[0, 2, 4], [1, 3, 5]]  # 6 has no partner
+    out, findings = replicas
+    # Mini-batch 6 has no partner.
+    assert [replica["read"] for replica in findings] == [[0, 2, 4], [1, 3, 5]]
     names = {path.name for path in (out / "run").iterdir()} - {"tensorboard"}
     assert names == {"checkpoint.json", "metrics.csv", "step-3.safetensors"}
     tensors = load_file(out / "run" / "step-3.safetensors")
     assert [int(tensors[f"carried.{rank}.rank"]) for rank in (0, 1)] == [0, 1]
-    assert [int(one["carried"]["rank"]) for one in found] == [0, 1]  # each its own again
+    # Each gets its own again.
+    assert [int(replica["carried"]["rank"]) for replica in findings] == [0, 1]
     with (out / "run" / "metrics.csv").open() as file:
         last = list(csv.DictReader(file))[-1]
-    assert float(last["validation_loss"]) == 0.0  # the first replica's word
+    assert float(last["validation_loss"]) == 0.0  # The first replica's value counts.

@@ -1,4 +1,4 @@
-"""Trainings that were cut short: gone on with, bit for bit."""
+"""Trainings that were cut short: they go on, bit for bit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.models import RANGED, mlp, random, small_net
 from tests.test_training import recipe
 
 ROOT = Path(__file__).parent.parent
-# everything a recipe can do, in a few steps
+# This is everything a recipe can do, in a few steps.
 EVERYTHING: dict[str, Any] = {
     "noise_type": "pcm",
     "noise_scale": 2.0,
@@ -65,7 +65,10 @@ class Jittered(Dataset[tuple[Tensor, Tensor]]):
 
 
 def dropping_net() -> nn.Sequential:
-    """Convolution, batch normalisation, dropout: all that a training can remember or draw."""
+    """Return a network with all that a training can remember or draw.
+
+    It has a convolution, batch normalisation and dropout.
+    """
     net = small_net()
     return nn.Sequential(*net[:4], nn.Dropout(0.2), net[4])
 
@@ -75,13 +78,20 @@ def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class Interrupted(Exception):
-    """What stops a training in a test."""
+    """The exception that stops a training in a test."""
 
 
 def work(folder: Path | None, stop: int | None = None, kill: bool = False, **options: Any) -> Any:
-    """A training with everything; in mini-batch `stop` it fails, or its process is killed.
+    """Run a training with everything.
 
-    Returns: (state dict, history).
+    Args:
+        folder: The folder for checkpoints; None writes nothing.
+        stop: The mini-batch in which the training fails, if any.
+        kill: Kill the process in that mini-batch instead.
+        **options: Options of `train`, and `fields` of the recipe.
+
+    Returns:
+        The state dict and the history.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -131,35 +141,38 @@ def work(folder: Path | None, stop: int | None = None, kill: bool = False, **opt
 
 @pytest.fixture(scope="module")
 def uninterrupted() -> dict[str, Any]:
-    """Weights and history by the `keep` of a run that wrote nothing and never stopped."""
+    """Return weights and history, by `keep`, of a run that wrote nothing and never stopped."""
     return {keep: work(None, keep=keep) for keep in ("last", "best")}
 
 
-def assert_same_run(found: Any, expected: Any) -> None:
+def assert_same_run(resumed: Any, expected: Any) -> None:
     for name, value in expected[0].items():
-        assert torch.equal(found[0][name], value), name
-    assert found[1].equals(expected[1])
+        assert torch.equal(resumed[0][name], value), name
+    assert resumed[1].equals(expected[1])
 
 
 # --- cut short, and gone on with ---
 
 
 def test_a_killed_process_is_gone_on_with_bit_for_bit(uninterrupted: Any, tmp_path: Path) -> None:
-    """SIGKILL in the middle of an epoch; nothing is flushed or closed."""
+    """SIGKILL comes in the middle of an epoch.
+
+    Nothing is flushed or closed.
+    """
     code = f"from pathlib import Path; from tests.test_training_resume import work\n" \
         f"work(Path({str(tmp_path)!r}), 10, True)"  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
-    assert done.returncode == -signal.SIGKILL
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert process.returncode == -signal.SIGKILL
     facts = json.loads((tmp_path / "checkpoint.json").read_text())
     assert (facts["step"], facts["state"]["epoch"], facts["state"]["position"]) == (9, 1, 3)
     with (tmp_path / "metrics.csv").open() as file:
         assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(10))
-    found = work(tmp_path, resume=True)
-    assert_same_run(found, uninterrupted["last"])
+    resumed = work(tmp_path, resume=True)
+    assert_same_run(resumed, uninterrupted["last"])
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == list(range(18))
-    assert [float(row["loss"]) for row in rows] == found[1].loss.tolist()
+    assert [float(row["loss"]) for row in rows] == resumed[1].loss.tolist()
     assert [bool(row["validation_loss"]) for row in rows] == [
         (i + 1) % 5 == 0 or i == 17 for i in range(18)
     ]
@@ -170,16 +183,19 @@ def test_a_killed_process_is_gone_on_with_bit_for_bit(uninterrupted: Any, tmp_pa
 def test_an_interrupted_run_ends_as_if_it_had_not_been(
     uninterrupted: Any, tmp_path: Path, stops: tuple[int, ...], keep: str
 ) -> None:
-    """In the first and the last mini-batch, at an epoch's end, and more than once."""
+    """Runs stop at several places, and more than once.
+
+    The places are the first and the last mini-batch, and the end of an epoch.
+    """
     for index, stop in enumerate(stops):
-        torch.manual_seed(index)  # what ran before must not matter
+        torch.manual_seed(index)  # What ran before must not matter.
         with pytest.raises(Interrupted):
             work(tmp_path, stop, keep=keep, resume=index > 0)
     assert_same_run(work(tmp_path, keep=keep, resume=True), uninterrupted[keep])
-    assert_same_run(work(tmp_path, keep=keep, resume=True), uninterrupted[keep])  # all done
-    kept = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    assert_same_run(work(tmp_path, keep=keep, resume=True), uninterrupted[keep])  # All is done.
+    files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
     best = json.loads((tmp_path / "checkpoint.json").read_text())["best_step"]
-    assert kept == ([f"best-{best}.safetensors"] if keep == "best" else []) + [
+    assert files == ([f"best-{best}.safetensors"] if keep == "best" else []) + [
         "step-18.safetensors"
     ]
 
@@ -190,11 +206,11 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
 def test_resume_on_both_engines(
     engine: str, tmp_path: Path, kind: str, optimizer: str, accumulate: int
 ) -> None:
-    """Other loaders, optimizers and accumulation; on aihwkit's tiles too."""
+    """Other loaders, optimizers and accumulation work, on aihwkit's tiles too."""
     data = [random(4, 12, seed=i) for i in range(6)]
 
     class Loader:
-        """Counts what is read."""
+        """A loader that notes what is read."""
 
         def __init__(self) -> None:
             self.read: list[tuple[int, int]] = []
@@ -236,14 +252,17 @@ def test_resume_on_both_engines(
     expected = go(None)
     with pytest.raises(Interrupted):
         go(tmp_path, 9)
-    found = go(tmp_path, resume=True)
-    assert_same_run(found, expected)
-    if kind == "passing":  # mini-batch 8 or 9 of all is the third or fourth of epoch 1
-        assert found[2][0] == (1, 3 if accumulate == 1 else 2)
+    resumed = go(tmp_path, resume=True)
+    assert_same_run(resumed, expected)
+    if kind == "passing":  # Mini-batch 8 or 9 of all is the third or fourth of epoch 1.
+        assert resumed[2][0] == (1, 3 if accumulate == 1 else 2)
 
 
 def test_what_cannot_be_gone_on_with(tmp_path: Path) -> None:
-    """Another recipe or seed, no word of resume, damaged files: each says what to do."""
+    """Each error says what to do.
+
+    The cases are another recipe or seed, no resume=True, and damaged files.
+    """
     with pytest.raises(Interrupted):
         work(tmp_path, 7)
     with pytest.raises(UsageError, match="holds a training; resume=True goes on with it"):
@@ -281,7 +300,7 @@ def test_a_state_that_no_file_can_hold_is_named() -> None:
 
 
 def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
-    """With the next checkpoint; the files of others stay."""
+    """The next checkpoint removes it; the files of others stay."""
     folder = Folder(tmp_path, {}, resume=False, writer=True)
     names = (".step-1.99.partial.safetensors", ".best-1.99.partial.safetensors", "notes.txt")
     for name in names:

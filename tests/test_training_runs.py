@@ -1,4 +1,4 @@
-"""Runs of training: pace, validation, what is watched, the control, compiled."""
+"""Runs of training: pace, validation, progress, the control, compiled."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from tests.test_training_resume import EVERYTHING, cross_entropy, dropping_net
 
 
 def test_schedules_end_at_zero() -> None:
-    """Linear and cosine after the warm-up, by hand; stalls and drops multiply."""
+    """Linear and cosine after the warm-up are computed by hand; stalls and drops multiply."""
     base = {"warmup_batches": 2, "warmup_factor": 0.5}
     linear = recipe(**base, lr_schedule="linear").spec
     cosine = recipe(**base, lr_schedule="cosine").spec
-    for step, wanted in {0: 0.5, 1: 0.5, 2: 1.0, 6: 0.5, 9: 0.125}.items():
-        assert learning_rate_factor(linear, step, 0, 10) == pytest.approx(wanted)
+    for step, expected in {0: 0.5, 1: 0.5, 2: 1.0, 6: 0.5, 9: 0.125}.items():
+        assert learning_rate_factor(linear, step, 0, 10) == pytest.approx(expected)
     for step in range(2, 10):
-        wanted = (1 + math.cos(math.pi * (step - 2) / 8)) / 2
-        assert learning_rate_factor(cosine, step, 0, 10) == pytest.approx(wanted)
+        expected = (1 + math.cos(math.pi * (step - 2) / 8)) / 2
+        assert learning_rate_factor(cosine, step, 0, 10) == pytest.approx(expected)
     stalling = recipe(lr_drop_on_stall=True, lr_drop_factor=0.9, lr_drop_epochs=(2,)).spec
     assert learning_rate_factor(stalling, 5, 2, 10, stalls=3) == pytest.approx(0.9**4)
     assert learning_rate_factor(recipe().spec, 5, 2, 10, stalls=3) == 1.0
@@ -60,16 +60,19 @@ def test_a_schedule_needs_an_end() -> None:
 
 
 def quick(model: nn.Module, loader: Any, how: HWATraining, **options: Any) -> Any:
-    """`train` with a mean square as loss, on the CPU."""
+    """Call `train` with a mean square as loss, on the CPU."""
     loss = options.pop("loss", lambda m, b: m(b).square().mean())
     return train(model, loader, loss, recipe=how, progress=False, cpu=True, **options)
 
 
 @pytest.mark.parametrize("validated", [True, False])
 def test_the_rate_drops_when_validation_stalls(validated: bool) -> None:
-    """Once for each value no better than the best before; without validation, for each epoch."""
+    """It drops once for each value no better than the best before.
+
+    Without validation, the values are the losses of epochs.
+    """
     values = iter([3.0, 2.0, 2.0, 2.5, 1.0, 1.0])
-    stalls = [0, 0, 0, 1, 2, 2]  # before each epoch
+    stalls = [0, 0, 0, 1, 2, 2]  # These are the stalls before each epoch.
     how = recipe(lr_drop_on_stall=True, lr_drop_factor=0.5, learning_rate=1e-12, epochs=6)
     if validated:
         options: dict[str, Any] = {"validate": lambda m: next(values)}
@@ -81,7 +84,7 @@ def test_the_rate_drops_when_validation_stalls(validated: bool) -> None:
 
 
 def test_the_recipes_optimizer() -> None:
-    """AdamW as torch's own, decay on weight matrices alone."""
+    """AdamW is torch's own, with decay on weight matrices alone."""
     model = mlp()
     analog = convert(model, ideal)
     how = recipe(optimizer="adamw", learning_rate=0.01, weight_decay=0.1)
@@ -100,11 +103,14 @@ def test_the_recipes_optimizer() -> None:
         assert_close(dict(analog.named_parameters())[name], parameter, name)
 
 
-# --- validation, and what is kept ---
+# --- validation, and the weights that stay ---
 
 
 def test_validation_sees_a_clean_model_in_eval_mode_and_changes_no_training() -> None:
-    """Nothing injected, no dropout, float32 under autocast; the run is the one without it."""
+    """Nothing is injected.
+
+    There is no dropout, and float32 under autocast; the run is the one without validation.
+    """
     how = recipe(noise_type="pcm", noise_scale=3.0, learning_rate=0.01, learn_input_ranges=True)
     data = [random(4, 12, seed=i) for i in range(4)]
     states, seen = [], []
@@ -166,11 +172,14 @@ def test_options_that_cannot_be(tmp_path: Path) -> None:
         quick(analog, [random(2, 12)], recipe(), validate=lambda m: math.nan)
 
 
-# --- watched ---
+# --- progress ---
 
 
 def test_an_epoch_at_chance_stops_with_advice() -> None:
-    """A guess costs ln K; 50 mini-batches at least tell it from a bad start."""
+    """A guess costs ln K.
+
+    At least 50 mini-batches are needed to tell it from a bad start.
+    """
     guess = math.log(5)
 
     def loss_of(value: float) -> Any:
@@ -182,7 +191,7 @@ def test_an_epoch_at_chance_stops_with_advice() -> None:
         quick(convert(mlp(), ideal), data, how, loss=loss_of(guess), chance_loss=guess)
     quick(convert(mlp(), ideal), data, how, loss=loss_of(0.98 * guess), chance_loss=guess)
     quick(convert(mlp(), ideal), data[:49], how, loss=loss_of(guess), chance_loss=guess)
-    # a distilling student is judged by its own loss
+    # A distilling student is judged by its own loss.
     teacher = mlp()
     with pytest.raises(TrainingError, match="no|forgotten"):
         quick(
@@ -193,17 +202,17 @@ def test_an_epoch_at_chance_stops_with_advice() -> None:
 
 def test_tensorboard_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[tuple[str, float, int]] = []
-    asked: dict[str, Any] = {}
+    options: dict[str, Any] = {}
 
     class Writer:
         def __init__(self, log_dir: str, purge_step: int) -> None:
-            asked.update(log_dir=log_dir, purge_step=purge_step)
+            options.update(log_dir=log_dir, purge_step=purge_step)
 
         def add_scalar(self, name: str, value: float, step: int) -> None:
             written.append((name, value, step))
 
         def close(self) -> None:
-            asked["closed"] = True
+            options["closed"] = True
 
     module = types.ModuleType("torch.utils.tensorboard")
     module.SummaryWriter = Writer  # type: ignore[attr-defined]
@@ -213,7 +222,7 @@ def test_tensorboard_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, module.__name__, module)
     analog = convert(mlp(), ideal)
     history = quick(analog, [random(2, 12)] * 2, recipe(), folder=tmp_path, validate=lambda m: 1)
-    assert asked == {"log_dir": str(tmp_path / "tensorboard"), "purge_step": 0, "closed": True}
+    assert options == {"log_dir": str(tmp_path / "tensorboard"), "purge_step": 0, "closed": True}
     assert ("loss", history.loss[1], 1) in written
     assert ("validation_loss", 1.0, 1) in written
 
@@ -222,7 +231,10 @@ def test_tensorboard_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.M
 def test_the_bar_says_loss_metric_noise_rate_and_time_left(
     width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On standard error; a narrow terminal breaks the line, and loses nothing."""
+    """It is on standard error.
+
+    A narrow terminal breaks the line, and loses nothing.
+    """
     monkeypatch.setenv("COLUMNS", str(width))
     with progress.TrainingLog(10, [], None, True) as log:
         row = {"step": 0, "epoch": 0, "loss": 2.5, "noise_scale": 1.5, "learning_rate": 1e-3}
@@ -238,7 +250,10 @@ def test_the_bar_says_loss_metric_noise_rate_and_time_left(
 
 
 def test_the_options_are_those_of_the_signature() -> None:
-    """`train` spells them out for its users: the same names and defaults, and none is forgotten."""
+    """`train` has the same names and defaults as the options.
+
+    It spells them out for its users, and none is forgotten.
+    """
     signature = inspect.signature(train).parameters
     others = {"model", "loader", "loss", "recipe", "accelerate"}
     assert {n: p.default for n, p in signature.items() if n not in others} == {
@@ -253,7 +268,10 @@ def test_the_options_are_those_of_the_signature() -> None:
 
 @pytest.mark.parametrize("start", ["calibrated", "data"])
 def test_ranges_after_a_calibration(engine: str, start: str) -> None:
-    """ "calibrated" keeps what was set; "data" starts anew from the first mini-batches."""
+    """With "calibrated" ranges stay; with "data" they start again.
+
+    They start from the first mini-batches.
+    """
     preset = QUIET if engine == "native" else RANGED
     analog = convert(nn.Linear(60, 50), preset, engine=engine)
     calibrate(analog, [random(20, 60)])
@@ -267,8 +285,8 @@ def test_ranges_after_a_calibration(engine: str, start: str) -> None:
     after = only(analog).input_ranges()
     assert before is not None and after is not None
     from_data = sum(float(x.std(correction=0)) * 3.0 for x in data[:3]) / 3
-    wanted = float(before[0, 0]) if start == "calibrated" else from_data
-    assert float(after[0, 0]) == pytest.approx(wanted, rel=1e-3)
+    expected = float(before[0, 0]) if start == "calibrated" else from_data
+    assert float(after[0, 0]) == pytest.approx(expected, rel=1e-3)
     assert abs(from_data / float(before[0, 0]) - 1) > 0.5
 
 
@@ -276,7 +294,10 @@ def test_ranges_after_a_calibration(engine: str, start: str) -> None:
 
 
 def test_the_control_is_plain_training_of_the_digital_model() -> None:
-    """By hand, with a noisy recipe: its noise, clip and remap are not for the digital model."""
+    """It is computed by hand, with a noisy recipe.
+
+    The recipe's noise, clip and remap are not for the digital model.
+    """
     model, twin = dropping_net(), dropping_net()
     fields = {**EVERYTHING, "optimizer": "sgd", "lr_schedule": "linear", "lr_drop_on_stall": False}
     data = [(random(8, 2, 4, 4, seed=i), torch.arange(8) % 3) for i in range(4)]
@@ -307,10 +328,10 @@ def test_the_control_is_plain_training_of_the_digital_model() -> None:
         value.backward()
         nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
         optimizer.step()
-    for (name, mine), theirs in zip(
+    for (name, got), expected in zip(
         model.state_dict().items(), twin.state_dict().values(), strict=True
     ):
-        assert_close(mine, theirs, name, 1e-4)
+        assert_close(got, expected, name, 1e-4)
 
 
 def test_the_control_sees_the_same_data_in_the_same_order() -> None:
@@ -332,15 +353,19 @@ def test_the_control_sees_the_same_data_in_the_same_order() -> None:
             train_digital(mlp(), loader, loss, recipe=how, progress=False, cpu=True)
         orders.append(seen)
     assert orders[0] == orders[1]
-    assert sorted(orders[0][:4]) != pytest.approx(sorted(orders[0][4:]))  # shuffled anew
+    # The order is shuffled again.
+    assert sorted(orders[0][:4]) != pytest.approx(sorted(orders[0][4:]))
 
 
 # --- compiled ---
 
 
-@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
+@pytest.mark.filterwarnings("ignore")  # The warnings are torch's own, while it compiles.
 def test_a_compiled_training_is_the_same() -> None:
-    """By the backend that needs no C++ compiler; inductor takes half a minute to start."""
+    """The backend is the one that needs no C++ compiler.
+
+    Inductor takes half a minute to start.
+    """
     states = []
     how = recipe(
         noise_type="pcm", noise_scale=2.0, learn_input_ranges=True, input_range_init_batches=1,
@@ -371,7 +396,10 @@ def test_aihwkits_tiles_are_not_compiled() -> None:
 
 
 def test_a_copy_of_a_model_under_training_options_is_plain() -> None:
-    """After a training the model can be copied and pickled: nothing of the run hangs on it."""
+    """After a training the model can be copied and pickled.
+
+    Nothing of the run is left on it.
+    """
     analog = convert(mlp(), QUIET)
     quick(analog, [random(4, 12)] * 2, recipe(learn_input_ranges=True), validate=lambda m: 1.0)
     again = copy.deepcopy(analog)

@@ -1,4 +1,4 @@
-"""The session of a training alone: a loop of one's own around it is `train`."""
+"""The session of a training alone: a user's own loop around it is `train`."""
 
 from __future__ import annotations
 
@@ -31,13 +31,16 @@ FIELDS: dict[str, Any] = {
 
 
 def test_a_loop_of_ones_own_around_a_session_is_train(engine: str) -> None:
-    """Bit for bit, over ramp, clipping, remapping, learned ranges and scales."""
+    """It is the same bit for bit.
+
+    This covers ramp, clipping, remapping, learned ranges and scales.
+    """
     data = [random(8, 12, seed=seed) for seed in range(8)]
     how = recipe(**FIELDS)
     preset = QUIET if engine == "native" else RANGED
-    wanted, model = (convert(mlp(), preset, engine=engine) for _ in range(2))
+    expected, model = (convert(mlp(), preset, engine=engine) for _ in range(2))
     history = train(
-        wanted,
+        expected,
         data,
         lambda m, x: m(x).square().mean(),
         recipe=how,
@@ -61,7 +64,7 @@ def test_a_loop_of_ones_own_around_a_session_is_train(engine: str) -> None:
         session.follow(step, step + 1)
         assert float(loss.detach()) == history.loss[step]
     session.close()
-    for name, value in wanted.state_dict().items():
+    for name, value in expected.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
 
 
@@ -82,9 +85,12 @@ def test_a_session_that_never_began_leaves_the_model_as_it_was(engine: str) -> N
         assert torch.equal(value, state[name]), name
 
 
-@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
+@pytest.mark.filterwarnings("ignore")  # The warnings are torch's own, while it compiles.
 def test_a_compiled_training_of_a_recurrent_layer_is_the_same() -> None:
-    """The loop over time steps is none that torch.compile follows; its steps are."""
+    """torch.compile cannot follow the loop over time steps.
+
+    It compiles the steps.
+    """
 
     class Last(nn.Module):
         def __init__(self) -> None:

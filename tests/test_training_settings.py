@@ -1,4 +1,4 @@
-"""What a hardware-aware training is a function of, what it leaves behind, and what it refuses."""
+"""Hardware-aware training: what it depends on, what it leaves behind, and what it refuses."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from tests.test_training import STILL, recipe, run
 def test_a_seed_is_a_training(engine: str) -> None:
     how = recipe(noise_type="pcm", noise_scale=3.0, drop_connect=0.1, learning_rate=0.05)
     preset = rasch2023 if engine == "native" else DEVICES
-    found = []
+    trained = []
     for seed in (1, 1, 2):
         analog = convert(mlp(), preset, engine=engine)
-        torch.manual_seed(len(found))
+        torch.manual_seed(len(trained))
         run(analog, [random(8, 12, seed=i) for i in range(4)], how, seed=seed)
-        found.append({name: m.clean_weight() for name, m in matrices_of(analog).items()})
-    for name in found[0]:
-        assert torch.equal(found[0][name], found[1][name])
-        assert not torch.equal(found[0][name], found[2][name])
+        trained.append({name: m.clean_weight() for name, m in matrices_of(analog).items()})
+    for name in trained[0]:
+        assert torch.equal(trained[0][name], trained[1][name])
+        assert not torch.equal(trained[0][name], trained[2][name])
 
 
 def test_a_layer_s_noise_does_not_depend_on_others(engine: str) -> None:
-    found = []
+    weights = []
     for extra in (0, 2):
         layers = {f"a{i}": linear(12, 12, seed=i) for i in range(extra)}
         model = nn.ModuleDict({**layers, "fc": linear(12, 12, seed=9)})
@@ -45,15 +45,18 @@ def test_a_layer_s_noise_does_not_depend_on_others(engine: str) -> None:
         matrix = matrices_of(analog)["fc"]
 
         def loss(m: nn.Module, batch: Tensor, matrix: Matrix = matrix) -> Tensor:
-            found.append(matrix.effective_weight().clone())
+            weights.append(matrix.effective_weight().clone())
             return m["fc"](batch).sum()  # type: ignore[index]
 
         run(analog, [random(2, 12)], recipe(noise_type="pcm", learning_rate=STILL), loss=loss)
-    assert torch.equal(found[0], found[1])
+    assert torch.equal(weights[0], weights[1])
 
 
 def test_the_model_comes_back_clean(engine: str) -> None:
-    """Modes as before, nothing injected, effective weights those trained; also after an error."""
+    """Modes are as before, and nothing is injected.
+
+    Effective weights are those trained; all this holds after an error too.
+    """
     analog = convert(mlp(), DEVICES, engine=engine).eval()
     how = recipe(noise_type="pcm", noise_scale=3.0, learning_rate=0.05)
     seen = []
@@ -80,7 +83,10 @@ def test_max_batches(engine: str) -> None:
 
 
 def test_mixed_precision_and_then_another_setting() -> None:
-    """Accelerate's wrapper is taken off again: the model can be pickled and trained otherwise."""
+    """Accelerate's wrapper is taken off again.
+
+    The model can be pickled and trained with other settings.
+    """
     analog = convert(mlp(), QUIET)
     how = recipe(learn_input_ranges=True, learning_rate=0.01)
     run(analog, [random(4, 12)] * 3, how, mixed_precision="bf16")

@@ -17,7 +17,7 @@ from presets import ideal
 from tests.models import QUIET, RANGED, linear, mlp, random
 from tests.test_training import recipe, run
 
-# all that a set-up changes: ranges start anew, ranges and scales ask for gradients
+# A set-up changes all of this: ranges start again, ranges and scales ask for gradients.
 CHANGING = {
     "input_range_start": "data",
     "input_range_init_batches": 3,
@@ -29,7 +29,7 @@ CHANGING = {
 
 
 def everything(*models: nn.Module) -> list[Any]:
-    """Modes, hooks, wrapped functions, what asks for gradients, and dropout rates."""
+    """Return modes, hooks, wrapped functions, gradients asked for, and dropout rates."""
     return [
         (
             module.training,
@@ -44,7 +44,7 @@ def everything(*models: nn.Module) -> list[Any]:
 
 
 def refused(analog: nn.Module, teacher: nn.Module, error: Any, match: str, **options: Any) -> None:
-    """The training fails before its first mini-batch, and the models are what they were."""
+    """Assert that the training fails before its first mini-batch and changes no model."""
     state = {k: v.clone() for k, v in analog.state_dict().items()}
     before = everything(analog, teacher)
     how = options.pop("how", recipe(**CHANGING))
@@ -56,14 +56,14 @@ def refused(analog: nn.Module, teacher: nn.Module, error: Any, match: str, **opt
 
 
 def models(engine: str) -> tuple[nn.Module, nn.Module]:
-    """A calibrated student in eval mode, a teacher in training mode."""
+    """Return a calibrated student in eval mode, and a teacher in training mode."""
     analog = convert(nn.Sequential(*mlp(), nn.Dropout(0.1)), RANGED, engine=engine).eval()
     calibrate(analog, [random(20, 12)])
     return analog, nn.Sequential(linear(12, 5), nn.Dropout(0.2)).train()
 
 
 def test_a_folder_that_is_refused(engine: str, tmp_path: Path) -> None:
-    """Of a training that nobody asked to go on with, and of another one."""
+    """The folder holds a training that was not resumed, or another training."""
     analog, teacher = models(engine)
     run(convert(mlp(), RANGED, engine=engine), [random(2, 12)], recipe(), folder=tmp_path)
     match = "holds a training; resume=True goes on with it"
@@ -72,7 +72,7 @@ def test_a_folder_that_is_refused(engine: str, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_model(engine: str, tmp_path: Path) -> None:
-    """Its first layer would fit: it is not loaded either."""
+    """Its first layer would fit, but it is not loaded either."""
     how = recipe(**CHANGING)
     analog, teacher = models(engine)
     other = convert(nn.Sequential(linear(12, 16, seed=5), linear(16, 5)), RANGED, engine=engine)
@@ -98,7 +98,7 @@ def test_a_teacher_that_does_not_fit_the_device(engine: str) -> None:
 
 
 def test_a_matrix_that_cannot_be_trained(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second: the first was made ready before."""
+    """It is the second matrix; the first was made ready before."""
     analog, teacher = models(engine)
 
     def fails(*_: Any) -> None:
@@ -119,7 +119,10 @@ def test_a_compiled_training_that_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_optimizer_over_the_digital_model_trains_nothing_and_is_named(engine: str) -> None:
-    """It says how many parameters it was given, and where they should come from."""
+    """The error counts its parameters.
+
+    It says where they should come from.
+    """
     digital = mlp()
     analog = convert(digital, ideal, engine=engine)
     optimizer = torch.optim.SGD(digital.parameters(), lr=0.1)
@@ -139,7 +142,10 @@ def test_an_optimizer_over_the_digital_model_trains_nothing_and_is_named(engine:
 
 
 def test_a_model_that_is_frozen_whole(engine: str) -> None:
-    """It is refused, unless the recipe learns input ranges natively: then these alone train."""
+    """It is refused, unless the recipe learns input ranges natively.
+
+    Then these alone train.
+    """
     analog, teacher = models(engine)
     analog.requires_grad_(False)
     still = recipe(learn_input_ranges=False, learn_out_scales=False)
@@ -147,7 +153,7 @@ def test_a_model_that_is_frozen_whole(engine: str) -> None:
     before = [matrix.clean_weight() for matrix in matrices_of(analog).values()]
     ranges = [matrix.input_ranges().clone() for matrix in matrices_of(analog).values()]
     how = recipe(learn_input_ranges=True, learn_out_scales=False)
-    if engine == "aihwkit":  # its tiles see no gradient then
+    if engine == "aihwkit":  # Its tiles see no gradient in this case.
         with pytest.raises(UsageError, match="depends on nothing that learns"):
             run(analog, [random(2, 12)], how)
         return
@@ -158,7 +164,10 @@ def test_a_model_that_is_frozen_whole(engine: str) -> None:
 
 
 def test_an_optimizer_may_have_a_part_of_the_model(engine: str) -> None:
-    """A layer, or the input ranges alone, which ask for gradients in the training only."""
+    """The part is a layer, or the input ranges alone.
+
+    The ranges ask for gradients in the training only.
+    """
     analog = convert(mlp(), ideal, engine=engine)
     first, last = matrices_of(analog).values()
     before: tuple[Tensor, Tensor] = (first.clean_weight(), last.clean_weight())
