@@ -1,0 +1,196 @@
+"""The benchmark command with bad input: one line, exit code 2, nothing left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from benchmarks import digital, run, tasks
+from benchmarks.studies.phases import Phases
+from tests.benchmarks.test_run import QUICK, ROOT, Interrupted, one_error
+
+pytestmark = pytest.mark.usefixtures("no_data")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """Return a digital model, hardly trained."""
+    out = tmp_path_factory.mktemp("digital") / "wrn"
+    task = tasks.get("wrn", "embedded", None)
+    digital.fit(task, out, recipe=dataclasses.replace(task.digital, epochs=0.1))
+    return out
+
+
+def truncated(model: Path, tmp_path: Path) -> list[str]:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes((model / "model.safetensors").read_bytes()[:5000])
+    return ["--checkpoint", str(file)]
+
+
+def with_nan(model: Path, tmp_path: Path) -> list[str]:
+    tensors = load_file(model / "model.safetensors")
+    tensors["fc.weight"][0, 0] = math.nan
+    save_file(tensors, tmp_path / "model.safetensors")
+    return ["--checkpoint", str(tmp_path / "model.safetensors")]
+
+
+def of_another(model: Path, tmp_path: Path) -> list[str]:
+    return ["-o", "width=2", "--checkpoint", str(model)]
+
+
+def missing(model: Path, tmp_path: Path) -> list[str]:
+    return ["--checkpoint", str(tmp_path / "nowhere")]
+
+
+def short_file(model: Path, tmp_path: Path) -> list[str]:
+    folder = tmp_path / "data" / "cifar-10"
+    folder.mkdir(parents=True)
+    (folder / "lossless-subset.npz").write_bytes(b"PK\x03\x04 cut")
+    return ["--data-dir", str(tmp_path / "data"), "-o", "dataset=cifar10-lossless"]
+
+
+def trainings_of_nothing(model: Path, tmp_path: Path) -> list[str]:
+    return ["--checkpoint", str(model), "--phases", "direct", "--seeds", "2"]
+
+
+def a_file_as_out(model: Path, tmp_path: Path) -> list[str]:
+    (tmp_path / "file").write_text("")
+    return ["--out", str(tmp_path / "file" / "run")]
+
+
+Extra = Callable[[Path, Path], list[str]]
+BAD: list[tuple[str, list[str] | Extra, str]] = [
+    ("preset", ["--preset", "rasch2032"], "rasch2032.*rasch2023"),
+    ("task", ["gpt"], "unknown task 'gpt'; one of wrn, bert, lstm"),
+    (
+        "calibration",
+        ["--calibration", "mean"],
+        'Invalid value "mean" for --calibration. Choose from: "max", "percentile", "std"',
+    ),
+    (
+        "engine",
+        ["--engine", "cuda"],
+        '"cuda" for --engine. .* "both", "native", "aihwkit"',
+    ),
+    (
+        "profile",
+        ["--profile", "tiny"],
+        '"tiny" for --profile. .* "embedded", "real", "paper"',
+    ),
+    ("phase", ["--phases", "both"], '"both" for --phases. Choose from: "direct", "control", "hwa"'),
+    ("no phase", ["--phases"], "--phases names no phase"),
+    ("negative time", ["--times", "-5"], "time '-5' is not understood; allowed: seconds"),
+    ("nan", ["--times", "nan"], "time 'nan' is not understood"),
+    ("inf", ["--times", "1h", "inf"], "time 'inf' is not understood"),
+    ("huge", ["--times", "1e999"], "time '1e999' is not understood"),
+    ("fortnight", ["--times", "1 fortnight"], "time '1 fortnight' is not understood"),
+    ("no time", ["--times"], "--times names no time"),
+    ("no chips", ["--chips", "0"], "--chips 0; allowed: 1 or more"),
+    ("half a chip", ["--chips", "1.5"], "--chips 1.5; allowed: a whole number, 1 or more"),
+    ("no samples", ["--subset", "-3"], "--subset -3; allowed: 1 or more"),
+    ("device", ["--device", "tpu"], '"tpu" for --device. Choose from: "cpu", "cuda"'),
+    ("shortened option", ["--chip", "3"], "Unknown option: --chip.*; see .*run --help"),
+    (
+        "no value",
+        ["--preset"],
+        "--preset requires an argument; see python -m .*run --help",
+    ),
+    ("field", ["--set", "noise=3"], "--set 'noise=3'; allowed: FIELD=VALUE, fields: noise_type"),
+    ("type of a field", ["--set", "noise_scale=big"], "noise_scale.*big"),
+    ("list for a field", ["--set", "noise_scale=[1]"], "noise_scale"),
+    ("part of a batch", ["--set", "batch_size=2.5"], "batch_size"),
+    ("null for a field", ["--set", "epochs=null"], "epochs"),
+    ("text for a switch", ["--set", "learn_out_scales=maybe"], "learn_out_scales"),
+    ("range of a field", ["--set", "drop_connect=2"], "drop_connect"),
+    ("no field", ["--set", "noise_scale"], "allowed: FIELD=VALUE"),
+    ("option", ["-o", "colour=red"], "unknown option 'colour' for task 'wrn'"),
+    ("type of an option", ["-o", "depth=deep"], "depth='deep' of task 'wrn'; allowed: a whole"),
+    ("empty loader", ["--set", "batch_size=5000"], "smaller than one batch; lower the batch"),
+    ("data folder", ["--data-dir", "/nowhere"], r"no data folder /nowhere \(from --data-dir\)"),
+    ("short data file", short_file, "lossless-subset.npz is damaged or cut short"),
+    ("short checkpoint", truncated, "model.safetensors is damaged or cut short"),
+    ("NaN", with_nan, "fc.weight holds NaN or infinite values"),
+    ("other model", of_another, "holds another model than WRN-10-2"),
+    ("no checkpoint", missing, "no checkpoint at .*; train one: python -m benchmarks.digital wrn"),
+    ("checkpoint of no task", ["--checkpoint", "gpt=x"], "'gpt' is not among wrn"),
+    ("no training", trainings_of_nothing, "--seeds 2: .*nothing is trained; more chips .*--chips"),
+    ("out is in a file", a_file_as_out, "--out .* cannot be (written|made)"),
+]
+
+
+@pytest.mark.parametrize(("extra", "complaint"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
+def test_bad_input_is_one_line_exit_code_2_and_nothing_left(
+    model, tmp_path, monkeypatch, capsys, extra, complaint
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = extra if isinstance(extra, list) else extra(model, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    out = [] if "--out" in words else ["--out", str(tmp_path / "deep" / "out")]
+    assert run.main(["wrn", "--engine", "native", *out, *words]) == 2
+    error = one_error(capsys.readouterr().err)
+    assert re.search(complaint, error), error
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_where_there_is_none(tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    assert run.main(["wrn", "--engine", "native", "--device", "cuda", "--out", str(out)]) == 2
+    assert "torch sees no CUDA device here; use --device cpu" in one_error(capsys.readouterr().err)
+    assert not out.exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch, capsys) -> None:
+    def refuse(*_, **__) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)  # Root may write anywhere.
+    assert run.main(["wrn", *QUICK, "--out", str(tmp_path / "out")]) == 2
+    error = one_error(capsys.readouterr().err)
+    assert "cannot be written (Permission denied); name another folder" in error
+
+
+def test_what_fails_before_anything_is_done_leaves_no_folder(tmp_path, monkeypatch) -> None:
+    def fail(self) -> None:
+        raise Interrupted
+
+    monkeypatch.setattr(Phases, "measure", fail)
+    with pytest.raises(Interrupted):
+        run.main(["wrn", *QUICK, "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "complaint"),
+    [
+        (["wrn", "--preset", "rasch"], 2, "rasch2023"),
+        (["--help"], 0, ""),
+    ],
+)
+def test_the_real_command(tmp_path, words, code, complaint) -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "benchmarks.run", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == code
+    if code:
+        assert complaint in process.stderr
+        assert len(process.stderr.strip().splitlines()) == 1
+        assert process.stdout == ""
+    else:
+        assert "--times" in process.stdout
+    assert list(tmp_path.iterdir()) == []
