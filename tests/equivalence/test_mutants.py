@@ -23,7 +23,7 @@ from aimc_bridge.equivalence import Report, capture, device
 from aimc_bridge.equivalence.comparison import device_findings, layer_findings
 from aimc_bridge.equivalence.measuring import Sampling
 from aimc_bridge.equivalence.two_engines import TwoEngines
-from aimc_bridge.physics import cells, crossbar, mapping
+from aimc_bridge.physics import cells, mapping, mvm
 from aimc_bridge.physics.drift import drifted
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import programmed, sigma_prog_us
@@ -258,7 +258,7 @@ def a_batch(values: Tensor) -> Tensor:
 
 LAYER_MUTANTS: dict[str, tuple[Any, str, Any, int, set[tuple[str, float]]]] = {
     "alpha without the noise floor": (
-        *(crossbar, "identity_readout", without_noise, 64),
+        *(mvm, "identity_readout", without_noise, 64),
         {("alpha global mean", YEAR), ("alpha global bias", YEAR)},
     ),
     "IR-drop index reversed": (

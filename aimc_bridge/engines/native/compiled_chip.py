@@ -22,10 +22,10 @@ from aimc_bridge.engines.native.draws import key_of, normal_at, uniform_at
 from aimc_bridge.engines.native.kernels import constants, kernel, kind
 from aimc_bridge.physics import injection
 from aimc_bridge.physics.cells import Cells, program_netted, read_us, us_per_largest
-from aimc_bridge.physics.crossbar import identity_readout
 from aimc_bridge.physics.drift import Moment, check_time
 from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid
+from aimc_bridge.physics.mvm import identity_readout
 from aimc_bridge.spec import CrossbarSpec, DeviceSpec, TrainingSpec
 
 Tensors = Sequence[Tensor]

@@ -1,4 +1,4 @@
-"""The forward and backward pass of a crossbar: `physics.crossbar`, made fast.
+"""The forward and backward pass of a crossbar: `physics.mvm`, made fast.
 
 All tiles of a layer are one function for autograd. Samples come first: `[samples, in]` in a linear
 layer, `[samples, channels, *space]` in a convolution. Outputs are counted in steps of the ADC, and
@@ -58,7 +58,7 @@ class Currents(NamedTuple):
     With b = sqrt(0.05) (a - 2), the loss a (a (0.05 a - 0.2) + 0.5) w is
     (sqrt(20) b + 2) (b b + 0.3) w. The constants then are biases of the products, or numbers of a
     compiled pass: this takes the fewest passes over the outputs. Here a is the sum over |inputs| as
-    in `physics.crossbar.ir_loss`, and w are the position-weighted outputs.
+    in `physics.mvm.ir_loss`, and w are the position-weighted outputs.
 
     Attributes:
         y: The outputs.
@@ -210,7 +210,7 @@ def _inputs(
 def _with_ir_drop_and_noise(analog: Currents, spec: CrossbarSpec) -> Tensor:
     """Return the currents less the IR drop, with both noises in one draw; in place.
 
-    The IR drop is `physics.crossbar.ir_loss` in the terms of `Currents`, as in `compiled_passes`.
+    The IR drop is `physics.mvm.ir_loss` in the terms of `Currents`, as in `compiled_passes`.
     It is equal up to rounding, in fewer passes over the outputs.
     """
     y, variance = analog.y, analog.variance

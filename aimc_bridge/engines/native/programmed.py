@@ -13,7 +13,7 @@ from aimc_bridge.engines.native import compiled_chip, draws, kernels
 from aimc_bridge.engines.native.compiled_chip import Held
 from aimc_bridge.errors import CheckpointError
 from aimc_bridge.physics import cells as cell_law
-from aimc_bridge.physics import compensation, crossbar
+from aimc_bridge.physics import compensation, mvm
 from aimc_bridge.physics.cells import Cells
 from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid
@@ -170,7 +170,7 @@ def _readout(blueprint: Blueprint, held: Held, seed: int, when: object) -> Tenso
     if held.outputs is not None:
         return compensation.from_columns(held.outputs, grid, preset.compensation)
     eps = blueprint.drawn(tuple(weight.shape), seed, "compensation", when)
-    outputs = crossbar.identity_readout(
+    outputs = mvm.identity_readout(
         weight, grid.row_position(weight), grid.row_count(weight), preset.crossbar, eps
     )
     return compensation.readout(outputs, grid, preset.compensation)

@@ -21,7 +21,7 @@ from aimc_bridge.engines.base import Matrix
 from aimc_bridge.engines.native import compiled, compiled_chip, draws, kernels
 from aimc_bridge.errors import CapabilityError
 from aimc_bridge.physics import cells as cell_law
-from aimc_bridge.physics import compensation, crossbar
+from aimc_bridge.physics import compensation, mvm
 from aimc_bridge.physics.injection import injected
 from aimc_bridge.spec import Preset
 from aimc_bridge.training import HWATraining, noisy_weight
@@ -60,7 +60,7 @@ def by_eager_laws(matrix: Matrix, seed: int, name: str, t_s: float) -> dict[str,
     for weights, when in ((held, "reference"), (now, t_s)):
         position, count = grid.row_position(weight), grid.row_count(weight)
         eps = drawn(matrix, seed, cells, "compensation", name, when)
-        outputs = crossbar.identity_readout(weights, position, count, preset.crossbar, eps)
+        outputs = mvm.identity_readout(weights, position, count, preset.crossbar, eps)
         means.append(compensation.readout(outputs, grid, preset.compensation))
     chip = {
         "conductance_us": device.conductance_us,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from aimc_bridge import convert, drift, program
 from aimc_bridge.engines.native import compiled_chip, draws
-from aimc_bridge.physics import crossbar
+from aimc_bridge.physics import mvm
 from presets import rasch2023
 from tests.engines.native.test_fused import correlated, needs_compiler
 from tests.engines.native.test_fused_chip import HOUR, chip_of_passes
@@ -78,7 +78,7 @@ def test_alpha_is_the_ratio_of_what_was_held(
         for weight in (values["before"], values["held"]):
             grid = only(convert(strong(), rasch2023)).grid
             quiet = rasch2023.change(out_noise=0.0, w_noise=0.0, adc_bits=None, why="mean")
-            y = crossbar.identity_readout(
+            y = mvm.identity_readout(
                 weight,
                 grid.row_position(weight),
                 grid.row_count(weight),

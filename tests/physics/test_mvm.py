@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import presets
-from aimc_bridge.physics import crossbar as law
+from aimc_bridge.physics import mvm as law
 from aimc_bridge.physics.injection import injected
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.spec import CrossbarSpec, Preset
