@@ -24,7 +24,7 @@ from aimc_bridge.physics.injection import injected
 from aimc_bridge.physics.laws import Law, StatisticalLaw, law_of, names, register, registry
 from aimc_bridge.physics.laws.base import Numbers
 from aimc_bridge.physics.mapping import levels, quantised
-from aimc_bridge.spec import DeviceSpec, PcmSpec, Preset, Source, Table, V, cite
+from aimc_bridge.spec import DeviceSpec, PcmSpec, Preset, Table, V, cite
 from presets import rasch2023
 from tests import stats
 from tests.models import DEVICES, ENGINES, linear, mlp, only, random
@@ -222,7 +222,7 @@ def test_its_noise_is_injected_in_training() -> None:
     noisy = (weight.abs() * 25.0 + 2.0 * 0.5 * eps[0]) / 25.0
     both = noisy + 2.0 * 0.03 * noisy.abs() * eps[1]
     for kind, expected in (("programming", noisy), ("pcm", both)):
-        spec = recipe.replace(Source("changed", "test"), noise_type=kind)
+        spec = recipe.change(why="test", noise_type=kind)
         got = injected(weight, 1.0, pcm, spec, 2.0, eps[0], eps[1])
         torch.testing.assert_close(got, expected.abs() * weight.sign())
     batches = [(random(8, 12, seed=k), torch.arange(8) % 5) for k in range(3)]
@@ -244,9 +244,7 @@ def test_its_noise_is_injected_in_training() -> None:
 
 
 def test_aihwkits_own_training_refuses_what_its_modifiers_do_not_have() -> None:
-    recipe = rasch2023.training["wrn16"].replace(
-        Source("changed", "test"), noise_type="programming"
-    )
+    recipe = rasch2023.training["wrn16"].change(why="test", noise_type="programming")
     preset = dataclasses.replace(relaxing(), training=Table({"mine": recipe}))
     with pytest.raises(CapabilityError, match="noise_type='programming'"):
         preset.rpu_config(training="mine")
