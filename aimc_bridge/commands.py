@@ -24,7 +24,7 @@ from typing import Annotated, Any, TextIO, cast
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from aimc_bridge.errors import AimcError, TrainingError
+from aimc_bridge.errors import AimcError, TrainingError, UsageError
 
 INTERRUPTED = "interrupted"
 
@@ -195,6 +195,9 @@ def execute(
 def _call(app: App, words: tuple[str, ...]) -> int:
     """Parse the words, call the function, return its exit code."""
     function, bound, unparsed = app.parse_args(list(words), exit_on_error=False, print_error=False)
+    options = bound.arguments
+    if options.get("resume") and "out" in bound.signature.parameters and not options.get("out"):
+        raise UsageError("--resume without --out; name the folder of the run to go on with")
     more = {"words": words} if "words" in unparsed else {}
     return int(function(*bound.args, **{**bound.kwargs, **more}) or 0)
 

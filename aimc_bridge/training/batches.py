@@ -132,7 +132,7 @@ class Order:
             if count == 0 and position == 0:
                 raise TrainingError(
                     f"the loader gave no mini-batch in epoch {number}; pass one that is not empty "
-                    "and can be iterated anew: a DataLoader or a list, not a generator"
+                    "and can be iterated again: a DataLoader or a list, not a generator"
                 )
             position = 0
 

@@ -120,6 +120,16 @@ def test_bad_usage_is_one_line(
     assert re.fullmatch(f"error: {complaint}\n", captured.err), captured.err
 
 
+def test_a_run_to_resume_must_be_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def work(*, out: cli.Out = None, resume: cli.Resume = False) -> int:
+        """Do nothing."""
+        return 0
+
+    assert outcome(work, "--resume") == 2
+    assert "--resume without --out; name the folder" in capsys.readouterr().err
+    assert outcome(work, "--resume", "--out", str(tmp_path)) == outcome(work) == 0
+
+
 def test_a_preset_may_be_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Which has the name that the file gives it; what is wrong with a file is said in a line."""
     path = tmp_path / "mine.toml"
