@@ -274,8 +274,11 @@ class _Stream:
 @contextlib.contextmanager
 def _readers_may_leave() -> Iterator[None]:
     """Make standard output and standard error `_Stream`s, and flush them at the end."""
-    out, err = _Stream(sys.stdout), _Stream(sys.stderr)
+    nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - closed below
+    # a stream is None if the shell closed it
+    out, err = _Stream(sys.stdout or nowhere), _Stream(sys.stderr or nowhere)
     with (
+        nowhere,
         contextlib.redirect_stdout(cast(TextIO, out)),
         contextlib.redirect_stderr(cast(TextIO, err)),
     ):

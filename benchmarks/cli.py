@@ -69,6 +69,7 @@ __all__ = [
     "number",
     "paths_of",
     "preset_of",
+    "processes",
 ]
 
 
@@ -152,7 +153,13 @@ def at_least(least: int, why: str = "") -> Callable[[Any, Sequence[Token]], Any]
 Count = Annotated[int, Parameter(converter=at_least(1))]
 """A whole number >= 1. `Annotated[Count | None, Parameter(help=...)]` adds the help text."""
 
-Seed = Annotated[int, Parameter(help="First random seed; the same seed gives the same result.")]
+Seed = Annotated[
+    int,
+    Parameter(
+        converter=number(int, lambda value: abs(value) < 2**62, "between -2^62 and 2^62"),
+        help="First random seed; the same seed gives the same result.",
+    ),
+]
 """Default: 0."""
 
 Seeds = Annotated[
@@ -231,7 +238,15 @@ def _preset(_: Any, tokens: Sequence[Token]) -> Preset:
 
 
 def _presets(_: Any, tokens: Sequence[Token]) -> tuple[Preset, ...]:
-    return tuple(preset_of(text) for text in dict.fromkeys(token.value for token in tokens))
+    chosen: dict[str, Preset] = {}
+    for token in tokens:
+        preset = preset_of(token.value)
+        if chosen.setdefault(preset.name, preset) != preset:
+            raise UsageError(
+                f"{token.keyword} {token.value}: a second preset with the name {preset.name!r}; "
+                "give it a name of its own"
+            )
+    return tuple(chosen.values())
 
 
 _PRESETS = f"{', '.join(presets.names())}, or a .toml or .json file"
@@ -442,6 +457,18 @@ Record = Annotated[
 Resume = Annotated[bool, flag("Go on with the run in --out.")]
 
 
+def processes() -> int:
+    """Return how many processes a launcher started; 1 without a launcher.
+
+    Raises:
+        UsageError: If the launcher's variable is not a number.
+    """
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal():
+        raise UsageError(f"WORLD_SIZE={text!r} in the environment; allowed: a whole number")
+    return int(text)
+
+
 def check_alone(program: str) -> None:
     """Refuse to run as one of several processes that a launcher started.
 
@@ -453,7 +480,7 @@ def check_alone(program: str) -> None:
     Raises:
         UsageError: If a launcher started several processes.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes() > 1:
         raise UsageError(
             f"{program} runs in one process; start it without a launcher "
             "(benchmarks.run is the program that several processes train for)"

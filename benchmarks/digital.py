@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import torch
 from cyclopts import Parameter
+from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
@@ -406,8 +407,13 @@ def finish(
     write_text(out / "info.json", json.dumps(info, indent=1) + "\n")
     plain = task.skeleton()  # on a GPU the weights of an LSTM are views of one tensor
     plain.load_state_dict(model.state_dict())
-    with replacing(out / "model.safetensors") as path:
-        save_model(plain, str(path))
+    try:
+        with replacing(out / "model.safetensors") as path:
+            save_model(plain, str(path))
+    except SafetensorError as cause:  # a full disk, among others
+        raise CheckpointError(
+            f"{out / 'model.safetensors'}: cannot be written ({cause})"
+        ) from cause
     (out / "checkpoint.json").unlink(missing_ok=True)
     for old in out.glob("step-*.safetensors"):
         old.unlink()

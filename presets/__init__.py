@@ -115,11 +115,19 @@ def load(path: str | os.PathLike[str]) -> Preset:
         The preset, under the name that the file gives it. `register` makes it known by that name.
 
     Raises:
-        UsageError: If there is no such file, or if it cannot be read as TOML or JSON.
+        UsageError: If there is no such file, if it cannot be read as TOML or JSON, or if it gives
+            its preset the name of a preset of the library that has other values.
         SpecError: If the data are not a preset: a field or a name is missing or unknown, or a value
             is not physical.
     """
-    return read_preset(path, get)
+    preset = read_preset(path, get)
+    same = _BUILT_IN.get(preset.name, preset)
+    if preset != same and str(preset) == same.name:  # a changed copy says what was changed
+        raise UsageError(
+            f"{path}: preset name {preset.name!r} is one of the library's, with other values; give "
+            'yours another: name = "..."'
+        )
+    return preset
 
 
 def save(preset: Preset, path: str | os.PathLike[str]) -> None:

@@ -17,7 +17,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from aimc_bridge.equivalence.closed import ClosedLaws, has_closed_form
+from aimc_bridge.equivalence.closed import ClosedLaws
 from aimc_bridge.equivalence.report import Findings, Row
 from aimc_bridge.equivalence.statistics import distance_test, mean_test, sd_test, skew_test
 from aimc_bridge.errors import UsageError
@@ -255,11 +255,6 @@ def reference_laws(preset: Preset, seed: int, *names: object) -> tuple[Laws, str
     if model is None:
         return Closed(preset, seed, *names), "closed form"
     return Aihwkit(preset, model, seed, *names), "aihwkit"
-
-
-def has_reference(preset: Preset) -> bool:
-    """Return whether `reference_laws` has something to compare the preset's device with."""
-    return has_closed_form(preset.pcm) or _read_one_by_one(preset)[1] is not None
 
 
 def _read_one_by_one(preset: Preset) -> tuple[Preset, Any]:

@@ -36,12 +36,12 @@ from aimc_bridge.chip import drift, program, restore
 from aimc_bridge.commands import Output
 from aimc_bridge.conversion import convert
 from aimc_bridge.engines.native import compiled
-from aimc_bridge.errors import CheckpointError
+from aimc_bridge.errors import CheckpointError, UsageError
 from aimc_bridge.files import write_text
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import sweep
 from aimc_bridge.training import HWATraining, train, train_digital
-from benchmarks import digital, tasks
+from benchmarks import cli, digital, tasks
 from benchmarks.studies.folder import Parts
 from benchmarks.studies.settings import Settings
 from benchmarks.tasks import Split, Task
@@ -82,9 +82,15 @@ def replicas(device: str) -> Iterator[Replica]:
     Yields:
         The place; without a launcher, this is the only process.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if cli.processes() < 2:
         yield Replica()
         return
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UsageError(
+            f"WORLD_SIZE is set without {', '.join(missing)}; start several processes with "
+            "torchrun or accelerate launch, or unset WORLD_SIZE"
+        )
     # the others wait for the sweeps of the first process: hours, and the default is minutes
     state = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))
     try:

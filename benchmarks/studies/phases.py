@@ -107,8 +107,14 @@ def grown(settings: Settings, out: Path) -> Settings:
     try:
         before = folder.claim_in(out)
         known = {field: before[field] for field in GROWING}
+        known["times"] = tuple(float(t_s) for t_s in known["times"])
+        known["phases"] = tuple(str(phase) for phase in known["phases"])
+        known["seeds"] = int(known["seeds"])
     except (UsageError, KeyError):
         return settings
+    except (TypeError, ValueError):
+        path = out / "run.json"
+        raise UsageError(f"{path}: no record of a run to resume; name another --out") from None
     if before.get("profile") != settings.profile:
         return settings
     named = {*known["phases"], *(settings.phases or ())}

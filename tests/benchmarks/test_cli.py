@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from aimc_bridge import commands
 from aimc_bridge.errors import TrainingError, UsageError
 from benchmarks import __main__ as listing
 from benchmarks import cli
+from benchmarks.studies import base
 from tests.test_imports import ROOT, python
 
 
@@ -118,6 +120,70 @@ def test_bad_usage_is_one_line(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert re.fullmatch(f"error: {complaint}\n", captured.err), captured.err
+
+
+def test_a_file_takes_no_name_of_the_library(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "chip.toml"
+    lines = 'base = "rasch2023"\nname = "rasch2023"\nwhy = "x"\n[change]\ng_max_us = 40.0\n'
+    path.write_text(lines)
+    assert outcome(options, "--preset", str(path)) == 2
+    assert "'rasch2023' is one of the library's" in capsys.readouterr().err
+    presets.save(presets.rasch2023, path)  # the library's own numbers are no other preset
+    assert outcome(options, "--preset", str(path)) == 0
+
+
+def test_two_presets_of_one_name_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(*, preset: cli.PresetNames = (presets.rasch2023,)) -> None:
+        """Do nothing."""
+
+    for file, g_max in (("a.toml", 40.0), ("b.toml", 50.0)):
+        preset = presets.rasch2023.change(name="mine", g_max_us=g_max, why="test")
+        presets.save(preset, tmp_path / file)
+    a, b = (str(tmp_path / file) for file in ("a.toml", "b.toml"))
+    assert outcome(work, "--preset", a, "rasch2023") == 0
+    assert outcome(work, "--preset", a, b) == 2
+    assert "a second preset with the name 'mine'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_change_no_exit_code(closed: str, tmp_path: Path) -> None:
+    """A shell may start a program without standard output or standard error."""
+    script = (
+        "import sys\nfrom benchmarks import cli\n"
+        "def toy(*, chips: cli.Chips = 3, output: cli.Output = cli.Output()) -> int:\n"
+        "    output.say('note')\n    output.result('text', {})\n    return 1\n"
+        "sys.exit(cli.execute(cli.command('toy', toy)))\n"
+    )
+    file = tmp_path / "toy.py"
+    file.write_text(script)
+    for words, code in (("", 1), ("--chips 0", 2)):
+        line = f"{sys.executable} {file} {words} {closed}"
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(["bash", "-c", line], cwd=ROOT, env=environment, check=False)
+        assert done.returncode == code
+
+
+def test_a_seed_out_of_range_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def work(*, seed: cli.Seed = 0) -> None:
+        """Do nothing."""
+
+    assert outcome(work, "--seed", "9" * 23) == 2
+    assert "between -2^62 and 2^62" in capsys.readouterr().err
+
+
+def test_the_variables_of_a_launcher_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "x")
+    with pytest.raises(UsageError, match="WORLD_SIZE='x'"):
+        cli.processes()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match="without RANK"), base.replicas("cpu"):
+        pass
 
 
 def test_a_run_to_resume_must_be_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
