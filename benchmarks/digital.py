@@ -427,6 +427,7 @@ Above0 = cli.number(float, lambda value: 0 < value < math.inf, "a number above 0
 
 def train(
     task: cli.TaskName,
+    /,
     *,
     out: Folder,
     profile: cli.Profile = "embedded",
