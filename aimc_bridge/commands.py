@@ -264,7 +264,7 @@ class _Stream:
             self._drop()
 
     def _drop(self) -> None:
-        """Lead the file descriptor to nowhere, because Python flushes it when it ends."""
+        """Point the file descriptor at the null device, because Python flushes it at its end."""
         with contextlib.suppress(OSError):  # a stream without a descriptor
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())

@@ -11,7 +11,7 @@ from torch import nn
 
 from aimc_bridge import layers
 from aimc_bridge.converted import (
-    Record,
+    ConversionRecord,
     attach,
     digital_state,
     inside,
@@ -110,7 +110,7 @@ def convert(
         )
     walk.check_use()
     layers.disable_fast_paths(converted)
-    attach(converted, Record(engine, preset, overrides, walk.layers))
+    attach(converted, ConversionRecord(engine, preset, overrides, walk.layers))
     engine_used.finish(converted)
     tiles = {name: matrix.grid.tiles for name, matrix in matrices_of(converted).items()}
     for layer in walk.layers:

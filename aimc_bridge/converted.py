@@ -50,7 +50,7 @@ class LayerRecord:
 
 
 @dataclass
-class Record:
+class ConversionRecord:
     """The facts about its conversion that a converted model remembers.
 
     Attributes:
@@ -71,7 +71,7 @@ class Record:
 _ATTRIBUTE = "_aimc_record"
 
 
-def attach(model: nn.Module, record: Record) -> None:
+def attach(model: nn.Module, record: ConversionRecord) -> None:
     """Give a converted model its record, which copies and pickles of the model keep.
 
     Args:
@@ -134,7 +134,7 @@ def is_converted(model: nn.Module) -> bool:
     return _ATTRIBUTE in model.__dict__
 
 
-def record_of(model: nn.Module) -> Record:
+def record_of(model: nn.Module) -> ConversionRecord:
     """Return the record of a converted model.
 
     Args:
@@ -144,7 +144,7 @@ def record_of(model: nn.Module) -> Record:
         CapabilityError: If the model was not returned by `convert` (or is a part of one).
     """
     record = model.__dict__.get(_ATTRIBUTE)
-    if not isinstance(record, Record):
+    if not isinstance(record, ConversionRecord):
         raise CapabilityError(
             f"{type(model).__name__} is not a converted model; call "
             "convert(model, preset) first and pass what it returns, whole"

@@ -17,7 +17,7 @@ from aimc_bridge.commands import Output
 from aimc_bridge.errors import UsageError
 from benchmarks import cli
 from benchmarks.studies.base import replicas
-from benchmarks.studies.phases import Run, as_table, default_folder, prepare
+from benchmarks.studies.phases import WholeRun, as_table, default_folder, prepare
 from benchmarks.studies.settings import Settings, set_threads, task_names
 
 
@@ -44,7 +44,9 @@ def run(
         set_threads(threads, settings.profile)
         first = replica.index == 0
         notes = output if first else Output(quiet=True)
-        work = Run(settings, tasks, out or default_folder(settings.profile), notes, words, replica)
+        work = WholeRun(
+            settings, tasks, out or default_folder(settings.profile), notes, words, replica
+        )
         if output.dry_run:
             if first:
                 output.result("\n".join(work.plan()), {"plan": work.plan()})

@@ -158,7 +158,7 @@ def ir_drop(findings: Findings, layer: Layer, preset: Preset, sampling: Sampling
 def exactly(findings: Findings, layer: Layer, preset: Preset, sampling: Sampling) -> None:
     """Compare outputs without noise, with the same programmed weights on both engines.
 
-    The weights are those of aihwkit's chips. Without the ADC the outputs are equal but for
+    The weights are those of aihwkit's chips. Without the ADC the outputs are equal, except for
     rounding; with it, few are off by a step, and none by more.
 
     Args:

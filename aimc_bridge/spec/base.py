@@ -131,7 +131,8 @@ class Spec:
         if unsourced:
             raise SpecError(
                 f"{type(self).__name__}: no source for {', '.join(unsourced)}; build it with "
-                f"cite({type(self).__name__}, field=V(value, source, where)) or change a preset"
+                f"cite({type(self).__name__}, field=V(value, source, where)), both of "
+                "aimc_bridge.spec, or change a preset"
             )
         stray = [name for name in self.sources if name not in self.field_names()]
         if stray:

@@ -12,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
 from aimc_bridge.converted import is_converted, matrices_of
-from aimc_bridge.errors import UsageError
+from aimc_bridge.errors import UnknownNameError, UsageError
 from aimc_bridge.spec import Preset, Source, TrainingSpec
 from aimc_bridge.spec.base import reason
 
@@ -40,6 +40,11 @@ class HWATraining:
         Raises:
             UnknownNameError: If the preset has no such recipe; the error lists its recipes.
         """
+        if name not in preset.training:
+            raise UnknownNameError(
+                f"preset {preset.name!r} has no recipe {name!r}; there are: "
+                f"{', '.join(preset.training) or 'none'}"
+            )
         return HWATraining(f"{preset.name}/{name}", preset.training[name])
 
     def override(self, why: str = "override", **fields: Any) -> HWATraining:

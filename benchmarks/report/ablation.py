@@ -29,6 +29,8 @@ COLUMNS = ["variant", "training_seed", "metric", "t_inference", "chip", "seed", 
 def stars(results: pd.DataFrame, chance: float) -> pd.DataFrame:
     """Return A* of every chip at every time.
 
+    A* is the accuracy that is left, from 0 (guessing) to 1 (the digital model).
+
     Args:
         results: The rows of one ablation, `COLUMNS`.
         chance: The error of guessing, in [0, 1].

@@ -60,7 +60,7 @@ def mean_interval(values: ArrayLike) -> Interval:
 
 
 def _flat(x: NDArray[np.float64]) -> bool:
-    """Return whether all values are equal but for rounding."""
+    """Return whether all values are equal, except for rounding."""
     import numpy as np
 
     return bool(np.ptp(x) <= 1e-12 * float(np.abs(x).max()))

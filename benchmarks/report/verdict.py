@@ -28,7 +28,7 @@ _MEANING = (
 
 
 @dataclass(frozen=True)
-class Verdict:
+class OverallVerdict:
     """The verdict of a cross-check over all reports that should agree.
 
     Attributes:
@@ -107,7 +107,7 @@ def counts_of(report: Mapping[str, Any]) -> dict[str, int]:
     return {word: sum(line[word] for line in lines) for word in WORDS}
 
 
-def verdict_of(reports: Sequence[Mapping[str, Any]], planned: int) -> Verdict:
+def verdict_of(reports: Sequence[Mapping[str, Any]], planned: int) -> OverallVerdict:
     """Judge all reports that should agree.
 
     Args:
@@ -127,12 +127,12 @@ def verdict_of(reports: Sequence[Mapping[str, Any]], planned: int) -> Verdict:
     if missing:
         which += f"; {missing} of {planned} reports are missing"
     if total["different"]:
-        return Verdict(FAILED, which)
+        return OverallVerdict(FAILED, which)
     if missing:
-        return Verdict(UNFINISHED, which)
+        return OverallVerdict(UNFINISHED, which)
     if not judged:
-        return Verdict(UNDECIDED, "no report of this cross-check has to agree")
-    return Verdict(UNDECIDED if total["undecided"] else PASSED, which)
+        return OverallVerdict(UNDECIDED, "no report of this cross-check has to agree")
+    return OverallVerdict(UNDECIDED if total["undecided"] else PASSED, which)
 
 
 def lines(reports: Sequence[Mapping[str, Any]], planned: int) -> list[str]:

@@ -141,7 +141,7 @@ def grown(settings: Settings, out: Path) -> Settings:
     return more
 
 
-class Run:
+class WholeRun:
     """The trainings and chips of all tasks of a run, in one folder.
 
     Attributes:

@@ -97,7 +97,7 @@ PUBLISHED = (
 DATASETS = ("digits", "cifar10", "cifar10-jpeg", "cifar10-lossless", "cifar100")
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """A pre-activation block of two 3 x 3 convolutions.
 
     It turns images (n, c_in, h, w) into (n, c_out, h/stride, w/stride).
@@ -155,7 +155,7 @@ class WideResNet(nn.Module):
         for group, stride in enumerate((1, 2, 2)):
             c_out = 16 * 2**group * width
             for index in range(blocks):
-                layers.append(Block(c_in, c_out, stride if index == 0 else 1))
+                layers.append(ResidualBlock(c_in, c_out, stride if index == 0 else 1))
                 c_in = c_out
         self.blocks = nn.Sequential(*layers)
         self.norm = nn.BatchNorm2d(c_in)

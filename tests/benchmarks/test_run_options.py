@@ -459,7 +459,7 @@ def test_a_recipe_by_name_and_every_field_of_it(model, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--recipe", "wrn17"], "no entry 'wrn17'; there are: wrn16"),
+        (["--recipe", "wrn17"], "'rasch2023' has no recipe 'wrn17'; there are: wrn16"),
         (["--keep", "first"], '"first" for --keep. Choose from: "last", "best"'),
         (["--precision", "fp16"], '"fp16" for --precision. Choose from: "fp32", "bf16"'),
         (["--reestimate-bn", "-1"], "--reestimate-bn -1; allowed: 0 (never) or more"),

@@ -137,7 +137,7 @@ def test_losses_that_cannot_train(engine: str) -> None:
 
 
 def test_recipes_that_cannot_be() -> None:
-    with pytest.raises(UnknownNameError, match="no entry 'wrn17'; there are: wrn16"):
+    with pytest.raises(UnknownNameError, match="has no recipe 'wrn17'; there are: wrn16"):
         HWATraining.for_(rasch2023, "wrn17")
     with pytest.raises(SpecError, match="TrainingSpec has no field noise; fields: noise_type"):
         recipe(noise=1.0)

@@ -16,7 +16,7 @@ from benchmarks.studies.base import Evaluate, Study
 from benchmarks.studies.folder import finished
 from benchmarks.studies.ladder.probe import Probe
 from benchmarks.studies.ladder.rungs import LADDER
-from benchmarks.studies.ladder.sides import SIDES, Chips, Redrawn, Reread, Side
+from benchmarks.studies.ladder.sides import SIDES, Chips, Redrawn, Reread, SideRow
 from benchmarks.tasks import Task
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Climb:
         at, chips = self.study.settings.at, self.study.plan.chips
         return self._sweep(model, key, preset, at, chips, measure)
 
-    def _side(self, model: nn.Module, side: Side) -> pd.DataFrame:
+    def _side(self, model: nn.Module, side: SideRow) -> pd.DataFrame:
         task, subset = self.task, self.subset
         evaluate: Evaluate = Chips(task, subset)
         if side.how == "redrawn":

@@ -95,7 +95,7 @@ def _keep(inputs: list[Tensor]) -> Callable[[Tensor], None]:
 
 
 def _nothing(row: int, column: int, x: Tensor, outputs: object) -> None:
-    """Observe nothing; while a matrix has an observer, its products are exact."""
+    """Do nothing. A matrix computes exact products as long as it has an observer."""
 
 
 def _spaced(x: Tensor, rows: int) -> Tensor:

@@ -22,7 +22,7 @@ from benchmarks.tasks import Task
 
 
 @dataclass(frozen=True)
-class Side:
+class SideRow:
     """A row beside the ladder, measured at the last time.
 
     Attributes:
@@ -41,43 +41,43 @@ class Side:
     many: bool = False
 
 
-def _without(title: str, **values: Any) -> Side:
+def _without(title: str, **values: Any) -> SideRow:
     key = f"without {title}"
-    return Side(key, key, presets.rasch2023.change(why="the ladder: one step less", **values))
+    return SideRow(key, key, presets.rasch2023.change(why="the ladder: one step less", **values))
 
 
 SIDES = (
-    Side("replication chips", "chips, replication's physics", presets.scalar_drift, many=True),
-    Side(
+    SideRow("replication chips", "chips, replication's physics", presets.scalar_drift, many=True),
+    SideRow(
         "replication redrawn",
         "new noise at each batch, replication's physics",
         presets.scalar_drift,
         "redrawn",
         many=True,
     ),
-    Side(
+    SideRow(
         "replication reread",
         "one chip again and again, replication's physics",
         presets.scalar_drift,
         "reread",
         many=True,
     ),
-    Side("paper chips", "chips, paper's physics", presets.rasch2023, many=True),
-    Side(
+    SideRow("paper chips", "chips, paper's physics", presets.rasch2023, many=True),
+    SideRow(
         "paper redrawn",
         "new noise at each batch, paper's physics",
         presets.rasch2023,
         "redrawn",
         many=True,
     ),
-    Side(
+    SideRow(
         "paper reread",
         "one chip again and again, paper's physics",
         presets.rasch2023,
         "reread",
         many=True,
     ),
-    Side(
+    SideRow(
         "oracle",
         "oracle compensation, paper's physics",
         presets.rasch2023.change(why="the ladder: a flaw alone", drift_compensation="oracle"),
