@@ -37,6 +37,7 @@ RANK = {
     "aimc_bridge.engines.native": 6,
     "aimc_bridge.engines.aihwkit": 6,
     "aimc_bridge.native": 7,
+    "aimc_bridge.products": 5,
     "aimc_bridge.conversion": 7,
     "aimc_bridge.calibration": 7,
     "aimc_bridge.chip": 7,

@@ -208,6 +208,12 @@ class TileMatrix(Matrix):
         for row, column, tile in self._each():
             tile.observer = None if observer is None else (observer, row, column)
 
+    def product_modules(self) -> list[tuple[nn.Module, int]]:
+        return [
+            (tile, self.grid.columns[0] if row == column == 0 else 0)
+            for row, column, tile in self._each()
+        ]
+
     # --- training ---
 
     def trainable(self) -> bool:

@@ -306,6 +306,9 @@ class Crossbar(nn.Module, Matrix):
     def observe(self, observer: Observer | None) -> None:
         self._observer = observer
 
+    def product_modules(self) -> list[tuple[nn.Module, int]]:
+        return [(self, self.grid.out_features)]
+
     def _observed(self, x: Tensor) -> Tensor:
         assert self._observer is not None
         total = None
