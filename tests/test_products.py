@@ -16,7 +16,7 @@ from torch.nn import functional
 from aimc_bridge import calibrate, convert, drift, program
 from aimc_bridge.products import Measurement, watched
 from presets import ideal, rasch2023
-from tests.models import QUIET, linear, random
+from tests.models import linear, random
 
 
 def measured(model: nn.Module, *inputs: Any, engine: str = "native") -> Measurement:
