@@ -38,6 +38,7 @@ RANK = {
     "aimc_bridge.engines.aihwkit": 6,
     "aimc_bridge.native": 7,
     "aimc_bridge.products": 5,
+    "aimc_bridge.usage": 1,
     "aimc_bridge.conversion": 7,
     "aimc_bridge.calibration": 7,
     "aimc_bridge.chip": 7,

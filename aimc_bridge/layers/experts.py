@@ -29,7 +29,7 @@ class RoutedWeight:
         flipped: False for a weight `[out, in]`, True for `[in, out]`.
     """
 
-    def __init__(self, layer: nn.Module, shape: tuple[int, int], flipped: bool) -> None:
+    def __init__(self, layer: nn.Module, shape: tuple[int, ...], flipped: bool) -> None:
         self.layer, self.flipped = layer, flipped
         self.shape = torch.Size(shape)
 
@@ -185,7 +185,7 @@ def convert_experts(
         for key, value in module.__dict__.items()
     }
     # other implementations multiply all experts' weights at once
-    analog.config = copy.copy(module.config)  # type: ignore[assignment, arg-type]
+    analog.config = copy.copy(module.config)  # type: ignore[assignment]
     analog.config._experts_implementation = "eager"  # type: ignore[union-attr]
     flipped = bool(module.is_transposed)
     for key in WEIGHTS:
