@@ -11,6 +11,7 @@ import ast
 import inspect
 import textwrap
 from functools import lru_cache
+from typing import Any
 
 from torch import nn
 
@@ -63,7 +64,7 @@ def is_multiplied(module: nn.Module, parameter: str) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _methods(kind: type[nn.Module]) -> list[ast.FunctionDef] | None:
+def _methods(kind: Any) -> list[ast.FunctionDef] | None:
     """Return all methods of a class and its bases; None if their source is not there."""
     found: list[ast.FunctionDef] = []
     seen: set[str] = set()

@@ -185,7 +185,7 @@ def convert_experts(
         for key, value in module.__dict__.items()
     }
     # other implementations multiply all experts' weights at once
-    analog.config = copy.copy(module.config)  # type: ignore[assignment]
+    analog.config = copy.copy(module.config)
     analog.config._experts_implementation = "eager"  # type: ignore[union-attr]
     flipped = bool(module.is_transposed)
     for key in WEIGHTS:
