@@ -11,7 +11,6 @@ import ast
 import inspect
 import textwrap
 from functools import lru_cache
-from typing import Any
 
 from torch import nn
 
@@ -54,7 +53,7 @@ def is_multiplied(module: nn.Module, parameter: str) -> bool:
         True if a matrix product, a convolution or the like takes it, if the code cannot be read, or
         if it does not mention the parameter; False if all that it does is something else.
     """
-    methods = _methods(type(module))
+    methods = _methods(type(module))  # type: ignore[arg-type]
     if methods is None or "forward" in module.__dict__:
         return True
     uses = [_Uses(parameter) for _ in methods]
@@ -64,7 +63,7 @@ def is_multiplied(module: nn.Module, parameter: str) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _methods(kind: Any) -> list[ast.FunctionDef] | None:
+def _methods(kind: type[nn.Module]) -> list[ast.FunctionDef] | None:
     """Return all methods of a class and its bases; None if their source is not there."""
     found: list[ast.FunctionDef] = []
     seen: set[str] = set()
