@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,10 +135,10 @@ def _keep_exact(row: int, column: int, x: Tensor, outputs: Callable[[], Tensor])
 
 @contextmanager
 def watched(model: nn.Module) -> Iterator[Measurement]:
-    """Watch what the model does inside the block.
+    """Watch what the model does inside the block, without a trace.
 
     Analog products are exact meanwhile (no noise is drawn, no input range is needed), gradients are
-    off and modules are in evaluation mode, so that the pass changes nothing.
+    off and modules are in evaluation mode.
 
     Args:
         model: A converted model.
@@ -147,20 +147,61 @@ def watched(model: nn.Module) -> Iterator[Measurement]:
         The measurement, which is complete at the end of the block.
     """
     matrices = matrices_of(model)
-    measurement = Measurement({name: AnalogWork() for name in matrices})
     modes = {module: module.training for module in model.modules()}
-    watcher = _Watcher(model, matrices, measurement)
+    watch = Watch(model)
     model.eval()
     for matrix in matrices.values():
         matrix.observe(_keep_exact)
     try:
-        with torch.no_grad(), watcher.hooks(), watcher:
-            yield measurement
+        with torch.no_grad(), watch:
+            yield watch.measurement
     finally:
         for matrix in matrices.values():
             matrix.observe(None)
         for module, training in modes.items():
             module.training = training
+
+
+class Watch:
+    """Watches a model from `start` to `stop`, or as a context manager; the passes stay as they are.
+
+    Attributes:
+        measurement: What the passes did so far.
+    """
+
+    _active = threading.local()
+
+    def __init__(self, model: nn.Module) -> None:
+        """Prepare to watch a converted model."""
+        matrices = matrices_of(model)
+        self.measurement = Measurement({name: AnalogWork() for name in matrices})
+        self._watcher = _Watcher(model, matrices, self.measurement)
+        self._stack = ExitStack()
+
+    @classmethod
+    def active(cls) -> bool:
+        """Whether this thread watches a model now."""
+        return getattr(cls._active, "count", 0) > 0
+
+    def start(self) -> None:
+        """Begin to watch the operations of this thread."""
+        self._stack.enter_context(self._watcher.hooks())
+        self._stack.enter_context(self._watcher)
+        Watch._active.count = getattr(Watch._active, "count", 0) + 1
+
+    def stop(self) -> None:
+        """End it."""
+        Watch._active.count -= 1
+        self._stack.close()
+
+    def __enter__(self) -> Watch:
+        """Begin to watch."""
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
+        self.stop()
 
 
 class _Marks:
