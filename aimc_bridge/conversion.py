@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from aimc_bridge import layers
+from aimc_bridge import layers, products
+from aimc_bridge.calibration import run_batch
 from aimc_bridge.converted import (
     ConversionRecord,
+    LayerRecord,
     attach,
     digital_state,
     inside,
@@ -119,11 +122,18 @@ def convert(
     return converted
 
 
-def coverage(model: nn.Module) -> pd.DataFrame:
+def coverage(model: nn.Module, inputs: Any = None) -> pd.DataFrame:
     """Return a table that says for every layer whether it is analog, and why.
+
+    With `inputs`, one pass is watched below Python: what the tiles did, and every product that they
+    did not do. A product is digital if one operand depends on the inputs and another is a
+    parameter, a buffer or a constant, wherever it is called from. The pass is exact, in evaluation
+    mode and without gradients, so that a model without input ranges can be measured too.
 
     Args:
         model: A converted model, as `convert` returned it.
+        inputs: One batch for the model: a tensor, a tuple of arguments, or a dict of keyword
+            arguments. None measures nothing.
 
     Returns:
         A DataFrame with one row per layer that holds parameters. Its columns are:
@@ -134,9 +144,16 @@ def coverage(model: nn.Module) -> pd.DataFrame:
         - `tiles`: the number of tiles, 0 if digital;
         - `reason`: why a layer is digital, or what is special about an analog one (weights that it
           shared with another layer, a preset of its own, a handler of the user).
+        With `inputs` it has four more columns, all counts of this pass, and one more row per
+        digital product, whose reason names the operation, its fixed operand, and file and line:
+        - `calls`: passes through the layer;
+        - `mvms`: products of one tile with one vector;
+        - `macs`: multiplications of a weight with an input;
+        - `adc_conversions`: outputs that an ADC read; 0 if the preset has no ADC.
 
     Raises:
         CapabilityError: If the model is not a converted one.
+        UsageError: If the model does not take the inputs.
 
     Example:
         >>> from torch import nn
@@ -151,8 +168,45 @@ def coverage(model: nn.Module) -> pd.DataFrame:
     import pandas as pd
 
     columns = ["module", "type", "parameters", "where", "tiles", "reason"]
-    rows = [[getattr(layer, c) for c in columns] for layer in record_of(model).layers]
-    return pd.DataFrame(rows, columns=columns)
+    layers_ = record_of(model).layers
+    rows = [[getattr(layer, c) for c in columns] for layer in layers_]
+    if inputs is None:
+        return pd.DataFrame(rows, columns=columns)
+    with products.watched(model) as measurement:
+        run_batch(model, inputs, next(model.parameters()).device)
+    for layer, row in zip(layers_, rows, strict=True):
+        row += _work_of(layer, measurement)
+    rows += [_product_row(product, layers_) for product in measurement.digital]
+    return pd.DataFrame(rows, columns=[*columns, "calls", "mvms", "macs", "adc_conversions"])
+
+
+def _work_of(layer: LayerRecord, measurement: products.Measurement) -> list[int]:
+    """Return calls, MVMs, MACs and ADC conversions of all matrices in a layer."""
+    works = [
+        work
+        for name, work in measurement.analog.items()
+        if layer.where == "analog" and inside(name, layer.module)
+    ]
+    return [
+        max((work.calls for work in works), default=0),
+        sum(work.mvms for work in works),
+        sum(work.macs for work in works),
+        sum(work.adc_conversions for work in works),
+    ]
+
+
+def _product_row(product: products.DigitalProduct, layers_: Sequence[LayerRecord]) -> list[Any]:
+    """Return the row of a digital product; it says so if the product was excluded by name."""
+    module = product.modules[-1] if product.modules else ""
+    excluded = [
+        layer.reason
+        for layer in layers_
+        if layer.reason.startswith("excluded")
+        and any(inside(name, layer.module) for name in (*product.modules, product.holder))
+    ]
+    reason = "; ".join([str(product), *excluded[:1]])
+    size = math.prod(product.shape)
+    return [module, product.kind, size, "digital", 0, reason, product.calls, 0, product.macs, 0]
 
 
 @torch.no_grad()

@@ -40,6 +40,7 @@ RANK = {
     "aimc_bridge.layers": 5,
     "aimc_bridge.converted": 6,
     "aimc_bridge.custom_layers": 7,
+    "aimc_bridge.products": 7,
     "aimc_bridge.engines.native": 7,
     "aimc_bridge.engines.aihwkit": 7,
     "aimc_bridge.native": 8,

@@ -179,6 +179,15 @@ class Matrix(ABC):
             observer: The observer; None ends the observation.
         """
 
+    @abstractmethod
+    def product_modules(self) -> list[tuple[nn.Module, int]]:
+        """List the modules whose forward pass is this matrix's product on its tiles.
+
+        Returns:
+            Pairs of a module and the number of its outputs per vector; 0 for all but one module,
+            so that each vector is counted once.
+        """
+
     # training
     @abstractmethod
     def trainable(self) -> bool:

@@ -19,9 +19,11 @@ from aimc_bridge.layers.recurrent import (
     AnalogRNN,
     AnalogRNNCell,
 )
+from aimc_bridge.layers.transposed import AnalogConvTranspose
 from aimc_bridge.spec import Preset
 
 __all__ = [
+    "AnalogConvTranspose",
     "AnalogGRU",
     "AnalogGRUCell",
     "AnalogLSTM",
@@ -43,6 +45,9 @@ _COUNTERPARTS: dict[type[nn.Module], Callable[..., nn.Module]] = {
     nn.GRUCell: AnalogGRUCell,
     nn.RNNCell: AnalogRNNCell,
     nn.MultiheadAttention: AnalogMultiheadAttention,
+    nn.ConvTranspose1d: AnalogConvTranspose,
+    nn.ConvTranspose2d: AnalogConvTranspose,
+    nn.ConvTranspose3d: AnalogConvTranspose,
 }
 
 

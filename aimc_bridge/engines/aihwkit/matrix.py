@@ -243,6 +243,13 @@ class TileMatrix(Matrix):
         for row, column, tile in self._each():
             tile.observer = None if observer is None else (observer, row, column)
 
+    def product_modules(self) -> list[tuple[nn.Module, int]]:
+        """Return all tiles; the first one counts the vectors."""
+        return [
+            (tile, self.grid.columns[0] if row == column == 0 else 0)
+            for row, column, tile in self._each()
+        ]
+
     # --- training ---
 
     def trainable(self) -> bool:

@@ -322,6 +322,10 @@ class Crossbar(nn.Module, Matrix):
         """Give the observer to the ranges."""
         self.ranges.observer = observer
 
+    def product_modules(self) -> list[tuple[nn.Module, int]]:
+        """Return this module, which does all products of the matrix."""
+        return [(self, self.grid.out_features)]
+
     def watch_inputs(self, watcher: Callable[[Tensor], None]) -> RemovableHandle:
         """Show inputs by a hook on this module."""
         linear = isinstance(self.product, LinearProduct)
