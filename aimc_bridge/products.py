@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ _TORCH = str(Path(torch.__file__).parent)
 
 @dataclass
 class AnalogWork:
-    """What one weight matrix on tiles did in a pass.
+    """The work of one weight matrix on tiles in a pass.
 
     Attributes:
         calls: Passes through the layer.
@@ -120,7 +120,7 @@ class DigitalProduct:
 
 @dataclass
 class Measurement:
-    """What a pass did: the work of every matrix on tiles, and all digital products."""
+    """The work of every matrix on tiles in a pass, and all digital products."""
 
     analog: dict[str, AnalogWork] = field(default_factory=dict)
     digital: list[DigitalProduct] = field(default_factory=list)
@@ -150,60 +150,19 @@ def watched(model: nn.Module) -> Iterator[Measurement]:
     """
     matrices = matrices_of(model)
     modes = {module: module.training for module in model.modules()}
-    watch = Watch(model)
+    measurement = Measurement({name: AnalogWork() for name in matrices})
+    watcher = _Watcher(model, matrices, measurement)
     model.eval()
     for matrix in matrices.values():
         matrix.observe(_keep_exact)
     try:
-        with torch.no_grad(), watch:
-            yield watch.measurement
+        with torch.no_grad(), watcher.hooks(), watcher:
+            yield measurement
     finally:
         for matrix in matrices.values():
             matrix.observe(None)
         for module, training in modes.items():
             module.training = training
-
-
-class Watch:
-    """Watches a model from `start` to `stop`, or as a context manager; the passes stay as they are.
-
-    Attributes:
-        measurement: What the passes did so far.
-    """
-
-    _active = threading.local()
-
-    def __init__(self, model: nn.Module) -> None:
-        """Prepare to watch a converted model."""
-        matrices = matrices_of(model)
-        self.measurement = Measurement({name: AnalogWork() for name in matrices})
-        self._watcher = _Watcher(model, matrices, self.measurement)
-        self._stack = ExitStack()
-
-    @classmethod
-    def active(cls) -> bool:
-        """Whether this thread watches a model now."""
-        return getattr(cls._active, "count", 0) > 0
-
-    def start(self) -> None:
-        """Begin to watch the operations of this thread."""
-        self._stack.enter_context(self._watcher.hooks())
-        self._stack.enter_context(self._watcher)
-        Watch._active.count = getattr(Watch._active, "count", 0) + 1
-
-    def stop(self) -> None:
-        """End it."""
-        Watch._active.count -= 1
-        self._stack.close()
-
-    def __enter__(self) -> Watch:
-        """Begin to watch."""
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End it."""
-        self.stop()
 
 
 class _Marks:
@@ -292,7 +251,7 @@ class _Watcher(TorchDispatchMode):
                 handle.remove()
 
     def _mark_inputs(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """What the outermost call of a module is given are the inputs."""
+        """Mark the arguments of the outermost call: they are the inputs."""
         if (
             threading.get_ident() == self.thread
             and self.stack[:1] == [module]

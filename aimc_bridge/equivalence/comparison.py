@@ -1,4 +1,4 @@
-"""What all comparisons have in common, and what one of them finds at a target or a layer."""
+"""The interface of all comparisons, and the functions that compare one target or one layer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Comparison(Protocol):
 
     @property
     def names(self) -> tuple[str, str]:
-        """What a report calls the two sides."""
+        """The names of the two sides in a report."""
         ...
 
     @property
@@ -46,7 +46,7 @@ class Comparison(Protocol):
 
     @property
     def reference(self) -> str:
-        """What the second side is, in the rows of layers and of the task."""
+        """The name of the second side in the rows of layers and of the task."""
         ...
 
     def device_reference(self) -> str:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class Physics(Protocol):
-    """What a user writes: how weights are programmed, and how they are read later.
+    """The two functions that a user writes: one programs weights, one reads them later.
 
     Weights have the shape (out, in) and are scaled to [-1, 1]. All random numbers must come from
     `generator`, which is torch's and on the CPU.
