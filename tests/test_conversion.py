@@ -25,6 +25,7 @@ from tests.models import (
     assert_same_function,
     linear,
     mlp,
+    plain_parameters,
     random,
 )
 
@@ -250,7 +251,7 @@ def test_given_model_is_untouched(engine: str) -> None:
     x = random(2, 3, 4, 4)
     analog = convert(model, ideal, engine=engine)
     with torch.no_grad():
-        for parameter in analog.parameters():
+        for parameter in plain_parameters(analog):
             parameter.zero_()
         assert torch.equal(model(x), before(x))
 
@@ -336,7 +337,7 @@ def test_copy_trained(engine: str, engine_to: str) -> None:
     x = random(6, 700)
     calibrate(source, [x])
     with torch.no_grad():
-        for i, parameter in enumerate(source.parameters()):
+        for i, parameter in enumerate(plain_parameters(source)):
             parameter.mul_(1.0 + 0.1 * random(*parameter.shape, seed=i))
         source[1].running_mean.add_(1.0)  # type: ignore[union-attr, operator]
         expected = source(x)

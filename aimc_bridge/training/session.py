@@ -174,7 +174,8 @@ class Untrained:
 
     It remembers which parameters require gradients, and the values of everything but the weights,
     which no set-up changes. (aihwkit keeps how a range was found in a parameter that requires
-    gradients and gets none.)
+    gradients and gets none. A context of its tiles, which is a parameter of another class, shows
+    weights and cannot be written to.)
 
     Attributes:
         asks: Parameters, and whether each requires gradients.
@@ -189,7 +190,12 @@ class Untrained:
         """
         self.asks = [(p, p.requires_grad) for p in model.parameters()]
         tensors = chain(model.parameters(), model.buffers())
-        small = (t for t in tensors if t.ndim < 2 or not t.requires_grad)
+        small = (
+            t
+            for t in tensors
+            if (t.ndim < 2 or not t.requires_grad)
+            and (type(t) is nn.Parameter or not isinstance(t, nn.Parameter))
+        )
         self.values = [(t, t.detach().clone()) for t in small]
 
     @torch.no_grad()

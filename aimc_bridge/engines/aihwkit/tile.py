@@ -13,11 +13,14 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
+from aihwkit.optim.context import AnalogContext
 from aihwkit.simulator.tiles import InferenceTile
 from torch import Tensor, nn
 
 from aimc_bridge.engines.base import Flag, Observer, chip_in_the_way
 from aimc_bridge.errors import CalibrationError, StateError
+
+_CONTEXT_HIDES = "enable_data_view" in vars(AnalogContext)
 
 _CALIBRATED = 1e9
 """Number of batches noted for a range that was set by hand.
@@ -63,13 +66,24 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         self.observer: tuple[Observer, int, int] | None = None
         self.clean: Tensor | None = None
         self.alphas: dict[float, Tensor] = {}
+        self._show_weights()
         for parameter in (self.out_scaling_alpha, self.input_range):
             if parameter is not None:
                 parameter.requires_grad_(False)
 
+    def _show_weights(self) -> None:
+        """Let the tile's context be read like any parameter.
+
+        Since aihwkit 1.2.0 a context has the shape of the weights, and to read it is an error
+        unless it was told to show them. It can never be written to.
+        """
+        if _CONTEXT_HIDES:
+            self.analog_ctx.enable_data_view()
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copied or unpickled tile."""
         super().__setstate__(state)
+        self._show_weights()
         # the C++ tile of a copy has its own memory: it must use the parameter's from the start
         self.ensure_shared_weights()
 
