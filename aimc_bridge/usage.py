@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import builtins
 import inspect
+import re
 import sys
 import textwrap
 import types
@@ -83,6 +84,17 @@ def is_multiplied(module: nn.Module, parameter: str) -> bool:
     reading = _Reading(module, parameter, methods)
     reading.read_class()
     return reading.multiplied or not reading.mentioned
+
+
+def dotted(code: str) -> str:
+    """Return code in which `getattr(self, "1")`, as torch.fx writes it, is `self.1`.
+
+    Args:
+        code: Python code.
+    """
+    while (short := re.sub(r"""getattr\(([\w.]+), ["'](\w+)["']\)""", r"\1.\2", code)) != code:
+        code = short
+    return code
 
 
 def _graph(module: GraphModule) -> dict[str, list[_Method]] | None:
@@ -487,7 +499,7 @@ class _Frame:
         """Return whether an expression is the parameter of the module in question."""
         if self.owner is not self.reading.module:
             return False
-        return ast.unparse(node).removeprefix("self.") in self.reading.names
+        return dotted(ast.unparse(node)).removeprefix("self.") in self.reading.names
 
     def _is_own(self, node: ast.Attribute) -> bool:
         """Return whether an expression is an attribute of the module in question itself."""

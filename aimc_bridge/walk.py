@@ -20,7 +20,7 @@ from aimc_bridge.errors import ConversionError, UsageError
 from aimc_bridge.folding import fold
 from aimc_bridge.refusals import Refusals, is_matrix, no_cells, why_not
 from aimc_bridge.spec import Preset
-from aimc_bridge.usage import is_multiplied
+from aimc_bridge.usage import dotted, is_multiplied
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _NORMALISATIONS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
@@ -396,7 +396,7 @@ class Walk:
         for i in range(len(parts) + 1):
             graph = self.given.get(".".join(parts[:i]))
             used = ".".join([*parts[i:], key])
-            if isinstance(graph, GraphModule) and f"self.{used}" in graph.code:
+            if isinstance(graph, GraphModule) and f"self.{used}" in dotted(graph.code):
                 return graph, used
         if isinstance(module, nn.ParameterList | nn.ParameterDict | ParametrizationList):
             path = [part for part in name.split(".") if part != "parametrizations"]
