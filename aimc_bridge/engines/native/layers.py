@@ -13,6 +13,7 @@ from torch.nn import functional
 from aimc_bridge.engines.native.crossbar import Crossbar
 from aimc_bridge.engines.native.product import ConvProduct, LinearProduct
 from aimc_bridge.errors import ShapeError
+from aimc_bridge.layers.border import admitted, returned
 from aimc_bridge.layers.convolution import as_batch, padding_to_do_first
 from aimc_bridge.layers.parameters import copied_parameter
 from aimc_bridge.physics.mapping import TileGrid
@@ -94,10 +95,13 @@ class AnalogLinear(nn.Module):
 
         Raises:
             ShapeError: If the inputs have another number of features.
+            UsageError: If they are no dense floating-point tensor on the layer's device.
         """
-        if x.shape[-1] != self.in_features:
+        crossbar = self.crossbar
+        inner = admitted(x, crossbar.scale)
+        if inner.ndim == 0 or inner.shape[-1] != self.in_features:
             raise ShapeError(f"input {tuple(x.shape)}; allowed: [..., {self.in_features}]")
-        return _with_bias(self.crossbar(x), self.bias)
+        return returned(_with_bias(crossbar(inner), self.bias), x)
 
     def extra_repr(self) -> str:
         """Return the sizes, for `print(model)`."""
@@ -176,14 +180,16 @@ class AnalogConv(nn.Module):
 
         Raises:
             ShapeError: If the inputs have another shape.
+            UsageError: If they are no dense floating-point tensor on the layer's device.
         """
         dims = len(self.kernel_size)
-        batched = as_batch(x, self.in_channels, dims)
+        crossbar = self.crossbar
+        batched = as_batch(admitted(x, crossbar.scale), self.in_channels, dims)
         if self.pad_first:
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             batched = functional.pad(batched, self.pad_first, mode=mode)
         bias = None if self.bias is None else self.bias.view(-1, *[1] * dims)
-        y = _with_bias(self.crossbar(batched), bias)
+        y = returned(_with_bias(crossbar(batched), bias), x)
         return y if x.ndim == dims + 2 else y.squeeze(0)
 
     def extra_repr(self) -> str:
