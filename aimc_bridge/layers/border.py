@@ -66,6 +66,27 @@ def admitted(x: Tensor, like: Tensor) -> Tensor:
 
 def _cast(x: Tensor, like: Tensor) -> Tensor:
     """Return inputs of another dtype as `admitted` does, or raise its errors."""
+    _check(x)
+    if x.device != like.device:
+        raise UsageError(f"input on {x.device}; allowed: {like.device}, where the layer is")
+    return x.to(like.dtype)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return inputs of a layer of several matrices in the dtype in which it computes.
+
+    Args:
+        x: The inputs, as the user gives them.
+
+    Raises:
+        UsageError: If the inputs are no dense tensor of floating-point numbers.
+    """
+    _check(x)
+    return x.to(product_dtype(x.dtype))
+
+
+def _check(x: Tensor) -> None:
+    """Raise UsageError if inputs are no dense tensor of floating-point numbers."""
     if not isinstance(x, Tensor):
         raise UsageError(f"input is a {type(x).__name__}; allowed: a torch.Tensor")
     if x.is_nested:
@@ -76,9 +97,6 @@ def _cast(x: Tensor, like: Tensor) -> Tensor:
         raise UsageError(f"input of layout {x.layout}; allowed: a dense tensor (x.to_dense())")
     if x.dtype not in DTYPES:
         raise UsageError(f"input of {x.dtype}; allowed: {_NAMES} (x.float() first)")
-    if x.device != like.device:
-        raise UsageError(f"input on {x.device}; allowed: {like.device}, where the layer is")
-    return x.to(like.dtype)
 
 
 def returned(y: Tensor, x: Tensor) -> Tensor:

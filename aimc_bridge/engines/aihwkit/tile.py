@@ -10,6 +10,7 @@ The physics is aihwkit's. Added are:
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from aihwkit.simulator.tiles import InferenceTile
 from torch import Tensor, nn
 
 from aimc_bridge.engines.base import Flag, Observer, chip_in_the_way
-from aimc_bridge.errors import CalibrationError, StateError
+from aimc_bridge.errors import CalibrationError, CapabilityError, StateError
+from aimc_bridge.layers import transforms
 
 _CALIBRATED = 1e9
 """Number of batches noted for a range that was set by hand.
@@ -72,6 +74,23 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         super().__setstate__(state)
         # the C++ tile of a copy has its own memory: it must use the parameter's from the start
         self.ensure_shared_weights()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ChipTile:
+        """Move the tensors; they stay float32, in which the C++ tile computes."""
+        if fn(torch.empty(0)).device.type != "cpu":
+            super()._apply(fn)  # aihwkit's own error
+            return self
+
+        def moved(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            return result if result.dtype == tensor.dtype else tensor
+
+        self._apply_without_context(moved)
+        return self
+
+    def __prepare_scriptable__(self) -> ChipTile:  # torch.jit.script calls it
+        """Raise CapabilityError."""
+        transforms.refuse_script()
 
     # --- weights ---
 
@@ -198,6 +217,8 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         """
         if self.observer is not None:
             return self._observed(x_input)
+        if transforms.transformed():
+            return self._transformed(x_input, tensor_view)
         self.reached.on = True
         if self.training and self.programmed_weights is not None:
             raise StateError(
@@ -212,6 +233,23 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
             )
         y: Tensor = super().forward(x_input, tensor_view)
         return y
+
+    def _transformed(self, x: Tensor, tensor_view: tuple[int, ...] | None) -> Tensor:
+        """Return the outputs in a forward pass that torch transforms, or raise an error."""
+        if torch.compiler.is_dynamo_compiling():
+            left_out: Tensor = self._left_out(x, tensor_view)
+            return left_out
+        transforms.refuse_graphs()
+        raise CapabilityError(
+            "aihwkit engine: torch.func transforms (vmap, grad, jacrev and others) through its "
+            'tiles; allowed: calls with a batch, torch.autograd, or engine="native", on which vmap '
+            "over the inputs works"
+        )
+
+    @torch.compiler.disable(reason=transforms.LEFT_OUT)  # type: ignore[untyped-decorator]
+    def _left_out(self, x: Tensor, tensor_view: tuple[int, ...] | None) -> Tensor:
+        """Return the outputs, where torch.compile breaks its graph."""
+        return self.forward(x, tensor_view)
 
     def _observed(self, x: Tensor) -> Tensor:
         """Return the exact outputs, after the observer has seen the inputs."""

@@ -239,13 +239,14 @@ class Crossbar(nn.Module, Matrix):
     def _transformed(self, x: Tensor) -> Tensor:
         """Return the product in a forward pass that torch transforms, or raise an error."""
         if torch.compiler.is_dynamo_compiling():
-            return self._left_out(x)
+            left_out: Tensor = self._left_out(x)
+            return left_out
         transforms.refuse_graphs()
         spec = self.preset.crossbar
         noisy = spec.out_noise > 0.0 or spec.w_noise > 0.0
         return transforms.mapped(self.forward, x, self._owner[0].weight, noisy)  # type: ignore[arg-type]
 
-    @torch.compiler.disable(reason=transforms.LEFT_OUT)
+    @torch.compiler.disable(reason=transforms.LEFT_OUT)  # type: ignore[untyped-decorator]
     def _left_out(self, x: Tensor) -> Tensor:
         """Return the product, where torch.compile breaks its graph."""
         return self.forward(x)

@@ -18,7 +18,7 @@ from aimc_bridge.spec import Preset
 
 
 class NativeEngine(Engine):
-    """All of the physics in PyTorch, on a CPU or GPU, in float32, or in float64 for such weights."""
+    """All of the physics in PyTorch, on a CPU or GPU, in float32 or float64 inside."""
 
     name = "native"
     draw_on = ("cpu", "device", "compiled")
