@@ -15,6 +15,13 @@ from aimc_bridge.errors import CapabilityError, UsageError
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """The dtypes that the weights, the inputs and the outputs of a layer may have."""
 
+SMALLEST_RANGE = 1e-30
+"""The smallest input range that divides inputs.
+
+The steps of a DAC, 127 over the range, are finite then, and 0 times their number is 0. Added to a
+range above 1e-22 it changes nothing.
+"""
+
 _NAMES = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
 
 

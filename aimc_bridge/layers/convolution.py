@@ -62,7 +62,7 @@ def smallest_space(conv: nn.modules.conv._ConvNd, padded: bool) -> tuple[int, ..
     if padded or isinstance(padding, str):
         padding = (0,) * len(conv.kernel_size)
     return tuple(
-        spread * (size - 1) + 1 - 2 * int(pad)
+        max(spread * (size - 1) + 1 - 2 * int(pad), 1)
         for size, spread, pad in zip(conv.kernel_size, conv.dilation, padding, strict=True)
     )
 
@@ -79,8 +79,7 @@ def check_space(x: Tensor, least: tuple[int, ...]) -> None:
     """
     if any(size < one for size, one in zip(x.shape[2:], least, strict=True)):
         raise ShapeError(
-            f"input {tuple(x.shape)} is smaller than the kernel; allowed: sizes from "
-            f"{tuple(max(one, 0) for one in least)} on"
+            f"input {tuple(x.shape)} is smaller than the kernel; allowed: sizes from {least} on"
         )
 
 

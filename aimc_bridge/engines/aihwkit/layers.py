@@ -163,8 +163,8 @@ class TileConv2d(AnalogConv2d):  # type: ignore[misc]
             images, self.kernel_size, self.dilation, self.padding, self.stride
         )
         y = self.analog_module(vectors.transpose(-1, -2)).transpose(-1, -2)
-        height = (images.shape[2] - self.least[0]) // self.stride[0] + 1
-        width = (images.shape[3] - self.least[1]) // self.stride[1] + 1
+        height = self.get_image_size(images.shape[2], 0)
+        width = self.get_image_size(images.shape[3], 1)
         y = y.reshape(len(images), self.out_channels, height, width)
         y = returned(in_order_of(y, images), x)
         return y if x.ndim == 4 else y.squeeze(0)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from aimc_bridge.engines.base import Flag, Observer, chip_in_the_way
 from aimc_bridge.errors import CalibrationError, CapabilityError, StateError
 from aimc_bridge.layers import transforms
+from aimc_bridge.layers.border import SMALLEST_RANGE
 
 _CALIBRATED = 1e9
 """Number of batches noted for a range that was set by hand.
@@ -166,6 +167,22 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
     def range_is_set(self) -> bool:
         """Return whether the range was calibrated, loaded, or started from data."""
         return self.input_range is None or bool(self.input_range_update_idx > 0)
+
+    def pre_forward(
+        self, x_input: Tensor, dim: int, is_test: bool = False, ctx: Any = None
+    ) -> Tensor:
+        """Do as aihwkit does, but never divide by a range of 0 or near it.
+
+        Args:
+            x_input: Inputs.
+            dim: Dimension of the inputs.
+            is_test: Whether the tile is in evaluation mode.
+            ctx: The context of autograd.
+        """
+        if self.input_range is not None and abs(self.input_range.item()) < SMALLEST_RANGE:
+            self.input_range.data.fill_(SMALLEST_RANGE)
+        result: Tensor = super().pre_forward(x_input, dim, is_test, ctx)
+        return result
 
     def post_backward(self, d_output: Tensor, dim: int, ctx: Any = None) -> Tensor:
         """Do as aihwkit does, but leave no gradient on a range that is not learned.

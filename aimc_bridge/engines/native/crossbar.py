@@ -12,12 +12,12 @@ from torch.utils.hooks import RemovableHandle
 from aimc_bridge.engines.base import Flag, Matrix, Observer, chip_in_the_way
 from aimc_bridge.engines.native import compiled_chip, programmed
 from aimc_bridge.engines.native.forward import CrossbarProduct
-from aimc_bridge.engines.native.input_range import LOADED, SMALLEST, InputRanges
+from aimc_bridge.engines.native.input_range import LOADED, InputRanges
 from aimc_bridge.engines.native.product import MANY, LinearProduct, Product
 from aimc_bridge.engines.native.tiles import Block, Job, TileWeights, perfect
 from aimc_bridge.errors import CalibrationError, CapabilityError, StateError
 from aimc_bridge.layers import transforms
-from aimc_bridge.layers.border import product_dtype
+from aimc_bridge.layers.border import SMALLEST_RANGE, product_dtype
 from aimc_bridge.layers.steps import kept_between_steps
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics.laws import law_of
@@ -232,7 +232,7 @@ class Crossbar(nn.Module, Matrix):
             self.compiled,
         )
         # a range of 0 or near it would divide by 0; to every other one this adds nothing
-        spans = None if self.input_range is None else self.input_range.abs().add_(SMALLEST)
+        spans = None if self.input_range is None else self.input_range.abs().add_(SMALLEST_RANGE)
         y: Tensor = CrossbarProduct.apply(x, trained, spans, factor, job)  # type: ignore[no-untyped-call]
         return y
 

@@ -19,12 +19,6 @@ LOADED = 2**31
 It is more batches than any start from data asks for.
 """
 
-SMALLEST = 1e-30
-"""What is added to each range in a product; no range above 1e-22 changes.
-
-The steps of a DAC, 127 over the range, are finite then, and 0 times their number is 0.
-"""
-
 
 class State(NamedTuple):
     """The state of a crossbar's ranges.
