@@ -17,13 +17,13 @@ from aimc_bridge import calibrate, convert, drift, program
 from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import CapabilityError, UsageError
 from presets import ideal, rasch2023
-from tests.models import DEVICES, ENGINES, QUIET, assert_close, linear, random
+from tests.models import DEVICES, QUIET, assert_close, linear, random
 from tests.stats import assert_sd
 
 NOISY = ideal.change(out_noise=0.1, why="output noise alone, in tests")
 
 
-def net(bias: bool = True) -> nn.Sequential:
+def net() -> nn.Sequential:
     """Return a convolution and a linear layer, for 3 x 5 x 5 images."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), linear(36, 4)).eval()
@@ -85,7 +85,7 @@ def test_vmap_over_inputs(kind: str) -> None:
 
 def test_vmap_draws_noise_for_every_sample() -> None:
     """Two samples that are equal get independent noise of the preset's sigma."""
-    analog = convert(linear(6, 1000, bias=False), NOISY).eval()
+    analog = convert(linear(6, 4000, bias=False), NOISY).eval()
     with torch.no_grad():
         scale = matrices_of(analog)[""].column_scale()[0]
         x = random(6).expand(40, 6)
@@ -93,8 +93,8 @@ def test_vmap_draws_noise_for_every_sample() -> None:
     noise = noise / scale
     assert_sd(noise, 0.1, "noise")
     first, second = noise[:20].flatten(), noise[20:].flatten()
-    # 20,000 pairs: the correlation of independent noise has sigma 0.0071, 5 sigma are 6e-7
-    assert abs(float((first * second).mean()) / 0.01) < 5 * 0.0071
+    # 80,000 pairs: the correlation of independent noise has sigma 0.0035, 5 sigma are 6e-7
+    assert abs(float((first * second).mean()) / 0.01) < 5 * 0.0035
     assert not torch.equal(noise[0], noise[1])
 
 
@@ -141,14 +141,17 @@ def test_vmap_on_aihwkit_is_refused() -> None:
 # --- graphs ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_graphs_of_an_ideal_model() -> None:
     digital, analog, x = converted(ideal)
-    assert_close(torch.jit.trace(analog, x)(x[:3]), digital(x[:3]), "traced")
+    with torch.no_grad():  # torch traces again without gradients, and compares the graphs
+        assert_close(torch.jit.trace(analog, x)(x[:3]), digital(x[:3]), "traced")
     assert_close(torch.export.export(analog, (x,)).module()(x), digital(x), "exported")
     compiled = torch.compile(analog, backend="eager", fullgraph=True)
     assert_close(compiled(x), digital(x), "compiled")
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("preset", [QUIET, rasch2023], ids=["quiet", "noisy"])
 def test_graphs_with_tiles_are_refused(preset: Any, engine: str) -> None:
     _, analog, x = converted(preset, engine)
@@ -162,6 +165,7 @@ def test_graphs_with_tiles_are_refused(preset: Any, engine: str) -> None:
         torch.compile(analog, backend="eager", fullgraph=True)(x)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_aihwkits_tiles_are_never_traced() -> None:
     """Its C++ products would be constants of the trace, whatever the preset."""
     _, analog, x = converted(ideal, "aihwkit")
@@ -171,7 +175,7 @@ def test_aihwkits_tiles_are_never_traced() -> None:
         torch.fx.symbolic_trace(analog)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@torch.no_grad()
 @pytest.mark.parametrize("preset", [QUIET, DEVICES], ids=["tiles", "devices"])
 def test_a_compiled_model_follows_its_chip(preset: Any, engine: str) -> None:
     """Outputs are those of the model itself, whatever was programmed since it was compiled."""
@@ -189,9 +193,10 @@ def test_a_compiled_model_follows_its_chip(preset: Any, engine: str) -> None:
     assert not torch.allclose(outs[1][0], outs[3][0])
 
 
+@torch.no_grad()
 def test_a_compiled_model_draws_new_noise() -> None:
     torch._dynamo.reset()
-    analog, x = convert(linear(6, 4000, bias=False), NOISY).eval(), random(2, 6)
+    analog, x = convert(linear(6, 4000, bias=False), NOISY).eval(), random(60, 6)
     compiled = torch.compile(analog, backend="eager")
     scale = matrices_of(analog)[""].column_scale()[0]
     difference = (compiled(x) - compiled(x)).detach() / scale
