@@ -10,6 +10,7 @@ The physics is aihwkit's. Added are:
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +19,9 @@ from aihwkit.simulator.tiles import InferenceTile
 from torch import Tensor, nn
 
 from aimc_bridge.engines.base import Flag, Observer, chip_in_the_way
-from aimc_bridge.errors import CalibrationError, StateError
+from aimc_bridge.errors import CalibrationError, CapabilityError, StateError
+from aimc_bridge.layers import transforms
+from aimc_bridge.layers.border import SMALLEST_RANGE
 
 _CONTEXT_HIDES = "enable_data_view" in vars(AnalogContext)
 
@@ -86,6 +89,23 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         self._show_weights()
         # the C++ tile of a copy has its own memory: it must use the parameter's from the start
         self.ensure_shared_weights()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ChipTile:
+        """Move the tensors; they stay float32, in which the C++ tile computes."""
+        if fn(torch.empty(0)).device.type != "cpu":
+            super()._apply(fn)  # aihwkit's own error
+            return self
+
+        def moved(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            return result if result.dtype == tensor.dtype else tensor
+
+        self._apply_without_context(moved)
+        return self
+
+    def __prepare_scriptable__(self) -> ChipTile:  # torch.jit.script calls it
+        """Raise CapabilityError."""
+        transforms.refuse_script()
 
     # --- weights ---
 
@@ -162,6 +182,22 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         """Return whether the range was calibrated, loaded, or started from data."""
         return self.input_range is None or bool(self.input_range_update_idx > 0)
 
+    def pre_forward(
+        self, x_input: Tensor, dim: int, is_test: bool = False, ctx: Any = None
+    ) -> Tensor:
+        """Do as aihwkit does, but never divide by a range of 0 or near it.
+
+        Args:
+            x_input: Inputs.
+            dim: Dimension of the inputs.
+            is_test: Whether the tile is in evaluation mode.
+            ctx: The context of autograd.
+        """
+        if self.input_range is not None and abs(self.input_range.item()) < SMALLEST_RANGE:
+            self.input_range.data.fill_(SMALLEST_RANGE)
+        result: Tensor = super().pre_forward(x_input, dim, is_test, ctx)
+        return result
+
     def post_backward(self, d_output: Tensor, dim: int, ctx: Any = None) -> Tensor:
         """Do as aihwkit does, but leave no gradient on a range that is not learned.
 
@@ -212,6 +248,8 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         """
         if self.observer is not None:
             return self._observed(x_input)
+        if transforms.transformed():
+            return self._transformed(x_input, tensor_view)
         self.reached.on = True
         if self.training and self.programmed_weights is not None:
             raise StateError(
@@ -226,6 +264,23 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
             )
         y: Tensor = super().forward(x_input, tensor_view)
         return y
+
+    def _transformed(self, x: Tensor, tensor_view: tuple[int, ...] | None) -> Tensor:
+        """Return the outputs in a forward pass that torch transforms, or raise an error."""
+        if torch.compiler.is_dynamo_compiling():
+            left_out: Tensor = self._left_out(x, tensor_view)
+            return left_out
+        transforms.refuse_graphs()
+        raise CapabilityError(
+            "aihwkit engine: torch.func transforms (vmap, grad, jacrev and others) through its "
+            'tiles; allowed: calls with a batch, torch.autograd, or engine="native", on which vmap '
+            "over the inputs works"
+        )
+
+    @torch.compiler.disable(reason=transforms.LEFT_OUT)  # type: ignore[untyped-decorator]
+    def _left_out(self, x: Tensor, tensor_view: tuple[int, ...] | None) -> Tensor:
+        """Return the outputs, where torch.compile breaks its graph."""
+        return self.forward(x, tensor_view)
 
     def _observed(self, x: Tensor) -> Tensor:
         """Return the exact outputs, after the observer has seen the inputs."""

@@ -14,8 +14,10 @@ from aimc_bridge.engines.native import compiled_chip, programmed
 from aimc_bridge.engines.native.forward import CrossbarProduct
 from aimc_bridge.engines.native.input_range import LOADED, InputRanges
 from aimc_bridge.engines.native.product import MANY, LinearProduct, Product
-from aimc_bridge.engines.native.tiles import Block, Job, TileWeights, check_precision, perfect
-from aimc_bridge.errors import CalibrationError, StateError
+from aimc_bridge.engines.native.tiles import Block, Job, TileWeights, perfect
+from aimc_bridge.errors import CalibrationError, CapabilityError, StateError
+from aimc_bridge.layers import transforms
+from aimc_bridge.layers.border import SMALLEST_RANGE, product_dtype
 from aimc_bridge.layers.steps import kept_between_steps
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics.laws import law_of
@@ -73,6 +75,7 @@ class Crossbar(nn.Module, Matrix):
         self.compiled = False
         spec = preset.crossbar
         matrix = weight.detach().reshape(grid.out_features, grid.in_features)
+        matrix = matrix.to(product_dtype(matrix.dtype))
         tiles = (len(grid.rows), len(grid.columns))
         ones = matrix.new_ones
         self.register_buffer("scale", column_scales(matrix, grid, spec.weight_scaling))
@@ -100,19 +103,31 @@ class Crossbar(nn.Module, Matrix):
         if self.held is not None:
             raise chip_in_the_way(self.label)
         super()._load_from_state_dict(*args)
+        self._apply(lambda tensor: tensor)  # tensors that were assigned may be of half precision
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Crossbar:
-        """Move or convert the tensors, after which the ranges are looked at again."""
+        """Move or convert the tensors, after which the ranges are looked at again.
+
+        They are float32 or float64 whatever the model is converted to: a chip keeps its numbers.
+        """
+
+        def converted(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            if result.dtype not in (torch.float16, torch.bfloat16):
+                return result
+            return tensor.to(result.device, product_dtype(tensor.dtype))
+
         self.ranges.forget()
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(converted, recurse)  # type: ignore[no-untyped-call]
         return self
 
     # --- weights ---
 
     def _trained(self) -> Tensor:
-        """Return the trained weights of the layer, `[out, in]`."""
+        """Return the trained weights of the layer, `[out, in]`, in the dtype of the products."""
         weight: Tensor = self._owner[0].matrix()  # type: ignore[operator]
-        return weight
+        dtype = self.scale.dtype
+        return weight if weight.dtype is dtype else weight.to(dtype)
 
     def _normalised(self) -> Tensor:
         """Return the trained weights divided by the column scales."""
@@ -180,7 +195,6 @@ class Crossbar(nn.Module, Matrix):
             flat = self.forward(x.reshape(-1, x.shape[-1]))
             return flat.view(*x.shape[:-1], self.grid.out_features)
         scale = self.scale
-        check_precision(scale.dtype)  # model.half() may have changed it
         if self.ranges.observer is not None:
             learned = self.grid.expand_columns(self.out_scale.detach())
             exact = self._trained().detach() * learned
@@ -191,14 +205,17 @@ class Crossbar(nn.Module, Matrix):
                 f"{self.label} holds a programmed chip and is in training mode; "
                 "call restore(model) before training, or model.eval() before inference"
             )
+        spec, size = self.preset.crossbar, x.numel()
+        ideal = perfect(spec, self._ir_drop())
+        if not ideal and transforms.transformed():
+            return self._transformed(x)
         if self.input_range is not None:
             self._check_ranges(x)
         trained, weight = self._weights_now()
         factor = scale * self.out_scale
         if self.compensation is not None:
             factor = factor * self.compensation
-        size = x.numel()
-        if not size or perfect(self.preset.crossbar, self._ir_drop()):
+        if not size or ideal:
             whole = self._digital_product(x, trained, weight(), factor)
             if size or self.input_range is None:
                 return whole
@@ -207,16 +224,43 @@ class Crossbar(nn.Module, Matrix):
         cache = kept_between_steps() if few else None
         job = Job(
             self.product,
-            self.preset.crossbar,
+            spec,
             self._blocks(weight, {} if cache is None else cache.setdefault(self, {})),
             scale,
             self.ranges.decay,
             self.side_precision,
             self.compiled,
         )
-        spans = None if self.input_range is None else self.input_range.abs()
+        # a range of 0 or near it would divide by 0; to every other one this adds nothing
+        spans = None if self.input_range is None else self.input_range.abs().add_(SMALLEST_RANGE)
         y: Tensor = CrossbarProduct.apply(x, trained, spans, factor, job)  # type: ignore[no-untyped-call]
         return y
+
+    def _transformed(self, x: Tensor) -> Tensor:
+        """Return the product in a forward pass that torch transforms, or raise an error."""
+        if torch.compiler.is_dynamo_compiling():
+            left_out: Tensor = self._left_out(x)
+            return left_out
+        transforms.refuse_graphs()
+        spec = self.preset.crossbar
+        noisy = spec.out_noise > 0.0 or spec.w_noise > 0.0
+        return transforms.mapped(self.forward, x, self._owner[0].weight, noisy)  # type: ignore[arg-type]
+
+    @torch.compiler.disable(reason=transforms.LEFT_OUT)  # type: ignore[untyped-decorator]
+    def _left_out(self, x: Tensor) -> Tensor:
+        """Return the product, where torch.compile breaks its graph."""
+        return self.forward(x)
+
+    def __prepare_scriptable__(self) -> Crossbar:  # torch.jit.script calls it
+        """Raise CapabilityError."""
+        transforms.refuse_script()
+
+    def _replicate_for_data_parallel(self) -> Crossbar:
+        """Raise CapabilityError: a replica would multiply with the weights of the first device."""
+        raise CapabilityError(
+            "nn.DataParallel over several devices; allowed: "
+            "torch.nn.parallel.DistributedDataParallel, with one process per device"
+        )
 
     def _digital_product(
         self, x: Tensor, trained: Tensor | None, weight: Tensor, factor: Tensor
@@ -352,7 +396,6 @@ class Crossbar(nn.Module, Matrix):
     def _blueprint(self, name: str, draw_on: str) -> programmed.Blueprint:
         """Return the weights to program, and the source of their noise."""
         weight = self._trained().detach()
-        check_precision(weight.dtype)
         return programmed.Blueprint(weight, self.scale, self.grid, self.preset, name, draw_on)
 
     @torch.inference_mode(False)
@@ -381,7 +424,6 @@ class Crossbar(nn.Module, Matrix):
 
     def chip_state(self) -> dict[str, Tensor]:
         """Return the tensors of the chip that are there."""
-        check_precision(self.scale.dtype)
         self._cells()
         return {
             name: value for name in programmed.STATE if (value := getattr(self, name)) is not None

@@ -230,7 +230,7 @@ def test_training_config_takes_what_is_learned() -> None:
 
 def test_aihwkits_modules_are_used_where_it_has_them(net: Net) -> None:
     analog = convert(net, ideal, engine="aihwkit")
-    assert type(analog.conv) is AnalogConv2d and type(analog.fc) is AnalogLinear
+    assert isinstance(analog.conv, AnalogConv2d) and isinstance(analog.fc, AnalogLinear)
     assert len(tiles(analog)) == 4
     assert isinstance(analog, Net)
 
@@ -275,11 +275,9 @@ def test_conversion_leaves_torchs_generator_alone(net: Net) -> None:
 
 
 def test_what_the_tile_cannot_run_is_refused(net: Net) -> None:
-    with pytest.raises(CapabilityError, match="float64"):
-        convert(net.double(), rasch2023, engine="aihwkit")
     scaled = rasch2023.change(weight_scaling="layer", why="one scale a layer, many tiles")
     with pytest.raises(CapabilityError, match="weight_scaling='layer'"):
-        convert(net.float(), scaled, engine="aihwkit")
+        convert(net, scaled, engine="aihwkit")
 
 
 def test_frozen_weights_stay_frozen(net: Net) -> None:

@@ -6,15 +6,13 @@ precision.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge import calibrate, convert, drift, program, restore, save_chip
+from aimc_bridge import calibrate, convert, drift, program, restore
 from aimc_bridge.engines.native.crossbar import Crossbar
 from aimc_bridge.errors import CalibrationError, CapabilityError
 from aimc_bridge.spec import Preset
@@ -196,45 +194,3 @@ def test_a_model_made_in_inference_mode(
     first(analog.train()(x)).sum().backward()
     weights = [p for n, p in analog.named_parameters() if n.endswith("weight")]
     assert weights and all(not p.is_inference() and p.grad is not None for p in weights)
-
-
-# --- another precision ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("preset", [ideal, QUIET], ids=str)
-def test_a_precision_taken_after_the_conversion(
-    preset: Preset, dtype: torch.dtype, tmp_path: Path
-) -> None:
-    """It is the same error as before the conversion.
-
-    Back in float32 everything works again.
-    """
-    x = random(4, 12)
-    analog = convert(mlp(), preset).eval()
-    calibrate(analog, [x])
-    empty, held = copy.deepcopy(analog), analog
-    program(held, 1)
-    for model in (empty, held):
-        model.to(dtype)
-    uses: list[Callable[[], object]] = [
-        lambda: empty(x.to(dtype)),
-        lambda: empty.train()(x.to(dtype)),
-        lambda: calibrate(empty, [x.to(dtype)]),
-        lambda: program(empty, 1),
-        lambda: held(x.to(dtype)),
-        lambda: drift(held, 3600.0),
-        lambda: save_chip(held, tmp_path / "chip.safetensors"),
-        lambda: convert(mlp().to(dtype), preset),
-    ]
-    for use in uses:
-        with pytest.raises(CapabilityError, match=f"weights of {dtype}; allowed: float32, float64"):
-            use()
-    assert not list(tmp_path.iterdir())
-    for model in (empty, held):
-        model.float().eval()
-        calibrate(model, [x])
-        program(model, 1)
-        drift(model, 3600.0)
-        assert model(x).dtype == torch.float32
-    save_chip(held, tmp_path / "chip.safetensors")
