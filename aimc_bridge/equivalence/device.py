@@ -25,7 +25,7 @@ from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics.drift import drift_exponent, drifted
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import programmed
-from aimc_bridge.physics.reading import read
+from aimc_bridge.physics.reading import read_after_drift
 from aimc_bridge.rng import derive, normal, stream
 from aimc_bridge.spec import Preset
 
@@ -132,8 +132,7 @@ class Native:
 
     def read(self, g: Tensor, nu: Tensor, t_s: float) -> Tensor:
         """Read programmed conductances at a time."""
-        now = drifted(g, nu, t_s, self.pcm)
-        return read(now, g, t_s, self.pcm, self._eps(*g.shape))
+        return read_after_drift(g, nu, t_s, self.pcm, self._eps(*g.shape))
 
     def tiles(self, weight: Tensor, count: int, times: Sequence[float]) -> Tiles:
         """Program tiles and read them."""

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aimc_bridge.physics.drift import Moment, drift_exponent, drifted
+from aimc_bridge.physics.drift import Moment, drift_exponent
 from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid, from_legs, from_pair, legs, to_pair
 from aimc_bridge.physics.programming import programmed, target_us
-from aimc_bridge.physics.reading import read
+from aimc_bridge.physics.reading import read_after_drift
 from aimc_bridge.spec import DeviceSpec
 
 _SMALLEST = 1e-7  # aihwkit's lower limit of a tile's largest |w|, of its programmed one too
@@ -32,7 +32,8 @@ class Cells:
     Attributes:
         conductance_us: Programmed conductances in microsiemens, shape (*chips, out, in), signed; or
             (*chips, 2, out, in) if each device of a pair drifts by itself.
-        nu: Drift exponents, in the same shape.
+        nu: Drift exponents, in the same shape; or the several numbers of each device that a law
+            needs instead, stacked in front of that shape.
         us_per_unit: Microsiemens of a normalised weight of 1, shape (*chips, row tiles, column
             tiles).
     """
@@ -243,9 +244,8 @@ def read_us(g: Tensor, nu: Tensor, t_s: float | Moment, pcm: DeviceSpec, eps: Te
         UsageError: If t_s is negative or not finite.
     """
     if paired(pcm) or law_of(pcm).keeps_sign:
-        return read(drifted(g, nu, t_s, pcm), g, t_s, pcm, eps)
-    size = g.abs()
-    return torch.copysign(read(drifted(size, nu, t_s, pcm), size, t_s, pcm, eps), g)
+        return read_after_drift(g, nu, t_s, pcm, eps)
+    return torch.copysign(read_after_drift(g.abs(), nu, t_s, pcm, eps), g)
 
 
 def _weights(conductance_us: Tensor, cells: Cells, grid: TileGrid) -> Tensor:

@@ -16,6 +16,7 @@ from aimc_bridge.spec.device import (
     StatisticalSpec,
 )
 from aimc_bridge.spec.preset import Change, Preset
+from aimc_bridge.spec.table import TableDevice
 from aimc_bridge.spec.training import TrainingSpec
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Spec",
     "StatisticalSpec",
     "Table",
+    "TableDevice",
     "TrainingSpec",
     "V",
     "cite",

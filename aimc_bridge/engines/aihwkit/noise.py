@@ -21,10 +21,10 @@ from aimc_bridge import rng
 from aimc_bridge.engines.aihwkit.builtin import own_model
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics import compensation
-from aimc_bridge.physics.drift import drift_exponent, drifted
+from aimc_bridge.physics.drift import drift_exponent
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import programmed
-from aimc_bridge.physics.reading import read
+from aimc_bridge.physics.reading import read_after_drift
 from aimc_bridge.spec import DeviceSpec, Preset
 
 
@@ -140,8 +140,8 @@ class LawNoiseModel(BaseNoiseModel):  # type: ignore[misc]
         Returns:
             Conductances in microsiemens, same shape.
         """
-        now = drifted(g_prog, drift_noise_param, t_inference, self.pcm)
-        return read(now, g_prog, t_inference, self.pcm, torch.randn_like(g_prog))
+        eps = torch.randn_like(g_prog)
+        return read_after_drift(g_prog, drift_noise_param, t_inference, self.pcm, eps)
 
 
 def _one_tile(weight: Tensor) -> TileGrid:

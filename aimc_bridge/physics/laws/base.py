@@ -138,6 +138,18 @@ class Law(ABC, Generic[D]):
 
     # --- reading ---
 
+    def read_basis(self, g_prog_us: Tensor, nu: Tensor) -> Tensor:
+        """Return the conductance that decides the size of the read noise.
+
+        Args:
+            g_prog_us: Programmed conductance in microsiemens, shape (*chips, *cells).
+            nu: The result of `drift_exponent`.
+
+        Returns:
+            What `read_sigma` and `read` get as `g_prog_us`; here the programmed conductance.
+        """
+        return g_prog_us
+
     def read_coefficient(self, g_prog_us: Tensor, pcm: D) -> Tensor:
         """Return the constant part of `read_sigma`, shape (*cells); here 0."""
         return torch.zeros_like(g_prog_us)
