@@ -1,11 +1,11 @@
 """Devices for presets: those of the library, and your own.
 
-    from aimc_bridge import devices
-    from presets import rasch2023
+from aimc_bridge import devices
+from presets import rasch2023
 
-    devices.names()  # every device of the library
-    mine = devices.TableDevice.from_csv("measured.csv", g_max_us=25.0, source="our lab, 2026")
-    preset = rasch2023.with_device(mine, name="mine", why="measured")
+devices.names()  # every device of the library
+mine = devices.TableDevice.from_csv("measured.csv", g_max_us=25.0, source="our lab, 2026")
+preset = rasch2023.with_device(mine, name="mine", why="measured")
 """
 
 from __future__ import annotations

@@ -286,7 +286,14 @@ def check(targets: Sequence[float], samples: int) -> None:
         raise UsageError(f"samples={samples}, targets={targets}; allowed: >= 4, within [0, 1]")
 
 
-def devices(laws: Laws, x: float, times: Sequence[float], samples: int, g_max_us: float) -> Samples:
+def devices(
+    laws: Laws,
+    x: float,
+    times: Sequence[float],
+    samples: int,
+    g_max_us: float,
+    tabulated: bool = False,
+) -> Samples:
     """Draw single devices with one target.
 
     Args:
@@ -295,10 +302,11 @@ def devices(laws: Laws, x: float, times: Sequence[float], samples: int, g_max_us
         times: Seconds after programming, ascending.
         samples: The number of devices.
         g_max_us: The largest conductance in microsiemens.
+        tabulated: Whether one of the two sides knows no more than readings.
 
     Returns:
         Conductances as programmed, drifted and read, in units of g_max; exponents; and the changes
-        between times.
+        between times. Without exponents and drifted conductances if `tabulated`.
     """
     target = torch.full((samples,), x * g_max_us)
     cell = f"g/g_max = {x:g}"
@@ -307,11 +315,15 @@ def devices(laws: Laws, x: float, times: Sequence[float], samples: int, g_max_us
         g_prog = laws.programmed(target)
         nu = laws.exponent(target)
         drawn[cell, "programmed", math.nan] = g_prog / g_max_us
-        drawn[cell, "exponent", math.nan] = nu
-        for t in times:
-            drawn[cell, "drifted", t] = laws.drifted(g_prog, nu, t) / g_max_us
+        if not tabulated:
+            drawn[cell, "exponent", math.nan] = nu
+            for t in times:
+                drawn[cell, "drifted", t] = laws.drifted(g_prog, nu, t) / g_max_us
         for t in times:
             drawn[cell, "read", t] = laws.read(g_prog, nu, t) / g_max_us
+    if tabulated:
+        _add_changes(drawn, "read", times)
+        return drawn
     _add_changes(drawn, "drifted", times)
     _add_anew(drawn, cell, times)
     return drawn
@@ -420,7 +432,9 @@ def _add_anew(drawn: Samples, cell: str, times: Sequence[float]) -> None:
         drawn[cell, "exponent drawn anew", t] = stray.square() / second.var()
 
 
-def compare(findings: Findings, first: Samples, second: Samples, reference: str) -> None:
+def compare(
+    findings: Findings, first: Samples, second: Samples, reference: str, shapes: bool = True
+) -> None:
     """Compare every cell that both sides have.
 
     Args:
@@ -428,6 +442,8 @@ def compare(findings: Findings, first: Samples, second: Samples, reference: str)
         first: Samples of the first side.
         second: Samples of the second side.
         reference: What the second side is.
+        shapes: Whether skewness and distribution are compared too, beside mean and standard
+            deviation.
     """
     for key in first:
         if key not in second:  # one side has one exponent for all devices: it was never drawn
@@ -448,7 +464,11 @@ def compare(findings: Findings, first: Samples, second: Samples, reference: str)
         margin = max(floor, MEAN_RELATIVE * abs(float(wide_b.mean())))
         add("mean", mean_test(wide_a, wide_b, margin))
         add("sd", sd_test(wide_a, wide_b, SD_RELATIVE))
-        if quantity.endswith("change") or (wide_a.std() < 1e-6 and wide_b.std() < 1e-6):
+        if (
+            not shapes
+            or quantity.endswith("change")
+            or (wide_a.std() < 1e-6 and wide_b.std() < 1e-6)
+        ):
             continue  # the shapes of a change are those of its two times; a constant has none
         add("skew", skew_test(wide_a, wide_b, _skew_margin(wide_b)))
         add("distribution", distance_test(a, b, DISTANCE))

@@ -19,6 +19,7 @@ from aimc_bridge.equivalence.plan import Cost
 from aimc_bridge.equivalence.report import LEVELS, Findings, Row
 from aimc_bridge.equivalence.statistics import Values, mean_test
 from aimc_bridge.equivalence.task import TaskModel
+from aimc_bridge.physics.laws import law_of
 from aimc_bridge.spec import Preset
 from aimc_bridge.times import label
 
@@ -71,7 +72,8 @@ class TwoPresets:
         """Draw single devices and weights as the preset reads them, netted or not."""
         preset = self.presets[side]
         native = device.Native(preset, preset.pcm.netting, seed, x, side)
-        yield device.devices(native, x, times, samples, preset.pcm.g_max_us)
+        tabulated = any(law_of(each.pcm).tabulated for each in self.presets)
+        yield device.devices(native, x, times, samples, preset.pcm.g_max_us, tabulated)
         yield device.weights(native, device.signed_targets(x), times, samples)
 
     def measure(

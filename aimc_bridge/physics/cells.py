@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aimc_bridge.errors import ShapeError, UsageError
 from aimc_bridge.physics.drift import Moment, drift_exponent
-from aimc_bridge.physics.laws import law_of
+from aimc_bridge.physics.laws import law_of, of_library
 from aimc_bridge.physics.mapping import TileGrid, from_legs, from_pair, legs, to_pair
 from aimc_bridge.physics.programming import programmed, target_us
 from aimc_bridge.physics.reading import read_after_drift
@@ -137,12 +138,24 @@ def program_cells(
 
     Raises:
         ShapeError: If the weights do not fit the grid, or the noise does not fit the weights.
-        UsageError: If the law of the device is not registered.
+        UsageError: If the law of the device is not registered, or is a user's and returns something
+            else than finite conductances.
 
     Not modelled: stuck cells, temperature.
 
     Source: rasch2023 SI; aihwkit `program_weights`.
     """
+    cells = _programmed_cells(weight, grid, pcm, eps_prog, eps_nu)
+    if not of_library(pcm):
+        _check_result("programmed", cells.conductance_us, weight, pcm)
+        _check_result("drift_exponent", cells.nu, weight, pcm)
+    return cells
+
+
+def _programmed_cells(
+    weight: Tensor, grid: TileGrid, pcm: DeviceSpec, eps_prog: Tensor, eps_nu: Tensor
+) -> Cells:
+    """Return what `program_cells` returns, unchecked."""
     scale = us_per_unit(weight, grid, pcm)
     scale_by_cell = _by_cell(scale, grid)
     if netted(pcm):
@@ -222,7 +235,29 @@ def read_cells(cells: Cells, grid: TileGrid, pcm: DeviceSpec, t_s: float, eps: T
 
     Source: rasch2023 SI; aihwkit PCMLikeNoiseModel.
     """
-    return _weights(read_us(cells.conductance_us, cells.nu, t_s, pcm, eps), cells, grid)
+    now = read_us(cells.conductance_us, cells.nu, t_s, pcm, eps)
+    if not of_library(pcm):
+        _check_result("read", now, cells.conductance_us, pcm)
+    return _weights(now, cells, grid)
+
+
+def _check_result(function: str, result: object, cells: Tensor, pcm: DeviceSpec) -> None:
+    """Raise an error if a function of a user's law returned what cannot be conductances."""
+    name = f"{function} of the law {pcm.law!r} returned"
+    if not isinstance(result, Tensor):
+        raise UsageError(f"{name} a {type(result).__name__}; allowed: a tensor")
+    if result.shape[-2:] != cells.shape[-2:]:
+        raise ShapeError(
+            f"{name} {tuple(result.shape)} for cells {tuple(cells.shape[-2:])}; allowed: "
+            "(*chips, *cells)"
+        )
+    if result.dtype != cells.dtype or result.device != cells.device:
+        raise UsageError(
+            f"{name} {result.dtype} on {result.device}; allowed: {cells.dtype} on {cells.device}, "
+            "like the conductances it was given"
+        )
+    if not bool(result.isfinite().all()):
+        raise UsageError(f"{name} NaN or infinite values; allowed: finite ones")
 
 
 def read_us(g: Tensor, nu: Tensor, t_s: float | Moment, pcm: DeviceSpec, eps: Tensor) -> Tensor:

@@ -144,7 +144,7 @@ class TableDevice(DeviceSpec):
         g_max_us: float,
         source: str,
         extrapolate: bool = False,
-        netting: bool = True,
+        netting: bool = False,
     ) -> TableDevice:
         """Read a device from a CSV file with one row per target and time.
 
@@ -155,7 +155,8 @@ class TableDevice(DeviceSpec):
             g_max_us: Largest conductance of a device, in microsiemens; the weight 1 of a tile.
             source: Where the numbers are from, such as "our lab, 2026".
             extrapolate: Whether targets and times outside of the table are allowed.
-            netting: As in every device: whether the two devices of a pair are read as one.
+            netting: Whether the two devices of a pair are read as one, as in the other devices of
+                the library. By default they are read one by one, as they were measured.
 
         Returns:
             The device.
@@ -175,9 +176,9 @@ class TableDevice(DeviceSpec):
         try:
             header, *rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
         except (ValueError, csv.Error) as cause:
-            raise SpecError(f"{path}: no table ({cause}); allowed: a line of names, then rows") from (
-                cause
-            )
+            raise SpecError(
+                f"{path}: no table ({cause}); allowed: a line of names, then rows"
+            ) from (cause)
         for number, row in enumerate(rows, 2):
             if len(row) != len(header):
                 raise SpecError(
@@ -200,7 +201,7 @@ class TableDevice(DeviceSpec):
         g_max_us: float,
         source: str,
         extrapolate: bool = False,
-        netting: bool = True,
+        netting: bool = False,
     ) -> TableDevice:
         """Make a device from a DataFrame with the columns of `from_csv`.
 
@@ -233,7 +234,7 @@ class TableDevice(DeviceSpec):
         g_max_us: float,
         source: str,
         extrapolate: bool = False,
-        netting: bool = True,
+        netting: bool = False,
     ) -> TableDevice:
         """Make a device from columns, with one entry per target and time.
 

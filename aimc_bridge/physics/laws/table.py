@@ -39,6 +39,7 @@ class TableLaw(Law[TableDevice]):
     """
 
     read_noise: ClassVar[bool] = True
+    tabulated: ClassVar[bool] = True
 
     # --- programming ---
 
@@ -87,7 +88,8 @@ class TableLaw(Law[TableDevice]):
 
     def read_basis(self, g_prog_us: Tensor, nu: Tensor) -> Tensor:
         """Return the target."""
-        return nu[0]
+        target: Tensor = nu[0]
+        return target
 
     def read_sigma(self, g_prog_us: Tensor, moment: Numbers, pcm: TableDevice) -> Tensor:
         """Return sigma of a target; the argument `g_prog_us` is the target."""
@@ -264,8 +266,5 @@ def _at_time(rows: Array, pcm: TableDevice, t_s: float) -> Array:
         return np.asarray(rows[:, 0])
     after = min(int(np.searchsorted(times, t_s)), len(times) - 1)
     a, b = times[after - 1], times[after]
-    if a > 0:
-        share = np.log(t_s / a) / np.log(b / a)
-    else:
-        share = t_s / b if t_s <= b else 1.0
+    share = np.log(t_s / a) / np.log(b / a) if a > 0 else t_s / b
     return np.asarray(np.maximum(rows[:, after - 1] * (1 - share) + rows[:, after] * share, 0.0))
