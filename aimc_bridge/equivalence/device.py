@@ -22,12 +22,13 @@ from aimc_bridge.equivalence.report import Findings, Row
 from aimc_bridge.equivalence.statistics import distance_test, mean_test, sd_test, skew_test
 from aimc_bridge.errors import UsageError
 from aimc_bridge.physics import cells as cell_law
+from aimc_bridge.physics import own
 from aimc_bridge.physics.drift import drift_exponent, drifted
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import programmed
 from aimc_bridge.physics.reading import read_after_drift
 from aimc_bridge.rng import derive, normal, stream
-from aimc_bridge.spec import Preset
+from aimc_bridge.spec import OwnDevice, Preset
 
 TARGETS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 TIMES = ("0", "1s", "1h", "1d", "30d", "1y", "10y")
@@ -136,6 +137,11 @@ class Native:
 
     def tiles(self, weight: Tensor, count: int, times: Sequence[float]) -> Tiles:
         """Program tiles and read them."""
+        if isinstance(self.pcm, OwnDevice):
+            for _ in range(count):
+                tile = own.program_tile(weight, self.pcm, self.draws)
+                yield None, [own.read_tile(tile, self.pcm, t_s, self.draws) for t_s in times]
+            return
         grid = TileGrid((weight.shape[1],), (weight.shape[0],))
         shapes = cell_law.noise_shapes(grid, self.pcm)
         for done in range(0, count, _AT_ONCE):

@@ -52,7 +52,7 @@ class TwoEngines:
 
     def identity(self) -> dict[str, Any]:
         """Return the preset as plain data."""
-        return {"preset": self.preset.to_dict()}
+        return {"preset": self.preset.identity()}
 
     def check(self, device: torch.device, dtype: torch.dtype) -> None:
         """Check that aihwkit can run the preset.

@@ -57,7 +57,7 @@ class TwoPresets:
 
     def identity(self) -> dict[str, Any]:
         """Return both presets as plain data."""
-        return {"preset": self.first.to_dict(), "against": self.second.to_dict()}
+        return {"preset": self.first.identity(), "against": self.second.identity()}
 
     def check(self, device: torch.device, dtype: torch.dtype) -> None:
         """Check nothing: the native engine runs every preset."""
@@ -73,7 +73,8 @@ class TwoPresets:
         preset = self.presets[side]
         native = device.Native(preset, preset.pcm.netting, seed, x, side)
         tabulated = any(law_of(each.pcm).tabulated for each in self.presets)
-        yield device.devices(native, x, times, samples, preset.pcm.g_max_us, tabulated)
+        if not any(law_of(each.pcm).by_tile for each in self.presets):
+            yield device.devices(native, x, times, samples, preset.pcm.g_max_us, tabulated)
         yield device.weights(native, device.signed_targets(x), times, samples)
 
     def measure(

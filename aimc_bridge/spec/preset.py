@@ -166,11 +166,25 @@ class Preset:
             changes=(*self.changes, change, renamed),
         )
 
+    def identity(self) -> dict[str, Any]:
+        """Return plain data that tell this preset from others.
+
+        It is what `to_dict` returns, except that a Python object is known by its class and a digest
+        of its contents. Resumed work is recognised by it; no preset can be made of it.
+        """
+        if not isinstance(self.pcm, OwnDevice):
+            return self.to_dict()
+        rest = dataclasses.replace(self, pcm=published.IDEAL).to_dict()
+        return {**rest, "pcm": self.pcm.identity()}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the preset as plain data that JSON can hold.
 
         Returns:
             A dict from which `Preset.from_dict` makes an equal preset.
+
+        Raises:
+            SpecError: If the device is a Python object (`with_device`), which is no plain data.
         """
         return {
             "name": self.name,

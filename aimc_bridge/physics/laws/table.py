@@ -78,7 +78,8 @@ class TableLaw(Law[TableDevice]):
         """Return (A + B g_prog) exp(s z - s^2 / 2)."""
         target, z = nu
         a, b, s = _at(target, _curves(moment[0]))
-        return (s * (z - 0.5 * s)).exp_().mul_(a + b * g_prog_us)
+        own: Tensor = (s * (z - 0.5 * s)).exp_()
+        return own.mul_(a + b * g_prog_us)
 
     def mean_drift_factor(self, g_us: Tensor, moment: Numbers, pcm: TableDevice) -> Tensor:
         """Return the mean at this time over the mean at the first time."""
