@@ -248,9 +248,8 @@ class ClosedTable(ClosedLaw):
 
     def _gaussians(self, mean: Array, sd: Array) -> tuple[Array, Array]:
         """Return mu and sigma whose values, cut at 0, have these means and deviations."""
-        flat = np.stack([mean.ravel(), sd.ravel()])
-        pairs, places = np.unique(flat, axis=1, return_inverse=True)
-        found = np.array([_uncut(m, s) for m, s in pairs.T])
+        pairs, places = np.unique(mean.ravel() + 1j * sd.ravel(), return_inverse=True)
+        found = np.array([_uncut(pair.real, pair.imag) for pair in pairs])
         both = found[places.reshape(mean.shape)]
         return both[..., 0], both[..., 1]
 

@@ -20,6 +20,9 @@ Array = NDArray[np.float64]
 _STEPS = 16
 """Straight pieces per interval between two targets, which follow PCHIP's curve."""
 
+_CELLS = 8192
+"""Equal parts of the targets from 0 to the largest."""
+
 _LARGEST_RATIO = 1.45
 """Largest sd over mean of readings; at 1.46 the Gaussian before the cut has the mean 0."""
 
@@ -124,20 +127,25 @@ register(TableDevice, TableLaw())
 
 
 # --- curves over the target ---
-# A table of curves is a tensor of shape [1 + 2 curves, knots]: the knots, then for each curve its
-# values there, then for each curve its slopes.
+# Curves are kept at equal distances, so that a target finds its place by a multiplication: a binary
+# search would cost more than everything else together. A tensor of curves has the shape
+# [curves, 2, _CELLS + 1]: values, and differences to the next value. The first curve is the largest
+# target, everywhere.
 
 
 def _at(g_us: Tensor, curves: Tensor) -> tuple[Tensor, ...]:
     """Return the values of curves at targets, each in the shape of the targets."""
-    curves = curves.to(g_us)
-    knots, rest = curves[0], curves[1:]
-    x = g_us.detach().clamp(float(knots[0]), float(knots[-1]))
-    place = torch.bucketize(x, knots[1:-1].contiguous(), right=True)
-    offset = x - knots[place]
-    count = len(rest) // 2
+    top = float(curves[0, 0, 0])
+    tables = curves[1:].to(g_us).unbind()
+    position = g_us.clamp(0.0, top).mul_(_CELLS / top)
+    cell = position.to(torch.int32)
+    share = position.sub_(cell)
+    place = cell.view(-1)
     return tuple(
-        torch.addcmul(rest[k][place], rest[count + k][place], offset) for k in range(count)
+        values.index_select(0, place)
+        .view_as(g_us)
+        .addcmul_(steps.index_select(0, place).view_as(g_us), share)
+        for values, steps in tables
     )
 
 
@@ -148,9 +156,10 @@ def _curves(numbers: Any) -> Tensor:
 
 
 def _packed(knots: Array, *values: Array) -> Tensor:
-    """Return a table of curves."""
-    slopes = [np.append(np.diff(v) / np.diff(knots), 0.0) for v in values]
-    return torch.from_numpy(np.stack([knots, *values, *slopes]))
+    """Return curves, from their values at some targets."""
+    grid = np.linspace(0.0, knots[-1], _CELLS + 1)
+    curves = [np.full_like(grid, knots[-1]), *(np.interp(grid, knots, v) for v in values)]
+    return torch.from_numpy(np.stack([[c, np.append(np.diff(c), 0.0)] for c in curves]))
 
 
 @lru_cache(maxsize=64)
