@@ -14,9 +14,13 @@ import presets
 from aimc_bridge import convert, crosscheck, devices, drift, load_chip, program, save_chip, sweep
 from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import AimcError, CheckpointError, SpecError, UnknownNameError, UsageError
+from aimc_bridge.physics import own
+from aimc_bridge.physics.injection import injected
 from aimc_bridge.physics.laws import law_of
+from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.reading import read_after_drift
-from aimc_bridge.spec import Preset
+from aimc_bridge.rng import stream
+from aimc_bridge.spec import OwnDevice, Preset
 from presets import ideal, rasch2023
 from tests.models import ENGINES
 
@@ -217,6 +221,27 @@ def size(analog: nn.Module) -> float:
 def test_an_object_is_no_plain_data() -> None:
     with pytest.raises(SpecError, match="the device Mine is a Python object"):
         with_object(Mine()).to_dict()
+
+
+def test_training_injects_the_spread_of_the_object_and_of_the_table() -> None:
+    """With a scale s, an object's noise is s times its own; a table's is that of its rows."""
+    recipe = rasch2023.training["wrn16"].change(why="test", noise_type="pcm", noise_t_s=20.0)
+    weight = torch.rand(400, 500) * 2 - 1
+    weight[0, 0] = 1.0
+    grid = TileGrid((500,), (400,))
+    pcm = ideal.with_device(Mine(), name="own", why="test").pcm
+    assert isinstance(pcm, OwnDevice)
+    noisy = own.noisy(weight, grid, pcm, recipe, 2.0, lambda row, column: stream(1, row, column))
+    # programming noise decays with the tile's rate, between 1 and 21^-0.1 = 0.74
+    spread = float((noisy - weight).std()) / 2.0
+    assert spread**2 * 1.02 > (0.74 * 0.05) ** 2 + 0.01**2 and spread < 1.02 * 0.051
+    assert abs(float((noisy * weight).sum() / weight.square().sum()) - 1) < 1e-3
+    x = torch.full((200, 1000), 0.5)
+    eps = [torch.randn(x.shape) for _ in range(2)]
+    spread = float((injected(x, 1.0, TABLE, recipe, 1.0, eps[0], eps[1]) - x).std()) * 25.0
+    row = TABLE.targets_us.index(12.5) * len(TABLE.times_s) + TABLE.times_s.index(20.0)
+    measured = (TABLE.prog_sd_us[row] ** 2 + TABLE.read_sd_us[row] ** 2) ** 0.5
+    assert spread == pytest.approx(measured, rel=0.01)
 
 
 def broken(**functions: Any) -> object:
