@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aimc_bridge import physics
+    from aimc_bridge import devices, physics
     from aimc_bridge.batchnorm import reestimate_batchnorm
     from aimc_bridge.calibration import calibrate
     from aimc_bridge.chip import drift, load_chip, program, restore, save_chip
@@ -43,6 +43,7 @@ __all__ = [
     "convert",
     "coverage",
     "crosscheck",
+    "devices",
     "drift",
     "handles",
     "load_chip",
@@ -58,8 +59,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, and torch not before."""
-    if name == "physics":
-        return importlib.import_module("aimc_bridge.physics")
+    if name in ("devices", "physics"):
+        return importlib.import_module(f"aimc_bridge.{name}")
     if name in _HOME:
         return getattr(importlib.import_module(f"aimc_bridge.{_HOME[name]}"), name)
     raise AttributeError(f"module 'aimc_bridge' has no attribute {name!r}")

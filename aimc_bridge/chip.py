@@ -15,6 +15,7 @@ from aimc_bridge.converted import ProgrammedChip, digital_state, engine_of, matr
 from aimc_bridge.engines.base import Matrix
 from aimc_bridge.errors import CheckpointError, StateError, UsageError
 from aimc_bridge.first_pass import watch_reach
+from aimc_bridge.physics.drift import check_known
 from aimc_bridge.times import seconds
 
 _FORMAT = 2
@@ -57,8 +58,12 @@ def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
     seed = integer("seed", seed)
     check_draw_on(model, draw_on)
     record = record_of(model)
-    for name, matrix in matrices_of(model).items():
-        matrix.program(seed, name, draw_on)
+    try:
+        for name, matrix in matrices_of(model).items():
+            matrix.program(seed, name, draw_on)
+    except BaseException:  # no model has half a chip
+        restore(model)
+        raise
     record.chip = ProgrammedChip(seed, draw_on)
     watch_reach(model)
 
@@ -112,7 +117,8 @@ def drift(model: nn.Module, t_inference: float | str) -> None:
 
     Raises:
         StateError: If no chip is programmed.
-        UsageError: If the time is not understood.
+        UsageError: If the time is not understood, or if a device is not known at it. If a device of
+            your own fails, the model is restored.
         CapabilityError: If the model is not a converted one, or if the chip was drawn with
             draw_on="compiled" and torch.compile does not work here.
 
@@ -130,8 +136,15 @@ def drift(model: nn.Module, t_inference: float | str) -> None:
     """
     t_s = seconds(t_inference)
     chip = _chip(model, "drift")
-    for name, matrix in matrices_of(model).items():
-        matrix.drift(t_s, chip.seed, name, chip.draw_on)
+    matrices = matrices_of(model)
+    for matrix in matrices.values():
+        check_known(t_s, matrix.preset.pcm)
+    try:
+        for name, matrix in matrices.items():
+            matrix.drift(t_s, chip.seed, name, chip.draw_on)
+    except BaseException:  # no chip has two ages
+        restore(model)
+        raise
     chip.t_inference = t_s
 
 
@@ -184,7 +197,7 @@ def fingerprint(model: nn.Module, matrices: dict[str, Matrix], *also: object) ->
 
     for name, matrix in sorted(matrices.items()):
         preset = matrix.preset
-        parts = {part: getattr(preset, part).values() for part in preset.PARTS}
+        parts = {part: getattr(preset, part).identity() for part in preset.PARTS}
         add(f"{(name, matrix.grid)!r} {json.dumps(parts, sort_keys=True)}")
         add("trained", matrix.clean_weight(), matrix.normalised_weight(), matrix.learned_scale())
         add("bias", matrix.bias())

@@ -38,6 +38,7 @@ RANK = {
     "aimc_bridge.spec": 2,
     "presets": 3,
     "aimc_bridge.physics": 3,
+    "aimc_bridge.devices": 4,
     "aimc_bridge.engines": 4,
     "aimc_bridge.engines.match": 4,
     "aimc_bridge.engines.base": 5,

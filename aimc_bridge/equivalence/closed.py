@@ -8,6 +8,7 @@ again, in double precision, in a table by the name of the law.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -105,6 +106,54 @@ class ClosedLaw:
         """
         return np.zeros_like(x)
 
+    def programmed(self, target: Array, eps: Array) -> Array:
+        """Return conductances right after programming, before any cut at 0.
+
+        Args:
+            target: Target conductances in microsiemens.
+            eps: Standard normal numbers.
+        """
+        return np.asarray(target + self.sigma_us(np.abs(target) / self.pcm.g_max_us) * eps)
+
+    def exponent(self, target: Array, eps: Array) -> Array:
+        """Return the drift exponents |mean + sd eps|, or what a device has instead.
+
+        Args:
+            target: Target conductances in microsiemens.
+            eps: Standard normal numbers.
+        """
+        x = np.abs(target) / self.pcm.g_max_us
+        return np.abs(self.exponent_mean(x) + self.exponent_sd(x) * eps)
+
+    def drifted(self, g: Array, nu: Array, t_s: float) -> Array:
+        """Return drifted conductances without read noise.
+
+        Args:
+            g: Programmed conductances in microsiemens.
+            nu: The result of `exponent`.
+            t_s: Seconds after programming.
+        """
+        return np.asarray(g * self.decay(nu, t_s))
+
+    def read_share(self, g: Array, nu: Array, t_s: float) -> Array:
+        """Return the standard deviation of a reading, as a share of the drifted conductance.
+
+        Args:
+            g: Programmed conductances in microsiemens.
+            nu: The result of `exponent`.
+            t_s: Seconds after programming.
+        """
+        return self.read_sigma(np.abs(g) / self.pcm.g_max_us, t_s)
+
+    def mean_decay(self, x: Array, t_s: float) -> Array:
+        """Return the factor by which devices have drifted on average.
+
+        Args:
+            x: |g| / g_max of the target.
+            t_s: Seconds after programming.
+        """
+        return self.decay(self.exponent_mean(x), t_s)
+
 
 class _Polynomial(ClosedLaw):
     """A law whose standard deviation of programming is a polynomial of x."""
@@ -170,6 +219,95 @@ class ClosedHermes(_Statistical):
         return _pieces(x, self.pcm.read_break, self.pcm.read_low, self.pcm.read_high)
 
 
+class ClosedTable(ClosedLaw):
+    """The law "table": the rows at the times of the table, PCHIP between targets.
+
+    The Gaussians before the cut at 0 are found one by one, by a general root finder.
+    """
+
+    programming_noise = True
+    read_noise = True
+
+    def _now(self, target: Array, t_s: float) -> tuple[Array, Array, Array]:
+        """Return mean, sd between devices and sd of readings of targets."""
+        from scipy.interpolate import PchipInterpolator
+
+        pcm, values = self.pcm, []
+        times = np.array(pcm.times_s)
+        axis = np.where(times > 0, np.log(np.where(times > 0, times, 1.0)), -np.inf)
+        for name in ("mean_us", "prog_sd_us", "read_sd_us"):
+            rows = np.array(getattr(pcm, name)).reshape(len(pcm.targets_us), -1)
+            if t_s in times:
+                now = rows[:, list(times).index(t_s)]
+            elif len(times) > 1 and times[0] == 0 and t_s < times[1]:
+                now = rows[:, 0] + (rows[:, 1] - rows[:, 0]) * t_s / times[1]
+            else:
+                now = np.array([np.interp(np.log(t_s), axis, row) for row in rows])
+            values.append(np.asarray(PchipInterpolator(pcm.targets_us, now)(target)))
+        return values[0], values[1], values[2]
+
+    def _gaussians(self, mean: Array, sd: Array) -> tuple[Array, Array]:
+        """Return mu and sigma whose values, cut at 0, have these means and deviations."""
+        pairs, places = np.unique(mean.ravel() + 1j * sd.ravel(), return_inverse=True)
+        found = np.array([_uncut(pair.real, pair.imag) for pair in pairs])
+        both = found[places.reshape(mean.shape)]
+        return both[..., 0], both[..., 1]
+
+    def _quiet(self, mean: Array, device: Array, reading: Array) -> tuple[Array, Array]:
+        """Return the noiseless share of a mean reading, and sigma over it."""
+        share = reading / np.maximum(np.sqrt(mean**2 + device**2), 1e-12)
+        mu, sigma = self._gaussians(np.ones_like(share), share)
+        return mu, sigma / mu
+
+    def programmed(self, target: Array, eps: Array) -> Array:
+        """Return the Gaussian of the first time."""
+        mean, device, reading = self._now(target, self.pcm.times_s[0])
+        mu, sigma = self._gaussians(mean, device)
+        return np.asarray(self._quiet(mean, device, reading)[0] * (mu + sigma * eps))
+
+    def exponent(self, target: Array, eps: Array) -> Array:
+        """Return the target and the number of the device's own drift."""
+        return np.stack([target, eps])
+
+    def drifted(self, g: Array, nu: Array, t_s: float) -> Array:
+        """Return the mean, times the kept deviation, times a log-normal loss."""
+        target, z = nu
+        start, start_device, start_reading = self._now(target, self.pcm.times_s[0])
+        mean, device, reading = self._now(target, t_s)
+        first, now = start_device / start, device / mean
+        kept = np.where(first > now, now / np.where(first > 0, first, 1.0), 1.0)
+        own = np.sqrt(np.log(np.maximum((1 + now**2) / (1 + (kept * first) ** 2), 1.0)))
+        deviation = g / self._quiet(start, start_device, start_reading)[0] / start - 1
+        loss = np.exp(own * z - own**2 / 2)
+        return np.asarray(
+            self._quiet(mean, device, reading)[0] * mean * (1 + kept * deviation) * loss
+        )
+
+    def read_share(self, g: Array, nu: Array, t_s: float) -> Array:
+        """Return sigma at the target."""
+        return self._quiet(*self._now(nu[0], t_s))[1]
+
+    def mean_decay(self, x: Array, t_s: float) -> Array:
+        """Return the mean over the mean at the first time."""
+        target = x * self.pcm.g_max_us
+        return np.asarray(self._now(target, t_s)[0] / self._now(target, self.pcm.times_s[0])[0])
+
+
+def _uncut(mean: float, sd: float) -> tuple[float, float]:
+    """Return the Gaussian that has a mean and a sd after a cut at 0."""
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    def moments(mu: float) -> tuple[float, float]:
+        first = mu * norm.cdf(mu) + norm.pdf(mu)
+        return first, math.sqrt((mu * mu + 1) * norm.cdf(mu) + mu * norm.pdf(mu) - first**2)
+
+    if mean > 8 * sd:
+        return mean, sd
+    mu = brentq(lambda m: moments(m)[0] / moments(m)[1] - mean / sd, -5.0, 10.0)
+    return mu * sd / moments(mu)[1], sd / moments(mu)[1]
+
+
 class ClosedScalar(_Polynomial):
     """The law "scalar": one exponent for all devices; nothing drifts before t0."""
 
@@ -188,6 +326,7 @@ _CLOSED: dict[str, type[ClosedLaw]] = {
     "hermes": ClosedHermes,
     "scalar": ClosedScalar,
     "ideal": ClosedLaw,
+    "table": ClosedTable,
 }
 
 
@@ -250,7 +389,7 @@ def oracle(parts: list[Array], pcm: DeviceSpec, t_s: float) -> Array:
     for weight in parts:
         size = np.abs(weight)
         x = size / (size.max() or 1.0)
-        after = (size * law.decay(law.exponent_mean(x), t_s)).sum()
+        after = (size * law.mean_decay(x, t_s)).sum()
         factors.append(size.sum() / after if after > 0 else 1.0)
     return np.array(factors)
 
@@ -295,8 +434,7 @@ class ClosedLaws:
         if not self.law.programming_noise:
             return target.copy()
         target = self._on_grid(target)
-        sigma = self.law.sigma_us(np.abs(target) / self.pcm.g_max_us)
-        g = target + sigma * self._normal(target)
+        g = self.law.programmed(target, self._normal(target))
         return np.asarray(np.maximum(g, 0.0)) if self.pcm.pairs else g
 
     def _on_grid(self, target: Array) -> Array:
@@ -315,8 +453,8 @@ class ClosedLaws:
         Args:
             target: Their target conductances.
         """
-        x = np.abs(self._on_grid(target)) / self.pcm.g_max_us
-        return np.abs(self.law.exponent_mean(x) + self.law.exponent_sd(x) * self._normal(x))
+        target = self._on_grid(target)
+        return self.law.exponent(target, self._normal(target))
 
     def drifted(self, g: Array, nu: Array, t_s: float) -> Array:
         """Return drifted conductances without read noise, g age^-nu.
@@ -326,7 +464,7 @@ class ClosedLaws:
             nu: Their drift exponents.
             t_s: Seconds after programming.
         """
-        return np.asarray(g * self.law.decay(nu, t_s))
+        return self.law.drifted(g, nu, t_s)
 
     def read(self, g: Array, nu: Array, t_s: float) -> Array:
         """Return conductances as read: drifted, with 1/f noise, not below 0.
@@ -339,7 +477,7 @@ class ClosedLaws:
         now = self.drifted(g, nu, t_s)
         if not self.law.read_noise:
             return now
-        sigma = self.law.read_sigma(np.abs(g) / self.pcm.g_max_us, t_s)
+        sigma = self.law.read_share(g, nu, t_s)
         return np.asarray(np.maximum(now + np.abs(now) * sigma * self._normal(now), 0.0))
 
     def program_weights(self, weight: Array) -> tuple[Array, tuple[Array, Array, float]]:

@@ -22,12 +22,13 @@ from aimc_bridge.equivalence.report import Findings, Row
 from aimc_bridge.equivalence.statistics import distance_test, mean_test, sd_test, skew_test
 from aimc_bridge.errors import UsageError
 from aimc_bridge.physics import cells as cell_law
+from aimc_bridge.physics import own
 from aimc_bridge.physics.drift import drift_exponent, drifted
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import programmed
-from aimc_bridge.physics.reading import read
+from aimc_bridge.physics.reading import read_after_drift
 from aimc_bridge.rng import derive, normal, stream
-from aimc_bridge.spec import Preset
+from aimc_bridge.spec import OwnDevice, Preset
 
 TARGETS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 TIMES = ("0", "1s", "1h", "1d", "30d", "1y", "10y")
@@ -132,11 +133,15 @@ class Native:
 
     def read(self, g: Tensor, nu: Tensor, t_s: float) -> Tensor:
         """Read programmed conductances at a time."""
-        now = drifted(g, nu, t_s, self.pcm)
-        return read(now, g, t_s, self.pcm, self._eps(*g.shape))
+        return read_after_drift(g, nu, t_s, self.pcm, self._eps(*g.shape))
 
     def tiles(self, weight: Tensor, count: int, times: Sequence[float]) -> Tiles:
         """Program tiles and read them."""
+        if isinstance(self.pcm, OwnDevice):
+            for _ in range(count):
+                tile = own.program_tile(weight, self.pcm, self.draws)
+                yield None, [own.read_tile(tile, self.pcm, t_s, self.draws) for t_s in times]
+            return
         grid = TileGrid((weight.shape[1],), (weight.shape[0],))
         shapes = cell_law.noise_shapes(grid, self.pcm)
         for done in range(0, count, _AT_ONCE):
@@ -287,7 +292,14 @@ def check(targets: Sequence[float], samples: int) -> None:
         raise UsageError(f"samples={samples}, targets={targets}; allowed: >= 4, within [0, 1]")
 
 
-def devices(laws: Laws, x: float, times: Sequence[float], samples: int, g_max_us: float) -> Samples:
+def devices(
+    laws: Laws,
+    x: float,
+    times: Sequence[float],
+    samples: int,
+    g_max_us: float,
+    tabulated: bool = False,
+) -> Samples:
     """Draw single devices with one target.
 
     Args:
@@ -296,10 +308,11 @@ def devices(laws: Laws, x: float, times: Sequence[float], samples: int, g_max_us
         times: Seconds after programming, ascending.
         samples: The number of devices.
         g_max_us: The largest conductance in microsiemens.
+        tabulated: Whether one of the two sides knows no more than readings.
 
     Returns:
         Conductances as programmed, drifted and read, in units of g_max; exponents; and the changes
-        between times.
+        between times. Without exponents and drifted conductances if `tabulated`.
     """
     target = torch.full((samples,), x * g_max_us)
     cell = f"g/g_max = {x:g}"
@@ -308,11 +321,15 @@ def devices(laws: Laws, x: float, times: Sequence[float], samples: int, g_max_us
         g_prog = laws.programmed(target)
         nu = laws.exponent(target)
         drawn[cell, "programmed", math.nan] = g_prog / g_max_us
-        drawn[cell, "exponent", math.nan] = nu
-        for t in times:
-            drawn[cell, "drifted", t] = laws.drifted(g_prog, nu, t) / g_max_us
+        if not tabulated:
+            drawn[cell, "exponent", math.nan] = nu
+            for t in times:
+                drawn[cell, "drifted", t] = laws.drifted(g_prog, nu, t) / g_max_us
         for t in times:
             drawn[cell, "read", t] = laws.read(g_prog, nu, t) / g_max_us
+    if tabulated:
+        _add_changes(drawn, "read", times)
+        return drawn
     _add_changes(drawn, "drifted", times)
     _add_anew(drawn, cell, times)
     return drawn
@@ -421,7 +438,9 @@ def _add_anew(drawn: Samples, cell: str, times: Sequence[float]) -> None:
         drawn[cell, "exponent drawn anew", t] = stray.square() / second.var()
 
 
-def compare(findings: Findings, first: Samples, second: Samples, reference: str) -> None:
+def compare(
+    findings: Findings, first: Samples, second: Samples, reference: str, shapes: bool = True
+) -> None:
     """Compare every cell that both sides have.
 
     Args:
@@ -429,6 +448,8 @@ def compare(findings: Findings, first: Samples, second: Samples, reference: str)
         first: Samples of the first side.
         second: Samples of the second side.
         reference: What the second side is.
+        shapes: Whether skewness and distribution are compared too, beside mean and standard
+            deviation.
     """
     for key in first:
         if key not in second:  # one side has one exponent for all devices: it was never drawn
@@ -449,7 +470,11 @@ def compare(findings: Findings, first: Samples, second: Samples, reference: str)
         margin = max(floor, MEAN_RELATIVE * abs(float(wide_b.mean())))
         add("mean", mean_test(wide_a, wide_b, margin))
         add("sd", sd_test(wide_a, wide_b, SD_RELATIVE))
-        if quantity.endswith("change") or (wide_a.std() < 1e-6 and wide_b.std() < 1e-6):
+        if (
+            not shapes
+            or quantity.endswith("change")
+            or (wide_a.std() < 1e-6 and wide_b.std() < 1e-6)
+        ):
             continue  # the shapes of a change are those of its two times; a constant has none
         add("skew", skew_test(wide_a, wide_b, _skew_margin(wide_b)))
         add("distribution", distance_test(a, b, DISTANCE))

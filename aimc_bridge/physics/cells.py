@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aimc_bridge.physics.drift import Moment, drift_exponent, drifted
-from aimc_bridge.physics.laws import law_of
+from aimc_bridge.errors import ShapeError, UsageError
+from aimc_bridge.physics.drift import Moment, drift_exponent
+from aimc_bridge.physics.laws import law_of, of_library
 from aimc_bridge.physics.mapping import TileGrid, from_legs, from_pair, legs, to_pair
 from aimc_bridge.physics.programming import programmed, target_us
-from aimc_bridge.physics.reading import read
+from aimc_bridge.physics.reading import read_after_drift
 from aimc_bridge.spec import DeviceSpec
 
 _SMALLEST = 1e-7  # aihwkit's lower limit of a tile's largest |w|, of its programmed one too
@@ -32,7 +33,8 @@ class Cells:
     Attributes:
         conductance_us: Programmed conductances in microsiemens, shape (*chips, out, in), signed; or
             (*chips, 2, out, in) if each device of a pair drifts by itself.
-        nu: Drift exponents, in the same shape.
+        nu: Drift exponents, in the same shape; or the several numbers of each device that a law
+            needs instead, stacked in front of that shape.
         us_per_unit: Microsiemens of a normalised weight of 1, shape (*chips, row tiles, column
             tiles).
     """
@@ -136,12 +138,24 @@ def program_cells(
 
     Raises:
         ShapeError: If the weights do not fit the grid, or the noise does not fit the weights.
-        UsageError: If the law of the device is not registered.
+        UsageError: If the law of the device is not registered, or is a user's and returns something
+            else than finite conductances.
 
     Not modelled: stuck cells, temperature.
 
     Source: rasch2023 SI; aihwkit `program_weights`.
     """
+    cells = _programmed_cells(weight, grid, pcm, eps_prog, eps_nu)
+    if not of_library(pcm):
+        _check_result("programmed", cells.conductance_us, weight, pcm)
+        _check_result("drift_exponent", cells.nu, weight, pcm)
+    return cells
+
+
+def _programmed_cells(
+    weight: Tensor, grid: TileGrid, pcm: DeviceSpec, eps_prog: Tensor, eps_nu: Tensor
+) -> Cells:
+    """Return what `program_cells` returns, unchecked."""
     scale = us_per_unit(weight, grid, pcm)
     scale_by_cell = _by_cell(scale, grid)
     if netted(pcm):
@@ -221,7 +235,29 @@ def read_cells(cells: Cells, grid: TileGrid, pcm: DeviceSpec, t_s: float, eps: T
 
     Source: rasch2023 SI; aihwkit PCMLikeNoiseModel.
     """
-    return _weights(read_us(cells.conductance_us, cells.nu, t_s, pcm, eps), cells, grid)
+    now = read_us(cells.conductance_us, cells.nu, t_s, pcm, eps)
+    if not of_library(pcm):
+        _check_result("read", now, cells.conductance_us, pcm)
+    return _weights(now, cells, grid)
+
+
+def _check_result(function: str, result: object, cells: Tensor, pcm: DeviceSpec) -> None:
+    """Raise an error if a function of a user's law returned what cannot be conductances."""
+    name = f"{function} of the law {pcm.law!r} returned"
+    if not isinstance(result, Tensor):
+        raise UsageError(f"{name} a {type(result).__name__}; allowed: a tensor")
+    if result.shape[-2:] != cells.shape[-2:]:
+        raise ShapeError(
+            f"{name} {tuple(result.shape)} for cells {tuple(cells.shape[-2:])}; allowed: "
+            "(*chips, *cells)"
+        )
+    if result.dtype != cells.dtype or result.device != cells.device:
+        raise UsageError(
+            f"{name} {result.dtype} on {result.device}; allowed: {cells.dtype} on {cells.device}, "
+            "like the conductances it was given"
+        )
+    if not bool(result.isfinite().all()):
+        raise UsageError(f"{name} NaN or infinite values; allowed: finite ones")
 
 
 def read_us(g: Tensor, nu: Tensor, t_s: float | Moment, pcm: DeviceSpec, eps: Tensor) -> Tensor:
@@ -243,9 +279,8 @@ def read_us(g: Tensor, nu: Tensor, t_s: float | Moment, pcm: DeviceSpec, eps: Te
         UsageError: If t_s is negative or not finite.
     """
     if paired(pcm) or law_of(pcm).keeps_sign:
-        return read(drifted(g, nu, t_s, pcm), g, t_s, pcm, eps)
-    size = g.abs()
-    return torch.copysign(read(drifted(size, nu, t_s, pcm), size, t_s, pcm, eps), g)
+        return read_after_drift(g, nu, t_s, pcm, eps)
+    return torch.copysign(read_after_drift(g.abs(), nu, t_s, pcm, eps), g)
 
 
 def _weights(conductance_us: Tensor, cells: Cells, grid: TileGrid) -> Tensor:

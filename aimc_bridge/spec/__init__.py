@@ -15,7 +15,9 @@ from aimc_bridge.spec.device import (
     SignedPcmSpec,
     StatisticalSpec,
 )
+from aimc_bridge.spec.own import OwnDevice
 from aimc_bridge.spec.preset import Change, Preset
+from aimc_bridge.spec.table import TableDevice
 from aimc_bridge.spec.training import TrainingSpec
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "DeviceSpec",
     "HermesSpec",
     "IdealSpec",
+    "OwnDevice",
     "PcmSpec",
     "Preset",
     "ScalarDriftSpec",
@@ -33,6 +36,7 @@ __all__ = [
     "Spec",
     "StatisticalSpec",
     "Table",
+    "TableDevice",
     "TrainingSpec",
     "V",
     "cite",

@@ -152,6 +152,14 @@ class Spec:
         """Return the values of all fields, by name."""
         return {name: getattr(self, name) for name in self.field_names()}
 
+    def identity(self) -> dict[str, Any]:
+        """Return plain data that are equal for equal specs, sources aside.
+
+        Fingerprints of chips, sweeps and cross-checks are made of it. A spec whose values are not
+        plain data says here what it is known by.
+        """
+        return self.values()
+
     def change(self: S, *, why: str | Source, **values: Any) -> S:
         """Return a copy with other values.
 
@@ -299,6 +307,8 @@ def _matches(value: Any, annotation: Any) -> bool:
         return any(_matches(value, arg) for arg in typing.get_args(annotation))
     if annotation is types.NoneType:
         return value is None
+    if annotation is Any:
+        return True
     if isinstance(value, bool) and annotation is not bool:
         return False
     if isinstance(value, float) and not math.isfinite(value):

@@ -22,5 +22,7 @@ SOURCES = {
     ),
     "definition": "Follows from what the preset is; not a measured number.",
     "choice": "Chosen by this project where no source gives a value; says what is left open.",
+    "measured": "Measured by a user; says where and when.",
+    "device": "A device that a user brought; says why.",
     "changed": "Changed by a user, with the reason.",
 }

@@ -30,6 +30,10 @@ class DeviceSpec(Spec):
     t0_s: float
     netting: bool
 
+    def label(self) -> str:
+        """Return what a report calls the device; here the name of its law."""
+        return self.law
+
     def check(self) -> None:
         """Raise SpecError if g_max_us or t0_s is not positive."""
         self.require(self.g_max_us > 0, "g_max_us", "> 0 uS")

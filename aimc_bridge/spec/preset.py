@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aimc_bridge.errors import SpecError
+from aimc_bridge.spec import published
 from aimc_bridge.spec.base import Source, Spec, Table, reason
 from aimc_bridge.spec.crossbar import CompensationSpec, CrossbarSpec
 from aimc_bridge.spec.device import DeviceSpec
+from aimc_bridge.spec.own import OwnDevice
 from aimc_bridge.spec.training import TrainingSpec
 
 if TYPE_CHECKING:
@@ -124,11 +126,65 @@ class Preset:
             changes=(*copy.changes, renamed),
         )
 
+    def with_device(self, device: object, *, name: str, why: str) -> Preset:
+        """Return a copy with another memory device, under a name of its own.
+
+        Crossbar, compensation and recipes stay as they are.
+
+        Args:
+            device: A device of the library, by its name in `devices.names()`; any `DeviceSpec`,
+                such as a `TableDevice` of measurements; or an object of your own with
+                `program(weights, generator) -> state` and
+                `read(state, t_inference, generator) -> weights`. The object gets the weights of a
+                tile, `[out, in]`, scaled to [-1, 1].
+            name: The name of the copy.
+            why: The reason, or where the device is from.
+
+        Returns:
+            The copy. This preset stays as it is.
+
+        Raises:
+            UnknownNameError: If the library has no device of that name.
+            UsageError: If the object does not have the two functions.
+            SpecError: If the name cannot be used, or if there is no reason.
+        """
+        check_name(name)
+        reason(why)
+        if isinstance(device, str):
+            pcm = published.get(device)
+        elif isinstance(device, DeviceSpec):
+            pcm = device
+        else:
+            pcm = OwnDevice.of(device, self.pcm, why)
+        change = Change("pcm", self.pcm.label(), pcm.label(), why)
+        renamed = Change("name", self.name, name, why)
+        return dataclasses.replace(
+            self,
+            name=name,
+            description=f"{self.name} with the device {pcm.label()}: {why}",
+            pcm=pcm,
+            changes=(*self.changes, change, renamed),
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Return plain data that tell this preset from others.
+
+        It is what `to_dict` returns, except that a Python object is known by its class and a digest
+        of its contents. Resumed work is recognised by it; no preset can be made of it.
+        """
+        if not isinstance(self.pcm, OwnDevice):
+            return self.to_dict()
+        rest = dataclasses.replace(self, pcm=published.IDEAL).to_dict()
+        return {**rest, "pcm": self.pcm.identity()}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the preset as plain data that JSON can hold.
 
         Returns:
             A dict from which `Preset.from_dict` makes an equal preset.
+
+        Raises:
+            SpecError: If the device is a Python object (`with_device`), which is no plain data.
         """
         return {
             "name": self.name,

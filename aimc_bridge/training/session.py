@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from aimc_bridge import rng
 from aimc_bridge.engines.base import Matrix
+from aimc_bridge.physics import own
 from aimc_bridge.physics.injection import injected, ramped
-from aimc_bridge.spec import TrainingSpec
+from aimc_bridge.spec import OwnDevice, TrainingSpec
 
 
 class Session:
@@ -128,14 +129,22 @@ def noisy_weight(
     grid = matrix.grid
     generator = rng.stream(seed, *names, device=weight.device)
     shape = tuple(weight.shape)
-    if spec.noise_type != "none" and scale > 0.0:
+    pcm = matrix.preset.pcm
+    whole_tiles = isinstance(pcm, OwnDevice) and spec.noise_type in ("pcm", "programming")
+    if isinstance(pcm, OwnDevice) and whole_tiles and scale > 0.0:
+
+        def tile(row: int, column: int) -> torch.Generator:
+            return rng.stream(seed, *names, row, column, device=weight.device)
+
+        weight = own.noisy(weight, grid, pcm, spec, scale, tile)
+    elif spec.noise_type != "none" and scale > 0.0:
         largest = grid.expand_columns(grid.expand_tiles(grid.tile_amax(weight)))
         largest = torch.where(largest > 0, largest, torch.ones_like(largest))
         eps = rng.normal(shape, generator, weight.device, weight.dtype)
         eps_read = eps
         if spec.noise_type == "pcm":
             eps_read = rng.normal(shape, generator, weight.device, weight.dtype)
-        weight = injected(weight, largest, matrix.preset.pcm, spec, scale, eps, eps_read)
+        weight = injected(weight, largest, pcm, spec, scale, eps, eps_read)
     if spec.drop_connect > 0.0:
         connected = rng.uniform(shape, generator, weight.device) >= spec.drop_connect
         weight = weight * connected

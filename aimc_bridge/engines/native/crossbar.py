@@ -88,6 +88,7 @@ class Crossbar(nn.Module, Matrix):
         self.register_buffer("range_batches", ones(tiles, dtype=torch.long).zero_())
         for name in programmed.STATE:
             self.register_buffer(name, None, persistent=False)
+        self._own_tiles: programmed.Tiles | None = None  # stay where the user's device made them
 
     scale: Tensor
     range_batches: Tensor
@@ -387,8 +388,10 @@ class Crossbar(nn.Module, Matrix):
 
     # --- the chip ---
 
-    def _cells(self) -> cell_law.Cells:
+    def _cells(self) -> cell_law.Cells | programmed.Tiles:
         """Return the programmed cells; raise StateError if there are none."""
+        if self._own_tiles is not None:
+            return self._own_tiles
         if self.conductance_us is None or self.nu is None or self.us_per_unit is None:
             raise StateError(f"{self.label} holds no chip; call program(model, seed) first")
         return cell_law.Cells(self.conductance_us, self.nu, self.us_per_unit)
@@ -404,8 +407,13 @@ class Crossbar(nn.Module, Matrix):
         """Program the cells, and measure the reference of drift compensation."""
         blueprint = self._blueprint(name, draw_on)
         cells, held = programmed.program(blueprint, seed)
-        self.conductance_us, self.nu = cells.conductance_us, cells.nu
-        self.us_per_unit, self.held = cells.us_per_unit, held.weights
+        self.restore()
+        if isinstance(cells, list):
+            self._own_tiles = cells
+        else:
+            self.conductance_us, self.nu = cells.conductance_us, cells.nu
+            self.us_per_unit = cells.us_per_unit
+        self.held = held.weights
         self.compensation, self.reference = None, programmed.reference(blueprint, held, seed)
 
     @torch.inference_mode(False)
@@ -419,21 +427,28 @@ class Crossbar(nn.Module, Matrix):
 
     def restore(self) -> None:
         """Forget the tensors of the chip."""
+        self._own_tiles = None
         for name in programmed.STATE:
             setattr(self, name, None)
 
     def chip_state(self) -> dict[str, Tensor]:
         """Return the tensors of the chip that are there."""
-        self._cells()
-        return {
+        cells = self._cells()
+        state = {
             name: value for name in programmed.STATE if (value := getattr(self, name)) is not None
         }
+        return state | programmed.own_tensors(cells) if isinstance(cells, list) else state
 
     @torch.inference_mode(False)
     def load_chip_state(self, state: dict[str, Tensor]) -> None:
         """Check the tensors, and copy them to this device."""
-        programmed.check_state(state, self.grid, self.label)
+        own, tiles = law_of(self.preset.pcm).by_tile, None
+        if own:
+            state = dict(state)
+            tiles = programmed.own_tiles(self._blueprint("", "cpu"), state, self.label)
+        programmed.check_state(state, self.grid, self.label, own)
         self.restore()
+        self._own_tiles = tiles
         for name, value in state.items():
             setattr(self, name, value.to(self.scale.device).clone())
 

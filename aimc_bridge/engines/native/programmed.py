@@ -14,10 +14,11 @@ from aimc_bridge.engines.native.compiled_chip import Held
 from aimc_bridge.errors import CheckpointError
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics import compensation, mvm
+from aimc_bridge.physics import own as own_law
 from aimc_bridge.physics.cells import Cells
 from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid
-from aimc_bridge.spec import DeviceSpec, Preset
+from aimc_bridge.spec import DeviceSpec, OwnDevice, Preset
 
 STATE = ("conductance_us", "nu", "us_per_unit", "held", "reference", "compensation")
 """The tensors of a chip.
@@ -26,6 +27,9 @@ The last two are there if drift compensation needs them.
 """
 
 _MEASURED = ("global", "per_column")
+_OWN = "own"  # tensors of a user's device: own.ROW.COLUMN.NUMBER
+Tiles = list[list[own_law.TileState]]
+"""The programmed tiles of a user's device, by row and column."""
 
 
 class Blueprint(NamedTuple):
@@ -64,9 +68,25 @@ class Blueprint(NamedTuple):
         if self.draw_on == "compiled":
             key = draws.key_of(device, seed, names)[0]
             return draws.drawn(key, math.prod(shape)).view(shape).to(self.scale.dtype)
-        source = device if self.draw_on == "device" else torch.device("cpu")
-        stream = rng.stream(seed, *names, device=source)
+        stream = rng.stream(seed, *names, device=self.source())
         return rng.normal(shape, stream, device).to(self.scale.dtype)
+
+    def source(self) -> torch.device:
+        """Return where random numbers are drawn, unless compiled passes draw them."""
+        return torch.device("cpu") if self.draw_on == "cpu" else self.scale.device
+
+    def generators(self, seed: int, kind: str, *when: object) -> own_law.Generators:
+        """Return a function that makes the generator of a tile, for a user's device.
+
+        Args:
+            seed: Seed of the chip.
+            kind: The use of the numbers, as "program".
+            *when: The rest of the stream's name, such as the time of a reading.
+        """
+        place = self.source()
+        return lambda row, column: rng.stream(
+            seed, kind, self.name, row, column, *when, device=place
+        )
 
     def passes(self) -> DeviceSpec | None:
         """Return the device if compiled passes are asked for and exist for its law.
@@ -86,13 +106,22 @@ class Blueprint(NamedTuple):
         return pcm if compiled_chip.suits(self.grid) else None
 
 
-def program(blueprint: Blueprint, seed: int) -> tuple[Cells, Held]:
+def program(blueprint: Blueprint, seed: int) -> tuple[Cells | Tiles, Held]:
     """Return programmed cells, and the weights that they hold right after.
 
     Args:
         blueprint: The weights.
         seed: Seed of the chip.
+
+    Returns:
+        The cells, or the tiles of a user's device; and the weights. What a user's device holds is
+        read at time 0.
     """
+    if law_of(blueprint.preset.pcm).by_tile:
+        clean, device = blueprint.normalised().to(blueprint.source()), _own_device(blueprint)
+        generators = blueprint.generators(seed, "program")
+        tiles = own_law.program_tiles(clean, blueprint.grid, device, generators)
+        return tiles, _read_own(blueprint, tiles, 0.0, blueprint.generators(seed, "programmed"))
     weight, scale, grid, preset, name, _ = blueprint
     pcm = blueprint.passes()
     if pcm is not None:
@@ -124,7 +153,65 @@ def reference(blueprint: Blueprint, held: Held, seed: int) -> Tensor | None:
     return None
 
 
-def read(blueprint: Blueprint, cells: Cells, measured: bool, t_s: float, seed: int) -> Held:
+def _own_device(blueprint: Blueprint) -> OwnDevice:
+    """Return the user's device of a preset."""
+    device = blueprint.preset.pcm
+    assert isinstance(device, OwnDevice)
+    return device
+
+
+def _read_own(
+    blueprint: Blueprint, tiles: Tiles, t_s: float, generators: own_law.Generators
+) -> Held:
+    """Return the weights that the tiles of a user's device hold at a time."""
+    weights = own_law.read_tiles(tiles, _own_device(blueprint), t_s, generators)
+    return Held(weights.to(blueprint.scale), None)
+
+
+def own_tensors(tiles: Tiles) -> dict[str, Tensor]:
+    """Return the tensors of a user's device, by names that `own_tiles` knows.
+
+    Args:
+        tiles: The programmed tiles.
+    """
+    return {
+        f"{_OWN}.{row}.{column}.{number}": tensor
+        for row, columns in enumerate(tiles)
+        for column, tile in enumerate(columns)
+        for number, tensor in enumerate(tile.tensors())
+    }
+
+
+def own_tiles(blueprint: Blueprint, state: dict[str, Tensor], label: str) -> Tiles:
+    """Return the tiles of a user's device that were saved, and take them out of the state.
+
+    Args:
+        blueprint: The weights that were programmed.
+        state: The tensors of a chip, by name.
+        label: Name of the layer in the error.
+
+    Raises:
+        CheckpointError: If they do not fit the device.
+    """
+    grid, device, place = blueprint.grid, _own_device(blueprint), blueprint.source()
+    weight = blueprint.normalised().to(place)
+    tiles: Tiles = []
+    for row, inputs in enumerate(grid.row_slices()):
+        tiles.append([])
+        for column, outputs in enumerate(grid.column_slices()):
+            start = f"{_OWN}.{row}.{column}."
+            names = sorted(
+                (k for k in state if k.startswith(start)), key=lambda k: int(k[len(start) :])
+            )
+            tensors = [state.pop(name).to(place) for name in names]
+            if not tensors:
+                raise CheckpointError(f"chip of {label}: no tile {row}, {column} of its device")
+            generator = rng.stream(0, "structure", blueprint.name, row, column, device=place)
+            tiles[-1].append(own_law.restored(tensors, weight[outputs, inputs], device, generator))
+    return tiles
+
+
+def read(blueprint: Blueprint, cells: Cells | Tiles, measured: bool, t_s: float, seed: int) -> Held:
     """Return the weights that cells hold some time after programming.
 
     Args:
@@ -135,6 +222,8 @@ def read(blueprint: Blueprint, cells: Cells, measured: bool, t_s: float, seed: i
         seed: Seed of the chip.
     """
     grid, preset = blueprint.grid, blueprint.preset
+    if isinstance(cells, list):
+        return _read_own(blueprint, cells, t_s, blueprint.generators(seed, "read", t_s))
     pcm = blueprint.passes()
     if pcm is not None:
         spec = preset.crossbar if measured else None
@@ -176,18 +265,19 @@ def _readout(blueprint: Blueprint, held: Held, seed: int, when: object) -> Tenso
     return compensation.readout(outputs, grid, preset.compensation)
 
 
-def check_state(state: dict[str, Tensor], grid: TileGrid, label: str) -> None:
+def check_state(state: dict[str, Tensor], grid: TileGrid, label: str, own: bool = False) -> None:
     """Check that tensors are a chip of a matrix.
 
     Args:
         state: The tensors, by name.
         grid: The tiles of the matrix.
         label: Name of the layer in the error.
+        own: Whether the cells are those of a user's device, whose tensors are not here.
 
     Raises:
         CheckpointError: If a tensor is missing, unknown, or of another shape.
     """
-    needed = STATE[:4]
+    needed = STATE[3:4] if own else STATE[:4]
     if any(name not in state for name in needed) or any(name not in STATE for name in state):
         raise CheckpointError(f"chip of {label}: has {', '.join(state)}; needs {', '.join(needed)}")
     rows, columns, outs = len(grid.rows), len(grid.columns), grid.out_features

@@ -46,6 +46,11 @@ class Law(ABC, Generic[D]):
     Attributes:
         read_noise: Whether a reading has noise of its own, with the standard deviation
             `read_sigma`.
+        tabulated: Whether the law says means and standard deviations of readings and no more:
+            devices then have no exponents, and the cross-check does not compare shapes of
+            distributions.
+        by_tile: Whether whole tiles are programmed and read by `aimc_bridge.physics.own`, and not
+            single cells by the functions here.
         keeps_sign: Whether `drifted` and `read` accept conductances with a sign. If not, they get
             absolute values, and the caller puts the sign back afterwards.
         compiled: Whether torch.compile can trace the functions, and they need nothing of a time but
@@ -54,6 +59,8 @@ class Law(ABC, Generic[D]):
     """
 
     read_noise: ClassVar[bool] = False
+    tabulated: ClassVar[bool] = False
+    by_tile: ClassVar[bool] = False
     keeps_sign: ClassVar[bool] = False
     compiled: ClassVar[bool] = False
 
@@ -137,6 +144,18 @@ class Law(ABC, Generic[D]):
         return None
 
     # --- reading ---
+
+    def read_basis(self, g_prog_us: Tensor, nu: Tensor) -> Tensor:
+        """Return the conductance that decides the size of the read noise.
+
+        Args:
+            g_prog_us: Programmed conductance in microsiemens, shape (*chips, *cells).
+            nu: The result of `drift_exponent`.
+
+        Returns:
+            What `read_sigma` and `read` get as `g_prog_us`; here the programmed conductance.
+        """
+        return g_prog_us
 
     def read_coefficient(self, g_prog_us: Tensor, pcm: D) -> Tensor:
         """Return the constant part of `read_sigma`, shape (*cells); here 0."""
