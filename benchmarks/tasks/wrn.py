@@ -5,7 +5,7 @@ Source: Zagoruyko and Komodakis 2016.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -237,7 +237,7 @@ class ImageTask(Task):
     # redrawn: the batch size of the paper's recipe
     ladder = LadderSizes(subset=300, probe_samples=16, probe_inputs=16, redrawn=25)
     data_sets = (CIFAR10, CIFAR100, CIFAR10_JPEG, CIFAR10_LOSSLESS)
-    published: ClassVar[tuple[Published, ...]] = PUBLISHED
+    published: tuple[Published, ...] = PUBLISHED
 
     def __init__(
         self,
