@@ -1,5 +1,7 @@
 """Measure what each technique of a recipe is worth: `python -m benchmarks.ablation bert`.
 
+`--recipes default direct` compares whole recipes in place of techniques.
+
 The folder `--out` gets results.csv, changes.csv, summary.md, figure.png and run.json. An ablation
 that was cut short continues with `--resume`. `--record NAME` keeps the result under
 benchmarks/records/. Exit codes: 0 done, 1 a training diverged, 2 bad usage, 130 interrupted.

@@ -119,6 +119,9 @@ class Table(Mapping[str, Any]):
 class Spec:
     """Base of all specs: every field has a source, and every value is checked.
 
+    A field with a default is optional: a spec that does not set it has no value and no source for
+    it, also in `values` and in files. So a new optional field changes no spec that exists.
+
     Attributes:
         sources: The `Source` of each field, by the name of the field.
     """
@@ -127,7 +130,7 @@ class Spec:
 
     def __post_init__(self) -> None:
         """Raise SpecError if a source is missing or a value has a wrong type or size."""
-        unsourced = [name for name in self.field_names() if name not in self.sources]
+        unsourced = [name for name in self.values() if name not in self.sources]
         if unsourced:
             raise SpecError(
                 f"{type(self).__name__}: no source for {', '.join(unsourced)}; build it with "
@@ -148,9 +151,17 @@ class Spec:
         """Return the names of all fields but `sources`."""
         return tuple(f.name for f in dataclasses.fields(cls) if f.name != "sources")
 
+    @classmethod
+    def optional(cls) -> dict[str, Any]:
+        """Return the defaults of the fields that need not be set, by name."""
+        fields = (f for f in dataclasses.fields(cls) if f.name != "sources")
+        return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+
     def values(self) -> dict[str, Any]:
-        """Return the values of all fields, by name."""
-        return {name: getattr(self, name) for name in self.field_names()}
+        """Return the values of all fields by name; optional fields only if they are set."""
+        unset = self.optional()
+        values = {name: getattr(self, name) for name in self.field_names()}
+        return {k: v for k, v in values.items() if k not in unset or v != unset[k]}
 
     def identity(self) -> dict[str, Any]:
         """Return plain data that are equal for equal specs, sources aside.
@@ -258,7 +269,7 @@ def cite(kind: type[S], **entries: V) -> S:
 
     Args:
         kind: The class of the spec.
-        **entries: field=V(value, key, where, how), one for every field.
+        **entries: field=V(value, key, where, how), one for every field that is not optional.
 
     Returns:
         The spec.
@@ -276,7 +287,8 @@ def cite(kind: type[S], **entries: V) -> S:
     bare = [name for name, entry in entries.items() if not isinstance(entry, V)]
     if bare:
         raise SpecError(f"{kind.__name__}: {', '.join(bare)} given without a source, use V(...)")
-    missing = [name for name in kind.field_names() if name not in entries]
+    optional = kind.optional()
+    missing = [n for n in kind.field_names() if n not in entries and n not in optional]
     if missing:
         raise SpecError(f"{kind.__name__}: no value and source for {', '.join(missing)}")
     sources = Table({name: Source(e.key, e.where, e.how) for name, e in entries.items()})

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
-from aimc_bridge.spec.base import Spec
+from aimc_bridge.errors import SpecError
+from aimc_bridge.spec.base import Source, Spec, Table
 
 NOISE_TYPES = ("none", "pcm", "programming", "gaussian")
 CLIP_TYPES = ("none", "fixed", "layer_gaussian", "column_gaussian")
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "linear", "cosine")
 RANGE_STARTS = ("calibrated", "data")
+SHARES = {
+    "ramp_batches": "ramp_share",
+    "remap_every": "remap_share",
+    "warmup_batches": "warmup_share",
+}
+"""Counts of mini-batches, and the fields that give them as shares of the training's length."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSpec(Spec):
     """A recipe of hardware-aware training.
 
-    Weights are in units of their column's scale.
+    Weights are in units of their column's scale. Ramp, remapping and warm-up are either counts of
+    mini-batches or shares of the training's length; `of_length` turns the shares into counts. A
+    change of one drops the other.
 
     Attributes:
         noise_type: Noise on the weights: "pcm" (programming and 1/f noise, PCM_NOISE),
@@ -64,6 +75,9 @@ class TrainingSpec(Spec):
             validation is not better than the best one before.
         distill_weight: Share of the loss that follows the outputs of the teacher.
         distill_temperature: Temperature that softens both outputs in that share.
+        ramp_share: The ramp as a share of the training's mini-batches; ramp_batches is 0 then.
+        remap_share: Mini-batches between two re-scalings as such a share; remap_every is 0 then.
+        warmup_share: The warm-up as such a share; warmup_batches is 0 then.
     """
 
     noise_type: str
@@ -99,9 +113,12 @@ class TrainingSpec(Spec):
     lr_drop_on_stall: bool
     distill_weight: float
     distill_temperature: float
+    ramp_share: float | None = None
+    remap_share: float | None = None
+    warmup_share: float | None = None
 
     def check(self) -> None:
-        """Raise SpecError if a word is unknown or a number is out of bounds."""
+        """Raise SpecError if a word is unknown, a number out of bounds, or a length given twice."""
         for name, words in (
             ("noise_type", NOISE_TYPES),
             ("clip_type", CLIP_TYPES),
@@ -126,3 +143,63 @@ class TrainingSpec(Spec):
             self.require(getattr(self, name) > 0, name, "> 0")
         self.require(self.grad_clip is None or self.grad_clip > 0, "grad_clip", "None or > 0")
         self.require(self.dropout is None or 0 <= self.dropout < 1, "dropout", "None or [0, 1)")
+        for count, name in SHARES.items():
+            share = getattr(self, name)
+            self.require(share is None or 0 < share <= 1, name, "None or (0, 1]")
+            twice = share is not None and getattr(self, count) != 0
+            self.require(not twice, count, f"0 beside {name} = {share!r}, which says the same")
+
+    def change(self, *, why: str | Source, **values: Any) -> TrainingSpec:
+        """Return a copy with other values; a count drops its share, and a share its count.
+
+        Args:
+            why: As in `Spec.change`.
+            **values: New values as field=value.
+
+        Returns:
+            The copy.
+
+        Raises:
+            SpecError: As in `Spec.change`, or if a count and its share are both given.
+        """
+        for count, share in SHARES.items():
+            if count in values and share not in values and getattr(self, share) is not None:
+                values[share] = None
+            elif values.get(share) is not None and count not in values:
+                values[count] = 0
+        return super().change(why=why, **values)
+
+    def of_length(self, batches: int | None) -> TrainingSpec:
+        """Return the recipe for a training of a known length, with counts in place of shares.
+
+        Args:
+            batches: Number of mini-batches of the training; None if it is not known.
+
+        Returns:
+            The recipe with its shares as numbers of mini-batches, rounded, and at least 1 between
+            two re-scalings. A recipe without shares is returned as it is.
+
+        Raises:
+            SpecError: If the recipe has shares and the length is not known.
+        """
+        shares = {c: s for c, s in SHARES.items() if getattr(self, s) is not None}
+        if not shares:
+            return self
+        if batches is None:
+            given = ", ".join(f"{share} = {getattr(self, share)!r}" for share in shares.values())
+            counts = ", ".join(f"{count}=..." for count in shares)
+            raise SpecError(
+                f"{given}: a share of the training's length, which is not known; pass the number "
+                f"of mini-batches (train: max_batches=), or counts: recipe.override({counts})"
+            )
+        sources = dict(self.sources)
+        values: dict[str, Any] = {}
+        for count, name in shares.items():
+            share, source = getattr(self, name), sources.pop(name)
+            least = 1 if count == "remap_every" else 0
+            values |= {count: max(least, round(share * batches)), name: None}
+            where = f"{name} = {share!r} of {batches:,} mini-batches"
+            sources[count] = Source(
+                source.key, f"{source.where}: {where}" if source.where else where, source.how
+            )
+        return dataclasses.replace(self, sources=Table(sources), **values)

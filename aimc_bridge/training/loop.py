@@ -126,6 +126,7 @@ class Run:
                 f"lr_schedule={self.spec.lr_schedule!r} ends with the run, and the loader has no "
                 "length; pass max_batches="
             )
+        self.spec = self.spec.of_length(self.total)
         # made now for the claim (its type and rates), and again once ranges and scales learn
         self.bare_optimizer = options.optimizer or default_optimizer(model, self.spec)
         self.base_rates = [group["lr"] for group in self.bare_optimizer.param_groups]

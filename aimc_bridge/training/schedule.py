@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,14 +15,18 @@ from aimc_bridge.converted import is_converted, matrices_of
 from aimc_bridge.errors import UnknownNameError, UsageError
 from aimc_bridge.spec import Preset, Source, TrainingSpec
 from aimc_bridge.spec.base import reason
+from aimc_bridge.training import any_model
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
 class HWATraining:
-    """A recipe: the TrainingSpec of a preset for one kind of model, possibly changed.
+    """A recipe: the TrainingSpec of a preset for one model or for any, possibly changed.
 
     Attributes:
-        name: Preset and recipe, such as "rasch2023/wrn16".
+        name: Preset and recipe, such as "rasch2023/wrn16" or "rasch2023/default".
         spec: The values, with their sources.
     """
 
@@ -30,22 +34,33 @@ class HWATraining:
     spec: TrainingSpec
 
     @staticmethod
-    def for_(preset: Preset, name: str) -> HWATraining:
+    def for_(preset: Preset, name: str = any_model.NAME) -> HWATraining:
         """Return a recipe of a preset.
 
         Args:
             preset: The preset.
-            name: Name of the recipe, a key of `preset.training`.
+            name: Name of the recipe, a key of `preset.training`. Without it, this is the recipe for
+                any model: ramp, warm-up and re-scaling are shares of the training's length, and the
+                noise is that of the preset's device. `override(epochs=...)` sets the length.
 
         Raises:
             UnknownNameError: If the preset has no such recipe; the error lists its recipes.
+
+        Example:
+            >>> from aimc_bridge import HWATraining
+            >>> from presets import rasch2023
+            >>> recipe = HWATraining.for_(rasch2023).override(epochs=2)
+            >>> recipe.spec.ramp_share, recipe.spec.of_length(400).ramp_batches
+            (0.1, 40)
         """
-        if name not in preset.training:
+        if name in preset.training:
+            return HWATraining(f"{preset.name}/{name}", preset.training[name])
+        if name != any_model.NAME:
             raise UnknownNameError(
                 f"preset {preset.name!r} has no recipe {name!r}; there are: "
-                f"{', '.join(preset.training) or 'none'}"
+                f"{', '.join((*preset.training, any_model.NAME))}"
             )
-        return HWATraining(f"{preset.name}/{name}", preset.training[name])
+        return HWATraining(f"{preset.name}/{name}", any_model.recipe_for_any_model(preset))
 
     def override(self, why: str = "override", **fields: Any) -> HWATraining:
         """Return a copy with other values; like `change`, but a reason is not needed.
@@ -73,6 +88,16 @@ class HWATraining:
         """
         source = Source("changed", reason(why), self.name)
         return replace(self, spec=self.spec.change(why=source, **fields))
+
+    def explain(self) -> pd.DataFrame:
+        """Return a table of every number with its source.
+
+        Returns:
+            A DataFrame as that of `Preset.explain`; the part is the recipe's name.
+        """
+        from aimc_bridge.spec.explanation import Explanation
+
+        return Explanation.of({self.name: self.spec})
 
 
 def default_optimizer(model: nn.Module, spec: TrainingSpec) -> Optimizer:

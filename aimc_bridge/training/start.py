@@ -188,8 +188,8 @@ def _check(recipe: HWATraining, teacher: nn.Module | None) -> None:
     """Raise an error if the recipe is none, or distils without a teacher."""
     if not isinstance(recipe, HWATraining):
         raise UsageError(
-            f"recipe is {recipe!r}; allowed: HWATraining.for_(preset, name), with the names "
-            "of preset.training"
+            f"recipe is {recipe!r}; allowed: HWATraining.for_(preset), or "
+            "HWATraining.for_(preset, name) with the names of preset.training"
         )
     if recipe.spec.distill_weight > 0 and teacher is None:
         raise SpecError(

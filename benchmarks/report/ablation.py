@@ -279,6 +279,11 @@ def record_of(folder: Path, name: str) -> Record:
     )
 
 
+def committed() -> list[Record]:
+    """Return the committed records that compare techniques; see `report.recipes` for the others."""
+    return [record for record in of_kind("ablation") if not record.arguments.get("recipes")]
+
+
 def image_of(record: Record) -> str:
     """Return the path from docs/ to the figure of a record.
 
@@ -294,7 +299,7 @@ def section(records: Sequence[Record] | None = None) -> str:
     Args:
         records: The records shown; None is all that are committed.
     """
-    records = of_kind("ablation") if records is None else records
+    records = committed() if records is None else records
     parts = [
         text(record.table(), facts_of(record.extra), record.command, image_of(record)).rstrip()
         for record in records

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from aimc_bridge import files
 from aimc_bridge.errors import DataError
-from benchmarks.report import ablation, crosscheck, ladder, run, speed
+from benchmarks.report import ablation, crosscheck, ladder, recipes, run, speed
 from benchmarks.report import figures as drawing
 from benchmarks.report import record as records
 from benchmarks.report.record import Record, digest, of_kind
@@ -60,6 +60,7 @@ SECTIONS = (
     Section(DOCS / "results-earlier.md", "earlier on aihwkit", crosscheck.earlier_on_aihwkit),
     Section(DOCS / "ladder.md", "ladder", ladder.section),
     Section(DOCS / "ablation.md", "ablation", ablation.section),
+    Section(DOCS / "recipes.md", "recipes", recipes.section),
     Section(DOCS / "speed.md", "speed", speed.section),
 )
 
@@ -70,7 +71,7 @@ def pictures() -> list[Picture]:
     if rungs := ladder.committed():
         path = DOCS / ladder.IMAGE
         all_pictures.append(Picture(path, digest(*rungs), partial(ladder.draw, rungs)))
-    for record in of_kind("ablation"):
+    for record in ablation.committed():
         path = DOCS / ablation.image_of(record)
         all_pictures.append(Picture(path, digest(record), partial(ablation.draw, record)))
     for record in of_kind("growth"):

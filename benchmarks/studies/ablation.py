@@ -3,6 +3,9 @@
 All trainings start from one digital model. The recipe is trained as it is, then once with each
 technique switched off (a technique that the recipe lacks is switched on), and once at each of
 several noise scales. Data, their order, the number of steps and the chips are the same each time.
+
+With `--recipes` whole recipes are compared in place of techniques: named ones of the preset, the
+default for any model, and direct conversion.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from torch import nn
 import presets
 from aimc_bridge.commands import Output
 from aimc_bridge.errors import UsageError
-from aimc_bridge.spec import TrainingSpec
+from aimc_bridge.spec import Preset, TrainingSpec
 from aimc_bridge.times import label
 from benchmarks import cli
 from benchmarks.machine import hardware, versions
@@ -27,11 +30,13 @@ from benchmarks.report import ablation as pages
 from benchmarks.studies import folder
 from benchmarks.studies.base import Study
 from benchmarks.studies.settings import DigitalEpochs, Settings
+from benchmarks.tasks.plan import Plan, recipe_for
 
 if TYPE_CHECKING:
     import pandas as pd
 
 BASE = "recipe"
+DIRECT = "direct"  # no training
 SCALES = (1.0, 2.0, 3.0, 5.0)
 CLIPS = (2.0, 2.5, 3.0)  # standard deviations of a column
 TIMES = (3600.0, 365 * 86400.0)
@@ -44,10 +49,12 @@ class Variant:
     Attributes:
         name: The difference in words.
         fields: The fields of the recipe that differ, with their new values.
+        trains: Whether the model is trained; if not, it is converted directly.
     """
 
     name: str
     fields: Mapping[str, Any]
+    trains: bool = True
 
 
 def variants(spec: TrainingSpec) -> list[Variant]:
@@ -72,8 +79,8 @@ def variants(spec: TrainingSpec) -> list[Variant]:
     noisy = spec.noise_type != "none" and spec.noise_scale > 0
     switch("noise", noisy, {"noise_type": "none"}, {"noise_type": "pcm", "noise_scale": 3.0})
     if noisy:
-        ramp = {"ramp_batches": 100}
-        switch("ramp", spec.ramp_batches > 0, {"ramp_batches": 0}, ramp)
+        ramped = spec.ramp_batches > 0 or spec.ramp_share is not None
+        switch("ramp", ramped, {"ramp_batches": 0}, {"ramp_batches": 100})
     switch("drop-connect", spec.drop_connect > 0, {"drop_connect": 0.0}, {"drop_connect": 0.01})
     if spec.dropout is not None:
         switch("dropout", spec.dropout > 0, {"dropout": 0.0}, {"dropout": None})
@@ -89,7 +96,8 @@ def variants(spec: TrainingSpec) -> list[Variant]:
     for width in CLIPS:
         # if it were not scaled again, a clipped column would use less of the conductance
         clip = {"clip_type": "column_gaussian", "clip_value": width}
-        clip |= {"remap_every": spec.remap_every or 20}
+        if spec.remap_share is None:
+            clip |= {"remap_every": spec.remap_every or 20}
         fields = {key: value for key, value in clip.items() if values_now[key] != value}
         if fields:
             chosen.append(Variant(f"columns clipped at {width:g} sd", fields))
@@ -99,6 +107,34 @@ def variants(spec: TrainingSpec) -> list[Variant]:
             for scale in SCALES
             if scale != spec.noise_scale
         ]
+    return chosen
+
+
+def whole_recipes(
+    names: Sequence[str], preset: Preset, plan: Plan, changes: dict[str, Any]
+) -> list[Variant]:
+    """Return the task's recipe, then one variant per recipe of other names.
+
+    Args:
+        names: Recipes of the preset, "default" for the one for any model, or "direct".
+        preset: The preset.
+        plan: The task's plan, whose changes the named recipes have too.
+        changes: Fields that the user changes in all of them.
+
+    Returns:
+        The task's recipe first.
+
+    Raises:
+        UnknownNameError: If there is no such recipe.
+    """
+    chosen = [Variant(BASE, {})]
+    for name in dict.fromkeys(names):
+        if name == DIRECT:
+            chosen.append(Variant(name, {}, trains=False))
+        else:
+            spec = recipe_for(preset, name, plan, changes).spec
+            fields = {field: getattr(spec, field) for field in spec.field_names()}
+            chosen.append(Variant(name, fields))
     return chosen
 
 
@@ -115,6 +151,8 @@ class AblationOptions:
 
     Attributes:
         task: The name of the task.
+        recipes: Whole recipes to compare the task's with, in place of its techniques: names of the
+            preset, "default" or "direct". None compares techniques.
         only: Names of the variants to train beside the recipe itself; None means all.
         split: The data that chips are measured on.
     """
@@ -126,9 +164,17 @@ class AblationOptions:
     checkpoint: cli.Checkpoints = ()
     preset: cli.PresetName = presets.rasch2023
     recipe: Annotated[
-        str | None, Parameter(help="A recipe of the preset, as wrn16; default: the task's own.")
+        str | None,
+        Parameter(help="One of the preset, as wrn16, or default, for any model; else the task's."),
     ] = None
     changes: cli.Set = ()
+    recipes: Annotated[
+        tuple[str, ...] | None,
+        Parameter(
+            consume_multiple=True,
+            help="Compare recipes, not techniques: names of the preset, default, direct.",
+        ),
+    ] = None
     only: Annotated[
         tuple[str, ...] | None,
         Parameter(consume_multiple=True, help="Of the variants, beside the recipe itself."),
@@ -160,7 +206,7 @@ class AblationOptions:
 
     def settings(self) -> Settings:
         """Return the settings of the task's study."""
-        not_shared = ("task", "only", "split")
+        not_shared = ("task", "recipes", "only", "split")
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         shared = {name: value for name, value in values.items() if name not in not_shared}
         return Settings(tasks=(self.task,), **shared)
@@ -175,6 +221,7 @@ class AblationOptions:
             **{name: settings[name] for name in (*names, "preset_data")},
             "only": only,
             "split": self.split,
+            **({} if self.recipes is None else {"recipes": list(self.recipes)}),
         }
 
 
@@ -206,7 +253,11 @@ class Ablation:
         (task,) = settings.make_tasks().values()
         self.study = Study(task, settings, out / "work", output)
         self.recipe = settings.recipe_of(task)
-        self.variants = self._chosen(variants(self.recipe.spec))
+        every = variants(self.recipe.spec)
+        if options.recipes is not None:
+            changes = cli.changes_of(settings.changes)
+            every = whole_recipes(options.recipes, settings.preset, self.study.plan, changes)
+        self.variants = self._chosen(every)
 
     def _chosen(self, every: Sequence[Variant]) -> list[Variant]:
         only, names = self.options.only, [variant.name for variant in every]
@@ -287,7 +338,7 @@ class Ablation:
         weights = place / "hwa.safetensors"
         if weights.exists():
             folder.load_weights(analog, weights)
-        else:
+        elif variant.trains:
             recipe = self.recipe.override(f"ablation: {variant.name}", **variant.fields)
             study.train(model, analog, recipe, place / "training", seed)
             folder.save_weights(analog, weights)

@@ -105,7 +105,8 @@ class Settings:
     ] = None
     digital_epochs: DigitalEpochs = None
     recipe: Annotated[
-        str | None, Parameter(help="A recipe of the preset, as wrn16; default: the task's own.")
+        str | None,
+        Parameter(help="One of the preset, as wrn16, or default, for any model; else the task's."),
     ] = None
     changes: cli.Set = ()
     validate_every: Annotated[

@@ -8,6 +8,8 @@ from typing import Any
 from aimc_bridge.spec import Preset
 from aimc_bridge.training import HWATraining
 
+DEFAULT = "default"  # the recipe for any model
+LENGTHS = ("batch_size", "epochs")
 SMALL = "embedded benchmark: small model, a minute of training"
 CLIPPED = (
     "two CPU cores: a shorter training than the paper's, columns clipped: a short training gains "
@@ -85,7 +87,7 @@ def recipe_for(preset: Preset, name: str, plan: Plan, changes: dict[str, Any]) -
     Args:
         preset: The chip. If it has no recipe of that name (an ideal or a Hermes device), the recipe
             of the paper's standard model is taken, and the recipe's name says so.
-        name: The recipe, such as "wrn16".
+        name: The recipe, such as "wrn16"; of the plan, "default" takes batch size and epochs alone.
         plan: The plan, for its `overrides`.
         changes: Fields that the user changes.
 
@@ -96,11 +98,14 @@ def recipe_for(preset: Preset, name: str, plan: Plan, changes: dict[str, Any]) -
         UnknownNameError: If the paper's standard model has no such recipe either.
         SpecError: For a field that a recipe does not have, or a value out of its range.
     """
-    if name not in preset.training:
+    overrides = plan.overrides
+    if name == DEFAULT:
+        overrides = {key: overrides[key] for key in LENGTHS if key in overrides}
+    elif name not in preset.training:
         import presets
 
         preset = presets.get("rasch2023")
     recipe = HWATraining.for_(preset, name)
-    if plan.overrides:
-        recipe = recipe.override(why=plan.why, **plan.overrides)
+    if overrides:
+        recipe = recipe.override(why=plan.why, **overrides)
     return recipe.override(why="command line", **changes) if changes else recipe

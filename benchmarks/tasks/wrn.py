@@ -237,7 +237,7 @@ class ImageTask(Task):
     # redrawn: the batch size of the paper's recipe
     ladder = LadderSizes(subset=300, probe_samples=16, probe_inputs=16, redrawn=25)
     data_sets = (CIFAR10, CIFAR100, CIFAR10_JPEG, CIFAR10_LOSSLESS)
-    published = PUBLISHED
+    published: tuple[Published, ...] = PUBLISHED
 
     def __init__(
         self,

@@ -146,7 +146,7 @@ def test_recipes_that_cannot_be() -> None:
     analog = convert(mlp(), ideal)
     with pytest.raises(SpecError, match="pass teacher=digital_model or recipe.override"):
         run(analog, [random(2, 12)], recipe(distill_weight=0.5))
-    with pytest.raises(UsageError, match=r"allowed: HWATraining.for_\(preset, name\)"):
+    with pytest.raises(UsageError, match=r"allowed: HWATraining.for_\(preset\), or"):
         run(analog, [random(2, 12)], "wrn16")  # type: ignore[arg-type]
 
 
