@@ -47,6 +47,7 @@ RANK = {
     "aimc_bridge.walk": 8,
     "aimc_bridge.calibration": 8,
     "aimc_bridge.chip": 8,
+    "aimc_bridge.transferring": 8,
     "aimc_bridge.conversion": 9,
     "aimc_bridge.batchnorm": 9,
     "aimc_bridge.training": 9,

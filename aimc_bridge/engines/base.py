@@ -144,6 +144,14 @@ class Matrix(ABC):
         """
 
     @abstractmethod
+    def set_learned_scale(self, scale: Tensor) -> None:
+        """Set the learned second factor on the column scales, if the preset has one.
+
+        Args:
+            scale: The factors, `[row tiles, out]`.
+        """
+
+    @abstractmethod
     def effective_weight(self) -> Tensor:
         """Return the weights that the crossbar holds now, `[out, in]`, in own units.
 
@@ -355,6 +363,14 @@ class Engine(ABC):
 
         Args:
             model: The converted model.
+        """
+
+    @abstractmethod
+    def unfinish(self, model: nn.Module) -> None:
+        """Undo what `finish` did to the model itself, so that another engine can finish it.
+
+        Args:
+            model: The converted model, which is changed.
         """
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from aimc_bridge.engines.match import Handler, Handlers
 from aimc_bridge.layers.attention import AnalogMultiheadAttention, disable_fast_paths
 from aimc_bridge.layers.convolution import UnfoldedConv
+from aimc_bridge.layers.digital_form import digital_form, remembering
 from aimc_bridge.layers.linear import linear_around
 from aimc_bridge.layers.recurrent import (
     AnalogGRU,
@@ -32,6 +33,7 @@ __all__ = [
     "AnalogRNN",
     "AnalogRNNCell",
     "UnfoldedConv",
+    "digital_form",
     "disable_fast_paths",
     "linear_around",
     "register_defaults",
@@ -68,9 +70,10 @@ def register_defaults(
         convert_transposed: The engine's own handler of Hugging Face's `Conv1D`, whose weights have
             the shape [in, out].
     """
+    convert_linear = remembering(convert_linear)
     handlers.add(convert_linear, nn.Linear)
-    handlers.add(convert_conv, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    handlers.add_named(convert_transposed, "transformers.pytorch_utils", "Conv1D")
+    handlers.add(remembering(convert_conv), nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    handlers.add_named(remembering(convert_transposed), "transformers.pytorch_utils", "Conv1D")
     for kind, analog in _COUNTERPARTS.items():
         handlers.add(_handler(analog, convert_linear), kind)
 

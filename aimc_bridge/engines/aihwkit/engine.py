@@ -63,6 +63,11 @@ class AihwkitEngine(Engine):
         if not isinstance(model, AnalogLayerBase):
             model.__class__ = _analog_class(type(model))
 
+    def unfinish(self, model: nn.Module) -> None:
+        """Give the model the class that it had before `finish`."""
+        if isinstance(model, AnalogModel):
+            model.__class__ = type(model).__bases__[1]
+
 
 class AnalogModel(AnalogContainerBase):  # type: ignore[misc]
     """A base class that gives a whole model aihwkit's functions.

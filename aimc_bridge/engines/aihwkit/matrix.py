@@ -210,6 +210,11 @@ class TileMatrix(Matrix):
             ]
         )
 
+    def set_learned_scale(self, scale: Tensor) -> None:
+        """Write the factors of the tiles, if they have any."""
+        for row, column, tile in self._each():
+            tile.set_learned_out_scales(scale[row, self.grid.column_slices()[column]])
+
     def effective_weight(self) -> Tensor:
         """Return the shared weights of the tiles times all column scales."""
         held = self._whole([[t.shared_weights.detach() for t in row] for row in self.tiles])

@@ -152,6 +152,12 @@ class Crossbar(nn.Module, Matrix):
         """Return `out_scale`, detached."""
         return self.out_scale.detach()
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def set_learned_scale(self, scale: Tensor) -> None:
+        """Write `out_scale`."""
+        self.out_scale.copy_(scale)
+
     def effective_weight(self) -> Tensor:
         """Return the held, injected or trained weights times all column scales."""
         held = self.held if self.held is not None else self._injected

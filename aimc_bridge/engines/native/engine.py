@@ -42,6 +42,9 @@ class NativeEngine(Engine):
             assert isinstance(matrix, Crossbar)
             matrix.label = f"layer {name!r}" if name else "this layer"
 
+    def unfinish(self, model: nn.Module) -> None:
+        """Do nothing: `finish` changes crossbars alone."""
+
 
 def side_precision(model: nn.Module, dtype: torch.dtype | None) -> None:
     """Compute the products behind IR drop and read noise in another precision.
