@@ -56,8 +56,8 @@ def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
     seed = integer("seed", seed)
     check_draw_on(model, draw_on)
     record = record_of(model)
-    for name, matrix in matrices_of(model).items():
-        matrix.program(seed, name, draw_on)
+    for matrix in matrices_of(model).values():
+        matrix.program(seed, matrix.name, draw_on)
     record.chip = ProgrammedChip(seed, draw_on)
 
 
@@ -128,8 +128,8 @@ def drift(model: nn.Module, t_inference: float | str) -> None:
     """
     t_s = seconds(t_inference)
     chip = _chip(model, "drift")
-    for name, matrix in matrices_of(model).items():
-        matrix.drift(t_s, chip.seed, name, chip.draw_on)
+    for matrix in matrices_of(model).values():
+        matrix.drift(t_s, chip.seed, matrix.name, chip.draw_on)
     chip.t_inference = t_s
 
 

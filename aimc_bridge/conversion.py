@@ -15,6 +15,7 @@ from aimc_bridge.calibration import run_batch
 from aimc_bridge.converted import (
     ConversionRecord,
     LayerRecord,
+    added_layers,
     attach,
     digital_state,
     inside,
@@ -143,7 +144,8 @@ def coverage(model: nn.Module, inputs: Any = None) -> pd.DataFrame:
         - `where`: "analog" or "digital";
         - `tiles`: the number of tiles, 0 if digital;
         - `reason`: why a layer is digital, or what is special about an analog one (weights that it
-          shared with another layer, a preset of its own, a handler of the user).
+          shared with another layer, a preset of its own, a handler of the user). Layers that were
+          added to the model after `convert`, such as adapters, say so.
         With `inputs` it has four more columns, all counts of this pass, and one more row per
         digital product, whose reason names the operation, its fixed operand, and file and line:
         - `calls`: passes through the layer;
@@ -168,7 +170,7 @@ def coverage(model: nn.Module, inputs: Any = None) -> pd.DataFrame:
     import pandas as pd
 
     columns = ["module", "type", "parameters", "where", "tiles", "reason"]
-    layers_ = record_of(model).layers
+    layers_ = [*record_of(model).layers, *added_layers(model)]
     rows = [[getattr(layer, c) for c in columns] for layer in layers_]
     if inputs is None:
         return pd.DataFrame(rows, columns=columns)

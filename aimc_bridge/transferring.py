@@ -131,6 +131,7 @@ def _copy_values(sources: dict[str, Matrix], targets: dict[str, Matrix]) -> None
     """Copy everything that the layers have learned, and which of it still learns."""
     for name, source in sources.items():
         target = targets[name]
+        target.name = source.name
         target.set_clean_weight(source.clean_weight(), source.column_scale())
         target.set_learned_scale(source.learned_scale())
         biases: tuple[Any, Tensor | None] = (target.bias(), source.bias())

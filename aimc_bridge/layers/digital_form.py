@@ -37,6 +37,15 @@ def remembering(
     return convert_and_remember
 
 
+def is_analog(layer: nn.Module) -> bool:
+    """Return whether a layer is an analog one with one weight matrix, of any engine.
+
+    Args:
+        layer: Any module.
+    """
+    return _ATTRIBUTE in layer.__dict__
+
+
 def digital_form(layer: nn.Module) -> nn.Module:
     """Return the digital layer that an analog layer was made from, on the meta device.
 

@@ -58,6 +58,7 @@ class AihwkitEngine(Engine):
     def finish(self, model: nn.Module) -> None:
         """Name the layers for errors, and give the model aihwkit's functions."""
         for name, matrix in self.matrices(model).items():
+            matrix.name = name
             assert isinstance(matrix, TileMatrix)
             matrix.named(f"layer {name!r}" if name else "this layer")
         if not isinstance(model, AnalogLayerBase):

@@ -50,7 +50,7 @@ class TileMatrix(Matrix):
         """
         self.tiles, self.grid, self.preset = tiles, grid, preset
         self.bias_owner = bias_owner
-        self.label = "this layer"
+        self.name, self.label = "", "this layer"
         self.reached = Flag()
         for _, _, tile in self._each():
             tile.reached = self.reached

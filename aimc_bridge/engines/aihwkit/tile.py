@@ -16,8 +16,8 @@ import torch
 from aihwkit.simulator.tiles import InferenceTile
 from torch import Tensor, nn
 
-from aimc_bridge.engines.base import Flag, Observer, chip_in_the_way
-from aimc_bridge.errors import CalibrationError, StateError
+from aimc_bridge.engines.base import Flag, Observer, chip_in_the_way, chip_in_training
+from aimc_bridge.errors import CalibrationError
 
 _CALIBRATED = 1e9
 """Number of batches noted for a range that was set by hand.
@@ -200,10 +200,7 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
             return self._observed(x_input)
         self.reached.on = True
         if self.training and self.programmed_weights is not None:
-            raise StateError(
-                f"{self.label} holds a programmed chip and is in training mode; "
-                "call restore(model) before training, or model.eval() before inference"
-            )
+            raise chip_in_training(self.label)
         starts = self.training and self.rpu_config.pre_post.input_range.init_from_data > 0
         if not starts and not self.range_is_set():
             raise CalibrationError(
@@ -265,8 +262,8 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Copy tensors from a state dict, unless a chip is programmed."""
-        if self.programmed_weights is not None:
+        """Copy tensors from a state dict, unless it has any and a chip is programmed."""
+        if self.programmed_weights is not None and any(k.startswith(prefix) for k in state_dict):
             raise chip_in_the_way(self.label)
         expected = self._trained_state()
         for name, value in expected.items():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from aimc_bridge.engines.base import Flag, Matrix, Observer, chip_in_the_way
+from aimc_bridge.engines.base import Flag, Matrix, Observer, chip_in_the_way, chip_in_training
 from aimc_bridge.engines.native import compiled_chip, programmed
 from aimc_bridge.engines.native.forward import CrossbarProduct
 from aimc_bridge.engines.native.input_range import LOADED, InputRanges
@@ -63,7 +63,7 @@ class Crossbar(nn.Module, Matrix):
         self.grid = grid
         self.preset = preset
         self.product = product
-        self.label = "this layer"
+        self.name, self.label = "", "this layer"
         self.reached = Flag()
         self._owner = (owner,)  # in a tuple: the owner is not a submodule of its crossbar
         self._injected: Tensor | None = None
@@ -95,11 +95,14 @@ class Crossbar(nn.Module, Matrix):
     reference: Tensor | None
     compensation: Tensor | None
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        """Load a state dict, unless a chip is programmed."""
-        if self.held is not None:
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any
+    ) -> None:
+        """Load a state dict, unless it has anything of this layer and a chip is programmed."""
+        layer = prefix.removesuffix("crossbar.")
+        if self.held is not None and any(key.startswith(layer) for key in state_dict):
             raise chip_in_the_way(self.label)
-        super()._load_from_state_dict(*args)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Crossbar:
         """Move or convert the tensors, after which the ranges are looked at again."""
@@ -176,7 +179,7 @@ class Crossbar(nn.Module, Matrix):
             x: Inputs in own units, as the layer's product takes them.
 
         Raises:
-            StateError: If the layer is in training mode and holds a chip.
+            StateError: If the layer is in training mode, holds a chip, and is not frozen.
             CalibrationError: If the input ranges were never set.
         """
         if torch.is_autocast_enabled(x.device.type):
@@ -192,11 +195,8 @@ class Crossbar(nn.Module, Matrix):
             exact = self._trained().detach() * learned
             return self.ranges.observed(self.product, x, exact, self.normalised_weight)
         self.reached.on = True
-        if self.training and self.held is not None:
-            raise StateError(
-                f"{self.label} holds a programmed chip and is in training mode; "
-                "call restore(model) before training, or model.eval() before inference"
-            )
+        if self.training and self.held is not None and self._learns():
+            raise chip_in_training(self.label)
         if self.input_range is not None:
             self._check_ranges(x)
         trained, weight = self._weights_now()
@@ -237,6 +237,16 @@ class Crossbar(nn.Module, Matrix):
         product = self.product.whole()
         scaled = product.weights(weight * self.grid.expand_columns(factor), 0, None)
         return product.contract(product.inputs(x, 0, None), scaled)
+
+    def _learns(self) -> bool:
+        """Return whether an optimizer may change what lies on the crossbar or at its edge."""
+        return self.trainable() or any(
+            p.requires_grad for parameters in self.periphery().values() for p in parameters
+        )
+
+    def _in_training(self) -> bool:
+        """Return whether passes are those of training; those of a programmed chip never are."""
+        return self.training and self.held is None
 
     def _weights_now(self) -> tuple[Tensor | None, Callable[[], Tensor]]:
         """Return the trained weights, and a function for the weights on the crossbar.
@@ -293,7 +303,7 @@ class Crossbar(nn.Module, Matrix):
     def _ir_drop(self) -> bool:
         """Return whether there is an IR drop now."""
         on = self.preset.crossbar.ir_drop > 0.0
-        return on and (self.ir_drop_in_training or not self.training)
+        return on and (self.ir_drop_in_training or not self._in_training())
 
     # --- input ranges ---
 
@@ -301,7 +311,7 @@ class Crossbar(nn.Module, Matrix):
         """Check that the input ranges are set, or start them from the inputs."""
         assert self.input_range is not None
         if not self.ranges.check(
-            self.input_range, self.range_batches, self.product, x, self.training
+            self.input_range, self.range_batches, self.product, x, self._in_training()
         ):
             raise CalibrationError(
                 f"the input ranges of {self.label} were never set; call calibrate(model, batches), "

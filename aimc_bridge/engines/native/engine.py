@@ -39,6 +39,7 @@ class NativeEngine(Engine):
     def finish(self, model: nn.Module) -> None:
         """Name the layers for errors."""
         for name, matrix in self.matrices(model).items():
+            matrix.name = name
             assert isinstance(matrix, Crossbar)
             matrix.label = f"layer {name!r}" if name else "this layer"
 
