@@ -95,9 +95,7 @@ class Crossbar(nn.Module, Matrix):
     reference: Tensor | None
     compensation: Tensor | None
 
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any
-    ) -> None:
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         """Load a state dict, unless it has anything of this layer and a chip is programmed."""
         layer = prefix.removesuffix("crossbar.")
         if self.held is not None and any(key.startswith(layer) for key in state_dict):
