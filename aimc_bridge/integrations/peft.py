@@ -85,7 +85,8 @@ def for_analog(config: LoraConfig) -> LoraConfig:
         )
     config = copy.deepcopy(config)
     # peft's door for layers of other libraries: the first entry that knows a layer takes it
-    config._register_custom_module({nn.Module: _adapter})
+    factory: Any = _adapter
+    config._register_custom_module({nn.Module: factory})
     return config
 
 
@@ -126,6 +127,6 @@ class AnalogLora(lora.Linear):
             CapabilityError: Always.
         """
         raise CapabilityError(
-            "merge: the adapters of an analog layer stay digital beside its chip; keep them, remove "
-            "them with unload(), or merge into the digital model before convert"
+            "merge: the adapters of an analog layer stay digital beside its chip; keep them, "
+            "remove them with unload(), or merge into the digital model before convert"
         )
