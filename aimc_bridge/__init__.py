@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from aimc_bridge.equivalence import Report, crosscheck
     from aimc_bridge.sweeps import sweep
     from aimc_bridge.training import HWATraining, train
+    from aimc_bridge.transferring import transfer
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ _HOME = {
     "save_chip": "chip",
     "sweep": "sweeps",
     "train": "training",
+    "transfer": "transferring",
 }
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "save_chip",
     "sweep",
     "train",
+    "transfer",
 ]
 
 

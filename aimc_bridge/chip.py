@@ -59,8 +59,8 @@ def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
     check_draw_on(model, draw_on)
     record = record_of(model)
     try:
-        for name, matrix in matrices_of(model).items():
-            matrix.program(seed, name, draw_on)
+        for matrix in matrices_of(model).values():
+            matrix.program(seed, matrix.name, draw_on)
     except BaseException:  # no model has half a chip
         restore(model)
         raise
@@ -136,12 +136,12 @@ def drift(model: nn.Module, t_inference: float | str) -> None:
     """
     t_s = seconds(t_inference)
     chip = _chip(model, "drift")
-    matrices = matrices_of(model)
-    for matrix in matrices.values():
+    matrices = matrices_of(model).values()
+    for matrix in matrices:
         check_known(t_s, matrix.preset.pcm)
     try:
-        for name, matrix in matrices.items():
-            matrix.drift(t_s, chip.seed, name, chip.draw_on)
+        for matrix in matrices:
+            matrix.drift(t_s, chip.seed, matrix.name, chip.draw_on)
     except BaseException:  # no chip has two ages
         restore(model)
         raise

@@ -17,6 +17,7 @@ from aimc_bridge.calibration import run_batch
 from aimc_bridge.converted import (
     ConversionRecord,
     LayerRecord,
+    added_layers,
     attach,
     digital_state,
     inside,
@@ -152,7 +153,8 @@ def coverage(model: nn.Module, inputs: Any = None) -> pd.DataFrame:
         - `where`: "analog" or "digital";
         - `tiles`: the number of tiles, 0 if digital;
         - `reason`: why a layer is digital, or what is special about an analog one (weights that it
-          shared with another layer, a preset of its own, a handler of the user).
+          shared with another layer, a preset of its own, a handler of the user). Layers that were
+          added to the model after `convert`, such as adapters, say so.
         With `inputs` it has four more columns, all counts of this pass, and one more row per
         digital product, whose reason names the operation, its fixed operand, and file and line:
         - `calls`: passes through the layer;
@@ -178,7 +180,7 @@ def coverage(model: nn.Module, inputs: Any = None) -> pd.DataFrame:
 
     columns = ["module", "type", "parameters", "where", "tiles", "reason"]
     record = record_of(model)
-    layers_ = record.layers
+    layers_ = [*record.layers, *added_layers(model)]
     rows = [[getattr(layer, c) for c in columns] for layer in layers_]
     if inputs is None:
         return pd.DataFrame(rows, columns=columns)

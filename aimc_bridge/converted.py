@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -91,12 +91,18 @@ def attach(model: nn.Module, record: ConversionRecord) -> None:
     model.register_load_state_dict_pre_hook(_refuse_with_a_chip)
 
 
-def _refuse_with_a_chip(model: nn.Module, *_: Any) -> None:
-    """Raise an error if a state dict is loaded while a chip is programmed.
+def _refuse_with_a_chip(
+    model: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any
+) -> None:
+    """Raise an error if analog layers of a state dict are loaded while a chip is programmed.
 
-    The chip would stay on the crossbars, although it has other weights than the state dict.
+    The chip would stay on the crossbars, although it has other weights than the state dict. Digital
+    parts alone, such as adapters, may be loaded beside a chip.
     """
-    if record_of(model).chip is not None:
+    if record_of(model).chip is None:
+        return
+    names = [key.removeprefix(prefix) for key in state_dict]
+    if any(inside(name, layer) for layer in matrices_of(model) for name in names):
         raise chip_in_the_way(type(model).__name__)
 
 
@@ -122,6 +128,43 @@ def digital_state(model: nn.Module, analog: Iterable[str]) -> dict[str, Tensor]:
             *module.named_buffers(recurse=False),
         )
     }
+
+
+def added_layers(model: nn.Module) -> list[LayerRecord]:
+    """Return records of the modules with parameters that came after the conversion.
+
+    Such as adapters. They are digital, and because somebody put them there, they count as excluded.
+
+    Args:
+        model: A converted model.
+    """
+    rows = {row.module: row for row in record_of(model).layers}
+    analog = tuple(matrices_of(model))
+    given = {name: module for name, module in model.named_modules() if _own(module)}
+    added = []
+    for name, module in given.items():
+        if name in rows or any(inside(name, layer) for layer in analog):
+            continue
+        kind, count = type(module).__name__, _own(module)
+        # a wrapper took the name of the layer that lies in it now
+        wrapped = [
+            row
+            for row in rows.values()
+            if row.module not in given
+            and inside(name, row.module)
+            and (row.type, row.parameters) == (kind, count)
+        ]
+        if wrapped:
+            del rows[wrapped[0].module]
+        else:
+            reason = "excluded: added after convert"
+            added.append(LayerRecord(name, kind, count, "digital", 0, reason))
+    return added
+
+
+def _own(module: nn.Module) -> int:
+    """Return the number of a module's own parameters, without those of its parts."""
+    return sum(parameter.numel() for parameter in module.parameters(recurse=False))
 
 
 def inside(name: str, module: str) -> bool:

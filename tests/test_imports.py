@@ -52,6 +52,7 @@ RANK = {
     "aimc_bridge.native": 8,
     "aimc_bridge.walk": 8,
     "aimc_bridge.calibration": 8,
+    "aimc_bridge.transferring": 8,
     "aimc_bridge.chip": 9,
     "aimc_bridge.conversion": 9,
     "aimc_bridge.batchnorm": 9,
@@ -59,6 +60,7 @@ RANK = {
     "aimc_bridge.sweeps": 10,
     "aimc_bridge.equivalence": 11,
     "aimc_bridge.doctor": 11,
+    "aimc_bridge.integrations": 11,
     "aimc_bridge.__main__": 12,
     "benchmarks": 13,
 }

@@ -51,12 +51,15 @@ class Matrix(ABC):
     Attributes:
         grid: The tiles that the matrix lies on.
         preset: The preset that the layer was converted under.
+        name: Name of the layer at its conversion. It names the random streams of its chips,
+            whatever is put around the layer later.
         reached: Turned on by every forward pass through this matrix. Copies of the matrix on
             several devices share it.
     """
 
     grid: TileGrid
     preset: Preset
+    name: str
     reached: Flag
 
     # the chip
@@ -141,6 +144,14 @@ class Matrix(ABC):
 
         Returns:
             The factors, `[row tiles, out]`; 1 if the preset has none.
+        """
+
+    @abstractmethod
+    def set_learned_scale(self, scale: Tensor) -> None:
+        """Set the learned second factor on the column scales, if the preset has one.
+
+        Args:
+            scale: The factors, `[row tiles, out]`.
         """
 
     @abstractmethod
@@ -357,6 +368,14 @@ class Engine(ABC):
             model: The converted model.
         """
 
+    @abstractmethod
+    def unfinish(self, model: nn.Module) -> None:
+        """Undo what `finish` did to the model itself, so that another engine can finish it.
+
+        Args:
+            model: The converted model, which is changed.
+        """
+
 
 _ENGINES = {
     "native": ("aimc_bridge.engines.native", "ENGINE"),
@@ -390,4 +409,17 @@ def chip_in_the_way(holder: str) -> StateError:
     return StateError(
         f"load_state_dict: {holder} holds a programmed chip, which is not of the weights to be "
         "loaded; call restore(model) first, and load again"
+    )
+
+
+def chip_in_training(holder: str) -> StateError:
+    """Return the error for a layer in training mode whose weights learn and that holds a chip.
+
+    Args:
+        holder: The layer, as the message names it.
+    """
+    return StateError(
+        f"{holder} holds a programmed chip and is in training mode; call restore(model) before "
+        "training, or model.eval() before inference; to train adapters or other digital parts on "
+        "the chip, freeze its weights: requires_grad_(False)"
     )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from aimc_bridge.engines.match import Handler, Handlers
 from aimc_bridge.layers.attention import AnalogMultiheadAttention, disable_fast_paths
 from aimc_bridge.layers.convolution import UnfoldedConv
+from aimc_bridge.layers.digital_form import digital_form, remembering
 from aimc_bridge.layers.experts import (
     convert_experts,
     convert_router,
@@ -39,6 +40,7 @@ __all__ = [
     "AnalogRNN",
     "AnalogRNNCell",
     "UnfoldedConv",
+    "digital_form",
     "disable_fast_paths",
     "linear_around",
     "register_defaults",
@@ -75,9 +77,11 @@ def register_defaults(
         convert_transposed: The engine's own handler of Hugging Face's `Conv1D`, whose weights have
             the shape [in, out].
     """
+    convert_linear = remembering(convert_linear)
     handlers.add(convert_linear, nn.Linear)
+    convert_conv = remembering(convert_conv)
     handlers.add(convert_conv, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    handlers.add_named(convert_transposed, "transformers.pytorch_utils", "Conv1D")
+    handlers.add_named(remembering(convert_transposed), "transformers.pytorch_utils", "Conv1D")
     for named in NAMED:
         handlers.add_named(
             _plain_first(named, convert_linear, convert_conv), named.module, named.name, named.note

@@ -55,10 +55,16 @@ class AihwkitEngine(Engine):
     def finish(self, model: nn.Module) -> None:
         """Name the layers for errors, and give the model aihwkit's functions."""
         for name, matrix in self.matrices(model).items():
+            matrix.name = name
             assert isinstance(matrix, TileMatrix)
             matrix.named(f"layer {name!r}" if name else "this layer")
         if not isinstance(model, AnalogLayerBase):
             model.__class__ = _analog_class(type(model))
+
+    def unfinish(self, model: nn.Module) -> None:
+        """Give the model the class that it had before `finish`."""
+        if isinstance(model, AnalogModel):
+            model.__class__ = type(model).__bases__[1]
 
 
 class AnalogModel(AnalogContainerBase):  # type: ignore[misc]

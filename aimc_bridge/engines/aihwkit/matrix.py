@@ -50,7 +50,7 @@ class TileMatrix(Matrix):
         """
         self.tiles, self.grid, self.preset = tiles, grid, preset
         self.bias_owner = bias_owner
-        self.label = "this layer"
+        self.name, self.label = "", "this layer"
         self.reached = Flag()
         for _, _, tile in self._each():
             tile.reached = self.reached
@@ -209,6 +209,11 @@ class TileMatrix(Matrix):
                 for tiles in self.tiles
             ]
         )
+
+    def set_learned_scale(self, scale: Tensor) -> None:
+        """Write the factors of the tiles, if they have any."""
+        for row, column, tile in self._each():
+            tile.set_learned_out_scales(scale[row, self.grid.column_slices()[column]])
 
     def effective_weight(self) -> Tensor:
         """Return the shared weights of the tiles times all column scales."""

@@ -18,8 +18,8 @@ from aihwkit.optim.context import AnalogContext
 from aihwkit.simulator.tiles import InferenceTile
 from torch import Tensor, nn
 
-from aimc_bridge.engines.base import Flag, Observer, chip_in_the_way
-from aimc_bridge.errors import CalibrationError, CapabilityError, StateError
+from aimc_bridge.engines.base import Flag, Observer, chip_in_the_way, chip_in_training
+from aimc_bridge.errors import CalibrationError, CapabilityError
 from aimc_bridge.layers import transforms
 from aimc_bridge.layers.border import SMALLEST_RANGE
 
@@ -252,10 +252,7 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
             return self._transformed(x_input, tensor_view)
         self.reached.on = True
         if self.training and self.programmed_weights is not None:
-            raise StateError(
-                f"{self.label} holds a programmed chip and is in training mode; "
-                "call restore(model) before training, or model.eval() before inference"
-            )
+            raise chip_in_training(self.label)
         starts = self.training and self.rpu_config.pre_post.input_range.init_from_data > 0
         if not starts and not self.range_is_set():
             raise CalibrationError(
@@ -334,8 +331,8 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Copy tensors from a state dict, unless a chip is programmed."""
-        if self.programmed_weights is not None:
+        """Copy tensors from a state dict, unless it has any and a chip is programmed."""
+        if self.programmed_weights is not None and any(k.startswith(prefix) for k in state_dict):
             raise chip_in_the_way(self.label)
         expected = self._trained_state()
         for name, value in expected.items():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from aimc_bridge.engines.base import Flag, Matrix, Observer, chip_in_the_way
+from aimc_bridge.engines.base import Flag, Matrix, Observer, chip_in_the_way, chip_in_training
 from aimc_bridge.engines.native import compiled_chip, programmed
 from aimc_bridge.engines.native.forward import CrossbarProduct
 from aimc_bridge.engines.native.input_range import LOADED, InputRanges
@@ -65,7 +65,7 @@ class Crossbar(nn.Module, Matrix):
         self.grid = grid
         self.preset = preset
         self.product = product
-        self.label = "this layer"
+        self.name, self.label = "", "this layer"
         self.reached = Flag()
         self._owner = (owner,)  # in a tuple: the owner is not a submodule of its crossbar
         self._injected: Tensor | None = None
@@ -99,11 +99,12 @@ class Crossbar(nn.Module, Matrix):
     reference: Tensor | None
     compensation: Tensor | None
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        """Load a state dict, unless a chip is programmed."""
-        if self.held is not None:
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        """Load a state dict, unless it has anything of this layer and a chip is programmed."""
+        layer = prefix.removesuffix("crossbar.")
+        if self.held is not None and any(key.startswith(layer) for key in state_dict):
             raise chip_in_the_way(self.label)
-        super()._load_from_state_dict(*args)
+        super()._load_from_state_dict(state_dict, prefix, *args)
         self._apply(lambda tensor: tensor)  # tensors that were assigned may be of half precision
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Crossbar:
@@ -168,6 +169,12 @@ class Crossbar(nn.Module, Matrix):
         """Return `out_scale`, detached."""
         return self.out_scale.detach()
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def set_learned_scale(self, scale: Tensor) -> None:
+        """Write `out_scale`."""
+        self.out_scale.copy_(scale)
+
     def effective_weight(self) -> Tensor:
         """Return the held, injected or trained weights times all column scales."""
         held = self.held if self.held is not None else self._injected
@@ -186,7 +193,7 @@ class Crossbar(nn.Module, Matrix):
             x: Inputs in own units, as the layer's product takes them.
 
         Raises:
-            StateError: If the layer is in training mode and holds a chip.
+            StateError: If the layer is in training mode, holds a chip, and is not frozen.
             CalibrationError: If the input ranges were never set.
         """
         if torch.is_autocast_enabled(x.device.type):
@@ -201,11 +208,8 @@ class Crossbar(nn.Module, Matrix):
             exact = self._trained().detach() * learned
             return self.ranges.observed(self.product, x, exact, self.normalised_weight)
         self.reached.on = True
-        if self.training and self.held is not None:
-            raise StateError(
-                f"{self.label} holds a programmed chip and is in training mode; "
-                "call restore(model) before training, or model.eval() before inference"
-            )
+        if self.training and self.held is not None and self._learns():
+            raise chip_in_training(self.label)
         spec, size = self.preset.crossbar, x.numel()
         ideal = perfect(spec, self._ir_drop())
         if not ideal and transforms.transformed():
@@ -277,6 +281,16 @@ class Crossbar(nn.Module, Matrix):
         scaled = product.weights(weight * self.grid.expand_columns(factor), 0, None)
         return product.contract(product.inputs(x, 0, None), scaled)
 
+    def _learns(self) -> bool:
+        """Return whether an optimizer may change what lies on the crossbar or at its edge."""
+        return self.trainable() or any(
+            p.requires_grad for parameters in self.periphery().values() for p in parameters
+        )
+
+    def _in_training(self) -> bool:
+        """Return whether passes are those of training; those of a programmed chip never are."""
+        return self.training and self.held is None
+
     def _weights_now(self) -> tuple[Tensor | None, Callable[[], Tensor]]:
         """Return the trained weights, and a function for the weights on the crossbar.
 
@@ -332,7 +346,7 @@ class Crossbar(nn.Module, Matrix):
     def _ir_drop(self) -> bool:
         """Return whether there is an IR drop now."""
         on = self.preset.crossbar.ir_drop > 0.0
-        return on and (self.ir_drop_in_training or not self.training)
+        return on and (self.ir_drop_in_training or not self._in_training())
 
     # --- input ranges ---
 
@@ -340,7 +354,7 @@ class Crossbar(nn.Module, Matrix):
         """Check that the input ranges are set, or start them from the inputs."""
         assert self.input_range is not None
         if not self.ranges.check(
-            self.input_range, self.range_batches, self.product, x, self.training
+            self.input_range, self.range_batches, self.product, x, self._in_training()
         ):
             raise CalibrationError(
                 f"the input ranges of {self.label} were never set; call calibrate(model, batches), "

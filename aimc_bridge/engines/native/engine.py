@@ -39,8 +39,12 @@ class NativeEngine(Engine):
     def finish(self, model: nn.Module) -> None:
         """Name the layers for errors."""
         for name, matrix in self.matrices(model).items():
+            matrix.name = name
             assert isinstance(matrix, Crossbar)
             matrix.label = f"layer {name!r}" if name else "this layer"
+
+    def unfinish(self, model: nn.Module) -> None:
+        """Do nothing: `finish` changes crossbars alone."""
 
 
 def side_precision(model: nn.Module, dtype: torch.dtype | None) -> None:

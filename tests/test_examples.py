@@ -1,0 +1,37 @@
+"""examples/: every example runs, at a small size, and says what it is to say."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+# Arguments of `main` that make an example small, and the cases that it reports.
+SMALL: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "ahwa_lora.py": (
+        {"train": 40, "test": 20, "steps": 2, "chips": 2},
+        [
+            "digital",
+            "chip 0 after 1y",
+            "chip 0 after 1y, adapters of chip 0",
+            "chip 0 after 1d, adapters of chip 0",
+            "chip 1 after 1y, adapters of chip 0",
+        ],
+    ),
+}
+
+
+def test_every_example_has_a_small_size() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(SMALL)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_it_runs(name: str) -> None:
+    arguments, cases = SMALL[name]
+    found = runpy.run_path(str(EXAMPLES / name))["main"](**arguments)
+    assert list(found) == cases
+    assert all(0.0 <= accuracy <= 1.0 for accuracy in found.values())
