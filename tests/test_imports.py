@@ -52,6 +52,7 @@ RANK = {
     "aimc_bridge.training": 9,
     "aimc_bridge.sweeps": 9,
     "aimc_bridge.equivalence": 10,
+    "aimc_bridge.integrations": 10,
     "aimc_bridge.doctor": 10,
     "aimc_bridge.__main__": 11,
     "benchmarks": 12,
