@@ -9,10 +9,10 @@ loaders, losses, epochs or files.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, distributed, nn
@@ -25,7 +25,7 @@ from aimc_bridge.physics.injection import ramped
 from aimc_bridge.spec import TrainingSpec
 from aimc_bridge.training.weights import clip_and_remap, noisy_weight
 
-_RUNNING: WeakKeyDictionary[nn.Module, Session] = WeakKeyDictionary()
+_RUNNING: WeakKeyDictionary[nn.Module, ref[Session]] = WeakKeyDictionary()
 
 
 def running(model: nn.Module) -> Session | None:
@@ -34,7 +34,8 @@ def running(model: nn.Module) -> Session | None:
     Args:
         model: A model.
     """
-    return _RUNNING.get(model)
+    session = _RUNNING.get(model)
+    return None if session is None else session()
 
 
 def spec_for(spec: TrainingSpec, batches: int | None) -> TrainingSpec:
@@ -66,6 +67,8 @@ class Session:
         followed: Number of mini-batches that were started at each optimizer's last step.
         noisy: The noisy weights of this mini-batch, by the name of the layer; empty between two
             mini-batches.
+        leave: Closes the session of a trainer that was interrupted and could not close it; None if
+            whoever opened it does.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Session:
         self.started = 0
         self.followed = [0]
         self.noisy: dict[str, Tensor] = {}
+        self.leave: Callable[[], None] | None = None
         self._before: Untrained | None = Untrained(model)
 
     def prepare(self, restart_ranges: bool = True) -> None:
@@ -110,13 +114,13 @@ class Session:
             StateError: If another session trains this model.
             CapabilityError: If the engine cannot train in that way.
         """
-        if self.model in _RUNNING:
+        if running(self.model) is not None:
             raise StateError(
                 f"the {type(self.model).__name__} is in a training already: `train` and "
                 "hardware_aware cannot be used inside each other, or twice at once, on one model; "
                 "leave the first one"
             )
-        _RUNNING[self.model] = self
+        _RUNNING[self.model] = ref(self)
         spec = self.spec
         if not restart_ranges and spec.input_range_start == "data":
             spec = spec.change(why="the training goes on", input_range_start="calibrated")
@@ -258,7 +262,7 @@ class Session:
 
     def close(self) -> None:
         """Clear the noise; restore a model whose training never began."""
-        if _RUNNING.get(self.model) is not self:
+        if running(self.model) is not self:
             return
         del _RUNNING[self.model]
         self.clear()

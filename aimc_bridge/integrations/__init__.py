@@ -1,0 +1,1 @@
+"""Hardware-aware training in the loops of other libraries, one module for each."""
