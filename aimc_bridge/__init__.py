@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from aimc_bridge.engines.match import handles
     from aimc_bridge.equivalence import Report, crosscheck
     from aimc_bridge.sweeps import sweep
-    from aimc_bridge.training import HWATraining, train
+    from aimc_bridge.training import HWATraining, hardware_aware, train
     from aimc_bridge.transferring import transfer
 
 __version__ = "0.1.0"
@@ -28,6 +28,7 @@ _HOME = {
     "crosscheck": "equivalence",
     "drift": "chip",
     "handles": "engines.match",
+    "hardware_aware": "training",
     "load_chip": "chip",
     "program": "chip",
     "reestimate_batchnorm": "batchnorm",
@@ -48,6 +49,7 @@ __all__ = [
     "devices",
     "drift",
     "handles",
+    "hardware_aware",
     "load_chip",
     "physics",
     "program",

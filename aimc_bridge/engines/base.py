@@ -208,6 +208,10 @@ class Matrix(ABC):
         """
 
     @abstractmethod
+    def weight_parameters(self) -> list[Tensor]:
+        """Return the tensors that an optimizer changes to train the weights."""
+
+    @abstractmethod
     def prepare_training(self, recipe: TrainingSpec) -> None:
         """Apply a recipe: learned ranges and scales, and IR drop in training.
 

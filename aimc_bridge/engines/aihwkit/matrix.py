@@ -53,7 +53,7 @@ class TileMatrix(Matrix):
         self.name, self.label = "", "this layer"
         self.reached = Flag()
         for _, _, tile in self._each():
-            tile.reached = self.reached
+            tile.reached, tile.pcm = self.reached, preset.pcm
 
     def named(self, label: str) -> None:
         """Set the name of the layer in errors.
@@ -260,6 +260,10 @@ class TileMatrix(Matrix):
     def trainable(self) -> bool:
         """Return whether the weights of any tile require a gradient."""
         return any(tile.shared_weights.requires_grad for _, _, tile in self._each())
+
+    def weight_parameters(self) -> list[Tensor]:
+        """Return the shared weights of all tiles."""
+        return [tile.shared_weights for _, _, tile in self._each()]
 
     def prepare_training(self, recipe: TrainingSpec) -> None:
         """Set which parameters of the tiles learn, and how their ranges do.

@@ -18,10 +18,12 @@ from aihwkit.optim.context import AnalogContext
 from aihwkit.simulator.tiles import InferenceTile
 from torch import Tensor, nn
 
+from aimc_bridge.engines import unaware
 from aimc_bridge.engines.base import Flag, Observer, chip_in_the_way, chip_in_training
 from aimc_bridge.errors import CalibrationError, CapabilityError
 from aimc_bridge.layers import transforms
 from aimc_bridge.layers.border import SMALLEST_RANGE
+from aimc_bridge.spec import DeviceSpec
 
 _CONTEXT_HIDES = "enable_data_view" in vars(AnalogContext)
 
@@ -47,6 +49,7 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         reached: Turned on by every forward pass; the tiles of a matrix share it.
         observer: An observer with the row and the column of this tile; None if there is none.
         clean: The trained weights while others are injected; None otherwise.
+        pcm: The device, once the tile is part of a matrix.
         alphas: Factors of drift compensation that were measured, by seconds after programming.
     """
 
@@ -69,6 +72,7 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         self.observer: tuple[Observer, int, int] | None = None
         self.clean: Tensor | None = None
         self.alphas: dict[float, Tensor] = {}
+        self.pcm: DeviceSpec | None = None
         self._show_weights()
         for parameter in (self.out_scaling_alpha, self.input_range):
             if parameter is not None:
@@ -259,6 +263,9 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
                 f"the input ranges of {self.label} were never set; call calibrate(model, batches), "
                 "train(...) with learned input ranges, or load a state dict that has them"
             )
+        learns = self.training and torch.is_grad_enabled() and self.shared_weights.requires_grad
+        if learns and self.clean is None:
+            unaware.note(self.shared_weights, self.pcm)
         y: Tensor = super().forward(x_input, tensor_view)
         return y
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from aimc_bridge.engines import unaware
 from aimc_bridge.engines.base import Flag, Matrix, Observer, chip_in_the_way, chip_in_training
 from aimc_bridge.engines.native import compiled_chip, programmed
 from aimc_bridge.engines.native.forward import CrossbarProduct
@@ -302,6 +303,8 @@ class Crossbar(nn.Module, Matrix):
         trained = None
         if torch.is_grad_enabled() and self._owner[0].weight.requires_grad:
             trained = self._trained()
+            if injected is None and self.training:
+                unaware.note(self._owner[0].weight, self.preset.pcm)  # type: ignore[arg-type]
         if injected is not None:
             return trained, lambda: injected
         return trained, self.normalised_weight
@@ -477,6 +480,11 @@ class Crossbar(nn.Module, Matrix):
     def trainable(self) -> bool:
         """Return whether the weight of the layer requires a gradient."""
         return bool(self._owner[0].weight.requires_grad)
+
+    def weight_parameters(self) -> list[Tensor]:
+        """Return the weight of the layer."""
+        weight: Tensor = self._owner[0].weight  # type: ignore[assignment]
+        return [weight]
 
     def prepare_training(self, recipe: TrainingSpec) -> None:
         """Set which parameters learn, how ranges start, and whether there is an IR drop."""
