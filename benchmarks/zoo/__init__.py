@@ -1,0 +1,1 @@
+"""Architectures of other libraries, and what their conversion needs."""

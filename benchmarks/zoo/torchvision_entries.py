@@ -1,0 +1,213 @@
+"""Entries of torchvision: convolutional networks, vision transformers, segmentation, video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from benchmarks.zoo.entry import Entry, images, random
+
+
+def _resnet(**options: Any) -> nn.Module:
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    return ResNet(Bottleneck, [1, 1, 1, 1], num_classes=5, **options)
+
+
+def _stages(out: dict[str, str]) -> nn.Module:
+    """Return a small ResNet that gives the outputs of some of its stages by new names."""
+    from torchvision.models._utils import IntermediateLayerGetter
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    getter: nn.Module = IntermediateLayerGetter(ResNet(BasicBlock, [1, 1, 1, 1]), out)
+    return getter
+
+
+def _vgg() -> nn.Module:
+    from torchvision.models.vgg import VGG, make_layers
+
+    model = VGG(make_layers([8, "M", 16, "M", 16, 16, "M"], batch_norm=True), init_weights=False)
+    model.classifier = nn.Sequential(nn.Linear(16 * 49, 32), nn.ReLU(), nn.Linear(32, 5))
+    return model
+
+
+def _densenet() -> nn.Module:
+    from torchvision.models import DenseNet
+
+    return DenseNet(8, (2, 2, 2, 2), 16, num_classes=5)
+
+
+def _named(name: str, **options: Any) -> nn.Module:
+    from torchvision import models
+
+    model: nn.Module = models.get_model(name, weights=None, num_classes=5, **options)
+    return model
+
+
+def _efficientnet() -> nn.Module:
+    from torchvision.models.efficientnet import EfficientNet, FusedMBConvConfig, MBConvConfig
+
+    settings = [
+        FusedMBConvConfig(1, 3, 1, 8, 8, 1),
+        MBConvConfig(4, 3, 2, 8, 16, 1),
+        MBConvConfig(4, 5, 2, 16, 24, 2),
+    ]
+    return EfficientNet(settings, 0.0, 0.0, num_classes=5, last_channel=64)
+
+
+def _regnet() -> nn.Module:
+    from torchvision.models.regnet import BlockParams, RegNet
+
+    settings = BlockParams.from_init_params(4, 16, 8, 2.5, 8, se_ratio=0.25)
+    return RegNet(settings, num_classes=5)
+
+
+def _convnext() -> nn.Module:
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    settings = [CNBlockConfig(16, 32, 1), CNBlockConfig(32, None, 1)]
+    return ConvNeXt(settings, layer_scale=0.1, num_classes=5)
+
+
+def _shufflenet() -> nn.Module:
+    from torchvision.models import ShuffleNetV2
+
+    return ShuffleNetV2([2, 2, 2], [8, 16, 32, 64, 64], num_classes=5)
+
+
+def _googlenet(name: str) -> nn.Module:
+    return _named(name, aux_logits=False, init_weights=False)
+
+
+def _fcn() -> nn.Module:
+    from torchvision.models.segmentation.fcn import FCN, FCNHead
+
+    return FCN(_stages({"layer2": "out"}), FCNHead(128, 5))
+
+
+def _deeplab() -> nn.Module:
+    from torchvision.models.segmentation.deeplabv3 import DeepLabHead, DeepLabV3
+
+    head = DeepLabHead(128, 5, (2, 3), 16)
+    return DeepLabV3(_stages({"layer2": "out"}), head)
+
+
+def _lraspp() -> nn.Module:
+    from torchvision.models.segmentation import LRASPP
+
+    return LRASPP(_stages({"layer1": "low", "layer2": "high"}), 64, 128, 5, 16)
+
+
+def _fpn() -> nn.Module:
+    from torchvision.models.detection.backbone_utils import BackboneWithFPN
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    body = ResNet(BasicBlock, [1, 1, 1, 1])
+    return BackboneWithFPN(body, {"layer1": "0", "layer2": "1"}, [64, 128], 32)
+
+
+def _r3d() -> nn.Module:
+    from torchvision.models.video import resnet
+
+    model = resnet.VideoResNet(
+        resnet.BasicBlock, [resnet.Conv3DSimple] * 4, [1, 1, 1, 1], resnet.BasicStem
+    )
+    model.layer3 = model.layer4 = nn.Identity()
+    model.fc = nn.Linear(128, 5)
+    return model
+
+
+def _r2plus1d() -> nn.Module:
+    from torchvision.models.video import resnet
+
+    model = resnet.VideoResNet(
+        resnet.BasicBlock, [resnet.Conv2Plus1D] * 4, [1, 1, 1, 1], resnet.R2Plus1dStem
+    )
+    model.layer3 = model.layer4 = nn.Identity()
+    model.fc = nn.Linear(128, 5)
+    return model
+
+
+def _vit() -> nn.Module:
+    from torchvision.models import VisionTransformer
+
+    return VisionTransformer(32, 8, 2, 2, 32, 64, num_classes=5)
+
+
+def _swin(version: int) -> nn.Module:
+    from torchvision.models import swin_transformer as swin
+
+    options: dict[str, Any] = {}
+    if version == 2:
+        options = {
+            "block": swin.SwinTransformerBlockV2,
+            "downsample_layer": swin.PatchMergingV2,
+        }
+    return swin.SwinTransformer(
+        [4, 4], 16, [2, 2], [1, 2], [4, 4], stochastic_depth_prob=0.0, num_classes=5, **options
+    )
+
+
+def _maxvit() -> nn.Module:
+    from torchvision.models import MaxVit
+
+    return MaxVit(
+        *((64, 64), 8, 4, [16, 16], [1, 1], 8),
+        stochastic_depth_prob=0.0,
+        num_classes=5,
+    )
+
+
+def _mvit() -> nn.Module:
+    from torchvision.models.video.mvit import MSBlockConfig, MViT
+
+    blocks = [
+        MSBlockConfig(1, 16, 16, [3, 3, 3], [3, 3, 3], [1, 1, 1], [1, 2, 2]),
+        MSBlockConfig(2, 16, 32, [3, 3, 3], [3, 3, 3], [1, 2, 2], [1, 1, 1]),
+    ]
+    return MViT(
+        *((32, 32), 4, blocks, True, True, True, True),
+        num_classes=5,
+        stochastic_depth_prob=0.0,
+        rel_pos_embed=True,
+        proj_after_attn=True,
+    )
+
+
+def _entry(name: str, build: Callable[[], nn.Module], size: int = 32, **more: Any) -> Entry:
+    return Entry("torchvision", name, build, partial(images, size), **more)
+
+
+_VIDEO = partial(random, 2, 3, 4, 32, 32)
+
+ENTRIES = (
+    _entry("ResNet", partial(_resnet, width_per_group=16), aihwkit=True, everyday=True),
+    _entry("Wide ResNet", partial(_resnet, width_per_group=32)),
+    _entry("ResNeXt", partial(_resnet, groups=4, width_per_group=4)),
+    _entry("DenseNet", _densenet),
+    _entry("VGG", _vgg, aihwkit=True),
+    _entry("MobileNetV2", partial(_named, "mobilenet_v2", width_mult=0.25)),
+    _entry("MobileNetV3", partial(_named, "mobilenet_v3_small", width_mult=0.5)),
+    _entry("EfficientNet", _efficientnet, everyday=True),
+    _entry("RegNet", _regnet),
+    _entry("ConvNeXt", _convnext, everyday=True),
+    _entry("ShuffleNetV2", _shufflenet),
+    _entry("GoogLeNet", partial(_googlenet, "googlenet"), 64),
+    _entry("Inception v3", partial(_googlenet, "inception_v3"), 96),
+    _entry("SqueezeNet", partial(_named, "squeezenet1_1"), 64),
+    _entry("MNASNet", partial(_named, "mnasnet0_5")),
+    _entry("FCN", _fcn),
+    _entry("DeepLabV3", _deeplab),
+    _entry("LR-ASPP", _lraspp),
+    _entry("feature pyramid", _fpn),
+    Entry("torchvision", "R3D, two stages", _r3d, lambda: _VIDEO()),
+    Entry("torchvision", "R(2+1)D, two stages", _r2plus1d, lambda: _VIDEO()),
+    Entry("torchvision", "MViTv2", _mvit, lambda: _VIDEO()),
+    _entry("ViT", _vit, aihwkit=True, everyday=True),
+    _entry("Swin", partial(_swin, 1)),
+    _entry("SwinV2", partial(_swin, 2)),
+    _entry("MaxViT", _maxvit, 64),
+)
