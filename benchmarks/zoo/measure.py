@@ -71,7 +71,7 @@ def built(entry: Entry) -> nn.Module:
         model = entry.build().eval()
         for module in model.modules():
             for key, value in (*module.named_parameters(recurse=False), *_running(module)):
-                if value.is_floating_point() and bool((value == value.flatten()[0]).all()):
+                if value.is_floating_point() and bool((value == value.flatten()[:1]).all()):
                     noise = 0.1 * torch.randn_like(value)
                     value += noise.abs() if "var" in key else noise
     return model

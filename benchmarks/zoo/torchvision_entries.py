@@ -58,10 +58,37 @@ def _efficientnet() -> nn.Module:
     return EfficientNet(settings, 0.0, 0.0, num_classes=5, last_channel=64)
 
 
+def _mobilenet_v2() -> nn.Module:
+    from torchvision.models import MobileNetV2
+
+    settings = [[1, 8, 1, 1], [6, 16, 2, 2]]
+    return MobileNetV2(num_classes=5, inverted_residual_setting=settings, dropout=0.0)
+
+
+def _mobilenet_v3() -> nn.Module:
+    from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
+
+    settings = [
+        InvertedResidualConfig(16, 3, 16, 16, True, "RE", 2, 1, 1.0),
+        InvertedResidualConfig(16, 5, 48, 24, True, "HS", 2, 1, 1.0),
+    ]
+    return MobileNetV3(settings, 64, num_classes=5)
+
+
+def _mnasnet() -> nn.Module:
+    from torchvision.models import MNASNet
+
+    model = MNASNet(0.1, num_classes=5)
+    for stage, module in enumerate(model.layers):  # of the blocks of a stage, the first
+        if isinstance(module, nn.Sequential):
+            model.layers[stage] = module[0]
+    return model
+
+
 def _regnet() -> nn.Module:
     from torchvision.models.regnet import BlockParams, RegNet
 
-    settings = BlockParams.from_init_params(4, 16, 8, 2.5, 8, se_ratio=0.25)
+    settings = BlockParams.from_init_params(2, 32, 16, 2.5, 16, se_ratio=0.5)
     return RegNet(settings, num_classes=5)
 
 
@@ -78,8 +105,12 @@ def _shufflenet() -> nn.Module:
     return ShuffleNetV2([2, 2, 2], [8, 16, 32, 64, 64], num_classes=5)
 
 
-def _googlenet(name: str) -> nn.Module:
-    return _named(name, aux_logits=False, init_weights=False)
+def _inception(name: str, *left_out: str) -> nn.Module:
+    """Return a GoogLeNet or an Inception v3 without some of its blocks of equal widths."""
+    model = _named(name, aux_logits=False, init_weights=False)
+    for block in left_out:
+        setattr(model, block, nn.Identity())
+    return model
 
 
 def _fcn() -> nn.Module:
@@ -91,7 +122,7 @@ def _fcn() -> nn.Module:
 def _deeplab() -> nn.Module:
     from torchvision.models.segmentation.deeplabv3 import DeepLabHead, DeepLabV3
 
-    head = DeepLabHead(128, 5, (2, 3), 16)
+    head = DeepLabHead(128, 5, (2, 3))
     return DeepLabV3(_stages({"layer2": "out"}), head)
 
 
@@ -169,11 +200,13 @@ def _mvit() -> nn.Module:
         MSBlockConfig(2, 16, 32, [3, 3, 3], [3, 3, 3], [1, 2, 2], [1, 1, 1]),
     ]
     return MViT(
-        *((32, 32), 4, blocks, True, True, True, True),
-        num_classes=5,
-        stochastic_depth_prob=0.0,
+        *((32, 32), 4, blocks),
+        residual_pool=True,
+        residual_with_cls_embed=False,
         rel_pos_embed=True,
         proj_after_attn=True,
+        num_classes=5,
+        stochastic_depth_prob=0.0,
     )
 
 
@@ -189,16 +222,24 @@ ENTRIES = (
     _entry("ResNeXt", partial(_resnet, groups=4, width_per_group=4)),
     _entry("DenseNet", _densenet),
     _entry("VGG", _vgg, aihwkit=True),
-    _entry("MobileNetV2", partial(_named, "mobilenet_v2", width_mult=0.25)),
-    _entry("MobileNetV3", partial(_named, "mobilenet_v3_small", width_mult=0.5)),
+    _entry("MobileNetV2", _mobilenet_v2),
+    _entry("MobileNetV3", _mobilenet_v3),
     _entry("EfficientNet", _efficientnet, everyday=True),
     _entry("RegNet", _regnet),
     _entry("ConvNeXt", _convnext, everyday=True),
     _entry("ShuffleNetV2", _shufflenet),
-    _entry("GoogLeNet", partial(_googlenet, "googlenet"), 64),
-    _entry("Inception v3", partial(_googlenet, "inception_v3"), 96),
+    _entry(
+        "GoogLeNet",
+        partial(_inception, "googlenet", "inception4b", "inception4c", "inception5a"),
+        64,
+    ),
+    _entry(
+        "Inception v3",
+        partial(_inception, "inception_v3", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7c"),
+        96,
+    ),
     _entry("SqueezeNet", partial(_named, "squeezenet1_1"), 64),
-    _entry("MNASNet", partial(_named, "mnasnet0_5")),
+    _entry("MNASNet", _mnasnet),
     _entry("FCN", _fcn),
     _entry("DeepLabV3", _deeplab),
     _entry("LR-ASPP", _lraspp),
