@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
+from torch.utils._pytree import tree_leaves
 
 from aimc_bridge import layers, products
 from aimc_bridge.calibration import run_batch
@@ -99,13 +101,8 @@ def convert(
     engine_used = find_engine(engine)
     walk = Walk(engine_used, preset, exclude, overrides, model, _custom(handlers))
     converted = walk.run(_copied(model))
-    if strict and walk.unserved:
-        raise ConversionError(
-            "these hold weight matrices that no handler of engine "
-            f"{engine!r} serves: {', '.join(walk.unserved)}; exclude them by name "
-            "(exclude=[...]), write a handler for their types (@aimc_bridge.handles, or "
-            "handlers={...}), or pass strict=False to leave them digital"
-        )
+    if strict and walk.refused:
+        raise walk.refused.error(engine, exclude, _names(model))
     if not any(layer.where == "analog" for layer in walk.layers):
         raise ConversionError(
             f"nothing of {type(model).__name__} was converted: it has no layer that engine "
@@ -279,22 +276,38 @@ def _check_arguments(model: nn.Module, preset: Preset, overrides: Mapping[str, P
             )
     if any(is_converted(module) for module in model.modules()):
         raise ConversionError("this model is converted already; convert the digital model instead")
-    for name, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter) or parameter.is_meta:
-            raise ConversionError(
-                f"parameter {name!r} has no values yet; load weights, or run a batch through the "
-                "lazy layers first"
-            )
-        if not bool(torch.isfinite(parameter).all()):
-            raise ConversionError(
-                f"parameter {name!r} has NaN or infinite values; load weights that are finite"
-            )
+    parameters = dict(model.named_parameters())
+    without = [
+        name
+        for name, parameter in parameters.items()
+        if isinstance(parameter, nn.parameter.UninitializedParameter) or parameter.is_meta
+    ]
+    if without:
+        raise ConversionError(
+            f"{', '.join(map(repr, without))}: no values yet; load weights, or run a batch through "
+            "the lazy layers first"
+        )
+    wrong = [
+        name for name, parameter in parameters.items() if not bool(torch.isfinite(parameter).all())
+    ]
+    if wrong:
+        raise ConversionError(
+            f"{', '.join(map(repr, wrong))}: NaN or infinite values; load weights that are finite"
+        )
+
+
+def _names(model: nn.Module) -> list[str]:
+    """Return all names of modules and parameters."""
+    return [
+        name
+        for named in (model.named_modules, model.named_parameters)
+        for name, _ in named(remove_duplicate=False)
+    ]
 
 
 def _check_patterns(model: nn.Module, patterns: Iterable[str]) -> None:
     """Raise UsageError for a pattern that matches no module and no parameter."""
-    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
-    names += [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    names = _names(model)
     for pattern in patterns:
         if not any(matches(name, pattern) for name in names):
             raise UsageError(
@@ -305,19 +318,30 @@ def _check_patterns(model: nn.Module, patterns: Iterable[str]) -> None:
 
 @torch.inference_mode(False)
 def _copied(model: nn.Module) -> nn.Module:
-    """Return a deep copy of the model, or name the tensors that cannot be copied."""
-    try:
-        return copy.deepcopy(model)
-    except RuntimeError as problem:  # a tensor computed by autograd is no leaf
-        computed = [
-            f"{name}.{key}" if name else key
-            for name, module in model.named_modules()
-            for key, value in module.__dict__.items()
-            if isinstance(value, torch.Tensor) and not value.is_leaf
-        ]
-        if not computed:
-            raise
-        raise ConversionError(
-            f"{', '.join(computed)}: computed by hooks in every pass, which a copy cannot keep; "
-            "call torch.nn.utils.remove_weight_norm, remove_spectral_norm or prune.remove first"
-        ) from problem
+    """Return a deep copy of the model, in which every module keeps its training mode.
+
+    Tensors that autograd computed are copied by their values. Some hooks set one as a weight in
+    every pass, and modules may keep what they last put out.
+    """
+    memo: dict[int, Any] = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in tree_leaves(list(module.__dict__.values()))
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }
+    copied = copy.deepcopy(model, memo)
+    kept = dict(copied.named_modules(remove_duplicate=False))
+    for name, module in model.named_modules(remove_duplicate=False):
+        if name not in kept:  # a copy of a torch.fx graph has only what the graph uses
+            continue
+        if isinstance(module, GraphModule):
+            _complete(kept[name], module, memo)
+        kept[name].training = module.training
+    return copied
+
+
+def _complete(copied: nn.Module, graph: GraphModule, memo: dict[int, Any]) -> None:
+    """Give the copy of a torch.fx graph what its own `deepcopy` leaves out: hooks, attributes."""
+    for key, value in graph.__dict__.items():
+        if key not in copied.__dict__ or key.endswith("_hooks"):
+            copied.__dict__[key] = copy.deepcopy(value, memo)
