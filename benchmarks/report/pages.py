@@ -18,6 +18,7 @@ from benchmarks.report import ablation, crosscheck, ladder, run, speed
 from benchmarks.report import figures as drawing
 from benchmarks.report import record as records
 from benchmarks.report.record import Record, digest, of_kind
+from benchmarks.zoo import page as zoo
 
 ROOT = Path(__file__).parents[2]
 NOTHING = "No record yet."
@@ -61,6 +62,7 @@ SECTIONS = (
     Section(DOCS / "ladder.md", "ladder", ladder.section),
     Section(DOCS / "ablation.md", "ablation", ablation.section),
     Section(DOCS / "speed.md", "speed", speed.section),
+    Section(DOCS / "zoo.md", "zoo", zoo.section),
 )
 
 

@@ -52,6 +52,22 @@ class Entry:
         return importlib.util.find_spec(self.library) is not None
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on an entry.
+
+    Attributes:
+        share: Share of the multiplications with weights that tiles do, in one pass. These are the
+            `macs` that `coverage` measures: those of the analog layers, and those of every digital
+            product of the inputs with something that does not depend on them. A product of two
+            activations, as in attention, is none of them.
+        tiles: Number of tiles.
+    """
+
+    share: float
+    tiles: int
+
+
 def random(*shape: int) -> Tensor:
     """Return samples of N(0, 1), always the same ones.
 

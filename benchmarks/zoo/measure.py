@@ -7,7 +7,6 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +16,7 @@ from aimc_bridge import HWATraining, calibrate, convert, coverage, drift, progra
 from aimc_bridge.calibration import run_batch
 from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import AimcError, ConversionError
-from benchmarks.zoo.entry import Entry, random
+from benchmarks.zoo.entry import Entry, Measured, random
 from presets import ideal, rasch2023
 
 if TYPE_CHECKING:
@@ -26,19 +25,6 @@ if TYPE_CHECKING:
 
 class ZooError(AimcError):
     """An architecture does not do what its entry says."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What was measured on an entry.
-
-    Attributes:
-        share: Share of the multiplications with weights that tiles do, in one pass.
-        tiles: Number of tiles.
-    """
-
-    share: float
-    tiles: int
 
 
 @contextlib.contextmanager

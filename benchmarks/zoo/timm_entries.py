@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,27 +11,31 @@ from torch import nn
 
 from benchmarks.zoo.entry import Entry, images
 
-_OF_ENTRY = ("exclude", "why", "refused", "bound", "aihwkit", "everyday")
 
-
-def _by_name(name: str, options: dict[str, Any]) -> nn.Module:
+def _by_name(name: str, options: Mapping[str, Any]) -> nn.Module:
     import timm
 
     model: nn.Module = timm.create_model(name, pretrained=False, num_classes=5, **options)
     return model
 
 
-def _entry(name: str, model: str | Callable[[], nn.Module], size: int, **more: Any) -> Entry:
+def _entry(
+    name: str,
+    model: str | Callable[[], nn.Module],
+    size: int,
+    options: Mapping[str, Any] | None = None,
+    **own: Any,
+) -> Entry:
     """Return an entry of a model of timm.
 
     Args:
         name: The architecture.
         model: The name of one of its models in timm, or a function that makes it.
         size: Height and width of the images.
-        **more: Options of the entry, and of timm's model if it is made by name.
+        options: Options of timm's model if it is made by name.
+        **own: Options of the entry.
     """
-    own = {key: more.pop(key) for key in _OF_ENTRY if key in more}
-    build = partial(_by_name, model, more) if isinstance(model, str) else model
+    build = partial(_by_name, model, options or {}) if isinstance(model, str) else model
     return Entry("timm", name, build, partial(images, size), **own)
 
 
@@ -52,11 +56,13 @@ def _convmixer() -> nn.Module:
 
 
 def _resnet(block: str, **options: Any) -> nn.Module:
-    resnet = importlib.import_module("timm.models.resnet")
-    kind = getattr(resnet, block, None) or importlib.import_module("timm.models.sknet")
-    kind = kind if isinstance(kind, type) else kind.SelectiveKernelBasic
-    model: nn.Module = resnet.ResNet(
-        *(kind, (1, 1, 1)), num_classes=5, channels=(16, 32, 64), stem_width=16, **options
+    """Return a narrow ResNet of four blocks of a kind, named "module:class"."""
+    from timm.models.resnet import ResNet
+
+    module, _, kind = block.partition(":")
+    model: nn.Module = ResNet(
+        *(getattr(importlib.import_module(f"timm.models.{module}"), kind), (1, 1, 1, 1)),
+        **({"num_classes": 5, "channels": (16, 16, 32, 32), "stem_width": 16} | options),
     )
     return model
 
@@ -64,29 +70,20 @@ def _resnet(block: str, **options: Any) -> nn.Module:
 def _blurred() -> nn.Module:
     from timm.layers import BlurPool2d
 
-    return _resnet("Bottleneck", stem_type="deep", avg_down=True, aa_layer=BlurPool2d)
+    return _resnet("resnet:Bottleneck", stem_type="deep", avg_down=True, aa_layer=BlurPool2d)
 
 
-def _res2net() -> nn.Module:
-    from timm.models.res2net import Bottle2neck
-    from timm.models.resnet import ResNet
+def _poolformer() -> nn.Module:
+    from timm.models.metaformer import MetaFormer
 
-    model: nn.Module = ResNet(
-        *(Bottle2neck, (1, 1, 1)),
-        **{
-            "num_classes": 5,
-            "channels": (16, 32, 64),
-            "base_width": 26,
-            "block_args": {"scale": 4},
-        },
-    )
+    model: nn.Module = MetaFormer(3, 5, depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))
     return model
 
 
 def _big_transfer() -> nn.Module:
     from timm.models.resnetv2 import ResNetV2
 
-    model: nn.Module = ResNetV2((1, 1), (64, 128), 5, stem_type="fixed", stem_chs=32)
+    model: nn.Module = ResNetV2((1, 1), (128, 256), 5, stem_type="fixed", stem_chs=32)
     return model
 
 
@@ -111,7 +108,7 @@ def _ghostnet() -> nn.Module:
 def _regnet() -> nn.Module:
     from timm.models.regnet import RegNet, RegNetCfg
 
-    settings = RegNetCfg(depth=3, w0=16, wa=16.0, wm=2.0, group_size=8, se_ratio=0.25)
+    settings = RegNetCfg(depth=4, w0=16, wa=24.0, wm=1.5, group_size=8, se_ratio=0.25)
     model: nn.Module = RegNet(settings, num_classes=5)
     return model
 
@@ -141,66 +138,95 @@ _TWO: dict[str, Any] = {"num_heads": 2}
 
 ENTRIES = (
     # vision transformers
-    _entry("ViT", "vit_tiny_patch16_224", 32, **_VIT, **_TWO, everyday=True),
+    _entry("ViT", "vit_tiny_patch16_224", 32, _VIT | _TWO, everyday=True),
     _entry("ViT with registers and layer scale", "test_vit3", 160),
-    _entry("DeiT distilled", "deit_tiny_distilled_patch16_224", 32, **_VIT, **_TWO),
-    _entry("DeiT III", "deit3_small_patch16_224", 32, **_VIT, **_TWO),
-    _entry("BEiT", "beit_base_patch16_224", 32, **_VIT, **_TWO),
-    _entry("EVA-02", "eva02_tiny_patch14_224", 32, **_VIT, **_TWO),
-    _entry("CaiT", "cait_xxs24_224", 32, **_VIT, **_TWO),
-    _entry("XCiT", "xcit_nano_12_p16_224", 32, **_VIT, **_TWO),
+    _entry("DeiT distilled", "deit_tiny_distilled_patch16_224", 32, _VIT | _TWO),
+    _entry("DeiT III", "deit3_small_patch16_224", 32, _VIT | _TWO),
+    _entry("BEiT", "beit_base_patch16_224", 32, _VIT | _TWO),
+    _entry("EVA-02", "eva02_tiny_patch14_224", 32, _VIT | _TWO),
+    _entry("CaiT", "cait_xxs24_224", 32, _VIT | _TWO),
+    _entry("XCiT", "xcit_nano_12_p16_224", 32, _VIT | _TWO),
     _entry(
-        *("LeViT", "levit_128s", 64),
-        **{"img_size": 64, "embed_dim": (32, 48), "key_dim": 8, "num_heads": (2, 3)},
-        **{"depth": (1, 1)},
+        "LeViT",
+        "levit_128s",
+        64,
+        {"img_size": 64, "embed_dim": (32, 48), "key_dim": 8, "num_heads": (2, 3), "depth": (1, 1)},
     ),
     _entry(
-        *("Swin", "swin_tiny_patch4_window7_224", 32),
-        **{"img_size": 32, "window_size": 4, "embed_dim": 16, "depths": (2, 2)},
-        num_heads=(1, 2),
+        "Swin",
+        "swin_tiny_patch4_window7_224",
+        32,
+        {"img_size": 32, "window_size": 4, "embed_dim": 16, "depths": (2, 2), "num_heads": (1, 2)},
     ),
     _entry(
-        *("SwinV2", "swinv2_tiny_window8_256", 32),
-        **{"img_size": 32, "window_size": 4, "embed_dim": 16, "depths": (2, 2)},
-        num_heads=(1, 2),
+        "SwinV2",
+        "swinv2_tiny_window8_256",
+        32,
+        {"img_size": 32, "window_size": 4, "embed_dim": 16, "depths": (2, 2), "num_heads": (1, 2)},
     ),
     _entry(
-        *("CoaT", "coat_tiny", 64),
-        **{"img_size": 64, "embed_dims": (16, 16, 16, 16), "serial_depths": (1, 1, 1, 1)},
-        **{"parallel_depth": 1, "num_heads": 8, "mlp_ratios": (2, 2, 2, 2)},
+        "CoaT",
+        "coat_tiny",
+        64,
+        {
+            "img_size": 64,
+            "embed_dims": (16, 16, 16, 16),
+            "serial_depths": (1, 1, 1, 1),
+            "parallel_depth": 1,
+            "num_heads": 8,
+            "mlp_ratios": (2, 2, 2, 2),
+        },
     ),
     _entry(
-        *("Twins-SVT", "twins_svt_small", 64),
-        **{"img_size": 64, "embed_dims": (16, 16, 32, 32), "depths": (1, 1, 2, 1)},
-        **{"num_heads": (1, 1, 2, 2), "wss": (4, 4, 4, 2)},
+        "Twins-SVT",
+        "twins_svt_small",
+        64,
+        {
+            "img_size": 64,
+            "embed_dims": (16, 16, 32, 32),
+            "depths": (1, 1, 2, 1),
+            "num_heads": (1, 1, 2, 2),
+            "wss": (4, 4, 4, 2),
+        },
     ),
     _entry(
-        *("PVTv2", "pvt_v2_b0", 64),
-        **{"embed_dims": (8, 16, 24, 32), "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)},
+        "PVTv2",
+        "pvt_v2_b0",
+        64,
+        {"embed_dims": (8, 16, 24, 32), "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)},
     ),
     _entry(
-        *("EfficientFormer", "efficientformer_l1", 224),
-        **{"embed_dims": (8, 16, 24, 32), "depths": (1, 1, 1, 2)},
+        "EfficientFormer",
+        "efficientformer_l1",
+        224,
+        {"embed_dims": (8, 16, 24, 32), "depths": (1, 1, 1, 2)},
     ),
     _entry("MobileViT", "mobilevit_xxs", 64),
     _entry(
-        *("FastViT", "fastvit_t8", 64),
-        **{"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 32, 64), "mlp_ratios": (2, 2, 2, 2)},
+        "FastViT",
+        "fastvit_t8",
+        64,
+        {"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 32, 64), "mlp_ratios": (2, 2, 2, 2)},
     ),
-    _entry("MaxViT", "maxvit_rmlp_pico_rw_256", 64, img_size=64, embed_dim=(32, 32), depths=(1, 1)),
-    _entry("ConViT", "convit_tiny", 32, **_VIT, **_TWO, local_up_to_layer=1),
     _entry(
-        "PiT", "pit_ti_224", 32, img_size=32, base_dims=(8, 8, 8), depth=(1, 1, 1), heads=(1, 2, 2)
+        "MaxViT",
+        "maxvit_rmlp_pico_rw_256",
+        64,
+        {"img_size": 64, "embed_dim": (32, 32), "depths": (1, 1)},
     ),
-    _entry("ViT with relative positions", "vit_relpos_small_patch16_224", 32, **_VIT, **_TWO),
+    _entry("ConViT", "convit_tiny", 32, _VIT | _TWO | {"local_up_to_layer": 1}),
+    _entry(
+        "PiT",
+        "pit_ti_224",
+        32,
+        {"img_size": 32, "base_dims": (8, 8, 8), "depth": (1, 1, 1), "heads": (1, 2, 2)},
+    ),
+    _entry("ViT with relative positions", "vit_relpos_small_patch16_224", 32, _VIT | _TWO),
     # mixers
     _entry("MLP-Mixer", partial(_mixer, "MixerBlock", ratio=(0.5, 2.0)), 32, aihwkit=True),
     _entry("ResMLP", partial(_mixer, "ResBlock", norm="Affine"), 32),
     _entry("gMLP", partial(_mixer, "SpatialGatingBlock", "GatedMlp"), 32),
-    _entry(
-        *("PoolFormer", "poolformer_s12", 64),
-        **{"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)},
-    ),
+    _entry("PoolFormer", _poolformer, 64),
     _entry("ConvMixer", _convmixer, 32),
     # convolutional networks
     _entry("ResNet", "test_resnet", 64, everyday=True),
@@ -209,7 +235,7 @@ ENTRIES = (
         _blurred,
         64,
         exclude=("maxpool.1", "*.aa"),
-        why="the filters of BlurPool are fixed, and no weights",
+        why="the filters of BlurPool are fixed",
     ),
     _entry("ResNetV2 with standardised weights", _big_transfer, 64),
     _entry("NF-Net", "test_nfnet", 64),
@@ -218,7 +244,7 @@ ENTRIES = (
     _entry(
         "EfficientNet as TensorFlow pads",
         partial(
-            _efficientnet, "ds_r1_k3_s1_e1_c8_se0.25", "ir_r1_k5_s2_e4_c16_se0.25", pad_type="same"
+            *(_efficientnet, "ds_r1_k3_s1_e1_c8_se0.25", "ir_r1_k5_s2_e4_c16"), pad_type="same"
         ),
         33,
     ),
@@ -233,8 +259,8 @@ ENTRIES = (
     _entry("GhostNet", _ghostnet, 32),
     _entry("RepVGG", "test_byobnet", 64),
     _entry("HRNet", _hrnet, 64),
-    _entry("RegNetY", _regnet, 32),
+    _entry("RegNetY", _regnet, 64),
     _entry("MambaOut", "test_mambaout", 64),
-    _entry("SENet with skipped kernels", partial(_resnet, "sknet"), 64),
-    _entry("Res2Net", _res2net, 64),
+    _entry("SKNet", partial(_resnet, "sknet:SelectiveKernelBasic"), 64),
+    _entry("Res2Net", partial(_resnet, "res2net:Bottle2neck", block_args={"scale": 4}), 64),
 )

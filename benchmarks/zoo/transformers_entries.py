@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 from benchmarks.zoo.entry import Entry, images, random, tokens
 
 
-def _model(name: str, config: dict[str, Any]) -> nn.Module:
+def _model(name: str, config: Mapping[str, Any]) -> nn.Module:
     """Return a model with random weights.
 
     Args:
@@ -25,24 +26,32 @@ def _model(name: str, config: dict[str, Any]) -> nn.Module:
     return model
 
 
-_OF_ENTRY = ("exclude", "why", "refused", "bound", "aihwkit", "everyday")
+def _text() -> dict[str, Any]:
+    return {"input_ids": tokens()}
 
 
-def _entry(name: str, model: str, inputs: Any = None, **more: Any) -> Entry:
+def _entry(
+    name: str,
+    model: str,
+    config: Mapping[str, Any],
+    inputs: Callable[[], dict[str, Any]] = _text,
+    **own: Any,
+) -> Entry:
     """Return an entry of a class of transformers.
 
     Args:
         name: The architecture.
         model: The class of the model.
-        inputs: Makes one batch of keyword arguments; None makes `input_ids`.
-        **more: Options of the entry, and values of the model's configuration.
+        config: Values of its configuration.
+        inputs: Makes one batch of keyword arguments.
+        **own: Options of the entry.
     """
-    own = {key: more.pop(key) for key in _OF_ENTRY if key in more}
-    return Entry("transformers", name, partial(_model, model, more), inputs or _text, **own)
+    return Entry("transformers", name, partial(_model, model, config), inputs, **own)
 
 
-def _text() -> dict[str, Any]:
-    return {"input_ids": tokens()}
+def _long_text() -> dict[str, Any]:
+    """Return texts that are long enough to reach every expert."""
+    return {"input_ids": tokens(40)}
 
 
 def _marked() -> dict[str, Any]:
@@ -102,139 +111,249 @@ _T5 = {**{"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_heads": 2,
 
 ENTRIES = (
     # encoders
-    _entry("BERT", "BertForMaskedLM", **_LM, aihwkit=True, everyday=True),
-    _entry("RoBERTa", "RobertaForSequenceClassification", **_LM),
+    _entry("BERT", "BertForMaskedLM", _LM, aihwkit=True, everyday=True),
+    _entry("RoBERTa", "RobertaForSequenceClassification", _LM),
     _entry(
-        *("DistilBERT", "DistilBertForMaskedLM"),
-        **{"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48, "vocab_size": 64},
+        "DistilBERT",
+        "DistilBertForMaskedLM",
+        {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48, "vocab_size": 64},
     ),
-    _entry("ALBERT", "AlbertForMaskedLM", **_LM, embedding_size=16),
-    _entry("ELECTRA", "ElectraForPreTraining", **_LM, embedding_size=16),
+    _entry("ALBERT", "AlbertForMaskedLM", _LM | {"embedding_size": 16}),
+    _entry("ELECTRA", "ElectraForPreTraining", _LM | {"embedding_size": 16}),
     _entry(
-        *("DeBERTa v2", "DebertaV2ForSequenceClassification"),
-        **_LM,
-        **{"relative_attention": True, "pos_att_type": "p2c|c2p", "max_relative_positions": 16},
-        conv_kernel_size=3,
+        "DeBERTa v2",
+        "DebertaV2ForSequenceClassification",
+        _LM
+        | {
+            "relative_attention": True,
+            "pos_att_type": "p2c|c2p",
+            "max_relative_positions": 16,
+            "conv_kernel_size": 3,
+        },
     ),
-    _entry("MPNet", "MPNetForMaskedLM", **_LM),
+    _entry("MPNet", "MPNetForMaskedLM", _LM),
     _entry(
-        *("MobileBERT", "MobileBertForMaskedLM"),
-        **(_LM | {"embedding_size": 16, "intra_bottleneck_size": 16}),
+        "MobileBERT",
+        "MobileBertForMaskedLM",
+        _LM | {"embedding_size": 16, "intra_bottleneck_size": 16},
     ),
-    _entry("SqueezeBERT", "SqueezeBertForSequenceClassification", **_LM, embedding_size=32),
-    _entry("ModernBERT", "ModernBertForMaskedLM", **_LM, pad_token_id=0),
-    _entry("FNet", "FNetForSequenceClassification", **_LM),
-    _entry("Longformer", "LongformerForMaskedLM", _marked, **_LM, attention_window=4),
-    _entry("BigBird", "BigBirdForSequenceClassification", **_LM, attention_type="original_full"),
+    _entry("SqueezeBERT", "SqueezeBertForSequenceClassification", _LM | {"embedding_size": 32}),
+    _entry("ModernBERT", "ModernBertForMaskedLM", _LM | {"pad_token_id": 0}),
+    _entry("FNet", "FNetForSequenceClassification", _LM),
+    _entry("Longformer", "LongformerForMaskedLM", _LM | {"attention_window": 4}, _marked),
+    _entry("BigBird", "BigBirdForPreTraining", _LM | {"attention_type": "original_full"}),
     _entry(
-        *("Funnel", "FunnelForSequenceClassification"),
-        **{"vocab_size": 64, "block_sizes": [1, 1], "d_model": 32, "n_head": 2, "d_head": 16},
-        d_inner=48,
+        "Funnel",
+        "FunnelForSequenceClassification",
+        {
+            "vocab_size": 64,
+            "block_sizes": [1, 1],
+            "d_model": 32,
+            "n_head": 2,
+            "d_head": 16,
+            "d_inner": 48,
+        },
     ),
     _entry(
-        *("XLNet", "XLNetForSequenceClassification"),
-        **{"vocab_size": 64, "d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 48},
+        "XLNet",
+        "XLNetForSequenceClassification",
+        {"vocab_size": 64, "d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 48},
     ),
     # decoders
-    _entry("GPT-2", "GPT2LMHeadModel", **_GPT, aihwkit=True, everyday=True),
-    _entry("GPT-J", "GPTJForCausalLM", **_GPT, rotary_dim=8),
-    _entry("GPT-NeoX", "GPTNeoXForCausalLM", **_LM),
+    _entry("GPT-2", "GPT2LMHeadModel", _GPT, aihwkit=True, everyday=True),
+    _entry("GPT-J", "GPTJForCausalLM", _GPT | {"rotary_dim": 8}),
+    _entry("GPT-NeoX", "GPTNeoXForCausalLM", _LM),
     _entry(
-        *("OPT", "OPTForCausalLM"),
-        **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 48},
-        **{"vocab_size": 64, "max_position_embeddings": 32, "word_embed_proj_dim": 32},
+        "OPT",
+        "OPTForCausalLM",
+        {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "ffn_dim": 48,
+            "vocab_size": 64,
+            "max_position_embeddings": 32,
+            "word_embed_proj_dim": 32,
+        },
     ),
     _entry(
-        *("BLOOM", "BloomForCausalLM"),
-        **{"hidden_size": 32, "n_layer": 2, "n_head": 2, "vocab_size": 64},
+        "BLOOM",
+        "BloomForCausalLM",
+        {"hidden_size": 32, "n_layer": 2, "n_head": 2, "vocab_size": 64},
     ),
-    _entry("Llama", "LlamaForCausalLM", **_GROUPED, everyday=True),
-    _entry("Mistral", "MistralForCausalLM", **_GROUPED),
-    _entry("Qwen2", "Qwen2ForCausalLM", **_GROUPED),
-    _entry("Qwen3", "Qwen3ForCausalLM", **_GROUPED, head_dim=16),
-    _entry("Gemma 2", "Gemma2ForCausalLM", **_GROUPED, head_dim=16),
-    _entry("Phi", "PhiForCausalLM", **_LM),
-    _entry("Phi-3", "Phi3ForCausalLM", **_LM, pad_token_id=0),
+    _entry("Llama", "LlamaForCausalLM", _GROUPED, everyday=True),
+    _entry("Mistral", "MistralForCausalLM", _GROUPED),
+    _entry("Qwen2", "Qwen2ForCausalLM", _GROUPED),
+    _entry("Qwen3", "Qwen3ForCausalLM", _GROUPED | {"head_dim": 16}),
+    _entry("Gemma 2", "Gemma2ForCausalLM", _GROUPED | {"head_dim": 16}),
+    _entry("Phi", "PhiForCausalLM", _LM),
+    _entry("Phi-3", "Phi3ForCausalLM", _LM | {"pad_token_id": 0}),
     _entry(
-        *("Falcon", "FalconForCausalLM"),
-        **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 64},
+        "Falcon",
+        "FalconForCausalLM",
+        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 64},
     ),
-    _entry("OLMo 2", "Olmo2ForCausalLM", **_LM),
+    _entry("OLMo 2", "Olmo2ForCausalLM", _LM),
     # experts
-    _entry("Mixtral", "MixtralForCausalLM", **_EXPERTS, num_local_experts=3, everyday=True),
-    _entry("Qwen3-MoE", "Qwen3MoeForCausalLM", **_ROUTED),
-    _entry("GPT-OSS", "GptOssForCausalLM", **_EXPERTS, head_dim=16, num_local_experts=3),
-    _entry("OLMoE", "OlmoeForCausalLM", **_EXPERTS, num_experts=3),
     _entry(
-        *("DeepSeek V3", "DeepseekV3ForCausalLM"),
-        **(_EXPERTS | {"num_key_value_heads": 2, "n_routed_experts": 4, "n_group": 1}),
-        **{"topk_group": 1, "moe_intermediate_size": 16, "kv_lora_rank": 8, "q_lora_rank": 8},
-        **{"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16},
-        first_k_dense_replace=1,
+        "Mixtral",
+        "MixtralForCausalLM",
+        _EXPERTS | {"num_local_experts": 3},
+        _long_text,
+        everyday=True,
+    ),
+    _entry("Qwen3-MoE", "Qwen3MoeForCausalLM", _ROUTED, _long_text),
+    _entry(
+        "GPT-OSS",
+        "GptOssForCausalLM",
+        _EXPERTS | {"head_dim": 16, "num_local_experts": 3},
+        _long_text,
+    ),
+    _entry("OLMoE", "OlmoeForCausalLM", _EXPERTS | {"num_experts": 3}, _long_text),
+    _entry(
+        "DeepSeek V3",
+        "DeepseekV3ForCausalLM",
+        _EXPERTS
+        | {"num_key_value_heads": 2, "n_routed_experts": 4, "n_group": 1}
+        | {
+            "topk_group": 1,
+            "moe_intermediate_size": 16,
+            "kv_lora_rank": 8,
+            "q_lora_rank": 8,
+            "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 8,
+            "v_head_dim": 16,
+            "first_k_dense_replace": 1,
+        },
+        _long_text,
     ),
     # state spaces
-    _entry("Mamba", "MambaForCausalLM", vocab_size=64, hidden_size=32, num_hidden_layers=1),
     _entry(
-        *("Mamba-2", "Mamba2ForCausalLM"),
-        **{"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_heads": 4},
-        **{"head_dim": 16, "n_groups": 1, "state_size": 16},
+        "Mamba", "MambaForCausalLM", {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1}
     ),
     _entry(
-        *("RWKV", "RwkvForCausalLM"),
-        **{"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "context_length": 32},
-        attention_hidden_size=32,
+        "Mamba-2",
+        "Mamba2ForCausalLM",
+        {
+            "vocab_size": 64,
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_heads": 4,
+            "head_dim": 16,
+            "n_groups": 1,
+            "state_size": 16,
+        },
+    ),
+    _entry(
+        "RWKV",
+        "RwkvForCausalLM",
+        {
+            "vocab_size": 64,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "context_length": 32,
+            "attention_hidden_size": 32,
+        },
     ),
     # two sides
-    _entry("T5", "T5ForConditionalGeneration", _both, **_T5),
-    _entry("BART", "BartForConditionalGeneration", _both, **_TWO_SIDES),
+    _entry("T5", "T5ForConditionalGeneration", _T5, _both),
+    _entry("BART", "BartForConditionalGeneration", _TWO_SIDES, _both),
     _entry(
-        *("Marian", "MarianMTModel", _both),
-        **_TWO_SIDES,
-        **{"pad_token_id": 0, "decoder_start_token_id": 0},
+        "Marian",
+        "MarianMTModel",
+        _TWO_SIDES | {"pad_token_id": 0, "decoder_start_token_id": 0},
+        _both,
     ),
     # speech
     _entry(
-        *("Whisper", "WhisperForConditionalGeneration", _spectrum),
-        **{key: value for key, value in _TWO_SIDES.items() if "max" not in key},
-        **{"num_mel_bins": 8, "max_source_positions": 20, "max_target_positions": 20},
-        **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1},
+        "Whisper",
+        "WhisperForConditionalGeneration",
+        {key: value for key, value in _TWO_SIDES.items() if "max" not in key}
+        | {
+            "num_mel_bins": 8,
+            "max_source_positions": 20,
+            "max_target_positions": 20,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "decoder_start_token_id": 1,
+        },
+        _spectrum,
     ),
-    _entry("wav2vec 2.0", "Wav2Vec2ForCTC", _wave, **_SPEECH),
-    _entry("HuBERT", "HubertForCTC", _wave, **_SPEECH),
+    _entry("wav2vec 2.0", "Wav2Vec2ForCTC", _SPEECH, _wave),
+    _entry("HuBERT", "HubertForCTC", _SPEECH, _wave),
     # vision, and vision with text
-    _entry("ViT", "ViTForImageClassification", _image, **_VISION, everyday=True),
-    _entry("DINOv2", "Dinov2ForImageClassification", _image, **_VISION),
-    _entry("BEiT", "BeitForImageClassification", _image, **_VISION),
+    _entry("ViT", "ViTForImageClassification", _VISION, _image, everyday=True),
+    _entry("DINOv2", "Dinov2ForImageClassification", _VISION, _image),
+    _entry("BEiT", "BeitForImageClassification", _VISION, _image),
     _entry(
-        *("Swin", "SwinForImageClassification", _image),
-        **{"image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [2, 2]},
-        **{"num_heads": [1, 2], "window_size": 4, "drop_path_rate": 0.0},
+        "Swin",
+        "SwinForImageClassification",
+        {
+            "image_size": 32,
+            "patch_size": 4,
+            "embed_dim": 16,
+            "depths": [2, 2],
+            "num_heads": [1, 2],
+            "window_size": 4,
+            "drop_path_rate": 0.0,
+        },
+        _image,
     ),
     _entry(
-        *("SegFormer", "SegformerForSemanticSegmentation", _image),
-        **{"num_encoder_blocks": 2, "depths": [1, 1], "sr_ratios": [2, 1]},
-        **{"hidden_sizes": [8, 16], "patch_sizes": [3, 3], "strides": [2, 2]},
-        **{"num_attention_heads": [1, 2], "mlp_ratios": [2, 2], "decoder_hidden_size": 16},
+        "SegFormer",
+        "SegformerForSemanticSegmentation",
+        {
+            "num_encoder_blocks": 2,
+            "depths": [1, 1],
+            "sr_ratios": [2, 1],
+            "hidden_sizes": [8, 16],
+            "patch_sizes": [3, 3],
+            "strides": [2, 2],
+            "num_attention_heads": [1, 2],
+            "mlp_ratios": [2, 2],
+            "decoder_hidden_size": 16,
+        },
+        _image,
     ),
     _entry(
-        *("CLIP", "CLIPModel", _image_and_text),
-        **{"text_config": _LM | {"eos_token_id": 2}, "vision_config": _VISION},
-        projection_dim=16,
+        "CLIP",
+        "CLIPModel",
+        {"text_config": _LM | {"eos_token_id": 2}, "vision_config": _VISION, "projection_dim": 16},
+        _image_and_text,
     ),
     _entry(
-        *("SigLIP", "SiglipModel", _image_and_text),
-        **{"text_config": _LM, "vision_config": _VISION},
+        "SigLIP", "SiglipModel", {"text_config": _LM, "vision_config": _VISION}, _image_and_text
     ),
     # time series
     _entry(
-        *("PatchTST", "PatchTSTForPrediction", _series),
-        **{"context_length": 32, "patch_length": 8, "patch_stride": 8, "num_input_channels": 2},
-        **{"d_model": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 24},
-        prediction_length=4,
+        "PatchTST",
+        "PatchTSTForPrediction",
+        {
+            "context_length": 32,
+            "patch_length": 8,
+            "patch_stride": 8,
+            "num_input_channels": 2,
+            "d_model": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "ffn_dim": 24,
+            "prediction_length": 4,
+        },
+        _series,
     ),
     _entry(
-        *("PatchTSMixer", "PatchTSMixerForPrediction", _series),
-        **{"context_length": 32, "patch_length": 8, "patch_stride": 8, "num_input_channels": 2},
-        **{"d_model": 8, "num_layers": 2, "prediction_length": 4},
+        "PatchTSMixer",
+        "PatchTSMixerForPrediction",
+        {
+            "context_length": 32,
+            "patch_length": 8,
+            "patch_stride": 8,
+            "num_input_channels": 2,
+            "d_model": 8,
+            "num_layers": 2,
+            "prediction_length": 4,
+        },
+        _series,
     ),
 )
