@@ -117,7 +117,8 @@ def measured(entry: Entry, engine: str = "native") -> Measured | None:
     model, batch = built(entry), entry.inputs()
     with quiet():
         if entry.refused:
-            return _refused(entry, model, engine)
+            _refused(entry, model, engine)
+            return None
         _exact(entry, model, batch, engine)
         analog = convert(model, rasch2023, engine=engine, exclude=entry.exclude)
         table = coverage(analog, batch)
@@ -189,8 +190,13 @@ def trained(entry: Entry, analog: nn.Module, batch: Any) -> None:
         ZooError: If weights are not finite, or a matrix is still as it was.
     """
     recipe = HWATraining.for_(rasch2023, "wrn16").override(
-        **{"optimizer": "adamw", "learning_rate": 1e-3, "warmup_batches": 0, "weight_decay": 0.0},
-        **{"ramp_batches": 0, "dropout": 0.0, "distill_weight": 0.0},
+        optimizer="adamw",
+        learning_rate=1e-3,
+        warmup_batches=0,
+        weight_decay=0.0,
+        ramp_batches=0,
+        dropout=0.0,
+        distill_weight=0.0,
     )
     matrices = matrices_of(analog)
     before = {name: matrix.clean_weight().clone() for name, matrix in matrices.items()}

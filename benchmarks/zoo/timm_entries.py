@@ -12,11 +12,10 @@ from torch import nn
 from benchmarks.zoo.entry import Entry, images
 
 
-def _by_name(name: str, options: Mapping[str, Any]) -> nn.Module:
+def _by_name(name: str, options: Mapping[str, Any]) -> Any:
     import timm
 
-    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=5, **options)
-    return model
+    return timm.create_model(name, pretrained=False, num_classes=5, **options)
 
 
 def _entry(
@@ -39,81 +38,72 @@ def _entry(
     return Entry("timm", name, build, partial(images, size), **own)
 
 
-def _mixer(block: str, mlp: str = "Mlp", norm: str = "", ratio: Any = 2.0) -> nn.Module:
+def _mixer(block: str, mlp: str = "Mlp", norm: str = "", ratio: Any = 2.0) -> Any:
     mixer = importlib.import_module("timm.models.mlp_mixer")
     options = {"norm_layer": getattr(mixer, norm)} if norm else {}
-    model: nn.Module = mixer.MlpMixer(
+    return mixer.MlpMixer(
         *(5, 32, 3, 8, 2, 32, ratio, getattr(mixer, block), getattr(mixer, mlp)), **options
     )
-    return model
 
 
-def _convmixer() -> nn.Module:
+def _convmixer() -> Any:
     from timm.models.convmixer import ConvMixer
 
-    model: nn.Module = ConvMixer(16, 2, 3, 4, num_classes=5)
-    return model
+    return ConvMixer(16, 2, 3, 4, num_classes=5)
 
 
-def _resnet(block: str, **options: Any) -> nn.Module:
+def _resnet(block: str, **options: Any) -> Any:
     """Return a narrow ResNet of four blocks of a kind, named "module:class"."""
     from timm.models.resnet import ResNet
 
     module, _, kind = block.partition(":")
-    model: nn.Module = ResNet(
-        *(getattr(importlib.import_module(f"timm.models.{module}"), kind), (1, 1, 1, 1)),
-        **({"num_classes": 5, "channels": (16, 16, 32, 32), "stem_width": 16} | options),
-    )
-    return model
+    narrow: dict[str, Any] = {"num_classes": 5, "channels": (16, 16, 32, 32), "stem_width": 16}
+    blocks = getattr(importlib.import_module(f"timm.models.{module}"), kind)
+    return ResNet(blocks, (1, 1, 1, 1), **narrow, **options)
 
 
-def _blurred() -> nn.Module:
+def _blurred() -> Any:
     from timm.layers import BlurPool2d
 
     return _resnet("resnet:Bottleneck", stem_type="deep", avg_down=True, aa_layer=BlurPool2d)
 
 
-def _poolformer() -> nn.Module:
+def _poolformer() -> Any:
     from timm.models.metaformer import MetaFormer
 
-    model: nn.Module = MetaFormer(3, 5, depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))
-    return model
+    return MetaFormer(3, 5, depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))
 
 
-def _big_transfer() -> nn.Module:
+def _big_transfer() -> Any:
     from timm.models.resnetv2 import ResNetV2
 
-    model: nn.Module = ResNetV2((1, 1), (128, 256), 5, stem_type="fixed", stem_chs=32)
-    return model
+    return ResNetV2((1, 1), (128, 256), 5, stem_type="fixed", stem_chs=32)
 
 
-def _efficientnet(*blocks: str, **options: Any) -> nn.Module:
+def _efficientnet(*blocks: str, **options: Any) -> Any:
     """Return an EfficientNet of one stage per block, in timm's notation of blocks."""
     from timm.models._efficientnet_builder import decode_arch_def
     from timm.models.efficientnet import EfficientNet
 
     stages = decode_arch_def([[block] for block in blocks])
-    model: nn.Module = EfficientNet(stages, num_classes=5, num_features=32, stem_size=8, **options)
-    return model
+    return EfficientNet(stages, num_classes=5, num_features=32, stem_size=8, **options)
 
 
-def _ghostnet() -> nn.Module:
+def _ghostnet() -> Any:
     from timm.models.ghostnet import GhostNet
 
     settings = [[[3, 16, 16, 0, 1]], [[3, 48, 24, 0.25, 2]]]
-    model: nn.Module = GhostNet(settings, num_classes=5, drop_rate=0.0)
-    return model
+    return GhostNet(settings, num_classes=5, drop_rate=0.0)
 
 
-def _regnet() -> nn.Module:
+def _regnet() -> Any:
     from timm.models.regnet import RegNet, RegNetCfg
 
     settings = RegNetCfg(depth=4, w0=16, wa=24.0, wm=1.5, group_size=8, se_ratio=0.25)
-    model: nn.Module = RegNet(settings, num_classes=5)
-    return model
+    return RegNet(settings, num_classes=5)
 
 
-def _hrnet() -> nn.Module:
+def _hrnet() -> Any:
     """Return an HRNet without its classifier, which would be nine tenths of it."""
     from timm.models.hrnet import HighResolutionNetFeatures
 
@@ -127,10 +117,7 @@ def _hrnet() -> nn.Module:
             "num_channels": (8, 16, 24, 32)[:stage],
             "fuse_method": "SUM",
         }
-    model: nn.Module = HighResolutionNetFeatures(
-        settings, feature_location="", out_indices=(1, 2, 3, 4)
-    )
-    return model
+    return HighResolutionNetFeatures(settings, feature_location="", out_indices=(1, 2, 3, 4))
 
 
 _VIT: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2}
@@ -243,9 +230,7 @@ ENTRIES = (
     _entry("EfficientNet", "test_efficientnet", 64),
     _entry(
         "EfficientNet as TensorFlow pads",
-        partial(
-            *(_efficientnet, "ds_r1_k3_s1_e1_c8_se0.25", "ir_r1_k5_s2_e4_c16"), pad_type="same"
-        ),
+        partial(_efficientnet, "ds_r1_k3_s1_e1_c8_se0.25", "ir_r1_k5_s2_e4_c16", pad_type="same"),
         33,
     ),
     _entry(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from benchmarks.zoo.entry import Entry, random, tokens
 class Sequence(nn.Module):
     """A recurrent language model: embedding, recurrent layer, decoder."""
 
-    def __init__(self, layer: type[nn.RNNBase], **options: Any) -> None:
+    def __init__(self, layer: Callable[..., nn.Module], **options: Any) -> None:
         """Make the layers.
 
         Args:

@@ -11,22 +11,21 @@ from torch import nn
 from benchmarks.zoo.entry import Entry, images, random
 
 
-def _resnet(**options: Any) -> nn.Module:
+def _resnet(**options: Any) -> Any:
     from torchvision.models.resnet import Bottleneck, ResNet
 
     return ResNet(Bottleneck, [1, 1, 1, 1], num_classes=5, **options)
 
 
-def _stages(out: dict[str, str]) -> nn.Module:
+def _stages(out: dict[str, str]) -> Any:
     """Return a small ResNet that gives the outputs of some of its stages by new names."""
     from torchvision.models._utils import IntermediateLayerGetter
     from torchvision.models.resnet import BasicBlock, ResNet
 
-    getter: nn.Module = IntermediateLayerGetter(ResNet(BasicBlock, [1, 1, 1, 1]), out)
-    return getter
+    return IntermediateLayerGetter(ResNet(BasicBlock, [1, 1, 1, 1]), out)
 
 
-def _vgg() -> nn.Module:
+def _vgg() -> Any:
     from torchvision.models.vgg import VGG, make_layers
 
     model = VGG(make_layers([8, "M", 16, "M", 16, 16, "M"], batch_norm=True), init_weights=False)
@@ -34,20 +33,19 @@ def _vgg() -> nn.Module:
     return model
 
 
-def _densenet() -> nn.Module:
+def _densenet() -> Any:
     from torchvision.models import DenseNet
 
     return DenseNet(8, (2, 2, 2, 2), 16, num_classes=5)
 
 
-def _named(name: str, **options: Any) -> nn.Module:
+def _named(name: str, **options: Any) -> Any:
     from torchvision import models
 
-    model: nn.Module = models.get_model(name, weights=None, num_classes=5, **options)
-    return model
+    return models.get_model(name, weights=None, num_classes=5, **options)
 
 
-def _efficientnet() -> nn.Module:
+def _efficientnet() -> Any:
     from torchvision.models.efficientnet import EfficientNet, FusedMBConvConfig, MBConvConfig
 
     settings = [
@@ -58,14 +56,14 @@ def _efficientnet() -> nn.Module:
     return EfficientNet(settings, 0.0, 0.0, num_classes=5, last_channel=64)
 
 
-def _mobilenet_v2() -> nn.Module:
+def _mobilenet_v2() -> Any:
     from torchvision.models import MobileNetV2
 
     settings = [[1, 8, 1, 1], [6, 16, 2, 2]]
     return MobileNetV2(num_classes=5, inverted_residual_setting=settings, dropout=0.0)
 
 
-def _mobilenet_v3() -> nn.Module:
+def _mobilenet_v3() -> Any:
     from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
 
     settings = [
@@ -75,7 +73,7 @@ def _mobilenet_v3() -> nn.Module:
     return MobileNetV3(settings, 64, num_classes=5)
 
 
-def _mnasnet() -> nn.Module:
+def _mnasnet() -> Any:
     from torchvision.models import MNASNet
 
     model = MNASNet(0.1, num_classes=5)
@@ -85,27 +83,27 @@ def _mnasnet() -> nn.Module:
     return model
 
 
-def _regnet() -> nn.Module:
+def _regnet() -> Any:
     from torchvision.models.regnet import BlockParams, RegNet
 
     settings = BlockParams.from_init_params(2, 32, 16, 2.5, 16, se_ratio=0.5)
     return RegNet(settings, num_classes=5)
 
 
-def _convnext() -> nn.Module:
+def _convnext() -> Any:
     from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
     settings = [CNBlockConfig(16, 32, 1), CNBlockConfig(32, None, 1)]
     return ConvNeXt(settings, layer_scale=0.1, num_classes=5)
 
 
-def _shufflenet() -> nn.Module:
+def _shufflenet() -> Any:
     from torchvision.models import ShuffleNetV2
 
     return ShuffleNetV2([2, 2, 2], [8, 16, 32, 64, 64], num_classes=5)
 
 
-def _inception(name: str, *left_out: str) -> nn.Module:
+def _inception(name: str, *left_out: str) -> Any:
     """Return a GoogLeNet or an Inception v3 without some of its blocks of equal widths."""
     model = _named(name, aux_logits=False, init_weights=False)
     for block in left_out:
@@ -113,26 +111,26 @@ def _inception(name: str, *left_out: str) -> nn.Module:
     return model
 
 
-def _fcn() -> nn.Module:
+def _fcn() -> Any:
     from torchvision.models.segmentation.fcn import FCN, FCNHead
 
     return FCN(_stages({"layer2": "out"}), FCNHead(128, 5))
 
 
-def _deeplab() -> nn.Module:
+def _deeplab() -> Any:
     from torchvision.models.segmentation.deeplabv3 import DeepLabHead, DeepLabV3
 
     head = DeepLabHead(128, 5, (2, 3))
     return DeepLabV3(_stages({"layer2": "out"}), head)
 
 
-def _lraspp() -> nn.Module:
+def _lraspp() -> Any:
     from torchvision.models.segmentation import LRASPP
 
     return LRASPP(_stages({"layer1": "low", "layer2": "high"}), 64, 128, 5, 16)
 
 
-def _fpn() -> nn.Module:
+def _fpn() -> Any:
     from torchvision.models.detection.backbone_utils import BackboneWithFPN
     from torchvision.models.resnet import BasicBlock, ResNet
 
@@ -140,7 +138,7 @@ def _fpn() -> nn.Module:
     return BackboneWithFPN(body, {"layer1": "0", "layer2": "1"}, [64, 128], 32)
 
 
-def _r3d() -> nn.Module:
+def _r3d() -> Any:
     from torchvision.models.video import resnet
 
     model = resnet.VideoResNet(
@@ -151,7 +149,7 @@ def _r3d() -> nn.Module:
     return model
 
 
-def _r2plus1d() -> nn.Module:
+def _r2plus1d() -> Any:
     from torchvision.models.video import resnet
 
     model = resnet.VideoResNet(
@@ -162,13 +160,13 @@ def _r2plus1d() -> nn.Module:
     return model
 
 
-def _vit() -> nn.Module:
+def _vit() -> Any:
     from torchvision.models import VisionTransformer
 
     return VisionTransformer(32, 8, 2, 2, 32, 64, num_classes=5)
 
 
-def _swin(version: int) -> nn.Module:
+def _swin(version: int) -> Any:
     from torchvision.models import swin_transformer as swin
 
     options: dict[str, Any] = {}
@@ -182,7 +180,7 @@ def _swin(version: int) -> nn.Module:
     )
 
 
-def _maxvit() -> nn.Module:
+def _maxvit() -> Any:
     from torchvision.models import MaxVit
 
     return MaxVit(
@@ -192,7 +190,7 @@ def _maxvit() -> nn.Module:
     )
 
 
-def _mvit() -> nn.Module:
+def _mvit() -> Any:
     from torchvision.models.video.mvit import MSBlockConfig, MViT
 
     blocks = [
