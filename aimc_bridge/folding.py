@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
@@ -22,7 +21,6 @@ _HOOKS: dict[type, str] = {
 _OF_TORCH = "torch.nn.utils.parametrizations"
 
 
-@torch.no_grad()
 def fold(module: nn.Module) -> str:
     """Replace computed weights of a layer by plain ones, if PyTorch itself computes them.
 
@@ -36,17 +34,19 @@ def fold(module: nn.Module) -> str:
         A remark on what was folded; "" for nothing.
     """
     folded: list[str] = []
-    if parametrize.is_parametrized(module):
-        assert isinstance(module.parametrizations, nn.ModuleDict)
-        for name, chain in list(module.parametrizations.items()):
-            kinds = [_PARAMETRIZATIONS.get(type(step).__name__) for step in chain]  # type: ignore[attr-defined]
-            ours = all(type(step).__module__ == _OF_TORCH for step in chain)  # type: ignore[attr-defined]
-            if ours and all(kinds):
-                learns = any(parameter.requires_grad for parameter in chain.parameters())
-                chain.eval()  # spectral norm estimates further in training mode
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-                module._parameters[name].requires_grad_(learns)  # type: ignore[union-attr]
-                folded += [kind for kind in kinds if kind]
+    chains = _chains(module)
+    if chains:
+        weights = {}
+        for name, chain in chains.items():
+            chain.eval()  # spectral norm estimates further in training mode
+            learns = any(parameter.requires_grad for parameter in chain.parameters())
+            weights[name] = nn.Parameter(getattr(module, name).detach(), requires_grad=learns)
+            folded += [_PARAMETRIZATIONS[type(step).__name__] for step in chain]  # type: ignore[attr-defined]
+        # `remove_parametrizations` would change the class, which a copy shares with its original.
+        del module.parametrizations
+        module.__class__ = type(module).__bases__[0]
+        for name, weight in weights.items():
+            setattr(module, name, weight)
     for key, hook in list(module._forward_pre_hooks.items()):
         kind = next((kind for base, kind in _HOOKS.items() if isinstance(hook, base)), None)
         if kind is not None:
@@ -60,3 +60,14 @@ def fold(module: nn.Module) -> str:
     if not folded:
         return ""
     return f"{', '.join(folded)} folded in: training changes the folded weight"
+
+
+def _chains(module: nn.Module) -> dict[str, nn.Module]:
+    """Return the parametrizations of a layer by parameter, if all of them are PyTorch's own."""
+    if not parametrize.is_parametrized(module):
+        return {}
+    assert isinstance(module.parametrizations, nn.ModuleDict)
+    chains = dict(module.parametrizations.items())
+    steps = [type(step) for chain in chains.values() for step in chain]  # type: ignore[attr-defined]
+    known = all(s.__module__ == _OF_TORCH and s.__name__ in _PARAMETRIZATIONS for s in steps)
+    return chains if known else {}

@@ -45,7 +45,7 @@ _NO_VALUES = frozenset(
     {"shape", "dtype", "device", "ndim", "layout", "is_cuda", "requires_grad", "names"}
 )
 _NO_VALUES_CALLED = frozenset(
-    {"size", "dim", "numel", "len", "isinstance", "get_device", "is_floating_point", "stride"}
+    {"size", "dim", "numel", "len", "isinstance", "get_device", "stride", "numpy", "tolist", "item"}
 )
 _SUMS = frozenset({"sum", "mean", "nansum", "nanmean", "logsumexp", "norm", "reduce", "cumsum"})
 _ELEMENTWISE = frozenset({"mul", "multiply", "mul_"})
@@ -120,7 +120,7 @@ class _Reading:
 
     Attributes:
         module: The module.
-        parameter: Name of the parameter.
+        names: Names of the attributes that hold the parameter.
         methods: The methods of the class, with the names that their modules know.
         mentioned: Whether the code mentions the parameter.
         multiplied: Whether a product may take it.
@@ -133,16 +133,23 @@ class _Reading:
         parameter: str,
         methods: Mapping[str, list[_Method]],
     ) -> None:
-        self.module, self.parameter, self.methods = module, parameter, methods
+        self.module, self.names, self.methods = module, {parameter}, methods
         self.mentioned = self.multiplied = False
         self.results: dict[tuple[Any, ...], frozenset[str]] = {}
 
     def read_class(self) -> None:
-        """Read every method: its arguments are inputs."""
+        """Read every method: its arguments are inputs.
+
+        All are read again when an attribute turns out to hold the parameter, too.
+        """
+        known = set(self.names)
         for name, definitions in self.methods.items():
             for node, names in [] if name.startswith(_NOT_READ) else definitions:
                 first = [] if _is_static(node) else [_NOTHING]
                 self.call(node, names, [*first, *[_INPUT] * 50], {}, self.module, 0)
+        if self.names != known:
+            self.results.clear()
+            self.read_class()
 
     def call(
         self,
@@ -321,7 +328,10 @@ class _Frame:
                 old = self.local.get(target.value.id, _NOTHING)
                 self.local[target.value.id] = _joined([old, value])
         elif value & _PARAMETER and isinstance(target, ast.Attribute):
-            self.reading.multiplied = True  # kept elsewhere: what happens to it is not followed
+            if self._is_own(target):
+                self.reading.names.add(target.attr)  # kept under another name
+            else:
+                self.reading.multiplied = True  # what happens to it elsewhere is not followed
 
     def value(self, node: ast.expr) -> frozenset[str]:
         """Return what an expression is made of."""
@@ -331,7 +341,7 @@ class _Frame:
             case ast.Name(id=name):
                 return self.local.get(name, _NOTHING)
             case ast.Attribute(value=owner, attr=attribute):
-                if self._is_parameter(node):
+                if attribute in self.reading.names and self._is_own(node):
                     self.reading.mentioned = True
                     return _PARAMETER
                 inner = self.value(owner)
@@ -456,20 +466,18 @@ class _Frame:
         kind: Any = type(owner)
         defined = (_methods(kind) or {}).get(name)
         if defined is None or self.depth >= _DEPTH:
-            self.reading.multiplied = True
-            return _joined([*arguments, *keywords.values()])
+            values = [*arguments, *keywords.values()]
+            if any(_PARAMETER & value for value in values):
+                self.reading.multiplied = True
+            return _joined(values)
         node, names = defined[0]
         first = [] if _is_static(node) else [_NOTHING]
         return self.reading.call(node, names, [*first, *arguments], keywords, owner, self.depth + 1)
 
-    def _is_parameter(self, node: ast.Attribute) -> bool:
-        """Return whether an expression is `self.<parameter>` of the module in question."""
-        return (
-            self.owner is self.reading.module
-            and node.attr == self.reading.parameter
-            and isinstance(node.value, ast.Name)
-            and node.value.id == "self"
-        )
+    def _is_own(self, node: ast.Attribute) -> bool:
+        """Return whether an expression is an attribute of the module in question itself."""
+        is_self = isinstance(node.value, ast.Name) and node.value.id == "self"
+        return is_self and self.owner is self.reading.module
 
     def _resolved(self, node: ast.expr) -> Any:
         """Return the object that a name or an attribute stands for.
