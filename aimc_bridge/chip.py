@@ -14,6 +14,7 @@ from aimc_bridge import files
 from aimc_bridge.converted import ProgrammedChip, digital_state, engine_of, matrices_of, record_of
 from aimc_bridge.engines.base import Matrix
 from aimc_bridge.errors import CheckpointError, StateError, UsageError
+from aimc_bridge.first_pass import watch_reach
 from aimc_bridge.times import seconds
 
 _FORMAT = 2
@@ -59,6 +60,7 @@ def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
     for name, matrix in matrices_of(model).items():
         matrix.program(seed, name, draw_on)
     record.chip = ProgrammedChip(seed, draw_on)
+    watch_reach(model)
 
 
 def integer(name: str, value: SupportsIndex, least: int | None = None) -> int:
@@ -291,3 +293,4 @@ def load_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
         restore(model)
         raise
     record_of(model).chip = chip
+    watch_reach(model)

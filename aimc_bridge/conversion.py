@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
-from aimc_bridge import layers, products
+from aimc_bridge import layers
 from aimc_bridge.calibration import run_batch
 from aimc_bridge.converted import (
     ConversionRecord,
@@ -21,6 +21,7 @@ from aimc_bridge.converted import (
     digital_state,
     inside,
     is_converted,
+    matches,
     matrices_of,
     record_of,
 )
@@ -33,8 +34,11 @@ from aimc_bridge.engines.match import (
     registered,
 )
 from aimc_bridge.errors import ConversionError, UsageError
+from aimc_bridge.first_pass import excluded_by, watch_first_pass
+from aimc_bridge.products import DigitalProduct, Measurement
 from aimc_bridge.spec import Preset
-from aimc_bridge.walk import Walk, matches
+from aimc_bridge.walk import Walk
+from aimc_bridge.watching import watched
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,11 +66,15 @@ def convert(
         engine: "native" or "aihwkit".
         exclude: Modules that stay digital, with all that they hold: a name, a shell pattern such as
             "encoder.*", or several of them. If a module has several names, each of them works. The
-            name of a weight matrix works if no handler serves the layer that holds it.
+            name of a weight matrix works if no handler serves the layer that holds it. Products
+            that a module does in its own forward pass stay digital by its name too, and so do those
+            with a buffer by the buffer's name.
         overrides: Other presets for some layers, by name or shell pattern. The first pattern that
             matches a layer counts.
         strict: If True, it is an error when a weight matrix would stay digital without being
-            excluded. If False, such a matrix stays digital.
+            excluded, and the first pass of the converted model, whoever runs it, is an error when
+            it multiplies with something outside of the tiles that nobody excluded. If False, such
+            a matrix stays digital, and the first pass warns.
         handlers: Handlers of your own by layer type, for this conversion only. `handles` explains
             what a handler is, and registers one for all conversions.
 
@@ -110,8 +118,12 @@ def convert(
         )
     walk.check_use()
     layers.disable_fast_paths(converted)
-    attach(converted, ConversionRecord(engine, preset, overrides, walk.layers))
+    record = ConversionRecord(
+        engine, preset, overrides, walk.layers, strict=strict, exclude=tuple(exclude)
+    )
+    attach(converted, record)
     engine_used.finish(converted)
+    watch_first_pass(converted)
     tiles = {name: matrix.grid.tiles for name, matrix in matrices_of(converted).items()}
     for layer in walk.layers:
         if layer.where == "analog":
@@ -165,19 +177,20 @@ def coverage(model: nn.Module, inputs: Any = None) -> pd.DataFrame:
     import pandas as pd
 
     columns = ["module", "type", "parameters", "where", "tiles", "reason"]
-    layers_ = record_of(model).layers
+    record = record_of(model)
+    layers_ = record.layers
     rows = [[getattr(layer, c) for c in columns] for layer in layers_]
     if inputs is None:
         return pd.DataFrame(rows, columns=columns)
-    with products.watched(model) as measurement:
+    with watched(model) as measurement:
         run_batch(model, inputs, next(model.parameters()).device)
     for layer, row in zip(layers_, rows, strict=True):
         row += _work_of(layer, measurement)
-    rows += [_product_row(product, layers_) for product in measurement.digital]
+    rows += [_product_row(product, record.exclude) for product in measurement.digital]
     return pd.DataFrame(rows, columns=[*columns, "calls", "mvms", "macs", "adc_conversions"])
 
 
-def _work_of(layer: LayerRecord, measurement: products.Measurement) -> list[int]:
+def _work_of(layer: LayerRecord, measurement: Measurement) -> list[int]:
     """Return calls, MVMs, MACs and ADC conversions of all matrices in a layer."""
     works = [
         work
@@ -192,16 +205,11 @@ def _work_of(layer: LayerRecord, measurement: products.Measurement) -> list[int]
     ]
 
 
-def _product_row(product: products.DigitalProduct, layers_: Sequence[LayerRecord]) -> list[Any]:
+def _product_row(product: DigitalProduct, exclude: Sequence[str]) -> list[Any]:
     """Return the row of a digital product; it says so if the product was excluded by name."""
     module = product.modules[-1] if product.modules else ""
-    excluded = [
-        layer.reason
-        for layer in layers_
-        if layer.reason.startswith("excluded")
-        and any(inside(name, layer.module) for name in (*product.modules, product.holder))
-    ]
-    reason = "; ".join([str(product), *excluded[:1]])
+    pattern = excluded_by(product, exclude)
+    reason = str(product) if pattern is None else f"{product}; excluded by {pattern!r}"
     size = math.prod(product.shape)
     return [module, product.kind, size, "digital", 0, reason, product.calls, 0, product.macs, 0]
 
@@ -308,6 +316,7 @@ def _names(model: nn.Module) -> list[str]:
 def _check_patterns(model: nn.Module, patterns: Iterable[str]) -> None:
     """Raise UsageError for a pattern that matches no module and no parameter."""
     names = _names(model)
+    names += [name for name, _ in model.named_buffers(remove_duplicate=False)]
     for pattern in patterns:
         if not any(matches(name, pattern) for name in names):
             raise UsageError(

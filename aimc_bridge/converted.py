@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
@@ -59,6 +61,10 @@ class ConversionRecord:
         presets: Other presets, by name or shell pattern of the layers.
         layers: The coverage report.
         chip: The programmed chip; None before programming.
+        strict: Whether a digital product that no pattern excludes is an error.
+        exclude: Names and shell patterns of what stays digital.
+        measured: Whether a pass of the whole model has been measured.
+        reach_checked: Whether a pass with a chip has been looked at for layers that it misses.
     """
 
     engine: str
@@ -66,6 +72,10 @@ class ConversionRecord:
     presets: dict[str, Preset]
     layers: list[LayerRecord] = field(default_factory=list)
     chip: ProgrammedChip | None = None
+    strict: bool = True
+    exclude: tuple[str, ...] = ()
+    measured: bool = False
+    reach_checked: bool = False
 
 
 _ATTRIBUTE = "_aimc_record"
@@ -123,6 +133,38 @@ def inside(name: str, module: str) -> bool:
         module: Name of a module; "" is the whole model.
     """
     return name == module or module == "" or name.startswith(module + ".")
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Return whether a pattern matches a module, or a module that holds it.
+
+    Args:
+        name: Full name of the module, such as "encoder.0.linear".
+        pattern: A name or shell pattern; "encoder" matches everything in the encoder.
+    """
+    parts = name.split(".")
+    return any(fnmatchcase(".".join(parts[: i + 1]), pattern) for i in range(len(parts)))
+
+
+def shortened(named: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Return names and shell patterns that match these names, and what they hold, only.
+
+    Args:
+        named: The names to match, such as "blocks.0.mlp" and "blocks.1.mlp".
+        names: All names that a pattern might match.
+
+    Returns:
+        Patterns in place of names that differ in numbers only, such as "blocks.*.mlp".
+    """
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(named):
+        groups.setdefault(re.sub(r"(?<![^.])\d+(?![^.])", "*", name), []).append(name)
+    short: list[str] = []
+    for pattern, group in groups.items():
+        hit = [name for name in names if fnmatchcase(name, pattern)]
+        exact = all(any(inside(one, name) for name in group) for one in hit)
+        short += [pattern] if len(group) > 1 and exact else group
+    return short
 
 
 def is_converted(model: nn.Module) -> bool:

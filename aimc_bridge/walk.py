@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from aimc_bridge import aliases
-from aimc_bridge.converted import LayerRecord
+from aimc_bridge.converted import LayerRecord, inside, matches
 from aimc_bridge.custom_layers import Handled, MakeLinear
 from aimc_bridge.engines.base import Engine
 from aimc_bridge.engines.match import CustomHandler, Handler, is_served, match
@@ -23,17 +23,6 @@ from aimc_bridge.usage import is_multiplied
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _NORMALISATIONS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
-
-
-def matches(name: str, pattern: str) -> bool:
-    """Return whether a pattern matches a module, or a module that holds it.
-
-    Args:
-        name: Full name of the module, such as "encoder.0.linear".
-        pattern: A name or shell pattern; "encoder" matches everything in the encoder.
-    """
-    parts = name.split(".")
-    return any(fnmatchcase(".".join(parts[: i + 1]), pattern) for i in range(len(parts)))
 
 
 class Walk:
@@ -124,9 +113,17 @@ class Walk:
 
     def check_use(self) -> None:
         """Raise UsageError for a pattern that had no effect."""
-        modules = [name for name in self.given if name]
+        analog = [layer.module for layer in self.layers if layer.where == "analog"]
+        others = [name for name in self.given if name]
+        for module_name, module in self.given.items():
+            if not any(inside(module_name, layer) for layer in analog):
+                own = (
+                    *module.named_parameters(recurse=False),
+                    *module.named_buffers(recurse=False),
+                )
+                others += [_joined(module_name, key) for key, _ in own]
         for pattern in self.exclude:
-            if pattern not in self.used and not any(matches(n, pattern) for n in modules):
+            if pattern not in self.used and not any(matches(n, pattern) for n in others):
                 raise UsageError(
                     f"exclude {pattern!r} matches a parameter of a layer that is converted whole; "
                     "exclude the layer by its name"

@@ -1,0 +1,428 @@
+"""Following a pass of a model: which products the tiles do, and which stay digital.
+
+A product is digital if one operand depends on the inputs, another does not, and no analog layer
+does it. Dependence is followed below Python, by storage, so that views, in-place writes and caches
+are seen, and so is a layer that a closure, a hook or any other object holds.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.modules import module as nn_module
+from torch.utils import _python_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from aimc_bridge.converted import ConversionRecord, is_converted, matrices_of, record_of
+from aimc_bridge.engines.base import Matrix
+from aimc_bridge.modes import modes_kept
+from aimc_bridge.products import (
+    AnalogWork,
+    DigitalProduct,
+    Measurement,
+    inner_size,
+    name_of,
+    operands,
+    place,
+    tensors,
+    written,
+)
+
+_WATCHED: list[int] = []
+"""The identities of the records of models that are watched."""
+
+
+def is_watched(record: ConversionRecord) -> bool:
+    """Return whether a model is inside a block of `watched`.
+
+    Args:
+        record: The model's record.
+    """
+    return id(record) in _WATCHED
+
+
+def _keep_exact(row: int, column: int, x: Tensor, outputs: Callable[[], Tensor]) -> None:
+    """Do nothing: while a matrix has an observer, its products are exact."""
+
+
+@contextmanager
+def watched(model: nn.Module) -> Iterator[Measurement]:
+    """Watch a pass of a whole model inside the block, without a trace.
+
+    Analog products are exact meanwhile (no noise is drawn, no input range is needed), gradients are
+    off and modules are in evaluation mode.
+
+    Args:
+        model: A converted model.
+
+    Yields:
+        The measurement, which is complete at the end of the block.
+    """
+    matrices = matrices_of(model)
+    watcher = Watcher(model, matrices)
+    record = record_of(model)
+
+    def mark(_: nn.Module, args: Any, kwargs: Any) -> None:
+        if watcher.within == [model]:
+            watcher.mark_inputs((args, kwargs))
+
+    with modes_kept(model), torch.no_grad():
+        model.eval()
+        for matrix in matrices.values():
+            matrix.observe(_keep_exact)
+        handle = model.register_forward_pre_hook(mark, with_kwargs=True, prepend=True)
+        _WATCHED.append(id(record))
+        try:
+            watcher.start()
+            yield watcher.measurement
+        finally:
+            watcher.stop()
+            _WATCHED.remove(id(record))
+            handle.remove()
+            for matrix in matrices.values():
+                matrix.observe(None)
+
+
+class _Marks:
+    """The tensors that depend on the inputs, by the storage they lie in."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._storages: dict[int, StorageWeakRef] = {}
+        self._others: Any = WeakTensorKeyDictionary()  # of tensors without a storage
+
+    def add(self, tensor: Tensor) -> None:
+        """Mark a tensor, and all that share its storage."""
+        for part in _parts(tensor):
+            storage = _storage(part)
+            if storage is None:
+                self._others[part] = True
+            elif storage._cdata not in self._storages:
+                # while there is a reference, no other storage gets its address
+                self._storages[storage._cdata] = StorageWeakRef(storage)
+
+    def has(self, tensor: Tensor) -> bool:
+        """Return whether a tensor depends on the inputs."""
+        for part in _parts(tensor):
+            storage = _storage(part)
+            if part in self._others if storage is None else storage._cdata in self._storages:
+                return True
+        return False
+
+
+def _storage(tensor: Tensor) -> torch.UntypedStorage | None:
+    """Return the storage of a tensor; None if its kind has none."""
+    try:
+        return tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Return the strided tensors that a sparse one consists of, or the tensor itself."""
+    if tensor.layout is torch.strided:
+        return (tensor,)
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.values()
+    if tensor.layout == torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    return (tensor,)
+
+
+def tensors_in(value: Any, depth: int = 4) -> Iterator[Tensor]:
+    """Yield the tensors in the arguments or the result of a module.
+
+    Args:
+        value: A tensor, or containers, dataclasses and other objects that hold tensors.
+        depth: How many objects may lie in one another.
+    """
+    if isinstance(value, Tensor):
+        yield value
+    elif depth == 0 or value is None or isinstance(value, str | bytes | int | float | nn.Module):
+        return
+    elif isinstance(value, Mapping):
+        for item in list(value.values()):
+            yield from tensors_in(item, depth - 1)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            yield from tensors_in(item, depth - 1)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for entry in fields(value):
+            yield from tensors_in(getattr(value, entry.name, None), depth - 1)
+    else:
+        for item in list(getattr(value, "__dict__", {}).values()):
+            yield from tensors_in(item, depth - 1)
+
+
+class Watcher(TorchDispatchMode):
+    """Follows every operation from `start` to `stop`.
+
+    Operations inside analog products are not followed: the watcher steps aside there, so that they
+    take no longer, and compiled passes stay compiled.
+
+    Attributes:
+        measurement: What was found so far.
+        within: The modules whose forward pass runs, outermost first, in the model or not.
+        names: All names of each module of the model.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        matrices: Mapping[str, Matrix],
+        name: str = "",
+        *,
+        only_own: bool = False,
+    ) -> None:
+        """Look at the model; nothing is followed yet.
+
+        Args:
+            model: A converted model, or a part of one.
+            matrices: Its weight matrices on tiles, by the name of the layer in the whole model.
+            name: Name of the part in the whole model.
+            only_own: Whether code outside of the model's forward passes may run, too. There, only
+                products with the model's own parameters and buffers count.
+        """
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.measurement = Measurement({key: AnalogWork() for key in matrices})
+        self.within: list[nn.Module] = []
+        self.names: dict[nn.Module, list[str]] = {}
+        self._model, self._only_own = model, only_own
+        for key, module in model.named_modules(remove_duplicate=False):
+            self.names.setdefault(module, []).append(".".join(filter(None, [name, key])))
+        self._marks = _Marks()
+        self._holders = _holders(model, name)
+        self._derived: dict[int, tuple[StorageWeakRef, int]] = {}  # made from a parameter alone
+        self._tiles = {
+            module: (key, matrix, first)
+            for key, matrix in matrices.items()
+            for module, first in matrix.product_modules()
+        }
+        self._inside = 0  # depth of analog products
+        self._aside = False
+        self._rows: dict[tuple[Any, ...], DigitalProduct] = {}
+        self._thread = threading.get_ident()
+        self._frame: FrameType | None = None
+        self._handles: list[RemovableHandle] = []
+
+    # --- from start to stop ---
+
+    def start(self, within: nn.Module | None = None, frame: FrameType | None = None) -> None:
+        """Begin to follow operations, and calls of all modules, in the module tree or not.
+
+        Args:
+            within: The module whose call has just begun.
+            frame: The frame of that call. When it has been left in a way that runs no hooks
+                (KeyboardInterrupt), the watcher stops as soon as it notices.
+        """
+        if within is not None:
+            self.within.append(within)
+        self._frame = frame
+        self._handles = [
+            nn_module.register_module_forward_pre_hook(self._enter),
+            nn_module.register_module_forward_hook(self._leave, always_call=True),
+        ]
+        self.__enter__()  # type: ignore[no-untyped-call]
+
+    def stop(self) -> None:
+        """Leave no hook and no mode behind; more than once does no harm."""
+        self._frame = None
+        for handle in self._handles:
+            handle.remove()
+        if self._handles and not self._aside and threading.get_ident() == self._thread:
+            above = []
+            while (mode := _python_dispatch._get_current_dispatch_mode()) is not None:
+                if mode is self:
+                    self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+                    break
+                above.append(_python_dispatch._pop_mode())
+            for mode in reversed(above):
+                _python_dispatch._push_mode(mode)
+        self._handles = []
+
+    def runs_here(self) -> bool:
+        """Return whether this thread is the one that is followed."""
+        return threading.get_ident() == self._thread
+
+    def is_abandoned(self) -> bool:
+        """Return whether the call that is followed is over, although no hook said so."""
+        if self._frame is None:
+            return False
+        frame = sys._current_frames().get(self._thread)
+        while frame is not None:
+            if frame is self._frame:
+                return False
+            frame = frame.f_back
+        return True
+
+    # --- modules ---
+
+    def mark_inputs(self, values: Any) -> None:
+        """Mark tensors as inputs, but for parameters and buffers of the model.
+
+        Args:
+            values: Anything that holds tensors.
+        """
+        for tensor in tensors_in(values):
+            storage = _storage(tensor)
+            if storage is None or storage._cdata not in self._holders:
+                self._marks.add(tensor)
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        """Note that the call of a module begins; this is a hook of all modules."""
+        if threading.get_ident() != self._thread:
+            return
+        if self.is_abandoned():
+            self.stop()
+            return
+        self.within.append(module)
+        if self._is_tile(module):
+            self._inside += 1
+            if self._inside == 1 and _python_dispatch._get_current_dispatch_mode() is self:
+                self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+                self._aside = True
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Note that the call of a module ends; this is a hook of all modules."""
+        if threading.get_ident() != self._thread or module not in self.within:
+            return
+        while (last := self.within.pop()) is not module:  # its own hook failed
+            self._end(last)
+        self._end(module)
+        if self._is_tile(module):
+            for tensor in tensors_in(output):
+                self._marks.add(tensor)
+            if module in self._tiles:
+                name, matrix, first = self._tiles[module]
+                if first and isinstance(output, Tensor):
+                    _count(self.measurement.analog[name], matrix, output, first)
+
+    def _end(self, module: nn.Module) -> None:
+        """Follow operations again if the module was the last analog product."""
+        if self._is_tile(module):
+            self._inside -= 1
+            if self._inside == 0 and self._aside:
+                self._aside = False
+                self.__enter__()  # type: ignore[no-untyped-call]
+
+    def _is_tile(self, module: nn.Module) -> bool:
+        """Return whether a module does products on tiles, or is another converted model."""
+        return module in self._tiles or is_converted(module) and module is not self._model
+
+    # --- operations ---
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Do an operation, and follow which tensors depend on the inputs."""
+        kwargs = kwargs or {}
+        known = isinstance(func, OpOverload)  # not an operator on functions, such as cond
+        values = operands(func, args, kwargs) if known and not self._inside else None
+        digital = values is not None and self._is_digital(values)
+        given = [*tensors(args), *tensors(tuple(kwargs.values()))]
+        dependent = any(self._marks.has(tensor) for tensor in given)
+        result = func(*args, **kwargs)
+        if dependent:
+            for tensor in tensors(result):
+                self._marks.add(tensor)
+            for tensor in written(func, args, kwargs) if known else ():
+                self._marks.add(tensor)
+        else:
+            self._derive(given, result)
+        if digital and values is not None:
+            self._record(func, values, args, result)
+        return result
+
+    def _derive(self, given: list[Tensor], result: Any) -> None:
+        """Remember which parameter a tensor was made from, such as a standardised weight."""
+        origin = next(filter(None, map(self._origin, given)), None)
+        for tensor in tensors(result) if origin else ():
+            storage = _storage(tensor)
+            if storage is not None and storage._cdata not in self._derived:
+                assert origin is not None
+                self._derived[storage._cdata] = (StorageWeakRef(storage), origin)
+
+    def _is_digital(self, values: list[Any]) -> bool:
+        depends = [self._depends(value) for value in values]
+        return any(depends) and not all(depends)
+
+    def _depends(self, operand: Any) -> bool:
+        return any(self._marks.has(tensor) for tensor in tensors(operand))
+
+    def _record(self, func: Any, values: list[Any], args: tuple[Any, ...], result: Any) -> None:
+        """Note a digital product."""
+        inner = inner_size(func, values, args)
+        if inner == 1:
+            return  # an inner dimension of 1 is a scaling, no product
+        fixed = list(tensors([value for value in values if not self._depends(value)]))
+        largest = max(fixed, key=lambda tensor: tensor.numel(), default=None)
+        origin = None if largest is None else self._origin(largest)
+        holders = () if origin is None else tuple(self._holders[origin])
+        stack = [self.names[module] for module in self.within if module in self.names]
+        if self._only_own and not stack and not holders:
+            return
+        shape = () if largest is None else tuple(largest.shape)
+        modules = tuple(names[0] for names in stack)
+        kind = type(self.within[-1]).__name__ if self.within else "function"
+        key = (holders[:1], modules, kind, name_of(func), shape, place())
+        row = self._rows.get(key)
+        if row is None:
+            names = frozenset(filter(None, [*holders, *(n for names in stack for n in names)]))
+            holder = holders[0] if holders else ""
+            row = DigitalProduct(holder, modules, names, kind, name_of(func), shape, key[-1])
+            self._rows[key] = row
+            self.measurement.digital.append(row)
+        row.calls += 1
+        outputs = list(tensors(result))
+        if outputs and inner:
+            row.macs += outputs[0].numel() * inner
+
+    def _origin(self, tensor: Tensor) -> int | None:
+        """Return the storage of the parameter or buffer that a tensor is or was made from."""
+        storage = _storage(tensor)
+        if storage is None:
+            return None
+        key: int = storage._cdata
+        return key if key in self._holders else self._derived.get(key, (None, None))[1]
+
+
+def _count(work: AnalogWork, matrix: Matrix, output: Tensor, columns: int) -> None:
+    """Add a call; `columns` is the number of outputs per vector of this module."""
+    grid = matrix.grid
+    vectors = output.numel() // columns
+    work.calls += 1
+    work.mvms += vectors * grid.tiles
+    work.macs += vectors * grid.in_features * grid.out_features
+    if matrix.preset.crossbar.adc_bits is not None:
+        work.adc_conversions += vectors * len(grid.rows) * grid.out_features
+
+
+def _holders(model: nn.Module, name: str) -> dict[int, list[str]]:
+    """Return the names of the parameters and buffers that lie in each storage."""
+    holders: dict[int, list[str]] = {}
+    named = (
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    )
+    for key, tensor in named:
+        storage = _storage(tensor)
+        if storage is not None:
+            full = ".".join(filter(None, [name, key]))
+            holders.setdefault(storage._cdata, []).append(full)
+    return holders
