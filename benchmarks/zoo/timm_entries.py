@@ -129,8 +129,22 @@ ENTRIES = (
     _entry("ViT with registers and layer scale", "test_vit3", 160),
     _entry("DeiT distilled", "deit_tiny_distilled_patch16_224", 32, _VIT | _TWO),
     _entry("DeiT III", "deit3_small_patch16_224", 32, _VIT | _TWO),
-    _entry("BEiT", "beit_base_patch16_224", 32, _VIT | _TWO),
-    _entry("EVA-02", "eva02_tiny_patch14_224", 32, _VIT | _TWO),
+    _entry(
+        "BEiT",
+        "beit_base_patch16_224",
+        32,
+        _VIT | _TWO,
+        exclude=("*.attn.qkv",),
+        why="attention reads the weights of this layer without calling it",
+    ),
+    _entry(
+        "EVA-02",
+        "eva02_tiny_patch14_224",
+        32,
+        _VIT | _TWO,
+        exclude=("*.attn.qkv",),
+        why="attention reads the weights of this layer without calling it",
+    ),
     _entry("CaiT", "cait_xxs24_224", 32, _VIT | _TWO),
     _entry("XCiT", "xcit_nano_12_p16_224", 32, _VIT | _TWO),
     _entry(
@@ -150,6 +164,8 @@ ENTRIES = (
         "swinv2_tiny_window8_256",
         32,
         {"img_size": 32, "window_size": 4, "embed_dim": 16, "depths": (2, 2), "num_heads": (1, 2)},
+        exclude=("*.attn.qkv",),
+        why="attention reads the weights of this layer without calling it",
     ),
     _entry(
         "CoaT",
@@ -237,6 +253,8 @@ ENTRIES = (
         "conditional convolutions",
         partial(_efficientnet, "ds_r1_k3_s1_e1_c8", "ir_r1_k3_s2_e4_c16_cc4"),
         32,
+        exclude=("blocks.1.0.conv_*",),
+        why="the weights are mixed again for each sample",
     ),
     _entry(
         "MixNet", partial(_efficientnet, "ds_r1_k3_s1_e1_c16", "ir_r1_k3.5_a1.1_p1.1_s2_e4_c24"), 32

@@ -136,6 +136,8 @@ ENTRIES = (
         "MobileBERT",
         "MobileBertForMaskedLM",
         _LM | {"embedding_size": 16, "intra_bottleneck_size": 16},
+        exclude=("cls.predictions.decoder", "cls.predictions.dense"),
+        why="the output layer joins the weights of two layers",
     ),
     _entry("SqueezeBERT", "SqueezeBertForSequenceClassification", _LM | {"embedding_size": 32}),
     _entry("ModernBERT", "ModernBertForMaskedLM", _LM | {"pad_token_id": 0}),
@@ -153,11 +155,15 @@ ENTRIES = (
             "d_head": 16,
             "d_inner": 48,
         },
+        exclude=("*.r_kernel", "*.seg_embed"),
+        why="bare parameters, multiplied with positions and segments",
     ),
     _entry(
         "XLNet",
         "XLNetForSequenceClassification",
         {"vocab_size": 64, "d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 48},
+        exclude=("*.rel_attn.?", "*.seg_embed"),
+        why="the projections of attention are bare parameters",
     ),
     # decoders
     _entry("GPT-2", "GPT2LMHeadModel", _GPT, aihwkit=True, everyday=True),
@@ -206,7 +212,7 @@ ENTRIES = (
     _entry(
         "GPT-OSS",
         "GptOssForCausalLM",
-        _EXPERTS | {"head_dim": 16, "num_local_experts": 3},
+        _EXPERTS | {"head_dim": 16, "num_local_experts": 3, "initializer_range": 0.2},
         _long_text,
     ),
     _entry("OLMoE", "OlmoeForCausalLM", _EXPERTS | {"num_experts": 3}, _long_text),
@@ -229,7 +235,11 @@ ENTRIES = (
     ),
     # state spaces
     _entry(
-        "Mamba", "MambaForCausalLM", {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1}
+        "Mamba",
+        "MambaForCausalLM",
+        {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1},
+        exclude=("*.conv1d", "*.dt_proj"),
+        why="the mixer reads these weights without calling the layers",
     ),
     _entry(
         "Mamba-2",
@@ -243,6 +253,8 @@ ENTRIES = (
             "n_groups": 1,
             "state_size": 16,
         },
+        exclude=("*.conv1d",),
+        why="the mixer reads these weights without calling the layer",
     ),
     _entry(
         "RWKV",
