@@ -46,6 +46,18 @@ _OPERANDS: dict[str, tuple[int, ...]] = {
     "_trilinear": (0, 1, 2),
     "_embedding_bag": (0, 6),  # a lookup, unless every entry has a weight of its own
     "_embedding_bag_forward_only": (0, 6),
+    # queries, keys and values; masks and biases of the scores are added
+    "scaled_dot_product_attention": (0, 1, 2),
+    "_scaled_dot_product_attention_math": (0, 1, 2),
+    "_scaled_dot_product_attention_math_for_mps": (0, 1, 2),
+    "_scaled_dot_product_flash_attention": (0, 1, 2),
+    "_scaled_dot_product_flash_attention_for_cpu": (0, 1, 2),
+    "_scaled_dot_product_efficient_attention": (0, 1, 2),
+    "_scaled_dot_product_cudnn_attention": (0, 1, 2),
+    "_scaled_dot_product_fused_attention_overrideable": (0, 1, 2),
+    "_flash_attention_forward": (0, 1, 2),
+    "_efficient_attention_forward": (0, 1, 2),
+    "_cudnn_attention_forward": (0, 1, 2),
     "_native_multi_head_attention": (0, 1, 2, 5, 7),
     "_transformer_encoder_layer_fwd": (0, 3, 5, 12, 14),
 }
