@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import builtins
 import inspect
+import re
 import sys
 import textwrap
 import types
@@ -19,6 +20,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from torch import nn
+from torch.fx import GraphModule
 
 _PARAMETER = frozenset({"parameter"})
 _INPUT = frozenset({"input"})
@@ -68,19 +70,38 @@ def is_multiplied(module: nn.Module, parameter: str) -> bool:
 
     Args:
         module: The module that holds the parameter.
-        parameter: Name of the parameter in the module, or of a `nn.ParameterList` that holds it.
+        parameter: Name of the parameter in the module, or of a `nn.ParameterList` that holds it. In
+            a torch.fx graph, also of a parameter in one of its parts, such as "encoder.table".
 
     Returns:
         True if a matrix product, a convolution, or a sum of scaled inputs takes it; also if the
         code cannot be read or does not mention it. False if all that it does is something else.
     """
     kind: Any = type(module)
-    methods = _methods(kind)
+    methods = _graph(module) if isinstance(module, GraphModule) else _methods(kind)
     if methods is None or "forward" in module.__dict__:
         return True
     reading = _Reading(module, parameter, methods)
     reading.read_class()
     return reading.multiplied or not reading.mentioned
+
+
+def dotted(code: str) -> str:
+    """Return code in which `getattr(self, "1")`, as torch.fx writes it, is `self.1`.
+
+    Args:
+        code: Python code.
+    """
+    while (short := re.sub(r"""getattr\(([\w.]+), ["'](\w+)["']\)""", r"\1.\2", code)) != code:
+        code = short
+    return code
+
+
+def _graph(module: GraphModule) -> dict[str, list[_Method]] | None:
+    """Return the generated forward pass of a torch.fx graph."""
+    node = ast.parse(textwrap.dedent(module.code)).body[-1]
+    names = getattr(module.forward, "__globals__", {})
+    return {"forward": [(node, names)]} if isinstance(node, ast.FunctionDef) else None
 
 
 @lru_cache(maxsize=1024)
@@ -341,7 +362,7 @@ class _Frame:
             case ast.Name(id=name):
                 return self.local.get(name, _NOTHING)
             case ast.Attribute(value=owner, attr=attribute):
-                if attribute in self.reading.names and self._is_own(node):
+                if self._is_parameter(node):
                     self.reading.mentioned = True
                     return _PARAMETER
                 inner = self.value(owner)
@@ -473,6 +494,12 @@ class _Frame:
         node, names = defined[0]
         first = [] if _is_static(node) else [_NOTHING]
         return self.reading.call(node, names, [*first, *arguments], keywords, owner, self.depth + 1)
+
+    def _is_parameter(self, node: ast.Attribute) -> bool:
+        """Return whether an expression is the parameter of the module in question."""
+        if self.owner is not self.reading.module:
+            return False
+        return dotted(ast.unparse(node)).removeprefix("self.") in self.reading.names
 
     def _is_own(self, node: ast.Attribute) -> bool:
         """Return whether an expression is an attribute of the module in question itself."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
 from torch.nn.utils.parametrize import ParametrizationList
 
 from aimc_bridge import aliases
@@ -19,7 +20,7 @@ from aimc_bridge.errors import ConversionError, UsageError
 from aimc_bridge.folding import fold
 from aimc_bridge.refusals import Refusals, is_matrix, no_cells, why_not
 from aimc_bridge.spec import Preset
-from aimc_bridge.usage import is_multiplied
+from aimc_bridge.usage import dotted, is_multiplied
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _NORMALISATIONS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
@@ -385,8 +386,15 @@ class Walk:
     def _holder(self, name: str, module: nn.Module, key: str) -> tuple[nn.Module, str]:
         """Return the module whose code uses a parameter, and the name of it there.
 
-        It is the module itself, but for a list or a parametrization, which belong to another one.
+        It is the module itself, but for a list or a parametrization, which belong to another one,
+        and for the parts of a torch.fx graph, whose code is the graph's.
         """
+        parts = name.split(".") if name else []
+        for i in range(len(parts) + 1):
+            graph = self.given.get(".".join(parts[:i]))
+            used = ".".join([*parts[i:], key])
+            if isinstance(graph, GraphModule) and f"self.{used}" in dotted(graph.code):
+                return graph, used
         if isinstance(module, nn.ParameterList | nn.ParameterDict | ParametrizationList):
             path = [part for part in name.split(".") if part != "parametrizations"]
             owner = self.given.get(".".join(path[:-1]))

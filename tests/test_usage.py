@@ -45,7 +45,8 @@ class Keyword(Holds):
 class Renamed(Holds):
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 2:
-            w = self.w.t().contiguous()
+            w = self.w.t()
+            w = w.contiguous()
         else:
             w = self.w
         return torch.einsum("bi,io->bo", x, w)
