@@ -95,7 +95,8 @@ def transfer(analog: nn.Module, engine: str) -> nn.Module:
                 module._modules[key] = new
     whole = replaced.get(copied)  # the model is a single layer
     result = copied if whole is None else whole
-    aliases.redirect(result, replaced)
+    names = {copied.get_submodule(name): name for name in matrices}
+    aliases.redirect(result, replaced, names, ())
     record = record_of(copied)
     record.engine = engine
     if result is not copied:
