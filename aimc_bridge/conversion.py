@@ -61,6 +61,13 @@ def convert(
     analog layer there. Afterwards, `coverage` lists what happened to each layer, and `calibrate`
     sets the input ranges.
 
+    Weights may be float16, bfloat16, float32 or float64. Whatever they are, products are computed
+    in float32 (on the native engine in float64 if the weights are float64), and the chip is that of
+    the float32 copy of the same weights. A layer takes inputs of any of these dtypes, and its
+    outputs have the dtype of its inputs; under autocast they are float32. On the native engine
+    `layer.weight` is the trained parameter. On aihwkit, whose tiles hold float32, it is a copy in
+    the model's dtype; assigning to it writes the tiles.
+
     Args:
         model: A digital model. Its parameters must have finite values.
         preset: The chip, such as `presets.rasch2023`.
@@ -297,8 +304,13 @@ def _check_arguments(model: nn.Module, preset: Preset, overrides: Mapping[str, P
             f"{', '.join(map(repr, without))}: no values yet; load weights, or run a batch through "
             "the lazy layers first"
         )
+    # torch does not look at numbers of 8 bits, which the engine refuses by their dtype
     wrong = [
-        name for name, parameter in parameters.items() if not bool(torch.isfinite(parameter).all())
+        name
+        for name, parameter in parameters.items()
+        if not bool(
+            torch.isfinite(parameter if parameter.dtype.itemsize > 1 else parameter.float()).all()
+        )
     ]
     if wrong:
         raise ConversionError(

@@ -18,8 +18,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SMALLEST_RANGE = 1e-30
 """The smallest input range that divides inputs.
 
-The steps of a DAC, 127 over the range, are finite then, and 0 times their number is 0. Added to a
-range above 1e-22 it changes nothing.
+The steps of a DAC, 127 over the range, are finite then, and 0 times their number is 0.
 """
 
 _NAMES = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)

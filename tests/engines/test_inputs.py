@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from aimc_bridge import calibrate, convert
 from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import ShapeError, UsageError
+from aimc_bridge.training import HWATraining
 from presets import ideal, rasch2023
 from tests.models import QUIET, RANGED, assert_close, linear, only, random
 
@@ -174,3 +176,25 @@ def test_learned_ranges_driven_to_zero(value: float, engine: str) -> None:
     for parameter in analog.parameters():
         assert parameter.grad is None or parameter.grad.isfinite().all()
     assert analog.eval()(torch.zeros(5, 6)).isfinite().all()
+
+
+def test_a_range_of_zero_in_a_state_dict() -> None:
+    """It is loaded as the smallest range; any other one is loaded as it is, with its sign."""
+    analog, x = convert(nn.Sequential(linear(6, 4)), RANGED).eval(), random(5, 6)
+    calibrate(analog, [x])
+    state, expected = copy.deepcopy(analog.state_dict()), analog(x)
+    analog.load_state_dict(state | {"0.crossbar.input_range": torch.zeros(1, 1)})
+    assert analog(x).isfinite().all() and analog(x * 0.0).isfinite().all()
+    negative = -state["0.crossbar.input_range"]
+    analog.load_state_dict(state | {"0.crossbar.input_range": negative})
+    assert torch.equal(analog[0].crossbar.input_range, negative)
+    assert torch.equal(analog(x), expected)
+
+
+def test_ranges_started_from_tiny_inputs(engine: str) -> None:
+    """Batches of 1e-42 start ranges as any other does, without a division by 0."""
+    analog = convert(linear(6, 4), RANGED, engine=engine).train()
+    only(analog).prepare_training(HWATraining.for_(rasch2023, "wrn16").spec)
+    for _ in range(3):
+        assert analog(random(5, 6) * 1e-42).isfinite().all()
+    assert analog(random(5, 6)).isfinite().all()

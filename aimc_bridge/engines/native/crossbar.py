@@ -107,6 +107,9 @@ class Crossbar(nn.Module, Matrix):
             raise chip_in_the_way(self.label)
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._apply(lambda tensor: tensor)  # tensors that were assigned may be of half precision
+        if self.input_range is not None:
+            values = self.input_range.data
+            values.masked_fill_(values.abs() < SMALLEST_RANGE, SMALLEST_RANGE)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Crossbar:
         """Move or convert the tensors, after which the ranges are looked at again.
@@ -237,8 +240,10 @@ class Crossbar(nn.Module, Matrix):
             self.side_precision,
             self.compiled,
         )
-        # a range of 0 or near it would divide by 0; to every other one this adds nothing
-        spans = None if self.input_range is None else self.input_range.abs().add_(SMALLEST_RANGE)
+        spans = None if self.input_range is None else self.input_range.abs()
+        if spans is not None and spans.requires_grad:
+            # it may learn to be 0, and would divide by it; to a range above 1e-22 this adds nothing
+            spans = spans.add_(SMALLEST_RANGE)
         y: Tensor = CrossbarProduct.apply(x, trained, spans, factor, job)  # type: ignore[no-untyped-call]
         return y
 
@@ -377,7 +382,7 @@ class Crossbar(nn.Module, Matrix):
         if self.input_range is None:
             return
         self.grid.check_ranges(ranges, self.label)
-        self.input_range.copy_(ranges)
+        self.input_range.copy_(ranges.clamp_min(SMALLEST_RANGE))
         self.range_batches.fill_(LOADED)
 
     def observe(self, observer: Observer | None) -> None:
