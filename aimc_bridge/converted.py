@@ -133,29 +133,30 @@ def digital_state(model: nn.Module, analog: Iterable[str]) -> dict[str, Tensor]:
 def added_layers(model: nn.Module) -> list[LayerRecord]:
     """Return records of the modules with parameters that came after the conversion.
 
-    Such as adapters. They are digital, and because somebody put them there, they count as excluded.
+    Adapters are such modules. They are digital, and because somebody put them there on purpose,
+    they count as excluded.
 
     Args:
         model: A converted model.
     """
-    rows = {row.module: row for row in record_of(model).layers}
+    layers = record_of(model).layers
+    names = {row.module for row in layers}
     analog = tuple(matrices_of(model))
-    given = {name: module for name, module in model.named_modules() if _own(module)}
+    holders = {name: module for name, module in model.named_modules() if _own(module)}
+    moved = [row for row in layers if row.where == "digital" and row.module not in holders]
     added = []
-    for name, module in given.items():
-        if name in rows or any(inside(name, layer) for layer in analog):
+    for name, module in holders.items():
+        if name in names or any(inside(name, layer) for layer in analog):
             continue
         kind, count = type(module).__name__, _own(module)
         # a wrapper took the name of the layer that lies in it now
         wrapped = [
             row
-            for row in rows.values()
-            if row.module not in given
-            and inside(name, row.module)
-            and (row.type, row.parameters) == (kind, count)
+            for row in moved
+            if inside(name, row.module) and (row.type, row.parameters) == (kind, count)
         ]
         if wrapped:
-            del rows[wrapped[0].module]
+            moved.remove(wrapped[0])
         else:
             reason = "excluded: added after convert"
             added.append(LayerRecord(name, kind, count, "digital", 0, reason))

@@ -16,10 +16,10 @@ SMALL: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"train": 40, "test": 20, "steps": 2, "chips": 2},
         [
             "digital",
-            "chip 0 after 1y",
-            "chip 0 after 1y, adapters of chip 0",
-            "chip 0 after 1d, adapters of chip 0",
-            "chip 1 after 1y, adapters of chip 0",
+            "chip 0, 1y",
+            "chip 0, 1y, adapters",
+            "chip 0, 1d, adapters",
+            "chip 1, 1y, adapters",
         ],
     ),
 }
@@ -34,4 +34,4 @@ def test_it_runs(name: str) -> None:
     arguments, cases = SMALL[name]
     found = runpy.run_path(str(EXAMPLES / name))["main"](**arguments)
     assert list(found) == cases
-    assert all(0.0 <= accuracy <= 1.0 for accuracy in found.values())
+    assert all(len(hits) == arguments["test"] for hits in found.values())

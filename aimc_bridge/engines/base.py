@@ -416,14 +416,15 @@ def chip_in_the_way(holder: str) -> StateError:
     )
 
 
-def chip_in_training(holder: str) -> StateError:
-    """Return the error for a layer in training mode whose weights learn and that holds a chip.
+def chip_in_training(holder: str, otherwise: str) -> StateError:
+    """Return the error for a layer that is in training mode and holds a chip.
 
     Args:
         holder: The layer, as the message names it.
+        otherwise: The way to train digital parts, such as adapters, on the chip.
     """
     return StateError(
         f"{holder} holds a programmed chip and is in training mode; call restore(model) before "
         "training, or model.eval() before inference; to train adapters or other digital parts on "
-        "the chip, freeze its weights: requires_grad_(False)"
+        f"the chip, {otherwise}"
     )

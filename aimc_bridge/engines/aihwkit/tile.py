@@ -256,7 +256,7 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
             return self._transformed(x_input, tensor_view)
         self.reached.on = True
         if self.training and self.programmed_weights is not None:
-            raise chip_in_training(self.label)
+            raise chip_in_training(self.label, 'use engine="native"')
         starts = self.training and self.rpu_config.pre_post.input_range.init_from_data > 0
         if not starts and not self.range_is_set():
             raise CalibrationError(

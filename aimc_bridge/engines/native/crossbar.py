@@ -213,7 +213,7 @@ class Crossbar(nn.Module, Matrix):
             return self.ranges.observed(self.product, x, exact, self.normalised_weight)
         self.reached.on = True
         if self.training and self.held is not None and self._learns():
-            raise chip_in_training(self.label)
+            raise chip_in_training(self.label, "freeze its weights: requires_grad_(False)")
         spec, size = self.preset.crossbar, x.numel()
         ideal = perfect(spec, self._ir_drop())
         if not ideal and transforms.transformed():
