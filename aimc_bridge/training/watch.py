@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -138,6 +138,34 @@ class Watch:
         if self.session.noisy:
             self.session.end()
         self._over = True
+        if not self.steps and self.session.processes > 1:
+            self._check_processes()
+
+    def _check_processes(self) -> None:
+        """Raise an error if the processes have other gradients for what the recipe learns.
+
+        DistributedDataParallel looks when it is made at which parameters ask for gradients.
+        """
+        parts = [
+            p
+            for matrix in self.session.matrices.values()
+            for parameters in matrix.periphery().values()
+            for p in parameters
+            if p.requires_grad
+        ]
+        if not parts:
+            return
+        flat = torch.cat([(p if p.grad is None else p.grad).detach().flatten() for p in parts])
+        largest = flat.clone()
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        distributed.all_reduce(flat, distributed.ReduceOp.MIN)
+        if bool(flat.isfinite().all()) and not torch.equal(flat, largest):
+            raise TrainingError(
+                "the processes have different gradients for the input ranges and column scales "
+                "that the recipe learns; wrap the model inside the `with` block: "
+                "DistributedDataParallel(model). If this process trains by itself: "
+                "hardware_aware(..., alone=True)"
+            )
 
     def _after_step(self, index: int, optimizer: Optimizer, *_: Any) -> None:
         """Clip and remap what an optimizer has changed; a hook."""

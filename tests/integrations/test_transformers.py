@@ -161,8 +161,6 @@ def test_a_training_goes_on_from_the_trainers_checkpoint(
             )  # fmt: skip
             if stop is not None:
                 trainer.add_callback(StopAt(stop))
-            if folder == "parts":
-                torch.manual_seed(100 + resume)  # a new process has drawn other numbers
             trainer.train(resume_from_checkpoint=True if resume else None)
         states.append(model)
     assert_same(*states)
@@ -187,7 +185,7 @@ def test_saved_models_hold_the_trained_weights(engine: str, tmp_path: Path) -> N
 def test_two_trainings_one_after_the_other_and_one_that_failed(tmp_path: Path) -> None:
     """A Trainer tells its callbacks nothing of errors; the next training clears up."""
     model = convert(bert(), DEVICES)
-    first = trainer_of(model, noisy_recipe(), tmp_path)
+    first = trainer_of(model, noisy_recipe(), tmp_path, learning_rate=STILL)
 
     def fails(_: nn.Module) -> None:
         raise ZeroDivisionError
@@ -195,10 +193,9 @@ def test_two_trainings_one_after_the_other_and_one_that_failed(tmp_path: Path) -
     first.seen = fails
     with pytest.raises(ZeroDivisionError):
         first.train()
-    for trainer in (trainer_of(model, noisy_recipe(), tmp_path), first):
+    for trainer in (trainer_of(model, noisy_recipe(), tmp_path, learning_rate=STILL), first):
         seen = Seen()
         trainer.seen = seen.watch
-        trainer.args.learning_rate = STILL
         trainer.train()
         seen.check(passes=6)
     assert not any(len(m._forward_pre_hooks) for m in model.modules())

@@ -339,10 +339,11 @@ def test_optimizers_that_accelerate_wraps_with_a_schedule(engine: str) -> None:
     assert_same_state(expected, model)
 
 
-def test_a_step_that_the_scaler_skips_clips_nothing() -> None:
-    """After an overflow of float16 the optimizer does not step."""
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_that_the_scaler_skips_clips_nothing(fused: bool) -> None:
+    """After an overflow of float16 the optimizer does not step; fused ones skip by themselves."""
     model = model_of("native")
-    optimizer = sgd(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
     how = recipe(**NOISY, clip_type="layer_gaussian", clip_value=1.0)
     before = copy.deepcopy(model.state_dict())
