@@ -63,6 +63,17 @@ def test_a_number_without_source_is_an_error() -> None:
         cite(IdealSpec, **{k: v for k, v in given_.items() if k != "t0_s"})
 
 
+def test_an_optional_field_needs_a_source_where_it_is_set() -> None:
+    spec = rasch2023.training["lstm"]
+    assert "ramp_share" not in spec.values() and "ramp_share" not in spec.sources
+    with pytest.raises(SpecError, match="no source for ramp_share"):
+        dataclasses.replace(spec, ramp_batches=0, ramp_share=0.1)
+    with pytest.raises(SpecError, match="ramp_share given without a source"):
+        cite(TrainingSpec, **entries(spec), ramp_share=0.1)  # type: ignore[arg-type]
+    shared = spec.change(why="test", ramp_share=0.1)
+    assert Spec.from_dict(json.loads(json.dumps(shared.to_dict()))) == shared
+
+
 def test_a_source_without_field_is_an_error() -> None:
     sources = Table({**ideal.pcm.sources, "t1_s": WHATEVER})
     with pytest.raises(SpecError, match="t1_s"):
@@ -407,7 +418,7 @@ def test_explain_has_a_source_for_every_row(preset: Preset) -> None:
     assert list(table.columns) == ["part", "field", "value", "unit", "source"]
     parts = {name: getattr(preset, name) for name in Preset.PARTS}
     parts |= {f"training.{name}": spec for name, spec in preset.training.items()}
-    rows = [(part, name) for part, spec in parts.items() for name in spec.field_names()]
+    rows = [(part, name) for part, spec in parts.items() for name in spec.values()]
     assert list(zip(table["part"], table["field"], strict=True)) == rows
     assert all(source.strip() for source in table["source"])
     assert list(table["value"]) == [getattr(parts[part], name) for part, name in rows]
