@@ -99,7 +99,7 @@ def _ghostnet() -> Any:
 def _regnet() -> Any:
     from timm.models.regnet import RegNet, RegNetCfg
 
-    settings = RegNetCfg(depth=4, w0=16, wa=24.0, wm=1.5, group_size=8, se_ratio=0.25)
+    settings = RegNetCfg(depth=4, w0=16, wa=24.0, wm=1.5, group_size=8, se_ratio=2.0)
     return RegNet(settings, num_classes=5)
 
 
@@ -264,7 +264,7 @@ ENTRIES = (
     _entry("GhostNet", _ghostnet, 32),
     _entry("RepVGG", "test_byobnet", 64),
     _entry("HRNet", _hrnet, 64),
-    _entry("RegNetX", _regnet, 64),
+    _entry("RegNetY", _regnet, 64),
     _entry("MambaOut", "test_mambaout", 64),
     _entry("SKNet", partial(_resnet, "sknet:SelectiveKernelBasic"), 64),
     _entry("Res2Net", partial(_resnet, "res2net:Bottle2neck", block_args={"scale": 4}), 64),
