@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -146,7 +145,7 @@ def matches(name: str, pattern: str) -> bool:
     return any(fnmatchcase(".".join(parts[: i + 1]), pattern) for i in range(len(parts)))
 
 
-def shortened(named: Iterable[str], names: Iterable[str]) -> list[str]:
+def shortened(named: Iterable[str], names: Collection[str]) -> list[str]:
     """Return names and shell patterns that match these names, and what they hold, only.
 
     Args:
@@ -156,14 +155,18 @@ def shortened(named: Iterable[str], names: Iterable[str]) -> list[str]:
     Returns:
         Patterns in place of names that differ in numbers only, such as "blocks.*.mlp".
     """
-    groups: dict[str, list[str]] = {}
+    groups: dict[tuple[str, ...], list[list[str]]] = {}
     for name in dict.fromkeys(named):
-        groups.setdefault(re.sub(r"(?<![^.])\d+(?![^.])", "*", name), []).append(name)
+        parts = name.split(".")
+        groups.setdefault(tuple("" if p.isdigit() else p for p in parts), []).append(parts)
     short: list[str] = []
-    for pattern, group in groups.items():
-        hit = [name for name in names if fnmatchcase(name, pattern)]
-        exact = all(any(inside(one, name) for name in group) for one in hit)
-        short += [pattern] if len(group) > 1 and exact else group
+    for group in groups.values():
+        same = (set(parts) for parts in zip(*group, strict=True))
+        pattern = ".".join(parts.pop() if len(parts) == 1 else "*" for parts in same)
+        exact = [".".join(parts) for parts in group]
+        hit = (name for name in names if fnmatchcase(name, pattern))
+        fits = all(any(inside(one, name) for name in exact) for one in hit)
+        short += [pattern] if fits else exact
     return short
 
 

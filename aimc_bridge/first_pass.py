@@ -105,7 +105,7 @@ class _Part:
         if not _is_ordinary(module) or is_watched(self.record):
             return
         other = _WATCHES.get(id(self.record))
-        if other is not None and other.watcher.is_abandoned():
+        if other is not None and not other.watcher.is_running():
             other.stop()
             other = None
         if other is not None and other.block and other.watcher.runs_here():

@@ -260,16 +260,14 @@ class Watcher(TorchDispatchMode):
         """Return whether this thread is the one that is followed."""
         return threading.get_ident() == self._thread
 
-    def is_abandoned(self) -> bool:
-        """Return whether the call that is followed is over, although no hook said so."""
-        if self._frame is None:
-            return False
+    def is_running(self) -> bool:
+        """Return whether the call that is followed is not over; no hook may have said so."""
+        if not self._handles or self._frame is None:
+            return bool(self._handles)
         frame = sys._current_frames().get(self._thread)
-        while frame is not None:
-            if frame is self._frame:
-                return False
+        while frame is not None and frame is not self._frame:
             frame = frame.f_back
-        return True
+        return frame is not None
 
     # --- modules ---
 
@@ -288,7 +286,7 @@ class Watcher(TorchDispatchMode):
         """Note that the call of a module begins; this is a hook of all modules."""
         if threading.get_ident() != self._thread:
             return
-        if self.is_abandoned():
+        if not self.is_running():
             self.stop()
             return
         self.within.append(module)

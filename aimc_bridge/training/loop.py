@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from aimc_bridge import rng
+from aimc_bridge.converted import record_of
 from aimc_bridge.engines.base import Matrix
 from aimc_bridge.errors import TrainingError, UsageError
+from aimc_bridge.first_pass import measuring
 from aimc_bridge.modes import modes_kept
 from aimc_bridge.training.batches import MiniBatch, Order
 from aimc_bridge.training.checkpoint import Kept
@@ -62,6 +64,7 @@ class Run:
         kept: The state and the checkpoints.
         session: The noise, clipping and remapping.
         tutor: The teacher, if the recipe distils.
+        unmeasured: Whether no mini-batch has been run yet.
         undo: What is put back at the end.
         prepared: The model as Accelerate wraps it.
         optimizer: The optimizer as Accelerate wraps it.
@@ -129,6 +132,7 @@ class Run:
         self.kept = Kept(model, options, self.accelerator, self._claim())
         self.session = Session(model, matrices, self.spec, options.seed, self.process)
         self.tutor: Teacher | None = None
+        self.unmeasured = True
         self.undo = ExitStack()
         try:
             self._set_up()
@@ -277,7 +281,8 @@ class Run:
             self.session.inject(step)
             if self.tutor is not None:
                 self.tutor.forget()
-            value = self.loss(self.prepared, batch)
+            with self._measured(batch):
+                value = self.loss(self.prepared, batch)
             if not isinstance(value, Tensor) or value.numel() != 1:
                 got = tuple(value.shape) if isinstance(value, Tensor) else type(value)
                 raise UsageError(f"loss gave {got}; allowed: a tensor of one number")
@@ -303,6 +308,19 @@ class Run:
             self.optimizer.step()
             self.optimizer.zero_grad()
         return mixed, task_loss
+
+    def _measured(self, batch: Any) -> AbstractContextManager[Any]:
+        """Return a block that measures what the first mini-batch does outside of the tiles.
+
+        Compiled code is left for that mini-batch, unless the training is resumed: it was measured
+        when it began, and the numbers of other code differ in their last bits.
+        """
+        first, self.unmeasured = self.unmeasured, False
+        if not first or not self.matrices or record_of(self.model).measured:
+            return nullcontext()
+        if not self.options.compile:
+            return measuring(self.model, batch)
+        return nullcontext() if self.kept.state.step else torch.compiler.set_stance("force_eager")
 
     def _average_ranges(self) -> None:
         """Set each input range to the mean over the replicas.
