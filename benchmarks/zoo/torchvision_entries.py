@@ -249,8 +249,8 @@ ENTRIES = (
         "MViTv2",
         _mvit,
         lambda: _VIDEO(),
-        exclude=("*.rel_pos_?",),
-        why="tables of relative positions, multiplied with queries",
+        exclude=("*.rel_pos_?", "blocks.1.attn.pool_q"),
+        why="tables of relative positions, multiplied with queries; a pooling that no output needs",
     ),
     _entry("ViT", _vit, aihwkit=True, everyday=True),
     _entry(

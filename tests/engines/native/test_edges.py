@@ -194,3 +194,25 @@ def test_a_model_made_in_inference_mode(
     first(analog.train()(x)).sum().backward()
     weights = [p for n, p in analog.named_parameters() if n.endswith("weight")]
     assert weights and all(not p.is_inference() and p.grad is not None for p in weights)
+
+
+# --- outputs that the model writes to -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", [ideal, rasch2023, TILED], ids=["ideal", "rasch2023", "tiled"])
+@pytest.mark.parametrize("shape", [(4, 7), (2, 4, 7)], ids=["vectors", "sequences"])
+def test_outputs_without_a_bias_can_be_written_to(shape: tuple[int, ...], preset: Preset) -> None:
+    """Falcon adds its residual in place; the gradients are those of a plain sum."""
+    model = convert(linear(7, 5, bias=False), preset).train()
+    x = random(*shape)
+    calibrate(model, [x])
+    grads = []
+    for in_place in (False, True):
+        inputs = x.clone().requires_grad_()
+        torch.manual_seed(0)
+        y = model(inputs)
+        weights = random(*y.shape, seed=1)
+        y = y.mul_(weights).add_(1.0) if in_place else y * weights + 1.0
+        y.sum().backward()
+        grads.append(inputs.grad)
+    assert torch.equal(grads[0], grads[1]) and bool(grads[0].abs().sum() > 0)
