@@ -340,7 +340,8 @@ def test_every_law_of_the_library_has_a_closed_form() -> None:
     library = [
         name for name in names() if type(registry._LAWS[name]).__module__.startswith("aimc_bridge.")
     ]
-    assert library == ["hermes", "ideal", "pcm", "scalar", "signed pcm"]
+    library.remove("own")  # an object of the user's, whose formulas are not known
+    assert library == ["hermes", "ideal", "pcm", "scalar", "signed pcm", "table"]
     assert set(library) <= set(closed._CLOSED)
 
 
