@@ -445,7 +445,8 @@ def test_a_module_that_also_holds_analog_layers_is_not_proposed() -> None:
 def test_inputs_may_lie_in_objects() -> None:
     class Batch:
         def __init__(self, x: Tensor) -> None:
-            self.x = x
+            self.fields = [{"x": x}]
+            self.itself = self
 
     class Graph(nn.Module):
         def __init__(self) -> None:
@@ -454,7 +455,7 @@ def test_inputs_may_lie_in_objects() -> None:
             self.register_buffer("table", random(8, 3))
 
         def forward(self, batch: Any) -> Any:
-            return self.layer(batch.x @ self.table)
+            return self.layer(batch.fields[0]["x"] @ self.table)
 
     with pytest.raises(ConversionError, match="mm with 'table'"):
         convert(Graph(), ideal)(Batch(X))
