@@ -261,9 +261,9 @@ class Watcher(TorchDispatchMode):
 
     def is_running(self) -> bool:
         """Return whether the call that is followed is not over; no hook may have said so."""
-        if not self._handles or self._frame is None:
+        if not self._handles or self._frame is None or not self.runs_here():
             return bool(self._handles)
-        frame = sys._current_frames().get(self._thread)
+        frame: FrameType | None = sys._getframe(1)
         while frame is not None and frame is not self._frame:
             frame = frame.f_back
         return frame is not None
