@@ -370,7 +370,8 @@ def warn_unreached(what: str, matrices: Mapping[str, Matrix]) -> None:
     if missed:
         more = f" and {len(missed) - _SHOWN} more" if len(missed) > _SHOWN else ""
         warnings.warn(
-            f"{what} never reached these analog layers: {', '.join(missed[:_SHOWN])}{more}; where "
-            "the model uses their weights in another way than by calling them, it sees no chip",
+            f"{what} never reached these analog layers: {', '.join(missed[:_SHOWN])}{more}; other "
+            "inputs may reach them (experts of a mixture), but where the model uses their weights "
+            "in another way than by calling them, it sees no chip",
             stacklevel=3,
         )

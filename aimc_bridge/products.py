@@ -64,7 +64,7 @@ _OPERANDS: dict[str, tuple[int, ...]] = {
 """Operation of ATen -> places of its operands."""
 
 _LIKE_A_PRODUCT = re.compile(
-    r"linear|conv(?!ert)|_mm\b|matmul|attention|rnn|lstm|gru|embedding_bag|bilinear"
+    r"linear|conv(?!ert)|mm\b|matmul|attention|rnn|lstm|gru|embedding_bag|bilinear"
 )
 _NO_PRODUCT = re.compile(r"backward|_cell\b|reorder|prepack|pack_weight|unpack")
 
@@ -120,7 +120,8 @@ class DigitalProduct:
         size = " x ".join(map(str, self.shape)) or "packed weights"
         what = repr(self.holder) if self.holder else "a constant"
         where = f" in {self.modules[-1]!r}" if self.modules and self.modules[-1] else ""
-        return f"{self.operation} with {what} ({size}){where}, a {self.kind} ({self.place})"
+        article = "an" if self.kind.startswith(tuple("AEIOU")) else "a"
+        return f"{self.operation} with {what} ({size}){where}, {article} {self.kind} ({self.place})"
 
 
 @dataclass

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from types import FrameType
 from typing import Any
 
@@ -40,6 +39,8 @@ from aimc_bridge.products import (
     written,
 )
 
+_MOST_OBJECTS = 10_000  # that arguments of a module are searched through
+_WITHOUT_TENSORS = (str, bytes, int, float, type(None), type, nn.Module)
 _WATCHED: list[int] = []
 """The identities of the records of models that are watched."""
 
@@ -143,29 +144,27 @@ def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
     return (tensor,)
 
 
-def tensors_in(value: Any, depth: int = 4) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
     """Yield the tensors in the arguments or the result of a module.
 
     Args:
-        value: A tensor, or containers, dataclasses and other objects that hold tensors.
-        depth: How many objects may lie in one another.
+        value: A tensor, or containers, dataclasses and other objects that hold tensors, such as
+            batches of graphs and caches of keys and values.
     """
-    if isinstance(value, Tensor):
-        yield value
-    elif depth == 0 or value is None or isinstance(value, str | bytes | int | float | nn.Module):
-        return
-    elif isinstance(value, Mapping):
-        for item in list(value.values()):
-            yield from tensors_in(item, depth - 1)
-    elif isinstance(value, list | tuple | set | frozenset):
-        for item in value:
-            yield from tensors_in(item, depth - 1)
-    elif is_dataclass(value) and not isinstance(value, type):
-        for entry in fields(value):
-            yield from tensors_in(getattr(value, entry.name, None), depth - 1)
-    else:
-        for item in list(getattr(value, "__dict__", {}).values()):
-            yield from tensors_in(item, depth - 1)
+    seen: set[int] = set()
+    todo = [value]
+    while todo and len(seen) < _MOST_OBJECTS:
+        item = todo.pop()
+        if isinstance(item, Tensor):
+            yield item
+        elif id(item) not in seen and not isinstance(item, _WITHOUT_TENSORS):
+            seen.add(id(item))
+            if isinstance(item, Mapping):
+                todo += item.values()
+            elif isinstance(item, list | tuple | set | frozenset):
+                todo += item
+            else:
+                todo += getattr(item, "__dict__", {}).values()
 
 
 class Watcher(TorchDispatchMode):
@@ -262,9 +261,9 @@ class Watcher(TorchDispatchMode):
 
     def is_running(self) -> bool:
         """Return whether the call that is followed is not over; no hook may have said so."""
-        if not self._handles or self._frame is None:
+        if not self._handles or self._frame is None or not self.runs_here():
             return bool(self._handles)
-        frame = sys._current_frames().get(self._thread)
+        frame: FrameType | None = sys._getframe(1)
         while frame is not None and frame is not self._frame:
             frame = frame.f_back
         return frame is not None

@@ -102,17 +102,19 @@ def test_a_layer_reached_by_a_closure_and_by_a_call(engine: str) -> None:
 
 
 @pytest.mark.parametrize("preset", [ideal, scalar_drift, rasch2023], ids=str)
-def test_a_weight_that_is_used_without_calling_its_layer(preset: Any) -> None:
+def test_a_weight_that_is_used_without_calling_its_layer(preset: Any, engine: str) -> None:
     model = Uses(lambda m, x: functional.linear(x, m.other.weight), other=linear(8, 6))
-    analog = convert(model, preset)
+    analog = convert(model, preset, engine=engine)
+    if analog.other.weight is None:
+        pytest.skip("aihwkit's layer shows no weight, which functional.linear refuses")
     with pytest.raises(ConversionError, match=r'exclude=\["other"\]$'):
         train(analog, [X], squares, recipe=RECIPE, progress=False)
-    with pytest.raises(ConversionError, match="mm with 'other.weight'"):
+    with pytest.raises(ConversionError, match="mm with 'other[.]"):
         calibrate(analog, [X])
     if preset.crossbar.input_range == "none":
-        with pytest.raises(ConversionError, match="mm with 'other.weight'"):
+        with pytest.raises(ConversionError, match="mm with 'other[.]"):
             analog(X)
-    digital = convert(model, preset, exclude=["other"])
+    digital = convert(model, preset, engine=engine, exclude=["other"])
     calibrate(digital, [X])
     assert digital(X).shape == (5, 6)
 
@@ -445,7 +447,8 @@ def test_a_module_that_also_holds_analog_layers_is_not_proposed() -> None:
 def test_inputs_may_lie_in_objects() -> None:
     class Batch:
         def __init__(self, x: Tensor) -> None:
-            self.x = x
+            self.fields = [{"x": x}]
+            self.itself = self
 
     class Graph(nn.Module):
         def __init__(self) -> None:
@@ -454,7 +457,7 @@ def test_inputs_may_lie_in_objects() -> None:
             self.register_buffer("table", random(8, 3))
 
         def forward(self, batch: Any) -> Any:
-            return self.layer(batch.x @ self.table)
+            return self.layer(batch.fields[0]["x"] @ self.table)
 
     with pytest.raises(ConversionError, match="mm with 'table'"):
         convert(Graph(), ideal)(Batch(X))
