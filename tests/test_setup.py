@@ -154,6 +154,8 @@ def test_every_import_of_another_package_is_a_declared_dependency() -> None:
         imported.module.partition(".")[0]
         for name, source in modules().items()
         for imported in imports(name, source)
+        # Who uses these has their library.
+        if not name.startswith("aimc_bridge.integrations.")
     }
     assert used - known == set()
 
