@@ -64,7 +64,8 @@ def _quantised() -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.ao is deprecated
         layers = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
-        return quantize_dynamic(layers, {nn.Linear})
+        quantised: nn.Module = quantize_dynamic(layers, {nn.Linear})
+    return quantised
 
 
 ENTRIES = (
@@ -103,6 +104,6 @@ ENTRIES = (
         lambda: torch.jit.script(nn.Sequential(nn.Linear(16, 4))),
         lambda: random(2, 16),
         refused="holds packed weights",
-        why="TorchScript holds code and weights; convert the model before scripting it",
+        why="TorchScript packs code and weights; convert the model before scripting it",
     ),
 )
