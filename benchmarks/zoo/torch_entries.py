@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from benchmarks.zoo.entry import Entry, random, tokens
@@ -55,6 +57,17 @@ class Translator(nn.Module):
         return outputs
 
 
+def _quantised() -> nn.Module:
+    """Return layers that `torch.ao` has quantised, with weights that are no parameters."""
+    from torch.ao.quantization import quantize_dynamic
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.ao is deprecated
+        layers = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+        quantised: nn.Module = quantize_dynamic(layers, {nn.Linear})
+    return quantised
+
+
 ENTRIES = (
     Entry("torch", "RNN", lambda: Sequence(nn.RNN, num_layers=2), tokens),
     Entry(
@@ -78,5 +91,19 @@ ENTRIES = (
             nn.TransformerEncoderLayer(32, 2, 48, dropout=0.0, batch_first=True), 2
         ),
         lambda: random(2, 7, 32),
+    ),
+    Entry(
+        *("torch", "dynamically quantised layers"),
+        _quantised,
+        lambda: random(2, 16),
+        refused="multiplies with quantised weights",
+        why="the weights are packed integers; convert the model before quantising it",
+    ),
+    Entry(
+        *("torch", "scripted model"),
+        lambda: torch.jit.script(nn.Sequential(nn.Linear(16, 4))),
+        lambda: random(2, 16),
+        refused="holds packed weights",
+        why="TorchScript packs code and weights; convert the model before scripting it",
     ),
 )

@@ -256,7 +256,7 @@ ENTRIES = (
     _entry(
         "Swin",
         partial(_swin, 1),
-        exclude=("*.attn",),
+        exclude=("*.attn.qkv", "*.attn.proj"),
         why="attention reads the weights of its layers without calling them",
     ),
     _entry(
