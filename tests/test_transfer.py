@@ -24,7 +24,7 @@ from aimc_bridge import (
 from aimc_bridge.converted import digital_state, matrices_of, record_of
 from aimc_bridge.engines.match import _REGISTERED
 from aimc_bridge.errors import CapabilityError, StateError, UnknownNameError
-from presets import hermes, rasch2023
+from presets import rasch2023
 from tests.models import ENGINES, QUIET, floats, random
 
 OTHER = {"native": "aihwkit", "aihwkit": "native"}
@@ -254,7 +254,7 @@ def test_hooks_go_with_their_layer() -> None:
     analog.register_forward_hook(lambda module, args, out: seen.append(type(module).__name__))
     other = transfer(analog, "aihwkit")
     other(x)
-    assert seen == ["AnalogLinear"]
+    assert seen == [type(other).__name__]
 
 
 def test_what_cannot_be_transferred_says_why() -> None:
@@ -269,5 +269,3 @@ def test_what_cannot_be_transferred_says_why() -> None:
     transfer(analog, "aihwkit")
     with pytest.raises(CapabilityError, match="not a converted model"):
         transfer(nn.Linear(2, 2), "native")
-    with pytest.raises(CapabilityError, match="float32"):
-        transfer(convert(nn.Linear(2, 2).double(), hermes), "aihwkit")
