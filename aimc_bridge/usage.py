@@ -66,7 +66,8 @@ _Method = tuple[ast.FunctionDef, Mapping[str, Any]]
 def is_multiplied(module: nn.Module, parameter: str) -> bool:
     """Return whether the code of a module may multiply inputs with a parameter, as with a matrix.
 
-    Functions and methods that the parameter is passed to are read too.
+    The forward pass is read, with all functions and methods that it calls. If these do not mention
+    the parameter, all methods of the class are read.
 
     Args:
         module: The module that holds the parameter.
@@ -81,9 +82,28 @@ def is_multiplied(module: nn.Module, parameter: str) -> bool:
     methods = _graph(module) if isinstance(module, GraphModule) else _methods(kind)
     if methods is None or "forward" in module.__dict__:
         return True
-    reading = _Reading(module, parameter, methods)
-    reading.read_class()
-    return reading.multiplied or not reading.mentioned
+    for part in (_reached(methods), methods):
+        reading = _Reading(module, parameter, part)
+        reading.read_class()
+        if reading.mentioned:
+            return reading.multiplied
+    return True
+
+
+def _reached(methods: Mapping[str, list[_Method]]) -> dict[str, list[_Method]]:
+    """Return the forward pass of a class and the methods that it names, in any number of steps.
+
+    A method that only changes a parameter, such as one for another size of window, is not there.
+    """
+    reached: dict[str, list[_Method]] = {}
+    waiting = ["forward"]
+    while waiting:
+        name = waiting.pop()
+        if name in methods and name not in reached:
+            reached[name] = methods[name]
+            for node, _ in methods[name]:
+                waiting += [n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)]
+    return reached
 
 
 def dotted(code: str) -> str:

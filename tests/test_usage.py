@@ -192,7 +192,28 @@ class Restored(Holds):
         return x + self.w
 
 
-NOT_MULTIPLIED = [Added, AddedThenMultiplied, Gain, Lookup, Indexed, Resized, Token]
+class Interpolated(Holds):
+    """A method that no pass calls gives the parameter to code that cannot be followed."""
+
+    def set_size(self, size: int) -> None:
+        self.w = nn.Parameter(torch.einsum("ij,jk->ik", self.w, torch.ones(size, size)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.w
+
+
+class NotInForward(Holds):
+    """Another module asks for the product; the forward pass does not mention the parameter."""
+
+    def product(self, x: Tensor) -> Tensor:
+        return x @ self.w
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+MULTIPLIED.append(NotInForward)
+NOT_MULTIPLIED = [Interpolated, Added, AddedThenMultiplied, Gain, Lookup, Indexed, Resized, Token]
 NOT_MULTIPLIED += [AttentionBias, Bias, Restored]
 
 

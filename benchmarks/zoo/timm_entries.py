@@ -158,8 +158,6 @@ ENTRIES = (
         "swin_tiny_patch4_window7_224",
         32,
         {"img_size": 32, "window_size": 4, "embed_dim": 16, "depths": (2, 2), "num_heads": (1, 2)},
-        exclude=("*.relative_position_bias_table",),
-        why="tables of relative positions, which are added; they are taken for matrices",
     ),
     _entry(
         "SwinV2",
