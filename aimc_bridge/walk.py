@@ -19,8 +19,9 @@ from aimc_bridge.engines.match import CustomHandler, Handler, is_served, match
 from aimc_bridge.errors import ConversionError, UsageError
 from aimc_bridge.folding import fold
 from aimc_bridge.refusals import Refusals, is_matrix, no_cells, why_not
+from aimc_bridge.source_code import dotted
 from aimc_bridge.spec import Preset
-from aimc_bridge.usage import dotted, is_multiplied
+from aimc_bridge.usage import is_multiplied
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _NORMALISATIONS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
