@@ -213,8 +213,7 @@ class _Watch:
             if excluded_by(product, self.record.exclude) is None
         ]
         if products:
-            names = [name for names in self.watcher.names.values() for name in names]
-            message = _message(self.module, products, self.record, names)
+            message = _message(self.module, products, self.record, self.watcher)
             if self.record.strict:
                 raise ConversionError(message)
             warnings.warn(message, stacklevel=2)
@@ -276,7 +275,7 @@ def _message(
     model: nn.Module,
     products: list[DigitalProduct],
     record: ConversionRecord,
-    names: list[str],
+    watcher: Watcher,
 ) -> str:
     """Return what is wrong, and an `exclude` to paste if names can exclude all of it."""
     lines = [f"  {product}" for product in products]
@@ -286,13 +285,15 @@ def _message(
         [f"the first pass of {type(model).__name__} multiplied outside of the tiles:", *lines]
     )
     analog = [layer.module for layer in record.layers if layer.where == "analog"]
-    named = [_name_to_exclude(product, analog) for product in products]
+    matrices = list(watcher.measurement.analog)
+    named = [_name_to_exclude(product, analog, matrices) for product in products]
     way = "write a handler for the layer (@aimc_bridge.handles)"
     if not all(named):
         way = (
             "keep layers in the module tree (nn.ModuleList) and constants in buffers, which have "
             f"names to exclude, {way}"
         )
+    names = [name for names in watcher.names.values() for name in names]
     patterns = [*record.exclude, *shortened(filter(None, named), names)]
     listed = ", ".join(f'"{pattern}"' for pattern in dict.fromkeys(patterns))
     strict = ", pass strict=False to convert" if record.strict else ""
@@ -301,15 +302,19 @@ def _message(
     return f"{found}\n{way}{strict}, or leave them digital by name: exclude=[{listed}]"
 
 
-def _name_to_exclude(product: DigitalProduct, analog: list[str]) -> str:
-    """Return the name that leaves a product digital and as much as possible analog; "" for none."""
+def _name_to_exclude(product: DigitalProduct, analog: list[str], matrices: list[str]) -> str:
+    """Return the name that leaves a product digital and as much as possible analog; "" for none.
+
+    Args:
+        product: A digital product.
+        analog: Names of the analog layers.
+        matrices: Names of the weight matrices on tiles.
+    """
     owner = product.holder.rpartition(".")[0]
-    if product.holder:
-        for layer in analog:
-            if inside(owner, layer):
-                return layer
+    if product.holder and any(inside(owner, matrix) for matrix in matrices):
+        return next((layer for layer in analog if inside(owner, layer)), "")
     innermost = product.modules[-1] if product.modules else ""
-    if innermost and not any(inside(layer, innermost) for layer in analog):
+    if innermost and not any(inside(matrix, innermost) for matrix in matrices):
         return innermost
     return product.holder
 
@@ -336,13 +341,17 @@ def _reach_begins(model: nn.Module, args: Any) -> None:
 
 
 def _reach_ends(model: nn.Module, args: Any, output: Any) -> None:
-    """Warn of what the pass did not reach, once; a forward hook."""
-    record = record_of(model)
-    if record.chip is None or not _is_ordinary(model):
+    """Warn of what the pass did not reach, once; a forward hook.
+
+    A pass that reaches nothing is no pass of the chip: in `calibrate` no product sees it.
+    """
+    record, matrices = record_of(model), matrices_of(model)
+    reached = any(matrix.reached.on for matrix in matrices.values())
+    if record.chip is None or not reached or not _is_ordinary(model):
         return
     if not record.reach_checked:
         record.reach_checked = True
-        warn_unreached("this pass", matrices_of(model))
+        warn_unreached("this pass", matrices)
     for hooks in (model._forward_pre_hooks, model._forward_hooks):
         for key, hook in list(hooks.items()):
             if hook in (_reach_begins, _reach_ends):

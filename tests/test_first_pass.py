@@ -29,7 +29,7 @@ from aimc_bridge import (
     train,
 )
 from aimc_bridge.converted import record_of
-from aimc_bridge.errors import ConversionError, UsageError
+from aimc_bridge.errors import CalibrationError, ConversionError, UsageError
 from presets import ideal, rasch2023, scalar_drift
 from tests.models import QUIET, linear, mlp, random
 from tests.test_products import WAYS, Holding, Uses
@@ -470,6 +470,8 @@ def test_a_programmed_model_warns_once_of_layers_that_its_first_pass_misses(engi
     analog = convert(Uses(lambda m, x: x, unused=linear(8, 6)), scalar_drift, engine=engine).eval()
     analog(X)
     program(analog, 0)
+    with pytest.raises(CalibrationError, match="calibration never reached layer 'unused'"):
+        calibrate(analog, [X])  # its products do not see the chip: no pass, no warning
     with pytest.warns(UserWarning, match="this pass never reached these analog layers: unused;"):
         analog(X)
     drift(analog, "1d")
