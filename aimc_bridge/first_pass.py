@@ -27,6 +27,7 @@ from aimc_bridge.converted import (
 )
 from aimc_bridge.engines.base import Matrix, engine
 from aimc_bridge.errors import ConversionError
+from aimc_bridge.layers.transforms import transformed
 from aimc_bridge.products import DigitalProduct
 from aimc_bridge.watching import Watcher, is_watched
 
@@ -230,9 +231,7 @@ _WATCHES: dict[int, _Watch] = {}
 def _is_ordinary(module: nn.Module) -> bool:
     """Return whether a call is a real pass: no trace, no transform, no replica of DataParallel."""
     return not (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
+        transformed()
         or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
         or module.__dict__.get("_is_replica", False)
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from aimc_bridge.converted import shortened
 from aimc_bridge.errors import ConversionError
 
 _QUANTISED = re.compile(r"(^|\.)quantized(\.|$)|^torchao\.|^bitsandbytes\.")
@@ -107,25 +107,7 @@ class Refusals:
         )
         named = [name for refusal in self._refusals for name in refusal.exclude]
         if named and all(refusal.exclude for refusal in self._refusals):
-            patterns = [*exclude, *_shortened(named, set(names))]
+            patterns = [*exclude, *shortened(named, list(names))]
             listed = ", ".join(f'"{pattern}"' for pattern in dict.fromkeys(patterns))
             message += f", or exclude them by name: exclude=[{listed}]"
         return ConversionError(message)
-
-
-def _shortened(named: list[str], names: set[str]) -> list[str]:
-    """Return names and shell patterns that match these names, and what they hold, only.
-
-    Args:
-        named: The names to match.
-        names: All names that a pattern might match.
-    """
-    groups: dict[str, list[str]] = {}
-    for name in named:
-        groups.setdefault(re.sub(r"(?<![^.])\d+(?![^.])", "*", name), []).append(name)
-    short: list[str] = []
-    for pattern, group in groups.items():
-        hit = {name for name in names if fnmatchcase(name, pattern)}
-        exact = all(any(h == n or h.startswith(f"{n}.") for n in group) for h in hit)
-        short += [pattern] if len(group) > 1 and exact else group
-    return short
