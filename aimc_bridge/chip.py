@@ -58,11 +58,14 @@ def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
     seed = integer("seed", seed)
     check_draw_on(model, draw_on)
     record = record_of(model)
+    changed = False
     try:
         for matrix in matrices_of(model).values():
             matrix.program(seed, matrix.name, draw_on)
-    except BaseException:  # no model has half a chip
-        restore(model)
+            changed = True
+    except BaseException:
+        if changed:  # no model has half a chip
+            restore(model)
         raise
     record.chip = ProgrammedChip(seed, draw_on)
     watch_reach(model)
@@ -139,11 +142,14 @@ def drift(model: nn.Module, t_inference: float | str) -> None:
     matrices = matrices_of(model).values()
     for matrix in matrices:
         check_known(t_s, matrix.preset.pcm)
+    changed = False
     try:
         for matrix in matrices:
             matrix.drift(t_s, chip.seed, matrix.name, chip.draw_on)
-    except BaseException:  # no chip has two ages
-        restore(model)
+            changed = True
+    except BaseException:
+        if changed:  # no chip has two ages
+            restore(model)
         raise
     chip.t_inference = t_s
 

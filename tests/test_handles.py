@@ -32,7 +32,6 @@ from aimc_bridge.converted import matrices_of
 from aimc_bridge.engines import match
 from aimc_bridge.errors import (
     AimcError,
-    CapabilityError,
     ConversionError,
     ShapeError,
     UsageError,
@@ -435,7 +434,6 @@ WRONG: dict[str, tuple[Any, type[AimcError], str]] = {
         "weight of torch.float32 on cpu with bias of torch.float64 on cpu; allowed: one dtype",
     ),
     "not finite": (lambda m, make: make(m.down / 0.0), ConversionError, "NaN, infinite"),
-    "another dtype": (lambda m, make: make(m.down.half()), CapabilityError, "float16"),
     "another forward": (
         lambda m, make: make(Scaled(12, 3)),
         ConversionError,

@@ -16,7 +16,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from aimc_bridge.spec import DeviceSpec, IdealSpec
+from aimc_bridge.physics.laws import law_of
+from aimc_bridge.spec import DeviceSpec
 
 _noted: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # used as sets
 _warned: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -32,7 +33,7 @@ def note(weight: Tensor, device: DeviceSpec | None) -> None:
         weight: The parameter that holds the weights.
         device: The device that they lie on.
     """
-    if weight in _noted or weight in _warned or isinstance(device, IdealSpec):
+    if weight in _noted or weight in _warned or law_of(device).noise_free:
         return
     _noted[weight] = True
     if not _handle:

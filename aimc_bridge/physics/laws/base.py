@@ -53,6 +53,7 @@ class Law(ABC, Generic[D]):
             single cells by the functions here.
         keeps_sign: Whether `drifted` and `read` accept conductances with a sign. If not, they get
             absolute values, and the caller puts the sign back afterwards.
+        noise_free: Whether a device keeps what is written to it, without any noise or drift.
         compiled: Whether torch.compile can trace the functions, and they need nothing of a time but
             the result of `moment`. The native engine's compiled passes serve such a law if its
             device is a netted pair. Every other law runs in plain PyTorch.
@@ -62,6 +63,7 @@ class Law(ABC, Generic[D]):
     tabulated: ClassVar[bool] = False
     by_tile: ClassVar[bool] = False
     keeps_sign: ClassVar[bool] = False
+    noise_free: ClassVar[bool] = False
     compiled: ClassVar[bool] = False
 
     # --- programming ---
