@@ -138,6 +138,7 @@ class Session:
         """
         return ramped(self.spec.noise_scale, step, self.spec.ramp_batches)
 
+    @torch.no_grad()  # or gradient checkpointing counts what autograd keeps of the noise
     def start(self) -> None:
         """Start a mini-batch: seed torch's generator, and inject noise until `end`.
 

@@ -73,6 +73,16 @@ def assert_same_state(first: nn.Module, second: nn.Module) -> None:
 # --- it is train ---
 
 
+@pytest.mark.parametrize("batches", [0, -3, 2.5, "ten"])
+def test_a_length_that_is_none_is_refused(batches: Any) -> None:
+    model = model_of("native")
+    with (
+        pytest.raises(UsageError, match="allowed: the number of mini-batches"),
+        hardware_aware(model, recipe(), sgd(model), batches=batches),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
 def test_the_loop_of_the_contract_gives_the_weights_of_train(engine: str, kind: Any) -> None:
     """They agree bit for bit: dropout and noise of products are drawn alike too."""

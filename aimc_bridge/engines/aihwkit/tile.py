@@ -267,6 +267,8 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         if learns and self.clean is None:
             unaware.note(self.shared_weights, self.pcm)
         y: Tensor = super().forward(x_input, tensor_view)
+        if y.requires_grad:
+            y.register_hook(_refuse_second_order)
         return y
 
     def _transformed(self, x: Tensor, tensor_view: tuple[int, ...] | None) -> Tensor:
@@ -358,3 +360,15 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
             for key in state_dict
             if strict and key.startswith(prefix) and key.removeprefix(prefix) not in expected
         ]
+
+
+def _refuse_second_order(grad: Tensor) -> None:
+    """Raise CapabilityError if gradients of gradients are asked for; a hook of outputs.
+
+    aihwkit's backward pass keeps no graph: its part would be left out in silence.
+    """
+    if torch.is_grad_enabled():  # create_graph=True
+        raise CapabilityError(
+            "aihwkit engine: second-order gradients (create_graph=True) through an analog layer; "
+            "allowed: first-order ones, or digital layers (exclude=[...])"
+        )
