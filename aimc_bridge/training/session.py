@@ -117,7 +117,7 @@ class Session:
         for matrix in self.matrices.values():
             matrix.prepare_training(spec)
             for weight in matrix.weight_parameters():
-                unaware.forget(weight)
+                unaware.hold(weight)
 
     def begin(self) -> None:
         """Declare the set-up finished: from here on `close` keeps what was learned."""
@@ -257,6 +257,9 @@ class Session:
             return
         del _RUNNING[self.model]
         self.clear()
+        for matrix in self.matrices.values():
+            for weight in matrix.weight_parameters():
+                unaware.release(weight)
         if self._before is not None:
             self._before.put_back()
 

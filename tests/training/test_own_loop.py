@@ -509,6 +509,22 @@ def test_a_model_that_is_trained_without_noise_warns_once(engine: str) -> None:
     gc.collect()
 
 
+def test_a_model_that_is_trained_in_eval_mode_without_noise_warns(engine: str) -> None:
+    """Hugging Face gives models in eval mode, and a loop may forget `train()`."""
+    model = model_of(engine).eval()
+    calibrate(model, DATA)
+    optimizer = sgd(model)
+    with hardware_aware(model, recipe(**NOISY), [optimizer]):
+        loss_of(model, DATA[0])  # an evaluation that keeps gradients
+        step_once(model.train(), optimizer)
+    model.eval()
+    step_once(head := linear(12, 5), sgd(head))
+    with pytest.warns(UserWarning, match="no weight noise is injected") as seen:
+        for _ in range(2):
+            step_once(model, optimizer)
+    assert len(seen) == 1
+
+
 def test_what_is_no_training_without_noise_does_not_warn(engine: str) -> None:
     """Warnings are errors in these tests."""
     model = model_of(engine)

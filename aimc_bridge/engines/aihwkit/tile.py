@@ -263,8 +263,8 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
                 f"the input ranges of {self.label} were never set; call calibrate(model, batches), "
                 "train(...) with learned input ranges, or load a state dict that has them"
             )
-        learns = self.training and torch.is_grad_enabled() and self.shared_weights.requires_grad
-        if learns and self.clean is None:
+        trained = self.clean is None and self.programmed_weights is None
+        if trained and torch.is_grad_enabled() and self.shared_weights.requires_grad:
             unaware.note(self.shared_weights, self.pcm)
         y: Tensor = super().forward(x_input, tensor_view)
         if y.requires_grad:
