@@ -29,7 +29,7 @@ from aimc_bridge.engines.base import Matrix, engine
 from aimc_bridge.errors import ConversionError
 from aimc_bridge.layers.transforms import transformed
 from aimc_bridge.products import DigitalProduct
-from aimc_bridge.watching import Watcher, is_watched
+from aimc_bridge.watching import Watcher, in_backward, is_watched
 
 _SHOWN = 12  # products or layers that a message writes out
 
@@ -87,6 +87,69 @@ def measuring(model: nn.Module, inputs: Any = None) -> Iterator[None]:
         watch.finish()
 
 
+class MeasuredLoop:
+    """Measures what a loop of the user's own does until its first backward pass.
+
+    A pass of the whole model is measured by its own hooks. This is for loops that call its parts,
+    and multiply between them with parameters of the model. `begin` is for hooks before the calls of
+    `modules`, ahead of all others.
+
+    Attributes:
+        model: A converted model.
+        modules: The modules whose first call begins the measurement; none if the first pass is
+            over.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Look at a model; nothing is measured yet."""
+        self.model, self._record = model, record_of(model)
+        self._watch: _Watch | None = None
+        self._over = self._record.measured
+        tiles = {
+            module
+            for matrix in matrices_of(model).values()
+            for module, _ in matrix.product_modules()
+        }
+        self.modules = [
+            module
+            for module in model.modules()
+            if not self._over
+            and module is not model
+            and any(part in tiles for part in module.modules())
+        ]
+
+    def begin(self, module: nn.Module, args: Any) -> None:
+        """Begin to measure with the call of a part of the model, if it comes from outside."""
+        record = self._record
+        if self._over or self._watch is not None or record.measured or is_watched(record):
+            return
+        other = _WATCHES.get(id(record))
+        if other is not None and other.watcher.is_running() or not _is_ordinary(module):
+            return
+        if other is not None:
+            other.stop()
+        watch = _Watch(self.model, "", record, block=True)
+        if watch.begin():
+            self._watch = watch
+            watch.watcher.enter(module, args)
+
+    def end(self) -> None:
+        """Judge what was seen, after the first backward pass; later calls do nothing.
+
+        Raises:
+            ConversionError: As in `measuring`.
+        """
+        watch, self._watch, self._over = self._watch, None, True
+        if watch is not None and _WATCHES.get(id(self._record)) is watch:
+            watch.finish()
+
+    def stop(self) -> None:
+        """Measure nothing any more, without a judgement."""
+        watch, self._watch, self._over = self._watch, None, True
+        if watch is not None:
+            watch.stop()
+
+
 class _Part:
     """The hooks of a converted model, or of a part of it, before its first pass.
 
@@ -125,7 +188,7 @@ class _Part:
     def end(self, module: nn.Module, args: Any, output: Any) -> None:
         """Judge what was seen when the watched call ends; a forward hook, always called."""
         watch = _WATCHES.get(id(self.record))
-        if watch is None or watch.module is not module or watch.block:
+        if watch is None or watch.module is not module or watch.block or in_backward():
             return
         if not watch.watcher.runs_here():
             return
@@ -229,9 +292,14 @@ _WATCHES: dict[int, _Watch] = {}
 
 
 def _is_ordinary(module: nn.Module) -> bool:
-    """Return whether a call is a real pass: no trace, no transform, no replica of DataParallel."""
+    """Return whether a call is a real pass.
+
+    It is none in a trace, a transform, a replica of DataParallel, or a backward pass, in which
+    gradient checkpointing repeats calls.
+    """
     return not (
-        transformed()
+        in_backward()
+        or transformed()
         or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
         or module.__dict__.get("_is_replica", False)
     )

@@ -54,6 +54,11 @@ def is_watched(record: ConversionRecord) -> bool:
     return id(record) in _WATCHED
 
 
+def in_backward() -> bool:
+    """Return whether a backward pass is under way; torch.utils.checkpoint asks in this way too."""
+    return torch._C._current_graph_task_id() != -1
+
+
 def _keep_exact(row: int, column: int, x: Tensor, outputs: Callable[[], Tensor]) -> None:
     """Do nothing: while a matrix has an observer, its products are exact."""
 
@@ -234,7 +239,7 @@ class Watcher(TorchDispatchMode):
             self.within.append(within)
         self._frame = frame
         self._handles = [
-            nn_module.register_module_forward_pre_hook(self._enter),
+            nn_module.register_module_forward_pre_hook(self.enter),
             nn_module.register_module_forward_hook(self._leave, always_call=True),
         ]
         self.__enter__()  # type: ignore[no-untyped-call]
@@ -281,7 +286,7 @@ class Watcher(TorchDispatchMode):
             if storage is None or storage._cdata not in self._holders:
                 self._marks.add(tensor)
 
-    def _enter(self, module: nn.Module, args: Any) -> None:
+    def enter(self, module: nn.Module, args: Any) -> None:
         """Note that the call of a module begins; this is a hook of all modules."""
         if threading.get_ident() != self._thread:
             return
@@ -330,7 +335,9 @@ class Watcher(TorchDispatchMode):
         """Do an operation, and follow which tensors depend on the inputs."""
         kwargs = kwargs or {}
         known = isinstance(func, OpOverload)  # not an operator on functions, such as cond
-        values = operands(func, args, kwargs) if known and not self._inside else None
+        # the products of a backward pass belong to the layers of the forward pass
+        counts = known and not self._inside and not in_backward()
+        values = operands(func, args, kwargs) if counts else None
         digital = values is not None and self._is_digital(values)
         given = [*tensors(args), *tensors(tuple(kwargs.values()))]
         dependent = any(self._marks.has(tensor) for tensor in given)

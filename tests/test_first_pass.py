@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules import module as nn_module
 from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils.checkpoint import checkpoint
 
 from aimc_bridge import (
     HWATraining,
@@ -23,6 +24,7 @@ from aimc_bridge import (
     coverage,
     crosscheck,
     drift,
+    hardware_aware,
     program,
     reestimate_batchnorm,
     sweep,
@@ -488,3 +490,90 @@ def test_a_programmed_model_that_reaches_all_says_nothing() -> None:
         warnings.simplefilter("error")
         analog(random(2, 12))
     assert hooks(analog) == 0 and record_of(analog).reach_checked
+
+
+# --- loops of one's own ---
+
+
+class Parts(nn.Module):
+    """A network whose loop may call its parts, and multiply with a weight that it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(linear(12, 16), nn.Tanh())
+        self.middle = nn.Sequential(linear(16, 16, seed=2))
+        self.head = linear(16, 3, seed=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.middle(self.body(x)))
+        return out
+
+    def by_parts(self, x: Tensor) -> Tensor:
+        return functional.linear(self.middle(self.body(x)), self.head.weight)
+
+    def by_layers(self, x: Tensor) -> Tensor:
+        return functional.linear(torch.relu(self.body[0](x)), self.middle[0].weight)
+
+    def checkpointed(self, x: Tensor) -> Tensor:
+        h = checkpoint(self.body, x, use_reentrant=False)
+        out: Tensor = self.head(checkpoint(self.middle, h, use_reentrant=False))
+        return out
+
+
+def loop(analog: nn.Module, run: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """Train for two mini-batches in a loop of one's own, and return the gradients."""
+    optimizer = torch.optim.SGD(analog.parameters(), lr=0.01)
+    grads = []
+    with hardware_aware(analog.train(), RECIPE, [optimizer]):
+        for _ in range(2):
+            run(random(8, 12)).square().mean().backward()
+            grads += [p.grad.clone() for p in analog.parameters() if p.grad is not None]
+            optimizer.step()
+            optimizer.zero_grad()
+    assert _get_current_dispatch_mode() is None
+    return grads
+
+
+@pytest.mark.parametrize("way", ["by_parts", "by_layers"])
+def test_a_loop_that_calls_parts_is_measured(way: str, engine: str) -> None:
+    """So that what it multiplies between them is seen, as in `train`."""
+    analog = convert(Parts(), QUIET, engine=engine)
+    with pytest.raises(ConversionError, match="mm with .*, a function"):
+        loop(analog, getattr(analog, way))
+    assert _get_current_dispatch_mode() is None
+    name = "head" if way == "by_parts" else "middle.0"
+    analog = convert(Parts(), QUIET, engine=engine, exclude=[name])
+    loop(analog, getattr(analog, way))
+    analog = convert(Parts(), QUIET, engine=engine, strict=False)
+    with pytest.warns(UserWarning, match="multiplied outside of the tiles") as seen:
+        loop(analog, getattr(analog, way))
+    assert len(seen) == 1
+
+
+def test_a_loop_of_checkpointed_parts_has_the_same_gradients(engine: str) -> None:
+    """What a backward pass repeats is not measured, and the noise is no part of a checkpoint."""
+    grads = []
+    for way in ("forward", "checkpointed"):
+        analog = convert(Parts(), QUIET, engine=engine)
+        calibrate(analog, [random(8, 12)])
+        grads.append(loop(analog, getattr(analog, way)))
+    for expected, got in zip(*grads, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+class Forces(nn.Module):
+    """The slope of an energy, which is a backward pass inside of the forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self.energy(x).sum(), x)[0]
+
+
+def test_a_backward_pass_in_a_forward_pass_multiplies_nothing_of_its_own(engine: str) -> None:
+    analog, x = convert(Forces().eval(), ideal, engine=engine), random(4, 12)
+    torch.testing.assert_close(analog(x), Forces()(x), rtol=1e-4, atol=1e-5)

@@ -1,8 +1,8 @@
 """The warning for analog weights that are trained without the noise of their devices.
 
-A product in training mode notes its weights if they will get a gradient and no noisy copy is
-injected. Nothing else is done in a pass. If an optimizer then steps on weights that were noted, the
-warning is given once for these weights.
+A product notes its weights if they will get a gradient and no noisy copy is injected, in training
+mode or not. Nothing else is done in a pass, and weights of a training with noise are not noted. If
+an optimizer then steps on weights that were noted, the warning is given once for these weights.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from aimc_bridge.spec import DeviceSpec
 
 _noted: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # used as sets
 _warned: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_held: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # by a training with noise
 _handle: list[RemovableHandle] = []
 
 
 def note(weight: Tensor, device: DeviceSpec | None) -> None:
-    """Remember weights that a product in training mode used without noise.
+    """Remember weights that a product used without noise, and that get a gradient.
 
     Weights on devices without noise (the preset `ideal`) are not remembered.
 
@@ -33,15 +34,35 @@ def note(weight: Tensor, device: DeviceSpec | None) -> None:
         weight: The parameter that holds the weights.
         device: The device that they lie on.
     """
-    if weight in _noted or weight in _warned or law_of(device).noise_free:
+    known = weight in _noted or weight in _warned or weight in _held
+    if known or law_of(device).noise_free:
         return
     _noted[weight] = True
     if not _handle:
         _handle.append(register_optimizer_step_pre_hook(_before_step))
 
 
+def hold(weight: Tensor) -> None:
+    """Forget weights until `release`, because a training with noise has begun.
+
+    Args:
+        weight: The parameter that holds the weights.
+    """
+    _held[weight] = True
+    forget(weight)
+
+
+def release(weight: Tensor) -> None:
+    """Let weights be noted again, because the training has ended.
+
+    Args:
+        weight: The parameter that holds the weights.
+    """
+    _held.pop(weight, None)
+
+
 def forget(weight: Tensor) -> None:
-    """Forget weights, because a training with noise has begun.
+    """Forget weights that were noted.
 
     Args:
         weight: The parameter that holds the weights.

@@ -9,7 +9,7 @@ from torch import distributed, nn
 from torch.optim import Optimizer
 
 from aimc_bridge.converted import matrices_of, record_of
-from aimc_bridge.errors import StateError
+from aimc_bridge.errors import StateError, UsageError
 from aimc_bridge.training.optimizers import checked
 from aimc_bridge.training.options import check_recipe
 from aimc_bridge.training.schedule import HWATraining, put_back, rates, set_rates
@@ -64,8 +64,9 @@ def hardware_aware(
 
     Raises:
         StateError: If a chip is programmed, or the model is in another training.
-        UsageError: If an optimizer trains nothing of the model or cannot be followed (LBFGS), or
-            learned ranges and scales are in none of them.
+        UsageError: If an optimizer trains nothing of the model or cannot be followed (LBFGS),
+            learned ranges and scales are in none of them, or `batches` is no number of
+            mini-batches.
         CapabilityError: If the model is not a converted one, or the engine cannot train so.
 
     Example:
@@ -130,10 +131,15 @@ class Follower:
 
         Raises:
             StateError: If a chip is programmed.
-            UsageError: If the recipe is none.
+            UsageError: If the recipe is none, or `batches` is no number of mini-batches.
             CapabilityError: If the model is not a converted one.
         """
         check_recipe(recipe)
+        if batches is not None and (not isinstance(batches, int) or batches < 1):
+            raise UsageError(
+                f"batches={batches!r}; allowed: the number of mini-batches of the whole training, "
+                "or None if it is not known"
+            )
         if record_of(model).chip is not None:
             raise StateError(
                 "hardware-aware training: the model holds a programmed chip; call restore(model) "

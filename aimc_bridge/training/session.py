@@ -117,7 +117,7 @@ class Session:
         for matrix in self.matrices.values():
             matrix.prepare_training(spec)
             for weight in matrix.weight_parameters():
-                unaware.forget(weight)
+                unaware.hold(weight)
 
     def begin(self) -> None:
         """Declare the set-up finished: from here on `close` keeps what was learned."""
@@ -138,6 +138,7 @@ class Session:
         """
         return ramped(self.spec.noise_scale, step, self.spec.ramp_batches)
 
+    @torch.no_grad()  # or gradient checkpointing counts what autograd keeps of the noise
     def start(self) -> None:
         """Start a mini-batch: seed torch's generator, and inject noise until `end`.
 
@@ -256,6 +257,9 @@ class Session:
             return
         del _RUNNING[self.model]
         self.clear()
+        for matrix in self.matrices.values():
+            for weight in matrix.weight_parameters():
+                unaware.release(weight)
         if self._before is not None:
             self._before.put_back()
 

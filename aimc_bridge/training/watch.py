@@ -19,8 +19,10 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from aimc_bridge.errors import TrainingError
+from aimc_bridge.first_pass import MeasuredLoop
 from aimc_bridge.training.optimizers import parameters_of, several_passes
 from aimc_bridge.training.session import Session
+from aimc_bridge.watching import in_backward
 
 
 class Watch:
@@ -42,11 +44,13 @@ class Watch:
         self.session, self.optimizers = session, optimizers
         self.steps = 0
         self._over = True  # whether the next pass in training mode begins a mini-batch
+        self._backward = False  # whether there was a backward pass
         self._handles: list[RemovableHandle] = []
         self._paused: set[str] = set()
         self._noisy: set[str] = set()  # layers that were used in training mode since the last step
         self._clean: set[str] = set()  # and in eval mode, with gradients
         self._warned = False
+        self._measured = MeasuredLoop(session.model)
         self._probe: tuple[Tensor, Tensor] | None = None  # some weights, and their values
 
     def open(self) -> None:
@@ -58,6 +62,8 @@ class Watch:
                 before, after = partial(self._before, name), partial(self._after, name)
                 keep(module.register_forward_pre_hook(_Hook(before)))
                 keep(module.register_forward_hook(_Hook(after), always_call=True))
+        for module in self._measured.modules:
+            keep(module.register_forward_pre_hook(_Hook(self._measure), prepend=True))
         for parameter in model.parameters():
             if parameter.requires_grad:
                 keep(parameter.register_post_accumulate_grad_hook(_Hook(self._gradient)))
@@ -70,8 +76,18 @@ class Watch:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._measured.stop()
 
     # --- passes ---
+
+    def _measure(self, module: nn.Module, args: Any) -> None:
+        """Measure the loop from its first call of a part on; a hook before the part."""
+        if in_backward():
+            return
+        if self._backward:
+            self._measured.end()
+        elif module.training:
+            self._measured.begin(module, args)
 
     def _root(self, module: nn.Module, *_: Any) -> None:
         """Begin a mini-batch if it is time; a hook before the model's forward pass."""
@@ -101,8 +117,7 @@ class Watch:
 
         What gradient checkpointing repeats in a backward pass belongs to the mini-batch of that.
         """
-        # torch.utils.checkpoint asks in this way too whether a backward pass is under way
-        if self._over and torch._C._current_graph_task_id() == -1:
+        if self._over and not in_backward():
             if not self.steps:
                 self._check_steps()
             if self.session.noisy:
@@ -114,7 +129,7 @@ class Watch:
 
     def _gradient(self, parameter: Tensor) -> None:
         """Note that a backward pass has reached the model; a hook of its parameters."""
-        self._over = True
+        self._over = self._backward = True
 
     # --- steps ---
 
@@ -138,6 +153,7 @@ class Watch:
         if self.session.noisy:
             self.session.end()
         self._over = True
+        self._measured.end()
         if not self.steps and self.session.processes > 1:
             self._check_processes()
 

@@ -73,6 +73,16 @@ def assert_same_state(first: nn.Module, second: nn.Module) -> None:
 # --- it is train ---
 
 
+@pytest.mark.parametrize("batches", [0, -3, 2.5, "ten"])
+def test_a_length_that_is_none_is_refused(batches: Any) -> None:
+    model = model_of("native")
+    with (
+        pytest.raises(UsageError, match="allowed: the number of mini-batches"),
+        hardware_aware(model, recipe(), sgd(model), batches=batches),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
 def test_the_loop_of_the_contract_gives_the_weights_of_train(engine: str, kind: Any) -> None:
     """They agree bit for bit: dropout and noise of products are drawn alike too."""
@@ -498,6 +508,22 @@ def test_a_model_that_is_trained_without_noise_warns_once(engine: str) -> None:
                 step_once(net, optimizer)
         assert len(seen) == 1 and seen[0].filename == __file__
     gc.collect()
+
+
+def test_a_model_that_is_trained_in_eval_mode_without_noise_warns(engine: str) -> None:
+    """Hugging Face gives models in eval mode, and a loop may forget `train()`."""
+    model = model_of(engine).eval()
+    calibrate(model, DATA)
+    optimizer = sgd(model)
+    with hardware_aware(model, recipe(**NOISY), [optimizer]):
+        loss_of(model, DATA[0])  # an evaluation that keeps gradients
+        step_once(model.train(), optimizer)
+    model.eval()
+    step_once(head := linear(12, 5), sgd(head))
+    with pytest.warns(UserWarning, match="no weight noise is injected") as seen:
+        for _ in range(2):
+            step_once(model, optimizer)
+    assert len(seen) == 1
 
 
 def test_what_is_no_training_without_noise_does_not_warn(engine: str) -> None:

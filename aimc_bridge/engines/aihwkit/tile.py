@@ -263,10 +263,12 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
                 f"the input ranges of {self.label} were never set; call calibrate(model, batches), "
                 "train(...) with learned input ranges, or load a state dict that has them"
             )
-        learns = self.training and torch.is_grad_enabled() and self.shared_weights.requires_grad
-        if learns and self.clean is None:
+        trained = self.clean is None and self.programmed_weights is None
+        if trained and torch.is_grad_enabled() and self.shared_weights.requires_grad:
             unaware.note(self.shared_weights, self.pcm)
         y: Tensor = super().forward(x_input, tensor_view)
+        if y.requires_grad:
+            y.register_hook(_refuse_second_order)
         return y
 
     def _transformed(self, x: Tensor, tensor_view: tuple[int, ...] | None) -> Tensor:
@@ -358,3 +360,15 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
             for key in state_dict
             if strict and key.startswith(prefix) and key.removeprefix(prefix) not in expected
         ]
+
+
+def _refuse_second_order(grad: Tensor) -> None:
+    """Raise CapabilityError if gradients of gradients are asked for; a hook of outputs.
+
+    aihwkit's backward pass keeps no graph: its part would be left out in silence.
+    """
+    if torch.is_grad_enabled():  # create_graph=True
+        raise CapabilityError(
+            "aihwkit engine: second-order gradients (create_graph=True) through an analog layer; "
+            "allowed: first-order ones, or digital layers (exclude=[...])"
+        )

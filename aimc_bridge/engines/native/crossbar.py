@@ -308,7 +308,7 @@ class Crossbar(nn.Module, Matrix):
         trained = None
         if torch.is_grad_enabled() and self._owner[0].weight.requires_grad:
             trained = self._trained()
-            if injected is None and self.training:
+            if injected is None:
                 unaware.note(self._owner[0].weight, self.preset.pcm)  # type: ignore[arg-type]
         if injected is not None:
             return trained, lambda: injected

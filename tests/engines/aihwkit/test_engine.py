@@ -447,3 +447,13 @@ def test_ir_drop_off_in_training_only_is_refused(net: Net, images: Tensor) -> No
     analog = convert(net, rasch2023, engine="aihwkit")
     with pytest.raises(CapabilityError, match="ir_drop_in_training"):
         train(analog, [images], loss, recipe=recipe(ir_drop_in_training=False), progress=False)
+
+
+def test_second_order_gradients_are_an_error() -> None:
+    """The part of aihwkit's layers would be left out in silence."""
+    model = nn.Sequential(nn.Linear(12, 7), nn.Tanh(), nn.Linear(7, 2))
+    analog, x = convert(model, ideal, engine="aihwkit"), torch.randn(4, 12, requires_grad=True)
+    energy = analog(x).square().sum()
+    torch.autograd.grad(energy, x, retain_graph=True)
+    with pytest.raises(CapabilityError, match="second-order gradients"):
+        torch.autograd.grad(energy, x, create_graph=True)
