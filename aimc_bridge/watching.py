@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -32,6 +33,7 @@ from aimc_bridge.products import (
     DigitalProduct,
     Measurement,
     inner_size,
+    made_of_others,
     name_of,
     operands,
     place,
@@ -144,6 +146,11 @@ def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
     return (tensor,)
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    """Return whether a tensor is dense, so that operations on it are those of dense tensors."""
+    return tensor.layout is torch.strided and not tensor.is_nested
+
+
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Yield the tensors in the arguments or the result of a module.
 
@@ -161,10 +168,13 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             seen.add(id(item))
             if isinstance(item, Mapping):
                 todo += item.values()
-            elif isinstance(item, list | tuple | set | frozenset):
+            elif isinstance(item, list | tuple | set | frozenset | deque):
                 todo += item
             else:
                 todo += getattr(item, "__dict__", {}).values()
+                slots = (getattr(kind, "__slots__", ()) for kind in type(item).__mro__)
+                names = (n for s in slots for n in ([s] if isinstance(s, str) else s))
+                todo += (getattr(item, name, None) for name in names if name != "__dict__")
 
 
 class Watcher(TorchDispatchMode):
@@ -206,6 +216,7 @@ class Watcher(TorchDispatchMode):
         for key, module in model.named_modules(remove_duplicate=False):
             self.names.setdefault(module, []).append(".".join(filter(None, [name, key])))
         self._marks = _Marks()
+        self._drawn = _Marks()  # noise that the model draws as its input: made of nothing else
         self._holders = _holders(model, name)
         self._derived: dict[int, tuple[StorageWeakRef, int]] = {}  # made from a parameter alone
         self._tiles = {
@@ -330,9 +341,12 @@ class Watcher(TorchDispatchMode):
         """Do an operation, and follow which tensors depend on the inputs."""
         kwargs = kwargs or {}
         known = isinstance(func, OpOverload)  # not an operator on functions, such as cond
+        given = [*tensors(args), *tensors(tuple(kwargs.values()))]
+        if known and made_of_others(func) and all(map(_is_plain, given)):
+            with self:
+                return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
         values = operands(func, args, kwargs) if known and not self._inside else None
         digital = values is not None and self._is_digital(values)
-        given = [*tensors(args), *tensors(tuple(kwargs.values()))]
         dependent = any(self._marks.has(tensor) for tensor in given)
         result = func(*args, **kwargs)
         if dependent:
@@ -342,9 +356,24 @@ class Watcher(TorchDispatchMode):
                 self._marks.add(tensor)
         else:
             self._derive(given, result)
+            if known:
+                self._draw(func, args, kwargs, given, result)
         if digital and values is not None:
             self._record(func, values, args, result)
+            for tensor in tensors(result):
+                self._marks.add(tensor)
         return result
+
+    def _draw(
+        self, func: Any, args: tuple[Any, ...], kwargs: Any, given: list[Tensor], result: Any
+    ) -> None:
+        """Remember noise, such as the latent vectors of a generator; noise of weights is none."""
+        fresh = torch.Tag.nondeterministic_seeded in func.tags
+        if not fresh and not any(map(self._drawn.has, given)):
+            return
+        if not any(map(self._origin, given)):
+            for tensor in (*tensors(result), *written(func, args, kwargs)):
+                self._drawn.add(tensor)
 
     def _derive(self, given: list[Tensor], result: Any) -> None:
         """Remember which parameter a tensor was made from, such as a standardised weight."""
@@ -357,6 +386,8 @@ class Watcher(TorchDispatchMode):
 
     def _is_digital(self, values: list[Any]) -> bool:
         depends = [self._depends(value) for value in values]
+        if not any(depends):
+            depends = [any(map(self._drawn.has, tensors(value))) for value in values]
         return any(depends) and not all(depends)
 
     def _depends(self, operand: Any) -> bool:
@@ -368,6 +399,7 @@ class Watcher(TorchDispatchMode):
         if inner == 1:
             return  # an inner dimension of 1 is a scaling, no product
         fixed = list(tensors([value for value in values if not self._depends(value)]))
+        fixed = [tensor for tensor in fixed if not self._drawn.has(tensor)] or fixed
         largest = max(fixed, key=lambda tensor: tensor.numel(), default=None)
         origin = None if largest is None else self._origin(largest)
         holders = () if origin is None else tuple(self._holders[origin])
