@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 _OPERANDS: dict[str, tuple[int, ...]] = {
+    "mul": (0, 1),  # counts with the weight of an analog layer only: a sum may follow
     "mm": (0, 1),
     "addmm": (1, 2),
     "_addmm_activation": (1, 2),
@@ -229,6 +230,8 @@ def inner_size(func: Any, operands: list[Any], args: tuple[Any, ...]) -> int:
         args: All its arguments.
     """
     name = name_of(func)
+    if name.removesuffix("_") == "mul":
+        return 1
     if not all(isinstance(operand, Tensor) for operand in operands):
         return 0
     if "conv" in name:

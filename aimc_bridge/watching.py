@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from aimc_bridge.converted import ConversionRecord, is_converted, matrices_of, record_of
+from aimc_bridge.converted import ConversionRecord, inside, is_converted, matrices_of, record_of
 from aimc_bridge.engines.base import Matrix
 from aimc_bridge.modes import modes_kept
 from aimc_bridge.products import (
@@ -216,9 +216,9 @@ class Watcher(TorchDispatchMode):
         for key, module in model.named_modules(remove_duplicate=False):
             self.names.setdefault(module, []).append(".".join(filter(None, [name, key])))
         self._marks = _Marks()
-        self._drawn = _Marks()  # noise that the model draws as its input: made of nothing else
+        self._drawn = _Marks()  # noise that the model draws in the pass, which no tile can hold
         self._holders = _holders(model, name)
-        self._derived: dict[int, tuple[StorageWeakRef, int]] = {}  # made from a parameter alone
+        self._derived: dict[int, tuple[StorageWeakRef, tuple[int, ...]]] = {}  # of parameters
         self._tiles = {
             module: (key, matrix, first)
             for key, matrix in matrices.items()
@@ -358,9 +358,8 @@ class Watcher(TorchDispatchMode):
             self._derive(given, result)
             if known:
                 self._draw(func, args, kwargs, given, result)
-        if digital and values is not None:
-            self._record(func, values, args, result)
-            for tensor in tensors(result):
+        if digital and values is not None and self._record(func, values, args, result):
+            for tensor in tensors(result):  # of drawn noise, too
                 self._marks.add(tensor)
         return result
 
@@ -371,45 +370,62 @@ class Watcher(TorchDispatchMode):
         fresh = torch.Tag.nondeterministic_seeded in func.tags
         if not fresh and not any(map(self._drawn.has, given)):
             return
-        if not any(map(self._origin, given)):
+        if not any(map(self._origins, given)):
             for tensor in (*tensors(result), *written(func, args, kwargs)):
                 self._drawn.add(tensor)
 
     def _derive(self, given: list[Tensor], result: Any) -> None:
-        """Remember which parameter a tensor was made from, such as a standardised weight."""
-        origin = next(filter(None, map(self._origin, given)), None)
-        for tensor in tensors(result) if origin else ():
+        """Remember which parameters a tensor was made from, such as a standardised weight."""
+        origins = tuple(dict.fromkeys(o for tensor in given for o in self._origins(tensor)))
+        for tensor in tensors(result) if origins else ():
             storage = _storage(tensor)
-            if storage is not None and storage._cdata not in self._derived:
-                assert origin is not None
-                self._derived[storage._cdata] = (StorageWeakRef(storage), origin)
+            if storage is not None and storage._cdata not in self._holders:
+                self._derived[storage._cdata] = (StorageWeakRef(storage), origins)
 
     def _is_digital(self, values: list[Any]) -> bool:
         depends = [self._depends(value) for value in values]
-        if not any(depends):
-            depends = [any(map(self._drawn.has, tensors(value))) for value in values]
         return any(depends) and not all(depends)
 
     def _depends(self, operand: Any) -> bool:
-        return any(self._marks.has(tensor) for tensor in tensors(operand))
+        return any(self._marks.has(t) or self._drawn.has(t) for t in tensors(operand))
 
-    def _record(self, func: Any, values: list[Any], args: tuple[Any, ...], result: Any) -> None:
-        """Note a digital product."""
+    def _record(self, func: Any, values: list[Any], args: tuple[Any, ...], result: Any) -> bool:
+        """Note a digital product: one row, or one for each weight of an analog layer in it.
+
+        Returns:
+            Whether it is a product.
+        """
         inner = inner_size(func, values, args)
-        if inner == 1:
-            return  # an inner dimension of 1 is a scaling, no product
         fixed = list(tensors([value for value in values if not self._depends(value)]))
-        fixed = [tensor for tensor in fixed if not self._drawn.has(tensor)] or fixed
         largest = max(fixed, key=lambda tensor: tensor.numel(), default=None)
-        origin = None if largest is None else self._origin(largest)
-        holders = () if origin is None else tuple(self._holders[origin])
+        origins = () if largest is None else self._origins(largest)
+        held = [self._holders[origin] for origin in origins]
+        layers = {self._layer_of(holders[0]): holders for holders in reversed(held)}
+        on_tiles = [holders for layer, holders in layers.items() if layer is not None][::-1]
+        if inner == 1 and not on_tiles:
+            return False  # an inner dimension of 1 is a scaling, no product
         stack = [self.names[module] for module in self.within if module in self.names]
-        if self._only_own and not stack and not holders:
-            return
-        shape = () if largest is None else tuple(largest.shape)
+        if self._only_own and not stack and not held:
+            return True
+        outputs = list(tensors(result))
+        macs = outputs[0].numel() * inner if outputs else 0
+        for holders in on_tiles or held[:1] or [[]]:
+            self._row(func, holders, stack, () if largest is None else tuple(largest.shape), macs)
+            macs = 0
+        return True
+
+    def _row(
+        self,
+        func: Any,
+        holders: list[str],
+        stack: list[list[str]],
+        shape: tuple[int, ...],
+        macs: int,
+    ) -> None:
+        """Count a digital product in its row, which may be new."""
         modules = tuple(names[0] for names in stack)
         kind = type(self.within[-1]).__name__ if self.within else "function"
-        key = (holders[:1], modules, kind, name_of(func), shape, place())
+        key = (tuple(holders[:1]), modules, kind, name_of(func), shape, place())
         row = self._rows.get(key)
         if row is None:
             names = frozenset(filter(None, [*holders, *(n for names in stack for n in names)]))
@@ -418,17 +434,22 @@ class Watcher(TorchDispatchMode):
             self._rows[key] = row
             self.measurement.digital.append(row)
         row.calls += 1
-        outputs = list(tensors(result))
-        if outputs and inner:
-            row.macs += outputs[0].numel() * inner
+        row.macs += macs
 
-    def _origin(self, tensor: Tensor) -> int | None:
-        """Return the storage of the parameter or buffer that a tensor is or was made from."""
+    def _layer_of(self, holder: str) -> str | None:
+        """Return the analog layer whose weight a parameter is, or None."""
+        owner, _, name = holder.rpartition(".")
+        if "bias" in name:
+            return None
+        return next((key for key in self.measurement.analog if inside(owner, key)), None)
+
+    def _origins(self, tensor: Tensor) -> tuple[int, ...]:
+        """Return the storages of the parameters and buffers that a tensor is or was made from."""
         storage = _storage(tensor)
         if storage is None:
-            return None
+            return ()
         key: int = storage._cdata
-        return key if key in self._holders else self._derived.get(key, (None, None))[1]
+        return (key,) if key in self._holders else self._derived.get(key, (None, ()))[1]
 
 
 def _count(work: AnalogWork, matrix: Matrix, output: Tensor, columns: int) -> None:

@@ -217,10 +217,10 @@ def test_every_way_to_write_a_product_is_seen(name: str, inference: bool) -> Non
         assert measured(model, random(5, 8)).digital
 
 
-def test_noise_that_a_model_draws_as_its_input_counts_as_an_input() -> None:
+def test_noise_that_a_model_draws_counts_as_an_input() -> None:
     def rest(model: Any, x: Tensor) -> Tensor:
         noise = torch.empty(5, 8).normal_() + torch.randn(5, 8)
-        return x + model.layer(torch.tanh(noise)) + noise @ model.other
+        return torch.tanh(noise) @ model.layer(noise).T @ x + noise @ model.other
 
     (product,) = measured(Uses(rest, other=random(8, 8)), random(5, 8)).digital
     assert product.holder == "other"
@@ -232,6 +232,24 @@ def test_noise_of_weights_is_no_input() -> None:
 
     (product,) = measured(Uses(rest, mean=nn.Parameter(random(8, 8))), random(5, 8)).digital
     assert product.holder == "mean"
+
+
+@pytest.mark.parametrize("engine", ["native", "aihwkit"])
+@pytest.mark.parametrize(
+    ("rest", "layers"),
+    [
+        (lambda m, x: functional.linear(x, torch.cat([m.a.weight, m.b.weight])), ["a", "b"]),
+        (lambda m, x: x[:, :1] @ m.one.weight.T, ["one"]),
+        (lambda m, x: (x[:, None] * m.b.weight).sum(-1), ["b"]),
+        (lambda m, x: x * m.a.bias + m.b(x), []),
+    ],
+)
+def test_weights_of_analog_layers_are_seen_in_any_product(
+    rest: Any, layers: list[str], engine: str
+) -> None:
+    model = Uses(rest, a=linear(8, 8), b=linear(8, 8), one=linear(1, 8))
+    found = measured(model, random(5, 8), engine=engine).digital
+    assert [product.holder.partition(".")[0] for product in found] == layers
 
 
 @dataclasses.dataclass(slots=True)
