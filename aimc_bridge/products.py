@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 _OPERANDS: dict[str, tuple[int, ...]] = {
+    "mul": (0, 1),  # counts with the weight of an analog layer only: a sum may follow
     "mm": (0, 1),
     "addmm": (1, 2),
     "_addmm_activation": (1, 2),
@@ -38,7 +39,12 @@ _OPERANDS: dict[str, tuple[int, ...]] = {
     "_grouped_mm": (0, 1),
     "_scaled_grouped_mm": (0, 1),
     "_weight_int4pack_mm": (0, 1),
+    "_weight_int4pack_mm_for_cpu": (0, 1),
+    "_weight_int4pack_mm_with_scales_and_zeros": (0, 1),
     "_weight_int8pack_mm": (0, 1),
+    "_scaled_mm_v2": (0, 1),
+    "_scaled_grouped_mm_v2": (0, 1),
+    "_sparse_mm_reduce_impl": (0, 1),
     "convolution": (0, 1),
     "_convolution": (0, 1),
     "mkldnn_convolution": (0, 1),
@@ -64,7 +70,7 @@ _OPERANDS: dict[str, tuple[int, ...]] = {
 """Operation of ATen -> places of its operands."""
 
 _LIKE_A_PRODUCT = re.compile(
-    r"linear|conv(?!ert)|mm\b|matmul|attention|rnn|lstm|gru|embedding_bag|bilinear"
+    r"linear|conv(?!ert)|mm(?![a-z])|matmul|attention|rnn|lstm|gru|embedding_bag|bilinear"
 )
 _NO_PRODUCT = re.compile(r"backward|_cell\b|reorder|prepack|pack_weight|unpack")
 
@@ -174,13 +180,32 @@ def operands(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> lis
     return found if len(found) > 1 else None
 
 
+def made_of_others(func: Any) -> bool:
+    """Return whether an operation that is no listed product is written in terms of others.
+
+    Below autograd, in inference mode, they are seen whole: einsum, tensordot, LSTM cells.
+
+    Args:
+        func: The operation.
+    """
+    return bool(not _places(func) and _is_composite(func))
+
+
+@lru_cache(maxsize=4096)
+def _is_composite(func: Any) -> bool:
+    """Return whether torch has a kernel for it that calls other operations."""
+    key = "CompositeImplicitAutograd"
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key))
+
+
 @lru_cache(maxsize=4096)
 def _places(func: Any) -> tuple[tuple[int, str], ...] | None:
     """Return place and name of each operand; () if they must be looked for, None for no product."""
     namespace, _, name = func._schema.name.partition("::")
-    if namespace == "aten" and name in _OPERANDS:
+    places = _OPERANDS.get(name.removesuffix("_")) if namespace == "aten" else None  # addmm_
+    if places is not None:
         named = [argument.name for argument in func._schema.arguments]
-        return tuple((p, named[p]) for p in _OPERANDS[name] if p < len(named))
+        return tuple((p, named[p]) for p in places if p < len(named))
     if not _LIKE_A_PRODUCT.search(name) or _NO_PRODUCT.search(name):
         return None
     return ()
@@ -205,6 +230,8 @@ def inner_size(func: Any, operands: list[Any], args: tuple[Any, ...]) -> int:
         args: All its arguments.
     """
     name = name_of(func)
+    if name.removesuffix("_") == "mul":
+        return 1
     if not all(isinstance(operand, Tensor) for operand in operands):
         return 0
     if "conv" in name:

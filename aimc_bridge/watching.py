@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -24,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from aimc_bridge.converted import ConversionRecord, is_converted, matrices_of, record_of
+from aimc_bridge.converted import ConversionRecord, inside, is_converted, matrices_of, record_of
 from aimc_bridge.engines.base import Matrix
 from aimc_bridge.modes import modes_kept
 from aimc_bridge.products import (
@@ -32,6 +33,7 @@ from aimc_bridge.products import (
     DigitalProduct,
     Measurement,
     inner_size,
+    made_of_others,
     name_of,
     operands,
     place,
@@ -149,6 +151,11 @@ def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
     return (tensor,)
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    """Return whether a tensor is dense, so that operations on it are those of dense tensors."""
+    return tensor.layout is torch.strided and not tensor.is_nested
+
+
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Yield the tensors in the arguments or the result of a module.
 
@@ -166,10 +173,13 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             seen.add(id(item))
             if isinstance(item, Mapping):
                 todo += item.values()
-            elif isinstance(item, list | tuple | set | frozenset):
+            elif isinstance(item, list | tuple | set | frozenset | deque):
                 todo += item
             else:
                 todo += getattr(item, "__dict__", {}).values()
+                slots = (getattr(kind, "__slots__", ()) for kind in type(item).__mro__)
+                names = (n for s in slots for n in ([s] if isinstance(s, str) else s))
+                todo += (getattr(item, name, None) for name in names if name != "__dict__")
 
 
 class Watcher(TorchDispatchMode):
@@ -211,8 +221,9 @@ class Watcher(TorchDispatchMode):
         for key, module in model.named_modules(remove_duplicate=False):
             self.names.setdefault(module, []).append(".".join(filter(None, [name, key])))
         self._marks = _Marks()
+        self._drawn = _Marks()  # noise that the model draws in the pass, which no tile can hold
         self._holders = _holders(model, name)
-        self._derived: dict[int, tuple[StorageWeakRef, int]] = {}  # made from a parameter alone
+        self._derived: dict[int, tuple[StorageWeakRef, tuple[int, ...]]] = {}  # of parameters
         self._tiles = {
             module: (key, matrix, first)
             for key, matrix in matrices.items()
@@ -335,11 +346,14 @@ class Watcher(TorchDispatchMode):
         """Do an operation, and follow which tensors depend on the inputs."""
         kwargs = kwargs or {}
         known = isinstance(func, OpOverload)  # not an operator on functions, such as cond
+        given = [*tensors(args), *tensors(tuple(kwargs.values()))]
+        if known and made_of_others(func) and all(map(_is_plain, given)):
+            with self:
+                return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
         # the products of a backward pass belong to the layers of the forward pass
         counts = known and not self._inside and not in_backward()
         values = operands(func, args, kwargs) if counts else None
         digital = values is not None and self._is_digital(values)
-        given = [*tensors(args), *tensors(tuple(kwargs.values()))]
         dependent = any(self._marks.has(tensor) for tensor in given)
         result = func(*args, **kwargs)
         if dependent:
@@ -349,42 +363,76 @@ class Watcher(TorchDispatchMode):
                 self._marks.add(tensor)
         else:
             self._derive(given, result)
-        if digital and values is not None:
-            self._record(func, values, args, result)
+            if known:
+                self._draw(func, args, kwargs, given, result)
+        if digital and values is not None and self._record(func, values, args, result):
+            for tensor in tensors(result):  # of drawn noise, too
+                self._marks.add(tensor)
         return result
 
+    def _draw(
+        self, func: Any, args: tuple[Any, ...], kwargs: Any, given: list[Tensor], result: Any
+    ) -> None:
+        """Remember noise, such as the latent vectors of a generator; noise of weights is none."""
+        fresh = torch.Tag.nondeterministic_seeded in func.tags
+        if not fresh and not any(map(self._drawn.has, given)):
+            return
+        if not any(map(self._origins, given)):
+            for tensor in (*tensors(result), *written(func, args, kwargs)):
+                self._drawn.add(tensor)
+
     def _derive(self, given: list[Tensor], result: Any) -> None:
-        """Remember which parameter a tensor was made from, such as a standardised weight."""
-        origin = next(filter(None, map(self._origin, given)), None)
-        for tensor in tensors(result) if origin else ():
+        """Remember which parameters a tensor was made from, such as a standardised weight."""
+        origins = tuple(dict.fromkeys(o for tensor in given for o in self._origins(tensor)))
+        for tensor in tensors(result) if origins else ():
             storage = _storage(tensor)
-            if storage is not None and storage._cdata not in self._derived:
-                assert origin is not None
-                self._derived[storage._cdata] = (StorageWeakRef(storage), origin)
+            if storage is not None and storage._cdata not in self._holders:
+                self._derived[storage._cdata] = (StorageWeakRef(storage), origins)
 
     def _is_digital(self, values: list[Any]) -> bool:
         depends = [self._depends(value) for value in values]
         return any(depends) and not all(depends)
 
     def _depends(self, operand: Any) -> bool:
-        return any(self._marks.has(tensor) for tensor in tensors(operand))
+        return any(self._marks.has(t) or self._drawn.has(t) for t in tensors(operand))
 
-    def _record(self, func: Any, values: list[Any], args: tuple[Any, ...], result: Any) -> None:
-        """Note a digital product."""
+    def _record(self, func: Any, values: list[Any], args: tuple[Any, ...], result: Any) -> bool:
+        """Note a digital product: one row, or one for each weight of an analog layer in it.
+
+        Returns:
+            Whether it is a product.
+        """
         inner = inner_size(func, values, args)
-        if inner == 1:
-            return  # an inner dimension of 1 is a scaling, no product
         fixed = list(tensors([value for value in values if not self._depends(value)]))
         largest = max(fixed, key=lambda tensor: tensor.numel(), default=None)
-        origin = None if largest is None else self._origin(largest)
-        holders = () if origin is None else tuple(self._holders[origin])
+        origins = () if largest is None else self._origins(largest)
+        held = [self._holders[origin] for origin in origins]
+        layers = {self._layer_of(holders[0]): holders for holders in reversed(held)}
+        on_tiles = [holders for layer, holders in layers.items() if layer is not None][::-1]
+        if inner == 1 and not on_tiles:
+            return False  # an inner dimension of 1 is a scaling, no product
         stack = [self.names[module] for module in self.within if module in self.names]
-        if self._only_own and not stack and not holders:
-            return
-        shape = () if largest is None else tuple(largest.shape)
+        if self._only_own and not stack and not held:
+            return True
+        outputs = list(tensors(result))
+        macs = outputs[0].numel() * inner if outputs else 0
+        for holders in on_tiles or held[:1] or [[]]:
+            self._row(func, holders, stack, () if largest is None else tuple(largest.shape), macs)
+            macs = 0
+        return True
+
+    def _row(
+        self,
+        func: Any,
+        holders: list[str],
+        stack: list[list[str]],
+        shape: tuple[int, ...],
+        macs: int,
+    ) -> None:
+        """Count a digital product in its row, which may be new."""
         modules = tuple(names[0] for names in stack)
         kind = type(self.within[-1]).__name__ if self.within else "function"
-        key = (holders[:1], modules, kind, name_of(func), shape, place())
+        key = (tuple(holders[:1]), modules, kind, name_of(func), shape, place())
         row = self._rows.get(key)
         if row is None:
             names = frozenset(filter(None, [*holders, *(n for names in stack for n in names)]))
@@ -393,17 +441,22 @@ class Watcher(TorchDispatchMode):
             self._rows[key] = row
             self.measurement.digital.append(row)
         row.calls += 1
-        outputs = list(tensors(result))
-        if outputs and inner:
-            row.macs += outputs[0].numel() * inner
+        row.macs += macs
 
-    def _origin(self, tensor: Tensor) -> int | None:
-        """Return the storage of the parameter or buffer that a tensor is or was made from."""
+    def _layer_of(self, holder: str) -> str | None:
+        """Return the analog layer whose weight a parameter is, or None."""
+        owner, _, name = holder.rpartition(".")
+        if "bias" in name:
+            return None
+        return next((key for key in self.measurement.analog if inside(owner, key)), None)
+
+    def _origins(self, tensor: Tensor) -> tuple[int, ...]:
+        """Return the storages of the parameters and buffers that a tensor is or was made from."""
         storage = _storage(tensor)
         if storage is None:
-            return None
+            return ()
         key: int = storage._cdata
-        return key if key in self._holders else self._derived.get(key, (None, None))[1]
+        return (key,) if key in self._holders else self._derived.get(key, (None, ()))[1]
 
 
 def _count(work: AnalogWork, matrix: Matrix, output: Tensor, columns: int) -> None:
