@@ -17,8 +17,9 @@ SOURCES = {
     ),
     "aihwkit": "IBM Analog Hardware Acceleration Kit 1.1.0. Read: its Python source.",
     "wan2022": (
-        "Wan et al. 2022, A compute-in-memory chip based on resistive random-access memory, Nature. "
-        "Read: as fitted from its figures and coded in aihwkit 1.1.0, inference/noise/reram.py."
+        "Wan et al. 2022, A compute-in-memory chip based on resistive random-access memory, "
+        "Nature. Read: as fitted from its figures and coded in aihwkit 1.1.0, "
+        "inference/noise/reram.py."
     ),
     "falcone_cmo": (
         "Falcone et al., statistics of analog filamentary CMO/HfOx ReRAM, IBM Research Europe - "
