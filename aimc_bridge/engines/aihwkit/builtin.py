@@ -56,7 +56,8 @@ class ReferencedCells(ReRamCMONoiseModel):  # type: ignore[misc]
             g_target: Target conductances minus the reference in microsiemens, any shape.
         """
         middle = self._middle()
-        return super().apply_programming_noise_to_conductance(g_target + middle) - middle
+        g: Tensor = super().apply_programming_noise_to_conductance(g_target + middle)
+        return g - middle
 
     def apply_drift_noise_to_conductance(
         self, g_prog: Tensor, drift_noise_param: Tensor, t_inference: float
@@ -69,7 +70,7 @@ class ReferencedCells(ReRamCMONoiseModel):  # type: ignore[misc]
             t_inference: Seconds after programming.
         """
         g, middle = g_prog + self._middle(), self._middle()
-        later = super().apply_drift_noise_to_conductance(g, drift_noise_param, t_inference)
+        later: Tensor = super().apply_drift_noise_to_conductance(g, drift_noise_param, t_inference)
         return later - middle
 
 
