@@ -223,20 +223,20 @@ def test_cmo_has_one_device_per_weight() -> None:
 # --- the device level of the cross-check ---
 
 CERTIFIED = {
-    "hermes_single": (0.1, "10y"),
+    "hermes_single": (0.5, "1h"),
     "pcm_state_independent": (0.5, "1h"),
     "reram_wan2022": (0.5, "2d"),
     "reram_cmo": (0.5, "1y"),
-    "pcm_afm": (0.1, "1h"),
+    "pcm_afm": (0.5, "1h"),
 }
 SAMPLES = 120_000  # decides standard deviations with their margin of 2 %
 MOMENTS = {"programmed mean", "programmed sd", "read mean", "read sd"}
 
 
 def decided(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows whose power leaves no room for doubt."""
+    """Return the rows that must be equivalent if nothing differs (the seeds are fixed)."""
     assert table["p_different"].min() > FALSE_ALARM
-    return table[table["power"] >= 1.0 - FALSE_ALARM / len(table)]
+    return table[table["power"] >= 0.999]
 
 
 @pytest.mark.parametrize("preset", PUBLISHED, ids=str)
