@@ -236,7 +236,7 @@ MOMENTS = {"programmed mean", "programmed sd", "read mean", "read sd"}
 def decided(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that must be equivalent if nothing differs (the seeds are fixed)."""
     assert table["p_different"].min() > FALSE_ALARM
-    return table[table["power"] >= 0.999]
+    return table[table["power"] >= 0.99]
 
 
 @pytest.mark.parametrize("preset", PUBLISHED, ids=str)
@@ -315,9 +315,7 @@ def test_afm_is_the_published_formula(engine: str) -> None:
     """Chips agree with the Monte Carlo, by the size of the weight; small weights are exactly 0."""
     sizes = torch.tensor([0.0, 0.0032, 0.0035, 0.05, 0.28, 0.30, 0.7, 1.0])
     row = torch.cat([sizes, -sizes]).repeat_interleave(400)
-    weight = torch.stack(
-        [row, 0.1 * row, -3.0 * row]
-    )  # each output has a largest weight of its own
+    weight = torch.stack([row, 0.1 * row, 3.0 * row])  # each output has a largest weight of its own
     layer = nn.Linear(len(row), 3, bias=False)
     layer.weight.data = weight.clone()
     preset = behind_ideal_periphery(pcm_afm).change(max_rows=None, why="one tile, in tests")
