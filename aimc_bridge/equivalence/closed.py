@@ -1,6 +1,6 @@
 """The device laws a second time, for devices that aihwkit has no model of.
 
-aihwkit has noise models for two sets of numbers. A device with other numbers, or of another kind,
+aihwkit has noise models for some sets of numbers. A device with other numbers, or of another kind,
 runs on its tiles through our own laws, and to compare those with themselves would prove nothing.
 This module therefore uses nothing of `aimc_bridge.physics`: it writes the formulas of each law
 again, in double precision, in a table by the name of the law.
@@ -41,12 +41,14 @@ class ClosedLaw:
 
     Attributes:
         programming_noise: Whether `sigma_us` is not 0.
-        read_noise: Whether `read_sigma` is not 0.
+        read_noise: Whether readings have noise.
+        signed: Whether the sign of a conductance decides how it is read.
         pcm: The device, `preset.pcm`.
     """
 
     programming_noise: ClassVar[bool] = False
     read_noise: ClassVar[bool] = False
+    signed: ClassVar[bool] = False
 
     def __init__(self, pcm: Any) -> None:
         """Keep the device.
@@ -145,6 +147,18 @@ class ClosedLaw:
         """
         return self.read_sigma(np.abs(g) / self.pcm.g_max_us, t_s)
 
+    def noisy(self, now: Array, g: Array, nu: Array, t_s: float, eps: Array) -> Array:
+        """Return conductances as read: with read noise, not below 0.
+
+        Args:
+            now: The result of `drifted`.
+            g: Programmed conductances in microsiemens.
+            nu: The result of `exponent`.
+            t_s: Seconds after programming.
+            eps: Standard normal numbers.
+        """
+        return np.asarray(np.maximum(now + np.abs(now) * self.read_share(g, nu, t_s) * eps, 0.0))
+
     def mean_decay(self, x: Array, t_s: float) -> Array:
         """Return the factor by which devices have drifted on average.
 
@@ -217,6 +231,103 @@ class ClosedHermes(_Statistical):
     def _q(self, x: Array) -> Array:
         """Return two pieces."""
         return _pieces(x, self.pcm.read_break, self.pcm.read_low, self.pcm.read_high)
+
+
+class ClosedStateIndependent(_Statistical):
+    """The law "state independent": constants."""
+
+    def exponent_mean(self, x: Array) -> Array:
+        """Return the one mean, times drift_scale."""
+        return np.full_like(x, self.pcm.nu_mean * self.pcm.drift_scale)
+
+    def exponent_sd(self, x: Array) -> Array:
+        """Return the one standard deviation, times drift_scale."""
+        return np.full_like(x, self.pcm.nu_sd * self.pcm.drift_scale)
+
+    def _q(self, x: Array) -> Array:
+        """Return read_us over g_max."""
+        return np.full_like(x, self.pcm.read_us / self.pcm.g_max_us)
+
+
+class ClosedReramWan(ClosedLaw):
+    """The law "reram wan2022": Gaussians around the target, at the known times alone."""
+
+    programming_noise = True
+    read_noise = True
+
+    def _sd_us(self, target: Array, place: int) -> Array:
+        """Return the standard deviation at one of the known times."""
+        rows = np.reshape(self.pcm.deviation_us, (len(self.pcm.times_s), -1))
+        x = np.abs(target) / self.pcm.g_max_us
+        return np.asarray(np.polynomial.polynomial.polyval(x, rows[place]) * self.pcm.noise_scale)
+
+    def sigma_us(self, x: Array) -> Array:
+        """Return the standard deviation at the first time."""
+        return self._sd_us(x * self.pcm.g_max_us, 0)
+
+    def exponent(self, target: Array, eps: Array) -> Array:
+        """Return the targets."""
+        return target
+
+    def drifted(self, g: Array, nu: Array, t_s: float) -> Array:
+        """Return the targets."""
+        return nu
+
+    def noisy(self, now: Array, g: Array, nu: Array, t_s: float, eps: Array) -> Array:
+        """Return max(0, target + sigma eps)."""
+        sigma = self._sd_us(nu, list(self.pcm.times_s).index(t_s))
+        return np.asarray(np.maximum(nu + sigma * eps, 0.0))
+
+
+class ClosedReramCmo(ClosedLaw):
+    """The law "reram cmo": one Gaussian for the relaxation and the noise of the reading."""
+
+    programming_noise = True
+    read_noise = True
+    signed = True
+
+    def programmed(self, target: Array, eps: Array) -> Array:
+        """Return conductances right after programming."""
+        c_0, c_1 = self.pcm.prog_coeff_us
+        sd = (c_0 + c_1 * (target + self.pcm.reference_us)) * self.pcm.prog_noise_scale
+        return np.asarray(target + sd * eps)
+
+    def exponent(self, target: Array, eps: Array) -> Array:
+        """Return 0."""
+        return np.zeros_like(target)
+
+    def drifted(self, g: Array, nu: Array, t_s: float) -> Array:
+        """Return the mean of a device."""
+        return g if t_s == 0 else g + self.pcm.decay_mean_us * self.pcm.drift_scale * np.log(t_s)
+
+    def noisy(self, now: Array, g: Array, nu: Array, t_s: float, eps: Array) -> Array:
+        """Return readings within the range of the device, as they are at time 0."""
+        pcm = self.pcm
+        if t_s == 0:
+            return now
+        slope, intercept = pcm.decay_sd_us
+        relaxed = (slope * np.log(t_s) + intercept) * pcm.drift_scale
+        whole = now + pcm.reference_us
+        growth = np.sqrt(np.log((t_s + pcm.t_read_s) / (2 * pcm.t_read_s)))
+        reading = pcm.read_us * pcm.read_noise_scale * np.log10(whole) * growth
+        read = whole + np.hypot(relaxed, reading) * eps
+        return np.asarray(np.clip(read, pcm.g_min_us, pcm.g_max_us) - pcm.reference_us)
+
+
+class ClosedAfm(ClosedLaw):
+    """The law "afm pcm": noise on the signed weight; small ones become 0."""
+
+    programming_noise = True
+
+    def programmed(self, target: Array, eps: Array) -> Array:
+        """Return w + sigma(|w|) eps, or 0."""
+        pcm, size = self.pcm, np.abs(target)
+        one, two = (
+            sum(c * size**k for k, c in enumerate(terms))
+            for terms in (pcm.prog_coeff_us, pcm.prog_coeff_two_us)
+        )
+        sigma = np.where(size <= pcm.one_device_us, one, two) * pcm.prog_noise_scale
+        return np.where(size >= pcm.smallest_us, target + sigma * eps, 0.0)
 
 
 class ClosedTable(ClosedLaw):
@@ -326,6 +437,10 @@ _CLOSED: dict[str, type[ClosedLaw]] = {
     "hermes": ClosedHermes,
     "scalar": ClosedScalar,
     "ideal": ClosedLaw,
+    "state independent": ClosedStateIndependent,
+    "reram wan2022": ClosedReramWan,
+    "reram cmo": ClosedReramCmo,
+    "afm pcm": ClosedAfm,
     "table": ClosedTable,
 }
 
@@ -477,8 +592,7 @@ class ClosedLaws:
         now = self.drifted(g, nu, t_s)
         if not self.law.read_noise:
             return now
-        sigma = self.law.read_share(g, nu, t_s)
-        return np.asarray(np.maximum(now + np.abs(now) * sigma * self._normal(now), 0.0))
+        return self.law.noisy(now, g, nu, t_s, self._normal(now))
 
     def program_weights(self, weight: Array) -> tuple[Array, tuple[Array, Array, float]]:
         """Program the weights of one tile.
@@ -491,7 +605,7 @@ class ClosedLaws:
             conductances, drift exponents, and microsiemens per weight of 1. A pair counts as one
             device with the difference of both, rescaled to the largest programmed weight.
         """
-        us_per_unit = self.pcm.g_max_us / np.abs(weight).max()
+        us_per_unit = self.pcm.full_scale_us / np.abs(weight).max()
         if not self.pcm.pairs:
             g = self.programmed(weight * us_per_unit)
             return g / us_per_unit, (g, self.exponent(weight * us_per_unit), us_per_unit)
@@ -510,4 +624,6 @@ class ClosedLaws:
             t_s: Seconds after programming.
         """
         g, nu, us_per_unit = state
+        if self.law.signed:
+            return self.read(g, nu, t_s) / us_per_unit
         return np.asarray(np.sign(g) * self.read(np.abs(g), nu, t_s) / us_per_unit)

@@ -24,6 +24,7 @@ from aimc_bridge.errors import UsageError
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics import own
 from aimc_bridge.physics.drift import drift_exponent, drifted
+from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import programmed
 from aimc_bridge.physics.reading import read_after_drift
@@ -103,11 +104,11 @@ class Native:
         Args:
             preset: The preset.
             netted: Whether the two devices of a weight are netted after programming, whatever the
-                preset says.
+                preset says; not for devices that are drawn anew, which are never netted.
             seed: The seed of the cross-check.
             *names: Name the stream of random numbers.
         """
-        if preset.pcm.netting != netted:
+        if preset.pcm.netting != netted and not law_of(preset.pcm).redrawn:
             preset = preset.change(netting=netted, why="cross-check")
         self.pcm = preset.pcm
         self.draws = stream(seed, "crosscheck", "native", *names)
@@ -169,7 +170,7 @@ class Aihwkit:
         """
         self.model = self.quiet = model
         self.seed, self.names = seed, ("crosscheck", "aihwkit", *names)
-        if "read_noise_scale" in preset.pcm.field_names():
+        if not law_of(preset.pcm).redrawn and "read_noise_scale" in preset.pcm.field_names():
             change = preset.change(why="drift alone", read_noise_scale=0.0)
             self.quiet = change.rpu_config().noise_model
 
@@ -204,6 +205,22 @@ class Aihwkit:
         for _ in range(count):
             held, state = self.model.apply_programming_noise(weight)
             yield held, [self.model.apply_drift_noise(held, state, t_s) for t_s in times]
+
+
+class AihwkitCells(Aihwkit):
+    """Single devices of one of aihwkit's models, and weights that we make of them."""
+
+    def __init__(self, preset: Preset, model: Any, seed: int, *names: object) -> None:
+        """Prepare the laws; the arguments are those of `Aihwkit`."""
+        super().__init__(preset, model, seed, *names)
+        self.full_scale_us = preset.pcm.full_scale_us
+
+    def tiles(self, weight: Tensor, count: int, times: Sequence[float]) -> Tiles:
+        """Program tiles of cells that hold a signed weight, and read them."""
+        scale = self.full_scale_us / weight.abs().max()
+        for _ in range(count):
+            g, nu = self.programmed(weight * scale), self.exponent(weight * scale)
+            yield g / scale, [self.read(g, nu, t_s) / scale for t_s in times]
 
 
 class Closed:
@@ -256,17 +273,22 @@ def reference_laws(preset: Preset, seed: int, *names: object) -> tuple[Laws, str
         CapabilityError: If no aihwkit tile runs the preset, or neither has such a device.
         VersionError: If there is no working aihwkit.
     """
+    from aimc_bridge.engines.aihwkit.builtin import cell_model
+
     preset, model = _read_one_by_one(preset)
-    if model is None:
-        return Closed(preset, seed, *names), "closed form"
-    return Aihwkit(preset, model, seed, *names), "aihwkit"
+    if model is not None:
+        return Aihwkit(preset, model, seed, *names), "aihwkit"
+    model = cell_model(preset.pcm)
+    if model is not None:
+        return AihwkitCells(preset, model, seed, *names), "aihwkit"
+    return Closed(preset, seed, *names), "closed form"
 
 
 def _read_one_by_one(preset: Preset) -> tuple[Preset, Any]:
     """Return the preset with two devices netted, and aihwkit's own model of it or None."""
     from aimc_bridge.engines.aihwkit.noise import LawNoiseModel
 
-    if not preset.pcm.netting:
+    if not preset.pcm.netting and not law_of(preset.pcm).redrawn:
         preset = preset.change(netting=True, why="cross-check: two devices are read one by one")
     model = preset.rpu_config().noise_model
     return preset, None if isinstance(model, LawNoiseModel) else model
@@ -298,7 +320,7 @@ def devices(
     times: Sequence[float],
     samples: int,
     g_max_us: float,
-    tabulated: bool = False,
+    readings: bool = False,
 ) -> Samples:
     """Draw single devices with one target.
 
@@ -307,12 +329,12 @@ def devices(
         x: The target over g_max.
         times: Seconds after programming, ascending.
         samples: The number of devices.
-        g_max_us: The largest conductance in microsiemens.
-        tabulated: Whether one of the two sides knows no more than readings.
+        g_max_us: The conductance of a weight of 1, in microsiemens.
+        readings: Whether one of the two sides knows no more than readings.
 
     Returns:
         Conductances as programmed, drifted and read, in units of g_max; exponents; and the changes
-        between times. Without exponents and drifted conductances if `tabulated`.
+        between times. Without exponents and drifted conductances if `readings`.
     """
     target = torch.full((samples,), x * g_max_us)
     cell = f"g/g_max = {x:g}"
@@ -321,13 +343,13 @@ def devices(
         g_prog = laws.programmed(target)
         nu = laws.exponent(target)
         drawn[cell, "programmed", math.nan] = g_prog / g_max_us
-        if not tabulated:
+        if not readings:
             drawn[cell, "exponent", math.nan] = nu
             for t in times:
                 drawn[cell, "drifted", t] = laws.drifted(g_prog, nu, t) / g_max_us
         for t in times:
             drawn[cell, "read", t] = laws.read(g_prog, nu, t) / g_max_us
-    if tabulated:
+    if readings:
         _add_changes(drawn, "read", times)
         return drawn
     _add_changes(drawn, "drifted", times)
@@ -382,7 +404,7 @@ def pairs(
         signed: The target weights.
         times: Seconds after programming, ascending.
         samples: Weights per target.
-        g_max_us: The largest conductance in microsiemens.
+        g_max_us: The conductance of a weight of 1, in microsiemens.
 
     Returns:
         Weights as programmed and as read, and the changes between times.

@@ -72,9 +72,10 @@ class TwoPresets:
         """Draw single devices and weights as the preset reads them, netted or not."""
         preset = self.presets[side]
         native = device.Native(preset, preset.pcm.netting, seed, x, side)
-        tabulated = any(law_of(each.pcm).tabulated for each in self.presets)
-        if not any(law_of(each.pcm).by_tile for each in self.presets):
-            yield device.devices(native, x, times, samples, preset.pcm.g_max_us, tabulated)
+        laws = [law_of(each.pcm) for each in self.presets]
+        readings = any(law.tabulated or law.redrawn for law in laws)
+        if not any(law.by_tile for law in laws):
+            yield device.devices(native, x, times, samples, preset.pcm.full_scale_us, readings)
         yield device.weights(native, device.signed_targets(x), times, samples)
 
     def measure(

@@ -82,7 +82,7 @@ def noise_shapes(grid: TileGrid, pcm: DeviceSpec) -> tuple[tuple[int, ...], tupl
 def us_per_unit(weight: Tensor, grid: TileGrid, pcm: DeviceSpec) -> Tensor:
     """Return the microsiemens of a normalised weight of 1.
 
-    They are g_max over the largest |w| of the tile.
+    They are g_max (`full_scale_us` of the device) over the largest |w| of the tile.
 
     Args:
         weight: Normalised weights, shape (..., out, in).
@@ -110,7 +110,7 @@ def us_per_largest(largest: Tensor, pcm: DeviceSpec) -> Tensor:
     Returns:
         Microsiemens, in the shape of `largest`.
     """
-    return pcm.g_max_us / largest.clamp_min(_SMALLEST)
+    return pcm.full_scale_us / largest.clamp_min(_SMALLEST)
 
 
 def _by_cell(values: Tensor, grid: TileGrid) -> Tensor:

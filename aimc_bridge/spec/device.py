@@ -30,6 +30,11 @@ class DeviceSpec(Spec):
     t0_s: float
     netting: bool
 
+    @property
+    def full_scale_us(self) -> float:
+        """Microsiemens that the largest weight of a tile stands for; here `g_max_us`."""
+        return self.g_max_us
+
     def label(self) -> str:
         """Return what a report calls the device; here the name of its law."""
         return self.law
@@ -40,8 +45,12 @@ class DeviceSpec(Spec):
         self.require(self.t0_s > 0, "t0_s", "> 0 s")
 
 
-def _lowest(coefficients: tuple[float, ...]) -> float:
-    """Return the lowest value of sum c_k x^k at 1,001 points of [0, 1]."""
+def lowest(coefficients: tuple[float, ...]) -> float:
+    """Return the lowest value of a polynomial at 1,001 points of [0, 1].
+
+    Args:
+        coefficients: c_0, c_1 and so on of sum c_k x^k.
+    """
     grid = (i / 1000 for i in range(1001))
     return min(sum(c * x**k for k, c in enumerate(coefficients)) for x in grid)
 
@@ -74,7 +83,7 @@ class StatisticalSpec(DeviceSpec):
         self.require(self.t_read_s > 0, "t_read_s", "> 0 s")
         self.require(self.t0_s > self.t_read_s, "t0_s", f"> t_read_s = {self.t_read_s}")
         self.require(
-            len(self.prog_coeff_us) > 0 and _lowest(self.prog_coeff_us) >= 0,
+            len(self.prog_coeff_us) > 0 and lowest(self.prog_coeff_us) >= 0,
             "prog_coeff_us",
             "a polynomial that is not negative on [0, g_max]",
         )
@@ -142,6 +151,29 @@ class SignedPcmSpec(PcmSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StateIndependentSpec(StatisticalSpec):
+    """PCM whose exponents and relative read noise do not depend on the conductance.
+
+    Attributes:
+        nu_mean: Mean of the Gaussian behind the drift exponents.
+        nu_sd: Its standard deviation.
+        read_us: Read noise of a device at g_max without its growth with time, in microsiemens; in
+            proportion for smaller conductances.
+    """
+
+    law: ClassVar[str] = "state independent"
+    nu_mean: float
+    nu_sd: float
+    read_us: float
+
+    def check(self) -> None:
+        """Raise SpecError also if an exponent, its spread or the read noise is negative."""
+        super().check()
+        for name in ("nu_mean", "nu_sd", "read_us"):
+            self.require(getattr(self, name) >= 0, name, ">= 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class HermesSpec(StatisticalSpec):
     """PCM of the HERMES chip, after Le Gallo et al. 2023.
 
@@ -183,7 +215,7 @@ class HermesSpec(StatisticalSpec):
             self.require(0 <= low <= high, f"{piece}_low", "0 <= lowest <= highest")
             self.require(0 <= getattr(self, f"{piece}_break") <= 1, f"{piece}_break", "[0, 1]")
             self.require(
-                _lowest(getattr(self, f"{piece}_high")) >= 0 or piece == "nu_mean",
+                lowest(getattr(self, f"{piece}_high")) >= 0 or piece == "nu_mean",
                 f"{piece}_high",
                 "a polynomial that is not negative on [0, 1]",
             )
@@ -214,7 +246,7 @@ class ScalarDriftSpec(DeviceSpec):
         """Raise SpecError also if a standard deviation or the exponent can be negative."""
         super().check()
         self.require(
-            len(self.prog_coeff_us) > 0 and _lowest(self.prog_coeff_us) >= 0,
+            len(self.prog_coeff_us) > 0 and lowest(self.prog_coeff_us) >= 0,
             "prog_coeff_us",
             "a polynomial that is not negative on [0, g_max]",
         )
@@ -223,6 +255,47 @@ class ScalarDriftSpec(DeviceSpec):
         self.require(
             self.weight_bits is None or self.weight_bits >= 2, "weight_bits", "None or >= 2"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AfmPcmSpec(DeviceSpec):
+    """PCM as in the evaluation of IBM's analog foundation models.
+
+    A cell holds the signed weight. It has programming noise, no drift and no read noise. The
+    standard deviation of the noise is one polynomial of |w| for weights that one device can hold,
+    and another for those that need two.
+
+    Attributes:
+        smallest_us: Weights whose size is below this, in microsiemens, become exactly 0.
+        one_device_us: Largest |w| that one device holds, in microsiemens.
+        prog_coeff_us: Coefficients c_k of the standard deviation up to there: sum c_k |w|^k with
+            |w| and the result in microsiemens.
+        prog_coeff_two_us: The same for two devices.
+        prog_noise_scale: Factor on the programming noise, for what-ifs; 1 is the device itself.
+    """
+
+    law: ClassVar[str] = "afm pcm"
+    smallest_us: float
+    one_device_us: float
+    prog_coeff_us: tuple[float, ...]
+    prog_coeff_two_us: tuple[float, ...]
+    prog_noise_scale: float
+
+    def check(self) -> None:
+        """Raise SpecError also if the ranges overlap, or if a standard deviation is negative."""
+        super().check()
+        self.require(
+            0 <= self.smallest_us <= self.one_device_us, "smallest_us", "0 <= it <= one_device_us"
+        )
+        for name in ("prog_coeff_us", "prog_coeff_two_us"):
+            scaled = tuple(c * self.g_max_us**k for k, c in enumerate(getattr(self, name)))
+            self.require(
+                len(scaled) > 0 and lowest(scaled) >= 0,
+                name,
+                "a polynomial that is not negative on [0, g_max]",
+            )
+        self.require(self.prog_noise_scale >= 0, "prog_noise_scale", ">= 0")
+        self.require(self.netting, "netting", "True (the signed weight is one cell)")
 
 
 @dataclass(frozen=True, kw_only=True)

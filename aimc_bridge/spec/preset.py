@@ -156,12 +156,13 @@ class Preset:
             pcm = device
         else:
             pcm = OwnDevice.of(device, self.pcm, why)
-        change = Change("pcm", self.pcm.label(), pcm.label(), why)
+        label = device if isinstance(device, str) else pcm.label()
+        change = Change("pcm", self.pcm.label(), label, why)
         renamed = Change("name", self.name, name, why)
         return dataclasses.replace(
             self,
             name=name,
-            description=f"{self.name} with the device {pcm.label()}: {why}",
+            description=f"{self.name} with the device {label}: {why}",
             pcm=pcm,
             changes=(*self.changes, change, renamed),
         )

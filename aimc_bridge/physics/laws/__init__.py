@@ -27,7 +27,19 @@ kind of device it has. A device of your own is a spec, a law, and one line that 
     register(RelaxingSpec, Relaxing())
 """
 
-from aimc_bridge.physics.laws import hermes, ideal, own, pcm, scalar, signed, table
+from aimc_bridge.physics.laws import (
+    afm,
+    hermes,
+    ideal,
+    independent,
+    own,
+    pcm,
+    reram_cmo,
+    reram_wan,
+    scalar,
+    signed,
+    table,
+)
 from aimc_bridge.physics.laws.base import Law
 from aimc_bridge.physics.laws.registry import law_of, names, of_library, register
 from aimc_bridge.physics.laws.statistical import StatisticalLaw
@@ -40,6 +52,10 @@ _LIBRARY = (
     hermes,
     scalar,
     ideal,
+    independent,
+    reram_wan,
+    reram_cmo,
+    afm,
     table,
     own,
 )  # each registers its law when it is imported

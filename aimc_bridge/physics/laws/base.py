@@ -49,11 +49,15 @@ class Law(ABC, Generic[D]):
         tabulated: Whether the law says means and standard deviations of readings and no more:
             devices then have no exponents, and the cross-check does not compare shapes of
             distributions.
+        redrawn: Whether every reading is drawn anew around a mean that the target alone decides, or
+            the programmed conductance: devices then have no exponents and no drift of their own,
+            and two of them are not netted. The cross-check compares readings.
         by_tile: Whether whole tiles are programmed and read by `aimc_bridge.physics.own`, and not
             single cells by the functions here.
         keeps_sign: Whether `drifted` and `read` accept conductances with a sign. If not, they get
             absolute values, and the caller puts the sign back afterwards.
         noise_free: Whether a device keeps what is written to it, without any noise or drift.
+        sign_counts: Whether `injected` needs the signs of weights and returns signed conductances.
         compiled: Whether torch.compile can trace the functions, and they need nothing of a time but
             the result of `moment`. The native engine's compiled passes serve such a law if its
             device is a netted pair. Every other law runs in plain PyTorch.
@@ -61,9 +65,11 @@ class Law(ABC, Generic[D]):
 
     read_noise: ClassVar[bool] = False
     tabulated: ClassVar[bool] = False
+    redrawn: ClassVar[bool] = False
     by_tile: ClassVar[bool] = False
     keeps_sign: ClassVar[bool] = False
     noise_free: ClassVar[bool] = False
+    sign_counts: ClassVar[bool] = False
     compiled: ClassVar[bool] = False
 
     # --- programming ---
@@ -206,7 +212,7 @@ class Law(ABC, Generic[D]):
 
         Args:
             g_us: Absolute values of the clean weights as conductances in microsiemens, shape
-                (*cells).
+                (*cells); the signed values if `sign_counts`.
             pcm: The device.
             recipe: The recipe. Its `noise_type` is "programming", or "pcm" for the noise of a
                 reading in addition.
@@ -216,7 +222,7 @@ class Law(ABC, Generic[D]):
 
         Returns:
             Conductances in microsiemens, shape (*cells). The caller uses their absolute values and
-            keeps the sign of the weight.
+            keeps the sign of the weight, unless `sign_counts`.
         """
         g = g_us + self.sigma_prog_us(g_us, pcm) * eps * scale
         if recipe.noise_type == "pcm" and self.read_noise:
