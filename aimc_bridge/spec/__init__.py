@@ -15,6 +15,7 @@ from aimc_bridge.spec.device import (
     SignedPcmSpec,
     StatisticalSpec,
 )
+from aimc_bridge.spec.faults import Faults
 from aimc_bridge.spec.own import OwnDevice
 from aimc_bridge.spec.preset import Change, Preset
 from aimc_bridge.spec.table import TableDevice
@@ -25,6 +26,7 @@ __all__ = [
     "CompensationSpec",
     "CrossbarSpec",
     "DeviceSpec",
+    "Faults",
     "HermesSpec",
     "IdealSpec",
     "OwnDevice",

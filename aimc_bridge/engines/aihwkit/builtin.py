@@ -93,10 +93,10 @@ def own_model(pcm: DeviceSpec) -> BaseNoiseModel | None:
         pcm: The device.
 
     Returns:
-        The model, or None if aihwkit has none with these numbers.
+        The model, or None if aihwkit has none with these numbers. It has none with faults.
     """
     known, fields = NOISE_MODELS.get(pcm.law), pcm.values()
-    if known is None or not pcm.pairs:
+    if known is None or not pcm.pairs or pcm.faults:
         return None
     if any(fields[name] != value for name, value in known.numbers.items()):
         return None
