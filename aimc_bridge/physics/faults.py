@@ -62,15 +62,14 @@ class Broken(NamedTuple):
     stuck: Tensor
 
 
-def generators(seed: int, name: str, *when: object) -> Generators:
+def generators(seed: int, *names: object) -> Generators:
     """Return a function that makes the generator of a tile's faults.
 
     Args:
-        seed: Seed of the chip.
-        name: Name of the layer in its random streams.
-        *when: The rest of the stream's name; none for a chip.
+        seed: Seed of the chip, or of the training.
+        *names: The name of the stream. A chip has the name of the layer in its random streams.
     """
-    return lambda row, column: rng.stream(seed, "faults", name, row, column, *when)
+    return lambda row, column: rng.stream(seed, "faults", *names, row, column)
 
 
 def draw(grid: TileGrid, pcm: DeviceSpec, generators: Generators) -> FaultMap:

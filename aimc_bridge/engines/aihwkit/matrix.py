@@ -74,8 +74,8 @@ class TileMatrix(Matrix):
                 yield row, column, tile
 
     def _part(self, matrix: Tensor, row: int, column: int) -> Tensor:
-        """Return a tile's part of a matrix `[out, in]`."""
-        return matrix[self.grid.column_slices()[column], self.grid.row_slices()[row]]
+        """Return a tile's part of a matrix `[..., out, in]`."""
+        return matrix[..., self.grid.column_slices()[column], self.grid.row_slices()[row]]
 
     def _whole(self, parts: list[list[Tensor]]) -> Tensor:
         """Join parts `[tile out, tile in]`, by row and column, to a matrix `[out, in]`."""
@@ -103,8 +103,7 @@ class TileMatrix(Matrix):
         for row, column, tile in self._each():
             model = tile.rpu_config.noise_model
             if broken is not None and isinstance(model, OurNoiseModel):
-                outputs, inputs = self.grid.column_slices()[column], self.grid.row_slices()[row]
-                model.broken = FaultMap(*(each[..., outputs, inputs] for each in broken))
+                model.broken = FaultMap(*(self._part(each, row, column) for each in broken))
             with drawing(seed, "program", name, row, column):
                 tile.program_weights(from_reference=True)
             tile.alpha = torch.ones(1)

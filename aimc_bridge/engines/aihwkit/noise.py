@@ -86,8 +86,8 @@ class LawNoiseModel(OurNoiseModel):
 
     Programming, drift and read noise follow our laws in `physics`. Numbers are drawn from torch's
     default generator, as in aihwkit's own models. The state of a tile (conductances, exponents,
-    scale, broken devices) is kept where aihwkit keeps its drift parameters. We do not call the three functions for
-    single devices; aihwkit's `apply_noise` needs them from every model.
+    scale, broken devices) is kept where aihwkit keeps its drift parameters. We do not call the
+    three functions for single devices; aihwkit's `apply_noise` needs them from every model.
 
     Attributes:
         pcm: The device.

@@ -17,7 +17,7 @@ from aimc_bridge.physics import compensation, mvm
 from aimc_bridge.physics import faults as fault_law
 from aimc_bridge.physics import own as own_law
 from aimc_bridge.physics.cells import Cells
-from aimc_bridge.physics.faults import FaultMap
+from aimc_bridge.physics.faults import FaultMap, Generators
 from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.spec import DeviceSpec, OwnDevice, Preset
@@ -78,7 +78,7 @@ class Blueprint(NamedTuple):
         """Return where random numbers are drawn, unless compiled passes draw them."""
         return torch.device("cpu") if self.draw_on == "cpu" else self.scale.device
 
-    def generators(self, seed: int, kind: str, *when: object) -> own_law.Generators:
+    def generators(self, seed: int, kind: str, *when: object) -> Generators:
         """Return a function that makes the generator of a tile, for a user's device.
 
         Args:
@@ -180,9 +180,7 @@ def _own_device(blueprint: Blueprint) -> OwnDevice:
     return device
 
 
-def _read_own(
-    blueprint: Blueprint, tiles: Tiles, t_s: float, generators: own_law.Generators
-) -> Held:
+def _read_own(blueprint: Blueprint, tiles: Tiles, t_s: float, generators: Generators) -> Held:
     """Return the weights that the tiles of a user's device hold at a time."""
     weights = own_law.read_tiles(tiles, _own_device(blueprint), t_s, generators)
     return Held(weights.to(blueprint.scale), None)
@@ -297,7 +295,7 @@ def check_state(state: dict[str, Tensor], grid: TileGrid, label: str, pcm: Devic
     Raises:
         CheckpointError: If a tensor is missing, unknown, or of another shape.
     """
-    needed = STATE[3:4] if law_of(pcm).by_tile else STATE[:4]
+    needed: tuple[str, ...] = STATE[3:4] if law_of(pcm).by_tile else STATE[:4]
     if pcm.faults and not law_of(pcm).by_tile:
         needed += BROKEN
     if any(name not in state for name in needed) or any(name not in STATE for name in state):
