@@ -38,13 +38,13 @@ def data():
     return batches, images[test], labels[test]
 
 
-def main():
+def main(epochs=30, chips=20, rates=RATES, path=FIGURE):
     """Train a classifier, with and without faults, and measure it at each rate of faults."""
     batches, images, labels = data()
     torch.manual_seed(0)
     digital = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
     optimizer = torch.optim.AdamW(digital.parameters(), lr=3e-3)
-    for batch in 30 * batches:
+    for batch in epochs * batches:
         optimizer.zero_grad()
         loss(digital, batch).backward()
         optimizer.step()
@@ -57,7 +57,7 @@ def main():
         preset = rasch2023.change(faults=devices.Faults(**{kind: rate}), why="yield")
         analog = convert(model, preset).eval()
         calibrate(analog, [images for images, _ in batches])
-        table = sweep(analog, accuracy, times=("1h",), chips=20, progress=False)
+        table = sweep(analog, accuracy, times=("1h",), chips=chips, progress=False)
         return table.assign(kind=kind, rate=rate)
 
     def trained(kind):
@@ -65,9 +65,10 @@ def main():
         analog = convert(digital, preset)
         calibrate(analog, [images for images, _ in batches])
         recipe = HWATraining.for_(preset).override(
-            faults="fresh", epochs=30, learning_rate=1e-3, optimizer="adamw", batch_size=50
+            faults="fresh", epochs=epochs, learning_rate=1e-3, optimizer="adamw", batch_size=50
         )
         train(analog, batches, loss, recipe=recipe, progress=False)
+        # measured on the same chips as the other one, at every rate
         copy = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
         with torch.no_grad():
             for layer, name in ((copy[0], "0"), (copy[2], "2")):
@@ -81,7 +82,7 @@ def main():
         for label, make in models.items()
         for kind in KINDS
         for model in [make(kind)]
-        for rate in RATES
+        for rate in rates
     )
     mean = table.groupby(["kind", "model", "rate"]).value.agg(["mean", "std"]).round(2)
     print(f"digital: {accuracy(digital):.2f} %\n{mean.to_string()}")
@@ -94,7 +95,8 @@ def main():
         axis.set_xlabel("broken, %")
     axes[0, 0].set_ylabel("accuracy after 1 h, %")
     axes[0, 0].legend()
-    figures.save(figure, FIGURE, dpi=90, description="examples/yield.py")
+    figures.save(figure, path, dpi=90, description="examples/yield.py")
+    return table
 
 
 if __name__ == "__main__":
