@@ -6,15 +6,16 @@ from presets import rasch2023
 devices.names()  # every device of the library
 mine = devices.TableDevice.from_csv("measured.csv", g_max_us=25.0, source="our lab, 2026")
 preset = rasch2023.with_device(mine, name="mine", why="measured")
+worn = preset.change(faults=devices.Faults(stuck_at_zero=0.01), why="yield of 99 %")
 """
 
 from __future__ import annotations
 
-from aimc_bridge.spec import DeviceSpec, TableDevice
+from aimc_bridge.spec import DeviceSpec, Faults, TableDevice
 from aimc_bridge.spec.published import DEVICES
 from aimc_bridge.spec.published import get as _published
 
-__all__ = ["TableDevice", "get", "names"]
+__all__ = ["Faults", "TableDevice", "get", "names"]
 
 
 def names() -> list[str]:

@@ -25,8 +25,12 @@ SMALL: dict[str, tuple[dict[str, Any], list[str]]] = {
 }
 
 
+# Examples whose results are files of the project; the tests of their subject use them.
+ELSEWHERE = {"pcm_table.py", "yield.py"}
+
+
 def test_every_example_has_a_small_size() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == set(SMALL)
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(SMALL) | ELSEWHERE
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -29,7 +29,7 @@ from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import programmed
 from aimc_bridge.physics.reading import read_after_drift
 from aimc_bridge.rng import derive, normal, stream
-from aimc_bridge.spec import OwnDevice, Preset
+from aimc_bridge.spec import Faults, OwnDevice, Preset
 
 TARGETS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 TIMES = ("0", "1s", "1h", "1d", "30d", "1y", "10y")
@@ -285,9 +285,14 @@ def reference_laws(preset: Preset, seed: int, *names: object) -> tuple[Laws, str
 
 
 def _read_one_by_one(preset: Preset) -> tuple[Preset, Any]:
-    """Return the preset with two devices netted, and aihwkit's own model of it or None."""
+    """Return the preset with two devices netted, and aihwkit's own model of it or None.
+
+    This level compares working devices, so that faults are left out.
+    """
     from aimc_bridge.engines.aihwkit.noise import LawNoiseModel
 
+    if preset.pcm.faults:
+        preset = preset.change(faults=Faults(), why="cross-check: the devices that work")
     if not preset.pcm.netting and not law_of(preset.pcm).redrawn:
         preset = preset.change(netting=True, why="cross-check: two devices are read one by one")
     model = preset.rpu_config().noise_model

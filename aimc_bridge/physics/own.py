@@ -6,20 +6,18 @@ weights in [-1, 1], scaled by the largest of the tile, and with a generator of i
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from aimc_bridge.errors import AimcError, ShapeError, UsageError
+from aimc_bridge.physics import faults as fault_law
 from aimc_bridge.physics.drift import check_time
+from aimc_bridge.physics.faults import Broken, FaultMap, Generators
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.state import like, tensors_of
 from aimc_bridge.spec import OwnDevice, TrainingSpec
-
-Generators = Callable[[int, int], torch.Generator]
-"""Returns the generator of a tile, by its row and column."""
 
 _SMALLEST = 1e-30
 
@@ -31,28 +29,36 @@ class TileState(NamedTuple):
         state: What the user's `program` returned.
         largest: The largest |w| of the tile, shape ().
         shape: Outputs and inputs of the tile.
+        broken: What broken cells do to the weights; None if all work.
     """
 
     state: Any
     largest: Tensor
     shape: tuple[int, int]
+    broken: Broken | None = None
 
     def tensors(self) -> list[Tensor]:
         """Return everything as tensors, from which `restored` makes the tile again."""
-        return [self.largest, *tensors_of(self.state)]
+        return [self.largest, *tensors_of(self.state), *(self.broken or ())]
 
 
 _REPEATABLE: set[OwnDevice] = set()
 """Devices that were found to give the same weights for the same generator."""
 
 
-def program_tile(weight: Tensor, pcm: OwnDevice, generator: torch.Generator) -> TileState:
+def program_tile(
+    weight: Tensor,
+    pcm: OwnDevice,
+    generator: torch.Generator,
+    faults: FaultMap | None = None,
+) -> TileState:
     """Program one tile.
 
     Args:
         weight: Normalised weights, shape (out, in).
         pcm: The device.
         generator: The source of all random numbers, on the device of the weights.
+        faults: The broken cells of the tile, where its weights are; None if all work.
 
     Returns:
         The programmed tile.
@@ -71,7 +77,9 @@ def program_tile(weight: Tensor, pcm: OwnDevice, generator: torch.Generator) -> 
     if pcm not in _REPEATABLE:
         _check_repeatable(tile, scaled, pcm, generator, start)
         _REPEATABLE.add(pcm)
-    return tile
+    if faults is None:
+        return tile
+    return tile._replace(broken=fault_law.of_cells(faults, largest, netted=False))
 
 
 def read_tile(tile: TileState, pcm: OwnDevice, t_s: float, generator: torch.Generator) -> Tensor:
@@ -112,7 +120,10 @@ def read_tile(tile: TileState, pcm: OwnDevice, t_s: float, generator: torch.Gene
             f"{name} NaN or infinite weights at t_inference={t_s:g}; allowed: finite weights, also "
             "at 0, right after programming"
         )
-    return weights.detach() * tile.largest
+    weights = weights.detach() * tile.largest
+    if tile.broken is None:
+        return weights
+    return torch.where(tile.broken.working, weights, 0.0) + tile.broken.stuck
 
 
 def restored(
@@ -133,11 +144,19 @@ def restored(
         CheckpointError: If the tensors do not fit the device.
     """
     first = program_tile(weight, pcm, generator)
-    return TileState(like(first.state, tensors[1:]), tensors[0], first.shape)
+    broken = None
+    if pcm.faults and len(tensors) > 2:
+        broken = Broken(tensors[-2].bool(), tensors[-1])
+        tensors = tensors[:-2]
+    return TileState(like(first.state, tensors[1:]), tensors[0], first.shape, broken)
 
 
 def program_tiles(
-    weight: Tensor, grid: TileGrid, pcm: OwnDevice, generators: Generators
+    weight: Tensor,
+    grid: TileGrid,
+    pcm: OwnDevice,
+    generators: Generators,
+    faults: FaultMap | None = None,
 ) -> list[list[TileState]]:
     """Program all tiles of a matrix.
 
@@ -146,13 +165,20 @@ def program_tiles(
         grid: The tiles.
         pcm: The device.
         generators: The generator of each tile.
+        faults: The broken cells of the matrix, where its weights are; None if all work.
 
     Returns:
         The programmed tiles, by row and column. All errors are those of `program_tile`.
     """
+
+    def part(outputs: slice, inputs: slice) -> FaultMap | None:
+        return None if faults is None else FaultMap(*(each[outputs, inputs] for each in faults))
+
     return [
         [
-            program_tile(weight[outputs, inputs], pcm, generators(row, column))
+            program_tile(
+                weight[outputs, inputs], pcm, generators(row, column), part(outputs, inputs)
+            )
             for column, outputs in enumerate(grid.column_slices())
         ]
         for row, inputs in enumerate(grid.row_slices())

@@ -17,6 +17,7 @@ from aimc_bridge.spec.device import (
     StateIndependentSpec,
     StatisticalSpec,
 )
+from aimc_bridge.spec.faults import Faults
 from aimc_bridge.spec.own import OwnDevice
 from aimc_bridge.spec.preset import Change, Preset
 from aimc_bridge.spec.reram import ReramCmoSpec, ReramWanSpec
@@ -29,6 +30,7 @@ __all__ = [
     "CompensationSpec",
     "CrossbarSpec",
     "DeviceSpec",
+    "Faults",
     "HermesSpec",
     "IdealSpec",
     "OwnDevice",

@@ -174,6 +174,8 @@ class Spec:
     def change(self: S, *, why: str | Source, **values: Any) -> S:
         """Return a copy with other values.
 
+        An optional field that gets its default back has no source any more.
+
         Args:
             why: The reason, which becomes the source of the new values; or a `Source`, if the
                 values were read somewhere.
@@ -193,8 +195,11 @@ class Spec:
                 f"{type(self).__name__} has no field {', '.join(unknown)}; "
                 f"fields: {', '.join(self.field_names())}"
             )
-        sources = Table({**self.sources, **dict.fromkeys(values, source)})
-        return dataclasses.replace(self, sources=sources, **values)
+        unset = self.optional()
+        dropped = {k for k, value in values.items() if k in unset and value == unset[k]}
+        sources = {**self.sources, **dict.fromkeys(values, source)}
+        kept = Table({name: source for name, source in sources.items() if name not in dropped})
+        return dataclasses.replace(self, sources=kept, **values)
 
     def require(self, ok: bool, field_name: str, allowed: str) -> None:
         """Raise an error about a field unless a condition holds; for use in `check`.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
-from aimc_bridge.spec.base import Spec
+from aimc_bridge.spec.base import Source, Spec
+from aimc_bridge.spec.faults import Faults
+
+D = TypeVar("D", bound="DeviceSpec")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,10 @@ class DeviceSpec(Spec):
         netting: What a reading starts from. True: the two programmed devices of a pair count as one
             device with their difference, rescaled to the largest weight of its tile (aihwkit's
             way). False: each device by itself.
+        stuck_at_gmax: Probability that a device is stuck at g_max, see `devices.Faults`.
+        stuck_at_zero: Probability that a device is stuck at 0.
+        dead_rows: Probability that a row of a tile is dead.
+        dead_columns: Probability that a column of a tile is dead.
     """
 
     law: ClassVar[str] = ""
@@ -29,6 +36,34 @@ class DeviceSpec(Spec):
     g_max_us: float
     t0_s: float
     netting: bool
+    stuck_at_gmax: float = 0.0
+    stuck_at_zero: float = 0.0
+    dead_rows: float = 0.0
+    dead_columns: float = 0.0
+
+    @property
+    def faults(self) -> Faults:
+        """Return the four rates of faults; false if all of them are 0."""
+        return Faults(
+            stuck_at_gmax=self.stuck_at_gmax,
+            stuck_at_zero=self.stuck_at_zero,
+            dead_rows=self.dead_rows,
+            dead_columns=self.dead_columns,
+        )
+
+    def with_faults(self: D, faults: Faults, why: str | Source) -> D:
+        """Return a copy with other faults.
+
+        Args:
+            faults: The rates. `Faults()` takes all faults away.
+            why: The reason, which becomes the source of the rates; or a `Source`.
+
+        Returns:
+            The copy; this device itself if the rates are its own.
+        """
+        own = self.faults.rates()
+        rates = {name: rate for name, rate in faults.rates().items() if rate != own[name]}
+        return self.change(why=why, **rates) if rates else self
 
     @property
     def full_scale_us(self) -> float:
@@ -40,9 +75,10 @@ class DeviceSpec(Spec):
         return self.law
 
     def check(self) -> None:
-        """Raise SpecError if g_max_us or t0_s is not positive."""
+        """Raise SpecError if g_max_us or t0_s is not positive, or if the faults are impossible."""
         self.require(self.g_max_us > 0, "g_max_us", "> 0 uS")
         self.require(self.t0_s > 0, "t0_s", "> 0 s")
+        self.faults.rates()  # an impossible rate raises here
 
 
 def lowest(coefficients: tuple[float, ...]) -> float:

@@ -20,7 +20,7 @@ from torch import Tensor, distributed, nn
 from aimc_bridge import rng
 from aimc_bridge.engines import unaware
 from aimc_bridge.engines.base import Matrix
-from aimc_bridge.errors import StateError, UsageError
+from aimc_bridge.errors import SpecError, StateError, UsageError
 from aimc_bridge.physics.injection import ramped
 from aimc_bridge.spec import TrainingSpec
 from aimc_bridge.training.weights import clip_and_remap, noisy_weight
@@ -101,6 +101,7 @@ class Session:
                 for a training that goes on.
 
         Raises:
+            SpecError: If the recipe asks for faults, and no device has any.
             StateError: If another session trains this model.
             CapabilityError: If the engine cannot train in that way.
         """
@@ -109,6 +110,13 @@ class Session:
                 f"the {type(self.model).__name__} is in a training already: `train` and "
                 "hardware_aware cannot be used inside each other, or twice at once, on one model; "
                 "leave the first one"
+            )
+        devices = [matrix.preset.pcm for matrix in self.matrices.values()]
+        if self.spec.faults != "none" and devices and not any(pcm.faults for pcm in devices):
+            raise SpecError(
+                f"the recipe trains with faults = {self.spec.faults!r}, but no device of the model "
+                "has any: convert it with preset.change(faults=devices.Faults(...), why=...), or "
+                'override faults="none"'
             )
         _RUNNING[self.model] = ref(self)
         spec = self.spec

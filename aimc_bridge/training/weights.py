@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aimc_bridge import rng
 from aimc_bridge.engines.base import Matrix
-from aimc_bridge.physics import own
+from aimc_bridge.physics import cells, faults, own
 from aimc_bridge.physics.injection import injected
 from aimc_bridge.spec import OwnDevice, TrainingSpec
 
@@ -17,7 +17,7 @@ from aimc_bridge.spec import OwnDevice, TrainingSpec
 def noisy_weight(
     matrix: Matrix, spec: TrainingSpec, scale: float, seed: int, names: tuple[object, ...]
 ) -> Tensor:
-    """Return normalised weights for one mini-batch, with noise and drop-connect.
+    """Return normalised weights for one mini-batch, with noise, drop-connect and faults.
 
     The random numbers come from the stream (seed, *names), on the device of the weights. A native
     model that is `compiled` draws them from its own generator.
@@ -33,8 +33,29 @@ def noisy_weight(
         The noisy weights, shape [out, in].
     """
     drawn = matrix.draw_noisy_weight(spec, scale, seed, names)
-    if drawn is not None:
-        return drawn
+    weight = _drawn(matrix, spec, scale, seed, names) if drawn is None else drawn
+    if spec.faults == "none" or not matrix.preset.pcm.faults:
+        return weight
+    return _broken(matrix, weight, spec, seed, names)
+
+
+def _broken(
+    matrix: Matrix, weight: Tensor, spec: TrainingSpec, seed: int, names: tuple[object, ...]
+) -> Tensor:
+    """Return the weights of a mini-batch with the faults of its chip, or of the known chip."""
+    grid, pcm = matrix.grid, matrix.preset.pcm
+    generators = faults.generators(seed, *names)
+    if spec.faults == "chip":
+        generators = faults.generators(spec.fault_chip, matrix.name)
+    largest = cells.us_per_unit(matrix.normalised_weight(), grid, pcm).reciprocal() * pcm.g_max_us
+    by_cell = grid.expand_columns(grid.expand_tiles(largest))
+    return faults.on_weights(weight, faults.draw(grid, pcm, generators).to(weight), by_cell)
+
+
+def _drawn(
+    matrix: Matrix, spec: TrainingSpec, scale: float, seed: int, names: tuple[object, ...]
+) -> Tensor:
+    """Return normalised weights with noise and drop-connect."""
     weight = matrix.normalised_weight()
     grid = matrix.grid
     generator = rng.stream(seed, *names, device=weight.device)

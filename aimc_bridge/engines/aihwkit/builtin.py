@@ -205,9 +205,9 @@ def own_model(pcm: DeviceSpec) -> BaseNoiseModel | None:
         pcm: The device.
 
     Returns:
-        The model, or None if aihwkit has none with these numbers.
+        The model, or None if aihwkit has none with these numbers. It has none with faults.
     """
-    return _built(NOISE_MODELS, pcm) if pcm.pairs else None
+    return _built(NOISE_MODELS, pcm) if pcm.pairs and not pcm.faults else None
 
 
 def cell_model(pcm: DeviceSpec) -> BaseNoiseModel | None:

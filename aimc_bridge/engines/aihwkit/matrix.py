@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge.engines.aihwkit.noise import drawing
+from aimc_bridge.engines.aihwkit.noise import OurNoiseModel, drawing
 from aimc_bridge.engines.aihwkit.tile import ChipTile
 from aimc_bridge.engines.base import Flag, Matrix, Observer
 from aimc_bridge.errors import (
@@ -15,6 +15,8 @@ from aimc_bridge.errors import (
     CheckpointError,
     StateError,
 )
+from aimc_bridge.physics import faults
+from aimc_bridge.physics.faults import FaultMap
 from aimc_bridge.physics.mapping import TileGrid, column_scales
 from aimc_bridge.spec import Preset, TrainingSpec
 
@@ -72,8 +74,8 @@ class TileMatrix(Matrix):
                 yield row, column, tile
 
     def _part(self, matrix: Tensor, row: int, column: int) -> Tensor:
-        """Return a tile's part of a matrix `[out, in]`."""
-        return matrix[self.grid.column_slices()[column], self.grid.row_slices()[row]]
+        """Return a tile's part of a matrix `[..., out, in]`."""
+        return matrix[..., self.grid.column_slices()[column], self.grid.row_slices()[row]]
 
     def _whole(self, parts: list[list[Tensor]]) -> Tensor:
         """Join parts `[tile out, tile in]`, by row and column, to a matrix `[out, in]`."""
@@ -91,8 +93,17 @@ class TileMatrix(Matrix):
     # --- the chip ---
 
     def program(self, seed: int, name: str, draw_on: str) -> None:
-        """Program each tile with aihwkit's own function; `draw_on` has no effect."""
+        """Program each tile with aihwkit's own function; `draw_on` has no effect.
+
+        The broken devices are those of the same chip on the native engine.
+        """
+        broken = None
+        if self.preset.pcm.faults:
+            broken = faults.draw(self.grid, self.preset.pcm, faults.generators(seed, name))
         for row, column, tile in self._each():
+            model = tile.rpu_config.noise_model
+            if broken is not None and isinstance(model, OurNoiseModel):
+                model.broken = FaultMap(*(self._part(each, row, column) for each in broken))
             with drawing(seed, "program", name, row, column):
                 tile.program_weights(from_reference=True)
             tile.alpha = torch.ones(1)

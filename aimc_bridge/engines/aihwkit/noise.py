@@ -21,7 +21,9 @@ from aimc_bridge import rng
 from aimc_bridge.engines.aihwkit.builtin import own_model
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics import compensation, own
+from aimc_bridge.physics import faults as fault_law
 from aimc_bridge.physics.drift import drift_exponent
+from aimc_bridge.physics.faults import FaultMap
 from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import programmed
@@ -50,13 +52,42 @@ def drawing(seed: int, *names: object) -> Iterator[None]:
         yield
 
 
-class LawNoiseModel(BaseNoiseModel):  # type: ignore[misc]
+class OurNoiseModel(BaseNoiseModel):  # type: ignore[misc]
+    """A noise model for aihwkit's tiles that knows our devices and their faults.
+
+    Attributes:
+        pcm: The device.
+        broken: The broken devices of the tile that is programmed next, from `faults.draw`; None
+            draws them from torch's default generator, as the noise is drawn.
+    """
+
+    def __init__(self, pcm: DeviceSpec) -> None:
+        """Make the model of a device.
+
+        Args:
+            pcm: The device.
+        """
+        super().__init__(SinglePairConductanceConverter(g_max=pcm.g_max_us))
+        self.pcm = pcm
+        self.broken: FaultMap | None = None
+
+    def _broken(self, weights: Tensor) -> FaultMap | None:
+        """Return the broken devices of a tile to program, `[out, in]`; None if none can break."""
+        if not self.pcm.faults:
+            return None
+        broken, self.broken = self.broken, None
+        if broken is None:
+            broken = fault_law.draw(_one_tile(weights), self.pcm, lambda *_: _generator())
+        return broken.to(weights)
+
+
+class LawNoiseModel(OurNoiseModel):
     """A noise model for any DeviceSpec on an aihwkit tile.
 
     Programming, drift and read noise follow our laws in `physics`. Numbers are drawn from torch's
     default generator, as in aihwkit's own models. The state of a tile (conductances, exponents,
-    scale) is kept where aihwkit keeps its drift parameters. We do not call the three functions for
-    single devices; aihwkit's `apply_noise` needs them from every model.
+    scale, broken devices) is kept where aihwkit keeps its drift parameters. We do not call the
+    three functions for single devices; aihwkit's `apply_noise` needs them from every model.
 
     Attributes:
         pcm: The device.
@@ -69,8 +100,7 @@ class LawNoiseModel(BaseNoiseModel):  # type: ignore[misc]
         Args:
             pcm: The device.
         """
-        super().__init__(SinglePairConductanceConverter(g_max=pcm.g_max_us))
-        self.pcm = pcm
+        super().__init__(pcm)
         self.t_inference = 0.0
 
     @torch.no_grad()
@@ -86,8 +116,11 @@ class LawNoiseModel(BaseNoiseModel):  # type: ignore[misc]
         grid = _one_tile(weights)
         shapes = cell_law.noise_shapes(grid, self.pcm)
         eps = [torch.randn(shape, dtype=weights.dtype) for shape in shapes]
-        cells = cell_law.program_cells(weights, grid, self.pcm, eps[0], eps[1])
+        broken = self._broken(weights)
+        cells = cell_law.program_cells(weights, grid, self.pcm, eps[0], eps[1], broken)
         state = [cells.conductance_us, cells.nu, cells.us_per_unit]
+        if cells.working is not None and cells.stuck is not None:
+            state += [cells.working, cells.stuck]
         return cell_law.held_weight(cells, grid), state
 
     @torch.no_grad()
@@ -145,7 +178,7 @@ class LawNoiseModel(BaseNoiseModel):  # type: ignore[misc]
         return read_after_drift(g_prog, drift_noise_param, t_inference, self.pcm, eps)
 
 
-class OwnNoiseModel(BaseNoiseModel):  # type: ignore[misc]
+class OwnNoiseModel(OurNoiseModel):
     """A noise model for a user's device, which programs and reads whole tiles.
 
     The generators that the device gets are seeded from torch's default generator, from which
@@ -156,14 +189,7 @@ class OwnNoiseModel(BaseNoiseModel):  # type: ignore[misc]
         pcm: The device.
     """
 
-    def __init__(self, pcm: OwnDevice) -> None:
-        """Make the model of a device.
-
-        Args:
-            pcm: The device.
-        """
-        super().__init__(SinglePairConductanceConverter(g_max=pcm.g_max_us))
-        self.pcm = pcm
+    pcm: OwnDevice
 
     @torch.no_grad()
     def apply_programming_noise(self, weights: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -175,7 +201,8 @@ class OwnNoiseModel(BaseNoiseModel):  # type: ignore[misc]
         Returns:
             The weights as read at time 0, `[out, in]`, and the state.
         """
-        tile = own.program_tile(weights, self.pcm, _generator())
+        broken = self._broken(weights)
+        tile = own.program_tile(weights, self.pcm, _generator(), broken)
         return own.read_tile(tile, self.pcm, 0.0, _generator()), tile.tensors()
 
     @torch.no_grad()

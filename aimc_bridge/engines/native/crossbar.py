@@ -96,6 +96,8 @@ class Crossbar(nn.Module, Matrix):
     conductance_us: Tensor | None
     nu: Tensor | None
     us_per_unit: Tensor | None
+    working: Tensor | None
+    stuck: Tensor | None
     held: Tensor | None
     reference: Tensor | None
     compensation: Tensor | None
@@ -416,7 +418,9 @@ class Crossbar(nn.Module, Matrix):
             return self._own_tiles
         if self.conductance_us is None or self.nu is None or self.us_per_unit is None:
             raise StateError(f"{self.label} holds no chip; call program(model, seed) first")
-        return cell_law.Cells(self.conductance_us, self.nu, self.us_per_unit)
+        return cell_law.Cells(
+            self.conductance_us, self.nu, self.us_per_unit, self.working, self.stuck
+        )
 
     def _blueprint(self, name: str, draw_on: str) -> programmed.Blueprint:
         """Return the weights to program, and the source of their noise."""
@@ -435,6 +439,7 @@ class Crossbar(nn.Module, Matrix):
         else:
             self.conductance_us, self.nu = cells.conductance_us, cells.nu
             self.us_per_unit = cells.us_per_unit
+            self.working, self.stuck = cells.working, cells.stuck
         self.held = held.weights
         self.compensation, self.reference = None, programmed.reference(blueprint, held, seed)
 
@@ -464,11 +469,11 @@ class Crossbar(nn.Module, Matrix):
     @torch.inference_mode(False)
     def load_chip_state(self, state: dict[str, Tensor]) -> None:
         """Check the tensors, and copy them to this device."""
-        own, tiles = law_of(self.preset.pcm).by_tile, None
-        if own:
+        pcm, tiles = self.preset.pcm, None
+        if law_of(pcm).by_tile:
             state = dict(state)
             tiles = programmed.own_tiles(self._blueprint("", "cpu"), state, self.label)
-        programmed.check_state(state, self.grid, self.label, own)
+        programmed.check_state(state, self.grid, self.label, pcm)
         self.restore()
         self._own_tiles = tiles
         for name, value in state.items():

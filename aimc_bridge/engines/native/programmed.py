@@ -14,16 +14,19 @@ from aimc_bridge.engines.native.compiled_chip import Held
 from aimc_bridge.errors import CheckpointError
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics import compensation, mvm
+from aimc_bridge.physics import faults as fault_law
 from aimc_bridge.physics import own as own_law
 from aimc_bridge.physics.cells import Cells
+from aimc_bridge.physics.faults import FaultMap, Generators
 from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.spec import DeviceSpec, OwnDevice, Preset
 
-STATE = ("conductance_us", "nu", "us_per_unit", "held", "reference", "compensation")
+BROKEN = ("working", "stuck")
+STATE = ("conductance_us", "nu", "us_per_unit", "held", "reference", "compensation", *BROKEN)
 """The tensors of a chip.
 
-The last two are there if drift compensation needs them.
+Reference and factor are there if drift compensation needs them, the last two if devices can break.
 """
 
 _MEASURED = ("global", "per_column")
@@ -75,7 +78,7 @@ class Blueprint(NamedTuple):
         """Return where random numbers are drawn, unless compiled passes draw them."""
         return torch.device("cpu") if self.draw_on == "cpu" else self.scale.device
 
-    def generators(self, seed: int, kind: str, *when: object) -> own_law.Generators:
+    def generators(self, seed: int, kind: str, *when: object) -> Generators:
         """Return a function that makes the generator of a tile, for a user's device.
 
         Args:
@@ -88,8 +91,22 @@ class Blueprint(NamedTuple):
             seed, kind, self.name, row, column, *when, device=place
         )
 
+    def faults(self, seed: int) -> FaultMap | None:
+        """Return the broken devices of a chip; None if no device can break.
+
+        Args:
+            seed: Seed of the chip.
+        """
+        pcm, name = self.preset.pcm, self.name
+        if not pcm.faults:
+            return None
+        drawn = fault_law.draw(self.grid, pcm, fault_law.generators(seed, name))
+        return drawn.to(self.scale)
+
     def passes(self) -> DeviceSpec | None:
         """Return the device if compiled passes are asked for and exist for its law.
+
+        None of them knows faults.
 
         Returns:
             The device; None if its noise is drawn outside of compiled passes.
@@ -101,7 +118,7 @@ class Blueprint(NamedTuple):
             return None
         kernels.check(self.scale.device.type)
         pcm = self.preset.pcm
-        if not law_of(pcm).compiled or not cell_law.netted(pcm):
+        if pcm.faults or not law_of(pcm).compiled or not cell_law.netted(pcm):
             return None
         return pcm if compiled_chip.suits(self.grid) else None
 
@@ -120,7 +137,9 @@ def program(blueprint: Blueprint, seed: int) -> tuple[Cells | Tiles, Held]:
     if law_of(blueprint.preset.pcm).by_tile:
         clean, device = blueprint.normalised().to(blueprint.source()), _own_device(blueprint)
         generators = blueprint.generators(seed, "program")
-        tiles = own_law.program_tiles(clean, blueprint.grid, device, generators)
+        faults = blueprint.faults(seed)
+        faults = None if faults is None else faults.to(clean)
+        tiles = own_law.program_tiles(clean, blueprint.grid, device, generators, faults)
         return tiles, _read_own(blueprint, tiles, 0.0, blueprint.generators(seed, "programmed"))
     weight, scale, grid, preset, name, _ = blueprint
     pcm = blueprint.passes()
@@ -131,7 +150,8 @@ def program(blueprint: Blueprint, seed: int) -> tuple[Cells | Tiles, Held]:
     shapes = cell_law.noise_shapes(grid, preset.pcm)
     eps_prog = blueprint.drawn(shapes[0], seed, "program")
     eps_nu = blueprint.drawn(shapes[1], seed, "exponent")
-    cells = cell_law.program_cells(blueprint.normalised(), grid, preset.pcm, eps_prog, eps_nu)
+    clean, faults = blueprint.normalised(), blueprint.faults(seed)
+    cells = cell_law.program_cells(clean, grid, preset.pcm, eps_prog, eps_nu, faults)
     return cells, Held(cell_law.held_weight(cells, grid), None)
 
 
@@ -160,9 +180,7 @@ def _own_device(blueprint: Blueprint) -> OwnDevice:
     return device
 
 
-def _read_own(
-    blueprint: Blueprint, tiles: Tiles, t_s: float, generators: own_law.Generators
-) -> Held:
+def _read_own(blueprint: Blueprint, tiles: Tiles, t_s: float, generators: Generators) -> Held:
     """Return the weights that the tiles of a user's device hold at a time."""
     weights = own_law.read_tiles(tiles, _own_device(blueprint), t_s, generators)
     return Held(weights.to(blueprint.scale), None)
@@ -265,25 +283,27 @@ def _readout(blueprint: Blueprint, held: Held, seed: int, when: object) -> Tenso
     return compensation.readout(outputs, grid, preset.compensation)
 
 
-def check_state(state: dict[str, Tensor], grid: TileGrid, label: str, own: bool = False) -> None:
+def check_state(state: dict[str, Tensor], grid: TileGrid, label: str, pcm: DeviceSpec) -> None:
     """Check that tensors are a chip of a matrix.
 
     Args:
         state: The tensors, by name.
         grid: The tiles of the matrix.
         label: Name of the layer in the error.
-        own: Whether the cells are those of a user's device, whose tensors are not here.
+        pcm: The device. The tensors of a user's device are not here.
 
     Raises:
         CheckpointError: If a tensor is missing, unknown, or of another shape.
     """
-    needed = STATE[3:4] if own else STATE[:4]
+    needed: tuple[str, ...] = STATE[3:4] if law_of(pcm).by_tile else STATE[:4]
+    if pcm.faults and not law_of(pcm).by_tile:
+        needed += BROKEN
     if any(name not in state for name in needed) or any(name not in STATE for name in state):
         raise CheckpointError(f"chip of {label}: has {', '.join(state)}; needs {', '.join(needed)}")
     rows, columns, outs = len(grid.rows), len(grid.columns), grid.out_features
     for name, value in state.items():
         allowed = {(rows, outs), (rows, columns)}
-        if name in ("conductance_us", "nu", "held"):
+        if name in ("conductance_us", "nu", "held", *BROKEN):
             allowed = {(outs, grid.in_features)}
         if tuple(value.shape[-2:]) not in allowed:
             raise CheckpointError(f"chip of {label}: {name} {tuple(value.shape)}")
