@@ -18,7 +18,7 @@ SMALL: dict[str, tuple[dict[str, Any], list[str]]] = {
             "digital",
             "chip 0, 1y",
             "chip 0, 1y, adapters",
-            "chip 0, 1d, adapters",
+            "chip 0, 30d, adapters",
             "chip 1, 1y, adapters",
         ],
     ),
