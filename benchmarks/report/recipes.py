@@ -7,6 +7,7 @@ default's rivals are judged with the luck of the best of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,9 @@ def compared(record: Record) -> list[dict[str, Any]]:
         record: A record with the variants "direct" and "default".
 
     Returns:
-        One dict per recipe: its name, A*, the share it brings back, and the default's lead over it
-        with the interval, paired by chip or by training.
+        One dict per recipe: its name, A*, the share it brings back (NaN if no named recipe brings
+        anything back), and the default's lead over it with the interval, paired by chip or by
+        training.
     """
     facts = facts_of(record.extra)
     table = stars(record.table(), facts["chance_error"])
@@ -44,6 +46,7 @@ def compared(record: Record) -> list[dict[str, Any]]:
     means = {name: float(value.mean()) for name, value in values.items()}
     best = max(mean for name, mean in means.items() if name not in (DEFAULT, DIRECT))
     gap = best - means[DIRECT]
+    lost = gap > 0  # otherwise no named recipe brings anything back
     names = {OWN: f"{facts['recipe']['name'].partition('/')[2]}, as the task plans it"}
     rows = []
     for name, mean in means.items():
@@ -53,7 +56,7 @@ def compared(record: Record) -> list[dict[str, Any]]:
                 "recipe": names.get(name, name),
                 "t_inference": t_s,
                 "a_star": mean,
-                "brought_back": (mean - means[DIRECT]) / gap,
+                "brought_back": (mean - means[DIRECT]) / gap if lost else math.nan,
                 "lead": (lead.mean, lead.low, lead.high),
             }
         )
@@ -70,7 +73,7 @@ def _text(record: Record, row: dict[str, Any]) -> dict[str, str]:
         "preset": str(record.arguments["preset"]),
         "recipe": row["recipe"],
         f"A* {label(row['t_inference'])}": f"{100 * row['a_star']:.1f} %",
-        "brought back": f"{100 * row['brought_back']:.0f} %",
+        "brought back": "?" if math.isnan(back := row["brought_back"]) else f"{100 * back:.0f} %",
         "default's lead, points": "" if itself else f"{lead:+.1f} [{low:+.1f}, {high:+.1f}]",
         "record": link(record),
     }

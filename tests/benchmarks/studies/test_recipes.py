@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -98,6 +99,14 @@ def test_brought_back_is_a_share_of_the_best_named_recipe_s_gap(trainings: int) 
     # the same chips: their luck is not in the interval of the lead
     assert rows["lstm"]["lead"] == pytest.approx((-0.01 / 0.8,) * 3)
     assert {row["t_inference"] for row in rows.values()} == {YEAR}
+
+
+def test_nothing_brought_back_is_no_share() -> None:
+    record = made()
+    rows = [row for row in record.rows if row[0] not in ("recipe", "lstm")]
+    worse = [["recipe", *row[1:-1], row[-1] + 0.01] for row in rows if row[0] == "direct"]
+    text = report.section([dataclasses.replace(record, rows=[*rows, *worse])])
+    assert text.count("| ? |") == 3
 
 
 def test_the_page_shows_recipes_and_the_ablation_does_not(
