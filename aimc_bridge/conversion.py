@@ -218,7 +218,11 @@ def _product_row(product: DigitalProduct, exclude: Sequence[str]) -> list[Any]:
     """Return the row of a digital product; it says so if the product was excluded by name."""
     module = product.modules[-1] if product.modules else ""
     pattern = excluded_by(product, exclude)
-    reason = str(product) if pattern is None else f"{product}; excluded by {pattern!r}"
+    reason = str(product)
+    if product.added:
+        reason = f"{product}; excluded: added after convert"
+    elif pattern is not None:
+        reason = f"{product}; excluded by {pattern!r}"
     size = math.prod(product.shape)
     return [module, product.kind, size, "digital", 0, reason, product.calls, 0, product.macs, 0]
 

@@ -78,6 +78,7 @@ class ConversionRecord:
 
 
 _ATTRIBUTE = "_aimc_record"
+_PART = "_aimc_part"
 
 
 def attach(model: nn.Module, record: ConversionRecord) -> None:
@@ -88,7 +89,27 @@ def attach(model: nn.Module, record: ConversionRecord) -> None:
         record: Its record.
     """
     object.__setattr__(model, _ATTRIBUTE, record)
+    mark_parts(model)
     model.register_load_state_dict_pre_hook(_refuse_with_a_chip)
+
+
+def mark_parts(model: nn.Module) -> None:
+    """Mark all modules of a model as there when it was converted.
+
+    Args:
+        model: A converted model.
+    """
+    for module in model.modules():
+        module.__dict__[_PART] = True
+
+
+def was_added(module: nn.Module) -> bool:
+    """Return whether a module of a converted model came after the conversion, as adapters do.
+
+    Args:
+        module: A module in the module tree of a converted model.
+    """
+    return _PART not in module.__dict__
 
 
 def _refuse_with_a_chip(

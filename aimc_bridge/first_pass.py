@@ -274,7 +274,7 @@ class _Watch:
         products = [
             product
             for product in (*self.products, *self.watcher.measurement.digital)
-            if excluded_by(product, self.record.exclude) is None
+            if not product.added and excluded_by(product, self.record.exclude) is None
         ]
         if products:
             message = _message(self.module, products, self.record, self.watcher)

@@ -109,6 +109,7 @@ class DigitalProduct:
         place: Source file and line, "model.py:12".
         calls: How often it ran.
         macs: Multiplications of the two operands, if the operation tells.
+        added: Whether the innermost module came after the conversion, as adapters do.
     """
 
     holder: str
@@ -120,6 +121,7 @@ class DigitalProduct:
     place: str
     calls: int = 0
     macs: int = 0
+    added: bool = False
 
     def __str__(self) -> str:
         """Return one line: the operation, its fixed operand, the module, file and line."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge import aliases
-from aimc_bridge.converted import attach, engine_of, matrices_of, record_of
+from aimc_bridge.converted import attach, engine_of, mark_parts, matrices_of, record_of
 from aimc_bridge.engines.base import Engine, Matrix
 from aimc_bridge.engines.base import engine as find_engine
 from aimc_bridge.errors import ConversionError, StateError
@@ -101,6 +101,7 @@ def transfer(analog: nn.Module, engine: str) -> nn.Module:
     record.engine = engine
     if result is not copied:
         attach(result, record)
+    mark_parts(result)
     target.finish(result)
     _copy_values(matrices, target.matrices(result))
     return result

@@ -25,7 +25,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from aimc_bridge.converted import ConversionRecord, inside, is_converted, matrices_of, record_of
+from aimc_bridge.converted import (
+    ConversionRecord,
+    inside,
+    is_converted,
+    matrices_of,
+    record_of,
+    was_added,
+)
 from aimc_bridge.engines.base import Matrix
 from aimc_bridge.modes import modes_kept
 from aimc_bridge.products import (
@@ -438,6 +445,8 @@ class Watcher(TorchDispatchMode):
             names = frozenset(filter(None, [*holders, *(n for names in stack for n in names)]))
             holder = holders[0] if holders else ""
             row = DigitalProduct(holder, modules, names, kind, name_of(func), shape, key[-1])
+            innermost = self.within[-1] if self.within else None
+            row.added = innermost in self.names and was_added(innermost)
             self._rows[key] = row
             self.measurement.digital.append(row)
         row.calls += 1
