@@ -356,6 +356,7 @@ def test_a_call_while_an_exception_is_handled_is_measured() -> None:
             analog(X)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_tracers_and_transforms_are_no_first_pass() -> None:
     analog = convert(mlp(), ideal)
     x = random(2, 12)
