@@ -360,7 +360,7 @@ class Watcher(TorchDispatchMode):
         # the products of a backward pass belong to the layers of the forward pass
         counts = known and not self._inside and not in_backward()
         values = operands(func, args, kwargs) if counts else None
-        digital = values is not None and self._is_digital(values)
+        digital = values is not None and self._is_digital(func, values)
         dependent = any(self._marks.has(tensor) for tensor in given)
         result = func(*args, **kwargs)
         if dependent:
@@ -396,8 +396,16 @@ class Watcher(TorchDispatchMode):
             if storage is not None and storage._cdata not in self._holders:
                 self._derived[storage._cdata] = (StorageWeakRef(storage), origins)
 
-    def _is_digital(self, values: list[Any]) -> bool:
-        depends = [self._depends(value) for value in values]
+    def _is_digital(self, func: Any, values: list[Any]) -> bool:
+        """Return whether some operands depend on the inputs, and others do not.
+
+        Drawn noise counts as an input, but not where it is scaled by weights: that is how noise is
+        put on them, in a training or on a chip.
+        """
+        if name_of(func).removesuffix("_") == "mul":
+            depends = [any(map(self._marks.has, tensors(value))) for value in values]
+        else:
+            depends = [self._depends(value) for value in values]
         return any(depends) and not all(depends)
 
     def _depends(self, operand: Any) -> bool:
