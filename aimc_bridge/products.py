@@ -196,6 +196,8 @@ def made_of_others(func: Any) -> bool:
 @lru_cache(maxsize=4096)
 def _is_composite(func: Any) -> bool:
     """Return whether torch has a kernel for it that calls other operations."""
+    if func.namespace == "prim":  # asks about a tensor, such as its layout
+        return False
     key = "CompositeImplicitAutograd"
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -34,6 +35,8 @@ def note(weight: Tensor, device: DeviceSpec | None) -> None:
         weight: The parameter that holds the weights.
         device: The device that they lie on.
     """
+    if torch.compiler.is_compiling():  # in a graph of the whole model, which no session trains
+        return
     known = weight in _noted or weight in _warned or weight in _held
     if known or law_of(device).noise_free:
         return
