@@ -1,6 +1,10 @@
 """Bring the accuracy of a drifted chip back with LoRA adapters, trained while the chip is frozen.
 
-MEASURED
+A sentence classifier is converted without any noise in its training, programmed without drift
+compensation, and read after one year. The output lists the share of right answers, and each gain
+over that chip with its standard error.
+
+    python examples/ahwa_lora.py
 """
 
 import sys
@@ -38,7 +42,7 @@ def hits(model: nn.Module, data: Data) -> Tensor:
     return torch.cat(parts).float()
 
 
-def main(train: int = 1000, test: int = 800, steps: int = 100, chips: int = 2) -> dict[str, Tensor]:
+def main(train: int = 1000, test: int = 800, steps: int = 120, chips: int = 3) -> dict[str, Tensor]:
     """Return the hits on the test sentences, by case."""
     silence()
     torch.manual_seed(0)
