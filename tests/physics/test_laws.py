@@ -391,9 +391,7 @@ class LawlessSpec(RelaxingSpec):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_device_without_a_law_is_an_error_at_once(engine: str) -> None:
     preset = relaxing(LawlessSpec)
-    error = (
-        'no law "nobody\'s" for a LawlessSpec; there are: afm pcm, .*register yours'
-    )
+    error = 'no law "nobody\'s" for a LawlessSpec; there are: afm pcm, .*register yours'
     with pytest.raises(UsageError, match=error):
         convert(mlp(), preset, engine=engine)
     with pytest.raises(UsageError, match=error):
