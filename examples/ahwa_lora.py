@@ -1,10 +1,19 @@
 """Bring the accuracy of a drifted chip back with LoRA adapters, trained while the chip is frozen.
 
-A sentence classifier is converted without any noise in its training, programmed without drift
-compensation, and read after one year. The output lists the share of right answers, and each gain
-over that chip with its standard error.
+The packaged MiniLM tells from which of four chapters of Python's help a sentence is. It lies on the
+chip of `rasch2023` without drift compensation, so that a year of drift costs much. Measured with
+`python examples/ahwa_lora.py 1000 800 120 3` (train, test, steps, chips), one seed, 800 sentences:
 
-    python examples/ahwa_lora.py
+    digital              0.739   above chip 0, 1y: +0.308 +- 0.021
+    chip 0, 1y           0.431   above chip 0, 1y: +0.000 +- 0.000
+    chip 0, 1y, adapters 0.579   above chip 0, 1y: +0.147 +- 0.020
+    chip 0, 30d, adapters 0.610   above chip 0, 1y: +0.179 +- 0.020
+    chip 1, 1y, adapters 0.584   above chip 0, 1y: +0.153 +- 0.020
+    chip 2, 1y, adapters 0.564   above chip 0, 1y: +0.132 +- 0.020
+
+The adapters know the drift, not the one chip: they help chips that they were not trained on. With
+the preset's own compensation the chip loses 0.054 +- 0.013 in a year, and in 100 steps with another
+rate the adapters brought back no more than 0.004 +- 0.013 of it.
 """
 
 import sys
@@ -42,7 +51,7 @@ def hits(model: nn.Module, data: Data) -> Tensor:
     return torch.cat(parts).float()
 
 
-def main(train: int = 1000, test: int = 800, steps: int = 120, chips: int = 3) -> dict[str, Tensor]:
+def main(train: int = 1000, test: int = 400, steps: int = 80, chips: int = 2) -> dict[str, Tensor]:
     """Return the hits on the test sentences, by case."""
     silence()
     torch.manual_seed(0)
