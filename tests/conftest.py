@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +32,16 @@ ROOT = Path(__file__).parent.parent
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def accelerate_forgets() -> Iterator[None]:
+    """Remove what a test set up in Accelerate: the next may use another precision."""
+    yield
+    state = sys.modules.get("accelerate.state")
+    if state is not None and state.is_initialized():
+        state.AcceleratorState._reset_state(True)
+        state.GradientState._reset_state()
 
 
 @pytest.fixture(params=ENGINES)
