@@ -12,8 +12,9 @@ chip of `rasch2023` without drift compensation, so that a year of drift costs mu
     chip 2, 1y, adapters 0.564   above chip 0, 1y: +0.132 +- 0.020
 
 Chips 1 and 2 use the adapters of chip 0; without adapters only chip 0 was measured. With the
-preset's own compensation a chip lost 0.054 +- 0.013 in a year, and adapters that imitated the
-digital model for 100 steps brought back 0.004 +- 0.013 of it: there was nothing to show there.
+preset's own compensation a chip lost 0.054 +- 0.013 in a year. Adapters that imitated the digital
+model brought back 0.004 +- 0.013 of it (100 steps; a smaller run of 60 steps and 400 sentences gave
+0.048), so no recovery is shown there, and this setting was chosen because more is lost.
 """
 
 import sys
