@@ -25,7 +25,7 @@ from aimc_bridge.converted import digital_state, matrices_of, record_of
 from aimc_bridge.engines.match import _REGISTERED
 from aimc_bridge.errors import CapabilityError, StateError, UnknownNameError
 from presets import rasch2023
-from tests.models import ENGINES, QUIET, floats, random
+from tests.models import ENGINES, QUIET, floats, plain_parameters, random
 
 OTHER = {"native": "aihwkit", "aihwkit": "native"}
 STEPS = 1e-4  # of the ADC: the bound on the outputs of one layer
@@ -116,7 +116,7 @@ def learned(name: str, engine: str, preset: Any = QUIET) -> tuple[nn.Module, Ten
     x = inputs()
     calibrate(analog, [x])
     with torch.no_grad():
-        for i, parameter in enumerate(analog.parameters()):
+        for i, parameter in enumerate(plain_parameters(analog)):
             parameter.mul_(1.0 + 0.1 * torch.rand(parameter.shape, generator=seeded(i)))
         for buffer in digital_state(analog, matrices_of(analog)).values():
             buffer.add_(0.25 if buffer.is_floating_point() else 1)
@@ -186,7 +186,7 @@ def test_the_same_engine_gives_a_copy(engine: str) -> None:
     analog, x = learned("conv2d in groups", engine)
     same = transfer(analog, engine)
     expected = analog(x)
-    for parameter in analog.parameters():
+    for parameter in plain_parameters(analog):
         parameter.data.zero_()
     assert torch.equal(same(x), expected) and coverage(same).equals(coverage(analog))
 
