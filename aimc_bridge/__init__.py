@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aimc_bridge import physics
+    from aimc_bridge import devices, physics
     from aimc_bridge.batchnorm import reestimate_batchnorm
     from aimc_bridge.calibration import calibrate
     from aimc_bridge.chip import drift, load_chip, program, restore, save_chip
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from aimc_bridge.engines.match import handles
     from aimc_bridge.equivalence import Report, crosscheck
     from aimc_bridge.sweeps import sweep
-    from aimc_bridge.training import HWATraining, train
+    from aimc_bridge.training import HWATraining, hardware_aware, train
+    from aimc_bridge.transferring import transfer
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ _HOME = {
     "crosscheck": "equivalence",
     "drift": "chip",
     "handles": "engines.match",
+    "hardware_aware": "training",
     "load_chip": "chip",
     "program": "chip",
     "reestimate_batchnorm": "batchnorm",
@@ -34,6 +36,7 @@ _HOME = {
     "save_chip": "chip",
     "sweep": "sweeps",
     "train": "training",
+    "transfer": "transferring",
 }
 
 __all__ = [
@@ -43,8 +46,10 @@ __all__ = [
     "convert",
     "coverage",
     "crosscheck",
+    "devices",
     "drift",
     "handles",
+    "hardware_aware",
     "load_chip",
     "physics",
     "program",
@@ -53,13 +58,14 @@ __all__ = [
     "save_chip",
     "sweep",
     "train",
+    "transfer",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, and torch not before."""
-    if name == "physics":
-        return importlib.import_module("aimc_bridge.physics")
+    if name in ("devices", "physics"):
+        return importlib.import_module(f"aimc_bridge.{name}")
     if name in _HOME:
         return getattr(importlib.import_module(f"aimc_bridge.{_HOME[name]}"), name)
     raise AttributeError(f"module 'aimc_bridge' has no attribute {name!r}")

@@ -62,22 +62,42 @@ def _modules_in(value: Any, seen: set[int]) -> Iterator[nn.Module]:
         yield from _modules_in([value.func, *value.args, *value.keywords.values()], seen)
 
 
-def redirect(model: nn.Module, replaced: Mapping[nn.Module, nn.Module | None]) -> None:
+def redirect(
+    model: nn.Module,
+    replaced: Mapping[nn.Module, nn.Module | None],
+    names: Mapping[nn.Module, str],
+    exclude: Iterable[str],
+) -> None:
     """Replace modules in everything that a model holds outside of its module tree.
 
     Args:
         model: The model. Its lists and dicts are changed in place.
         replaced: The replacement of each module; None if it has none of its own, such as a part of
             a layer that is converted whole.
+        names: The name of each module that has one, for errors.
+        exclude: The patterns that are excluded already, for errors.
 
     Raises:
-        ConversionError: If a reference cannot be changed.
+        ConversionError: If references cannot be changed. It names all of them.
     """
+    problems: list[str] = []
+    to_exclude = dict.fromkeys(exclude)
     for name, module in model.named_modules():
         for key, value in _others(module):
             if any(reached in replaced for reached in _modules_in(value, set())):
                 where = f"{name}.{key}" if name else key
-                module.__dict__[key] = _changed(value, replaced, where, set())
+                try:
+                    module.__dict__[key] = _changed(value, replaced, where, set())
+                except ConversionError as problem:
+                    problems.append(str(problem))
+                    held = [m for m in _modules_in(value, set()) if m in replaced]
+                    to_exclude |= dict.fromkeys(filter(None, map(names.get, held)))
+    if problems:
+        listed = ", ".join(f'"{name}"' for name in to_exclude)
+        raise ConversionError(
+            f"{'; '.join(problems)}; keep layers in the module tree alone (nn.ModuleList, "
+            f"nn.ModuleDict), or leave these digital: exclude=[{listed}]"
+        )
 
 
 def _changed(
@@ -111,6 +131,5 @@ def _changed(
         return type(value)(each(value))
     raise ConversionError(
         f"attribute {where!r} holds a layer in a {type(value).__name__}, through which it would "
-        "stay digital; keep layers in the module tree alone (nn.ModuleList, nn.ModuleDict), or "
-        "exclude this one"
+        "stay digital"
     )

@@ -14,6 +14,8 @@ from aimc_bridge import files
 from aimc_bridge.converted import ProgrammedChip, digital_state, engine_of, matrices_of, record_of
 from aimc_bridge.engines.base import Matrix
 from aimc_bridge.errors import CheckpointError, StateError, UsageError
+from aimc_bridge.first_pass import watch_reach
+from aimc_bridge.physics.drift import check_known
 from aimc_bridge.times import seconds
 
 _FORMAT = 2
@@ -56,9 +58,17 @@ def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
     seed = integer("seed", seed)
     check_draw_on(model, draw_on)
     record = record_of(model)
-    for name, matrix in matrices_of(model).items():
-        matrix.program(seed, name, draw_on)
+    changed = False
+    try:
+        for matrix in matrices_of(model).values():
+            matrix.program(seed, matrix.name, draw_on)
+            changed = True
+    except BaseException:
+        if changed:  # no model has half a chip
+            restore(model)
+        raise
     record.chip = ProgrammedChip(seed, draw_on)
+    watch_reach(model)
 
 
 def integer(name: str, value: SupportsIndex, least: int | None = None) -> int:
@@ -110,7 +120,8 @@ def drift(model: nn.Module, t_inference: float | str) -> None:
 
     Raises:
         StateError: If no chip is programmed.
-        UsageError: If the time is not understood.
+        UsageError: If the time is not understood, or if a device is not known at it. If a device of
+            your own fails, the model is restored.
         CapabilityError: If the model is not a converted one, or if the chip was drawn with
             draw_on="compiled" and torch.compile does not work here.
 
@@ -128,8 +139,18 @@ def drift(model: nn.Module, t_inference: float | str) -> None:
     """
     t_s = seconds(t_inference)
     chip = _chip(model, "drift")
-    for name, matrix in matrices_of(model).items():
-        matrix.drift(t_s, chip.seed, name, chip.draw_on)
+    matrices = matrices_of(model).values()
+    for matrix in matrices:
+        check_known(t_s, matrix.preset.pcm)
+    changed = False
+    try:
+        for matrix in matrices:
+            matrix.drift(t_s, chip.seed, matrix.name, chip.draw_on)
+            changed = True
+    except BaseException:
+        if changed:  # no chip has two ages
+            restore(model)
+        raise
     chip.t_inference = t_s
 
 
@@ -182,7 +203,7 @@ def fingerprint(model: nn.Module, matrices: dict[str, Matrix], *also: object) ->
 
     for name, matrix in sorted(matrices.items()):
         preset = matrix.preset
-        parts = {part: getattr(preset, part).values() for part in preset.PARTS}
+        parts = {part: getattr(preset, part).identity() for part in preset.PARTS}
         add(f"{(name, matrix.grid)!r} {json.dumps(parts, sort_keys=True)}")
         add("trained", matrix.clean_weight(), matrix.normalised_weight(), matrix.learned_scale())
         add("bias", matrix.bias())
@@ -291,3 +312,4 @@ def load_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
         restore(model)
         raise
     record_of(model).chip = chip
+    watch_reach(model)

@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
+from torch.utils._pytree import tree_leaves
 
-from aimc_bridge import layers, products
+from aimc_bridge import layers
 from aimc_bridge.calibration import run_batch
 from aimc_bridge.converted import (
     ConversionRecord,
     LayerRecord,
+    added_layers,
     attach,
     digital_state,
     inside,
     is_converted,
+    matches,
     matrices_of,
     record_of,
 )
@@ -31,8 +35,11 @@ from aimc_bridge.engines.match import (
     registered,
 )
 from aimc_bridge.errors import ConversionError, UsageError
+from aimc_bridge.first_pass import excluded_by, watch_first_pass
+from aimc_bridge.products import DigitalProduct, Measurement
 from aimc_bridge.spec import Preset
-from aimc_bridge.walk import Walk, matches
+from aimc_bridge.walk import Walk
+from aimc_bridge.watching import watched
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,17 +61,28 @@ def convert(
     analog layer there. Afterwards, `coverage` lists what happened to each layer, and `calibrate`
     sets the input ranges.
 
+    Weights may be float16, bfloat16, float32 or float64. Whatever they are, products are computed
+    in float32 (on the native engine in float64 if the weights are float64), and the chip is that of
+    the float32 copy of the same weights. A layer takes inputs of any of these dtypes, and its
+    outputs have the dtype of its inputs; under autocast they are float32. On the native engine
+    `layer.weight` is the trained parameter. On aihwkit, whose tiles hold float32, it is a copy in
+    the model's dtype; assigning to it writes the tiles.
+
     Args:
         model: A digital model. Its parameters must have finite values.
         preset: The chip, such as `presets.rasch2023`.
         engine: "native" or "aihwkit".
         exclude: Modules that stay digital, with all that they hold: a name, a shell pattern such as
             "encoder.*", or several of them. If a module has several names, each of them works. The
-            name of a weight matrix works if no handler serves the layer that holds it.
+            name of a weight matrix works if no handler serves the layer that holds it. Products
+            that a module does in its own forward pass stay digital by its name too, and so do those
+            with a buffer by the buffer's name.
         overrides: Other presets for some layers, by name or shell pattern. The first pattern that
             matches a layer counts.
         strict: If True, it is an error when a weight matrix would stay digital without being
-            excluded. If False, such a matrix stays digital.
+            excluded, and the first pass of the converted model, whoever runs it, is an error when
+            it multiplies with something outside of the tiles that nobody excluded. If False, such
+            a matrix stays digital, and the first pass warns.
         handlers: Handlers of your own by layer type, for this conversion only. `handles` explains
             what a handler is, and registers one for all conversions.
 
@@ -99,13 +117,8 @@ def convert(
     engine_used = find_engine(engine)
     walk = Walk(engine_used, preset, exclude, overrides, model, _custom(handlers))
     converted = walk.run(_copied(model))
-    if strict and walk.unserved:
-        raise ConversionError(
-            "these hold weight matrices that no handler of engine "
-            f"{engine!r} serves: {', '.join(walk.unserved)}; exclude them by name "
-            "(exclude=[...]), write a handler for their types (@aimc_bridge.handles, or "
-            "handlers={...}), or pass strict=False to leave them digital"
-        )
+    if strict and walk.refused:
+        raise walk.refused.error(engine, exclude, _names(model))
     if not any(layer.where == "analog" for layer in walk.layers):
         raise ConversionError(
             f"nothing of {type(model).__name__} was converted: it has no layer that engine "
@@ -113,8 +126,12 @@ def convert(
         )
     walk.check_use()
     layers.disable_fast_paths(converted)
-    attach(converted, ConversionRecord(engine, preset, overrides, walk.layers))
+    record = ConversionRecord(
+        engine, preset, overrides, walk.layers, strict=strict, exclude=tuple(exclude)
+    )
+    attach(converted, record)
     engine_used.finish(converted)
+    watch_first_pass(converted)
     tiles = {name: matrix.grid.tiles for name, matrix in matrices_of(converted).items()}
     for layer in walk.layers:
         if layer.where == "analog":
@@ -143,7 +160,8 @@ def coverage(model: nn.Module, inputs: Any = None) -> pd.DataFrame:
         - `where`: "analog" or "digital";
         - `tiles`: the number of tiles, 0 if digital;
         - `reason`: why a layer is digital, or what is special about an analog one (weights that it
-          shared with another layer, a preset of its own, a handler of the user).
+          shared with another layer, a preset of its own, a handler of the user). Layers that were
+          added to the model after `convert`, such as adapters, say so.
         With `inputs` it has four more columns, all counts of this pass, and one more row per
         digital product, whose reason names the operation, its fixed operand, and file and line:
         - `calls`: passes through the layer;
@@ -168,19 +186,20 @@ def coverage(model: nn.Module, inputs: Any = None) -> pd.DataFrame:
     import pandas as pd
 
     columns = ["module", "type", "parameters", "where", "tiles", "reason"]
-    layers_ = record_of(model).layers
+    record = record_of(model)
+    layers_ = [*record.layers, *added_layers(model)]
     rows = [[getattr(layer, c) for c in columns] for layer in layers_]
     if inputs is None:
         return pd.DataFrame(rows, columns=columns)
-    with products.watched(model) as measurement:
+    with watched(model) as measurement:
         run_batch(model, inputs, next(model.parameters()).device)
     for layer, row in zip(layers_, rows, strict=True):
         row += _work_of(layer, measurement)
-    rows += [_product_row(product, layers_) for product in measurement.digital]
+    rows += [_product_row(product, record.exclude) for product in measurement.digital]
     return pd.DataFrame(rows, columns=[*columns, "calls", "mvms", "macs", "adc_conversions"])
 
 
-def _work_of(layer: LayerRecord, measurement: products.Measurement) -> list[int]:
+def _work_of(layer: LayerRecord, measurement: Measurement) -> list[int]:
     """Return calls, MVMs, MACs and ADC conversions of all matrices in a layer."""
     works = [
         work
@@ -195,16 +214,15 @@ def _work_of(layer: LayerRecord, measurement: products.Measurement) -> list[int]
     ]
 
 
-def _product_row(product: products.DigitalProduct, layers_: Sequence[LayerRecord]) -> list[Any]:
+def _product_row(product: DigitalProduct, exclude: Sequence[str]) -> list[Any]:
     """Return the row of a digital product; it says so if the product was excluded by name."""
     module = product.modules[-1] if product.modules else ""
-    excluded = [
-        layer.reason
-        for layer in layers_
-        if layer.reason.startswith("excluded")
-        and any(inside(name, layer.module) for name in (*product.modules, product.holder))
-    ]
-    reason = "; ".join([str(product), *excluded[:1]])
+    pattern = excluded_by(product, exclude)
+    reason = str(product)
+    if product.added:
+        reason = f"{product}; excluded: added after convert"
+    elif pattern is not None:
+        reason = f"{product}; excluded by {pattern!r}"
     size = math.prod(product.shape)
     return [module, product.kind, size, "digital", 0, reason, product.calls, 0, product.macs, 0]
 
@@ -279,22 +297,44 @@ def _check_arguments(model: nn.Module, preset: Preset, overrides: Mapping[str, P
             )
     if any(is_converted(module) for module in model.modules()):
         raise ConversionError("this model is converted already; convert the digital model instead")
-    for name, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter) or parameter.is_meta:
-            raise ConversionError(
-                f"parameter {name!r} has no values yet; load weights, or run a batch through the "
-                "lazy layers first"
-            )
-        if not bool(torch.isfinite(parameter).all()):
-            raise ConversionError(
-                f"parameter {name!r} has NaN or infinite values; load weights that are finite"
-            )
+    parameters = dict(model.named_parameters())
+    without = [
+        name
+        for name, parameter in parameters.items()
+        if isinstance(parameter, nn.parameter.UninitializedParameter) or parameter.is_meta
+    ]
+    if without:
+        raise ConversionError(
+            f"{', '.join(map(repr, without))}: no values yet; load weights, or run a batch through "
+            "the lazy layers first"
+        )
+    # torch does not look at numbers of 8 bits, which the engine refuses by their dtype
+    wrong = [
+        name
+        for name, parameter in parameters.items()
+        if not bool(
+            torch.isfinite(parameter if parameter.dtype.itemsize > 1 else parameter.float()).all()
+        )
+    ]
+    if wrong:
+        raise ConversionError(
+            f"{', '.join(map(repr, wrong))}: NaN or infinite values; load weights that are finite"
+        )
+
+
+def _names(model: nn.Module) -> list[str]:
+    """Return all names of modules and parameters."""
+    return [
+        name
+        for named in (model.named_modules, model.named_parameters)
+        for name, _ in named(remove_duplicate=False)
+    ]
 
 
 def _check_patterns(model: nn.Module, patterns: Iterable[str]) -> None:
     """Raise UsageError for a pattern that matches no module and no parameter."""
-    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
-    names += [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    names = _names(model)
+    names += [name for name, _ in model.named_buffers(remove_duplicate=False)]
     for pattern in patterns:
         if not any(matches(name, pattern) for name in names):
             raise UsageError(
@@ -305,19 +345,30 @@ def _check_patterns(model: nn.Module, patterns: Iterable[str]) -> None:
 
 @torch.inference_mode(False)
 def _copied(model: nn.Module) -> nn.Module:
-    """Return a deep copy of the model, or name the tensors that cannot be copied."""
-    try:
-        return copy.deepcopy(model)
-    except RuntimeError as problem:  # a tensor computed by autograd is no leaf
-        computed = [
-            f"{name}.{key}" if name else key
-            for name, module in model.named_modules()
-            for key, value in module.__dict__.items()
-            if isinstance(value, torch.Tensor) and not value.is_leaf
-        ]
-        if not computed:
-            raise
-        raise ConversionError(
-            f"{', '.join(computed)}: computed by hooks in every pass, which a copy cannot keep; "
-            "call torch.nn.utils.remove_weight_norm, remove_spectral_norm or prune.remove first"
-        ) from problem
+    """Return a deep copy of the model, in which every module keeps its training mode.
+
+    Tensors that autograd computed are copied by their values. Some hooks set one as a weight in
+    every pass, and modules may keep what they last put out.
+    """
+    memo: dict[int, Any] = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in tree_leaves(list(module.__dict__.values()))
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }
+    copied = copy.deepcopy(model, memo)
+    kept = dict(copied.named_modules(remove_duplicate=False))
+    for name, module in model.named_modules(remove_duplicate=False):
+        if name not in kept:  # a copy of a torch.fx graph has only what the graph uses
+            continue
+        if isinstance(module, GraphModule):
+            _complete(kept[name], module, memo)
+        kept[name].training = module.training
+    return copied
+
+
+def _complete(copied: nn.Module, graph: GraphModule, memo: dict[int, Any]) -> None:
+    """Give the copy of a torch.fx graph what its own `deepcopy` leaves out: hooks, attributes."""
+    for key, value in graph.__dict__.items():
+        if key not in copied.__dict__ or key.endswith("_hooks"):
+            copied.__dict__[key] = copy.deepcopy(value, memo)

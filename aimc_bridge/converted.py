@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
@@ -59,6 +60,10 @@ class ConversionRecord:
         presets: Other presets, by name or shell pattern of the layers.
         layers: The coverage report.
         chip: The programmed chip; None before programming.
+        strict: Whether a digital product that no pattern excludes is an error.
+        exclude: Names and shell patterns of what stays digital.
+        measured: Whether a pass of the whole model has been measured.
+        reach_checked: Whether a pass with a chip has been looked at for layers that it misses.
     """
 
     engine: str
@@ -66,9 +71,14 @@ class ConversionRecord:
     presets: dict[str, Preset]
     layers: list[LayerRecord] = field(default_factory=list)
     chip: ProgrammedChip | None = None
+    strict: bool = True
+    exclude: tuple[str, ...] = ()
+    measured: bool = False
+    reach_checked: bool = False
 
 
 _ATTRIBUTE = "_aimc_record"
+_PART = "_aimc_part"
 
 
 def attach(model: nn.Module, record: ConversionRecord) -> None:
@@ -79,15 +89,41 @@ def attach(model: nn.Module, record: ConversionRecord) -> None:
         record: Its record.
     """
     object.__setattr__(model, _ATTRIBUTE, record)
+    mark_parts(model)
     model.register_load_state_dict_pre_hook(_refuse_with_a_chip)
 
 
-def _refuse_with_a_chip(model: nn.Module, *_: Any) -> None:
-    """Raise an error if a state dict is loaded while a chip is programmed.
+def mark_parts(model: nn.Module) -> None:
+    """Mark all modules of a model as there when it was converted.
 
-    The chip would stay on the crossbars, although it has other weights than the state dict.
+    Args:
+        model: A converted model.
     """
-    if record_of(model).chip is not None:
+    for module in model.modules():
+        module.__dict__[_PART] = True
+
+
+def was_added(module: nn.Module) -> bool:
+    """Return whether a module of a converted model came after the conversion, as adapters do.
+
+    Args:
+        module: A module in the module tree of a converted model.
+    """
+    return _PART not in module.__dict__
+
+
+def _refuse_with_a_chip(
+    model: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any
+) -> None:
+    """Raise an error if analog layers of a state dict are loaded while a chip is programmed.
+
+    The chip would stay on the crossbars, although it has other weights than the state dict. Digital
+    parts alone, such as adapters, may be loaded beside a chip.
+    """
+    if record_of(model).chip is None:
+        return
+    names = [key.removeprefix(prefix) for key in state_dict]
+    if any(inside(name, layer) for layer in matrices_of(model) for name in names):
         raise chip_in_the_way(type(model).__name__)
 
 
@@ -115,6 +151,44 @@ def digital_state(model: nn.Module, analog: Iterable[str]) -> dict[str, Tensor]:
     }
 
 
+def added_layers(model: nn.Module) -> list[LayerRecord]:
+    """Return records of the modules with parameters that came after the conversion.
+
+    Adapters are such modules. They are digital, and because somebody put them there on purpose,
+    they count as excluded.
+
+    Args:
+        model: A converted model.
+    """
+    layers = record_of(model).layers
+    names = {row.module for row in layers}
+    analog = tuple(matrices_of(model))
+    holders = {name: module for name, module in model.named_modules() if _own(module)}
+    moved = [row for row in layers if row.where == "digital" and row.module not in holders]
+    added = []
+    for name, module in holders.items():
+        if name in names or any(inside(name, layer) for layer in analog):
+            continue
+        kind, count = type(module).__name__, _own(module)
+        # a wrapper took the name of the layer that lies in it now
+        wrapped = [
+            row
+            for row in moved
+            if inside(name, row.module) and (row.type, row.parameters) == (kind, count)
+        ]
+        if wrapped:
+            moved.remove(wrapped[0])
+        else:
+            reason = "excluded: added after convert"
+            added.append(LayerRecord(name, kind, count, "digital", 0, reason))
+    return added
+
+
+def _own(module: nn.Module) -> int:
+    """Return the number of a module's own parameters, without those of its parts."""
+    return sum(parameter.numel() for parameter in module.parameters(recurse=False))
+
+
 def inside(name: str, module: str) -> bool:
     """Return whether the module `name` is `module` itself or a part of it.
 
@@ -123,6 +197,42 @@ def inside(name: str, module: str) -> bool:
         module: Name of a module; "" is the whole model.
     """
     return name == module or module == "" or name.startswith(module + ".")
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Return whether a pattern matches a module, or a module that holds it.
+
+    Args:
+        name: Full name of the module, such as "encoder.0.linear".
+        pattern: A name or shell pattern; "encoder" matches everything in the encoder.
+    """
+    parts = name.split(".")
+    return any(fnmatchcase(".".join(parts[: i + 1]), pattern) for i in range(len(parts)))
+
+
+def shortened(named: Iterable[str], names: Collection[str]) -> list[str]:
+    """Return names and shell patterns that match these names, and what they hold, only.
+
+    Args:
+        named: The names to match, such as "blocks.0.mlp" and "blocks.1.mlp".
+        names: All names that a pattern might match.
+
+    Returns:
+        Patterns in place of names that differ in numbers only, such as "blocks.*.mlp".
+    """
+    groups: dict[tuple[str, ...], list[list[str]]] = {}
+    for name in dict.fromkeys(named):
+        parts = name.split(".")
+        groups.setdefault(tuple("" if p.isdigit() else p for p in parts), []).append(parts)
+    short: list[str] = []
+    for group in groups.values():
+        same = (set(parts) for parts in zip(*group, strict=True))
+        pattern = ".".join(parts.pop() if len(parts) == 1 else "*" for parts in same)
+        exact = [".".join(parts) for parts in group]
+        hit = (name for name in names if fnmatchcase(name, pattern))
+        fits = all(any(inside(one, name) for name in exact) for one in hit)
+        short += [pattern] if fits else exact
+    return short
 
 
 def is_converted(model: nn.Module) -> bool:

@@ -9,22 +9,17 @@ import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 from rich.console import Console
 
 from aimc_bridge.commands import Output, command, execute
+from aimc_bridge.engines.versions import installed, minor, pair_for, torchvision_for
 from aimc_bridge.errors import VersionError
 
 PACKAGES = (
     *("torch", "torchvision", "aihwkit", "transformers", "accelerate", "datasets", "safetensors"),
     *("numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "joblib"),
 )
-TORCHVISION = {"2.10": "0.25", "2.11": "0.26"}
-"""The torchvision that is built for each torch the aihwkit engine runs with."""
-
-AIHWKIT = "aihwkit==1.1.0"  # written here again, because a broken aihwkit cannot be asked
-
 ENGINE = "aihwkit engine"
 _MARKS = {True: ("ok", "green"), False: ("no", "red"), None: ("--", "yellow")}
 
@@ -98,14 +93,14 @@ def versions() -> Iterator[Finding]:
     torchvision must be the version that is built for the installed torch.
     """
     yield Finding("python", True, platform.python_version())
-    installed = {name: _version(name) for name in PACKAGES}
-    required = TORCHVISION.get(_minor(installed["torch"]))
-    for name, number in installed.items():
+    numbers = {name: installed(name) for name in PACKAGES}
+    required = torchvision_for(numbers["torch"] or "")
+    for name, number in numbers.items():
         if number is None:
             yield Finding(name, False, f'not installed; run: pip install "{name}"')
-        elif name == "torchvision" and required is not None and _minor(number) != required:
+        elif name == "torchvision" and required is not None and minor(number) != required:
             note = (
-                f"torch {installed['torch']} needs {required}; run: "
+                f"torch {numbers['torch']} needs {required}; run: "
                 f'pip install "torchvision=={required}.*"'
             )
             yield Finding(name, False, f"{number}: {note}")
@@ -136,32 +131,21 @@ def reference() -> Iterator[Finding]:
         yield Finding("pairing", False, str(problem))
         return
     except (ImportError, OSError) as problem:
-        repair = f'pip install --force-reinstall --no-deps "{AIHWKIT}"'
+        repair = f'pip install --force-reinstall --no-deps "aihwkit=={pair_for().aihwkit}"'
         note = f"aihwkit cannot be imported ({problem}); run: {repair}"
         yield Finding("pairing", False, note)
         return
     import torch
 
-    yield Finding("pairing", True, f"aihwkit {_version('aihwkit')} with torch {_version('torch')}")
+    yield Finding(
+        "pairing", True, f"aihwkit {installed('aihwkit')} with torch {installed('torch')}"
+    )
     for tile in TILES:
         problem_on_cpu = trial(tile, "cpu")
         yield Finding(f"{tile} tile, cpu", problem_on_cpu is None, problem_on_cpu or "")
         if torch.cuda.is_available():
             refusal = trial(tile, "cuda")
             yield Finding(f"{tile} tile, cuda", True if refusal is None else None, refusal or "")
-
-
-def _version(package: str) -> str | None:
-    """Return the installed version of a package, or None."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _minor(text: str | None) -> str:
-    """Return the first two numbers of a version: "2.10.1" gives "2.10"."""
-    return ".".join((text or "").split("+")[0].split(".")[:2])
 
 
 # --- the command ----------------------------------------------------------------------------------

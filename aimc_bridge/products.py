@@ -1,35 +1,27 @@
-"""Watching a pass of a model: which products the tiles do, and which stay digital.
+"""What of an operation below Python is a product, and the facts that are kept of it.
 
-A product (a matrix product, a convolution, attention, an embedding bag, a fused or quantised
-operation) is digital if one operand depends on the inputs, another does not, and no analog layer
-does it. Dependence is followed below Python, by storage, so that views, in-place writes and caches
-are seen, and so is a layer that a closure, a hook or any other object holds.
+A product is a matrix product, a convolution, attention, an embedding bag, or a fused or quantised
+operation. Every such operation of ATen is listed with the places of its operands; others are found
+by their names.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.nn.modules import module as nn_module
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakTensorKeyDictionary
-
-from aimc_bridge.converted import matrices_of
-from aimc_bridge.engines.base import Matrix
+from torch import Tensor
 
 _OPERANDS: dict[str, tuple[int, ...]] = {
+    "mul": (0, 1),  # counts with the weight of an analog layer only: a sum may follow
     "mm": (0, 1),
     "addmm": (1, 2),
     "_addmm_activation": (1, 2),
@@ -47,26 +39,43 @@ _OPERANDS: dict[str, tuple[int, ...]] = {
     "_grouped_mm": (0, 1),
     "_scaled_grouped_mm": (0, 1),
     "_weight_int4pack_mm": (0, 1),
+    "_weight_int4pack_mm_for_cpu": (0, 1),
+    "_weight_int4pack_mm_with_scales_and_zeros": (0, 1),
     "_weight_int8pack_mm": (0, 1),
+    "_scaled_mm_v2": (0, 1),
+    "_scaled_grouped_mm_v2": (0, 1),
+    "_sparse_mm_reduce_impl": (0, 1),
     "convolution": (0, 1),
     "_convolution": (0, 1),
     "mkldnn_convolution": (0, 1),
     "cudnn_convolution": (0, 1),
     "_trilinear": (0, 1, 2),
-    "_embedding_bag": (0, 1, 6),
-    "_embedding_bag_forward_only": (0, 1, 6),
+    "_embedding_bag": (0, 6),  # a lookup, unless every entry has a weight of its own
+    "_embedding_bag_forward_only": (0, 6),
+    # queries, keys and values; masks and biases of the scores are added
+    "scaled_dot_product_attention": (0, 1, 2),
+    "_scaled_dot_product_attention_math": (0, 1, 2),
+    "_scaled_dot_product_attention_math_for_mps": (0, 1, 2),
+    "_scaled_dot_product_flash_attention": (0, 1, 2),
+    "_scaled_dot_product_flash_attention_for_cpu": (0, 1, 2),
+    "_scaled_dot_product_efficient_attention": (0, 1, 2),
+    "_scaled_dot_product_cudnn_attention": (0, 1, 2),
+    "_scaled_dot_product_fused_attention_overrideable": (0, 1, 2),
+    "_flash_attention_forward": (0, 1, 2),
+    "_efficient_attention_forward": (0, 1, 2),
+    "_cudnn_attention_forward": (0, 1, 2),
     "_native_multi_head_attention": (0, 1, 2, 5, 7),
     "_transformer_encoder_layer_fwd": (0, 3, 5, 12, 14),
 }
 """Operation of ATen -> places of its operands."""
 
 _LIKE_A_PRODUCT = re.compile(
-    r"linear|conv(?!ert)|_mm\b|matmul|attention|rnn|lstm|gru|embedding_bag|bilinear"
+    r"linear|conv(?!ert)|mm(?![a-z])|matmul|attention|rnn|lstm|gru|embedding_bag|bilinear"
 )
 _NO_PRODUCT = re.compile(r"backward|_cell\b|reorder|prepack|pack_weight|unpack")
 
-_HERE = str(Path(__file__).parent)
-_TORCH = str(Path(torch.__file__).parent)
+_HERE = f"{Path(__file__).parent}{os.sep}"
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 
 
 @dataclass
@@ -93,29 +102,34 @@ class DigitalProduct:
     Attributes:
         holder: Name of the parameter or buffer, or "" if the model registers none for it.
         modules: Names of the modules in whose forward pass the product stands, outermost first.
+        names: All names by which it can be excluded: of these modules, and of the holder.
         kind: Class of the innermost of these modules, in the module tree or not.
         operation: Name of the operation, such as "mm".
         shape: Shape of the operand that does not depend on the inputs.
         place: Source file and line, "model.py:12".
         calls: How often it ran.
         macs: Multiplications of the two operands, if the operation tells.
+        added: Whether the innermost module came after the conversion, as adapters do.
     """
 
     holder: str
     modules: tuple[str, ...]
+    names: frozenset[str]
     kind: str
     operation: str
     shape: tuple[int, ...]
     place: str
     calls: int = 0
     macs: int = 0
+    added: bool = False
 
     def __str__(self) -> str:
         """Return one line: the operation, its fixed operand, the module, file and line."""
         size = " x ".join(map(str, self.shape)) or "packed weights"
         what = repr(self.holder) if self.holder else "a constant"
         where = f" in {self.modules[-1]!r}" if self.modules and self.modules[-1] else ""
-        return f"{self.operation} with {what} ({size}){where}, a {self.kind} ({self.place})"
+        article = "an" if self.kind.startswith(tuple("AEIOU")) else "a"
+        return f"{self.operation} with {what} ({size}){where}, {article} {self.kind} ({self.place})"
 
 
 @dataclass
@@ -131,292 +145,131 @@ class Measurement:
         return [name for name, work in self.analog.items() if not work.calls]
 
 
-def _keep_exact(row: int, column: int, x: Tensor, outputs: Callable[[], Tensor]) -> None:
-    """Do nothing: while a matrix has an observer, its products are exact."""
-
-
-@contextmanager
-def watched(model: nn.Module) -> Iterator[Measurement]:
-    """Watch what the model does inside the block, without a trace.
-
-    Analog products are exact meanwhile (no noise is drawn, no input range is needed), gradients are
-    off and modules are in evaluation mode.
+def tensors(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in an argument or a result of an operation.
 
     Args:
-        model: A converted model.
-
-    Yields:
-        The measurement, which is complete at the end of the block.
+        value: A tensor, a list or tuple of them, or anything else, which holds none.
     """
-    matrices = matrices_of(model)
-    modes = {module: module.training for module in model.modules()}
-    measurement = Measurement({name: AnalogWork() for name in matrices})
-    watcher = _Watcher(model, matrices, measurement)
-    model.eval()
-    for matrix in matrices.values():
-        matrix.observe(_keep_exact)
-    try:
-        with torch.no_grad(), watcher.hooks(), watcher:
-            yield measurement
-    finally:
-        for matrix in matrices.values():
-            matrix.observe(None)
-        for module, training in modes.items():
-            module.training = training
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors(item)
 
 
-class _Marks:
-    """The tensors that depend on the inputs, by the storage they lie in."""
+def operands(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any] | None:
+    """Return the operands of a product; None if the operation is none.
 
-    def __init__(self) -> None:
-        self._storages: dict[int, StorageWeakRef] = {}
-        self._others: Any = WeakTensorKeyDictionary()  # of tensors without a storage
+    Args:
+        func: The operation.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+    """
+    places = _places(func)
+    if places is None:
+        return None
+    if places:
+        values = [args[p] if p < len(args) else kwargs.get(name) for p, name in places]
+        return [value for value in values if value is not None]
+    found: list[Any] = []
+    for value in (*args, *kwargs.values()):  # biases and states are no operands: vectors
+        wide = [t for t in tensors(value) if t.ndim >= 2 and t.is_floating_point()]
+        if isinstance(value, torch.ScriptObject):
+            found.append(value)
+        elif wide:
+            found += wide if isinstance(value, list | tuple) else [wide[0]]
+    return found if len(found) > 1 else None
 
-    def add(self, tensor: Tensor) -> None:
-        for part in _parts(tensor):
-            try:
-                reference = StorageWeakRef(part.untyped_storage())
-            except (NotImplementedError, RuntimeError):
-                self._others[part] = True
-            else:  # while there is a reference, no other storage gets its address
-                self._storages[reference.cdata] = reference
 
-    def has(self, tensor: Tensor) -> bool:
-        for part in _parts(tensor):
-            try:
-                key = part.untyped_storage()._cdata
-            except (NotImplementedError, RuntimeError):
-                if part in self._others:
-                    return True
-            else:
-                if key in self._storages:
-                    return True
+def made_of_others(func: Any) -> bool:
+    """Return whether an operation that is no listed product is written in terms of others.
+
+    Below autograd, in inference mode, they are seen whole: einsum, tensordot, LSTM cells.
+
+    Args:
+        func: The operation.
+    """
+    return bool(not _places(func) and _is_composite(func))
+
+
+@lru_cache(maxsize=4096)
+def _is_composite(func: Any) -> bool:
+    """Return whether torch has a kernel for it that calls other operations."""
+    if func.namespace == "prim":  # asks about a tensor, such as its layout
         return False
+    key = "CompositeImplicitAutograd"
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key))
 
 
-def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Return the strided tensors that a sparse one consists of, or the tensor itself."""
-    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
-        return tensor.crow_indices(), tensor.values()
-    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
-        return tensor.ccol_indices(), tensor.values()
-    if tensor.layout == torch.sparse_coo:
-        return tensor._indices(), tensor._values()
-    return (tensor,)
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
-
-
-class _Watcher(TorchDispatchMode):
-    """Follows every operation of a pass."""
-
-    def __init__(
-        self, model: nn.Module, matrices: Mapping[str, Matrix], measurement: Measurement
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.measurement = measurement
-        self.marks = _Marks()
-        self.names = {module: name for name, module in model.named_modules()}
-        self.holders = _holders(model)
-        self.derived: dict[int, tuple[StorageWeakRef, str]] = {}  # made from a parameter alone
-        self.tiles = {
-            module: (name, matrix, first)
-            for name, matrix in matrices.items()
-            for module, first in matrix.product_modules()
-        }
-        self.stack: list[nn.Module] = []
-        self.inside = 0  # depth of analog products
-        self.rows: dict[tuple[Any, ...], DigitalProduct] = {}
-        self.thread = threading.get_ident()
-
-    # --- modules ---
-
-    @contextmanager
-    def hooks(self) -> Iterator[None]:
-        """Follow the calls of all modules, of those outside the module tree too."""
-        handles = [
-            nn_module.register_module_forward_pre_hook(self._enter),
-            nn_module.register_module_forward_hook(self._leave, always_call=True),
-        ]
-        outermost = [
-            module.register_forward_pre_hook(self._mark_inputs, with_kwargs=True, prepend=True)
-            for module in self.names
-        ]
-        try:
-            yield
-        finally:
-            for handle in (*handles, *outermost):
-                handle.remove()
-
-    def _mark_inputs(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Mark the arguments of the outermost call: they are the inputs."""
-        if (
-            threading.get_ident() == self.thread
-            and self.stack[:1] == [module]
-            and (len(self.stack) == 1)
-        ):
-            for tensor in _tensors((args, kwargs)):
-                self.marks.add(tensor)
-
-    def _enter(self, module: nn.Module, args: Any) -> None:
-        if threading.get_ident() != self.thread:
-            return
-        self.stack.append(module)
-        if module in self.tiles:
-            self.inside += 1
-
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        if threading.get_ident() != self.thread or module not in self.stack:
-            return
-        while self.stack.pop() is not module:  # a hook that failed left its module here
-            pass
-        if module in self.tiles:
-            self.inside -= 1
-            for tensor in _tensors(output):
-                self.marks.add(tensor)
-            name, matrix, first = self.tiles[module]
-            if first and isinstance(output, Tensor):
-                self._count(self.measurement.analog[name], matrix, output, first)
-
-    def _count(self, work: AnalogWork, matrix: Matrix, output: Tensor, columns: int) -> None:
-        """Add a call; `columns` is the number of outputs per vector of this module."""
-        grid = matrix.grid
-        vectors = output.numel() // columns
-        work.calls += 1
-        work.mvms += vectors * grid.tiles
-        work.macs += vectors * grid.in_features * grid.out_features
-        if matrix.preset.crossbar.adc_bits is not None:
-            work.adc_conversions += vectors * len(grid.rows) * grid.out_features
-
-    # --- operations ---
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        operands = None if self.inside else _operands(func, args, kwargs)
-        said = operands is not None and self._is_digital(operands)
-        given = _tensors((args, kwargs))
-        dependent = any(self.marks.has(tensor) for tensor in given)
-        result = func(*args, **kwargs)
-        if dependent:
-            for tensor in _tensors(result):
-                self.marks.add(tensor)
-            for tensor in _written(func, args, kwargs):
-                self.marks.add(tensor)
-        else:
-            self._derive(given, result)
-        if said and operands is not None:
-            self._record(func, operands, result)
-        return result
-
-    def _derive(self, given: list[Tensor], result: Any) -> None:
-        """Remember which parameter a tensor was made from, such as a standardised weight."""
-        holder = next(filter(None, map(self._holder_of, given)), "")
-        for tensor in _tensors(result) if holder else ():
-            try:
-                reference = StorageWeakRef(tensor.untyped_storage())
-            except (NotImplementedError, RuntimeError):
-                continue
-            self.derived.setdefault(reference.cdata, (reference, holder))
-
-    def _is_digital(self, operands: list[Any]) -> bool:
-        depends = [self._depends(operand) for operand in operands]
-        return any(depends) and not all(depends)
-
-    def _depends(self, operand: Any) -> bool:
-        return any(self.marks.has(tensor) for tensor in _tensors(operand))
-
-    def _record(self, func: Any, operands: list[Any], result: Any) -> None:
-        fixed = [operand for operand in operands if not self._depends(operand)]
-        tensors = _tensors(fixed)
-        inner = _inner_size(func, operands)
-        if inner == 1:
-            return  # an inner dimension of 1 is a scaling, no product
-        largest = max(tensors, key=lambda tensor: tensor.numel(), default=None)
-        holder = "" if largest is None else self._holder_of(largest)
-        shape = () if largest is None else tuple(largest.shape)
-        modules = tuple(self.names[module] for module in self.stack if module in self.names)
-        kind = type(self.stack[-1]).__name__ if self.stack else "function"
-        place = _place()
-        name = func._schema.name.partition("::")[2]
-        key = (holder, modules, kind, name, shape, place)
-        row = self.rows.get(key)
-        if row is None:
-            row = DigitalProduct(holder, modules, kind, name, shape, place)
-            self.rows[key] = row
-            self.measurement.digital.append(row)
-        row.calls += 1
-        outputs = _tensors(result)
-        if outputs and inner:
-            row.macs += outputs[0].numel() * inner
-
-    def _holder_of(self, tensor: Tensor) -> str:
-        try:
-            key = tensor.untyped_storage()._cdata
-        except (NotImplementedError, RuntimeError):
-            return ""
-        return self.holders.get(key) or self.derived.get(key, (None, ""))[1]
-
-
-def _holders(model: nn.Module) -> dict[int, str]:
-    """Storage -> name of the parameter or buffer that lies in it."""
-    found: dict[int, str] = {}
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        try:
-            found.setdefault(tensor.untyped_storage()._cdata, name)
-        except (NotImplementedError, RuntimeError):
-            continue
-    return found
-
-
-def _operands(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any] | None:
-    """Return the operands of a product; None if the operation is none."""
+@lru_cache(maxsize=4096)
+def _places(func: Any) -> tuple[tuple[int, str], ...] | None:
+    """Return place and name of each operand; () if they must be looked for, None for no product."""
     namespace, _, name = func._schema.name.partition("::")
-    places = _OPERANDS.get(name) if namespace == "aten" else None
+    places = _OPERANDS.get(name.removesuffix("_")) if namespace == "aten" else None  # addmm_
     if places is not None:
         named = [argument.name for argument in func._schema.arguments]
-        values = [
-            args[place] if place < len(args) else kwargs.get(named[place])
-            for place in places
-            if place < len(named)
-        ]
-        return [value for value in values if value is not None]
+        return tuple((p, named[p]) for p in places if p < len(named))
     if not _LIKE_A_PRODUCT.search(name) or _NO_PRODUCT.search(name):
         return None
-    operands: list[Any] = []
-    for value in (*args, *kwargs.values()):  # biases and states are no operands: vectors
-        tensors = [t for t in _tensors(value) if t.ndim >= 2 and t.is_floating_point()]
-        if isinstance(value, torch.ScriptObject):
-            operands.append(value)
-        elif tensors:
-            operands += tensors if isinstance(value, list | tuple) else [tensors[0]]
-    return operands if len(operands) > 1 else None
+    return ()
 
 
-def _inner_size(func: Any, operands: list[Any]) -> int:
-    """Number of terms that are summed for one output; 0 if it is not known."""
-    name = func._schema.name.partition("::")[2]
+def name_of(func: Any) -> str:
+    """Return the name of an operation without its namespace, such as "mm".
+
+    Args:
+        func: The operation.
+    """
+    name: str = func._schema.name.partition("::")[2]
+    return name
+
+
+def inner_size(func: Any, operands: list[Any], args: tuple[Any, ...]) -> int:
+    """Return the number of terms that are summed for one output; 0 if it is not known.
+
+    Args:
+        func: The operation.
+        operands: Its operands.
+        args: All its arguments.
+    """
+    name = name_of(func)
+    if name.removesuffix("_") == "mul":
+        return 1
     if not all(isinstance(operand, Tensor) for operand in operands):
         return 0
     if "conv" in name:
-        return math.prod(operands[1].shape[1:])
+        transposed = len(args) > 8 and args[6] is True
+        inputs = operands[1].shape[0] // args[8] if transposed else operands[1].shape[1]
+        return int(math.prod(operands[1].shape[2:], start=inputs))
     if "attention" in name or "rnn" in name or "embedding_bag" in name or name == "_trilinear":
         return 0
     return int(operands[0].shape[-1]) if operands[0].ndim else 1
 
 
-def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterable[Tensor]:
-    """Tensors that an in-place operation or an `out=` argument writes to."""
-    for place, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[place] if place < len(args) else kwargs.get(argument.name)
-            yield from _tensors(value)
+def written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+    """Yield the tensors that an in-place operation or an `out=` argument writes to.
+
+    Args:
+        func: The operation.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+    """
+    for place, name in _writes(func):
+        yield from tensors(args[place] if place < len(args) else kwargs.get(name))
 
 
-def _place() -> str:
+@lru_cache(maxsize=4096)
+def _writes(func: Any) -> tuple[tuple[int, str], ...]:
+    """Return place and name of each argument that an operation writes to."""
+    return tuple(
+        (place, argument.name)
+        for place, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+
+
+def place() -> str:
     """Return file and line of the code that asked for the operation."""
     frame = sys._getframe(1)
     last = ""

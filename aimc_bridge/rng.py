@@ -66,7 +66,10 @@ def normal(
 
 
 def uniform(
-    shape: tuple[int, ...], generator: torch.Generator, device: torch.device | str = "cpu"
+    shape: tuple[int, ...],
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """Draw uniform numbers where the generator is, and move them to a device.
 
@@ -74,11 +77,13 @@ def uniform(
         shape: Shape of the result.
         generator: The stream. It moves on.
         device: Device of the result.
+        dtype: Floating-point type of the result; None is torch's default one.
 
     Returns:
-        U[0, 1), of the given shape, in torch's default floating-point type.
+        U[0, 1), of the given shape.
     """
-    return torch.rand(shape, generator=generator, device=generator.device).to(device)
+    draw = torch.rand(shape, generator=generator, device=generator.device, dtype=dtype)
+    return draw.to(device)
 
 
 def noise_like(values: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,6 @@ import copy
 import csv
 import os
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +15,10 @@ from torch import nn
 
 from aimc_bridge import rng
 from aimc_bridge.chip import check_draw_on, drift, fingerprint, integer, program, restore
-from aimc_bridge.converted import matrices_of
+from aimc_bridge.converted import matrices_of, record_of
 from aimc_bridge.errors import DataError, UsageError
 from aimc_bridge.files import replacing
+from aimc_bridge.first_pass import forget_reached, measuring, warn_unreached
 from aimc_bridge.progress import ProgressBar, metric_value
 from aimc_bridge.times import label, seconds
 
@@ -160,10 +160,10 @@ def one_chip(
     Raises:
         UsageError: If `evaluate` returns no number.
     """
+    record, matrices = record_of(model), matrices_of(model)
+    checked, record.reach_checked = record.reach_checked, True  # all of `evaluate` is judged here
     program(model, seed + chip, draw_on=draw_on)
-    matrices = matrices_of(model)
-    for matrix in matrices.values():
-        matrix.reached.on = False
+    forget_reached(matrices)
     rows: list[Row] = []
     for t_s in times:
         drift(model, t_s)
@@ -171,15 +171,12 @@ def one_chip(
         devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
         with torch.random.fork_rng(devices=list(devices)):
             torch.manual_seed(rng.derive(seed, "sweep", chip, t_s))
-            result = evaluate(model)
+            with measuring(model):
+                result = evaluate(model)
         rows += [(chip, seed + chip, t_s, k, v) for k, v in _metrics(result).items()]
-    missed = [name for name, matrix in matrices.items() if not matrix.reached.on]
-    if 0 < len(missed) < len(matrices):
-        warnings.warn(
-            f"evaluate never reached these analog layers: {', '.join(missed[:6])}; where it uses "
-            "their weights in another way than by calling them, it sees no chip",
-            stacklevel=2,
-        )
+    record.reach_checked = checked or any(matrix.reached.on for matrix in matrices.values())
+    if record.reach_checked and not checked:
+        warn_unreached("evaluate", matrices)
     return rows
 
 

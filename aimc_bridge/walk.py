@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
+from torch.nn.utils.parametrize import ParametrizationList
 
 from aimc_bridge import aliases
-from aimc_bridge.converted import LayerRecord
+from aimc_bridge.converted import LayerRecord, inside, matches
 from aimc_bridge.custom_layers import Handled, MakeLinear
 from aimc_bridge.engines.base import Engine
-from aimc_bridge.engines.match import CustomHandler, match
+from aimc_bridge.engines.match import CustomHandler, Handler, is_served, match
 from aimc_bridge.errors import ConversionError, UsageError
+from aimc_bridge.folding import fold
+from aimc_bridge.refusals import Refusals, is_matrix, no_cells, why_not
+from aimc_bridge.source_code import dotted
 from aimc_bridge.spec import Preset
+from aimc_bridge.usage import is_multiplied
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _NORMALISATIONS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
-
-
-def matches(name: str, pattern: str) -> bool:
-    """Return whether a pattern matches a module, or a module that holds it.
-
-    Args:
-        name: Full name of the module, such as "encoder.0.linear".
-        pattern: A name or shell pattern; "encoder" matches everything in the encoder.
-    """
-    parts = name.split(".")
-    return any(fnmatchcase(".".join(parts[: i + 1]), pattern) for i in range(len(parts)))
 
 
 class Walk:
@@ -36,8 +32,8 @@ class Walk:
 
     Attributes:
         layers: The coverage report so far, one record per layer that holds parameters.
-        unserved: Weight matrices that no handler serves and no pattern excludes, as the error of a
-            strict conversion lists them.
+        refused: Weight matrices that no handler serves and no pattern excludes: an error if the
+            conversion is strict.
         used: Patterns that had an effect so far.
         checked: (preset, device, dtype) cases that the engine can run, so that each is checked
             once.
@@ -71,7 +67,7 @@ class Walk:
         self.engine, self.preset, self.custom = engine, preset, custom
         self.exclude, self.overrides = exclude, overrides
         self.layers: list[LayerRecord] = []
-        self.unserved: list[str] = []
+        self.refused = Refusals()
         self.used: set[str] = set()
         self.checked: set[tuple[int, torch.device, torch.dtype]] = set()
         self.done: dict[int, nn.Module] = {}
@@ -102,20 +98,34 @@ class Walk:
         """
         for place, hidden in aliases.unregistered(model):
             for part in hidden.modules():
-                matrix = any(p.ndim >= 2 for p in part.parameters(recurse=False))
-                if matrix and not isinstance(part, _EMBEDDINGS):
-                    self.unserved.append(
-                        f"{place} (a {type(part).__name__} that is not in the module tree)"
+                matrix = any(is_matrix(p) for p in part.parameters(recurse=False))
+                holder = place.rpartition(".")[0]
+                if not matrix and not why_not(part) or isinstance(part, _EMBEDDINGS):
+                    continue
+                if not (holder and self._exclusion(holder)):
+                    self.refused.add(
+                        f"{place} (a {type(part).__name__} that is not in the module tree; keep "
+                        "it in an nn.ModuleList or nn.ModuleDict)",
+                        [holder],
                     )
+        names = {module: name for name, module in model.named_modules() if name}
         result = self._visit("", model)
-        aliases.redirect(result, self.replaced)
+        aliases.redirect(result, self.replaced, names, self.exclude)
         return result
 
     def check_use(self) -> None:
         """Raise UsageError for a pattern that had no effect."""
-        modules = [name for name in self.given if name]
+        analog = [layer.module for layer in self.layers if layer.where == "analog"]
+        others = [name for name in self.given if name]
+        for module_name, module in self.given.items():
+            if not any(inside(module_name, layer) for layer in analog):
+                own = (
+                    *module.named_parameters(recurse=False),
+                    *module.named_buffers(recurse=False),
+                )
+                others += [_joined(module_name, key) for key, _ in own]
         for pattern in self.exclude:
-            if pattern not in self.used and not any(matches(n, pattern) for n in modules):
+            if pattern not in self.used and not any(matches(n, pattern) for n in others):
                 raise UsageError(
                     f"exclude {pattern!r} matches a parameter of a layer that is converted whole; "
                     "exclude the layer by its name"
@@ -140,19 +150,19 @@ class Walk:
             self.done[id(module)] = module
             return module
         try:
-            handler = match(module, self.engine.handlers, self.custom)
+            handler, note = self._handler_of(module)
         except ConversionError as problem:
-            self.unserved.append(f"{name or type(module).__name__} ({problem})")
+            self.refused.add(f"{name or type(module).__name__} ({problem})", [name])
             self._leave_all(name, module, f"no handler: {problem}")
             self.done[id(module)] = module
             return module
         result = module
         if isinstance(handler, CustomHandler):
-            result = self._customised(name, module, handler)
+            result = self._customised(name, module, handler, note)
         elif handler is not None:
             preset = self._preset_of(name)
             self._check_engine(preset, module)
-            result = self._handle(name, module, handler(module, preset))
+            result = self._handle(name, module, handler(module, preset), note)
             self.replaced |= dict.fromkeys(module.modules())
             self.replaced[module] = result
         else:
@@ -165,6 +175,23 @@ class Walk:
         self.done[id(module)] = result
         self.done[id(result)] = result
         return result
+
+    def _handler_of(self, module: nn.Module) -> tuple[Handler | CustomHandler | None, str]:
+        """Return the handler of a layer, and a remark on weights that were folded for it.
+
+        Raises:
+            ConversionError: If the layer multiplies with weights that cannot lie on tiles, or does
+                something that its analog layer would not do.
+        """
+        if problem := why_not(module):
+            raise ConversionError(problem)
+        notes = [self.engine.handlers.note(module)]
+        if is_served(module, self.engine.handlers, self.custom):
+            notes.append(fold(module))
+        handler = match(module, self.engine.handlers, self.custom)
+        if handler is not None and (problem := no_cells(module)):
+            raise ConversionError(problem)
+        return handler, "; ".join(filter(None, notes))
 
     def _check_engine(self, preset: Preset, module: nn.Module) -> None:
         """Raise an error if the engine cannot run the preset with this module.
@@ -196,17 +223,18 @@ class Walk:
         """Return whether a pattern matches one of the names of a module."""
         return any(matches(alias, pattern) for alias in self.aliases[id(self.given[name])])
 
-    def _handle(self, name: str, module: nn.Module, analog: nn.Module) -> nn.Module:
+    def _handle(self, name: str, module: nn.Module, analog: nn.Module, note: str) -> nn.Module:
         """Record a layer that the library's handler converted; return the analog one."""
         count = sum(p.numel() for p in module.parameters())
-        reason = self._tied(name)
         preset = self._preset_of(name)
-        if preset is not self.preset:
-            reason = "; ".join(filter(None, [reason, f"preset {preset}"]))
+        other = f"preset {preset}" if preset is not self.preset else ""
+        reason = "; ".join(filter(None, [self._tied(name), note, other]))
         self.layers.append(LayerRecord(name, type(module).__name__, count, "analog", 0, reason))
         return analog
 
-    def _customised(self, name: str, module: nn.Module, handler: CustomHandler) -> nn.Module:
+    def _customised(
+        self, name: str, module: nn.Module, handler: CustomHandler, note: str
+    ) -> nn.Module:
         """Let a user's handler convert a layer, and record the result.
 
         The parts that the handler left digital get records too.
@@ -236,7 +264,8 @@ class Walk:
                 self._leave_all(_joined(name, child), part.module, f"excluded by {pattern!r}")
             elif part.module is handled.module and make.made:
                 row.parameters += count
-                unserved = self._unserved(_by_full_name(name, part.module, full_names))
+                parameters = _parameters(name, part.module, full_names)
+                unserved = self._unserved(parameters, name, part.module)
                 self._refuse(unserved, part.module, handler)
             else:
                 self._digital(_joined(name, part.name), part.module, handler, full_names)
@@ -247,6 +276,7 @@ class Walk:
                     self._tied(name),
                     self._preset_note(presets),
                     f"handler {handler.name}",
+                    note,
                     f"{', '.join(unserved)} digital" if unserved else "",
                     f"{total} parameters of {handled.given}" if total != handled.given else "",
                 ],
@@ -287,7 +317,7 @@ class Walk:
         """Record a module and everything in it as digital, all with the same reason."""
         for key, inner in module.named_modules():
             parameters = list(inner.parameters(recurse=False))
-            if parameters:
+            if parameters or why_not(inner):
                 full = ".".join(filter(None, [name, key]))
                 count = sum(p.numel() for p in parameters)
                 self.layers.append(
@@ -309,41 +339,89 @@ class Walk:
             handler: The user's handler that left it digital, if one did.
             full_names: Names that parameters had before that handler, by their identity.
         """
-        parameters = _by_full_name(name, module, full_names or {})
+        parameters = _parameters(name, module, full_names or {})
         if not parameters:
             return
         reason = "no weight matrix"
-        if isinstance(module, _EMBEDDINGS):
+        holder, _ = self._holder(name, module, "")
+        if isinstance(holder, _EMBEDDINGS):
             reason = "embedding"
-        elif isinstance(module, _NORMALISATIONS):
+        elif isinstance(holder, _NORMALISATIONS):
             reason = "normalisation"
         else:
-            unserved = self._unserved(parameters)
-            if any(parameter.ndim >= 2 for parameter in parameters.values()):
-                left = (
+            unserved = self._unserved(parameters, name, module)
+            matrices = [parameter for parameter in parameters if is_matrix(parameter.tensor)]
+            if unserved:
+                reason = (
                     "no handler" if handler is None else f"left digital by handler {handler.name}"
                 )
-                reason = left if unserved else "excluded by name"
+            elif any(self._excluded_parameter(parameter.name) for parameter in matrices):
+                reason = "excluded by name"
+            elif matrices:
+                reason = "added, scaled or looked up: no product takes it"
             self._refuse(unserved, module, handler)
-        count = sum(p.numel() for p in parameters.values())
+        count = sum(parameter.tensor.numel() for parameter in parameters)
         self.layers.append(LayerRecord(name, type(module).__name__, count, "digital", 0, reason))
 
-    def _unserved(self, parameters: Mapping[str, nn.Parameter]) -> list[str]:
+    def _unserved(
+        self, parameters: Iterable[_Parameter], name: str, module: nn.Module
+    ) -> list[str]:
         """Return the names of the weight matrices that no pattern excludes."""
-        unserved = []
-        for name, parameter in parameters.items():
-            pattern = next((p for p in self.exclude if fnmatchcase(name, p)), None)
-            if pattern is not None:
-                self.used.add(pattern)
-            elif parameter.ndim >= 2:
-                unserved.append(name)
-        return unserved
+        return [
+            parameter.name
+            for parameter in parameters
+            if not self._excluded_parameter(parameter.name)
+            and is_matrix(parameter.tensor)
+            and is_multiplied(
+                *self._holder(parameter.name.rpartition(".")[0], module, parameter.key)
+            )
+        ]
+
+    def _excluded_parameter(self, name: str) -> bool:
+        """Return whether a pattern excludes a parameter by its own name."""
+        pattern = next((p for p in self.exclude if fnmatchcase(name, p)), None)
+        if pattern is not None:
+            self.used.add(pattern)
+        return pattern is not None
+
+    def _holder(self, name: str, module: nn.Module, key: str) -> tuple[nn.Module, str]:
+        """Return the module whose code uses a parameter, and the name of it there.
+
+        It is the module itself, but for a list or a parametrization, which belong to another one,
+        and for the parts of a torch.fx graph, whose code is the graph's.
+        """
+        parts = name.split(".") if name else []
+        for i in range(len(parts) + 1):
+            graph = self.given.get(".".join(parts[:i]))
+            used = ".".join([*parts[i:], key])
+            if isinstance(graph, GraphModule) and f"self.{used}" in dotted(graph.code):
+                return graph, used
+        if isinstance(module, nn.ParameterList | nn.ParameterDict | ParametrizationList):
+            path = [part for part in name.split(".") if part != "parametrizations"]
+            owner = self.given.get(".".join(path[:-1]))
+            if path[-1] and owner is not None:
+                return owner, path[-1]
+        return module, key
 
     def _refuse(self, names: list[str], module: nn.Module, handler: CustomHandler | None) -> None:
         """Note weight matrices that are an error if the conversion is strict."""
         if names:
             left = "" if handler is None else f", left digital by handler {handler.name}"
-            self.unserved.append(f"{', '.join(names)} ({type(module).__name__}{left})")
+            self.refused.add(f"{', '.join(names)} ({type(module).__name__}{left})", names)
+
+
+class _Parameter(NamedTuple):
+    """A parameter of a module.
+
+    Attributes:
+        name: Its full name in the whole model.
+        key: Its name in the module.
+        tensor: The parameter.
+    """
+
+    name: str
+    key: str
+    tensor: nn.Parameter
 
 
 def _joined(name: str, part: str) -> str:
@@ -351,14 +429,12 @@ def _joined(name: str, part: str) -> str:
     return ".".join(filter(None, [name, part]))
 
 
-def _by_full_name(
-    name: str, module: nn.Module, full_names: Mapping[int, str]
-) -> dict[str, nn.Parameter]:
-    """Return the parameters of the module itself, by their full names.
+def _parameters(name: str, module: nn.Module, full_names: Mapping[int, str]) -> list[_Parameter]:
+    """Return the parameters of the module itself.
 
     A parameter that `full_names` does not know has its name in the module behind `name`.
     """
-    return {
-        full_names.get(id(parameter), _joined(name, key)): parameter
+    return [
+        _Parameter(full_names.get(id(parameter), _joined(name, key)), key, parameter)
         for key, parameter in module.named_parameters(recurse=False)
-    }
+    ]

@@ -12,6 +12,11 @@ from aimc_bridge.spec.preset import check_name
 from aimc_bridge.spec.preset_file import read_preset, write_preset
 from presets._hermes import PRESET as hermes
 from presets._ideal import PRESET as ideal
+from presets._published import AFM_PRESET as pcm_afm
+from presets._published import CMO_PRESET as reram_cmo
+from presets._published import HERMES_SINGLE_PRESET as hermes_single
+from presets._published import STATE_INDEPENDENT_PRESET as pcm_state_independent
+from presets._published import WAN_PRESET as reram_wan2022
 from presets._rasch2023 import PRESET as rasch2023
 from presets._scalar_drift import PRESET as scalar_drift
 
@@ -20,16 +25,34 @@ __all__ = [
     "Preset",
     "get",
     "hermes",
+    "hermes_single",
     "ideal",
     "load",
     "names",
+    "pcm_afm",
+    "pcm_state_independent",
     "rasch2023",
     "register",
+    "reram_cmo",
+    "reram_wan2022",
     "save",
     "scalar_drift",
 ]
 
-_BUILT_IN = {p.name: p for p in (rasch2023, scalar_drift, hermes, ideal)}
+_BUILT_IN = {
+    p.name: p
+    for p in (
+        rasch2023,
+        scalar_drift,
+        hermes,
+        ideal,
+        hermes_single,
+        pcm_state_independent,
+        reram_wan2022,
+        reram_cmo,
+        pcm_afm,
+    )
+}
 _PRESETS = dict(_BUILT_IN)
 
 

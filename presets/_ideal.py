@@ -5,7 +5,8 @@ Outputs of a converted model equal the digital model's up to float errors.
 
 from typing import Any
 
-from aimc_bridge.spec import CompensationSpec, CrossbarSpec, IdealSpec, Preset, V, cite
+from aimc_bridge.spec import CompensationSpec, CrossbarSpec, Preset, V, cite
+from aimc_bridge.spec.published import IDEAL
 
 
 def ideal(value: Any) -> V:
@@ -28,7 +29,7 @@ PERIPHERY = {
 PRESET = Preset(
     name="ideal",
     description="No noise, no quantisation, on the paper's tiles: equals digital to float error.",
-    pcm=cite(IdealSpec, g_max_us=ideal(25.0), t0_s=ideal(20.0), netting=ideal(True)),
+    pcm=IDEAL,
     crossbar=cite(
         CrossbarSpec,
         **PERIPHERY,

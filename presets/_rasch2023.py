@@ -5,23 +5,17 @@ from typing import Any
 from aimc_bridge.spec import (
     CompensationSpec,
     CrossbarSpec,
-    PcmSpec,
     Preset,
     Table,
     TrainingSpec,
     V,
     cite,
 )
+from aimc_bridge.spec.published import PCM
 
-_CODE = "via aihwkit PCMLikeNoiseModel"
 _SI1 = "SI Table 1"
 _SI3 = "SI Table 3"
 _A1 = "SI A.1"
-
-
-def pcm(value: Any) -> V:
-    """Return a value of the PCM statistics, as aihwkit codes them."""
-    return V(value, "nandakumar2019", _CODE, "from code")
 
 
 def si1(value: Any, where: str = _SI1) -> V:
@@ -38,21 +32,6 @@ def choice(value: Any, what: str) -> V:
     """Return a value that this project chose; `what` says what the paper leaves open."""
     return V(value, "choice", what)
 
-
-PCM = cite(
-    PcmSpec,
-    g_max_us=pcm(25.0),
-    t0_s=pcm(20.0),
-    t_read_s=pcm(250e-9),
-    netting=V(True, "aihwkit", "BaseNoiseModel.apply_drift_noise", "from code"),
-    prog_coeff_us=pcm((0.26348, 1.9650, -1.1731)),
-    prog_noise_scale=pcm(1.0),
-    read_noise_scale=pcm(1.0),
-    drift_scale=pcm(1.0),
-    nu_mean=pcm((-0.0155, 0.0244, 0.049, 0.1)),
-    nu_sd=pcm((-0.0125, -0.0059, 0.008, 0.045)),
-    read_coeff=pcm((0.0088, 0.65, 1e-3, 0.2)),
-)
 
 CROSSBAR = cite(
     CrossbarSpec,

@@ -9,13 +9,13 @@ from aimc_bridge.spec import (
     CompensationSpec,
     CrossbarSpec,
     Preset,
-    ScalarDriftSpec,
     Source,
     Table,
     TrainingSpec,
     V,
     cite,
 )
+from aimc_bridge.spec.published import SCALAR_DRIFT
 from presets._ideal import PERIPHERY
 from presets._rasch2023 import TRAINING
 
@@ -45,16 +45,7 @@ PRESET = Preset(
         "The replication's physics: noise on the signed weight, one drift exponent for all, "
         "undone exactly; one tile a layer, ideal periphery."
     ),
-    pcm=cite(
-        ScalarDriftSpec,
-        g_max_us=replication(25.0),
-        t0_s=replication(1.0),
-        netting=V(True, "definition", "the signed weight is one cell"),
-        prog_coeff_us=replication((0.26348, 1.9650, -1.1731)),
-        prog_noise_scale=replication(1.0),
-        weight_bits=replication(8),
-        nu=replication(0.06),
-    ),
+    pcm=SCALAR_DRIFT,
     crossbar=cite(
         CrossbarSpec,
         **PERIPHERY,

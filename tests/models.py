@@ -55,6 +55,11 @@ def small_net() -> nn.Sequential:
     )
 
 
+def plain_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return a model's parameters without the contexts of aihwkit's tiles (read-only)."""
+    return [parameter for parameter in model.parameters() if type(parameter) is nn.Parameter]
+
+
 def only(model: nn.Module) -> Matrix:
     """Return the one matrix of a converted model."""
     (matrix,) = matrices_of(model).values()

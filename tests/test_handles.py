@@ -32,7 +32,6 @@ from aimc_bridge.converted import matrices_of
 from aimc_bridge.engines import match
 from aimc_bridge.errors import (
     AimcError,
-    CapabilityError,
     ConversionError,
     ShapeError,
     UsageError,
@@ -247,11 +246,12 @@ def test_what_a_handler_would_not_run_is_refused(engine: str) -> None:
     hooked, wrapped = LowRank(12, 3), LowRank(12, 3)
     hooked.register_forward_hook(lambda *_: None)
     wrapped.forward = lambda x: x  # type: ignore[method-assign]
-    normed = nn.utils.parametrizations.weight_norm(LowRank(12, 3), "up")
+    own = LowRank(12, 3)
+    nn.utils.parametrize.register_parametrization(own, "up", nn.Tanh())
     for layer, message in (
         (hooked, "forward hooks"),
         (wrapped, "changes the forward pass"),
-        (normed, "remove_parametrizations"),
+        (own, "remove_parametrizations"),
     ):
         with pytest.raises(ConversionError, match=message):
             convert(layer, ideal, engine=engine, handlers=BOTH)
@@ -288,11 +288,13 @@ def test_a_weight_matrix_that_a_handler_leaves_digital(engine: str) -> None:
     handlers = {LowRank: convert_low_rank, Gated: convert_gated}
     digital = model()
     with pytest.raises(
-        ConversionError, match=r"2\.gate \(Gated, left digital by handler convert_gated\); exclude"
+        ConversionError,
+        match=r"2\.gate \(Gated, left digital by handler convert_gated\);.*\[\"2\.gate\"\]$",
     ):
         convert(digital, ideal, engine=engine, handlers=handlers)
     analog = convert(digital, ideal, engine=engine, handlers=handlers, strict=False)
-    assert_close(analog(X), digital(X), "output")
+    with pytest.warns(UserWarning, match=r'exclude=\["2.gate"\]$'):
+        assert_close(analog(X), digital(X), "output")
     row = coverage(analog).set_index("module").loc["2"]
     assert row.reason == "handler convert_gated; 2.gate digital"
     analog = convert(digital, ideal, engine=engine, handlers=handlers, exclude="2.gate")
@@ -385,7 +387,8 @@ def test_other_ways_to_a_part_lead_to_the_analog_one(engine: str) -> None:
     handlers = {Gated: convert_gated}
     analog = convert(digital, ideal, engine=engine, handlers=handlers, strict=False)
     assert analog[0].calls[0] is analog[0].first and analog.also[0] is analog[0].second
-    assert_close(analog(X), digital(X), "output")
+    with pytest.warns(UserWarning, match="mm with '0.gate'"):
+        assert_close(analog(X), digital(X), "output")
 
 
 # --- a handler's arguments, and what it must not do -----------------------------------------------
@@ -431,7 +434,6 @@ WRONG: dict[str, tuple[Any, type[AimcError], str]] = {
         "weight of torch.float32 on cpu with bias of torch.float64 on cpu; allowed: one dtype",
     ),
     "not finite": (lambda m, make: make(m.down / 0.0), ConversionError, "NaN, infinite"),
-    "another dtype": (lambda m, make: make(m.down.half()), CapabilityError, "float16"),
     "another forward": (
         lambda m, make: make(Scaled(12, 3)),
         ConversionError,

@@ -15,11 +15,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from rich.console import Console
 
 import presets
 from aimc_bridge import doctor
-from aimc_bridge.engines.aihwkit import versions
+from aimc_bridge.engines import versions
 from aimc_bridge.engines.aihwkit.trial import TILES, trial
 from aimc_bridge.errors import DataError, VersionError
 from benchmarks import doctor as benchmarks_doctor
@@ -48,15 +50,24 @@ def test_the_distribution_holds_the_three_packages() -> None:
         assert (ROOT / package / "py.typed").exists()
 
 
-def requirements() -> dict[str, str]:
-    """Return the version range of each dependency in setup.cfg."""
-    lines = setup_cfg()["options"]["install_requires"].split()
-    parts = [re.fullmatch(r"([a-z0-9-]+)([<>=].*)", line) for line in lines]
-    return {part[1]: part[2] for part in parts if part is not None}
+def requirements(python: str = "3.11") -> dict[str, str]:
+    """Return the version range of each dependency in setup.cfg for a version of Python."""
+    lines = setup_cfg()["options"]["install_requires"].strip().splitlines()
+    needed = [Requirement(line) for line in lines]
+    return {
+        requirement.name: ",".join(sorted(map(str, requirement.specifier)))
+        for requirement in needed
+        if requirement.marker is None or requirement.marker.evaluate({"python_version": python})
+    }
 
 
-@pytest.mark.parametrize("torch", ["2.10.0", "2.11.0", "2.11.1+cu130", "2.10.0+cpu"])
-@pytest.mark.parametrize("aihwkit", ["1.1.0", "1.1.0+cuda"])
+@pytest.mark.parametrize(
+    ("aihwkit", "torch"),
+    [
+        *(("1.1.0", torch) for torch in ("2.10.0", "2.11.0", "2.11.1+cu130", "2.10.0+cpu")),
+        *(("1.1.0+cuda", "2.11.0"), ("1.2.0", "2.13.0+cu130"), ("1.2.0+cuda", "2.13.1")),
+    ],
+)
 def test_a_right_pair_passes(aihwkit: str, torch: str) -> None:
     versions.check(aihwkit, torch)
 
@@ -66,36 +77,51 @@ def test_a_right_pair_passes(aihwkit: str, torch: str) -> None:
     [
         *(("1.1.0", torch) for torch in ("2.9.1", "2.12.0", "2.13.0+cu130", "2.1.1", "2.100.0")),
         *((aihwkit, "2.11.0") for aihwkit in ("1.2.0", "1.0.0", "1.1.0.post1", "1.1")),
+        *(("1.2.0", "2.12.1"), ("1.2.0", "2.14.0"), ("1.3.0", "2.13.0")),
     ],
 )
-def test_a_wrong_pair_names_both_what_works_and_the_command(aihwkit: str, torch: str) -> None:
+def test_a_wrong_pair_names_what_works_and_the_command_for_this_python(
+    aihwkit: str, torch: str
+) -> None:
     with pytest.raises(VersionError) as caught:
         versions.check(aihwkit, torch)
     message = str(caught.value)
-    for part in (f"aihwkit {aihwkit} ", f"torch {torch};", "aihwkit 1.1.0 with torch 2.10 or 2.11"):
+    for part in (
+        f"aihwkit {aihwkit} ",
+        f"torch {torch};",
+        "aihwkit 1.1.0 with torch 2.10 or 2.11; 1.2.0 with torch 2.13;",
+        f"on Python {'.'.join(map(str, sys.version_info[:2]))} run: ",
+    ):
         assert part in message
-    assert message.endswith(versions.INSTALL) and "\n" not in message
+    assert message.endswith(versions.pair_for().command) and "\n" not in message
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(versions, "found", {"torch": "2.11.0"}.get)
+    monkeypatch.setattr(versions, "installed", {"torch": "2.11.0"}.get)
     with pytest.raises(VersionError, match=r"found aihwkit not installed with torch 2\.11\.0"):
         versions.check()
 
 
-def test_the_command_installs_what_setup_cfg_asks_for() -> None:
-    ranges = requirements()
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13", "3.14"])
+def test_the_command_installs_what_setup_cfg_asks_for(python: str) -> None:
+    ranges = requirements(python)
+    pair = versions.pair_for(tuple(map(int, python.split("."))))  # type: ignore[arg-type]
+    asked = {Requirement(text).name: Requirement(text).specifier for text in pair.install}
     for package in ("aihwkit", "torch", "torchvision"):
-        assert f'"{package}{ranges[package]}"' in versions.INSTALL
-    assert ranges["aihwkit"] == f"=={versions.AIHWKIT}"
-    assert ranges["aihwkit"] == doctor.AIHWKIT.removeprefix("aihwkit")
-    assert tuple(doctor.TORCHVISION) == versions.TORCH
+        assert asked[package] == SpecifierSet(ranges[package])
+    assert ranges["aihwkit"] == f"=={pair.aihwkit}"
+    for torch, torchvision in pair.torchvision.items():
+        assert asked["torch"].contains(f"{torch}.0")
+        assert asked["torchvision"].contains(f"{torchvision}.0")
+        assert versions.torchvision_for(f"{torch}.1+cpu") == torchvision
+    assert python in setup_cfg()["metadata"]["classifiers"]
+    assert SpecifierSet(setup_cfg()["options"]["python_requires"]).contains(python)
 
 
 WRONG_PAIR = """
 import importlib.metadata as metadata, sys
 true = metadata.version
-metadata.version = lambda name: "2.13.0" if name == "torch" else true(name)
+metadata.version = lambda name: "2.12.0" if name == "torch" else true(name)
 """
 
 
@@ -116,18 +142,20 @@ def test_a_wrong_pair_is_found_before_aihwkit_is_imported() -> None:
         "print(type(convert(model, presets.ideal)).__name__)"
     ).splitlines()
     assert len(lines) == 4
-    assert all("torch 2.13.0; run: pip install" in line for line in lines[:2])
+    assert all("torch 2.12.0; on Python" in line for line in lines[:2])
     assert lines[2:] == ["False", "AnalogLinear"]
 
 
 def test_every_import_of_another_package_is_a_declared_dependency() -> None:
     names = {"scikit-learn": "sklearn", "pillow": "PIL"}
-    declared = {names.get(name, name) for name in requirements()}
+    declared = {names.get(name, name) for name in (*requirements("3.10"), *requirements("3.13"))}
     known = declared | set(sys.stdlib_module_names) | set(PACKAGES)
     used = {
         imported.module.partition(".")[0]
         for name, source in modules().items()
         for imported in imports(name, source)
+        # Who uses these has their library.
+        if not name.startswith(("aimc_bridge.integrations.", "benchmarks.zoo"))
     }
     assert used - known == set()
 
@@ -153,7 +181,7 @@ def test_doctor_says_versions_tiles_and_devices() -> None:
     assert healthy
     lines = page.splitlines()
     for package in doctor.PACKAGES:
-        assert f"  ok  {package:<28}{versions.found(package)}" in lines
+        assert f"  ok  {package:<28}{versions.installed(package)}" in lines
     for tile in TILES:
         assert f"  ok  {tile} tile, cpu" in page
     assert "data" not in {line.split()[0] for line in lines}
@@ -267,14 +295,14 @@ def test_doctor_with_a_wrong_pair_says_what_to_do_and_exits_1() -> None:
         f"{WRONG_PAIR}\nfrom aimc_bridge.__main__ import main\nprint('code', main(['doctor']))"
     )
     assert f"no  pairing{' ' * 21}the aihwkit engine needs aihwkit 1.1.0" in printed
-    assert f"torch 2.13.0; run: {versions.INSTALL}" in printed
+    assert f"run: {versions.pair_for().command}" in printed
     assert 'engine="native" does without it' in printed
     assert printed.endswith("code 1")
 
 
 def test_doctor_finds_a_torchvision_of_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = {"torch": "2.11.0+cpu", "torchvision": "0.25.0"}
-    monkeypatch.setattr(doctor, "_version", lambda name: fake.get(name, "1.0"))
+    monkeypatch.setattr(doctor, "installed", lambda name: fake.get(name, "1.0"))
     rows = {finding.what: finding for finding in doctor.versions()}
     assert rows["torchvision"].ok is False and '"torchvision==0.26.*"' in rows["torchvision"].note
     fake["torchvision"] = "0.26.0+cpu"
@@ -401,6 +429,8 @@ def test_readme_names_every_preset_and_its_example_runs() -> None:
 
 def test_readme_says_which_pythons_and_versions() -> None:
     page = README.read_text(encoding="utf-8")
-    assert setup_cfg()["options"]["python_requires"] == ">=3.10,<3.13"
-    assert "Python 3.10, 3.11 or 3.12" in page
-    assert f"`aihwkit=={versions.AIHWKIT}` and torch {' or '.join(versions.TORCH)} only" in page
+    assert setup_cfg()["options"]["python_requires"] == ">=3.10,<3.15"
+    assert "Python 3.10 to 3.14" in page
+    old, new = versions.PAIRS
+    assert f"aihwkit {old.aihwkit} with torch {' or '.join(old.torch)} below Python 3.12" in page
+    assert f"aihwkit {new.aihwkit} with torch {' or '.join(new.torch)} from 3.12 on" in page

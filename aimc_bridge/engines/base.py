@@ -51,12 +51,15 @@ class Matrix(ABC):
     Attributes:
         grid: The tiles that the matrix lies on.
         preset: The preset that the layer was converted under.
+        name: Name of the layer at its conversion. It names the random streams of its chips,
+            whatever is put around the layer later.
         reached: Turned on by every forward pass through this matrix. Copies of the matrix on
             several devices share it.
     """
 
     grid: TileGrid
     preset: Preset
+    name: str
     reached: Flag
 
     # the chip
@@ -144,6 +147,14 @@ class Matrix(ABC):
         """
 
     @abstractmethod
+    def set_learned_scale(self, scale: Tensor) -> None:
+        """Set the learned second factor on the column scales, if the preset has one.
+
+        Args:
+            scale: The factors, `[row tiles, out]`.
+        """
+
+    @abstractmethod
     def effective_weight(self) -> Tensor:
         """Return the weights that the crossbar holds now, `[out, in]`, in own units.
 
@@ -195,6 +206,10 @@ class Matrix(ABC):
 
         It may not if they are frozen.
         """
+
+    @abstractmethod
+    def weight_parameters(self) -> list[Tensor]:
+        """Return the tensors that an optimizer changes to train the weights."""
 
     @abstractmethod
     def prepare_training(self, recipe: TrainingSpec) -> None:
@@ -357,6 +372,14 @@ class Engine(ABC):
             model: The converted model.
         """
 
+    @abstractmethod
+    def unfinish(self, model: nn.Module) -> None:
+        """Undo what `finish` did to the model itself, so that another engine can finish it.
+
+        Args:
+            model: The converted model, which is changed.
+        """
+
 
 _ENGINES = {
     "native": ("aimc_bridge.engines.native", "ENGINE"),
@@ -390,4 +413,18 @@ def chip_in_the_way(holder: str) -> StateError:
     return StateError(
         f"load_state_dict: {holder} holds a programmed chip, which is not of the weights to be "
         "loaded; call restore(model) first, and load again"
+    )
+
+
+def chip_in_training(holder: str, otherwise: str) -> StateError:
+    """Return the error for a layer that is in training mode and holds a chip.
+
+    Args:
+        holder: The layer, as the message names it.
+        otherwise: The way to train digital parts, such as adapters, on the chip.
+    """
+    return StateError(
+        f"{holder} holds a programmed chip and is in training mode; call restore(model) before "
+        "training, or model.eval() before inference; to train adapters or other digital parts on "
+        f"the chip, {otherwise}"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from torch import nn
@@ -173,12 +174,16 @@ class Handlers:
     Attributes:
         by_type: Handlers by class.
         by_name: Handlers by module and name of a class.
+        notes: Remarks of the coverage report on layers of these classes.
+        holding: Handlers of modules that hold bare weights, with what recognises the modules.
     """
 
     def __init__(self) -> None:
         """Start without handlers."""
         self.by_type: dict[type[nn.Module], Handler] = {}
         self.by_name: dict[tuple[str, str], Handler] = {}
+        self.notes: dict[tuple[str, str], str] = {}
+        self.holding: list[tuple[Callable[[nn.Module], bool], Handler]] = []
 
     def add(self, handler: Handler, *types: type[nn.Module]) -> None:
         """Register a handler for layer types.
@@ -192,15 +197,35 @@ class Handlers:
         for kind in types:
             self.by_type[kind] = handler
 
-    def add_named(self, handler: Handler, module: str, name: str) -> None:
+    def add_named(self, handler: Handler, module: str, name: str, note: str = "") -> None:
         """Register a handler for a class of a package that must not be imported for this.
 
         Args:
             handler: The handler.
             module: Name of the module that defines the class.
             name: Qualified name of the class in that module.
+            note: The coverage report's remark on such a layer.
         """
         self.by_name[module, name] = handler
+        self.notes[module, name] = note
+
+    def add_holding(self, handler: Handler, holds: Callable[[nn.Module], bool]) -> None:
+        """Register a handler for modules that keep their own forward pass on the tiles.
+
+        Args:
+            handler: The handler. The module that it returns has the class of the digital one.
+            holds: Returns whether a module is one of them.
+        """
+        self.holding.append((holds, handler))
+
+    def note(self, module: nn.Module) -> str:
+        """Return the coverage report's remark on a layer that is known by name; "" for none.
+
+        Args:
+            module: A digital layer.
+        """
+        kinds = ((kind.__module__, kind.__qualname__) for kind in type(module).__mro__)
+        return next((self.notes[kind] for kind in kinds if kind in self.notes), "")
 
     def of_type(self, kind: type) -> Handler | None:
         """Return the handler that is registered for exactly this class, or None.
@@ -214,7 +239,7 @@ class Handlers:
 def match(
     module: nn.Module, handlers: Handlers, custom: Mapping[type[nn.Module], CustomHandler]
 ) -> Handler | CustomHandler | None:
-    """Return the handler of the nearest base class with the module's `forward`.
+    """Return the handler of the nearest base class that does what the module does.
 
     Args:
         module: A digital layer.
@@ -228,12 +253,39 @@ def match(
         ConversionError: If the analog layer would leave out something that the module does: a
             parametrization, a hook, or its own forward pass.
     """
+    base, handler = _nearest(module, handlers, custom)
+    if not isinstance(handler, CustomHandler):
+        for holds, keeps_forward in handlers.holding:
+            if holds(module):
+                check_replaceable(module, type(module))
+                return keeps_forward
+    if handler is not None:
+        check_replaceable(module, base)
+    return handler
+
+
+def is_served(
+    module: nn.Module, handlers: Handlers, custom: Mapping[type[nn.Module], CustomHandler]
+) -> bool:
+    """Return whether there is a handler for a class that a module derives from.
+
+    Args:
+        module: A digital layer.
+        handlers: The handlers of the engine in use.
+        custom: The handlers of the user.
+    """
+    return _nearest(module, handlers, custom)[1] is not None
+
+
+def _nearest(
+    module: nn.Module, handlers: Handlers, custom: Mapping[type[nn.Module], CustomHandler]
+) -> tuple[type, Handler | CustomHandler | None]:
+    """Return the nearest base class of a module that has a handler, and the handler."""
     for base in type(module).__mro__:
         handler = custom.get(base) or handlers.of_type(base)
         if handler is not None:
-            check_replaceable(module, base)
-            return handler
-    return None
+            return base, handler
+    return nn.Module, None
 
 
 def check_replaceable(module: nn.Module, base: type) -> None:
@@ -258,13 +310,38 @@ def check_replaceable(module: nn.Module, base: type) -> None:
             "remove_weight_norm, prune.remove, or the handle of a hook of your own), "
             "or exclude it"
         )
-    on_instance = "forward" in module.__dict__  # set on this very module, by a wrapper
-    if type(module).forward is not base.forward or on_instance:  # type: ignore[attr-defined]
+    changed = [name for name in _run_by(base) if _is_changed(module, base, name)]
+    if changed:
         name = type(module).__name__
+        by = "" if changed[0] == "forward" else f" (by its own {changed[0]})"
         raise ConversionError(
-            f"{name} changes the forward pass of {base.__name__}; "
+            f"{name} changes the forward pass of {base.__name__}{by}; "
             f"register a handler for it with @aimc_bridge.handles({name}), or exclude it"
         )
+
+
+@lru_cache(maxsize=256)
+def _run_by(base: type) -> tuple[str, ...]:
+    """Return the names of all that a pass through a layer of a class runs or reads from it."""
+    names = ["forward", "__call__", "_call_impl", "__getattr__", "__getattribute__"]
+    names += ["__torch_function__"]
+    for name in names:  # it grows
+        code = getattr(getattr(base, name, None), "__code__", None)
+        if code is not None and not name.startswith("_call"):
+            names += [used for used in code.co_names if used not in names and used not in _OFTEN]
+    return tuple(names)
+
+
+_OFTEN = frozenset({"training", "__class__", "__dict__", "__name__", "type"})
+"""Names in the code of a forward pass that say nothing about what it computes."""
+
+
+def _is_changed(module: nn.Module, base: type, name: str) -> bool:
+    """Return whether a layer has something else under a name than its class `base` has."""
+    own = inspect.getattr_static(type(module), name, None)
+    if own is not inspect.getattr_static(base, name, None):
+        return True
+    return callable(own) and name in module.__dict__  # set on this very module, by a wrapper
 
 
 def _hooks(module: nn.Module) -> str:

@@ -1,6 +1,6 @@
 """The device laws a second time, for devices that aihwkit has no model of.
 
-aihwkit has noise models for two sets of numbers. A device with other numbers, or of another kind,
+aihwkit has noise models for some sets of numbers. A device with other numbers, or of another kind,
 runs on its tiles through our own laws, and to compare those with themselves would prove nothing.
 This module therefore uses nothing of `aimc_bridge.physics`: it writes the formulas of each law
 again, in double precision, in a table by the name of the law.
@@ -8,6 +8,7 @@ again, in double precision, in a table by the name of the law.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -40,12 +41,14 @@ class ClosedLaw:
 
     Attributes:
         programming_noise: Whether `sigma_us` is not 0.
-        read_noise: Whether `read_sigma` is not 0.
+        read_noise: Whether readings have noise.
+        signed: Whether the sign of a conductance decides how it is read.
         pcm: The device, `preset.pcm`.
     """
 
     programming_noise: ClassVar[bool] = False
     read_noise: ClassVar[bool] = False
+    signed: ClassVar[bool] = False
 
     def __init__(self, pcm: Any) -> None:
         """Keep the device.
@@ -104,6 +107,66 @@ class ClosedLaw:
             t_s: Seconds after programming.
         """
         return np.zeros_like(x)
+
+    def programmed(self, target: Array, eps: Array) -> Array:
+        """Return conductances right after programming, before any cut at 0.
+
+        Args:
+            target: Target conductances in microsiemens.
+            eps: Standard normal numbers.
+        """
+        return np.asarray(target + self.sigma_us(np.abs(target) / self.pcm.g_max_us) * eps)
+
+    def exponent(self, target: Array, eps: Array) -> Array:
+        """Return the drift exponents |mean + sd eps|, or what a device has instead.
+
+        Args:
+            target: Target conductances in microsiemens.
+            eps: Standard normal numbers.
+        """
+        x = np.abs(target) / self.pcm.g_max_us
+        return np.abs(self.exponent_mean(x) + self.exponent_sd(x) * eps)
+
+    def drifted(self, g: Array, nu: Array, t_s: float) -> Array:
+        """Return drifted conductances without read noise.
+
+        Args:
+            g: Programmed conductances in microsiemens.
+            nu: The result of `exponent`.
+            t_s: Seconds after programming.
+        """
+        return np.asarray(g * self.decay(nu, t_s))
+
+    def read_share(self, g: Array, nu: Array, t_s: float) -> Array:
+        """Return the standard deviation of a reading, as a share of the drifted conductance.
+
+        Args:
+            g: Programmed conductances in microsiemens.
+            nu: The result of `exponent`.
+            t_s: Seconds after programming.
+        """
+        return self.read_sigma(np.abs(g) / self.pcm.g_max_us, t_s)
+
+    def noisy(self, now: Array, g: Array, nu: Array, t_s: float, eps: Array) -> Array:
+        """Return conductances as read: with read noise, not below 0.
+
+        Args:
+            now: The result of `drifted`.
+            g: Programmed conductances in microsiemens.
+            nu: The result of `exponent`.
+            t_s: Seconds after programming.
+            eps: Standard normal numbers.
+        """
+        return np.asarray(np.maximum(now + np.abs(now) * self.read_share(g, nu, t_s) * eps, 0.0))
+
+    def mean_decay(self, x: Array, t_s: float) -> Array:
+        """Return the factor by which devices have drifted on average.
+
+        Args:
+            x: |g| / g_max of the target.
+            t_s: Seconds after programming.
+        """
+        return self.decay(self.exponent_mean(x), t_s)
 
 
 class _Polynomial(ClosedLaw):
@@ -170,6 +233,192 @@ class ClosedHermes(_Statistical):
         return _pieces(x, self.pcm.read_break, self.pcm.read_low, self.pcm.read_high)
 
 
+class ClosedStateIndependent(_Statistical):
+    """The law "state independent": constants."""
+
+    def exponent_mean(self, x: Array) -> Array:
+        """Return the one mean, times drift_scale."""
+        return np.full_like(x, self.pcm.nu_mean * self.pcm.drift_scale)
+
+    def exponent_sd(self, x: Array) -> Array:
+        """Return the one standard deviation, times drift_scale."""
+        return np.full_like(x, self.pcm.nu_sd * self.pcm.drift_scale)
+
+    def _q(self, x: Array) -> Array:
+        """Return read_us over g_max."""
+        return np.full_like(x, self.pcm.read_us / self.pcm.g_max_us)
+
+
+class ClosedReramWan(ClosedLaw):
+    """The law "reram wan2022": Gaussians around the target, at the known times alone."""
+
+    programming_noise = True
+    read_noise = True
+
+    def _sd_us(self, target: Array, place: int) -> Array:
+        """Return the standard deviation at one of the known times."""
+        rows = np.reshape(self.pcm.deviation_us, (len(self.pcm.times_s), -1))
+        x = np.abs(target) / self.pcm.g_max_us
+        return np.asarray(np.polynomial.polynomial.polyval(x, rows[place]) * self.pcm.noise_scale)
+
+    def sigma_us(self, x: Array) -> Array:
+        """Return the standard deviation at the first time."""
+        return self._sd_us(x * self.pcm.g_max_us, 0)
+
+    def exponent(self, target: Array, eps: Array) -> Array:
+        """Return the targets."""
+        return target
+
+    def drifted(self, g: Array, nu: Array, t_s: float) -> Array:
+        """Return the targets."""
+        return nu
+
+    def noisy(self, now: Array, g: Array, nu: Array, t_s: float, eps: Array) -> Array:
+        """Return max(0, target + sigma eps)."""
+        sigma = self._sd_us(nu, list(self.pcm.times_s).index(t_s))
+        return np.asarray(np.maximum(nu + sigma * eps, 0.0))
+
+
+class ClosedReramCmo(ClosedLaw):
+    """The law "reram cmo": one Gaussian for the relaxation and the noise of the reading."""
+
+    programming_noise = True
+    read_noise = True
+    signed = True
+
+    def programmed(self, target: Array, eps: Array) -> Array:
+        """Return conductances right after programming."""
+        c_0, c_1 = self.pcm.prog_coeff_us
+        sd = (c_0 + c_1 * (target + self.pcm.reference_us)) * self.pcm.prog_noise_scale
+        return np.asarray(target + sd * eps)
+
+    def exponent(self, target: Array, eps: Array) -> Array:
+        """Return 0."""
+        return np.zeros_like(target)
+
+    def drifted(self, g: Array, nu: Array, t_s: float) -> Array:
+        """Return the mean of a device."""
+        return g if t_s == 0 else g + self.pcm.decay_mean_us * self.pcm.drift_scale * np.log(t_s)
+
+    def noisy(self, now: Array, g: Array, nu: Array, t_s: float, eps: Array) -> Array:
+        """Return readings within the range of the device, as they are at time 0."""
+        pcm = self.pcm
+        if t_s == 0:
+            return now
+        slope, intercept = pcm.decay_sd_us
+        relaxed = (slope * np.log(t_s) + intercept) * pcm.drift_scale
+        whole = now + pcm.reference_us
+        growth = np.sqrt(np.log((t_s + pcm.t_read_s) / (2 * pcm.t_read_s)))
+        reading = pcm.read_us * pcm.read_noise_scale * np.log10(whole) * growth
+        read = whole + np.hypot(relaxed, reading) * eps
+        return np.asarray(np.clip(read, pcm.g_min_us, pcm.g_max_us) - pcm.reference_us)
+
+
+class ClosedAfm(ClosedLaw):
+    """The law "afm pcm": noise on the signed weight; small ones become 0."""
+
+    programming_noise = True
+
+    def programmed(self, target: Array, eps: Array) -> Array:
+        """Return w + sigma(|w|) eps, or 0."""
+        pcm, size = self.pcm, np.abs(target)
+        one, two = (
+            sum(c * size**k for k, c in enumerate(terms))
+            for terms in (pcm.prog_coeff_us, pcm.prog_coeff_two_us)
+        )
+        sigma = np.where(size <= pcm.one_device_us, one, two) * pcm.prog_noise_scale
+        return np.where(size >= pcm.smallest_us, target + sigma * eps, 0.0)
+
+
+class ClosedTable(ClosedLaw):
+    """The law "table": the rows at the times of the table, PCHIP between targets.
+
+    The Gaussians before the cut at 0 are found one by one, by a general root finder.
+    """
+
+    programming_noise = True
+    read_noise = True
+
+    def _now(self, target: Array, t_s: float) -> tuple[Array, Array, Array]:
+        """Return mean, sd between devices and sd of readings of targets."""
+        from scipy.interpolate import PchipInterpolator
+
+        pcm, values = self.pcm, []
+        times = np.array(pcm.times_s)
+        axis = np.where(times > 0, np.log(np.where(times > 0, times, 1.0)), -np.inf)
+        for name in ("mean_us", "prog_sd_us", "read_sd_us"):
+            rows = np.array(getattr(pcm, name)).reshape(len(pcm.targets_us), -1)
+            if t_s in times:
+                now = rows[:, list(times).index(t_s)]
+            elif len(times) > 1 and times[0] == 0 and t_s < times[1]:
+                now = rows[:, 0] + (rows[:, 1] - rows[:, 0]) * t_s / times[1]
+            else:
+                now = np.array([np.interp(np.log(t_s), axis, row) for row in rows])
+            values.append(np.asarray(PchipInterpolator(pcm.targets_us, now)(target)))
+        return values[0], values[1], values[2]
+
+    def _gaussians(self, mean: Array, sd: Array) -> tuple[Array, Array]:
+        """Return mu and sigma whose values, cut at 0, have these means and deviations."""
+        pairs, places = np.unique(mean.ravel() + 1j * sd.ravel(), return_inverse=True)
+        found = np.array([_uncut(pair.real, pair.imag) for pair in pairs])
+        both = found[places.reshape(mean.shape)]
+        return both[..., 0], both[..., 1]
+
+    def _quiet(self, mean: Array, device: Array, reading: Array) -> tuple[Array, Array]:
+        """Return the noiseless share of a mean reading, and sigma over it."""
+        share = reading / np.maximum(np.sqrt(mean**2 + device**2), 1e-12)
+        mu, sigma = self._gaussians(np.ones_like(share), share)
+        return mu, sigma / mu
+
+    def programmed(self, target: Array, eps: Array) -> Array:
+        """Return the Gaussian of the first time."""
+        mean, device, reading = self._now(target, self.pcm.times_s[0])
+        mu, sigma = self._gaussians(mean, device)
+        return np.asarray(self._quiet(mean, device, reading)[0] * (mu + sigma * eps))
+
+    def exponent(self, target: Array, eps: Array) -> Array:
+        """Return the target and the number of the device's own drift."""
+        return np.stack([target, eps])
+
+    def drifted(self, g: Array, nu: Array, t_s: float) -> Array:
+        """Return the mean, times the kept deviation, times a log-normal loss."""
+        target, z = nu
+        start, start_device, start_reading = self._now(target, self.pcm.times_s[0])
+        mean, device, reading = self._now(target, t_s)
+        first, now = start_device / start, device / mean
+        kept = np.where(first > now, now / np.where(first > 0, first, 1.0), 1.0)
+        own = np.sqrt(np.log(np.maximum((1 + now**2) / (1 + (kept * first) ** 2), 1.0)))
+        deviation = g / self._quiet(start, start_device, start_reading)[0] / start - 1
+        loss = np.exp(own * z - own**2 / 2)
+        return np.asarray(
+            self._quiet(mean, device, reading)[0] * mean * (1 + kept * deviation) * loss
+        )
+
+    def read_share(self, g: Array, nu: Array, t_s: float) -> Array:
+        """Return sigma at the target."""
+        return self._quiet(*self._now(nu[0], t_s))[1]
+
+    def mean_decay(self, x: Array, t_s: float) -> Array:
+        """Return the mean over the mean at the first time."""
+        target = x * self.pcm.g_max_us
+        return np.asarray(self._now(target, t_s)[0] / self._now(target, self.pcm.times_s[0])[0])
+
+
+def _uncut(mean: float, sd: float) -> tuple[float, float]:
+    """Return the Gaussian that has a mean and a sd after a cut at 0."""
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    def moments(mu: float) -> tuple[float, float]:
+        first = mu * norm.cdf(mu) + norm.pdf(mu)
+        return first, math.sqrt((mu * mu + 1) * norm.cdf(mu) + mu * norm.pdf(mu) - first**2)
+
+    if mean > 8 * sd:
+        return mean, sd
+    mu = brentq(lambda m: moments(m)[0] / moments(m)[1] - mean / sd, -5.0, 10.0)
+    return mu * sd / moments(mu)[1], sd / moments(mu)[1]
+
+
 class ClosedScalar(_Polynomial):
     """The law "scalar": one exponent for all devices; nothing drifts before t0."""
 
@@ -188,6 +437,11 @@ _CLOSED: dict[str, type[ClosedLaw]] = {
     "hermes": ClosedHermes,
     "scalar": ClosedScalar,
     "ideal": ClosedLaw,
+    "state independent": ClosedStateIndependent,
+    "reram wan2022": ClosedReramWan,
+    "reram cmo": ClosedReramCmo,
+    "afm pcm": ClosedAfm,
+    "table": ClosedTable,
 }
 
 
@@ -250,7 +504,7 @@ def oracle(parts: list[Array], pcm: DeviceSpec, t_s: float) -> Array:
     for weight in parts:
         size = np.abs(weight)
         x = size / (size.max() or 1.0)
-        after = (size * law.decay(law.exponent_mean(x), t_s)).sum()
+        after = (size * law.mean_decay(x, t_s)).sum()
         factors.append(size.sum() / after if after > 0 else 1.0)
     return np.array(factors)
 
@@ -295,8 +549,7 @@ class ClosedLaws:
         if not self.law.programming_noise:
             return target.copy()
         target = self._on_grid(target)
-        sigma = self.law.sigma_us(np.abs(target) / self.pcm.g_max_us)
-        g = target + sigma * self._normal(target)
+        g = self.law.programmed(target, self._normal(target))
         return np.asarray(np.maximum(g, 0.0)) if self.pcm.pairs else g
 
     def _on_grid(self, target: Array) -> Array:
@@ -315,8 +568,8 @@ class ClosedLaws:
         Args:
             target: Their target conductances.
         """
-        x = np.abs(self._on_grid(target)) / self.pcm.g_max_us
-        return np.abs(self.law.exponent_mean(x) + self.law.exponent_sd(x) * self._normal(x))
+        target = self._on_grid(target)
+        return self.law.exponent(target, self._normal(target))
 
     def drifted(self, g: Array, nu: Array, t_s: float) -> Array:
         """Return drifted conductances without read noise, g age^-nu.
@@ -326,7 +579,7 @@ class ClosedLaws:
             nu: Their drift exponents.
             t_s: Seconds after programming.
         """
-        return np.asarray(g * self.law.decay(nu, t_s))
+        return self.law.drifted(g, nu, t_s)
 
     def read(self, g: Array, nu: Array, t_s: float) -> Array:
         """Return conductances as read: drifted, with 1/f noise, not below 0.
@@ -339,8 +592,7 @@ class ClosedLaws:
         now = self.drifted(g, nu, t_s)
         if not self.law.read_noise:
             return now
-        sigma = self.law.read_sigma(np.abs(g) / self.pcm.g_max_us, t_s)
-        return np.asarray(np.maximum(now + np.abs(now) * sigma * self._normal(now), 0.0))
+        return self.law.noisy(now, g, nu, t_s, self._normal(now))
 
     def program_weights(self, weight: Array) -> tuple[Array, tuple[Array, Array, float]]:
         """Program the weights of one tile.
@@ -353,7 +605,7 @@ class ClosedLaws:
             conductances, drift exponents, and microsiemens per weight of 1. A pair counts as one
             device with the difference of both, rescaled to the largest programmed weight.
         """
-        us_per_unit = self.pcm.g_max_us / np.abs(weight).max()
+        us_per_unit = self.pcm.full_scale_us / np.abs(weight).max()
         if not self.pcm.pairs:
             g = self.programmed(weight * us_per_unit)
             return g / us_per_unit, (g, self.exponent(weight * us_per_unit), us_per_unit)
@@ -372,4 +624,6 @@ class ClosedLaws:
             t_s: Seconds after programming.
         """
         g, nu, us_per_unit = state
+        if self.law.signed:
+            return self.read(g, nu, t_s) / us_per_unit
         return np.asarray(np.sign(g) * self.read(np.abs(g), nu, t_s) / us_per_unit)

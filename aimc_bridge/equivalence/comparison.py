@@ -15,6 +15,7 @@ from aimc_bridge.equivalence.measuring import ChipStatistics, Sampling
 from aimc_bridge.equivalence.plan import Cost
 from aimc_bridge.equivalence.report import Findings
 from aimc_bridge.equivalence.task import TaskModel
+from aimc_bridge.physics.laws import law_of
 from aimc_bridge.spec import Preset
 
 if TYPE_CHECKING:
@@ -173,8 +174,10 @@ def device_findings(
     samples = comparison.samples_at(x, samples)
     reference = comparison.device_reference()
     groups = (comparison.draw(side, x, times, samples, seed) for side in (0, 1))
+    tables = [preset.name for preset in comparison.presets if law_of(preset.pcm).tabulated]
+    shapes = not tables or len(comparison.presets) == 1  # against itself, a table has shapes too
     for first, second in zip(*groups, strict=True):
-        device.compare(findings, first, second, reference)
+        device.compare(findings, first, second, reference, shapes)
     return findings
 
 

@@ -150,7 +150,7 @@ class CustomLaw:
 
     def identity(self) -> dict[str, Any]:
         """Return the preset as plain data, and the name of the physics."""
-        return {"preset": self.preset.to_dict(), "physics": name_of(self.physics)}
+        return {"preset": self.preset.identity(), "physics": name_of(self.physics)}
 
     def check(self, device: torch.device, dtype: torch.dtype) -> None:
         """Check that aihwkit can run the preset.

@@ -22,12 +22,14 @@ from aimc_bridge.equivalence.report import Findings, Row
 from aimc_bridge.equivalence.statistics import distance_test, mean_test, sd_test, skew_test
 from aimc_bridge.errors import UsageError
 from aimc_bridge.physics import cells as cell_law
+from aimc_bridge.physics import own
 from aimc_bridge.physics.drift import drift_exponent, drifted
+from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import programmed
-from aimc_bridge.physics.reading import read
+from aimc_bridge.physics.reading import read_after_drift
 from aimc_bridge.rng import derive, normal, stream
-from aimc_bridge.spec import Preset
+from aimc_bridge.spec import Faults, OwnDevice, Preset
 
 TARGETS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 TIMES = ("0", "1s", "1h", "1d", "30d", "1y", "10y")
@@ -102,11 +104,11 @@ class Native:
         Args:
             preset: The preset.
             netted: Whether the two devices of a weight are netted after programming, whatever the
-                preset says.
+                preset says; not for devices that are drawn anew, which are never netted.
             seed: The seed of the cross-check.
             *names: Name the stream of random numbers.
         """
-        if preset.pcm.netting != netted:
+        if preset.pcm.netting != netted and not law_of(preset.pcm).redrawn:
             preset = preset.change(netting=netted, why="cross-check")
         self.pcm = preset.pcm
         self.draws = stream(seed, "crosscheck", "native", *names)
@@ -132,11 +134,15 @@ class Native:
 
     def read(self, g: Tensor, nu: Tensor, t_s: float) -> Tensor:
         """Read programmed conductances at a time."""
-        now = drifted(g, nu, t_s, self.pcm)
-        return read(now, g, t_s, self.pcm, self._eps(*g.shape))
+        return read_after_drift(g, nu, t_s, self.pcm, self._eps(*g.shape))
 
     def tiles(self, weight: Tensor, count: int, times: Sequence[float]) -> Tiles:
         """Program tiles and read them."""
+        if isinstance(self.pcm, OwnDevice):
+            for _ in range(count):
+                tile = own.program_tile(weight, self.pcm, self.draws)
+                yield None, [own.read_tile(tile, self.pcm, t_s, self.draws) for t_s in times]
+            return
         grid = TileGrid((weight.shape[1],), (weight.shape[0],))
         shapes = cell_law.noise_shapes(grid, self.pcm)
         for done in range(0, count, _AT_ONCE):
@@ -164,7 +170,7 @@ class Aihwkit:
         """
         self.model = self.quiet = model
         self.seed, self.names = seed, ("crosscheck", "aihwkit", *names)
-        if "read_noise_scale" in preset.pcm.field_names():
+        if not law_of(preset.pcm).redrawn and "read_noise_scale" in preset.pcm.field_names():
             change = preset.change(why="drift alone", read_noise_scale=0.0)
             self.quiet = change.rpu_config().noise_model
 
@@ -199,6 +205,22 @@ class Aihwkit:
         for _ in range(count):
             held, state = self.model.apply_programming_noise(weight)
             yield held, [self.model.apply_drift_noise(held, state, t_s) for t_s in times]
+
+
+class AihwkitCells(Aihwkit):
+    """Single devices of one of aihwkit's models, and weights that we make of them."""
+
+    def __init__(self, preset: Preset, model: Any, seed: int, *names: object) -> None:
+        """Prepare the laws; the arguments are those of `Aihwkit`."""
+        super().__init__(preset, model, seed, *names)
+        self.full_scale_us = preset.pcm.full_scale_us
+
+    def tiles(self, weight: Tensor, count: int, times: Sequence[float]) -> Tiles:
+        """Program tiles of cells that hold a signed weight, and read them."""
+        scale = self.full_scale_us / weight.abs().max()
+        for _ in range(count):
+            g, nu = self.programmed(weight * scale), self.exponent(weight * scale)
+            yield g / scale, [self.read(g, nu, t_s) / scale for t_s in times]
 
 
 class Closed:
@@ -251,17 +273,27 @@ def reference_laws(preset: Preset, seed: int, *names: object) -> tuple[Laws, str
         CapabilityError: If no aihwkit tile runs the preset, or neither has such a device.
         VersionError: If there is no working aihwkit.
     """
+    from aimc_bridge.engines.aihwkit.builtin import cell_model
+
     preset, model = _read_one_by_one(preset)
-    if model is None:
-        return Closed(preset, seed, *names), "closed form"
-    return Aihwkit(preset, model, seed, *names), "aihwkit"
+    if model is not None:
+        return Aihwkit(preset, model, seed, *names), "aihwkit"
+    model = cell_model(preset.pcm)
+    if model is not None:
+        return AihwkitCells(preset, model, seed, *names), "aihwkit"
+    return Closed(preset, seed, *names), "closed form"
 
 
 def _read_one_by_one(preset: Preset) -> tuple[Preset, Any]:
-    """Return the preset with two devices netted, and aihwkit's own model of it or None."""
+    """Return the preset with two devices netted, and aihwkit's own model of it or None.
+
+    This level compares working devices, so that faults are left out.
+    """
     from aimc_bridge.engines.aihwkit.noise import LawNoiseModel
 
-    if not preset.pcm.netting:
+    if preset.pcm.faults:
+        preset = preset.change(faults=Faults(), why="cross-check: the devices that work")
+    if not preset.pcm.netting and not law_of(preset.pcm).redrawn:
         preset = preset.change(netting=True, why="cross-check: two devices are read one by one")
     model = preset.rpu_config().noise_model
     return preset, None if isinstance(model, LawNoiseModel) else model
@@ -287,7 +319,14 @@ def check(targets: Sequence[float], samples: int) -> None:
         raise UsageError(f"samples={samples}, targets={targets}; allowed: >= 4, within [0, 1]")
 
 
-def devices(laws: Laws, x: float, times: Sequence[float], samples: int, g_max_us: float) -> Samples:
+def devices(
+    laws: Laws,
+    x: float,
+    times: Sequence[float],
+    samples: int,
+    g_max_us: float,
+    readings: bool = False,
+) -> Samples:
     """Draw single devices with one target.
 
     Args:
@@ -295,11 +334,12 @@ def devices(laws: Laws, x: float, times: Sequence[float], samples: int, g_max_us
         x: The target over g_max.
         times: Seconds after programming, ascending.
         samples: The number of devices.
-        g_max_us: The largest conductance in microsiemens.
+        g_max_us: The conductance of a weight of 1, in microsiemens.
+        readings: Whether one of the two sides knows no more than readings.
 
     Returns:
         Conductances as programmed, drifted and read, in units of g_max; exponents; and the changes
-        between times.
+        between times. Without exponents and drifted conductances if `readings`.
     """
     target = torch.full((samples,), x * g_max_us)
     cell = f"g/g_max = {x:g}"
@@ -308,11 +348,15 @@ def devices(laws: Laws, x: float, times: Sequence[float], samples: int, g_max_us
         g_prog = laws.programmed(target)
         nu = laws.exponent(target)
         drawn[cell, "programmed", math.nan] = g_prog / g_max_us
-        drawn[cell, "exponent", math.nan] = nu
-        for t in times:
-            drawn[cell, "drifted", t] = laws.drifted(g_prog, nu, t) / g_max_us
+        if not readings:
+            drawn[cell, "exponent", math.nan] = nu
+            for t in times:
+                drawn[cell, "drifted", t] = laws.drifted(g_prog, nu, t) / g_max_us
         for t in times:
             drawn[cell, "read", t] = laws.read(g_prog, nu, t) / g_max_us
+    if readings:
+        _add_changes(drawn, "read", times)
+        return drawn
     _add_changes(drawn, "drifted", times)
     _add_anew(drawn, cell, times)
     return drawn
@@ -365,7 +409,7 @@ def pairs(
         signed: The target weights.
         times: Seconds after programming, ascending.
         samples: Weights per target.
-        g_max_us: The largest conductance in microsiemens.
+        g_max_us: The conductance of a weight of 1, in microsiemens.
 
     Returns:
         Weights as programmed and as read, and the changes between times.
@@ -421,7 +465,9 @@ def _add_anew(drawn: Samples, cell: str, times: Sequence[float]) -> None:
         drawn[cell, "exponent drawn anew", t] = stray.square() / second.var()
 
 
-def compare(findings: Findings, first: Samples, second: Samples, reference: str) -> None:
+def compare(
+    findings: Findings, first: Samples, second: Samples, reference: str, shapes: bool = True
+) -> None:
     """Compare every cell that both sides have.
 
     Args:
@@ -429,6 +475,8 @@ def compare(findings: Findings, first: Samples, second: Samples, reference: str)
         first: Samples of the first side.
         second: Samples of the second side.
         reference: What the second side is.
+        shapes: Whether skewness and distribution are compared too, beside mean and standard
+            deviation.
     """
     for key in first:
         if key not in second:  # one side has one exponent for all devices: it was never drawn
@@ -449,7 +497,11 @@ def compare(findings: Findings, first: Samples, second: Samples, reference: str)
         margin = max(floor, MEAN_RELATIVE * abs(float(wide_b.mean())))
         add("mean", mean_test(wide_a, wide_b, margin))
         add("sd", sd_test(wide_a, wide_b, SD_RELATIVE))
-        if quantity.endswith("change") or (wide_a.std() < 1e-6 and wide_b.std() < 1e-6):
+        if (
+            not shapes
+            or quantity.endswith("change")
+            or (wide_a.std() < 1e-6 and wide_b.std() < 1e-6)
+        ):
             continue  # the shapes of a change are those of its two times; a constant has none
         add("skew", skew_test(wide_a, wide_b, _skew_margin(wide_b)))
         add("distribution", distance_test(a, b, DISTANCE))

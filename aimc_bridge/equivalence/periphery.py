@@ -64,7 +64,8 @@ def unfolded(layer: Layer, inputs: Tensor, limit: int = 4096) -> Tensor:
         return inputs
     module: Any = layer.module
     conv = UnfoldedConv(module, lambda weight, bias: nn.Identity())
-    padded = nn.functional.pad(inputs, conv.pad, mode=conv.pad_mode) if any(conv.pad) else inputs
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    padded = nn.functional.pad(inputs, conv.pad, mode=mode) if any(conv.pad) else inputs
     rows, _ = conv.unfolded(padded)
     vectors = rows.flatten(0, 1)
     return vectors[:: -(-len(vectors) // limit)]

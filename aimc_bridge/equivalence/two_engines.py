@@ -24,6 +24,7 @@ from aimc_bridge.equivalence.measuring import AIHWKIT, ChipStatistics, Sampling,
 from aimc_bridge.equivalence.plan import Cost
 from aimc_bridge.equivalence.report import LEVELS, Findings
 from aimc_bridge.equivalence.task import TaskModel
+from aimc_bridge.physics.laws import law_of
 from aimc_bridge.spec import Preset
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class TwoEngines:
 
     def identity(self) -> dict[str, Any]:
         """Return the preset as plain data."""
-        return {"preset": self.preset.to_dict()}
+        return {"preset": self.preset.identity()}
 
     def check(self, device: torch.device, dtype: torch.dtype) -> None:
         """Check that aihwkit can run the preset.
@@ -70,20 +71,25 @@ class TwoEngines:
         self, side: int, x: float, times: Sequence[float], samples: int, seed: int
     ) -> Iterator[Samples]:
         """Draw single devices, netted weights, and weights of two devices read one by one."""
-        signed, g_max_us = device.signed_targets(x), self.preset.pcm.g_max_us
+        signed, g_max_us = device.signed_targets(x), self.preset.pcm.full_scale_us
+        pcm, law = self.preset.pcm, law_of(self.preset.pcm)
+        readings = law.tabulated or law.redrawn
+        netted = not (law.redrawn and pcm.pairs)
         if side == 0:
             native = device.Native(self.preset, True, seed, x)
-            yield device.devices(native, x, times, samples, g_max_us)
-            native = device.Native(self.preset, True, seed, x, "weights")
-            yield device.weights(native, signed, times, samples)
-            if self.preset.pcm.pairs:
+            yield device.devices(native, x, times, samples, g_max_us, readings)
+            if netted:
+                native = device.Native(self.preset, True, seed, x, "weights")
+                yield device.weights(native, signed, times, samples)
+            if pcm.pairs:
                 native = device.Native(self.preset, False, seed, x, "pairs")
                 yield device.weights(native, signed, times, samples, " of two devices")
         else:
             laws, _ = device.reference_laws(self.preset, seed, x)
-            yield device.devices(laws, x, times, samples, g_max_us)
-            yield device.weights(laws, signed, times, samples)
-            if self.preset.pcm.pairs:
+            yield device.devices(laws, x, times, samples, g_max_us, readings)
+            if netted:
+                yield device.weights(laws, signed, times, samples)
+            if pcm.pairs:
                 yield device.pairs(laws, signed, times, samples, g_max_us)
 
     def measure(

@@ -19,6 +19,7 @@ from aimc_bridge.equivalence.plan import Cost
 from aimc_bridge.equivalence.report import LEVELS, Findings, Row
 from aimc_bridge.equivalence.statistics import Values, mean_test
 from aimc_bridge.equivalence.task import TaskModel
+from aimc_bridge.physics.laws import law_of
 from aimc_bridge.spec import Preset
 from aimc_bridge.times import label
 
@@ -56,7 +57,7 @@ class TwoPresets:
 
     def identity(self) -> dict[str, Any]:
         """Return both presets as plain data."""
-        return {"preset": self.first.to_dict(), "against": self.second.to_dict()}
+        return {"preset": self.first.identity(), "against": self.second.identity()}
 
     def check(self, device: torch.device, dtype: torch.dtype) -> None:
         """Check nothing: the native engine runs every preset."""
@@ -71,7 +72,10 @@ class TwoPresets:
         """Draw single devices and weights as the preset reads them, netted or not."""
         preset = self.presets[side]
         native = device.Native(preset, preset.pcm.netting, seed, x, side)
-        yield device.devices(native, x, times, samples, preset.pcm.g_max_us)
+        laws = [law_of(each.pcm) for each in self.presets]
+        readings = any(law.tabulated or law.redrawn for law in laws)
+        if not any(law.by_tile for law in laws):
+            yield device.devices(native, x, times, samples, preset.pcm.full_scale_us, readings)
         yield device.weights(native, device.signed_targets(x), times, samples)
 
     def measure(

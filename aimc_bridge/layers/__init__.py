@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from aimc_bridge.engines.match import Handler, Handlers
 from aimc_bridge.layers.attention import AnalogMultiheadAttention, disable_fast_paths
 from aimc_bridge.layers.convolution import UnfoldedConv
+from aimc_bridge.layers.digital_form import digital_form, remembering
+from aimc_bridge.layers.experts import (
+    convert_experts,
+    convert_router,
+    holds_experts,
+    holds_router,
+)
 from aimc_bridge.layers.linear import linear_around
+from aimc_bridge.layers.named import NAMED, Named
 from aimc_bridge.layers.recurrent import (
     AnalogGRU,
     AnalogGRUCell,
@@ -32,6 +40,7 @@ __all__ = [
     "AnalogRNN",
     "AnalogRNNCell",
     "UnfoldedConv",
+    "digital_form",
     "disable_fast_paths",
     "linear_around",
     "register_defaults",
@@ -68,9 +77,17 @@ def register_defaults(
         convert_transposed: The engine's own handler of Hugging Face's `Conv1D`, whose weights have
             the shape [in, out].
     """
+    convert_linear = remembering(convert_linear)
     handlers.add(convert_linear, nn.Linear)
+    convert_conv = remembering(convert_conv)
     handlers.add(convert_conv, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    handlers.add_named(convert_transposed, "transformers.pytorch_utils", "Conv1D")
+    handlers.add_named(remembering(convert_transposed), "transformers.pytorch_utils", "Conv1D")
+    for named in NAMED:
+        handlers.add_named(
+            _plain_first(named, convert_linear, convert_conv), named.module, named.name, named.note
+        )
+    handlers.add_holding(_handler(convert_experts, convert_linear), holds_experts)
+    handlers.add_holding(_handler(convert_router, convert_linear), holds_router)
     for kind, analog in _COUNTERPARTS.items():
         handlers.add(_handler(analog, convert_linear), kind)
 
@@ -85,5 +102,22 @@ def _handler(
             return convert_linear(linear_around(weight, bias), preset)
 
         return analog(module, make_linear).train(module.training)
+
+    return convert
+
+
+def _plain_first(
+    named: Named, convert_linear: Callable[[Any, Preset], nn.Module], convert_conv: Handler
+) -> Handler:
+    """Return a handler that makes a plain layer first, and converts that."""
+
+    def convert(module: nn.Module, preset: Preset) -> nn.Module:
+        padding, plain = named.plain(module)
+        plain.train(module.training)
+        convert_plain = convert_linear if isinstance(plain, nn.Linear) else convert_conv
+        analog = convert_plain(plain, preset)
+        if padding is None:
+            return analog
+        return nn.Sequential(padding, analog).train(module.training)
 
     return convert

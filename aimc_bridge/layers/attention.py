@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from aimc_bridge.errors import ShapeError, UsageError
+from aimc_bridge.layers.attributes import computed, missing, weight_of
 from aimc_bridge.layers.linear import MakeLinear
 from aimc_bridge.layers.parameters import copied_parameter
 
@@ -20,8 +22,8 @@ class AnalogMultiheadAttention(nn.Module):
     are digital, and `bias_k` and `bias_v`, shape [1, 1, embed_dim], stay digital parameters.
     """
 
-    # nn.TransformerEncoderLayer reads these before its fast path; each of them rules it out.
-    in_proj_bias: None = None
+    # nn.TransformerEncoderLayer reads this before its fast path, and it rules it out. In torch it
+    # also says that `q_proj_weight`, `k_proj_weight` and `v_proj_weight` exist, as they do here.
     _qkv_same_embed_dim: bool = False
 
     def __init__(
@@ -55,6 +57,43 @@ class AnalogMultiheadAttention(nn.Module):
 
     bias_k: nn.Parameter | None
     bias_v: nn.Parameter | None
+
+    @property
+    def out_proj(self) -> nn.Module:
+        """The analog output projection: the child `out`."""
+        return self.out
+
+    @property
+    def in_proj_weight(self) -> Tensor | None:
+        """The trained weights of q, k and v, one above the other: a copy, for reading.
+
+        It is None if keys or values have a width of their own, as in `nn.MultiheadAttention`.
+        """
+        if not self.embed_dim == self.kdim == self.vdim:
+            return None
+        weight = torch.cat([weight_of(part) for part in (self.q, self.k, self.v)])
+        return computed(weight, "set those of the layers q, k and v: attention.q.weight")
+
+    @property
+    def in_proj_bias(self) -> Tensor | None:
+        """The biases of q, k and v, one after the other: a copy, for reading; None without them."""
+        if self.q.bias is None:
+            return None
+        bias = torch.cat([weight_of(part, "bias") for part in (self.q, self.k, self.v)])
+        return computed(bias, "set those of the layers q, k and v: attention.q.bias")
+
+    def __getattr__(self, name: str) -> Any:
+        """Return `q_proj_weight` and the like, a parameter or a child.
+
+        Any other name is an error that lists what is there.
+        """
+        part = name.removesuffix("_proj_weight")
+        if part != name and part in ("q", "k", "v"):
+            return self._modules[part].weight  # type: ignore[union-attr]
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise missing(self, name) from None
 
     def forward(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from aimc_bridge.errors import ShapeError, UsageError
+from aimc_bridge.layers.attributes import missing
 from aimc_bridge.layers.linear import MakeLinear
 from aimc_bridge.layers.steps import time_steps
 
@@ -54,7 +56,40 @@ def _gru(inputs: Tensor, recurrent: Tensor, h: Tensor) -> Tensor:
     return n + z * (h - n)
 
 
-class _Recurrent(nn.Module, ABC):
+class _OfMatrices(nn.Module):
+    """A recurrent layer or cell, whose weights and biases are those of its analog children.
+
+    `weight_ih_l0` is the weight of the child `ih_l0`, and so on: it can be read and set.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a weight or bias of a child, a child, or an error that lists what is there."""
+        child, kind = self._part(name)
+        value = None if child is None else getattr(child, kind)
+        if value is not None:
+            return value
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise missing(self, name) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a weight or bias of a child, or another attribute."""
+        child, kind = self._part(name)
+        if child is None:
+            super().__setattr__(name, value)
+        else:
+            setattr(child, kind, value)
+
+    def _part(self, name: str) -> tuple[nn.Module | None, str]:
+        """Return the child that a name such as "weight_ih_l0" means, or None; and "weight"."""
+        kind, _, child = name.partition("_")
+        if kind not in ("weight", "bias"):
+            return None, kind
+        return self.__dict__.get("_modules", {}).get(child), kind
+
+
+class _Recurrent(_OfMatrices, ABC):
     """Layers and directions of a recurrent network; a subclass defines one time step.
 
     The children are `ih_l0`, `hh_l0` and, with projections, `hr_l0`. They are numbered by layer;
@@ -95,6 +130,18 @@ class _Recurrent(nn.Module, ABC):
             state: The state before the step.
             name: Layer and direction, such as "l0_reverse".
         """
+
+    @property
+    def all_weights(self) -> list[list[Tensor]]:
+        """The weights and biases of every layer and direction, in the order of torch's."""
+        kinds = ["weight_ih", "weight_hh"]
+        kinds += ["bias_ih", "bias_hh"] if self.bias else []
+        kinds += ["weight_hr"] if self.proj_size else []
+        return [
+            [getattr(self, f"{kind}_l{layer}{suffix}") for kind in kinds]
+            for layer in range(self.num_layers)
+            for suffix in self._suffixes
+        ]
 
     def flatten_parameters(self) -> None:
         """Do nothing: there is no cuDNN buffer. It exists because users' code calls it."""
@@ -326,7 +373,7 @@ class AnalogRNN(_Recurrent):
         return (_ACTIVATIONS[self.nonlinearity](inputs + recurrent),)
 
 
-class _Cell(nn.Module):
+class _Cell(_OfMatrices):
     """One step of a recurrent network, with the children `ih` and `hh`."""
 
     def __init__(self, module: nn.RNNCellBase, make_linear: MakeLinear) -> None:

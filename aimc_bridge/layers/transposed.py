@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from aimc_bridge.errors import ShapeError
-from aimc_bridge.layers.convolution import as_batch
+from aimc_bridge.layers.attributes import computed, missing, weight_of
+from aimc_bridge.layers.border import returned, widened
+from aimc_bridge.layers.convolution import as_batch, in_order_of
+from aimc_bridge.layers.parameters import copied_parameter
 
 ConvTranspose = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
@@ -19,7 +23,7 @@ class AnalogConvTranspose(nn.Module):
     """A transposed convolution in one, two or three dimensions, `[batch, channels, *space]`.
 
     The crossbar of a group holds the matrix `[out_channels * kernel, in_channels]` of that group
-    (children `groups`): the inputs of one position give the outputs of all kernel positions.
+    (children `parts`): the inputs of one position give the outputs of all kernel positions.
     Outputs that fall on the same place are summed digitally, and the bias is digital.
     """
 
@@ -39,16 +43,30 @@ class AnalogConvTranspose(nn.Module):
         self.padding: tuple[int, ...] = tuple(map(int, conv.padding))
         self.output_padding = conv.output_padding
         trainable = conv.weight.requires_grad
-        self.groups = nn.ModuleList(
+        self.groups, self.transposed, self.padding_mode = conv.groups, True, conv.padding_mode
+        self.parts = nn.ModuleList(
             make_linear(part.detach().flatten(1).T.contiguous().requires_grad_(trainable), None)
             for part in conv.weight.chunk(conv.groups)
         )
-        bias = None
-        if conv.bias is not None:
-            bias = nn.Parameter(conv.bias.detach().clone(), requires_grad=conv.bias.requires_grad)
-        self.register_parameter("bias", bias)
+        self.register_parameter("bias", copied_parameter(conv.bias))
 
     bias: nn.Parameter | None
+
+    @property
+    def weight(self) -> Tensor:
+        """The trained weights, in the shape of the digital layer's: a copy, for reading."""
+        parts = [weight_of(part).T for part in self.parts]
+        weight = torch.cat([part.reshape(len(part), -1, *self.kernel_size) for part in parts])
+        return computed(
+            weight, "assign the weight [out, in] of each group: layer.parts[0].weight = values"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a parameter, buffer or child, or raise an error that lists what is there."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise missing(self, name) from None
 
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Compute the transposed convolution.
@@ -63,16 +81,15 @@ class AnalogConvTranspose(nn.Module):
 
         Raises:
             ShapeError: If x has other channels or dimensions, or output_size cannot be reached.
+            UsageError: If x is no dense floating-point tensor on the layer's device.
         """
         dims = len(self.kernel_size)
-        batched = as_batch(x, self.in_channels, dims)
+        batched = as_batch(widened(x), self.in_channels, dims)
         more = self._more(batched, output_size)
         vectors = batched.flatten(2).transpose(1, 2)  # [batch, positions, channels]
         parts = [
             linear(part)
-            for part, linear in zip(
-                vectors.chunk(len(self.groups), dim=-1), self.groups, strict=True
-            )
+            for part, linear in zip(vectors.chunk(self.groups, dim=-1), self.parts, strict=True)
         ]
         y = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
         y = y.transpose(1, 2).reshape(
@@ -81,6 +98,7 @@ class AnalogConvTranspose(nn.Module):
         y = self._summed(y, more)
         if self.bias is not None:
             y = y + self.bias.view(-1, *[1] * dims)
+        y = returned(in_order_of(y, batched), x)
         return y if x.ndim == dims + 2 else y.squeeze(0)
 
     def _more(self, x: Tensor, output_size: Sequence[int] | None) -> tuple[int, ...]:
@@ -133,12 +151,12 @@ class AnalogConvTranspose(nn.Module):
             target += y[:, :, place]
         for dim, (pad, size) in enumerate(zip(self.padding, sizes, strict=True)):
             total = total.narrow(2 + dim, pad, size - 2 * pad)
-        return total.contiguous()
+        return total
 
     def extra_repr(self) -> str:
         """Return the arguments of the digital layer."""
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
             f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
-            f"groups={len(self.groups)}"
+            f"groups={self.groups}"
         )

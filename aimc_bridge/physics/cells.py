@@ -4,7 +4,8 @@ A weight is a pair of devices, and one of the two has the target 0. The referenc
 (aihwkit) converts the programmed weights to conductances again at each reading. For that it nets
 the pair: it subtracts the noise on the device with target 0, and takes the scale from the largest
 programmed weight of the tile. `pcm.netting` chooses between this and two devices that drift each by
-themselves. If `pcm.pairs` is False, a weight is one cell that holds the sign.
+themselves. If `pcm.pairs` is False, a weight is one cell that holds the sign. Broken devices
+(`physics.faults`) are left out of all this, and their share of the weights is added at the end.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aimc_bridge.physics.drift import Moment, drift_exponent, drifted
-from aimc_bridge.physics.laws import law_of
+from aimc_bridge.errors import ShapeError, UsageError
+from aimc_bridge.physics import faults as fault_law
+from aimc_bridge.physics.drift import Moment, drift_exponent
+from aimc_bridge.physics.faults import FaultMap
+from aimc_bridge.physics.laws import law_of, of_library
 from aimc_bridge.physics.mapping import TileGrid, from_legs, from_pair, legs, to_pair
 from aimc_bridge.physics.programming import programmed, target_us
-from aimc_bridge.physics.reading import read
+from aimc_bridge.physics.reading import read_after_drift
 from aimc_bridge.spec import DeviceSpec
 
 _SMALLEST = 1e-7  # aihwkit's lower limit of a tile's largest |w|, of its programmed one too
@@ -32,14 +36,20 @@ class Cells:
     Attributes:
         conductance_us: Programmed conductances in microsiemens, shape (*chips, out, in), signed; or
             (*chips, 2, out, in) if each device of a pair drifts by itself.
-        nu: Drift exponents, in the same shape.
+        nu: Drift exponents, in the same shape; or the several numbers of each device that a law
+            needs instead, stacked in front of that shape.
         us_per_unit: Microsiemens of a normalised weight of 1, shape (*chips, row tiles, column
             tiles).
+        working: Which cells work, see `faults.Broken`; None if all do.
+        stuck: What the broken devices add to the normalised weights, shape (*chips, out, in); None
+            if all devices work.
     """
 
     conductance_us: Tensor
     nu: Tensor
     us_per_unit: Tensor
+    working: Tensor | None = None
+    stuck: Tensor | None = None
 
 
 def paired(pcm: DeviceSpec) -> bool:
@@ -80,7 +90,7 @@ def noise_shapes(grid: TileGrid, pcm: DeviceSpec) -> tuple[tuple[int, ...], tupl
 def us_per_unit(weight: Tensor, grid: TileGrid, pcm: DeviceSpec) -> Tensor:
     """Return the microsiemens of a normalised weight of 1.
 
-    They are g_max over the largest |w| of the tile.
+    They are g_max (`full_scale_us` of the device) over the largest |w| of the tile.
 
     Args:
         weight: Normalised weights, shape (..., out, in).
@@ -108,7 +118,7 @@ def us_per_largest(largest: Tensor, pcm: DeviceSpec) -> Tensor:
     Returns:
         Microsiemens, in the shape of `largest`.
     """
-    return pcm.g_max_us / largest.clamp_min(_SMALLEST)
+    return pcm.full_scale_us / largest.clamp_min(_SMALLEST)
 
 
 def _by_cell(values: Tensor, grid: TileGrid) -> Tensor:
@@ -117,7 +127,12 @@ def _by_cell(values: Tensor, grid: TileGrid) -> Tensor:
 
 
 def program_cells(
-    weight: Tensor, grid: TileGrid, pcm: DeviceSpec, eps_prog: Tensor, eps_nu: Tensor
+    weight: Tensor,
+    grid: TileGrid,
+    pcm: DeviceSpec,
+    eps_prog: Tensor,
+    eps_nu: Tensor,
+    faults: FaultMap | None = None,
 ) -> Cells:
     """Write normalised weights into cells.
 
@@ -130,29 +145,57 @@ def program_cells(
         eps_nu: Standard normal noise of the exponents, in the second shape of `noise_shapes` with
             (*chips,) in front. A netted pair uses the exponent of its larger device only, so that
             one draw per weight is enough.
+        faults: The broken devices, from `faults.draw`; None if all work. The working cells are the
+            same with and without them.
 
     Returns:
         The cells, with conductances in microsiemens.
 
     Raises:
         ShapeError: If the weights do not fit the grid, or the noise does not fit the weights.
-        UsageError: If the law of the device is not registered.
+        UsageError: If the law of the device is not registered, or is a user's and returns something
+            else than finite conductances.
 
-    Not modelled: stuck cells, temperature.
+    Not modelled: temperature.
 
     Source: rasch2023 SI; aihwkit `program_weights`.
     """
+    cells = _programmed_cells(weight, grid, pcm, eps_prog, eps_nu, faults)
+    if not of_library(pcm):
+        _check_result("programmed", cells.conductance_us, weight, pcm)
+        _check_result("drift_exponent", cells.nu, weight, pcm)
+    return cells
+
+
+def _programmed_cells(
+    weight: Tensor,
+    grid: TileGrid,
+    pcm: DeviceSpec,
+    eps_prog: Tensor,
+    eps_nu: Tensor,
+    faults: FaultMap | None,
+) -> Cells:
+    """Return what `program_cells` returns, unchecked."""
     scale = us_per_unit(weight, grid, pcm)
     scale_by_cell = _by_cell(scale, grid)
+    broken: tuple[Tensor, ...] = ()
+    if faults is not None:
+        broken = fault_law.of_cells(faults, pcm.g_max_us / scale_by_cell, netted(pcm))
     if netted(pcm):
-        net, nu = program_netted(weight, scale_by_cell, pcm, eps_prog.unbind(-3), eps_nu)
+        eps = eps_prog.unbind(-3)
+        net, nu = program_netted(weight, scale_by_cell, pcm, eps, eps_nu)
         rescale = us_per_unit(net, grid, pcm)
-        return Cells(net * _by_cell(rescale, grid), nu, rescale)
+        if faults is not None:  # the scale of the tile is that of all its devices, if they worked
+            dead = faults.broken.unbind(-3)
+            net, nu = program_netted(weight, scale_by_cell, pcm, eps, eps_nu, dead)
+        return Cells(net * _by_cell(rescale, grid), nu, rescale, *broken)
     target = to_pair(weight, scale_by_cell) if pcm.pairs else weight * scale_by_cell
     g_prog = programmed(target, pcm, eps_prog)
     chips = g_prog.shape[: g_prog.ndim - target.ndim]
     nu = drift_exponent(target_us(target, pcm), pcm, eps_nu)
-    return Cells(g_prog, nu, scale.expand(*chips, *scale.shape))
+    if faults is not None:
+        g_prog = g_prog.masked_fill(faults.broken, 0.0)
+    return Cells(g_prog, nu, scale.expand(*chips, *scale.shape), *broken)
 
 
 def program_netted(
@@ -161,6 +204,7 @@ def program_netted(
     pcm: DeviceSpec,
     eps_prog: Sequence[Tensor],
     eps_nu: Tensor,
+    broken: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Program pairs of devices and keep their difference, element by element.
 
@@ -171,6 +215,8 @@ def program_netted(
         eps_prog: Standard normal noise of the positive and of the negative devices, each of shape
             (*chips, *cells).
         eps_nu: Standard normal noise of the exponents, shape (*chips, *cells).
+        broken: The positive and the negative devices that are broken, which count as 0; None if all
+            work.
 
     Returns:
         The normalised weights right after programming and the drift exponents, both of shape
@@ -183,6 +229,8 @@ def program_netted(
     """
     target = legs(weight, us_per_unit)
     plus, minus = (programmed(g, pcm, eps) for g, eps in zip(target, eps_prog, strict=True))
+    if broken is not None:
+        plus, minus = plus.masked_fill(broken[0], 0.0), minus.masked_fill(broken[1], 0.0)
     net = from_legs(plus, minus, us_per_unit)
     return net, drift_exponent(torch.where(net > 0, *target), pcm, eps_nu)
 
@@ -221,7 +269,31 @@ def read_cells(cells: Cells, grid: TileGrid, pcm: DeviceSpec, t_s: float, eps: T
 
     Source: rasch2023 SI; aihwkit PCMLikeNoiseModel.
     """
-    return _weights(read_us(cells.conductance_us, cells.nu, t_s, pcm, eps), cells, grid)
+    now = read_us(cells.conductance_us, cells.nu, t_s, pcm, eps)
+    if not of_library(pcm):
+        _check_result("read", now, cells.conductance_us, pcm)
+    if cells.working is not None:
+        now = torch.where(cells.working, now, 0.0)
+    return _weights(now, cells, grid)
+
+
+def _check_result(function: str, result: object, cells: Tensor, pcm: DeviceSpec) -> None:
+    """Raise an error if a function of a user's law returned what cannot be conductances."""
+    name = f"{function} of the law {pcm.law!r} returned"
+    if not isinstance(result, Tensor):
+        raise UsageError(f"{name} a {type(result).__name__}; allowed: a tensor")
+    if result.shape[-2:] != cells.shape[-2:]:
+        raise ShapeError(
+            f"{name} {tuple(result.shape)} for cells {tuple(cells.shape[-2:])}; allowed: "
+            "(*chips, *cells)"
+        )
+    if result.dtype != cells.dtype or result.device != cells.device:
+        raise UsageError(
+            f"{name} {result.dtype} on {result.device}; allowed: {cells.dtype} on {cells.device}, "
+            "like the conductances it was given"
+        )
+    if not bool(result.isfinite().all()):
+        raise UsageError(f"{name} NaN or infinite values; allowed: finite ones")
 
 
 def read_us(g: Tensor, nu: Tensor, t_s: float | Moment, pcm: DeviceSpec, eps: Tensor) -> Tensor:
@@ -243,14 +315,13 @@ def read_us(g: Tensor, nu: Tensor, t_s: float | Moment, pcm: DeviceSpec, eps: Te
         UsageError: If t_s is negative or not finite.
     """
     if paired(pcm) or law_of(pcm).keeps_sign:
-        return read(drifted(g, nu, t_s, pcm), g, t_s, pcm, eps)
-    size = g.abs()
-    return torch.copysign(read(drifted(size, nu, t_s, pcm), size, t_s, pcm, eps), g)
+        return read_after_drift(g, nu, t_s, pcm, eps)
+    return torch.copysign(read_after_drift(g.abs(), nu, t_s, pcm, eps), g)
 
 
 def _weights(conductance_us: Tensor, cells: Cells, grid: TileGrid) -> Tensor:
     """Return the normalised weights of conductances, with the scale of the cells."""
     scale = _by_cell(cells.us_per_unit, grid)
-    if conductance_us.ndim > cells.us_per_unit.ndim:  # a pair of devices in front of (out, in)
-        return from_pair(conductance_us, scale)
-    return conductance_us / scale
+    pair = conductance_us.ndim > cells.us_per_unit.ndim  # of devices, in front of (out, in)
+    weights = from_pair(conductance_us, scale) if pair else conductance_us / scale
+    return weights if cells.stuck is None else weights + cells.stuck

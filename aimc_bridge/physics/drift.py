@@ -62,6 +62,19 @@ def numbers_at(t_s: float | Moment, law: Law[Any], pcm: DeviceSpec) -> tuple[flo
     return law.moment(check_time(t_s), pcm)
 
 
+def check_known(t_s: float, pcm: DeviceSpec) -> None:
+    """Check that a device is known at a time.
+
+    Args:
+        t_s: Seconds after the end of programming.
+        pcm: The device, `preset.pcm`.
+
+    Raises:
+        UsageError: If t_s is negative or not finite, or outside of what was measured.
+    """
+    numbers_at(t_s, law_of(pcm), pcm)
+
+
 def nu_mean(g_us: Tensor, pcm: DeviceSpec) -> Tensor:
     """Return the mean of the Gaussian behind the drift exponent.
 

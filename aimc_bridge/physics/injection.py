@@ -29,7 +29,7 @@ def injected(
     - "none": the weights.
 
     With "pcm" and "programming" a weight keeps its sign by reflection, and a weight that is exactly
-    0 stays 0.
+    0 stays 0. This does not hold for one device that is read against a reference (ReRAM CMO).
 
     Args:
         weight: Normalised weights, shape (*cells).
@@ -90,9 +90,11 @@ def noisy(
     """
     if recipe.noise_type == "gaussian":
         return weight + eps * (largest * (scale * recipe.gaussian_sd))
-    us_per_unit = pcm.g_max_us / largest
+    us_per_unit, law = pcm.full_scale_us / largest, law_of(pcm)
+    if law.sign_counts:
+        return law.injected(weight * us_per_unit, pcm, recipe, scale, eps, eps_read) / us_per_unit
     g_us = weight.abs() * us_per_unit
-    g = law_of(pcm).injected(g_us, pcm, recipe, scale, eps, eps_read)
+    g = law.injected(g_us, pcm, recipe, scale, eps, eps_read)
     return g.abs() * weight.sign() / us_per_unit
 
 

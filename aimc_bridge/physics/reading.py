@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aimc_bridge.physics.drift import Moment, numbers_at
+from aimc_bridge.physics.drift import Moment, drifted, numbers_at
 from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.programming import check_noise
 from aimc_bridge.spec import DeviceSpec
@@ -92,3 +92,26 @@ def read(
     if not law.read_noise:
         return g_drift_us.expand_as(eps).clone()
     return law.read(g_drift_us, g_prog_us, numbers_at(t_s, law, pcm), pcm, eps)
+
+
+def read_after_drift(
+    g_prog_us: Tensor, nu: Tensor, t_s: float | Moment, pcm: DeviceSpec, eps: Tensor
+) -> Tensor:
+    """Return the conductance as read some time after programming: `drifted`, then `read`.
+
+    Args:
+        g_prog_us: Programmed conductance in microsiemens, shape (*chips, *cells).
+        nu: The result of `drift_exponent`.
+        t_s: Seconds after the end of programming, or a `Moment` in compiled passes.
+        pcm: The device, `preset.pcm`.
+        eps: Standard normal noise, of the conductances' shape.
+
+    Returns:
+        Conductance in microsiemens, in the shape of eps.
+
+    Raises:
+        ShapeError: If the shape of eps does not end in the shape of g_prog_us.
+        UsageError: If t_s is not a time that the device is known at.
+    """
+    now = drifted(g_prog_us, nu, t_s, pcm)
+    return read(now, law_of(pcm).read_basis(g_prog_us, nu), t_s, pcm, eps)

@@ -163,8 +163,18 @@ class Spec:
         values = {name: getattr(self, name) for name in self.field_names()}
         return {k: v for k, v in values.items() if k not in unset or v != unset[k]}
 
+    def identity(self) -> dict[str, Any]:
+        """Return plain data that are equal for equal specs, sources aside.
+
+        Fingerprints of chips, sweeps and cross-checks are made of it. A spec whose values are not
+        plain data says here what it is known by.
+        """
+        return self.values()
+
     def change(self: S, *, why: str | Source, **values: Any) -> S:
         """Return a copy with other values.
+
+        An optional field that gets its default back has no source any more.
 
         Args:
             why: The reason, which becomes the source of the new values; or a `Source`, if the
@@ -185,8 +195,11 @@ class Spec:
                 f"{type(self).__name__} has no field {', '.join(unknown)}; "
                 f"fields: {', '.join(self.field_names())}"
             )
-        sources = Table({**self.sources, **dict.fromkeys(values, source)})
-        return dataclasses.replace(self, sources=sources, **values)
+        unset = self.optional()
+        dropped = {k for k, value in values.items() if k in unset and value == unset[k]}
+        sources = {**self.sources, **dict.fromkeys(values, source)}
+        kept = Table({name: source for name, source in sources.items() if name not in dropped})
+        return dataclasses.replace(self, sources=kept, **values)
 
     def require(self, ok: bool, field_name: str, allowed: str) -> None:
         """Raise an error about a field unless a condition holds; for use in `check`.
@@ -311,6 +324,8 @@ def _matches(value: Any, annotation: Any) -> bool:
         return any(_matches(value, arg) for arg in typing.get_args(annotation))
     if annotation is types.NoneType:
         return value is None
+    if annotation is Any:
+        return True
     if isinstance(value, bool) and annotation is not bool:
         return False
     if isinstance(value, float) and not math.isfinite(value):

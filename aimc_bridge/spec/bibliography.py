@@ -16,11 +16,26 @@ SOURCES = {
         "and coded in aihwkit 1.1.0, inference/noise/hermes.py."
     ),
     "aihwkit": "IBM Analog Hardware Acceleration Kit 1.1.0. Read: its Python source.",
+    "wan2022": (
+        "Wan et al. 2022, A compute-in-memory chip based on resistive random-access memory, "
+        "Nature. Read: as fitted from its figures and coded in aihwkit 1.1.0, "
+        "inference/noise/reram.py."
+    ),
+    "falcone_cmo": (
+        "Falcone et al., statistics of analog filamentary CMO/HfOx ReRAM, IBM Research Europe - "
+        "Zurich. Read: as cited and coded in aihwkit 1.1.0, inference/noise/reram.py."
+    ),
+    "afm2025": (
+        "IBM/analog-foundation-models, the code of IBM's analog foundation models, 30 May 2025. "
+        "Read: the coefficients in apply_noise_model.py of commit 4f4c505."
+    ),
     "replication": (
         "A public PyTorch replication of rasch2023 with a physics of its own. Read: a description "
         "of its physics, training and claims."
     ),
     "definition": "Follows from what the preset is; not a measured number.",
     "choice": "Chosen by this project where no source gives a value; says what is left open.",
+    "measured": "Measured by a user; says where and when.",
+    "device": "A device that a user brought; says why.",
     "changed": "Changed by a user, with the reason.",
 }

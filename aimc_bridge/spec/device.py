@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
-from aimc_bridge.spec.base import Spec
+from aimc_bridge.spec.base import Source, Spec
+from aimc_bridge.spec.faults import Faults
+
+D = TypeVar("D", bound="DeviceSpec")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,10 @@ class DeviceSpec(Spec):
         netting: What a reading starts from. True: the two programmed devices of a pair count as one
             device with their difference, rescaled to the largest weight of its tile (aihwkit's
             way). False: each device by itself.
+        stuck_at_gmax: Probability that a device is stuck at g_max, see `devices.Faults`.
+        stuck_at_zero: Probability that a device is stuck at 0.
+        dead_rows: Probability that a row of a tile is dead.
+        dead_columns: Probability that a column of a tile is dead.
     """
 
     law: ClassVar[str] = ""
@@ -29,15 +36,57 @@ class DeviceSpec(Spec):
     g_max_us: float
     t0_s: float
     netting: bool
+    stuck_at_gmax: float = 0.0
+    stuck_at_zero: float = 0.0
+    dead_rows: float = 0.0
+    dead_columns: float = 0.0
+
+    @property
+    def faults(self) -> Faults:
+        """Return the four rates of faults; false if all of them are 0."""
+        return Faults(
+            stuck_at_gmax=self.stuck_at_gmax,
+            stuck_at_zero=self.stuck_at_zero,
+            dead_rows=self.dead_rows,
+            dead_columns=self.dead_columns,
+        )
+
+    def with_faults(self: D, faults: Faults, why: str | Source) -> D:
+        """Return a copy with other faults.
+
+        Args:
+            faults: The rates. `Faults()` takes all faults away.
+            why: The reason, which becomes the source of the rates; or a `Source`.
+
+        Returns:
+            The copy; this device itself if the rates are its own.
+        """
+        own = self.faults.rates()
+        rates = {name: rate for name, rate in faults.rates().items() if rate != own[name]}
+        return self.change(why=why, **rates) if rates else self
+
+    @property
+    def full_scale_us(self) -> float:
+        """Microsiemens that the largest weight of a tile stands for; here `g_max_us`."""
+        return self.g_max_us
+
+    def label(self) -> str:
+        """Return what a report calls the device; here the name of its law."""
+        return self.law
 
     def check(self) -> None:
-        """Raise SpecError if g_max_us or t0_s is not positive."""
+        """Raise SpecError if g_max_us or t0_s is not positive, or if the faults are impossible."""
         self.require(self.g_max_us > 0, "g_max_us", "> 0 uS")
         self.require(self.t0_s > 0, "t0_s", "> 0 s")
+        self.faults.rates()  # an impossible rate raises here
 
 
-def _lowest(coefficients: tuple[float, ...]) -> float:
-    """Return the lowest value of sum c_k x^k at 1,001 points of [0, 1]."""
+def lowest(coefficients: tuple[float, ...]) -> float:
+    """Return the lowest value of a polynomial at 1,001 points of [0, 1].
+
+    Args:
+        coefficients: c_0, c_1 and so on of sum c_k x^k.
+    """
     grid = (i / 1000 for i in range(1001))
     return min(sum(c * x**k for k, c in enumerate(coefficients)) for x in grid)
 
@@ -70,7 +119,7 @@ class StatisticalSpec(DeviceSpec):
         self.require(self.t_read_s > 0, "t_read_s", "> 0 s")
         self.require(self.t0_s > self.t_read_s, "t0_s", f"> t_read_s = {self.t_read_s}")
         self.require(
-            len(self.prog_coeff_us) > 0 and _lowest(self.prog_coeff_us) >= 0,
+            len(self.prog_coeff_us) > 0 and lowest(self.prog_coeff_us) >= 0,
             "prog_coeff_us",
             "a polynomial that is not negative on [0, g_max]",
         )
@@ -138,6 +187,29 @@ class SignedPcmSpec(PcmSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StateIndependentSpec(StatisticalSpec):
+    """PCM whose exponents and relative read noise do not depend on the conductance.
+
+    Attributes:
+        nu_mean: Mean of the Gaussian behind the drift exponents.
+        nu_sd: Its standard deviation.
+        read_us: Read noise of a device at g_max without its growth with time, in microsiemens; in
+            proportion for smaller conductances.
+    """
+
+    law: ClassVar[str] = "state independent"
+    nu_mean: float
+    nu_sd: float
+    read_us: float
+
+    def check(self) -> None:
+        """Raise SpecError also if an exponent, its spread or the read noise is negative."""
+        super().check()
+        for name in ("nu_mean", "nu_sd", "read_us"):
+            self.require(getattr(self, name) >= 0, name, ">= 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class HermesSpec(StatisticalSpec):
     """PCM of the HERMES chip, after Le Gallo et al. 2023.
 
@@ -179,7 +251,7 @@ class HermesSpec(StatisticalSpec):
             self.require(0 <= low <= high, f"{piece}_low", "0 <= lowest <= highest")
             self.require(0 <= getattr(self, f"{piece}_break") <= 1, f"{piece}_break", "[0, 1]")
             self.require(
-                _lowest(getattr(self, f"{piece}_high")) >= 0 or piece == "nu_mean",
+                lowest(getattr(self, f"{piece}_high")) >= 0 or piece == "nu_mean",
                 f"{piece}_high",
                 "a polynomial that is not negative on [0, 1]",
             )
@@ -210,7 +282,7 @@ class ScalarDriftSpec(DeviceSpec):
         """Raise SpecError also if a standard deviation or the exponent can be negative."""
         super().check()
         self.require(
-            len(self.prog_coeff_us) > 0 and _lowest(self.prog_coeff_us) >= 0,
+            len(self.prog_coeff_us) > 0 and lowest(self.prog_coeff_us) >= 0,
             "prog_coeff_us",
             "a polynomial that is not negative on [0, g_max]",
         )
@@ -219,6 +291,47 @@ class ScalarDriftSpec(DeviceSpec):
         self.require(
             self.weight_bits is None or self.weight_bits >= 2, "weight_bits", "None or >= 2"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AfmPcmSpec(DeviceSpec):
+    """PCM as in the evaluation of IBM's analog foundation models.
+
+    A cell holds the signed weight. It has programming noise, no drift and no read noise. The
+    standard deviation of the noise is one polynomial of |w| for weights that one device can hold,
+    and another for those that need two.
+
+    Attributes:
+        smallest_us: Weights whose size is below this, in microsiemens, become exactly 0.
+        one_device_us: Largest |w| that one device holds, in microsiemens.
+        prog_coeff_us: Coefficients c_k of the standard deviation up to there: sum c_k |w|^k with
+            |w| and the result in microsiemens.
+        prog_coeff_two_us: The same for two devices.
+        prog_noise_scale: Factor on the programming noise, for what-ifs; 1 is the device itself.
+    """
+
+    law: ClassVar[str] = "afm pcm"
+    smallest_us: float
+    one_device_us: float
+    prog_coeff_us: tuple[float, ...]
+    prog_coeff_two_us: tuple[float, ...]
+    prog_noise_scale: float
+
+    def check(self) -> None:
+        """Raise SpecError also if the ranges overlap, or if a standard deviation is negative."""
+        super().check()
+        self.require(
+            0 <= self.smallest_us <= self.one_device_us, "smallest_us", "0 <= it <= one_device_us"
+        )
+        for name in ("prog_coeff_us", "prog_coeff_two_us"):
+            scaled = tuple(c * self.g_max_us**k for k, c in enumerate(getattr(self, name)))
+            self.require(
+                len(scaled) > 0 and lowest(scaled) >= 0,
+                name,
+                "a polynomial that is not negative on [0, g_max]",
+            )
+        self.require(self.prog_noise_scale >= 0, "prog_noise_scale", ">= 0")
+        self.require(self.netting, "netting", "True (the signed weight is one cell)")
 
 
 @dataclass(frozen=True, kw_only=True)

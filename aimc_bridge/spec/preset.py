@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aimc_bridge.errors import SpecError
+from aimc_bridge.spec import published
 from aimc_bridge.spec.base import Source, Spec, Table, reason
 from aimc_bridge.spec.crossbar import CompensationSpec, CrossbarSpec
 from aimc_bridge.spec.device import DeviceSpec
+from aimc_bridge.spec.faults import Faults
+from aimc_bridge.spec.own import OwnDevice
 from aimc_bridge.spec.training import TrainingSpec
 
 if TYPE_CHECKING:
@@ -85,7 +88,8 @@ class Preset:
         Args:
             why: The reason. It is kept as the source of the new values.
             name: A new name for the copy, for `presets.register` and for files.
-            **values: New values as field=value: fields of pcm, crossbar and compensation.
+            **values: New values as field=value: fields of pcm, crossbar and compensation. `faults`
+                takes all rates of the device's faults at once, as a `devices.Faults`.
 
         Returns:
             The copy. This preset stays as it is.
@@ -95,6 +99,8 @@ class Preset:
                 fields), if a value is not physical, or if the name cannot be used.
         """
         reason(why)
+        if "faults" in values:
+            values = _rates(values, self.pcm.faults)
         parts = {part: getattr(self, part) for part in self.PARTS}
         owner = {field: part for part, spec in parts.items() for field in spec.field_names()}
         unknown = [field for field in values if field not in owner]
@@ -124,11 +130,73 @@ class Preset:
             changes=(*copy.changes, renamed),
         )
 
+    def with_device(
+        self, device: object, *, name: str, why: str, faults: Faults | None = None
+    ) -> Preset:
+        """Return a copy with another memory device, under a name of its own.
+
+        Crossbar, compensation and recipes stay as they are.
+
+        Args:
+            device: A device of the library, by its name in `devices.names()`; any `DeviceSpec`,
+                such as a `TableDevice` of measurements; or an object of your own with
+                `program(weights, generator) -> state` and
+                `read(state, t_inference, generator) -> weights`. The object gets the weights of a
+                tile, `[out, in]`, scaled to [-1, 1].
+            name: The name of the copy.
+            why: The reason, or where the device is from.
+            faults: Cells that are stuck, and rows and columns that are dead: a `devices.Faults`.
+                None leaves the device as it is.
+
+        Returns:
+            The copy. This preset stays as it is.
+
+        Raises:
+            UnknownNameError: If the library has no device of that name.
+            UsageError: If the object does not have the two functions.
+            SpecError: If the name cannot be used, if there is no reason, or if `faults` is
+                something else.
+        """
+        check_name(name)
+        reason(why)
+        if isinstance(device, str):
+            pcm = published.get(device)
+        elif isinstance(device, DeviceSpec):
+            pcm = device
+        else:
+            pcm = OwnDevice.of(device, self.pcm, why)
+        if faults is not None:
+            pcm = pcm.with_faults(_checked(faults), Source("changed", why, f"preset {self.name}"))
+        label = device if isinstance(device, str) and not pcm.faults else pcm.label()
+        change = Change("pcm", self.pcm.label(), label, why)
+        renamed = Change("name", self.name, name, why)
+        return dataclasses.replace(
+            self,
+            name=name,
+            description=f"{self.name} with the device {label}: {why}",
+            pcm=pcm,
+            changes=(*self.changes, change, renamed),
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Return plain data that tell this preset from others.
+
+        It is what `to_dict` returns, except that a Python object is known by its class and a digest
+        of its contents. Resumed work is recognised by it; no preset can be made of it.
+        """
+        if not isinstance(self.pcm, OwnDevice):
+            return self.to_dict()
+        rest = dataclasses.replace(self, pcm=published.IDEAL).to_dict()
+        return {**rest, "pcm": self.pcm.identity()}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the preset as plain data that JSON can hold.
 
         Returns:
             A dict from which `Preset.from_dict` makes an equal preset.
+
+        Raises:
+            SpecError: If the device is a Python object (`with_device`), which is no plain data.
         """
         return {
             "name": self.name,
@@ -227,6 +295,25 @@ def check_name(name: str) -> None:
         )
     if name.endswith((".toml", ".json")):
         raise SpecError(f"preset name {name!r} would be taken for a file; leave its ending out")
+
+
+def _checked(faults: object) -> Faults:
+    """Return the faults; raise SpecError if they are something else."""
+    if not isinstance(faults, Faults):
+        raise SpecError(
+            f"faults = {faults!r}; allowed: devices.Faults(stuck_at_gmax=, stuck_at_zero=, "
+            "dead_rows=, dead_columns=), with aimc_bridge.devices"
+        )
+    return faults
+
+
+def _rates(values: dict[str, Any], old: Faults) -> dict[str, Any]:
+    """Return new values of a preset, with the rates that are new in place of `faults`."""
+    rates = _checked(values["faults"]).rates()
+    if twice := [name for name in rates if name in values]:
+        raise SpecError(f"{', '.join(twice)} beside faults=, which says the same; give one of them")
+    new = {name: rate for name, rate in rates.items() if rate != old.rates()[name]}
+    return {**{name: value for name, value in values.items() if name != "faults"}, **new}
 
 
 def _plain(value: Any) -> Any:

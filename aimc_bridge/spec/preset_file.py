@@ -12,14 +12,17 @@ from typing import Any
 
 from aimc_bridge import files
 from aimc_bridge.errors import AimcError, SpecError, UsageError
+from aimc_bridge.spec.device import DeviceSpec
 from aimc_bridge.spec.preset import Preset, check_name
+from aimc_bridge.spec.table import TableDevice
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-_SHORT = ("base", "name", "why", "change")
+_SHORT = ("base", "name", "why", "change", "device")
+_DEVICE = ("csv", "g_max_us", "source", "extrapolate", "netting")
 _WHOLE = ("name", "description", *Preset.PARTS, "training", "changes")
 
 
@@ -28,7 +31,9 @@ def read_preset(path: str | os.PathLike[str], find: Callable[[str], Preset]) -> 
 
     Args:
         path: A file whose name ends in .toml or .json. It holds either what `Preset.to_dict`
-            returns, or `base`, `name`, `why` and a table `change` with lines of field = value.
+            returns, or `base`, `name`, `why` and a table `change` with lines of field = value, a
+            table `device`, or both. `device` is the name of a device of the library, or a table
+            with the `csv` beside the file, `g_max_us` and `source` of a `TableDevice`.
         find: A function that returns the preset of a name, for `base`.
 
     Returns:
@@ -42,7 +47,7 @@ def read_preset(path: str | os.PathLike[str], find: Callable[[str], Preset]) -> 
     path = Path(path)
     data = _parsed(path)
     try:
-        return _changed(data, find) if "base" in data else _whole(data)
+        return _changed(data, find, path.parent) if "base" in data else _whole(data)
     except AimcError as problem:
         raise SpecError(f"{path}: {problem}") from problem
 
@@ -101,17 +106,48 @@ def _check_keys(data: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
         raise SpecError(f"no entry {', '.join(unknown)}; allowed: {', '.join(allowed)}")
 
 
-def _changed(data: Mapping[str, Any], find: Callable[[str], Preset]) -> Preset:
+def _device(data: object, folder: Path) -> DeviceSpec | str:
+    """Return the device that an entry `device` describes; code is never run.
+
+    Args:
+        data: The name of a device of the library, or the table of a measured one.
+        folder: The folder of the preset's file.
+    """
+    if isinstance(data, str):
+        return data
+    known = isinstance(data, Mapping) and all(isinstance(data.get(k), str) for k in _DEVICE[:1])
+    if not isinstance(data, Mapping) or not known:
+        raise SpecError(
+            f"device = {data!r}; allowed: the name of a device of the library, or a table with "
+            "csv, g_max_us and source; a Python object cannot be in a file: use preset.with_device"
+        )
+    _check_keys(data, _DEVICE)
+    missing = [key for key in _DEVICE[:3] if key not in data]
+    if missing:
+        raise SpecError(f"no {', '.join(missing)} in [device]; needed: {', '.join(_DEVICE[:3])}")
+    values = {key: value for key, value in data.items() if key != "csv"}
+    for key in ("extrapolate", "netting"):
+        if not isinstance(values.get(key, False), bool):
+            raise SpecError(f"{key} = {values[key]!r} in [device]; allowed: true, false")
+    return TableDevice.from_csv(folder / data["csv"], **values)
+
+
+def _changed(data: Mapping[str, Any], find: Callable[[str], Preset], folder: Path) -> Preset:
     """Return the preset that the data describe as changes to another preset."""
     _check_keys(data, _SHORT)
-    missing = [key for key in _SHORT if key not in data]
+    needed = _SHORT[:3] if "device" in data else _SHORT[:4]
+    missing = [key for key in needed if key not in data]
     if missing:
-        raise SpecError(f"no {', '.join(missing)}; with base it needs {', '.join(_SHORT)}")
+        raise SpecError(f"no {', '.join(missing)}; with base it needs {', '.join(needed)}")
+    data = {"change": {}, **data}
     if not isinstance(data["base"], str):
         raise SpecError(f"base = {data['base']!r}; allowed: the name of a preset")
     if not isinstance(data["change"], Mapping):
         raise SpecError("change is no table; allowed: [change], with lines of field = value")
     base = find(data["base"])
+    if "device" in data:
+        device = _device(data["device"], folder)
+        base = base.with_device(device, name=data["name"], why=data["why"])
     optional = {
         name
         for part in Preset.PARTS
@@ -125,6 +161,8 @@ def _changed(data: Mapping[str, Any], find: Callable[[str], Preset]) -> Preset:
     }
     if clash := [key for key in ("name", "why") if key in values]:
         raise SpecError(f"{', '.join(clash)} in [change]; allowed: above it")
+    if "device" in data:
+        return base.change(why=data["why"], **values) if values else base
     return base.change(name=data["name"], why=data["why"], **values)
 
 

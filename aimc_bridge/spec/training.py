@@ -14,6 +14,7 @@ CLIP_TYPES = ("none", "fixed", "layer_gaussian", "column_gaussian")
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "linear", "cosine")
 RANGE_STARTS = ("calibrated", "data")
+FAULTS = ("none", "chip", "fresh")
 SHARES = {
     "ramp_batches": "ramp_share",
     "remap_every": "remap_share",
@@ -78,6 +79,9 @@ class TrainingSpec(Spec):
         ramp_share: The ramp as a share of the training's mini-batches; ramp_batches is 0 then.
         remap_share: Mini-batches between two re-scalings as such a share; remap_every is 0 then.
         warmup_share: The warm-up as such a share; warmup_batches is 0 then.
+        faults: The device's faults in training: "none"; "fresh", drawn again for each mini-batch;
+            or "chip", the faults of one known chip in all of them.
+        fault_chip: The seed of that chip, as `program(model, seed)` takes it.
     """
 
     noise_type: str
@@ -116,6 +120,8 @@ class TrainingSpec(Spec):
     ramp_share: float | None = None
     remap_share: float | None = None
     warmup_share: float | None = None
+    faults: str = "none"
+    fault_chip: int = 0
 
     def check(self) -> None:
         """Raise SpecError if a word is unknown, a number out of bounds, or a length given twice."""
@@ -123,6 +129,7 @@ class TrainingSpec(Spec):
             ("noise_type", NOISE_TYPES),
             ("clip_type", CLIP_TYPES),
             ("input_range_start", RANGE_STARTS),
+            ("faults", FAULTS),
             ("optimizer", OPTIMIZERS),
             ("lr_schedule", SCHEDULES),
         ):
@@ -143,6 +150,8 @@ class TrainingSpec(Spec):
             self.require(getattr(self, name) > 0, name, "> 0")
         self.require(self.grad_clip is None or self.grad_clip > 0, "grad_clip", "None or > 0")
         self.require(self.dropout is None or 0 <= self.dropout < 1, "dropout", "None or [0, 1)")
+        known = self.fault_chip == 0 or self.faults == "chip"
+        self.require(known, "fault_chip", '0 unless faults = "chip"')
         for count, name in SHARES.items():
             share = getattr(self, name)
             self.require(share is None or 0 < share <= 1, name, "None or (0, 1]")

@@ -100,7 +100,7 @@ def _noise_of(pcm: DeviceSpec, recipe: TrainingSpec) -> tuple[str, str]:
 
     The device's law is asked what it injects, so that this holds for a user's own law too.
     """
-    g_us = torch.linspace(0.0, pcm.g_max_us, 17)
+    g_us = torch.linspace(0.0, pcm.full_scale_us, 17)
     none, some = torch.zeros_like(g_us), torch.ones_like(g_us)
     clean = law_of(pcm).injected(g_us, pcm, recipe, 1.0, none, none)
     read = law_of(pcm).injected(g_us, pcm, recipe, 1.0, none, some)

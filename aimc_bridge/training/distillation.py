@@ -34,6 +34,31 @@ def logits_of(output: Any) -> Tensor:
     return logits
 
 
+def distilled(value: Tensor, student: Any, teacher: Any, spec: TrainingSpec) -> Tensor:
+    """Return (1 - w) loss + w T^2 KL(teacher || student), both softened by T.
+
+    Args:
+        value: The loss of the mini-batch.
+        student: Output of the model that is trained: logits, an object with `.logits`, or a tuple
+            that begins with the logits.
+        teacher: Output of the digital model for the same inputs, without gradients.
+        spec: The recipe's values, `recipe.spec`: `distill_weight` is w, `distill_temperature` is T.
+
+    Raises:
+        SpecError: If an output has no logits.
+    """
+    weight, temperature = spec.distill_weight, spec.distill_temperature
+    target, logits = logits_of(teacher) / temperature, logits_of(student) / temperature
+    classes = logits.shape[-1]
+    follow = functional.kl_div(
+        functional.log_softmax(logits.reshape(-1, classes), dim=-1),
+        functional.log_softmax(target.reshape(-1, classes), dim=-1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return (1.0 - weight) * value + weight * temperature**2 * follow
+
+
 class Teacher:
     """The digital model in a distillation; it gets the same inputs as the student.
 
@@ -42,8 +67,7 @@ class Teacher:
 
     Attributes:
         teacher: The digital model, in eval mode.
-        weight: Share of the teacher's loss.
-        temperature: Temperature that softens both outputs.
+        spec: The recipe, with the share of the teacher and the temperature.
         seen: Arguments and output of the student's last call in this mini-batch, or None.
         hook: The handle of the hook that watches the student.
     """
@@ -60,7 +84,7 @@ class Teacher:
             device: Where the training runs.
         """
         self.teacher = teacher.to(device).eval()
-        self.weight, self.temperature = spec.distill_weight, spec.distill_temperature
+        self.spec = spec
         self.seen: tuple[Any, Any, Any] | None = None
         self.hook = student.register_forward_hook(self._watch, with_kwargs=True)
 
@@ -78,7 +102,7 @@ class Teacher:
         self.seen = None
 
     def mixed(self, value: Tensor, step: int) -> Tensor:
-        """Return (1 - w) loss + w T^2 KL(teacher || student), both softened by T.
+        """Return the loss with the share of the teacher; see `distilled`.
 
         Args:
             value: The loss of the mini-batch.
@@ -96,13 +120,5 @@ class Teacher:
             )
         args, kwargs, output = self.seen
         with torch.no_grad():
-            target = logits_of(self.teacher(*args, **kwargs)) / self.temperature
-        student = logits_of(output) / self.temperature
-        classes = student.shape[-1]
-        follow = functional.kl_div(
-            functional.log_softmax(student.reshape(-1, classes), dim=-1),
-            functional.log_softmax(target.reshape(-1, classes), dim=-1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        return (1.0 - self.weight) * value + self.weight * self.temperature**2 * follow
+            target = self.teacher(*args, **kwargs)
+        return distilled(value, output, target, self.spec)

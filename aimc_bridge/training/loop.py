@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from aimc_bridge import rng
+from aimc_bridge.converted import record_of
 from aimc_bridge.engines.base import Matrix
 from aimc_bridge.errors import TrainingError, UsageError
+from aimc_bridge.first_pass import measuring
 from aimc_bridge.modes import modes_kept
 from aimc_bridge.training.batches import MiniBatch, Order
 from aimc_bridge.training.checkpoint import Kept
 from aimc_bridge.training.distillation import Teacher
+from aimc_bridge.training.optimizers import refuse_closures
 from aimc_bridge.training.options import Loss, Options, Validate
 from aimc_bridge.training.progress import TrainingLog, table_of
 from aimc_bridge.training.schedule import (
@@ -46,8 +48,7 @@ class Run:
         model: The model that is trained.
         matrices: Its weight matrices on tiles, by the name of the layer; none for a digital model.
         loss: As in `train`.
-        recipe: The recipe.
-        spec: The recipe's values.
+        spec: The recipe's values, for a training of this length.
         options: The options of `train`.
         accelerator: Accelerate's Accelerator.
         device: Where the training runs.
@@ -62,6 +63,7 @@ class Run:
         kept: The state and the checkpoints.
         session: The noise, clipping and remapping.
         tutor: The teacher, if the recipe distils.
+        unmeasured: Whether no mini-batch has been run yet.
         undo: What is put back at the end.
         prepared: The model as Accelerate wraps it.
         optimizer: The optimizer as Accelerate wraps it.
@@ -95,7 +97,7 @@ class Run:
         from accelerate import Accelerator
 
         self.model, self.matrices, self.loss = model, matrices, loss
-        self.recipe, self.spec, self.options = recipe, recipe.spec, options
+        self.options = options
         if options.compile:
             backend = "inductor" if options.compile is True else options.compile
             accelerate = {**accelerate, "dynamo_backend": backend}
@@ -111,13 +113,14 @@ class Run:
             loader = self.accelerator.prepare_data_loader(loader)
         self.order = Order(
             loader,
-            self.spec.epochs,
+            recipe.spec.epochs,
             options.max_batches,
             options.seed,
             (self.process, self.processes),
             options.split,
         )
         self.total = self.order.total()
+        self.spec = recipe.spec
         if self.total is None and self.spec.lr_schedule != "constant":
             raise UsageError(
                 f"lr_schedule={self.spec.lr_schedule!r} ends with the run, and the loader has no "
@@ -128,8 +131,11 @@ class Run:
         self.bare_optimizer = options.optimizer or default_optimizer(model, self.spec)
         self.base_rates = [group["lr"] for group in self.bare_optimizer.param_groups]
         self.kept = Kept(model, options, self.accelerator, self._claim())
-        self.session = Session(model, matrices, self.spec, options.seed, self.process)
+        self.session = Session(
+            model, matrices, self.spec, options.seed, self.process, self.processes
+        )
         self.tutor: Teacher | None = None
+        self.unmeasured = True
         self.undo = ExitStack()
         try:
             self._set_up()
@@ -155,6 +161,7 @@ class Run:
                 )
         else:
             check_optimizer(options.optimizer, model)
+            refuse_closures(options.optimizer)
         self.prepared, self.optimizer = self.accelerator.prepare(model, self.bare_optimizer)
         if options.teacher is not None and self.spec.distill_weight > 0:
             self.undo.enter_context(modes_kept(options.teacher))
@@ -203,6 +210,8 @@ class Run:
             if self.spec.dropout is not None:
                 set_rates(self.rates, self.spec.dropout)
             done, metrics, generators = self.kept.resume(self.bare_optimizer)
+            self.session.started = self.kept.state.step
+            self.session.followed = [self.kept.state.trained]
             self.session.begin()
             shown = self.options.progress and self.accelerator.is_main_process
             with TrainingLog(self.total, done, self.kept.path, shown, metrics) as log:
@@ -222,15 +231,14 @@ class Run:
         factor = learning_rate_factor(spec, batch.step, batch.epoch, self.total, state.stalls)
         for group, base in zip(self.bare_optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = base * factor
-        # dropout and product noise of a mini-batch depend on (seed, step, replica) alone
-        torch.manual_seed(rng.derive(self.options.seed, "train", batch.step, self.process))
+        self.session.start()
         final = batch.step + 1 == self.options.max_batches or (
             batch.last and batch.epoch == spec.epochs - 1
         )
         steps = self._steps(batch, final)
         value, task_loss = self._step(batch.step, _to_device(batch.data, self.device), steps)
-        if steps:
-            self.session.follow(state.trained, batch.step + 1)
+        if steps and not self.optimizer.step_was_skipped:
+            self.session.stepped()
             state.trained = batch.step + 1
         state.step = batch.step + 1
         state.epoch, state.position = batch.epoch, batch.position + 1
@@ -247,7 +255,7 @@ class Run:
             "step": batch.step,
             "epoch": batch.epoch,
             "loss": value,
-            "noise_scale": self.session.noise_scale(batch.step),
+            "noise_scale": self.session.noise_scale,
             "learning_rate": self.base_rates[0] * factor,
         }
         log.add(row, validation)
@@ -275,10 +283,10 @@ class Run:
         accelerator.sync_gradients = steps
         sync_each = accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
         with nullcontext() if steps or sync_each else accelerator.no_sync(self.prepared):
-            self.session.inject(step)
             if self.tutor is not None:
                 self.tutor.forget()
-            value = self.loss(self.prepared, batch)
+            with self._measured(batch):
+                value = self.loss(self.prepared, batch)
             if not isinstance(value, Tensor) or value.numel() != 1:
                 got = tuple(value.shape) if isinstance(value, Tensor) else type(value)
                 raise UsageError(f"loss gave {got}; allowed: a tensor of one number")
@@ -296,25 +304,25 @@ class Run:
                     "tiles learn no input ranges where all weights are frozen)"
                 )
             accelerator.backward(total)
-            self.session.clear()
+            self.session.end()
             if self.spec.grad_clip is not None and steps:
                 accelerator.clip_grad_norm_(self.prepared.parameters(), self.spec.grad_clip)
-            if self.processes > 1 and step < self.spec.input_range_init_batches:
-                self._average_ranges()
             self.optimizer.step()
             self.optimizer.zero_grad()
         return mixed, task_loss
 
-    def _average_ranges(self) -> None:
-        """Set each input range to the mean over the replicas.
+    def _measured(self, batch: Any) -> AbstractContextManager[Any]:
+        """Return a block that measures what the first mini-batch does outside of the tiles.
 
-        While ranges start from data, each replica sets them from its own data.
+        Compiled code is left for that mini-batch, unless the training is resumed: it was measured
+        when it began, and the numbers of other code differ in their last bits.
         """
-        with torch.no_grad():
-            for matrix in self.matrices.values():
-                for parameter in matrix.periphery()["input_range"]:
-                    mean = self.accelerator.reduce(parameter.detach().clone(), reduction="mean")
-                    parameter.copy_(mean)
+        first, self.unmeasured = self.unmeasured, False
+        if not first or not self.matrices or record_of(self.model).measured:
+            return nullcontext()
+        if not self.options.compile:
+            return measuring(self.model, batch)
+        return nullcontext() if self.kept.state.step else torch.compiler.set_stance("force_eager")
 
     def _end_epoch(self, epoch: int) -> float:
         """Return the epoch's mean loss and begin the next sum.

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from aimc_bridge.errors import UsageError
 from aimc_bridge.training.batches import Split
+from aimc_bridge.training.schedule import HWATraining
 
 Loss = Callable[[nn.Module, Any], Tensor]
 Validate = Callable[[nn.Module], float | Mapping[str, float]]
@@ -86,3 +87,19 @@ class Options:
         names = {field.name for field in fields(cls)}
         options = cls(**{key: value for key, value in arguments.items() if key in names})
         return options, {key: value for key, value in arguments.items() if key not in names}
+
+
+def check_recipe(recipe: object) -> None:
+    """Raise an error if a recipe is none.
+
+    Args:
+        recipe: What was given as a recipe.
+
+    Raises:
+        UsageError: If it is no HWATraining.
+    """
+    if not isinstance(recipe, HWATraining):
+        raise UsageError(
+            f"recipe is {recipe!r}; allowed: HWATraining.for_(preset), or "
+            "HWATraining.for_(preset, name) with the names of preset.training"
+        )

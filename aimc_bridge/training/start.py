@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from aimc_bridge.converted import matrices_of, record_of
-from aimc_bridge.errors import SpecError, StateError, UsageError
+from aimc_bridge.errors import SpecError, StateError
 from aimc_bridge.training.batches import Split
 from aimc_bridge.training.loop import Run
-from aimc_bridge.training.options import Loss, Options, Stateful, Validate
+from aimc_bridge.training.options import Loss, Options, Stateful, Validate, check_recipe
 from aimc_bridge.training.schedule import HWATraining
 
 if TYPE_CHECKING:
@@ -186,11 +186,7 @@ def train_digital(
 
 def _check(recipe: HWATraining, teacher: nn.Module | None) -> None:
     """Raise an error if the recipe is none, or distils without a teacher."""
-    if not isinstance(recipe, HWATraining):
-        raise UsageError(
-            f"recipe is {recipe!r}; allowed: HWATraining.for_(preset), or "
-            "HWATraining.for_(preset, name) with the names of preset.training"
-        )
+    check_recipe(recipe)
     if recipe.spec.distill_weight > 0 and teacher is None:
         raise SpecError(
             f"recipe {recipe.name!r} distils (distill_weight={recipe.spec.distill_weight}); pass "

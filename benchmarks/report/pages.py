@@ -18,6 +18,7 @@ from benchmarks.report import ablation, crosscheck, ladder, recipes, run, speed
 from benchmarks.report import figures as drawing
 from benchmarks.report import record as records
 from benchmarks.report.record import Record, digest, of_kind
+from benchmarks.zoo import page as zoo
 
 ROOT = Path(__file__).parents[2]
 NOTHING = "No record yet."
@@ -62,6 +63,7 @@ SECTIONS = (
     Section(DOCS / "ablation.md", "ablation", ablation.section),
     Section(DOCS / "recipes.md", "recipes", recipes.section),
     Section(DOCS / "speed.md", "speed", speed.section),
+    Section(DOCS / "zoo.md", "zoo", zoo.section),
 )
 
 

@@ -27,9 +27,13 @@ _SKIPPED = (type, ModuleType, FunctionType, BuiltinFunctionType, str, bytes, int
 def storage(tensor: Tensor) -> tuple[int, int]:
     """Return the address and the bytes of the memory behind a tensor; views share it.
 
+    A tensor on the meta device has none.
+
     Args:
         tensor: Any tensor.
     """
+    if tensor.is_meta:
+        return id(tensor), 0
     if tensor.layout != torch.strided or tensor.is_mkldnn:
         return id(tensor), tensor.numel() * tensor.element_size()
     memory = tensor.untyped_storage()

@@ -158,7 +158,7 @@ class CrosscheckOptions:
             "preset": [preset.name for preset in self.preset],
             "against": [preset.name for preset in self.others],
             "task_chips": _one_or_two(self.task_chips),
-            "preset_data": {p.name: p.to_dict() for p in (*self.preset, *self.others)},
+            "preset_data": {p.name: p.identity() for p in (*self.preset, *self.others)},
         }
 
 

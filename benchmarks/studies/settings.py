@@ -218,7 +218,7 @@ class Settings:
             "preset": self.preset.name,
             "times": list(self.at),
             "phases": list(self.measured),
-            "preset_data": self.preset.to_dict(),
+            "preset_data": self.preset.identity(),
         }
 
     # --- checks ---

@@ -66,7 +66,6 @@ LAYER = presets.rasch2023.change(
         (mlp(), presets.rasch2023, [], {}, UsageError, "empty list"),
         (mlp(), presets.rasch2023, None, {}, UsageError, "needs inputs"),
         (mlp(), LAYER, inputs(), {}, CapabilityError, "weight_scaling"),
-        (mlp().double(), presets.rasch2023, inputs().double(), {}, CapabilityError, "float64"),
         (
             mlp(),
             presets.rasch2023,

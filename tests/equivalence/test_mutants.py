@@ -23,7 +23,7 @@ from aimc_bridge.equivalence import Report, capture, device
 from aimc_bridge.equivalence.comparison import device_findings, layer_findings
 from aimc_bridge.equivalence.measuring import Sampling
 from aimc_bridge.equivalence.two_engines import TwoEngines
-from aimc_bridge.physics import cells, mapping, mvm
+from aimc_bridge.physics import cells, mapping, mvm, reading
 from aimc_bridge.physics.drift import drifted
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import programmed, sigma_prog_us
@@ -104,8 +104,9 @@ MUTANTS: dict[str, tuple[str, Law, float, str, float, str]] = {
 def test_mutant_is_caught_at_the_device_level(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     law, mutant, target, cell, t, quantity = MUTANTS[name]
     assert clean(target)
-    for module in (cells, device):
-        monkeypatch.setattr(module, law, mutant)
+    for module in (cells, device, reading):
+        if law in vars(module):
+            monkeypatch.setattr(module, law, mutant)
     assert ("device", cell, quantity, t) in found(devices(target))
 
 
@@ -118,6 +119,7 @@ def test_a_redrawn_exponent_is_caught_on_any_grid(
     At time 0 nothing has drifted.
     """
     monkeypatch.setattr(device, "drifted", redrawn)
+    monkeypatch.setattr(reading, "drifted", redrawn)
     expected = ("device", "g/g_max = 0.5", "exponent drawn anew", times[1])
     assert expected in found(devices(0.5, times))
     assert expected in found(devices(0.5, (0.0, *times)))
@@ -137,11 +139,11 @@ def test_read_noise_of_the_target_is_caught(monkeypatch: pytest.MonkeyPatch) -> 
         return result
 
     def mutant(g: Tensor, g_prog: Tensor, t: float, pcm: Any, eps: Tensor) -> Tensor:
-        return read(g, targets[id(g_prog)][1], t, pcm, eps)
+        return read(g, targets.get(id(g_prog), (g, g_prog))[1], t, pcm, eps)
 
     assert clean(0.0)
     monkeypatch.setattr(device, "programmed", remembered)
-    monkeypatch.setattr(device, "read", mutant)
+    monkeypatch.setattr(reading, "read", mutant)
     # Only single devices have the fault: weights keep what they programmed in cells.
     assert ("device", "g/g_max = 0", "read sd", TIMES[0]) in found(devices(0.0))
 

@@ -59,7 +59,7 @@ def test_gradients_are_those_of_the_digital_layer() -> None:
     digital(x).square().sum().backward()
     analog(x).square().sum().backward()
     expected = digital.weight.grad
-    parts = [part.weight.grad.T for part in analog[0].groups]
+    parts = [part.weight.grad.T for part in analog[0].parts]
     assert_close(torch.cat(parts).view_as(expected), expected, "values")
 
 

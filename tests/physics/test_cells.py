@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from aihwkit.inference.noise.base import BaseNoiseModel
+from aihwkit.inference.noise.custom import StateIndependentNoiseModel
 from aihwkit.inference.noise.hermes import HermesNoiseModel
 from aihwkit.inference.noise.pcm import PCMLikeNoiseModel
 from torch import Tensor
 
+import presets
 from aimc_bridge import physics
 from aimc_bridge.errors import ShapeError
 from aimc_bridge.physics import cells as cell_law
@@ -16,7 +20,7 @@ from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.spec import Preset
 from presets import rasch2023, scalar_drift
 from tests import stats
-from tests.physics.test_physics import ALL, DAY, PCM, TIMES, YEAR, every_statistical
+from tests.physics.test_physics import ALL, DAY, PCM, TIMES, YEAR
 
 
 @pytest.fixture(autouse=True)
@@ -26,16 +30,18 @@ def _seeded() -> None:
 
 # --- against aihwkit's noise models, by distribution ----------------------------------------------
 
-MODELS: dict[str, type[BaseNoiseModel]] = {
+MODELS: dict[str, Callable[[], BaseNoiseModel]] = {
     "rasch2023": PCMLikeNoiseModel,
     "hermes": HermesNoiseModel,
+    "hermes_single": lambda: HermesNoiseModel(num_devices=1),
+    "pcm_state_independent": StateIndependentNoiseModel,
 }
 SAMPLES = 1_500_000
 
 
 # This warning comes from aihwkit's Hermes model.
 @pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
-@every_statistical
+@pytest.mark.parametrize("preset", map(presets.get, MODELS), ids=str)
 @pytest.mark.parametrize("x", [0.0, 0.05, 0.4, 1.0])
 def test_devices_against_aihwkit(preset: Preset, x: float) -> None:
     """A device is programmed, drifted and read: the moments agree at every stage."""

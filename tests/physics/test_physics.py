@@ -11,7 +11,6 @@ import torch
 from scipy.special import erf, ndtr
 from torch import Tensor
 
-import presets
 from aimc_bridge import physics
 from aimc_bridge.errors import ShapeError, UsageError
 from aimc_bridge.physics import cells as cell_law
@@ -21,11 +20,19 @@ from aimc_bridge.physics.laws.statistical import time_factor
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.reading import read_coefficient
 from aimc_bridge.spec import DeviceSpec, Preset, StatisticalSpec
-from presets import hermes, ideal, rasch2023, scalar_drift
+from presets import (
+    hermes,
+    hermes_single,
+    ideal,
+    pcm_state_independent,
+    rasch2023,
+    scalar_drift,
+)
 from tests import stats
 
-ALL = [presets.get(name) for name in presets.names()]
-STATISTICAL = [rasch2023, hermes]
+STATISTICAL = [rasch2023, hermes, hermes_single, pcm_state_independent]
+# Power laws; devices without drift or without exponents are in tests/presets/test_published.py.
+ALL = [*STATISTICAL, scalar_drift, ideal]
 PCM = rasch2023.pcm
 DAY, YEAR = 86400.0, 365 * 86400.0
 TIMES = {"1s": 1.0, "1h": 3600.0, "1d": DAY, "1y": YEAR}

@@ -26,7 +26,8 @@ ALL = [presets.get(name) for name in presets.names()]
 
 
 def test_names_and_get() -> None:
-    assert presets.names() == ["rasch2023", "scalar_drift", "hermes", "ideal"]
+    published = ["hermes_single", "pcm_state_independent", "reram_wan2022", "reram_cmo", "pcm_afm"]
+    assert presets.names() == ["rasch2023", "scalar_drift", "hermes", "ideal", *published]
     for name in presets.names():
         assert presets.get(name) is getattr(presets, name)
         assert presets.get(name).name == name

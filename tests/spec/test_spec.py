@@ -476,5 +476,10 @@ def test_the_kinds_a_preset_may_hold() -> None:
         "scalar_drift": "scalar",
         "hermes": "hermes",
         "ideal": "ideal",
+        "hermes_single": "hermes",
+        "pcm_state_independent": "state independent",
+        "reram_wan2022": "reram wan2022",
+        "reram_cmo": "reram cmo",
+        "pcm_afm": "afm pcm",
     }
     assert isinstance(rasch2023.pcm, PcmSpec)

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from aimc_bridge import calibrate, convert, train
 from aimc_bridge.engines.base import Matrix
 from presets import rasch2023
-from tests.models import DEVICES, ENGINES, QUIET, assert_close, linear, only, random
+from tests.models import (
+    DEVICES,
+    ENGINES,
+    QUIET,
+    assert_close,
+    linear,
+    only,
+    plain_parameters,
+    random,
+)
 from tests.stats import assert_same_mean, assert_same_sd
 from tests.training.test_training import STILL, recipe
 
@@ -48,7 +57,7 @@ def trained(engine: str, preset: Any, steps: int, seed: int) -> tuple[Tensor, Te
         used.append(normalised(matrix))
         return m(batch).square().sum()
 
-    weight = next(p for p in analog.parameters() if p.shape == (N_OUT, N_IN))
+    weight = next(p for p in plain_parameters(analog) if p.shape == (N_OUT, N_IN))
     # aihwkit trains normalised weights, with gradients that make its steps equal to steps in the
     # layer's own units.
     own_units = torch.equal(weight.detach(), matrix.clean_weight())

@@ -54,14 +54,14 @@ def test_a_loop_of_ones_own_around_a_session_is_train(engine: str) -> None:
     session.begin()
     model.train()
     for step, x in enumerate(data):
-        assert session.noise_scale(step) == history.noise_scale[step]
-        session.inject(step)
+        session.start()
+        assert session.noise_scale == history.noise_scale[step]
         loss = model(x).square().mean()
         loss.backward()
-        session.clear()
+        session.end()
         optimizer.step()
         optimizer.zero_grad()
-        session.follow(step, step + 1)
+        session.stepped()
         assert float(loss.detach()) == history.loss[step]
     session.close()
     for name, value in expected.state_dict().items():
@@ -78,7 +78,7 @@ def test_a_session_that_never_began_leaves_the_model_as_it_was(engine: str) -> N
     )
     session.prepare()
     assert [parameter.requires_grad for parameter in model.parameters()] != asks
-    session.inject(3)
+    session.start()
     session.close()
     assert [parameter.requires_grad for parameter in model.parameters()] == asks
     for name, value in model.state_dict().items():

@@ -15,7 +15,7 @@ The same things have these names here and in aihwkit:
     learned factor on the column scales      `out_scaling_alpha`
 """
 
-from aimc_bridge.engines.aihwkit.versions import check
+from aimc_bridge.engines.versions import check
 
 check()
 

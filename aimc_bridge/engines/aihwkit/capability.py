@@ -12,7 +12,7 @@ from aimc_bridge.spec import Preset, TrainingSpec
 
 TILES = ("rpucuda", "torch")
 ALPHA_FLOOR = 1e-4  # a fixed number in the code of aihwkit's drift compensations
-DROPPABLE = ("w_noise", "ir_drop", "noise_type", "drop_connect", "clip_type")
+DROPPABLE = ("w_noise", "ir_drop", "noise_type", "drop_connect", "clip_type", "faults")
 
 
 def cuda_tiles() -> bool:
@@ -56,6 +56,8 @@ def refused(preset: Preset, tile: str, recipe: TrainingSpec | None = None) -> di
             settings["noise_type"] = recipe.noise_type
         if recipe.clip_type == "column_gaussian":
             settings["clip_type"] = recipe.clip_type
+        if recipe.faults != "none":
+            settings["faults"] = recipe.faults
         if recipe.drop_connect > 0 and tile == "torch":
             settings["drop_connect"] = recipe.drop_connect
     return settings
@@ -106,6 +108,8 @@ def require(
         ways.append(f"drop them by name: drop={names!r}")
     if "noise_type" in left:
         ways.append("let aimc_bridge.train inject it, on any tile")
+    if "faults" in left:
+        ways.append("let aimc_bridge.train inject them, on any tile")
     if "clip_type" in left:
         ways.append("let aimc_bridge.train clip, on any tile")
     if not ways:

@@ -21,24 +21,21 @@ from aimc_bridge.engines.aihwkit.layers import (
 from aimc_bridge.engines.aihwkit.matrix import TileMatrix
 from aimc_bridge.engines.base import Engine, Matrix
 from aimc_bridge.errors import CapabilityError
+from aimc_bridge.layers.border import check_dtype
 from aimc_bridge.physics.laws import law_of
 from aimc_bridge.spec import Preset
 
 
 class AihwkitEngine(Engine):
-    """IBM's aihwkit with its C++ tile: float32 on the CPU."""
+    """IBM's aihwkit with its C++ tile: on the CPU, in float32 inside."""
 
     name = "aihwkit"
     # its tiles draw on the CPU only: all words that the native engine knows mean that here
     draw_on = ("cpu", "device", "compiled")
 
     def check(self, preset: Preset, device: torch.device, dtype: torch.dtype) -> None:
-        """Accept float32 on the CPU, with settings that the C++ tile can run."""
-        if dtype != torch.float32:
-            raise CapabilityError(
-                f"aihwkit engine: weights of {dtype}; allowed: float32 (model.float() first), or "
-                'engine="native"'
-            )
+        """Accept floating-point weights on the CPU, with settings that the C++ tile can run."""
+        check_dtype(dtype, self.name)
         if device.type != "cpu":
             raise CapabilityError(
                 f"aihwkit engine: model on {device}; its wheels run the C++ tile on the CPU only: "
@@ -58,10 +55,16 @@ class AihwkitEngine(Engine):
     def finish(self, model: nn.Module) -> None:
         """Name the layers for errors, and give the model aihwkit's functions."""
         for name, matrix in self.matrices(model).items():
+            matrix.name = name
             assert isinstance(matrix, TileMatrix)
             matrix.named(f"layer {name!r}" if name else "this layer")
         if not isinstance(model, AnalogLayerBase):
             model.__class__ = _analog_class(type(model))
+
+    def unfinish(self, model: nn.Module) -> None:
+        """Give the model the class that it had before `finish`."""
+        if isinstance(model, AnalogModel):
+            model.__class__ = type(model).__bases__[1]
 
 
 class AnalogModel(AnalogContainerBase):  # type: ignore[misc]

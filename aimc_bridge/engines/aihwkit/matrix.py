@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge.engines.aihwkit.noise import drawing
+from aimc_bridge.engines.aihwkit.noise import OurNoiseModel, drawing
 from aimc_bridge.engines.aihwkit.tile import ChipTile
 from aimc_bridge.engines.base import Flag, Matrix, Observer
 from aimc_bridge.errors import (
@@ -15,6 +15,8 @@ from aimc_bridge.errors import (
     CheckpointError,
     StateError,
 )
+from aimc_bridge.physics import faults
+from aimc_bridge.physics.faults import FaultMap
 from aimc_bridge.physics.mapping import TileGrid, column_scales
 from aimc_bridge.spec import Preset, TrainingSpec
 
@@ -50,10 +52,10 @@ class TileMatrix(Matrix):
         """
         self.tiles, self.grid, self.preset = tiles, grid, preset
         self.bias_owner = bias_owner
-        self.label = "this layer"
+        self.name, self.label = "", "this layer"
         self.reached = Flag()
         for _, _, tile in self._each():
-            tile.reached = self.reached
+            tile.reached, tile.pcm = self.reached, preset.pcm
 
     def named(self, label: str) -> None:
         """Set the name of the layer in errors.
@@ -72,8 +74,8 @@ class TileMatrix(Matrix):
                 yield row, column, tile
 
     def _part(self, matrix: Tensor, row: int, column: int) -> Tensor:
-        """Return a tile's part of a matrix `[out, in]`."""
-        return matrix[self.grid.column_slices()[column], self.grid.row_slices()[row]]
+        """Return a tile's part of a matrix `[..., out, in]`."""
+        return matrix[..., self.grid.column_slices()[column], self.grid.row_slices()[row]]
 
     def _whole(self, parts: list[list[Tensor]]) -> Tensor:
         """Join parts `[tile out, tile in]`, by row and column, to a matrix `[out, in]`."""
@@ -91,8 +93,17 @@ class TileMatrix(Matrix):
     # --- the chip ---
 
     def program(self, seed: int, name: str, draw_on: str) -> None:
-        """Program each tile with aihwkit's own function; `draw_on` has no effect."""
+        """Program each tile with aihwkit's own function; `draw_on` has no effect.
+
+        The broken devices are those of the same chip on the native engine.
+        """
+        broken = None
+        if self.preset.pcm.faults:
+            broken = faults.draw(self.grid, self.preset.pcm, faults.generators(seed, name))
         for row, column, tile in self._each():
+            model = tile.rpu_config.noise_model
+            if broken is not None and isinstance(model, OurNoiseModel):
+                model.broken = FaultMap(*(self._part(each, row, column) for each in broken))
             with drawing(seed, "program", name, row, column):
                 tile.program_weights(from_reference=True)
             tile.alpha = torch.ones(1)
@@ -210,6 +221,11 @@ class TileMatrix(Matrix):
             ]
         )
 
+    def set_learned_scale(self, scale: Tensor) -> None:
+        """Write the factors of the tiles, if they have any."""
+        for row, column, tile in self._each():
+            tile.set_learned_out_scales(scale[row, self.grid.column_slices()[column]])
+
     def effective_weight(self) -> Tensor:
         """Return the shared weights of the tiles times all column scales."""
         held = self._whole([[t.shared_weights.detach() for t in row] for row in self.tiles])
@@ -255,6 +271,10 @@ class TileMatrix(Matrix):
     def trainable(self) -> bool:
         """Return whether the weights of any tile require a gradient."""
         return any(tile.shared_weights.requires_grad for _, _, tile in self._each())
+
+    def weight_parameters(self) -> list[Tensor]:
+        """Return the shared weights of all tiles."""
+        return [tile.shared_weights for _, _, tile in self._each()]
 
     def prepare_training(self, recipe: TrainingSpec) -> None:
         """Set which parameters of the tiles learn, and how their ranges do.

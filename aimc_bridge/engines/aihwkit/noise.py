@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from aihwkit.inference import BaseNoiseModel, GlobalDriftCompensation
@@ -20,12 +20,15 @@ from torch import Tensor
 from aimc_bridge import rng
 from aimc_bridge.engines.aihwkit.builtin import own_model
 from aimc_bridge.physics import cells as cell_law
-from aimc_bridge.physics import compensation
-from aimc_bridge.physics.drift import drift_exponent, drifted
+from aimc_bridge.physics import compensation, own
+from aimc_bridge.physics import faults as fault_law
+from aimc_bridge.physics.drift import drift_exponent
+from aimc_bridge.physics.faults import FaultMap
+from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import programmed
-from aimc_bridge.physics.reading import read
-from aimc_bridge.spec import DeviceSpec, Preset
+from aimc_bridge.physics.reading import read_after_drift
+from aimc_bridge.spec import DeviceSpec, OwnDevice, Preset
 
 
 @contextmanager
@@ -49,13 +52,42 @@ def drawing(seed: int, *names: object) -> Iterator[None]:
         yield
 
 
-class LawNoiseModel(BaseNoiseModel):  # type: ignore[misc]
+class OurNoiseModel(BaseNoiseModel):  # type: ignore[misc]
+    """A noise model for aihwkit's tiles that knows our devices and their faults.
+
+    Attributes:
+        pcm: The device.
+        broken: The broken devices of the tile that is programmed next, from `faults.draw`; None
+            draws them from torch's default generator, as the noise is drawn.
+    """
+
+    def __init__(self, pcm: DeviceSpec) -> None:
+        """Make the model of a device.
+
+        Args:
+            pcm: The device.
+        """
+        super().__init__(SinglePairConductanceConverter(g_max=pcm.g_max_us))
+        self.pcm = pcm
+        self.broken: FaultMap | None = None
+
+    def _broken(self, weights: Tensor) -> FaultMap | None:
+        """Return the broken devices of a tile to program, `[out, in]`; None if none can break."""
+        if not self.pcm.faults:
+            return None
+        broken, self.broken = self.broken, None
+        if broken is None:
+            broken = fault_law.draw(_one_tile(weights), self.pcm, lambda *_: _generator())
+        return broken.to(weights)
+
+
+class LawNoiseModel(OurNoiseModel):
     """A noise model for any DeviceSpec on an aihwkit tile.
 
     Programming, drift and read noise follow our laws in `physics`. Numbers are drawn from torch's
     default generator, as in aihwkit's own models. The state of a tile (conductances, exponents,
-    scale) is kept where aihwkit keeps its drift parameters. We do not call the three functions for
-    single devices; aihwkit's `apply_noise` needs them from every model.
+    scale, broken devices) is kept where aihwkit keeps its drift parameters. We do not call the
+    three functions for single devices; aihwkit's `apply_noise` needs them from every model.
 
     Attributes:
         pcm: The device.
@@ -68,8 +100,7 @@ class LawNoiseModel(BaseNoiseModel):  # type: ignore[misc]
         Args:
             pcm: The device.
         """
-        super().__init__(SinglePairConductanceConverter(g_max=pcm.g_max_us))
-        self.pcm = pcm
+        super().__init__(pcm)
         self.t_inference = 0.0
 
     @torch.no_grad()
@@ -85,8 +116,11 @@ class LawNoiseModel(BaseNoiseModel):  # type: ignore[misc]
         grid = _one_tile(weights)
         shapes = cell_law.noise_shapes(grid, self.pcm)
         eps = [torch.randn(shape, dtype=weights.dtype) for shape in shapes]
-        cells = cell_law.program_cells(weights, grid, self.pcm, eps[0], eps[1])
+        broken = self._broken(weights)
+        cells = cell_law.program_cells(weights, grid, self.pcm, eps[0], eps[1], broken)
         state = [cells.conductance_us, cells.nu, cells.us_per_unit]
+        if cells.working is not None and cells.stuck is not None:
+            state += [cells.working, cells.stuck]
         return cell_law.held_weight(cells, grid), state
 
     @torch.no_grad()
@@ -140,8 +174,75 @@ class LawNoiseModel(BaseNoiseModel):  # type: ignore[misc]
         Returns:
             Conductances in microsiemens, same shape.
         """
-        now = drifted(g_prog, drift_noise_param, t_inference, self.pcm)
-        return read(now, g_prog, t_inference, self.pcm, torch.randn_like(g_prog))
+        eps = torch.randn_like(g_prog)
+        return read_after_drift(g_prog, drift_noise_param, t_inference, self.pcm, eps)
+
+
+class OwnNoiseModel(OurNoiseModel):
+    """A noise model for a user's device, which programs and reads whole tiles.
+
+    The generators that the device gets are seeded from torch's default generator, from which
+    aihwkit's own models draw. The state of a tile is a list of tensors, which aihwkit keeps as its
+    drift parameters.
+
+    Attributes:
+        pcm: The device.
+    """
+
+    pcm: OwnDevice
+
+    @torch.no_grad()
+    def apply_programming_noise(self, weights: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the programmed weights of a tile, and its state.
+
+        Args:
+            weights: Normalised weights, `[out, in]`.
+
+        Returns:
+            The weights as read at time 0, `[out, in]`, and the state.
+        """
+        broken = self._broken(weights)
+        tile = own.program_tile(weights, self.pcm, _generator(), broken)
+        return own.read_tile(tile, self.pcm, 0.0, _generator()), tile.tensors()
+
+    @torch.no_grad()
+    def apply_drift_noise(
+        self, weights: Tensor, drift_noise_parameters: list[Tensor], t_inference: float
+    ) -> Tensor:
+        """Return the weights of a tile as they are read some time after programming.
+
+        Args:
+            weights: Weights of the tile, `[out, in]`; they show the structure of the state.
+            drift_noise_parameters: The state that `apply_programming_noise` returned.
+            t_inference: Seconds after programming.
+        """
+        structure = rng.stream(0, "structure")
+        tile = own.restored(drift_noise_parameters, weights, self.pcm, structure)
+        return own.read_tile(tile, self.pcm, t_inference, _generator())
+
+    def _refuse(self) -> NoReturn:
+        """Raise CapabilityError: there are no single devices."""
+        law_of(self.pcm).sigma_prog_us(torch.zeros(1), self.pcm)
+        raise AssertionError("the law of a user's device refuses single devices")
+
+    def apply_programming_noise_to_conductance(self, g_target: Tensor) -> Tensor:
+        """Refuse: there are no single devices."""
+        self._refuse()
+
+    def generate_drift_coefficients(self, g_target: Tensor) -> Tensor:
+        """Refuse: there are no single devices."""
+        self._refuse()
+
+    def apply_drift_noise_to_conductance(
+        self, g_prog: Tensor, drift_noise_param: Tensor, t_inference: float
+    ) -> Tensor:
+        """Refuse: there are no single devices."""
+        self._refuse()
+
+
+def _generator() -> torch.Generator:
+    """Return a new generator, seeded from torch's default generator."""
+    return torch.Generator().manual_seed(int(torch.randint(2**62, ()).item()))
 
 
 def _one_tile(weight: Tensor) -> TileGrid:
@@ -210,6 +311,8 @@ def noise_model(preset: Preset) -> BaseNoiseModel:
         preset: The preset.
     """
     oracle = preset.compensation.drift_compensation == "oracle"
+    if isinstance(preset.pcm, OwnDevice):
+        return OwnNoiseModel(preset.pcm)
     model = None if oracle else own_model(preset.pcm)
     return LawNoiseModel(preset.pcm) if model is None else model
 
@@ -227,7 +330,8 @@ def drift_compensation(preset: Preset, model: BaseNoiseModel) -> BaseDriftCompen
     if kind == "none":
         return None
     if kind == "oracle":
-        assert isinstance(model, LawNoiseModel)
+        if not isinstance(model, LawNoiseModel):
+            law_of(preset.pcm).nu_mean(torch.zeros(1), preset.pcm)  # it has none: this raises
         return OracleDriftCompensation(model)
     kinds: dict[str, type[BaseDriftCompensation]] = {
         "global": GlobalDriftCompensation,

@@ -10,14 +10,22 @@ The physics is aihwkit's. Added are:
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from aihwkit.optim.context import AnalogContext
 from aihwkit.simulator.tiles import InferenceTile
 from torch import Tensor, nn
 
-from aimc_bridge.engines.base import Flag, Observer, chip_in_the_way
-from aimc_bridge.errors import CalibrationError, StateError
+from aimc_bridge.engines import unaware
+from aimc_bridge.engines.base import Flag, Observer, chip_in_the_way, chip_in_training
+from aimc_bridge.errors import CalibrationError, CapabilityError
+from aimc_bridge.layers import transforms
+from aimc_bridge.layers.border import SMALLEST_RANGE
+from aimc_bridge.spec import DeviceSpec
+
+_CONTEXT_HIDES = "enable_data_view" in vars(AnalogContext)
 
 _CALIBRATED = 1e9
 """Number of batches noted for a range that was set by hand.
@@ -41,6 +49,7 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         reached: Turned on by every forward pass; the tiles of a matrix share it.
         observer: An observer with the row and the column of this tile; None if there is none.
         clean: The trained weights while others are injected; None otherwise.
+        pcm: The device, once the tile is part of a matrix.
         alphas: Factors of drift compensation that were measured, by seconds after programming.
     """
 
@@ -63,15 +72,44 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         self.observer: tuple[Observer, int, int] | None = None
         self.clean: Tensor | None = None
         self.alphas: dict[float, Tensor] = {}
+        self.pcm: DeviceSpec | None = None
+        self._show_weights()
         for parameter in (self.out_scaling_alpha, self.input_range):
             if parameter is not None:
                 parameter.requires_grad_(False)
 
+    def _show_weights(self) -> None:
+        """Let the tile's context be read like any parameter.
+
+        Since aihwkit 1.2.0 a context has the shape of the weights, and to read it is an error
+        unless it was told to show them. It can never be written to.
+        """
+        if _CONTEXT_HIDES:
+            self.analog_ctx.enable_data_view()
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copied or unpickled tile."""
         super().__setstate__(state)
+        self._show_weights()
         # the C++ tile of a copy has its own memory: it must use the parameter's from the start
         self.ensure_shared_weights()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ChipTile:
+        """Move the tensors; they stay float32, in which the C++ tile computes."""
+        if fn(torch.empty(0)).device.type != "cpu":
+            super()._apply(fn)  # aihwkit's own error
+            return self
+
+        def moved(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            return result if result.dtype == tensor.dtype else tensor
+
+        self._apply_without_context(moved)
+        return self
+
+    def __prepare_scriptable__(self) -> ChipTile:  # torch.jit.script calls it
+        """Raise CapabilityError."""
+        transforms.refuse_script()
 
     # --- weights ---
 
@@ -148,6 +186,22 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         """Return whether the range was calibrated, loaded, or started from data."""
         return self.input_range is None or bool(self.input_range_update_idx > 0)
 
+    def pre_forward(
+        self, x_input: Tensor, dim: int, is_test: bool = False, ctx: Any = None
+    ) -> Tensor:
+        """Do as aihwkit does, but never divide by a range of 0 or near it.
+
+        Args:
+            x_input: Inputs.
+            dim: Dimension of the inputs.
+            is_test: Whether the tile is in evaluation mode.
+            ctx: The context of autograd.
+        """
+        if self.input_range is not None and abs(self.input_range.item()) < SMALLEST_RANGE:
+            self.input_range.data.fill_(SMALLEST_RANGE)
+        result: Tensor = super().pre_forward(x_input, dim, is_test, ctx)
+        return result
+
     def post_backward(self, d_output: Tensor, dim: int, ctx: Any = None) -> Tensor:
         """Do as aihwkit does, but leave no gradient on a range that is not learned.
 
@@ -198,20 +252,41 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         """
         if self.observer is not None:
             return self._observed(x_input)
+        if transforms.transformed():
+            return self._transformed(x_input, tensor_view)
         self.reached.on = True
         if self.training and self.programmed_weights is not None:
-            raise StateError(
-                f"{self.label} holds a programmed chip and is in training mode; "
-                "call restore(model) before training, or model.eval() before inference"
-            )
+            raise chip_in_training(self.label, 'use engine="native"')
         starts = self.training and self.rpu_config.pre_post.input_range.init_from_data > 0
         if not starts and not self.range_is_set():
             raise CalibrationError(
                 f"the input ranges of {self.label} were never set; call calibrate(model, batches), "
                 "train(...) with learned input ranges, or load a state dict that has them"
             )
+        trained = self.clean is None and self.programmed_weights is None
+        if trained and torch.is_grad_enabled() and self.shared_weights.requires_grad:
+            unaware.note(self.shared_weights, self.pcm)
         y: Tensor = super().forward(x_input, tensor_view)
+        if y.requires_grad:
+            y.register_hook(_refuse_second_order)
         return y
+
+    def _transformed(self, x: Tensor, tensor_view: tuple[int, ...] | None) -> Tensor:
+        """Return the outputs in a forward pass that torch transforms, or raise an error."""
+        if torch.compiler.is_dynamo_compiling():
+            left_out: Tensor = self._left_out(x, tensor_view)
+            return left_out
+        transforms.refuse_graphs()
+        raise CapabilityError(
+            "aihwkit engine: torch.func transforms (vmap, grad, jacrev and others) through its "
+            'tiles; allowed: calls with a batch, torch.autograd, or engine="native", on which vmap '
+            "over the inputs works"
+        )
+
+    @torch.compiler.disable(reason=transforms.LEFT_OUT)  # type: ignore[untyped-decorator]
+    def _left_out(self, x: Tensor, tensor_view: tuple[int, ...] | None) -> Tensor:
+        """Return the outputs, where torch.compile breaks its graph."""
+        return self.forward(x, tensor_view)
 
     def _observed(self, x: Tensor) -> Tensor:
         """Return the exact outputs, after the observer has seen the inputs."""
@@ -265,8 +340,8 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Copy tensors from a state dict, unless a chip is programmed."""
-        if self.programmed_weights is not None:
+        """Copy tensors from a state dict, unless it has any and a chip is programmed."""
+        if self.programmed_weights is not None and any(k.startswith(prefix) for k in state_dict):
             raise chip_in_the_way(self.label)
         expected = self._trained_state()
         for name, value in expected.items():
@@ -285,3 +360,15 @@ class ChipTile(InferenceTile):  # type: ignore[misc]
             for key in state_dict
             if strict and key.startswith(prefix) and key.removeprefix(prefix) not in expected
         ]
+
+
+def _refuse_second_order(grad: Tensor) -> None:
+    """Raise CapabilityError if gradients of gradients are asked for; a hook of outputs.
+
+    aihwkit's backward pass keeps no graph: its part would be left out in silence.
+    """
+    if torch.is_grad_enabled():  # create_graph=True
+        raise CapabilityError(
+            "aihwkit engine: second-order gradients (create_graph=True) through an analog layer; "
+            "allowed: first-order ones, or digital layers (exclude=[...])"
+        )

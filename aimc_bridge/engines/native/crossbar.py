@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from aimc_bridge.engines.base import Flag, Matrix, Observer, chip_in_the_way
+from aimc_bridge.engines import unaware
+from aimc_bridge.engines.base import Flag, Matrix, Observer, chip_in_the_way, chip_in_training
 from aimc_bridge.engines.native import compiled_chip, programmed
 from aimc_bridge.engines.native.forward import CrossbarProduct
 from aimc_bridge.engines.native.input_range import LOADED, InputRanges
 from aimc_bridge.engines.native.product import MANY, LinearProduct, Product
-from aimc_bridge.engines.native.tiles import Block, Job, TileWeights, check_precision, perfect
-from aimc_bridge.errors import CalibrationError, StateError
+from aimc_bridge.engines.native.tiles import Block, Job, TileWeights, perfect
+from aimc_bridge.errors import CalibrationError, CapabilityError, StateError
+from aimc_bridge.layers import transforms
+from aimc_bridge.layers.border import SMALLEST_RANGE, product_dtype
 from aimc_bridge.layers.steps import kept_between_steps
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics.laws import law_of
@@ -63,7 +66,7 @@ class Crossbar(nn.Module, Matrix):
         self.grid = grid
         self.preset = preset
         self.product = product
-        self.label = "this layer"
+        self.name, self.label = "", "this layer"
         self.reached = Flag()
         self._owner = (owner,)  # in a tuple: the owner is not a submodule of its crossbar
         self._injected: Tensor | None = None
@@ -73,6 +76,7 @@ class Crossbar(nn.Module, Matrix):
         self.compiled = False
         spec = preset.crossbar
         matrix = weight.detach().reshape(grid.out_features, grid.in_features)
+        matrix = matrix.to(product_dtype(matrix.dtype))
         tiles = (len(grid.rows), len(grid.columns))
         ones = matrix.new_ones
         self.register_buffer("scale", column_scales(matrix, grid, spec.weight_scaling))
@@ -85,34 +89,53 @@ class Crossbar(nn.Module, Matrix):
         self.register_buffer("range_batches", ones(tiles, dtype=torch.long).zero_())
         for name in programmed.STATE:
             self.register_buffer(name, None, persistent=False)
+        self._own_tiles: programmed.Tiles | None = None  # stay where the user's device made them
 
     scale: Tensor
     range_batches: Tensor
     conductance_us: Tensor | None
     nu: Tensor | None
     us_per_unit: Tensor | None
+    working: Tensor | None
+    stuck: Tensor | None
     held: Tensor | None
     reference: Tensor | None
     compensation: Tensor | None
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        """Load a state dict, unless a chip is programmed."""
-        if self.held is not None:
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        """Load a state dict, unless it has anything of this layer and a chip is programmed."""
+        layer = prefix.removesuffix("crossbar.")
+        if self.held is not None and any(key.startswith(layer) for key in state_dict):
             raise chip_in_the_way(self.label)
-        super()._load_from_state_dict(*args)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._apply(lambda tensor: tensor)  # tensors that were assigned may be of half precision
+        if self.input_range is not None:
+            values = self.input_range.data
+            values.masked_fill_(values.abs() < SMALLEST_RANGE, SMALLEST_RANGE)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Crossbar:
-        """Move or convert the tensors, after which the ranges are looked at again."""
+        """Move or convert the tensors, after which the ranges are looked at again.
+
+        They are float32 or float64 whatever the model is converted to: a chip keeps its numbers.
+        """
+
+        def converted(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            if result.dtype not in (torch.float16, torch.bfloat16):
+                return result
+            return tensor.to(result.device, product_dtype(tensor.dtype))
+
         self.ranges.forget()
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(converted, recurse)  # type: ignore[no-untyped-call]
         return self
 
     # --- weights ---
 
     def _trained(self) -> Tensor:
-        """Return the trained weights of the layer, `[out, in]`."""
+        """Return the trained weights of the layer, `[out, in]`, in the dtype of the products."""
         weight: Tensor = self._owner[0].matrix()  # type: ignore[operator]
-        return weight
+        dtype = self.scale.dtype
+        return weight if weight.dtype is dtype else weight.to(dtype)
 
     def _normalised(self) -> Tensor:
         """Return the trained weights divided by the column scales."""
@@ -152,6 +175,12 @@ class Crossbar(nn.Module, Matrix):
         """Return `out_scale`, detached."""
         return self.out_scale.detach()
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def set_learned_scale(self, scale: Tensor) -> None:
+        """Write `out_scale`."""
+        self.out_scale.copy_(scale)
+
     def effective_weight(self) -> Tensor:
         """Return the held, injected or trained weights times all column scales."""
         held = self.held if self.held is not None else self._injected
@@ -170,7 +199,7 @@ class Crossbar(nn.Module, Matrix):
             x: Inputs in own units, as the layer's product takes them.
 
         Raises:
-            StateError: If the layer is in training mode and holds a chip.
+            StateError: If the layer is in training mode, holds a chip, and is not frozen.
             CalibrationError: If the input ranges were never set.
         """
         if torch.is_autocast_enabled(x.device.type):
@@ -180,25 +209,24 @@ class Crossbar(nn.Module, Matrix):
             flat = self.forward(x.reshape(-1, x.shape[-1]))
             return flat.view(*x.shape[:-1], self.grid.out_features)
         scale = self.scale
-        check_precision(scale.dtype)  # model.half() may have changed it
         if self.ranges.observer is not None:
             learned = self.grid.expand_columns(self.out_scale.detach())
             exact = self._trained().detach() * learned
             return self.ranges.observed(self.product, x, exact, self.normalised_weight)
         self.reached.on = True
-        if self.training and self.held is not None:
-            raise StateError(
-                f"{self.label} holds a programmed chip and is in training mode; "
-                "call restore(model) before training, or model.eval() before inference"
-            )
+        if self.training and self.held is not None and self._learns():
+            raise chip_in_training(self.label, "freeze its weights: requires_grad_(False)")
+        spec, size = self.preset.crossbar, x.numel()
+        ideal = perfect(spec, self._ir_drop())
+        if not ideal and transforms.transformed():
+            return self._transformed(x)
         if self.input_range is not None:
             self._check_ranges(x)
         trained, weight = self._weights_now()
         factor = scale * self.out_scale
         if self.compensation is not None:
             factor = factor * self.compensation
-        size = x.numel()
-        if not size or perfect(self.preset.crossbar, self._ir_drop()):
+        if not size or ideal:
             whole = self._digital_product(x, trained, weight(), factor)
             if size or self.input_range is None:
                 return whole
@@ -207,7 +235,7 @@ class Crossbar(nn.Module, Matrix):
         cache = kept_between_steps() if few else None
         job = Job(
             self.product,
-            self.preset.crossbar,
+            spec,
             self._blocks(weight, {} if cache is None else cache.setdefault(self, {})),
             scale,
             self.ranges.decay,
@@ -215,8 +243,37 @@ class Crossbar(nn.Module, Matrix):
             self.compiled,
         )
         spans = None if self.input_range is None else self.input_range.abs()
+        if spans is not None and spans.requires_grad:
+            # it may learn to be 0, and would divide by it; to a range above 1e-22 this adds nothing
+            spans = spans.add_(SMALLEST_RANGE)
         y: Tensor = CrossbarProduct.apply(x, trained, spans, factor, job)  # type: ignore[no-untyped-call]
         return y
+
+    def _transformed(self, x: Tensor) -> Tensor:
+        """Return the product in a forward pass that torch transforms, or raise an error."""
+        if torch.compiler.is_dynamo_compiling():
+            left_out: Tensor = self._left_out(x)
+            return left_out
+        transforms.refuse_graphs()
+        spec = self.preset.crossbar
+        noisy = spec.out_noise > 0.0 or spec.w_noise > 0.0
+        return transforms.mapped(self.forward, x, self._owner[0].weight, noisy)  # type: ignore[arg-type]
+
+    @torch.compiler.disable(reason=transforms.LEFT_OUT)  # type: ignore[untyped-decorator]
+    def _left_out(self, x: Tensor) -> Tensor:
+        """Return the product, where torch.compile breaks its graph."""
+        return self.forward(x)
+
+    def __prepare_scriptable__(self) -> Crossbar:  # torch.jit.script calls it
+        """Raise CapabilityError."""
+        transforms.refuse_script()
+
+    def _replicate_for_data_parallel(self) -> Crossbar:
+        """Raise CapabilityError: a replica would multiply with the weights of the first device."""
+        raise CapabilityError(
+            "nn.DataParallel over several devices; allowed: "
+            "torch.nn.parallel.DistributedDataParallel, with one process per device"
+        )
 
     def _digital_product(
         self, x: Tensor, trained: Tensor | None, weight: Tensor, factor: Tensor
@@ -232,6 +289,16 @@ class Crossbar(nn.Module, Matrix):
         scaled = product.weights(weight * self.grid.expand_columns(factor), 0, None)
         return product.contract(product.inputs(x, 0, None), scaled)
 
+    def _learns(self) -> bool:
+        """Return whether an optimizer may change what lies on the crossbar or at its edge."""
+        return self.trainable() or any(
+            p.requires_grad for parameters in self.periphery().values() for p in parameters
+        )
+
+    def _in_training(self) -> bool:
+        """Return whether passes are those of training; those of a programmed chip never are."""
+        return self.training and self.held is None
+
     def _weights_now(self) -> tuple[Tensor | None, Callable[[], Tensor]]:
         """Return the trained weights, and a function for the weights on the crossbar.
 
@@ -243,6 +310,8 @@ class Crossbar(nn.Module, Matrix):
         trained = None
         if torch.is_grad_enabled() and self._owner[0].weight.requires_grad:
             trained = self._trained()
+            if injected is None:
+                unaware.note(self._owner[0].weight, self.preset.pcm)  # type: ignore[arg-type]
         if injected is not None:
             return trained, lambda: injected
         return trained, self.normalised_weight
@@ -287,7 +356,7 @@ class Crossbar(nn.Module, Matrix):
     def _ir_drop(self) -> bool:
         """Return whether there is an IR drop now."""
         on = self.preset.crossbar.ir_drop > 0.0
-        return on and (self.ir_drop_in_training or not self.training)
+        return on and (self.ir_drop_in_training or not self._in_training())
 
     # --- input ranges ---
 
@@ -295,7 +364,7 @@ class Crossbar(nn.Module, Matrix):
         """Check that the input ranges are set, or start them from the inputs."""
         assert self.input_range is not None
         if not self.ranges.check(
-            self.input_range, self.range_batches, self.product, x, self.training
+            self.input_range, self.range_batches, self.product, x, self._in_training()
         ):
             raise CalibrationError(
                 f"the input ranges of {self.label} were never set; call calibrate(model, batches), "
@@ -315,7 +384,7 @@ class Crossbar(nn.Module, Matrix):
         if self.input_range is None:
             return
         self.grid.check_ranges(ranges, self.label)
-        self.input_range.copy_(ranges)
+        self.input_range.copy_(ranges.clamp_min(SMALLEST_RANGE))
         self.range_batches.fill_(LOADED)
 
     def observe(self, observer: Observer | None) -> None:
@@ -343,16 +412,19 @@ class Crossbar(nn.Module, Matrix):
 
     # --- the chip ---
 
-    def _cells(self) -> cell_law.Cells:
+    def _cells(self) -> cell_law.Cells | programmed.Tiles:
         """Return the programmed cells; raise StateError if there are none."""
+        if self._own_tiles is not None:
+            return self._own_tiles
         if self.conductance_us is None or self.nu is None or self.us_per_unit is None:
             raise StateError(f"{self.label} holds no chip; call program(model, seed) first")
-        return cell_law.Cells(self.conductance_us, self.nu, self.us_per_unit)
+        return cell_law.Cells(
+            self.conductance_us, self.nu, self.us_per_unit, self.working, self.stuck
+        )
 
     def _blueprint(self, name: str, draw_on: str) -> programmed.Blueprint:
         """Return the weights to program, and the source of their noise."""
         weight = self._trained().detach()
-        check_precision(weight.dtype)
         return programmed.Blueprint(weight, self.scale, self.grid, self.preset, name, draw_on)
 
     @torch.inference_mode(False)
@@ -361,8 +433,14 @@ class Crossbar(nn.Module, Matrix):
         """Program the cells, and measure the reference of drift compensation."""
         blueprint = self._blueprint(name, draw_on)
         cells, held = programmed.program(blueprint, seed)
-        self.conductance_us, self.nu = cells.conductance_us, cells.nu
-        self.us_per_unit, self.held = cells.us_per_unit, held.weights
+        self.restore()
+        if isinstance(cells, list):
+            self._own_tiles = cells
+        else:
+            self.conductance_us, self.nu = cells.conductance_us, cells.nu
+            self.us_per_unit = cells.us_per_unit
+            self.working, self.stuck = cells.working, cells.stuck
+        self.held = held.weights
         self.compensation, self.reference = None, programmed.reference(blueprint, held, seed)
 
     @torch.inference_mode(False)
@@ -376,22 +454,28 @@ class Crossbar(nn.Module, Matrix):
 
     def restore(self) -> None:
         """Forget the tensors of the chip."""
+        self._own_tiles = None
         for name in programmed.STATE:
             setattr(self, name, None)
 
     def chip_state(self) -> dict[str, Tensor]:
         """Return the tensors of the chip that are there."""
-        check_precision(self.scale.dtype)
-        self._cells()
-        return {
+        cells = self._cells()
+        state = {
             name: value for name in programmed.STATE if (value := getattr(self, name)) is not None
         }
+        return state | programmed.own_tensors(cells) if isinstance(cells, list) else state
 
     @torch.inference_mode(False)
     def load_chip_state(self, state: dict[str, Tensor]) -> None:
         """Check the tensors, and copy them to this device."""
-        programmed.check_state(state, self.grid, self.label)
+        pcm, tiles = self.preset.pcm, None
+        if law_of(pcm).by_tile:
+            state = dict(state)
+            tiles = programmed.own_tiles(self._blueprint("", "cpu"), state, self.label)
+        programmed.check_state(state, self.grid, self.label, pcm)
         self.restore()
+        self._own_tiles = tiles
         for name, value in state.items():
             setattr(self, name, value.to(self.scale.device).clone())
 
@@ -406,6 +490,11 @@ class Crossbar(nn.Module, Matrix):
     def trainable(self) -> bool:
         """Return whether the weight of the layer requires a gradient."""
         return bool(self._owner[0].weight.requires_grad)
+
+    def weight_parameters(self) -> list[Tensor]:
+        """Return the weight of the layer."""
+        weight: Tensor = self._owner[0].weight  # type: ignore[assignment]
+        return [weight]
 
     def prepare_training(self, recipe: TrainingSpec) -> None:
         """Set which parameters learn, how ranges start, and whether there is an IR drop."""

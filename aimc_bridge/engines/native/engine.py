@@ -11,21 +11,21 @@ from aimc_bridge.engines.base import Engine, Matrix
 from aimc_bridge.engines.native import kernels
 from aimc_bridge.engines.native.crossbar import Crossbar
 from aimc_bridge.engines.native.layers import convert_conv, convert_linear, convert_transposed
-from aimc_bridge.engines.native.tiles import check_precision
 from aimc_bridge.errors import CapabilityError, UsageError
+from aimc_bridge.layers.border import check_dtype
 from aimc_bridge.physics.laws import law_of
 from aimc_bridge.spec import Preset
 
 
 class NativeEngine(Engine):
-    """All of the physics in PyTorch, on a CPU or GPU, in float32 or float64."""
+    """All of the physics in PyTorch, on a CPU or GPU, in float32 or float64 inside."""
 
     name = "native"
     draw_on = ("cpu", "device", "compiled")
 
     def check(self, preset: Preset, device: torch.device, dtype: torch.dtype) -> None:
-        """Accept float32 and float64, and devices that have a law."""
-        check_precision(dtype)
+        """Accept weights of floating-point dtypes, and devices that have a law."""
+        check_dtype(dtype, self.name)
         law_of(preset.pcm)  # if the device has no law, this raises before anything is converted
 
     def matrices(self, model: nn.Module) -> dict[str, Matrix]:
@@ -39,8 +39,12 @@ class NativeEngine(Engine):
     def finish(self, model: nn.Module) -> None:
         """Name the layers for errors."""
         for name, matrix in self.matrices(model).items():
+            matrix.name = name
             assert isinstance(matrix, Crossbar)
             matrix.label = f"layer {name!r}" if name else "this layer"
+
+    def unfinish(self, model: nn.Module) -> None:
+        """Do nothing: `finish` changes crossbars alone."""
 
 
 def side_precision(model: nn.Module, dtype: torch.dtype | None) -> None:

@@ -285,7 +285,8 @@ class CrossbarProduct(torch.autograd.Function):
         if needs_product or needs_factor:
             ctx.save_for_backward(x, ranges, factor, *all_codes)
             ctx.job, ctx.pieces, ctx.trained = job, pieces, trained
-        return total
+        # as a tensor of its own: autograd forbids to write into a view that a Function returns
+        return total.data
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:

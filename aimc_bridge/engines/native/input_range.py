@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aimc_bridge.engines.base import Observer
 from aimc_bridge.engines.native.product import Product
+from aimc_bridge.layers.border import SMALLEST_RANGE
 from aimc_bridge.spec import TrainingSpec
 
 LOADED = 2**31
@@ -199,7 +200,7 @@ def start(
             if spread > 0.0:
                 count = max(seen, 0)
                 mean = (ranges[row, column].abs() * count + spread) / (count + 1)
-                ranges[row, column] = mean
+                ranges[row, column] = mean.clamp_min(SMALLEST_RANGE)
                 batches[row, column] = count + 1
             else:
                 batches[row, column] = seen or -1

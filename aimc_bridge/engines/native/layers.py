@@ -13,7 +13,13 @@ from torch.nn import functional
 from aimc_bridge.engines.native.crossbar import Crossbar
 from aimc_bridge.engines.native.product import ConvProduct, LinearProduct
 from aimc_bridge.errors import ShapeError
-from aimc_bridge.layers.convolution import as_batch, padding_to_do_first
+from aimc_bridge.layers.border import admitted, returned
+from aimc_bridge.layers.convolution import (
+    as_batch,
+    check_space,
+    padding_to_do_first,
+    smallest_space,
+)
 from aimc_bridge.layers.parameters import copied_parameter
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.spec import Preset
@@ -62,6 +68,8 @@ class AnalogLinear(nn.Module):
         self.register_parameter("bias", copied_parameter(bias))
         matrix = self.matrix()
         self.out_features, self.in_features = matrix.shape
+        if transposed:  # their names in Hugging Face's layer
+            self.nx, self.nf = self.in_features, self.out_features
         grid = TileGrid.of(self.out_features, self.in_features, preset.crossbar)
         self.crossbar = Crossbar(matrix, preset, LinearProduct(grid), grid, self)
 
@@ -94,10 +102,13 @@ class AnalogLinear(nn.Module):
 
         Raises:
             ShapeError: If the inputs have another number of features.
+            UsageError: If they are no dense floating-point tensor on the layer's device.
         """
-        if x.shape[-1] != self.in_features:
+        crossbar = self.crossbar
+        inner = admitted(x, crossbar.scale)
+        if inner.ndim == 0 or inner.shape[-1] != self.in_features:
             raise ShapeError(f"input {tuple(x.shape)}; allowed: [..., {self.in_features}]")
-        return _with_bias(self.crossbar(x), self.bias)
+        return returned(_with_bias(crossbar(inner), self.bias), x)
 
     def extra_repr(self) -> str:
         """Return the sizes, for `print(model)`."""
@@ -116,6 +127,7 @@ class AnalogConv(nn.Module):
         bias: The bias, `[out_channels]`, or None.
         crossbar: The crossbars, which hold all other parameters.
         pad_first: The padding that is done before the product, as `functional.pad` takes it.
+        least: The least size of each dimension of space, after that padding.
     """
 
     weight: nn.Parameter
@@ -136,7 +148,9 @@ class AnalogConv(nn.Module):
         self.kernel_size, self.stride = conv.kernel_size, conv.stride
         self.dilation, self.groups = conv.dilation, conv.groups
         self.padding, self.padding_mode = conv.padding, conv.padding_mode
+        self.transposed, self.output_padding = False, conv.output_padding
         self.pad_first = padding_to_do_first(conv)
+        self.least = smallest_space(conv, padded=bool(self.pad_first))
         inner = (0,) * len(conv.kernel_size)
         if not self.pad_first and not isinstance(conv.padding, str):
             inner = tuple(conv.padding)
@@ -176,14 +190,17 @@ class AnalogConv(nn.Module):
 
         Raises:
             ShapeError: If the inputs have another shape.
+            UsageError: If they are no dense floating-point tensor on the layer's device.
         """
         dims = len(self.kernel_size)
-        batched = as_batch(x, self.in_channels, dims)
+        crossbar = self.crossbar
+        batched = as_batch(admitted(x, crossbar.scale), self.in_channels, dims)
         if self.pad_first:
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             batched = functional.pad(batched, self.pad_first, mode=mode)
+        check_space(batched, self.least)
         bias = None if self.bias is None else self.bias.view(-1, *[1] * dims)
-        y = _with_bias(self.crossbar(batched), bias)
+        y = returned(_with_bias(crossbar(batched), bias), x)
         return y if x.ndim == dims + 2 else y.squeeze(0)
 
     def extra_repr(self) -> str:

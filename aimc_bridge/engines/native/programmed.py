@@ -14,18 +14,25 @@ from aimc_bridge.engines.native.compiled_chip import Held
 from aimc_bridge.errors import CheckpointError
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics import compensation, mvm
+from aimc_bridge.physics import faults as fault_law
+from aimc_bridge.physics import own as own_law
 from aimc_bridge.physics.cells import Cells
+from aimc_bridge.physics.faults import FaultMap, Generators
 from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid
-from aimc_bridge.spec import DeviceSpec, Preset
+from aimc_bridge.spec import DeviceSpec, OwnDevice, Preset
 
-STATE = ("conductance_us", "nu", "us_per_unit", "held", "reference", "compensation")
+BROKEN = ("working", "stuck")
+STATE = ("conductance_us", "nu", "us_per_unit", "held", "reference", "compensation", *BROKEN)
 """The tensors of a chip.
 
-The last two are there if drift compensation needs them.
+Reference and factor are there if drift compensation needs them, the last two if devices can break.
 """
 
 _MEASURED = ("global", "per_column")
+_OWN = "own"  # tensors of a user's device: own.ROW.COLUMN.NUMBER
+Tiles = list[list[own_law.TileState]]
+"""The programmed tiles of a user's device, by row and column."""
 
 
 class Blueprint(NamedTuple):
@@ -64,12 +71,42 @@ class Blueprint(NamedTuple):
         if self.draw_on == "compiled":
             key = draws.key_of(device, seed, names)[0]
             return draws.drawn(key, math.prod(shape)).view(shape).to(self.scale.dtype)
-        source = device if self.draw_on == "device" else torch.device("cpu")
-        stream = rng.stream(seed, *names, device=source)
+        stream = rng.stream(seed, *names, device=self.source())
         return rng.normal(shape, stream, device).to(self.scale.dtype)
+
+    def source(self) -> torch.device:
+        """Return where random numbers are drawn, unless compiled passes draw them."""
+        return torch.device("cpu") if self.draw_on == "cpu" else self.scale.device
+
+    def generators(self, seed: int, kind: str, *when: object) -> Generators:
+        """Return a function that makes the generator of a tile, for a user's device.
+
+        Args:
+            seed: Seed of the chip.
+            kind: The use of the numbers, as "program".
+            *when: The rest of the stream's name, such as the time of a reading.
+        """
+        place = self.source()
+        return lambda row, column: rng.stream(
+            seed, kind, self.name, row, column, *when, device=place
+        )
+
+    def faults(self, seed: int) -> FaultMap | None:
+        """Return the broken devices of a chip; None if no device can break.
+
+        Args:
+            seed: Seed of the chip.
+        """
+        pcm, name = self.preset.pcm, self.name
+        if not pcm.faults:
+            return None
+        drawn = fault_law.draw(self.grid, pcm, fault_law.generators(seed, name))
+        return drawn.to(self.scale)
 
     def passes(self) -> DeviceSpec | None:
         """Return the device if compiled passes are asked for and exist for its law.
+
+        None of them knows faults.
 
         Returns:
             The device; None if its noise is drawn outside of compiled passes.
@@ -81,18 +118,29 @@ class Blueprint(NamedTuple):
             return None
         kernels.check(self.scale.device.type)
         pcm = self.preset.pcm
-        if not law_of(pcm).compiled or not cell_law.netted(pcm):
+        if pcm.faults or not law_of(pcm).compiled or not cell_law.netted(pcm):
             return None
         return pcm if compiled_chip.suits(self.grid) else None
 
 
-def program(blueprint: Blueprint, seed: int) -> tuple[Cells, Held]:
+def program(blueprint: Blueprint, seed: int) -> tuple[Cells | Tiles, Held]:
     """Return programmed cells, and the weights that they hold right after.
 
     Args:
         blueprint: The weights.
         seed: Seed of the chip.
+
+    Returns:
+        The cells, or the tiles of a user's device; and the weights. What a user's device holds is
+        read at time 0.
     """
+    if law_of(blueprint.preset.pcm).by_tile:
+        clean, device = blueprint.normalised().to(blueprint.source()), _own_device(blueprint)
+        generators = blueprint.generators(seed, "program")
+        faults = blueprint.faults(seed)
+        faults = None if faults is None else faults.to(clean)
+        tiles = own_law.program_tiles(clean, blueprint.grid, device, generators, faults)
+        return tiles, _read_own(blueprint, tiles, 0.0, blueprint.generators(seed, "programmed"))
     weight, scale, grid, preset, name, _ = blueprint
     pcm = blueprint.passes()
     if pcm is not None:
@@ -102,7 +150,8 @@ def program(blueprint: Blueprint, seed: int) -> tuple[Cells, Held]:
     shapes = cell_law.noise_shapes(grid, preset.pcm)
     eps_prog = blueprint.drawn(shapes[0], seed, "program")
     eps_nu = blueprint.drawn(shapes[1], seed, "exponent")
-    cells = cell_law.program_cells(blueprint.normalised(), grid, preset.pcm, eps_prog, eps_nu)
+    clean, faults = blueprint.normalised(), blueprint.faults(seed)
+    cells = cell_law.program_cells(clean, grid, preset.pcm, eps_prog, eps_nu, faults)
     return cells, Held(cell_law.held_weight(cells, grid), None)
 
 
@@ -124,7 +173,63 @@ def reference(blueprint: Blueprint, held: Held, seed: int) -> Tensor | None:
     return None
 
 
-def read(blueprint: Blueprint, cells: Cells, measured: bool, t_s: float, seed: int) -> Held:
+def _own_device(blueprint: Blueprint) -> OwnDevice:
+    """Return the user's device of a preset."""
+    device = blueprint.preset.pcm
+    assert isinstance(device, OwnDevice)
+    return device
+
+
+def _read_own(blueprint: Blueprint, tiles: Tiles, t_s: float, generators: Generators) -> Held:
+    """Return the weights that the tiles of a user's device hold at a time."""
+    weights = own_law.read_tiles(tiles, _own_device(blueprint), t_s, generators)
+    return Held(weights.to(blueprint.scale), None)
+
+
+def own_tensors(tiles: Tiles) -> dict[str, Tensor]:
+    """Return the tensors of a user's device, by names that `own_tiles` knows.
+
+    Args:
+        tiles: The programmed tiles.
+    """
+    return {
+        f"{_OWN}.{row}.{column}.{number}": tensor
+        for row, columns in enumerate(tiles)
+        for column, tile in enumerate(columns)
+        for number, tensor in enumerate(tile.tensors())
+    }
+
+
+def own_tiles(blueprint: Blueprint, state: dict[str, Tensor], label: str) -> Tiles:
+    """Return the tiles of a user's device that were saved, and take them out of the state.
+
+    Args:
+        blueprint: The weights that were programmed.
+        state: The tensors of a chip, by name.
+        label: Name of the layer in the error.
+
+    Raises:
+        CheckpointError: If they do not fit the device.
+    """
+    grid, device, place = blueprint.grid, _own_device(blueprint), blueprint.source()
+    weight = blueprint.normalised().to(place)
+    tiles: Tiles = []
+    for row, inputs in enumerate(grid.row_slices()):
+        tiles.append([])
+        for column, outputs in enumerate(grid.column_slices()):
+            start = f"{_OWN}.{row}.{column}."
+            names = sorted(
+                (k for k in state if k.startswith(start)), key=lambda k: int(k[len(start) :])
+            )
+            tensors = [state.pop(name).to(place) for name in names]
+            if not tensors:
+                raise CheckpointError(f"chip of {label}: no tile {row}, {column} of its device")
+            generator = rng.stream(0, "structure", blueprint.name, row, column, device=place)
+            tiles[-1].append(own_law.restored(tensors, weight[outputs, inputs], device, generator))
+    return tiles
+
+
+def read(blueprint: Blueprint, cells: Cells | Tiles, measured: bool, t_s: float, seed: int) -> Held:
     """Return the weights that cells hold some time after programming.
 
     Args:
@@ -135,6 +240,8 @@ def read(blueprint: Blueprint, cells: Cells, measured: bool, t_s: float, seed: i
         seed: Seed of the chip.
     """
     grid, preset = blueprint.grid, blueprint.preset
+    if isinstance(cells, list):
+        return _read_own(blueprint, cells, t_s, blueprint.generators(seed, "read", t_s))
     pcm = blueprint.passes()
     if pcm is not None:
         spec = preset.crossbar if measured else None
@@ -176,24 +283,27 @@ def _readout(blueprint: Blueprint, held: Held, seed: int, when: object) -> Tenso
     return compensation.readout(outputs, grid, preset.compensation)
 
 
-def check_state(state: dict[str, Tensor], grid: TileGrid, label: str) -> None:
+def check_state(state: dict[str, Tensor], grid: TileGrid, label: str, pcm: DeviceSpec) -> None:
     """Check that tensors are a chip of a matrix.
 
     Args:
         state: The tensors, by name.
         grid: The tiles of the matrix.
         label: Name of the layer in the error.
+        pcm: The device. The tensors of a user's device are not here.
 
     Raises:
         CheckpointError: If a tensor is missing, unknown, or of another shape.
     """
-    needed = STATE[:4]
+    needed: tuple[str, ...] = STATE[3:4] if law_of(pcm).by_tile else STATE[:4]
+    if pcm.faults and not law_of(pcm).by_tile:
+        needed += BROKEN
     if any(name not in state for name in needed) or any(name not in STATE for name in state):
         raise CheckpointError(f"chip of {label}: has {', '.join(state)}; needs {', '.join(needed)}")
     rows, columns, outs = len(grid.rows), len(grid.columns), grid.out_features
     for name, value in state.items():
         allowed = {(rows, outs), (rows, columns)}
-        if name in ("conductance_us", "nu", "held"):
+        if name in ("conductance_us", "nu", "held", *BROKEN):
             allowed = {(outs, grid.in_features)}
         if tuple(value.shape[-2:]) not in allowed:
             raise CheckpointError(f"chip of {label}: {name} {tuple(value.shape)}")

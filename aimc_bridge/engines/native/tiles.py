@@ -9,25 +9,8 @@ import torch
 from torch import Tensor
 
 from aimc_bridge.engines.native.product import Product
-from aimc_bridge.errors import CapabilityError
 from aimc_bridge.physics.mapping import levels
 from aimc_bridge.spec import CrossbarSpec
-
-
-def check_precision(dtype: torch.dtype) -> None:
-    """Check that the physics is available in a precision of weights.
-
-    Args:
-        dtype: The precision.
-
-    Raises:
-        CapabilityError: If it is neither float32 nor float64.
-    """
-    if dtype not in (torch.float32, torch.float64):
-        raise CapabilityError(
-            f"native engine: weights of {dtype}; allowed: float32, float64 "
-            "(model.float() first; autocast may run inside)"
-        )
 
 
 def output_step(spec: CrossbarSpec) -> float:

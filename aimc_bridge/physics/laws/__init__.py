@@ -27,11 +27,35 @@ kind of device it has. A device of your own is a spec, a law, and one line that 
     register(RelaxingSpec, Relaxing())
 """
 
-from aimc_bridge.physics.laws import hermes, ideal, pcm, scalar, signed
+from aimc_bridge.physics.laws import (
+    afm,
+    hermes,
+    ideal,
+    independent,
+    own,
+    pcm,
+    reram_cmo,
+    reram_wan,
+    scalar,
+    signed,
+    table,
+)
 from aimc_bridge.physics.laws.base import Law
-from aimc_bridge.physics.laws.registry import law_of, names, register
+from aimc_bridge.physics.laws.registry import law_of, names, of_library, register
 from aimc_bridge.physics.laws.statistical import StatisticalLaw
 
-__all__ = ["Law", "StatisticalLaw", "law_of", "names", "register"]
+__all__ = ["Law", "StatisticalLaw", "law_of", "names", "of_library", "register"]
 
-_LIBRARY = (pcm, signed, hermes, scalar, ideal)  # each registers its law when it is imported
+_LIBRARY = (
+    pcm,
+    signed,
+    hermes,
+    scalar,
+    ideal,
+    independent,
+    reram_wan,
+    reram_cmo,
+    afm,
+    table,
+    own,
+)  # each registers its law when it is imported

@@ -46,15 +46,30 @@ class Law(ABC, Generic[D]):
     Attributes:
         read_noise: Whether a reading has noise of its own, with the standard deviation
             `read_sigma`.
+        tabulated: Whether the law says means and standard deviations of readings and no more:
+            devices then have no exponents, and the cross-check does not compare shapes of
+            distributions.
+        redrawn: Whether every reading is drawn anew around a mean that the target alone decides, or
+            the programmed conductance: devices then have no exponents and no drift of their own,
+            and two of them are not netted. The cross-check compares readings.
+        by_tile: Whether whole tiles are programmed and read by `aimc_bridge.physics.own`, and not
+            single cells by the functions here.
         keeps_sign: Whether `drifted` and `read` accept conductances with a sign. If not, they get
             absolute values, and the caller puts the sign back afterwards.
+        noise_free: Whether a device keeps what is written to it, without any noise or drift.
+        sign_counts: Whether `injected` needs the signs of weights and returns signed conductances.
         compiled: Whether torch.compile can trace the functions, and they need nothing of a time but
             the result of `moment`. The native engine's compiled passes serve such a law if its
             device is a netted pair. Every other law runs in plain PyTorch.
     """
 
     read_noise: ClassVar[bool] = False
+    tabulated: ClassVar[bool] = False
+    redrawn: ClassVar[bool] = False
+    by_tile: ClassVar[bool] = False
     keeps_sign: ClassVar[bool] = False
+    noise_free: ClassVar[bool] = False
+    sign_counts: ClassVar[bool] = False
     compiled: ClassVar[bool] = False
 
     # --- programming ---
@@ -138,6 +153,18 @@ class Law(ABC, Generic[D]):
 
     # --- reading ---
 
+    def read_basis(self, g_prog_us: Tensor, nu: Tensor) -> Tensor:
+        """Return the conductance that decides the size of the read noise.
+
+        Args:
+            g_prog_us: Programmed conductance in microsiemens, shape (*chips, *cells).
+            nu: The result of `drift_exponent`.
+
+        Returns:
+            What `read_sigma` and `read` get as `g_prog_us`; here the programmed conductance.
+        """
+        return g_prog_us
+
     def read_coefficient(self, g_prog_us: Tensor, pcm: D) -> Tensor:
         """Return the constant part of `read_sigma`, shape (*cells); here 0."""
         return torch.zeros_like(g_prog_us)
@@ -185,7 +212,7 @@ class Law(ABC, Generic[D]):
 
         Args:
             g_us: Absolute values of the clean weights as conductances in microsiemens, shape
-                (*cells).
+                (*cells); the signed values if `sign_counts`.
             pcm: The device.
             recipe: The recipe. Its `noise_type` is "programming", or "pcm" for the noise of a
                 reading in addition.
@@ -195,7 +222,7 @@ class Law(ABC, Generic[D]):
 
         Returns:
             Conductances in microsiemens, shape (*cells). The caller uses their absolute values and
-            keeps the sign of the weight.
+            keeps the sign of the weight, unless `sign_counts`.
         """
         g = g_us + self.sigma_prog_us(g_us, pcm) * eps * scale
         if recipe.noise_type == "pcm" and self.read_noise:

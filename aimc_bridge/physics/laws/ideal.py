@@ -16,6 +16,7 @@ class IdealLaw(Law[IdealSpec]):
     """The law "ideal": no programming noise, no drift, no read noise."""
 
     keeps_sign: ClassVar[bool] = True
+    noise_free: ClassVar[bool] = True
 
     def sigma_prog_us(self, g_us: Tensor, pcm: IdealSpec) -> Tensor:
         """Return 0."""

@@ -73,6 +73,15 @@ def law_of(pcm: object) -> Law[Any]:
     return law
 
 
+def of_library(pcm: DeviceSpec) -> bool:
+    """Return whether the law of a device is one of the library, which needs no checks.
+
+    Args:
+        pcm: The device, `preset.pcm`.
+    """
+    return type(law_of(pcm)).__module__.startswith("aimc_bridge.")
+
+
 def names() -> list[str]:
     """Return the names of all registered laws, sorted."""
     return sorted(_LAWS)

@@ -7,8 +7,8 @@ rasch2023 without the changes of all later rungs. `LADDER` holds all eleven rung
 import dataclasses
 from dataclasses import dataclass
 
-from aimc_bridge.spec import Change, Preset, SignedPcmSpec, V, cite
-from presets._rasch2023 import PCM
+from aimc_bridge.spec import Change, Preset
+from aimc_bridge.spec.published import PCM, SIGNED_PCM
 from presets._rasch2023 import PRESET as RASCH2023
 from presets._scalar_drift import PRESET as SCALAR_DRIFT
 
@@ -44,20 +44,10 @@ _NO_OUT_NOISE = _NO_PCM_READ.change(why=_WHY, out_noise=0.0)
 _NO_CONVERTERS = _NO_OUT_NOISE.change(why=_WHY, dac_bits=None, adc_bits=None, input_range="none")
 
 # without pairs: the same laws on one cell that holds the signed weight, as in the replication
-_SIGNED = cite(
-    SignedPcmSpec,
-    **{
-        name: V(value, *dataclasses.astuple(PCM.sources[name]))
-        for name, value in PCM.values().items()
-        if name != "netting"
-    },
-    netting=V(True, "definition", "the signed weight is one cell"),
-    weight_bits=V(8, "replication", "physics"),
-)
 _NO_PAIRS = dataclasses.replace(
     _NO_CONVERTERS,
-    pcm=_SIGNED,
-    changes=(*_NO_CONVERTERS.changes, Change("pcm", PCM.law, _SIGNED.law, _WHY)),
+    pcm=SIGNED_PCM,
+    changes=(*_NO_CONVERTERS.changes, Change("pcm", PCM.law, SIGNED_PCM.law, _WHY)),
 )
 _NO_READ_NOISE = _NO_PAIRS.change(why=_WHY, read_noise_scale=0.0)
 _NO_SPREAD = _NO_READ_NOISE.change(why=_WHY, nu_sd=(0.0, 0.0, 0.0, 0.0))

@@ -129,7 +129,7 @@ def test_every_preset_has_a_config_that_aihwkit_runs(name: str) -> None:
     assert layer(torch.randn(3, 6)).isfinite().all()
     layer.eval()
     layer.program_analog_weights(None)
-    layer.drift_analog_weights(3600.0)
+    layer.drift_analog_weights(86400.0)
     assert layer(torch.randn(3, 6)).isfinite().all()
 
 
@@ -230,7 +230,7 @@ def test_training_config_takes_what_is_learned() -> None:
 
 def test_aihwkits_modules_are_used_where_it_has_them(net: Net) -> None:
     analog = convert(net, ideal, engine="aihwkit")
-    assert type(analog.conv) is AnalogConv2d and type(analog.fc) is AnalogLinear
+    assert isinstance(analog.conv, AnalogConv2d) and isinstance(analog.fc, AnalogLinear)
     assert len(tiles(analog)) == 4
     assert isinstance(analog, Net)
 
@@ -275,11 +275,9 @@ def test_conversion_leaves_torchs_generator_alone(net: Net) -> None:
 
 
 def test_what_the_tile_cannot_run_is_refused(net: Net) -> None:
-    with pytest.raises(CapabilityError, match="float64"):
-        convert(net.double(), rasch2023, engine="aihwkit")
     scaled = rasch2023.change(weight_scaling="layer", why="one scale a layer, many tiles")
     with pytest.raises(CapabilityError, match="weight_scaling='layer'"):
-        convert(net.float(), scaled, engine="aihwkit")
+        convert(net, scaled, engine="aihwkit")
 
 
 def test_frozen_weights_stay_frozen(net: Net) -> None:
@@ -449,3 +447,13 @@ def test_ir_drop_off_in_training_only_is_refused(net: Net, images: Tensor) -> No
     analog = convert(net, rasch2023, engine="aihwkit")
     with pytest.raises(CapabilityError, match="ir_drop_in_training"):
         train(analog, [images], loss, recipe=recipe(ir_drop_in_training=False), progress=False)
+
+
+def test_second_order_gradients_are_an_error() -> None:
+    """The part of aihwkit's layers would be left out in silence."""
+    model = nn.Sequential(nn.Linear(12, 7), nn.Tanh(), nn.Linear(7, 2))
+    analog, x = convert(model, ideal, engine="aihwkit"), torch.randn(4, 12, requires_grad=True)
+    energy = analog(x).square().sum()
+    torch.autograd.grad(energy, x, retain_graph=True)
+    with pytest.raises(CapabilityError, match="second-order gradients"):
+        torch.autograd.grad(energy, x, create_graph=True)

@@ -1,0 +1,103 @@
+"""Accuracy against yield: how many broken devices a small classifier survives.
+
+Run `python examples/yield.py`. It needs no download, takes about a minute, prints the table and
+draws docs/figures/yield.png. The task is scikit-learn's digits (8 x 8 pixels, 10 classes); the
+chips are those of `rasch2023` an hour after programming.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from aimc_bridge import HWATraining, calibrate, convert, devices, sweep, train
+from benchmarks.report import figures
+from presets import rasch2023
+
+FIGURE = Path(__file__).parent.parent / "docs" / "figures" / "yield.png"
+KINDS = ("stuck_at_zero", "stuck_at_gmax", "dead_rows")
+RATES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
+TRAINED_AT = 0.05  # the rate of stuck devices in training
+
+
+def loss(model, batch):
+    """Return the cross-entropy of a mini-batch."""
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def data():
+    """Return images and labels: mini-batches to train with, and the rest to test."""
+    digits = load_digits()
+    images = torch.tensor(digits.data, dtype=torch.float32) / 16
+    labels = torch.tensor(digits.target)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    training, test = order[:1400], order[1400:]
+    batches = [(images[part], labels[part]) for part in training.split(50)]
+    return batches, images[test], labels[test]
+
+
+def main(epochs=30, chips=20, rates=RATES, path=FIGURE):
+    """Train a classifier, with and without faults, and measure it at each rate of faults."""
+    batches, images, labels = data()
+    torch.manual_seed(0)
+    digital = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+    optimizer = torch.optim.AdamW(digital.parameters(), lr=3e-3)
+    for batch in epochs * batches:
+        optimizer.zero_grad()
+        loss(digital, batch).backward()
+        optimizer.step()
+
+    def accuracy(model):
+        with torch.no_grad():
+            return 100 * float((model(images).argmax(-1) == labels).float().mean())
+
+    def measured(model, kind, rate):
+        preset = rasch2023.change(faults=devices.Faults(**{kind: rate}), why="yield")
+        analog = convert(model, preset).eval()
+        calibrate(analog, [images for images, _ in batches])
+        table = sweep(analog, accuracy, times=("1h",), chips=chips, progress=False)
+        return table.assign(kind=kind, rate=rate)
+
+    def trained(kind):
+        preset = rasch2023.change(faults=devices.Faults(**{kind: TRAINED_AT}), why="training")
+        analog = convert(digital, preset)
+        calibrate(analog, [images for images, _ in batches])
+        recipe = HWATraining.for_(preset).override(
+            faults="fresh", epochs=epochs, learning_rate=1e-3, optimizer="adamw", batch_size=50
+        )
+        train(analog, batches, loss, recipe=recipe, progress=False)
+        # measured on the same chips as the other one, at every rate
+        copy = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+        with torch.no_grad():
+            for layer, name in ((copy[0], "0"), (copy[2], "2")):
+                layer.weight.copy_(analog.get_submodule(name).effective_weight())
+                layer.bias.copy_(analog.get_submodule(name).bias)
+        return copy
+
+    models = {"as it is": lambda kind: digital, "trained with faults": trained}
+    table = pd.concat(
+        measured(model, kind, rate).assign(model=label)
+        for label, make in models.items()
+        for kind in KINDS
+        for model in [make(kind)]
+        for rate in rates
+    )
+    mean = table.groupby(["kind", "model", "rate"]).value.agg(["mean", "std"]).round(2)
+    print(f"digital: {accuracy(digital):.2f} %\n{mean.to_string()}")
+    figure, axes = figures.new(1, len(KINDS), (9.0, 3.0), sharey=True)
+    for axis, kind in zip(axes[0], KINDS, strict=True):
+        for label in models:
+            rows = mean.loc[kind, label]
+            axis.errorbar(100 * rows.index, rows["mean"], rows["std"], label=label, capsize=2)
+        axis.set_title(kind)
+        axis.set_xlabel("broken, %")
+    axes[0, 0].set_ylabel("accuracy after 1 h, %")
+    axes[0, 0].legend()
+    figures.save(figure, path, dpi=90, description="examples/yield.py")
+    return table
+
+
+if __name__ == "__main__":
+    main()

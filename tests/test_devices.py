@@ -1,0 +1,279 @@
+"""Devices that a user brings: tables of measurements, and objects with two functions."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import presets
+from aimc_bridge import convert, crosscheck, devices, drift, load_chip, program, save_chip, sweep
+from aimc_bridge.converted import matrices_of
+from aimc_bridge.errors import AimcError, CheckpointError, SpecError, UnknownNameError, UsageError
+from aimc_bridge.physics import own
+from aimc_bridge.physics.injection import injected
+from aimc_bridge.physics.laws import law_of
+from aimc_bridge.physics.mapping import TileGrid
+from aimc_bridge.physics.reading import read_after_drift
+from aimc_bridge.rng import stream
+from aimc_bridge.spec import OwnDevice, Preset
+from presets import ideal, rasch2023
+from tests.models import ENGINES
+
+CSV = Path(__file__).parent.parent / "examples" / "pcm_table.csv"
+TABLE = devices.TableDevice.from_csv(CSV, g_max_us=25.0, source="sampled")
+LAW = rasch2023.change(netting=False, why="as measured")
+TILES = {"max_rows": 8, "max_columns": 5}
+
+
+def held(model: nn.Module) -> list[Tensor]:
+    return [m.effective_weight().detach().clone() for m in matrices_of(model).values()]
+
+
+def model() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(12, 9), nn.Linear(9, 4))
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def compared(table: devices.TableDevice) -> Any:
+    return crosscheck(
+        None,
+        rasch2023.with_device(table, name="table", why="test"),
+        None,
+        against=LAW,
+        levels="device",
+        targets=(0.05, 0.5, 1.0),
+        times=("0", "1h", "1y"),
+        samples=400_000,
+        progress=False,
+    )
+
+
+def test_the_table_of_pcm_is_pcm_within_the_margins_of_the_cross_check() -> None:
+    report = compared(TABLE)
+    assert report.passed, report.table[report.table.verdict != "equivalent"].to_string()
+
+
+@pytest.mark.parametrize("column", ["mean_us", "prog_sd_us", "read_sd_us"])
+def test_a_column_that_is_2_per_cent_off_fails(column: str) -> None:
+    values = tuple(1.02 * value for value in getattr(TABLE, column))
+    assert not compared(TABLE.change(why="2 % off", **{column: values})).passed
+
+
+def test_readings_have_the_moments_of_the_rows_and_interpolated_ones_between() -> None:
+    table = devices.TableDevice.from_arrays(
+        [0, 0, 10, 10, 20, 20],
+        [1, 100, 1, 100, 1, 100],
+        [0.2, 0.1, 10, 8, 20, 15],
+        prog_sd_us=[0.2, 0.1, 1, 1.2, 2, 1.0],
+        read_sd_us=[0.1, 0.1, 0.3, 0.3, 0.4, 0.4],
+        g_max_us=20.0,
+        source="made up",
+    )
+    law, n = law_of(table), 400_000
+    draws = torch.Generator().manual_seed(1)
+
+    def eps() -> Tensor:
+        return torch.randn(n, generator=draws)
+
+    for g, t_s, mean, device, reading in (
+        (0.0, 1.0, 0.2, 0.2, 0.1),
+        (0.0, 100.0, 0.1, 0.1, 0.1),
+        (10.0, 10.0, 9.0, 1.1, 0.3),  # the middle on a logarithmic axis
+        (20.0, 100.0, 15.0, 1.0, 0.4),
+    ):
+        target = torch.full((n,), g)
+        start, nu = law.programmed(target, table, eps()), law.drift_exponent(target, table, eps())
+        a, b = (read_after_drift(start, nu, t_s, table, eps()).double() for _ in range(2))
+        assert float(a.min()) >= 0
+        # six standard errors of each estimate at most
+        assert float((a + b).mean() / 2) == pytest.approx(mean, rel=0.01)
+        covariance = ((a - mean) * (b - mean)).mean()
+        assert float(covariance.sqrt()) == pytest.approx(device, rel=0.02)
+        assert float((a - b).square().mean().div(2).sqrt()) == pytest.approx(reading, rel=0.02)
+
+
+HEADER = "target_us,t_s,mean_us,sd_us"
+GOOD = ["0,1,0.1,0.1", "0,9,0.1,0.1", "20,1,20,1", "20,9,18,1"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([HEADER, *GOOD[:3]], "a hole: target 20 uS has no row at t_s = 9"),
+        ([HEADER, *GOOD[:3], "20,9,18,-1"], "sd_us = -1 at target 20 uS"),
+        ([HEADER, GOOD[1], GOOD[0], *GOOD[2:]], "t_s = 1 after 9 for target 0 uS"),
+        ([HEADER, *GOOD, GOOD[0]], "target 0 uS at t_s = 1 is there twice"),
+        ([HEADER, *GOOD[:3], "20,9,nan,1"], "mean_us = 'nan' in row 4"),
+        ([HEADER, *GOOD[:3], "20,9,much,1"], "mean_us = 'much' in row 4"),
+        ([HEADER, *GOOD[2:]], "targets_us = 20; allowed: 2 or more"),
+        (["target_us,t_s,mean_us", "0,1,0.1"], "no column sd_us"),
+        ([HEADER, "0,1,0,0", "20000,1,20000,1"], "target 20000 uS is above g_max_us = 20"),
+        ([HEADER, "0,1,0,0", "20,1,2e-05,1e-06"], "means up to 2e-05; allowed: both in micro"),
+        ([HEADER, "5,1,5,0.1", "20,1,20,1"], "weights need devices from 0 to g_max_us = 20"),
+        ([HEADER], "no rows"),
+    ],
+)
+def test_a_bad_table_is_refused(lines: list[str], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "measured.csv"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(SpecError) as error:
+        devices.TableDevice.from_csv(path, g_max_us=20.0, source="lab")
+    assert message in str(error.value)
+
+
+def test_times_outside_of_the_table_are_refused_and_leave_the_chip_as_it_is() -> None:
+    analog = convert(model(), ideal.with_device(TABLE, name="t", why="test")).eval()
+    program(analog, 1)
+    drift(analog, "1d")
+    before = held(analog)
+    with pytest.raises(UsageError, match="outside of the table of this device"):
+        drift(analog, "100y")
+    assert all(map(torch.equal, held(analog), before))
+
+
+def test_a_preset_with_a_table_is_plain_data(tmp_path: Path) -> None:
+    preset = rasch2023.with_device(TABLE, name="t", why="test")
+    assert Preset.from_dict(preset.to_dict()) == preset
+    presets.save(preset, tmp_path / "t.toml")
+    assert presets.load(tmp_path / "t.toml") == preset
+
+
+def test_devices_of_the_library_come_by_name() -> None:
+    assert {"hermes", "ideal", "pcm", "scalar", "signed pcm"} <= set(devices.names())
+    preset = rasch2023.with_device("hermes", name="h", why="test")
+    assert preset.pcm == presets.hermes.pcm and preset.crossbar == rasch2023.crossbar
+    with pytest.raises(UnknownNameError, match="no device 'reram'; there are: hermes"):
+        rasch2023.with_device("reram", name="h", why="test")
+
+
+# --- objects --------------------------------------------------------------------------------------
+
+
+class State(NamedTuple):
+    weights: Tensor
+    rate: float
+
+
+class Mine:
+    """A device: Gaussian programming, one rate for a tile, and read noise."""
+
+    def __init__(self, sd: float = 0.05) -> None:
+        self.sd = sd
+
+    def program(self, weights: Tensor, generator: torch.Generator) -> Any:
+        rate = float(torch.rand((), generator=generator)) * 0.1
+        return State(weights + self.sd * torch.randn(weights.shape, generator=generator), rate)
+
+    def read(self, state: Any, t_inference: float, generator: torch.Generator) -> Any:
+        noise = 0.01 * torch.randn(state.weights.shape, generator=generator)
+        return state.weights * (1 + t_inference) ** -state.rate + noise
+
+
+def with_object(physics: object) -> Preset:
+    return ideal.with_device(physics, name="own", why="test").change(**TILES, why="small tiles")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_object_makes_chips_that_are_repeated_saved_and_loaded(
+    engine: str, tmp_path: Path
+) -> None:
+    analog = convert(model(), with_object(Mine()), engine=engine).eval()
+    program(analog, 7)
+    drift(analog, "1h")
+    hour = held(analog)
+    save_chip(analog, tmp_path / "chip.safetensors")
+    drift(analog, "1d")
+    day = held(analog)
+    program(analog, 8)
+    assert not torch.equal(held(analog)[0], hour[0])
+    again = convert(model(), with_object(Mine()), engine=engine).eval()
+    load_chip(again, tmp_path / "chip.safetensors")
+    assert all(map(torch.equal, held(again), hour))
+    drift(again, "1d")
+    assert all(map(torch.equal, held(again), day))
+    other = convert(model(), with_object(Mine(sd=0.1)), engine=engine).eval()
+    with pytest.raises(CheckpointError, match="another model, engine or preset"):
+        load_chip(other, tmp_path / "chip.safetensors")
+
+
+def test_an_object_is_equal_after_pickling_and_sweeps_in_processes() -> None:
+    preset = with_object(Mine())
+    assert pickle.loads(pickle.dumps(preset)) == preset
+    assert with_object(Mine(sd=0.1)) != preset
+    analog = convert(model(), preset).eval()
+    alone = sweep(analog, size, times=("1h", "1d"), chips=2, progress=False)
+    spread = sweep(analog, size, times=("1h", "1d"), chips=2, progress=False, executor=2)
+    assert alone.equals(spread)
+
+
+def size(analog: nn.Module) -> float:
+    return float(held(analog)[0].abs().mean())
+
+
+def test_an_object_is_no_plain_data() -> None:
+    with pytest.raises(SpecError, match="the device Mine is a Python object"):
+        with_object(Mine()).to_dict()
+
+
+def test_training_injects_the_spread_of_the_object_and_of_the_table() -> None:
+    """With a scale s, an object's noise is s times its own; a table's is that of its rows."""
+    recipe = rasch2023.training["wrn16"].change(why="test", noise_type="pcm", noise_t_s=20.0)
+    weight = torch.rand(400, 500) * 2 - 1
+    weight[0, 0] = 1.0
+    grid = TileGrid((500,), (400,))
+    pcm = ideal.with_device(Mine(), name="own", why="test").pcm
+    assert isinstance(pcm, OwnDevice)
+    noisy = own.noisy(weight, grid, pcm, recipe, 2.0, lambda row, column: stream(1, row, column))
+    # programming noise decays with the tile's rate, between 1 and 21^-0.1 = 0.74
+    spread = float((noisy - weight).std()) / 2.0
+    assert spread**2 * 1.02 > (0.74 * 0.05) ** 2 + 0.01**2 and spread < 1.02 * 0.051
+    assert abs(float((noisy * weight).sum() / weight.square().sum()) - 1) < 1e-3
+    x = torch.full((200, 1000), 0.5)
+    eps = [torch.randn(x.shape) for _ in range(2)]
+    spread = float((injected(x, 1.0, TABLE, recipe, 1.0, eps[0], eps[1]) - x).std()) * 25.0
+    row = TABLE.targets_us.index(12.5) * len(TABLE.times_s) + TABLE.times_s.index(20.0)
+    measured = (TABLE.prog_sd_us[row] ** 2 + TABLE.read_sd_us[row] ** 2) ** 0.5
+    assert spread == pytest.approx(measured, rel=0.01)
+
+
+def broken(**functions: Any) -> object:
+    return type("Broken", (Mine,), functions)()
+
+
+@pytest.mark.parametrize(
+    ("physics", "message"),
+    [
+        (broken(read=lambda self, s, t_inference, generator: None), "returned a NoneType"),
+        (broken(read=lambda self, s, t_inference, generator: s.weights[:1]), "the same shape"),
+        (broken(read=lambda self, s, t_inference, generator: s.weights * torch.nan), "NaN"),
+        (broken(read=lambda self, s, t_inference, generator: s.weights.double()), "torch.float64"),
+        (broken(read=lambda self, s, t_inference, generator: s.weights.int()), "torch.int32"),
+        (broken(read=lambda self, s, t_inference, generator: 1 / 0), "ZeroDivisionError"),
+        (broken(program=lambda self, weights, generator: "text"), "a str at state"),
+        (
+            broken(program=lambda self, w, generator: State(w + torch.randn(w.shape), 0.1)),
+            "the same weights and the same generator",
+        ),
+    ],
+)
+def test_a_broken_object_is_refused_and_leaves_no_chip(physics: object, message: str) -> None:
+    analog = convert(model(), with_object(physics)).eval()
+    clean = held(analog)
+    with pytest.raises(AimcError) as error:
+        program(analog, 1)
+    assert message in str(error.value)
+    assert all(map(torch.equal, held(analog), clean))
+
+
+@pytest.mark.parametrize("physics", [3, object(), Mine, broken(read=lambda self, state: state)])
+def test_what_has_not_the_two_functions_is_refused_at_once(physics: object) -> None:
+    with pytest.raises(UsageError, match="allowed: an object with program"):
+        rasch2023.with_device(physics, name="own", why="test")
