@@ -6,7 +6,7 @@ import hashlib
 import json
 import operator
 import os
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 from torch import Tensor, nn
 
@@ -214,6 +214,44 @@ def fingerprint(model: nn.Module, matrices: dict[str, Matrix], *also: object) ->
     return digest.hexdigest()
 
 
+def _cells(matrices: dict[str, Matrix]) -> dict[str, dict[str, Any]]:
+    """Return the fields that say what a weight lies on, by layer, if it is not one pair or cell."""
+    devices = {name: matrix.preset.pcm for name, matrix in matrices.items()}
+    return {
+        name: {
+            "pairs": pcm.pairs,
+            "significance": list(pcm.factors),
+            "reference": pcm.reference,
+            "g_min_us": pcm.values().get("g_min_us", 0.0),
+        }
+        for name, pcm in devices.items()
+        if pcm.pairs > 1 or pcm.referenced
+    }
+
+
+def _check_cells(
+    path: str | os.PathLike[str], saved: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    """Raise CheckpointError if the weights of a saved chip lie on other cells than the model's."""
+    for name in sorted({*saved, *wanted}):
+        if saved.get(name) != wanted.get(name):
+            raise CheckpointError(
+                f"{path}: layer {name!r} of this chip has {_in_words(saved.get(name))} per weight, "
+                f"the model's has {_in_words(wanted.get(name))}; load it into a model that was "
+                "converted with the preset of the chip"
+            )
+
+
+def _in_words(cells: dict[str, Any] | None) -> str:
+    """Return what a weight lies on, in words."""
+    if cells is None:
+        return "one pair of devices, or one cell,"
+    if cells["reference"] != "none":
+        low = cells["g_min_us"]
+        return f"one device with reference={cells['reference']!r} and g_min_us={low:g}"
+    return f"{cells['pairs']} pairs of devices with significance {tuple(cells['significance'])}"
+
+
 def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write the programmed chip, as it is now, to a safetensors file.
 
@@ -261,6 +299,8 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
         "draw_on": chip.draw_on,
         "t_inference": chip.t_inference,
     }
+    if cells := _cells(matrices):
+        about["cells"] = cells
     files.write_tensors(path, tensors, {"aimc_bridge_chip": json.dumps(about)})
 
 
@@ -287,6 +327,8 @@ def load_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
     try:
         with safe_open(str(path), framework="pt") as file:
             about = json.loads((file.metadata() or {})["aimc_bridge_chip"])
+            if about["format"] == _FORMAT:
+                _check_cells(path, about.get("cells", {}), _cells(matrices))
             if about["format"] != _FORMAT or about["model"] != fingerprint(model, matrices):
                 raise CheckpointError(
                     f"{path}: a chip of another model, engine or preset; load it into the model "

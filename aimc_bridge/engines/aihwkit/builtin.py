@@ -10,7 +10,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from aihwkit.inference import BaseNoiseModel, PCMLikeNoiseModel
+from aihwkit.inference.converter.base import BaseConductanceConverter
+from aihwkit.inference.converter.conductance import (
+    NPairConductanceConverter,
+    SingleDeviceConductanceConverter,
+)
 from aihwkit.inference.noise.custom import StateIndependentNoiseModel
 from aihwkit.inference.noise.hermes import HermesNoiseModel
 from aihwkit.inference.noise.reram import ReRamCMONoiseModel, ReRamWan2022NoiseModel
@@ -205,9 +211,63 @@ def own_model(pcm: DeviceSpec) -> BaseNoiseModel | None:
         pcm: The device.
 
     Returns:
-        The model, or None if aihwkit has none with these numbers. It has none with faults.
+        The model, or None if aihwkit has none with these numbers. It has none with faults, and none
+        with a column of references.
     """
-    return _built(NOISE_MODELS, pcm) if pcm.pairs and not pcm.faults else None
+    if not pcm.pairs or pcm.faults or pcm.reference == "column":
+        return None
+    return _built(NOISE_MODELS, pcm, converter(pcm))
+
+
+class DigitalReference(SingleDeviceConductanceConverter):  # type: ignore[misc]
+    """aihwkit's converter to single devices, with a weight of 0 in the middle of the range.
+
+    aihwkit's own puts the smallest and the largest weight of a tile at the ends of the range,
+    whatever they are (docs/aihwkit-notes.md). Here the largest |w| is at one of the ends. The two
+    are the same for a tile whose weights reach as far down as up.
+    """
+
+    @torch.no_grad()
+    def convert_to_conductances(self, weights: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Return conductances of weights, and how to convert them back.
+
+        Args:
+            weights: The weights of a tile.
+
+        Returns:
+            One tensor of conductances in microsiemens, in a list; and scale and smallest weight.
+        """
+        largest = weights.abs().max().clamp(min=1e-7)
+        scale = (self.g_max - self.g_min) / (2 * largest)
+        params = {"scale_ratio": scale, "min": -largest}
+        return [(weights + largest) * scale + self.g_min], params
+
+    @torch.no_grad()
+    def convert_back_to_weights(self, conductances: list[Tensor], params: dict[str, Any]) -> Tensor:
+        """Return the weights of conductances.
+
+        Args:
+            conductances: One tensor, in a list.
+            params: What `convert_to_conductances` returned.
+        """
+        weights: Tensor = super().convert_back_to_weights(conductances[0], params)
+        return weights
+
+
+def converter(pcm: DeviceSpec) -> BaseConductanceConverter | None:
+    """Return aihwkit's converter of weights to the devices of a cell.
+
+    Args:
+        pcm: The device.
+
+    Returns:
+        The converter; None for one pair of devices, which is aihwkit's default.
+    """
+    if pcm.referenced:
+        return DigitalReference(g_max=pcm.g_max_us, g_min=pcm.values().get("g_min_us", 0.0))
+    if pcm.pairs > 1:
+        return NPairConductanceConverter(list(pcm.factors), g_max=pcm.g_max_us)
+    return None
 
 
 def cell_model(pcm: DeviceSpec) -> BaseNoiseModel | None:
@@ -224,10 +284,17 @@ def cell_model(pcm: DeviceSpec) -> BaseNoiseModel | None:
     return _built(CELL_MODELS, pcm)
 
 
-def _built(models: dict[str, list[BuiltIn]], pcm: DeviceSpec) -> BaseNoiseModel | None:
+def _built(
+    models: dict[str, list[BuiltIn]],
+    pcm: DeviceSpec,
+    g_converter: BaseConductanceConverter | None = None,
+) -> BaseNoiseModel | None:
     """Return the first of the models that has the numbers of a device, or None."""
     fields = pcm.values()
     for known in models.get(pcm.law, ()):
         if all(fields[name] == value for name, value in known.numbers.items()):
-            return known.build(**{argument: fields[n] for argument, n in known.arguments.items()})
+            arguments = {argument: fields[n] for argument, n in known.arguments.items()}
+            if g_converter is not None:
+                arguments["g_converter"] = g_converter
+            return known.build(**arguments)
     return None
