@@ -215,10 +215,6 @@ def _programmed_cells(
     chips = g_prog.shape[: g_prog.ndim - target.ndim]
     nu = drift_exponent(target_us(target, pcm), pcm, eps_nu)
     scale = scale.expand(*chips, *scale.shape)
-    if pcm.reference == "digital" and pcm.netting:
-        net = unit_cell.less_reference(g_prog, grid, pcm) / scale_by_cell
-        scale = us_per_unit(net, grid, pcm)
-        g_prog = unit_cell.with_reference(net, _by_cell(scale, grid), grid, pcm)
     if faults is not None and not pcm.referenced:
         g_prog = g_prog.masked_fill(faults.broken, 0.0)
     return Cells(g_prog, nu, scale, working, stuck, pcm)

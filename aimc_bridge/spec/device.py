@@ -34,8 +34,8 @@ class DeviceSpec(Spec):
         reference: "none", or what a weight of one device is read against: "digital", a number that
             is subtracted after the conversion, or "column", a column of such devices on each tile,
             one per row, which are programmed, drift and are noisy as well. Both are in the middle
-            of the range, which is a weight of 0. With a column, each device counts by itself,
-            whatever `netting` says.
+            of the range, which is a weight of 0. There is nothing to net then, whatever `netting`
+            says.
         g_min_us: Smallest conductance of a device that is read against a reference, in
             microsiemens. It holds the weight -1, and g_max_us holds 1.
         stuck_at_gmax: Probability that a device is stuck at g_max, see `devices.Faults`.

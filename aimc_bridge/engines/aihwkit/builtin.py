@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import torch
 from aihwkit.inference import BaseNoiseModel, PCMLikeNoiseModel
 from aihwkit.inference.converter.base import BaseConductanceConverter
 from aihwkit.inference.converter.conductance import (
@@ -211,63 +210,35 @@ def own_model(pcm: DeviceSpec) -> BaseNoiseModel | None:
         pcm: The device.
 
     Returns:
-        The model, or None if aihwkit has none with these numbers. It has none with faults, and none
-        with a column of references.
+        The model, or None if aihwkit has none with these numbers. It has none with faults. It reads
+        weights of one device wrongly, see `referenced_model`.
     """
-    if not pcm.pairs or pcm.faults or pcm.reference == "column":
+    if not pcm.pairs or pcm.faults or pcm.referenced:
         return None
-    return _built(NOISE_MODELS, pcm, converter(pcm))
+    if pcm.pairs == 1:
+        return _built(NOISE_MODELS, pcm)
+    pairs = NPairConductanceConverter(list(pcm.factors), g_max=pcm.g_max_us)
+    return _built(NOISE_MODELS, pcm, pairs)
 
 
-class DigitalReference(SingleDeviceConductanceConverter):  # type: ignore[misc]
-    """aihwkit's converter to single devices, with a weight of 0 in the middle of the range.
+def referenced_model(pcm: DeviceSpec) -> BaseNoiseModel | None:
+    """Return aihwkit's noise model of devices that are read against a reference.
 
-    aihwkit's own puts the smallest and the largest weight of a tile at the ends of the range,
-    whatever they are (docs/aihwkit-notes.md). Here the largest |w| is at one of the ends. The two
-    are the same for a tile whose weights reach as far down as up.
-    """
-
-    @torch.no_grad()
-    def convert_to_conductances(self, weights: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Return conductances of weights, and how to convert them back.
-
-        Args:
-            weights: The weights of a tile.
-
-        Returns:
-            One tensor of conductances in microsiemens, in a list; and scale and smallest weight.
-        """
-        largest = weights.abs().max().clamp(min=1e-7)
-        scale = (self.g_max - self.g_min) / (2 * largest)
-        params = {"scale_ratio": scale, "min": -largest}
-        return [(weights + largest) * scale + self.g_min], params
-
-    @torch.no_grad()
-    def convert_back_to_weights(self, conductances: list[Tensor], params: dict[str, Any]) -> Tensor:
-        """Return the weights of conductances.
-
-        Args:
-            conductances: One tensor, in a list.
-            params: What `convert_to_conductances` returned.
-        """
-        weights: Tensor = super().convert_back_to_weights(conductances[0], params)
-        return weights
-
-
-def converter(pcm: DeviceSpec) -> BaseConductanceConverter | None:
-    """Return aihwkit's converter of weights to the devices of a cell.
+    Its functions of single devices and its converter are ours. Its tiles convert the programmed
+    weights to conductances again at each reading, on another range; docs/aihwkit-notes.md says what
+    that does. On aihwkit's tiles our own laws run instead.
 
     Args:
         pcm: The device.
 
     Returns:
-        The converter; None for one pair of devices, which is aihwkit's default.
+        The model, or None if there is no reference, or if aihwkit has none with these numbers.
     """
-    if pcm.referenced:
-        return DigitalReference(g_max=pcm.g_max_us, g_min=pcm.values().get("g_min_us", 0.0))
-    if pcm.pairs > 1:
-        return NPairConductanceConverter(list(pcm.factors), g_max=pcm.g_max_us)
-    return None
+    if not pcm.referenced:
+        return None
+    g_min_us = pcm.values().get("g_min_us", 0.0)
+    single = SingleDeviceConductanceConverter(g_max=pcm.g_max_us, g_min=g_min_us)
+    return _built(NOISE_MODELS, pcm, single)
 
 
 def cell_model(pcm: DeviceSpec) -> BaseNoiseModel | None:
