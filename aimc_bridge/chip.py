@@ -138,7 +138,7 @@ def drift(model: nn.Module, t_inference: float | str) -> None:
         >>> drift(analog, 3600)  # and an hour after programming
     """
     t_s = seconds(t_inference)
-    chip = _chip(model, "drift")
+    chip = chip_of(model, "drift")
     matrices = matrices_of(model).values()
     for matrix in matrices:
         check_known(t_s, matrix.preset.pcm)
@@ -169,8 +169,17 @@ def restore(model: nn.Module) -> None:
     record.chip = None
 
 
-def _chip(model: nn.Module, caller: str) -> ProgrammedChip:
-    """Return the chip that the model holds, or raise StateError naming the caller."""
+def chip_of(model: nn.Module, caller: str) -> ProgrammedChip:
+    """Return the chip that a model holds.
+
+    Args:
+        model: A converted model.
+        caller: The function that needs the chip, for the error.
+
+    Raises:
+        StateError: If no chip is programmed.
+        CapabilityError: If the model is not a converted one.
+    """
     chip = record_of(model).chip
     if chip is None:
         raise StateError(f"{caller}: no chip is programmed; call program(model, seed) first")
@@ -281,7 +290,7 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
         ...     restore(analog)  # the trained weights again
         ...     load_chip(analog, f"{folder}/chip7.safetensors")  # chip 7 again
     """
-    chip = _chip(model, "save_chip")
+    chip = chip_of(model, "save_chip")
     matrices = matrices_of(model)
     tensors: dict[str, Tensor] = {
         f"{name}/{key}": value

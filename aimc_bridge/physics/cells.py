@@ -309,6 +309,26 @@ def program_netted(
     return net, drift_exponent(torch.where(net > 0, *target), pcm, eps_nu)
 
 
+def netted_cells(net: Tensor, exponents: Sequence[Tensor], pcm: DeviceSpec) -> Cells:
+    """Return the cells of one tile from weights whose pairs are netted, as aihwkit keeps them.
+
+    Args:
+        net: The normalised weights right after programming, shape (out, in).
+        exponents: The drift exponents of each device of a weight, (out, in) each: positive and
+            negative one of the first pair, then of the second, and so on.
+        pcm: The device, `preset.pcm`.
+
+    Returns:
+        The cells, with the exponents of the devices on the side of the weight's sign.
+    """
+    grid = TileGrid((net.shape[1],), (net.shape[0],))
+    scale = us_per_unit(net, grid, pcm)
+    sides = [torch.stack(list(exponents[side::2]), dim=-3) for side in (0, 1)]
+    nu = torch.where(net > 0, *sides)
+    held = _rewritten(net, _by_cell(scale, grid), pcm)
+    return Cells(held, nu.reshape(held.shape), scale, pcm=pcm)
+
+
 def held_weight(cells: Cells, grid: TileGrid) -> Tensor:
     """Return the normalised weights right after programming, before any drift.
 

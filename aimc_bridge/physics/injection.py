@@ -37,9 +37,9 @@ def injected(
     `reference` of the device).
 
     Several pairs, and one device with a reference, have the spread of all their devices together:
-    s times the standard deviation sqrt(sum F_k^2 (var plus_k + var minus_k)), where programming cuts
-    each device at 0. The noise of a column of references is shared by the outputs of a chip's tile;
-    here each weight draws its own.
+    s times the standard deviation sqrt(sum F_k^2 (var plus_k + var minus_k)), where programming
+    cuts each device at 0. The noise of a column of references is shared by the outputs of a chip's
+    tile; here each weight draws its own.
 
     Args:
         weight: Normalised weights, shape (*cells).

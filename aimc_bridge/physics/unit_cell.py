@@ -4,10 +4,10 @@ A weight is one of these:
 
 - one cell that holds the sign, for a law of whole weights,
 - a pair of devices, one of which has the target 0,
-- several pairs, each with a factor (its significance). The pairs are filled one after the other: the
-  first one takes the weight until it is full, the second one takes what is left, and so on. This is
-  the way of aihwkit's NPairConductanceConverter. With the factors in ascending order, the errors of
-  most weights are those of the smallest factor,
+- several pairs, each with a factor (its significance). The pairs are filled one after the other:
+  the first one takes the weight until it is full, the second one takes what is left, and so on.
+  This is the way of aihwkit's NPairConductanceConverter. With the factors in ascending order, the
+  errors of most weights are those of the smallest factor,
 - one device from g_min to g_max, less a reference in the middle of the range.
 """
 

@@ -148,19 +148,13 @@ class DeviceSpec(Spec):
             "significance",
             f"one factor for each of the {self.pairs} pairs (pairs={self.pairs}), or () for 1 each",
         )
-        self.require(
-            all(factor > 0 for factor in self.significance), "significance", "factors > 0"
-        )
-        self.require(
-            self.reference in REFERENCES, "reference", ", ".join(map(repr, REFERENCES))
-        )
+        self.require(all(factor > 0 for factor in self.significance), "significance", "factors > 0")
+        self.require(self.reference in REFERENCES, "reference", ", ".join(map(repr, REFERENCES)))
         if self.referenced:
             self.require(
                 self.pairs == 1, "pairs", f"1 with reference={self.reference!r}, one device"
             )
-            self.require(
-                0 <= self.g_min_us < self.g_max_us, "g_min_us", ">= 0 uS, below g_max_us"
-            )
+            self.require(0 <= self.g_min_us < self.g_max_us, "g_min_us", ">= 0 uS, below g_max_us")
         else:
             self.require(
                 self.g_min_us == 0,
