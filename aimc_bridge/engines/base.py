@@ -122,8 +122,8 @@ class Matrix(ABC):
         """
         raise CapabilityError(
             f"no conductances are known of the chip of {self.name!r}, whose device is "
-            f"{self.preset.pcm.label()!r}: it programs and reads whole tiles of weights; allowed: a "
-            "device of the library, a TableDevice, or a DeviceSpec with a registered law"
+            f"{self.preset.pcm.label()!r}: it programs and reads whole tiles of weights; allowed: "
+            "a device of the library, a TableDevice, or a DeviceSpec with a registered law"
         )
 
     # weights

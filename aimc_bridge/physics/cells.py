@@ -24,7 +24,7 @@ from aimc_bridge.physics import unit_cell
 from aimc_bridge.physics.drift import Moment, drift_exponent
 from aimc_bridge.physics.faults import FaultMap
 from aimc_bridge.physics.laws import law_of, of_library
-from aimc_bridge.physics.mapping import TileGrid, from_legs, from_pair, legs, to_pair
+from aimc_bridge.physics.mapping import TileGrid, from_legs, from_pair, legs
 from aimc_bridge.physics.programming import programmed, target_us
 from aimc_bridge.physics.reading import read_after_drift
 from aimc_bridge.spec import DeviceSpec
@@ -210,7 +210,7 @@ def _programmed_cells(
             net, nu = netted_law(weight, scale_by_cell, pcm, eps, eps_nu, dead)
         held = _rewritten(net, _by_cell(rescale, grid), pcm)
         return Cells(held, nu, rescale, working, stuck, pcm)
-    target = targets_us(weight, scale_by_cell, grid, pcm)
+    target = unit_cell.targets_us(weight, scale_by_cell, grid, pcm)
     g_prog = programmed(target, pcm, eps_prog)
     chips = g_prog.shape[: g_prog.ndim - target.ndim]
     nu = drift_exponent(target_us(target, pcm), pcm, eps_nu)
@@ -218,27 +218,6 @@ def _programmed_cells(
     if faults is not None and not pcm.referenced:
         g_prog = g_prog.masked_fill(faults.broken, 0.0)
     return Cells(g_prog, nu, scale, working, stuck, pcm)
-
-
-def targets_us(weight: Tensor, us_per_unit: Tensor, grid: TileGrid, pcm: DeviceSpec) -> Tensor:
-    """Return the target of every device of a matrix.
-
-    Args:
-        weight: Normalised weights, shape (..., out, in).
-        us_per_unit: Microsiemens of a normalised weight of 1, broadcastable to (..., out, in).
-        grid: The tiles.
-        pcm: The device, `preset.pcm`.
-
-    Returns:
-        Microsiemens, in the shape of `unit_cell.shape` with (...) in front.
-    """
-    if pcm.referenced:
-        return unit_cell.with_reference(weight, us_per_unit, grid, pcm)
-    if not pcm.pairs:
-        return weight * us_per_unit
-    if pcm.pairs == 1:
-        return to_pair(weight, us_per_unit)
-    return unit_cell.legs_of(unit_cell.split(weight, us_per_unit, pcm.factors, pcm.g_max_us))
 
 
 def _rewritten(net: Tensor, us_per_unit: Tensor, pcm: DeviceSpec) -> Tensor:

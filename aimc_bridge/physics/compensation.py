@@ -57,8 +57,9 @@ def oracle(weight: Tensor, grid: TileGrid, pcm: DeviceSpec, t_s: float) -> Tenso
     """Return the inverse of the known mean drift.
 
     It needs targets and mean exponents alone. The factor of a tile is sum |w| over
-    sum |w| ((t + t0) / t0)^-nu_mean, pair by pair and less the reference if there are such. It is the exact inverse if all devices drift by one factor, as
-    on the scalar device.
+    sum |w| ((t + t0) / t0)^-nu_mean. Several pairs drift each by themselves, and a reference is
+    subtracted. The factor is the exact inverse if all devices drift by one factor, as on the scalar
+    device.
 
     Args:
         weight: The targets, normalised, shape (out, in).

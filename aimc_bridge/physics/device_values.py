@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from aimc_bridge.physics import cells as cell_law
+from aimc_bridge.physics import unit_cell
 from aimc_bridge.physics.cells import Cells
 from aimc_bridge.physics.faults import FaultMap
 from aimc_bridge.physics.laws import law_of
@@ -61,7 +62,7 @@ def device_values(
         return grid.expand_columns(grid.expand_tiles(values))
 
     scale = by_cell(cell_law.us_per_unit(weight, grid, pcm))
-    target = cell_law.targets_us(weight, scale, grid, pcm)
+    target = unit_cell.targets_us(weight, scale, grid, pcm)
     programmed, law = cells.conductance_us, law_of(pcm)
     unknown = law.tabulated or law.redrawn or cells.nu.shape != programmed.shape
     nu = torch.full_like(programmed, math.nan) if unknown else cells.nu

@@ -58,7 +58,7 @@ class Broken(NamedTuple):
 
     Attributes:
         working: Which cells still work at least in part: true or false, in the shape of the cells'
-            conductances.
+            conductances; (out, in) for netted pairs.
         stuck: The share of the weights that broken devices hold, normalised weights, shape
             (out, in).
     """
@@ -136,7 +136,7 @@ def of_cells(
         faults: The broken devices, where the weights are.
         largest: Normalised weight of a device at g_max, shape (*chips, out, in), or broadcastable
             to it.
-        netted: Whether the two devices of a pair are kept as one.
+        netted: Whether all devices of a weight are kept as one.
         factors: The factor of each pair.
 
     Returns:
@@ -147,7 +147,9 @@ def of_cells(
     stuck = from_pair(stuck_at, 1.0) if pair else stuck_at
     if broken.ndim == 4:
         stuck = unit_cell.joined(stuck, factors)
-    working = ~(broken.all(-3) if pair and netted else broken)
+    if pair and netted:  # what all devices of a weight hold is kept together
+        return Broken(~broken.flatten(0, -3).all(0), stuck * largest)
+    working = ~broken
     return Broken(working, stuck * largest)
 
 

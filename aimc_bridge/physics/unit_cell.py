@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from aimc_bridge.physics.mapping import TileGrid
+from aimc_bridge.physics.mapping import TileGrid, to_pair
 from aimc_bridge.spec import DeviceSpec
 
 
@@ -40,6 +40,27 @@ def shape(grid: TileGrid, pcm: DeviceSpec) -> tuple[int, ...]:
     if pcm.referenced or not pcm.pairs:
         return outs, ins
     return (2, outs, ins) if pcm.pairs == 1 else (pcm.pairs, 2, outs, ins)
+
+
+def targets_us(weight: Tensor, us_per_unit: Tensor, grid: TileGrid, pcm: DeviceSpec) -> Tensor:
+    """Return the target of every device of a matrix.
+
+    Args:
+        weight: Normalised weights, shape (..., out, in).
+        us_per_unit: Microsiemens of a normalised weight of 1, broadcastable to (..., out, in).
+        grid: The tiles.
+        pcm: The device, `preset.pcm`.
+
+    Returns:
+        Microsiemens, in the shape of `shape` with (...) in front.
+    """
+    if pcm.referenced:
+        return with_reference(weight, us_per_unit, grid, pcm)
+    if not pcm.pairs:
+        return weight * us_per_unit
+    if pcm.pairs == 1:
+        return to_pair(weight, us_per_unit)
+    return legs_of(split(weight, us_per_unit, pcm.factors, pcm.g_max_us))
 
 
 def split(

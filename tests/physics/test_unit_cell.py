@@ -71,7 +71,7 @@ def test_pairs_are_filled_as_by_aihwkit(factors: tuple[float, ...]) -> None:
     )
     grid = TileGrid((40,), (30,))
     scale = cell_law.us_per_unit(weight, grid, pcm)
-    ours = cell_law.targets_us(weight, scale, grid, pcm)
+    ours = unit_cell.targets_us(weight, scale, grid, pcm)
     assert ours.shape == (len(factors), 2, 30, 40)
     torch.testing.assert_close(ours.flatten(0, 1), torch.stack(theirs), rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(scale[0, 0], params["scale_ratio"])
@@ -81,7 +81,7 @@ def test_one_device_lies_where_aihwkit_puts_it() -> None:
     weight = torch.randn(30, 40)
     weight[0, 0], weight[1, 1] = 5.0, -5.0  # aihwkit's range then is symmetric, as ours always is
     grid, pcm = TileGrid((40,), (30,)), DIGITAL.pcm
-    ours = cell_law.targets_us(weight, cell_law.us_per_unit(weight, grid, pcm), grid, pcm)
+    ours = unit_cell.targets_us(weight, cell_law.us_per_unit(weight, grid, pcm), grid, pcm)
     converter = SingleDeviceConductanceConverter(g_max=25.0, g_min=1.0)
     theirs, _ = converter.convert_to_conductances(weight)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
