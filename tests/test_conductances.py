@@ -143,9 +143,9 @@ def test_stuck_devices_show_where_they_are_stuck(engine: str, cell: str) -> None
     stuck = devices[devices["programmed"].isin([0.0, 25.0]) & devices["nu"].isna()]
     if "netted" not in cell and cell != "two":  # there, working devices have 0 and no exponent too
         dead = (broken & (stuck_at == 0)).sum() if pcm.referenced else torch.tensor(0)
-        assert len(stuck) == int(broken.sum() - dead) > 20
+        assert len(stuck) == int(broken.sum() - dead) > 8
     at_gmax = broken & (stuck_at * 25.0 + pcm.reference_us * pcm.referenced > 24.99)
-    assert int((devices["programmed"] == 25.0).sum()) == int(at_gmax.sum()) > 5
+    assert int((devices["programmed"] == 25.0).sum()) == int(at_gmax.sum()) > 3
     working = devices[devices["nu"].notna()]
     assert int(working["nu"].count()) <= int((~broken).sum())
     held = matrix.effective_weight() / matrix.grid.expand_columns(matrix.column_scale())

@@ -180,8 +180,9 @@ def program_cells(
     """
     cells = _programmed_cells(weight, grid, pcm, eps_prog, eps_nu, faults)
     if not of_library(pcm):
-        _check_result("programmed", cells.conductance_us, weight, pcm)
-        _check_result("drift_exponent", cells.nu, weight, pcm)
+        like = weight.new_empty(()).expand(state_shape(grid, pcm))
+        _check_result("programmed", cells.conductance_us, like, pcm)
+        _check_result("drift_exponent", cells.nu, like, pcm)
     return cells
 
 

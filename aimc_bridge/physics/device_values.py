@@ -90,7 +90,7 @@ def device_values(
         name = "single" if middle else "cell"
         return [DeviceValues(0, name, target + middle, programmed + middle, nu)]
     shape = (pcm.pairs, 2, grid.out_features, grid.in_features)
-    each = [values.reshape(shape) for values in (target, programmed, nu)]
+    each = [values.reshape(shape) + 0.0 for values in (target, programmed, nu)]  # no -0.0
     return [
         DeviceValues(pair, name, *(values[pair, side] for values in each))
         for pair in range(pcm.pairs)
