@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from aimc_bridge.batchnorm import reestimate_batchnorm
     from aimc_bridge.calibration import calibrate
     from aimc_bridge.chip import drift, load_chip, program, restore, save_chip
+    from aimc_bridge.conductances import chip_conductances
     from aimc_bridge.conversion import convert, coverage
     from aimc_bridge.engines.match import handles
     from aimc_bridge.equivalence import Report, crosscheck
@@ -24,6 +25,7 @@ _HOME = {
     "HWATraining": "training",
     "Report": "equivalence",
     "calibrate": "calibration",
+    "chip_conductances": "conductances",
     "convert": "conversion",
     "coverage": "conversion",
     "crosscheck": "equivalence",
@@ -45,6 +47,7 @@ __all__ = [
     "HWATraining",
     "Report",
     "calibrate",
+    "chip_conductances",
     "convert",
     "coverage",
     "crosscheck",

@@ -6,7 +6,7 @@ import hashlib
 import json
 import operator
 import os
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 from torch import Tensor, nn
 
@@ -138,7 +138,7 @@ def drift(model: nn.Module, t_inference: float | str) -> None:
         >>> drift(analog, 3600)  # and an hour after programming
     """
     t_s = seconds(t_inference)
-    chip = _chip(model, "drift")
+    chip = chip_of(model, "drift")
     matrices = matrices_of(model).values()
     for matrix in matrices:
         check_known(t_s, matrix.preset.pcm)
@@ -169,8 +169,17 @@ def restore(model: nn.Module) -> None:
     record.chip = None
 
 
-def _chip(model: nn.Module, caller: str) -> ProgrammedChip:
-    """Return the chip that the model holds, or raise StateError naming the caller."""
+def chip_of(model: nn.Module, caller: str) -> ProgrammedChip:
+    """Return the chip that a model holds.
+
+    Args:
+        model: A converted model.
+        caller: The function that needs the chip, for the error.
+
+    Raises:
+        StateError: If no chip is programmed.
+        CapabilityError: If the model is not a converted one.
+    """
     chip = record_of(model).chip
     if chip is None:
         raise StateError(f"{caller}: no chip is programmed; call program(model, seed) first")
@@ -214,6 +223,44 @@ def fingerprint(model: nn.Module, matrices: dict[str, Matrix], *also: object) ->
     return digest.hexdigest()
 
 
+def _cells(matrices: dict[str, Matrix]) -> dict[str, dict[str, Any]]:
+    """Return the fields that say what a weight lies on, by layer, if it is not one pair or cell."""
+    devices = {name: matrix.preset.pcm for name, matrix in matrices.items()}
+    return {
+        name: {
+            "pairs": pcm.pairs,
+            "significance": list(pcm.factors),
+            "reference": pcm.reference,
+            "g_min_us": pcm.values().get("g_min_us", 0.0),
+        }
+        for name, pcm in devices.items()
+        if pcm.pairs > 1 or pcm.referenced
+    }
+
+
+def _check_cells(
+    path: str | os.PathLike[str], saved: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    """Raise CheckpointError if the weights of a saved chip lie on other cells than the model's."""
+    for name in sorted({*saved, *wanted}):
+        if saved.get(name) != wanted.get(name):
+            raise CheckpointError(
+                f"{path}: layer {name!r} of this chip has {_in_words(saved.get(name))} per weight, "
+                f"the model's has {_in_words(wanted.get(name))}; load it into a model that was "
+                "converted with the preset of the chip"
+            )
+
+
+def _in_words(cells: dict[str, Any] | None) -> str:
+    """Return what a weight lies on, in words."""
+    if cells is None:
+        return "one pair of devices, or one cell,"
+    if cells["reference"] != "none":
+        low = cells["g_min_us"]
+        return f"one device with reference={cells['reference']!r} and g_min_us={low:g}"
+    return f"{cells['pairs']} pairs of devices with significance {tuple(cells['significance'])}"
+
+
 def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write the programmed chip, as it is now, to a safetensors file.
 
@@ -243,7 +290,7 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
         ...     restore(analog)  # the trained weights again
         ...     load_chip(analog, f"{folder}/chip7.safetensors")  # chip 7 again
     """
-    chip = _chip(model, "save_chip")
+    chip = chip_of(model, "save_chip")
     matrices = matrices_of(model)
     tensors: dict[str, Tensor] = {
         f"{name}/{key}": value
@@ -261,6 +308,8 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
         "draw_on": chip.draw_on,
         "t_inference": chip.t_inference,
     }
+    if cells := _cells(matrices):
+        about["cells"] = cells
     files.write_tensors(path, tensors, {"aimc_bridge_chip": json.dumps(about)})
 
 
@@ -287,6 +336,8 @@ def load_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
     try:
         with safe_open(str(path), framework="pt") as file:
             about = json.loads((file.metadata() or {})["aimc_bridge_chip"])
+            if about["format"] == _FORMAT:
+                _check_cells(path, about.get("cells", {}), _cells(matrices))
             if about["format"] != _FORMAT or about["model"] != fingerprint(model, matrices):
                 raise CheckpointError(
                     f"{path}: a chip of another model, engine or preset; load it into the model "

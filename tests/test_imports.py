@@ -61,6 +61,7 @@ RANK = {
     "aimc_bridge.conversion": 9,
     "aimc_bridge.batchnorm": 9,
     "aimc_bridge.training": 9,
+    "aimc_bridge.conductances": 10,
     "aimc_bridge.sweeps": 10,
     "aimc_bridge.equivalence": 11,
     "aimc_bridge.doctor": 11,

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from aimc_bridge.engines.match import Handlers
 from aimc_bridge.errors import CapabilityError, StateError, UnknownNameError
+from aimc_bridge.physics.cells import Cells
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.spec import Preset, TrainingSpec
 
@@ -111,6 +112,19 @@ class Matrix(ABC):
         Raises:
             CheckpointError: If the tensors are not a chip of this matrix.
         """
+
+    def cells(self) -> Cells:
+        """Return the programmed devices of the chip, as the native engine keeps them.
+
+        Raises:
+            StateError: If no chip is programmed.
+            CapabilityError: If no conductances are known.
+        """
+        raise CapabilityError(
+            f"no conductances are known of the chip of {self.name!r}, whose device is "
+            f"{self.preset.pcm.label()!r}: it programs and reads whole tiles of weights; allowed: "
+            "a device of the library, a TableDevice, or a DeviceSpec with a registered law"
+        )
 
     # weights
     @abstractmethod

@@ -70,11 +70,12 @@ class TwoEngines:
     def draw(
         self, side: int, x: float, times: Sequence[float], samples: int, seed: int
     ) -> Iterator[Samples]:
-        """Draw single devices, netted weights, and weights of two devices read one by one."""
-        signed, g_max_us = device.signed_targets(x), self.preset.pcm.full_scale_us
+        """Draw single devices, netted weights, and weights whose devices are read one by one."""
         pcm, law = self.preset.pcm, law_of(self.preset.pcm)
+        signed = device.signed_targets(x)
+        g_max_us = pcm.g_max_us if pcm.pairs else pcm.full_scale_us
         readings = law.tabulated or law.redrawn
-        netted = not (law.redrawn and pcm.pairs)
+        netted = not (law.redrawn and pcm.pairs) and pcm.reference != "column"
         if side == 0:
             native = device.Native(self.preset, True, seed, x)
             yield device.devices(native, x, times, samples, g_max_us, readings)
@@ -83,14 +84,14 @@ class TwoEngines:
                 yield device.weights(native, signed, times, samples)
             if pcm.pairs:
                 native = device.Native(self.preset, False, seed, x, "pairs")
-                yield device.weights(native, signed, times, samples, " of two devices")
+                yield device.weights(native, signed, times, samples, device.kind_of(pcm))
         else:
             laws, _ = device.reference_laws(self.preset, seed, x)
             yield device.devices(laws, x, times, samples, g_max_us, readings)
             if netted:
                 yield device.weights(laws, signed, times, samples)
             if pcm.pairs:
-                yield device.pairs(laws, signed, times, samples, g_max_us)
+                yield device.pairs(laws, signed, times, samples, pcm)
 
     def measure(
         self, side: int, layer: Layer, sampling: Sampling, advance: Callable[[], None]

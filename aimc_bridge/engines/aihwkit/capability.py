@@ -52,7 +52,8 @@ def refused(preset: Preset, tile: str, recipe: TrainingSpec | None = None) -> di
         if recipe.noise_type == "programming" and tile == "torch":
             settings["noise_type"] = recipe.noise_type
         injected = recipe.noise_type in ("pcm", "programming")
-        if injected and preset.pcm.law not in MODIFIERS:
+        one_cell = preset.pcm.pairs < 2 and not preset.pcm.referenced
+        if injected and (preset.pcm.law not in MODIFIERS or not one_cell):
             settings["noise_type"] = recipe.noise_type
         if recipe.clip_type == "column_gaussian":
             settings["clip_type"] = recipe.clip_type

@@ -16,9 +16,10 @@ from aimc_bridge.errors import (
     StateError,
 )
 from aimc_bridge.physics import faults
+from aimc_bridge.physics.cells import Cells, netted_cells
 from aimc_bridge.physics.faults import FaultMap
 from aimc_bridge.physics.mapping import TileGrid, column_scales
-from aimc_bridge.spec import Preset, TrainingSpec
+from aimc_bridge.spec import OwnDevice, Preset, TrainingSpec
 
 
 class TileMatrix(Matrix):
@@ -142,6 +143,35 @@ class TileMatrix(Matrix):
                 state[f"alpha@{t_s!r}"] = alpha
             tensors |= {f"{row}.{column}.{key}": value for key, value in state.items()}
         return tensors
+
+    def cells(self) -> Cells:
+        """Return the devices of all tiles as one matrix of cells."""
+        if isinstance(self.preset.pcm, OwnDevice):
+            return super().cells()
+        tiles = [[self._tile_cells(tile) for tile in row] for row in self.tiles]
+        units = torch.cat([torch.cat([c.us_per_unit for c in row], -1) for row in tiles], -2)
+        g, nu = (
+            torch.cat([self._column_tiles([get(c) for c in row]) for row in tiles], dim=-1)
+            for get in (lambda c: c.conductance_us, lambda c: c.nu)
+        )
+        return Cells(g, nu, units, pcm=self.preset.pcm)
+
+    def _column_tiles(self, parts: list[Tensor]) -> Tensor:
+        """Join the cells of column tiles; their references stand behind all of them."""
+        rows = [
+            part.split((size, part.shape[-2] - size), dim=-2)
+            for part, size in zip(parts, self.grid.columns, strict=True)
+        ]
+        return torch.cat([part for kind in zip(*rows, strict=True) for part in kind], dim=-2)
+
+    def _tile_cells(self, tile: ChipTile) -> Cells:
+        """Return the cells of one tile, also of aihwkit's own models, which keep net weights."""
+        net, state, pcm = tile.programmed_weights, tile.drift_noise_parameters, self.preset.pcm
+        if net is None or state is None:
+            raise StateError(f"{self.label} holds no chip; call program(model, seed) first")
+        if isinstance(tile.rpu_config.noise_model, OurNoiseModel):
+            return Cells(*state[:3])
+        return netted_cells(net, state, pcm)
 
     def load_chip_state(self, state: dict[str, Tensor]) -> None:
         """Write the tensors to the tiles that their names start with."""

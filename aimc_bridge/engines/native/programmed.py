@@ -106,7 +106,7 @@ class Blueprint(NamedTuple):
     def passes(self) -> DeviceSpec | None:
         """Return the device if compiled passes are asked for and exist for its law.
 
-        None of them knows faults.
+        None of them knows faults, or another cell than one netted pair.
 
         Returns:
             The device; None if its noise is drawn outside of compiled passes.
@@ -118,7 +118,7 @@ class Blueprint(NamedTuple):
             return None
         kernels.check(self.scale.device.type)
         pcm = self.preset.pcm
-        if pcm.faults or not law_of(pcm).compiled or not cell_law.netted(pcm):
+        if pcm.faults or not law_of(pcm).compiled or not cell_law.netted(pcm) or pcm.pairs > 1:
             return None
         return pcm if compiled_chip.suits(self.grid) else None
 
@@ -300,10 +300,19 @@ def check_state(state: dict[str, Tensor], grid: TileGrid, label: str, pcm: Devic
         needed += BROKEN
     if any(name not in state for name in needed) or any(name not in STATE for name in state):
         raise CheckpointError(f"chip of {label}: has {', '.join(state)}; needs {', '.join(needed)}")
+    state_shape = cell_law.state_shape(grid, pcm)
     rows, columns, outs = len(grid.rows), len(grid.columns), grid.out_features
     for name, value in state.items():
         allowed = {(rows, outs), (rows, columns)}
-        if name in ("conductance_us", "nu", "held", *BROKEN):
+        if name in ("held", *BROKEN):
             allowed = {(outs, grid.in_features)}
+        elif name in ("conductance_us", "nu"):
+            allowed = {state_shape[-2:]}
         if tuple(value.shape[-2:]) not in allowed:
             raise CheckpointError(f"chip of {label}: {name} {tuple(value.shape)}")
+    devices = state.get("conductance_us")
+    if devices is not None and tuple(devices.shape) != state_shape:
+        raise CheckpointError(
+            f"chip of {label}: conductance_us {tuple(devices.shape)}; needs {state_shape}, "
+            f"{pcm.pairs or 'no'} pairs of devices per weight"
+        )
