@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from aimc_bridge.engines.match import Handlers
 from aimc_bridge.errors import CapabilityError, StateError, UnknownNameError
 from aimc_bridge.physics.mapping import TileGrid
+from aimc_bridge.physics.variation import Variation
 from aimc_bridge.spec import Preset, TrainingSpec
 
 Observer = Callable[[int, int, Tensor, Callable[[], Tensor]], None]
@@ -110,6 +111,18 @@ class Matrix(ABC):
 
         Raises:
             CheckpointError: If the tensors are not a chip of this matrix.
+        """
+
+    @abstractmethod
+    def variation(self) -> Variation:
+        """Return what the periphery of the chip drew; nothing without a chip."""
+
+    @abstractmethod
+    def hold_variation(self, values: Variation) -> None:
+        """Take what the periphery of a chip drew, until the next chip or `restore`.
+
+        Args:
+            values: What it drew.
         """
 
     # weights
