@@ -9,10 +9,11 @@ from __future__ import annotations
 from aihwkit.simulator.tiles import InferenceTile
 from torch import Tensor
 
+from aimc_bridge.engines.aihwkit.config import rpu_config
 from aimc_bridge.physics import variation
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.variation import Variation
-from aimc_bridge.spec import CrossbarSpec
+from aimc_bridge.spec import CrossbarSpec, Preset
 
 _NAMES = {
     "v_offset": "v_offset",
@@ -38,6 +39,17 @@ def read_tile(tile: InferenceTile, spec: CrossbarSpec) -> Variation:
     shapes = dict.fromkeys(values, (1, tile.out_size))
     shapes["read_asymmetry"] = (tile.out_size, tile.in_size)
     return Variation(**{name: value.view(shapes[name]) for name, value in values.items()})
+
+
+def drawn_by_tile(preset: Preset, outputs: int, inputs: int) -> Variation:
+    """Return what a new tile of aihwkit draws by itself.
+
+    Args:
+        preset: The preset.
+        outputs: Number of outputs of the tile.
+        inputs: Number of inputs of the tile.
+    """
+    return read_tile(InferenceTile(outputs, inputs, rpu_config(preset)), preset.crossbar)
 
 
 def write_tile(tile: InferenceTile, spec: CrossbarSpec, values: Variation) -> None:
