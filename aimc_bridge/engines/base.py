@@ -19,6 +19,7 @@ from aimc_bridge.engines.match import Handlers
 from aimc_bridge.errors import CapabilityError, StateError, UnknownNameError
 from aimc_bridge.physics.cells import Cells
 from aimc_bridge.physics.mapping import TileGrid
+from aimc_bridge.physics.variation import Variation
 from aimc_bridge.spec import Preset, TrainingSpec
 
 Observer = Callable[[int, int, Tensor, Callable[[], Tensor]], None]
@@ -125,6 +126,18 @@ class Matrix(ABC):
             f"{self.preset.pcm.label()!r}: it programs and reads whole tiles of weights; allowed: "
             "a device of the library, a TableDevice, or a DeviceSpec with a registered law"
         )
+
+    @abstractmethod
+    def variation(self) -> Variation:
+        """Return what the periphery of the chip drew; nothing without a chip."""
+
+    @abstractmethod
+    def hold_variation(self, values: Variation) -> None:
+        """Take what the periphery of a chip drew, until the next chip or `restore`.
+
+        Args:
+            values: What it drew.
+        """
 
     # weights
     @abstractmethod

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from aimc_bridge.engines.base import engine as find_engine
-from aimc_bridge.equivalence import device, periphery, plan
+from aimc_bridge.equivalence import device, periphery, plan, variation
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.device import Samples
 from aimc_bridge.equivalence.layer import (
@@ -127,6 +127,8 @@ class TwoEngines:
         periphery.clipping(findings, layer, self.preset, sampling)
         periphery.ir_drop(findings, layer, self.preset, sampling)
         periphery.exactly(findings, layer, self.preset, sampling)
+        variation.drawn(findings, layer, self.preset, sampling)
+        variation.noise_by_output(findings, periphery.first_tile(layer), self.preset, sampling)
 
     def chips_needed(self, layer: Layer, sampling: Sampling) -> int | None:
         """Return the chips that a pilot of the native engine finds to be needed."""

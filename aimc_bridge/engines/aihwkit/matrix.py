@@ -9,16 +9,18 @@ from torch import Tensor, nn
 
 from aimc_bridge.engines.aihwkit.noise import OurNoiseModel, drawing
 from aimc_bridge.engines.aihwkit.tile import ChipTile
+from aimc_bridge.engines.aihwkit.variation import read_tile, write_tile
 from aimc_bridge.engines.base import Flag, Matrix, Observer
 from aimc_bridge.errors import (
     CapabilityError,
     CheckpointError,
     StateError,
 )
-from aimc_bridge.physics import faults
+from aimc_bridge.physics import faults, variation
 from aimc_bridge.physics.cells import Cells, netted_cells
 from aimc_bridge.physics.faults import FaultMap
 from aimc_bridge.physics.mapping import TileGrid, column_scales
+from aimc_bridge.physics.variation import Variation
 from aimc_bridge.spec import OwnDevice, Preset, TrainingSpec
 
 
@@ -57,6 +59,7 @@ class TileMatrix(Matrix):
         self.reached = Flag()
         for _, _, tile in self._each():
             tile.reached, tile.pcm = self.reached, preset.pcm
+        self.hold_variation(Variation())
 
     def named(self, label: str) -> None:
         """Set the name of the layer in errors.
@@ -98,6 +101,7 @@ class TileMatrix(Matrix):
 
         The broken devices are those of the same chip on the native engine.
         """
+        self._draw_variation(seed, name)
         broken = None
         if self.preset.pcm.faults:
             broken = faults.draw(self.grid, self.preset.pcm, faults.generators(seed, name))
@@ -109,6 +113,35 @@ class TileMatrix(Matrix):
                 tile.program_weights(from_reference=True)
             tile.alpha = torch.ones(1)
             tile.alphas = {}
+
+    def _draw_variation(self, seed: int, name: str) -> None:
+        """Draw the periphery of a chip, as the native engine does."""
+        generators = variation.generators(seed, name)
+        self.hold_variation(variation.draw(self.grid, self.preset.crossbar, generators))
+
+    def variation(self) -> Variation:
+        """Return what the C++ tiles hold; without a chip, that is the means."""
+        parts = [[read_tile(tile, self.preset.crossbar) for tile in row] for row in self.tiles]
+        values = {}
+        for name in variation.drawn_names(self.preset.crossbar):
+            tensors = [[part.tensors()[name] for part in row] for row in parts]
+            if name == "read_asymmetry":
+                values[name] = self._whole(tensors)
+            else:
+                values[name] = torch.cat([torch.cat(row, dim=1) for row in tensors])
+        return Variation(**values)
+
+    def hold_variation(self, values: Variation) -> None:
+        """Write the values to the C++ tiles."""
+        drawn, columns = values.tensors(), self.grid.column_slices()
+        for row, column, tile in self._each():
+            part = {
+                name: self._part(value, row, column)
+                if name == "read_asymmetry"
+                else value[row : row + 1, columns[column]]
+                for name, value in drawn.items()
+            }
+            write_tile(tile, self.preset.crossbar, Variation(**part))
 
     def drift(self, t_s: float, seed: int, name: str, draw_on: str) -> None:
         """Read each tile with aihwkit's own function; `draw_on` has no effect."""
@@ -123,6 +156,7 @@ class TileMatrix(Matrix):
         """Let every tile forget its chip."""
         for _, _, tile in self._each():
             tile.forget_chip()
+        self.hold_variation(Variation())
 
     def chip_state(self) -> dict[str, Tensor]:
         """Return the tensors of all tiles, under names "row.column.tensor"."""
@@ -141,6 +175,7 @@ class TileMatrix(Matrix):
                 state[f"drift{index}"] = values
             for t_s, alpha in tile.alphas.items():
                 state[f"alpha@{t_s!r}"] = alpha
+            state |= read_tile(tile, self.preset.crossbar).tensors()
             tensors |= {f"{row}.{column}.{key}": value for key, value in state.items()}
         return tensors
 
@@ -182,9 +217,9 @@ class TileMatrix(Matrix):
                 for key, value in state.items()
                 if key.startswith(f"{row}.{column}.")
             }
-            missing = [
-                key for key in ("programmed", "held", "alpha", "drift0") if key not in tensors
-            ]
+            drawn = variation.drawn_names(self.preset.crossbar)
+            needed = ("programmed", "held", "alpha", "drift0", *drawn)
+            missing = [key for key in needed if key not in tensors]
             if missing:
                 raise CheckpointError(
                     f"chip of {self.label}, tile {row}.{column}: no {', '.join(missing)}"
@@ -192,6 +227,8 @@ class TileMatrix(Matrix):
             tile.reference_combined_weights = tile.trained().clone()
             tile.programmed_weights = tensors["programmed"].clone()
             tile.hold(tensors["held"])
+            values = Variation(**{key: tensors[key] for key in drawn})
+            write_tile(tile, self.preset.crossbar, values)
             tile.alpha = tensors["alpha"].clone()
             tile.drift_baseline = tensors.get("baseline")
             count = sum(key.startswith("drift") for key in tensors)
