@@ -26,6 +26,7 @@ from aimc_bridge.equivalence.task import TaskModel
 from aimc_bridge.equivalence.two_engines import TwoEngines
 from aimc_bridge.equivalence.two_presets import TwoPresets
 from aimc_bridge.errors import CapabilityError, UsageError
+from aimc_bridge.physics.drift import check_known
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import Evaluate
 from aimc_bridge.times import seconds
@@ -146,7 +147,11 @@ def ask(
     comparison.check(torch.device("cpu"), torch.float32)
     native_engine = _native_engine(compiled, device, physics)
     chosen = _levels(levels, comparison, model, inputs, evaluate)
-    times_of = {level: _times(_TIMES[level] if times is None else times) for level in LEVELS}
+    times_of = {level: _times(times, level, comparison.presets) for level in LEVELS}
+    if empty := [level for level in chosen if not times_of[level]]:
+        raise UsageError(
+            f"a device is known at none of the usual times of the {empty[0]} level; give times="
+        )
     if chips is not None:
         _check_chips(chips)
     pair = _task_chips(task_chips)
@@ -305,12 +310,39 @@ def _missing_reference(comparison: Comparison) -> CapabilityError | None:
     return None
 
 
-def _times(times: Times) -> tuple[float, ...]:
-    """Check times and return them in seconds, ascending."""
+def _times(times: Times | None, level: str, presets: Sequence[Preset]) -> tuple[float, ...]:
+    """Check times and return them in seconds, ascending.
+
+    Args:
+        times: The times; None takes the usual ones of a level, as far as all devices are known at
+            them.
+        level: The level.
+        presets: The presets.
+
+    Raises:
+        UsageError: If there are no times, or if a device is not known at one of them.
+    """
+    if times is None:
+        usual = (seconds(t) for t in _TIMES[level])
+        return tuple(t_s for t_s in usual if _are_known(t_s, presets))
     listed = (times,) if isinstance(times, str | float | int) else tuple(times)
     if not listed:
         raise UsageError("no times; allowed: one or more, such as times=('1s', '1y')")
-    return tuple(sorted({seconds(t) for t in listed}))
+    in_seconds = tuple(sorted({seconds(t) for t in listed}))
+    for t_s in in_seconds:
+        for preset in presets:
+            check_known(t_s, preset.pcm)
+    return in_seconds
+
+
+def _are_known(t_s: float, presets: Sequence[Preset]) -> bool:
+    """Return whether the devices of all presets are known at a time."""
+    try:
+        for preset in presets:
+            check_known(t_s, preset.pcm)
+    except UsageError:
+        return False
+    return True
 
 
 def _is_count(count: object, least: int) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor
 from aimc_bridge.errors import ShapeError, UsageError
 from aimc_bridge.physics import faults as fault_law
 from aimc_bridge.physics.drift import Moment, drift_exponent
+from aimc_bridge.physics.elementwise import check_elementwise
 from aimc_bridge.physics.faults import FaultMap
 from aimc_bridge.physics.laws import law_of, of_library
 from aimc_bridge.physics.mapping import TileGrid, from_legs, from_pair, legs, to_pair
@@ -164,6 +165,13 @@ def program_cells(
     if not of_library(pcm):
         _check_result("programmed", cells.conductance_us, weight, pcm)
         _check_result("drift_exponent", cells.nu, weight, pcm)
+        target = weight.abs() * _by_cell(us_per_unit(weight, grid, pcm), grid)
+        for name, law, eps in (
+            ("programmed", programmed, eps_prog),
+            ("drift_exponent", drift_exponent, eps_nu),
+        ):
+            one = eps.reshape(-1, *weight.shape)[0]
+            check_elementwise(name, lambda g, e, law=law: law(g, pcm, e), pcm, target, one)
     return cells
 
 
@@ -272,6 +280,8 @@ def read_cells(cells: Cells, grid: TileGrid, pcm: DeviceSpec, t_s: float, eps: T
     now = read_us(cells.conductance_us, cells.nu, t_s, pcm, eps)
     if not of_library(pcm):
         _check_result("read", now, cells.conductance_us, pcm)
+        parts = cells.conductance_us, cells.nu, eps
+        check_elementwise("read", lambda g, nu, e: read_us(g, nu, t_s, pcm, e), pcm, *parts)
     if cells.working is not None:
         now = torch.where(cells.working, now, 0.0)
     return _weights(now, cells, grid)
