@@ -67,6 +67,7 @@ class Question:
         times: Seconds after programming, ascending, by level.
         targets: Targets of devices over g_max; empty without the device level.
         samples: Devices per cell.
+        margins: Margins of devices, as shares.
         layers: The layers to compare; empty without the layer level.
         chips: Chips of each side of every layer; None if a pilot decides.
         task: What is asked at the task level; None without it.
@@ -84,6 +85,7 @@ class Question:
     times: Mapping[str, tuple[float, ...]]
     targets: tuple[float, ...]
     samples: int
+    margins: Mapping[str, float]
     layers: tuple[Layer, ...]
     chips: int | None
     task: TaskQuestion | None
@@ -121,6 +123,7 @@ def ask(
     exclude: Sequence[str] | str,
     targets: Sequence[float],
     samples: int,
+    margins: Mapping[str, float] | None,
     budget: str | float | None,
     compiled: bool,
     device: str,
@@ -157,6 +160,7 @@ def ask(
     pair = _task_chips(task_chips)
     all_targets = tuple(dict.fromkeys(float(x) for x in targets))
     _check_targets(all_targets, samples, chosen)
+    all_margins = _margins(margins)
     budget_s = None if budget is None else seconds(budget)
     if trained is not None and (model is None or len(comparison.presets) > 1):
         raise UsageError(
@@ -185,6 +189,7 @@ def ask(
         "times": {level: list(at) for level, at in times_of.items()},
         "targets": list(all_targets),
         "samples": samples,
+        **({} if margins is None else {"margins": all_margins}),
         "chips": [chips, None if pair is None else pair[0] if pair[0] == pair[1] else list(pair)],
         "seed": seed,
         "native side": [native_engine, device],
@@ -199,6 +204,7 @@ def ask(
         times=times_of,
         targets=all_targets if "device" in chosen else (),
         samples=samples,
+        margins=all_margins,
         layers=chosen_layers,
         chips=chips,
         task=task_question,
@@ -376,6 +382,20 @@ def _check_targets(targets: tuple[float, ...], samples: int, levels: tuple[str, 
     device.check(targets, samples)
     if "device" in levels and not targets:
         raise UsageError("targets is empty; allowed: one or more numbers in [0, 1]")
+
+
+def _margins(margins: Mapping[str, float] | None) -> dict[str, float]:
+    """Check the margins of the device level and return all of them."""
+    chosen = {} if margins is None else margins
+    known = isinstance(chosen, Mapping) and set(chosen) <= set(device.MARGINS)
+    if not known or not all(
+        isinstance(value, int | float) and 0 < value < 1 for value in chosen.values()
+    ):
+        raise UsageError(
+            f"margins={margins!r}; allowed: shares between 0 and 1 of {', '.join(device.MARGINS)}, "
+            "such as {'sd': 0.01}"
+        )
+    return {**device.MARGINS, **chosen}
 
 
 def _natives(

@@ -99,7 +99,7 @@ def read_tile(tile: TileState, pcm: OwnDevice, t_s: float, generator: torch.Gene
     Raises:
         ShapeError: If the object returns another shape.
         UsageError: If the object fails, or returns something else than finite weights on the device
-            of those that it was given. Their floating point type is converted to the dtype of those.
+            of those that it was given. Other floating point types are converted.
     """
     t_s = check_time(t_s)
     result = _called(pcm, "read", tile.state, t_s, generator)
