@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -246,7 +247,7 @@ class Settings:
             UsageError: If it is not.
         """
         for t_s in self.at:
-            _known(f"--times {label(t_s)}", lambda t_s=t_s: check_known(t_s, self.preset.pcm))
+            _known(f"--times {label(t_s)}", functools.partial(check_known, t_s, self.preset.pcm))
 
     def check_recipe(self, recipe: HWATraining) -> None:
         """Check that the memory device is known at the time of a recipe's noise.
