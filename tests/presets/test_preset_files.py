@@ -150,7 +150,10 @@ def test_a_file_holds_a_table_or_names_one(tmp_path: Path) -> None:
     inside, beside = tmp_path / "inside.json", tmp_path / "beside.json"
     inside.write_text(json.dumps({**head, "device": {**about, **COLUMNS}}))
     beside.write_text(json.dumps({**head, "device": {**about, "csv": "t.csv"}}))
-    lines = [",".join(COLUMNS), *(",".join(map(str, row)) for row in zip(*COLUMNS.values()))]
+    lines = [
+        ",".join(COLUMNS),
+        *(",".join(map(str, row)) for row in zip(*COLUMNS.values(), strict=True)),
+    ]
     (tmp_path / "t.csv").write_text("\n".join(lines))
     mine = presets.load(inside)
     assert presets.load(beside) == mine and mine.pcm.mean_us == (0.1, 0.1, 20.0, 18.0)
