@@ -166,12 +166,11 @@ def program_cells(
         _check_result("programmed", cells.conductance_us, weight, pcm)
         _check_result("drift_exponent", cells.nu, weight, pcm)
         target = weight.abs() * _by_cell(us_per_unit(weight, grid, pcm), grid)
-        for name, law, eps in (
-            ("programmed", programmed, eps_prog),
-            ("drift_exponent", drift_exponent, eps_nu),
-        ):
-            one = eps.reshape(-1, *weight.shape)[0]
-            check_elementwise(name, lambda g, e, law=law: law(g, pcm, e), pcm, target, one)
+        one = [eps.reshape(-1, *weight.shape)[0] for eps in (eps_prog, eps_nu)]
+        check_elementwise("programmed", lambda g, e: programmed(g, pcm, e), pcm, target, one[0])
+        check_elementwise(
+            "drift_exponent", lambda g, e: drift_exponent(g, pcm, e), pcm, target, one[1]
+        )
     return cells
 
 

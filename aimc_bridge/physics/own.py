@@ -6,6 +6,7 @@ weights in [-1, 1], scaled by the largest of the tile, and with a generator of i
 
 from __future__ import annotations
 
+import pickle
 import random
 from typing import Any, NamedTuple
 
@@ -338,9 +339,8 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def _global_states() -> dict[str, object]:
     """Return the states of the generators that a whole program shares, by name."""
-    numpy_state = np.random.get_state(legacy=False)  # a dict
     return {
         "torch": torch.get_rng_state().numpy().tobytes(),
-        "numpy": (numpy_state["state"]["key"].tobytes(), numpy_state["state"]["pos"]),
+        "numpy": pickle.dumps(np.random.get_state()),
         "random": random.getstate(),
     }
