@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 import presets
@@ -53,28 +54,46 @@ def model() -> nn.Module:
 
 
 def compared(table: devices.TableDevice) -> Any:
+    """Compare a table with the law that it was sampled from, with a margin of 1 % for all.
+
+    Programming decides "programmed", and read noise decides what changes within a second.
+    """
     return crosscheck(
         None,
         rasch2023.with_device(table, name="table", why="test"),
         None,
         against=LAW,
         levels="device",
-        targets=(0.05, 0.5, 1.0),
-        times=("0", "1h", "1y"),
-        samples=400_000,
+        targets=(0.5, 1.0),
+        times=("0", "1s", "1y"),
+        samples=1_000_000,
+        margins={"sd": 0.01},
         progress=False,
     )
 
 
-def test_the_table_of_pcm_is_pcm_within_the_margins_of_the_cross_check() -> None:
+def test_the_table_of_pcm_is_pcm_within_one_per_cent() -> None:
+    """Both words hold at 5 % for all rows together (Holm)."""
     report = compared(TABLE)
     assert report.passed, report.table[report.table.verdict != "equivalent"].to_string()
 
 
-@pytest.mark.parametrize("column", ["mean_us", "prog_sd_us", "read_sd_us"])
-def test_a_column_that_is_2_per_cent_off_fails(column: str) -> None:
+@pytest.mark.parametrize(
+    ("column", "quantity"),
+    [("mean_us", "read mean"), ("prog_sd_us", "programmed sd"), ("read_sd_us", "read change sd")],
+)
+def test_a_column_that_is_2_per_cent_off_is_different(column: str, quantity: str) -> None:
+    """With a power above 0.9999: the true ratio is 1.02, the margin 1.01."""
     values = tuple(1.02 * value for value in getattr(TABLE, column))
-    assert not compared(TABLE.change(why="2 % off", **{column: values})).passed
+    table = compared(TABLE.change(why="2 % off", **{column: values})).table
+    rows = table[table.quantity == quantity]
+    rows = rows[rows.t_inference != 31536000.0] if column == "read_sd_us" else rows
+    assert len(rows) and set(rows.verdict) == {"different"}, rows.to_string()
+    if not quantity.endswith(" sd"):
+        return
+    error = (np.log1p(rows.high) - np.log1p(rows.low)) / (2 * stats.norm.isf(0.05))
+    reach = (np.log(1.02) - np.log(1.01)) / error - stats.norm.isf(0.025 / len(table))
+    assert stats.norm.cdf(reach).min() > 0.9999
 
 
 def test_readings_have_the_moments_of_the_rows_and_interpolated_ones_between() -> None:
