@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -39,6 +39,8 @@ MEAN_OF_G_MAX, MEAN_RELATIVE, SD_RELATIVE, DISTANCE = 5e-4, 0.01, 0.02, 0.01
 # The margin of the skewness is the largest of three: a number, a share of the skewness, and a share
 # of the kurtosis, for long tails.
 SKEW, SKEW_RELATIVE, SKEW_OF_KURTOSIS = 0.05, 0.1, 0.02
+MARGINS = {"mean": MEAN_RELATIVE, "sd": SD_RELATIVE}
+"""The margins that a caller may set, as shares."""
 ANEW = 0.02  # margin of "exponent drawn anew", a share of the variance of what devices lost
 
 # A tile of weights has columns of one target, and some of 1, which decide the tile's scale. There
@@ -515,7 +517,12 @@ def _add_anew(drawn: Samples, cell: str, times: Sequence[float]) -> None:
 
 
 def compare(
-    findings: Findings, first: Samples, second: Samples, reference: str, shapes: bool = True
+    findings: Findings,
+    first: Samples,
+    second: Samples,
+    reference: str,
+    shapes: bool = True,
+    margins: Mapping[str, float] = MARGINS,
 ) -> None:
     """Compare every cell that both sides have.
 
@@ -526,6 +533,7 @@ def compare(
         reference: What the second side is.
         shapes: Whether skewness and distribution are compared too, beside mean and standard
             deviation.
+        margins: Those of means and of standard deviations, as shares.
     """
     for key in first:
         if key not in second:  # one side has one exponent for all devices: it was never drawn
@@ -543,9 +551,9 @@ def compare(
             add("", mean_test(wide_a, wide_b, ANEW))
             continue
         floor = 1e-12 if quantity == "exponent" else MEAN_OF_G_MAX
-        margin = max(floor, MEAN_RELATIVE * abs(float(wide_b.mean())))
+        margin = max(floor, margins["mean"] * abs(float(wide_b.mean())))
         add("mean", mean_test(wide_a, wide_b, margin))
-        add("sd", sd_test(wide_a, wide_b, SD_RELATIVE))
+        add("sd", sd_test(wide_a, wide_b, margins["sd"]))
         if (
             not shapes
             or quantity.endswith("change")

@@ -26,6 +26,7 @@ from aimc_bridge.equivalence.task import TaskModel
 from aimc_bridge.equivalence.two_engines import TwoEngines
 from aimc_bridge.equivalence.two_presets import TwoPresets
 from aimc_bridge.errors import CapabilityError, UsageError
+from aimc_bridge.physics.drift import check_known
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import Evaluate
 from aimc_bridge.times import seconds
@@ -66,6 +67,7 @@ class Question:
         times: Seconds after programming, ascending, by level.
         targets: Targets of devices over g_max; empty without the device level.
         samples: Devices per cell.
+        margins: Margins of devices, as shares.
         layers: The layers to compare; empty without the layer level.
         chips: Chips of each side of every layer; None if a pilot decides.
         task: What is asked at the task level; None without it.
@@ -83,6 +85,7 @@ class Question:
     times: Mapping[str, tuple[float, ...]]
     targets: tuple[float, ...]
     samples: int
+    margins: Mapping[str, float]
     layers: tuple[Layer, ...]
     chips: int | None
     task: TaskQuestion | None
@@ -120,6 +123,7 @@ def ask(
     exclude: Sequence[str] | str,
     targets: Sequence[float],
     samples: int,
+    margins: Mapping[str, float] | None,
     budget: str | float | None,
     compiled: bool,
     device: str,
@@ -146,12 +150,17 @@ def ask(
     comparison.check(torch.device("cpu"), torch.float32)
     native_engine = _native_engine(compiled, device, physics)
     chosen = _levels(levels, comparison, model, inputs, evaluate)
-    times_of = {level: _times(_TIMES[level] if times is None else times) for level in LEVELS}
+    times_of = {level: _times(times, level, comparison.presets) for level in LEVELS}
+    if empty := [level for level in chosen if not times_of[level]]:
+        raise UsageError(
+            f"a device is known at none of the usual times of the {empty[0]} level; give times="
+        )
     if chips is not None:
         _check_chips(chips)
     pair = _task_chips(task_chips)
     all_targets = tuple(dict.fromkeys(float(x) for x in targets))
     _check_targets(all_targets, samples, chosen)
+    all_margins = _margins(margins)
     budget_s = None if budget is None else seconds(budget)
     if trained is not None and (model is None or len(comparison.presets) > 1):
         raise UsageError(
@@ -180,6 +189,7 @@ def ask(
         "times": {level: list(at) for level, at in times_of.items()},
         "targets": list(all_targets),
         "samples": samples,
+        **({} if margins is None else {"margins": all_margins}),
         "chips": [chips, None if pair is None else pair[0] if pair[0] == pair[1] else list(pair)],
         "seed": seed,
         "native side": [native_engine, device],
@@ -194,6 +204,7 @@ def ask(
         times=times_of,
         targets=all_targets if "device" in chosen else (),
         samples=samples,
+        margins=all_margins,
         layers=chosen_layers,
         chips=chips,
         task=task_question,
@@ -305,12 +316,39 @@ def _missing_reference(comparison: Comparison) -> CapabilityError | None:
     return None
 
 
-def _times(times: Times) -> tuple[float, ...]:
-    """Check times and return them in seconds, ascending."""
+def _times(times: Times | None, level: str, presets: Sequence[Preset]) -> tuple[float, ...]:
+    """Check times and return them in seconds, ascending.
+
+    Args:
+        times: The times; None takes the usual ones of a level, as far as all devices are known at
+            them.
+        level: The level.
+        presets: The presets.
+
+    Raises:
+        UsageError: If there are no times, or if a device is not known at one of them.
+    """
+    if times is None:
+        usual = (seconds(t) for t in _TIMES[level])
+        return tuple(t_s for t_s in usual if _are_known(t_s, presets))
     listed = (times,) if isinstance(times, str | float | int) else tuple(times)
     if not listed:
         raise UsageError("no times; allowed: one or more, such as times=('1s', '1y')")
-    return tuple(sorted({seconds(t) for t in listed}))
+    in_seconds = tuple(sorted({seconds(t) for t in listed}))
+    for t_s in in_seconds:
+        for preset in presets:
+            check_known(t_s, preset.pcm)
+    return in_seconds
+
+
+def _are_known(t_s: float, presets: Sequence[Preset]) -> bool:
+    """Return whether the devices of all presets are known at a time."""
+    try:
+        for preset in presets:
+            check_known(t_s, preset.pcm)
+    except UsageError:
+        return False
+    return True
 
 
 def _is_count(count: object, least: int) -> bool:
@@ -344,6 +382,20 @@ def _check_targets(targets: tuple[float, ...], samples: int, levels: tuple[str, 
     device.check(targets, samples)
     if "device" in levels and not targets:
         raise UsageError("targets is empty; allowed: one or more numbers in [0, 1]")
+
+
+def _margins(margins: Mapping[str, float] | None) -> dict[str, float]:
+    """Check the margins of the device level and return all of them."""
+    chosen = {} if margins is None else margins
+    known = isinstance(chosen, Mapping) and set(chosen) <= set(device.MARGINS)
+    if not known or not all(
+        isinstance(value, int | float) and 0 < value < 1 for value in chosen.values()
+    ):
+        raise UsageError(
+            f"margins={margins!r}; allowed: shares between 0 and 1 of {', '.join(device.MARGINS)}, "
+            "such as {'sd': 0.01}"
+        )
+    return {**device.MARGINS, **chosen}
 
 
 def _natives(

@@ -7,7 +7,7 @@ import functools
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from aimc_bridge.equivalence import comparison, plan, task
 from aimc_bridge.equivalence.capture import Layer
-from aimc_bridge.equivalence.device import SAMPLES, TARGETS, check
+from aimc_bridge.equivalence.device import MARGINS, SAMPLES, TARGETS, check
 from aimc_bridge.equivalence.device import TIMES as DEVICE_TIMES
 from aimc_bridge.equivalence.measuring import COMPILED
 from aimc_bridge.equivalence.plan import Choice, Cost
@@ -51,6 +51,7 @@ def crosscheck(
     exclude: Sequence[str] | str = (),
     targets: Sequence[float] = TARGETS,
     samples: int = SAMPLES,
+    margins: Mapping[str, float] | None = None,
     budget: str | float | None = None,
     compiled: bool = False,
     device: str = "cpu",
@@ -87,6 +88,9 @@ def crosscheck(
         exclude: Modules that stay digital, as in `convert`.
         targets: Target conductances of devices over g_max.
         samples: Devices per cell.
+        margins: Margins of the device level as shares, of "mean" or "sd" or both; by default
+            0.01 and 0.02. With narrower ones it tells smaller differences apart, and needs more
+            samples. A mean may always differ by 5e-4 of g_max.
         budget: Wall time, such as "20m". The part that it pays for is done, and the summary says
             which.
         compiled: Whether layers and task of the native engine run as `native.compiled` runs them.
@@ -125,6 +129,7 @@ def crosscheck(
         exclude=exclude,
         targets=targets,
         samples=samples,
+        margins=margins,
         budget=budget,
         compiled=compiled,
         device=device,
@@ -305,7 +310,8 @@ class _Check:
     def _device_item(self, x: float, samples: int, cost: float) -> WorkItem:
         """Return the comparison of devices with one target as an item of work."""
         times, seed = self.question.times["device"], self.question.seed
-        arguments = (self.question.comparison, x, times, samples, seed)
+        margins = self.question.margins
+        arguments = (self.question.comparison, x, times, samples, seed, margins)
         return WorkItem(f"device/{x:g}", cost, 0, comparison.device_findings, arguments)
 
     def _layer_item(self, layer: Layer, chips: int, cost: float) -> WorkItem:
@@ -393,6 +399,9 @@ class _Check:
             note = f"devices: {choice.samples} samples a cell"
             twice = compared.samples_at(0.0, choice.samples) > choice.samples
             notes.append(note + (", twice that for a target of 0" if twice else ""))
+            if question.margins != MARGINS:
+                at = ", ".join(f"{100 * v:g} % of {k}" for k, v in question.margins.items())
+                notes.append(f"margins of devices: {at}")
         notes += [f"layer {name}: {n} chips of each side" for name, n in choice.layers.items()]
         if choice.task:
             chips = f"{choice.task} chips of each side"

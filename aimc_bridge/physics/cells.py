@@ -22,6 +22,7 @@ from aimc_bridge.errors import ShapeError, UsageError
 from aimc_bridge.physics import faults as fault_law
 from aimc_bridge.physics import unit_cell
 from aimc_bridge.physics.drift import Moment, drift_exponent
+from aimc_bridge.physics.elementwise import check_elementwise
 from aimc_bridge.physics.faults import FaultMap
 from aimc_bridge.physics.laws import law_of, of_library
 from aimc_bridge.physics.mapping import TileGrid, from_legs, from_pair, legs
@@ -183,6 +184,12 @@ def program_cells(
         like = weight.new_empty(()).expand(state_shape(grid, pcm))
         _check_result("programmed", cells.conductance_us, like, pcm)
         _check_result("drift_exponent", cells.nu, like, pcm)
+        target = weight.abs() * _by_cell(us_per_unit(weight, grid, pcm), grid)
+        one = [eps.flatten()[: weight.numel()].view_as(weight) for eps in (eps_prog, eps_nu)]
+        check_elementwise("programmed", lambda g, e: programmed(g, pcm, e), pcm, target, one[0])
+        check_elementwise(
+            "drift_exponent", lambda g, e: drift_exponent(g, pcm, e), pcm, target, one[1]
+        )
     return cells
 
 
@@ -346,6 +353,8 @@ def read_cells(cells: Cells, grid: TileGrid, pcm: DeviceSpec, t_s: float, eps: T
     now = read_us(cells.conductance_us, cells.nu, t_s, pcm, eps)
     if not of_library(pcm):
         _check_result("read", now, cells.conductance_us, pcm)
+        parts = cells.conductance_us, cells.nu, eps
+        check_elementwise("read", lambda g, nu, e: read_us(g, nu, t_s, pcm, e), pcm, *parts)
     if cells.working is not None and not pcm.referenced:
         now = torch.where(cells.working, now, 0.0)
     return _weights(now, cells, grid, pcm)

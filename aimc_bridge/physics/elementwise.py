@@ -1,0 +1,54 @@
+"""A check of a user's law: what it returns for a cell must not depend on the other cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aimc_bridge.errors import UsageError
+from aimc_bridge.physics.laws import Law, law_of
+from aimc_bridge.spec import DeviceSpec
+
+_CELLS = 64  # of a row that are computed a second time
+_CLOSE = 1e-5  # vectorised and single operations may differ in the last bits
+
+_CHECKED: set[tuple[str, Law[Any], DeviceSpec]] = set()
+"""What was checked: function, law and device."""
+
+
+def check_elementwise(
+    function: str, call: Callable[..., Tensor], pcm: DeviceSpec, *cells: Tensor
+) -> None:
+    """Check that a function of a law gives some cells alone what it gives them among others.
+
+    It is done once for each device: the first time that it is programmed, or read.
+
+    Args:
+        function: The name of the function, for the error.
+        call: The function, of tensors of cells.
+        pcm: The device.
+        *cells: Its arguments, each of shape (..., out, in).
+
+    Raises:
+        UsageError: If the values differ, as those of a law that normalises by the largest value.
+    """
+    key = (function, law_of(pcm), pcm)
+    if key in _CHECKED:
+        return
+    result = call(*(values.clone() for values in cells))
+    outputs, inputs = result.shape[-2:]
+    rows, columns = slice(0, max(1, outputs // 2)), slice(0, max(1, min(inputs // 2, _CELLS)))
+    alone = call(*(values[..., rows, columns].clone() for values in cells))
+    among = result[..., rows, columns]
+    size = among.abs().amax().clamp_min(torch.finfo(among.dtype).tiny)
+    if alone.shape != among.shape or bool(((alone - among).abs() > _CLOSE * size).any()):
+        raise UsageError(
+            f"{function} of the law {pcm.law!r} returned other values for some cells alone than "
+            "for the same cells among others; allowed: values that depend on the cell, its noise "
+            "and the device only. What depends on a whole tile is an object with program and read: "
+            "preset.with_device(object, ...)"
+        )
+    _CHECKED.add(key)
