@@ -207,6 +207,6 @@ def _remark(parts: list[Any]) -> str:
         elif _has_limits(part):
             notes.append("learned limits of the weights folded in: training changes the folded one")
     if counts:
-        ranges = "input range" if counts == 1 else "input ranges"
-        notes.insert(0, f"{counts} {ranges} of aihwkit-lightning taken over")
+        words = "input range" if counts == 1 else "input ranges"
+        notes.insert(0, f"{counts} {words} of aihwkit-lightning taken over")
     return "; ".join(dict.fromkeys(notes))
