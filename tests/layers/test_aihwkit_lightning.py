@@ -37,7 +37,7 @@ SMALL = presets.rasch2023.change(max_rows=ROWS, why="several tiles, in tests")
 
 
 def config(ranges: bool = True) -> Any:
-    """Return a configuration with slices of 16 rows, weight noise, and ranges set from 5 batches."""
+    """Return a configuration with slices of 16 rows, weight noise and ranges from 5 batches."""
     chosen = TorchInferenceRPUConfig()
     chosen.mapping.max_input_size = ROWS
     chosen.pre_post.input_range.enable = ranges
