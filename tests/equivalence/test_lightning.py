@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 import presets
 from aimc_bridge import crosscheck
-from aimc_bridge.engines.native import backward, input_range
+from aimc_bridge.engines.native import backward, forward, input_range
 from aimc_bridge.equivalence import Report, against_lightning, capture, lightning_side
 from aimc_bridge.equivalence.against_lightning import DEFINED, AgainstLightning
 from aimc_bridge.equivalence.comparison import layer_findings
 from aimc_bridge.equivalence.measuring import Sampling
 from aimc_bridge.errors import CapabilityError, UsageError, VersionError
-from aimc_bridge.physics import injection, mapping
+from aimc_bridge.physics import injection
 from aimc_bridge.spec import Preset
 from tests.models import linear, random
 
@@ -121,7 +121,7 @@ FAULTS: dict[str, tuple[Any, str, Callable[..., Any], set[str]]] = {
         *(backward, "clipped_gradient", both_signs),
         {"gradient of input ranges", "input range, learned"},
     ),
-    "converter": (mapping, "levels", coarse, {"outputs, ADC off", "outputs off by an ADC step"}),
+    "converter": (forward, "levels", coarse, {"outputs, ADC off"}),
 }
 
 
