@@ -116,7 +116,7 @@ def convert(
     _check_patterns(model, [*exclude, *overrides])
     engine_used = find_engine(engine)
     walk = Walk(engine_used, preset, exclude, overrides, model, _custom(handlers))
-    converted = walk.run(_copied(model))
+    converted = walk.run(layers.unwrapped(_copied(model)))
     if strict and walk.refused:
         raise walk.refused.error(engine, exclude, _names(model))
     if not any(layer.where == "analog" for layer in walk.layers):

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 class Comparison(Protocol):
     """Two sides that are compared: side 0, the first, and side 1, the second.
 
-    There are three: `TwoEngines` under one preset, `TwoPresets` on the native engine, and a
-    `CustomLaw` against aihwkit's. Another reference is one more class with these methods. A
-    comparison can be sent to other processes; it holds no model.
+    There are four: `TwoEngines` under one preset, `TwoPresets` on the native engine, a `CustomLaw`
+    against aihwkit's, and `AgainstLightning`. Another reference is one more class with these
+    methods. A comparison can be sent to other processes; it holds no model.
     """
 
     @property

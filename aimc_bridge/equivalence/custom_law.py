@@ -23,6 +23,7 @@ from aimc_bridge.equivalence.measuring import (
     ChipStatistics,
     Sampling,
     product_statistics,
+    reference_note,
     sampled_inputs,
     sampled_outputs,
 )
@@ -236,8 +237,8 @@ class CustomLaw:
         return None
 
     def notes(self, table: pd.DataFrame) -> list[str]:
-        """Return no lines: the table speaks for itself."""
-        return []
+        """Return which aihwkit it was; the table speaks for itself."""
+        return [reference_note()]
 
 
 def _one_chip(laws: TileLaws, matrix: Matrix, times: Sequence[float]) -> list[Tensor]:

@@ -15,11 +15,13 @@ from torch import nn
 from aimc_bridge.chip import restore
 from aimc_bridge.conversion import convert
 from aimc_bridge.converted import record_of
-from aimc_bridge.equivalence import capture, custom_law, device, layer, task
+from aimc_bridge.equivalence import capture, custom_law, device, layer, lightning_side, task
+from aimc_bridge.equivalence.against_lightning import AgainstLightning
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.comparison import Comparison
 from aimc_bridge.equivalence.custom_law import CustomLaw
-from aimc_bridge.equivalence.measuring import COMPILED, NATIVE, Sampling
+from aimc_bridge.equivalence.lightning_side import LIGHTNING
+from aimc_bridge.equivalence.measuring import AIHWKIT, COMPILED, NATIVE, Sampling
 from aimc_bridge.equivalence.report import LEVELS
 from aimc_bridge.equivalence.store import digest
 from aimc_bridge.equivalence.task import TaskModel
@@ -114,6 +116,7 @@ def ask(
     chips: int | None,
     against: Preset | None,
     physics: object | None,
+    reference: str,
     trained: nn.Module | None,
     evaluate: Evaluate | None,
     task_chips: int | Sequence[int] | None,
@@ -146,9 +149,13 @@ def ask(
     """
     _check_integer("seed", seed)
     _check_integer("workers", workers, 1)
-    comparison = comparison_of(preset, against, physics)
+    comparison = comparison_of(preset, against, physics, reference)
     comparison.check(torch.device("cpu"), torch.float32)
     native_engine = _native_engine(compiled, device, physics)
+    if times is not None and isinstance(comparison, AgainstLightning):
+        raise UsageError(
+            f"times={times!r}: aihwkit-lightning has no chips that drift; leave times out"
+        )
     chosen = _levels(levels, comparison, model, inputs, evaluate)
     times_of = {level: _times(times, level, comparison.presets) for level in LEVELS}
     if empty := [level for level in chosen if not times_of[level]]:
@@ -218,12 +225,22 @@ def ask(
     )
 
 
-def comparison_of(preset: Preset, against: Preset | None, physics: object | None) -> Comparison:
+def comparison_of(
+    preset: Preset, against: Preset | None, physics: object | None, reference: str = AIHWKIT
+) -> Comparison:
     """Return what is compared: two presets, a user's physics, or else two engines.
 
     Raises:
-        UsageError: If a preset is none, if the physics lacks a function, or if both are given.
+        UsageError: If a preset is none, if the physics lacks a function, if two questions are asked
+            at once, or if the reference is unknown.
     """
+    if reference not in (AIHWKIT, LIGHTNING):
+        raise UsageError(f"reference={reference!r}; allowed: {AIHWKIT!r}, {LIGHTNING!r}")
+    if reference == LIGHTNING and (against is not None or physics is not None):
+        raise UsageError(
+            f"reference={LIGHTNING!r} compares the native engine under one preset; leave against "
+            "and physics out"
+        )
     for name, value in (("preset", preset), ("against", against)):
         if value is not None and not isinstance(value, Preset):
             raise UsageError(
@@ -235,7 +252,7 @@ def comparison_of(preset: Preset, against: Preset | None, physics: object | None
         return TwoPresets(preset, against)
     if physics is not None:
         return CustomLaw(custom_law.checked(physics), preset)
-    return TwoEngines(preset)
+    return AgainstLightning(preset) if reference == LIGHTNING else TwoEngines(preset)
 
 
 def _check_integer(name: str, value: int, least: int | None = None) -> None:
@@ -445,7 +462,29 @@ def _layers(
     ranged = [preset.crossbar.input_range != "none" for preset in comparison.presets]
     base = native[ranged.index(True) if any(ranged) else 0]
     every = capture.layers_of(base, model, batches)
+    if isinstance(comparison, AgainstLightning):
+        every = _on_lightning(every)
     return tuple(capture.chosen(every, [layers] if isinstance(layers, str) else layers))
+
+
+def _on_lightning(layers: list[Layer]) -> list[Layer]:
+    """Return the layers that aihwkit-lightning has.
+
+    Raises:
+        CapabilityError: If it has none of them.
+
+    Warns:
+        UserWarning: If it lacks some; the warning says why.
+    """
+    reasons = {one.name: lightning_side.refusal(one.module) for one in layers}
+    lacking = [f"{name} ({reason})" for name, reason in reasons.items() if reason]
+    if not lacking:
+        return layers
+    text = f"aihwkit-lightning has no such layers: {', '.join(lacking)}"
+    if len(lacking) == len(layers):
+        raise CapabilityError(f"{text}; there is nothing to compare")
+    warnings.warn(f"{text}; they are left out", UserWarning, stacklevel=5)
+    return [one for one in layers if not reasons[one.name]]
 
 
 def _description(function: object) -> list[Any]:

@@ -17,7 +17,7 @@ from aimc_bridge.equivalence import comparison, plan, task
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.device import MARGINS, SAMPLES, TARGETS, check
 from aimc_bridge.equivalence.device import TIMES as DEVICE_TIMES
-from aimc_bridge.equivalence.measuring import COMPILED
+from aimc_bridge.equivalence.measuring import AIHWKIT, COMPILED
 from aimc_bridge.equivalence.plan import Choice, Cost
 from aimc_bridge.equivalence.question import Question, TaskQuestion, Times, ask
 from aimc_bridge.equivalence.report import Findings, Report
@@ -42,6 +42,7 @@ def crosscheck(
     *,
     against: Preset | None = None,
     physics: object | None = None,
+    reference: str = AIHWKIT,
     trained: nn.Module | None = None,
     evaluate: Evaluate | None = None,
     task_chips: int | Sequence[int] | None = None,
@@ -62,7 +63,9 @@ def crosscheck(
     """Compare two sides within margins that are stated in advance.
 
     The two sides are the native engine and aihwkit under one preset. With `against` they are two
-    presets on the native engine. With `physics` they are a user's laws and aihwkit's.
+    presets on the native engine. With `physics` they are a user's laws and aihwkit's. With
+    `reference="lightning"` they are the native engine and aihwkit-lightning, at the layer level, in
+    what both model.
 
     Args:
         model: A digital model; None if only devices are compared.
@@ -76,6 +79,8 @@ def crosscheck(
         against: Another preset.
         physics: An object with `program(weights, generator) -> state` and `read(state, t_inference,
             generator) -> weights`; weights have the shape (out, in) and are scaled to [-1, 1].
+        reference: "aihwkit", or "lightning" for aihwkit-lightning, which has converters, noise in
+            training and learned input ranges, but neither chips nor times.
         trained: `model` after hardware-aware training, converted to the native engine under
             `preset`. Its weights, scales and input ranges are compared, not those of `model`.
         evaluate: `model -> float | dict`, for the task level; picklable if there are workers.
@@ -108,8 +113,8 @@ def crosscheck(
         UsageError: If an argument is not understood, or two of them do not fit.
         ShapeError: If the model does not take the inputs.
         ConversionError: If the model has no analog layer.
-        CapabilityError: If aihwkit cannot run the preset.
-        VersionError: If there is no working aihwkit.
+        CapabilityError: If the reference cannot run the preset.
+        VersionError: If there is no working aihwkit, or no working aihwkit-lightning.
         DataError: If the folder of `resume` holds another cross-check, or is damaged.
     """
     question = ask(
@@ -120,6 +125,7 @@ def crosscheck(
         chips=chips,
         against=against,
         physics=physics,
+        reference=reference,
         trained=trained,
         evaluate=evaluate,
         task_chips=task_chips,

@@ -20,7 +20,14 @@ from aimc_bridge.equivalence.layer import (
     compare_known_alpha,
     compare_outputs,
 )
-from aimc_bridge.equivalence.measuring import AIHWKIT, ChipStatistics, Sampling, measure, noisy
+from aimc_bridge.equivalence.measuring import (
+    AIHWKIT,
+    ChipStatistics,
+    Sampling,
+    measure,
+    noisy,
+    reference_note,
+)
 from aimc_bridge.equivalence.plan import Cost
 from aimc_bridge.equivalence.report import LEVELS, Findings
 from aimc_bridge.equivalence.task import TaskModel
@@ -158,5 +165,5 @@ class TwoEngines:
         return None
 
     def notes(self, table: pd.DataFrame) -> list[str]:
-        """Return no lines: the table speaks for itself."""
-        return []
+        """Return which aihwkit it was; the table speaks for itself."""
+        return [reference_note()]
