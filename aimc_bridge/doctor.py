@@ -102,7 +102,8 @@ def versions() -> Iterator[Finding]:
     required = torchvision_for(numbers["torch"] or "")
     for name, number in numbers.items():
         if number is None:
-            command = pair_for().command if name == "aihwkit" else f'pip install "{name}"'
+            bound = name in ("aihwkit", "torch", "torchvision")
+            command = pair_for().command if bound else f'pip install "{name}"'
             yield Finding(name, False, f"not installed; run: {command}")
         elif name == "torchvision" and required is not None and minor(number) != required:
             note = (

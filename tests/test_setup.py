@@ -112,12 +112,31 @@ def test_the_command_installs_what_setup_cfg_asks_for(python: str) -> None:
     for package in ("aihwkit", "torch", "torchvision"):
         assert asked[package] == SpecifierSet(ranges[package])
     assert ranges["aihwkit"] == f"=={pair.aihwkit}"
-    for torch, torchvision in pair.torchvision.items():
-        assert asked["torch"].contains(f"{torch}.0")
-        assert asked["torchvision"].contains(f"{torchvision}.0")
+    for torch, torchvision in versions.TORCHVISION.items():
+        assert asked["torch"].contains(f"{torch}.0") == (torch in pair.torch)
+        assert asked["torchvision"].contains(f"{torchvision}.0") == (torch in pair.torch)
         assert versions.torchvision_for(f"{torch}.1+cpu") == torchvision
     assert python in setup_cfg()["metadata"]["classifiers"]
     assert SpecifierSet(setup_cfg()["options"]["python_requires"]).contains(python)
+
+
+def test_the_set_without_aihwkit_is_that_of_setup_cfg() -> None:
+    lines = (ROOT / "requirements-native.txt").read_text(encoding="utf-8").splitlines()
+    listed = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    whole = setup_cfg()["options"]["install_requires"].strip().splitlines()
+    bound = ("aihwkit", "torch", "torchvision")  # what the wheels of aihwkit decide
+    of_setup = [text for text in whole if Requirement(text).name not in bound]
+    assert [str(r) for r in listed if r.name not in bound] == [
+        str(Requirement(t)) for t in of_setup
+    ]
+    torches = {r.name: r.specifier for r in listed if r.name in bound}
+    assert set(torches) == {"torch", "torchvision"}
+    for torch, torchvision in versions.TORCHVISION.items():
+        assert torches["torch"].contains(f"{torch}.0")
+        assert torches["torchvision"].contains(f"{torchvision}.0")
+    newest = max(int(torch.partition(".")[2]) for torch in versions.TORCHVISION)
+    assert not torches["torch"].contains(f"2.{newest + 1}.0")
+    assert not torches["torch"].contains("2.9.1")
 
 
 WRONG_PAIR = """
@@ -309,6 +328,22 @@ def test_doctor_finds_a_torchvision_of_another_torch(monkeypatch: pytest.MonkeyP
     assert rows["torchvision"].ok is False and '"torchvision==0.26.*"' in rows["torchvision"].note
     fake["torchvision"] = "0.26.0+cpu"
     assert all(finding.ok for finding in doctor.versions())
+    fake["torch"] = "2.14.1+cu130"  # the native engine's own: no pair has it
+    rows = {finding.what: finding for finding in doctor.versions()}
+    assert rows["torchvision"].ok is False and '"torchvision==0.29.*"' in rows["torchvision"].note
+
+
+def test_doctor_without_aihwkit_names_the_pair_for_this_python(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor, "installed", {"torch": "2.15.0", "torchvision": "0.30.1"}.get)
+    rows = {finding.what: finding for finding in doctor.versions()}
+    assert rows["torchvision"].ok is True
+    assert (rows["aihwkit"].ok, rows["aihwkit"].note) == (
+        False,
+        f"not installed; run: {versions.pair_for().command}",
+    )
+    assert rows["numpy"].note == 'not installed; run: pip install "numpy"'
 
 
 def test_a_trial_tells_a_tile_that_works_from_one_that_does_not(
