@@ -14,6 +14,7 @@ from cyclopts import Parameter
 
 import presets
 from aimc_bridge.engines.base import engine as find_engine
+from aimc_bridge.errors import VersionError
 from aimc_bridge.training import HWATraining
 from benchmarks import cli, tasks
 from benchmarks.tasks import Task
@@ -224,9 +225,18 @@ class Settings:
     # --- checks ---
 
     def check_engines(self) -> None:
-        """Raise a CapabilityError if an engine cannot run the preset on the device."""
+        """Check that every engine is installed and can run the preset on the device.
+
+        Raises:
+            VersionError: If aihwkit is missing, or does not work with the installed torch.
+            CapabilityError: If an engine cannot run the preset.
+        """
         for name in self.engines:
-            find_engine(name).check(self.preset, self.place, torch.float32)
+            try:
+                engine = find_engine(name)
+            except VersionError as error:
+                raise VersionError(f"{error}; or leave it out: --engine native") from None
+            engine.check(self.preset, self.place, torch.float32)
 
     def make_tasks(self) -> dict[str, Task]:
         """Make the tasks, each with the options of --option that it knows.
