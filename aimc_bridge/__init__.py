@@ -70,6 +70,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, and torch not before."""
+    if name in __all__:
+        from aimc_bridge.shadowing import check
+
+        check("presets")
     if name in ("devices", "physics"):
         return importlib.import_module(f"aimc_bridge.{name}")
     if name in _HOME:

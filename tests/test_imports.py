@@ -25,6 +25,7 @@ RANK = {
     "aimc_bridge.errors": 0,
     "aimc_bridge.rng": 0,
     "aimc_bridge.aliases": 1,
+    "aimc_bridge.shadowing": 1,
     "aimc_bridge.commands": 1,
     "aimc_bridge.files": 1,
     "aimc_bridge.markdown": 1,
@@ -68,6 +69,7 @@ RANK = {
     "aimc_bridge.integrations": 11,
     "aimc_bridge.__main__": 12,
     "benchmarks": 13,
+    "aimc_bridge.console": 14,  # the script that starts the benchmarks
 }
 PRESETS_MAY = {"aimc_bridge.spec", "aimc_bridge.errors"}
 # Preset.rpu_config imports it when it is called.

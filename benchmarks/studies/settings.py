@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 import presets
 from aimc_bridge.engines.base import engine as find_engine
-from aimc_bridge.errors import AimcError, UsageError
+from aimc_bridge.errors import AimcError, UsageError, VersionError
 from aimc_bridge.physics.drift import check_known
 from aimc_bridge.physics.injection import injected
 from aimc_bridge.physics.laws import law_of
@@ -230,14 +230,19 @@ class Settings:
     # --- checks ---
 
     def check_engines(self) -> None:
-        """Check that engines can run the preset, and that its device is known at the times.
+        """Check that every engine is installed and can run the preset on the device, at the times.
 
         Raises:
-            CapabilityError: If an engine cannot run the preset on the device.
+            VersionError: If aihwkit is missing, or does not work with the installed torch.
+            CapabilityError: If an engine cannot run the preset.
             UsageError: If the memory device is not known at a time.
         """
         for name in self.engines:
-            find_engine(name).check(self.preset, self.place, torch.float32)
+            try:
+                engine = find_engine(name)
+            except VersionError as error:
+                raise VersionError(f"{error}; or leave it out: --engine native") from None
+            engine.check(self.preset, self.place, torch.float32)
         self.check_times()
 
     def check_times(self) -> None:
