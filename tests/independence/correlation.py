@@ -1,11 +1,11 @@
-"""The statistic of these tests: correlations between all pairs of fields of noise, at every shift.
+"""The statistic of these tests: correlations of all pairs of fields of noise, at every shift.
 
-A field is the noise of one tile, layer, chip, time or call, as a vector of n numbers. Every field is
-compared with every other one, and with itself, at every circular shift, so that a stream is also
+A field is the noise of one tile, layer, chip, time or call, as a vector of n numbers. Every field
+is compared with every other one, and with itself, at every circular shift, so that a stream is also
 found if it begins somewhere in the middle of another one or repeats itself. For independent
-Gaussian noise, t = r sqrt((n - 2) / (1 - r^2)) of a correlation r is Student's with n - 2 degrees of
-freedom. The bound on |r| is Student's two-sided quantile at 1e-6 over the number of correlations
-(Bonferroni), so that one call of `worst` raises a false alarm once per million runs.
+Gaussian noise, t = r sqrt((n - 2) / (1 - r^2)) of a correlation r is Student's with n - 2 degrees
+of freedom. The bound on |r| is Student's two-sided quantile at 1e-6 over the number of correlations
+(Bonferroni): one call of `shared` raises a false alarm once per million runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-FALSE_ALARM = 1e-6  # per call of `worst`, over all pairs and shifts
+FALSE_ALARM = 1e-6  # per call of `shared`, over all pairs and shifts
 Fields = Mapping[tuple[object, ...], Tensor]
 
 

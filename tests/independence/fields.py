@@ -70,7 +70,9 @@ def _readouts(matrix: Matrix) -> dict[str, dict[tuple[int, int], Tensor]]:
     if reference is None:  # aihwkit keeps it tile by tile
         rows = range(len(grid.rows))
         columns = range(len(grid.columns))
-        parts = [[state[f"{row}.{column}.baseline"].flatten() for column in columns] for row in rows]
+        parts = [
+            [state[f"{row}.{column}.baseline"].flatten() for column in columns] for row in rows
+        ]
         reference = torch.stack([torch.cat(row) for row in parts])
     kinds = {"reference": reference, "now": reference / matrix.alpha()}
     return {

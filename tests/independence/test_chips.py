@@ -1,4 +1,4 @@
-"""No two layers, tiles, chips, times or stages of a chip share noise: programming to compensation."""
+"""No two layers, tiles, chips, times or stages share noise, from programming to compensation."""
 
 from __future__ import annotations
 
