@@ -40,8 +40,8 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("aimc_bridge/physics/**/*.py",),
         ("tests/physics/test_physics.py", "tests/physics/test_injection.py",
          "tests/physics/test_mvm.py", "tests/physics/test_mapping.py",
-         "tests/physics/test_compensation.py", "tests/test_golden.py", "tests/physics",
-         "tests/test_faults.py"),
+         "tests/physics/test_compensation.py", "tests/test_faults.py",
+         "tests/physics/test_edges.py", "tests/test_golden.py", "tests/physics/test_laws.py"),
     ),
     "spec": (("aimc_bridge/spec/**/*.py",), ("tests/spec", "tests/presets")),
     "chip": (("aimc_bridge/rng.py", "aimc_bridge/chip.py"), ("tests/test_rng.py", *CHIPS)),
@@ -53,7 +53,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("aimc_bridge/engines/native/programmed.py", "aimc_bridge/engines/native/crossbar.py"),
         (*CHIPS, "tests/engines/native/test_product.py", "tests/engines/native/test_state.py",
          "tests/engines/native/test_edges.py", "tests/test_golden.py",
-         "tests/engines/test_inputs.py"),
+         "tests/engines/test_inputs.py", "tests/training/test_own_loop.py"),
     ),
     "aihwkit": (
         ("aimc_bridge/engines/aihwkit/matrix.py", "aimc_bridge/engines/aihwkit/noise.py",
@@ -63,7 +63,9 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "training": (
         ("aimc_bridge/training/**/*.py",),
         ("tests/training/test_training.py", "tests/training/test_settings.py",
-         "tests/training/test_session.py", "tests/training"),
+         "tests/training/test_session.py", "tests/training/test_own_loop.py",
+         "tests/training/test_loss.py", "tests/training/test_plain.py",
+         "tests/training/test_accumulation.py", "tests/training/test_resume.py"),
     ),
 }  # fmt: skip
 """The modules of each group, and the tests that should find its faults, the fastest first."""

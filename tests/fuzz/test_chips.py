@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import struct
 from pathlib import Path
@@ -17,11 +16,8 @@ from torch import Tensor, nn
 from aimc_bridge import calibrate, convert, drift, load_chip, program, restore, save_chip, sweep
 from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import AimcError
-from tests.fuzz.damage import CASES, changed, damaged
+from tests.fuzz.damage import CASES, SEALED, changed, damaged
 from tests.models import ENGINES, QUIET, mlp, random
-
-# Files with a checksum are refused whenever a number differs; before there was one, they were not.
-SEALED = importlib.util.find_spec("aimc_bridge.sealed_files") is not None
 
 
 class Saved(NamedTuple):
