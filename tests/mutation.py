@@ -209,7 +209,8 @@ def main() -> None:
             operator = get_operator(fault.operator_name)(**fault.operator_args)
             with use_mutation(fault.module_path, operator, fault.occurrence) as (_, mutated):
                 text = (mutated or "").splitlines()[line - 1].strip()
-                outcome = tested(GROUPS[group][1])
+                own = sorted(map(str, Path("tests").rglob(f"test_{fault.module_path.stem}*.py")))
+                outcome = tested((*own, *GROUPS[group][1]))
             results[name] = {
                 "fault": name, "group": group, "line": text, "outcome": outcome,
                 "seconds": round(time.monotonic() - began, 1),
