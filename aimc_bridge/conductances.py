@@ -84,15 +84,14 @@ def chip_conductances(model: nn.Module, layers: str | Iterable[str] | None = Non
         name: np.concatenate([part[name] for part in parts]) if parts else np.empty(0, np.int32)
         for name in ("layer", "tile", *_VALUES)
     }
-    tiles = sorted({(int(t) // _WIDE, int(t) % _WIDE) for t in np.unique(columns["tile"])})
-    codes = {row * _WIDE + column: number for number, (row, column) in enumerate(tiles)}
-    numbers = np.array([codes[t] for t in sorted(codes)], np.int32)
-    columns["tile"] = pd.Categorical.from_codes(
-        numbers[np.searchsorted(sorted(codes), columns["tile"])],
-        [f"{row}.{column}" for row, column in tiles],
-    )
-    columns["layer"] = pd.Categorical.from_codes(columns["layer"], list(matrices))
-    columns["device"] = pd.Categorical.from_codes(columns["device"], _DEVICES)
+    tiles, columns["tile"] = np.unique(columns["tile"], return_inverse=True)
+    named = {
+        "layer": list(matrices),
+        "tile": [f"{tile // _WIDE}.{tile % _WIDE}" for tile in tiles.tolist()],
+        "device": list(_DEVICES),
+    }
+    for name, names in named.items():
+        columns[name] = pd.Categorical.from_codes(columns[name], categories=pd.Index(names))
     return pd.DataFrame(columns)
 
 

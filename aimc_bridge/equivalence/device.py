@@ -473,10 +473,11 @@ def pairs(
             for factor, target in parts:
                 wanted = torch.full((samples,), target)
                 devices.append((factor, laws.programmed(wanted), laws.exponent(wanted)))
-            total = sum(factor * g for factor, g, _ in devices) + offset
+            total = offset + sum((factor * g for factor, g, _ in devices), torch.zeros(1))
             drawn[cell, f"programmed weight{kind}", math.nan] = total / unit
             for t in times:
-                total = sum(factor * laws.read(g, nu, t) for factor, g, nu in devices) + offset
+                now = (factor * laws.read(g, nu, t) for factor, g, nu in devices)
+                total = offset + sum(now, torch.zeros(1))
                 drawn[cell, f"read weight{kind}", t] = total / unit
     _add_changes(drawn, f"read weight{kind}", times)
     return drawn

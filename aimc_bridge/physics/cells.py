@@ -310,8 +310,8 @@ def netted_cells(net: Tensor, exponents: Sequence[Tensor], pcm: DeviceSpec) -> C
     """
     grid = TileGrid((net.shape[1],), (net.shape[0],))
     scale = us_per_unit(net, grid, pcm)
-    sides = [torch.stack(list(exponents[side::2]), dim=-3) for side in (0, 1)]
-    nu = torch.where(net > 0, *sides)
+    plus, minus = (torch.stack(list(exponents[side::2]), dim=-3) for side in (0, 1))
+    nu = torch.where(net > 0, plus, minus)
     held = _rewritten(net, _by_cell(scale, grid), pcm)
     return Cells(held, nu.reshape(held.shape), scale, pcm=pcm)
 

@@ -107,11 +107,9 @@ def _tile(
 ) -> tuple[Tensor, Tensor]:
     """Return a tile's parts of `FaultMap.broken` and `FaultMap.stuck_at`."""
     faults = pcm.faults
-    shape = (2, outputs, inputs) if pcm.pairs else (outputs, inputs)
-    if pcm.referenced:
-        shape = (outputs, inputs)
-    elif pcm.pairs > 1:
-        shape = (pcm.pairs, 2, outputs, inputs)
+    shape: tuple[int, ...] = (outputs, inputs)
+    if pcm.pairs and not pcm.referenced:
+        shape = (2, *shape) if pcm.pairs == 1 else (pcm.pairs, 2, *shape)
     row = rng.uniform((inputs,), generator, dtype=torch.float64)
     column = rng.uniform((outputs, 1), generator, dtype=torch.float64)
     device = rng.uniform(shape, generator, dtype=torch.float64)

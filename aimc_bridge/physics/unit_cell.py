@@ -103,8 +103,11 @@ def joined(pairs_us: Tensor, factors: Sequence[float]) -> Tensor:
     Returns:
         Microsiemens, shape (..., out, in).
     """
-    parts = pairs_us.unbind(-3)
-    return sum((f * g for f, g in zip(factors[1:], parts[1:], strict=True)), factors[0] * parts[0])
+    first, *others = pairs_us.unbind(-3)
+    total = factors[0] * first
+    for factor, pair_us in zip(factors[1:], others, strict=True):
+        total = total + factor * pair_us
+    return total
 
 
 def legs_of(pairs_us: Tensor) -> Tensor:

@@ -185,11 +185,9 @@ class TileMatrix(Matrix):
             return super().cells()
         tiles = [[self._tile_cells(tile) for tile in row] for row in self.tiles]
         units = torch.cat([torch.cat([c.us_per_unit for c in row], -1) for row in tiles], -2)
-        g, nu = (
-            torch.cat([self._column_tiles([get(c) for c in row]) for row in tiles], dim=-1)
-            for get in (lambda c: c.conductance_us, lambda c: c.nu)
-        )
-        return Cells(g, nu, units, pcm=self.preset.pcm)
+        g = [self._column_tiles([c.conductance_us for c in row]) for row in tiles]
+        nu = [self._column_tiles([c.nu for c in row]) for row in tiles]
+        return Cells(torch.cat(g, -1), torch.cat(nu, -1), units, pcm=self.preset.pcm)
 
     def _column_tiles(self, parts: list[Tensor]) -> Tensor:
         """Join the cells of column tiles; their references stand behind all of them."""
@@ -205,7 +203,7 @@ class TileMatrix(Matrix):
         if net is None or state is None:
             raise StateError(f"{self.label} holds no chip; call program(model, seed) first")
         if isinstance(tile.rpu_config.noise_model, OurNoiseModel):
-            return Cells(*state[:3])
+            return Cells(*state[:3], pcm=pcm)
         return netted_cells(net, state, pcm)
 
     def load_chip_state(self, state: dict[str, Tensor]) -> None:

@@ -333,7 +333,7 @@ def check_state(state: dict[str, Tensor], grid: TileGrid, label: str, preset: Pr
     state_shape = cell_law.state_shape(grid, pcm)
     rows, columns, outs = len(grid.rows), len(grid.columns), grid.out_features
     for name, value in state.items():
-        allowed = {(rows, outs), (rows, columns)}
+        allowed: set[tuple[int, ...]] = {(rows, outs), (rows, columns)}
         if name in ("held", *BROKEN):
             allowed = {(outs, grid.in_features)}
         elif name in ("conductance_us", "nu"):
