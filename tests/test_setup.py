@@ -67,7 +67,7 @@ def requirements(python: str = "3.11") -> dict[str, str]:
     ("aihwkit", "torch"),
     [
         *(("1.1.0", torch) for torch in ("2.10.0", "2.11.0", "2.11.1+cu130", "2.10.0+cpu")),
-        *(("1.1.0+cuda", "2.11.0"), ("1.2.0", "2.13.0+cu130"), ("1.2.0+cuda", "2.13.1")),
+        *(("1.1.0+cuda", "2.11.0"), ("1.2.0", "2.13.0+cu130"), ("1.2.0+cuda", "2.14.1")),
     ],
 )
 def test_a_right_pair_passes(aihwkit: str, torch: str) -> None:
@@ -79,7 +79,7 @@ def test_a_right_pair_passes(aihwkit: str, torch: str) -> None:
     [
         *(("1.1.0", torch) for torch in ("2.9.1", "2.12.0", "2.13.0+cu130", "2.1.1", "2.100.0")),
         *((aihwkit, "2.11.0") for aihwkit in ("1.2.0", "1.0.0", "1.1.0.post1", "1.1")),
-        *(("1.2.0", "2.12.1"), ("1.2.0", "2.14.0"), ("1.3.0", "2.13.0")),
+        *(("1.2.0", "2.12.1"), ("1.2.0", "2.15.0"), ("1.3.0", "2.13.0")),
     ],
 )
 def test_a_wrong_pair_names_what_works_and_the_command_for_this_python(
@@ -91,7 +91,7 @@ def test_a_wrong_pair_names_what_works_and_the_command_for_this_python(
     for part in (
         f"aihwkit {aihwkit} ",
         f"torch {torch};",
-        "aihwkit 1.1.0 with torch 2.10 or 2.11; 1.2.0 with torch 2.13;",
+        "aihwkit 1.1.0 with torch 2.10 or 2.11; 1.2.0 with torch 2.13 or 2.14;",
         f"on Python {'.'.join(map(str, sys.version_info[:2]))} run: ",
     ):
         assert part in message
@@ -336,7 +336,7 @@ def test_doctor_finds_a_torchvision_of_another_torch(monkeypatch: pytest.MonkeyP
 def test_doctor_without_aihwkit_names_the_pair_for_this_python(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(doctor, "installed", {"torch": "2.15.0", "torchvision": "0.30.1"}.get)
+    monkeypatch.setattr(doctor, "installed", {"torch": "2.12.1", "torchvision": "0.27.1"}.get)
     rows = {finding.what: finding for finding in doctor.versions()}
     assert rows["torchvision"].ok is True
     assert (rows["aihwkit"].ok, rows["aihwkit"].note) == (

@@ -36,8 +36,8 @@ PAIRS = (
     ),
     Pair(
         "1.2.0",
-        ("2.13",),
-        ("aihwkit==1.2.0", "torch>=2.13,<2.14", "torchvision>=0.28,<0.29"),
+        ("2.13", "2.14"),
+        ("aihwkit==1.2.0", "torch>=2.13,<2.15", "torchvision>=0.28,<0.30"),
     ),
 )
 """The pairs that were tried, oldest first."""
@@ -52,7 +52,6 @@ TORCHVISION = {
     "2.12": "0.27",
     "2.13": "0.28",
     "2.14": "0.29",
-    "2.15": "0.30",
 }
 """The torchvision that is built for each torch. The native engine runs with all of them."""
 
