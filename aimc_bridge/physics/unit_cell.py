@@ -154,6 +154,7 @@ def less_reference(g_us: Tensor, grid: TileGrid, pcm: DeviceSpec) -> Tensor:
     """
     if pcm.reference != "column":
         return g_us - pcm.reference_us
-    cells, column = g_us.split((grid.out_features, len(grid.columns)), dim=-2)
+    column: Tensor
+    cells, column = g_us.tensor_split([grid.out_features], dim=-2)
     sizes = torch.tensor(grid.columns, device=g_us.device)
     return cells - column.repeat_interleave(sizes, dim=-2)
