@@ -252,12 +252,12 @@ def _check_travels(presets: Mapping[str, Preset], evaluate: Evaluate) -> None:
     Raises:
         UsageError: If one of them cannot be pickled.
     """
-    from joblib.externals import cloudpickle
+    from joblib.externals.loky.backend.reduction import dumps
 
     things = {f"the device of preset {name}": preset.pcm for name, preset in presets.items()}
     for name, thing in {**things, "evaluate": evaluate}.items():
         try:
-            cloudpickle.dumps(thing)
+            dumps(thing)  # as the processes get it
         except Exception as problem:  # what pickling a user's object can raise is not known
             raise UsageError(
                 f"{name} cannot be sent to other processes ({type(problem).__name__}: {problem}); "

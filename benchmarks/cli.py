@@ -214,7 +214,7 @@ TIMES = (1.0, 3600.0, 86400.0, 365 * 86400.0)
 # --- chips, recipes -------------------------------------------------------------------------------
 
 
-_MADE = "a .toml or .json file, or package.module:NAME or path/to/file.py:NAME in Python"
+_MADE = "package.module:NAME or path/to/file.py:NAME in Python, or a .toml or .json file"
 
 
 def preset_of(text: str) -> Preset:

@@ -277,6 +277,9 @@ def broken(**functions: Any) -> object:
     return type("Broken", (Mine,), functions)()
 
 
+OWN = np.random.default_rng(0)
+
+
 def seeded(self: Mine, weights: Tensor, generator: torch.Generator) -> State:
     torch.manual_seed(0)
     return State(weights + 0.01 * torch.randn(weights.shape), 0.1)
@@ -308,13 +311,17 @@ def numpy_seeded(self: Mine, weights: Tensor, generator: torch.Generator) -> Sta
             "changed the state that it was given",
         ),
         (broken(program=seeded), "the generator of torch"),
-        (broken(program=from_numpy), "the same weights and the same generator"),
+        (broken(program=from_numpy), "the generator of numpy"),
         (broken(program=numpy_seeded), "the generator of numpy"),
         (broken(read=lambda self, s, t_inference, generator: s.weights.int()), "torch.int32"),
         (broken(read=lambda self, s, t_inference, generator: 1 / 0), "ZeroDivisionError"),
         (broken(program=lambda self, weights, generator: "text"), "a str at state"),
         (
             broken(program=lambda self, w, generator: State(w + torch.randn(w.shape), 0.1)),
+            "drew from, or seeded, the generator of torch",
+        ),
+        (
+            broken(program=lambda self, w, generator: State(w + OWN.random(), 0.1)),
             "the same weights and the same generator",
         ),
     ],

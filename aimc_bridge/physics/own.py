@@ -73,12 +73,13 @@ def program_tile(
     """
     largest = weight.abs().max().clamp_min(_SMALLEST)
     scaled = weight / largest
-    start = generator.get_state()
+    start, first = generator.get_state(), pcm not in _REPEATABLE
+    elsewhere = _global_states(generator) if first else {}
     state = _called(pcm, "program", scaled.clone(), generator)
     tensors_of(state)
     tile = TileState(state, largest, (weight.shape[0], weight.shape[1]))
-    if pcm not in _REPEATABLE:
-        _check_repeatable(tile, scaled, pcm, generator, start)
+    if first:
+        _check_repeatable(tile, scaled, pcm, generator, start, elsewhere)
         _REPEATABLE.add(pcm)
     if faults is None:
         return tile
@@ -298,10 +299,11 @@ def _check_repeatable(
     pcm: OwnDevice,
     generator: torch.Generator,
     start: Tensor,
+    elsewhere: dict[str, object],
 ) -> None:
     """Raise UsageError if the object does not give the same weights for the same generator."""
     end = generator.get_state()
-    before, elsewhere = [tensor.clone() for tensor in tensors_of(tile.state)], _global_states()
+    before = [tensor.clone() for tensor in tensors_of(tile.state)]
     readings = [read_tile(tile, pcm, 0.0, generator)]
     after = tensors_of(tile.state)
     if not all(map(_same, before, after)):
@@ -314,7 +316,8 @@ def _check_repeatable(
     generator.set_state(end)
     readings.append(read_tile(TileState(state, tile.largest, tile.shape), pcm, 0.0, generator))
     generator.set_state(end)
-    drawn = [name for name, now in _global_states().items() if now != elsewhere[name]]
+    now = _global_states(generator)
+    drawn = [name for name, state in elsewhere.items() if now.get(name, state) != state]
     if drawn:
         raise UsageError(
             f"{pcm.label()} drew from, or seeded, the generator of {' and '.join(drawn)} that the "
@@ -337,10 +340,15 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return not bool(different.any())
 
 
-def _global_states() -> dict[str, object]:
-    """Return the states of the generators that a whole program shares, by name."""
-    return {
-        "torch": torch.get_rng_state().numpy().tobytes(),
+def _global_states(generator: torch.Generator) -> dict[str, object]:
+    """Return the states of the generators that a whole program shares, by name.
+
+    Without torch's if it is the generator that the device is to use, as on aihwkit.
+    """
+    states: dict[str, object] = {
         "numpy": pickle.dumps(np.random.get_state()),
         "random": random.getstate(),
     }
+    if generator is not torch.default_generator:
+        states["torch"] = torch.get_rng_state().numpy().tobytes()
+    return states

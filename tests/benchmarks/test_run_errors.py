@@ -214,9 +214,9 @@ def test_times_that_the_device_does_not_know_are_said_before_any_work(tmp_path, 
     path.write_text(TABLE)
     words = ["wrn", "--preset", str(path), "--out", str(tmp_path / "out")]
     assert run.main([*words, "--dry-run"]) == 2
-    said = one_error(capsys)
+    said = one_error(capsys.readouterr().err)
     assert "--times 1h: time 3600 s is outside of the table of this device" in said
     assert run.main([*words, "--dry-run", "--times", "1s"]) == 2
-    assert "--set noise_t_s=SECONDS" in one_error(capsys)
+    assert "--set noise_t_s=SECONDS" in one_error(capsys.readouterr().err)
     assert run.main([*words, "--dry-run", "--times", "1s", "--set", "noise_t_s=5"]) == 0
     assert not (tmp_path / "out").exists()
