@@ -48,7 +48,7 @@ def seconds(time: str | Real | float) -> float:
         value = float(time)
     if not math.isfinite(value) or value < 0:
         raise error
-    return value
+    return value + 0.0  # -0.0 is 0.0
 
 
 def label(t_s: float) -> str:

@@ -41,9 +41,13 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("tests/physics/test_physics.py", "tests/physics/test_injection.py",
          "tests/physics/test_mvm.py", "tests/physics/test_mapping.py",
          "tests/physics/test_compensation.py", "tests/test_faults.py",
-         "tests/physics/test_edges.py", "tests/test_golden.py", "tests/physics/test_laws.py"),
+         "tests/physics/test_edges.py", "tests/test_devices.py", "tests/presets/test_published.py",
+         "tests/test_golden.py", "tests/physics/test_laws.py"),
     ),
-    "spec": (("aimc_bridge/spec/**/*.py",), ("tests/spec", "tests/presets")),
+    "spec": (
+        ("aimc_bridge/spec/**/*.py",),
+        ("tests/spec", "tests/presets", "tests/test_devices.py"),
+    ),
     "chip": (("aimc_bridge/rng.py", "aimc_bridge/chip.py"), ("tests/test_rng.py", *CHIPS)),
     "calibration": (
         ("aimc_bridge/calibration.py",),
