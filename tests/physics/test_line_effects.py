@@ -125,7 +125,7 @@ def test_half_of_the_outputs_have_an_offset() -> None:
     none = (v == 0).float().flatten()
     stats.assert_mean(none, 0.5, "outputs without an offset")
     some = v[v != 0]
-    stats.assert_mean(some, 0.0, "offset")
+    stats.assert_mean((some > 0).float(), 0.5, "positive offsets")
     stats.assert_sd(some, 0.1, "offset")
 
 
@@ -169,14 +169,14 @@ def their_product(x: Tensor, weight: Tensor, preset: Preset) -> Tensor:
 
 def test_noise_of_the_tile_comes_behind_the_nonlinearity() -> None:
     """Output noise keeps its size however large the output is, read noise is compressed."""
-    weight, reads, n = torch.tensor([[1.0, 1.0]]), 400, 2.0 / 4.0
+    weight, reads, n = torch.tensor([[1.0, 1.0]]), 1500, 2.0 / 4.0
     x = torch.tensor([[1.0, 1.0]]).expand(reads, -1).contiguous()
     slope = 1.0 / (1.0 + n * 2.0) ** 2
     small = {"adc_bits": None, "out_nonlinearity": 2.0}
     for fields, sd in (({"out_noise": 0.05}, 0.05), ({"w_noise": 0.05}, 0.05 * 2**0.5 * slope)):
         preset = PLAIN.change(**small, **fields, why="test")
         found = torch.stack([their_product(x, weight, preset).std() for _ in range(150)])
-        stats.assert_mean_by_unit(found.double(), sd * _c4(reads), str(fields), 0.02)
+        stats.assert_mean_by_unit(found.double(), sd * _c4(reads), str(fields))
 
 
 def _c4(n: int) -> float:
@@ -220,11 +220,7 @@ def test_readout_has_both_output_noises() -> None:
 
 
 def test_a_readout_without_effects_is_the_standard_one() -> None:
-    spec, weight = rasch2023.crossbar, torch.rand(50, 50) * 2 - 1
-    eps = torch.randn(50, 50)
-    standard = mvm.identity_readout(
-        weight, GRID.row_position(weight), GRID.row_count(weight), spec, eps
-    )
+    weight, eps = torch.rand(50, 50) * 2 - 1, torch.randn(50, 50)
     quiet = rasch2023.change(w_noise=0.0, adc_bits=None, why="test").crossbar
     standard = mvm.identity_readout(
         weight, GRID.row_position(weight), GRID.row_count(weight), quiet, eps

@@ -27,6 +27,8 @@ from aimc_bridge.physics.mvm import LineEffects, line_effects
 from aimc_bridge.physics.variation import Variation
 from aimc_bridge.spec import Preset, TrainingSpec
 
+_NO_VARIATION = Variation()
+
 
 class Crossbar(nn.Module, Matrix):
     """A matrix `[out, in]` on tiles. The layer that owns it owns the trained weights.
@@ -330,7 +332,9 @@ class Crossbar(nn.Module, Matrix):
         if not self.ranges.shared(self.input_range):
             columns = list(enumerate(self.grid.column_slices()))
         blocks = []
-        spec, values = self.preset.crossbar, self.variation()
+        spec, values = self.preset.crossbar, _NO_VARIATION
+        if spec.line_effects:
+            values = self.variation()
         with torch.inference_mode(False), torch.no_grad():
             whole = None
             effects = line_effects(values, self.grid, spec) if spec.line_effects else None
