@@ -154,6 +154,7 @@ def less_reference(g_us: Tensor, grid: TileGrid, pcm: DeviceSpec) -> Tensor:
     """
     if pcm.reference != "column":
         return g_us - pcm.reference_us
-    cells, column = g_us.split((grid.out_features, len(grid.columns)), dim=-2)
+    outs = grid.out_features
+    cells, column = g_us[..., :outs, :], g_us[..., outs:, :]
     sizes = torch.tensor(grid.columns, device=g_us.device)
     return cells - column.repeat_interleave(sizes, dim=-2)
