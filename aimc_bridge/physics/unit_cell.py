@@ -154,7 +154,7 @@ def less_reference(g_us: Tensor, grid: TileGrid, pcm: DeviceSpec) -> Tensor:
     """
     if pcm.reference != "column":
         return g_us - pcm.reference_us
-    column: Tensor
-    cells, column = g_us.tensor_split([grid.out_features], dim=-2)
+    outs = grid.out_features
+    cells, column = g_us[..., :outs, :], g_us[..., outs:, :]
     sizes = torch.tensor(grid.columns, device=g_us.device)
     return cells - column.repeat_interleave(sizes, dim=-2)

@@ -203,8 +203,7 @@ class TileMatrix(Matrix):
         if net is None or state is None:
             raise StateError(f"{self.label} holds no chip; call program(model, seed) first")
         if isinstance(tile.rpu_config.noise_model, OurNoiseModel):
-            g_us, nu, units = state[:3]
-            return Cells(g_us, nu, units, pcm=pcm)
+            return Cells(state[0], state[1], state[2], pcm=pcm)
         return netted_cells(net, state, pcm)
 
     def load_chip_state(self, state: dict[str, Tensor]) -> None:
