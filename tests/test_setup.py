@@ -24,7 +24,6 @@ from rich.console import Console
 import presets
 from aimc_bridge import doctor
 from aimc_bridge.engines import versions
-from aimc_bridge.engines.aihwkit.trial import TILES, trial
 from aimc_bridge.errors import DataError, VersionError
 from benchmarks import doctor as benchmarks_doctor
 from benchmarks import tasks
@@ -197,7 +196,10 @@ def no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(DATA_VARIABLE, raising=False)
 
 
+@pytest.mark.aihwkit
 def test_doctor_says_versions_tiles_and_devices() -> None:
+    from aimc_bridge.engines.aihwkit.trial import TILES
+
     healthy, page = examined()
     assert healthy
     lines = page.splitlines()
@@ -208,6 +210,7 @@ def test_doctor_says_versions_tiles_and_devices() -> None:
     assert "data" not in {line.split()[0] for line in lines}
 
 
+@pytest.mark.aihwkit
 @pytest.mark.usefixtures("no_variable")
 def test_the_benchmarks_doctor_says_which_data_there_are(
     capsys: pytest.CaptureFixture[str],
@@ -218,6 +221,7 @@ def test_the_benchmarks_doctor_says_which_data_there_are(
     assert f"no folder named by --data-dir or {DATA_VARIABLE}" in page
 
 
+@pytest.mark.aihwkit
 @pytest.mark.usefixtures("no_variable")
 def test_the_doctor_as_json_and_silent(capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmarks_doctor.main(["--json"]) == 0
@@ -346,9 +350,12 @@ def test_doctor_without_aihwkit_names_the_pair_for_this_python(
     assert rows["numpy"].note == 'not installed; run: pip install "numpy"'
 
 
+@pytest.mark.aihwkit
 def test_a_trial_tells_a_tile_that_works_from_one_that_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from aimc_bridge.engines.aihwkit.trial import TILES, trial
+
     aihwkit = importlib.import_module("aihwkit.nn")
     assert [trial(tile, "cpu") for tile in TILES] == [None, None]
     assert "no CUDA" in str(trial("rpucuda", "cuda"))
@@ -362,6 +369,7 @@ def test_a_trial_tells_a_tile_that_works_from_one_that_does_not(
     assert not healthy and "no  rpucuda tile, cpu           RuntimeError: weights must" in page
 
 
+@pytest.mark.aihwkit
 def test_the_command_runs() -> None:
     process = subprocess.run(
         [sys.executable, "-m", "aimc_bridge", "doctor"],
