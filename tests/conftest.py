@@ -61,15 +61,16 @@ def skipping_for_want_of_aihwkit(item: pytest.Item) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        if not is_for_want_of_aihwkit(error) or "native" in parameters(item):
+        if not is_for_want_of_aihwkit(error) or "native" in words(item):
             raise
         pytest.skip(str(NO_AIHWKIT))
 
 
-def parameters(item: pytest.Item) -> list[object]:
-    """Return the parameters of a test."""
+def words(item: pytest.Item) -> list[str]:
+    """Return the parameters of a test that are words."""
     callspec = getattr(item, "callspec", None)  # a test without parameters has none
-    return [] if callspec is None else list(callspec.params.values())
+    values = [] if callspec is None else callspec.params.values()
+    return [value for value in values if isinstance(value, str)]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -90,7 +91,7 @@ def pytest_make_collect_report(
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    needs_aihwkit = item.get_closest_marker("aihwkit") or "aihwkit" in parameters(item)
+    needs_aihwkit = item.get_closest_marker("aihwkit") or "aihwkit" in words(item)
     if NO_AIHWKIT is not None and needs_aihwkit:
         pytest.skip(NO_AIHWKIT)
     with skipping_for_want_of_aihwkit(item):

@@ -473,13 +473,17 @@ def readme_tests() -> str:
 
 
 FIND = "python3 .ci/pythons.py"
-LINTERS = ["python -m ruff check .", "python -m ruff format --check .", "python -m mypy"]
+DOCS = "python -m pip install --quiet -e .[docs]"
+LINTERS = [
+    *("python -m ruff check .", "python -m ruff format --check .", "python -m mypy"),
+    "python -m mkdocs build --strict --quiet --site-dir .ci/venv/site",
+]
 
 
 def test_ci_runs_the_linters_and_the_readmes_test_command(tmp_path: Path) -> None:
     code, ran, printed = ci(tmp_path, fail="nothing fails")
     assert code == 0
-    assert ran == [FIND, *installation(), *LINTERS, readme_tests()]
+    assert ran == [FIND, *installation(), DOCS, *LINTERS, readme_tests()]
     assert "was not tested: no interpreter of its Python runs here" in printed
 
 
@@ -487,8 +491,8 @@ def test_ci_tests_the_other_pair_where_there_is_a_python_for_it(tmp_path: Path) 
     code, ran, printed = ci(tmp_path, fail="nothing fails", other=True)
     assert code == 0
     first, second = installation(), installation("python3.99", ".ci/venv-other")
-    assert ran[: 1 + len(first)] == [FIND, *first]
-    between = ran[1 + len(first) : -3]  # at the same time
+    assert ran[: 2 + len(first)] == [FIND, *first, DOCS]
+    between = ran[2 + len(first) : -3]  # at the same time
     assert sorted(between) == sorted([*second, *LINTERS])
     assert [line for line in between if line in LINTERS] == LINTERS
     assert [line for line in between if line in second] == second
@@ -502,7 +506,8 @@ def test_ci_tests_the_other_pair_where_there_is_a_python_for_it(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "fail", ["-m venv", "install -U", "install -e", "ruff check", "format", "mypy", "pytest"]
+    "fail",
+    ["-m venv", "install -U", "install -e", "ruff check", "format", "mypy", "mkdocs", "pytest"],
 )
 def test_ci_fails_where_a_step_fails(tmp_path: Path, fail: str) -> None:
     code, ran, _ = ci(tmp_path, fail=fail)

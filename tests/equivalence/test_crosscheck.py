@@ -108,6 +108,7 @@ DEFAULTS: dict[str, Any] = {
         "exclude": (),
         "margins": None,
         "budget": None,
+        "reference": "aihwkit",
         "compiled": False,
         "device": "cpu",
         "workers": 1,
