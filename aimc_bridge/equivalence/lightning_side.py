@@ -7,6 +7,7 @@ noise on the weights. The package is imported when it is first used.
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import io
 import sys
@@ -156,7 +157,9 @@ class LightningLayer:
         kind = getattr(part("nn"), f"Analog{type(layer.module).__name__}")
         chosen = config(crossbar, recipe, weight_noise)
         with torch.random.fork_rng(devices=[]):  # it draws weights before it takes ours
-            self.module = kind.from_digital(layer.module, chosen).train()
+            # its convolutions refuse weights in channels-last order
+            plain = copy.deepcopy(layer.module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            self.module = kind.from_digital(plain, chosen).train()
         if ranges is not None and self.module.input_range is not None:
             with torch.no_grad():
                 self.module.input_range.copy_(ranges.amax(1))
