@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from aimc_bridge.conversion import convert, coverage
     from aimc_bridge.engines.match import handles
     from aimc_bridge.equivalence import Report, crosscheck
+    from aimc_bridge.plotting import plot
     from aimc_bridge.sweeps import sweep
     from aimc_bridge.training import HWATraining, hardware_aware, train
     from aimc_bridge.transferring import transfer
@@ -30,6 +31,7 @@ _HOME = {
     "handles": "engines.match",
     "hardware_aware": "training",
     "load_chip": "chip",
+    "plot": "plotting",
     "program": "chip",
     "reestimate_batchnorm": "batchnorm",
     "restore": "chip",
@@ -52,6 +54,7 @@ __all__ = [
     "hardware_aware",
     "load_chip",
     "physics",
+    "plot",
     "program",
     "reestimate_batchnorm",
     "restore",

@@ -43,7 +43,7 @@ def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
         UsageError: If the seed is not an integer, or the engine does not know this `draw_on`.
         CapabilityError: If the model is not a converted one, or torch.compile does not work here.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from aimc_bridge import calibrate, convert, program
@@ -125,7 +125,7 @@ def drift(model: nn.Module, t_inference: float | str) -> None:
         CapabilityError: If the model is not a converted one, or if the chip was drawn with
             draw_on="compiled" and torch.compile does not work here.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from aimc_bridge import calibrate, convert, drift, program
@@ -229,7 +229,7 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
         CheckpointError: If the file cannot be written.
         CapabilityError: If the model is not a converted one.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> import torch
         >>> from torch import nn

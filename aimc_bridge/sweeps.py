@@ -89,7 +89,7 @@ def sweep(
             If it uses the weights of these in another way than by calling them, that part is
             digital.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from aimc_bridge import calibrate, convert, sweep

@@ -38,6 +38,8 @@ RANK = {
     "aimc_bridge.dataflow": 2,
     "aimc_bridge.usage": 3,
     "aimc_bridge.spec": 2,
+    "aimc_bridge.drawing": 2,
+    "aimc_bridge.plotting": 3,
     "presets": 3,
     "aimc_bridge.physics": 3,
     "aimc_bridge.devices": 4,
