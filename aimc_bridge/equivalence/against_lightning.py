@@ -89,9 +89,14 @@ class AgainstLightning:
     @cached_property
     def common(self) -> Preset:
         """The preset without what aihwkit-lightning does not have."""
-        return self.preset.change(
-            why="cross-check", w_noise=0.0, ir_drop=0.0, drift_compensation="none"
-        )
+        off = {name: _absent(self.preset)[name] for name in self.left_out}
+        return self.preset.change(why="cross-check", drift_compensation="none", **off)
+
+    @property
+    def left_out(self) -> list[str]:
+        """The effects of the preset's crossbar that aihwkit-lightning does not have."""
+        off, crossbar = _absent(self.preset), self.preset.crossbar
+        return [name for name, value in off.items() if getattr(crossbar, name) != value]
 
     @cached_property
     def _quiet(self) -> Preset:
@@ -237,11 +242,8 @@ class AgainstLightning:
             f"reference: aihwkit-lightning {version('aihwkit-lightning')} in training mode, the "
             "only one in which it has noise; the sampling unit is a draw of the noise"
         ]
-        crossbar = self.preset.crossbar
-        absent = [name for name in ("w_noise", "ir_drop") if getattr(crossbar, name) > 0]
-        lines.append(
-            f"not in aihwkit-lightning, and off on both sides: {', '.join([*absent, 'chips'])}"
-        )
+        absent = ", ".join([*self.left_out, "chips"])
+        lines.append(f"not in aihwkit-lightning, and off on both sides: {absent}")
         count = int(((table["verdict"] == "different") & (table["reference"] == DEFINED)).sum())
         if count:
             lines.append(
@@ -249,6 +251,11 @@ class AgainstLightning:
                 f"another way (reference: {DEFINED}); docs/lightning.md explains them"
             )
         return lines
+
+
+def _absent(preset: Preset) -> dict[str, Any]:
+    """Return the fields of a crossbar that aihwkit-lightning lacks, with their values for off."""
+    return {"w_noise": 0.0, "ir_drop": 0.0, **preset.crossbar.optional()}
 
 
 def without_definitions(report: Report) -> Report:

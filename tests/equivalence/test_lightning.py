@@ -137,7 +137,7 @@ def test_a_fault_in_the_native_engine_is_found(fault: str, monkeypatch: pytest.M
 def test_the_report_says_what_it_compared_and_left_out() -> None:
     report = crosscheck(
         MODEL,
-        SPLIT,
+        SPLIT.change(inp_asymmetry=0.1, r_series=0.02, why="in tests"),
         INPUTS,
         reference="lightning",
         chips=64,
@@ -147,7 +147,9 @@ def test_the_report_says_what_it_compared_and_left_out() -> None:
     assert report.sides == ("native", "lightning")
     assert set(report.table["level"]) == {"layer"} and report.table["t_inference"].isna().all()
     summary = report.summary()
-    assert "not in aihwkit-lightning, and off on both sides: w_noise, ir_drop, chips" in summary
+    left_out = "w_noise, ir_drop, r_series, inp_asymmetry, chips"
+    assert f"not in aihwkit-lightning, and off on both sides: {left_out}" in summary
+    assert different(report) == set()
     assert "aihwkit-lightning 2." in summary and "docs/lightning.md" in summary
     clean = against_lightning.without_definitions(report)
     assert len(clean.table) < len(report.table) and DEFINED not in set(clean.table["reference"])
