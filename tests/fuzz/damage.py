@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 _COUNT = os.environ.get("AIMC_BRIDGE_FUZZ", "")
@@ -21,6 +21,7 @@ CASES = settings(
     derandomize=not _COUNT,
     database=None,
     deadline=None,
+    phases=(Phase.explicit, Phase.generate),  # to shrink a damaged file takes minutes
     suppress_health_check=list(HealthCheck),
 )
 
