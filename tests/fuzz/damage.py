@@ -25,6 +25,7 @@ CASES = settings(
     suppress_health_check=list(HealthCheck),
 )
 
+SLOW = settings(CASES, max_examples=int(_COUNT or 25))
 SEALED = importlib.util.find_spec("aimc_bridge.sealed_files") is not None
 """Whether files have a checksum: a changed number is then refused, and all texts are judged."""
 
