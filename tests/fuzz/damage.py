@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 _COUNT = os.environ.get("AIMC_BRIDGE_FUZZ", "")
@@ -21,9 +21,11 @@ CASES = settings(
     derandomize=not _COUNT,
     database=None,
     deadline=None,
+    phases=(Phase.explicit, Phase.generate),  # to shrink a damaged file takes minutes
     suppress_health_check=list(HealthCheck),
 )
 
+SLOW = settings(CASES, max_examples=int(_COUNT or 25))
 SEALED = importlib.util.find_spec("aimc_bridge.sealed_files") is not None
 """Whether files have a checksum: a changed number is then refused, and all texts are judged."""
 

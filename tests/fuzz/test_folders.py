@@ -15,7 +15,7 @@ from benchmarks import __main__ as commands
 from benchmarks.report import folders
 from benchmarks.report import record as records
 from benchmarks.studies.folder import claim_in
-from tests.fuzz.damage import CASES, changed, damaged
+from tests.fuzz.damage import CASES, SLOW, changed, damaged
 
 RUN = {
     "command": "python -m benchmarks.run lstm",
@@ -94,7 +94,7 @@ OPTIONS = ["--chips", "--times", "--seed", "--preset", "--engine", "--set", "--d
 VALUES = ["0", "-1", "1", "2.5", "1h", "nan", "lstm", "wrn", "rasch2023", "native", "cpu", "x.toml"]
 
 
-@CASES
+@SLOW
 @given(
     words=st.lists(
         st.sampled_from([*OPTIONS, *VALUES, "--quiet", "--json"]) | st.text(max_size=6), max_size=6
