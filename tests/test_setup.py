@@ -26,7 +26,7 @@ from aimc_bridge.engines.aihwkit.trial import TILES, trial
 from aimc_bridge.errors import DataError, VersionError
 from benchmarks import doctor as benchmarks_doctor
 from benchmarks import tasks
-from benchmarks.tasks import images, text
+from benchmarks.tasks import text
 from benchmarks.tasks.data import DATA_VARIABLE
 from tests.test_imports import PACKAGES, ROOT, imports, module_path, modules, python
 
@@ -272,8 +272,6 @@ def test_doctor_looks_for_the_files_that_the_benchmarks_read(tmp_path: Path) -> 
         "SST-2": text.sst2,
         "WikiText-2": text.wikitext2,
         "Penn Treebank": text.penn_treebank,
-        "CIFAR-10 (JPEG)": images.cifar10_jpeg,
-        "CIFAR-10 (lossless subset)": images.cifar10_lossless,
     }
     looked_for = data_sets()
     for name, reader in readers.items():

@@ -10,19 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge.errors import DataError, UsageError
+from aimc_bridge.errors import UsageError
 from aimc_bridge.rng import stream
 from benchmarks.tasks.base import DigitalRecipe, Split, Task
-from benchmarks.tasks.data import DATA_VARIABLE, Loader, data_dir, shuffled
+from benchmarks.tasks.data import Loader, data_dir, shuffled
 from benchmarks.tasks.images import (
     CIFAR10,
-    CIFAR10_JPEG,
-    CIFAR10_LOSSLESS,
     CIFAR100,
     Images,
     cifar,
-    cifar10_jpeg,
-    cifar10_lossless,
     digits,
     image_folder,
 )
@@ -94,7 +90,7 @@ PUBLISHED = (
         source="its README",
     ),
 )
-DATASETS = ("digits", "cifar10", "cifar10-jpeg", "cifar10-lossless", "cifar100")
+DATASETS = ("digits", "cifar10", "cifar100")
 
 
 class ResidualBlock(nn.Module):
@@ -236,7 +232,7 @@ class ImageTask(Task):
     plans = PLANS
     # redrawn: the batch size of the paper's recipe
     ladder = LadderSizes(subset=300, probe_samples=16, probe_inputs=16, redrawn=25)
-    data_sets = (CIFAR10, CIFAR100, CIFAR10_JPEG, CIFAR10_LOSSLESS)
+    data_sets = (CIFAR10, CIFAR100)
     published: tuple[Published, ...] = PUBLISHED
 
     def __init__(
@@ -470,7 +466,7 @@ def read(dataset: str | None, profile: str, given: Path | None, size: int) -> tu
         size: The side of the images of an image folder, pixels.
 
     Returns:
-        The tensors (see `images.Images`), and a name that also tells JPEG and subsets.
+        The tensors (see `images.Images`), and the name of the data set.
 
     Raises:
         UsageError: For an unknown data set.
@@ -482,24 +478,10 @@ def read(dataset: str | None, profile: str, given: Path | None, size: int) -> tu
         return digits(), "digits (8 x 8)"
     folder = data_dir(given)
     if dataset is None:
-        if profile == "paper":
-            dataset = "cifar100"
-        elif folder is None or any((folder / Path(name).parent).is_dir() for name in CIFAR10.paths):
-            dataset = "cifar10"
-        else:
-            dataset = "cifar10-jpeg"
+        dataset = "cifar100"
     if dataset in ("cifar10", "cifar100"):
         classes = int(dataset.removeprefix("cifar"))
         return cifar(classes, folder), f"CIFAR-{classes}"
-    if dataset in ("cifar10-jpeg", "cifar10-lossless"):
-        if folder is None:
-            raise DataError(
-                f"{dataset} cannot be downloaded; point --data-dir or {DATA_VARIABLE} "
-                "at the folder that holds cifar-10/"
-            )
-        if dataset == "cifar10-jpeg":
-            return cifar10_jpeg(folder), "CIFAR-10 (JPEG)"
-        return cifar10_lossless(folder), "CIFAR-10 (lossless subset)"
     for path in (Path(dataset), *([folder / dataset] if folder is not None else [])):
         if path.is_dir():
             return image_folder(path, size)[0], path.name

@@ -148,7 +148,11 @@ def test_a_trained_model_is_read_back_and_others_are_refused(all_tasks, name, tm
         ("wrn", {"depth": 12}, "no WRN-12-1: depth must be 10, 16, 22"),
         ("wrn", {"cutout": -1}, r"cutout=-1; allowed: 0 \(none\) or more"),
         ("wrn", {"dataset": "mnist"}, "unknown data set 'mnist'"),
-        ("wrn", {"dataset": "cifar10-jpeg"}, "cannot be downloaded"),
+        (
+            "wrn",
+            {"dataset": "cifar10-jpeg"},
+            "one of digits, cifar10, cifar100",
+        ),
         ("bert", {"encoder": "x"}, "encoder needs real"),
         ("bert", {"dropout": 1.0}, "allowed: 0 <= dropout < 1"),
         ("lstm", {"size": "huge"}, "unknown size 'huge'; one of tiny, small, paper"),
