@@ -86,7 +86,7 @@ BAD: list[tuple[str, list[str] | Extra, str]] = [
     (
         "profile",
         ["--profile", "tiny"],
-        '"tiny" for --profile. .* "embedded", "real", "paper"',
+        '"tiny" for --profile. .* "embedded", "real", "gpu", "paper"',
     ),
     ("phase", ["--phases", "both"], '"both" for --phases. Choose from: "direct", "control", "hwa"'),
     ("no phase", ["--phases"], "--phases names no phase"),
