@@ -346,17 +346,19 @@ Set = Annotated[
 # --- tasks ----------------------------------------------------------------------------------------
 
 _OWN = "or your own: package.module:Class, path/to/file.py:Class"
-TaskName = Annotated[str, Parameter(help=f"wrn, bert, lstm, {_OWN}.")]
+_BUILT_IN = "wrn, bert, lstm, resnet32"
+TaskName = Annotated[str, Parameter(help=f"{_BUILT_IN}, {_OWN}.")]
 TaskNames = Annotated[
-    str, Parameter(name="TASK", help=f"wrn, bert, lstm, {_OWN}; none: all that have the profile.")
+    str, Parameter(name="TASK", help=f"{_BUILT_IN}, {_OWN}; none: all that have the profile.")
 ]
 """The type of a parameter `*names`."""
 
 Profile = Annotated[
-    Literal["embedded", "real", "paper"],
+    Literal["embedded", "real", "gpu", "paper"],
     Parameter(
-        help="embedded: small, needs no files; real: real data (--data-dir) and smaller models; "
-        "paper: the paper's models and data."
+        help="embedded: small, needs no files; real: real data (--data-dir), what two CPU cores "
+        "can train; gpu: the same, what one GPU trains in minutes; paper: the paper's models, data "
+        "and recipes."
     ),
 ]
 """Default: "embedded"."""

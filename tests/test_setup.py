@@ -27,7 +27,7 @@ from aimc_bridge.engines import versions
 from aimc_bridge.errors import DataError, VersionError
 from benchmarks import doctor as benchmarks_doctor
 from benchmarks import tasks
-from benchmarks.tasks import images, text
+from benchmarks.tasks import glue, text
 from benchmarks.tasks.data import DATA_VARIABLE
 from tests.test_imports import PACKAGES, ROOT, imports, module_path, modules, python
 
@@ -295,11 +295,10 @@ def test_doctor_sees_the_real_data(real_data: Path) -> None:
 
 def test_doctor_looks_for_the_files_that_the_benchmarks_read(tmp_path: Path) -> None:
     readers = {
-        "SST-2": text.sst2,
+        "SST-2": glue.sst2,
+        "MRPC": glue.mrpc,
         "WikiText-2": text.wikitext2,
         "Penn Treebank": text.penn_treebank,
-        "CIFAR-10 (JPEG)": images.cifar10_jpeg,
-        "CIFAR-10 (lossless subset)": images.cifar10_lossless,
     }
     looked_for = data_sets()
     for name, reader in readers.items():

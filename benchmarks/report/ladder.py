@@ -91,7 +91,7 @@ def results_of(record: Record) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def committed() -> list[Record]:
-    """Return the committed records: wrn first, as in the text of the page."""
+    """Return the committed records, the last name first, as in the text of the page."""
     return of_kind("ladder")[::-1]
 
 

@@ -6,17 +6,13 @@ results-earlier.md.
 
 from __future__ import annotations
 
-STANDING = (
-    *("real-wrn-seeds", "real-bert-seeds", "real-bert-long", "real-bert-default"),
-    "real-lstm-seeds",
-)
+STANDING = (*("real-bert-seeds", "real-bert-long", "real-bert-default", "real-lstm-seeds"),)
 """Hardware-aware models that the README shows beside published ones."""
 
 IN_FORCE = (
     *("real-bert-max", "real-bert-std", "real-bert-control", "real-bert-seeds", "real-bert-clip"),
     *("real-bert-long-control", "real-bert-long", "real-bert-default"),
     *("real-lstm-direct", "real-lstm-long-control", "real-lstm-seeds", "real-lstm-long"),
-    *("real-wrn-long-direct", "real-wrn-long-control", "real-wrn-seeds", "real-wrn-clip"),
 )
 """Runs of the same models: converted directly, after the control's training, and after
 hardware-aware training."""
@@ -24,13 +20,11 @@ hardware-aware training."""
 ON_AIHWKIT = (
     *("crosscheck-bert-clip", "crosscheck-bert-probability", "crosscheck-bert-probability-year"),
     *("crosscheck-lstm-long", "crosscheck-lstm-long-year", "crosscheck-lstm-long-year-2"),
-    *("crosscheck-wrn-clip", "crosscheck-wrn-clip-year"),
 )
 """Cross-checks of the task level of those hardware-aware models."""
 
 EARLIER_ON_AIHWKIT = (
     *("crosscheck-bert-trained", "crosscheck-lstm-nodrop"),
     *("crosscheck-lstm-trained", "crosscheck-lstm-trained-year"),
-    *("crosscheck-wrn-trained", "crosscheck-wrn-probability"),
 )
 """Cross-checks of models that other models have replaced."""

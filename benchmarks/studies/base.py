@@ -215,7 +215,9 @@ class Study:
             The converted model in eval mode, without input ranges.
         """
         preset = preset or self.settings.preset
-        analog = convert(model, preset, engine=engine, exclude=list(self.task.exclude)).eval()
+        analog = convert(
+            model, preset, engine=engine, exclude=self.task.digital_names(model)
+        ).eval()
         if engine == "native" and self.settings.compiled:
             compiled(analog)
         return analog

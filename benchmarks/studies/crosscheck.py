@@ -411,7 +411,7 @@ class Crosscheck:
         if task.name not in self.trained:
             return None
         skeleton, preset = task.skeleton().eval(), self.options.preset[0]
-        analog = convert(skeleton, preset, exclude=list(task.exclude))
+        analog = convert(skeleton, preset, exclude=task.digital_names(skeleton))
         load_weights(analog, self.trained[task.name])
         return analog.eval()
 
@@ -452,11 +452,13 @@ class Crosscheck:
         options = self.options
         task = None if planned.task is None else self.tasks[planned.task]
         evaluate = None
+        digital = None if planned.task is None else models[planned.task]
+        exclude = () if task is None or digital is None else task.digital_names(digital)
         if task is not None and "task" in planned.levels:
             metrics = self._metrics_of(task)
             evaluate = functools.partial(_evaluate, task, options.subset, metrics)
         return crosscheck(
-            None if planned.task is None else models[planned.task],
+            digital,
             planned.preset,
             None if task is None else task.calibration_batches(CALIBRATION),
             options.times,
@@ -469,7 +471,7 @@ class Crosscheck:
             seed=options.seed,
             levels=planned.levels,
             layers=options.layers,
-            exclude=() if task is None else task.exclude,
+            exclude=exclude,
             targets=options.targets,
             samples=options.samples,
             budget=share,
@@ -501,7 +503,9 @@ def _check_layers(task: Task, patterns: Sequence[str]) -> None:
     Raises:
         UsageError: If a pattern matches none; the error lists the layers.
     """
-    names = list(matrices_of(convert(task.skeleton(), presets.ideal, exclude=list(task.exclude))))
+    skeleton = task.skeleton()
+    analog = convert(skeleton, presets.ideal, exclude=task.digital_names(skeleton))
+    names = list(matrices_of(analog))
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UsageError(

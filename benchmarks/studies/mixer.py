@@ -14,7 +14,7 @@ from benchmarks.tasks.base import DigitalRecipe
 from benchmarks.tasks.plan import SMALL, Plan
 from benchmarks.tasks.published import Published
 from benchmarks.tasks.registry import register
-from benchmarks.tasks.wrn import ImageTask
+from benchmarks.tasks.wrn import WideResNetTask
 
 
 class Block(nn.Module):
@@ -70,7 +70,7 @@ class Mixer(nn.Module):
 
 
 @register
-class MixerTask(ImageTask):
+class MixerTask(WideResNetTask):
     """The Mixer on digits: no plan of this project and no recipe of the paper was made for it."""
 
     name = "mixer"
@@ -94,7 +94,7 @@ class MixerTask(ImageTask):
     published: tuple[Published, ...] = ()
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        """Prepare the data; see `ImageTask`."""
+        """Prepare the data; see `WideResNetTask`."""
         super().__init__(*args, **options)
         self.model_name = "MLP-Mixer 4x32"
         self.digital = DigitalRecipe(

@@ -83,7 +83,8 @@ def prepare(settings: Settings, out: Path | None, resume: bool) -> tuple[Setting
         else:
             task.digital_loader(task.digital.batch_size, settings.seed)
         if name in trained:
-            analog = convert(task.skeleton().eval(), settings.preset, exclude=list(task.exclude))
+            skeleton = task.skeleton().eval()
+            analog = convert(skeleton, settings.preset, exclude=task.digital_names(skeleton))
             folder.load_weights(analog, trained[name])
         if "hwa" in settings.measured and name not in trained:
             settings.check_recipe(recipe)

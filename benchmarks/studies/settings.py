@@ -192,7 +192,9 @@ class Settings:
         known: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
         if self.out_percentile is not None:
             known["out_percentile"] = self.out_percentile or None
-        return dataclasses.replace(tasks.find(name).plan_of(self.profile), **known)
+        options = _options_of(name, tasks.parse_options(list(self.option)), self.tasks or (name,))
+        plan = tasks.find(name).plan_of(self.profile, options)
+        return dataclasses.replace(plan, **known)
 
     def recipe_of(self, task: Task) -> HWATraining:
         """Return the recipe of a task: the preset's, with the changes of the plan and of --set.

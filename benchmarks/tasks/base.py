@@ -18,12 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model
 from torch import Tensor, nn
 
+from aimc_bridge.converted import matches
 from aimc_bridge.errors import CheckpointError, DataError, UsageError
 from benchmarks.tasks.data import DataSet, Loader, PackagedModel
 from benchmarks.tasks.plan import LadderSizes, Plan
 from benchmarks.tasks.published import Published
 
-PROFILES = ("embedded", "real", "paper")
+PROFILES = ("embedded", "real", "gpu", "paper")
 
 Split = Literal["test", "validation"]
 
@@ -75,7 +76,8 @@ class Task(ABC):
         recipe: The training recipe of the preset that hardware-aware training starts from, such as
             "wrn16".
         digital: How the digital model is trained.
-        exclude: Names and patterns of modules that stay digital.
+        exclude: Names and patterns of modules that stay digital; one that no module of the model
+            has is no error (see `digital_names`).
         option_types: The options of `-o KEY=VALUE`, and the type of each: str, int, float or bool.
         plans: The profiles that the task has, and what each of them runs.
         ladder: How much of the task `benchmarks.ladder` runs.
@@ -139,11 +141,24 @@ class Task(ABC):
         """
 
     @classmethod
-    def plan_of(cls, profile: str) -> Plan:
+    def plans_for(cls, options: Mapping[str, Any]) -> Mapping[str, Plan]:
+        """Return the plans for some options; by default `plans`, whatever the options.
+
+        Args:
+            options: The task's options, by name. A value may be wrong: `make` refuses it.
+
+        Returns:
+            A plan for each profile of `plans`.
+        """
+        return cls.plans
+
+    @classmethod
+    def plan_of(cls, profile: str, options: Mapping[str, Any] = MappingProxyType({})) -> Plan:
         """Return the plan of a profile: how much of the task it runs.
 
         Args:
             profile: One of PROFILES.
+            options: The task's options, by name.
 
         Raises:
             UsageError: If there is no such profile, or the task does not have it.
@@ -153,7 +168,7 @@ class Task(ABC):
         if profile not in cls.plans:
             has = ", ".join(cls.plans)
             raise UsageError(f"task {cls.name!r} has no profile {profile!r}; it has {has}")
-        return cls.plans[profile]
+        return cls.plans_for(options)[profile]
 
     @property
     def chance_error(self) -> float:
@@ -174,6 +189,25 @@ class Task(ABC):
     def skeleton(self) -> nn.Module:
         """Return a model to load a checkpoint into; its weights do not matter."""
         return self.build(0)
+
+    def digital_names(self, model: nn.Module) -> list[str]:
+        """Return what stays digital when a model of the task is converted.
+
+        A task may have models of several kinds. So a pattern in `exclude` that matches nothing in
+        this one is left out.
+
+        Args:
+            model: A digital model of the task.
+
+        Returns:
+            Names and patterns, as `aimc_bridge.convert` takes them in `exclude`.
+        """
+        names = [
+            name
+            for named in (model.named_modules, model.named_parameters)
+            for name, _ in named(remove_duplicate=False)
+        ]
+        return [p for p in self.exclude if any(matches(name, p) for name in names)]
 
     def place(self, device: torch.device) -> None:  # noqa: B027
         """Move the data to the device of the model, if batches are made faster there.

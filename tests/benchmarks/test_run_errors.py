@@ -53,10 +53,11 @@ def missing(model: Path, tmp_path: Path) -> list[str]:
 
 
 def short_file(model: Path, tmp_path: Path) -> list[str]:
-    folder = tmp_path / "data" / "cifar-10"
+    folder = tmp_path / "data" / "cifar-100-binary"
     folder.mkdir(parents=True)
-    (folder / "lossless-subset.npz").write_bytes(b"PK\x03\x04 cut")
-    return ["--data-dir", str(tmp_path / "data"), "-o", "dataset=cifar10-lossless"]
+    for name in ("train.bin", "test.bin"):
+        (folder / name).write_bytes(b"cut")
+    return ["--data-dir", str(tmp_path / "data"), "-o", "dataset=cifar100"]
 
 
 def trainings_of_nothing(model: Path, tmp_path: Path) -> list[str]:
@@ -85,7 +86,7 @@ BAD: list[tuple[str, list[str] | Extra, str]] = [
     (
         "profile",
         ["--profile", "tiny"],
-        '"tiny" for --profile. .* "embedded", "real", "paper"',
+        '"tiny" for --profile. .* "embedded", "real", "gpu", "paper"',
     ),
     ("phase", ["--phases", "both"], '"both" for --phases. Choose from: "direct", "control", "hwa"'),
     ("no phase", ["--phases"], "--phases names no phase"),
@@ -117,7 +118,7 @@ BAD: list[tuple[str, list[str] | Extra, str]] = [
     ("type of an option", ["-o", "depth=deep"], "depth='deep' of task 'wrn'; allowed: a whole"),
     ("empty loader", ["--set", "batch_size=5000"], "smaller than one batch; lower the batch"),
     ("data folder", ["--data-dir", "/nowhere"], r"no data folder /nowhere \(from --data-dir\)"),
-    ("short data file", short_file, "lossless-subset.npz is damaged or cut short"),
+    ("short data file", short_file, "train.bin holds 3 bytes; expected 153,700,000"),
     ("short checkpoint", truncated, "model.safetensors is damaged or cut short"),
     ("NaN", with_nan, "fc.weight holds NaN or infinite values"),
     ("other model", of_another, "holds another model than WRN-10-2"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import run, tasks
-from benchmarks.tasks import data
+from benchmarks.tasks import data, glue, images
 from tests.benchmarks.tasks.test_bert import small_encoder
 from tests.benchmarks.test_run_options import rows_of
 
@@ -58,7 +58,25 @@ def wikitext_files(folder: Path) -> None:
         (folder / "wikitext-2" / f"wiki.{part}.tokens").write_text(text)
 
 
+def cifar10_files(folder: Path, monkeypatch) -> None:
+    """Write a CIFAR-10 of few images in its binary form, with checksums of its own."""
+    numbers = np.random.default_rng(0)
+    binary = {}
+    for split, files in images.BINARY[10].items():
+        binary[split] = ()
+        for records in files:
+            pixels = numbers.integers(0, 256, (50, 3072), dtype=np.uint8)
+            labels = (np.arange(50, dtype=np.uint8) % 10)[:, None]
+            blob = np.concatenate([labels, pixels], 1).tobytes()
+            (folder / records.name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / records.name).write_bytes(blob)
+            digest = hashlib.md5(blob).hexdigest()
+            binary[split] += (images.Records(records.name, 50, digest),)
+    monkeypatch.setitem(images.BINARY, 10, binary)
+
+
 PAPER = {
+    "resnet32": ("CIFAR-10", [], "resnet32", {"batch_size": 50, "ramp_batches": 20_000}),
     "wrn": ("CIFAR-100", ["-o", "width=1"], "wrn16", {"batch_size": 25, "epochs": 80}),
     "bert": ("SST-2", [], "bert_glue", {"batch_size": 5, "noise_scale": 3.0}),
     "lstm": ("WikiText-2", ["-o", "size=tiny"], "lstm", {"noise_scale": 5.0, "epochs": 60}),
@@ -76,8 +94,11 @@ def test_the_papers_profile_end_to_end_on_a_little_data(name, tmp_path, monkeypa
     dataset, options, recipe, fields = PAPER[name]
     if name == "wrn":
         cifar100_files(folder, monkeypatch)
+    elif name == "resnet32":
+        cifar10_files(folder, monkeypatch)
     elif name == "bert":
         sst2_files(folder)
+        monkeypatch.setitem(glue.ROWS, "SST-2", {"train": 80, "dev": 80})
         options = ["-o", f"encoder={small_encoder(tmp_path / 'encoder')}"]
     else:
         wikitext_files(folder)

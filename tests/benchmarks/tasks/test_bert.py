@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from aimc_bridge import convert, coverage, rng
 from aimc_bridge.errors import CheckpointError, DataError
 from benchmarks import tasks
-from benchmarks.tasks import bert
-from benchmarks.tasks.text import held_out, phrases
-from presets import rasch2023
+from benchmarks.studies.settings import Settings
+from benchmarks.tasks import bert, encoders, glue
+from benchmarks.tasks.glue import held_out, phrases
+from benchmarks.tasks.plan import recipe_for
+from presets import ideal, rasch2023
 
 
 def test_only_the_encoder_of_bert_is_analog(all_tasks) -> None:
     task = all_tasks["bert"]
-    analog = convert(task.build(0), rasch2023, exclude=list(task.exclude))
+    model = task.build(0)
+    analog = convert(model, rasch2023, exclude=task.digital_names(model))
     table = coverage(analog).set_index("module")
     encoder = table[table.index.str.contains(r"encoder\.layer")]
     linear = encoder[encoder.type == "Linear"]
@@ -74,10 +79,7 @@ def test_words_of_the_test_sentences_are_not_learned_from(all_tasks) -> None:
     assert set(range(4, len(task.vocabulary))) <= seen
 
 
-def test_a_missing_encoder_says_how_to_name_one(tmp_path, monkeypatch) -> None:
-    (tmp_path / "SST-2").mkdir()
-    for name in ("train.tsv", "dev.tsv"):
-        (tmp_path / "SST-2" / name).write_text("sentence\tlabel\na\t1\nb\t0\n")
+def test_a_missing_encoder_says_how_to_name_one(tmp_path) -> None:
     with pytest.raises(DataError, match="no checkpoint .*nowhere.*-o encoder=NAME") as caught:
         tasks.get("bert", "real", tmp_path, encoder=str(tmp_path / "nowhere"))
     assert "\n" not in str(caught.value)
@@ -121,7 +123,8 @@ def test_nothing_held_out_is_trained_on() -> None:
     assert phrases("a  b c") == {"a", "b", "c", "a b", "b c", "a b c"}
 
 
-def test_sst2_with_any_encoder(tmp_path) -> None:
+def test_sst2_with_any_encoder(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(glue.ROWS, "SST-2", {"train": 40, "dev": 40, "test": 2})
     rows = "".join(f"a {'good' if i % 2 else 'bad'} film {i}\t{i % 2}\n" for i in range(40))
     (tmp_path / "SST-2").mkdir()
     for name in ("train.tsv", "dev.tsv"):
@@ -129,7 +132,8 @@ def test_sst2_with_any_encoder(tmp_path) -> None:
     encoder = small_encoder(tmp_path / "encoder")
     task = tasks.get("bert", "real", tmp_path, encoder=encoder)
     assert (task.count("train"), task.count("validation"), task.count("test")) == (36, 4, 40)
-    assert (task.model_name, task.dataset) == ("encoder", "SST-2")
+    assert (task.model_name, task.dataset) == ("BERT 1x16", "SST-2")
+    assert "token_type_ids" not in task.collate(task.splits["test"][0][:2])
     assert task.splits["test"][0][:2] == [[2, 8, 6, 7, 1, 3], [2, 8, 5, 7, 1, 3]]
     stored = task.build(0).state_dict()
     assert torch.equal(
@@ -142,3 +146,136 @@ def test_sst2_with_any_encoder(tmp_path) -> None:
     with pytest.raises(CheckpointError, match="weights of .*encoder cannot be loaded") as caught:
         task.build(0)
     assert "\n" not in str(caught.value)
+
+
+def test_labelled_test_sentences_are_test_data_too(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(glue.ROWS, "SST-2", {"train": 40, "dev": 40, "test": 2})
+    rows = "".join(f"a {'good' if i % 2 else 'bad'} film {i}\t{i % 2}\n" for i in range(40))
+    (tmp_path / "SST-2").mkdir()
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / "SST-2" / name).write_text("sentence\tlabel\n" + rows)
+    encoder = small_encoder(tmp_path / "encoder")
+    test = tmp_path / "SST-2" / "test.tsv"
+    test.write_text("index\tsentence\n0\ta film\n1\tb\n")  # GLUE's own has no labels.
+    task = tasks.get("bert", "real", tmp_path, encoder=encoder)
+    assert (task.dataset, task.count("test")) == ("SST-2", 40)
+    test.write_text("sentence\tlabel\na good film\t1\na bad film\t0\n")
+    task = tasks.get("bert", "real", tmp_path, encoder=encoder)
+    assert (task.dataset, task.count("test")) == ("SST-2 (dev and test)", 42)
+    assert task.splits["test"][0][40:] == [[2, 8, 5, 7, 3], [2, 8, 6, 7, 3]]
+    assert task.splits["test"][1][40:] == [1, 0]
+
+
+def small_mpnet(folder) -> str:
+    """Write a tiny MPNet and its tokenizer: its modules have other names than BERT's."""
+    from transformers import MPNetConfig, MPNetForMaskedLM, MPNetTokenizerFast
+
+    folder.mkdir()
+    words = ["<s>", "<pad>", "</s>", "<unk>", "good", "bad", "film", "a", "[UNK]", "<mask>"]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    MPNetTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    config = MPNetConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        pad_token_id=1,
+    )
+    MPNetForMaskedLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+def mrpc_files(folder, monkeypatch, n: int = 40) -> None:
+    monkeypatch.setitem(glue.ROWS, "MRPC", {"train": n, "dev": 3, "test": 2})
+    header = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+    (folder / "MRPC").mkdir(parents=True)
+    for name, rows in (("train", n), ("dev", 3), ("test", 2)):
+        lines = (f"{i % 2}\t{i}\t{i + 1}\tgood {i} film\tbad {name} {i}\n" for i in range(rows))
+        (folder / "MRPC" / f"{name}.tsv").write_text(header + "".join(lines))
+
+
+def test_an_mpnet_converts_with_its_head_digital(tmp_path, monkeypatch) -> None:
+    """Its names match no pattern that was written for BERT; its layers are all analog."""
+    mrpc_files(tmp_path, monkeypatch)
+    encoder = small_mpnet(tmp_path / "mpnet")
+    task = tasks.get("bert", "real", tmp_path, encoder=encoder, dataset="mrpc")
+    named = (task.model_name, task.dataset, task.unit)
+    assert named == ("MPNet 2x16", "MRPC (dev and test)", "pairs")
+    assert (task.count("test"), task.n_classes, task.recipe) == (5, 2, "bert_mrpc")
+    model = task.build(0).eval()
+    assert task.digital_names(model) == ["classifier"]
+    analog = convert(model, ideal, exclude=task.digital_names(model)).eval()
+    table = coverage(analog).set_index("module")
+    linear = table[table.type == "Linear"]
+    assert sorted(linear["where"]) == ["analog"] * 12 + ["digital"] * 2
+    head = {"classifier.dense", "classifier.out_proj"}
+    assert set(linear.index[linear["where"] == "digital"]) == head
+    (batch,) = task.batches("test")
+    assert "token_type_ids" not in batch  # The model has one kind of segment.
+    with torch.no_grad():
+        expected, actual = task.logits(model, batch), task.logits(analog, batch)
+    assert torch.allclose(expected, actual, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "kind", "origin", "name"),
+    [
+        (12, 768, "mpnet", "microsoft/mpnet-base", "MPNet-base"),
+        (12, 768, "bert", "", "BERT-base"),
+        (24, 1024, "roberta", "", "RoBERTa-large"),
+        (6, 384, "bert", "nreimers/MiniLM-L6-H384-uncased", "MiniLM-L6"),
+        (6, 384, "bert", "", "MiniLM-L6"),
+        (4, 256, "bert", "", "BERT 4x256"),
+        (6, 768, "xmod", "", "xmod 6x768"),
+    ],
+)
+def test_an_encoder_is_called_what_its_configuration_says(
+    layers, width, kind, origin, name
+) -> None:
+    from transformers import PretrainedConfig
+
+    config = PretrainedConfig(num_hidden_layers=layers, hidden_size=width)
+    config.model_type = kind
+    assert encoders.name_of(config, origin) == name
+
+
+def test_a_pair_has_two_segments(tmp_path, monkeypatch) -> None:
+    """The model inputs are those of the tokenizer, padding included."""
+    mrpc_files(tmp_path, monkeypatch)
+    encoder = small_encoder(tmp_path / "encoder")
+    task = tasks.get("bert", "gpu", tmp_path, encoder=encoder, dataset="mrpc")
+    first, second = ["good 0 film", "a"], ["bad dev 0", "film a good bad"]
+    expected = task.tokenizer(first, second, padding=True, return_tensors="pt")
+    inputs = task.collate(task.tokens(first, second))
+    assert set(inputs) == set(expected) == {"input_ids", "attention_mask", "token_type_ids"}
+    for name, values in expected.items():
+        assert torch.equal(inputs[name], values), name
+    assert int(inputs["token_type_ids"].sum()) == 4 + 5  # Words and the separator.
+    (cut,) = task.tokens(["a " * 200], ["film " * 90])
+    assert len(cut) == 128
+
+
+def test_pairs_that_share_a_sentence_with_a_held_out_one_are_not_trained_on() -> None:
+    n = 50
+    pairs = [f"a{i}" for i in range(n)], [f"a{(i + 1) % n}" for i in range(n)], [0] * n
+    train, held = glue.held_out_pairs(pairs, 3, rng.stream(0, "test"))
+    assert len(held) == 3
+    near = {j % n for i in held for j in (i - 1, i, i + 1)}
+    assert train == [i for i in range(n) if i not in near]
+    assert len(glue.held_out_pairs(pairs, 100, rng.stream(0, "test"))[1]) == 5  # A tenth.
+
+
+def test_the_plans_of_bert_follow_its_options() -> None:
+    kind = tasks.find("bert")
+    assert kind.plan_of("real") == bert.PLANS["real"]
+    assert kind.plan_of("real", {"encoder": "x"}) == bert.BASE_SIZE
+    pairs = kind.plan_of("gpu", {"dataset": "mrpc", "encoder": "x"})
+    assert pairs.hwa_batches == 1500 and pairs.overrides["lr_drop_epochs"] == ()
+    settings = Settings(
+        tasks=("bert", "wrn"), profile="real", option=("dataset=mrpc", "width=2"), chips=7
+    )
+    assert settings.plan_of("bert") == dataclasses.replace(bert.PAIR_PLANS["real"], chips=7)
+    for profile, plan in bert.PAIR_PLANS.items():
+        recipe = recipe_for(rasch2023, "bert_mrpc", plan, {})
+        assert {key: getattr(recipe.spec, key) for key in plan.overrides} == plan.overrides, profile

@@ -13,7 +13,7 @@ import torch
 from aimc_bridge.errors import DataError, UsageError
 from aimc_bridge.rng import stream
 from benchmarks import tasks
-from benchmarks.tasks import data, images, text
+from benchmarks.tasks import data, glue, images, text
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def test_the_data_folder_is_the_one_given_then_the_variables(tmp_path, monkeypat
 def test_what_is_missing_is_named_with_the_place(tmp_path) -> None:
     written(tmp_path / "SST-2" / "train.tsv", "sentence\tlabel\na\t1\n")
     with pytest.raises(DataError) as caught:
-        text.sst2(tmp_path)
+        glue.sst2(tmp_path)
     message = str(caught.value)
     assert str(tmp_path) in message
     assert "SST-2/train.tsv, SST-2/dev.tsv or train.tsv, dev.tsv" in message
@@ -118,7 +118,7 @@ def test_less_data_than_a_batch_is_an_error() -> None:
 
 def test_tsv_as_glue_writes_it(tmp_path) -> None:
     path = written(tmp_path / "train.tsv", 'sentence\tlabel\nit \'s " fine " \t1\nno .\t0\n')
-    assert text.read_tsv(path) == (['it \'s " fine "', "no ."], [1, 0])
+    assert glue.read_tsv(path) == (['it \'s " fine "', "no ."], [1, 0])
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,60 @@ def test_tsv_as_glue_writes_it(tmp_path) -> None:
 def test_a_damaged_tsv_says_file_and_line(tmp_path, content, complaint) -> None:
     path = written(tmp_path / "train.tsv", content)
     with pytest.raises(DataError, match=complaint) as caught:
-        text.read_tsv(path)
+        glue.read_tsv(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+PAIR_HEADER = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+
+
+def test_quotes_of_pairs_are_plain_characters(tmp_path) -> None:
+    rows = '1\t1\t2\t"He said\tHe " said\n0\t3\t4\ta\tb\n'
+    path = written(tmp_path / "dev.tsv", PAIR_HEADER + rows)
+    assert glue.read_pairs(path) == (['"He said', "a"], ['He " said', "b"], [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("", "line 1: expected the header Quality"),
+        ("index\t#1 ID\n", "line 1: expected the header Quality"),
+        (PAIR_HEADER, "holds no pairs"),
+        (PAIR_HEADER + "1\t1\t2\ta\tb", "line 2: cut short"),
+        (PAIR_HEADER + "1\t1\t2\ta\n", "line 2: expected 0 or 1, two numbers and two sentences"),
+        (PAIR_HEADER + "1\t1\t2\ta\tb\n3\t1\t2\ta\tb\n", "line 3: expected 0 or 1"),
+    ],
+)
+def test_a_damaged_file_of_pairs_says_file_and_line(tmp_path, content, complaint) -> None:
+    path = written(tmp_path / "train.tsv", content)
+    with pytest.raises(DataError, match=complaint) as caught:
+        glue.read_pairs(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_with_other_rows_than_the_published_one_is_named(tmp_path) -> None:
+    for name in ("train", "dev"):
+        written(tmp_path / "MRPC" / f"{name}.tsv", PAIR_HEADER + "1\t1\t2\ta\tb\n")
+        written(tmp_path / "SST-2" / f"{name}.tsv", "sentence\tlabel\na\t1\n")
+    expected = r"train.tsv holds 1 rows; expected 3,668, those of the published MRPC; copy"
+    with pytest.raises(DataError, match=expected):
+        glue.mrpc(tmp_path)
+    with pytest.raises(DataError, match=r"SST-2/train.tsv holds 1 rows; expected 67,349"):
+        glue.sst2(tmp_path)
+    with pytest.raises(DataError, match="MRPC cannot be downloaded; point --data-dir .*MRPC/train"):
+        glue.mrpc(None)
+
+
+def test_a_test_file_of_another_form_is_refused(tmp_path) -> None:
+    train = written(tmp_path / "train.tsv", "")
+    columns = ["sentence", "label"]
+    assert glue.labelled_test(train, columns) is None
+    path = written(tmp_path / "test.tsv", "label\tsentence\n1\ta\n")
+    with pytest.raises(DataError, match=r"test.tsv line 1: expected the header sentence<TAB>label"):
+        glue.labelled_test(train, columns)
+    written(path, "index\tsentence\n0\ta\n")
+    assert glue.labelled_test(train, columns) is None
 
 
 def test_token_files_have_an_end_of_sentence_a_line(tmp_path) -> None:
@@ -182,7 +233,7 @@ def test_texts_from_the_hub_are_those_of_the_files(tmp_path, monkeypatch) -> Non
     monkeypatch.setattr(datasets, "load_dataset", lambda name, *_, **__: hub[name])
     path = written(tmp_path / "wiki.train.tokens", tokens)
     assert text.wikitext2(None)["train"] == text.read_tokens(path)
-    assert text.sst2(None) == {"train": (["good"], [1]), "dev": (["bad"], [0])}
+    assert glue.sst2(None) == {"train": (["good"], [1]), "dev": (["bad"], [0])}
 
 
 def ptb_files(folder: Path, monkeypatch) -> Path:
@@ -222,7 +273,7 @@ def test_a_language_model_on_penn_treebank(tmp_path, monkeypatch) -> None:
         tasks.get("lstm", dataset="ptb")
 
 
-@pytest.mark.parametrize("read", [text.sst2, text.wikitext2])
+@pytest.mark.parametrize("read", [glue.sst2, text.wikitext2])
 def test_no_network_and_no_folder_says_what_to_do(read, monkeypatch) -> None:
     import datasets
 
@@ -268,12 +319,20 @@ def test_a_python_without_help_topics_says_so(monkeypatch) -> None:
 
 
 def test_real_sst2(real_data) -> None:
-    sentences = text.sst2(real_data)
-    assert {split: len(labels) for split, (_, labels) in sentences.items()} == {
-        "train": 67_349,
-        "dev": 872,
-    }
+    sentences = glue.sst2(real_data)
+    counts = {split: len(labels) for split, (_, labels) in sentences.items()}
+    assert counts | {"test": 1_821} == glue.ROWS["SST-2"]
     assert sum(sentences["dev"][1]) == 444
+
+
+def test_real_mrpc(real_data) -> None:
+    if not glue.MRPC.whole(real_data):
+        pytest.skip("no MRPC")
+    pairs = glue.mrpc(real_data)
+    same = {split: sum(labels) for split, (_, _, labels) in pairs.items()}
+    assert same | {"test": 1_147} == {"train": 2_474, "dev": 279, "test": 1_147}
+    first = pairs["train"][0][0]
+    assert first.startswith("Amrozi accused his brother") and '"' in first
 
 
 def test_real_wikitext2(real_data) -> None:

@@ -8,7 +8,6 @@ import io
 import pickle
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -200,72 +199,6 @@ def test_cifar_without_network_says_what_to_do(monkeypatch) -> None:
         images.cifar(10, None)
 
 
-def image_tar(path: Path, extra: dict[str, bytes] | None = None) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files = {
-        f"{split}/{name}/{number:04}.jpg": encoded(picture(10 * number, 32), "JPEG")
-        for split in ("train", "test")
-        for name in images.CIFAR10_CLASSES
-        for number in (1, 2)
-    }
-    with tarfile.open(path, "w:xz") as archive:
-        for name, blob in {**files, **(extra or {})}.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(blob)
-            archive.addfile(member, io.BytesIO(blob))
-    return path
-
-
-def test_jpeg_tar_is_decoded_once(tmp_path, monkeypatch) -> None:
-    image_tar(tmp_path / "cifar-10" / "cifar-10-images.tar.xz")
-    data = images.cifar10_jpeg(tmp_path)
-    assert data["train_images"].shape == (20, 3, 32, 32)
-    counts = data["train_labels"].bincount().tolist()
-    assert counts == [2] * 10
-    monkeypatch.setattr(images, "pixels", None)  # Decoding again would fail.
-    again = images.cifar10_jpeg(tmp_path)
-    assert all(torch.equal(data[key], again[key]) for key in data)
-
-
-def test_the_unpacked_tar_gives_the_same_images(tmp_path) -> None:
-    packed, unpacked = tmp_path / "a", tmp_path / "b" / "cifar-10"
-    tar = image_tar(packed / "cifar-10-images.tar.xz")
-    with tarfile.open(tar) as archive:
-        # This exists since Python 3.11.4.
-        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-        archive.extractall(unpacked, **safely)
-    first, second = images.cifar10_jpeg(packed), images.cifar10_jpeg(unpacked.parent)
-    for split in ("train", "test"):
-        names = sorted(images.CIFAR10_CLASSES)  # The official order is alphabetical.
-        assert names == list(images.CIFAR10_CLASSES)
-        assert torch.equal(first[f"{split}_labels"], second[f"{split}_labels"])
-        assert torch.equal(first[f"{split}_images"], second[f"{split}_images"])
-
-
-@pytest.mark.parametrize("part", [0.0, 0.3, 0.9])
-def test_a_tar_cut_short_is_named_and_leaves_no_cache(tmp_path, part) -> None:
-    path = image_tar(tmp_path / "cifar-10-images.tar.xz")
-    blob = path.read_bytes()
-    path.write_bytes(blob[: int(part * len(blob))])
-    with pytest.raises(DataError, match=r"cifar-10-images.tar.xz is damaged or cut short"):
-        images.cifar10_jpeg(tmp_path)
-    assert not list(data.cache_dir().iterdir())
-
-
-@pytest.mark.parametrize(
-    ("extra", "complaint"),
-    [
-        ({"train/spaceship/1.jpg": b""}, "spaceship/1.jpg is not train|test/CLASS/IMAGE"),
-        ({"train/cat/9.jpg": b"no image"}, "cat/9.jpg is not a whole image"),
-        ({"train/cat/9.jpg": encoded(picture(1, 32), "JPEG")[:-200]}, "9.jpg is not a whole image"),
-    ],
-)
-def test_a_tar_with_something_else_in_it_is_refused(tmp_path, extra, complaint) -> None:
-    image_tar(tmp_path / "cifar-10-images.tar.xz", extra)
-    with pytest.raises(DataError, match=complaint.replace("|", r"\|")):
-        images.cifar10_jpeg(tmp_path)
-
-
 def image_folder(root: Path, test: str = "test", size: int = 4) -> Path:
     for split in ("train", test):
         for number, name in enumerate(("ant", "bee")):
@@ -307,39 +240,6 @@ def test_image_folders_that_make_no_sense(tmp_path) -> None:
     (tmp_path / "one" / "train" / "b").mkdir()
     with pytest.raises(DataError, match="holds no images of the train split"):
         images.image_folder(tmp_path / "one")
-
-
-def lossless(path: Path, n: int = 3, **changes: np.ndarray) -> Path:
-    arrays = {}
-    for split in ("train", "test"):
-        arrays[f"{split}_data"] = np.arange(n * 3072).reshape(n, 3072).astype(np.uint8)
-        arrays[f"{split}_labels"] = np.arange(n)
-        arrays[f"{split}_index"] = np.arange(n)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, **{**arrays, **changes})
-    return path
-
-
-def test_lossless_images(tmp_path) -> None:
-    lossless(tmp_path / "cifar-10" / "lossless-subset.npz")
-    data = images.cifar10_lossless(tmp_path)
-    expected = torch.arange(3 * 3072).to(torch.uint8).reshape(3, 3, 32, 32)
-    assert torch.equal(data["train_images"], expected)
-    assert data["test_labels"].tolist() == [0, 1, 2]
-
-
-def test_damaged_lossless_images_are_named(tmp_path) -> None:
-    path = lossless(tmp_path / "lossless-subset.npz")
-    blob = path.read_bytes()
-    broken = bytearray(blob)
-    broken[len(blob) // 8] ^= 0xFF  # This byte is inside the first array.
-    for damaged in (b"", blob[: len(blob) // 2], bytes(broken)):
-        path.write_bytes(damaged)
-        with pytest.raises(DataError, match="lossless-subset.npz is damaged or cut short"):
-            images.cifar10_lossless(tmp_path)
-    lossless(path, train_labels=np.arange(2))
-    with pytest.raises(DataError, match=r"train_data is uint8 \(3, 3072\); expected uint8 \(2,"):
-        images.cifar10_lossless(tmp_path)
 
 
 def test_digits_are_split_without_overlap() -> None:

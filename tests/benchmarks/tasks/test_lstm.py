@@ -223,7 +223,7 @@ def test_the_decoders_bias_may_start_at_the_log_frequencies() -> None:
     assert float(language(frequency_bias=False).build(0).decoder.bias.detach().abs().sum()) == 0.0
 
 
-@pytest.mark.parametrize(("size", "width"), [("small", 200), ("paper", 650)])
+@pytest.mark.parametrize(("size", "width"), [("small", 200), ("paper", 650), (12, 12)])
 def test_the_named_sizes(size, width) -> None:
     words = {split: list("abcdefgh") * 60 for split in ("train", "validation", "test")}
     task = lstm.LanguageTask(words, "toy", size, RECIPE, tied=True, dropout=0.0)

@@ -180,7 +180,10 @@ class Nothing(Task):
         ({"recipe": ""}, "Mine has no recipe; name one of the preset's"),
         ({"plans": {}}, "Mine has no plans; give it one"),
         ({"metric": "f1"}, "metric='f1'; one of accuracy, perplexity"),
-        ({"name": "wrn"}, "the name 'wrn' is that of benchmarks.tasks.wrn:ImageTask; give yours"),
+        (
+            {"name": "wrn"},
+            "'wrn' is that of benchmarks.tasks.wrn:WideResNetTask; give yours",
+        ),
     ],
 )
 def test_a_class_that_is_no_task_is_refused(attributes, complaint) -> None:

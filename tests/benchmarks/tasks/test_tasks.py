@@ -148,10 +148,17 @@ def test_a_trained_model_is_read_back_and_others_are_refused(all_tasks, name, tm
         ("wrn", {"depth": 12}, "no WRN-12-1: depth must be 10, 16, 22"),
         ("wrn", {"cutout": -1}, r"cutout=-1; allowed: 0 \(none\) or more"),
         ("wrn", {"dataset": "mnist"}, "unknown data set 'mnist'"),
-        ("wrn", {"dataset": "cifar10-jpeg"}, "cannot be downloaded"),
+        (
+            "wrn",
+            {"dataset": "cifar10-jpeg"},
+            "one of digits, cifar10, cifar100",
+        ),
         ("bert", {"encoder": "x"}, "encoder needs real"),
         ("bert", {"dropout": 1.0}, "allowed: 0 <= dropout < 1"),
         ("lstm", {"size": "huge"}, "unknown size 'huge'; one of tiny, small, paper"),
+        ("lstm", {"width": 0}, "width=0; allowed: 1 or more"),
+        ("lstm", {"width": 9, "size": "tiny"}, "width=9; allowed: one of size=tiny and width"),
+        ("bert", {"dataset": "mrpc"}, "dataset='mrpc'; allowed: none with the embedded profile"),
         ("lstm", {"tied": 1}, "allowed: a true or false"),
         ("lstm", {"samples": -1}, "samples=-1"),
         ("lstm", {"dropout": -0.1}, "dropout=-0.1; allowed: 0 <= dropout < 1"),
@@ -165,7 +172,9 @@ def test_a_wrong_option_says_what_is_allowed(name, options, complaint, monkeypat
 
 
 def test_an_unknown_profile_or_split() -> None:
-    with pytest.raises(UsageError, match="unknown profile 'big'; one of embedded, real, paper"):
+    with pytest.raises(
+        UsageError, match="unknown profile 'big'; one of embedded, real, gpu, paper"
+    ):
         tasks.get("wrn", "big")
     task = language()
     with pytest.raises(UsageError, match="unknown split 'train'"):
@@ -230,7 +239,7 @@ def test_nothing_is_chosen_by_the_test_split(name, tmp_path) -> None:
         task.evaluate(task.build(0), 40)
     task.digital_loss(task.build(0), next(task.digital_loader(8, 0).passing(0)))
     digital = task.build(0)
-    analog = convert(digital, rasch2023, exclude=list(task.exclude))
+    analog = convert(digital, rasch2023, exclude=task.digital_names(digital))
     calibrate(analog, task.calibration_batches(1, batch_size=8), "percentile")
     recipe = settings.recipe_of(task)
     history = study.train(digital, analog, recipe, tmp_path / "hwa")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import tasks
-from benchmarks.tasks import wrn
+from benchmarks.tasks import image_task, wrn
 
 
 def test_wrn_16_4_is_the_papers_network() -> None:
@@ -44,7 +44,7 @@ def test_shifts_are_uniform_and_reflect_the_edges() -> None:
     n, size, shift = 4000, 9, 2
     image = positions(1, size)
     padded = nn.functional.pad(image.float(), (shift,) * 4, mode="reflect")[0, 0]
-    drawn = wrn.augmented(
+    drawn = image_task.augmented(
         image.expand(n, 1, size, size), torch.Generator().manual_seed(0), shift, False, 0
     )
     crops = {
@@ -64,7 +64,9 @@ def test_shifts_are_uniform_and_reflect_the_edges() -> None:
 def test_half_of_the_images_are_mirrored() -> None:
     n = 4000
     image = positions(1, 5)
-    drawn = wrn.augmented(image.expand(n, 1, 5, 5), torch.Generator().manual_seed(0), 0, True, 0)
+    drawn = image_task.augmented(
+        image.expand(n, 1, 5, 5), torch.Generator().manual_seed(0), 0, True, 0
+    )
     mirrored = sum(torch.equal(each, image[0].float().flip(2)) for each in drawn)
     unchanged = sum(torch.equal(each, image[0].float()) for each in drawn)
     assert mirrored + unchanged == n
@@ -74,7 +76,7 @@ def test_half_of_the_images_are_mirrored() -> None:
 def test_cutout_is_one_square_of_the_images_mean() -> None:
     n, size, side = 500, 12, 4
     image = positions(1, size)
-    drawn = wrn.augmented(
+    drawn = image_task.augmented(
         image.expand(n, 1, size, size), torch.Generator().manual_seed(0), 0, False, side
     )
     changed = (drawn != image.float())[:, 0]

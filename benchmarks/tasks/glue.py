@@ -1,0 +1,269 @@
+"""Sentences of GLUE: SST-2, and the pairs of MRPC.
+
+GLUE's server gives out `test.tsv` without labels. Of both data sets the labels are known, and files
+that have them are read: what GLUE calls dev and test is then one set of test data. Validation data
+are held out from train.
+"""
+
+from pathlib import Path
+
+import torch
+
+from aimc_bridge.errors import DataError
+from benchmarks.tasks.data import DATA_VARIABLE, DataSet, cache_dir, cannot_download
+from benchmarks.tasks.text import read_text
+
+SST2 = DataSet("SST-2", (("SST-2/train.tsv", "SST-2/dev.tsv"), ("train.tsv", "dev.tsv")))
+MRPC = DataSet("MRPC", (("MRPC/train.tsv", "MRPC/dev.tsv"),))
+ROWS = {
+    "SST-2": {"train": 67_349, "dev": 872, "test": 1_821},
+    "MRPC": {"train": 3_668, "dev": 408, "test": 1_725},
+}
+"""Rows of the published files."""
+PAIR_COLUMNS = ["Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"]
+
+Sentences = tuple[list[str], list[int]]
+Pairs = tuple[list[str], list[str], list[int]]
+"""First sentences, second sentences, and whether they mean the same (0 or 1)."""
+
+
+def whole_lines(path: Path) -> list[str]:
+    """Return the lines of a file; the first is the header.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: If the file cannot be read, or its last line has no end.
+    """
+    lines = read_text(path).split("\n")
+    if lines[-1] and len(lines) > 1:
+        raise DataError(f"{path} line {len(lines)}: cut short (no line end); copy the file again")
+    return lines[:-1] or lines
+
+
+def check_rows(data_set: DataSet, path: Path, rows: int) -> None:
+    """Check that a file has as many rows as the published one.
+
+    Args:
+        data_set: SST2 or MRPC.
+        path: The file: train.tsv, dev.tsv or test.tsv.
+        rows: The rows that it has.
+
+    Raises:
+        DataError: If it has more or fewer.
+    """
+    published = ROWS[data_set.name][path.stem]
+    if rows != published:
+        raise DataError(
+            f"{path} holds {rows:,} rows; expected {published:,}, those of the published "
+            f"{data_set.name}; copy the file again"
+        )
+
+
+def labelled_test(train: Path, first_columns: list[str]) -> Path | None:
+    """Return the test.tsv beside a train.tsv, if it is there and has labels.
+
+    Args:
+        train: The train.tsv.
+        first_columns: The first columns of a file with labels.
+
+    Raises:
+        DataError: If the file has neither these columns nor those of GLUE's server.
+    """
+    path = train.with_name("test.tsv")
+    if not path.exists():
+        return None
+    header = whole_lines(path)[0].split("\t")
+    if header[: len(first_columns)] == first_columns:
+        return path
+    if header[0] == "index":  # GLUE's own file, without labels
+        return None
+    raise DataError(
+        f"{path} line 1: expected the header {'<TAB>'.join(first_columns)}, or GLUE's own, which "
+        f"begins with index and has no labels; got {header[:3]!r}"
+    )
+
+
+def read_tsv(path: Path) -> Sentences:
+    """Read the sentences and the 0/1 labels of a GLUE SST-2 file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: If the file is not of that form or is cut short; it names the file and the line.
+    """
+    header, *lines = whole_lines(path)
+    if header.split("\t")[:2] != ["sentence", "label"]:
+        raise DataError(
+            f"{path} line 1: expected the header sentence<TAB>label, got {header[:60]!r}"
+        )
+    texts, labels = [], []
+    for number, line in enumerate(lines, start=2):
+        fields = line.split("\t")
+        if len(fields) != 2 or fields[1] not in ("0", "1") or not fields[0].strip():
+            raise DataError(
+                f"{path} line {number}: expected sentence<TAB>0 or 1, got {line[:60]!r}"
+            )
+        texts.append(fields[0].strip())
+        labels.append(int(fields[1]))
+    if not texts:
+        raise DataError(f"{path} holds no sentences")
+    return texts, labels
+
+
+def sst2(folder: Path | None) -> dict[str, Sentences]:
+    """Read SST-2 from GLUE TSV files, or download it from the hub.
+
+    Args:
+        folder: The data folder; None downloads.
+
+    Returns:
+        Sentences and labels by split: "train", "dev" (872 sentences), and "test" (1,821) if
+        test.tsv is there and has labels.
+
+    Raises:
+        DataError: If the files are missing or damaged, or cannot be downloaded.
+    """
+    if folder is not None:
+        paths = SST2.find(folder)
+        test = labelled_test(paths[0], ["sentence", "label"])
+        splits = {}
+        for path in (*paths, *([test] if test is not None else [])):
+            splits[path.stem] = read_tsv(path)
+            check_rows(SST2, path, len(splits[path.stem][1]))
+        return splits
+    try:
+        import datasets
+
+        loaded = datasets.load_dataset("nyu-mll/glue", "sst2", cache_dir=str(cache_dir() / "hub"))
+    except Exception as error:  # noqa: BLE001 (every layer below has its own kind of "no network")
+        raise cannot_download("SST-2", error) from None
+    return {
+        split: ([text.strip() for text in loaded[key]["sentence"]], list(loaded[key]["label"]))
+        for split, key in (("train", "train"), ("dev", "validation"))
+    }
+
+
+def read_pairs(path: Path) -> Pairs:
+    """Read a GLUE MRPC file; quotation marks are plain characters.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: If the file is not of that form or is cut short; it names the file and the line.
+    """
+    header, *lines = whole_lines(path)
+    if header.lstrip("\ufeff").split("\t") != PAIR_COLUMNS:
+        raise DataError(
+            f"{path} line 1: expected the header {'<TAB>'.join(PAIR_COLUMNS)}, got {header[:60]!r}"
+        )
+    first, second, labels = [], [], []
+    for number, line in enumerate(lines, start=2):
+        fields = [field.strip() for field in line.split("\t")]
+        if len(fields) != 5 or fields[0] not in ("0", "1") or not (fields[3] and fields[4]):
+            raise DataError(
+                f"{path} line {number}: expected 0 or 1, two numbers and two sentences, "
+                f"got {line[:60]!r}"
+            )
+        labels.append(int(fields[0]))
+        first.append(fields[3])
+        second.append(fields[4])
+    if not labels:
+        raise DataError(f"{path} holds no pairs")
+    return first, second, labels
+
+
+def mrpc(folder: Path | None) -> dict[str, Pairs]:
+    """Read MRPC from GLUE TSV files.
+
+    Args:
+        folder: The data folder; this data set is not downloaded.
+
+    Returns:
+        Pairs and labels by split: "train", "dev" (408 pairs), and "test" (1,725) if test.tsv is
+        there and has labels.
+
+    Raises:
+        DataError: If the files are missing or damaged.
+    """
+    if folder is None:
+        raise DataError(
+            f"{MRPC.name} cannot be downloaded; point --data-dir or {DATA_VARIABLE} at the folder "
+            f"that holds {MRPC.wanted}"
+        )
+    paths = MRPC.find(folder)
+    test = labelled_test(paths[0], PAIR_COLUMNS[:1])
+    splits = {}
+    for path in (*paths, *([test] if test is not None else [])):
+        splits[path.stem] = read_pairs(path)
+        check_rows(MRPC, path, len(splits[path.stem][2]))
+    return splits
+
+
+def held_out(
+    texts: list[str], most: int, generator: torch.Generator
+) -> tuple[list[int], list[int]]:
+    """Divide the rows of a data set into rows for training and rows for validation.
+
+    Whole sentences are held out: a tenth of them, and not more than `most`. A row that is a part of
+    a held-out sentence is not used for training either. SST-2's train split lists sentences
+    together with the phrases that they are made of, so rows drawn by chance would be parts of what
+    is trained on.
+
+    Args:
+        texts: The rows.
+        most: The largest number of held-out rows.
+        generator: The random numbers.
+
+    Returns:
+        The indices of the rows for training, and the indices of the rows for validation.
+    """
+    rows = [" ".join(text.split()) for text in texts]
+    parts: set[str] = set()
+    whole = []
+    for index in sorted(range(len(rows)), key=lambda i: (-rows[i].count(" "), i)):
+        if rows[index] not in parts:
+            whole.append(index)
+            parts |= phrases(rows[index])
+    order = torch.randperm(len(whole), generator=generator).tolist()
+    held = [whole[i] for i in order[: min(most, max(1, len(whole) // 10))]]
+    held_phrases: set[str] = set().union(*(phrases(rows[i]) for i in held))
+    return [i for i, row in enumerate(rows) if row not in held_phrases], held
+
+
+def phrases(text: str) -> set[str]:
+    """Return every run of words of a text, the whole text among them.
+
+    Args:
+        text: Words with blanks between them.
+    """
+    tokens = text.split()
+    stops = range(1, len(tokens) + 1)
+    return {" ".join(tokens[start:stop]) for stop in stops for start in range(stop)}
+
+
+def held_out_pairs(
+    pairs: Pairs, most: int, generator: torch.Generator
+) -> tuple[list[int], list[int]]:
+    """Divide pairs into pairs for training and pairs for validation.
+
+    A tenth of the pairs is held out, and not more than `most`. Sentences stand in several pairs: a
+    pair with a sentence of a held-out pair is not used for training either.
+
+    Args:
+        pairs: The pairs.
+        most: The largest number of held-out pairs.
+        generator: The random numbers.
+
+    Returns:
+        The indices of the pairs for training, and the indices of the pairs for validation.
+    """
+    first, second, labels = pairs
+    order = torch.randperm(len(labels), generator=generator).tolist()
+    held = order[: min(most, max(1, len(labels) // 10))]
+    known = {sentence for i in held for sentence in (first[i], second[i])}
+    train = [i for i in range(len(labels)) if not {first[i], second[i]} & known]
+    return train, held

@@ -1,0 +1,165 @@
+"""What the tasks on sentences share: padding, batches, and which layers are analog.
+
+Every Linear of the encoder layers is analog. Attention products, embeddings, pooler and classifier
+stay digital.
+
+Source: Rasch et al. 2023, SI A.1.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aimc_bridge.rng import stream
+from benchmarks.tasks.base import Split, Task, moved
+from benchmarks.tasks.data import Loader
+from benchmarks.tasks.plan import LadderSizes
+
+
+class SentenceTask(Task):
+    """Tokenised sentences, or pairs of them, with a label.
+
+    Training batches have sentences of similar length, padded to the longest of the batch.
+    """
+
+    name = "bert"
+    metric = "accuracy"
+    recipe = "bert_glue"
+    unit = "sentences"
+    ladder = LadderSizes(subset=300, probe_samples=16, probe_inputs=128)
+    pad_id = 0
+    separator: int | None = None
+    """The token between the sentences of a pair, if the model must know which one a token is of."""
+
+    def __init__(
+        self, splits: dict[str, tuple[list[list[int]], list[int]]], n_classes: int
+    ) -> None:
+        """Keep the data.
+
+        Args:
+            splits: Token ids of each sentence, and the labels, by split: "train", "validation",
+                "test".
+            n_classes: The number of classes.
+        """
+        self.splits = splits  # "train", "validation", "test" -> token ids, labels
+        self.at_once = 64  # sentences of an evaluation's batch
+        self.n_classes = n_classes
+
+    def collate(self, tokens: Sequence[list[int]]) -> dict[str, Tensor]:
+        """Pad sentences to one length.
+
+        Args:
+            tokens: The token ids of each sentence.
+
+        Returns:
+            The model inputs input_ids and attention_mask, both of shape (n, longest); for a model
+            with two segments token_type_ids too, which is 1 for the second sentence of a pair.
+        """
+        width = max(map(len, tokens))
+        ids = torch.full((len(tokens), width), self.pad_id)
+        mask = torch.zeros(len(tokens), width, dtype=torch.long)
+        for row, sentence in enumerate(tokens):
+            ids[row, : len(sentence)] = torch.tensor(sentence)
+            mask[row, : len(sentence)] = 1
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if self.separator is not None:
+            ends = (ids == self.separator).long()
+            inputs["token_type_ids"] = ((ends.cumsum(1) - ends) > 0).long() * mask
+        return inputs
+
+    def digital_names(self, model: nn.Module) -> list[str]:
+        """Return everything with a Linear outside of the encoder's layers: pooler and head.
+
+        The layers are the longest `nn.ModuleList` of the model, so the names of its other parts do
+        not matter.
+        """
+        lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+        if not lists:
+            return super().digital_names(model)
+        layers = max(lists, key=len)
+        return [*outside(model, layers), *super().digital_names(model)]
+
+    def place(self, device: torch.device) -> None:
+        """Choose the batch size of evaluations; the data stay on the CPU."""
+        self.at_once = 256 if device.type == "cuda" else 64
+
+    def train_loader(self, batch_size: int, seed: int) -> Loader:
+        """Return batches of sentences of similar length, in random order."""
+        tokens, labels = self.splits["train"]
+        lengths = torch.tensor([len(sentence) for sentence in tokens])
+
+        def plan(epoch: int, generator: torch.Generator) -> list[Tensor]:
+            order = torch.randperm(len(tokens), generator=generator)
+            batches = []
+            # sorting within pools, not over the whole epoch, keeps batches random
+            for pool in order.split(64 * batch_size):
+                ranked = pool[lengths[pool].argsort(stable=True)]
+                batches += [part for part in ranked.split(batch_size) if len(part) == batch_size]
+            return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
+
+        def batch(indices: Tensor, generator: torch.Generator, epoch: int) -> dict[str, Tensor]:
+            chosen = indices.tolist()
+            return {
+                **self.collate([tokens[i] for i in chosen]),
+                "labels": torch.tensor([labels[i] for i in chosen]),
+            }
+
+        return Loader(plan, batch, len(tokens) // batch_size, seed)
+
+    def calibration_batches(self, n: int, batch_size: int = 32) -> list[dict[str, Tensor]]:
+        """Return batches of random training sentences."""
+        tokens, _ = self.splits["train"]
+        order = torch.randperm(len(tokens), generator=stream(0, "calibration")).tolist()
+        return [
+            self.collate([tokens[i] for i in order[start : start + batch_size]])
+            for start in range(0, n * batch_size, batch_size)
+            if start < len(order)
+        ]
+
+    def count(self, split: str) -> int:
+        """Return the number of sentences in a split."""
+        return len(self.splits[split][1])
+
+    def batches(self, split: Split, subset: int | None = None) -> Iterator[dict[str, Tensor]]:
+        """Yield batches of the first sentences, sorted by length."""
+        tokens, labels = self.splits[split]
+        chosen = sorted(range(len(tokens[:subset])), key=lambda i: len(tokens[i]))
+        # few sentences come in small batches: one batch would be padded to the longest of all
+        width = min(self.at_once, max(8, len(chosen) // 8))
+        for start in range(0, len(chosen), width):
+            part = chosen[start : start + width]
+            yield {
+                **self.collate([tokens[i] for i in part]),
+                "labels": torch.tensor([labels[i] for i in part]),
+            }
+
+    def logits(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return the scores of a batch, which is a dict with "labels"."""
+        inputs = moved({key: value for key, value in batch.items() if key != "labels"}, model)
+        scores: Tensor = model(**inputs).logits
+        return scores
+
+    def targets(self, batch: Any) -> Tensor:
+        """Return the labels of a batch."""
+        labels: Tensor = batch["labels"]
+        return labels
+
+
+def outside(model: nn.Module, layers: nn.Module, prefix: str = "") -> Iterator[str]:
+    """Yield the names of the modules with a Linear that neither hold nor are in some layers.
+
+    Args:
+        model: The model.
+        layers: A module of it.
+        prefix: The name of the model in what it is a part of, with a point behind it.
+    """
+    for name, child in model.named_children():
+        if child is layers:
+            continue
+        parts = list(child.modules())
+        if any(part is layers for part in parts):
+            yield from outside(child, layers, f"{prefix}{name}.")
+        elif any(isinstance(part, nn.Linear) for part in parts):
+            yield prefix + name
