@@ -148,7 +148,8 @@ def compare() -> str:
     """Return hardware-aware models of the paper, the replication and this project.
 
     They stand side by side in one table. This project's models are those in `STANDING`; if a task
-    has none there, it is the model that was measured natively on the most samples, then chips.
+    has none there, it is the model that was measured natively on the most samples, then chips. A
+    task that was not measured has the published rows alone.
     """
     import pandas as pd
 
@@ -160,9 +161,7 @@ def compare() -> str:
         published = tasks.find(task).published
         lines += [_published_line(entry) for entry in published]
         for metric in dict.fromkeys(entry.metric for entry in published):
-            lines += measured.get(
-                (task, metric), [{"": "this project", "model": task, "metric": metric}]
-            )
+            lines += measured.get((task, metric), [])
     return tables.markdown(pd.DataFrame(lines).fillna("?"))
 
 
