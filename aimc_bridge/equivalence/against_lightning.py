@@ -65,6 +65,7 @@ _OF_NOISE = (
     "read sd",
     "read variance by output",
 )
+_BEHIND_ADC = "gradient of inputs inside, ADC on"
 _OF_RANGES = ("input range, from data", "gradient of input ranges", "input range, learned")
 
 
@@ -164,9 +165,19 @@ class AgainstLightning:
         _clipping(findings, layer, quiet, sampling)
         if quiet.crossbar.input_range != "none":
             _started(findings, layer, quiet, sampling)
-            _learned(findings, layer, quiet, sampling)
-            # an input that the range clips gets no gradient there
-            _defined_otherwise(findings, ("gradient of clipped inputs",))
+            smooth = quiet.change(why="cross-check", adc_bits=None)
+            _learned(findings, layer, smooth, sampling)
+            if quiet.crossbar.adc_bits is not None:
+                behind = Findings()
+                _learned(behind, layer, quiet, sampling)
+                findings.rows += [
+                    dataclasses.replace(row, quantity=_BEHIND_ADC)
+                    for row in behind.rows
+                    if row.quantity == "gradient of inputs inside"
+                ]
+            # There, an input that the range clips gets no gradient, and an output on the last step
+            # of the ADC does not count as clipped.
+            _defined_otherwise(findings, ("gradient of clipped inputs", _BEHIND_ADC))
             if layer.kind == "convolution" or len(layer.grid.columns) > 1:
                 # it looks at patches, and has one range per row of tiles
                 _defined_otherwise(findings, _OF_RANGES)

@@ -92,6 +92,19 @@ def test_noise_of_several_row_tiles_is_defined_otherwise() -> None:
     assert different(report) == set()
 
 
+@needs_lightning
+def test_the_last_step_of_the_adc_counts_as_clipped_here_alone() -> None:
+    """With finer steps, fewer outputs are on the last one, and the difference vanishes."""
+    distances = []
+    for bits in (8, 12):
+        preset = presets.rasch2023.change(adc_bits=bits, out_bound=1.5, why="in tests")
+        rows = layer_report(preset, 8).table.set_index("quantity")
+        assert rows.loc["gradient of inputs inside, ADC on", "reference"] == DEFINED
+        assert rows.loc["gradient of inputs inside", "second"] < 1e-5
+        distances.append(float(rows.loc["gradient of inputs inside, ADC on", "second"]))
+    assert distances[0] > 0.02 and distances[1] < 0.2 * distances[0]
+
+
 def unscaled(weight: Tensor, largest: Any, pcm: Any, recipe: Any, *rest: Any) -> Tensor:
     """Inject noise of four fifths of the size."""
     scale, eps, _ = rest
