@@ -270,6 +270,9 @@ class _Stream:
             self._stream.flush()
         except BrokenPipeError:
             self._drop()
+        except OSError:
+            self._drop()  # a full disk is told once: Python flushes again at its end
+            raise
 
     def _drop(self) -> None:
         """Point the file descriptor at the null device, because Python flushes it at its end."""
