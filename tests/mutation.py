@@ -62,14 +62,16 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "aihwkit": (
         ("aimc_bridge/engines/aihwkit/matrix.py", "aimc_bridge/engines/aihwkit/noise.py",
          "aimc_bridge/engines/aihwkit/tile.py"),
-        (*CHIPS, "tests/engines/aihwkit", "tests/test_golden.py", "tests/engines/test_inputs.py"),
+        (*CHIPS, "tests/engines/aihwkit", "tests/test_devices.py", "tests/test_golden.py",
+         "tests/engines/test_inputs.py"),
     ),
     "training": (
         ("aimc_bridge/training/**/*.py",),
         ("tests/training/test_training.py", "tests/training/test_settings.py",
          "tests/training/test_session.py", "tests/training/test_own_loop.py",
          "tests/training/test_loss.py", "tests/training/test_plain.py",
-         "tests/training/test_accumulation.py", "tests/training/test_resume.py"),
+         "tests/training/test_accumulation.py", "tests/training/test_runs.py",
+         "tests/training/test_resume.py"),
     ),
 }  # fmt: skip
 """The modules of each group, and the tests that should find its faults, the fastest first."""
