@@ -235,7 +235,7 @@ def _results(
                 pool = Parallel(n_jobs=jobs, return_as="generator_unordered")
             except ValueError:  # ray's backend can only give all results at the end
                 pool = Parallel(n_jobs=jobs)
-    except ValueError as cause:
+    except (TypeError, ValueError) as cause:  # neither a text nor a number: TypeError
         raise UsageError(
             f"executor={executor!r}; allowed: None, a number of processes, or a joblib backend "
             f"that is registered ({cause})"

@@ -148,6 +148,7 @@ GOOD = ["0,1,0.1,0.1", "0,9,0.1,0.1", "20,1,20,1", "20,9,18,1"]
         ([HEADER, "0,1,0,0", "20,1,2e-05,1e-06"], "means up to 2e-05; allowed: both in micro"),
         ([HEADER, "5,1,5,0.1", "20,1,20,1"], "weights need devices from 0 to g_max_us = 20"),
         ([HEADER], "no rows"),
+        ([], "the file is empty"),
     ],
 )
 def test_a_bad_table_is_refused(lines: list[str], message: str, tmp_path: Path) -> None:
@@ -156,6 +157,19 @@ def test_a_bad_table_is_refused(lines: list[str], message: str, tmp_path: Path) 
     with pytest.raises(SpecError) as error:
         devices.TableDevice.from_csv(path, g_max_us=20.0, source="lab")
     assert message in str(error.value)
+
+
+def test_what_is_no_table_at_all_is_refused() -> None:
+    table = devices.TableDevice
+    known: Any = {"g_max_us": 20.0, "source": "lab"}
+    nothing: Any = None
+    with pytest.raises(UsageError, match="path = None; allowed: the path of a CSV file"):
+        table.from_csv(nothing, **known)
+    with pytest.raises(UsageError, match="frame is a NoneType; allowed: a pandas DataFrame"):
+        table.from_frame(nothing, **known)
+    one: Any = 1.0
+    with pytest.raises(SpecError, match="t_s = 1.0; allowed: numbers, one entry per target"):
+        table.from_arrays([0.0], one, [0.0], [0.0], **known)
 
 
 def test_times_outside_of_the_table_are_refused_and_leave_the_chip_as_it_is() -> None:
@@ -247,8 +261,50 @@ def size(analog: nn.Module) -> float:
     return float(held(analog)[0].abs().mean())
 
 
+@dataclass
+class Slotted:
+    """Has its contents in slots, and not in a dict of its own."""
+
+    __slots__ = ("sd",)
+    sd: float
+
+    program = Mine.program
+    read = Mine.read
+
+
+class Configured(Mine):
+    """Holds its number beside a function, which cannot be pickled."""
+
+    def __init__(self, sd: float) -> None:
+        super().__init__()
+        self.settings = {"sd": [sd], "function": lambda x: x}
+
+
+@pytest.mark.parametrize("kind", [Slotted, Configured])
+def test_contents_tell_objects_of_a_class_apart(kind: Any) -> None:
+    assert with_object(kind(0.1)) == with_object(kind(0.1))
+    assert with_object(kind(0.1)) != with_object(kind(0.2))
+
+
+def test_another_class_of_the_same_name_is_checked_too() -> None:
+    """The cell of a notebook that is run again makes another class of the same name."""
+
+    def run_cell(global_generator: bool) -> object:
+        class Cell(Mine):
+            def program(self, weights: Tensor, generator: torch.Generator) -> State:
+                if global_generator:
+                    weights = weights + torch.randn(weights.shape)
+                return super().program(weights, generator)
+
+        return Cell()
+
+    program(convert(model(), with_object(run_cell(False))).eval(), 7)
+    with pytest.raises(UsageError, match="drew from, or seeded, the generator of torch"):
+        program(convert(model(), with_object(run_cell(True))).eval(), 7)
+
+
 def test_an_object_is_no_plain_data() -> None:
-    with pytest.raises(SpecError, match="the device Mine is a Python object"):
+    with pytest.raises(SpecError, match="the device Mine is a Python object, .*: keep the code"):
         with_object(Mine()).to_dict()
 
 

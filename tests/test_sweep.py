@@ -273,6 +273,9 @@ def test_unknown_executor() -> None:
     model = make("native")
     with pytest.raises(UsageError, match="executor='slurm'; allowed: None, a number"):
         run(model, executor="slurm")
+    pool: Any = object()
+    with pytest.raises(UsageError, match="executor=<object .*; allowed: None, a number"):
+        run(model, executor=pool)
     assert_restored(model)
 
 

@@ -6,6 +6,7 @@ weights in [-1, 1], scaled by the largest of the tile, and with a generator of i
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import random
 from typing import Any, NamedTuple
@@ -45,8 +46,19 @@ class TileState(NamedTuple):
         return [self.largest, *tensors_of(self.state), *(self.broken or ())]
 
 
-_REPEATABLE: set[OwnDevice] = set()
-"""Devices that were found to give the same weights for the same generator."""
+_REPEATABLE: set[tuple[object, str]] = set()
+"""Objects that were found to give the same weights for the same generator.
+
+By class and contents. Their names do not tell classes apart: a cell of a notebook that is run again
+makes another class of the same name.
+"""
+
+
+def _key(pcm: OwnDevice) -> tuple[object, str]:
+    """Return the key of a device in `_REPEATABLE`."""
+    physics = pcm.physics
+    known = isinstance(physics, type) or inspect.ismodule(physics)
+    return physics if known else type(physics), pcm.known_as
 
 
 def program_tile(
@@ -73,14 +85,14 @@ def program_tile(
     """
     largest = weight.abs().max().clamp_min(_SMALLEST)
     scaled = weight / largest
-    start, first = generator.get_state(), pcm not in _REPEATABLE
+    start, first = generator.get_state(), _key(pcm) not in _REPEATABLE
     elsewhere = _global_states(generator) if first else {}
     state = _called(pcm, "program", scaled.clone(), generator)
     tensors_of(state)
     tile = TileState(state, largest, (weight.shape[0], weight.shape[1]))
     if first:
         _check_repeatable(tile, scaled, pcm, generator, start, elsewhere)
-        _REPEATABLE.add(pcm)
+        _REPEATABLE.add(_key(pcm))
     if faults is None:
         return tile
     return tile._replace(broken=fault_law.of_cells(faults, largest, netted=False))

@@ -16,6 +16,8 @@ _ARGUMENTS = {
     "program": ("weights", "generator"),
     "read": ("state", "t_inference", "generator"),
 }
+_DEEPEST = 8
+"""How far the parts of a value that cannot be pickled are looked at; it may hold itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,16 +123,41 @@ def _known_as(physics: object) -> str:
     kind = physics if inspect.ismodule(physics) or isinstance(physics, type) else type(physics)
     name = getattr(kind, "__qualname__", kind.__name__)
     home = f"{getattr(kind, '__module__', '')}.{name}".lstrip(".")
-    contents = getattr(physics, "__dict__", {}) if kind is type(physics) else {}
+    contents = _contents(physics) if kind is type(physics) else {}
     digest = hashlib.sha256()
     for key, value in sorted(contents.items()):
         digest.update(key.encode() + b"=" + _bytes(value))
     return f"{home} {digest.hexdigest()[:16]}"
 
 
-def _bytes(value: object) -> bytes:
-    """Return bytes that differ if a value differs, as far as it can be pickled."""
+def _contents(value: object) -> dict[str, Any]:
+    """Return what an object holds, by name: its attributes, those of slots, entries of a tuple."""
+    contents = dict(getattr(value, "__dict__", {}))
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for slot in (slots,) if isinstance(slots, str) else slots:
+            if slot not in ("__dict__", "__weakref__"):
+                contents[slot] = getattr(value, slot, None)
+    if isinstance(value, tuple):
+        contents |= {f"[{place}]": entry for place, entry in enumerate(value)}
+    return contents
+
+
+def _bytes(value: object, depth: int = 0) -> bytes:
+    """Return bytes that differ if a value differs, as far as it can be pickled.
+
+    Of a value that cannot be pickled as a whole, such as a dict with a function, each part counts.
+    """
     try:
         return pickle.dumps(value, protocol=4)
     except (pickle.PicklingError, TypeError, AttributeError, RecursionError):
-        return type(value).__qualname__.encode()
+        parts = _contents(value)
+    if isinstance(value, dict):
+        parts |= {repr(key): entry for key, entry in value.items()}
+    elif isinstance(value, list):
+        parts |= {f"[{place}]": entry for place, entry in enumerate(value)}
+    name = type(value).__qualname__.encode()
+    if depth == _DEEPEST or not parts:
+        return name
+    inside = (key.encode() + b"=" + _bytes(part, depth + 1) for key, part in sorted(parts.items()))
+    return name + b"(" + b",".join(inside) + b")"

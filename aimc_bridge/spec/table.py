@@ -165,6 +165,8 @@ class TableDevice(DeviceSpec):
             UsageError: If there is no such file, or if it cannot be read as text.
             SpecError: If a column is missing, or if the table is not one (see `from_arrays`).
         """
+        if not isinstance(path, str | os.PathLike):
+            raise UsageError(f"path = {path!r}; allowed: the path of a CSV file")
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8-sig")
@@ -173,12 +175,14 @@ class TableDevice(DeviceSpec):
         except ValueError as cause:
             raise UsageError(f"{path}: not a CSV file ({cause})") from cause
         lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        if not lines:
+            raise SpecError(f"{path}: no table (the file is empty); allowed: names, then rows")
         try:
             header, *rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
         except (ValueError, csv.Error) as cause:
             raise SpecError(
                 f"{path}: no table ({cause}); allowed: a line of names, then rows"
-            ) from (cause)
+            ) from cause
         for number, row in enumerate(rows, 2):
             if len(row) != len(header):
                 raise SpecError(
@@ -218,6 +222,11 @@ class TableDevice(DeviceSpec):
         Raises:
             SpecError: If a column is missing, or if the table is not one (see `from_arrays`).
         """
+        if not isinstance(getattr(frame, "columns", None), Iterable):
+            raise UsageError(
+                f"frame is a {type(frame).__name__}; allowed: a pandas DataFrame, or use "
+                "TableDevice.from_arrays or from_csv"
+            )
         columns = {str(name): list(frame[name]) for name in frame.columns}
         return cls._from_columns(columns, g_max_us, source, extrapolate, netting)
 
@@ -265,7 +274,15 @@ class TableDevice(DeviceSpec):
             **{"target_us": target_us, "t_s": t_s, "mean_us": mean_us, "sd_us": sd_us},
             **{"prog_sd_us": prog_sd_us, "read_sd_us": read_sd_us},
         }
-        columns = {name: list(values) for name, values in given.items() if values is not None}
+        columns = {}
+        for name, values in given.items():
+            if values is not None:
+                try:
+                    columns[name] = list(values)
+                except TypeError:  # no iterable, or an array without sides
+                    raise SpecError(
+                        f"{name} = {values!r}; allowed: numbers, one entry per target and time"
+                    ) from None
         return cls._from_columns(columns, g_max_us, source, extrapolate, netting)
 
     @classmethod

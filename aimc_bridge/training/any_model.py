@@ -98,8 +98,11 @@ def recipe_for_any_model(preset: Preset) -> TrainingSpec:
 def _noise_of(pcm: DeviceSpec, recipe: TrainingSpec) -> tuple[str, str]:
     """Return the kind of noise that training can inject for a device, and the reason.
 
-    The device's law is asked what it injects, so that this holds for a user's own law too.
+    The device's law is asked what it injects, so that this holds for a user's own law too. An
+    object with two functions is not asked: it knows tiles of weights, and its times are its own.
     """
+    if law_of(pcm).by_tile:
+        return "pcm", "all that the object does to weights until the recipe's time"
     g_us = torch.linspace(0.0, pcm.full_scale_us, 17)
     none, some = torch.zeros_like(g_us), torch.ones_like(g_us)
     clean = law_of(pcm).injected(g_us, pcm, recipe, 1.0, none, none)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 
 import presets
@@ -18,7 +19,7 @@ from aimc_bridge.spec import Preset, Source, Table, TrainingSpec
 from aimc_bridge.spec.training import SHARES
 from presets import hermes, ideal, rasch2023, scalar_drift
 from tests.models import DEVICES, mlp, random
-from tests.training.test_training import run
+from tests.training.test_training import injected, levels, run
 
 # The fields of a recipe before there were shares: what checkpoints and records of then hold.
 EARLIER = """
@@ -143,6 +144,28 @@ def test_the_noise_is_that_of_the_device() -> None:
     assert noise(rasch2023.change(why="test", prog_noise_scale=0.0))[0] == "pcm"
     quiet = rasch2023.change(why="test", prog_noise_scale=0.0, read_noise_scale=0.0)
     assert noise(quiet)[0] == "none"
+
+
+class Relaxing:
+    """A device with two functions, which knows no single conductances."""
+
+    def program(self, weights: Tensor, generator: torch.Generator) -> Tensor:
+        return weights + 0.02 * torch.randn(weights.shape, generator=generator)
+
+    def read(self, state: Tensor, t_inference: float, generator: torch.Generator) -> Tensor:
+        return state * (1 + t_inference) ** -0.05
+
+
+def test_the_noise_of_an_object_is_all_that_it_does(engine: str) -> None:
+    """Programming, until the recipe's time; what the tile loses on average is no noise."""
+    preset = DEVICES.with_device(Relaxing(), name="own", why="test")
+    recipe = HWATraining.for_(preset)
+    assert (recipe.spec.noise_type, recipe.spec.noise_t_s) == ("pcm", DEVICES.pcm.t0_s)
+    recipe = recipe.override(epochs=1, noise_scale=2.0, ramp_share=0.0, clip_type="none")
+    quiet = recipe.override(learning_rate=1e-9, remap_share=0.0)
+    seen = injected(convert(levels(1.0, 0.5), preset, engine=engine), quiet, 3)
+    expected = 2.0 * 0.02 * (1 + DEVICES.pcm.t0_s) ** -0.05
+    assert float(seen.std(0).square().mean().sqrt()) == pytest.approx(expected, rel=0.01)
 
 
 def test_every_number_has_a_source_and_the_name_says_default() -> None:
