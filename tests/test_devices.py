@@ -280,6 +280,13 @@ class Configured(Mine):
         self.settings = {"sd": [sd], "function": lambda x: x}
 
 
+def test_two_presets_differ_by_the_contents_of_their_objects() -> None:
+    first, second = with_object(Mine()), with_object(Mine(sd=0.1))
+    assert first.diff(with_object(Mine())).empty
+    assert list(first.diff(second)["field"]) == ["known_as"]
+    assert not any("object at 0x" in str(value) for value in first.explain()["value"])
+
+
 @pytest.mark.parametrize("kind", [Slotted, Configured])
 def test_contents_tell_objects_of_a_class_apart(kind: Any) -> None:
     assert with_object(kind(0.1)) == with_object(kind(0.1))

@@ -45,7 +45,7 @@ class Explanation(pd.DataFrame):
                 "source": str(spec.sources[name]),
             }
             for part, spec in specs.items()
-            for name, value in spec.values().items()
+            for name, value in spec.identity().items()
         ]
         table = cls(rows, dtype=object)  # a None stays None, not NaN
         keys = {source.key for spec in specs.values() for source in spec.sources.values()}
@@ -102,7 +102,7 @@ def differences(first: Mapping[str, Spec], second: Mapping[str, Spec]) -> Explan
     rows = []
     for part in dict.fromkeys((*first, *second)):
         sides = [side.get(part) for side in (first, second)]
-        values = [{} if spec is None else spec.values() for spec in sides]
+        values = [{} if spec is None else spec.identity() for spec in sides]
         for name in dict.fromkeys((*values[0], *values[1])):
             pair = [side.get(name, ABSENT) for side in values]
             if pair[0] == pair[1]:

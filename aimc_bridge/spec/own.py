@@ -83,7 +83,7 @@ class OwnDevice(DeviceSpec):
         """
         raise SpecError(
             f"the device {self.label()} is a Python object, which a file cannot hold: keep "
-            " the code that makes it and call preset.with_device again, or measure it and use "
+            "the code that makes it and call preset.with_device again, or measure it and use "
             "devices.TableDevice, which files hold"
         )
 

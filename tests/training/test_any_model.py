@@ -161,8 +161,8 @@ def test_the_noise_of_an_object_is_all_that_it_does(engine: str) -> None:
     preset = DEVICES.with_device(Relaxing(), name="own", why="test")
     recipe = HWATraining.for_(preset)
     assert (recipe.spec.noise_type, recipe.spec.noise_t_s) == ("pcm", DEVICES.pcm.t0_s)
-    recipe = recipe.override(epochs=1, noise_scale=2.0, ramp_share=0.0, clip_type="none")
-    quiet = recipe.override(learning_rate=1e-9, remap_share=0.0)
+    recipe = recipe.override(epochs=1, noise_scale=2.0, ramp_batches=0, clip_type="none")
+    quiet = recipe.override(learning_rate=1e-9, remap_every=0)
     seen = injected(convert(levels(1.0, 0.5), preset, engine=engine), quiet, 3)
     expected = 2.0 * 0.02 * (1 + DEVICES.pcm.t0_s) ** -0.05
     assert float(seen.std(0).square().mean().sqrt()) == pytest.approx(expected, rel=0.01)
