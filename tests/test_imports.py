@@ -27,6 +27,7 @@ RANK = {
     "aimc_bridge.aliases": 1,
     "aimc_bridge.commands": 1,
     "aimc_bridge.files": 1,
+    "aimc_bridge.sealed_files": 2,
     "aimc_bridge.markdown": 1,
     "aimc_bridge.modes": 1,
     "aimc_bridge.products": 1,

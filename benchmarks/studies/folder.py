@@ -19,7 +19,15 @@ from torch import nn
 
 from aimc_bridge.commands import Output
 from aimc_bridge.errors import CheckpointError, UsageError
-from aimc_bridge.files import read_tensors, write_tensors, write_text
+from aimc_bridge.files import write_text
+from aimc_bridge.sealed_files import (
+    misfits,
+    read_facts,
+    read_json,
+    read_tensors,
+    write_facts,
+    write_tensors,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,9 +67,9 @@ def claim_in(out: Path) -> dict[str, Any]:
     """
     path = out / "run.json"
     try:
-        arguments = json.loads(path.read_text())["arguments"]
+        arguments = read_json(path)["arguments"]
         return dict(arguments.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):  # a CheckpointError is a ValueError
         raise UsageError(f"{path}: no record of a run to resume; name another --out") from None
 
 
@@ -208,17 +216,17 @@ def load_weights(model: nn.Module, path: Path) -> None:
         path: The file.
 
     Raises:
-        CheckpointError: If the file is missing, damaged or of another model.
+        CheckpointError: If the file is missing, damaged or of another model. The model then stays
+            as it is.
     """
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; name the hwa.safetensors of a run")
     if not path.exists():
         raise CheckpointError(f"no weights at {path}")
-    try:
-        model.load_state_dict(read_tensors(path))
-    except RuntimeError as error:
-        text = str(error).splitlines()[-1].strip()
-        raise CheckpointError(f"{path}: weights of another model ({text})") from None
+    tensors = read_tensors(path)
+    if wrong := misfits(model.state_dict(), tensors):
+        raise CheckpointError(f"{path}: weights of another model, or damaged ({wrong[0]})")
+    model.load_state_dict(tensors)
 
 
 def drop_checkpoints(folder: Path) -> None:
@@ -301,7 +309,7 @@ class Parts:
                 "wall_s": self.wall_s,
                 "interrupted": self.interrupted,
             }
-            write_text(self.path, json.dumps(notes, indent=1) + "\n")
+            write_facts(self.path, notes)
 
     def recall(self) -> None:
         """Read the notes of an earlier run, if there are any.
@@ -312,10 +320,13 @@ class Parts:
         if not self.path.exists():
             return
         try:
-            notes = json.loads(self.path.read_text())
-            self.started = notes["started"]
-            self.wall_s, self.interrupted = notes["wall_s"], notes["interrupted"]
-        except (ValueError, KeyError, TypeError) as error:
+            notes = read_facts(self.path)
+            started, interrupted = list(notes["started"]), list(notes["interrupted"])
+            wall_s = {str(name): float(value) for name, value in notes["wall_s"].items()}
+            if not all(isinstance(name, str) for name in (*started, *interrupted)):
+                raise TypeError("a part that is no text")
+            self.started, self.wall_s, self.interrupted = started, wall_s, interrupted
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"{self.path} is damaged ({error}); remove it to go on without the times measured "
                 "before"

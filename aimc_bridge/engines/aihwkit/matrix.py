@@ -17,6 +17,7 @@ from aimc_bridge.errors import (
 )
 from aimc_bridge.physics import faults
 from aimc_bridge.physics.faults import FaultMap
+from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid, column_scales
 from aimc_bridge.spec import Preset, TrainingSpec
 
@@ -143,22 +144,46 @@ class TileMatrix(Matrix):
             tensors |= {f"{row}.{column}.{key}": value for key, value in state.items()}
         return tensors
 
+    def check_chip_state(self, state: dict[str, Tensor], t_s: float | None) -> None:
+        """Check the tensors of every tile; aihwkit's device decides how many it has."""
+        names, own = set(state), law_of(self.preset.pcm).by_tile
+        for row, column, tile in self._each():
+            where = f"chip of {self.label}, tile {row}.{column}"
+            tensors = _of_tile(state, row, column)
+            names -= {f"{row}.{column}.{key}" for key in tensors}
+            needed = ["programmed", "held", "alpha", "drift0"]
+            if self.preset.compensation.drift_compensation != "none":
+                needed.append("baseline")
+            if t_s is not None:
+                needed.append(f"alpha@{t_s!r}")
+            if missing := [key for key in needed if key not in tensors]:
+                raise CheckpointError(f"{where}: no {', '.join(missing)}")
+            count = sum(key.startswith("drift") for key in tensors)
+            known = {*needed, *(f"drift{index}" for index in range(count))}
+            for key, value in tensors.items():
+                if key not in known and not _is_factor(key):
+                    raise CheckpointError(f"{where}: unknown tensor {key!r}")
+                shape, whole = tuple(value.shape), tuple(tile.shared_weights.shape)
+                if key in ("programmed", "held") and shape != whole:
+                    raise CheckpointError(f"{where}: {key} {shape}; needs {whole}")
+                if key.startswith("alpha") and value.numel() != 1:
+                    raise CheckpointError(f"{where}: {key} {shape}; needs one number")
+                if key.startswith("drift") and own:  # it may keep what it likes
+                    continue
+                known_types = [tile.shared_weights.dtype]
+                if key.startswith("drift"):
+                    known_types.append(torch.bool)  # which devices are broken
+                if value.dtype not in known_types or not bool(value.isfinite().all()):
+                    raise CheckpointError(f"{where}: {key} holds NaN, or is {value.dtype}")
+        if names:
+            raise CheckpointError(f"chip of {self.label}: unknown tensor {sorted(names)[0]!r}")
+
     def load_chip_state(self, state: dict[str, Tensor]) -> None:
         """Write the tensors to the tiles that their names start with."""
+        self.check_chip_state(state, None)
         self.restore()
         for row, column, tile in self._each():
-            tensors = {
-                key.removeprefix(f"{row}.{column}."): value
-                for key, value in state.items()
-                if key.startswith(f"{row}.{column}.")
-            }
-            missing = [
-                key for key in ("programmed", "held", "alpha", "drift0") if key not in tensors
-            ]
-            if missing:
-                raise CheckpointError(
-                    f"chip of {self.label}, tile {row}.{column}: no {', '.join(missing)}"
-                )
+            tensors = _of_tile(state, row, column)
             tile.reference_combined_weights = tile.trained().clone()
             tile.programmed_weights = tensors["programmed"].clone()
             tile.hold(tensors["held"])
@@ -324,3 +349,17 @@ class TileMatrix(Matrix):
     def remap(self) -> None:
         """Write the trained weights again, on new column scales."""
         self._write(self.clean_weight())
+
+
+def _of_tile(state: dict[str, Tensor], row: int, column: int) -> dict[str, Tensor]:
+    """Return the tensors of a tile by their own names."""
+    prefix = f"{row}.{column}."
+    return {k.removeprefix(prefix): value for k, value in state.items() if k.startswith(prefix)}
+
+
+def _is_factor(key: str) -> bool:
+    """Return whether a tensor is the factor of drift compensation at a time."""
+    try:
+        return key.startswith("alpha@") and float(key.removeprefix("alpha@")) >= 0
+    except ValueError:
+        return False

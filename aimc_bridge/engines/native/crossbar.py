@@ -466,6 +466,14 @@ class Crossbar(nn.Module, Matrix):
         }
         return state | programmed.own_tensors(cells) if isinstance(cells, list) else state
 
+    def check_chip_state(self, state: dict[str, Tensor], t_s: float | None) -> None:
+        """Check the tensors of the cells, or rebuild the tiles of a user's device from them."""
+        if law_of(self.preset.pcm).by_tile:
+            state = dict(state)
+            programmed.own_tiles(self._blueprint("", "cpu"), state, self.label)
+        programmed.check_state(state, self.grid, self.label, self.preset.pcm)
+        programmed.check_whole(state, self.preset, self.label, t_s, self.scale.dtype)
+
     @torch.inference_mode(False)
     def load_chip_state(self, state: dict[str, Tensor]) -> None:
         """Check the tensors, and copy them to this device."""

@@ -307,3 +307,34 @@ def check_state(state: dict[str, Tensor], grid: TileGrid, label: str, pcm: Devic
             allowed = {(outs, grid.in_features)}
         if tuple(value.shape[-2:]) not in allowed:
             raise CheckpointError(f"chip of {label}: {name} {tuple(value.shape)}")
+
+
+def check_whole(
+    state: dict[str, Tensor], preset: Preset, label: str, t_s: float | None, dtype: torch.dtype
+) -> None:
+    """Check that nothing is missing that drift compensation measures, and check the types.
+
+    Args:
+        state: The tensors of a chip, by name.
+        preset: The preset.
+        label: Name of the layer in the error.
+        t_s: Seconds after programming at which the chip is read; None before the first time.
+        dtype: Type of the layer's numbers.
+
+    Raises:
+        CheckpointError: If a tensor is missing, too many, of another type or not finite.
+    """
+    kind = preset.compensation.drift_compensation
+    wanted = {
+        "reference": kind in (*_MEASURED, "global_exact_reference"),
+        "compensation": kind != "none" and t_s is not None,
+    }
+    for name, there in wanted.items():
+        if (name in state) != there:
+            verb = "lacks" if there else "has"
+            raise CheckpointError(f"chip of {label}: {verb} {name}, with compensation {kind!r}")
+    for name, value in state.items():
+        if value.dtype != dtype and name not in BROKEN:
+            raise CheckpointError(f"chip of {label}: {name} {value.dtype}; needs {dtype}")
+        if not bool(value.isfinite().all()):
+            raise CheckpointError(f"chip of {label}: {name} holds NaN or infinite values")
