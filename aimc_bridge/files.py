@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -52,6 +53,22 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # the first error is the one to show
             temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file can be written, before any work is done for it; nothing is left.
+
+    Args:
+        path: The file; its folder must exist.
+
+    Raises:
+        OSError: If no file can be made beside it, or if it is not a file.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a file", os.fspath(path))
+    probe = path.with_name(f".{path.stem}.{_host()}-{os.getpid()}.partial{path.suffix}")
+    probe.touch()
+    probe.unlink()
 
 
 def remove_partial(folder: Path, *, below: bool = False) -> None:
