@@ -31,6 +31,7 @@ from aimc_bridge.rng import derive
 from aimc_bridge.sealed_files import misfits, read_facts, read_sealed, write_facts, write_tensors
 from aimc_bridge.training.checkpoint import restore_optimizer
 from benchmarks import cli, tasks
+from benchmarks.studies import folder
 from benchmarks.studies.settings import set_threads
 from benchmarks.tasks import DigitalRecipe, Task, device_of
 
@@ -265,81 +266,84 @@ def fit(
     except OSError as error:
         raise UsageError(f"{out} cannot be made ({error.strerror}); name another folder") from None
 
-    model = task.build(seed).to(place)
-    optimizer = optimizer_for(model, recipe)
-    run = {**about, "total": total}
-    autocast = torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16")
-    start, spent = 0, 0.0
-    if (out / "checkpoint.json").exists():
-        facts, tensors = read_checkpoint(out)
-        # older checkpoints have neither: there was no choice of precision, no note of the options
-        facts.setdefault("precision", "fp32")
-        facts.setdefault("options", run["options"])
-        _check_same(out, run, {key: facts.get(key) for key in run})
-        put_back(task, model, optimizer, tensors)
-        start, spent = facts["step"], facts["wall_s"]
+    with folder.alone(out):
+        model = task.build(seed).to(place)
+        optimizer = optimizer_for(model, recipe)
+        run = {**about, "total": total}
+        autocast = torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16")
+        start, spent = 0, 0.0
+        if (out / "checkpoint.json").exists():
+            facts, tensors = read_checkpoint(out)
+            # older checkpoints have neither: no choice of precision, no note of the options
+            facts.setdefault("precision", "fp32")
+            facts.setdefault("options", run["options"])
+            _check_same(out, run, {key: facts.get(key) for key in run})
+            put_back(task, model, optimizer, tensors)
+            start, spent = facts["step"], facts["wall_s"]
 
-    began = time.monotonic() - spent
-    log = out / "log.csv"
-    keep_rows(log, start)
-    model.train()
-    total_loss, seen = torch.zeros((), device=place), 0
-    progress = ProgressBar(task.model_name, total, start, show=output.bars)
-    with naming(log), progress as bar, log.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if not start:
-            writer.writerow(["step", "loss", "learning_rate", "wall_s"])
-        step = shown = start
-        while step < total:
-            epoch, position = divmod(step, len(loader))
-            for batch in loader.passing(epoch, position):
-                rate = learning_rate(recipe, step, total)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                # dropout and sampling depend on (seed, step) alone: no random state to store
-                torch.manual_seed(derive(seed, "step", step))
-                with autocast:
-                    loss = task.digital_loss(model, batch)
-                optimizer.zero_grad()
-                loss.backward()
-                if recipe.grad_clip is not None:
-                    nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip)
-                optimizer.step()
-                total_loss += loss.detach()
-                seen += 1
-                step += 1
-                save = step == stop_after or (checkpoint_every > 0 and step % checkpoint_every == 0)
-                if save or step % LOG_EVERY == 0 or step == total:
-                    value = total_loss.item() / seen
-                    total_loss.zero_()
-                    seen = 0
-                    if not math.isfinite(value):
-                        raise TrainingError(
-                            f"{task.model_name} diverged: loss {value} at step {step} of {total}, "
-                            f"learning rate {rate:.1e}; lower --learning-rate or set --grad-clip, "
-                            "and name another --out"
-                        )
-                    wall = time.monotonic() - began
-                    writer.writerow([step, f"{value:.5f}", f"{rate:.3e}", f"{wall:.1f}"])
-                    file.flush()
-                    bar.advance(step - shown, note=f"loss {value:.3f}  rate {rate:.1e}")
-                    shown = step
-                if save and step < total:
-                    facts = {**run, "step": step, "wall_s": time.monotonic() - began}
-                    write_checkpoint(out, task, model, optimizer, facts)
-                if step in (stop_after, total):
-                    break
-            if step == stop_after:
-                return model.eval()
+        began = time.monotonic() - spent
+        log = out / "log.csv"
+        keep_rows(log, start)
+        model.train()
+        total_loss, seen = torch.zeros((), device=place), 0
+        progress = ProgressBar(task.model_name, total, start, show=output.bars)
+        with naming(log), progress as bar, log.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if not start:
+                writer.writerow(["step", "loss", "learning_rate", "wall_s"])
+            step = shown = start
+            while step < total:
+                epoch, position = divmod(step, len(loader))
+                for batch in loader.passing(epoch, position):
+                    rate = learning_rate(recipe, step, total)
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate
+                    # dropout and sampling depend on (seed, step) alone: no random state to store
+                    torch.manual_seed(derive(seed, "step", step))
+                    with autocast:
+                        loss = task.digital_loss(model, batch)
+                    optimizer.zero_grad()
+                    loss.backward()
+                    if recipe.grad_clip is not None:
+                        nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip)
+                    optimizer.step()
+                    total_loss += loss.detach()
+                    seen += 1
+                    step += 1
+                    save = step == stop_after or (
+                        checkpoint_every > 0 and step % checkpoint_every == 0
+                    )
+                    if save or step % LOG_EVERY == 0 or step == total:
+                        value = total_loss.item() / seen
+                        total_loss.zero_()
+                        seen = 0
+                        if not math.isfinite(value):
+                            raise TrainingError(
+                                f"{task.model_name} diverged: loss {value} at step {step} of "
+                                f"{total}, learning rate {rate:.1e}; lower --learning-rate or set "
+                                "--grad-clip, and name another --out"
+                            )
+                        wall = time.monotonic() - began
+                        writer.writerow([step, f"{value:.5f}", f"{rate:.3e}", f"{wall:.1f}"])
+                        file.flush()
+                        bar.advance(step - shown, note=f"loss {value:.3f}  rate {rate:.1e}")
+                        shown = step
+                    if save and step < total:
+                        facts = {**run, "step": step, "wall_s": time.monotonic() - began}
+                        write_checkpoint(out, task, model, optimizer, facts)
+                    if step in (stop_after, total):
+                        break
+                if step == stop_after:
+                    return model.eval()
 
-    wall = time.monotonic() - began
-    model.eval()
-    metrics = {split: task.evaluate(model, split=split) for split in ("validation", "test")}
-    finish(out, task, model, {**run, "wall_s": wall, "steps_per_epoch": len(loader)}, metrics)
-    for name, values in metrics.items():
-        text = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
-        output.say(f"{task.model_name}, {task.dataset}, {name}: {text}")
-    return model
+        wall = time.monotonic() - began
+        model.eval()
+        metrics = {split: task.evaluate(model, split=split) for split in ("validation", "test")}
+        finish(out, task, model, {**run, "wall_s": wall, "steps_per_epoch": len(loader)}, metrics)
+        for name, values in metrics.items():
+            text = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
+            output.say(f"{task.model_name}, {task.dataset}, {name}: {text}")
+        return model
 
 
 def _check_same(out: Path, expected: dict[str, Any], recorded: dict[str, Any]) -> None:

@@ -422,6 +422,11 @@ class Kept:
         for key, value in tensors.items():
             kind, _, name = key.partition(".")
             parts.setdefault(kind, {})[name] = value
+        if unknown := sorted(parts.keys() - {"model", "optimizer", "carried", "generator"}):
+            raise CheckpointError(
+                f"the checkpoint is of another model, or damaged: it holds {unknown[0]!r}; name "
+                "another folder"
+            )
         rank = f"{self.accelerator.process_index}."
         carried = {
             k.removeprefix(rank): v

@@ -344,9 +344,15 @@ def test_a_damaged_checkpoint_leaves_the_model_as_it_is(change: str, tmp_path: P
     else:
         assert change == "key added"  # it is no tensor of the model
     assert all(torch.equal(analog.state_dict()[k], v) for k, v in before.items())
-    for wrong in ({"file": 3}, {"step": "x"}, {"run": 3}, {"state": {}}, {"optimizer": None}):
+    for wrong in (
+        {"file": 3},
+        {"step": "x"},
+        {"run": 3},
+        {"state": {"step": "x"}},
+        {"optimizer": 3},
+    ):
         write_facts(pointer, {**facts, **wrong, "tensors": None})
-        with pytest.raises(CheckpointError, match="start over"):
+        with pytest.raises(CheckpointError, match="start over|another model, or damaged"):
             work(tmp_path, resume=True)
 
 
