@@ -152,7 +152,7 @@ def add_tensor(digest: hashlib._Hash, tensor: Tensor) -> None:
 
     plain = tensor.detach().cpu().contiguous()
     digest.update(repr((plain.dtype, tuple(plain.shape))).encode())
-    digest.update(memoryview(plain.flatten().view(torch.uint8).numpy()))
+    digest.update(plain.flatten().view(torch.uint8).numpy().data)
 
 
 def misfits(

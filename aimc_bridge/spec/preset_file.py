@@ -91,7 +91,7 @@ def _parsed(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: no such file") from cause
     except OSError as cause:
         raise UsageError(f"{path}: cannot be read ({cause})") from cause
-    except ValueError as cause:  # bad TOML, bad JSON, or not UTF-8
+    except (ValueError, RecursionError) as cause:  # bad TOML, bad JSON, or not UTF-8
         kind = path.suffix[1:].upper()
         raise UsageError(f"{path}: not a {kind} file ({cause})") from cause
     if not isinstance(data, dict):

@@ -145,7 +145,7 @@ def problems(root: Path | None = None) -> Iterator[str]:
         One line per problem.
     """
     root = ROOT if root is None else root
-    damaged = [problem for path in sorted(records.FOLDER.glob("*.json")) for problem in _of(path)]
+    damaged = damage()
     yield from damaged
     if damaged:
         return  # no page can be made from damaged records
@@ -159,6 +159,11 @@ def problems(root: Path | None = None) -> Iterator[str]:
     for picture in pictures():
         if drawing.description_of(root / picture.path) != picture.digest:
             yield f"{picture.path} is not drawn from the records"
+
+
+def damage() -> list[str]:
+    """Return what is wrong with the records' files, one line per problem."""
+    return [problem for path in sorted(records.FOLDER.glob("*.json")) for problem in _of(path)]
 
 
 def _of(path: Path) -> Iterator[str]:
