@@ -316,8 +316,9 @@ class Sst2(SentenceTask):
         self.encoder, self.dropout = encoder, dropout
         raw = sst2(data_dir(folder))
         try:
-            tokenizer = AutoTokenizer.from_pretrained(encoder)
-            self.config = AutoConfig.from_pretrained(encoder, num_labels=2)
+            # no code of strangers is run, and nobody is asked whether it should be
+            tokenizer = AutoTokenizer.from_pretrained(encoder, trust_remote_code=False)
+            self.config = AutoConfig.from_pretrained(encoder, num_labels=2, trust_remote_code=False)
         except Exception as error:  # noqa: BLE001 (each layer below has its own error)
             raise DataError(
                 f"no checkpoint {encoder!r}: neither a folder with config and tokenizer nor a hub "
@@ -364,7 +365,11 @@ class Sst2(SentenceTask):
             torch.manual_seed(seed)
             try:
                 model: nn.Module = AutoModelForSequenceClassification.from_pretrained(
-                    self.encoder, config=config, dtype=torch.float32
+                    self.encoder,
+                    config=config,
+                    dtype=torch.float32,
+                    trust_remote_code=False,
+                    use_safetensors=True,  # the other format can hold code
                 )
             except (OSError, ValueError, RuntimeError, SafetensorError) as error:
                 raise CheckpointError(

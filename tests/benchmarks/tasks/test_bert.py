@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -142,3 +144,24 @@ def test_sst2_with_any_encoder(tmp_path) -> None:
     with pytest.raises(CheckpointError, match="weights of .*encoder cannot be loaded") as caught:
         task.build(0)
     assert "\n" not in str(caught.value)
+
+
+def test_an_encoder_with_code_or_pickles_is_refused(tmp_path) -> None:
+    """Its code is not run, nobody is asked, and weights that could hold code are not read."""
+    (tmp_path / "SST-2").mkdir()
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / "SST-2" / name).write_text("sentence\tlabel\n" + "a good film\t1\n" * 40)
+    encoder = tmp_path / "encoder"
+    small_encoder(encoder)
+    config = json.loads((encoder / "config.json").read_text())
+    strange = {**config, "model_type": "strange", "auto_map": {"AutoConfig": "code.Config"}}
+    (encoder / "config.json").write_text(json.dumps(strange))
+    (encoder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    with pytest.raises(DataError, match="no checkpoint .*encoder"):
+        tasks.get("bert", "real", tmp_path, encoder=str(encoder))
+    assert not (tmp_path / "ran").exists()
+    (encoder / "config.json").write_text(json.dumps(config))
+    (encoder / "model.safetensors").unlink()
+    torch.save({}, encoder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="weights of .*encoder cannot be loaded"):
+        tasks.get("bert", "real", tmp_path, encoder=str(encoder)).build(0)
