@@ -88,8 +88,19 @@ def enter(out: Path, arguments: dict[str, Any], resume: bool, free: tuple[str, .
         UsageError: If the folder holds something else, cannot be written, or if another process
             works in it.
     """
+    held = out.resolve() in _HELD
+    try:
+        _enter(out, arguments, resume, free)
+    except BaseException:
+        if not held:  # a folder that is refused is left as it was
+            unlock(out)
+        raise
+
+
+def _enter(out: Path, arguments: dict[str, Any], resume: bool, free: tuple[str, ...]) -> None:
+    """Do the work of `enter`, which gives the lock back if it fails."""
     record = out / "run.json"
-    if out.exists():
+    if out.is_dir():
         lock(out)
     if holds_a_run(out, resume):
         before = claim_in(out)

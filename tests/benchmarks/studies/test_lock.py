@@ -50,11 +50,9 @@ def folder_host() -> str:
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"arguments": 3}', "[" * 100_000, "\\x00", "{"])
 def test_a_damaged_record_is_no_run_to_resume(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
-    try:
-        with pytest.raises(UsageError, match="run.json: no record of a run to resume"):
-            folder.enter(tmp_path, {"a": 1}, True)
-    finally:
-        folder.unlock(tmp_path)
+    with pytest.raises(UsageError, match="run.json: no record of a run to resume"):
+        folder.enter(tmp_path, {"a": 1}, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 @pytest.mark.parametrize(
