@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from aimc_bridge.batchnorm import reestimate_batchnorm
     from aimc_bridge.calibration import calibrate
     from aimc_bridge.chip import drift, load_chip, program, restore, save_chip
+    from aimc_bridge.conductances import chip_conductances
     from aimc_bridge.conversion import convert, coverage
     from aimc_bridge.engines.match import handles
     from aimc_bridge.equivalence import Report, crosscheck
+    from aimc_bridge.plotting import plot
     from aimc_bridge.sweeps import sweep
     from aimc_bridge.training import HWATraining, hardware_aware, train
     from aimc_bridge.transferring import transfer
@@ -23,6 +25,7 @@ _HOME = {
     "HWATraining": "training",
     "Report": "equivalence",
     "calibrate": "calibration",
+    "chip_conductances": "conductances",
     "convert": "conversion",
     "coverage": "conversion",
     "crosscheck": "equivalence",
@@ -30,6 +33,7 @@ _HOME = {
     "handles": "engines.match",
     "hardware_aware": "training",
     "load_chip": "chip",
+    "plot": "plotting",
     "program": "chip",
     "reestimate_batchnorm": "batchnorm",
     "restore": "chip",
@@ -43,6 +47,7 @@ __all__ = [
     "HWATraining",
     "Report",
     "calibrate",
+    "chip_conductances",
     "convert",
     "coverage",
     "crosscheck",
@@ -52,6 +57,7 @@ __all__ = [
     "hardware_aware",
     "load_chip",
     "physics",
+    "plot",
     "program",
     "reestimate_batchnorm",
     "restore",
@@ -64,6 +70,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, and torch not before."""
+    if name in __all__:
+        from aimc_bridge.shadowing import check
+
+        check("presets")
     if name in ("devices", "physics"):
         return importlib.import_module(f"aimc_bridge.{name}")
     if name in _HOME:

@@ -263,7 +263,7 @@ def calibrate(
         UserWarning: If "max" gives a layer a range of more than 6 times the percentile of |x| that
             `percentile` names. Most inputs then get few steps of the DAC.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from aimc_bridge import calibrate, convert

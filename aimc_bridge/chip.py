@@ -8,7 +8,7 @@ import json
 import operator
 import os
 from importlib.metadata import PackageNotFoundError, version
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
         UsageError: If the seed is not an integer, or the engine does not know this `draw_on`.
         CapabilityError: If the model is not a converted one, or torch.compile does not work here.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from aimc_bridge import calibrate, convert, program
@@ -132,7 +132,7 @@ def drift(model: nn.Module, t_inference: float | str) -> None:
         CapabilityError: If the model is not a converted one, or if the chip was drawn with
             draw_on="compiled" and torch.compile does not work here.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from aimc_bridge import calibrate, convert, drift, program
@@ -145,7 +145,7 @@ def drift(model: nn.Module, t_inference: float | str) -> None:
         >>> drift(analog, 3600)  # and an hour after programming
     """
     t_s = seconds(t_inference)
-    chip = _chip(model, "drift")
+    chip = chip_of(model, "drift")
     matrices = matrices_of(model).values()
     for matrix in matrices:
         check_known(t_s, matrix.preset.pcm)
@@ -176,8 +176,17 @@ def restore(model: nn.Module) -> None:
     record.chip = None
 
 
-def _chip(model: nn.Module, caller: str) -> ProgrammedChip:
-    """Return the chip that the model holds, or raise StateError naming the caller."""
+def chip_of(model: nn.Module, caller: str) -> ProgrammedChip:
+    """Return the chip that a model holds.
+
+    Args:
+        model: A converted model.
+        caller: The function that needs the chip, for the error.
+
+    Raises:
+        StateError: If no chip is programmed.
+        CapabilityError: If the model is not a converted one.
+    """
     chip = record_of(model).chip
     if chip is None:
         raise StateError(f"{caller}: no chip is programmed; call program(model, seed) first")
@@ -221,6 +230,46 @@ def fingerprint(model: nn.Module, matrices: dict[str, Matrix], *also: object) ->
     return digest.hexdigest()
 
 
+def _cells(matrices: dict[str, Matrix]) -> dict[str, dict[str, Any]]:
+    """Return the fields that say what a weight lies on, by layer, if it is not one pair or cell."""
+    devices = {name: matrix.preset.pcm for name, matrix in matrices.items()}
+    return {
+        name: {
+            "pairs": pcm.pairs,
+            "significance": list(pcm.factors),
+            "reference": pcm.reference,
+            "g_min_us": pcm.values().get("g_min_us", 0.0),
+        }
+        for name, pcm in devices.items()
+        if pcm.pairs > 1 or pcm.referenced
+    }
+
+
+def _other_cells(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Say which layer of a saved chip lies on other cells than the model's; nothing if none does.
+
+    The fields of the saved chip may be damaged: then looking into them raises whatever it raises.
+    """
+    for name in sorted({*saved, *wanted}):
+        if saved.get(name) != wanted.get(name):
+            return (
+                f"layer {name!r} of this chip has {_in_words(saved.get(name))} per weight, "
+                f"the model's has {_in_words(wanted.get(name))}; load it into a model that was "
+                "converted with the preset of the chip"
+            )
+    return ""
+
+
+def _in_words(cells: dict[str, Any] | None) -> str:
+    """Return what a weight lies on, in words."""
+    if cells is None:
+        return "one pair of devices, or one cell,"
+    if cells["reference"] != "none":
+        low = cells["g_min_us"]
+        return f"one device with reference={cells['reference']!r} and g_min_us={low:g}"
+    return f"{cells['pairs']} pairs of devices with significance {tuple(cells['significance'])}"
+
+
 def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write the programmed chip, as it is now, to a safetensors file.
 
@@ -236,7 +285,7 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
         CheckpointError: If the file cannot be written.
         CapabilityError: If the model is not a converted one.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> import torch
         >>> from torch import nn
@@ -250,7 +299,7 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
         ...     restore(analog)  # the trained weights again
         ...     load_chip(analog, f"{folder}/chip7.safetensors")  # chip 7 again
     """
-    chip = _chip(model, "save_chip")
+    chip = chip_of(model, "save_chip")
     matrices = matrices_of(model)
     tensors: dict[str, Tensor] = {
         f"{name}/{key}": value
@@ -260,7 +309,7 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
     for name, matrix in matrices.items():
         if (ranges := matrix.input_ranges()) is not None:
             tensors[f"{name}/{_RANGES}"] = ranges
-    about = {
+    about: dict[str, Any] = {
         "format": _FORMAT,
         "engine": record_of(model).engine,
         "model": fingerprint(model, matrices),
@@ -269,6 +318,8 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
         "t_inference": chip.t_inference,
         "versions": {"torch": torch.__version__, **_versions("aimc-bridge", "aihwkit")},
     }
+    if cells := _cells(matrices):
+        about["cells"] = cells
     write_tensors(path, tensors, {_ABOUT: json.dumps(about)})
 
 
@@ -327,13 +378,18 @@ def _described(
     Raises:
         CheckpointError: If the header is damaged, or of a chip of another model.
     """
+    matrices = matrices_of(model)
     try:
         about = json.loads(metadata[_ABOUT])
         described, number = about["model"], about["format"]
         seed, draw_on, t_s = about["seed"], about["draw_on"], about["t_inference"]
-    except (KeyError, TypeError, ValueError, RecursionError) as cause:
+        known = number == _FORMAT
+        other_cells = _other_cells(about.get("cells", {}), _cells(matrices)) if known else ""
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as cause:
         raise CheckpointError(f"{path}: not a chip file, or damaged ({cause!r})") from cause
-    if number != _FORMAT or described != fingerprint(model, matrices_of(model)):
+    if other_cells:
+        raise CheckpointError(f"{path}: {other_cells}")
+    if not known or described != fingerprint(model, matrices):
         raise CheckpointError(
             f"{path}: a chip of another model, engine or preset; load it into the model it was "
             "programmed from, converted the same way, with the same weights"

@@ -180,15 +180,15 @@ def execute(
             return _call(app, words)
         except CycloptsError as error:
             if isinstance(error.__cause__, AimcError):
-                return _fail(str(error.__cause__), 2)
+                return fail(str(error.__cause__), 2)
             error.verbose = False
-            return _fail(f"{str(error).rstrip('.')}; see {program} --help", 2)
+            return fail(f"{str(error).rstrip('.')}; see {program} --help", 2)
         except TrainingError as error:
-            return _fail(str(error), 1)
+            return fail(str(error), 1)
         except AimcError as error:
-            return _fail(str(error), 2)
+            return fail(str(error), 2)
         except OSError as error:  # a folder that cannot be written, a full disk
-            return _fail(_reason(error), 2)
+            return fail(_reason(error), 2)
         except KeyboardInterrupt as interrupt:
             _print(str(interrupt) or on_interrupt)
             return 130
@@ -206,8 +206,16 @@ def _call(app: App, words: tuple[str, ...]) -> int:
     return int(function(*bound.args, **{**bound.kwargs, **more}) or 0)
 
 
-def _fail(text: str, code: int) -> int:
-    """Print an error on one line and return the exit code."""
+def fail(text: str, code: int) -> int:
+    """Print an error on one line of standard error.
+
+    Args:
+        text: The error.
+        code: The exit code.
+
+    Returns:
+        The exit code.
+    """
     _print(f"error: {' '.join(text.split())}", style="red")
     return code
 

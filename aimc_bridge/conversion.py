@@ -101,7 +101,7 @@ def convert(
         UnknownNameError: If there is no engine of that name.
         ShapeError: If a handler of your own makes an analog layer from shapes that do not fit.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from aimc_bridge import convert, coverage
         >>> from presets import rasch2023
@@ -116,7 +116,7 @@ def convert(
     _check_patterns(model, [*exclude, *overrides])
     engine_used = find_engine(engine)
     walk = Walk(engine_used, preset, exclude, overrides, model, _custom(handlers))
-    converted = walk.run(_copied(model))
+    converted = walk.run(layers.unwrapped(_copied(model)))
     if strict and walk.refused:
         raise walk.refused.error(engine, exclude, _names(model))
     if not any(layer.where == "analog" for layer in walk.layers):
@@ -160,8 +160,8 @@ def coverage(model: nn.Module, inputs: Any = None) -> pd.DataFrame:
         - `where`: "analog" or "digital";
         - `tiles`: the number of tiles, 0 if digital;
         - `reason`: why a layer is digital, or what is special about an analog one (weights that it
-          shared with another layer, a preset of its own, a handler of the user). Layers that were
-          added to the model after `convert`, such as adapters, say so.
+            shared with another layer, a preset of its own, a handler of the user). Layers that were
+            added to the model after `convert`, such as adapters, say so.
         With `inputs` it has four more columns, all counts of this pass, and one more row per
         digital product, whose reason names the operation, its fixed operand, and file and line:
         - `calls`: passes through the layer;
@@ -173,7 +173,7 @@ def coverage(model: nn.Module, inputs: Any = None) -> pd.DataFrame:
         CapabilityError: If the model is not a converted one.
         UsageError: If the model does not take the inputs.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from aimc_bridge import convert, coverage
         >>> from presets import rasch2023

@@ -15,6 +15,7 @@ from rich.console import Console
 from aimc_bridge.commands import Output, command, execute
 from aimc_bridge.engines.versions import installed, minor, pair_for, torchvision_for
 from aimc_bridge.errors import VersionError
+from aimc_bridge.shadowing import shadow
 
 PACKAGES = (
     *("torch", "torchvision", "aihwkit", "transformers", "accelerate", "datasets", "safetensors"),
@@ -88,16 +89,22 @@ def healthy(sections: Sections) -> bool:
 
 
 def versions() -> Iterator[Finding]:
-    """Yield the versions of the packages that matter.
+    """Yield the versions of the packages that matter, and what shadows the project's own.
 
     torchvision must be the version that is built for the installed torch.
     """
     yield Finding("python", True, platform.python_version())
+    for name in ("presets", "benchmarks"):
+        other = shadow(name)
+        if other is not None:
+            yield Finding(name, False, f"{other} shadows this package; rename it")
     numbers = {name: installed(name) for name in PACKAGES}
     required = torchvision_for(numbers["torch"] or "")
     for name, number in numbers.items():
         if number is None:
-            yield Finding(name, False, f'not installed; run: pip install "{name}"')
+            bound = name in ("aihwkit", "torch", "torchvision")
+            command = pair_for().command if bound else f'pip install "{name}"'
+            yield Finding(name, False, f"not installed; run: {command}")
         elif name == "torchvision" and required is not None and minor(number) != required:
             note = (
                 f"torch {numbers['torch']} needs {required}; run: "

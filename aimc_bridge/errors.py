@@ -57,6 +57,10 @@ class VersionError(AimcError, ImportError):
     """Installed packages that do not work together."""
 
 
+class ShadowedError(AimcError, ImportError):
+    """A package of the project whose name another module on the import path has."""
+
+
 class CheckpointError(AimcError, ValueError):
     """A file of weights or of a chip that is missing, damaged or of another model."""
 

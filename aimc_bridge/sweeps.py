@@ -19,7 +19,9 @@ from aimc_bridge.converted import matrices_of, record_of
 from aimc_bridge.errors import UsageError, shown
 from aimc_bridge.files import check_path, check_writable
 from aimc_bridge.first_pass import forget_reached, measuring, warn_unreached
+from aimc_bridge.physics.drift import check_known
 from aimc_bridge.progress import ProgressBar, metric_value
+from aimc_bridge.spec import Preset
 from aimc_bridge.sweep_files import COLUMNS, Row, read_rows, write_rows
 from aimc_bridge.times import label, seconds
 
@@ -81,8 +83,10 @@ def sweep(
         and `value`. It is sorted by metric, chip and time.
 
     Raises:
-        UsageError: If there are no chips, no times or no workers, if `evaluate` returns no number,
-            or if the file of `resume` cannot be written.
+        UsageError: If there are no chips, no times or no workers, if a device is not known at one
+            of the times, if `evaluate` returns no number, if it or a device of your own cannot be
+            sent to other processes, or if the file of `resume` cannot be written. Nothing is
+            computed in these cases, unless only the result of `evaluate` is wrong.
         DataError: If the file of `resume` belongs to another sweep or is damaged.
         CapabilityError: If the model is not a converted one.
 
@@ -91,7 +95,7 @@ def sweep(
             If it uses the weights of these in another way than by calling them, that part is
             digital.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from aimc_bridge import calibrate, convert, sweep
@@ -114,6 +118,11 @@ def sweep(
         raise UsageError(f"evaluate={shown(evaluate)}; allowed: a function of the model")
     _check_executor(executor, workers)
     matrices = matrices_of(model)
+    for matrix in matrices.values():
+        for t_s in t_inference:
+            check_known(t_s, matrix.preset.pcm)
+    if executor not in (None, "threading", "sequential"):
+        _check_travels({str(m.preset): m.preset for m in matrices.values()}, evaluate)
     ranges = (matrix.input_ranges() for _, matrix in sorted(matrices.items()))
     mark = fingerprint(model, matrices, draw_on, *ranges)[:16]
     path = None if resume is None else _usable(resume)
@@ -281,6 +290,26 @@ def _results(
         delayed(_copied_chip)(model, evaluate, times, chip, seed, draw_on)
         for chip, times in todo.items()
     )
+
+
+def _check_travels(presets: Mapping[str, Preset], evaluate: Evaluate) -> None:
+    """Check that devices and the evaluation can be sent to other processes.
+
+    Raises:
+        UsageError: If one of them cannot be pickled.
+    """
+    from joblib.externals.loky.backend.reduction import dumps
+
+    things = {f"the device of preset {name}": preset.pcm for name, preset in presets.items()}
+    for name, thing in {**things, "evaluate": evaluate}.items():
+        try:
+            dumps(thing)  # as the processes get it
+        except Exception as problem:  # what pickling a user's object can raise is not known
+            raise UsageError(
+                f"{name} cannot be sent to other processes ({type(problem).__name__}: {problem}); "
+                "give executor=None, or keep files, locks, generators and open connections out of "
+                "it (__getstate__)"
+            ) from problem
 
 
 def _note(rows: list[Row]) -> str:

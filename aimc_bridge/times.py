@@ -51,7 +51,7 @@ def seconds(time: str | Real | float) -> float:
             raise error from None
     if not math.isfinite(value) or value < 0:
         raise error
-    return value
+    return value + 0.0  # -0.0 is 0.0
 
 
 def label(t_s: float) -> str:

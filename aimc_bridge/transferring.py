@@ -56,7 +56,7 @@ def transfer(analog: nn.Module, engine: str) -> nn.Module:
             redirected.
         VersionError: If aihwkit does not work with the installed torch.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from aimc_bridge import calibrate, convert, transfer

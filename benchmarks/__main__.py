@@ -27,6 +27,7 @@ COMMANDS = {
     "zoo": ("benchmarks.zoo.__main__", "Take architectures of other libraries through everything."),
     "report": ("benchmarks.report.__main__", "Write summaries again; compare several runs."),
     "record": ("benchmarks.record", "Keep results and models; write the tables of the pages."),
+    "presets": ("benchmarks.presets", "Show, compare and export presets."),
     "doctor": ("benchmarks.doctor", "Check what this machine can run."),
 }
 """Name -> (the module, which has `app` and `main(words)`; one line of help)."""

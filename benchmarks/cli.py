@@ -215,23 +215,46 @@ TIMES = (1.0, 3600.0, 86400.0, 365 * 86400.0)
 # --- chips, recipes -------------------------------------------------------------------------------
 
 
+_MADE = "package.module:NAME or path/to/file.py:NAME in Python, or a .toml or .json file"
+
+
 def preset_of(text: str) -> Preset:
-    """Return the preset with a name, or the preset in a file.
+    """Return the preset with a name, the preset in a file, or a preset that Python code makes.
 
     Args:
-        text: A name from `presets.names()`, or a path that ends in .toml or .json.
+        text: A name from `presets.names()`; a path that ends in .toml or .json; or
+            `package.module:NAME` or `path/to/file.py:NAME`, a variable that holds a preset. Such a
+            preset can have a device that is a Python object.
 
     Raises:
-        UsageError: If no preset has this name (the error lists the names), or the file cannot be
-            read.
+        UsageError: If no preset has this name (the error lists the names), or if the file or the
+            module cannot be read.
         SpecError: If the file's data are not a preset.
     """
+    place, _, variable = text.rpartition(":")
+    if place and Path(text).suffix not in (".toml", ".json"):
+        return _preset_in(text, place, variable)
     if Path(text).suffix in (".toml", ".json") or os.sep in text:
         return presets.load(text)
     try:
         return presets.get(text)
     except UnknownNameError as error:
-        raise UsageError(f"--preset: {error}; or name a .toml or .json file") from None
+        raise UsageError(f"--preset: {error}; or name {_MADE}") from None
+
+
+def _preset_in(text: str, place: str, variable: str) -> Preset:
+    """Return the preset that a variable of a module or of a file holds."""
+    from benchmarks.tasks.registry import imported
+
+    values = vars(imported(f"preset {text!r}", place))
+    preset = values.get(variable)
+    if not isinstance(preset, Preset):
+        has = ", ".join(name for name, value in values.items() if isinstance(value, Preset))
+        raise UsageError(
+            f"preset {text!r}: {place} has no preset {variable!r}; "
+            + (f"its presets: {has}" if has else "it has none")
+        )
+    return preset
 
 
 def _preset(_: Any, tokens: Sequence[Token]) -> Preset:
@@ -250,7 +273,7 @@ def _presets(_: Any, tokens: Sequence[Token]) -> tuple[Preset, ...]:
     return tuple(chosen.values())
 
 
-_PRESETS = f"{', '.join(presets.names())}, or a .toml or .json file"
+_PRESETS = f"{', '.join(presets.names())}, or {_MADE}"
 
 PresetName = Annotated[
     Preset,

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from aimc_bridge.engines import versions
 from benchmarks import cli
 from benchmarks.report import folders
 from benchmarks.report.verdict import lines, verdict_of
@@ -49,6 +50,8 @@ def run(
         plan = check.plan(budget)
         output.result("\n".join([*plan, f"into {out}"]), {"plan": plan, "out": out})
         return 0
+    if any(report.should_agree for report in check.reports()):
+        versions.check()  # before any model is trained
     folder.enter(out, check.options.claim(), resume, free=FREE)
     with folder.resumable(out, output):
         command = shlex.join(["python", "-m", "benchmarks.crosscheck", *words])

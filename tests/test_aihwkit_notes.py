@@ -14,7 +14,11 @@ BEGINNING, *_ = re.findall(r"```python\n(.*?)```", NOTES, re.DOTALL)
 SCRIPTS = re.findall(
     r"### ([^\n]+)\n\nHolds for: ([^\n]+)\.\n(?:(?!###).)*?```python\n(.*?)```", NOTES, re.DOTALL
 )
-HOLDS = {"1.1.0 and 1.2.0": {"1.1.0", "1.2.0"}, "1.1.0 only; mended in 1.2.0": {"1.1.0"}}
+HOLDS = {
+    "1.1.0 and 1.2.0": {"1.1.0", "1.2.0"},
+    "1.1.0 only; mended in 1.2.0": {"1.1.0"},
+    "1.2.0 only": {"1.2.0"},
+}
 
 
 def test_every_note_has_a_script() -> None:

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import pickle
+import threading
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 import presets
 from aimc_bridge import convert, crosscheck, devices, drift, load_chip, program, save_chip, sweep
 from aimc_bridge.converted import matrices_of
-from aimc_bridge.errors import AimcError, CheckpointError, SpecError, UnknownNameError, UsageError
+from aimc_bridge.errors import (
+    AimcError,
+    CheckpointError,
+    DataError,
+    SpecError,
+    UnknownNameError,
+    UsageError,
+)
 from aimc_bridge.physics import own
 from aimc_bridge.physics.injection import injected
-from aimc_bridge.physics.laws import law_of
+from aimc_bridge.physics.laws import Law, law_of, register
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.reading import read_after_drift
 from aimc_bridge.rng import stream
-from aimc_bridge.spec import OwnDevice, Preset
+from aimc_bridge.spec import DeviceSpec, OwnDevice, Preset, V, cite
 from presets import ideal, rasch2023
 from tests.models import ENGINES
 
@@ -43,28 +54,46 @@ def model() -> nn.Module:
 
 
 def compared(table: devices.TableDevice) -> Any:
+    """Compare a table with the law that it was sampled from, with a margin of 1 % for all.
+
+    Programming decides "programmed", and read noise decides what changes within a second.
+    """
     return crosscheck(
         None,
         rasch2023.with_device(table, name="table", why="test"),
         None,
         against=LAW,
         levels="device",
-        targets=(0.05, 0.5, 1.0),
-        times=("0", "1h", "1y"),
-        samples=400_000,
+        targets=(0.5, 1.0),
+        times=("0", "1s", "1y"),
+        samples=1_000_000,
+        margins={"sd": 0.01},
         progress=False,
     )
 
 
-def test_the_table_of_pcm_is_pcm_within_the_margins_of_the_cross_check() -> None:
+def test_the_table_of_pcm_is_pcm_within_one_per_cent() -> None:
+    """Both words hold at 5 % for all rows together (Holm)."""
     report = compared(TABLE)
     assert report.passed, report.table[report.table.verdict != "equivalent"].to_string()
 
 
-@pytest.mark.parametrize("column", ["mean_us", "prog_sd_us", "read_sd_us"])
-def test_a_column_that_is_2_per_cent_off_fails(column: str) -> None:
+@pytest.mark.parametrize(
+    ("column", "quantity"),
+    [("mean_us", "read mean"), ("prog_sd_us", "programmed sd"), ("read_sd_us", "read change sd")],
+)
+def test_a_column_that_is_2_per_cent_off_is_different(column: str, quantity: str) -> None:
+    """With a power above 0.9999: the true ratio is 1.02, the margin 1.01."""
     values = tuple(1.02 * value for value in getattr(TABLE, column))
-    assert not compared(TABLE.change(why="2 % off", **{column: values})).passed
+    table = compared(TABLE.change(why="2 % off", **{column: values})).table
+    rows = table[table.quantity == quantity]
+    rows = rows[rows.t_inference != 31536000.0] if column == "read_sd_us" else rows
+    assert len(rows) and set(rows.verdict) == {"different"}, rows.to_string()
+    if not quantity.endswith(" sd"):
+        return
+    error = (np.log1p(rows.high) - np.log1p(rows.low)) / (2 * stats.norm.isf(0.05))
+    reach = (np.log(1.02) - np.log(1.01)) / error - stats.norm.isf(0.025 / len(table))
+    assert stats.norm.cdf(reach).min() > 0.9999
 
 
 def test_readings_have_the_moments_of_the_rows_and_interpolated_ones_between() -> None:
@@ -248,18 +277,51 @@ def broken(**functions: Any) -> object:
     return type("Broken", (Mine,), functions)()
 
 
+OWN = np.random.default_rng(0)
+
+
+def seeded(self: Mine, weights: Tensor, generator: torch.Generator) -> State:
+    torch.manual_seed(0)
+    return State(weights + 0.01 * torch.randn(weights.shape), 0.1)
+
+
+def from_numpy(self: Mine, weights: Tensor, generator: torch.Generator) -> State:
+    return State(weights + torch.from_numpy(np.random.randn(*weights.shape)).float(), 0.1)
+
+
+def numpy_seeded(self: Mine, weights: Tensor, generator: torch.Generator) -> State:
+    np.random.seed(0)
+    return from_numpy(self, weights, generator)
+
+
 @pytest.mark.parametrize(
     ("physics", "message"),
     [
         (broken(read=lambda self, s, t_inference, generator: None), "returned a NoneType"),
         (broken(read=lambda self, s, t_inference, generator: s.weights[:1]), "the same shape"),
         (broken(read=lambda self, s, t_inference, generator: s.weights * torch.nan), "NaN"),
-        (broken(read=lambda self, s, t_inference, generator: s.weights.double()), "torch.float64"),
+        (broken(read=lambda self, s, t_inference, generator: s.weights + 0j), "torch.complex64"),
+        (broken(read=lambda self, s, t_inference, generator: s.weights > 0), "torch.bool"),
+        (broken(read=lambda self, s, t_inference, generator: s.weights.to_sparse()), "sparse"),
+        (broken(read=lambda self, s, t_inference, generator: s.weights.to("meta")), "on meta"),
+        (broken(read=lambda self, s, t_inference, generator: s.weights.double() * 1e300), "NaN or"),
+        (broken(read=lambda self, s, t_inference, generator: s.weights[None]), "the same shape"),
+        (
+            broken(read=lambda self, s, t_inference, generator: s.weights.mul_(0.9)),
+            "changed the state that it was given",
+        ),
+        (broken(program=seeded), "the generator of torch"),
+        (broken(program=from_numpy), "the generator of numpy"),
+        (broken(program=numpy_seeded), "the generator of numpy"),
         (broken(read=lambda self, s, t_inference, generator: s.weights.int()), "torch.int32"),
         (broken(read=lambda self, s, t_inference, generator: 1 / 0), "ZeroDivisionError"),
         (broken(program=lambda self, weights, generator: "text"), "a str at state"),
         (
             broken(program=lambda self, w, generator: State(w + torch.randn(w.shape), 0.1)),
+            "drew from, or seeded, the generator of torch",
+        ),
+        (
+            broken(program=lambda self, w, generator: State(w + OWN.random(), 0.1)),
             "the same weights and the same generator",
         ),
     ],
@@ -277,3 +339,167 @@ def test_a_broken_object_is_refused_and_leaves_no_chip(physics: object, message:
 def test_what_has_not_the_two_functions_is_refused_at_once(physics: object) -> None:
     with pytest.raises(UsageError, match="allowed: an object with program"):
         rasch2023.with_device(physics, name="own", why="test")
+
+
+class Doubles(Mine):
+    """Works in double precision, changes its input, and returns parameters."""
+
+    def program(self, weights: Tensor, generator: torch.Generator) -> Any:
+        kept = weights.double()
+        weights.zero_()
+        return State(super().program(kept, generator).weights, 0.05)
+
+    def read(self, state: Any, t_inference: float, generator: torch.Generator) -> Any:
+        return nn.Parameter(super().read(state, t_inference, generator))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_readings_in_double_precision_become_those_of_the_model(engine: str) -> None:
+    analog = convert(model(), with_object(Doubles()), engine=engine).eval()
+    clean = held(analog)
+    program(analog, 7)
+    drift(analog, "1h")
+    for now, before in zip(held(analog), clean, strict=True):
+        assert now.dtype == torch.float32 and not now.requires_grad
+        assert 0 < float((now - before).abs().max() / before.abs().max()) < 0.8
+    report = crosscheck(
+        None,
+        ideal,
+        physics=Doubles(),
+        levels="device",
+        targets=(0.5,),
+        times=("1h",),
+        samples=5000,
+        progress=False,
+    )
+    assert len(report.table) > 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("function", ["program", "read"])
+def test_what_fails_at_the_last_layer_leaves_no_chip(engine: str, function: str) -> None:
+    class Fails(Mine):
+        def program(self, weights: Tensor, generator: torch.Generator) -> Any:
+            if function == "program" and weights.shape[0] == 4:
+                raise RuntimeError("out of range")
+            return super().program(weights, generator)
+
+        def read(self, state: Any, t_inference: float, generator: torch.Generator) -> Any:
+            now = super().read(state, t_inference, generator)
+            return now * torch.nan if function == "read" and now.shape[0] == 4 else now
+
+    preset = ideal.with_device(Fails(), name="fails", why="test")
+    analog = convert(model(), preset, engine=engine).eval()
+    clean = held(analog)
+    with pytest.raises(AimcError, match="Fails"):
+        program(analog, 1)
+    assert all(map(torch.equal, held(analog), clean))
+    with pytest.raises(AimcError, match="program"):
+        drift(analog, "1h")
+
+
+# --- sweeps ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["object", "table"])
+def test_a_resumed_sweep_is_the_whole_one_and_knows_its_device(device: str, tmp_path: Path) -> None:
+    first, other = (
+        (Mine(), Mine(sd=0.1))
+        if device == "object"
+        else (TABLE, TABLE.change(why="test", mean_us=tuple(0.99 * m for m in TABLE.mean_us)))
+    )
+    many = {"times": ("1h", "1d"), "progress": False}
+
+    def analog(physics: object) -> nn.Module:
+        return convert(model(), with_object(physics)).eval()
+
+    whole = sweep(analog(first), size, chips=3, **many)
+    file = tmp_path / "sweep.csv"
+    sweep(analog(first), size, chips=1, resume=file, **many)
+    assert sweep(analog(first), size, chips=3, resume=file, **many).equals(whole)
+    with pytest.raises(DataError, match="rows of another sweep"):
+        sweep(analog(other), size, chips=3, resume=file, **many)
+
+
+class Locked(Mine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+def test_what_cannot_travel_to_other_processes_is_refused_before_any_work() -> None:
+    asked: list[nn.Module] = []
+
+    def evaluate(analog: nn.Module) -> float:
+        asked.append(analog)
+        return 0.0
+
+    analog = convert(model(), with_object(Locked())).eval()
+    clean = held(analog)
+    message = "the device of preset own.* cannot be sent to other processes .TypeError"
+    with pytest.raises(UsageError, match=message):
+        sweep(analog, evaluate, times="1h", chips=2, executor=2, progress=False)
+    assert not asked and all(map(torch.equal, held(analog), clean))
+    assert len(sweep(analog, evaluate, times="1h", chips=2, progress=False)) == 2
+    lock = threading.Lock()
+    plain = convert(model(), with_object(Mine())).eval()
+    with pytest.raises(UsageError, match="evaluate cannot be sent"):
+        sweep(plain, lambda m: float(lock.locked()), chips=2, executor=2, progress=False)
+
+
+def test_a_sweep_asks_the_device_for_all_its_times_first() -> None:
+    asked: list[float] = []
+    analog = convert(model(), ideal.with_device("reram_wan2022", name="r", why="test")).eval()
+    with pytest.raises(UsageError, match="1, 86400, 172800 s after programming only"):
+        sweep(analog, lambda m: asked.append(1.0) or 1.0, times=("1s", "1h"), progress=False)
+    assert not asked
+
+
+# --- laws -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeTileSpec(DeviceSpec):
+    law: ClassVar[str] = "whole tile"
+    pairs: ClassVar[bool] = True
+    where: str
+
+
+class WholeTile(Law[WholeTileSpec]):
+    """A law whose values depend on the largest of all conductances it is given."""
+
+    read_noise = True
+
+    def sigma_prog_us(self, g_us: Tensor, pcm: WholeTileSpec) -> Tensor:
+        return g_us / (g_us.max() if pcm.where == "programmed" else pcm.g_max_us)
+
+    def nu_mean(self, g_us: Tensor, pcm: WholeTileSpec) -> Tensor:
+        return 0.1 * (g_us / (g_us.max() if pcm.where == "drift_exponent" else pcm.g_max_us))
+
+    def read_sigma(self, g_prog_us: Tensor, moment: Any, pcm: WholeTileSpec) -> Tensor:
+        largest = g_prog_us.max() if pcm.where == "read" else pcm.g_max_us
+        return 0.1 * g_prog_us / largest
+
+
+register(WholeTileSpec, WholeTile())
+
+
+@pytest.mark.parametrize("netting", [False, True])
+@pytest.mark.parametrize("where", ["programmed", "drift_exponent", "read", "nowhere"])
+def test_a_law_that_looks_at_other_cells_is_refused(where: str, netting: bool) -> None:
+    values = {"g_max_us": 25.0, "t0_s": 1.0, "netting": netting, "where": where}
+    pcm = cite(
+        WholeTileSpec, **{name: V(value, "choice", "test") for name, value in values.items()}
+    )
+    torch.manual_seed(3)
+    analog = convert(nn.Linear(40, 30), ideal.with_device(pcm, name="w", why="test")).eval()
+    clean = held(analog)
+    if where == "nowhere":
+        program(analog, 1)
+        drift(analog, "1h")
+        return
+    with pytest.raises(UsageError, match=f"{where} of the law 'whole tile' returned other values"):
+        program(analog, 1)
+        drift(analog, "1h")
+    if where != "read":
+        assert all(map(torch.equal, held(analog), clean))

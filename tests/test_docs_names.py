@@ -42,7 +42,8 @@ def spans(text: str) -> list[str]:
 
 def dotted(text: str) -> set[str]:
     """Return the names in a text that begin with a package of this project."""
-    return set(re.findall(rf"(?<![\w./-])(?:{PACKAGES})(?:\.[A-Za-z_]\w*)+", text))
+    names = re.findall(rf"(?<![\w./-])(?:{PACKAGES})(?:\.[A-Za-z_]\w*)+", text)
+    return {name for name in names if not name.endswith(".py")}  # the name of a user's file
 
 
 def commands(text: str) -> Iterator[list[str]]:

@@ -124,6 +124,7 @@ X = random(4, 12, seed=9)
 # --- the example, and what registration does ------------------------------------------------------
 
 
+@pytest.mark.aihwkit
 def test_the_example_in_the_docstring_runs() -> None:
     result = doctest.testmod(match)
     assert result.attempted > 8 and result.failed == 0

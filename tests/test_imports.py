@@ -25,6 +25,7 @@ RANK = {
     "aimc_bridge.errors": 0,
     "aimc_bridge.rng": 0,
     "aimc_bridge.aliases": 1,
+    "aimc_bridge.shadowing": 1,
     "aimc_bridge.commands": 2,
     "aimc_bridge.files": 1,
     "aimc_bridge.sealed_files": 2,
@@ -40,6 +41,8 @@ RANK = {
     "aimc_bridge.dataflow": 2,
     "aimc_bridge.usage": 3,
     "aimc_bridge.spec": 2,
+    "aimc_bridge.drawing": 2,
+    "aimc_bridge.plotting": 3,
     "presets": 3,
     "aimc_bridge.physics": 3,
     "aimc_bridge.devices": 4,
@@ -62,12 +65,14 @@ RANK = {
     "aimc_bridge.conversion": 9,
     "aimc_bridge.batchnorm": 9,
     "aimc_bridge.training": 9,
+    "aimc_bridge.conductances": 10,
     "aimc_bridge.sweeps": 10,
     "aimc_bridge.equivalence": 11,
     "aimc_bridge.doctor": 11,
     "aimc_bridge.integrations": 11,
     "aimc_bridge.__main__": 12,
     "benchmarks": 13,
+    "aimc_bridge.console": 14,  # the script that starts the benchmarks
 }
 PRESETS_MAY = {"aimc_bridge.spec", "aimc_bridge.errors"}
 # Preset.rpu_config imports it when it is called.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import importlib
+import importlib.util
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from packaging.requirements import Requirement
@@ -22,7 +24,6 @@ from rich.console import Console
 import presets
 from aimc_bridge import doctor
 from aimc_bridge.engines import versions
-from aimc_bridge.engines.aihwkit.trial import TILES, trial
 from aimc_bridge.errors import DataError, VersionError
 from benchmarks import doctor as benchmarks_doctor
 from benchmarks import tasks
@@ -65,7 +66,7 @@ def requirements(python: str = "3.11") -> dict[str, str]:
     ("aihwkit", "torch"),
     [
         *(("1.1.0", torch) for torch in ("2.10.0", "2.11.0", "2.11.1+cu130", "2.10.0+cpu")),
-        *(("1.1.0+cuda", "2.11.0"), ("1.2.0", "2.13.0+cu130"), ("1.2.0+cuda", "2.13.1")),
+        *(("1.1.0+cuda", "2.11.0"), ("1.2.0", "2.13.0+cu130"), ("1.2.0+cuda", "2.14.1")),
     ],
 )
 def test_a_right_pair_passes(aihwkit: str, torch: str) -> None:
@@ -77,7 +78,7 @@ def test_a_right_pair_passes(aihwkit: str, torch: str) -> None:
     [
         *(("1.1.0", torch) for torch in ("2.9.1", "2.12.0", "2.13.0+cu130", "2.1.1", "2.100.0")),
         *((aihwkit, "2.11.0") for aihwkit in ("1.2.0", "1.0.0", "1.1.0.post1", "1.1")),
-        *(("1.2.0", "2.12.1"), ("1.2.0", "2.14.0"), ("1.3.0", "2.13.0")),
+        *(("1.2.0", "2.12.1"), ("1.2.0", "2.15.0"), ("1.3.0", "2.13.0")),
     ],
 )
 def test_a_wrong_pair_names_what_works_and_the_command_for_this_python(
@@ -89,7 +90,7 @@ def test_a_wrong_pair_names_what_works_and_the_command_for_this_python(
     for part in (
         f"aihwkit {aihwkit} ",
         f"torch {torch};",
-        "aihwkit 1.1.0 with torch 2.10 or 2.11; 1.2.0 with torch 2.13;",
+        "aihwkit 1.1.0 with torch 2.10 or 2.11; 1.2.0 with torch 2.13 or 2.14;",
         f"on Python {'.'.join(map(str, sys.version_info[:2]))} run: ",
     ):
         assert part in message
@@ -110,12 +111,31 @@ def test_the_command_installs_what_setup_cfg_asks_for(python: str) -> None:
     for package in ("aihwkit", "torch", "torchvision"):
         assert asked[package] == SpecifierSet(ranges[package])
     assert ranges["aihwkit"] == f"=={pair.aihwkit}"
-    for torch, torchvision in pair.torchvision.items():
-        assert asked["torch"].contains(f"{torch}.0")
-        assert asked["torchvision"].contains(f"{torchvision}.0")
+    for torch, torchvision in versions.TORCHVISION.items():
+        assert asked["torch"].contains(f"{torch}.0") == (torch in pair.torch)
+        assert asked["torchvision"].contains(f"{torchvision}.0") == (torch in pair.torch)
         assert versions.torchvision_for(f"{torch}.1+cpu") == torchvision
     assert python in setup_cfg()["metadata"]["classifiers"]
     assert SpecifierSet(setup_cfg()["options"]["python_requires"]).contains(python)
+
+
+def test_the_set_without_aihwkit_is_that_of_setup_cfg() -> None:
+    lines = (ROOT / "requirements-native.txt").read_text(encoding="utf-8").splitlines()
+    listed = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    whole = setup_cfg()["options"]["install_requires"].strip().splitlines()
+    bound = ("aihwkit", "torch", "torchvision")  # what the wheels of aihwkit decide
+    of_setup = [text for text in whole if Requirement(text).name not in bound]
+    assert [str(r) for r in listed if r.name not in bound] == [
+        str(Requirement(t)) for t in of_setup
+    ]
+    torches = {r.name: r.specifier for r in listed if r.name in bound}
+    assert set(torches) == {"torch", "torchvision"}
+    for torch, torchvision in versions.TORCHVISION.items():
+        assert torches["torch"].contains(f"{torch}.0")
+        assert torches["torchvision"].contains(f"{torchvision}.0")
+    newest = max(int(torch.partition(".")[2]) for torch in versions.TORCHVISION)
+    assert not torches["torch"].contains(f"2.{newest + 1}.0")
+    assert not torches["torch"].contains("2.9.1")
 
 
 WRONG_PAIR = """
@@ -176,7 +196,10 @@ def no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(DATA_VARIABLE, raising=False)
 
 
+@pytest.mark.aihwkit
 def test_doctor_says_versions_tiles_and_devices() -> None:
+    from aimc_bridge.engines.aihwkit.trial import TILES
+
     healthy, page = examined()
     assert healthy
     lines = page.splitlines()
@@ -187,6 +210,7 @@ def test_doctor_says_versions_tiles_and_devices() -> None:
     assert "data" not in {line.split()[0] for line in lines}
 
 
+@pytest.mark.aihwkit
 @pytest.mark.usefixtures("no_variable")
 def test_the_benchmarks_doctor_says_which_data_there_are(
     capsys: pytest.CaptureFixture[str],
@@ -197,6 +221,7 @@ def test_the_benchmarks_doctor_says_which_data_there_are(
     assert f"no folder named by --data-dir or {DATA_VARIABLE}" in page
 
 
+@pytest.mark.aihwkit
 @pytest.mark.usefixtures("no_variable")
 def test_the_doctor_as_json_and_silent(capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmarks_doctor.main(["--json"]) == 0
@@ -307,11 +332,30 @@ def test_doctor_finds_a_torchvision_of_another_torch(monkeypatch: pytest.MonkeyP
     assert rows["torchvision"].ok is False and '"torchvision==0.26.*"' in rows["torchvision"].note
     fake["torchvision"] = "0.26.0+cpu"
     assert all(finding.ok for finding in doctor.versions())
+    fake["torch"] = "2.14.1+cu130"  # the native engine's own: no pair has it
+    rows = {finding.what: finding for finding in doctor.versions()}
+    assert rows["torchvision"].ok is False and '"torchvision==0.29.*"' in rows["torchvision"].note
 
 
+def test_doctor_without_aihwkit_names_the_pair_for_this_python(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor, "installed", {"torch": "2.12.1", "torchvision": "0.27.1"}.get)
+    rows = {finding.what: finding for finding in doctor.versions()}
+    assert rows["torchvision"].ok is True
+    assert (rows["aihwkit"].ok, rows["aihwkit"].note) == (
+        False,
+        f"not installed; run: {versions.pair_for().command}",
+    )
+    assert rows["numpy"].note == 'not installed; run: pip install "numpy"'
+
+
+@pytest.mark.aihwkit
 def test_a_trial_tells_a_tile_that_works_from_one_that_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from aimc_bridge.engines.aihwkit.trial import TILES, trial
+
     aihwkit = importlib.import_module("aihwkit.nn")
     assert [trial(tile, "cpu") for tile in TILES] == [None, None]
     assert "no CUDA" in str(trial("rpucuda", "cuda"))
@@ -325,6 +369,7 @@ def test_a_trial_tells_a_tile_that_works_from_one_that_does_not(
     assert not healthy and "no  rpucuda tile, cpu           RuntimeError: weights must" in page
 
 
+@pytest.mark.aihwkit
 def test_the_command_runs() -> None:
     process = subprocess.run(
         [sys.executable, "-m", "aimc_bridge", "doctor"],
@@ -369,52 +414,162 @@ FAKE = """#!/bin/sh
 echo "$(basename "$0") $*" >> "$LOG"
 case "$*" in
   *"$FAIL"*) exit 3;;
+  ".ci/pythons.py") echo "$OTHER";;
   "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; cp "$0" "$3/bin/pip";;
+  "-m pip list") echo "aihwkit 9.9.9";;
 esac
 """
 
 
-def ci(folder: Path, fail: str) -> tuple[int, list[str]]:
-    """Run .ci/run in `folder` with fake programs; return its exit code and the commands it ran."""
+def ci(folder: Path, fail: str, other: bool = False) -> tuple[int, list[str], str]:
+    """Run .ci/run in `folder` with fake programs.
+
+    Args:
+        folder: An empty folder.
+        fail: The command that contains this text fails.
+        other: Whether there is an interpreter for the other pair.
+
+    Returns:
+        The exit code, the commands that ran, and what was printed.
+    """
     (folder / ".ci").mkdir()
     shutil.copy(CI, folder / ".ci" / "run")
     shutil.copy(README, folder)
     tools = folder / "tools"
     tools.mkdir()
-    (tools / "python3").write_text(FAKE)
-    (tools / "python3").chmod(0o755)
+    for name in ("python3", "python3.99"):
+        (tools / name).write_text(FAKE)
+        (tools / name).chmod(0o755)
     log = folder / "log"
     environment = {
         **os.environ,
         "PATH": f"{tools}:{os.environ['PATH']}",
         "LOG": str(log),
         "FAIL": fail,
+        "OTHER": str(tools / "python3.99") if other else "",
     }
     process = subprocess.run(
-        [str(folder / ".ci" / "run")], cwd="/", env=environment, capture_output=True, timeout=60
+        [str(folder / ".ci" / "run")],
+        cwd="/",
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
     )
-    assert not (folder / ".ci" / "venv").exists()
-    return process.returncode, log.read_text().splitlines()
+    assert [path.name for path in (folder / ".ci").iterdir()] == ["run"]
+    return process.returncode, log.read_text().splitlines(), process.stdout
+
+
+def installation(python: str = "python3", folder: str = ".ci/venv") -> list[str]:
+    """Return the commands that the README's test line runs before the tests, as the fakes log."""
+    _, check = shell_lines()
+    parts = check.replace('"', "").replace(".venv/bin/", "").replace(".venv", folder).split(" && ")
+    return [parts[0].replace("python3", python, 1), *parts[1:-1]]
+
+
+def readme_tests() -> str:
+    return shell_lines()[1].split(" && ")[-1].replace(".venv/bin/", "")
+
+
+FIND = "python3 .ci/pythons.py"
+DOCS = "python -m pip install --quiet -e .[docs]"
+LINTERS = [
+    *("python -m ruff check .", "python -m ruff format --check .", "python -m mypy"),
+    "python -m mkdocs build --strict --quiet --site-dir .ci/venv/site",
+]
 
 
 def test_ci_runs_the_linters_and_the_readmes_test_command(tmp_path: Path) -> None:
-    code, ran = ci(tmp_path, fail="nothing fails")
+    code, ran, printed = ci(tmp_path, fail="nothing fails")
     assert code == 0
-    _, check = shell_lines()
-    expected = [
-        part.replace('"', "").replace(".venv/bin/", "").replace(".venv", ".ci/venv")
-        for part in check.split(" && ")
-    ]
-    linters = ["python -m ruff check .", "python -m ruff format --check .", "python -m mypy"]
-    assert ran == [*expected[:-1], *linters, expected[-1]]
+    assert ran == [FIND, *installation(), DOCS, *LINTERS, readme_tests()]
+    assert "was not tested: no interpreter of its Python runs here" in printed
+
+
+def test_ci_tests_the_other_pair_where_there_is_a_python_for_it(tmp_path: Path) -> None:
+    code, ran, printed = ci(tmp_path, fail="nothing fails", other=True)
+    assert code == 0
+    first, second = installation(), installation("python3.99", ".ci/venv-other")
+    assert ran[: 2 + len(first)] == [FIND, *first, DOCS]
+    between = ran[2 + len(first) : -3]  # at the same time
+    assert sorted(between) == sorted([*second, *LINTERS])
+    assert [line for line in between if line in LINTERS] == LINTERS
+    assert [line for line in between if line in second] == second
+    tests, listed, subset = ran[-3:]
+    assert (tests, listed) == (readme_tests(), "python -m pip list")
+    words = subset.removeprefix(readme_tests()).split()
+    assert subset.startswith(f"{readme_tests()} ") and len(words) > 10
+    assert [word for word in words if not (ROOT / word).exists()] == []
+    assert f"with {tmp_path}/tools/python3.99:\naihwkit 9.9.9\n" in printed
+    assert f".ci/venv-other/bin/python -m pytest -n 2 {' '.join(words)}" in printed
 
 
 @pytest.mark.parametrize(
-    "fail", ["-m venv", "install -U", "install -e", "ruff check", "format", "mypy", "pytest"]
+    "fail",
+    ["-m venv", "install -U", "install -e", "ruff check", "format", "mypy", "mkdocs", "pytest"],
 )
 def test_ci_fails_where_a_step_fails(tmp_path: Path, fail: str) -> None:
-    code, ran = ci(tmp_path, fail=fail)
+    code, ran, _ = ci(tmp_path, fail=fail)
     assert code == 3 and fail in ran[-1]
+
+
+def test_ci_fails_where_the_other_pair_is_not_installed(tmp_path: Path) -> None:
+    code, ran, printed = ci(tmp_path, fail="venv .ci/venv-other", other=True)
+    assert code == 1 and readme_tests() not in ran
+    assert "error: the installation for the other pair, with " in printed
+    assert "-m venv .ci/venv-other\n" in printed  # its own output
+
+
+def test_ci_fails_where_a_test_of_the_other_pair_fails(tmp_path: Path) -> None:
+    code, ran, _ = ci(tmp_path, fail="pytest -n 2 tests", other=True)
+    assert code == 3 and readme_tests() in ran and "pytest -n 2 tests" in ran[-1]
+
+
+def pythons_module() -> ModuleType:
+    """Return .ci/pythons.py as a module."""
+    spec = importlib.util.spec_from_file_location("pythons", ROOT / ".ci" / "pythons.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_each_pair_has_its_pythons() -> None:
+    pythons = pythons_module()
+    old, new = map(pythons.pythons, versions.PAIRS)
+    assert old == [(3, 10), (3, 11)] and new == [(3, 14), (3, 13), (3, 12)]
+    listed = setup_cfg()["metadata"]["classifiers"].split("\n")
+    prefix = "Programming Language :: Python :: 3."
+    minors = sorted(int(line.removeprefix(prefix)) for line in listed if line.startswith(prefix))
+    assert [(3, minor) for minor in minors] == sorted([*old, *new])
+
+
+def test_an_interpreter_counts_only_if_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pythons = pythons_module()
+    new = versions.PAIRS[-1]
+
+    def script(path: Path, text: str) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+        return path
+
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
+    assert pythons.interpreter(new) is None
+    script(tmp_path / "bin" / "python3.14", "echo 'pyenv: python3.14: command not found'; exit 127")
+    script(tmp_path / "bin" / "python3.13", "echo 3.11")
+    assert pythons.interpreter(new) is None
+    kept = script(tmp_path / "pyenv" / "versions" / "3.12.1" / "bin" / "python", "echo 3.12")
+    assert pythons.interpreter(new) == kept
+    better = script(tmp_path / "bin" / "python3.13", "echo 3.13")
+    assert pythons.interpreter(new) == better
+    here = sys.version_info[:2]
+    assert pythons.runs(Path(sys.executable), here)
+    assert not pythons.runs(Path(sys.executable), (here[0], here[1] + 1))
 
 
 def test_readme_names_every_preset_and_its_example_runs() -> None:

@@ -127,6 +127,7 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.aihwkit
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", MODELS)
 def test_outputs_are_the_same_on_the_other_engine(name: str, engine: str) -> None:
@@ -149,6 +150,7 @@ def test_outputs_are_the_same_on_the_other_engine(name: str, engine: str) -> Non
     assert coverage(other).equals(coverage(analog))
 
 
+@pytest.mark.aihwkit
 @pytest.mark.parametrize("engine", ENGINES)
 def test_everything_learned_arrives_and_comes_back(engine: str) -> None:
     """Scales, learned scales, ranges, flags, modes: there and back again, in own units."""
@@ -191,6 +193,7 @@ def test_the_same_engine_gives_a_copy(engine: str) -> None:
     assert torch.equal(same(x), expected) and coverage(same).equals(coverage(analog))
 
 
+@pytest.mark.aihwkit
 @pytest.mark.parametrize("engine", ENGINES)
 def test_shared_and_hidden_references_stay_shared(engine: str) -> None:
     analog, _ = learned("sequence", engine)

@@ -17,7 +17,9 @@ from torch.utils.hooks import RemovableHandle
 
 from aimc_bridge.engines.match import Handlers
 from aimc_bridge.errors import CapabilityError, StateError, UnknownNameError
+from aimc_bridge.physics.cells import Cells
 from aimc_bridge.physics.mapping import TileGrid
+from aimc_bridge.physics.variation import Variation
 from aimc_bridge.spec import Preset, TrainingSpec
 
 Observer = Callable[[int, int, Tensor, Callable[[], Tensor]], None]
@@ -122,6 +124,31 @@ class Matrix(ABC):
 
         Raises:
             CheckpointError: If the tensors are not a chip of this matrix.
+        """
+
+    def cells(self) -> Cells:
+        """Return the programmed devices of the chip, as the native engine keeps them.
+
+        Raises:
+            StateError: If no chip is programmed.
+            CapabilityError: If no conductances are known.
+        """
+        raise CapabilityError(
+            f"no conductances are known of the chip of {self.name!r}, whose device is "
+            f"{self.preset.pcm.label()!r}: it programs and reads whole tiles of weights; allowed: "
+            "a device of the library, a TableDevice, or a DeviceSpec with a registered law"
+        )
+
+    @abstractmethod
+    def variation(self) -> Variation:
+        """Return what the periphery of the chip drew; nothing without a chip."""
+
+    @abstractmethod
+    def hold_variation(self, values: Variation) -> None:
+        """Take what the periphery of a chip drew, until the next chip or `restore`.
+
+        Args:
+            values: What it drew.
         """
 
     # weights

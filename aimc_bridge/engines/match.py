@@ -24,6 +24,9 @@ It raises ConversionError if the layer cannot be converted.
 CustomFunction = Callable[[Any, Any], nn.Module]
 """A user's handler: (layer, make_linear) -> the module that replaces the layer."""
 
+Note = str | Callable[[Any], str]
+"""The coverage report's remark on a layer, or a function of the layer that returns it."""
+
 F = TypeVar("F", bound=CustomFunction)
 
 
@@ -174,7 +177,8 @@ class Handlers:
     Attributes:
         by_type: Handlers by class.
         by_name: Handlers by module and name of a class.
-        notes: Remarks of the coverage report on layers of these classes.
+        notes: Remarks of the coverage report on layers of these classes, or functions that return
+            them.
         holding: Handlers of modules that hold bare weights, with what recognises the modules.
     """
 
@@ -182,7 +186,7 @@ class Handlers:
         """Start without handlers."""
         self.by_type: dict[type[nn.Module], Handler] = {}
         self.by_name: dict[tuple[str, str], Handler] = {}
-        self.notes: dict[tuple[str, str], str] = {}
+        self.notes: dict[tuple[str, str], Note] = {}
         self.holding: list[tuple[Callable[[nn.Module], bool], Handler]] = []
 
     def add(self, handler: Handler, *types: type[nn.Module]) -> None:
@@ -197,14 +201,15 @@ class Handlers:
         for kind in types:
             self.by_type[kind] = handler
 
-    def add_named(self, handler: Handler, module: str, name: str, note: str = "") -> None:
+    def add_named(self, handler: Handler, module: str, name: str, note: Note = "") -> None:
         """Register a handler for a class of a package that must not be imported for this.
 
         Args:
             handler: The handler.
             module: Name of the module that defines the class.
             name: Qualified name of the class in that module.
-            note: The coverage report's remark on such a layer.
+            note: The coverage report's remark on such a layer, or a function that returns it for a
+                layer.
         """
         self.by_name[module, name] = handler
         self.notes[module, name] = note
@@ -225,7 +230,8 @@ class Handlers:
             module: A digital layer.
         """
         kinds = ((kind.__module__, kind.__qualname__) for kind in type(module).__mro__)
-        return next((self.notes[kind] for kind in kinds if kind in self.notes), "")
+        note = next((self.notes[kind] for kind in kinds if kind in self.notes), "")
+        return note if isinstance(note, str) else note(module)
 
     def of_type(self, kind: type) -> Handler | None:
         """Return the handler that is registered for exactly this class, or None.

@@ -14,18 +14,13 @@ class Pair(NamedTuple):
 
     Attributes:
         aihwkit: The version of aihwkit.
-        torchvision: The torchvision that is built for each torch the wheel of aihwkit works with.
+        torch: The first two numbers of the torch versions that its wheel works with.
         install: The requirements of aihwkit, torch and torchvision, as in setup.cfg.
     """
 
     aihwkit: str
-    torchvision: dict[str, str]
+    torch: tuple[str, ...]
     install: tuple[str, str, str]
-
-    @property
-    def torch(self) -> tuple[str, ...]:
-        """Return the first two numbers of the torch versions that work."""
-        return tuple(self.torchvision)
 
     @property
     def command(self) -> str:
@@ -36,19 +31,29 @@ class Pair(NamedTuple):
 PAIRS = (
     Pair(
         "1.1.0",
-        {"2.10": "0.25", "2.11": "0.26"},
+        ("2.10", "2.11"),
         ("aihwkit==1.1.0", "torch>=2.10,<2.12", "torchvision>=0.25,<0.27"),
     ),
     Pair(
         "1.2.0",
-        {"2.13": "0.28"},
-        ("aihwkit==1.2.0", "torch>=2.13,<2.14", "torchvision>=0.28,<0.29"),
+        ("2.13", "2.14"),
+        ("aihwkit==1.2.0", "torch>=2.13,<2.15", "torchvision>=0.28,<0.30"),
     ),
 )
 """The pairs that were tried, oldest first."""
 
 NEWEST_FROM = (3, 12)
 """The Python from which on aihwkit has wheels of the newest pair."""
+
+
+TORCHVISION = {
+    "2.10": "0.25",
+    "2.11": "0.26",
+    "2.12": "0.27",
+    "2.13": "0.28",
+    "2.14": "0.29",
+}
+"""The torchvision that is built for each torch. The native engine runs with all of them."""
 
 
 def pair_for(python: tuple[int, int] = sys.version_info[:2]) -> Pair:
@@ -67,10 +72,9 @@ def torchvision_for(torch: str) -> str | None:
         torch: Version of torch, such as "2.11.0+cpu".
 
     Returns:
-        The numbers, such as "0.26"; None if no pair has this torch.
+        The numbers, such as "0.26"; None if this torch was not tried.
     """
-    known = {ours: vision for pair in PAIRS for ours, vision in pair.torchvision.items()}
-    return known.get(minor(torch))
+    return TORCHVISION.get(minor(torch))
 
 
 def installed(package: str) -> str | None:

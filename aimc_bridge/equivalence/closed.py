@@ -609,12 +609,41 @@ class ClosedLaws:
         if not self.pcm.pairs:
             g = self.programmed(weight * us_per_unit)
             return g / us_per_unit, (g, self.exponent(weight * us_per_unit), us_per_unit)
+        if self.pcm.referenced:
+            target = self.pcm.reference_us + weight * us_per_unit
+            g = self.programmed(target)
+            net = (g - self.pcm.reference_us) / us_per_unit
+            return net, (g, self.exponent(target), us_per_unit)
+        if self.pcm.pairs > 1:
+            return self._program_pairs(weight, us_per_unit)
         targets = [np.maximum(sign * weight, 0.0) * us_per_unit for sign in (1.0, -1.0)]
         plus, minus = (self.programmed(target) for target in targets)
         net = (plus - minus) / us_per_unit
         nu = np.where(net > 0, *(self.exponent(target) for target in targets))
         rescale = self.pcm.g_max_us / np.abs(net).max()
         return net, (net * rescale, nu, rescale)
+
+    def _program_pairs(
+        self, weight: Array, us_per_unit: float
+    ) -> tuple[Array, tuple[Array, Array, float]]:
+        """Return what `program_weights` returns, for several pairs; they stand in front."""
+        pairs_us = self._on_pairs(weight * us_per_unit)
+        targets = [np.maximum(sign * pairs_us, 0.0) for sign in (1.0, -1.0)]
+        plus, minus = (self.programmed(target) for target in targets)
+        net = np.tensordot(self.pcm.factors, plus - minus, axes=1) / us_per_unit
+        nu = np.where(net > 0, *(self.exponent(target) for target in targets))
+        rescale = self.pcm.full_scale_us / np.abs(net).max()
+        return net, (self._on_pairs(net * rescale), nu, rescale)
+
+    def _on_pairs(self, weight_us: Array) -> Array:
+        """Return what each pair holds of weights: the first takes all until it is full."""
+        bounds = np.cumsum([0.0, *self.pcm.factors]) * self.pcm.g_max_us
+        size, sign = np.abs(weight_us), np.sign(weight_us)
+        parts = [
+            np.clip(size, low, high) - low for low, high in zip(bounds, bounds[1:], strict=False)
+        ]
+        held = [part / factor for part, factor in zip(parts, self.pcm.factors, strict=True)]
+        return np.stack([np.where(sign < 0, -part, part) for part in held])
 
     def read_weights(self, state: tuple[Array, Array, float], t_s: float) -> Array:
         """Return the normalised weights as read.
@@ -624,6 +653,11 @@ class ClosedLaws:
             t_s: Seconds after programming.
         """
         g, nu, us_per_unit = state
+        if self.pcm.referenced:
+            return np.asarray((self.read(g, nu, t_s) - self.pcm.reference_us) / us_per_unit)
+        if self.pcm.pairs > 1:
+            pairs_us = np.sign(g) * self.read(np.abs(g), nu, t_s)
+            return np.asarray(np.tensordot(self.pcm.factors, pairs_us, axes=1) / us_per_unit)
         if self.law.signed:
             return self.read(g, nu, t_s) / us_per_unit
         return np.asarray(np.sign(g) * self.read(np.abs(g), nu, t_s) / us_per_unit)

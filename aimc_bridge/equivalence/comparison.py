@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 class Comparison(Protocol):
     """Two sides that are compared: side 0, the first, and side 1, the second.
 
-    There are three: `TwoEngines` under one preset, `TwoPresets` on the native engine, and a
-    `CustomLaw` against aihwkit's. Another reference is one more class with these methods. A
-    comparison can be sent to other processes; it holds no model.
+    There are four: `TwoEngines` under one preset, `TwoPresets` on the native engine, a `CustomLaw`
+    against aihwkit's, and `AgainstLightning`. Another reference is one more class with these
+    methods. A comparison can be sent to other processes; it holds no model.
     """
 
     @property
@@ -156,7 +156,12 @@ class Comparison(Protocol):
 
 
 def device_findings(
-    comparison: Comparison, x: float, times: Sequence[float], samples: int, seed: int
+    comparison: Comparison,
+    x: float,
+    times: Sequence[float],
+    samples: int,
+    seed: int,
+    margins: Mapping[str, float] = device.MARGINS,
 ) -> Findings:
     """Compare all cells of devices and weights with one target.
 
@@ -166,6 +171,7 @@ def device_findings(
         times: Seconds after programming, ascending.
         samples: Devices per cell.
         seed: The seed of the cross-check.
+        margins: Those of means and of standard deviations, as shares.
 
     Returns:
         One row per cell, quantity and time.
@@ -177,7 +183,7 @@ def device_findings(
     tables = [preset.name for preset in comparison.presets if law_of(preset.pcm).tabulated]
     shapes = not tables or len(comparison.presets) == 1  # against itself, a table has shapes too
     for first, second in zip(*groups, strict=True):
-        device.compare(findings, first, second, reference, shapes)
+        device.compare(findings, first, second, reference, shapes, margins)
     return findings
 
 

@@ -23,13 +23,15 @@ from aimc_bridge.equivalence.measuring import (
     ChipStatistics,
     Sampling,
     product_statistics,
+    reference_note,
     sampled_inputs,
     sampled_outputs,
 )
 from aimc_bridge.equivalence.plan import Cost
 from aimc_bridge.equivalence.report import Findings
 from aimc_bridge.equivalence.task import TaskModel
-from aimc_bridge.errors import ShapeError, UsageError
+from aimc_bridge.errors import UsageError
+from aimc_bridge.physics.own import checked_weights
 from aimc_bridge.rng import stream
 from aimc_bridge.spec import Preset
 
@@ -103,21 +105,7 @@ class Custom:
     def _read(self, state: Any, t_s: float, weight: Tensor) -> Tensor:
         """Read a tile with the targets `weight`, and check what the user's function returns."""
         weights = self.physics.read(state, t_s, self.draws)
-        if not isinstance(weights, Tensor):
-            raise UsageError(
-                f"physics.read returned a {type(weights).__name__}; allowed: a tensor of weights"
-            )
-        if weights.shape != weight.shape:
-            raise ShapeError(
-                f"physics.read returned {tuple(weights.shape)} for weights {tuple(weight.shape)}; "
-                "allowed: the same shape, [out, in]"
-            )
-        if not weights.is_floating_point() or not bool(weights.isfinite().all()):
-            raise UsageError(
-                f"physics.read returned {weights.dtype} values, or NaN or infinite ones, at "
-                f"t_inference={t_s:g}; allowed: finite floating point weights"
-            )
-        return weights.detach().to(weight)
+        return checked_weights(weights, tuple(weight.shape), weight, "physics.read", t_s)
 
 
 @dataclass(frozen=True)
@@ -249,8 +237,8 @@ class CustomLaw:
         return None
 
     def notes(self, table: pd.DataFrame) -> list[str]:
-        """Return no lines: the table speaks for itself."""
-        return []
+        """Return which aihwkit it was; the table speaks for itself."""
+        return [reference_note()]
 
 
 def _one_chip(laws: TileLaws, matrix: Matrix, times: Sequence[float]) -> list[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aimc_bridge import drawing
 from aimc_bridge.times import label
 
 if TYPE_CHECKING:
@@ -38,19 +39,8 @@ def draw(
             folder.mkdir(parents=True, exist_ok=True)
             file = folder / f"{name}.png"
             figure.savefig(file, dpi=150)
-            _pyplot().close(figure)
             files.append(file)
     return files
-
-
-def _pyplot() -> Any:
-    """Return matplotlib's pyplot, without a window."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
 
 
 def _alpha(table: pd.DataFrame, sides: tuple[str, str]) -> Any:
@@ -124,7 +114,9 @@ def _quantiles(data: pd.DataFrame | None, sides: tuple[str, str]) -> Any:
 
 def _colour(index: int, count: int) -> Any:
     """Return a colour of a scale of `count` colours."""
-    return _pyplot().get_cmap("viridis")(index / max(1, count - 1) * 0.9)
+    import matplotlib
+
+    return matplotlib.colormaps["viridis"](index / max(1, count - 1) * 0.9)
 
 
 def _moments(
@@ -169,7 +161,7 @@ def _moments(
             axis.plot(t, second, color=colour, linewidth=1, label=cell)
             half = (part["high"] - part["low"]).to_numpy() / 2 * (second if ratio else 1.0)
             axis.errorbar(t, first, yerr=half, fmt="o", color=colour, markersize=3)
-        _time_axis(axis, sorted(rows["t_inference"].unique()))
+        drawing.time_axis(axis, sorted(rows["t_inference"].unique()))
         axis.set_title(
             f"{quantity}: {sides[0]} (points), {sides[1]} (lines, margin shaded)",
             fontsize=8,
@@ -179,21 +171,9 @@ def _moments(
     return fig
 
 
-def _time_axis(axis: Any, times: list[float]) -> None:
-    """Make the horizontal axis one of times; symlog, so that a time of 0 has its place too."""
-    axis.set_xscale("symlog", linthresh=min([t for t in times if t > 0] or [1.0]))
-    axis.set_xticks(times, [label(float(t)) for t in times])
-    axis.minorticks_off()
-    axis.set_xlabel("time after programming")
-
-
 def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
     """Return a figure and its panels; the size is that of one panel in inches."""
-    size = (width * columns, height * rows)
-    fig, axes = _pyplot().subplots(
-        rows, columns, figsize=size, constrained_layout=True, squeeze=False
-    )
-    return fig, axes
+    return drawing.new(rows, columns, (width * columns, height * rows))
 
 
 def _blank(axes: Any, used: int) -> None:

@@ -21,6 +21,7 @@ from aimc_bridge.conversion import convert
 from aimc_bridge.converted import matrices_of
 from aimc_bridge.engines.base import Matrix
 from aimc_bridge.engines.native import compiled
+from aimc_bridge.engines.versions import installed
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.statistics import Values
 from aimc_bridge.rng import derive, stream
@@ -29,6 +30,11 @@ from aimc_bridge.spec import Preset
 NATIVE, COMPILED, AIHWKIT = "native", "compiled", "aihwkit"
 VECTORS, IMAGES, READS = 24, 2, 3  # inputs of a matrix, of a convolution; reads per chip
 OUTPUTS = 512  # so many outputs are compared one by one
+
+
+def reference_note() -> str:
+    """Return the line of a summary that says which aihwkit was the reference."""
+    return f"reference: aihwkit {installed('aihwkit')} with torch {installed('torch')}"
 
 
 @contextmanager

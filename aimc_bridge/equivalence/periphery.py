@@ -29,10 +29,14 @@ CLIP_CHIPS, CLIP_VECTORS = 48, 256
 EXACT_OUTPUTS, EXACT_CHIPS = 200_000, 160
 
 
-def _first_tile(layer: Layer) -> Layer | None:
+def first_tile(layer: Layer) -> Layer | None:
     """Return the first row tile as a layer by itself, which is what one ADC sees.
 
-    Returns None for a convolution with groups, and if no input reaches the tile.
+    Args:
+        layer: The layer.
+
+    Returns:
+        The tile; None for a convolution with groups, and if no input reaches the tile.
     """
     if layer.grid.groups > 1:
         return None
@@ -85,7 +89,7 @@ def clipping(findings: Findings, layer: Layer, preset: Preset, sampling: Samplin
     """
     if preset.crossbar.adc_bits is None:
         return
-    tile = _first_tile(layer)
+    tile = first_tile(layer)
     if tile is None:
         return
     x = tile.part(CLIP_VECTORS, sampling.seed)
@@ -226,7 +230,7 @@ def _same_chips(layer: Layer, preset: Preset, x: Tensor, chips: int, sampling: S
     """Yield the outputs of chips that both engines hold.
 
     aihwkit's programmed weights are written into the native layer as if they had been trained, on
-    the native column scales.
+    the native column scales. What varies in the periphery is aihwkit's, too.
     """
     aihwkit, native = sampling.layer_on(layer, preset, AIHWKIT), sampling.layer_on(layer, preset)
     scale = native.matrix().column_scale().clone()
@@ -235,6 +239,7 @@ def _same_chips(layer: Layer, preset: Preset, x: Tensor, chips: int, sampling: S
         aihwkit.at(86400.0)
         programmed = aihwkit.matrix().effective_weight()
         native.matrix().set_clean_weight(programmed.to(scale.device), scale)
+        native.matrix().hold_variation(aihwkit.matrix().variation())
         y, z = native.output(x).double(), aihwkit.output(x).double()
         yield y, z, _steps(native, preset, z)
 

@@ -28,7 +28,14 @@ from aimc_bridge.equivalence.layer import (
     MEASURED,
     READ_SD,
 )
-from aimc_bridge.equivalence.measuring import AIHWKIT, EngineLayer, Sampling, measure, noisy
+from aimc_bridge.equivalence.measuring import (
+    AIHWKIT,
+    ChipStatistics,
+    EngineLayer,
+    Sampling,
+    measure,
+    noisy,
+)
 from aimc_bridge.equivalence.statistics import ALPHA
 from aimc_bridge.equivalence.task import MOST_CHIPS as MOST_TASK_CHIPS
 from aimc_bridge.equivalence.task import POINTS, Value, margin_of
@@ -41,7 +48,7 @@ from aimc_bridge.times import label
 FEWEST_SAMPLES = 200_000  # devices per cell
 FEWEST_CHIPS, USUAL_CHIPS, MOST_CHIPS = 16, 96, 1600
 LAYER_SECONDS = 180.0  # without a budget, a layer with more than USUAL_CHIPS takes no longer
-_PILOT = 16  # chips of the native engine; none of them is used again
+PILOT = 16  # chips of the native engine; none of them is used again
 _FAMILY = 400  # rows of a layer level, roughly: Holm's first step divides by this
 _POWER = 0.95
 _LARGE, _COLUMNS = 200_000, 64  # of a layer with more weights, so many columns are timed
@@ -137,17 +144,10 @@ def chips_needed(layer: Layer, preset: Preset, sampling: Sampling) -> int:
         The number of chips of each side, between `FEWEST_CHIPS` and `MOST_CHIPS`.
     """
     last = (max(sampling.times),)
-    pilot = Sampling(last, _PILOT, derive(sampling.seed, "pilot"), sampling.vectors, sampling.reads)
+    pilot = Sampling(last, PILOT, derive(sampling.seed, "pilot"), sampling.vectors, sampling.reads)
     statistics = measure(EngineLayer(layer, preset, "native"), pilot)
     z = float(stats.norm.isf(ALPHA / _FAMILY) + stats.norm.isf(1 - _POWER))
-    wanted = [float(USUAL_CHIPS)]
-    shares = {"gain": GAIN, "error": ERROR}
-    if noisy(preset):
-        shares["read"] = READ_SD
-    for name, share in shares.items():
-        values = statistics.column(name, 0)
-        if values.mean() > 0:
-            wanted.append(_count(float(values.std(ddof=1) / values.mean()), share, z))
+    wanted = [float(USUAL_CHIPS), *means_need(statistics, noisy(preset))]
     if preset.compensation.drift_compensation in MEASURED:
         alpha, bias = statistics.column("alpha", 0), statistics.column("bias", 0).mean(1)
         wanted.append(_count(float((alpha.std(0, ddof=1) / alpha.mean(0)).max()), ALPHA_MEAN, z))
@@ -155,6 +155,26 @@ def chips_needed(layer: Layer, preset: Preset, sampling: Sampling) -> int:
     tiles = len(layer.grid.rows) * len(layer.grid.columns)
     wanted.append((z / math.log1p(ALPHA_SD)) ** 2 / tiles)
     return int(np.clip(math.ceil(max(wanted)), FEWEST_CHIPS, MOST_CHIPS))
+
+
+def means_need(pilot: ChipStatistics, noise: bool) -> list[float]:
+    """Predict how many chips, or draws, per side decide the means of outputs.
+
+    Args:
+        pilot: A few of one side, at one time.
+        noise: Whether the spread between reads is one of the means.
+
+    Returns:
+        A number for each mean.
+    """
+    z = float(stats.norm.isf(ALPHA / _FAMILY) + stats.norm.isf(1 - _POWER))
+    shares = {"gain": GAIN, "error": ERROR} | ({"read": READ_SD} if noise else {})
+    columns = {name: pilot.column(name, 0) for name in shares}
+    return [
+        _count(float(values.std(ddof=1) / values.mean()), shares[name], z)
+        for name, values in columns.items()
+        if values.mean() > 0
+    ]
 
 
 def _count(spread: float, margin: float, z: float) -> float:

@@ -15,17 +15,20 @@ from torch import nn
 from aimc_bridge.chip import restore
 from aimc_bridge.conversion import convert
 from aimc_bridge.converted import record_of
-from aimc_bridge.equivalence import capture, custom_law, device, layer, task
+from aimc_bridge.equivalence import capture, custom_law, device, layer, lightning_side, task
+from aimc_bridge.equivalence.against_lightning import AgainstLightning
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.comparison import Comparison
 from aimc_bridge.equivalence.custom_law import CustomLaw
-from aimc_bridge.equivalence.measuring import COMPILED, NATIVE, Sampling
+from aimc_bridge.equivalence.lightning_side import LIGHTNING
+from aimc_bridge.equivalence.measuring import AIHWKIT, COMPILED, NATIVE, Sampling
 from aimc_bridge.equivalence.report import LEVELS
 from aimc_bridge.equivalence.store import digest
 from aimc_bridge.equivalence.task import TaskModel
 from aimc_bridge.equivalence.two_engines import TwoEngines
 from aimc_bridge.equivalence.two_presets import TwoPresets
 from aimc_bridge.errors import CapabilityError, UsageError
+from aimc_bridge.physics.drift import check_known
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import Evaluate
 from aimc_bridge.times import seconds
@@ -66,6 +69,7 @@ class Question:
         times: Seconds after programming, ascending, by level.
         targets: Targets of devices over g_max; empty without the device level.
         samples: Devices per cell.
+        margins: Margins of devices, as shares.
         layers: The layers to compare; empty without the layer level.
         chips: Chips of each side of every layer; None if a pilot decides.
         task: What is asked at the task level; None without it.
@@ -83,6 +87,7 @@ class Question:
     times: Mapping[str, tuple[float, ...]]
     targets: tuple[float, ...]
     samples: int
+    margins: Mapping[str, float]
     layers: tuple[Layer, ...]
     chips: int | None
     task: TaskQuestion | None
@@ -111,6 +116,7 @@ def ask(
     chips: int | None,
     against: Preset | None,
     physics: object | None,
+    reference: str,
     trained: nn.Module | None,
     evaluate: Evaluate | None,
     task_chips: int | Sequence[int] | None,
@@ -120,6 +126,7 @@ def ask(
     exclude: Sequence[str] | str,
     targets: Sequence[float],
     samples: int,
+    margins: Mapping[str, float] | None,
     budget: str | float | None,
     compiled: bool,
     device: str,
@@ -142,16 +149,25 @@ def ask(
     """
     _check_integer("seed", seed)
     _check_integer("workers", workers, 1)
-    comparison = comparison_of(preset, against, physics)
+    comparison = comparison_of(preset, against, physics, reference)
     comparison.check(torch.device("cpu"), torch.float32)
     native_engine = _native_engine(compiled, device, physics)
+    if times is not None and isinstance(comparison, AgainstLightning):
+        raise UsageError(
+            f"times={times!r}: aihwkit-lightning has no chips that drift; leave times out"
+        )
     chosen = _levels(levels, comparison, model, inputs, evaluate)
-    times_of = {level: _times(_TIMES[level] if times is None else times) for level in LEVELS}
+    times_of = {level: _times(times, level, comparison.presets) for level in LEVELS}
+    if empty := [level for level in chosen if not times_of[level]]:
+        raise UsageError(
+            f"a device is known at none of the usual times of the {empty[0]} level; give times="
+        )
     if chips is not None:
         _check_chips(chips)
     pair = _task_chips(task_chips)
     all_targets = tuple(dict.fromkeys(float(x) for x in targets))
     _check_targets(all_targets, samples, chosen)
+    all_margins = _margins(margins)
     budget_s = None if budget is None else seconds(budget)
     if trained is not None and (model is None or len(comparison.presets) > 1):
         raise UsageError(
@@ -180,6 +196,7 @@ def ask(
         "times": {level: list(at) for level, at in times_of.items()},
         "targets": list(all_targets),
         "samples": samples,
+        **({} if margins is None else {"margins": all_margins}),
         "chips": [chips, None if pair is None else pair[0] if pair[0] == pair[1] else list(pair)],
         "seed": seed,
         "native side": [native_engine, device],
@@ -194,6 +211,7 @@ def ask(
         times=times_of,
         targets=all_targets if "device" in chosen else (),
         samples=samples,
+        margins=all_margins,
         layers=chosen_layers,
         chips=chips,
         task=task_question,
@@ -207,12 +225,22 @@ def ask(
     )
 
 
-def comparison_of(preset: Preset, against: Preset | None, physics: object | None) -> Comparison:
+def comparison_of(
+    preset: Preset, against: Preset | None, physics: object | None, reference: str = AIHWKIT
+) -> Comparison:
     """Return what is compared: two presets, a user's physics, or else two engines.
 
     Raises:
-        UsageError: If a preset is none, if the physics lacks a function, or if both are given.
+        UsageError: If a preset is none, if the physics lacks a function, if two questions are asked
+            at once, or if the reference is unknown.
     """
+    if reference not in (AIHWKIT, LIGHTNING):
+        raise UsageError(f"reference={reference!r}; allowed: {AIHWKIT!r}, {LIGHTNING!r}")
+    if reference == LIGHTNING and (against is not None or physics is not None):
+        raise UsageError(
+            f"reference={LIGHTNING!r} compares the native engine under one preset; leave against "
+            "and physics out"
+        )
     for name, value in (("preset", preset), ("against", against)):
         if value is not None and not isinstance(value, Preset):
             raise UsageError(
@@ -224,7 +252,7 @@ def comparison_of(preset: Preset, against: Preset | None, physics: object | None
         return TwoPresets(preset, against)
     if physics is not None:
         return CustomLaw(custom_law.checked(physics), preset)
-    return TwoEngines(preset)
+    return AgainstLightning(preset) if reference == LIGHTNING else TwoEngines(preset)
 
 
 def _check_integer(name: str, value: int, least: int | None = None) -> None:
@@ -305,12 +333,39 @@ def _missing_reference(comparison: Comparison) -> CapabilityError | None:
     return None
 
 
-def _times(times: Times) -> tuple[float, ...]:
-    """Check times and return them in seconds, ascending."""
+def _times(times: Times | None, level: str, presets: Sequence[Preset]) -> tuple[float, ...]:
+    """Check times and return them in seconds, ascending.
+
+    Args:
+        times: The times; None takes the usual ones of a level, as far as all devices are known at
+            them.
+        level: The level.
+        presets: The presets.
+
+    Raises:
+        UsageError: If there are no times, or if a device is not known at one of them.
+    """
+    if times is None:
+        usual = (seconds(t) for t in _TIMES[level])
+        return tuple(t_s for t_s in usual if _are_known(t_s, presets))
     listed = (times,) if isinstance(times, str | float | int) else tuple(times)
     if not listed:
         raise UsageError("no times; allowed: one or more, such as times=('1s', '1y')")
-    return tuple(sorted({seconds(t) for t in listed}))
+    in_seconds = tuple(sorted({seconds(t) for t in listed}))
+    for t_s in in_seconds:
+        for preset in presets:
+            check_known(t_s, preset.pcm)
+    return in_seconds
+
+
+def _are_known(t_s: float, presets: Sequence[Preset]) -> bool:
+    """Return whether the devices of all presets are known at a time."""
+    try:
+        for preset in presets:
+            check_known(t_s, preset.pcm)
+    except UsageError:
+        return False
+    return True
 
 
 def _is_count(count: object, least: int) -> bool:
@@ -344,6 +399,20 @@ def _check_targets(targets: tuple[float, ...], samples: int, levels: tuple[str, 
     device.check(targets, samples)
     if "device" in levels and not targets:
         raise UsageError("targets is empty; allowed: one or more numbers in [0, 1]")
+
+
+def _margins(margins: Mapping[str, float] | None) -> dict[str, float]:
+    """Check the margins of the device level and return all of them."""
+    chosen = {} if margins is None else margins
+    known = isinstance(chosen, Mapping) and set(chosen) <= set(device.MARGINS)
+    if not known or not all(
+        isinstance(value, int | float) and 0 < value < 1 for value in chosen.values()
+    ):
+        raise UsageError(
+            f"margins={margins!r}; allowed: shares between 0 and 1 of {', '.join(device.MARGINS)}, "
+            "such as {'sd': 0.01}"
+        )
+    return {**device.MARGINS, **chosen}
 
 
 def _natives(
@@ -393,7 +462,29 @@ def _layers(
     ranged = [preset.crossbar.input_range != "none" for preset in comparison.presets]
     base = native[ranged.index(True) if any(ranged) else 0]
     every = capture.layers_of(base, model, batches)
+    if isinstance(comparison, AgainstLightning):
+        every = _on_lightning(every)
     return tuple(capture.chosen(every, [layers] if isinstance(layers, str) else layers))
+
+
+def _on_lightning(layers: list[Layer]) -> list[Layer]:
+    """Return the layers that aihwkit-lightning has.
+
+    Raises:
+        CapabilityError: If it has none of them.
+
+    Warns:
+        UserWarning: If it lacks some; the warning says why.
+    """
+    reasons = {one.name: lightning_side.refusal(one.module) for one in layers}
+    lacking = [f"{name} ({reason})" for name, reason in reasons.items() if reason]
+    if not lacking:
+        return layers
+    text = f"aihwkit-lightning has no such layers: {', '.join(lacking)}"
+    if len(lacking) == len(layers):
+        raise CapabilityError(f"{text}; there is nothing to compare")
+    warnings.warn(f"{text}; they are left out", UserWarning, stacklevel=5)
+    return [one for one in layers if not reasons[one.name]]
 
 
 def _description(function: object) -> list[Any]:

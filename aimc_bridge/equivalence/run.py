@@ -7,7 +7,7 @@ import functools
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from torch import nn
 
 from aimc_bridge.equivalence import comparison, plan, task
 from aimc_bridge.equivalence.capture import Layer
-from aimc_bridge.equivalence.device import SAMPLES, TARGETS, check
+from aimc_bridge.equivalence.device import MARGINS, SAMPLES, TARGETS, check
 from aimc_bridge.equivalence.device import TIMES as DEVICE_TIMES
-from aimc_bridge.equivalence.measuring import COMPILED
+from aimc_bridge.equivalence.measuring import AIHWKIT, COMPILED
 from aimc_bridge.equivalence.plan import Choice, Cost
 from aimc_bridge.equivalence.question import Question, TaskQuestion, Times, ask
 from aimc_bridge.equivalence.report import Findings, Report
@@ -42,6 +42,7 @@ def crosscheck(
     *,
     against: Preset | None = None,
     physics: object | None = None,
+    reference: str = AIHWKIT,
     trained: nn.Module | None = None,
     evaluate: Evaluate | None = None,
     task_chips: int | Sequence[int] | None = None,
@@ -51,6 +52,7 @@ def crosscheck(
     exclude: Sequence[str] | str = (),
     targets: Sequence[float] = TARGETS,
     samples: int = SAMPLES,
+    margins: Mapping[str, float] | None = None,
     budget: str | float | None = None,
     compiled: bool = False,
     device: str = "cpu",
@@ -61,7 +63,9 @@ def crosscheck(
     """Compare two sides within margins that are stated in advance.
 
     The two sides are the native engine and aihwkit under one preset. With `against` they are two
-    presets on the native engine. With `physics` they are a user's laws and aihwkit's.
+    presets on the native engine. With `physics` they are a user's laws and aihwkit's. With
+    `reference="lightning"` they are the native engine and aihwkit-lightning, at the layer level, in
+    what both model.
 
     Args:
         model: A digital model; None if only devices are compared.
@@ -75,6 +79,8 @@ def crosscheck(
         against: Another preset.
         physics: An object with `program(weights, generator) -> state` and `read(state, t_inference,
             generator) -> weights`; weights have the shape (out, in) and are scaled to [-1, 1].
+        reference: "aihwkit", or "lightning" for aihwkit-lightning, which has converters, noise in
+            training and learned input ranges, but neither chips nor times.
         trained: `model` after hardware-aware training, converted to the native engine under
             `preset`. Its weights, scales and input ranges are compared, not those of `model`.
         evaluate: `model -> float | dict`, for the task level; picklable if there are workers.
@@ -87,6 +93,9 @@ def crosscheck(
         exclude: Modules that stay digital, as in `convert`.
         targets: Target conductances of devices over g_max.
         samples: Devices per cell.
+        margins: Margins of the device level as shares, of "mean" or "sd" or both; by default
+            0.01 and 0.02. With narrower ones it tells smaller differences apart, and needs more
+            samples. A mean may always differ by 5e-4 of g_max.
         budget: Wall time, such as "20m". The part that it pays for is done, and the summary says
             which.
         compiled: Whether layers and task of the native engine run as `native.compiled` runs them.
@@ -104,8 +113,8 @@ def crosscheck(
         UsageError: If an argument is not understood, or two of them do not fit.
         ShapeError: If the model does not take the inputs.
         ConversionError: If the model has no analog layer.
-        CapabilityError: If aihwkit cannot run the preset.
-        VersionError: If there is no working aihwkit.
+        CapabilityError: If the reference cannot run the preset.
+        VersionError: If there is no working aihwkit, or no working aihwkit-lightning.
         DataError: If the folder of `resume` holds another cross-check, or is damaged.
     """
     question = ask(
@@ -116,6 +125,7 @@ def crosscheck(
         chips=chips,
         against=against,
         physics=physics,
+        reference=reference,
         trained=trained,
         evaluate=evaluate,
         task_chips=task_chips,
@@ -125,6 +135,7 @@ def crosscheck(
         exclude=exclude,
         targets=targets,
         samples=samples,
+        margins=margins,
         budget=budget,
         compiled=compiled,
         device=device,
@@ -305,7 +316,8 @@ class _Check:
     def _device_item(self, x: float, samples: int, cost: float) -> WorkItem:
         """Return the comparison of devices with one target as an item of work."""
         times, seed = self.question.times["device"], self.question.seed
-        arguments = (self.question.comparison, x, times, samples, seed)
+        margins = self.question.margins
+        arguments = (self.question.comparison, x, times, samples, seed, margins)
         return WorkItem(f"device/{x:g}", cost, 0, comparison.device_findings, arguments)
 
     def _layer_item(self, layer: Layer, chips: int, cost: float) -> WorkItem:
@@ -393,6 +405,9 @@ class _Check:
             note = f"devices: {choice.samples} samples a cell"
             twice = compared.samples_at(0.0, choice.samples) > choice.samples
             notes.append(note + (", twice that for a target of 0" if twice else ""))
+            if question.margins != MARGINS:
+                at = ", ".join(f"{100 * v:g} % of {k}" for k, v in question.margins.items())
+                notes.append(f"margins of devices: {at}")
         notes += [f"layer {name}: {n} chips of each side" for name, n in choice.layers.items()]
         if choice.task:
             chips = f"{choice.task} chips of each side"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from aimc_bridge.engines.base import engine as find_engine
-from aimc_bridge.equivalence import device, periphery, plan
+from aimc_bridge.equivalence import device, periphery, plan, variation
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.device import Samples
 from aimc_bridge.equivalence.layer import (
@@ -20,7 +20,14 @@ from aimc_bridge.equivalence.layer import (
     compare_known_alpha,
     compare_outputs,
 )
-from aimc_bridge.equivalence.measuring import AIHWKIT, ChipStatistics, Sampling, measure, noisy
+from aimc_bridge.equivalence.measuring import (
+    AIHWKIT,
+    ChipStatistics,
+    Sampling,
+    measure,
+    noisy,
+    reference_note,
+)
 from aimc_bridge.equivalence.plan import Cost
 from aimc_bridge.equivalence.report import LEVELS, Findings
 from aimc_bridge.equivalence.task import TaskModel
@@ -70,11 +77,12 @@ class TwoEngines:
     def draw(
         self, side: int, x: float, times: Sequence[float], samples: int, seed: int
     ) -> Iterator[Samples]:
-        """Draw single devices, netted weights, and weights of two devices read one by one."""
-        signed, g_max_us = device.signed_targets(x), self.preset.pcm.full_scale_us
+        """Draw single devices, netted weights, and weights whose devices are read one by one."""
         pcm, law = self.preset.pcm, law_of(self.preset.pcm)
+        signed = device.signed_targets(x)
+        g_max_us = pcm.g_max_us if pcm.pairs else pcm.full_scale_us
         readings = law.tabulated or law.redrawn
-        netted = not (law.redrawn and pcm.pairs)
+        netted = not (law.redrawn and pcm.pairs) and pcm.reference != "column"
         if side == 0:
             native = device.Native(self.preset, True, seed, x)
             yield device.devices(native, x, times, samples, g_max_us, readings)
@@ -83,14 +91,14 @@ class TwoEngines:
                 yield device.weights(native, signed, times, samples)
             if pcm.pairs:
                 native = device.Native(self.preset, False, seed, x, "pairs")
-                yield device.weights(native, signed, times, samples, " of two devices")
+                yield device.weights(native, signed, times, samples, device.kind_of(pcm))
         else:
             laws, _ = device.reference_laws(self.preset, seed, x)
             yield device.devices(laws, x, times, samples, g_max_us, readings)
             if netted:
                 yield device.weights(laws, signed, times, samples)
             if pcm.pairs:
-                yield device.pairs(laws, signed, times, samples, g_max_us)
+                yield device.pairs(laws, signed, times, samples, pcm)
 
     def measure(
         self, side: int, layer: Layer, sampling: Sampling, advance: Callable[[], None]
@@ -126,6 +134,8 @@ class TwoEngines:
         periphery.clipping(findings, layer, self.preset, sampling)
         periphery.ir_drop(findings, layer, self.preset, sampling)
         periphery.exactly(findings, layer, self.preset, sampling)
+        variation.drawn(findings, layer, self.preset, sampling)
+        variation.noise_by_output(findings, periphery.first_tile(layer), self.preset, sampling)
 
     def chips_needed(self, layer: Layer, sampling: Sampling) -> int | None:
         """Return the chips that a pilot of the native engine finds to be needed."""
@@ -155,5 +165,5 @@ class TwoEngines:
         return None
 
     def notes(self, table: pd.DataFrame) -> list[str]:
-        """Return no lines: the table speaks for itself."""
-        return []
+        """Return which aihwkit it was; the table speaks for itself."""
+        return [reference_note()]

@@ -50,7 +50,7 @@ def for_analog(config: LoraConfig) -> LoraConfig:
             analog weights. peft's functions raise CapabilityError later if a target is analog and
             cannot have adapters.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from peft import LoraConfig, get_peft_model
         >>> from torch import nn

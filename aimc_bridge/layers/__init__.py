@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from aimc_bridge.engines.match import Handler, Handlers
+from aimc_bridge.layers import aihwkit_lightning
+from aimc_bridge.layers.aihwkit_lightning import unwrapped
 from aimc_bridge.layers.attention import AnalogMultiheadAttention, disable_fast_paths
 from aimc_bridge.layers.convolution import UnfoldedConv
 from aimc_bridge.layers.digital_form import digital_form, remembering
@@ -44,6 +46,7 @@ __all__ = [
     "disable_fast_paths",
     "linear_around",
     "register_defaults",
+    "unwrapped",
 ]
 
 _COUNTERPARTS: dict[type[nn.Module], Callable[..., nn.Module]] = {
@@ -65,6 +68,7 @@ def register_defaults(
     convert_linear: Callable[[Any, Preset], nn.Module],
     convert_conv: Handler,
     convert_transposed: Handler,
+    matrices: aihwkit_lightning.Matrices,
 ) -> None:
     """Register handlers for every layer type that the library converts.
 
@@ -76,6 +80,7 @@ def register_defaults(
         convert_conv: The engine's own handler of convolutions in one, two and three dimensions.
         convert_transposed: The engine's own handler of Hugging Face's `Conv1D`, whose weights have
             the shape [in, out].
+        matrices: Returns the engine's weight matrices of a layer, by name.
     """
     convert_linear = remembering(convert_linear)
     handlers.add(convert_linear, nn.Linear)
@@ -86,6 +91,7 @@ def register_defaults(
         handlers.add_named(
             _plain_first(named, convert_linear, convert_conv), named.module, named.name, named.note
         )
+    aihwkit_lightning.register(handlers, convert_linear, convert_conv, matrices)
     handlers.add_holding(_handler(convert_experts, convert_linear), holds_experts)
     handlers.add_holding(_handler(convert_router, convert_linear), holds_router)
     for kind, analog in _COUNTERPARTS.items():

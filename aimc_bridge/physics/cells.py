@@ -4,8 +4,10 @@ A weight is a pair of devices, and one of the two has the target 0. The referenc
 (aihwkit) converts the programmed weights to conductances again at each reading. For that it nets
 the pair: it subtracts the noise on the device with target 0, and takes the scale from the largest
 programmed weight of the tile. `pcm.netting` chooses between this and two devices that drift each by
-themselves. If `pcm.pairs` is False, a weight is one cell that holds the sign. Broken devices
-(`physics.faults`) are left out of all this, and their share of the weights is added at the end.
+themselves. If `pcm.pairs` is 0, a weight is one cell that holds the sign. `physics.unit_cell` says
+how a weight lies on several pairs, or on one device with a reference; netted, what all pairs hold
+together is split among them again. Broken devices (`physics.faults`) are left out of all this, and
+their share of the weights is added at the end.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ from torch import Tensor
 
 from aimc_bridge.errors import ShapeError, UsageError
 from aimc_bridge.physics import faults as fault_law
+from aimc_bridge.physics import unit_cell
 from aimc_bridge.physics.drift import Moment, drift_exponent
+from aimc_bridge.physics.elementwise import check_elementwise
 from aimc_bridge.physics.faults import FaultMap
 from aimc_bridge.physics.laws import law_of, of_library
-from aimc_bridge.physics.mapping import TileGrid, from_legs, from_pair, legs, to_pair
+from aimc_bridge.physics.mapping import TileGrid, from_legs, from_pair, legs
 from aimc_bridge.physics.programming import programmed, target_us
 from aimc_bridge.physics.reading import read_after_drift
 from aimc_bridge.spec import DeviceSpec
@@ -35,7 +39,9 @@ class Cells:
 
     Attributes:
         conductance_us: Programmed conductances in microsiemens, shape (*chips, out, in), signed; or
-            (*chips, 2, out, in) if each device of a pair drifts by itself.
+            (*chips, 2, out, in) if each device of a pair drifts by itself. Several pairs have one
+            more dimension, (*chips, pairs, out, in) or (*chips, pairs, 2, out, in). One device with
+            a reference has the shape of `unit_cell.shape` and no sign.
         nu: Drift exponents, in the same shape; or the several numbers of each device that a law
             needs instead, stacked in front of that shape.
         us_per_unit: Microsiemens of a normalised weight of 1, shape (*chips, row tiles, column
@@ -43,6 +49,7 @@ class Cells:
         working: Which cells work, see `faults.Broken`; None if all do.
         stuck: What the broken devices add to the normalised weights, shape (*chips, out, in); None
             if all devices work.
+        pcm: The device; None is one with one pair per weight, netted.
     """
 
     conductance_us: Tensor
@@ -50,6 +57,7 @@ class Cells:
     us_per_unit: Tensor
     working: Tensor | None = None
     stuck: Tensor | None = None
+    pcm: DeviceSpec | None = None
 
 
 def paired(pcm: DeviceSpec) -> bool:
@@ -58,7 +66,7 @@ def paired(pcm: DeviceSpec) -> bool:
     Args:
         pcm: The device, `preset.pcm`.
     """
-    return pcm.pairs and not pcm.netting
+    return pcm.pairs > 0 and not pcm.referenced and not pcm.netting
 
 
 def netted(pcm: DeviceSpec) -> bool:
@@ -67,7 +75,7 @@ def netted(pcm: DeviceSpec) -> bool:
     Args:
         pcm: The device, `preset.pcm`.
     """
-    return pcm.pairs and pcm.netting
+    return pcm.pairs > 0 and not pcm.referenced and pcm.netting
 
 
 def noise_shapes(grid: TileGrid, pcm: DeviceSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -78,13 +86,24 @@ def noise_shapes(grid: TileGrid, pcm: DeviceSpec) -> tuple[tuple[int, ...], tupl
         pcm: The device, `preset.pcm`.
 
     Returns:
-        The shapes of `eps_prog` and of `eps_nu`: (out, in), or (2, out, in) for a pair.
+        The shapes of `eps_prog` and of `eps_nu`: the first is `unit_cell.shape`, the second is
+        `state_shape`.
     """
-    cells = (grid.out_features, grid.in_features)
-    pair = (2, *cells)
-    if not pcm.pairs:
-        return cells, cells
-    return pair, pair if paired(pcm) else cells
+    return unit_cell.shape(grid, pcm), state_shape(grid, pcm)
+
+
+def state_shape(grid: TileGrid, pcm: DeviceSpec) -> tuple[int, ...]:
+    """Return the shape of the conductances that the cells of one chip keep.
+
+    Args:
+        grid: The tiles.
+        pcm: The device, `preset.pcm`.
+
+    Returns:
+        `unit_cell.shape`, without the dimension of the two devices of a pair if they are netted.
+    """
+    shape = unit_cell.shape(grid, pcm)
+    return (*shape[:-3], *shape[-2:]) if netted(pcm) else shape
 
 
 def us_per_unit(weight: Tensor, grid: TileGrid, pcm: DeviceSpec) -> Tensor:
@@ -162,8 +181,15 @@ def program_cells(
     """
     cells = _programmed_cells(weight, grid, pcm, eps_prog, eps_nu, faults)
     if not of_library(pcm):
-        _check_result("programmed", cells.conductance_us, weight, pcm)
-        _check_result("drift_exponent", cells.nu, weight, pcm)
+        like = weight.new_empty(()).expand(state_shape(grid, pcm))
+        _check_result("programmed", cells.conductance_us, like, pcm)
+        _check_result("drift_exponent", cells.nu, like, pcm)
+        target = weight.abs() * _by_cell(us_per_unit(weight, grid, pcm), grid)
+        one = [eps.flatten()[: weight.numel()].view_as(weight) for eps in (eps_prog, eps_nu)]
+        check_elementwise("programmed", lambda g, e: programmed(g, pcm, e), pcm, target, one[0])
+        check_elementwise(
+            "drift_exponent", lambda g, e: drift_exponent(g, pcm, e), pcm, target, one[1]
+        )
     return cells
 
 
@@ -178,24 +204,59 @@ def _programmed_cells(
     """Return what `program_cells` returns, unchecked."""
     scale = us_per_unit(weight, grid, pcm)
     scale_by_cell = _by_cell(scale, grid)
-    broken: tuple[Tensor, ...] = ()
+    working = stuck = None
     if faults is not None:
-        broken = fault_law.of_cells(faults, pcm.g_max_us / scale_by_cell, netted(pcm))
+        largest = pcm.g_max_us / scale_by_cell
+        working, stuck = fault_law.of_cells(faults, largest, netted(pcm), pcm.factors)
     if netted(pcm):
+        netted_law = program_netted if pcm.pairs == 1 else _program_netted_pairs
         eps = eps_prog.unbind(-3)
-        net, nu = program_netted(weight, scale_by_cell, pcm, eps, eps_nu)
+        net, nu = netted_law(weight, scale_by_cell, pcm, eps, eps_nu)
         rescale = us_per_unit(net, grid, pcm)
         if faults is not None:  # the scale of the tile is that of all its devices, if they worked
             dead = faults.broken.unbind(-3)
-            net, nu = program_netted(weight, scale_by_cell, pcm, eps, eps_nu, dead)
-        return Cells(net * _by_cell(rescale, grid), nu, rescale, *broken)
-    target = to_pair(weight, scale_by_cell) if pcm.pairs else weight * scale_by_cell
+            net, nu = netted_law(weight, scale_by_cell, pcm, eps, eps_nu, dead)
+        held = _rewritten(net, _by_cell(rescale, grid), pcm)
+        return Cells(held, nu, rescale, working, stuck, pcm)
+    target = unit_cell.targets_us(weight, scale_by_cell, grid, pcm)
     g_prog = programmed(target, pcm, eps_prog)
     chips = g_prog.shape[: g_prog.ndim - target.ndim]
     nu = drift_exponent(target_us(target, pcm), pcm, eps_nu)
-    if faults is not None:
+    scale = scale.expand(*chips, *scale.shape)
+    if faults is not None and not pcm.referenced:
         g_prog = g_prog.masked_fill(faults.broken, 0.0)
-    return Cells(g_prog, nu, scale.expand(*chips, *scale.shape), *broken)
+    return Cells(g_prog, nu, scale, working, stuck, pcm)
+
+
+def _rewritten(net: Tensor, us_per_unit: Tensor, pcm: DeviceSpec) -> Tensor:
+    """Return the signed conductances of netted pairs, from the weights that they hold."""
+    if pcm.pairs == 1:
+        return net * us_per_unit
+    return unit_cell.split(net, us_per_unit, pcm.factors, pcm.g_max_us)
+
+
+def _program_netted_pairs(
+    weight: Tensor,
+    us_per_unit: Tensor,
+    pcm: DeviceSpec,
+    eps_prog: Sequence[Tensor],
+    eps_nu: Tensor,
+    broken: Sequence[Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Do as `program_netted` for several pairs, which stand in front of (out, in) in all noise.
+
+    Returns:
+        The normalised weights that all pairs hold together, shape (*chips, out, in), and the
+        exponents of one device per pair, shape (*chips, pairs, out, in): the device on the side of
+        the sign of the weight, which is the one that is read.
+    """
+    pairs_us = unit_cell.split(weight, us_per_unit, pcm.factors, pcm.g_max_us)
+    target = legs(pairs_us, 1.0)
+    plus, minus = (programmed(g, pcm, eps) for g, eps in zip(target, eps_prog, strict=True))
+    if broken is not None:
+        plus, minus = plus.masked_fill(broken[0], 0.0), minus.masked_fill(broken[1], 0.0)
+    net = unit_cell.joined(plus - minus, pcm.factors) / us_per_unit
+    return net, drift_exponent(torch.where(net.unsqueeze(-3) > 0, *target), pcm, eps_nu)
 
 
 def program_netted(
@@ -235,6 +296,26 @@ def program_netted(
     return net, drift_exponent(torch.where(net > 0, *target), pcm, eps_nu)
 
 
+def netted_cells(net: Tensor, exponents: Sequence[Tensor], pcm: DeviceSpec) -> Cells:
+    """Return the cells of one tile from weights whose pairs are netted, as aihwkit keeps them.
+
+    Args:
+        net: The normalised weights right after programming, shape (out, in).
+        exponents: The drift exponents of each device of a weight, (out, in) each: positive and
+            negative one of the first pair, then of the second, and so on.
+        pcm: The device, `preset.pcm`.
+
+    Returns:
+        The cells, with the exponents of the devices on the side of the weight's sign.
+    """
+    grid = TileGrid((net.shape[1],), (net.shape[0],))
+    scale = us_per_unit(net, grid, pcm)
+    plus, minus = (torch.stack(list(exponents[side::2]), dim=-3) for side in (0, 1))
+    nu = torch.where(net > 0, plus, minus)
+    held = _rewritten(net, _by_cell(scale, grid), pcm)
+    return Cells(held, nu.reshape(held.shape), scale, pcm=pcm)
+
+
 def held_weight(cells: Cells, grid: TileGrid) -> Tensor:
     """Return the normalised weights right after programming, before any drift.
 
@@ -245,7 +326,7 @@ def held_weight(cells: Cells, grid: TileGrid) -> Tensor:
     Returns:
         Normalised weights, shape (*chips, out, in).
     """
-    return _weights(cells.conductance_us, cells, grid)
+    return _weights(cells.conductance_us, cells, grid, cells.pcm)
 
 
 def read_cells(cells: Cells, grid: TileGrid, pcm: DeviceSpec, t_s: float, eps: Tensor) -> Tensor:
@@ -272,9 +353,11 @@ def read_cells(cells: Cells, grid: TileGrid, pcm: DeviceSpec, t_s: float, eps: T
     now = read_us(cells.conductance_us, cells.nu, t_s, pcm, eps)
     if not of_library(pcm):
         _check_result("read", now, cells.conductance_us, pcm)
-    if cells.working is not None:
+        parts = cells.conductance_us, cells.nu, eps
+        check_elementwise("read", lambda g, nu, e: read_us(g, nu, t_s, pcm, e), pcm, *parts)
+    if cells.working is not None and not pcm.referenced:
         now = torch.where(cells.working, now, 0.0)
-    return _weights(now, cells, grid)
+    return _weights(now, cells, grid, pcm)
 
 
 def _check_result(function: str, result: object, cells: Tensor, pcm: DeviceSpec) -> None:
@@ -319,9 +402,19 @@ def read_us(g: Tensor, nu: Tensor, t_s: float | Moment, pcm: DeviceSpec, eps: Te
     return torch.copysign(read_after_drift(g.abs(), nu, t_s, pcm, eps), g)
 
 
-def _weights(conductance_us: Tensor, cells: Cells, grid: TileGrid) -> Tensor:
+def _weights(
+    conductance_us: Tensor, cells: Cells, grid: TileGrid, pcm: DeviceSpec | None
+) -> Tensor:
     """Return the normalised weights of conductances, with the scale of the cells."""
     scale = _by_cell(cells.us_per_unit, grid)
-    pair = conductance_us.ndim > cells.us_per_unit.ndim  # of devices, in front of (out, in)
-    weights = from_pair(conductance_us, scale) if pair else conductance_us / scale
+    if pcm is not None and pcm.referenced:
+        weights = unit_cell.less_reference(conductance_us, grid, pcm) / scale
+        if cells.working is not None:
+            weights = torch.where(cells.working, weights, 0.0)
+    elif pcm is not None and pcm.pairs > 1:
+        pairs_us = conductance_us if pcm.netting else from_pair(conductance_us, 1.0)
+        weights = unit_cell.joined(pairs_us, pcm.factors) / scale
+    else:
+        pair = conductance_us.ndim > cells.us_per_unit.ndim  # of devices, in front of (out, in)
+        weights = from_pair(conductance_us, scale) if pair else conductance_us / scale
     return weights if cells.stuck is None else weights + cells.stuck

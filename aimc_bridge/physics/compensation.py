@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aimc_bridge.physics import unit_cell
 from aimc_bridge.physics.cells import us_per_unit
 from aimc_bridge.physics.drift import check_time, mean_drift_factor
 from aimc_bridge.physics.laws import law_of
@@ -56,8 +57,9 @@ def oracle(weight: Tensor, grid: TileGrid, pcm: DeviceSpec, t_s: float) -> Tenso
     """Return the inverse of the known mean drift.
 
     It needs targets and mean exponents alone. The factor of a tile is sum |w| over
-    sum |w| ((t + t0) / t0)^-nu_mean. It is the exact inverse if all devices drift by one factor, as
-    on the scalar device.
+    sum |w| ((t + t0) / t0)^-nu_mean. Several pairs drift each by themselves, and a reference is
+    subtracted. The factor is the exact inverse if all devices drift by one factor, as on the scalar
+    device.
 
     Args:
         weight: The targets, normalised, shape (out, in).
@@ -84,6 +86,23 @@ def oracle(weight: Tensor, grid: TileGrid, pcm: DeviceSpec, t_s: float) -> Tenso
     scale = grid.expand_columns(grid.expand_tiles(us_per_unit(weight, grid, pcm)))
     size = weight.abs()
     before = grid.tile_mean(size)
-    after = grid.tile_mean(size * mean_drift_factor(size * scale, t_s, pcm))
+    if pcm.referenced or pcm.pairs > 1:
+        after = grid.tile_mean(_mean_later(weight, scale, pcm, t_s) * weight.sign())
+    else:
+        after = grid.tile_mean(size * mean_drift_factor(size * scale, t_s, pcm))
     ratio = torch.where(after > 0, before / after, torch.ones_like(after))
     return grid.expand_tiles(ratio)
+
+
+def _mean_later(weight: Tensor, us_per_unit: Tensor, pcm: DeviceSpec, t_s: float) -> Tensor:
+    """Return weights as their devices hold them if each drifts with its mean exponent."""
+
+    def later(g_us: Tensor) -> Tensor:
+        return g_us * mean_drift_factor(g_us.abs(), t_s, pcm)
+
+    if not pcm.referenced:
+        pairs_us = unit_cell.split(weight, us_per_unit, pcm.factors, pcm.g_max_us)
+        return unit_cell.joined(later(pairs_us), pcm.factors) / us_per_unit
+    zero = torch.full_like(weight, pcm.reference_us)
+    reference = later(zero) if pcm.reference == "column" else zero
+    return (later(weight * us_per_unit + zero) - reference) / us_per_unit

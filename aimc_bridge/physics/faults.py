@@ -8,17 +8,22 @@ If a weight is a pair of devices, each of the two can break by itself. If it is 
 the sign, a cell that is stuck at g_max is stuck at either sign with equal probability. The cells of
 a user's device are such cells too, with the largest weight of the tile at g_max. A dead row or
 column takes all devices of its weights with it: they pass no current.
+
+If a weight is several pairs, each of their devices can break by itself. If it is one device that is
+read against a reference, the device can be stuck at either end: at 0 it holds the weight of a
+device at 0, and in a dead row or column a weight of 0. The reference itself does not break.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from aimc_bridge import rng
+from aimc_bridge.physics import unit_cell
 from aimc_bridge.physics.mapping import TileGrid, from_pair, to_pair
 from aimc_bridge.spec import DeviceSpec
 
@@ -30,10 +35,10 @@ class FaultMap(NamedTuple):
     """The broken devices of a matrix.
 
     Attributes:
-        broken: Which devices are broken, shape (2, out, in), the positive devices first; or
-            (out, in) if a weight is one cell.
+        broken: Which devices are broken, shape (2, out, in), the positive devices first;
+            (pairs, 2, out, in) for several pairs; or (out, in) if a weight is one cell or device.
         stuck_at: Where they are stuck, in units of g_max: 0 or 1, or also -1 if a weight is one
-            cell; 0 where they work. Of the same shape.
+            cell; 0 where they work. The reference is subtracted if there is one. Of the same shape.
     """
 
     broken: Tensor
@@ -53,7 +58,7 @@ class Broken(NamedTuple):
 
     Attributes:
         working: Which cells still work at least in part: true or false, in the shape of the cells'
-            conductances.
+            conductances; (out, in) for netted pairs.
         stuck: The share of the weights that broken devices hold, normalised weights, shape
             (out, in).
     """
@@ -102,7 +107,9 @@ def _tile(
 ) -> tuple[Tensor, Tensor]:
     """Return a tile's parts of `FaultMap.broken` and `FaultMap.stuck_at`."""
     faults = pcm.faults
-    shape = (2, outputs, inputs) if pcm.pairs else (outputs, inputs)
+    shape: tuple[int, ...] = (outputs, inputs)
+    if pcm.pairs and not pcm.referenced:
+        shape = (2, *shape) if pcm.pairs == 1 else (pcm.pairs, 2, *shape)
     row = rng.uniform((inputs,), generator, dtype=torch.float64)
     column = rng.uniform((outputs, 1), generator, dtype=torch.float64)
     device = rng.uniform(shape, generator, dtype=torch.float64)
@@ -113,29 +120,40 @@ def _tile(
     if not pcm.pairs:
         sign = rng.uniform(shape, generator, dtype=torch.float64)
         high = torch.where(sign < 0.5, high, -high)
+    if pcm.referenced:
+        high = torch.where(at_gmax | at_zero, high - pcm.reference_us / pcm.g_max_us, 0.0)
     return at_gmax | at_zero | dead, torch.where(dead, 0.0, high)
 
 
-def of_cells(faults: FaultMap, largest: Tensor, netted: bool) -> Broken:
+def of_cells(
+    faults: FaultMap, largest: Tensor, netted: bool, factors: Sequence[float] = (1.0,)
+) -> Broken:
     """Return what broken devices do to the weights.
 
     Args:
         faults: The broken devices, where the weights are.
         largest: Normalised weight of a device at g_max, shape (*chips, out, in), or broadcastable
             to it.
-        netted: Whether the two devices of a pair are kept as one.
+        netted: Whether all devices of a weight are kept as one.
+        factors: The factor of each pair.
 
     Returns:
         Working cells and stuck weights.
     """
     broken, stuck_at = faults
-    pair = broken.ndim == 3
+    pair = broken.ndim > 2
     stuck = from_pair(stuck_at, 1.0) if pair else stuck_at
-    working = ~(broken.all(-3) if pair and netted else broken)
+    if broken.ndim == 4:
+        stuck = unit_cell.joined(stuck, factors)
+    if pair and netted:  # what all devices of a weight hold is kept together
+        return Broken(~broken.flatten(0, -3).all(0), stuck * largest)
+    working = ~broken
     return Broken(working, stuck * largest)
 
 
-def on_weights(weight: Tensor, faults: FaultMap, largest: Tensor) -> Tensor:
+def on_weights(
+    weight: Tensor, faults: FaultMap, largest: Tensor, factors: Sequence[float] = (1.0,)
+) -> Tensor:
     """Return weights with faults, where only weights are known and no conductances.
 
     This is for training, and for a user's device. A working device of a pair holds what the weight
@@ -145,11 +163,16 @@ def on_weights(weight: Tensor, faults: FaultMap, largest: Tensor) -> Tensor:
         weight: Normalised weights, shape (out, in).
         faults: The broken devices, where the weights are.
         largest: Normalised weight of a device at g_max, broadcastable to (out, in).
+        factors: The factor of each pair.
 
     Returns:
         Normalised weights, shape (out, in).
     """
     broken, stuck_at = faults
+    if broken.ndim == 4:
+        devices = unit_cell.legs_of(unit_cell.split(weight, 1.0, factors, largest))
+        devices = torch.where(broken, stuck_at * largest, devices)
+        return unit_cell.joined(from_pair(devices, 1.0), factors)
     if broken.ndim == 2:
         return torch.where(broken, stuck_at * largest, weight)
     return from_pair(torch.where(broken, stuck_at * largest, to_pair(weight, 1.0)), 1.0)

@@ -9,15 +9,23 @@ of one fully-on input on one fully-on weight. A `contract` stands for the produc
 `converted_input`, `ir_loss`, `current` and `noise_sd` are the reference that the tests run. The
 native engine computes the same in other terms, to save passes over memory (see
 `engines.native.forward`). Chips use `identity_readout` and `converted_output`.
+
+The optional effects of the periphery (`CrossbarSpec.line_effects`) act in this order: DAC and
+`asymmetric` inputs; per pass of inputs the product, IR drop, `with_voltage_offset` and read noise;
+then `compressed`, `asymmetric` outputs, output noise and ADC. The native engine runs `on_line` and
+`at_adc` as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from aimc_bridge.physics.mapping import quantised
+from aimc_bridge.physics.mapping import TileGrid, quantised
+from aimc_bridge.physics.variation import Variation, nonlinearity, slope
 from aimc_bridge.spec import CrossbarSpec
 
 Contract = Callable[[Tensor, Tensor], Tensor]
@@ -63,10 +71,10 @@ def ir_loss(summed: Tensor, weighted: Tensor, rows: int, spec: CrossbarSpec) -> 
 
     Source: rasch2023 SI; aihwkit `ir_drop`.
     """
-    return _ir_factor(summed * (rows / spec.ir_drop_g_ratio)).mul_(weighted).mul_(spec.ir_drop)
+    return ir_factor(summed * (rows / spec.ir_drop_g_ratio)).mul_(weighted).mul_(spec.ir_drop)
 
 
-def _ir_factor(a: Tensor) -> Tensor:
+def ir_factor(a: Tensor) -> Tensor:
     """Return c = a (a (0.05 a - 0.2) + 0.5), the IR drop of a column that carries a."""
     return ((a * 0.05).sub_(0.2)).mul_(a).add_(0.5).mul_(a)
 
@@ -131,6 +139,166 @@ def noise_sd(
     return variance.clamp_min_(0.0).add_(spec.out_noise**2).sqrt_()
 
 
+def asymmetric(values: Tensor, share: float | Tensor) -> Tensor:
+    """Return values of which the negative ones are smaller: (1 - share) times themselves.
+
+    Args:
+        values: Inputs behind the DAC (`inp_asymmetry`), or currents in front of the ADC
+            (`out_asymmetry`).
+        share: The share.
+
+    Source: aihwkit `inp_asymmetry`, `out_asymmetry`.
+    """
+    return torch.where(values < 0, values * (1.0 - share), values)
+
+
+def with_voltage_offset(
+    y: Tensor,
+    total: Tensor | None,
+    v_offset: Tensor | float,
+    r_series: Tensor | float,
+    w_min: Tensor | float,
+) -> Tensor:
+    """Return currents of output lines with series resistance and voltage offset.
+
+    An output is the difference of two currents: that of its devices, y + r, at a read voltage of
+    1 - v, and that of the reference, r = -w_min sum_j x_j, at a read voltage of 1 + v. Each current
+    c becomes c / (1 + r_series |c|).
+
+    Args:
+        y: The currents, in units of the outputs.
+        total: sum_j x_j, broadcastable to `y`; None if there is no reference (w_min = 0).
+        v_offset: v, broadcastable to `y`.
+        r_series: The series resistance, per unit of the outputs.
+        w_min: Weight of the reference, `v_offset_w_min`.
+
+    Returns:
+        Currents in the same units, in the shape of `y`.
+
+    Source: aihwkit `v_offset_std`, `v_offset_w_min`, `r_series`.
+    """
+    if total is None:
+        return (1.0 - v_offset) * y / (1.0 + r_series * y.abs())
+    reference = -w_min * total
+    own = y + reference
+    return (1.0 - v_offset) * own / (1.0 + r_series * own.abs()) - (1.0 + v_offset) * reference / (
+        1.0 + r_series * reference.abs()
+    )
+
+
+def compressed(y: Tensor, n: Tensor | float, slope: Tensor | float) -> Tensor:
+    """Return currents behind the S-shaped nonlinearity, slope y / (1 + n |y|).
+
+    Args:
+        y: The currents, in units of the outputs.
+        n: Strength of the nonlinearity, `variation.nonlinearity`.
+        slope: The factor of its calibration, `variation.slope`.
+
+    Source: aihwkit `out_nonlinearity`, `slope_calibration`.
+    """
+    return slope * y / (1.0 + n * y.abs())
+
+
+class LineEffects(NamedTuple):
+    """The optional effects of the periphery on outputs; None in place of one that is off.
+
+    What varies from output to output is broadcastable to the outputs.
+
+    Attributes:
+        v_offset: Voltage offset.
+        r_series: Series resistance; None if there are neither offsets nor a resistance.
+        w_min: Weight of the reference.
+        n: Strength of the nonlinearity; None if there is neither that nor a calibration.
+        slope: Factor of its calibration.
+        out_asymmetry: Share by which negative outputs are smaller.
+        out_noise: Standard deviation of the output noise.
+    """
+
+    v_offset: Tensor | float
+    r_series: Tensor | float | None
+    w_min: Tensor | float
+    n: Tensor | float | None
+    slope: Tensor | float
+    out_asymmetry: Tensor | float | None
+    out_noise: Tensor | float | None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> LineEffects:
+        """Return the same effects with a function applied to all that varies.
+
+        Args:
+            change: The function.
+        """
+        varying = {k: v for k, v in self._asdict().items() if isinstance(v, Tensor)}
+        return self._replace(**{name: change(value) for name, value in varying.items()})
+
+
+def on_line(
+    y: Tensor,
+    loss: Tensor | None,
+    total: Tensor | None,
+    read_noise: Tensor | None,
+    effects: LineEffects,
+) -> Tensor:
+    """Return the current that one pass of inputs sends down the output lines.
+
+    Args:
+        y: The product, in units of the outputs.
+        loss: The IR drop, `ir_loss`; None without it.
+        total: sum_j x_j, as `with_voltage_offset` takes it.
+        read_noise: The short-term read noise, which does not depend on the line; None without it.
+        effects: The effects.
+    """
+    if loss is not None:
+        y = y - loss
+    if effects.r_series is not None:
+        y = with_voltage_offset(y, total, effects.v_offset, effects.r_series, effects.w_min)
+    return y if read_noise is None else y + read_noise
+
+
+def at_adc(y: Tensor, eps: Tensor | None, effects: LineEffects) -> Tensor:
+    """Return what reaches the ADC: nonlinearity, asymmetry, and at last the output noise.
+
+    Args:
+        y: The current, from `on_line`, or the sum of two passes.
+        eps: Standard normal noise in the shape of `y`; None without output noise.
+        effects: The effects.
+    """
+    if effects.n is not None:
+        y = compressed(y, effects.n, effects.slope)
+    if effects.out_asymmetry is not None:
+        y = asymmetric(y, effects.out_asymmetry)
+    if eps is not None and effects.out_noise is not None:
+        y = y + effects.out_noise * eps
+    return y
+
+
+def line_effects(values: Variation, grid: TileGrid, spec: CrossbarSpec) -> LineEffects:
+    """Return the effects of a chip's periphery, by output of each tile.
+
+    Args:
+        values: What the chip drew; `Variation()` without a chip.
+        grid: The tiles.
+        spec: The crossbar, `preset.crossbar`.
+
+    Returns:
+        The effects. What varies has the shape (row tiles, out).
+    """
+    offsets = spec.v_offset_std > 0 or spec.r_series > 0
+    shaped = spec.out_nonlinearity > 0 or spec.r_series > 0
+    noise: Tensor | float = spec.out_noise
+    if values.out_noise_values is not None:
+        noise = values.out_noise_values
+    return LineEffects(
+        v_offset=0.0 if values.v_offset is None else values.v_offset,
+        r_series=spec.r_series if offsets else None,
+        w_min=spec.v_offset_w_min,
+        n=nonlinearity(values, spec) if shaped else None,
+        slope=slope(values, grid, spec),
+        out_asymmetry=spec.out_asymmetry if spec.out_asymmetry > 0 else None,
+        out_noise=noise if spec.out_noise > 0 else None,
+    )
+
+
 def converted_output(y: Tensor, spec: CrossbarSpec) -> Tensor:
     """Return what the ADC makes of a current: clamped to +-out_bound, on its grid.
 
@@ -142,11 +310,48 @@ def converted_output(y: Tensor, spec: CrossbarSpec) -> Tensor:
     Returns:
         Outputs of the tile, in the shape of `y`.
 
-    Not modelled: the S-shaped ADC of the paper's sensitivity study.
-
     Source: rasch2023 SI Table 1.
     """
     return quantised(y, spec.adc_bits, spec.out_bound)
+
+
+def identity_readout_on_lines(
+    weight: Tensor,
+    grid: TileGrid,
+    spec: CrossbarSpec,
+    values: Variation,
+    eps: tuple[Tensor, Tensor, Tensor],
+) -> Tensor:
+    """Return `identity_readout` of a crossbar with the optional effects of the periphery.
+
+    Args:
+        weight: Normalised weights, shape (out, in).
+        grid: The tiles.
+        spec: The crossbar, `preset.crossbar`.
+        values: What the chip drew.
+        eps: Standard normal noise, each of shape (out, in): of the short-term read noise, of the
+            output noise, and of the output noise of the negative inputs, if these have an ADC
+            conversion of their own. They are all 0 here.
+
+    Returns:
+        Outputs, shape (out, in).
+
+    Source: aihwkit GlobalDriftCompensation.
+    """
+    by_weight = line_effects(values, grid, spec).each(grid.expand_columns)
+    loss, noise = None, None
+    if spec.ir_drop > 0.0:
+        summed = weight.abs() * (grid.row_count(weight) / spec.ir_drop_g_ratio)
+        loss = ir_factor(summed) * weight * grid.row_position(weight) * spec.ir_drop
+    if spec.w_noise > 0.0:
+        noise = spec.w_noise * weight.abs().sqrt() * eps[0]
+    total = weight.new_ones(()) if spec.v_offset_w_min != 0.0 else None
+    y = on_line(weight, loss, total, noise, by_weight)
+    outputs = converted_output(at_adc(y, eps[1], by_weight), spec)
+    if spec.input_passes == "two_digital_sum":
+        silent = torch.zeros_like(weight)
+        outputs = outputs + converted_output(at_adc(silent, eps[2], by_weight), spec)
+    return outputs
 
 
 def identity_readout(
@@ -156,7 +361,8 @@ def identity_readout(
 
     There is one product per row. With one row on, row j of the outputs is column j of the weights.
     The whole readout is therefore elementwise, and each element has the noise, the IR drop and the
-    ADC of its own product.
+    ADC of its own product. A crossbar with optional effects of the periphery has
+    `identity_readout_on_lines`.
 
     Args:
         weight: Normalised weights, shape (*chips, out, in).
@@ -174,7 +380,7 @@ def identity_readout(
     """
     y = weight
     if spec.ir_drop > 0.0:
-        factor = _ir_factor(weight.abs() * (row_count / spec.ir_drop_g_ratio))
+        factor = ir_factor(weight.abs() * (row_count / spec.ir_drop_g_ratio))
         y = weight - factor * weight * position * spec.ir_drop
     if spec.w_noise > 0.0 or spec.out_noise > 0.0:
         sd = weight.abs().mul_(spec.w_noise**2).add_(spec.out_noise**2).sqrt_()

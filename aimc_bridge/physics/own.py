@@ -6,8 +6,11 @@ weights in [-1, 1], scaled by the largest of the tile, and with a generator of i
 
 from __future__ import annotations
 
+import pickle
+import random
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,18 +67,19 @@ def program_tile(
         The programmed tile.
 
     Raises:
-        UsageError: If the object fails, if its state holds something that cannot be saved, or if
-            it draws random numbers from somewhere else. Also all errors of `read_tile`, for the
-            first tile that a device programs.
+        UsageError: If the object fails, if its state holds something that cannot be saved, if it
+            draws random numbers from somewhere else, or if reading changes the state. Also all
+            errors of `read_tile`, for the first tile that a device programs.
     """
     largest = weight.abs().max().clamp_min(_SMALLEST)
     scaled = weight / largest
-    start = generator.get_state()
+    start, first = generator.get_state(), pcm not in _REPEATABLE
+    elsewhere = _global_states(generator) if first else {}
     state = _called(pcm, "program", scaled.clone(), generator)
     tensors_of(state)
     tile = TileState(state, largest, (weight.shape[0], weight.shape[1]))
-    if pcm not in _REPEATABLE:
-        _check_repeatable(tile, scaled, pcm, generator, start)
+    if first:
+        _check_repeatable(tile, scaled, pcm, generator, start, elsewhere)
         _REPEATABLE.add(pcm)
     if faults is None:
         return tile
@@ -96,34 +100,60 @@ def read_tile(tile: TileState, pcm: OwnDevice, t_s: float, generator: torch.Gene
 
     Raises:
         ShapeError: If the object returns another shape.
-        UsageError: If the object fails, or returns something else than finite weights of the dtype
-            and on the device of those that it was given.
+        UsageError: If the object fails, or returns something else than finite weights on the device
+            of those that it was given. Other floating point types are converted.
     """
     t_s = check_time(t_s)
-    weights = _called(pcm, "read", tile.state, t_s, generator)
-    name = f"read of {pcm.label()} returned"
+    result = _called(pcm, "read", tile.state, t_s, generator)
+    weights = checked_weights(result, tile.shape, tile.largest, f"read of {pcm.label()}", t_s)
+    weights = weights * tile.largest
+    if tile.broken is None:
+        return weights
+    return torch.where(tile.broken.working, weights, 0.0) + tile.broken.stuck
+
+
+def checked_weights(
+    weights: object, shape: tuple[int, ...], like: Tensor, function: str, t_s: float
+) -> Tensor:
+    """Check what a user's `read` returned, and return it with the right dtype.
+
+    Args:
+        weights: The result.
+        shape: The shape of the tile.
+        like: A tensor with the dtype and the device of the weights that `program` was given.
+            Weights of another floating point type are converted to that dtype.
+        function: What the user's function is called in errors.
+        t_s: Seconds after the end of programming, for errors.
+
+    Returns:
+        The weights, without gradients.
+
+    Raises:
+        ShapeError: If the shape is another one.
+        UsageError: If it is no dense tensor of finite floating point numbers on that device.
+    """
+    name = f"{function} returned"
     if not isinstance(weights, Tensor):
         raise UsageError(f"{name} a {type(weights).__name__}; allowed: a tensor of weights")
-    if tuple(weights.shape) != tile.shape:
+    if tuple(weights.shape) != tuple(shape):
         raise ShapeError(
-            f"{name} {tuple(weights.shape)} for weights {tile.shape}; allowed: the same shape, "
+            f"{name} {tuple(weights.shape)} for weights {tuple(shape)}; allowed: the same shape, "
             "[out, in]"
         )
-    given = tile.largest
-    if weights.dtype != given.dtype or weights.device != given.device:
+    dense = weights.layout == torch.strided and weights.is_floating_point()
+    if not dense or weights.device != like.device:
+        kind = "" if weights.layout == torch.strided else f"{weights.layout} "
         raise UsageError(
-            f"{name} {weights.dtype} on {weights.device}; allowed: {given.dtype} on "
-            f"{given.device}, like the weights that program was given"
+            f"{name} {kind}{weights.dtype} on {weights.device}; allowed: floating point weights on "
+            f"{like.device}, like those that program was given"
         )
+    weights = weights.detach().to(like.dtype)
     if not bool(weights.isfinite().all()):
         raise UsageError(
             f"{name} NaN or infinite weights at t_inference={t_s:g}; allowed: finite weights, also "
             "at 0, right after programming"
         )
-    weights = weights.detach() * tile.largest
-    if tile.broken is None:
-        return weights
-    return torch.where(tile.broken.working, weights, 0.0) + tile.broken.stuck
+    return weights
 
 
 def restored(
@@ -269,21 +299,56 @@ def _check_repeatable(
     pcm: OwnDevice,
     generator: torch.Generator,
     start: Tensor,
+    elsewhere: dict[str, object],
 ) -> None:
     """Raise UsageError if the object does not give the same weights for the same generator."""
     end = generator.get_state()
-    readings = []
-    for programmed in (tile, None):
-        generator.set_state(start)
-        if programmed is None:
-            state = _called(pcm, "program", scaled.clone(), generator)
-            programmed = TileState(state, tile.largest, tile.shape)
-        generator.set_state(end)
-        readings.append(read_tile(programmed, pcm, 0.0, generator))
+    before = [tensor.clone() for tensor in tensors_of(tile.state)]
+    readings = [read_tile(tile, pcm, 0.0, generator)]
+    after = tensors_of(tile.state)
+    if not all(map(_same, before, after)):
+        raise UsageError(
+            f"read of {pcm.label()} changed the state that it was given; allowed: new tensors, so "
+            "that the next reading starts from what was programmed"
+        )
+    generator.set_state(start)
+    state = _called(pcm, "program", scaled.clone(), generator)
     generator.set_state(end)
+    readings.append(read_tile(TileState(state, tile.largest, tile.shape), pcm, 0.0, generator))
+    generator.set_state(end)
+    now = _global_states(generator)
+    drawn = [name for name, state in elsewhere.items() if now.get(name, state) != state]
+    if drawn:
+        raise UsageError(
+            f"{pcm.label()} drew from, or seeded, the generator of {' and '.join(drawn)} that the "
+            "whole program shares; allowed: every random number from generator=, as in "
+            "torch.randn(shape, generator=generator)"
+        )
     if not torch.equal(*readings):
         raise UsageError(
             f"{pcm.label()} returned other weights when it was called again with the same weights "
             "and the same generator; allowed: every random number from generator=, as in "
             "torch.randn(shape, generator=generator), and nothing kept between two calls"
         )
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors are equal; NaN equals NaN."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    different = (a != b) & ~((a != a) & (b != b))
+    return not bool(different.any())
+
+
+def _global_states(generator: torch.Generator) -> dict[str, object]:
+    """Return the states of the generators that a whole program shares, by name.
+
+    Without torch's if it is the generator that the device is to use, as on aihwkit.
+    """
+    states: dict[str, object] = {
+        "numpy": pickle.dumps(np.random.get_state()),
+        "random": random.getstate(),
+    }
+    if generator is not torch.default_generator:
+        states["torch"] = torch.get_rng_state().numpy().tobytes()
+    return states

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aimc_bridge.physics.drift import Moment, drifted, numbers_at
+from aimc_bridge.physics.drift import Moment, numbers_at
 from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.programming import check_noise
 from aimc_bridge.spec import DeviceSpec
@@ -113,5 +113,6 @@ def read_after_drift(
         ShapeError: If the shape of eps does not end in the shape of g_prog_us.
         UsageError: If t_s is not a time that the device is known at.
     """
-    now = drifted(g_prog_us, nu, t_s, pcm)
-    return read(now, law_of(pcm).read_basis(g_prog_us, nu), t_s, pcm, eps)
+    check_noise(eps, g_prog_us)
+    law = law_of(pcm)
+    return law.read_after_drift(g_prog_us, nu, numbers_at(t_s, law, pcm), pcm, eps)

@@ -10,6 +10,9 @@ from aimc_bridge.spec.faults import Faults
 
 D = TypeVar("D", bound="DeviceSpec")
 
+REFERENCES = ("none", "digital", "column")
+"""What a weight of one device can be read against."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceSpec(Spec):
@@ -19,12 +22,22 @@ class DeviceSpec(Spec):
 
     Attributes:
         law: Name of the law in the table of `aimc_bridge.physics.laws`, one per kind of device.
-        pairs: Whether a weight is a pair of devices. If not, it is one cell that holds a sign.
         g_max_us: Largest conductance of one device, in microsiemens.
         t0_s: Time between programming and the first reading of the fit, in seconds.
         netting: What a reading starts from. True: the two programmed devices of a pair count as one
             device with their difference, rescaled to the largest weight of its tile (aihwkit's
             way). False: each device by itself.
+        pairs: Pairs of devices per weight. The default of a kind of device is 1 if its law is that
+            of single devices, and 0 if a cell holds a signed weight, which cannot change.
+        significance: Factor of each pair: a weight is the sum of factor times pair. Pairs are
+            filled in this order: a pair is used only if those before it are full. Empty: 1 each.
+        reference: "none", or what a weight of one device is read against: "digital", a number that
+            is subtracted after the conversion, or "column", a column of such devices on each tile,
+            one per row, which are programmed, drift and are noisy as well. Both are in the middle
+            of the range, which is a weight of 0. There is nothing to net then, whatever `netting`
+            says.
+        g_min_us: Smallest conductance of a device that is read against a reference, in
+            microsiemens. It holds the weight -1, and g_max_us holds 1.
         stuck_at_gmax: Probability that a device is stuck at g_max, see `devices.Faults`.
         stuck_at_zero: Probability that a device is stuck at 0.
         dead_rows: Probability that a row of a tile is dead.
@@ -32,14 +45,44 @@ class DeviceSpec(Spec):
     """
 
     law: ClassVar[str] = ""
-    pairs: ClassVar[bool] = False
     g_max_us: float
     t0_s: float
     netting: bool
+    pairs: int = 0
+    significance: tuple[float, ...] = ()
+    reference: str = "none"
+    g_min_us: float = 0.0
     stuck_at_gmax: float = 0.0
     stuck_at_zero: float = 0.0
     dead_rows: float = 0.0
     dead_columns: float = 0.0
+
+    def __init_subclass__(cls) -> None:
+        """Take `pairs: ClassVar[bool]` of a class as the default of the field `pairs`.
+
+        Devices of users were written in that way when a weight had one pair at most.
+        """
+        super().__init_subclass__()
+        if isinstance(given := vars(cls).get("pairs"), bool):
+            cls.pairs = int(given)
+            cls.__annotations__["pairs"] = "int"
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """Return the factor of each pair; (1.0,) if there are not several."""
+        if self.pairs < 2:
+            return (1.0,)
+        return self.significance or (1.0,) * self.pairs
+
+    @property
+    def referenced(self) -> bool:
+        """Return whether a weight is one device that is read against a reference."""
+        return self.reference != "none"
+
+    @property
+    def reference_us(self) -> float:
+        """Conductance of a weight of 0 on one device with a reference; 0 without a reference."""
+        return (self.g_max_us + self.g_min_us) / 2 if self.referenced else 0.0
 
     @property
     def faults(self) -> Faults:
@@ -67,18 +110,57 @@ class DeviceSpec(Spec):
 
     @property
     def full_scale_us(self) -> float:
-        """Microsiemens that the largest weight of a tile stands for; here `g_max_us`."""
-        return self.g_max_us
+        """Microsiemens that the largest weight of a tile stands for.
+
+        It is `g_max_us` times the sum of the factors of all pairs. With a reference it is half of
+        the range, the largest difference to the reference.
+        """
+        if self.referenced:
+            return (self.g_max_us - self.g_min_us) / 2
+        return self.g_max_us * sum(self.factors)
 
     def label(self) -> str:
         """Return what a report calls the device; here the name of its law."""
         return self.law
 
     def check(self) -> None:
-        """Raise SpecError if g_max_us or t0_s is not positive, or if the faults are impossible."""
+        """Raise SpecError if g_max_us or t0_s is not positive, or cells or faults impossible."""
         self.require(self.g_max_us > 0, "g_max_us", "> 0 uS")
         self.require(self.t0_s > 0, "t0_s", "> 0 s")
+        self._check_cells()
         self.faults.rates()  # an impossible rate raises here
+
+    def _check_cells(self) -> None:
+        """Raise SpecError if pairs, their factors or the reference are impossible."""
+        if type(self).pairs == 0:
+            cannot = (
+                f"the default, because the law {self.law!r} is that of whole weights and not of "
+                "single devices; pairs and references need a device such as pcm, hermes or a "
+                "TableDevice"
+            )
+            self.require(self.pairs == 0, "pairs", cannot)
+            self.require(self.significance == (), "significance", cannot)
+            self.require(not self.referenced, "reference", cannot)
+            return
+        self.require(self.pairs >= 1, "pairs", "an integer >= 1, the pairs of devices per weight")
+        self.require(
+            len(self.significance) in (0, self.pairs),
+            "significance",
+            f"one factor for each of the {self.pairs} pairs (pairs={self.pairs}), or () for 1 each",
+        )
+        self.require(all(factor > 0 for factor in self.significance), "significance", "factors > 0")
+        self.require(self.reference in REFERENCES, "reference", ", ".join(map(repr, REFERENCES)))
+        if self.referenced:
+            self.require(
+                self.pairs == 1, "pairs", f"1 with reference={self.reference!r}, one device"
+            )
+            self.require(0 <= self.g_min_us < self.g_max_us, "g_min_us", ">= 0 uS, below g_max_us")
+        else:
+            self.require(
+                self.g_min_us == 0,
+                "g_min_us",
+                'a number other than 0 only with reference="digital" or "column"',
+            )
 
 
 def lowest(coefficients: tuple[float, ...]) -> float:
@@ -106,7 +188,7 @@ class StatisticalSpec(DeviceSpec):
         drift_scale: Factor on the drift exponents, for what-ifs; 1 is the device itself.
     """
 
-    pairs: ClassVar[bool] = True
+    pairs: int = 1
     prog_coeff_us: tuple[float, ...]
     t_read_s: float
     prog_noise_scale: float
@@ -174,7 +256,7 @@ class SignedPcmSpec(PcmSpec):
     """
 
     law: ClassVar[str] = "signed pcm"
-    pairs: ClassVar[bool] = False
+    pairs: int = 0
     weight_bits: int | None
 
     def check(self) -> None:

@@ -12,7 +12,10 @@ import pandas as pd
 from aimc_bridge.spec.base import Spec
 from aimc_bridge.spec.bibliography import SOURCES
 
-_AS_WRITTEN = {"value": str}  # pandas would print 2.5e-07 s as 0.0
+_AS_WRITTEN = dict.fromkeys(("value", "first", "second"), str)
+"""pandas would print 2.5e-07 s as 0.0."""
+ABSENT = "absent"
+"""The value of a field that one of two specs does not have."""
 _UNITS = {"_us": "uS", "_s": "s", "_bits": "bit"}  # unit of a field by the end of its name
 
 
@@ -38,7 +41,7 @@ class Explanation(pd.DataFrame):
                 "part": part,
                 "field": name,
                 "value": value,
-                "unit": next((u for end, u in _UNITS.items() if name.endswith(end)), ""),
+                "unit": _unit(name),
                 "source": str(spec.sources[name]),
             }
             for part, spec in specs.items()
@@ -83,6 +86,39 @@ class Explanation(pd.DataFrame):
             for key, work in self._works().items()
         )
         return f"{table}<dl>{works}</dl>" if works else table
+
+
+def differences(first: Mapping[str, Spec], second: Mapping[str, Spec]) -> Explanation:
+    """Return the numbers in which some specs differ from others.
+
+    Args:
+        first: Specs by the names of their parts.
+        second: The specs they are compared with.
+
+    Returns:
+        One row per number that differs: part, field, unit, first, second, first_source,
+        second_source. What one side does not have is "absent" there.
+    """
+    rows = []
+    for part in dict.fromkeys((*first, *second)):
+        sides = [side.get(part) for side in (first, second)]
+        values = [{} if spec is None else spec.values() for spec in sides]
+        for name in dict.fromkeys((*values[0], *values[1])):
+            pair = [side.get(name, ABSENT) for side in values]
+            if pair[0] == pair[1]:
+                continue
+            sources = [
+                str(spec.sources[name]) if spec is not None and name in spec.values() else ""
+                for spec in sides
+            ]
+            rows.append((part, name, _unit(name), *pair, *sources))
+    columns = ["part", "field", "unit", "first", "second", "first_source", "second_source"]
+    return Explanation(rows, columns=columns, dtype=object)
+
+
+def _unit(name: str) -> str:
+    """Return the unit of a field by the end of its name; "" if it has none."""
+    return next((unit for end, unit in _UNITS.items() if name.endswith(end)), "")
 
 
 def _whole() -> Any:

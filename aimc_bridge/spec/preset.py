@@ -273,9 +273,33 @@ class Preset:
         """
         from aimc_bridge.spec.explanation import Explanation
 
+        return Explanation.of(self._specs())
+
+    def diff(self, other: Preset) -> pd.DataFrame:
+        """Return a table of the numbers in which another preset differs from this one.
+
+        Args:
+            other: The other preset.
+
+        Returns:
+            A DataFrame with one row per number that differs: part, field, unit, first (this
+            preset's value), second (the other's), first_source, second_source. A field that one of
+            the two does not have, such as that of another kind of device or of a recipe, is
+            "absent" there, with the source "".
+
+        Raises:
+            SpecError: If `other` is not a preset.
+        """
+        from aimc_bridge.spec.explanation import differences
+
+        if not isinstance(other, Preset):
+            raise SpecError(f"diff: {other!r}; allowed: a Preset, such as presets.hermes")
+        return differences(self._specs(), other._specs())
+
+    def _specs(self) -> dict[str, Spec]:
+        """Return all specs by the names of their parts; recipes are "training.NAME"."""
         specs: dict[str, Spec] = {part: getattr(self, part) for part in self.PARTS}
-        specs |= {f"training.{name}": spec for name, spec in self.training.items()}
-        return Explanation.of(specs)
+        return specs | {f"training.{name}": spec for name, spec in self.training.items()}
 
 
 def check_name(name: str) -> None:

@@ -22,6 +22,7 @@ else:
     import tomli as tomllib
 
 _SHORT = ("base", "name", "why", "change", "device")
+_COLUMNS = ("target_us", "t_s", "mean_us", "sd_us", "prog_sd_us", "read_sd_us")
 _DEVICE = ("csv", "g_max_us", "source", "extrapolate", "netting")
 _WHOLE = ("name", "description", *Preset.PARTS, "training", "changes")
 
@@ -33,7 +34,8 @@ def read_preset(path: str | os.PathLike[str], find: Callable[[str], Preset]) -> 
         path: A file whose name ends in .toml or .json. It holds either what `Preset.to_dict`
             returns, or `base`, `name`, `why` and a table `change` with lines of field = value, a
             table `device`, or both. `device` is the name of a device of the library, or a table
-            with the `csv` beside the file, `g_max_us` and `source` of a `TableDevice`.
+            with `g_max_us` and `source` of a `TableDevice` and either the name of a `csv` beside
+            the file, or the columns themselves as lists.
         find: A function that returns the preset of a name, for `base`.
 
     Returns:
@@ -115,21 +117,28 @@ def _device(data: object, folder: Path) -> DeviceSpec | str:
     """
     if isinstance(data, str):
         return data
-    known = isinstance(data, Mapping) and all(isinstance(data.get(k), str) for k in _DEVICE[:1])
-    if not isinstance(data, Mapping) or not known:
+    lists = isinstance(data, Mapping) and "csv" not in data and "target_us" in data
+    if not isinstance(data, Mapping) or not (lists or isinstance(data.get("csv"), str)):
         raise SpecError(
             f"device = {data!r}; allowed: the name of a device of the library, or a table with "
-            "csv, g_max_us and source; a Python object cannot be in a file: use preset.with_device"
+            "g_max_us, source and csv (or target_us, t_s, mean_us and sd_us as lists); a Python "
+            "object cannot be in a file: use preset.with_device"
         )
-    _check_keys(data, _DEVICE)
-    missing = [key for key in _DEVICE[:3] if key not in data]
+    needed = (*(_COLUMNS[:3] if lists else _DEVICE[:1]), *_DEVICE[1:3])
+    _check_keys(data, (*_COLUMNS, *_DEVICE[1:]) if lists else _DEVICE)
+    missing = [key for key in needed if key not in data]
     if missing:
-        raise SpecError(f"no {', '.join(missing)} in [device]; needed: {', '.join(_DEVICE[:3])}")
+        raise SpecError(f"no {', '.join(missing)} in [device]; needed: {', '.join(needed)}")
     values = {key: value for key, value in data.items() if key != "csv"}
     for key in ("extrapolate", "netting"):
         if not isinstance(values.get(key, False), bool):
             raise SpecError(f"{key} = {values[key]!r} in [device]; allowed: true, false")
-    return TableDevice.from_csv(folder / data["csv"], **values)
+    if not lists:
+        return TableDevice.from_csv(folder / data["csv"], **values)
+    for key in _COLUMNS:
+        if not isinstance(values.get(key, []), list):
+            raise SpecError(f"{key} = {values[key]!r} in [device]; allowed: a list of numbers")
+    return TableDevice.from_arrays(**values)
 
 
 def _changed(data: Mapping[str, Any], find: Callable[[str], Preset], folder: Path) -> Preset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from aimc_bridge.spec.device import DeviceSpec, lowest
@@ -24,7 +24,7 @@ class ReramWanSpec(DeviceSpec):
     """
 
     law: ClassVar[str] = "reram wan2022"
-    pairs: ClassVar[bool] = True
+    pairs: int = 1
     times_s: tuple[float, ...]
     deviation_us: tuple[float, ...]
     noise_scale: float
@@ -94,7 +94,7 @@ class ReramCmoSpec(DeviceSpec):
     """
 
     law: ClassVar[str] = "reram cmo"
-    g_min_us: float
+    g_min_us: float = field()  # not optional here
     prog_coeff_us: tuple[float, float]
     decay_mean_us: float
     decay_sd_us: tuple[float, float]

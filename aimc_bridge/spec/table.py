@@ -61,7 +61,7 @@ class TableDevice(DeviceSpec):
     """
 
     law: ClassVar[str] = "table"
-    pairs: ClassVar[bool] = True
+    pairs: int = 1
     targets_us: tuple[float, ...]
     times_s: tuple[float, ...]
     mean_us: tuple[float, ...]

@@ -69,7 +69,7 @@ def hardware_aware(
             mini-batches.
         CapabilityError: If the model is not a converted one, or the engine cannot train so.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from aimc_bridge import HWATraining, calibrate, convert, hardware_aware

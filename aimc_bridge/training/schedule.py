@@ -46,7 +46,7 @@ class HWATraining:
         Raises:
             UnknownNameError: If the preset has no such recipe; the error lists its recipes.
 
-        Example:
+        Examples:
             >>> from aimc_bridge import HWATraining
             >>> from presets import rasch2023
             >>> recipe = HWATraining.for_(rasch2023).override(epochs=2)

@@ -128,7 +128,7 @@ def train(
         CheckpointError: If the folder is damaged.
         CapabilityError: If the model is not a converted one, or the engine cannot compile.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from aimc_bridge import HWATraining, calibrate, convert, train

@@ -64,9 +64,12 @@ class Watch:
                 keep(module.register_forward_hook(_Hook(after), always_call=True))
         for module in self._measured.modules:
             keep(module.register_forward_pre_hook(_Hook(self._measure), prepend=True))
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                keep(parameter.register_post_accumulate_grad_hook(_Hook(self._gradient)))
+        # the contexts of aihwkit 1.2.0 answer functions of torch with another tensor, which has no
+        # gradient
+        with torch._C.DisableTorchFunctionSubclass():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    keep(parameter.register_post_accumulate_grad_hook(_Hook(self._gradient)))
         for index, optimizer in enumerate(self.optimizers):
             keep(optimizer.register_step_pre_hook(_Hook(self._before_step)))
             keep(optimizer.register_step_post_hook(_Hook(partial(self._after_step, index))))

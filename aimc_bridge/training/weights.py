@@ -49,7 +49,8 @@ def _broken(
         generators = faults.generators(spec.fault_chip, matrix.name)
     largest = cells.us_per_unit(matrix.normalised_weight(), grid, pcm).reciprocal() * pcm.g_max_us
     by_cell = grid.expand_columns(grid.expand_tiles(largest))
-    return faults.on_weights(weight, faults.draw(grid, pcm, generators).to(weight), by_cell)
+    broken = faults.draw(grid, pcm, generators).to(weight)
+    return faults.on_weights(weight, broken, by_cell, pcm.factors)
 
 
 def _drawn(

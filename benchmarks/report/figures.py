@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aimc_bridge import files
+from aimc_bridge.drawing import new
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
-def new(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
-    """Make a figure with a grid of panels.
-
-    Args:
-        rows: Rows of panels.
-        columns: Columns of panels.
-        size: Width and height, inches.
-        **options: More arguments of `Figure.subplots`, such as sharex=True.
-
-    Returns:
-        The figure, and an array of its axes, shape (rows, columns).
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+__all__ = ["description_of", "new", "save"]
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 150, description: str | None = None) -> None:

@@ -64,8 +64,10 @@ def kind_of(folder: Path) -> str:
     try:
         with (folder / "results.csv").open(encoding="utf-8") as opened:
             columns = opened.readline().strip().split(",")
-    except OSError as error:
-        problem = f"{error.filename}: {error.strerror}"
+    except (OSError, UnicodeError) as error:
+        problem = f"{folder / 'results.csv'}: {error}"
+        if isinstance(error, OSError):
+            problem = f"{error.filename}: {error.strerror}"
         raise DataError(
             f"{folder} holds no finished run ({problem}); name the --out of one"
         ) from None

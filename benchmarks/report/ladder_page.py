@@ -10,9 +10,16 @@ from aimc_bridge import files
 from aimc_bridge.csv_cells import as_csv
 from aimc_bridge.times import label
 from benchmarks.report import figures
-from benchmarks.report.ladder_tables import digital_of, flaws, layers, less_one, steps, times_of
+from benchmarks.report.ladder_tables import (
+    digital_of,
+    flaws,
+    layers,
+    less_one,
+    rungs_of,
+    steps,
+    times_of,
+)
 from benchmarks.report.tables import markdown
-from benchmarks.studies.ladder.rungs import LADDER
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,9 +75,8 @@ def ladder_text(table: pd.DataFrame, metric: str) -> str:
     import pandas as pd
 
     lines = []
-    for rung in LADDER:
-        of_rung = table[(table.metric == metric) & (table.row == rung.key)]
-        line = {"": str(rung.number), "rung": rung.title}
+    for (number, title), of_rung in table[table.metric == metric].groupby(["number", "title"]):
+        line = {"": str(number), "rung": str(title)}
         for row in of_rung.to_dict("records"):
             text = _number(row["mean"], metric)
             if not math.isnan(row["change"]):
@@ -212,8 +218,8 @@ def figure(studies: list[tuple[pd.DataFrame, dict[str, Any]]], path: Path, mark:
         axes[0][column].legend(fontsize=8)
         _draw(axes[1][column], table, "mvm")
         axes[1][column].set_xticks(
-            [rung.number for rung in LADDER],
-            [f"{rung.number} {rung.title}" for rung in LADDER],
+            [number for number, _, _ in rungs_of(results)],
+            [f"{number} {title}" for number, _, title in rungs_of(results)],
             rotation=55,
             ha="right",
             fontsize=8,

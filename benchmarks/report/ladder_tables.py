@@ -17,7 +17,7 @@ from benchmarks.report.intervals import (
     sd_ratio,
 )
 from benchmarks.report.record import read_csv
-from benchmarks.studies.ladder.rungs import LADDER
+from benchmarks.studies.ladder.rungs import LADDER, TOP
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,6 +83,17 @@ def times_of(results: pd.DataFrame) -> list[float]:
     return sorted(float(t_s) for t_s in first.t_inference.unique())
 
 
+def rungs_of(results: pd.DataFrame) -> list[tuple[int, str, str]]:
+    """Return number, key and title of the rungs: all of `LADDER`, and a preset on top of them.
+
+    Args:
+        results: Rows of one task, `COLUMNS`.
+    """
+    rungs = [(rung.number, rung.key, rung.title) for rung in LADDER]
+    tops = [row for row in results.row.unique() if str(row).startswith(TOP)]
+    return rungs + [(len(LADDER) + i, row, row) for i, row in enumerate(tops, 1)]
+
+
 def steps(results: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return the ladder of one task: one row per rung, metric and time.
 
@@ -105,20 +116,20 @@ def steps(results: pd.DataFrame, metric: str) -> pd.DataFrame:
         rows: list[dict[str, Any]] = []
         for t_s in times_of(results):
             before: pd.Series[float] | None = None
-            for rung in LADDER:
-                now = values_of(results, rung.key, name, t_s)
+            for number, key, title in rungs_of(results):
+                now = values_of(results, key, name, t_s)
                 level = mean_interval(now.to_numpy())
                 step = Interval(math.nan, math.nan, math.nan, math.nan)
                 if before is not None:
                     if not before.index.equals(now.index):
-                        raise DataError(f"{rung.key!r} has other chips than the rung before")
+                        raise DataError(f"{key!r} has other chips than the rung before")
                     step = change(before.to_numpy(), now.to_numpy())
                 before = now
                 rows.append(
                     {
-                        "number": rung.number,
-                        "row": rung.key,
-                        "title": rung.title,
+                        "number": number,
+                        "row": key,
+                        "title": title,
                         "metric": name,
                         "t_inference": t_s,
                         "chips": len(now),

@@ -111,9 +111,10 @@ def write(root: Path | None = None) -> list[Path]:
         The files, each once.
 
     Raises:
-        DataError: If a page lacks the marks of a section. Nothing is written then.
+        DataError: If a page lacks the marks of a section, or if there are no pages. Nothing is
+            written then.
     """
-    root = ROOT if root is None else root
+    root = _project() if root is None else root
     texts: dict[Path, str] = {}
     for section in SECTIONS:
         path = root / section.page
@@ -143,8 +144,11 @@ def problems(root: Path | None = None) -> Iterator[str]:
 
     Yields:
         One line per problem.
+
+    Raises:
+        DataError: If there are no pages.
     """
-    root = ROOT if root is None else root
+    root = _project() if root is None else root
     damaged = damage()
     yield from damaged
     if damaged:
@@ -164,6 +168,16 @@ def problems(root: Path | None = None) -> Iterator[str]:
 def damage() -> list[str]:
     """Return what is wrong with the records' files, one line per problem."""
     return [problem for path in sorted(records.FOLDER.glob("*.json")) for problem in _of(path)]
+
+
+def _project() -> Path:
+    """Return the folder of README.md and docs/, which only a clone of the project has."""
+    if not any((ROOT / section.page).exists() for section in SECTIONS):
+        raise DataError(
+            f"README.md and docs/ are not in {ROOT}: the installed package has the records and not "
+            "the pages; run this command in a clone of the project"
+        )
+    return ROOT
 
 
 def _of(path: Path) -> Iterator[str]:

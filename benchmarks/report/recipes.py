@@ -2,7 +2,8 @@
 
 The records are ablations that were made with `--recipes`. Brought back is
 (A* - A* of direct conversion) / (A* of the best named recipe - A* of direct conversion), so the
-default's rivals are judged with the luck of the best of them.
+default's rivals are judged with the luck of the best of them. The share is given only where the
+best named recipe gains more than its interval over chips: a gap that is not there has no shares.
 """
 
 from __future__ import annotations
@@ -35,18 +36,19 @@ def compared(record: Record) -> list[dict[str, Any]]:
         record: A record with the variants "direct" and "default".
 
     Returns:
-        One dict per recipe: its name, A*, the share it brings back (NaN if no named recipe brings
-        anything back), and the default's lead over it with the interval, paired by chip or by
-        training.
+        One dict per recipe: its name, A*, the share it brings back (NaN if the interval over chips
+        of what the best named recipe gains holds 0), and the default's lead over it with the
+        interval, paired by chip or by training.
     """
     facts = facts_of(record.extra)
     table = stars(record.table(), facts["chance_error"])
     t_s = float(table.t_inference.max())
     values = {name: units(table, name, t_s) for name in table.variant.drop_duplicates()}
     means = {name: float(value.mean()) for name, value in values.items()}
-    best = max(mean for name, mean in means.items() if name not in (DEFAULT, DIRECT))
-    gap = best - means[DIRECT]
-    lost = gap > 0  # otherwise no named recipe brings anything back
+    best = max((name for name in means if name not in (DEFAULT, DIRECT)), key=means.__getitem__)
+    gap = means[best] - means[DIRECT]
+    gain = mean_interval(_by_chip(table, best, t_s) - _by_chip(table, DIRECT, t_s))
+    shown = gain.low > 0  # not with one chip, which has no interval
     names = {OWN: f"{facts['recipe']['name'].partition('/')[2]}, as the task plans it"}
     rows = []
     for name, mean in means.items():
@@ -56,11 +58,17 @@ def compared(record: Record) -> list[dict[str, Any]]:
                 "recipe": names.get(name, name),
                 "t_inference": t_s,
                 "a_star": mean,
-                "brought_back": (mean - means[DIRECT]) / gap if lost else math.nan,
+                "brought_back": (mean - means[DIRECT]) / gap if shown else math.nan,
                 "lead": (lead.mean, lead.low, lead.high),
             }
         )
     return rows
+
+
+def _by_chip(table: pd.DataFrame, variant: str, t_s: float) -> pd.Series[float]:
+    """Return a variant's A* at a time, one value per chip: the mean over its trainings."""
+    rows = table[(table.variant == variant) & (table.t_inference == t_s)]
+    return rows.groupby("chip").value.mean()
 
 
 def _text(record: Record, row: dict[str, Any]) -> dict[str, str]:

@@ -122,7 +122,7 @@ def read(path: Path) -> Record:
         known = {name: data.pop(name) for name in names}
         record = Record(**known, extra=data)
         whole = all(len(row) == len(record.columns) for row in record.rows)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is not a record ({error}); {MAKE_AGAIN}") from None
@@ -249,7 +249,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     try:
         about: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         missing = [name for name in ("arguments", *_OF_A_RUN) if name not in about]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(
             f"{folder} holds no finished run ({error}); name the --out of one"
         ) from None

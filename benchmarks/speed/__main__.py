@@ -22,7 +22,8 @@ from typing import Annotated, Any, Literal
 import torch
 from cyclopts import Parameter
 
-from aimc_bridge.errors import UsageError
+from aimc_bridge.engines import versions
+from aimc_bridge.errors import UsageError, VersionError
 from benchmarks import cli, machine
 from benchmarks.report import speed as report
 from benchmarks.report import speed_records
@@ -93,6 +94,11 @@ def speed(
         raise UsageError(f"--quick and --size {size} contradict each other; give one")
     if growth and only is not None:
         raise UsageError("--growth measures other things than --only chooses from; give one")
+    if not no_aihwkit:
+        try:
+            versions.check()
+        except VersionError as error:
+            raise VersionError(f"{error}; or leave it out: --no-aihwkit") from None
     names = [name for name in GROUPS if device == "cuda" or not name.startswith("goal-")]
     if only is not None:
         names = chosen(only, GROUPS)

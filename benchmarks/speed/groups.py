@@ -271,7 +271,7 @@ def _torch_and_lightning(collected: Collected, work: Work, setting: Setting) -> 
             work,
             work.size,
             setting,
-            note="DAC/ADC and output noise only",
+            note="DAC/ADC only: it has no noise outside of training",
             most=slow,
         ),
     )

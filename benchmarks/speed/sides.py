@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -19,13 +18,13 @@ from aimc_bridge import calibrate, convert, drift, program
 from aimc_bridge.converted import matrices_of
 from aimc_bridge.engines import native
 from aimc_bridge.engines.base import Matrix
+from aimc_bridge.equivalence import lightning_side
 from aimc_bridge.spec import Preset, TrainingSpec
 from aimc_bridge.training import clip_and_remap, default_optimizer, noisy_weight
 from benchmarks.speed.works import Work, on, outputs
 from presets import rasch2023
 
 HOUR = 3600.0
-LIGHTNING = "aihwkit_lightning"
 
 ALL = rasch2023
 WEIGHTS = rasch2023.change(
@@ -344,36 +343,26 @@ def torch_tile(work: Work, *, training: bool, device: torch.device) -> nn.Module
 
 def lightning_installed() -> bool:
     """Return whether aihwkit-lightning is installed; nothing here depends on it."""
-    return importlib.util.find_spec(LIGHTNING) is not None
+    return importlib.util.find_spec("aihwkit_lightning") is not None
 
 
 def lightning(work: Work, *, training: bool, device: torch.device) -> nn.Module:
     """Convert the model to aihwkit-lightning; for works without excluded layers.
 
-    It has DAC/ADC, output noise and, in training, additive Gaussian weight noise.
+    It has DAC/ADC and, in training, output noise and additive Gaussian weight noise.
 
     Args:
         work: The work.
         training: Whether the model is for training.
         device: The device of the model.
     """
-    config = importlib.import_module(f"{LIGHTNING}.simulator.configs").TorchInferenceRPUConfig()
-    enums = importlib.import_module(f"{LIGHTNING}.simulator.parameters.enums")
-    crossbar = ALL.crossbar
-    config.forward.inp_res = config.forward.out_res = 2**8 - 2
-    config.forward.out_bound = crossbar.out_bound
-    config.forward.out_noise = crossbar.out_noise
-    config.mapping.max_input_size = crossbar.max_rows
-    config.pre_post.input_range.enable = True
-    config.pre_post.input_range.init_from_data = 0
+    sd = 0.0
     if training:
         spec: TrainingSpec = ALL.training[work.recipe]
-        config.modifier.noise_type = enums.WeightNoiseInjectionType.ADD_NORMAL_PER_CHANNEL
-        config.modifier.std_dev = spec.noise_scale * spec.gaussian_sd
+        sd = spec.noise_scale * spec.gaussian_sd
+    config = lightning_side.config(ALL.crossbar, weight_noise=sd)
     # its convolutions refuse weights in channels-last order
     plain = copy.deepcopy(work.model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    converted = importlib.import_module(f"{LIGHTNING}.nn.conversion").convert_to_analog(
-        plain, config
-    )
+    converted = lightning_side.part("nn.conversion").convert_to_analog(plain, config)
     model: nn.Module = converted.to(device).train(training)
     return model

@@ -111,8 +111,8 @@ TARGETS = (
     Target(
         "forward-lightning",
         "wrn-forward",
-        OUTPUT,
-        "WRN forward, DAC/ADC and output noise, against aihwkit-lightning",
+        CONVERTERS,
+        "WRN forward, DAC/ADC, against aihwkit-lightning",
         FASTER,
         LIGHTNING,
     ),

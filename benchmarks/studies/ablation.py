@@ -250,9 +250,11 @@ class Ablation:
         """
         self.options, self.out, self.output = options, out, output
         settings = options.settings()
+        settings.check_times()
         (task,) = settings.make_tasks().values()
         self.study = Study(task, settings, out / "work", output)
         self.recipe = settings.recipe_of(task)
+        settings.check_recipe(self.recipe)
         every = variants(self.recipe.spec)
         if options.recipes is not None:
             changes = cli.changes_of(settings.changes)

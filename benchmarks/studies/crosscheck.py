@@ -19,8 +19,11 @@ import presets
 from aimc_bridge.commands import Output
 from aimc_bridge.conversion import convert
 from aimc_bridge.converted import matrices_of
-from aimc_bridge.equivalence import Report, crosscheck
+from aimc_bridge.equivalence import Report, crosscheck, lightning_side
+from aimc_bridge.equivalence.against_lightning import without_definitions
 from aimc_bridge.equivalence.device import SAMPLES, TARGETS
+from aimc_bridge.equivalence.lightning_side import LIGHTNING
+from aimc_bridge.equivalence.measuring import AIHWKIT
 from aimc_bridge.equivalence.plan import BudgetError
 from aimc_bridge.equivalence.report import LEVELS
 from aimc_bridge.errors import UsageError
@@ -79,6 +82,8 @@ class CrosscheckOptions:
         against: Names of presets that are compared with the first preset on the native engine. None
             means scalar_drift if it is among the presets and rasch2023 is the first, else none
             (see `others`).
+        reference: What the native engine is compared with under one preset. With "lightning" only
+            layers are compared, and no two presets.
         budget: Wall time of all reports, in seconds.
     """
 
@@ -97,6 +102,13 @@ class CrosscheckOptions:
             validator=_check_presets,
         ),
     ] = None
+    reference: Annotated[
+        Literal["aihwkit", "lightning"],
+        Parameter(
+            help="What the native engine is compared with: aihwkit, or aihwkit-lightning, of "
+            "layers alone."
+        ),
+    ] = "aihwkit"
     levels: Annotated[
         tuple[Literal["device", "layer", "task"], ...], _several("What is compared.")
     ] = ("device", "layer")
@@ -149,7 +161,7 @@ class CrosscheckOptions:
         """The presets that are compared with the first preset on the native engine."""
         if self.against is not None:
             return tuple(cli.preset_of(name) for name in dict.fromkeys(self.against))
-        chosen = self.preset
+        chosen = self.preset if self.reference == AIHWKIT else ()
         usual = bool(chosen) and chosen[0] == presets.rasch2023 and presets.scalar_drift in chosen
         return (presets.scalar_drift,) if usual else ()
 
@@ -227,6 +239,15 @@ class Crosscheck:
         if not options.levels:
             raise UsageError(f"--levels names no level; some of {', '.join(LEVELS)}")
         self.levels = tuple(level for level in LEVELS if level in options.levels)
+        if options.reference == LIGHTNING:
+            if "layer" not in options.levels or options.against or options.times:
+                raise UsageError(
+                    "--reference lightning compares layers: with --levels layer, without --against "
+                    "and --times"
+                )
+            self.levels = ("layer",)
+            for preset in options.preset:
+                lightning_side.check(preset)
         if options.metrics is not None and "task" not in self.levels:
             raise UsageError("--metrics are of the task level; with --levels task")
         self.checkpoints, self.trained = settings.checkpoints(), settings.trained_files()
@@ -294,7 +315,9 @@ class Crosscheck:
         """
         lines = []
         for report in self.reports():
-            sides = "native against aihwkit" if report.should_agree else "two presets, may differ"
+            sides = f"native against {self.options.reference}"
+            if not report.should_agree:
+                sides = "two presets, may differ"
             line = f"{report.name}: {', '.join(report.levels)}; {sides}"
             if budget is not None:
                 line += f"; {as_option(budget.smallest_s[report.name])} at least"
@@ -329,6 +352,8 @@ class Crosscheck:
             report = self._compare(planned, models, share, folder / "work" / planned.name)
             report.save(folder / planned.name)
             wall_s = time.monotonic() - began
+            if self.options.reference == LIGHTNING:
+                report = without_definitions(report)
             if budget is not None:
                 budget.spent_s += wall_s
             done.append(in_short(planned.name, planned.should_agree, report, wall_s))
@@ -446,6 +471,7 @@ class Crosscheck:
             options.times,
             options.chips,
             against=planned.against,
+            reference=self.options.reference,
             trained=None if task is None else self._trained_model(task),
             evaluate=evaluate,
             task_chips=_one_or_two(options.task_chips),

@@ -86,6 +86,8 @@ def prepare(settings: Settings, out: Path | None, resume: bool) -> tuple[Setting
         if name in trained:
             analog = convert(task.skeleton().eval(), settings.preset, exclude=list(task.exclude))
             folder.load_weights(analog, trained[name])
+        if "hwa" in settings.measured and name not in trained:
+            settings.check_recipe(recipe)
         if {"hwa", "control"} & set(settings.measured):
             task.train_loader(recipe.spec.batch_size, settings.seed)
     return settings, tasks

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,11 @@ from cyclopts import Parameter
 
 import presets
 from aimc_bridge.engines.base import engine as find_engine
+from aimc_bridge.errors import AimcError, UsageError, VersionError
+from aimc_bridge.physics.drift import check_known
+from aimc_bridge.physics.injection import injected
+from aimc_bridge.physics.laws import law_of
+from aimc_bridge.times import label
 from aimc_bridge.training import HWATraining
 from benchmarks import cli, tasks
 from benchmarks.tasks import Task
@@ -224,9 +230,47 @@ class Settings:
     # --- checks ---
 
     def check_engines(self) -> None:
-        """Raise a CapabilityError if an engine cannot run the preset on the device."""
+        """Check that every engine is installed and can run the preset on the device, at the times.
+
+        Raises:
+            VersionError: If aihwkit is missing, or does not work with the installed torch.
+            CapabilityError: If an engine cannot run the preset.
+            UsageError: If the memory device is not known at a time.
+        """
         for name in self.engines:
-            find_engine(name).check(self.preset, self.place, torch.float32)
+            try:
+                engine = find_engine(name)
+            except VersionError as error:
+                raise VersionError(f"{error}; or leave it out: --engine native") from None
+            engine.check(self.preset, self.place, torch.float32)
+        self.check_times()
+
+    def check_times(self) -> None:
+        """Check that the memory device of the preset is known at the times.
+
+        Raises:
+            UsageError: If it is not.
+        """
+        for t_s in self.at:
+            _known(f"--times {label(t_s)}", functools.partial(check_known, t_s, self.preset.pcm))
+
+    def check_recipe(self, recipe: HWATraining) -> None:
+        """Check that the memory device is known at the time of a recipe's noise.
+
+        Args:
+            recipe: The recipe of a training under the preset.
+
+        Raises:
+            UsageError: If it is not.
+        """
+        pcm, spec = self.preset.pcm, recipe.spec
+        if law_of(pcm).by_tile or spec.noise_type != "pcm":
+            return
+        one = torch.ones(1)
+        _known(
+            f"the recipe's noise_t_s = {spec.noise_t_s:g} s (--set noise_t_s=SECONDS)",
+            lambda: injected(one, 1.0, pcm, spec, 1.0, one, one),
+        )
 
     def make_tasks(self) -> dict[str, Task]:
         """Make the tasks, each with the options of --option that it knows.
@@ -243,6 +287,14 @@ class Settings:
             )
             for name in self.tasks
         }
+
+
+def _known(what: str, ask: Callable[[], object]) -> None:
+    """Ask a device about a time; its error then says where the time is from."""
+    try:
+        ask()
+    except AimcError as problem:
+        raise UsageError(f"{what}: {problem}") from problem
 
 
 def task_names(words: Sequence[str], profile: str) -> tuple[str, ...]:

@@ -99,7 +99,7 @@ def find(word: str) -> type[Task]:
         if word not in _TASKS:
             raise UsageError(f"unknown task {word!r}; one of {', '.join(names())}, {_OWN}")
         return _TASKS[word]
-    module = _imported(word, place)
+    module = imported(f"task {word!r}", place)
     task = vars(module).get(attribute)
     if not (isinstance(task, type) and issubclass(task, Task)):
         classes = [
@@ -114,12 +114,12 @@ def find(word: str) -> type[Task]:
     return register(task)
 
 
-def _imported(word: str, place: str) -> ModuleType:
+def imported(what: str, place: str) -> ModuleType:
     """Import the module at a dotted path or in a file.
 
     Args:
-        word: The word of the command line, for errors.
-        place: The dotted path, or the file.
+        what: What the module is needed for, in errors, such as "task 'mine.py:Mine'".
+        place: The dotted path; or the file, whose folder is put at the end of Python's search path.
 
     Raises:
         UsageError: If the module cannot be imported.
@@ -129,14 +129,13 @@ def _imported(word: str, place: str) -> ModuleType:
             return importlib.import_module(place)
         file = Path(place).resolve()
         if not file.is_file():
-            raise UsageError(f"task {word!r}: no file {place}")
+            raise UsageError(f"{what}: no file {place}")
         return _of_file(file)
     except AimcError:
         raise
     except Exception as error:  # a user's module can raise anything
         raise UsageError(
-            f"task {word!r}: {place} cannot be imported "
-            f"({type(error).__name__}: {first_line(error)})"
+            f"{what}: {place} cannot be imported ({type(error).__name__}: {first_line(error)})"
         ) from error
 
 

@@ -209,6 +209,29 @@ def test_a_preset_may_be_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert said.startswith("error: ") and "none.toml" in said and len(said.splitlines()) == 1
 
 
+def test_a_preset_may_come_from_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As tasks do, so that its device can be an object; files of data run no code."""
+    path = tmp_path / "chips_of_mine.py"
+    path.write_text(
+        "from presets import ideal\n\nclass Mine:\n"
+        "    def program(self, weights, generator):\n        return weights\n"
+        "    def read(self, state, t_inference, generator):\n        return state\n\n"
+        'mine = ideal.with_device(Mine(), name="mine", why="a test")\nother = 3\n'
+    )
+    preset = cli.preset_of(f"{path}:mine")
+    assert preset.name == "mine" and preset.pcm.law == "own"
+    assert cli.preset_of("chips_of_mine:mine") == preset
+    assert cli.preset_of("presets:rasch2023") is presets.rasch2023
+    for word, said in (
+        (f"{path}:other", f"{path} has no preset 'other'; its presets: ideal, mine"),
+        (f"{tmp_path}/none.py:mine", "none.py"),
+        ("no.such.module:mine", "no.such.module cannot be imported (ModuleNotFoundError"),
+    ):
+        assert outcome(options, "--preset", word) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and said in error and len(error.splitlines()) == 1
+
+
 @pytest.mark.parametrize("word", ["-h", "--help"])
 def test_help_names_every_option(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome(options, word) == 0

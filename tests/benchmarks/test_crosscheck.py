@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -103,6 +104,23 @@ def test_a_dry_run_names_the_reports_and_writes_nothing(
         f"into {tmp_path / 'out'}",
     ]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("aihwkit_lightning") is None, reason="needs aihwkit-lightning"
+)
+def test_lightning_is_a_reference_of_layers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["wrn", "--reference", "lightning", "--dry-run", "--out", str(tmp_path / "out")]
+    assert main([*words, "--preset", "rasch2023", "hermes"]) == 0
+    assert capsys.readouterr().out.splitlines()[:-1] == [
+        "rasch2023/wrn: layer; native against lightning",
+        "hermes/wrn: layer; native against lightning",
+    ]
+    for refused in (["--times", "1h"], ["--against", "ideal"], ["--levels", "device"]):
+        assert main([*words, "--preset", "rasch2023", *refused]) == 2
+        assert "--reference lightning compares layers" in capsys.readouterr().err
 
 
 def test_the_ladder_is_no_option_of_the_cross_check(capsys: pytest.CaptureFixture[str]) -> None:

@@ -195,3 +195,29 @@ def test_the_real_command(tmp_path, words, code, complaint) -> None:
     else:
         assert "--times" in process.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+TABLE = """base = "rasch2023"
+name = "mine"
+why = "measured"
+[device]
+g_max_us = 25.0
+source = "our lab"
+target_us = [0, 0, 25, 25]
+t_s = [1, 5, 1, 5]
+mean_us = [0.1, 0.1, 24, 23]
+sd_us = [0.1, 0.1, 1, 1]
+"""
+
+
+def test_times_that_the_device_does_not_know_are_said_before_any_work(tmp_path, capsys) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(TABLE)
+    words = ["wrn", "--preset", str(path), "--out", str(tmp_path / "out")]
+    assert run.main([*words, "--dry-run"]) == 2
+    said = one_error(capsys.readouterr().err)
+    assert "--times 1h: time 3600 s is outside of the table of this device" in said
+    assert run.main([*words, "--dry-run", "--times", "1s"]) == 2
+    assert "--set noise_t_s=SECONDS" in one_error(capsys.readouterr().err)
+    assert run.main([*words, "--dry-run", "--times", "1s", "--set", "noise_t_s=5"]) == 0
+    assert not (tmp_path / "out").exists()

@@ -104,7 +104,15 @@ def test_the_task_level_is_decided_by_enough_chips_and_not_by_few() -> None:
 
 DEFAULTS: dict[str, Any] = {
     **{"against": None, "physics": None, "task_chips": None, "seed": 0, "layers": None},
-    **{"exclude": (), "budget": None, "compiled": False, "device": "cpu", "workers": 1},
+    **{
+        "exclude": (),
+        "margins": None,
+        "budget": None,
+        "reference": "aihwkit",
+        "compiled": False,
+        "device": "cpu",
+        "workers": 1,
+    },
 }
 """The rest of what `crosscheck` asks."""
 

@@ -23,8 +23,9 @@ from aimc_bridge.equivalence import Report, capture, device
 from aimc_bridge.equivalence.comparison import device_findings, layer_findings
 from aimc_bridge.equivalence.measuring import Sampling
 from aimc_bridge.equivalence.two_engines import TwoEngines
-from aimc_bridge.physics import cells, mapping, mvm, reading
+from aimc_bridge.physics import cells, mapping, mvm
 from aimc_bridge.physics.drift import drifted
+from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.programming import programmed, sigma_prog_us
 from aimc_bridge.physics.reading import read
@@ -84,6 +85,20 @@ def noise_of_drifted(g: Tensor, g_prog: Tensor, t: float, pcm: Any, eps: Tensor)
     return read(g, g, t, pcm, eps)
 
 
+def plant(law: str, mutant: Law, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a mutant in the place of a function of physics, wherever the native engine calls it."""
+    steps = {"drifted": drifted, "read": read} | {law: mutant}
+
+    def read_after_drift(g: Tensor, nu: Tensor, t: float, pcm: Any, eps: Tensor) -> Tensor:
+        basis = law_of(pcm).read_basis(g, nu)
+        return steps["read"](steps["drifted"](g, nu, t, pcm), basis, t, pcm, eps)
+
+    for module in (cells, device):
+        monkeypatch.setattr(module, "read_after_drift", read_after_drift)
+        if law in vars(module):
+            monkeypatch.setattr(module, law, mutant)
+
+
 # name: (law, mutant, target, cell, time, quantity)
 MUTANTS: dict[str, tuple[str, Law, float, str, float, str]] = {
     "t instead of t + t0": ("drifted", no_t0, 0.1, "g/g_max = 0.1", 1.0, "drifted mean"),
@@ -104,9 +119,7 @@ MUTANTS: dict[str, tuple[str, Law, float, str, float, str]] = {
 def test_mutant_is_caught_at_the_device_level(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     law, mutant, target, cell, t, quantity = MUTANTS[name]
     assert clean(target)
-    for module in (cells, device, reading):
-        if law in vars(module):
-            monkeypatch.setattr(module, law, mutant)
+    plant(law, mutant, monkeypatch)
     assert ("device", cell, quantity, t) in found(devices(target))
 
 
@@ -118,8 +131,7 @@ def test_a_redrawn_exponent_is_caught_on_any_grid(
 
     At time 0 nothing has drifted.
     """
-    monkeypatch.setattr(device, "drifted", redrawn)
-    monkeypatch.setattr(reading, "drifted", redrawn)
+    plant("drifted", redrawn, monkeypatch)
     expected = ("device", "g/g_max = 0.5", "exponent drawn anew", times[1])
     assert expected in found(devices(0.5, times))
     assert expected in found(devices(0.5, (0.0, *times)))
@@ -143,7 +155,7 @@ def test_read_noise_of_the_target_is_caught(monkeypatch: pytest.MonkeyPatch) -> 
 
     assert clean(0.0)
     monkeypatch.setattr(device, "programmed", remembered)
-    monkeypatch.setattr(reading, "read", mutant)
+    plant("read", mutant, monkeypatch)
     # Only single devices have the fault: weights keep what they programmed in cells.
     assert ("device", "g/g_max = 0", "read sd", TIMES[0]) in found(devices(0.0))
 

@@ -22,6 +22,7 @@ from aimc_bridge.equivalence.store import digest
 from aimc_bridge.equivalence.two_engines import TwoEngines
 from aimc_bridge.equivalence.two_presets import TwoPresets
 from aimc_bridge.equivalence.work import WorkItem, work_with_bar
+from aimc_bridge.errors import UsageError
 from aimc_bridge.progress import ProgressBar
 from tests.equivalence.test_crosscheck import DEFAULTS, QUICK, Scalar
 from tests.stats import FALSE_ALARM
@@ -167,3 +168,34 @@ def test_a_digest_takes_tensors_of_any_kind() -> None:
     whole = torch.arange(3)
     assert digest(whole.bfloat16()) == digest(whole.bfloat16())
     assert digest(whole.bfloat16()) != digest(whole.half())
+
+
+def test_usual_times_are_those_that_the_device_is_known_at() -> None:
+    few: dict[str, Any] = {"levels": "device", "targets": (0.5,), "samples": 400, "progress": False}
+    table = crosscheck(None, presets.reram_wan2022, None, **few).table
+    assert set(table["t_inference"].dropna()) == {1.0, 86400.0}
+    with pytest.raises(UsageError, match="1, 86400, 172800 s after programming only"):
+        crosscheck(None, presets.reram_wan2022, None, times=("1s", "1h"), **few)
+
+
+@pytest.mark.parametrize("margins", [{"sd": 0.0}, {"skew": 0.1}, {"mean": "1 %"}, 0.01])
+def test_margins_are_shares_of_mean_and_sd(margins: Any) -> None:
+    with pytest.raises(UsageError, match="shares between 0 and 1 of mean, sd"):
+        crosscheck(None, presets.rasch2023, None, levels="device", margins=margins)
+
+
+def test_margins_are_those_of_the_rows_and_of_the_summary() -> None:
+    report = crosscheck(
+        None,
+        presets.rasch2023,
+        None,
+        levels="device",
+        targets=(0.5,),
+        times="1h",
+        samples=400,
+        margins={"sd": 0.03},
+        progress=False,
+    )
+    sd = report.table[report.table["quantity"].str.endswith(" sd")]
+    assert len(sd) and set(sd["margin"]) == {0.03}
+    assert "margins of devices: 1 % of mean, 3 % of sd" in report.summary()

@@ -48,7 +48,7 @@ class RelaxingSpec(DeviceSpec):
     """
 
     law: ClassVar[str] = "relaxing"
-    pairs: ClassVar[bool] = True
+    pairs: int = 1
     sigma_us: float
     rate_per_s: tuple[float, float]
     read_sd: float
@@ -89,7 +89,7 @@ class RelaxingCellSpec(RelaxingSpec):
     """The same device in a single cell that holds a signed weight."""
 
     law: ClassVar[str] = "relaxing cell"
-    pairs: ClassVar[bool] = False
+    pairs: int = 0
 
 
 register(RelaxingCellSpec, Relaxing())

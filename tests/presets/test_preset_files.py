@@ -135,6 +135,41 @@ def test_saving_says_what_it_cannot(tmp_path: Path) -> None:
 # --- files written by hand ---
 
 
+COLUMNS = {
+    "target_us": [0.0, 0.0, 20.0, 20.0],
+    "t_s": [1.0, 9.0, 1.0, 9.0],
+    "mean_us": [0.1, 0.1, 20.0, 18.0],
+    "sd_us": [0.1, 0.1, 1.0, 1.0],
+}
+
+
+def test_a_file_holds_a_table_or_names_one(tmp_path: Path) -> None:
+    """Which is in the preset itself: what it is known by changes with any value."""
+    about = {"g_max_us": 20.0, "source": "lab"}
+    head = {"base": "rasch2023", "name": "mine", "why": "test"}
+    inside, beside = tmp_path / "inside.json", tmp_path / "beside.json"
+    inside.write_text(json.dumps({**head, "device": {**about, **COLUMNS}}))
+    beside.write_text(json.dumps({**head, "device": {**about, "csv": "t.csv"}}))
+    lines = [
+        ",".join(COLUMNS),
+        *(",".join(map(str, row)) for row in zip(*COLUMNS.values(), strict=True)),
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    mine = presets.load(inside)
+    assert presets.load(beside) == mine and mine.pcm.mean_us == (0.1, 0.1, 20.0, 18.0)
+    (tmp_path / "t.csv").write_text("\n".join(lines).replace("18.0", "18.1"))
+    assert presets.load(beside).identity() != mine.identity()
+    for bad, said in (
+        ({"csv": "t.csv", **COLUMNS}, "no entry target_us"),
+        ({**COLUMNS, "mean_us": 3}, "mean_us = 3 in .device.; allowed: a list"),
+        ({k: v for k, v in COLUMNS.items() if k != "t_s"}, "no t_s in .device."),
+        ({**COLUMNS, "sd_us": [0.1, -1, 1, 1]}, "sd_us = -1 at target 0 uS"),
+    ):
+        inside.write_text(json.dumps({**head, "device": {**about, **bad}}))
+        with pytest.raises(SpecError, match=said):
+            presets.load(inside)
+
+
 def test_a_short_file_is_a_changed_copy(tmp_path: Path) -> None:
     path = tmp_path / "any.toml"
     path.write_text(SHORT)

@@ -288,6 +288,27 @@ def test_the_closed_form_is_aihwkits_too(preset: Preset) -> None:
     assert set(rows["verdict"]) == {"equivalent"} and MOMENTS - set(rows["quantity"]) == set()
 
 
+def test_one_gaussian_of_cmo_spreads_as_aihwkits_two() -> None:
+    """Gauss-Hermite quadrature over the first draw, on which the size of the second depends."""
+    pcm, nodes = reram_cmo.pcm, np.polynomial.hermite_e.hermegauss(40)
+    share = nodes[1] / nodes[1].sum()
+    model = ReRamCMONoiseModel(acceptance_range=0.2)
+    g = torch.linspace(9.0, 88.199997, 200, dtype=torch.float64)
+    worst = 0.0
+    for t_s in (1e-6, 1.0, 3600.0, DAY, YEAR, 10 * YEAR):
+        log_t = np.log(t_s)
+        relaxation = abs(model.decay_dict["std"][0] * log_t + model.decay_dict["std"][1])
+        g_drift = g[:, None].numpy() + model.decay_dict["mean"][0] * log_t + relaxation * nodes[0]
+        t_read = model.read_dict["t_read"]
+        growth = np.sqrt(np.log((t_s + t_read) / (2 * t_read)))
+        noise = model.read_dict["K"] * np.log10(np.maximum(g_drift, 1.0)) * growth
+        theirs = np.sqrt(relaxation**2 + (noise**2 * share).sum(1))
+        offset = g - (9.0 + 88.199997) / 2
+        ours = physics.read_sigma(offset, t_s, pcm) * g
+        worst = max(worst, float(np.abs(ours.numpy() / theirs - 1).max()))
+    assert worst < 5e-5
+
+
 # --- PCM of analog foundation models ---
 
 

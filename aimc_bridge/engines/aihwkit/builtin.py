@@ -11,6 +11,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from aihwkit.inference import BaseNoiseModel, PCMLikeNoiseModel
+from aihwkit.inference.converter.base import BaseConductanceConverter
+from aihwkit.inference.converter.conductance import (
+    NPairConductanceConverter,
+    SingleDeviceConductanceConverter,
+)
 from aihwkit.inference.noise.custom import StateIndependentNoiseModel
 from aihwkit.inference.noise.hermes import HermesNoiseModel
 from aihwkit.inference.noise.reram import ReRamCMONoiseModel, ReRamWan2022NoiseModel
@@ -205,9 +210,35 @@ def own_model(pcm: DeviceSpec) -> BaseNoiseModel | None:
         pcm: The device.
 
     Returns:
-        The model, or None if aihwkit has none with these numbers. It has none with faults.
+        The model, or None if aihwkit has none with these numbers. It has none with faults. It reads
+        weights of one device wrongly, see `referenced_model`.
     """
-    return _built(NOISE_MODELS, pcm) if pcm.pairs and not pcm.faults else None
+    if not pcm.pairs or pcm.faults or pcm.referenced:
+        return None
+    if pcm.pairs == 1:
+        return _built(NOISE_MODELS, pcm)
+    pairs = NPairConductanceConverter(list(pcm.factors), g_max=pcm.g_max_us)
+    return _built(NOISE_MODELS, pcm, pairs)
+
+
+def referenced_model(pcm: DeviceSpec) -> BaseNoiseModel | None:
+    """Return aihwkit's noise model of devices that are read against a reference.
+
+    Its functions of single devices and its converter are ours. Its tiles convert the programmed
+    weights to conductances again at each reading, on another range; docs/aihwkit-notes.md says what
+    that does. On aihwkit's tiles our own laws run instead.
+
+    Args:
+        pcm: The device.
+
+    Returns:
+        The model, or None if there is no reference, or if aihwkit has none with these numbers.
+    """
+    if not pcm.referenced:
+        return None
+    g_min_us = pcm.values().get("g_min_us", 0.0)
+    single = SingleDeviceConductanceConverter(g_max=pcm.g_max_us, g_min=g_min_us)
+    return _built(NOISE_MODELS, pcm, single)
 
 
 def cell_model(pcm: DeviceSpec) -> BaseNoiseModel | None:
@@ -224,10 +255,17 @@ def cell_model(pcm: DeviceSpec) -> BaseNoiseModel | None:
     return _built(CELL_MODELS, pcm)
 
 
-def _built(models: dict[str, list[BuiltIn]], pcm: DeviceSpec) -> BaseNoiseModel | None:
+def _built(
+    models: dict[str, list[BuiltIn]],
+    pcm: DeviceSpec,
+    g_converter: BaseConductanceConverter | None = None,
+) -> BaseNoiseModel | None:
     """Return the first of the models that has the numbers of a device, or None."""
     fields = pcm.values()
     for known in models.get(pcm.law, ()):
         if all(fields[name] == value for name, value in known.numbers.items()):
-            return known.build(**{argument: fields[n] for argument, n in known.arguments.items()})
+            arguments = {argument: fields[n] for argument, n in known.arguments.items()}
+            if g_converter is not None:
+                arguments["g_converter"] = g_converter
+            return known.build(**arguments)
     return None

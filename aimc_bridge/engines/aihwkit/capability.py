@@ -12,7 +12,12 @@ from aimc_bridge.spec import Preset, TrainingSpec
 
 TILES = ("rpucuda", "torch")
 ALPHA_FLOOR = 1e-4  # a fixed number in the code of aihwkit's drift compensations
-DROPPABLE = ("w_noise", "ir_drop", "noise_type", "drop_connect", "clip_type", "faults")
+NOT_ON_TORCH = ("out_nonlinearity", "r_series", "v_offset_std", "input_passes", "out_noise_std")
+"""Optional effects of the periphery that the torch tile has not; it has the asymmetries."""
+DROPPABLE = (
+    *("w_noise", "ir_drop", "noise_type", "drop_connect", "clip_type", "faults"),
+    *NOT_ON_TORCH,
+)
 
 
 def cuda_tiles() -> bool:
@@ -38,6 +43,8 @@ def refused(preset: Preset, tile: str, recipe: TrainingSpec | None = None) -> di
             settings["w_noise"] = crossbar.w_noise
         if crossbar.ir_drop > 0:
             settings["ir_drop"] = crossbar.ir_drop
+        effects = (name for name in crossbar.line_effects if name in NOT_ON_TORCH)
+        settings |= {name: getattr(crossbar, name) for name in effects}
     limited = crossbar.max_rows is not None or crossbar.max_columns is not None
     if crossbar.weight_scaling == "layer" and limited:
         settings["weight_scaling"] = crossbar.weight_scaling
@@ -52,7 +59,8 @@ def refused(preset: Preset, tile: str, recipe: TrainingSpec | None = None) -> di
         if recipe.noise_type == "programming" and tile == "torch":
             settings["noise_type"] = recipe.noise_type
         injected = recipe.noise_type in ("pcm", "programming")
-        if injected and preset.pcm.law not in MODIFIERS:
+        one_cell = preset.pcm.pairs < 2 and not preset.pcm.referenced
+        if injected and (preset.pcm.law not in MODIFIERS or not one_cell):
             settings["noise_type"] = recipe.noise_type
         if recipe.clip_type == "column_gaussian":
             settings["clip_type"] = recipe.clip_type

@@ -8,6 +8,7 @@ from typing import Any
 from aihwkit.simulator.configs import InferenceRPUConfig, TorchInferenceRPUConfig
 from aihwkit.simulator.parameters import IOParameters
 from aihwkit.simulator.parameters.enums import (
+    AnalogMVType,
     BoundManagementType,
     NoiseManagementType,
     WeightClipType,
@@ -22,6 +23,11 @@ from aimc_bridge.engines.aihwkit.noise import drift_compensation, noise_model
 from aimc_bridge.spec import CrossbarSpec, Preset, TrainingSpec
 
 _UNLIMITED = 0
+_PASSES = {
+    "one": AnalogMVType.ONE_PASS,
+    "two_analog_sum": AnalogMVType.POS_NEG_SEPARATE,
+    "two_digital_sum": AnalogMVType.POS_NEG_SEPARATE_DIGITAL_SUM,
+}
 _OFF = -1.0
 
 
@@ -81,7 +87,7 @@ def resolution(bits: int | None) -> float:
 
 
 def _forward(io: IOParameters, crossbar: CrossbarSpec, drop: tuple[str, ...]) -> None:
-    """Set the forward pass: converters, output noise, read noise and IR drop."""
+    """Set the forward pass: converters, noise, IR drop and optional effects."""
     # Never `is_perfect`: its backward pass still masks outputs beyond `out_bound` (1.1.0).
     io.is_perfect = False
     io.inp_bound = 1.0 if crossbar.dac_bits is not None else 0.0
@@ -99,6 +105,25 @@ def _forward(io: IOParameters, crossbar: CrossbarSpec, drop: tuple[str, ...]) ->
     io.w_noise_type = WeightNoiseType.PCM_READ if read_noise > 0 else WeightNoiseType.NONE
     io.ir_drop = 0.0 if "ir_drop" in drop else crossbar.ir_drop
     io.ir_drop_g_ratio = crossbar.ir_drop_g_ratio
+    _line_effects(io, crossbar, drop)
+
+
+def _line_effects(io: IOParameters, crossbar: CrossbarSpec, drop: tuple[str, ...]) -> None:
+    """Set the optional effects of the periphery."""
+    # without an ADC the tile has no bound, and takes these relative to an output of 1
+    bound = 1.0 if crossbar.adc_bits is not None else crossbar.out_bound
+    values = {name: value for name, value in crossbar.values().items() if name not in drop}
+    io.mv_type = _PASSES[values.get("input_passes", "one")]
+    io.out_nonlinearity = values.get("out_nonlinearity", 0.0) / bound
+    io.slope_calibration = crossbar.slope_calibration * bound
+    io.out_nonlinearity_std = crossbar.out_nonlinearity_std
+    io.r_series = values.get("r_series", 0.0)
+    io.v_offset_std = values.get("v_offset_std", 0.0)
+    io.v_offset_w_min = crossbar.v_offset_w_min
+    io.w_read_asymmetry_dtod = 0.0 if "input_passes" in drop else crossbar.w_read_asymmetry_dtod
+    io.inp_asymmetry = values.get("inp_asymmetry", 0.0)
+    io.out_asymmetry = values.get("out_asymmetry", 0.0)
+    io.out_noise_std = values.get("out_noise_std", 0.0) if crossbar.out_noise > 0 else 0.0
 
 
 def _mapping(config: Any, crossbar: CrossbarSpec, recipe: TrainingSpec | None) -> None:

@@ -100,4 +100,6 @@ def _empty(kind: type[nn.Module]) -> nn.Module:
 
 
 ENGINE = AihwkitEngine()
-layers.register_defaults(ENGINE.handlers, convert_linear, convert_conv, convert_transposed)
+layers.register_defaults(
+    ENGINE.handlers, convert_linear, convert_conv, convert_transposed, ENGINE.matrices
+)

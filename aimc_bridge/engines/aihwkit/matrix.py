@@ -7,19 +7,22 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge.engines.aihwkit.noise import OurNoiseModel, drawing
+from aimc_bridge.engines.aihwkit.noise import LawNoiseModel, OurNoiseModel, drawing
 from aimc_bridge.engines.aihwkit.tile import ChipTile
+from aimc_bridge.engines.aihwkit.variation import read_tile, write_tile
 from aimc_bridge.engines.base import Flag, Matrix, Observer
 from aimc_bridge.errors import (
     CapabilityError,
     CheckpointError,
     StateError,
 )
-from aimc_bridge.physics import faults
+from aimc_bridge.physics import faults, variation
+from aimc_bridge.physics.cells import Cells, netted_cells, state_shape
 from aimc_bridge.physics.faults import FaultMap
 from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid, column_scales
-from aimc_bridge.spec import Preset, TrainingSpec
+from aimc_bridge.physics.variation import Variation
+from aimc_bridge.spec import OwnDevice, Preset, TrainingSpec
 
 
 class TileMatrix(Matrix):
@@ -57,6 +60,7 @@ class TileMatrix(Matrix):
         self.reached = Flag()
         for _, _, tile in self._each():
             tile.reached, tile.pcm = self.reached, preset.pcm
+        self.hold_variation(Variation())
 
     def named(self, label: str) -> None:
         """Set the name of the layer in errors.
@@ -98,6 +102,7 @@ class TileMatrix(Matrix):
 
         The broken devices are those of the same chip on the native engine.
         """
+        self._draw_variation(seed, name)
         broken = None
         if self.preset.pcm.faults:
             broken = faults.draw(self.grid, self.preset.pcm, faults.generators(seed, name))
@@ -109,6 +114,35 @@ class TileMatrix(Matrix):
                 tile.program_weights(from_reference=True)
             tile.alpha = torch.ones(1)
             tile.alphas = {}
+
+    def _draw_variation(self, seed: int, name: str) -> None:
+        """Draw the periphery of a chip, as the native engine does."""
+        generators = variation.generators(seed, name)
+        self.hold_variation(variation.draw(self.grid, self.preset.crossbar, generators))
+
+    def variation(self) -> Variation:
+        """Return what the C++ tiles hold; without a chip, that is the means."""
+        parts = [[read_tile(tile, self.preset.crossbar) for tile in row] for row in self.tiles]
+        values = {}
+        for name in variation.drawn_names(self.preset.crossbar):
+            tensors = [[part.tensors()[name] for part in row] for row in parts]
+            if name == "read_asymmetry":
+                values[name] = self._whole(tensors)
+            else:
+                values[name] = torch.cat([torch.cat(row, dim=1) for row in tensors])
+        return Variation(**values)
+
+    def hold_variation(self, values: Variation) -> None:
+        """Write the values to the C++ tiles."""
+        drawn, columns = values.tensors(), self.grid.column_slices()
+        for row, column, tile in self._each():
+            part = {
+                name: self._part(value, row, column)
+                if name == "read_asymmetry"
+                else value[row : row + 1, columns[column]]
+                for name, value in drawn.items()
+            }
+            write_tile(tile, self.preset.crossbar, Variation(**part))
 
     def drift(self, t_s: float, seed: int, name: str, draw_on: str) -> None:
         """Read each tile with aihwkit's own function; `draw_on` has no effect."""
@@ -123,6 +157,7 @@ class TileMatrix(Matrix):
         """Let every tile forget its chip."""
         for _, _, tile in self._each():
             tile.forget_chip()
+        self.hold_variation(Variation())
 
     def chip_state(self) -> dict[str, Tensor]:
         """Return the tensors of all tiles, under names "row.column.tensor"."""
@@ -141,17 +176,19 @@ class TileMatrix(Matrix):
                 state[f"drift{index}"] = values
             for t_s, alpha in tile.alphas.items():
                 state[f"alpha@{t_s!r}"] = alpha
+            state |= read_tile(tile, self.preset.crossbar).tensors()
             tensors |= {f"{row}.{column}.{key}": value for key, value in state.items()}
         return tensors
 
     def check_chip_state(self, state: dict[str, Tensor], t_s: float | None) -> None:
-        """Check the tensors of every tile; aihwkit's device decides how many it has."""
+        """Check the tensors of every tile; aihwkit's own models decide how many they have."""
         names, own = set(state), law_of(self.preset.pcm).by_tile
+        drawn = variation.drawn_names(self.preset.crossbar)
         for row, column, tile in self._each():
             where = f"chip of {self.label}, tile {row}.{column}"
             tensors = _of_tile(state, row, column)
             names -= {f"{row}.{column}.{key}" for key in tensors}
-            needed = ["programmed", "held", "alpha", "drift0"]
+            needed = ["programmed", "held", "alpha", "drift0", *drawn]
             if self.preset.compensation.drift_compensation != "none":
                 needed.append("baseline")
             if t_s is not None:
@@ -160,12 +197,16 @@ class TileMatrix(Matrix):
                 raise CheckpointError(f"{where}: no {', '.join(missing)}")
             count = sum(key.startswith("drift") for key in tensors)
             known = {*needed, *(f"drift{index}" for index in range(count))}
+            if isinstance(tile.rpu_config.noise_model, LawNoiseModel):
+                self._check_cells(tensors, tile, where)
             for key, value in tensors.items():
                 if key not in known and not _is_factor(key):
                     raise CheckpointError(f"{where}: unknown tensor {key!r}")
                 shape, whole = tuple(value.shape), tuple(tile.shared_weights.shape)
                 if key in ("programmed", "held") and shape != whole:
                     raise CheckpointError(f"{where}: {key} {shape}; needs {whole}")
+                if key in drawn and shape != variation.shape_of(key, _grid_of(tile)):
+                    raise CheckpointError(f"{where}: {key} {shape}, not one value per output")
                 if key.startswith("alpha") and value.numel() != 1:
                     raise CheckpointError(f"{where}: {key} {shape}; needs one number")
                 if key.startswith("drift") and own:  # it may keep what it likes
@@ -178,15 +219,66 @@ class TileMatrix(Matrix):
         if names:
             raise CheckpointError(f"chip of {self.label}: unknown tensor {sorted(names)[0]!r}")
 
+    def _check_cells(self, tensors: dict[str, Tensor], tile: ChipTile, where: str) -> None:
+        """Check the cells that our noise model keeps of a tile.
+
+        Raises:
+            CheckpointError: If one is missing, too many, or of another shape.
+        """
+        pcm, grid = self.preset.pcm, _grid_of(tile)
+        weights, devices = (grid.out_features, grid.in_features), state_shape(grid, pcm)
+        shapes = [devices, devices, (1, 1), *([weights, weights] if pcm.faults else [])]
+        count = sum(key.startswith("drift") for key in tensors)
+        if count != len(shapes):
+            raise CheckpointError(f"{where}: {count} tensors of its cells; needs {len(shapes)}")
+        for index, needed in enumerate(shapes):
+            shape = tuple(tensors[f"drift{index}"].shape)
+            given = shape[-len(devices) :] if index == 1 else shape  # a law may have several nu
+            if given != needed:
+                raise CheckpointError(
+                    f"{where}: drift{index} {shape}; needs {needed}, "
+                    f"{pcm.pairs or 'no'} pairs of devices per weight"
+                )
+
+    def cells(self) -> Cells:
+        """Return the devices of all tiles as one matrix of cells."""
+        if isinstance(self.preset.pcm, OwnDevice):
+            return super().cells()
+        tiles = [[self._tile_cells(tile) for tile in row] for row in self.tiles]
+        units = torch.cat([torch.cat([c.us_per_unit for c in row], -1) for row in tiles], -2)
+        g = [self._column_tiles([c.conductance_us for c in row]) for row in tiles]
+        nu = [self._column_tiles([c.nu for c in row]) for row in tiles]
+        return Cells(torch.cat(g, -1), torch.cat(nu, -1), units, pcm=self.preset.pcm)
+
+    def _column_tiles(self, parts: list[Tensor]) -> Tensor:
+        """Join the cells of column tiles; their references stand behind all of them."""
+        rows = [
+            part.split((size, part.shape[-2] - size), dim=-2)
+            for part, size in zip(parts, self.grid.columns, strict=True)
+        ]
+        return torch.cat([part for kind in zip(*rows, strict=True) for part in kind], dim=-2)
+
+    def _tile_cells(self, tile: ChipTile) -> Cells:
+        """Return the cells of one tile, also of aihwkit's own models, which keep net weights."""
+        net, state, pcm = tile.programmed_weights, tile.drift_noise_parameters, self.preset.pcm
+        if net is None or state is None:
+            raise StateError(f"{self.label} holds no chip; call program(model, seed) first")
+        if isinstance(tile.rpu_config.noise_model, OurNoiseModel):
+            return Cells(state[0], state[1], state[2], pcm=pcm)
+        return netted_cells(net, state, pcm)
+
     def load_chip_state(self, state: dict[str, Tensor]) -> None:
         """Write the tensors to the tiles that their names start with."""
         self.check_chip_state(state, None)
         self.restore()
+        drawn = variation.drawn_names(self.preset.crossbar)
         for row, column, tile in self._each():
             tensors = _of_tile(state, row, column)
             tile.reference_combined_weights = tile.trained().clone()
             tile.programmed_weights = tensors["programmed"].clone()
             tile.hold(tensors["held"])
+            values = Variation(**{key: tensors[key] for key in drawn})
+            write_tile(tile, self.preset.crossbar, values)
             tile.alpha = tensors["alpha"].clone()
             tile.drift_baseline = tensors.get("baseline")
             count = sum(key.startswith("drift") for key in tensors)
@@ -349,6 +441,11 @@ class TileMatrix(Matrix):
     def remap(self) -> None:
         """Write the trained weights again, on new column scales."""
         self._write(self.clean_weight())
+
+
+def _grid_of(tile: ChipTile) -> TileGrid:
+    """Return the grid of a matrix that lies on this tile alone."""
+    return TileGrid((tile.in_size,), (tile.out_size,))
 
 
 def _of_tile(state: dict[str, Tensor], row: int, column: int) -> dict[str, Tensor]:

@@ -135,7 +135,9 @@ class LawNoiseModel(OurNoiseModel):
             t_inference: Seconds after programming.
         """
         self.t_inference = t_inference
-        cells = cell_law.Cells(*drift_noise_parameters)
+        g, nu, scale, *broken = drift_noise_parameters
+        working, stuck = broken or (None, None)
+        cells = cell_law.Cells(g, nu, scale, working, stuck, self.pcm)
         eps = torch.randn(cells.conductance_us.shape, dtype=weights.dtype)
         return cell_law.read_cells(cells, _one_tile(weights), self.pcm, t_inference, eps)
 

@@ -23,7 +23,11 @@ from aimc_bridge.layers.steps import kept_between_steps
 from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid, column_scales
+from aimc_bridge.physics.mvm import LineEffects, line_effects
+from aimc_bridge.physics.variation import Variation
 from aimc_bridge.spec import Preset, TrainingSpec
+
+_NO_VARIATION = Variation()
 
 
 class Crossbar(nn.Module, Matrix):
@@ -33,7 +37,7 @@ class Crossbar(nn.Module, Matrix):
     the time steps of a recurrent layer share what the first of them derived (`layers.steps`).
 
     The tensors of a chip are not in the state dict: conductances, exponents, the weights that are
-    held now, and the reference and factor of drift compensation.
+    held now, the reference and factor of drift compensation, and what its periphery drew.
 
     Attributes:
         input_range: Input ranges, `[row tiles, column tiles]`, a parameter; None if the preset has
@@ -87,7 +91,7 @@ class Crossbar(nn.Module, Matrix):
         else:
             self.input_range = nn.Parameter(ones(tiles), requires_grad=False)
         self.register_buffer("range_batches", ones(tiles, dtype=torch.long).zero_())
-        for name in programmed.STATE:
+        for name in (*programmed.STATE, *Variation._fields):
             self.register_buffer(name, None, persistent=False)
         self._own_tiles: programmed.Tiles | None = None  # stay where the user's device made them
 
@@ -101,6 +105,10 @@ class Crossbar(nn.Module, Matrix):
     held: Tensor | None
     reference: Tensor | None
     compensation: Tensor | None
+    v_offset: Tensor | None
+    out_nonlinearity: Tensor | None
+    out_noise_values: Tensor | None
+    read_asymmetry: Tensor | None
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         """Load a state dict, unless it has anything of this layer and a chip is programmed."""
@@ -324,18 +332,36 @@ class Crossbar(nn.Module, Matrix):
         if not self.ranges.shared(self.input_range):
             columns = list(enumerate(self.grid.column_slices()))
         blocks = []
+        spec, values = self.preset.crossbar, _NO_VARIATION
+        if spec.line_effects:
+            values = self.variation()
         with torch.inference_mode(False), torch.no_grad():
             whole = None
+            effects = line_effects(values, self.grid, spec) if spec.line_effects else None
+            ones = None
+            if effects is not None and effects.r_series is not None and spec.v_offset_w_min:
+                ones = self.scale.new_ones(1, self.grid.in_features)
             for row in range(len(self.grid.rows)):
                 for column, outs in columns:
                     tile = cache.get((row, column))
                     if tile is None:
                         whole = weight() if whole is None else whole
                         position = self.grid.row_position(whole) if self._ir_drop() else None
-                        tile = TileWeights(self.product, whole, row, column, position)
+                        tile = TileWeights(
+                            self.product, whole, row, column, position, values.read_asymmetry
+                        )
                         cache[row, column] = tile
                     blocks.append(Block(row, column, outs, tile))
+                    if effects is not None:
+                        blocks[-1] = self._with_effects(blocks[-1], effects, ones)
         return blocks
+
+    def _with_effects(self, block: Block, effects: LineEffects, ones: Tensor | None) -> Block:
+        """Return a block of tiles with the effects of its outputs."""
+        of_block = effects.each(lambda effect: effect[block.row, block.columns])
+        if ones is not None:
+            ones = self.product.weights(ones, block.row, None).contiguous()
+        return Block(block.row, block.column, block.columns, block.tile, of_block, ones)
 
     def set_side_precision(self, dtype: torch.dtype | None) -> None:
         """Set the precision of the products behind IR drop and read noise.
@@ -425,15 +451,27 @@ class Crossbar(nn.Module, Matrix):
     def _blueprint(self, name: str, draw_on: str) -> programmed.Blueprint:
         """Return the weights to program, and the source of their noise."""
         weight = self._trained().detach()
-        return programmed.Blueprint(weight, self.scale, self.grid, self.preset, name, draw_on)
+        return programmed.Blueprint(
+            weight, self.scale, self.grid, self.preset, name, draw_on, self.variation()
+        )
+
+    def variation(self) -> Variation:
+        """Return what the periphery of the chip drew."""
+        return Variation(*(getattr(self, name) for name in Variation._fields))
+
+    def hold_variation(self, values: Variation) -> None:
+        """Take what the periphery of a chip drew from now on."""
+        for name, value in values._asdict().items():
+            setattr(self, name, None if value is None else value.to(self.scale))
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def program(self, seed: int, name: str, draw_on: str) -> None:
         """Program the cells, and measure the reference of drift compensation."""
-        blueprint = self._blueprint(name, draw_on)
+        blueprint = self._blueprint(name, draw_on).with_variation(seed)
         cells, held = programmed.program(blueprint, seed)
         self.restore()
+        self.hold_variation(blueprint.variation)
         if isinstance(cells, list):
             self._own_tiles = cells
         else:
@@ -455,7 +493,7 @@ class Crossbar(nn.Module, Matrix):
     def restore(self) -> None:
         """Forget the tensors of the chip."""
         self._own_tiles = None
-        for name in programmed.STATE:
+        for name in (*programmed.STATE, *Variation._fields):
             setattr(self, name, None)
 
     def chip_state(self) -> dict[str, Tensor]:
@@ -464,6 +502,7 @@ class Crossbar(nn.Module, Matrix):
         state = {
             name: value for name in programmed.STATE if (value := getattr(self, name)) is not None
         }
+        state |= self.variation().tensors()
         return state | programmed.own_tensors(cells) if isinstance(cells, list) else state
 
     def check_chip_state(self, state: dict[str, Tensor], t_s: float | None) -> None:
@@ -471,8 +510,13 @@ class Crossbar(nn.Module, Matrix):
         if law_of(self.preset.pcm).by_tile:
             state = dict(state)
             programmed.own_tiles(self._blueprint("", "cpu"), state, self.label)
-        programmed.check_state(state, self.grid, self.label, self.preset.pcm)
+        programmed.check_state(state, self.grid, self.label, self.preset)
         programmed.check_whole(state, self.preset, self.label, t_s, self.scale.dtype)
+
+    def cells(self) -> cell_law.Cells:
+        """Return the programmed cells, unless a user's device keeps them."""
+        cells = self._cells()
+        return super().cells() if isinstance(cells, list) else cells
 
     @torch.inference_mode(False)
     def load_chip_state(self, state: dict[str, Tensor]) -> None:
@@ -481,7 +525,7 @@ class Crossbar(nn.Module, Matrix):
         if law_of(pcm).by_tile:
             state = dict(state)
             tiles = programmed.own_tiles(self._blueprint("", "cpu"), state, self.label)
-        programmed.check_state(state, self.grid, self.label, pcm)
+        programmed.check_state(state, self.grid, self.label, self.preset)
         self.restore()
         self._own_tiles = tiles
         for name, value in state.items():

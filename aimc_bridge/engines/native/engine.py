@@ -102,4 +102,6 @@ def compiled(model: nn.Module, on: bool = True) -> None:
 
 
 ENGINE = NativeEngine()
-layers.register_defaults(ENGINE.handlers, convert_linear, convert_conv, convert_transposed)
+layers.register_defaults(
+    ENGINE.handlers, convert_linear, convert_conv, convert_transposed, ENGINE.matrices
+)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from aimc_bridge import rng
-from aimc_bridge.engines.native import compiled_passes
+from aimc_bridge.engines.native import compiled_passes, lines
 from aimc_bridge.engines.native.backward import Gradients
 from aimc_bridge.engines.native.product import Product
 from aimc_bridge.engines.native.tiles import Job, TileWeights, along, output_step, room
@@ -207,6 +207,14 @@ def _inputs(
     return compiled_passes.Inputs(x, side, size, size * size if needs[1] else None)
 
 
+def _converted(x: Tensor, input_range: Tensor | None, job: Job) -> Tensor:
+    """Return inputs as the DAC converts them, in [-1, 1]."""
+    if not job.compiled:
+        return converted(x, input_range, job.spec, 1.0)
+    steps = None if job.spec.dac_bits is None else levels(job.spec.dac_bits)
+    return compiled_passes.inputs(x, input_range, unit=1.0, steps=steps).x
+
+
 def _with_ir_drop_and_noise(analog: Currents, spec: CrossbarSpec) -> Tensor:
     """Return the currents less the IR drop, with both noises in one draw; in place.
 
@@ -271,14 +279,20 @@ class CrossbarProduct(torch.autograd.Function):
             prepared.append(
                 (block, input_range, scales if input_range is None else scales * input_range)
             )
+        analog: Currents | lines.LineProducts
         for piece in pieces:
             for block, input_range, scales in prepared:
                 part = product.inputs(x[piece], block.row, block.column)
-                analog = currents(part, input_range, block.tile, job)
+                if block.effects is None:
+                    analog = currents(part, input_range, block.tile, job)
+                else:
+                    inputs = _converted(part, input_range, job)
+                    analog = lines.products(inputs, block, job)
                 if total is None and (len(pieces) > 1 or block.column is not None):
                     total = room(analog.y, len(x), product.grid.out_features)
                 into = None if total is None else total[piece][:, block.columns]
-                y, codes = outputs(analog, job, scales, keep=keep, into=into, add=block.row > 0)
+                finish = outputs if isinstance(analog, Currents) else lines.outputs
+                y, codes = finish(analog, job, scales, keep=keep, into=into, add=block.row > 0)  # type: ignore[arg-type]
                 total = y if total is None else total
                 all_codes.append(codes)
         assert total is not None

@@ -13,13 +13,14 @@ from aimc_bridge.engines.native import compiled_chip, draws, kernels
 from aimc_bridge.engines.native.compiled_chip import Held
 from aimc_bridge.errors import CheckpointError
 from aimc_bridge.physics import cells as cell_law
-from aimc_bridge.physics import compensation, mvm
+from aimc_bridge.physics import compensation, mvm, variation
 from aimc_bridge.physics import faults as fault_law
 from aimc_bridge.physics import own as own_law
 from aimc_bridge.physics.cells import Cells
 from aimc_bridge.physics.faults import FaultMap, Generators
 from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid
+from aimc_bridge.physics.variation import Variation
 from aimc_bridge.spec import DeviceSpec, OwnDevice, Preset
 
 BROKEN = ("working", "stuck")
@@ -45,6 +46,7 @@ class Blueprint(NamedTuple):
         preset: The preset.
         name: Name of the layer in its random streams.
         draw_on: "cpu", "device" or "compiled".
+        variation: What the periphery of the chip drew.
     """
 
     weight: Tensor
@@ -53,6 +55,19 @@ class Blueprint(NamedTuple):
     preset: Preset
     name: str
     draw_on: str
+    variation: Variation = Variation()
+
+    def with_variation(self, seed: int) -> Blueprint:
+        """Return a copy for another chip, whose periphery is drawn.
+
+        It is drawn on the CPU, and is the same with every `draw_on`.
+
+        Args:
+            seed: Seed of the chip.
+        """
+        generators = variation.generators(seed, self.name)
+        values = variation.draw(self.grid, self.preset.crossbar, generators)
+        return self._replace(variation=values.to(self.scale))
 
     def normalised(self) -> Tensor:
         """Return the weights in units of the scale of their column."""
@@ -106,7 +121,8 @@ class Blueprint(NamedTuple):
     def passes(self) -> DeviceSpec | None:
         """Return the device if compiled passes are asked for and exist for its law.
 
-        None of them knows faults.
+        None of them knows faults, another cell than one netted pair, or the optional effects of the
+        periphery.
 
         Returns:
             The device; None if its noise is drawn outside of compiled passes.
@@ -118,7 +134,9 @@ class Blueprint(NamedTuple):
             return None
         kernels.check(self.scale.device.type)
         pcm = self.preset.pcm
-        if pcm.faults or not law_of(pcm).compiled or not cell_law.netted(pcm):
+        if pcm.faults or not law_of(pcm).compiled or not cell_law.netted(pcm) or pcm.pairs > 1:
+            return None
+        if self.preset.crossbar.line_effects:
             return None
         return pcm if compiled_chip.suits(self.grid) else None
 
@@ -141,7 +159,7 @@ def program(blueprint: Blueprint, seed: int) -> tuple[Cells | Tiles, Held]:
         faults = None if faults is None else faults.to(clean)
         tiles = own_law.program_tiles(clean, blueprint.grid, device, generators, faults)
         return tiles, _read_own(blueprint, tiles, 0.0, blueprint.generators(seed, "programmed"))
-    weight, scale, grid, preset, name, _ = blueprint
+    weight, scale, grid, preset, name, *_ = blueprint
     pcm = blueprint.passes()
     if pcm is not None:
         measured = preset.compensation.drift_compensation in _MEASURED
@@ -276,37 +294,64 @@ def _readout(blueprint: Blueprint, held: Held, seed: int, when: object) -> Tenso
     grid, preset, weight = blueprint.grid, blueprint.preset, held.weights
     if held.outputs is not None:
         return compensation.from_columns(held.outputs, grid, preset.compensation)
-    eps = blueprint.drawn(tuple(weight.shape), seed, "compensation", when)
-    outputs = mvm.identity_readout(
-        weight, grid.row_position(weight), grid.row_count(weight), preset.crossbar, eps
-    )
+    shape = tuple(weight.shape)
+    eps = blueprint.drawn(shape, seed, "compensation", when)
+    if preset.crossbar.line_effects:
+        out, negative = (
+            blueprint.drawn(shape, seed, "compensation", when, part) for part in ("out", "negative")
+        )
+        outputs = mvm.identity_readout_on_lines(
+            weight, grid, preset.crossbar, blueprint.variation, (eps, out, negative)
+        )
+    else:
+        outputs = mvm.identity_readout(
+            weight, grid.row_position(weight), grid.row_count(weight), preset.crossbar, eps
+        )
     return compensation.readout(outputs, grid, preset.compensation)
 
 
-def check_state(state: dict[str, Tensor], grid: TileGrid, label: str, pcm: DeviceSpec) -> None:
+def check_state(state: dict[str, Tensor], grid: TileGrid, label: str, preset: Preset) -> None:
     """Check that tensors are a chip of a matrix.
 
     Args:
         state: The tensors, by name.
         grid: The tiles of the matrix.
         label: Name of the layer in the error.
-        pcm: The device. The tensors of a user's device are not here.
+        preset: The preset. The tensors of a user's device are not here.
 
     Raises:
         CheckpointError: If a tensor is missing, unknown, or of another shape.
     """
+    pcm, drawn = preset.pcm, variation.drawn_names(preset.crossbar)
     needed: tuple[str, ...] = STATE[3:4] if law_of(pcm).by_tile else STATE[:4]
     if pcm.faults and not law_of(pcm).by_tile:
         needed += BROKEN
-    if any(name not in state for name in needed) or any(name not in STATE for name in state):
+    needed += drawn
+    known = (*STATE, *drawn)
+    if any(name not in state for name in needed) or any(name not in known for name in state):
         raise CheckpointError(f"chip of {label}: has {', '.join(state)}; needs {', '.join(needed)}")
+    state_shape = cell_law.state_shape(grid, pcm)
     rows, columns, outs = len(grid.rows), len(grid.columns), grid.out_features
     for name, value in state.items():
-        allowed = {(rows, outs), (rows, columns)}
-        if name in ("conductance_us", "nu", "held", *BROKEN):
+        allowed: set[tuple[int, ...]] = {(rows, outs), (rows, columns)}
+        if name in ("held", *BROKEN):
             allowed = {(outs, grid.in_features)}
+        elif name in ("conductance_us", "nu"):
+            allowed = {state_shape[-2:]}
+        elif name in drawn:
+            allowed = {variation.shape_of(name, grid)}
         if tuple(value.shape[-2:]) not in allowed:
             raise CheckpointError(f"chip of {label}: {name} {tuple(value.shape)}")
+    for name in ("conductance_us", "nu"):
+        if name not in state:
+            continue
+        shape = tuple(state[name].shape)
+        given = shape[-len(state_shape) :] if name == "nu" else shape  # a law may have several nu
+        if given != state_shape:
+            raise CheckpointError(
+                f"chip of {label}: {name} {shape}; needs {state_shape}, "
+                f"{pcm.pairs or 'no'} pairs of devices per weight"
+            )
 
 
 def check_whole(

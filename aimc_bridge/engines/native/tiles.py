@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aimc_bridge.engines.native.product import Product
 from aimc_bridge.physics.mapping import levels
+from aimc_bridge.physics.mvm import LineEffects
 from aimc_bridge.spec import CrossbarSpec
 
 
@@ -34,7 +35,7 @@ def perfect(spec: CrossbarSpec, ir_drop: bool) -> bool:
     """
     converters = spec.adc_bits is not None or spec.input_range != "none"
     noise = spec.out_noise > 0.0 or spec.w_noise > 0.0
-    return not (converters or noise or ir_drop)
+    return not (converters or noise or ir_drop or spec.line_effects)
 
 
 class TileWeights:
@@ -45,6 +46,7 @@ class TileWeights:
         value: Normalised weights.
         position: The position of each input for the IR drop, in the shape of one output's weights;
             None if there is no IR drop.
+        negative: The weights that negative inputs meet, if they are others; else None.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class TileWeights:
         row: int,
         column: int | None,
         position: Tensor | None,
+        read_asymmetry: Tensor | None = None,
     ) -> None:
         """Cut the weights of a tile out of a matrix.
 
@@ -63,6 +66,7 @@ class TileWeights:
             row: The row of the tile.
             column: The column of the tile; None takes all columns.
             position: `TileGrid.row_position` of the layer's inputs, `[in]`; None without IR drop.
+            read_asymmetry: Factor on each weight while its input is negative, `[out, in]`, or None.
         """
         self.rows = product.grid.rows[row]
         self.value = product.weights(weight, row, column).contiguous()
@@ -70,6 +74,9 @@ class TileWeights:
         if position is not None:
             self.position = product.weights(position.unsqueeze(0), row, None)
         self._magnitudes: dict[torch.dtype, Tensor] = {}
+        self.negative: TileWeights | None = None
+        if read_asymmetry is not None:
+            self.negative = TileWeights(product, weight * read_asymmetry, row, column, position)
 
     def magnitude(self, dtype: torch.dtype) -> Tensor:
         """Return |value| in a precision; it is computed at its first use.
@@ -93,12 +100,17 @@ class Block:
         column: The column of the tile; None if the block is a whole row.
         columns: The outputs of the layer that the tiles compute.
         tile: The weights of the tiles.
+        effects: The optional effects of their periphery, by output; None if there are none.
+        ones: Weights of 1 in the shape of one output's weights, for the sum of the inputs; None if
+            nothing depends on it.
     """
 
     row: int
     column: int | None
     columns: slice
     tile: TileWeights
+    effects: LineEffects | None = None
+    ones: Tensor | None = None
 
     def range_of(self, ranges: Tensor | None) -> Tensor | None:
         """Return the input range of these tiles.

@@ -7,7 +7,7 @@ kind of device it has. A device of your own is a spec, a law, and one line that 
     @dataclass(frozen=True, kw_only=True)
     class RelaxingSpec(DeviceSpec):
         law: ClassVar[str] = "relaxing"
-        pairs: ClassVar[bool] = True       # a weight is a pair of devices
+        pairs: int = 1                     # a weight is a pair of devices
         sigma_us: float
         rate_per_s: float
 

@@ -197,6 +197,28 @@ class Law(ABC, Generic[D]):
         sigma = self.read_sigma(g_prog_us, moment, pcm)
         return (g_drift_us + g_drift_us.abs() * sigma * eps).clamp_min_(0.0)
 
+    def read_after_drift(
+        self, g_prog_us: Tensor, nu: Tensor, moment: Numbers, pcm: D, eps: Tensor
+    ) -> Tensor:
+        """Return conductances as read some time after programming: `drifted`, then `read`.
+
+        A law replaces it only if it can do both in fewer steps.
+
+        Args:
+            g_prog_us: Programmed conductance in microsiemens, shape (*chips, *cells).
+            nu: The result of `drift_exponent`.
+            moment: The result of the function `moment`.
+            pcm: The device.
+            eps: Standard normal noise, of the conductances' shape.
+
+        Returns:
+            Conductance in microsiemens, in the shape of eps.
+        """
+        now = self.drifted(g_prog_us, nu, moment, pcm)
+        if not self.read_noise:
+            return now.expand_as(eps).clone()
+        return self.read(now, self.read_basis(g_prog_us, nu), moment, pcm, eps)
+
     # --- training ---
 
     def injected(

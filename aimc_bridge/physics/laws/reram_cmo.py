@@ -22,8 +22,8 @@ class ReramCmoLaw(Law[ReramCmoSpec]):
 
     aihwkit draws two Gaussians per reading: the relaxation, and a noise whose size depends on the
     relaxed conductance. Here they are one Gaussian with the sum of the two variances, and the size
-    of the noise is that of the mean. By estimate, its standard deviation is
-    the same within 0.3 %.
+    of the noise is that of the mean. The standard deviation is that of aihwkit's two draws within
+    0.005 % (tests/presets/test_published.py integrates them).
 
     Source: falcone_cmo, aihwkit ReRamCMONoiseModel.
     """

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ _STEPS = 16
 
 _CELLS = 8192
 """Equal parts of the targets from 0 to the largest."""
+
+_PIECE = 32768
+"""Cells that each thread works on at a time."""
 
 _LARGEST_RATIO = 1.45
 """Largest sd over mean of readings; at 1.46 the Gaussian before the cut has the mean 0."""
@@ -48,12 +52,20 @@ class TableLaw(Law[TableDevice]):
 
     def sigma_prog_us(self, g_us: Tensor, pcm: TableDevice) -> Tensor:
         """Return the standard deviation between devices at the first time of the table."""
-        return _at(g_us, _programming(pcm)[1])[0]
+        return _at(g_us, _curves(_programming(pcm)[1], g_us))[0]
 
     def programmed(self, g_us: Tensor, pcm: TableDevice, eps: Tensor) -> Tensor:
         """Return max(0, mu + sigma eps), with the table's mean and standard deviation."""
-        mu, sigma = _at(g_us, _programming(pcm)[0])
-        return (mu + sigma * eps).clamp_min_(0.0)
+        curves = _curves(_programming(pcm)[0], g_us)
+        if eps.shape != g_us.shape:  # several chips have the same targets
+            mu, sigma = _at(g_us, curves)
+            return (mu + sigma * eps).clamp_min_(0.0)
+
+        def piece(g: Tensor, noise: Tensor) -> Tensor:
+            mu, sigma = _at(g, curves)
+            return sigma.mul_(noise).add_(mu).clamp_min_(0.0)
+
+        return _in_pieces(piece, g_us, eps)
 
     # --- drift ---
 
@@ -80,13 +92,13 @@ class TableLaw(Law[TableDevice]):
     def drifted(self, g_prog_us: Tensor, nu: Tensor, moment: Numbers, pcm: TableDevice) -> Tensor:
         """Return (A + B g_prog) exp(s z - s^2 / 2)."""
         target, z = nu
-        a, b, s = _at(target, _curves(moment[0]))
+        a, b, s = _at(target, _curves(moment[0], target, 3))
         own: Tensor = (s * (z - 0.5 * s)).exp_()
         return own.mul_(a + b * g_prog_us)
 
     def mean_drift_factor(self, g_us: Tensor, moment: Numbers, pcm: TableDevice) -> Tensor:
         """Return the mean at this time over the mean at the first time."""
-        return _at(g_us, _curves(moment[2]))[2]
+        return _at(g_us, _curves(moment[1], g_us))[2]
 
     # --- reading ---
 
@@ -97,7 +109,21 @@ class TableLaw(Law[TableDevice]):
 
     def read_sigma(self, g_prog_us: Tensor, moment: Numbers, pcm: TableDevice) -> Tensor:
         """Return sigma of a target; the argument `g_prog_us` is the target."""
-        return _at(g_prog_us, _curves(moment[1]))[0]
+        return _at(g_prog_us, _curves(moment[0], g_prog_us))[3]
+
+    def read_after_drift(
+        self, g_prog_us: Tensor, nu: Tensor, moment: Numbers, pcm: TableDevice, eps: Tensor
+    ) -> Tensor:
+        """Return `drifted`, then `read`: the same numbers, piece by piece."""
+        curves = _curves(moment[0], g_prog_us)
+
+        def piece(g: Tensor, target: Tensor, z: Tensor, fresh: Tensor) -> Tensor:
+            a, b, s, sigma = _at(target, curves)
+            now = s.mul_(torch.sub(z, s, alpha=0.5)).exp_().mul_(b.mul_(g).add_(a))
+            return sigma.mul_(now).mul_(fresh).add_(now).clamp_min_(0.0)
+
+        target, z = (number.expand_as(eps) for number in nu)
+        return _in_pieces(piece, g_prog_us.expand_as(eps), target, z, eps)
 
     # --- training ---
 
@@ -119,8 +145,13 @@ class TableLaw(Law[TableDevice]):
         """
         if recipe.noise_type != "pcm":
             return g_us + self.sigma_prog_us(g_us, pcm) * eps * scale
-        device, reading, _ = _at(g_us, _curves(_reading(pcm, recipe.noise_t_s)[2]))
-        return g_us + (device * eps + reading * eps_read) * scale
+        curves = _curves(_reading(pcm, recipe.noise_t_s)[1], g_us, 2)
+
+        def piece(g: Tensor, noise: Tensor, fresh: Tensor) -> Tensor:
+            device, reading = _at(g, curves)
+            return g + (device * noise + reading * fresh) * scale
+
+        return _in_pieces(piece, g_us, eps, eps_read)
 
 
 register(TableDevice, TableLaw())
@@ -133,11 +164,28 @@ register(TableDevice, TableLaw())
 # target, everywhere.
 
 
-def _at(g_us: Tensor, curves: Tensor) -> tuple[Tensor, ...]:
+class _Curves(NamedTuple):
+    """Curves where the cells are, with their dtype.
+
+    Attributes:
+        top: The largest target, in microsiemens.
+        tables: Values and differences of each curve, [curves, 2, _CELLS + 1].
+    """
+
+    top: float
+    tables: Tensor
+
+
+def _curves(numbers: Any, like: Tensor, count: int | None = None) -> _Curves:
+    """Return the first curves of a moment, or all, where a tensor is."""
+    assert isinstance(numbers, Tensor)
+    last = None if count is None else count + 1
+    return _Curves(float(numbers[0, 0, 0]), numbers[1:last].to(like))
+
+
+def _at(g_us: Tensor, curves: _Curves) -> tuple[Tensor, ...]:
     """Return the values of curves at targets, each in the shape of the targets."""
-    top = float(curves[0, 0, 0])
-    tables = curves[1:].to(g_us).unbind()
-    position = g_us.clamp(0.0, top).mul_(_CELLS / top)
+    position = g_us.clamp(0.0, curves.top).mul_(_CELLS / curves.top)
     cell = position.to(torch.int32)
     share = position.sub_(cell)
     place = cell.view(-1)
@@ -145,14 +193,29 @@ def _at(g_us: Tensor, curves: Tensor) -> tuple[Tensor, ...]:
         values.index_select(0, place)
         .view_as(g_us)
         .addcmul_(steps.index_select(0, place).view_as(g_us), share)
-        for values, steps in tables
+        for values, steps in curves.tables.unbind()
     )
 
 
-def _curves(numbers: Any) -> Tensor:
-    """Return the curves of a moment; only the type is made sure of."""
-    assert isinstance(numbers, Tensor)
-    return numbers
+def _in_pieces(piece: Callable[..., Tensor], *cells: Tensor) -> Tensor:
+    """Return a function of cells that works element by element.
+
+    On a CPU it is called for one piece of the cells after the other. All that it computes for a
+    piece stays in the cache, which makes it three times as fast for a layer of 512 x 512.
+
+    Args:
+        piece: The function.
+        *cells: Its arguments, all of one shape.
+    """
+    first, size = cells[0], _PIECE * torch.get_num_threads()
+    graph = torch.is_grad_enabled() and any(values.requires_grad for values in cells)
+    if first.device.type != "cpu" or first.numel() <= size or graph:
+        return piece(*cells)
+    result = torch.empty(first.shape, dtype=first.dtype)
+    pieces = zip(*(values.reshape(-1).split(size) for values in (result, *cells)), strict=True)
+    for part, *arguments in pieces:
+        part.copy_(piece(*arguments))
+    return result
 
 
 def _packed(knots: Array, *values: Array) -> Tensor:
@@ -173,8 +236,8 @@ def _programming(pcm: TableDevice) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=512)
-def _reading(pcm: TableDevice, t_s: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return curves at a time: of the drift, of read noise, and of spreads and mean factor."""
+def _reading(pcm: TableDevice, t_s: float) -> tuple[Tensor, Tensor]:
+    """Return curves at a time: A, B, s and sigma; and of spreads and mean factor."""
     with torch.inference_mode(False):
         knots, start, start_device, start_reading = _refined(pcm, pcm.times_s[0])
         _, mean, device, reading = _refined(pcm, t_s)
@@ -188,8 +251,8 @@ def _reading(pcm: TableDevice, t_s: float) -> tuple[Tensor, Tensor, Tensor]:
         factor = _ratio(mean, start, 1.0)
         slope = np.where(start > 0, kept * factor * quiet / at_start, 0.0)
         level = np.where(start > 0, (1 - kept) * mean * quiet, mean * quiet)
-        drift = _packed(knots, level, slope, s)
-        return drift, _packed(knots, noise), _packed(knots, device, reading, factor)
+        curves = _packed(knots, level, slope, s, noise)
+        return curves, _packed(knots, device, reading, factor)
 
 
 def _ratio(a: Array, b: Array, other: float = 0.0) -> Array:

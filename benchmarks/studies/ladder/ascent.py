@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+import presets
 from aimc_bridge.commands import Output
 from aimc_bridge.errors import UsageError
 from aimc_bridge.files import write_text
@@ -20,7 +21,7 @@ from benchmarks.machine import hardware, versions
 from benchmarks.report.ladder_page import save
 from benchmarks.studies.base import Study
 from benchmarks.studies.ladder.climb import Climb
-from benchmarks.studies.ladder.rungs import LADDER
+from benchmarks.studies.ladder.rungs import with_top
 from benchmarks.studies.ladder.sides import SIDES
 from benchmarks.studies.settings import DigitalEpochs, Settings
 
@@ -44,6 +45,7 @@ class LadderOptions:
 
     Attributes:
         tasks: Names of the tasks, each once.
+        preset: The last rung, after rasch2023 if it is another preset.
         subset: [TASK=]N words; a task without one uses its default number (see `subsets`).
     """
 
@@ -53,6 +55,10 @@ class LadderOptions:
     option: cli.Option = ()
     checkpoint: cli.Checkpoints = ()
     digital_epochs: DigitalEpochs = None
+    preset: Annotated[
+        cli.PresetName,
+        Parameter(help="A preset on top of the ladder, as your own device; default: none."),
+    ] = presets.rasch2023
     times: cli.Times = cli.TIMES
     chips: Annotated[int, Parameter(converter=_TWO, help="Chips per rung.")] = 5
     repeats: Annotated[
@@ -79,6 +85,7 @@ class LadderOptions:
             option=self.option,
             checkpoint=self.checkpoint,
             digital_epochs=self.digital_epochs,
+            preset=self.preset,
             times=self.times,
             chips=self.chips,
             device=self.device,
@@ -109,12 +116,17 @@ class LadderOptions:
             "subset": self.subsets(),
             "device": self.device,
             "seed": self.seed,
-            "presets": {rung.key: _values(rung.preset) for rung in LADDER},
+            "presets": {rung.key: _values(rung.preset) for rung in with_top(self.preset)},
         }
 
 
 def _values(preset: Preset) -> dict[str, Any]:
-    return {part: getattr(preset, part).values() for part in Preset.PARTS}
+    known = preset.identity()
+    return {
+        part: known[part] if part == "pcm" and "values" not in known[part] else spec.values()
+        for part in Preset.PARTS
+        for spec in [getattr(preset, part)]
+    }
 
 
 class Ascent:
@@ -140,13 +152,15 @@ class Ascent:
         """
         self.options, self.out, self.output = options, out, output
         settings, subsets = options.settings(), options.subsets()
+        settings.check_times()
         checkpoints = settings.checkpoints()
         self.climbs = []
         for name, task in settings.make_tasks().items():
             if name in checkpoints:
                 task.load(checkpoints[name])
             study = Study(task, settings, out / "work" / name, output)
-            self.climbs.append(Climb(study, subsets[name], options.repeats))
+            rungs = with_top(options.preset)
+            self.climbs.append(Climb(study, subsets[name], options.repeats, rungs))
 
     def plan(self) -> list[str]:
         """Describe what will be measured: one line per task, then what all have in common."""
@@ -159,7 +173,7 @@ class Ascent:
         ]
         return [
             *lines,
-            f"{len(LADDER)} rungs, {options.chips} chips each, at {times}",
+            f"{len(with_top(options.preset))} rungs, {options.chips} chips each, at {times}",
             f"{len(SIDES)} rows beside them, up to {options.repeats} repeats, at the last time",
             f"into {self.out}",
         ]

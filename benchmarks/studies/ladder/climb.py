@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -15,7 +15,7 @@ from benchmarks.report.ladder_tables import COLUMNS
 from benchmarks.studies.base import Evaluate, Study
 from benchmarks.studies.folder import finished
 from benchmarks.studies.ladder.probe import Probe
-from benchmarks.studies.ladder.rungs import LADDER
+from benchmarks.studies.ladder.rungs import LADDER, Rung
 from benchmarks.studies.ladder.sides import SIDES, Chips, Redrawn, Reread, SideRow
 from benchmarks.tasks import Task
 
@@ -31,19 +31,24 @@ class Climb:
         task: The task.
         subset: Test samples (words); None means all.
         repeats: Chips or readings per row that shows a flaw.
+        rungs: The rungs.
         sizes: How much of the task the ladder runs.
         facts: What the record says about the task.
     """
 
-    def __init__(self, study: Study, subset: int | None, repeats: int) -> None:
+    def __init__(
+        self, study: Study, subset: int | None, repeats: int, rungs: Sequence[Rung] = LADDER
+    ) -> None:
         """Prepare the climb; nothing is read or written yet.
 
         Args:
             study: The task's study; its settings hold the times and the chips per rung.
             subset: Test samples (words); None means all.
             repeats: Chips or readings per row that shows a flaw.
+            rungs: The rungs, `LADDER` or `with_top` of a preset.
         """
         self.study, self.task, self.repeats = study, study.task, repeats
+        self.rungs = rungs
         self.sizes = self.task.ladder
         self.subset = None if subset is None or subset >= self.task.count("test") else subset
         self.facts = study.facts
@@ -72,8 +77,8 @@ class Climb:
         study.parts.recall()
         model = study.digital_model()
         tables = [self._baseline(model)]
-        for rung in LADDER:
-            study.say(f"rung {rung.number} of {len(LADDER)}: {rung.title}")
+        for rung in self.rungs:
+            study.say(f"rung {rung.number} of {len(self.rungs)}: {rung.title}")
             tables.append(study.parts.timed(rung.key, self._rung, model, rung.key, rung.preset))
         for side in SIDES:
             study.say(f"beside: {side.title}")

@@ -1,7 +1,8 @@
 """The rungs of the ladder, from the replication's physics to the paper's, one change at a time.
 
 The first rung is scalar_drift, the last is rasch2023 as it is. From the third rung on, a rung is
-rasch2023 without the changes of all later rungs. `LADDER` holds all eleven rungs in order.
+rasch2023 without the changes of all later rungs. `LADDER` holds all eleven rungs in order. Another
+preset can be a rung on top (`with_top`).
 """
 
 import dataclasses
@@ -132,3 +133,17 @@ _RUNGS = (
 )
 
 LADDER = tuple(Rung(number, *rung) for number, rung in enumerate(_RUNGS, start=1))
+TOP = "preset "
+"""How the key of a rung on top begins; the name of its preset follows."""
+
+
+def with_top(preset: Preset) -> tuple[Rung, ...]:
+    """Return the ladder with another preset on top, as a device of your own.
+
+    Args:
+        preset: The preset. If it is rasch2023, the ladder has no further rung.
+    """
+    if preset == RASCH2023:
+        return LADDER
+    what = f"The preset {preset.name} in place of rasch2023: {preset.description}."
+    return (*LADDER, Rung(len(LADDER) + 1, TOP + preset.name, TOP + preset.name, what, preset))

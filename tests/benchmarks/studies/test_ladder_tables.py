@@ -20,8 +20,8 @@ from benchmarks.report import ladder_tables as tables
 from benchmarks.report.intervals import change, mean_interval
 from benchmarks.studies.ladder import sides
 from benchmarks.studies.ladder.probe import Probe
-from benchmarks.studies.ladder.rungs import LADDER
-from presets import ideal, rasch2023, scalar_drift
+from benchmarks.studies.ladder.rungs import LADDER, with_top
+from presets import hermes, ideal, rasch2023, scalar_drift
 from tests import stats
 from tests.models import linear, mlp, only, random
 
@@ -340,3 +340,18 @@ def test_text_says_means_changes_and_which_are_sure() -> None:
     assert page._change(-0.00012, -0.00022, -0.00002, "accuracy") == "−0.01 ± 0.01"
     assert page._change(1e-6, 0.0, 2e-6, "perplexity") == "+0.000001 ± 0.000001"
     assert page._change(0.25, math.nan, math.nan, "loss") == "+0.250"
+
+
+def test_another_preset_is_a_rung_on_top() -> None:
+    assert with_top(rasch2023) is LADDER
+    top = with_top(hermes)[-1]
+    assert (top.number, top.key, top.preset) == (12, "preset hermes", hermes)
+    results = made_up()
+    last = results[results.row == KEYS[-1]].assign(row=top.key)
+    last.loc[last.metric == "accuracy", "value"] -= 0.05
+    table = tables.steps(pd.concat([results, last]), "accuracy")
+    rows = table[(table.row == top.key) & (table.metric == "accuracy")]
+    assert rows.number.eq(12).all() and rows.change.to_numpy() == pytest.approx([-0.05, -0.05])
+    text = page.ladder_text(table, "accuracy").splitlines()
+    assert len(text) == 2 + 12 and text[-1].startswith("| 12 | preset hermes |")
+    assert len(page.ladder_text(tables.steps(results, "accuracy"), "accuracy").splitlines()) == 13

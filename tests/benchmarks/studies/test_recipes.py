@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -107,6 +108,19 @@ def test_nothing_brought_back_is_no_share() -> None:
     worse = [["recipe", *row[1:-1], row[-1] + 0.01] for row in rows if row[0] == "direct"]
     text = report.section([dataclasses.replace(record, rows=[*rows, *worse])])
     assert text.count("| ? |") == 3
+
+
+@pytest.mark.parametrize(("spread", "shown"), [(0.02, True), (0.2, False)])
+def test_a_share_is_given_only_of_a_gain_that_chips_show(spread: float, shown: bool) -> None:
+    # The gain of 0.16 over three chips has the interval 0.16 +- 4.30 spread / sqrt(3).
+    record = made()
+    rows = [
+        [*row[:-1], row[-1] + spread * (int(row[4]) - 1)] if row[0] == "lstm" else row
+        for row in record.rows
+    ]
+    table = {row["recipe"]: row for row in report.compared(dataclasses.replace(record, rows=rows))}
+    share = table["default"]["brought_back"]
+    assert share == pytest.approx(0.15 / 0.16) if shown else math.isnan(share)
 
 
 def test_the_page_shows_recipes_and_the_ablation_does_not(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import pytest
@@ -457,3 +458,16 @@ def test_second_order_gradients_are_an_error() -> None:
     torch.autograd.grad(energy, x, retain_graph=True)
     with pytest.raises(CapabilityError, match="second-order gradients"):
         torch.autograd.grad(energy, x, create_graph=True)
+
+
+def test_a_state_dict_without_a_tensor_is_told_by_its_name(net: Net) -> None:
+    """Every tensor of a tile counts: loaded in part, the others stay and are named."""
+    analog = convert(net, rasch2023.change(**SMALL_TILES), engine="aihwkit")
+    state = analog.state_dict()
+    tiles = [key for key in state if key.endswith(("shared_weights", "mapping_scales"))]
+    assert len(tiles) >= 4
+    for key in tiles:
+        part = {name: value for name, value in state.items() if name != key}
+        assert analog.load_state_dict(part, strict=False).missing_keys == [key]
+        with pytest.raises(RuntimeError, match=re.escape(key)):
+            analog.load_state_dict(part)

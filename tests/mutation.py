@@ -1,0 +1,237 @@
+"""Mutation testing of a random sample: small faults in the code, each of which a test should find.
+
+`python -m tests.mutation --sample 100` (needs `pip install cosmic-ray`; docs/reliability.md has the
+last result). cosmic-ray finds all places for its faults in the modules of GROUPS. A sample, drawn
+with a seed and spread over the groups in proportion to their number of faults, is applied one by
+one in a temporary copy of the repository. The tests of the group run in a fork of this process,
+which has imported torch and aihwkit already. Results are added to a file of JSON lines, and a run
+that was stopped goes on there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import compileall
+import importlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from py_compile import PycInvalidationMode
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+COPIED = ("aimc_bridge", "benchmarks", "presets", "tests", "docs", "examples", "setup.cfg")
+LOADED = ("torch", "torchvision", "aihwkit.inference", "aihwkit.nn", "pandas", "scipy.stats")
+PROJECT = ("aimc_bridge", "benchmarks", "presets", "tests")
+TIMEOUT_S = 300
+OUTPUT = "pytest.txt"
+FIELDS = ("operator_name", "occurrence", "start_pos", "end_pos", "operator_args")
+
+CHIPS = ("tests/test_chip.py", "tests/test_chip_files.py", "tests/independence")
+GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "physics": (
+        ("aimc_bridge/physics/**/*.py",),
+        ("tests/physics/test_physics.py", "tests/physics/test_injection.py",
+         "tests/physics/test_mvm.py", "tests/physics/test_mapping.py",
+         "tests/physics/test_compensation.py", "tests/test_faults.py",
+         "tests/physics/test_edges.py", "tests/test_devices.py", "tests/presets/test_published.py",
+         "tests/test_golden.py", "tests/physics/test_laws.py"),
+    ),
+    "spec": (
+        ("aimc_bridge/spec/**/*.py",),
+        ("tests/spec", "tests/presets", "tests/test_devices.py"),
+    ),
+    "chip": (("aimc_bridge/rng.py", "aimc_bridge/chip.py"), ("tests/test_rng.py", *CHIPS)),
+    "calibration": (
+        ("aimc_bridge/calibration.py",),
+        ("tests/test_calibration.py", "tests/test_calibration_outliers.py"),
+    ),
+    "native": (
+        ("aimc_bridge/engines/native/programmed.py", "aimc_bridge/engines/native/crossbar.py"),
+        (*CHIPS, "tests/engines/native/test_product.py", "tests/engines/native/test_state.py",
+         "tests/engines/native/test_edges.py", "tests/test_golden.py",
+         "tests/engines/test_inputs.py", "tests/training/test_own_loop.py"),
+    ),
+    "aihwkit": (
+        ("aimc_bridge/engines/aihwkit/matrix.py", "aimc_bridge/engines/aihwkit/noise.py",
+         "aimc_bridge/engines/aihwkit/tile.py"),
+        (*CHIPS, "tests/engines/aihwkit", "tests/test_golden.py", "tests/engines/test_inputs.py"),
+    ),
+    "training": (
+        ("aimc_bridge/training/**/*.py",),
+        ("tests/training/test_training.py", "tests/training/test_settings.py",
+         "tests/training/test_session.py", "tests/training/test_own_loop.py",
+         "tests/training/test_loss.py", "tests/training/test_plain.py",
+         "tests/training/test_accumulation.py", "tests/training/test_resume.py"),
+    ),
+}  # fmt: skip
+"""The modules of each group, and the tests that should find its faults, the fastest first."""
+
+
+def annotations(path: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Return where annotations begin and end: Python never computes them in this project."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        parts = [getattr(node, name, None) for name in ("annotation", "returns")]
+        for part in parts:
+            if isinstance(part, ast.expr) and part.end_lineno and part.end_col_offset:
+                start, end = (part.lineno, part.col_offset), (part.end_lineno, part.end_col_offset)
+                found.append((start, end))
+    return found
+
+
+def faults_of(paths: list[Path]) -> list[Any]:
+    """Return all faults that cosmic-ray has for some modules, outside of annotations."""
+    from cosmic_ray.commands import init
+    from cosmic_ray.work_db import WorkDB, use_db
+
+    with use_db(":memory:", WorkDB.Mode.create) as database:
+        init(paths, database, {})
+        faults = [mutation for item in database.work_items for mutation in item.mutations]
+    spans = {path: annotations(path) for path in paths}
+    return [
+        fault
+        for fault in faults
+        if not any(a <= fault.start_pos < b for a, b in spans[Path(fault.module_path)])
+    ]
+
+
+def sampled(size: int, seed: int, file: Path) -> list[tuple[str, Any]]:
+    """Return the sample in random order, with at least one fault of each group.
+
+    It is kept in a file, because to look for all faults takes a minute.
+    """
+    from cosmic_ray.work_item import MutationSpec
+
+    if file.exists():
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return [(group, MutationSpec(**fields)) for group, fields in kept]
+    generator, sample = random.Random(seed), []
+    faults = {
+        group: faults_of(sorted({path for glob in globs for path in Path().glob(glob)}))
+        for group, (globs, _) in GROUPS.items()
+    }
+    total = sum(map(len, faults.values()))
+    print({group: len(some) for group, some in faults.items()}, "faults,", total, "in total")
+    for group, some in faults.items():
+        count = max(1, round(size * len(some) / total))
+        sample += [(group, fault) for fault in generator.sample(some, min(count, len(some)))]
+    generator.shuffle(sample)
+    kept = [
+        (group, {name: getattr(fault, name) for name in FIELDS} | {"module_path": str(path)})
+        for group, fault in sample
+        for path in (fault.module_path,)
+    ]
+    file.write_text(json.dumps(kept), encoding="utf-8")
+    return sample
+
+
+def tested(tests: tuple[str, ...]) -> str:
+    """Run tests in a fork, in this folder; return "killed", "survived" or "timeout"."""
+    child = os.fork()
+    if child == 0:
+        try:
+            _in_child(tests)
+        finally:  # never on into the parent's clean-up
+            os._exit(4)
+    end = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return "survived" if status == 0 else "killed"
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "timeout"
+
+
+def _in_child(tests: tuple[str, ...]) -> None:
+    """Run tests, and exit with pytest's status."""
+    import pytest
+
+    os.setpgrp()
+    for name in [n for n in sys.modules if n.partition(".")[0] in PROJECT]:
+        del sys.modules[name]
+    sys.path.insert(0, str(Path.cwd()))
+    output = os.open(OUTPUT, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])
+    sys.stdout.flush()
+    os._exit(int(status))
+
+
+def copied(folder: Path) -> None:
+    """Copy the repository; its compiled files are checked by content, not by their time."""
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    compileall.compile_dir(
+        folder, quiet=2, invalidation_mode=PycInvalidationMode.CHECKED_HASH, workers=1
+    )
+
+
+def main() -> None:
+    """Test a sample of faults, and print how many were found."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--sample", type=int, default=100, help="number of faults")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
+    parser.add_argument("--out", type=Path, default=Path("mutants.jsonl"), help="file of results")
+    options = parser.parse_args()
+    from cosmic_ray.mutating import use_mutation
+    from cosmic_ray.plugins import get_operator
+    from scipy.stats import binomtest
+
+    out, end = options.out.absolute(), time.monotonic() + options.seconds
+    lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
+    results = {line["fault"]: line for line in map(json.loads, lines)}
+    sys.dont_write_bytecode = True
+    with tempfile.TemporaryDirectory() as folder:
+        copied(Path(folder))
+        os.chdir(folder)
+        file = out.with_name(f"{out.stem}-{options.sample}-{options.seed}.json")
+        sample = sampled(options.sample, options.seed, file)
+        for name in LOADED:
+            importlib.import_module(name)
+        for group, fault in sample:
+            line, column = fault.start_pos
+            name = f"{fault.module_path}:{line}:{column} {fault.operator_name} {fault.occurrence}"
+            if name in results or time.monotonic() > end:
+                continue
+            began = time.monotonic()
+            operator = get_operator(fault.operator_name)(**fault.operator_args)
+            with use_mutation(fault.module_path, operator, fault.occurrence) as (_, mutated):
+                text = (mutated or "").splitlines()[line - 1].strip()
+                own = sorted(map(str, Path("tests").rglob(f"test_{fault.module_path.stem}*.py")))
+                outcome = tested((*own, *GROUPS[group][1]))
+            results[name] = {
+                "fault": name, "group": group, "line": text, "outcome": outcome,
+                "seconds": round(time.monotonic() - began, 1),
+            }  # fmt: skip
+            with out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(results[name]) + "\n")
+            print(outcome, name, "|", text, flush=True)
+        os.chdir(ROOT)
+    survivors = sum(result["outcome"] == "survived" for result in results.values())
+    count = len(results)
+    if count:
+        interval = binomtest(count - survivors, count).proportion_ci(method="exact")
+        print(
+            f"{count - survivors} of {count} faults found; 95 % interval of the share "
+            f"{interval.low:.1%} to {interval.high:.1%}"
+        )
+
+
+if __name__ == "__main__":
+    main()
