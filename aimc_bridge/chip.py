@@ -21,6 +21,8 @@ from aimc_bridge.physics.drift import check_known
 from aimc_bridge.sealed_files import add_tensor, read_sealed, write_tensors
 from aimc_bridge.times import seconds
 
+MOST_SEED = 2**128
+"""The largest size of a seed, positive or negative."""
 _FORMAT = 2
 _ABOUT = "aimc_bridge_chip"
 _RANGES = "input ranges"
@@ -36,7 +38,7 @@ def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
 
     Args:
         model: A converted model.
-        seed: Any integer; it names the chip.
+        seed: An integer, at most 2**128 in size; it names the chip.
         draw_on: Where the random numbers are drawn: "cpu" gives the same chip on the CPU and on
             CUDA. "device" draws where the weights are: faster, and repeatable on that kind of
             device. "compiled" draws there too, inside passes of torch.compile and with another
@@ -75,7 +77,9 @@ def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
     watch_reach(model)
 
 
-def integer(name: str, value: SupportsIndex, least: int | None = None, most: int = 2**64) -> int:
+def integer(
+    name: str, value: SupportsIndex, least: int | None = None, most: int = MOST_SEED
+) -> int:
     """Return a value as an int, if it is an integer of Python, numpy or another kind.
 
     Args:
