@@ -17,7 +17,7 @@ from aimc_bridge.errors import (
     StateError,
 )
 from aimc_bridge.physics import faults, variation
-from aimc_bridge.physics.cells import Cells, netted_cells, state_shape
+from aimc_bridge.physics.cells import Cells, netted_cells, state_shape, working_shape
 from aimc_bridge.physics.faults import FaultMap
 from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid, column_scales
@@ -226,8 +226,10 @@ class TileMatrix(Matrix):
             CheckpointError: If one is missing, too many, or of another shape.
         """
         pcm, grid = self.preset.pcm, _grid_of(tile)
-        weights, devices = (grid.out_features, grid.in_features), state_shape(grid, pcm)
-        shapes = [devices, devices, (1, 1), *([weights, weights] if pcm.faults else [])]
+        devices = state_shape(grid, pcm)
+        shapes = [devices, devices, (1, 1)]
+        if pcm.faults:
+            shapes += [working_shape(grid, pcm), (grid.out_features, grid.in_features)]
         count = sum(key.startswith("drift") for key in tensors)
         if count != len(shapes):
             raise CheckpointError(f"{where}: {count} tensors of its cells; needs {len(shapes)}")

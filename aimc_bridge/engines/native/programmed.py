@@ -342,14 +342,16 @@ def check_state(state: dict[str, Tensor], grid: TileGrid, label: str, preset: Pr
             allowed = {variation.shape_of(name, grid)}
         if tuple(value.shape[-2:]) not in allowed:
             raise CheckpointError(f"chip of {label}: {name} {tuple(value.shape)}")
-    for name in ("conductance_us", "nu"):
+    devices = {"conductance_us": state_shape, "nu": state_shape}
+    devices[BROKEN[0]] = cell_law.working_shape(grid, pcm)
+    for name, needed_shape in devices.items():
         if name not in state:
             continue
         shape = tuple(state[name].shape)
-        given = shape[-len(state_shape) :] if name == "nu" else shape  # a law may have several nu
-        if given != state_shape:
+        given = shape[-len(needed_shape) :] if name == "nu" else shape  # a law may have several nu
+        if given != needed_shape:
             raise CheckpointError(
-                f"chip of {label}: {name} {shape}; needs {state_shape}, "
+                f"chip of {label}: {name} {shape}; needs {needed_shape}, "
                 f"{pcm.pairs or 'no'} pairs of devices per weight"
             )
 
