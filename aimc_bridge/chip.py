@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import operator
 import os
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, SupportsIndex
 
+import torch
 from torch import Tensor, nn
 
-from aimc_bridge import files
 from aimc_bridge.converted import ProgrammedChip, digital_state, engine_of, matrices_of, record_of
 from aimc_bridge.engines.base import Matrix
-from aimc_bridge.errors import CheckpointError, StateError, UsageError
+from aimc_bridge.errors import AimcError, CheckpointError, StateError, UsageError, shown
 from aimc_bridge.first_pass import watch_reach
 from aimc_bridge.physics.drift import check_known
+from aimc_bridge.sealed_files import add_tensor, read_sealed, write_tensors
 from aimc_bridge.times import seconds
 
+MOST_SEED = 2**128
+"""The largest size of a seed, positive or negative."""
 _FORMAT = 2
+_ABOUT = "aimc_bridge_chip"
 _RANGES = "input ranges"
 
 
@@ -32,7 +38,7 @@ def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
 
     Args:
         model: A converted model.
-        seed: Any integer; it names the chip.
+        seed: An integer, at most 2**128 in size; it names the chip.
         draw_on: Where the random numbers are drawn: "cpu" gives the same chip on the CPU and on
             CUDA. "device" draws where the weights are: faster, and repeatable on that kind of
             device. "compiled" draws there too, inside passes of torch.compile and with another
@@ -71,24 +77,29 @@ def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
     watch_reach(model)
 
 
-def integer(name: str, value: SupportsIndex, least: int | None = None) -> int:
+def integer(
+    name: str, value: SupportsIndex, least: int | None = None, most: int = MOST_SEED
+) -> int:
     """Return a value as an int, if it is an integer of Python, numpy or another kind.
 
     Args:
         name: Name of the argument, for the error.
         value: The value; True and False are not allowed.
-        least: The smallest value allowed; None allows all.
+        least: The smallest value allowed; None allows negative ones, too.
+        most: The largest value allowed, also for the size of negative ones.
 
     Raises:
-        UsageError: If the value is no integer or too small.
+        UsageError: If the value is no integer, too small or too large.
     """
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or (least is not None and number < least):
+    if number is None or abs(number) > most or (least is not None and number < least):
         bound = "" if least is None else f" >= {least}"
-        raise UsageError(f"{name}={value!r}; allowed: an integer{bound}")
+        if number is not None and abs(number) > most:
+            bound = f" up to {most}"
+        raise UsageError(f"{name}={shown(value)}; allowed: an integer{bound}")
     return number
 
 
@@ -208,7 +219,7 @@ def fingerprint(model: nn.Module, matrices: dict[str, Matrix], *also: object) ->
             if tensor is None:
                 digest.update(b"none")
                 continue
-            files.add_tensor(digest, tensor)
+            add_tensor(digest, tensor)
 
     for name, matrix in sorted(matrices.items()):
         preset = matrix.preset
@@ -238,17 +249,19 @@ def _cells(matrices: dict[str, Matrix]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _check_cells(
-    path: str | os.PathLike[str], saved: dict[str, Any], wanted: dict[str, Any]
-) -> None:
-    """Raise CheckpointError if the weights of a saved chip lie on other cells than the model's."""
+def _other_cells(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Say which layer of a saved chip lies on other cells than the model's; nothing if none does.
+
+    The fields of the saved chip may be damaged: then looking into them raises whatever it raises.
+    """
     for name in sorted({*saved, *wanted}):
         if saved.get(name) != wanted.get(name):
-            raise CheckpointError(
-                f"{path}: layer {name!r} of this chip has {_in_words(saved.get(name))} per weight, "
+            return (
+                f"layer {name!r} of this chip has {_in_words(saved.get(name))} per weight, "
                 f"the model's has {_in_words(wanted.get(name))}; load it into a model that was "
                 "converted with the preset of the chip"
             )
+    return ""
 
 
 def _in_words(cells: dict[str, Any] | None) -> str:
@@ -300,17 +313,18 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
     for name, matrix in matrices.items():
         if (ranges := matrix.input_ranges()) is not None:
             tensors[f"{name}/{_RANGES}"] = ranges
-    about = {
+    about: dict[str, Any] = {
         "format": _FORMAT,
         "engine": record_of(model).engine,
         "model": fingerprint(model, matrices),
         "seed": chip.seed,
         "draw_on": chip.draw_on,
         "t_inference": chip.t_inference,
+        "versions": {"torch": torch.__version__, **_versions("aimc-bridge", "aihwkit")},
     }
     if cells := _cells(matrices):
         about["cells"] = cells
-    files.write_tensors(path, tensors, {"aimc_bridge_chip": json.dumps(about)})
+    write_tensors(path, tensors, {_ABOUT: json.dumps(about)})
 
 
 def load_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -319,48 +333,85 @@ def load_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
     The outputs are the same as when the chip was saved: bit for bit if the engine's products can be
     repeated. `save_chip` has an example.
 
+    The whole file is checked first: its checksum, and that it holds all tensors of this chip, with
+    the right shapes and with finite values, and no others. If it is refused, the model is as it was
+    before, with the chip that it held.
+
     Args:
         model: The model that the chip was programmed from, or one converted in the same way with
             the same weights.
         path: A file written by `save_chip`.
 
     Raises:
-        CheckpointError: If the file is missing or damaged, or holds the chip of another model. The
-            model is then as it was before, or restored if the damage was found late.
+        CheckpointError: If the file is missing or damaged, or holds the chip of another model.
         CapabilityError: If the model is not a converted one.
-    """
-    from safetensors import SafetensorError, safe_open
 
+    Warns:
+        UserWarning: If the file has no checksum, because an older version wrote it.
+    """
     matrices = matrices_of(model)
+    file = read_sealed(path, "a chip file")
+    chip = _described(model, file.metadata, path)
     states: dict[str, dict[str, Tensor]] = {name: {} for name in matrices}
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            about = json.loads((file.metadata() or {})["aimc_bridge_chip"])
-            if about["format"] == _FORMAT:
-                _check_cells(path, about.get("cells", {}), _cells(matrices))
-            if about["format"] != _FORMAT or about["model"] != fingerprint(model, matrices):
-                raise CheckpointError(
-                    f"{path}: a chip of another model, engine or preset; load it into the model "
-                    "it was programmed from, converted the same way, with the same weights"
-                )
-            for key in file.keys():  # noqa: SIM118 - the file is no mapping
-                name, _, tensor = key.rpartition("/")
-                states[name][tensor] = file.get_tensor(key)
-            chip = ProgrammedChip(about["seed"], about["draw_on"], about["t_inference"])
-    except CheckpointError:
-        raise
-    except FileNotFoundError as cause:
-        raise CheckpointError(f"{path}: no such file") from cause
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as cause:
-        raise CheckpointError(f"{path}: not a chip file, or damaged ({cause})") from cause
+    for key, value in file.tensors.items():
+        name, _, tensor = key.rpartition("/")
+        if name not in states:
+            raise CheckpointError(f"{path}: not a chip file, or damaged (it holds {key!r})")
+        states[name][tensor] = value
     ranges = {name: state.pop(_RANGES, None) for name, state in states.items()}
     try:
         for name, matrix in matrices.items():
-            matrix.load_chip_state(states[name])
+            matrix.check_chip_state(states[name], chip.t_inference)
             if (saved := ranges[name]) is not None:
-                matrix.set_input_ranges(saved)
-    except CheckpointError:
-        restore(model)
-        raise
+                matrix.grid.check_ranges(saved, f"layer {name!r}")
+    except (AimcError, ValueError, RuntimeError) as cause:  # the last two: a user's device
+        raise CheckpointError(f"{path}: damaged, or of another model ({cause})") from cause
+    for name, matrix in matrices.items():
+        matrix.load_chip_state(states[name])
+        if (saved := ranges[name]) is not None:
+            matrix.set_input_ranges(saved)
     record_of(model).chip = chip
     watch_reach(model)
+
+
+def _described(
+    model: nn.Module, metadata: dict[str, str], path: str | os.PathLike[str]
+) -> ProgrammedChip:
+    """Return the chip that the header of a file describes.
+
+    Raises:
+        CheckpointError: If the header is damaged, or of a chip of another model.
+    """
+    matrices = matrices_of(model)
+    try:
+        about = json.loads(metadata[_ABOUT])
+        described, number = about["model"], about["format"]
+        seed, draw_on, t_s = about["seed"], about["draw_on"], about["t_inference"]
+        known = number == _FORMAT
+        other_cells = _other_cells(about.get("cells", {}), _cells(matrices)) if known else ""
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as cause:
+        raise CheckpointError(f"{path}: not a chip file, or damaged ({cause!r})") from cause
+    if other_cells:
+        raise CheckpointError(f"{path}: {other_cells}")
+    if not known or described != fingerprint(model, matrices):
+        raise CheckpointError(
+            f"{path}: a chip of another model, engine or preset; load it into the model it was "
+            "programmed from, converted the same way, with the same weights"
+        )
+    try:
+        integer("seed", seed)
+        check_draw_on(model, draw_on)
+        if t_s is not None:
+            t_s = seconds(t_s if type(t_s) in (int, float) else repr(t_s))
+    except UsageError as cause:
+        raise CheckpointError(f"{path}: not a chip file, or damaged ({cause})") from cause
+    return ProgrammedChip(seed, draw_on, t_s)
+
+
+def _versions(*names: str) -> dict[str, str]:
+    """Return the versions of the packages that are installed."""
+    versions = {}
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions

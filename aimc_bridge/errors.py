@@ -4,6 +4,19 @@ Each message says what is wrong, what was given, what is allowed and what to do.
 """
 
 
+def shown(value: object) -> str:
+    """Return the repr of a value for a message, cut if it is long.
+
+    Args:
+        value: Any value, also a number with more digits than Python writes.
+    """
+    try:
+        text = repr(value)
+    except ValueError:
+        return f"a {type(value).__name__} of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:90]}...{text[-20:]}"
+
+
 class AimcError(Exception):
     """Base of all errors that the project raises on purpose."""
 

@@ -2,44 +2,148 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import errno
 import os
-from collections.abc import Iterator, Mapping
+import re
+import socket
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from aimc_bridge.errors import CheckpointError
+from aimc_bridge.errors import UsageError
 
-if TYPE_CHECKING:
-    from torch import Tensor
+_PARTIAL = re.compile(r"\..*\.(?:(?P<host>[^.]*)-)?(?P<process>[0-9]+)\.partial(?:\.[^.]*)?")
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path, which replaces `path` if the block succeeds.
 
-    It lies in the same folder. The temporary name starts with a point, contains the process id and
-    keeps the suffix, so that libraries which choose a format by suffix still work. If the block
-    fails, the temporary file is removed and `path` stays as it was.
+    It lies in the same folder. The temporary name starts with a point, contains the host and the
+    process id and keeps the suffix, so that libraries which choose a format by suffix still work.
+    If the block fails, the temporary file is removed and `path` stays as it was. What a killed
+    process left in the folder is removed too. The file gets the permissions of any new file,
+    whatever the library that writes it does.
 
     Args:
         path: The file to write or to replace. Its folder must exist.
 
     Yields:
         The path to write to.
+
+    Raises:
+        UsageError: If the path cannot be encoded here.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    path = check_path(path)
+    remove_partial(path.parent)
+    temporary = path.with_name(f".{path.stem}.{_host()}-{os.getpid()}.partial{path.suffix}")
     try:
+        temporary.touch()  # as the umask says
+        mode = temporary.stat().st_mode & 0o777
         yield temporary
+        if temporary.stat().st_mode & 0o777 != mode:
+            temporary.chmod(mode)  # safetensors makes files that only their owner can read
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename is None:  # on a full disk the system does not say which file it was
-            error.filename = os.fspath(path)
+        if error.filename is None or error.filename == os.fspath(temporary):
+            error.filename = os.fspath(path)  # on a full disk the system does not say which it was
+        error.filename2 = None  # of os.replace, the temporary one is no use to anybody
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to show
+            temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file can be written, before any work is done for it; nothing is left.
+
+    Args:
+        path: The file; its folder must exist.
+
+    Raises:
+        OSError: If no file can be made beside it, or if it is not a file.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a file", os.fspath(path))
+    probe = path.with_name(f".{path.stem}.{_host()}-{os.getpid()}.partial{path.suffix}")
+    probe.touch()
+    probe.unlink()
+
+
+def remove_partial(folder: Path, *, below: bool = False) -> None:
+    """Remove the temporary files of processes of this machine that are dead.
+
+    Args:
+        folder: The folder; nothing happens if it does not exist.
+        below: Whether the folders in it are looked through, too.
+    """
+    with contextlib.suppress(OSError):
+        for path in folder.rglob(".*.partial*") if below else folder.glob(".*.partial*"):
+            match = _PARTIAL.fullmatch(path.name)
+            if match is None or match["host"] not in (None, _host()):
+                continue
+            if not _alive(int(match["process"])):
+                path.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    """Return a short name of this machine that a file's name may contain."""
+    return re.sub("[^A-Za-z0-9_]+", "_", socket.gethostname())[:40]
+
+
+def _alive(process: int) -> bool:
+    """Return whether a process of this machine is running."""
+    if os.name == "nt":  # there, signal 0 is Ctrl-C
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Give an OSError of the block the name of a file, if it has none.
+
+    A full disk does not say which file could not be written.
+
+    Args:
+        path: The file that the block writes.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise
+
+
+def check_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path, if this process can use it and every text file can hold it.
+
+    Args:
+        path: A path.
+
+    Raises:
+        UsageError: If it holds bytes that are no UTF-8, characters that the locale of this process
+            cannot encode, or a zero byte.
+    """
+    text = os.fspath(path)
+    try:
+        text.encode("utf-8")
+        usable = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
+        raise UsageError(
+            f"path {ascii(text)} cannot be written in UTF-8 and in the encoding of this locale; "
+            "rename it, or set a locale such as LC_ALL=C.UTF-8"
+        )
+    return Path(text)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -51,66 +155,3 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(text.encode("utf-8"))
-
-
-def write_tensors(
-    path: str | os.PathLike[str],
-    tensors: Mapping[str, Tensor],
-    metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Write tensors of any device as a safetensors file, whole or not at all.
-
-    Args:
-        path: The file; its folder must exist.
-        tensors: The tensors by name. Tensors that share memory are written once per name.
-        metadata: Text values for the header of the file.
-
-    Raises:
-        CheckpointError: If the file cannot be written (a full disk, a missing folder).
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    plain = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
-    try:
-        with replacing(path) as temporary:
-            save_file(plain, temporary, metadata=None if metadata is None else dict(metadata))
-    except (SafetensorError, OSError) as cause:
-        raise CheckpointError(f"{path}: cannot be written ({cause})") from cause
-
-
-def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read all tensors of a safetensors file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The tensors by name, on the CPU.
-
-    Raises:
-        CheckpointError: If the file is missing or damaged.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except FileNotFoundError as cause:
-        raise CheckpointError(f"{path}: no such file") from cause
-    except (SafetensorError, OSError) as cause:
-        raise CheckpointError(f"{path}: damaged, or not a safetensors file ({cause})") from cause
-
-
-def add_tensor(digest: hashlib._Hash, tensor: Tensor) -> None:
-    """Add a tensor's dtype, shape and bytes to a digest.
-
-    Args:
-        digest: A hash object of `hashlib`.
-        tensor: A tensor of any dtype and device.
-    """
-    import torch
-
-    plain = tensor.detach().cpu().contiguous()
-    digest.update(repr((plain.dtype, tuple(plain.shape))).encode())
-    digest.update(plain.flatten().view(torch.uint8).numpy().tobytes())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import csv
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,13 @@ from torch import nn
 from aimc_bridge import rng
 from aimc_bridge.chip import check_draw_on, drift, fingerprint, integer, program, restore
 from aimc_bridge.converted import matrices_of, record_of
-from aimc_bridge.errors import DataError, UsageError
-from aimc_bridge.files import replacing
+from aimc_bridge.errors import UsageError, shown
+from aimc_bridge.files import check_path, check_writable
 from aimc_bridge.first_pass import forget_reached, measuring, warn_unreached
 from aimc_bridge.physics.drift import check_known
 from aimc_bridge.progress import ProgressBar, metric_value
 from aimc_bridge.spec import Preset
+from aimc_bridge.sweep_files import COLUMNS, Row, read_rows, write_rows
 from aimc_bridge.times import label, seconds
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ Evaluate = Callable[[nn.Module], float | Mapping[str, float]]
 UNNAMED = "metric"
 """The metric's name if `evaluate` returns a plain number."""
 
-COLUMNS = ["chip", "seed", "t_inference", "metric", "value"]
-Row = tuple[int, int, float, str, float]
+MOST_CHIPS = 1_000_000
+MOST_WORKERS = 10_000
 _ONE_AT_A_TIME = threading.Lock()
 """Held while a chip is evaluated: threads of one process share the generator that a chip seeds."""
 
@@ -82,10 +83,10 @@ def sweep(
         and `value`. It is sorted by metric, chip and time.
 
     Raises:
-        UsageError: If there are no chips or no times, if a device is not known at one of them, if
-            `evaluate` returns no number, or if it or a device of your own cannot be sent to other
-            processes. Nothing is computed in these cases, unless only the result of `evaluate` is
-            wrong.
+        UsageError: If there are no chips, no times or no workers, if a device is not known at one
+            of the times, if `evaluate` returns no number, if it or a device of your own cannot be
+            sent to other processes, or if the file of `resume` cannot be written. Nothing is
+            computed in these cases, unless only the result of `evaluate` is wrong.
         DataError: If the file of `resume` belongs to another sweep or is damaged.
         CapabilityError: If the model is not a converted one.
 
@@ -110,13 +111,12 @@ def sweep(
     """
     import pandas as pd
 
-    if isinstance(times, str | float | int):
-        times = (times,)
-    chips, seed = integer("chips", chips, least=1), integer("seed", seed)
+    t_inference = _times(times)
+    chips, seed = integer("chips", chips, least=1, most=MOST_CHIPS), integer("seed", seed)
     check_draw_on(model, draw_on)
-    t_inference = list(dict.fromkeys(seconds(time) for time in times))
-    if not t_inference:
-        raise UsageError("no times; allowed: one or more, such as times=('1s', '1h')")
+    if not callable(evaluate):
+        raise UsageError(f"evaluate={shown(evaluate)}; allowed: a function of the model")
+    _check_executor(executor, workers)
     matrices = matrices_of(model)
     for matrix in matrices.values():
         for t_s in t_inference:
@@ -125,8 +125,8 @@ def sweep(
         _check_travels({str(m.preset): m.preset for m in matrices.values()}, evaluate)
     ranges = (matrix.input_ranges() for _, matrix in sorted(matrices.items()))
     mark = fingerprint(model, matrices, draw_on, *ranges)[:16]
-    path = None if resume is None else Path(resume)
-    rows = [] if path is None else _read(path, mark, seed)
+    path = None if resume is None else _usable(resume)
+    rows = [] if path is None else read_rows(path, seed, mark)
     done = {(chip, t_s) for chip, _, t_s, _, _ in rows}
     missing = {chip: [t for t in t_inference if (chip, t) not in done] for chip in range(chips)}
     todo = {chip: t_missing for chip, t_missing in missing.items() if t_missing}
@@ -135,13 +135,59 @@ def sweep(
             for result in _results(model, evaluate, todo, seed, draw_on, executor, workers):
                 rows += result
                 if path is not None:
-                    _write(path, mark, rows)
+                    write_rows(path, mark, rows)
                 bar.advance(note=_note(result))
     finally:
         restore(model)
     rows = [row for row in rows if row[0] < chips and row[2] in t_inference]
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.sort_values(["metric", "chip", "t_inference"], ignore_index=True)
+
+
+def _times(times: Iterable[str | float] | str | float) -> list[float]:
+    """Return times in seconds, each once, or raise UsageError."""
+    single = isinstance(times, str | Real)
+    if not single and not isinstance(times, Iterable):
+        raise UsageError(f"times={shown(times)}; allowed: one or more, such as times=('1s', '1h')")
+    listed: Iterable[Any] = (times,) if single else times  # type: ignore[assignment]
+    t_inference = list(dict.fromkeys(seconds(time) for time in listed))
+    if not t_inference:
+        raise UsageError("no times; allowed: one or more, such as times=('1s', '1h')")
+    return t_inference
+
+
+def _check_executor(executor: int | str | None, workers: int) -> None:
+    """Raise UsageError if there would be no workers."""
+    if executor is not None and not isinstance(executor, str):
+        integer("executor", executor, least=1, most=MOST_WORKERS)
+    if workers != -1 or isinstance(workers, bool):
+        integer("workers (-1: all there are)", workers, least=1, most=MOST_WORKERS)
+
+
+def _usable(resume: str | os.PathLike[str]) -> Path:
+    """Return the path of a resume file, if it can be written; otherwise raise UsageError.
+
+    So hours of work do not end in an error at the first chip. Nothing is left behind.
+    """
+    try:
+        path = check_path(resume)
+    except TypeError:
+        raise UsageError(f"resume={shown(resume)}; allowed: the path of a CSV file") from None
+    try:
+        if path.is_dir():
+            raise UsageError(f"resume={str(path)!r} is a folder; name a CSV file")
+        new = [folder for folder in path.absolute().parents if not folder.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            check_writable(path)
+        finally:
+            for folder in new:
+                folder.rmdir()
+    except OSError as cause:
+        raise UsageError(
+            f"resume={str(path)!r} cannot be written ({cause.strerror}); name another file"
+        ) from None
+    return path
 
 
 def one_chip(
@@ -264,56 +310,6 @@ def _check_travels(presets: Mapping[str, Preset], evaluate: Evaluate) -> None:
                 "give executor=None, or keep files, locks, generators and open connections out of "
                 "it (__getstate__)"
             ) from problem
-
-
-def _read(path: Path, mark: str, seed: int) -> list[Row]:
-    """Return the rows of a resume file, or none if there is no file.
-
-    Every chip in it is whole: it has a row at each time that was asked for.
-
-    Args:
-        path: The file.
-        mark: The fingerprint of the model.
-        seed: Seed of the sweep.
-
-    Raises:
-        DataError: If the file belongs to another sweep or is damaged.
-    """
-    if not path.exists():
-        return []
-    other_sweep = DataError(
-        f"{path}: rows of another sweep (model, input ranges, preset, seed, draw_on or columns "
-        "differ); give resume= a new file"
-    )
-    rows: list[Row] = []
-    metrics: dict[tuple[int, float], set[str]] = {}
-    try:
-        # not pandas: a value must come back to the last bit, and a metric may be called "nan"
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *lines = list(csv.reader(file, strict=True))
-        if header != [*COLUMNS, "model"]:
-            raise other_sweep
-        for chip, chip_seed, t_s, metric, value, model in lines:
-            rows.append((int(chip), int(chip_seed), float(t_s), metric, float(value or "nan")))
-            metrics.setdefault((int(chip), float(t_s)), set()).add(metric)
-            if model != mark or int(chip_seed) != int(chip) + seed:
-                raise other_sweep
-    except DataError:
-        raise
-    except (ValueError, OSError, csv.Error) as cause:
-        raise DataError(f"{path}: not a sweep's CSV file, or damaged ({cause})") from cause
-    if len({frozenset(names) for names in metrics.values()}) > 1:
-        raise DataError(f"{path}: damaged (rows are missing)")
-    return rows
-
-
-def _write(path: Path, mark: str, rows: list[Row]) -> None:
-    """Write all rows, each with the model's fingerprint, whole or not at all."""
-    import pandas as pd
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        pd.DataFrame(rows, columns=COLUMNS).assign(model=mark).to_csv(temporary, index=False)
 
 
 def _note(rows: list[Row]) -> str:

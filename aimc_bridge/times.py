@@ -6,7 +6,7 @@ import math
 import re
 from numbers import Real
 
-from aimc_bridge.errors import UsageError
+from aimc_bridge.errors import UsageError, shown
 
 _UNITS = {
     **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
@@ -34,7 +34,7 @@ def seconds(time: str | Real | float) -> float:
         UsageError: If the time is not understood, negative or not finite.
     """
     error = UsageError(
-        f"time {time!r} is not understood; allowed: seconds >= 0, or a number with a unit: "
+        f"time {shown(time)} is not understood; allowed: seconds >= 0, or a number with a unit: "
         "s, min, h, d, w, month, y (examples: 1s, 1h, '1 day', 1y, 3600)"
     )
     if isinstance(time, str):
@@ -45,7 +45,10 @@ def seconds(time: str | Real | float) -> float:
     elif isinstance(time, bool) or not isinstance(time, Real):  # numpy's numbers are Real
         raise error
     else:
-        value = float(time)
+        try:
+            value = float(time)
+        except (OverflowError, ValueError, TypeError):  # an integer beyond all floats
+            raise error from None
     if not math.isfinite(value) or value < 0:
         raise error
     return value + 0.0  # -0.0 is 0.0

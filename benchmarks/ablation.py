@@ -58,7 +58,7 @@ def run(
         rows = ablation.run(shlex.join(["python", "-m", "benchmarks.ablation", *words]))
     if record is not None:
         folders.keep(out, record)
-    output.result((out / "summary.md").read_text(), {"out": out, **as_table(rows)})
+    output.result((out / "summary.md").read_text(encoding="utf-8"), {"out": out, **as_table(rows)})
 
 
 app = cli.command("ablation", run, "TASK")

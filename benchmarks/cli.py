@@ -63,6 +63,7 @@ __all__ = [
     "by_task",
     "changes_of",
     "check_alone",
+    "checkpoints_of",
     "command",
     "execute",
     "flag",
@@ -379,7 +380,8 @@ Checkpoints = Annotated[
     Parameter(
         name="--checkpoint",
         show_default=False,
-        help="[TASK=]PATH: a trained digital model, a run's folder or its model.safetensors; "
+        help="[TASK=]PATH: a trained digital model: the folder of benchmarks.digital or of "
+        "benchmarks.run, or a model.safetensors; "
         "it is not trained then.",
     ),
 ]
@@ -421,6 +423,31 @@ def by_task(option: str, words: Sequence[str], names: Sequence[str]) -> dict[str
             raise UsageError(f"{option} {word}: {name!r} is not among {', '.join(names)}")
         values[name] = value
     return values
+
+
+def checkpoints_of(words: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
+    """Read the [TASK=]PATH words of --checkpoint.
+
+    Args:
+        words: The words of the option.
+        names: The tasks of the command.
+
+    Returns:
+        Task -> path of the digital model. For the folder of a `benchmarks.run` that is the model
+        which was trained in it.
+
+    Raises:
+        UsageError: See `by_task`.
+    """
+    paths = paths_of("--checkpoint", words, names)
+    for name, path in paths.items():
+        trained = path / "work" / name / "digital"
+        if (trained / _MODEL).is_file() and not (path / _MODEL).exists():
+            paths[name] = trained
+    return paths
+
+
+_MODEL = "model.safetensors"
 
 
 def paths_of(option: str, words: Sequence[str], names: Sequence[str]) -> dict[str, Path]:

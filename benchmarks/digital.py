@@ -21,16 +21,17 @@ from typing import Annotated, Any
 
 import torch
 from cyclopts import Parameter
-from safetensors import SafetensorError
-from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from aimc_bridge.commands import Output
 from aimc_bridge.errors import CheckpointError, TrainingError, UsageError
-from aimc_bridge.files import read_tensors, replacing, write_tensors, write_text
+from aimc_bridge.files import naming, write_text
 from aimc_bridge.progress import ProgressBar
 from aimc_bridge.rng import derive
+from aimc_bridge.sealed_files import misfits, read_facts, read_sealed, write_facts, write_tensors
+from aimc_bridge.training.checkpoint import restore_optimizer
 from benchmarks import cli, tasks
+from benchmarks.studies import folder
 from benchmarks.studies.settings import set_threads
 from benchmarks.tasks import DigitalRecipe, Task, device_of
 
@@ -126,8 +127,8 @@ def write_checkpoint(
                 tensors[f"optimizer.{index}.{key}"] = value
     tensors |= {f"carried.{name}": value for name, value in task.carried(model).items()}
     path = out / f"step-{facts['step']}.safetensors"
-    write_tensors(path, tensors)
-    write_text(out / "checkpoint.json", json.dumps({**facts, "file": path.name}, indent=1))
+    seal = write_tensors(path, tensors)
+    write_facts(out / "checkpoint.json", {**facts, "file": path.name, "tensors": seal})
     for old in out.glob("step-*.safetensors"):
         if old.name != path.name:
             old.unlink()
@@ -155,8 +156,12 @@ def read_checkpoint(out: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     pointer = out / "checkpoint.json"
     try:
-        facts: dict[str, Any] = json.loads(pointer.read_text())
-        return facts, read_tensors(out / facts["file"])
+        facts = read_facts(pointer)
+        file = read_sealed(out / facts["file"])
+        if facts.get("tensors", file.seal) != file.seal:
+            raise CheckpointError(f"{out / facts['file']} is of another step")
+        int(facts["step"]), float(facts["wall_s"])
+        return facts, file.tensors
     except (ValueError, KeyError, TypeError, OSError) as error:  # a CheckpointError is a ValueError
         raise CheckpointError(
             f"{pointer} or the file it names is damaged ({error}); remove the folder to start over"
@@ -175,28 +180,21 @@ def put_back(
         tensors: The tensors of the checkpoint, from `read_checkpoint`.
 
     Raises:
-        CheckpointError: If a weight is missing or has another shape.
+        CheckpointError: If a tensor is missing, unknown or has another shape or type. Nothing is
+            changed then.
     """
-    expected = named_state(model)
-    for name, value in expected.items():
-        stored = tensors.get(f"model.{name}")
-        if stored is None or stored.shape != value.shape:
-            raise CheckpointError(
-                f"the checkpoint is of another model: {name} is missing or differs"
-            )
-        with torch.no_grad():
-            value.copy_(stored)
-    state: dict[int, dict[str, Any]] = {}
-    carried: dict[str, Tensor] = {}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "carried": {}}
     for key, stored in tensors.items():
         kind, _, rest = key.partition(".")
-        if kind == "optimizer":
-            index, _, name = rest.partition(".")
-            state.setdefault(int(index), {})[name] = stored
-        elif kind == "carried":
-            carried[rest] = stored
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    task.carry(model, carried)
+        parts.setdefault(kind, {})[rest] = stored
+    expected = named_state(model)
+    if wrong := misfits(expected, parts["model"], exact=True):
+        raise CheckpointError(f"the checkpoint is of another model, or damaged: {wrong[0]}")
+    restore_optimizer(optimizer, parts["optimizer"], {})
+    with torch.no_grad():
+        for name, value in expected.items():
+            value.copy_(parts["model"][name])
+    task.carry(model, parts["carried"])
 
 
 def fit(
@@ -268,81 +266,84 @@ def fit(
     except OSError as error:
         raise UsageError(f"{out} cannot be made ({error.strerror}); name another folder") from None
 
-    model = task.build(seed).to(place)
-    optimizer = optimizer_for(model, recipe)
-    run = {**about, "total": total}
-    autocast = torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16")
-    start, spent = 0, 0.0
-    if (out / "checkpoint.json").exists():
-        facts, tensors = read_checkpoint(out)
-        # older checkpoints have neither: there was no choice of precision, no note of the options
-        facts.setdefault("precision", "fp32")
-        facts.setdefault("options", run["options"])
-        _check_same(out, run, {key: facts.get(key) for key in run})
-        put_back(task, model, optimizer, tensors)
-        start, spent = facts["step"], facts["wall_s"]
+    with folder.alone(out):
+        model = task.build(seed).to(place)
+        optimizer = optimizer_for(model, recipe)
+        run = {**about, "total": total}
+        autocast = torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16")
+        start, spent = 0, 0.0
+        if (out / "checkpoint.json").exists():
+            facts, tensors = read_checkpoint(out)
+            # older checkpoints have neither: no choice of precision, no note of the options
+            facts.setdefault("precision", "fp32")
+            facts.setdefault("options", run["options"])
+            _check_same(out, run, {key: facts.get(key) for key in run})
+            put_back(task, model, optimizer, tensors)
+            start, spent = facts["step"], facts["wall_s"]
 
-    began = time.monotonic() - spent
-    log = out / "log.csv"
-    keep_rows(log, start)
-    model.train()
-    total_loss, seen = torch.zeros((), device=place), 0
-    progress = ProgressBar(task.model_name, total, start, show=output.bars)
-    with progress as bar, log.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if not start:
-            writer.writerow(["step", "loss", "learning_rate", "wall_s"])
-        step = shown = start
-        while step < total:
-            epoch, position = divmod(step, len(loader))
-            for batch in loader.passing(epoch, position):
-                rate = learning_rate(recipe, step, total)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                # dropout and sampling depend on (seed, step) alone: no random state to store
-                torch.manual_seed(derive(seed, "step", step))
-                with autocast:
-                    loss = task.digital_loss(model, batch)
-                optimizer.zero_grad()
-                loss.backward()
-                if recipe.grad_clip is not None:
-                    nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip)
-                optimizer.step()
-                total_loss += loss.detach()
-                seen += 1
-                step += 1
-                save = step == stop_after or (checkpoint_every > 0 and step % checkpoint_every == 0)
-                if save or step % LOG_EVERY == 0 or step == total:
-                    value = total_loss.item() / seen
-                    total_loss.zero_()
-                    seen = 0
-                    if not math.isfinite(value):
-                        raise TrainingError(
-                            f"{task.model_name} diverged: loss {value} at step {step} of {total}, "
-                            f"learning rate {rate:.1e}; lower --learning-rate or set --grad-clip, "
-                            "and name another --out"
-                        )
-                    wall = time.monotonic() - began
-                    writer.writerow([step, f"{value:.5f}", f"{rate:.3e}", f"{wall:.1f}"])
-                    file.flush()
-                    bar.advance(step - shown, note=f"loss {value:.3f}  rate {rate:.1e}")
-                    shown = step
-                if save and step < total:
-                    facts = {**run, "step": step, "wall_s": time.monotonic() - began}
-                    write_checkpoint(out, task, model, optimizer, facts)
-                if step in (stop_after, total):
-                    break
-            if step == stop_after:
-                return model.eval()
+        began = time.monotonic() - spent
+        log = out / "log.csv"
+        keep_rows(log, start)
+        model.train()
+        total_loss, seen = torch.zeros((), device=place), 0
+        progress = ProgressBar(task.model_name, total, start, show=output.bars)
+        with naming(log), progress as bar, log.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if not start:
+                writer.writerow(["step", "loss", "learning_rate", "wall_s"])
+            step = shown = start
+            while step < total:
+                epoch, position = divmod(step, len(loader))
+                for batch in loader.passing(epoch, position):
+                    rate = learning_rate(recipe, step, total)
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate
+                    # dropout and sampling depend on (seed, step) alone: no random state to store
+                    torch.manual_seed(derive(seed, "step", step))
+                    with autocast:
+                        loss = task.digital_loss(model, batch)
+                    optimizer.zero_grad()
+                    loss.backward()
+                    if recipe.grad_clip is not None:
+                        nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip)
+                    optimizer.step()
+                    total_loss += loss.detach()
+                    seen += 1
+                    step += 1
+                    save = step == stop_after or (
+                        checkpoint_every > 0 and step % checkpoint_every == 0
+                    )
+                    if save or step % LOG_EVERY == 0 or step == total:
+                        value = total_loss.item() / seen
+                        total_loss.zero_()
+                        seen = 0
+                        if not math.isfinite(value):
+                            raise TrainingError(
+                                f"{task.model_name} diverged: loss {value} at step {step} of "
+                                f"{total}, learning rate {rate:.1e}; lower --learning-rate or set "
+                                "--grad-clip, and name another --out"
+                            )
+                        wall = time.monotonic() - began
+                        writer.writerow([step, f"{value:.5f}", f"{rate:.3e}", f"{wall:.1f}"])
+                        file.flush()
+                        bar.advance(step - shown, note=f"loss {value:.3f}  rate {rate:.1e}")
+                        shown = step
+                    if save and step < total:
+                        facts = {**run, "step": step, "wall_s": time.monotonic() - began}
+                        write_checkpoint(out, task, model, optimizer, facts)
+                    if step in (stop_after, total):
+                        break
+                if step == stop_after:
+                    return model.eval()
 
-    wall = time.monotonic() - began
-    model.eval()
-    metrics = {split: task.evaluate(model, split=split) for split in ("validation", "test")}
-    finish(out, task, model, {**run, "wall_s": wall, "steps_per_epoch": len(loader)}, metrics)
-    for name, values in metrics.items():
-        text = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
-        output.say(f"{task.model_name}, {task.dataset}, {name}: {text}")
-    return model
+        wall = time.monotonic() - began
+        model.eval()
+        metrics = {split: task.evaluate(model, split=split) for split in ("validation", "test")}
+        finish(out, task, model, {**run, "wall_s": wall, "steps_per_epoch": len(loader)}, metrics)
+        for name, values in metrics.items():
+            text = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
+            output.say(f"{task.model_name}, {task.dataset}, {name}: {text}")
+        return model
 
 
 def _check_same(out: Path, expected: dict[str, Any], recorded: dict[str, Any]) -> None:
@@ -363,8 +364,15 @@ def keep_rows(log: Path, step: int) -> None:
     """
     if not log.exists():
         return
-    lines = log.read_text().splitlines(keepends=True)
-    rows = [line for line in lines if not line[0].isdigit() or int(line.split(",")[0]) <= step]
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    # the last line of a process that was killed, or of a full disk, may be cut
+    whole = [line for line in lines if line.endswith("\n") and line.count(",") == 3]
+    numbers = [line.partition(",")[0] for line in whole]
+    rows = [
+        line
+        for line, number in zip(whole, numbers, strict=True)
+        if not number.isdecimal() or int(number) <= step
+    ]
     write_text(log, "".join(rows) if step else "")
 
 
@@ -407,13 +415,7 @@ def finish(
     write_text(out / "info.json", json.dumps(info, indent=1) + "\n")
     plain = task.skeleton()  # on a GPU the weights of an LSTM are views of one tensor
     plain.load_state_dict(model.state_dict())
-    try:
-        with replacing(out / "model.safetensors") as path:
-            save_model(plain, str(path))
-    except SafetensorError as cause:  # a full disk, among others
-        raise CheckpointError(
-            f"{out / 'model.safetensors'}: cannot be written ({cause})"
-        ) from cause
+    write_tensors(out / "model.safetensors", named_state(plain))
     (out / "checkpoint.json").unlink(missing_ok=True)
     for old in out.glob("step-*.safetensors"):
         old.unlink()

@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from aimc_bridge import commands
+from aimc_bridge.errors import DataError
 from benchmarks import cli
 from benchmarks.report import ablation, crosscheck, folders, ladder, pages, run, speed, trained
 from benchmarks.report import record as records
@@ -68,6 +69,8 @@ def keep(
 @app.command
 def write(*, output: cli.Output = cli.Output()) -> None:
     """Write all generated tables and figures into README.md and docs/."""
+    if damaged := pages.damage():
+        raise DataError(f"no page can be made: {'; '.join(damaged)}")
     if output.dry_run:
         problems = list(pages.problems())
         output.result("\n".join(problems) or "every page shows the records", {"problems": problems})

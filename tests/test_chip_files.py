@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import io
+import json
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from aimc_bridge import (
     calibrate,
@@ -19,10 +23,11 @@ from aimc_bridge import (
     restore,
     save_chip,
 )
-from aimc_bridge.converted import matrices_of
+from aimc_bridge.converted import ProgrammedChip, matrices_of, record_of
 from aimc_bridge.errors import CheckpointError, StateError
 from tests.models import DEVICES, QUIET, linear, mlp, random
 from tests.test_chip import chip, effective, same
+from tests.test_sealed_files import CHANGES, changed, flips, header
 
 
 def prepared(engine: str, seed: int = 0) -> nn.Module:
@@ -139,36 +144,154 @@ def test_damaged_chip_files_are_refused(engine: str, tmp_path: Path) -> None:
     file.write_bytes(b"\x00" * 1000)
     with pytest.raises(CheckpointError, match="not a chip file, or damaged"):
         load_chip(a, file)
-    from safetensors.torch import save_file
-
     save_file({"w": torch.ones(2)}, file)
-    with pytest.raises(CheckpointError, match="not a chip file, or damaged"):
+    with (
+        pytest.warns(UserWarning, match="no checksum"),
+        pytest.raises(CheckpointError, match="not a chip file, or damaged"),
+    ):
         load_chip(a, file)
     with pytest.raises(CheckpointError, match="no such file"):
         load_chip(a, tmp_path / "other.safetensors")
     assert same(effective(a), held)
 
 
-def test_chip_file_that_lacks_a_tensor_leaves_no_half_chip(engine: str, tmp_path: Path) -> None:
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
+def everything(model: nn.Module) -> dict[str, Any]:
+    """Return all that a refused file must leave as it is: state, chip, ranges, what it knows."""
+    state = {f"state {k}": v.clone() for k, v in model.state_dict().items()}
+    for name, matrix in matrices_of(model).items():
+        if record_of(model).chip is not None:
+            state |= {f"chip {name} {k}": v.clone() for k, v in matrix.chip_state().items()}
+        ranges = matrix.input_ranges()
+        if ranges is not None:
+            state[f"ranges {name}"] = ranges.clone()
+        state[f"weight {name}"] = matrix.effective_weight().clone()
+        state[f"alpha {name}"] = matrix.alpha().clone()
+    return {**state, "chip": copy.copy(record_of(model).chip)}
 
-    a = prepared(engine)
-    program(a, 3)
-    file = tmp_path / "chip.safetensors"
-    save_chip(a, file)
-    with safe_open(str(file), framework="pt") as opened:
-        about = opened.metadata()
-    tensors = load_file(file)
-    last = [key for key in tensors if key.startswith("2/")]
-    for key in last:
-        del tensors[key]
-    save_file(tensors, file, metadata=about)
-    b = prepared(engine)
-    clean = effective(b)
-    with pytest.raises(CheckpointError, match="2"):
-        load_chip(b, file)
-    assert same(effective(b), clean)
+
+def assert_untouched(model: nn.Module, before: dict[str, Any]) -> None:
+    now = everything(model)
+    assert now.keys() == before.keys()
+    for name, value in before.items():
+        same_value = torch.equal(now[name], value) if torch.is_tensor(value) else now[name] == value
+        assert same_value, name
+
+
+def held_and_file(engine: str, folder: Path) -> tuple[nn.Module, Path]:
+    """Return a model that holds chip 8 a day old, and a file of chip 3, a year old."""
+    model, x = prepared(engine), random(6, 12)
+    calibrate(model, [x])
+    program(model, 3)
+    drift(model, "1y")
+    file = folder / "chip.safetensors"
+    save_chip(model, file)
+    calibrate(model, [3 * x])
+    program(model, 8)
+    drift(model, "1d")
+    return model, file
+
+
+CHIP_3 = ProgrammedChip(3, "cpu", 365 * 86400.0)
+
+
+def without_seal(
+    file: Path, tensors: dict[str, Tensor], about: dict[str, Any] | None = None
+) -> None:
+    """Write a chip file as older versions did, with changed tensors or facts."""
+    texts = header(file)
+    facts = {**json.loads(texts["aimc_bridge_chip"]), **(about or {})}
+    save_file(tensors, file, metadata={"aimc_bridge_chip": json.dumps(facts)})
+
+
+def test_no_flipped_bit_of_a_chip_file_loads(engine: str, tmp_path: Path) -> None:
+    model, file = held_and_file(engine, tmp_path)
+    before, data = everything(model), file.read_bytes()
+    for damaged in flips(data, 300):
+        file.write_bytes(damaged)
+        with pytest.raises(CheckpointError):
+            load_chip(model, file)
+    assert_untouched(model, before)
+    file.write_bytes(data)
+    load_chip(model, file)
+    assert record_of(model).chip == CHIP_3
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize("change", CHANGES)
+def test_chip_files_with_changed_tensors(
+    engine: str, change: str, sealed: bool, tmp_path: Path
+) -> None:
+    """They are refused by the checksum, and by the tensors themselves if there is none."""
+    model, file = held_and_file(engine, tmp_path)
+    before, tensors = everything(model), changed(file, change)
+    if sealed:
+        save_file(tensors, file, metadata=header(file))
+    else:
+        without_seal(file, tensors)
+    with warnings.catch_warnings(), pytest.raises(CheckpointError, match="damaged"):
+        warnings.simplefilter("ignore")
+        load_chip(model, file)
+    assert_untouched(model, before)
+
+
+@pytest.mark.filterwarnings("ignore:.*no checksum")
+def test_every_tensor_of_a_chip_is_needed(engine: str, tmp_path: Path) -> None:
+    """So a chip without its compensation does not load, even without a checksum.
+
+    Input ranges may be missing: not every chip has them.
+    """
+    model, file = held_and_file(engine, tmp_path)
+    tensors, before = load_file(file), everything(model)
+    for name in tensors:
+        # how many numbers it draws is the business of aihwkit's device
+        if "input ranges" in name or name.endswith("drift1"):
+            continue
+        without_seal(file, {k: v for k, v in tensors.items() if k != name})
+        with pytest.raises(CheckpointError):
+            load_chip(model, file)
+        assert_untouched(model, before)
+    without_seal(file, tensors)
+    load_chip(model, file)
+    assert record_of(model).chip == CHIP_3
+
+
+@pytest.mark.filterwarnings("ignore:.*no checksum")
+def test_chip_files_with_wrong_facts_or_ranges(engine: str, tmp_path: Path) -> None:
+    model, file = held_and_file(engine, tmp_path)
+    tensors, before, whole = load_file(file), everything(model), file.read_bytes()
+    facts: list[dict[str, Any]] = [
+        *({"seed": seed} for seed in (None, 1.5, "1", True, [1])),
+        *({"draw_on": where} for where in (None, 3, "nowhere", ["cpu"], {})),
+        *({"t_inference": t_s} for t_s in (-1.0, "1h", True, [1.0], float("nan"), 10**400)),
+        *({"format": number} for number in (1, "2", None)),
+        *({"model": mark} for mark in (None, "x", 3)),
+    ]
+    for about in facts:
+        file.write_bytes(whole)
+        without_seal(file, tensors, about)
+        with pytest.raises(CheckpointError):
+            load_chip(model, file)
+        assert_untouched(model, before)
+    file.write_bytes(whole)
+    for ranges in (
+        -torch.ones(1, 1),
+        torch.zeros(1, 1),
+        torch.tensor([[torch.nan]]),
+        torch.ones(7),
+    ):
+        without_seal(file, {**tensors, "2/input ranges": ranges})
+        with pytest.raises(CheckpointError, match="input ranges"):
+            load_chip(model, file)
+        assert_untouched(model, before)
+
+
+def test_an_old_chip_file_loads_with_one_warning(engine: str, tmp_path: Path) -> None:
+    model, file = held_and_file(engine, tmp_path)
+    without_seal(file, load_file(file))
+    with pytest.warns(UserWarning, match="chip.safetensors: no checksum") as caught:
+        load_chip(model, file)
+    assert len(caught) == 1
+    assert record_of(model).chip == CHIP_3
 
 
 def test_state_dict_loads_with_weights_only(engine: str) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
-import hashlib
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from aimc_bridge import files
-from aimc_bridge.errors import CheckpointError
+from aimc_bridge.errors import UsageError
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -36,37 +38,6 @@ def test_the_temporary_name_keeps_the_suffix(tmp_path: Path) -> None:
     assert (tmp_path / "figure.png").read_bytes() == b"x"
 
 
-def test_tensors_round_trip_tied_ones_too(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    tensor = torch.arange(6.0).view(2, 3)
-    files.write_tensors(path, {"a": tensor, "b": tensor, "c": tensor.T}, {"seed": "7"})
-    read = files.read_tensors(path)
-    assert torch.equal(read["a"], tensor) and torch.equal(read["c"], tensor.T)
-    assert set(read) == {"a", "b", "c"}
-
-
-def test_unreadable_and_unwritable_files_are_checkpoint_errors(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such file"):
-        files.read_tensors(tmp_path / "none.safetensors")
-    (tmp_path / "bad.safetensors").write_bytes(b"not tensors")
-    with pytest.raises(CheckpointError, match="damaged"):
-        files.read_tensors(tmp_path / "bad.safetensors")
-    with pytest.raises(CheckpointError, match="cannot be written"):
-        files.write_tensors(tmp_path / "no folder" / "a.safetensors", {"a": torch.ones(1)})
-
-
-def test_a_digest_knows_values_dtype_and_shape() -> None:
-    def digest(tensor: torch.Tensor) -> str:
-        total = hashlib.sha256()
-        files.add_tensor(total, tensor)
-        return total.hexdigest()
-
-    ones = torch.ones(2, 3)
-    different = [ones, ones.double(), ones.view(3, 2), ones * 2]
-    assert len({digest(tensor) for tensor in different}) == 4
-    assert digest(ones) == digest(ones.clone().T.contiguous().T)
-
-
 def test_an_error_without_a_name_gets_that_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     with pytest.raises(OSError, match="No space") as caught, files.replacing(path):
@@ -75,3 +46,80 @@ def test_an_error_without_a_name_gets_that_of_the_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Denied") as caught, files.replacing(path):
         raise OSError(errno.EACCES, "Denied", "another")
     assert caught.value.filename == "another"
+
+
+def test_what_killed_processes_left_is_removed_by_the_next_write(tmp_path: Path) -> None:
+    """The temporary file of a process that lives stays, and so do all other files."""
+    script = (
+        "import os, sys\nfrom aimc_bridge import files\n"
+        "with files.replacing(sys.argv[1]) as path:\n"
+        "    path.write_text('half')\n    os.kill(os.getpid(), 9)\n"
+    )
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    assert subprocess.run([sys.executable, "-c", script, str(path)]).returncode == -9
+    (left,) = [file for file in tmp_path.iterdir() if file != path]
+    living = left.with_name(re.sub(r"-[0-9]+", f"-{os.getpid()}", left.name).replace(".a.", ".b."))
+    strange = tmp_path / ".a.partial.notes.txt"
+    for file in (living, strange):
+        file.write_text("")
+    files.write_text(tmp_path / "c.txt", "new")
+    assert sorted(tmp_path.iterdir()) == sorted([path, living, strange, tmp_path / "c.txt"])
+    assert path.read_text() == "old"
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path) -> None:
+    """The process may write files of at most 1,000 bytes, text and tensors alike."""
+    script = (
+        "import resource, signal, sys, torch\nfrom pathlib import Path\n"
+        "from aimc_bridge import files, sealed_files\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "folder = Path(sys.argv[1])\n"
+        "try:\n    files.write_text(folder / 'a.txt', 'x' * 5000)\n"
+        "except OSError as error:\n    print(error.filename)\n"
+        "try:\n"
+        "    sealed_files.write_tensors(folder / 'a.safetensors', {'a': torch.ones(5000)})\n"
+        "except sealed_files.CheckpointError as error:\n    print(error)\n"
+    )
+    for name in ("a.txt", "a.safetensors"):
+        (tmp_path / name).write_text("old")
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True
+    )
+    first, second = run.stdout.splitlines()
+    assert first == str(tmp_path / "a.txt")
+    assert second.startswith(f"{tmp_path / 'a.safetensors'}: cannot be written (")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "a.txt": "old",
+        "a.safetensors": "old",
+    }
+
+
+@pytest.mark.parametrize("name", ["a\udcff.txt", "a\0.txt", "\ud800"])
+def test_paths_that_no_text_can_hold_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be written in UTF-8") as caught:
+        files.write_text(tmp_path / name, "x")
+    assert str(caught.value).isascii()
+
+
+def test_text_is_utf8_in_any_locale(tmp_path: Path) -> None:
+    """A name that the locale lacks is refused at once; contents never depend on it."""
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom aimc_bridge import files, sealed_files\n"
+        "folder = Path(sys.argv[1])\n"
+        "files.write_text(folder / 'a.txt', '\\xb5S')\n"
+        "sealed_files.write_facts(folder / 'a.json', {'\\xb5': '\\u6642'})\n"
+        "assert sealed_files.read_facts(folder / 'a.json') == {'\\xb5': '\\u6642'}\n"
+        "try:\n    files.check_path(folder / '\\xb5')\n"
+        "except files.UsageError as error:\n    print(error)\n"
+    )
+    place = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        capture_output=True,
+        env={**os.environ, **place},
+    )
+    assert run.returncode == 0, run.stderr
+    assert b"cannot be written in UTF-8 and in the encoding of this locale" in run.stdout
+    assert (tmp_path / "a.txt").read_bytes() == "µS".encode()

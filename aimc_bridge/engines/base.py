@@ -104,6 +104,18 @@ class Matrix(ABC):
         """
 
     @abstractmethod
+    def check_chip_state(self, state: dict[str, Tensor], t_s: float | None) -> None:
+        """Check that tensors are a whole chip of this matrix; nothing is changed.
+
+        Args:
+            state: The tensors that `chip_state` returned.
+            t_s: Seconds after programming at which the chip is read; None before the first time.
+
+        Raises:
+            CheckpointError: If a tensor is missing, unknown, or of another shape or type.
+        """
+
+    @abstractmethod
     def load_chip_state(self, state: dict[str, Tensor]) -> None:
         """Become the chip that `chip_state` described.
 

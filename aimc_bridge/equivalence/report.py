@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from aimc_bridge.csv_cells import as_csv
 from aimc_bridge.equivalence.figures import draw
 from aimc_bridge.equivalence.statistics import Test, verdicts
 from aimc_bridge.errors import UsageError
@@ -218,7 +219,7 @@ class Report:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         flat = self.table.drop(columns="interval")
-        write_text(folder / "crosscheck.csv", flat.to_csv(index=False))
+        write_text(folder / "crosscheck.csv", as_csv(flat))
         write_text(folder / "summary.md", self.summary())
         draw(self.table, self.quantiles, self.sides, folder / "figures")
 

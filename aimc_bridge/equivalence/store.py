@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from aimc_bridge.errors import DataError
-from aimc_bridge.files import add_tensor, write_text
+from aimc_bridge.files import write_text
+from aimc_bridge.sealed_files import add_tensor
 
 
 class Store:

@@ -106,6 +106,20 @@ def state_shape(grid: TileGrid, pcm: DeviceSpec) -> tuple[int, ...]:
     return (*shape[:-3], *shape[-2:]) if netted(pcm) else shape
 
 
+def working_shape(grid: TileGrid, pcm: DeviceSpec) -> tuple[int, ...]:
+    """Return the shape of what `Cells.working` says of one chip.
+
+    Args:
+        grid: The tiles.
+        pcm: The device, `preset.pcm`.
+
+    Returns:
+        `state_shape`; (out, in) if pairs are netted or the devices have a reference.
+    """
+    whole = netted(pcm) or pcm.referenced
+    return (grid.out_features, grid.in_features) if whole else state_shape(grid, pcm)
+
+
 def us_per_unit(weight: Tensor, grid: TileGrid, pcm: DeviceSpec) -> Tensor:
     """Return the microsiemens of a normalised weight of 1.
 

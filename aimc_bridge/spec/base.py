@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from aimc_bridge.errors import SpecError, UnknownNameError
+from aimc_bridge.errors import SpecError, UnknownNameError, shown
 
 
 @dataclass(frozen=True)
@@ -330,6 +330,8 @@ def _matches(value: Any, annotation: Any) -> bool:
         return False
     if isinstance(value, float) and not math.isfinite(value):
         return False
+    if isinstance(value, int) and abs(value) >= 2**63:  # beyond what any engine computes with
+        return False
     return isinstance(value, _KINDS[annotation])
 
 
@@ -339,6 +341,6 @@ def _check_types(spec: Spec) -> None:
     for name, value in spec.values().items():
         if not _matches(value, hints[name]):
             raise SpecError(
-                f"{type(spec).__name__}.{name} = {value!r}; allowed: a finite "
+                f"{type(spec).__name__}.{name} = {shown(value)}; allowed: a finite "
                 f"{hints[name].__name__ if isinstance(hints[name], type) else hints[name]}"
             )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from aimc_bridge import files
 from aimc_bridge.errors import CheckpointError, UsageError
+from aimc_bridge.sealed_files import misfits, read_facts, read_sealed, write_facts, write_tensors
 from aimc_bridge.training.batches import Order
 from aimc_bridge.training.options import Options
 from aimc_bridge.training.progress import FILE, TrainingLog, read_rows
@@ -67,12 +67,33 @@ def restore_optimizer(
         optimizer: The optimizer, which is changed.
         tensors: The tensors from `optimizer_state`.
         plain: The plain values from `optimizer_state`.
+
+    Raises:
+        CheckpointError: If it is the state of other parameters; the optimizer then stays as it is.
     """
+    state = _by_parameter(optimizer, tensors, plain)
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _by_parameter(
+    optimizer: Optimizer, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
+) -> dict[int, dict[str, Any]]:
+    """Return the state of an optimizer by the numbers of its parameters.
+
+    Raises:
+        CheckpointError: If it is the state of other parameters.
+    """
+    count = sum(len(group["params"]) for group in optimizer.param_groups)
     state: dict[int, dict[str, Any]] = {}
     for key, value in (*tensors.items(), *plain.items()):
         index, _, name = key.partition(".")
+        if not (index.isdecimal() and int(index) < count):
+            raise CheckpointError(
+                f"the checkpoint is of another model: state {key!r} of the optimizer, which has "
+                f"{count} parameters"
+            )
         state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return state
 
 
 class Folder:
@@ -118,12 +139,13 @@ class Folder:
         if not pointer.exists():
             return None
         try:
-            facts: dict[str, Any] = json.loads(pointer.read_text())
-            file, run = str(facts["file"]), facts["run"]
+            facts = read_facts(pointer)
+            file, run, seal = str(facts["file"]), dict(facts["run"]), facts.get("tensors")
             int(facts["step"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:  # a CheckpointError is a ValueError
             raise CheckpointError(
-                f"{pointer} is damaged ({error!r}); remove the folder to start over"
+                f"{pointer}: no record of a training to go on with ({error}); remove the folder to "
+                "start over"
             ) from None
         differs = sorted(k for k in self.run.keys() | run.keys() if self.run.get(k) != run.get(k))
         if differs:
@@ -132,7 +154,7 @@ class Folder:
                 f"{self.path} holds another training ({changes}); repeat its arguments, or name "
                 "another folder"
             )
-        return facts, self._tensors(file)
+        return facts, self._tensors(file, seal)
 
     def write(self, step: int, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Write a checkpoint and remove the one before.
@@ -146,9 +168,9 @@ class Folder:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         file = self.path / f"step-{step}.safetensors"
-        files.write_tensors(file, tensors)
-        content = {**facts, "run": self.run, "step": step, "file": file.name}
-        files.write_text(self.path / POINTER, json.dumps(content, indent=1) + "\n")
+        seal = write_tensors(file, tensors)
+        content = {**facts, "run": self.run, "step": step, "file": file.name, "tensors": seal}
+        write_facts(self.path / POINTER, content)
         best = facts.get("best_step")
         current = {file.name, f"best-{best}.safetensors"}
         for kind in ("step", "best", ".step", ".best"):  # with a point: left by a killed process
@@ -165,7 +187,7 @@ class Folder:
         """
         if self.writer:
             self.path.mkdir(parents=True, exist_ok=True)
-            files.write_tensors(self.path / f"best-{step}.safetensors", state)
+            write_tensors(self.path / f"best-{step}.safetensors", state)
 
     def read_best(self, step: int) -> dict[str, Tensor]:
         """Return the weights that `write_best` wrote.
@@ -178,16 +200,40 @@ class Folder:
         """
         return self._tensors(f"best-{step}.safetensors")
 
-    def _tensors(self, name: str) -> dict[str, Tensor]:
+    def _tensors(self, name: str, seal: str | None = None) -> dict[str, Tensor]:
         """Read a file of this folder.
 
+        Args:
+            name: The file.
+            seal: The checksum that it must have, if that is known.
+
         Raises:
-            CheckpointError: If it is missing or damaged.
+            CheckpointError: If it is missing or damaged, or another file.
         """
         try:
-            return files.read_tensors(self.path / name)
+            file = read_sealed(self.path / name)
+            if seal is not None and file.seal != seal:
+                raise CheckpointError(f"{self.path / name} is not the file of {POINTER}")
+            return file.tensors
         except CheckpointError as error:
             raise CheckpointError(f"{error}; remove the folder to start over") from None
+
+
+def check_fits(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Check that a state dict fits a model; nothing is changed.
+
+    Args:
+        model: The model.
+        state: The state dict.
+
+    Raises:
+        CheckpointError: If it belongs to another model, or holds NaN where the model does not.
+    """
+    if wrong := misfits(model.state_dict(), state, exact=True):
+        more = f", and {len(wrong) - 1} other tensors do not fit" if len(wrong) > 1 else ""
+        raise CheckpointError(
+            f"the checkpoint is of another model, or damaged: {wrong[0]}{more}; name another folder"
+        )
 
 
 def load_model(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -200,13 +246,7 @@ def load_model(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         CheckpointError: If the state dict belongs to another model; `model` then stays as it is.
     """
-    shapes = {k: v.shape for k, v in model.state_dict().items()}
-    saved = {k: v.shape for k, v in state.items()}
-    if wrong := sorted(k for k in shapes.keys() | saved.keys() if shapes.get(k) != saved.get(k)):
-        raise CheckpointError(
-            f"the checkpoint is of another model: {wrong[0]!r} and {len(wrong) - 1} other tensors "
-            "are not there or not alike; name another folder"
-        )
+    check_fits(model, state)
     try:
         with torch.no_grad():
             model.load_state_dict(dict(state))
@@ -240,6 +280,21 @@ class State:
     best_loss: float | None = None
     best_step: int | None = None
     stalls: int = 0
+
+
+def _state_of(facts: Mapping[str, Any]) -> State:
+    """Return the state of a checkpoint.
+
+    Raises:
+        TypeError: If a value is missing, unknown, or of another kind.
+    """
+    state = State(**facts)
+    for field in fields(State):
+        value, kinds = getattr(state, field.name), (int, float) if "loss" in field.name else (int,)
+        optional = field.default is None
+        if not (type(value) in kinds or (optional and value is None)):
+            raise TypeError(f"{field.name} {value!r}")
+    return state
 
 
 class Kept:
@@ -367,24 +422,42 @@ class Kept:
         for key, value in tensors.items():
             kind, _, name = key.partition(".")
             parts.setdefault(kind, {})[name] = value
-        load_model(self.model, parts.get("model", {}))
-        restore_optimizer(optimizer, parts.get("optimizer", {}), facts["optimizer"])
-        self.state = State(**facts["state"])
-        self.saved = self.state.step
-        scaler = getattr(self.accelerator, "scaler", None)
-        if scaler is not None and facts["scaler"] is not None:
-            scaler.load_state_dict(facts["scaler"])
-        if self.options.carried is not None:
-            prefix = f"{self.accelerator.process_index}."
-            carried = parts.get("carried", {})
-            self.options.carried.load_state_dict(
-                {k.removeprefix(prefix): v for k, v in carried.items() if k.startswith(prefix)}
+        if unknown := sorted(parts.keys() - {"model", "optimizer", "carried", "generator"}):
+            raise CheckpointError(
+                f"the checkpoint is of another model, or damaged: it holds {unknown[0]!r}; name "
+                "another folder"
             )
-        if facts["best_step"] is not None:
-            self.best = self.folder.read_best(facts["best_step"])
-        generators = parts.get("generator", {})
-        rows = read_rows(self.folder.path / FILE, self.state.step)
-        return rows, facts["metrics"], [generators[str(index)] for index in range(len(generators))]
+        rank = f"{self.accelerator.process_index}."
+        carried = {
+            k.removeprefix(rank): v
+            for k, v in parts.get("carried", {}).items()
+            if k[: len(rank)] == rank
+        }
+        scaler = getattr(self.accelerator, "scaler", None)
+        try:
+            state, best_step = _state_of(facts["state"]), facts["best_step"]
+            plain, scales, metrics = facts["optimizer"], facts["scaler"], list(facts["metrics"])
+            generators = parts.get("generator", {})
+            order = [generators[str(index)] for index in range(len(generators))]
+            _by_parameter(optimizer, parts.get("optimizer", {}), plain)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"{self.folder.path / POINTER}: no record of a training to go on with ({error}); "
+                "remove the folder to start over"
+            ) from None
+        rows = read_rows(self.folder.path / FILE, state.step)
+        best = None if best_step is None else self.folder.read_best(best_step)
+        for weights in (parts.get("model", {}), *([] if best is None else [best])):
+            check_fits(self.model, weights)
+        # all is checked: from here on, things change
+        load_model(self.model, parts.get("model", {}))
+        restore_optimizer(optimizer, parts.get("optimizer", {}), plain)
+        self.state, self.saved, self.best = state, state.step, best
+        if scaler is not None and scales is not None:
+            scaler.load_state_dict(scales)
+        if self.options.carried is not None:
+            self.options.carried.load_state_dict(carried)
+        return rows, metrics, order
 
     def choose(self) -> None:
         """Load the best weights into the model at the end, if they were asked for."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from aimc_bridge.errors import CheckpointError
-from aimc_bridge.files import replacing
+from aimc_bridge.files import naming, replacing
 from aimc_bridge.progress import ProgressBar, metric_value
 
 COLUMNS = ("step", "epoch", "loss", "noise_scale", "learning_rate")
@@ -116,8 +116,9 @@ class TrainingLog:
                 write_rows(self.folder / FILE, self.rows, self.metrics)
                 self.file = (self.folder / FILE).open("a", newline="", encoding="utf-8")
             else:
-                csv.writer(self.file).writerow(_words(row, self.metrics))
-                self.file.flush()
+                with naming(self.folder / FILE):
+                    csv.writer(self.file).writerow(_words(row, self.metrics))
+                    self.file.flush()
         if self.board is not None:
             for name, value in row.items():
                 if name not in ("step", "wall_s"):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aimc_bridge import files
+from aimc_bridge.csv_cells import as_csv
 from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
 from benchmarks.report import figures
@@ -211,7 +212,7 @@ def write(out: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
         results: The rows, `COLUMNS`.
         about: The contents of run.json.
     """
-    files.write_text(out / "results.csv", results.to_csv(index=False))
+    files.write_text(out / "results.csv", as_csv(results))
     save(out, results, about)
     files.write_text(out / "run.json", json.dumps(about, indent=1) + "\n")
 
@@ -226,7 +227,7 @@ def save(out: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
     """
     facts = facts_of(about)
     table = changes(results, facts["chance_error"])
-    files.write_text(out / "changes.csv", table.to_csv(index=False))
+    files.write_text(out / "changes.csv", as_csv(table))
     words = text(results, facts, about["command"], "figure.png")
     files.write_text(out / "summary.md", f"# Ablation\n\n{words}")
     figure(table, _title(facts), out / "figure.png")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aimc_bridge import files
+from aimc_bridge.csv_cells import as_csv
 from aimc_bridge.times import label
 from benchmarks.report import figures
 from benchmarks.report.ladder_tables import (
@@ -279,7 +280,7 @@ def save(out: Path, results: pd.DataFrame, studies: Studies, command: str) -> No
         text.append(study_text(rows, facts))
         panels.append((rows, facts))
     for name, tables in {"results": [results], **by_name}.items():
-        text_of_table = pd.concat(tables, ignore_index=True).to_csv(index=False)
+        text_of_table = as_csv(pd.concat(tables, ignore_index=True))
         files.write_text(out / f"{name}.csv", text_of_table)
     (out / "figures").mkdir(exist_ok=True)
     figure(panels, out / "figures" / "ladder.png")

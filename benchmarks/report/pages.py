@@ -149,7 +149,7 @@ def problems(root: Path | None = None) -> Iterator[str]:
         DataError: If there are no pages.
     """
     root = _project() if root is None else root
-    damaged = [problem for path in sorted(records.FOLDER.glob("*.json")) for problem in _of(path)]
+    damaged = damage()
     yield from damaged
     if damaged:
         return  # no page can be made from damaged records
@@ -163,6 +163,11 @@ def problems(root: Path | None = None) -> Iterator[str]:
     for picture in pictures():
         if drawing.description_of(root / picture.path) != picture.digest:
             yield f"{picture.path} is not drawn from the records"
+
+
+def damage() -> list[str]:
+    """Return what is wrong with the records' files, one line per problem."""
+    return [problem for path in sorted(records.FOLDER.glob("*.json")) for problem in _of(path)]
 
 
 def _project() -> Path:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aimc_bridge import files
+from aimc_bridge.csv_cells import unescaped
 from aimc_bridge.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -287,7 +288,7 @@ def read_csv(
             header, *lines = csv.reader(opened, strict=True)
         if header not in ([*columns], [*columns, *more]):
             raise DataError(f"{path} has other columns than {', '.join(columns)}")
-        kinds = [str if name in texts else _number for name in header]
+        kinds = [unescaped if name in texts else _number for name in header]
         return [
             [kind(cell) if cell else None for kind, cell in zip(kinds, line, strict=True)]
             for line in lines

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aimc_bridge import files
+from aimc_bridge.csv_cells import as_csv
 from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
 from benchmarks.report import tables
@@ -239,7 +240,7 @@ def write(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None
         results: Its rows.
         about: The contents of run.json.
     """
-    files.write_text(folder / "results.csv", results.to_csv(index=False))
+    files.write_text(folder / "results.csv", as_csv(results))
     save(folder, results, about)
     files.write_text(folder / "run.json", json.dumps(about, indent=1) + "\n")
 

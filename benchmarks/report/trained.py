@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimc_bridge import files
+from aimc_bridge import files, sealed_files
 from aimc_bridge.errors import DataError, UsageError
 from benchmarks.report.record import read_run
 
@@ -96,7 +96,7 @@ def keep(
         note = into / ("info.json" if name == "model" else "hwa.json")
         if not dry_run:
             into.mkdir(parents=True, exist_ok=True)
-            files.write_tensors(path, tensors)
+            sealed_files.write_tensors(path, tensors)
             files.write_text(note, json.dumps(notes[name], indent=1) + "\n")
         written += [path, note]
     return written
@@ -111,7 +111,7 @@ def _small_enough(path: Path) -> dict[str, Tensor]:
     Raises:
         DataError: If a file of them would be too large.
     """
-    tensors = halved(files.read_tensors(path))
+    tensors = halved(sealed_files.read_tensors(path))
     size = sum(value.numel() * value.element_size() for value in tensors.values())
     if size > LARGEST:
         raise DataError(

@@ -17,7 +17,6 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +36,7 @@ from aimc_bridge.commands import Output
 from aimc_bridge.conversion import convert
 from aimc_bridge.engines.native import compiled
 from aimc_bridge.errors import CheckpointError, UsageError
-from aimc_bridge.files import write_text
+from aimc_bridge.sealed_files import read_facts, write_facts
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import sweep
 from aimc_bridge.training import HWATraining, train, train_digital
@@ -413,13 +412,15 @@ class Study:
         """
         if path.exists():
             try:
-                return {str(k): float(v) for k, v in json.loads(path.read_text()).items()}
-            except (ValueError, AttributeError, TypeError) as error:
-                raise CheckpointError(f"{path} is damaged ({error}); delete it") from None
+                return {str(name): float(value) for name, value in read_facts(path).items()}
+            except (ValueError, TypeError) as error:  # a CheckpointError is a ValueError
+                raise CheckpointError(
+                    f"{path} is damaged ({error}); delete it to measure the digital model again"
+                ) from None
         with torch.random.fork_rng():
             torch.manual_seed(rng.derive(self.seed, "digital"))
             values = evaluate(self.task, subset, split, model)
-        write_text(path, json.dumps(values) + "\n")
+        write_facts(path, values)
         return values
 
     def samples(self, subset: int | None, split: Split = "test") -> int:

@@ -63,6 +63,12 @@ def _several(text: str, **options: Any) -> Parameter:
     return Parameter(consume_multiple=True, help=text, **options)
 
 
+def _check_targets(_: Any, targets: tuple[float, ...]) -> None:
+    if not targets or not all(0 <= target <= 1 for target in targets):
+        given = " ".join(map(str, targets))
+        raise UsageError(f"--targets {given}; allowed: one or more numbers in [0, 1]")
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class CrosscheckOptions:
@@ -110,7 +116,10 @@ class CrosscheckOptions:
         cli.Times,
         Parameter(help="Times after programming, as 1s 1h 3600; default: those of each level."),
     ] = None
-    targets: Annotated[tuple[float, ...], _several("Conductances of devices over g_max.")] = TARGETS
+    targets: Annotated[
+        tuple[float, ...],
+        _several("Conductances of devices over g_max, in [0, 1].", validator=_check_targets),
+    ] = TARGETS
     samples: Annotated[cli.Count, Parameter(help="Devices per cell.")] = SAMPLES
     chips: Annotated[
         int | None,

@@ -7,7 +7,6 @@ written. A run with other arguments is refused.
 from __future__ import annotations
 
 import contextlib
-import csv
 import itertools
 import json
 import time
@@ -15,11 +14,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
 from torch import nn
 
+from aimc_bridge import sweep_files
 from aimc_bridge.commands import Output
-from aimc_bridge.errors import CheckpointError, UsageError
-from aimc_bridge.files import read_tensors, write_tensors, write_text
+from aimc_bridge.errors import CheckpointError, DataError, UsageError
+from aimc_bridge.files import remove_partial, write_text
+from aimc_bridge.sealed_files import (
+    misfits,
+    read_facts,
+    read_json,
+    read_tensors,
+    write_facts,
+    write_tensors,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +49,7 @@ def holds_a_run(out: Path, resume: bool | None) -> bool:
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder")
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists() or all(path.name == LOCK for path in out.iterdir()):
         return False
     if not resume:
         more = "" if resume is None else ", or add --resume"
@@ -59,9 +68,9 @@ def claim_in(out: Path) -> dict[str, Any]:
     """
     path = out / "run.json"
     try:
-        arguments = json.loads(path.read_text())["arguments"]
+        arguments = read_json(path)["arguments"]
         return dict(arguments.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):  # a CheckpointError is a ValueError
         raise UsageError(f"{path}: no record of a run to resume; name another --out") from None
 
 
@@ -76,9 +85,23 @@ def enter(out: Path, arguments: dict[str, Any], resume: bool, free: tuple[str, .
             replace the old ones.
 
     Raises:
-        UsageError: If the folder holds something else, or cannot be written.
+        UsageError: If the folder holds something else, cannot be written, or if another process
+            works in it.
     """
+    held = out.resolve() in _HELD
+    try:
+        _enter(out, arguments, resume, free)
+    except BaseException:
+        if not held:  # a folder that is refused is left as it was
+            unlock(out)
+        raise
+
+
+def _enter(out: Path, arguments: dict[str, Any], resume: bool, free: tuple[str, ...]) -> None:
+    """Do the work of `enter`, which gives the lock back if it fails."""
     record = out / "run.json"
+    if out.is_dir():
+        lock(out)
     if holds_a_run(out, resume):
         before = claim_in(out)
         now = json.loads(json.dumps(arguments))
@@ -94,6 +117,7 @@ def enter(out: Path, arguments: dict[str, Any], resume: bool, free: tuple[str, .
         return
     try:
         out.mkdir(parents=True, exist_ok=True)
+        lock(out)
         write_text(record, json.dumps({"arguments": arguments}, indent=1) + "\n")
     except OSError as error:
         raise UsageError(
@@ -113,6 +137,7 @@ def leave(out: Path) -> bool:
     if any(path.is_file() for path in out.glob("work/**/*")):
         return False
     (out / "run.json").unlink(missing_ok=True)
+    (out / LOCK).unlink(missing_ok=True)
     folders = [path for path in out.rglob("*") if path.is_dir()]
     for folder in [*sorted(folders, reverse=True), out]:
         with contextlib.suppress(OSError):  # not empty: the files in it were there before
@@ -136,53 +161,121 @@ def resumable(out: Path, output: Output) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if leave(out):
+        unbegun = False
+        with contextlib.suppress(OSError):  # the first error is the one to show
+            unbegun = leave(out)
+        if unbegun:
             raise
         hint = f"what is done is kept; to go on: the same command with --out {out} --resume"
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(f"interrupted; {hint}") from None
         output.say(hint)
         raise
+    finally:
+        unlock(out)
+
+
+# --- one process at a time ------------------------------------------------------------------------
+
+LOCK = ".lock"
+_HELD: dict[Path, FileLock] = {}
+
+
+def lock(out: Path) -> None:
+    """Keep other processes out of a folder until `unlock`, or until this process ends.
+
+    The system takes the lock back when the process ends, in whatever way it ends. What dead
+    processes left half-written in the folder is removed.
+
+    Args:
+        out: The folder; it must exist.
+
+    Raises:
+        UsageError: If another process works in it, or if it cannot be written.
+    """
+    place = out.resolve()
+    if place in _HELD:
+        return
+    held = FileLock(place / LOCK)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(
+            f"--out {out}: another process works in it; wait until it is done, or name another "
+            "folder"
+        ) from None
+    except NotImplementedError:  # a file system without locks
+        return
+    except OSError as error:
+        raise UsageError(
+            f"--out {out} cannot be written ({error.strerror}); name another folder"
+        ) from None
+    _HELD[place] = held
+    remove_partial(place, below=True)
+
+
+def unlock(out: Path) -> None:
+    """Let other processes into a folder.
+
+    Args:
+        out: The folder, after `lock`; nothing happens otherwise.
+    """
+    held = _HELD.pop(out.resolve(), None)
+    if held is not None:
+        with contextlib.suppress(OSError):  # before the release: afterwards it may be another's
+            (out / LOCK).unlink(missing_ok=True)
+        held.release()
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Keep other processes out of a folder while the block runs.
+
+    Args:
+        out: The folder; it must exist.
+
+    Raises:
+        UsageError: If another process works in it.
+    """
+    inner = out.resolve() in _HELD
+    lock(out)
+    try:
+        yield
+    finally:
+        if not inner:
+            unlock(out)
 
 
 # --- finished parts -------------------------------------------------------------------------------
 
 
-def finished(path: Path, chips: int, times: Sequence[float]) -> pd.DataFrame | None:
+def finished(
+    path: Path, chips: int, times: Sequence[float], seed: int, mark: str | None = None
+) -> pd.DataFrame | None:
     """Read the file of a sweep, without the model, if it has all chips at all times.
 
     Args:
         path: The CSV file.
         chips: The number of chips that are needed.
         times: The times that are needed, in seconds after programming.
+        seed: Seed of the sweep.
+        mark: The fingerprint of the model whose chips these are; None if it was not noted.
 
     Returns:
         The rows, sorted as `sweep` sorts them; None if the file or some of the rows are missing.
 
     Raises:
-        CheckpointError: If the file is damaged.
+        CheckpointError: If the file is damaged, or of another sweep.
     """
     import pandas as pd
 
     if not path.exists():
         return None
-    kinds = {"chip": int, "seed": int, "t_inference": float, "metric": str}
     try:
-        # not read with pandas: each value must come back exactly, to the last bit
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file, strict=True))
-        rows = [
-            {
-                **{key: kind(line[key]) for key, kind in kinds.items()},
-                "value": float(line["value"] or "nan"),
-            }
-            for line in lines
-        ]
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
-        raise CheckpointError(
-            f"{path} is damaged ({error!r}); remove it to measure these chips again"
-        ) from None
-    table = pd.DataFrame(rows, columns=[*kinds, "value"])
+        rows = sweep_files.read_rows(path, seed, mark)
+    except DataError as error:
+        raise CheckpointError(f"{error}; remove it to measure these chips again") from None
+    table = pd.DataFrame(rows, columns=sweep_files.COLUMNS)
     table = table[(table.chip < chips) & table.t_inference.isin(times)]
     pairs = itertools.product(range(chips), times)
     if set(zip(table.chip, table.t_inference, strict=True)) != set(pairs):
@@ -208,17 +301,17 @@ def load_weights(model: nn.Module, path: Path) -> None:
         path: The file.
 
     Raises:
-        CheckpointError: If the file is missing, damaged or of another model.
+        CheckpointError: If the file is missing, damaged or of another model. The model then stays
+            as it is.
     """
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; name the hwa.safetensors of a run")
     if not path.exists():
         raise CheckpointError(f"no weights at {path}")
-    try:
-        model.load_state_dict(read_tensors(path))
-    except RuntimeError as error:
-        text = str(error).splitlines()[-1].strip()
-        raise CheckpointError(f"{path}: weights of another model ({text})") from None
+    tensors = read_tensors(path)
+    if wrong := misfits(model.state_dict(), tensors):
+        raise CheckpointError(f"{path}: weights of another model, or damaged ({wrong[0]})")
+    model.load_state_dict(tensors)
 
 
 def drop_checkpoints(folder: Path) -> None:
@@ -241,6 +334,7 @@ class Parts:
         started: Names of the parts that were started, in order.
         wall_s: Part -> seconds, for the finished parts.
         interrupted: Names of the parts that an interruption cut in two.
+        marks: Name of a sweep's file -> fingerprint of the model whose chips are in it.
     """
 
     def __init__(self, path: Path, keep: bool) -> None:
@@ -253,6 +347,7 @@ class Parts:
         self.path, self.keep = path, keep
         self.started: list[str] = []
         self.wall_s: dict[str, float] = {}
+        self.marks: dict[str, str] = {}
         self.interrupted: list[str] = []
 
     def timed(self, name: str, work: Callable[..., Any], *args: Any) -> Any:
@@ -281,6 +376,17 @@ class Parts:
         self._note()
         return result
 
+    def mark(self, path: Path) -> None:
+        """Note whose chips a finished sweep's file holds; a resumed run takes no others.
+
+        Args:
+            path: The CSV file.
+        """
+        found = sweep_files.mark_of(path)
+        if found is not None and self.marks.get(path.name) != found:
+            self.marks[path.name] = found
+            self._note()
+
     def more(self, name: str) -> str:
         """Return a name for a part that adds to an earlier one.
 
@@ -300,8 +406,9 @@ class Parts:
                 "started": self.started,
                 "wall_s": self.wall_s,
                 "interrupted": self.interrupted,
+                "marks": self.marks,
             }
-            write_text(self.path, json.dumps(notes, indent=1) + "\n")
+            write_facts(self.path, notes)
 
     def recall(self) -> None:
         """Read the notes of an earlier run, if there are any.
@@ -312,10 +419,15 @@ class Parts:
         if not self.path.exists():
             return
         try:
-            notes = json.loads(self.path.read_text())
-            self.started = notes["started"]
-            self.wall_s, self.interrupted = notes["wall_s"], notes["interrupted"]
-        except (ValueError, KeyError, TypeError) as error:
+            notes = read_facts(self.path)
+            started, interrupted = list(notes["started"]), list(notes["interrupted"])
+            wall_s = {str(name): float(value) for name, value in notes["wall_s"].items()}
+            marks = dict(notes.get("marks", {}))  # older runs did not note them
+            if not all(isinstance(name, str) for name in (*started, *interrupted, *marks.values())):
+                raise TypeError("a part that is no text")
+            self.started, self.wall_s, self.interrupted = started, wall_s, interrupted
+            self.marks = marks
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"{self.path} is damaged ({error}); remove it to go on without the times measured "
                 "before"

@@ -19,6 +19,7 @@ from torch import nn
 
 from aimc_bridge.commands import Output
 from aimc_bridge.conversion import convert, copy_trained, coverage
+from aimc_bridge.csv_cells import as_csv
 from aimc_bridge.errors import CheckpointError, UsageError
 from aimc_bridge.files import write_text
 from aimc_bridge.times import label
@@ -451,7 +452,7 @@ class Phases:
         """Write the weights and history of a finished training, and delete its checkpoints."""
         if self.study.replica.index:
             return
-        write_text(self.study.folder / f"{phase}.csv", history.to_csv(index=False))
+        write_text(self.study.folder / f"{phase}.csv", as_csv(history))
         folder.save_weights(model, self.study.folder / f"{phase}.safetensors")
         folder.drop_checkpoints(self.study.folder / f"{phase}-training")
 
@@ -503,7 +504,9 @@ class Phases:
         for engine, subset, chips in self._measurements():
             name = f"{phase} {engine}" + (f" {subset}" if subset is not None else "")
             path = study.folder / f"{name.replace(' ', '-')}.csv"
-            table = folder.finished(path, chips, times)
+            table = folder.finished(
+                path, chips, times, study.chip_seed, study.parts.marks.get(path.name)
+            )
             if table is None:
                 analog = native
                 if engine != "native":
@@ -516,6 +519,7 @@ class Phases:
                 evaluate = study.evaluator(model, subset)
                 work = functools.partial(study.sweep, analog, evaluate, path, chips=chips)
                 table = study.parts.timed(study.parts.more(name), work)
+                study.parts.mark(path)
             self._add(table, phase, engine, subset)
 
     def _as(self, engine: str, model: nn.Module, native: nn.Module) -> nn.Module:

@@ -165,7 +165,7 @@ class Settings:
 
     def checkpoints(self) -> dict[str, Path]:
         """Return task -> path of its digital model, for the tasks of --checkpoint."""
-        return cli.paths_of("--checkpoint", self.checkpoint, self.tasks)
+        return cli.checkpoints_of(self.checkpoint, self.tasks)
 
     def trained_files(self) -> dict[str, Path]:
         """Return task -> path of its hardware-aware model, for the tasks of --trained."""

@@ -14,12 +14,11 @@ from typing import Any, Literal
 
 import torch
 from accelerate.utils import send_to_device
-from safetensors import SafetensorError
-from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from aimc_bridge.converted import matches
 from aimc_bridge.errors import CheckpointError, DataError, UsageError
+from aimc_bridge.sealed_files import misfits, read_tensors
 from benchmarks.tasks.data import DataSet, Loader, PackagedModel
 from benchmarks.tasks.plan import LadderSizes, Plan
 from benchmarks.tasks.published import Published
@@ -419,17 +418,23 @@ class Task(ABC):
             )
         model = self.skeleton()
         try:
-            load_model(model, file)
-        except SafetensorError as error:
+            tensors = read_tensors(file)
+        except CheckpointError as error:
             raise CheckpointError(f"{file} is damaged or cut short ({error})") from None
-        except RuntimeError as error:
-            line = str(error).splitlines()[-1].strip()
-            raise CheckpointError(
-                f"{file} holds another model than {self.model_name} for {self.dataset}: {line}"
-            ) from None
-        for key, value in model.state_dict().items():
+        for key, value in tensors.items():
             if value.is_floating_point() and not value.isfinite().all():
                 raise CheckpointError(f"{file}: {key} holds NaN or infinite values")
+        state = model.state_dict(keep_vars=True)
+        by_tensor = {id(value): tensors[name] for name, value in state.items() if name in tensors}
+        for name, value in state.items():  # a tensor that has several names is stored under one
+            if name not in tensors and id(value) in by_tensor:
+                tensors[name] = by_tensor[id(value)]
+        if wrong := misfits(state, tensors):
+            raise CheckpointError(
+                f"{file} holds another model than {self.model_name} for {self.dataset}: "
+                f"{'; '.join(wrong[:3])}"
+            )
+        model.load_state_dict(tensors)
         return model.eval()
 
     def command(self, out: Path) -> str:
@@ -492,7 +497,7 @@ def read_info(path: str | Path) -> dict[str, Any]:
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     try:
-        info: dict[str, Any] = json.loads((folder / "info.json").read_text())
+        info: dict[str, Any] = json.loads((folder / "info.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from aimc_bridge.errors import CheckpointError, DataError
-from aimc_bridge.files import read_tensors, write_tensors
 from aimc_bridge.rng import stream
+from aimc_bridge.sealed_files import read_tensors, write_tensors
 
 DATA_VARIABLE = "AIMC_BRIDGE_DATA"
 CACHE_VARIABLE = "AIMC_BRIDGE_CACHE"
@@ -205,7 +205,7 @@ def cached(
     file = cache_dir() / f"{name}-{version}.safetensors"
     if file.exists():
         try:
-            return read_tensors(file)
+            return read_tensors(file, must=True)
         except CheckpointError:  # half written by a program that crashed: make it again
             file.unlink()
     tensors = make()

@@ -117,8 +117,9 @@ class PretrainedTask(SentenceTask):
         silence()
         self.encoder, self.dropout = encoder, dropout
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(encoder)
-            self.config = AutoConfig.from_pretrained(encoder, num_labels=2)
+            # No code of strangers is run, and nobody is asked whether it should be.
+            self.tokenizer = AutoTokenizer.from_pretrained(encoder, trust_remote_code=False)
+            self.config = AutoConfig.from_pretrained(encoder, num_labels=2, trust_remote_code=False)
             facts: Mapping[str, Any] = PretrainedConfig.get_config_dict(encoder)[0]
         except Exception as error:  # noqa: BLE001 (each layer below has its own error)
             raise DataError(
@@ -161,7 +162,11 @@ class PretrainedTask(SentenceTask):
             torch.manual_seed(seed)
             try:
                 model: nn.Module = AutoModelForSequenceClassification.from_pretrained(
-                    self.encoder, config=config, dtype=torch.float32
+                    self.encoder,
+                    config=config,
+                    dtype=torch.float32,
+                    trust_remote_code=False,
+                    use_safetensors=True,  # The other format can hold code.
                 )
             except (OSError, ValueError, RuntimeError, SafetensorError) as error:
                 raise CheckpointError(

@@ -352,7 +352,10 @@ def test_a_full_disk_is_one_line(unbuffered: str) -> None:
             stderr=subprocess.PIPE,
             check=False,
         )
-    assert (done.returncode, done.stderr) == (2, b"error: No space left on device\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        b"error: standard output: No space left on device\n",
+    )
 
 
 # --- output ---------------------------------------------------------------------------------------

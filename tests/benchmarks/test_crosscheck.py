@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from safetensors.torch import save_model
 
 import presets
 from aimc_bridge import calibrate, convert
 from aimc_bridge.equivalence import device
 from aimc_bridge.equivalence.task import POINTS
+from aimc_bridge.sealed_files import write_tensors
 from benchmarks import digital, tasks
 from benchmarks.crosscheck import main
 from benchmarks.report import record as records
@@ -168,7 +168,7 @@ def test_a_cross_check_with_a_budget_is_resumed(
 ) -> None:
     """A report keeps its share, and nothing is predicted again."""
     wrn = tasks.get("wrn", "embedded", None)
-    save_model(wrn.build(3), str(tmp_path / "model.safetensors"))
+    write_tensors(tmp_path / "model.safetensors", wrn.build(3).state_dict())
     words = [*LAYER, "--checkpoint", str(tmp_path), "--chips", "4", "--budget", "30m"]
     words += ["--out", str(tmp_path / "out")]
     assert main(words) == 0

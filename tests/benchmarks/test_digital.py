@@ -117,11 +117,14 @@ def test_a_precision_is_kept_and_an_unknown_one_refused(tmp_path) -> None:
         digital.fit(task, tmp_path / "b", resume=True, **options)
     pointer = tmp_path / "b" / "checkpoint.json"
     facts = json.loads(pointer.read_text())
-    del facts["precision"]  # A checkpoint from before there was a choice is a float32 one.
+    for name in ("precision", "sha256", "tensors"):
+        del facts[name]  # A checkpoint from before there was a choice is a float32 one.
     pointer.write_text(json.dumps(facts))
-    with pytest.raises(UsageError, match="another recipe, seed, precision or option"):
+    refused = pytest.raises(UsageError, match="another recipe, seed, precision or option")
+    with refused, pytest.warns(UserWarning, match="checkpoint.json: no checksum"):
         digital.fit(task, tmp_path / "b", precision="bf16", resume=True, **options)
-    digital.fit(task, tmp_path / "b", resume=True, **options)
+    with pytest.warns(UserWarning, match="checkpoint.json: no checksum"):
+        digital.fit(task, tmp_path / "b", resume=True, **options)
 
 
 def test_the_options_of_the_task_are_kept_and_belong_to_the_run(tmp_path) -> None:
@@ -138,9 +141,11 @@ def test_the_options_of_the_task_are_kept_and_belong_to_the_run(tmp_path) -> Non
     pointer = tmp_path / "checkpoint.json"
     facts = json.loads(pointer.read_text())
     assert facts.pop("options") == {"cutout": 2}
+    del facts["sha256"], facts["tensors"]
     # A checkpoint from before options were noted can be resumed.
     pointer.write_text(json.dumps(facts))
-    digital.fit(cut, tmp_path, resume=True, **how)
+    with pytest.warns(UserWarning, match="checkpoint.json: no checksum"):
+        digital.fit(cut, tmp_path, resume=True, **how)
     assert tasks.read_info(tmp_path)["options"] == {"cutout": 2}
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from aimc_bridge.sealed_files import write_tensors
 from benchmarks import digital, run, tasks
 from benchmarks.studies.phases import Phases
 from tests.benchmarks.test_run import QUICK, ROOT, Interrupted, one_error
@@ -40,7 +41,7 @@ def truncated(model: Path, tmp_path: Path) -> list[str]:
 def with_nan(model: Path, tmp_path: Path) -> list[str]:
     tensors = load_file(model / "model.safetensors")
     tensors["fc.weight"][0, 0] = math.nan
-    save_file(tensors, tmp_path / "model.safetensors")
+    write_tensors(tmp_path / "model.safetensors", tensors)
     return ["--checkpoint", str(tmp_path / "model.safetensors")]
 
 

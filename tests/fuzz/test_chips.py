@@ -17,10 +17,8 @@ from torch import Tensor, nn
 from aimc_bridge import calibrate, convert, drift, load_chip, program, restore, save_chip, sweep
 from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import AimcError
-from tests.fuzz.damage import CASES, SEALED, changed, damaged
+from tests.fuzz.damage import CASES, changed, damaged
 from tests.models import ENGINES, QUIET, mlp, random
-
-pytestmark = pytest.mark.skipif(not SEALED, reason="files without checksums")
 
 
 class Saved(NamedTuple):

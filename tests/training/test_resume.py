@@ -14,16 +14,24 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from aimc_bridge import convert, drift, program, restore, train
 from aimc_bridge.errors import CheckpointError, UsageError
-from aimc_bridge.files import read_tensors
+from aimc_bridge.sealed_files import (
+    misfits,
+    read_facts,
+    read_tensors,
+    write_facts,
+    write_tensors,
+)
 from aimc_bridge.training.checkpoint import Folder, load_model, optimizer_state
 from presets import rasch2023
 from tests.models import RANGED, mlp, random, small_net
+from tests.test_sealed_files import CHANGES, changed, flips, header
 from tests.training.test_training import recipe
 
 ROOT = Path(__file__).parents[2]
@@ -276,7 +284,8 @@ def test_what_cannot_be_gone_on_with(tmp_path: Path) -> None:
     for file in (whole, tmp_path / "checkpoint.json", tmp_path / "metrics.csv"):
         before = file.read_bytes()
         file.write_bytes(before[: len(before) // 2])
-        with pytest.raises(CheckpointError, match=f"{file.name}.*(damaged|lacks).* start over"):
+        match = f"{file.name}.*(damaged|lacks|no record of a training).* start over"
+        with pytest.raises(CheckpointError, match=match):
             work(tmp_path, resume=True)
         file.write_bytes(before)
     whole.unlink()
@@ -308,3 +317,53 @@ def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
     folder.write(2, {}, {"model.a": torch.ones(2)})
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["checkpoint.json", "notes.txt", "step-2.safetensors"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_damaged_checkpoint_leaves_the_model_as_it_is(change: str, tmp_path: Path) -> None:
+    """With the checksum of before, and with one that fits: then the model refuses the tensors."""
+    with pytest.raises(Interrupted):
+        work(tmp_path, 7)
+    whole, pointer = tmp_path / "step-6.safetensors", tmp_path / "checkpoint.json"
+    tensors = changed(whole, change)
+    if change == "key deleted":
+        del tensors[next(name for name in tensors if name.startswith("model."))]
+    save_file(tensors, whole, metadata=header(whole))
+    with pytest.raises(CheckpointError, match="do not fit its checksum.*start over"):
+        work(tmp_path, resume=True)
+    write_tensors(whole, tensors)
+    with pytest.raises(CheckpointError, match="is not the file of checkpoint.json"):
+        work(tmp_path, resume=True)
+    facts = read_facts(pointer)
+    analog = convert(mlp(), rasch2023)
+    before = {name: value.clone() for name, value in analog.state_dict().items()}
+    model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    if misfits(before, model, exact=True):
+        with pytest.raises(CheckpointError, match="another model, or damaged"):
+            load_model(analog, model)
+    else:
+        assert change == "key added"  # it is no tensor of the model
+    assert all(torch.equal(analog.state_dict()[k], v) for k, v in before.items())
+    for wrong in (
+        {"file": 3},
+        {"step": "x"},
+        {"run": 3},
+        {"state": {"step": "x"}},
+        {"optimizer": 3},
+    ):
+        write_facts(pointer, {**facts, **wrong, "tensors": None})
+        with pytest.raises(CheckpointError, match="start over|another model, or damaged"):
+            work(tmp_path, resume=True)
+
+
+def test_no_flipped_bit_of_a_checkpoint_is_resumed(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        work(tmp_path, 7)
+    whole = tmp_path / "step-6.safetensors"
+    folder = Folder(tmp_path, read_facts(tmp_path / "checkpoint.json")["run"], True, True)
+    data = whole.read_bytes()
+    assert folder.read() is not None
+    for damaged in flips(data, 200):
+        whole.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="start over"):
+            folder.read()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge.engines.aihwkit.noise import OurNoiseModel, drawing
+from aimc_bridge.engines.aihwkit.noise import LawNoiseModel, OurNoiseModel, drawing
 from aimc_bridge.engines.aihwkit.tile import ChipTile
 from aimc_bridge.engines.aihwkit.variation import read_tile, write_tile
 from aimc_bridge.engines.base import Flag, Matrix, Observer
@@ -17,8 +17,9 @@ from aimc_bridge.errors import (
     StateError,
 )
 from aimc_bridge.physics import faults, variation
-from aimc_bridge.physics.cells import Cells, netted_cells
+from aimc_bridge.physics.cells import Cells, netted_cells, state_shape, working_shape
 from aimc_bridge.physics.faults import FaultMap
+from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid, column_scales
 from aimc_bridge.physics.variation import Variation
 from aimc_bridge.spec import OwnDevice, Preset, TrainingSpec
@@ -179,6 +180,68 @@ class TileMatrix(Matrix):
             tensors |= {f"{row}.{column}.{key}": value for key, value in state.items()}
         return tensors
 
+    def check_chip_state(self, state: dict[str, Tensor], t_s: float | None) -> None:
+        """Check the tensors of every tile; aihwkit's own models decide how many they have."""
+        names, own = set(state), law_of(self.preset.pcm).by_tile
+        drawn = variation.drawn_names(self.preset.crossbar)
+        for row, column, tile in self._each():
+            where = f"chip of {self.label}, tile {row}.{column}"
+            tensors = _of_tile(state, row, column)
+            names -= {f"{row}.{column}.{key}" for key in tensors}
+            needed = ["programmed", "held", "alpha", "drift0", *drawn]
+            if self.preset.compensation.drift_compensation != "none":
+                needed.append("baseline")
+            if t_s is not None:
+                needed.append(f"alpha@{t_s!r}")
+            if missing := [key for key in needed if key not in tensors]:
+                raise CheckpointError(f"{where}: no {', '.join(missing)}")
+            count = sum(key.startswith("drift") for key in tensors)
+            known = {*needed, *(f"drift{index}" for index in range(count))}
+            if isinstance(tile.rpu_config.noise_model, LawNoiseModel):
+                self._check_cells(tensors, tile, where)
+            for key, value in tensors.items():
+                if key not in known and not _is_factor(key):
+                    raise CheckpointError(f"{where}: unknown tensor {key!r}")
+                shape, whole = tuple(value.shape), tuple(tile.shared_weights.shape)
+                if key in ("programmed", "held") and shape != whole:
+                    raise CheckpointError(f"{where}: {key} {shape}; needs {whole}")
+                if key in drawn and shape != variation.shape_of(key, _grid_of(tile)):
+                    raise CheckpointError(f"{where}: {key} {shape}, not one value per output")
+                if key.startswith("alpha") and value.numel() != 1:
+                    raise CheckpointError(f"{where}: {key} {shape}; needs one number")
+                if key.startswith("drift") and own:  # it may keep what it likes
+                    continue
+                known_types = [tile.shared_weights.dtype]
+                if key.startswith("drift"):
+                    known_types.append(torch.bool)  # which devices are broken
+                if value.dtype not in known_types or not bool(value.isfinite().all()):
+                    raise CheckpointError(f"{where}: {key} holds NaN, or is {value.dtype}")
+        if names:
+            raise CheckpointError(f"chip of {self.label}: unknown tensor {sorted(names)[0]!r}")
+
+    def _check_cells(self, tensors: dict[str, Tensor], tile: ChipTile, where: str) -> None:
+        """Check the cells that our noise model keeps of a tile.
+
+        Raises:
+            CheckpointError: If one is missing, too many, or of another shape.
+        """
+        pcm, grid = self.preset.pcm, _grid_of(tile)
+        devices = state_shape(grid, pcm)
+        shapes = [devices, devices, (1, 1)]
+        if pcm.faults:
+            shapes += [working_shape(grid, pcm), (grid.out_features, grid.in_features)]
+        count = sum(key.startswith("drift") for key in tensors)
+        if count != len(shapes):
+            raise CheckpointError(f"{where}: {count} tensors of its cells; needs {len(shapes)}")
+        for index, needed in enumerate(shapes):
+            shape = tuple(tensors[f"drift{index}"].shape)
+            given = shape[-len(devices) :] if index == 1 else shape  # a law may have several nu
+            if given != needed:
+                raise CheckpointError(
+                    f"{where}: drift{index} {shape}; needs {needed}, "
+                    f"{pcm.pairs or 'no'} pairs of devices per weight"
+                )
+
     def cells(self) -> Cells:
         """Return the devices of all tiles as one matrix of cells."""
         if isinstance(self.preset.pcm, OwnDevice):
@@ -208,20 +271,11 @@ class TileMatrix(Matrix):
 
     def load_chip_state(self, state: dict[str, Tensor]) -> None:
         """Write the tensors to the tiles that their names start with."""
+        self.check_chip_state(state, None)
         self.restore()
+        drawn = variation.drawn_names(self.preset.crossbar)
         for row, column, tile in self._each():
-            tensors = {
-                key.removeprefix(f"{row}.{column}."): value
-                for key, value in state.items()
-                if key.startswith(f"{row}.{column}.")
-            }
-            drawn = variation.drawn_names(self.preset.crossbar)
-            needed = ("programmed", "held", "alpha", "drift0", *drawn)
-            missing = [key for key in needed if key not in tensors]
-            if missing:
-                raise CheckpointError(
-                    f"chip of {self.label}, tile {row}.{column}: no {', '.join(missing)}"
-                )
+            tensors = _of_tile(state, row, column)
             tile.reference_combined_weights = tile.trained().clone()
             tile.programmed_weights = tensors["programmed"].clone()
             tile.hold(tensors["held"])
@@ -389,3 +443,22 @@ class TileMatrix(Matrix):
     def remap(self) -> None:
         """Write the trained weights again, on new column scales."""
         self._write(self.clean_weight())
+
+
+def _grid_of(tile: ChipTile) -> TileGrid:
+    """Return the grid of a matrix that lies on this tile alone."""
+    return TileGrid((tile.in_size,), (tile.out_size,))
+
+
+def _of_tile(state: dict[str, Tensor], row: int, column: int) -> dict[str, Tensor]:
+    """Return the tensors of a tile by their own names."""
+    prefix = f"{row}.{column}."
+    return {k.removeprefix(prefix): value for k, value in state.items() if k.startswith(prefix)}
+
+
+def _is_factor(key: str) -> bool:
+    """Return whether a tensor is the factor of drift compensation at a time."""
+    try:
+        return key.startswith("alpha@") and float(key.removeprefix("alpha@")) >= 0
+    except ValueError:
+        return False

@@ -505,6 +505,14 @@ class Crossbar(nn.Module, Matrix):
         state |= self.variation().tensors()
         return state | programmed.own_tensors(cells) if isinstance(cells, list) else state
 
+    def check_chip_state(self, state: dict[str, Tensor], t_s: float | None) -> None:
+        """Check the tensors of the cells, or rebuild the tiles of a user's device from them."""
+        if law_of(self.preset.pcm).by_tile:
+            state = dict(state)
+            programmed.own_tiles(self._blueprint("", "cpu"), state, self.label)
+        programmed.check_state(state, self.grid, self.label, self.preset)
+        programmed.check_whole(state, self.preset, self.label, t_s, self.scale.dtype)
+
     def cells(self) -> cell_law.Cells:
         """Return the programmed cells, unless a user's device keeps them."""
         cells = self._cells()

@@ -342,9 +342,46 @@ def check_state(state: dict[str, Tensor], grid: TileGrid, label: str, preset: Pr
             allowed = {variation.shape_of(name, grid)}
         if tuple(value.shape[-2:]) not in allowed:
             raise CheckpointError(f"chip of {label}: {name} {tuple(value.shape)}")
-    devices = state.get("conductance_us")
-    if devices is not None and tuple(devices.shape) != state_shape:
-        raise CheckpointError(
-            f"chip of {label}: conductance_us {tuple(devices.shape)}; needs {state_shape}, "
-            f"{pcm.pairs or 'no'} pairs of devices per weight"
-        )
+    devices = {"conductance_us": state_shape, "nu": state_shape}
+    devices[BROKEN[0]] = cell_law.working_shape(grid, pcm)
+    for name, needed_shape in devices.items():
+        if name not in state:
+            continue
+        shape = tuple(state[name].shape)
+        given = shape[-len(needed_shape) :] if name == "nu" else shape  # a law may have several nu
+        if given != needed_shape:
+            raise CheckpointError(
+                f"chip of {label}: {name} {shape}; needs {needed_shape}, "
+                f"{pcm.pairs or 'no'} pairs of devices per weight"
+            )
+
+
+def check_whole(
+    state: dict[str, Tensor], preset: Preset, label: str, t_s: float | None, dtype: torch.dtype
+) -> None:
+    """Check that nothing is missing that drift compensation measures, and check the types.
+
+    Args:
+        state: The tensors of a chip, by name.
+        preset: The preset.
+        label: Name of the layer in the error.
+        t_s: Seconds after programming at which the chip is read; None before the first time.
+        dtype: Type of the layer's numbers.
+
+    Raises:
+        CheckpointError: If a tensor is missing, too many, of another type or not finite.
+    """
+    kind = preset.compensation.drift_compensation
+    wanted = {
+        "reference": kind in (*_MEASURED, "global_exact_reference"),
+        "compensation": kind != "none" and t_s is not None,
+    }
+    for name, there in wanted.items():
+        if (name in state) != there:
+            verb = "lacks" if there else "has"
+            raise CheckpointError(f"chip of {label}: {verb} {name}, with compensation {kind!r}")
+    for name, value in state.items():
+        if value.dtype != dtype and name not in BROKEN:
+            raise CheckpointError(f"chip of {label}: {name} {value.dtype}; needs {dtype}")
+        if not bool(value.isfinite().all()):
+            raise CheckpointError(f"chip of {label}: {name} holds NaN or infinite values")

@@ -133,7 +133,7 @@ class Climb:
         self.facts.setdefault("tiles", {})[key] = tiles
         study.calibrate(analog, preset, inputs_alone=True)
         # `sweep` also reads a finished row: it checks that weights and ranges are those of the file
-        done = finished(path, chips, times) is not None
+        done = finished(path, chips, times, study.chip_seed) is not None
         evaluate = _never if done else measure(analog)
         table = study.sweep(analog, evaluate, path, chips=chips, times=times)
         return self._named(table.assign(row=key))

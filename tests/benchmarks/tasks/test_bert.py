@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -279,3 +280,25 @@ def test_the_plans_of_bert_follow_its_options() -> None:
     for profile, plan in bert.PAIR_PLANS.items():
         recipe = recipe_for(rasch2023, "bert_mrpc", plan, {})
         assert {key: getattr(recipe.spec, key) for key in plan.overrides} == plan.overrides, profile
+
+
+def test_an_encoder_with_code_or_pickles_is_refused(tmp_path, monkeypatch) -> None:
+    """Its code is not run, nobody is asked, and weights that could hold code are not read."""
+    monkeypatch.setitem(glue.ROWS, "SST-2", {"train": 40, "dev": 40, "test": 2})
+    (tmp_path / "SST-2").mkdir()
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / "SST-2" / name).write_text("sentence\tlabel\n" + "a good film\t1\n" * 40)
+    encoder = tmp_path / "encoder"
+    small_encoder(encoder)
+    config = json.loads((encoder / "config.json").read_text())
+    strange = {**config, "model_type": "strange", "auto_map": {"AutoConfig": "code.Config"}}
+    (encoder / "config.json").write_text(json.dumps(strange))
+    (encoder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    with pytest.raises(DataError, match="no checkpoint .*encoder"):
+        tasks.get("bert", "real", tmp_path, encoder=str(encoder))
+    assert not (tmp_path / "ran").exists()
+    (encoder / "config.json").write_text(json.dumps(config))
+    (encoder / "model.safetensors").unlink()
+    torch.save({}, encoder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="weights of .*encoder cannot be loaded"):
+        tasks.get("bert", "real", tmp_path, encoder=str(encoder)).build(0)
