@@ -200,7 +200,8 @@ def test_a_run_keeps_which_samples_each_chip_got_right(launched) -> None:
     rows, work = rows_of(launched), launched / "work" / "wrn"
     errors = rows[rows.metric == "error"]
     (digital,) = answers.read(work / "digital-40-answers.safetensors").values()
-    assert len(list(work.glob("*-answers.safetensors"))) == 5  # The digital model's, and those of four phases.
+    # The digital model has one, and each of four phases.
+    assert len(list(work.glob("*-answers.safetensors"))) == 5
     error = errors[errors.phase == "digital"].value.item()
     assert 1 - digital.mean() == pytest.approx(error, abs=1e-12)
     found = answers.read(work / "hwa-native-40-answers.safetensors")

@@ -120,7 +120,7 @@ def test_the_crossed_interval_covers_what_it_says(units, samples, sizes) -> None
     assert (one.high - one.low) / 2 == pytest.approx(half[0])
 
 
-@pytest.mark.parametrize("sizes", [(0.0, 1, 1), (0.5, 1, 1), (0.1, 0.1, 1)])
+@pytest.mark.parametrize("sizes", [(0.0, 1, 1), (0.5, 1, 1)])
 def test_intervals_over_units_or_samples_alone_would_not_cover(sizes) -> None:
     """The same test fails for Student's t over one of the two: it has the power to see it."""
     tables = effects(1000, 25, 40, sizes)
@@ -149,7 +149,7 @@ def chips_of(numbers, chips: int, samples: int, base: np.ndarray) -> tuple[np.nd
 
 def test_the_interval_of_a_star_covers() -> None:
     """The answers are 0 or 1, A* is a ratio, and the digital model has the same samples."""
-    numbers, chance, n = np.random.default_rng(1), 0.9, 1500
+    numbers, chance, n = np.random.default_rng(1), 0.9, 1000
     right = distributions.norm.sf(-1.0, scale=math.sqrt(1.25))  # P(hard + noise > -1)
     chip = distributions.norm.sf(-0.85, scale=math.sqrt(1.25 + 0.01))
     truth = 1 - (right - chip) / (chance - (1 - right))
