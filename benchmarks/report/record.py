@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +131,27 @@ def read(path: Path) -> Record:
     if not record.rows or not whole:
         problem = "rows of another length than its columns" if record.rows else "no rows"
         raise DataError(f"{path} has {problem}; {MAKE_AGAIN}")
-    return record
+    return renamed(record)
+
+
+def renamed(record: Record) -> Record:
+    """Return a record of a run with today's names of the phases.
+
+    Before there was a control with the same training, "control" was the name of today's "finetune":
+    as many steps without a chip. The studies of a run with today's control say so ("control").
+
+    Args:
+        record: A record of any kind.
+    """
+    studies = record.extra.get("studies", {})
+    if record.kind != "run" or any("control" in study for study in studies.values()):
+        return record
+    at = record.columns.index("phase")
+    rows = [
+        [*row[:at], "finetune", *row[at + 1 :]] if row[at] == "control" else row
+        for row in record.rows
+    ]
+    return replace(record, rows=rows)
 
 
 def write(record: Record, path: Path | None = None) -> Path:

@@ -16,7 +16,17 @@ from aimc_bridge.csv_cells import as_csv
 from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
 from benchmarks.report import tables
-from benchmarks.report.record import LINK, Record, head, link, named, of_kind, read_csv, read_run
+from benchmarks.report.record import (
+    LINK,
+    Record,
+    head,
+    link,
+    named,
+    of_kind,
+    read_csv,
+    read_run,
+    renamed,
+)
 from benchmarks.report.standing import IN_FORCE, STANDING
 
 if TYPE_CHECKING:
@@ -26,6 +36,7 @@ if TYPE_CHECKING:
 
 _TIMES = (1.0, 3600.0, 86400.0, 31536000.0)
 _TEXTS = ("model", "dataset", "metric", "phase", "engine", "preset")
+_PLACE = ("task", "phase", "engine", "samples", "chips")
 _STARS = tuple(f"A* {label(t_s)}" for t_s in _TIMES)
 
 
@@ -54,7 +65,7 @@ def record_of(folder: Path, name: str) -> Record:
     if len(rows[0]) > len(columns):
         columns = [*columns, "training_seed"]
     extra = {"studies": about["studies"]}
-    return Record("run", name, **head(about), columns=columns, rows=rows, extra=extra)
+    return renamed(Record("run", name, **head(about), columns=columns, rows=rows, extra=extra))
 
 
 def results_of(record: Record) -> pd.DataFrame:
@@ -85,7 +96,7 @@ def lines_of(
         shown = metric or study["metric"]
         if not (rows.metric == shown).any():
             continue
-        stars = tables.a_star_summary(rows, study["chance_error"])
+        stars = tables.a_star_summary(rows, study["chance_error"], study.get("intervals", ()))
         table = tables.summary(rows, shown)
         pairs = zip(table.to_dict("records"), stars.to_dict("records"), strict=True)
         for row, star in pairs:
@@ -102,6 +113,7 @@ def lines_of(
                     "digital": row["digital"],
                     **{label(t_s): row.get(label(t_s)) or "?" for t_s in _TIMES},
                     **{at: star.get(at) or "?" for at in _STARS},
+                    "interval over": star["interval over"],
                     "record": link(record, to),
                 }
             )
@@ -120,11 +132,24 @@ def table(records: Iterable[Record], to: str | None = LINK) -> str:
     """
     import pandas as pd
 
-    lines = pd.DataFrame([line for record in records for line in lines_of(record, to=to)])
-    if lines.empty:
+    rows = []
+    for record in records:
+        for line in lines_of(record, to=to):
+            rows.append(line)
+            if line["metric"] == "perplexity":
+                rows += [
+                    {**other, "metric": _METRICS["error"]}
+                    for other in lines_of(record, "error", to)
+                    if all(other[key] == line[key] for key in _PLACE)
+                ]
+    if not rows:
         return ""
-    stars = lines[["model", "phase", "engine", "samples", "chips", *_STARS, "record"]]
-    values = lines.drop(columns=["task", *_STARS])
+    lines = pd.DataFrame(rows)
+    # a language model has two metrics, and one A*, of the error
+    first = lines[lines.metric != "word error"]
+    ends = ["interval over", "record"]
+    stars = first[["model", "data", "phase", "engine", "samples", "chips", *_STARS, *ends]]
+    values = lines.drop(columns=["task", *_STARS, "interval over"])
     return f"{tables.markdown(values)}\n\n{tables.markdown(stars)}"
 
 
@@ -262,7 +287,7 @@ def save(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
         f"Means ± standard deviations over chips{several}; digital: the same model "
         "before conversion, on the same samples; "
         "A* = 1 - (err - err_digital) / (err_chance - err_digital), with the 95 % interval of its "
-        f"mean over {'trainings' if several else 'chips'}.",
+        "mean; `interval over` says what the interval covers.",
     ]
     panels = []
     (folder / "figures").mkdir(exist_ok=True)
@@ -275,13 +300,33 @@ def save(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
         classes = "words" if metric == "perplexity" else "classes"
         text += [
             f"## {study['model']}, {study['dataset']}, {metric}",
-            tables.markdown(tables.summary(rows, metric)),
+            *_summaries(rows, metric),
             f"A*, with chance at 1/{chance} ({classes}):",
-            tables.markdown(tables.a_star_summary(rows, study["chance_error"])),
+            tables.markdown(
+                tables.a_star_summary(rows, study["chance_error"], study.get("intervals", ()))
+            ),
+            *_differences(study.get("intervals", ())),
             f"![{study['model']}]({image})",
         ]
     tables.dashboard(panels, folder / "figures" / "dashboard.png")
     files.write_text(folder / "summary.md", "\n\n".join(text) + "\n")
+
+
+def _summaries(rows: pd.DataFrame, metric: str) -> list[str]:
+    """Return the paragraphs on a model's metric; of a language model those on word error too."""
+    shown = [tables.markdown(tables.summary(rows, metric))]
+    if metric == "perplexity" and (rows.metric == "error").any():
+        shown += ["Word error:", tables.markdown(tables.summary(rows, "error"))]
+    return shown
+
+
+def _differences(intervals: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the paragraphs on differences between phases, if there are any."""
+    table = tables.differences(intervals)
+    if table.empty:
+        return []
+    text = "Differences of A* between phases, in points; the control's is what the noise is worth:"
+    return [text, tables.markdown(table)]
 
 
 def rebuild(folder: Path) -> None:

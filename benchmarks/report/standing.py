@@ -14,8 +14,8 @@ IN_FORCE = (
     *("real-bert-long-control", "real-bert-long", "real-bert-default"),
     *("real-lstm-direct", "real-lstm-long-control", "real-lstm-seeds", "real-lstm-long"),
 )
-"""Runs of the same models: converted directly, after the control's training, and after
-hardware-aware training."""
+"""Runs of the same models: converted directly, after fine-tuning or the control's training, and
+after hardware-aware training."""
 
 ON_AIHWKIT = (
     *("crosscheck-bert-clip", "crosscheck-bert-probability", "crosscheck-bert-probability-year"),

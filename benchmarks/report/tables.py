@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,16 +34,19 @@ COLUMNS = [
 ]
 _LOWER = ("perplexity", "error", "word error", "loss")
 """Metrics for which less is better."""
-PHASES = ("digital", "direct", "control", "hwa")
+PHASES = ("digital", "direct", "finetune", "control", "hwa")
 _PHASE_NAMES = {
     "digital": "digital",
     "direct": "direct conversion",
-    "control": "control, trained without noise",
+    "finetune": "fine-tuned without a chip",
+    "control": "control, the same training without noise",
     "hwa": "hardware-aware",
 }
 _STYLES = {
     ("direct", "native"): {"color": "tab:orange", "linestyle": "-", "marker": "o"},
     ("direct", "aihwkit"): {"color": "tab:orange", "linestyle": "--", "marker": "s"},
+    ("finetune", "native"): {"color": "tab:purple", "linestyle": "-", "marker": "o"},
+    ("finetune", "aihwkit"): {"color": "tab:purple", "linestyle": "--", "marker": "s"},
     ("control", "native"): {"color": "tab:green", "linestyle": "-", "marker": "o"},
     ("control", "aihwkit"): {"color": "tab:green", "linestyle": "--", "marker": "s"},
     ("hwa", "native"): {"color": "tab:blue", "linestyle": "-", "marker": "o"},
@@ -162,21 +165,30 @@ def _units(stars: pd.Series[float], rows: pd.DataFrame) -> pd.Series[float]:
     return stars.groupby(rows.training_seed).mean()
 
 
-def a_star_summary(results: pd.DataFrame, chance: float) -> pd.DataFrame:
+def a_star_summary(
+    results: pd.DataFrame, chance: float, intervals: Iterable[Mapping[str, Any]] = ()
+) -> pd.DataFrame:
     """Return `a_star` as text to read, with the rows and times of `summary`.
 
     Args:
         results: Rows of one model, with the rows of metric "error" among them.
         chance: The error of guessing, in [0, 1].
+        intervals: Rows of `answers.intervals`, which take the place of the intervals of `a_star`.
 
     Returns:
-        A DataFrame of text: phase, engine, data, and one column per time ("mean ± sd % (low to
-        high)").
+        A DataFrame of text: phase, engine, data, one column per time ("mean ± sd % (low to high)"),
+        and "interval over": what the intervals cover.
     """
     import pandas as pd
 
     rows: dict[tuple[str, str, str], dict[str, str]] = {}
     times = times_of(results)
+    several = "training_seed" in results and results.training_seed.nunique() > 1
+    known = {
+        (row["phase"], row["engine"], row["data"], row["t_inference"]): row
+        for row in intervals
+        if not row["minus"] and row["low"] is not None
+    }
     for star in a_star(results, chance).to_dict("records"):
         place = (star["phase"], star["engine"], star["data"])
         named = {
@@ -184,8 +196,49 @@ def a_star_summary(results: pd.DataFrame, chance: float) -> pd.DataFrame:
             "engine": star["engine"],
             "data": star["data"],
         }
-        row = rows.setdefault(place, named | {f"A* {label(t_s)}": "" for t_s in times})
+        empty = {f"A* {label(t_s)}": "" for t_s in times} | {"interval over": ""}
+        row = rows.setdefault(place, named | empty)
+        better = known.get((*place, star["t_inference"]))
+        if better is not None:
+            star = {**star, "low": better["low"], "high": better["high"]}
+        if not math.isnan(star["low"]):
+            row["interval over"] = "trainings" if several else "chips"
+            if better is not None:
+                row["interval over"] = better["over"]
         row[f"A* {label(star['t_inference'])}"] = _star_text(star)
+    return pd.DataFrame(rows.values())
+
+
+def differences(intervals: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return differences of A* between phases as text, in points, or no rows without any.
+
+    Args:
+        intervals: Rows of `answers.intervals`.
+
+    Returns:
+        A DataFrame of text: phase, minus, engine, data, one column per time ("mean (low to high)"),
+        and "interval over".
+    """
+    import pandas as pd
+
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    shown = [row for row in intervals if row["minus"] and row["low"] is not None]
+    times = sorted({row["t_inference"] for row in shown})
+    for entry in shown:
+        place = (entry["phase"], entry["minus"], entry["engine"], entry["data"])
+        row = rows.setdefault(
+            place,
+            {
+                "phase": _PHASE_NAMES[entry["phase"]],
+                "minus": _PHASE_NAMES[entry["minus"]],
+                "engine": entry["engine"],
+                "data": entry["data"],
+                **{label(t_s): "" for t_s in times},
+                "interval over": entry["over"],
+            },
+        )
+        mean, low, high = (100 * entry[name] for name in ("mean", "low", "high"))
+        row[label(entry["t_inference"])] = f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
     return pd.DataFrame(rows.values())
 
 

@@ -33,7 +33,7 @@ from aimc_bridge.batchnorm import reestimate_batchnorm
 from aimc_bridge.calibration import calibrate
 from aimc_bridge.chip import drift, program, restore
 from aimc_bridge.commands import Output
-from aimc_bridge.conversion import convert
+from aimc_bridge.conversion import convert, copy_trained
 from aimc_bridge.engines.native import compiled
 from aimc_bridge.errors import CheckpointError, UsageError
 from aimc_bridge.sealed_files import read_facts, write_facts
@@ -41,6 +41,7 @@ from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import sweep
 from aimc_bridge.training import HWATraining, train, train_digital
 from benchmarks import cli, digital, tasks
+from benchmarks.report.answers import Answers, chip_of, path_of
 from benchmarks.studies.folder import Parts
 from benchmarks.studies.settings import Settings
 from benchmarks.tasks import Split, Task
@@ -277,10 +278,43 @@ class Study:
             self.calibrate(analog)
         return history
 
-    def train_without_noise(
+    def train_control(
+        self, model: nn.Module, analog: nn.Module, recipe: HWATraining, folder: Path
+    ) -> pd.DataFrame:
+        """Train a converted model as `train` does, but with noise and drop-connect off, in place.
+
+        Noise on the weights, faults, and the noise of products (out_noise, w_noise) are off.
+        Converters, clipping, re-scaling of columns, learned ranges and scales, the data and the
+        number of steps are those of `train`.
+
+        Args:
+            model: The digital model; it is the teacher if the recipe distils.
+            analog: The model that was converted from it, with input ranges.
+            recipe: The recipe of `train`.
+            folder: Where checkpoints are; a training that was cut short continues from them.
+
+        Returns:
+            The history of the training, one row per step.
+
+        Raises:
+            TrainingError: If the training diverges.
+        """
+        why = "control: noise off"
+        quiet = self.convert(
+            model, preset=self.settings.preset.change(why=why, out_noise=0.0, w_noise=0.0)
+        )
+        copy_trained(analog, quiet)
+        off = {"noise_type": "none", "noise_scale": 0.0, "drop_connect": 0.0, "faults": "none"}
+        history = self.train(model, quiet, recipe.override(why=why, **off), folder)
+        copy_trained(quiet, analog)
+        if self.plan.recalibrate:  # with the noise of the chips that are measured
+            self.calibrate(analog)
+        return history
+
+    def finetune(
         self, model: nn.Module, recipe: HWATraining, folder: Path
     ) -> tuple[nn.Module, pd.DataFrame]:
-        """Train a copy of a digital model without a chip: the control.
+        """Train a copy of a digital model without a chip.
 
         The recipe, the data and the number of steps are those of `train`.
 
@@ -341,7 +375,13 @@ class Study:
 
     # --- measurements ---
 
-    def evaluator(self, model: nn.Module, subset: int | None, split: Split = "test") -> Evaluate:
+    def evaluator(
+        self,
+        model: nn.Module,
+        subset: int | None,
+        split: Split = "test",
+        answers: Answers | None = None,
+    ) -> Evaluate:
         """Make the function that a sweep measures: the task's metrics on held-out data.
 
         If --reestimate-bn is given and the model has batch norm, the statistics are re-estimated on
@@ -351,10 +391,15 @@ class Study:
             model: The digital model.
             subset: The number of samples (words); None means all.
             split: "test" or "validation".
+            answers: Keeps which samples each chip gets right; None keeps nothing.
 
         Returns:
             A function of a model that returns metric -> value.
         """
+        measure = self._metrics_of(model, subset, split)
+        return measure if answers is None else functools.partial(kept, self.task, answers, measure)
+
+    def _metrics_of(self, model: nn.Module, subset: int | None, split: Split) -> Evaluate:
         batches = self.settings.reestimate_bn
         if not batches or not has_batchnorm(model):
             return functools.partial(evaluate, self.task, subset, split)
@@ -402,7 +447,8 @@ class Study:
             model: The digital model.
             subset: The number of samples (words); None means all.
             split: "test" or "validation".
-            path: The JSON file of the metrics; it is written if it does not exist.
+            path: The JSON file of the metrics; it is written if it does not exist, and with it the
+                file of the answers (`answers.path_of`).
 
         Returns:
             Metric -> value.
@@ -419,7 +465,8 @@ class Study:
                 ) from None
         with torch.random.fork_rng():
             torch.manual_seed(rng.derive(self.seed, "digital"))
-            values = evaluate(self.task, subset, split, model)
+            measure = functools.partial(evaluate, self.task, subset, split)
+            values = kept(self.task, Answers(path_of(path)), measure, model)
         write_facts(path, values)
         return values
 
@@ -471,6 +518,22 @@ def evaluate(task: Task, subset: int | None, split: Split, model: nn.Module) -> 
         model: A digital or analog model.
     """
     return task.evaluate(model, subset, split)
+
+
+def kept(task: Task, answers: Answers, measure: Evaluate, model: nn.Module) -> dict[str, float]:
+    """Measure a model and keep which samples it gets right.
+
+    Args:
+        task: The task.
+        answers: Where they are kept.
+        measure: The function that measures the model.
+        model: A digital model, or an analog model that holds a chip.
+    """
+    with task.recording() as right:
+        metrics = measure(model)
+    if right:
+        answers.add(chip_of(model), torch.cat(right))
+    return metrics
 
 
 def has_batchnorm(model: nn.Module) -> bool:

@@ -1,7 +1,13 @@
-"""The phases of a run: chips of a task after direct conversion and after two kinds of training.
+"""The phases of a run: chips of a task after direct conversion and after three kinds of training.
 
-The trainings are the control, which has no chip in it, and the hardware-aware training. A run
-writes results.csv, summary.md, figures and run.json.
+- finetune: the digital model is trained for as many steps, without a chip, and then converted.
+- control: the hardware-aware training with all noise and drop-connect off. Clipping, re-scaling of
+  columns, learned ranges and scales, converters and steps are the same, so its distance from hwa is
+  what the noise is worth.
+- hwa: the hardware-aware training.
+
+A run writes results.csv, summary.md, figures and run.json, and beside each file of chips which
+samples they got right.
 """
 
 from __future__ import annotations
@@ -26,6 +32,7 @@ from aimc_bridge.times import label
 from benchmarks.machine import hardware, versions
 from benchmarks.report import run as report
 from benchmarks.report import tables
+from benchmarks.report.answers import Answers, intervals, path_of
 from benchmarks.studies import folder
 from benchmarks.studies.base import Replica, Study
 from benchmarks.studies.settings import Phase, Settings
@@ -34,7 +41,8 @@ from benchmarks.tasks import Task
 if TYPE_CHECKING:
     import pandas as pd
 
-PHASES: tuple[Phase, ...] = ("direct", "control", "hwa")
+PHASES: tuple[Phase, ...] = ("direct", "finetune", "control", "hwa")
+NOISE_OFF = "the hardware-aware training with noise and drop-connect off"
 GROWING = ("times", "chips", "aihwkit_chips", "phases", "seeds")
 """Arguments that a resumed run may have more of; what is finished is not done again."""
 
@@ -56,7 +64,7 @@ def prepare(settings: Settings, out: Path | None, resume: bool) -> tuple[Setting
         AimcError: If anything is wrong.
     """
     if settings.phases is not None and not settings.phases:
-        raise UsageError("--phases names no phase; one of direct, control, hwa")
+        raise UsageError("--phases names no phase; one of direct, finetune, control, hwa")
     if resume and out is not None:
         settings = grown(settings, out)
     settings.check_engines()
@@ -89,7 +97,7 @@ def prepare(settings: Settings, out: Path | None, resume: bool) -> tuple[Setting
             folder.load_weights(analog, trained[name])
         if "hwa" in settings.measured and name not in trained:
             settings.check_recipe(recipe)
-        if {"hwa", "control"} & set(settings.measured):
+        if {"hwa", "control", "finetune"} & set(settings.measured):
             task.train_loader(recipe.spec.batch_size, settings.seed)
     return settings, tasks
 
@@ -273,9 +281,25 @@ class WholeRun:
             "command": self.command,
             "versions": versions(),
             "hardware": hardware(),
-            "studies": {name: _facts(self.tasks[name]) for name in parts},
+            "studies": {name: self._facts(name) for name in parts},
         }
         report.write(self.out, pd.concat(parts.values(), ignore_index=True), about)
+
+    def _facts(self, name: str) -> dict[str, Any]:
+        """Return the facts about a task's first training, with those of the others in "others"."""
+        trainings = self.tasks[name]
+        first, *others = (phases.study for phases in trainings)
+        stars = intervals(
+            [phases.answers for phases in trainings],
+            self.settings.at,
+            first.task.chance_error,
+            own_digital=name not in self.settings.checkpoints(),
+        )
+        facts = {**first.facts, "intervals": stars}
+        if not others:
+            return facts
+        more = {str(study.seed): study.facts for study in others}
+        return {**facts, "training_seeds": [first.seed, *map(int, more)], "others": more}
 
 
 def as_table(rows: pd.DataFrame) -> dict[str, Any]:
@@ -310,15 +334,6 @@ def _of_all(rows: list[pd.DataFrame], trainings: list[Phases]) -> pd.DataFrame:
     return pd.concat(marked, ignore_index=True)
 
 
-def _facts(trainings: list[Phases]) -> dict[str, Any]:
-    """Return the facts about a task's first training, with those of the others in "others"."""
-    first, *others = (phases.study for phases in trainings)
-    if not others:
-        return first.facts
-    more = {str(study.seed): study.facts for study in others}
-    return {**first.facts, "training_seeds": [first.seed, *map(int, more)], "others": more}
-
-
 def _size(task: Task) -> str:
     weights = sum(parameter.numel() for parameter in task.skeleton().parameters())
     counts = ", ".join(f"{task.count(split):,} {split}" for split in ("train", "test"))
@@ -330,11 +345,12 @@ class Phases:
 
     Attributes:
         study: The task's study, of this training.
-        phases: Some of "direct", "control", "hwa".
+        phases: Some of `PHASES`.
         facts: What the record says about this training.
         subset: Test samples (words) on the native engine; None means all.
         slow_subset: Test samples (words) on the aihwkit engine; None means all.
         rows: The rows that are measured so far.
+        answers: The files of which samples were right, of each sweep; see `report.answers`.
     """
 
     def __init__(self, study: Study, phases: tuple[str, ...]) -> None:
@@ -342,7 +358,7 @@ class Phases:
 
         Args:
             study: The task's study, of this training.
-            phases: Some of "direct", "control", "hwa".
+            phases: Some of `PHASES`.
         """
         self.study, self.phases = study, phases
         self.facts = study.facts
@@ -351,6 +367,7 @@ class Phases:
         self.subset = _part_of(total, study.plan.subset)
         self.slow_subset = _part_of(total, study.plan.slow_subset)
         self.rows: list[pd.DataFrame] = []
+        self.answers: dict[tuple[str, str, str], tuple[Path, Path]] = {}
 
     def measure(self) -> pd.DataFrame:
         """Measure all phases.
@@ -373,9 +390,11 @@ class Phases:
             self._baseline(model, subset)
         if "direct" in self.phases:
             self._sweeps("direct", model, native)
+        if "finetune" in self.phases:
+            tuned = self._finetuned(model)
+            self._sweeps("finetune", tuned, self._native(tuned))
         if "control" in self.phases:
-            tuned = self._control(model)
-            self._sweeps("control", tuned, self._native(tuned))
+            self._sweeps("control", model, self._control(model))
         if "hwa" in self.phases:
             self._hardware_aware(model, native)
             self._sweeps("hwa", model, native)
@@ -384,6 +403,8 @@ class Phases:
     def assist(self) -> None:
         """Take part in the trainings of the first process, and in nothing else."""
         model = self.study.digital_model()
+        if "finetune" in self.phases:
+            self._finetuned(model)
         if "control" in self.phases:
             self._control(model)
         if "hwa" in self.phases:
@@ -418,20 +439,38 @@ class Phases:
         self._validated("hwa")
 
     def _control(self, model: nn.Module) -> nn.Module:
+        """Return a converted model after the hardware-aware training without its noise."""
+        study = self.study
+        recipe = study.settings.recipe_of(study.task)
+        native = self._native(model)
+        self.facts["control"] = NOISE_OFF
+
+        def work() -> None:
+            path = study.folder / "control-training"
+            self._keep(native, "control", study.train_control(model, native, recipe, path))
+
+        if not self._recalled(native, "control"):
+            self._announce(f"control: {NOISE_OFF}, recipe {recipe.name}")
+            study.parts.timed("control training", work)
+        self._validated("control")
+        return native
+
+    def _finetuned(self, model: nn.Module) -> nn.Module:
+        """Return a digital model after as many steps without a chip."""
         study = self.study
         recipe = study.settings.recipe_of(study.task)
         tuned = study.task.skeleton().to(study.settings.place).eval()
 
         def work() -> nn.Module:
-            path = study.folder / "control-training"
-            trained, history = study.train_without_noise(model, recipe, path)
-            self._keep(trained, "control", history)
+            path = study.folder / "finetune-training"
+            trained, history = study.finetune(model, recipe, path)
+            self._keep(trained, "finetune", history)
             return trained
 
-        if not self._recalled(tuned, "control"):
-            self._announce(f"control: the same training without noise, recipe {recipe.name}")
-            tuned = study.parts.timed("control training", work)
-        self._validated("control")
+        if not self._recalled(tuned, "finetune"):
+            self._announce(f"finetune: as many steps without a chip, recipe {recipe.name}")
+            tuned = study.parts.timed("finetune training", work)
+        self._validated("finetune")
         return tuned
 
     def _announce(self, what: str) -> None:
@@ -516,11 +555,16 @@ class Phases:
                 study.say(
                     f"{phase}, {engine}: {chips} chips x {len(times)} times on {self._data(subset)}"
                 )
-                evaluate = study.evaluator(model, subset)
+                evaluate = study.evaluator(model, subset, answers=Answers(path_of(path)))
                 work = functools.partial(study.sweep, analog, evaluate, path, chips=chips)
                 table = study.parts.timed(study.parts.more(name), work)
                 study.parts.mark(path)
+            digital = path_of(self._digital_path(subset))
+            self.answers[phase, engine, self._data(subset)] = (digital, path_of(path))
             self._add(table, phase, engine, subset)
+
+    def _digital_path(self, subset: int | None) -> Path:
+        return self.study.folder / f"digital-{'all' if subset is None else subset}.json"
 
     def _as(self, engine: str, model: nn.Module, native: nn.Module) -> nn.Module:
         """Convert a model for another engine, with the weights and ranges of the native one."""
@@ -533,8 +577,7 @@ class Phases:
         import pandas as pd
 
         study = self.study
-        path = study.folder / f"digital-{'all' if subset is None else subset}.json"
-        values = study.digital_values(model, subset, "test", path)
+        values = study.digital_values(model, subset, "test", self._digital_path(subset))
         self.facts["samples"][self._data(subset)] = study.samples(subset)
         table = pd.DataFrame(
             [{"metric": k, "value": v, "seed": study.seed} for k, v in values.items()]

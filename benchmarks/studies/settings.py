@@ -29,7 +29,7 @@ from benchmarks.tasks.plan import Plan, recipe_for
 NOT_CLAIMED = ("checkpoint_every",)
 """Settings that may differ when a run is resumed, because they change no result."""
 
-Phase = Literal["direct", "control", "hwa"]
+Phase = Literal["direct", "finetune", "control", "hwa"]
 
 _POSITIVE = cli.at_least(1)
 _PER_CENT = cli.number(float, lambda value: 0 <= value <= 100, "0 to 100")
@@ -88,7 +88,8 @@ class Settings:
         tuple[Phase, ...] | None,
         Parameter(
             consume_multiple=True,
-            help="direct conversion, control (the same training without noise), hwa; default: "
+            help="direct conversion; finetune: the digital model trained on without a chip; "
+            "control: the hardware-aware training with noise and drop-connect off; hwa. Default: "
             "direct and hwa, or direct alone with --checkpoint.",
         ),
     ] = None
@@ -107,7 +108,7 @@ class Settings:
         bool, cli.flag("Set the input ranges again after hardware-aware training.")
     ] = False
     hwa_batches: Annotated[
-        int | None, _count("Mini-batches of hardware-aware training and of its control.")
+        int | None, _count("Mini-batches of hardware-aware training, its control and fine-tuning.")
     ] = None
     digital_epochs: DigitalEpochs = None
     recipe: Annotated[

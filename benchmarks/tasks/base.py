@@ -3,6 +3,7 @@
 A task is a model, its data, its metric, and how much of it runs.
 """
 
+import contextlib
 import inspect
 import json
 from abc import ABC, abstractmethod
@@ -106,6 +107,7 @@ class Task(ABC):
     word: str = ""
     profile: str = "embedded"
     options: Mapping[str, Any] = MappingProxyType({})
+    _right: list[Tensor] | None = None
 
     # `*_` stays empty; it is there so that type checkers let a subclass name its own options
     @classmethod
@@ -346,6 +348,21 @@ class Task(ABC):
             state: The tensors by name.
         """
 
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[list[Tensor]]:
+        """Keep which samples the evaluations in this block get right.
+
+        Yields:
+            A list; each batch of an evaluation adds a tensor of bool, one per sample, in the order
+            of `batches`. The order must be the same for every model. If a task has an `evaluate` of
+            its own that does not call this one, the list stays empty.
+        """
+        before, self._right = self._right, []
+        try:
+            yield self._right
+        finally:
+            self._right = before
+
     @torch.no_grad()
     def evaluate(
         self,
@@ -384,7 +401,10 @@ class Task(ABC):
                 scores = self.logits(model, batch).float()
                 targets = self.targets(batch).to(scores.device)
                 total_loss += nn.functional.cross_entropy(scores, targets, reduction="sum").item()
-                wrong += (scores.argmax(-1) != targets).sum().item()
+                right_ones = scores.argmax(-1) == targets
+                wrong += (~right_ones).sum().item()
+                if self._right is not None:
+                    self._right.append(right_ones.flatten().cpu())
                 if probability:
                     probabilities = scores.softmax(-1).gather(-1, targets.unsqueeze(-1))
                     right += probabilities.double().sum().item()

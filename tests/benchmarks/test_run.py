@@ -97,10 +97,11 @@ def test_the_digital_row_is_the_digital_model_on_the_same_samples(finished, mode
 
 
 def test_the_summary_is_the_rows(finished) -> None:
+    study = json.loads((finished / "run.json").read_text())["studies"]["wrn"]
     text = (finished / "summary.md").read_text()
     rows = rows_of(finished)
     assert tables.markdown(tables.summary(rows, "accuracy")) in text
-    assert tables.markdown(tables.a_star_summary(rows, 0.9)) in text
+    assert tables.markdown(tables.a_star_summary(rows, 0.9, study["intervals"])) in text
     assert "## WRN-10-1, digits (8 x 8), accuracy" in text
     for figure in re.findall(r"\]\((figures/.*?)\)", text):
         assert (finished / figure).read_bytes().startswith(b"\x89PNG")

@@ -89,7 +89,11 @@ BAD: list[tuple[str, list[str] | Extra, str]] = [
         ["--profile", "tiny"],
         '"tiny" for --profile. .* "embedded", "real", "gpu", "paper"',
     ),
-    ("phase", ["--phases", "both"], '"both" for --phases. Choose from: "direct", "control", "hwa"'),
+    (
+        "phase",
+        ["--phases", "both"],
+        '"both" for --phases. Choose from: "direct", "finetune", "control"',
+    ),
     ("no phase", ["--phases"], "--phases names no phase"),
     ("negative time", ["--times", "-5"], "time '-5' is not understood; allowed: seconds"),
     ("nan", ["--times", "nan"], "time 'nan' is not understood"),

@@ -16,21 +16,24 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from aimc_bridge import calibrate, convert
 from aimc_bridge.converted import matrices_of
+from aimc_bridge.engines.base import Matrix
 from aimc_bridge.engines.native import compiled_passes
 from aimc_bridge.errors import DataError, UsageError
+from aimc_bridge.spec import Preset
+from aimc_bridge.training import HWATraining
 from benchmarks import record as record_command
 from benchmarks import run, tasks
+from benchmarks.report import answers, tables
 from benchmarks.report import record as records
 from benchmarks.report import run as report
-from benchmarks.report import tables
 from benchmarks.report import trained as keep
 from benchmarks.studies import base
 from benchmarks.studies.folder import load_weights
-from benchmarks.studies.phases import Phases
+from benchmarks.studies.phases import PHASES, Phases
 from benchmarks.studies.settings import Settings
 from presets import rasch2023
 from tests.engines.native.test_fused import needs_compiler
@@ -40,6 +43,7 @@ QUICK = ["--engine", "native", "--chips", "2", "--subset", "40", "--hwa-batches"
 
 
 pytestmark = pytest.mark.usefixtures("no_data")
+TRAINED = ("finetune", "control", "hwa")
 
 
 def free_port() -> int:
@@ -53,7 +57,7 @@ def launched(tmp_path_factory) -> Path:
     """Run digital training, control and hardware-aware training by two processes on this CPU."""
     out = tmp_path_factory.mktemp("launched") / "out"
     words = [
-        *("wrn", *QUICK, "--digital-epochs", "2", "--phases", "direct", "control", "hwa"),
+        *("wrn", *QUICK, "--digital-epochs", "2", "--phases", *PHASES),
         *("--times", "1h", "--validate-every", "2", "--out", str(out)),
     ]
     launcher = [
@@ -91,9 +95,9 @@ def test_two_processes_train_and_one_reports(launched) -> None:
     """Every phase is there once, with weights that both processes trained."""
     rows = rows_of(launched)
     counts = rows[rows.metric == "accuracy"].groupby("phase").size().to_dict()
-    assert counts == {"digital": 1, "direct": 2, "control": 2, "hwa": 2}
+    assert counts == {"digital": 1, "direct": 2, "finetune": 2, "control": 2, "hwa": 2}
     work = launched / "work" / "wrn"
-    for phase in ("control", "hwa"):
+    for phase in TRAINED:
         history = pd.read_csv(work / f"{phase}.csv")
         assert history.step.tolist() == [0, 1, 2]
         assert history.validation_accuracy.notna().tolist() == [False, True, True]
@@ -101,7 +105,8 @@ def test_two_processes_train_and_one_reports(launched) -> None:
             assert len(list(csv.DictReader(file))) == 3
         left = {path.name for path in (work / f"{phase}-training").iterdir()}
         assert left - {"tensorboard"} == {"metrics.csv"}
-    assert set(pd.read_csv(work / "control.csv").noise_scale) == {0.0}
+    for phase in ("finetune", "control"):
+        assert set(pd.read_csv(work / f"{phase}.csv").noise_scale) == {0.0}
     assert min(pd.read_csv(work / "hwa.csv").noise_scale) > 0.0
 
 
@@ -113,11 +118,9 @@ def test_a_replica_reads_no_history(launched, model, tmp_path) -> None:
     out = tmp_path / "out"
     work = out / "work" / "wrn"
     shutil.copytree(launched / "work" / "wrn", work)
-    for phase in ("control", "hwa"):
+    for phase in TRAINED:
         (work / f"{phase}.csv").write_text("")
-    settings = Settings(
-        tasks=("wrn",), phases=("control", "hwa"), hwa_batches=3, checkpoint=(str(model),)
-    )
+    settings = Settings(tasks=("wrn",), phases=TRAINED, hwa_batches=3, checkpoint=(str(model),))
     study = base.Study(
         tasks.get("wrn"), settings, work, base.Output(quiet=True), replica=base.Replica(index=1)
     )
@@ -128,7 +131,7 @@ def test_a_replica_reads_no_history(launched, model, tmp_path) -> None:
 # --- phases ---
 
 
-def test_the_control_is_a_digital_model_converted_and_calibrated(
+def test_finetuning_gives_a_digital_model_converted_and_calibrated(
     model, tmp_path, monkeypatch
 ) -> None:
     """Its chips are those of direct conversion.
@@ -145,17 +148,83 @@ def test_the_control_is_a_digital_model_converted_and_calibrated(
 
     monkeypatch.setattr(Phases, "_sweeps", watched)
     out = tmp_path / "out"
-    words = ["wrn", *QUICK, "--checkpoint", str(model), "--phases", "direct", "control"]
+    words = ["wrn", *QUICK, "--checkpoint", str(model), "--phases", "direct", "finetune"]
     assert run.main([*words, "--times", "1s", "--out", str(out)]) == 0
     task = tasks.get("wrn")
-    digital, tuned = task.load(model), seen["control"][0]
+    digital, tuned = task.load(model), seen["finetune"][0]
     assert type(tuned) is type(digital)
-    for name, weight in seen["control"][1].items():
+    for name, weight in seen["finetune"][1].items():
         assert torch.equal(weight, tuned.get_submodule(name).weight.flatten(1))
         assert not torch.equal(weight, seen["direct"][1][name])
     rows = rows_of(out)
-    assert set(rows.phase) == {"digital", "direct", "control"}
-    assert "control, trained without noise" in (out / "summary.md").read_text()
+    assert set(rows.phase) == {"digital", "direct", "finetune"}
+    assert "fine-tuned without a chip" in (out / "summary.md").read_text()
+
+
+def test_the_control_is_the_same_training_without_any_noise(model, tmp_path) -> None:
+    """It equals hardware-aware training under a preset and a recipe without noise.
+
+    It is measured under the preset itself, and the global random state does not matter to it.
+    """
+    task = tasks.get("wrn")
+    settings = Settings(tasks=("wrn",), hwa_batches=3, checkpoint=(str(model),))
+    recipe = settings.recipe_of(task)
+    assert recipe.spec.noise_scale > 0 and recipe.spec.drop_connect > 0
+
+    def trained(name: str, preset: Preset, how: str, recipe: HWATraining) -> nn.Module:
+        study = base.Study(task, settings, tmp_path / name, base.Output(quiet=True))
+        digital = study.digital_model()
+        analog = study.convert(digital, preset=preset)
+        study.calibrate(analog)
+        torch.manual_seed(len(name))
+        if how == "control":
+            study.train_control(digital, analog, recipe, tmp_path / name)
+        else:
+            study.train(digital, analog, recipe, tmp_path / name)
+        return analog
+
+    control = trained("control", rasch2023, "control", recipe)
+    quiet = rasch2023.change(why="test", out_noise=0.0, w_noise=0.0)
+    off = recipe.override(why="test", noise_type="none", noise_scale=0.0, drop_connect=0.0)
+    same = trained("same", quiet, "hwa", off)
+    noisy = trained("noisy", rasch2023, "hwa", recipe)
+    for name, matrix in matrices_of(control).items():
+        assert matrix.preset.crossbar.out_noise == rasch2023.crossbar.out_noise > 0
+        expected, other = matrices_of(same)[name], matrices_of(noisy)[name]
+        assert torch.allclose(learned(matrix), learned(expected), rtol=1e-6, atol=1e-7), name
+        assert not torch.allclose(learned(matrix), learned(other), rtol=1e-4), name
+        assert torch.equal(matrix.input_ranges(), expected.input_ranges()), name
+
+
+def learned(matrix: Matrix) -> Tensor:
+    """Return a matrix's weights with its learned column scales."""
+    return matrix.clean_weight() * matrix.grid.expand_columns(matrix.learned_scale())
+
+
+def test_a_run_keeps_which_samples_each_chip_got_right(launched) -> None:
+    """The files agree with the errors of results.csv; the record has intervals from them."""
+    rows, work = rows_of(launched), launched / "work" / "wrn"
+    errors = rows[rows.metric == "error"]
+    (digital,) = answers.read(work / "digital-40-answers.safetensors").values()
+    # The digital model has one, and each of four phases.
+    assert len(list(work.glob("*-answers.safetensors"))) == 5
+    error = errors[errors.phase == "digital"].value.item()
+    assert 1 - digital.mean() == pytest.approx(error, abs=1e-12)
+    found = answers.read(work / "hwa-native-40-answers.safetensors")
+    for row in errors[(errors.phase == "hwa")].itertuples():
+        assert 1 - found[row.seed, row.t_inference].mean() == pytest.approx(row.value, abs=1e-12)
+    study = json.loads((launched / "run.json").read_text())["studies"]["wrn"]
+    stars = tables.a_star(errors, study["chance_error"]).set_index("phase")
+    own = {row["phase"]: row for row in study["intervals"] if not row["minus"]}
+    assert set(own) == {"direct", *TRAINED}
+    for phase, row in own.items():
+        assert row["mean"] == pytest.approx(stars["mean"][phase], abs=1e-9)
+        assert row["over"] == "chips, samples" and row["low"] < row["mean"] < row["high"]
+    minus = {row["minus"]: row for row in study["intervals"] if row["minus"]}
+    assert set(minus) == {"direct", "finetune", "control"}
+    assert minus["control"]["mean"] == pytest.approx(own["hwa"]["mean"] - own["control"]["mean"])
+    text = (launched / "summary.md").read_text()
+    assert "| chips, samples |" in text and "Differences of A* between phases" in text
 
 
 def test_ranges_are_calibrated_whatever_the_phases(model, tmp_path) -> None:
@@ -376,7 +445,7 @@ def test_a_trained_model_is_measured_again_without_training(
         json.loads((folder / "run.json").read_text())["studies"]["wrn"]
         for folder in (out, launched)
     )
-    assert "validation" not in about and set(once["validation"]) == {"hwa", "control"}
+    assert "validation" not in about and set(once["validation"]) == set(TRAINED)
     # It validates at 2 of 3 steps (--validate-every), and at the end.
     assert once["validation"]["hwa"]["step"] == [1, 2]
     before, again = (rows[rows.phase == "hwa"] for rows in (rows_of(launched), rows_of(out)))
@@ -466,7 +535,10 @@ def test_a_recipe_by_name_and_every_field_of_it(model, tmp_path) -> None:
         (["--seeds", "0"], "--seeds 0; allowed: 1 or more"),
         (["--accumulate", "0"], "--accumulate 0; allowed: 1 or more"),
         (["--digital-epochs", "nan"], "--digital-epochs nan; allowed: more than 0"),
-        (["--phases", "noise"], '"noise" for --phases. Choose from: "direct", "control", "hwa"'),
+        (
+            ["--phases", "noise"],
+            '"noise" for --phases. Choose from: "direct", "finetune", "control"',
+        ),
         (["--set", "lr_schedule=step"], "lr_schedule"),
     ],
 )

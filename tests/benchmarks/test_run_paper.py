@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import run, tasks
+from benchmarks.studies.phases import PHASES
 from benchmarks.tasks import data, glue, images
 from tests.benchmarks.tasks.test_bert import small_encoder
 from tests.benchmarks.test_run_options import rows_of
@@ -106,12 +107,12 @@ def test_the_papers_profile_end_to_end_on_a_little_data(name, tmp_path, monkeypa
     words = [
         *(name, "--profile", "paper", "--data-dir", str(folder), *options),
         *("--engine", "native", "--chips", "1", "--subset", "40", "--times", "1s", "1y"),
-        *("--digital-epochs", "1", "--hwa-batches", "2", "--phases", "direct", "control", "hwa"),
+        *("--digital-epochs", "1", "--hwa-batches", "2", "--phases", *PHASES),
     ]
     # An untrained model is no better than a guess: A* is undefined, and the page says so.
     assert run.main([*words, "--threads", "1", "--out", str(out)]) == 0
     rows = rows_of(out)
-    assert set(rows.phase) == {"digital", "direct", "control", "hwa"}
+    assert set(rows.phase) == {"digital", *PHASES}
     assert rows.dataset.str.startswith(dataset).all()
     assert rows.value.notna().all()
     facts = json.loads((out / "run.json").read_text())["studies"][name]

@@ -7,11 +7,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats as distributions
 
-from aimc_bridge.errors import UsageError
+from aimc_bridge.converted import ProgrammedChip
+from aimc_bridge.errors import CheckpointError, UsageError
+from benchmarks.report import answers
 from benchmarks.report.intervals import (
     Interval,
     change,
+    crossed_half_width,
+    crossed_interval,
     independent_change,
     mean_interval,
     sd_ratio,
@@ -82,3 +87,123 @@ def test_values_that_give_no_interval_are_refused() -> None:
     for function in (sd_ratio, independent_change):
         with pytest.raises(UsageError, match="two or more"):
             function([1.0], [1.0, 2.0])
+
+
+def effects(n: int, units: int, samples: int, sizes: tuple[float, float, float]) -> np.ndarray:
+    """Return n tables of unit, sample and interaction effects of known sizes; their mean is 0."""
+    numbers = np.random.default_rng([units, samples, *(int(1000 * size) for size in sizes)])
+    of_units, of_samples, rest = sizes
+    return (
+        of_units * numbers.standard_normal((n, units, 1))
+        + of_samples * numbers.standard_normal((n, 1, samples))
+        + rest * numbers.standard_normal((n, units, samples))
+    )
+
+
+@pytest.mark.parametrize(("units", "samples"), [(3, 100), (5, 60), (25, 40)])
+@pytest.mark.parametrize(
+    "sizes", [(0.0, 1, 1), (0.05, 1, 1), (0.15, 1, 1), (0.5, 1, 1), (0.1, 0.1, 1), (1, 0.3, 1)]
+)
+def test_the_crossed_interval_covers_what_it_says(units, samples, sizes) -> None:
+    """Nominally 95 % of the intervals hold the mean of new units and samples: 93 to 97 % do.
+
+    Counts of 4,000 tables have a binomial sd of 0.27 to 0.40 %; 4.9 of them are allowed beyond
+    these ends, a false-alarm rate of 1e-6.
+    """
+    n = 4000
+    tables = effects(n, units, samples, sizes)
+    half = crossed_half_width(tables)
+    covered = (np.abs(tables.mean((-1, -2))) <= half).mean()
+    sd = math.sqrt(0.03 * 0.97 / n)
+    assert 0.93 - 4.9 * sd < covered < 0.97 + 4.9 * sd
+    one = crossed_interval(tables[0])
+    assert (one.high - one.low) / 2 == pytest.approx(half[0])
+
+
+@pytest.mark.parametrize("sizes", [(0.0, 1, 1), (0.5, 1, 1)])
+def test_intervals_over_units_or_samples_alone_would_not_cover(sizes) -> None:
+    """The same test fails for Student's t over one of the two: it has the power to see it."""
+    tables = effects(1000, 25, 40, sizes)
+    mean = tables.mean((-1, -2))
+    t = {n: float(distributions.t.isf(0.025, n - 1)) for n in (25, 40)}
+    units = t[25] * tables.mean(-1).std(-1, ddof=1) / 5
+    samples = t[40] * tables.mean(-2).std(-1, ddof=1) / math.sqrt(40)
+    assert min((np.abs(mean) <= units).mean(), (np.abs(mean) <= samples).mean()) < 0.9
+
+
+def test_crossed_intervals_of_what_is_no_table() -> None:
+    one = crossed_interval([[1.0, 2.0, 3.0]])
+    assert one.mean == 2.0 and math.isnan(one.low) and math.isnan(one.high)
+    for values in ([1.0, 2.0], [[]], [[1.0, math.inf]]):
+        with pytest.raises(UsageError, match=r"allowed: finite numbers \(units, samples\)"):
+            crossed_interval(values)
+
+
+def chips_of(numbers, chips: int, samples: int, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return answers of a digital model and of chips; chips lose more on hard samples."""
+    hard = base[:samples]
+    digital = hard + 0.5 * numbers.standard_normal(samples) > -1.0
+    chip = 0.1 * numbers.standard_normal((chips, 1))
+    return digital, hard + chip + 0.5 * numbers.standard_normal((chips, samples)) > -0.85
+
+
+def test_the_interval_of_a_star_covers() -> None:
+    """The answers are 0 or 1, A* is a ratio, and the digital model has the same samples."""
+    numbers, chance, n = np.random.default_rng(1), 0.9, 1000
+    right = distributions.norm.sf(-1.0, scale=math.sqrt(1.25))  # P(hard + noise > -1)
+    chip = distributions.norm.sf(-0.85, scale=math.sqrt(1.25 + 0.01))
+    truth = 1 - (right - chip) / (chance - (1 - right))
+    covered = 0
+    for _ in range(n):
+        digital, chips = chips_of(numbers, 10, 300, numbers.standard_normal(300))
+        shares = answers.table_of_stars(digital, chips, chance)
+        found = crossed_interval(shares)
+        error, before = (~chips).mean(), (~digital).mean()
+        assert found.mean == pytest.approx(1 - (error - before) / (chance - before))
+        covered += found.low <= truth <= found.high
+    sd = math.sqrt(0.03 * 0.97 / n)
+    assert 0.93 - 4.9 * sd < covered / n < 0.97 + 4.9 * sd
+
+
+def test_answers_are_read_as_they_were_written(tmp_path) -> None:
+    """Chips can be added, and a chip that is measured again replaces its old answers."""
+    kept = answers.Answers(tmp_path / "a.safetensors")
+    numbers = torch.rand(3, 13, generator=torch.Generator().manual_seed(0)) > 0.5
+    chip = ProgrammedChip(7, "cpu", 3600.0)
+    for right in numbers[:2]:
+        kept.add(chip, right)
+    kept.add(ProgrammedChip(8, "cpu", 1.0), numbers[2])
+    found = answers.read(kept.path)
+    assert set(found) == {(7, 3600.0), (8, 1.0)}
+    assert found[7, 3600.0].tolist() == numbers[1].tolist()
+    assert found[8, 1.0].tolist() == numbers[2].tolist()
+    kept = answers.Answers(tmp_path / "b.safetensors")
+    for right in numbers[:2]:
+        kept.add(None, right)
+    (((_, at), bits),) = answers.read(kept.path).items()
+    assert math.isnan(at) and bits.tolist() == numbers[1].tolist()
+    kept.path.write_bytes(kept.path.read_bytes()[:30])
+    with pytest.raises(CheckpointError):
+        answers.read(kept.path)
+
+
+def test_trainings_are_the_units_if_there_are_several(tmp_path) -> None:
+    numbers = np.random.default_rng(0)
+    files = []
+    for training in range(3):
+        digital, chips = chips_of(numbers, 4, 50, numbers.standard_normal(50))
+        places = tmp_path / f"digital{training}", tmp_path / f"hwa{training}"
+        answers.Answers(places[0]).add(None, torch.from_numpy(digital))
+        for seed, bits in enumerate(chips):
+            chip = ProgrammedChip(seed, "cpu", 1.0)
+            answers.Answers(places[1]).add(chip, torch.from_numpy(bits))
+        files.append({("hwa", "native", "D"): places})
+    (all_three,) = answers.intervals(files, [1.0], 0.9, own_digital=False)
+    assert all_three["over"] == "trainings, chips, samples"
+    each = [answers.intervals([one], [1.0], 0.9, own_digital=True)[0] for one in files]
+    assert {row["over"] for row in each} == {"chips, samples"}
+    assert all_three["mean"] == pytest.approx(np.mean([row["mean"] for row in each]))
+    own = answers.intervals(files, [1.0], 0.9, own_digital=True)[0]["over"]
+    assert own == "digital models, trainings, chips, samples"
+    assert answers.intervals(files, [1.0], 0.05, own_digital=True) == []  # It is at chance.
+    assert answers.intervals(files, [2.0], 0.9, own_digital=True) == []  # No such time.

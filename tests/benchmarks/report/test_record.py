@@ -198,7 +198,7 @@ def test_a_summary_is_made_again_from_results(tmp_path: Path) -> None:
     assert tables.markdown(tables.summary(table, "accuracy")) in text
     assert tables.markdown(tables.a_star_summary(table, 0.5)) in text
     assert "chance at 1/2 (classes)" in text and "preset rasch2023. Means" in text
-    assert "`python -m benchmarks.run wrn`" in text and "interval of its mean over chips." in text
+    assert "`python -m benchmarks.run wrn`" in text and "`interval over` says what" in text
     for name in ("wrn.png", "dashboard.png"):
         assert (folder / "figures" / name).read_bytes().startswith(b"\x89PNG")
 
@@ -227,6 +227,7 @@ def test_the_table_has_a_line_per_phase_and_engine(tmp_path: Path, folder: Path)
         "A* 1h": "?",
         "A* 1d": "?",
         "A* 1y": "60.00 ± 17.68 % (-98.83 to 218.83)",  # 1 - 0.16 / 0.4; t of 2 chips is 12.706.
+        "interval over": "chips",
         "record": "[first](../benchmarks/records/first.json)",
     }
     assert (hwa["phase"], hwa["1y"]) == ("hardware-aware", "86.00 ± 1.41 %")
@@ -238,7 +239,7 @@ def test_the_table_has_a_line_per_phase_and_engine(tmp_path: Path, folder: Path)
     shown = ["another", "another", "first", "first"]
     assert [line.rpartition("[")[2].partition("]")[0] for line in table[2:6]] == shown
     assert table[6] == ""
-    assert table[7].startswith("| model | phase | engine | samples | chips | A* 1s |")
+    assert table[7].startswith("| model | data | phase | engine | samples | chips | A* 1s |")
     assert [line.rpartition("[")[2].partition("]")[0] for line in table[9:]] == shown
 
 

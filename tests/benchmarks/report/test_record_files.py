@@ -57,3 +57,24 @@ def test_a_changed_number_is_found() -> None:
     assert listed(data) != LISTED[name]
     del data["rows"][0][first]
     assert listed(data)["count"] == LISTED[name]["count"] - 1
+
+
+@pytest.mark.parametrize("name", ["real-bert-control", "real-bert-long-control"])
+def test_a_control_of_before_is_read_as_finetune_with_its_numbers(name, tmp_path) -> None:
+    """What was called control had no chip; a run with today's control keeps the name."""
+    path = records.FOLDER / f"{name}.json"
+    stored = json.loads(path.read_text())
+    record = records.read(path)
+    at = record.columns.index("phase")
+    phases = [row[at] for row in record.rows]
+    assert set(phases) == {"digital", "direct", "finetune"}
+    assert [row[at] for row in stored["rows"]] == [
+        "control" if phase == "finetune" else phase for phase in phases
+    ]
+    for row, before in zip(record.rows, stored["rows"], strict=True):
+        assert row[:at] + row[at + 1 :] == before[:at] + before[at + 1 :]
+    for study in stored["studies"].values():
+        study["control"] = "the hardware-aware training with noise and drop-connect off"
+    copy = tmp_path / "new.json"
+    copy.write_text(json.dumps(stored))
+    assert {row[at] for row in records.read(copy).rows} == {"digital", "direct", "control"}

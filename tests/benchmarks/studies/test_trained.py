@@ -59,16 +59,17 @@ def go(
         return loss(model, batch)
 
     monkeypatch.setattr(task, "loss", counted)
-    if kind == "control":
-        model, history = study.train_without_noise(digital, recipe, folder)
+    if kind == "finetune":
+        model, history = study.finetune(digital, recipe, folder)
     else:
         model = convert(digital, rasch2023).eval()
         calibrate(model, task.calibration_batches(2), "percentile")
-        history = study.train(digital, model, recipe, folder)
+        how = study.train if kind == "hwa" else study.train_control
+        history = how(digital, model, recipe, folder)
     return {k: v.clone() for k, v in model.state_dict().items()}, history
 
 
-@pytest.mark.parametrize("kind", ["hwa", "control"])
+@pytest.mark.parametrize("kind", ["hwa", "control", "finetune"])
 @pytest.mark.parametrize("name", ["lstm", "wrn"])
 def test_a_training_cut_short_goes_on_as_if_it_had_not_been(
     name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

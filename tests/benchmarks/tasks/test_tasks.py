@@ -248,7 +248,8 @@ def test_nothing_is_chosen_by_the_test_split(name, tmp_path) -> None:
     recipe = settings.recipe_of(task)
     history = study.train(digital, analog, recipe, tmp_path / "hwa")
     assert history.validation_loss.notna().sum() == 1
-    study.train_without_noise(digital, recipe, tmp_path / "control")
+    study.finetune(digital, recipe, tmp_path / "finetune")
+    study.train_control(digital, analog, recipe, tmp_path / "control")
 
 
 @pytest.mark.cuda

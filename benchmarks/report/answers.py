@@ -1,0 +1,227 @@
+"""Which test samples a model got right, on each chip at each time: files, and intervals of A*.
+
+A file holds one bit per sample, in the order in which the task evaluates its samples. The order is
+the same for the digital model and for all chips, so they are compared sample by sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from aimc_bridge.converted import ProgrammedChip, is_converted, record_of
+from aimc_bridge.errors import CheckpointError
+from aimc_bridge.sealed_files import read_tensors, write_tensors
+from benchmarks.report.intervals import crossed_interval
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Bits = NDArray[np.bool_]
+
+Key = tuple[int, float]
+"""The seed of a chip, and seconds after programming. Digital models have the time NaN."""
+Files = Mapping[tuple[str, str, str], tuple[Path, Path]]
+"""(phase, engine, data) -> the digital model's file and the chips' file of one training."""
+
+
+def path_of(results: Path) -> Path:
+    """Return where the answers behind a file of results are kept.
+
+    Args:
+        results: The CSV file of a sweep, or the JSON file of a digital model.
+    """
+    return results.with_name(f"{results.stem}-answers.safetensors")
+
+
+class Answers:
+    """The answers of a digital model or of the chips of a sweep, in one file.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Prepare the answers; nothing is read or written yet.
+
+        Args:
+            path: The file. Answers that it holds are kept, unless the same chip at the same time is
+                measured again.
+        """
+        self.path = path
+
+    def add(self, chip: ProgrammedChip | None, right: Tensor) -> None:
+        """Add the answers of one evaluation, and write the file.
+
+        Args:
+            chip: The chip that the model holds; None for a digital model.
+            right: Whether each sample was right, bool, shape (n,).
+
+        Raises:
+            CheckpointError: If the file is damaged.
+        """
+        import numpy as np
+
+        known = read(self.path) if self.path.exists() else {}
+        known = {key: bits for key, bits in known.items() if len(bits) == len(right)}
+        key = (0, math.nan) if chip is None else (chip.seed, float(chip.t_inference or 0.0))
+        rows = {_text(k): (k, bits) for k, bits in known.items()}
+        rows[_text(key)] = (key, right.cpu().numpy().astype(bool))
+        write_tensors(
+            self.path,
+            {
+                "seed": torch.tensor([k[0] for k, _ in rows.values()]),
+                "t_inference": torch.tensor([k[1] for k, _ in rows.values()], dtype=torch.float64),
+                "samples": torch.tensor([len(right)]),
+                "bits": torch.from_numpy(np.packbits([bits for _, bits in rows.values()], axis=1)),
+            },
+        )
+
+
+def _text(key: Key) -> str:
+    return f"{key[0]} {key[1]!r}"  # NaN is not equal to itself
+
+
+def read(path: Path) -> dict[Key, Bits]:
+    """Read a file of answers.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Key -> whether each sample was right, shape (n,).
+
+    Raises:
+        CheckpointError: If the file is damaged.
+    """
+    import numpy as np
+
+    tensors = read_tensors(path)
+    try:
+        (n,) = tensors["samples"].tolist()
+        bits = np.unpackbits(tensors["bits"].numpy(), axis=1, count=n).astype(bool)
+        seeds, times = tensors["seed"].tolist(), tensors["t_inference"].tolist()
+        return dict(zip(zip(seeds, times, strict=True), bits, strict=True))
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error!r}); remove it, and the results of the same name"
+        ) from None
+
+
+def table_of_stars(digital: Bits, chips: Bits, chance: float) -> NDArray[np.float64]:
+    """Return the share of each sample in A* of each chip; the mean over samples is A* itself.
+
+    A* = 1 - (err - err_digital) / (err_chance - err_digital) is a ratio of means: the shares are
+    its first-order expansion, so their variance is that of A*, with the digital model's error on
+    the same samples among it.
+
+    Args:
+        digital: Whether the digital model was right, shape (n,).
+        chips: Whether each chip was right, shape (chips, n).
+        chance: The error of guessing, in [0, 1].
+
+    Returns:
+        The shares, shape (chips, n).
+    """
+    wrong = (~digital).astype(float)
+    room = chance - wrong.mean()
+    lost = (~chips).astype(float) - wrong  # paired with the digital model, sample by sample
+    mean = lost.mean(-1, keepdims=True)
+    shares: NDArray[np.float64] = (
+        1.0 - lost / room - mean * (wrong - wrong.mean())[None, :] / room**2
+    )
+    return shares
+
+
+def intervals(
+    trainings: Sequence[Files], times: Iterable[float], chance: float, *, own_digital: bool
+) -> list[dict[str, Any]]:
+    """Return A* of each phase, and its differences between phases, with their intervals.
+
+    Args:
+        trainings: The files of each training.
+        times: Seconds after programming.
+        chance: The error of guessing, in [0, 1].
+        own_digital: Whether each training has a digital model of its own.
+
+    Returns:
+        One row per phase, engine, data and time: "mean", "low", "high", and "over", which says what
+        the interval covers. "minus" is "" for A* itself, and the name of another phase for the
+        difference from it. Phases without files have no rows, and a model at chance has none.
+    """
+    rows = []
+    for t_s in times:
+        tables: dict[tuple[str, str, str], NDArray[np.float64]] = {}
+        for place in {place: None for files in trainings for place in files}:
+            table = _units(
+                [files[place] for files in trainings if place in files], float(t_s), chance
+            )
+            if table is not None:
+                tables[place] = table
+        several = {place: sum(place in files for files in trainings) > 1 for place in tables}
+        for place, table in tables.items():
+            rows.append(_row(place, "", t_s, table, several[place], own_digital))
+            for other, base in tables.items():
+                same = other[1:] == place[1:] and base.shape == table.shape
+                if other[0] == "hwa" or place[0] != "hwa" or not same:
+                    continue
+                if several[other] == several[place]:
+                    change = table - base
+                    rows.append(_row(place, other[0], t_s, change, several[place], own_digital))
+    return rows
+
+
+def _row(
+    place: tuple[str, str, str],
+    minus: str,
+    t_s: float,
+    table: NDArray[np.float64],
+    several: bool,
+    own_digital: bool,
+) -> dict[str, Any]:
+    interval = crossed_interval(table)
+    over = ["chips", "samples"]
+    if several:
+        over = [*(["digital models"] if own_digital else []), "trainings", *over]
+    found = dict(zip(("phase", "engine", "data"), place, strict=True))
+    values = {"mean": interval.mean, "low": interval.low, "high": interval.high}
+    ends = {name: None if math.isnan(value) else value for name, value in values.items()}
+    return {**found, "t_inference": float(t_s), "minus": minus, **ends, "over": ", ".join(over)}
+
+
+def _units(
+    files: Sequence[tuple[Path, Path]], t_s: float, chance: float
+) -> NDArray[np.float64] | None:
+    """Return the table of one phase: its chips, or the means of its trainings if there are several.
+
+    None if files or chips are missing, or if a digital model is at chance.
+    """
+    import numpy as np
+
+    tables = []
+    for of_digital, of_chips in files:
+        if not (of_digital.exists() and of_chips.exists()):
+            return None
+        (digital,) = read(of_digital).values()
+        chips = [bits for (_, at), bits in sorted(read(of_chips).items()) if at == t_s]
+        if not chips or chips[0].shape != digital.shape or (~digital).mean() >= chance:
+            return None
+        tables.append(table_of_stars(digital, np.stack(chips), chance))
+    if len(tables) == 1:
+        return tables[0]
+    return np.stack([table.mean(0) for table in tables])
+
+
+def chip_of(model: nn.Module) -> ProgrammedChip | None:
+    """Return the chip that a converted model holds; None for a digital model.
+
+    Args:
+        model: A digital or a converted model.
+    """
+    return record_of(model).chip if is_converted(model) else None
