@@ -10,6 +10,7 @@ environment that cannot do it; 130 interrupted.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from aimc_bridge.errors import AimcError, TrainingError, UsageError
+from aimc_bridge.files import check_path, naming
 
 INTERRUPTED = "interrupted"
 
@@ -194,6 +196,8 @@ def execute(
 
 def _call(app: App, words: tuple[str, ...]) -> int:
     """Parse the words, call the function, return its exit code."""
+    for word in words:
+        check_path(word)  # results name the command: what is no text would fail at their end
     function, bound, unparsed = app.parse_args(list(words), exit_on_error=False, print_error=False)
     options = bound.arguments
     if options.get("resume") and "out" in bound.signature.parameters and not options.get("out"):
@@ -247,10 +251,12 @@ def _plain(value: Any) -> Any:
 
 
 class _Stream:
-    """A text stream that drops what is written after its reader has gone."""
+    """A text stream in UTF-8 that drops what is written after its reader has gone."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self._stream, self._name = stream, name
+        if isinstance(stream, io.TextIOWrapper):  # whatever the locale says
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
     def __getattr__(self, name: str) -> Any:
         """Pass everything else on to the stream itself."""
@@ -259,7 +265,8 @@ class _Stream:
     def write(self, text: str) -> int:
         """Write, or drop the text if nobody reads."""
         try:
-            return self._stream.write(text)
+            with naming(self._name):
+                return self._stream.write(text)
         except BrokenPipeError:
             self._drop()
             return len(text)
@@ -267,7 +274,8 @@ class _Stream:
     def flush(self) -> None:
         """Flush, or drop what is buffered if nobody reads."""
         try:
-            self._stream.flush()
+            with naming(self._name):
+                self._stream.flush()
         except BrokenPipeError:
             self._drop()
         except OSError:
@@ -287,7 +295,8 @@ def _readers_may_leave() -> Iterator[None]:
     """Make standard output and standard error `_Stream`s, and flush them at the end."""
     nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - closed below
     # a stream is None if the shell closed it
-    out, err = _Stream(sys.stdout or nowhere), _Stream(sys.stderr or nowhere)
+    out = _Stream(sys.stdout or nowhere, "standard output")
+    err = _Stream(sys.stderr or nowhere, "standard error")
     with (
         nowhere,
         contextlib.redirect_stdout(cast(TextIO, out)),

@@ -158,7 +158,12 @@ def _times(times: Iterable[str | float] | str | float) -> list[float]:
 
 def _check_executor(executor: int | str | None, workers: int) -> None:
     """Raise UsageError if there would be no workers."""
-    if executor is not None and not isinstance(executor, str):
+    if executor is not None and not isinstance(executor, int | str):
+        raise UsageError(
+            f"executor={executor!r}; allowed: None, a number of processes, or the name of a joblib "
+            "backend"
+        )
+    if isinstance(executor, int):
         integer("executor", executor, least=1, most=MOST_WORKERS)
     if workers != -1 or isinstance(workers, bool):
         integer("workers (-1: all there are)", workers, least=1, most=MOST_WORKERS)
