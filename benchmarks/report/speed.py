@@ -323,9 +323,8 @@ def summary(
     where = f"{machine['cpu']}, {machine['torch_threads']} threads"
     if arguments["device"] == "cuda":
         where = machine["gpu"]
-    software = ", ".join(
-        f"{name} {versions[name]}" for name in ("torch", "aihwkit", "aihwkit-lightning", "python")
-    )
+    names = ("torch", "aihwkit", "aihwkit-lightning", "python")
+    software = ", ".join(f"{n} {versions[n]}" for n in names if versions[n] != "not installed")
     parts = [
         f"`{record.command}` on {where} ({machine['cores']} cores, load before "
         f"{machine['load_before']}); {software}."
