@@ -4,16 +4,16 @@ This package holds data, no logic, and does not import torch.
 """
 
 import os
+import sys
 
 try:
     from aimc_bridge.errors import UnknownNameError, UsageError
 except ModuleNotFoundError as problem:
     if problem.name != "aimc_bridge.errors":
         raise
-    import aimc_bridge
-
+    other = sys.modules["aimc_bridge"].__file__
     raise ImportError(
-        f"{aimc_bridge.__file__} shadows the package aimc_bridge, which presets needs; rename it"
+        f"{other} shadows the package aimc_bridge, which presets needs; rename it"
     ) from None
 from aimc_bridge.spec import Preset
 from aimc_bridge.spec.bibliography import SOURCES

@@ -311,7 +311,8 @@ def test_folders_beside_a_study_do_not_shadow_an_editable_install(tmp_path: Path
     use = (
         f"import sys, site; site.addsitedir({str(tmp_path / 'site-packages')!r})\n"
         "import benchmarks\n"
-        "from presets import rasch2023; from aimc_bridge import convert; print(convert.__module__)\n"
+        "from presets import rasch2023\n"
+        "from aimc_bridge import convert; print(convert.__module__)\n"
         "print(benchmarks.__file__, sys.modules['presets'].__file__)"
     )
     process = run(sys.executable, "-S", "-c", THIRD_PARTY + use, cwd=study)
