@@ -38,14 +38,19 @@ def shadow(name: str) -> Path | None:
         name: The name of the package.
 
     Returns:
-        The file, or the folder of another package. None if nothing shadows the package.
+        The file, or the folder of another package, or a folder without `__init__.py`, which comes
+        first if this project was installed by an import hook. None if nothing shadows the package.
     """
     try:
         spec = find_spec(name)
     except ValueError:  # a module without a spec: made in this process, not found on the path
         return None
-    if spec is None or spec.origin is None:  # not installed; a bare folder never comes first
+    if spec is None:  # not installed
         return None
+    if spec.origin is None:
+        installed = (_ROOT / name / "__init__.py").is_file()
+        folders = list(spec.submodule_search_locations or ())
+        return Path(folders[0]) if installed and folders else None
     origin = Path(spec.origin)
     if origin.resolve().parent == _ROOT / name:
         return None

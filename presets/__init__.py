@@ -4,8 +4,17 @@ This package holds data, no logic, and does not import torch.
 """
 
 import os
+import sys
 
-from aimc_bridge.errors import UnknownNameError, UsageError
+try:
+    from aimc_bridge.errors import UnknownNameError, UsageError
+except ModuleNotFoundError as problem:
+    if problem.name != "aimc_bridge.errors":
+        raise
+    other = sys.modules["aimc_bridge"].__file__
+    raise ImportError(
+        f"{other} shadows the package aimc_bridge, which presets needs; rename it"
+    ) from None
 from aimc_bridge.spec import Preset
 from aimc_bridge.spec.bibliography import SOURCES
 from aimc_bridge.spec.preset import check_name

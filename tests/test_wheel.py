@@ -67,19 +67,25 @@ def run(
     )
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the wheel of the project, built from a copy of its sources."""
+def copied(folder: Path) -> Path:
+    """Copy the project's sources into a folder, if this setuptools can build them."""
     setuptools = pytest.importorskip("setuptools")
     if int(setuptools.__version__.partition(".")[0]) < 77:
         pytest.skip(f"needs setuptools 77 to build the wheel, not {setuptools.__version__}")
-    folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, source / name, ignore=unwanted)
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the wheel of the project, built from a copy of its sources."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = copied(folder)
     words = ("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w")
     process = run(sys.executable, *words, str(folder), str(source), cwd=folder)
     assert process.returncode == 0, process.stdout + process.stderr
@@ -189,6 +195,7 @@ def test_installed_commands_read_the_records_and_say_where_the_pages_are(
 
 def shadowed(folder: Path, kind: str, name: str) -> Path:
     """Write a file or a package of a user's own; return what the error must name."""
+    folder.mkdir(exist_ok=True)
     if kind == "file":
         path = folder / f"{name}.py"
         path.write_text("mine = 1\n")
@@ -205,11 +212,13 @@ def shadowed(folder: Path, kind: str, name: str) -> Path:
         "from aimc_bridge import convert",
         "import presets, aimc_bridge; aimc_bridge.sweep",
         "import benchmarks",
+        "import sys; sys.path[0] = ''; from aimc_bridge import convert",  # as in a notebook
+        "import os, aimc_bridge; os.chdir('..'); os.chdir('here'); aimc_bridge.convert",
     ],
 )
 def test_a_shadowed_presets_is_named(kind: str, use: str, tmp_path: Path) -> None:
-    path = shadowed(tmp_path, kind, "presets")
-    process = run(sys.executable, "-c", use, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    path = shadowed(tmp_path / "here", kind, "presets")
+    process = run(sys.executable, "-c", use, cwd=path.parent, PYTHONPATH=str(ROOT))
     assert process.returncode == 1
     assert process.stderr.splitlines()[-1] == (
         f"aimc_bridge.errors.ShadowedError: {path} shadows the package presets of aimc-bridge, "
@@ -251,6 +260,75 @@ def test_the_installed_console_script_does_not_look_in_the_folder(
     )
     assert (process.returncode, process.stderr) == (0, "")
     assert process.stdout.startswith("would check: versions")
+
+
+@pytest.mark.parametrize("kind", ["file", "package"])
+@pytest.mark.parametrize("name", ["presets", "benchmarks"])
+def test_a_shadowed_aimc_bridge_is_named_by_the_other_packages(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    path = shadowed(tmp_path, kind, "aimc_bridge")
+    path = path / "__init__.py" if kind == "package" else path
+    expected = f"{path} shadows the package aimc_bridge, which {name} needs; rename it"
+    process = run(sys.executable, "-c", f"import {name}", cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1] == f"ImportError: {expected}"
+    if name == "benchmarks":
+        words = ("-m", "benchmarks.run", "--dry-run")
+        process = run(sys.executable, *words, cwd=tmp_path, PYTHONPATH=str(ROOT))
+        assert (process.returncode, process.stderr) == (2, f"error: {expected}\n")
+
+
+THIRD_PARTY = f"""
+import sys
+sys.path += {[path for path in sys.path if path.endswith("site-packages")]!r}
+"""
+
+HOOK = f"""
+import sys
+from importlib.machinery import PathFinder
+
+
+class Last:
+    def find_spec(name, path=None, target=None):
+        return PathFinder.find_spec(name, [{str(ROOT)!r}]) if path is None else None
+
+
+sys.meta_path.append(Last)
+"""
+
+
+def test_folders_beside_a_study_do_not_shadow_an_editable_install(tmp_path: Path) -> None:
+    source = copied(tmp_path)
+    use = f"from setuptools import build_meta; build_meta.build_editable({str(tmp_path)!r})"
+    process = run(sys.executable, "-c", use, cwd=source)
+    assert process.returncode == 0, process.stdout + process.stderr
+    (editable,) = tmp_path.glob("aimc_bridge-*.whl")
+    zipfile.ZipFile(editable).extractall(tmp_path / "site-packages")
+    study = tmp_path / "study"
+    for name in PACKAGES:
+        (study / name).mkdir(parents=True)  # a clone called aimc_bridge, a folder of settings
+    use = (
+        f"import sys, site; site.addsitedir({str(tmp_path / 'site-packages')!r})\n"
+        "import benchmarks\n"
+        "from presets import rasch2023\n"
+        "from aimc_bridge import convert; print(convert.__module__)\n"
+        "print(benchmarks.__file__, sys.modules['presets'].__file__)"
+    )
+    process = run(sys.executable, "-S", "-c", THIRD_PARTY + use, cwd=study)
+    assert process.returncode == 0, process.stderr
+    files = [source / name / "__init__.py" for name in ("benchmarks", "presets")]
+    assert process.stdout.splitlines() == ["aimc_bridge.conversion", " ".join(map(str, files))]
+
+
+def test_a_bare_folder_that_an_import_hook_does_not_find_first_is_named(tmp_path: Path) -> None:
+    (tmp_path / "presets").mkdir()
+    use = f"{THIRD_PARTY}{HOOK}from aimc_bridge import convert"
+    process = run(sys.executable, "-S", "-c", use, cwd=tmp_path)
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1].startswith(
+        f"aimc_bridge.errors.ShadowedError: {tmp_path / 'presets'} shadows the package presets "
+    )
 
 
 def test_what_does_not_shadow(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
 from benchmarks.report import tables
 from benchmarks.report.record import LINK, Record, head, link, named
-from benchmarks.report.standing import EARLIER_ON_AIHWKIT, ON_AIHWKIT
+from benchmarks.report.standing import BY_VERSION, EARLIER_ON_AIHWKIT, ON_AIHWKIT
 from benchmarks.report.verdict import summary
 
 FILE = "crosscheck.json"
@@ -172,6 +172,11 @@ def earlier_on_aihwkit() -> str:
     return table(named(*EARLIER_ON_AIHWKIT))
 
 
+def by_version() -> str:
+    """Return how many cells have which verdict, for the cross-checks in `BY_VERSION`."""
+    return counts_table(named(*BY_VERSION))
+
+
 def counts_table(records: Iterable[Record], to: str = LINK) -> str:
     """Return how many cells have which verdict; "" if there are no records.
 
@@ -192,6 +197,8 @@ def counts_table(records: Iterable[Record], to: str = LINK) -> str:
                 {
                     "part": report["name"],
                     "sides": ", ".join(report["sides"]),
+                    "aihwkit": record.versions.get("aihwkit") or "-",
+                    "torch": record.versions["torch"],
                     **{name: f"{n:,}" for name, n in zip(verdicts, sums, strict=True)},
                     "record": link(record, to),
                 }

@@ -59,6 +59,7 @@ SECTIONS = (
     Section(DOCS / "results.md", "on aihwkit", crosscheck.on_aihwkit),
     Section(DOCS / "results-earlier.md", "earlier", run.earlier),
     Section(DOCS / "results-earlier.md", "earlier on aihwkit", crosscheck.earlier_on_aihwkit),
+    Section(DOCS / "cross-check.md", "versions", crosscheck.by_version),
     Section(DOCS / "ladder.md", "ladder", ladder.section),
     Section(DOCS / "ablation.md", "ablation", ablation.section),
     Section(DOCS / "recipes.md", "recipes", recipes.section),

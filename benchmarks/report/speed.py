@@ -5,7 +5,7 @@ The records have only the repeats: results, verdicts, exponents and figures are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -309,20 +309,22 @@ def holdings_table(record: Record) -> str:
     return _table([*rows, {"model": "at most", **bounds}])
 
 
-def summary(record: Record, figure: str | None = None) -> str:
+def summary(
+    record: Record, figure: str | None = None, elsewhere: Mapping[str, str] | None = None
+) -> str:
     """Return all that a record says, as Markdown without a title.
 
     Args:
         record: A record of the speed benchmark.
         figure: The path from the page to the figure; None for no figure.
+        elsewhere: The record that measured a side, by the side's name, for what this one lacks.
     """
     machine, versions, arguments = record.hardware, record.versions, record.arguments
     where = f"{machine['cpu']}, {machine['torch_threads']} threads"
     if arguments["device"] == "cuda":
         where = machine["gpu"]
-    software = ", ".join(
-        f"{name} {versions[name]}" for name in ("torch", "aihwkit", "aihwkit-lightning", "python")
-    )
+    names = ("torch", "aihwkit", "aihwkit-lightning", "python")
+    software = ", ".join(f"{n} {versions[n]}" for n in names if versions[n] != "not installed")
     parts = [
         f"`{record.command}` on {where} ({machine['cores']} cores, load before "
         f"{machine['load_before']}); {software}."
@@ -338,7 +340,8 @@ def summary(record: Record, figure: str | None = None) -> str:
     skipped = [line for group in groups_of(record) for line in group.skipped]
     parts += [targets_table(record), sides_table(record)]
     if skipped:
-        parts.append("Not measured: " + "; ".join(dict.fromkeys(skipped)) + ".")
+        lines = (_skipped(line, elsewhere or {}) for line in dict.fromkeys(skipped))
+        parts.append("Not measured: " + "; ".join(lines) + ".")
     shares = parts_table(record)
     if shares:
         parts += ["Where the time goes, digital = 1:", shares]
@@ -355,6 +358,14 @@ _REDUCED = {
 
 
 # --- figure ---------------------------------------------------------------------------------------
+
+
+def _skipped(line: str, elsewhere: Mapping[str, str]) -> str:
+    """Return why a side was not measured, or where it was if its package was not there."""
+    side, _, reason = line.partition(": ")
+    if reason.startswith("not installed") and side in elsewhere:
+        return f"{side}: see {elsewhere[side]}"
+    return line
 
 
 def draw(record: Record, path: Path, description: str) -> None:
@@ -442,7 +453,13 @@ def section(records: Sequence[Record] | None = None) -> str:
     """
     records = of_kind("speed", "growth") if records is None else records
     parts = []
+    elsewhere = {
+        side.name: record.name
+        for record in records
+        for group in groups_of(record)
+        for side in group.sides
+    }
     for record in records:
         image = image_of(record) if record.kind == "growth" else None
-        parts.append(f"### {record.name}\n\n{summary(record, image)}")
+        parts.append(f"### {record.name}\n\n{summary(record, image, elsewhere)}")
     return "\n\n".join(parts)

@@ -1,7 +1,6 @@
-"""Lists of records: models and recipes in force, and models tried before.
+"""Lists of records: models and recipes in force, models tried before, and cross-checks.
 
-They are names of files in `benchmarks/records/`, in the order of docs/results.md and
-results-earlier.md.
+They are names of files in `benchmarks/records/`, in the order of the page that shows them.
 """
 
 from __future__ import annotations
@@ -28,3 +27,6 @@ EARLIER_ON_AIHWKIT = (
     *("crosscheck-lstm-trained", "crosscheck-lstm-trained-year"),
 )
 """Cross-checks of models that other models have replaced."""
+
+BY_VERSION = ("crosscheck-1.2.0", "crosscheck-default")
+"""Cross-checks of devices and layers, one for each version of aihwkit."""

@@ -142,6 +142,7 @@ _TORCH_LEFT_OUT = f"left out: {', '.join(sides.DROPPED)}"
 NO_CPP = f"{targets.CPP}: its wheels run on the CPU only"
 _NO_LIGHTNING = f"{targets.LIGHTNING}: not installed (pip install aihwkit-lightning)"
 _PCM = "PCM_NOISE injected as `train` does"
+_GAUSSIAN = "Gaussian weight noise instead of PCM_NOISE, no drop-connect"
 
 
 def _of(n: int, work: Work) -> str:
@@ -263,18 +264,19 @@ def _torch_and_lightning(collected: Collected, work: Work, setting: Setting) -> 
     if not sides.lightning_installed():
         collected.skip(_NO_LIGHTNING)
         return
-    collected.add(
-        targets.LIGHTNING,
-        lambda: _forward_side(
-            targets.LIGHTNING,
-            sides.lightning(work, training=False, device=setting.device),
-            work,
-            work.size,
-            setting,
-            note="DAC/ADC only: it has no noise outside of training",
-            most=slow,
-        ),
-    )
+    notes = {
+        targets.LIGHTNING: "its layers in training mode, the only one in which they have noise",
+        targets.LIGHTNING_CONVERTERS: "in evaluation mode",
+    }
+
+    def lightning(name: str) -> Side | None:
+        noisy = name == targets.LIGHTNING
+        model = sides.lightning(work, noisy=noisy, device=setting.device)
+        more = {"note": notes[name], "most": slow}
+        return _forward_side(name, model, work, work.size, setting, **more)
+
+    for name in notes:
+        collected.add(name, partial(lightning, name))
 
 
 def wrn_training(setting: Setting) -> Group:
@@ -334,12 +336,22 @@ def _stock_steps(collected: Collected, work: Work, setting: Setting) -> None:
         return Side(targets.TORCH, step, size=part, note=note, **slow)  # type: ignore[arg-type]
 
     def lightning() -> Side:
-        step = sides.Step(sides.lightning(work, training=True, device=device), work, part, device)
-        note = f"DAC/ADC, output noise, Gaussian weight noise; {_of(part, work)}"
-        return Side(targets.LIGHTNING, step, size=part, note=note, **slow)  # type: ignore[arg-type]
+        step = sides.Step(sides.lightning(work, training=True, device=device), work, n, device)
+        note = "DAC/ADC, output noise, Gaussian weight noise"
+        return Side(targets.LIGHTNING, step, size=n, note=note, **slow)  # type: ignore[arg-type]
+
+    def gaussian() -> Side:
+        spec = sides.ALL.training[work.recipe].change(
+            why="speed: the noise that aihwkit-lightning has",
+            noise_type="gaussian",
+            drop_connect=0.0,
+        )
+        step = sides.analog_step(work, sides.OUTPUT, n, device=device, spec=spec)
+        return Side(targets.GAUSSIAN, step, size=n, note=_GAUSSIAN, memory=False)
 
     collected.add(targets.TORCH, torch_tile)
     if sides.lightning_installed():
+        collected.add(targets.GAUSSIAN, gaussian)
         collected.add(targets.LIGHTNING, lightning)
     else:
         collected.skip(_NO_LIGHTNING)

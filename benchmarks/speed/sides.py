@@ -154,7 +154,7 @@ class Step:
     Attributes:
         model: The model, in training mode.
         matrices: The analog matrices by layer.
-        spec: The training recipe of the work.
+        spec: The training recipe.
         optimizer: The optimizer, with the learning rate of the first warm-up step.
         batch: The model inputs.
         targets: The classes.
@@ -171,6 +171,7 @@ class Step:
         device: torch.device,
         matrices: dict[str, Matrix] | None = None,
         dtype: torch.dtype | None = None,
+        spec: TrainingSpec | None = None,
     ) -> None:
         """Prepare the step.
 
@@ -181,10 +182,11 @@ class Step:
             device: The device of the model.
             matrices: The analog matrices by layer; None is none.
             dtype: The dtype of autocast; None switches it off.
+            spec: The recipe; None is that of the work.
         """
         self.model = model.train()
         self.matrices = matrices or {}
-        self.spec: TrainingSpec = ALL.training[work.recipe]
+        self.spec: TrainingSpec = spec or ALL.training[work.recipe]
         for matrix in self.matrices.values():
             matrix.prepare_training(self.spec)
         self.optimizer = default_optimizer(model, self.spec)
@@ -237,10 +239,11 @@ def analog_step(
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
     calibrate_with: int | None = None,
+    spec: TrainingSpec | None = None,
 ) -> Step:
     """Return a hardware-aware training step on the native engine or aihwkit.
 
-    Noise is injected as PCM_NOISE.
+    The recipe of the work injects PCM_NOISE.
 
     Args:
         work: The work.
@@ -250,12 +253,13 @@ def analog_step(
         device: The device of the model; None is the CPU.
         dtype: The dtype of autocast; None switches it off.
         calibrate_with: Units of the work that set the input ranges; None is `n`.
+        spec: The recipe; None is that of the work.
     """
     device = device or torch.device("cpu")
     model = analog(
         work, preset, engine, device=device, chip=False, calibrate_with=calibrate_with or n
     )
-    return Step(model, work, n, device, matrices_of(model), dtype)
+    return Step(model, work, n, device, matrices_of(model), dtype, spec)
 
 
 def digital_step(
@@ -346,15 +350,19 @@ def lightning_installed() -> bool:
     return importlib.util.find_spec("aihwkit_lightning") is not None
 
 
-def lightning(work: Work, *, training: bool, device: torch.device) -> nn.Module:
+def lightning(
+    work: Work, *, device: torch.device, training: bool = False, noisy: bool = False
+) -> nn.Module:
     """Convert the model to aihwkit-lightning; for works without excluded layers.
 
-    It has DAC/ADC and, in training, output noise and additive Gaussian weight noise.
+    It has DAC/ADC and, in training mode, output noise and additive Gaussian weight noise.
 
     Args:
         work: The work.
-        training: Whether the model is for training.
         device: The device of the model.
+        training: Whether the model is for training, with both kinds of noise.
+        noisy: Whether its analog layers alone are in training mode, without weight noise: a forward
+            pass then has output noise.
     """
     sd = 0.0
     if training:
@@ -365,4 +373,9 @@ def lightning(work: Work, *, training: bool, device: torch.device) -> nn.Module:
     plain = copy.deepcopy(work.model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     converted = lightning_side.part("nn.conversion").convert_to_analog(plain, config)
     model: nn.Module = converted.to(device).train(training)
+    if noisy:
+        kind = lightning_side.part("nn.modules.base").AnalogLayerBase
+        for layer in model.modules():
+            if isinstance(layer, kind) and not layer.IS_CONTAINER:
+                layer.train()
     return model

@@ -17,7 +17,9 @@ EAGER = "native, drawn eagerly"
 DIGITAL = "digital"
 TORCH = "aihwkit torch tile"
 CPP = "aihwkit C++ tile"
+GAUSSIAN = "native, DAC/ADC and output noise, Gaussian weight noise"
 LIGHTNING = "aihwkit-lightning"
+LIGHTNING_CONVERTERS = "aihwkit-lightning, DAC/ADC only"
 
 RATIO, FASTER, SECONDS, SUM = "times digital", "times faster", "s", "times the sum"
 
@@ -111,10 +113,18 @@ TARGETS = (
     Target(
         "forward-lightning",
         "wrn-forward",
+        OUTPUT,
+        "WRN forward, DAC/ADC and output noise, against aihwkit-lightning",
+        FASTER,
+        LIGHTNING,
+    ),
+    Target(
+        "forward-lightning-converters",
+        "wrn-forward",
         CONVERTERS,
         "WRN forward, DAC/ADC, against aihwkit-lightning",
         FASTER,
-        LIGHTNING,
+        LIGHTNING_CONVERTERS,
     ),
     # training
     Target(
@@ -154,9 +164,9 @@ TARGETS = (
     Target(
         "training-lightning",
         "wrn-training",
-        OUTPUT,
-        "WRN training step, DAC/ADC, output noise, PCM_NOISE, against aihwkit-lightning with "
-        "Gaussian weight noise",
+        GAUSSIAN,
+        "WRN training step, DAC/ADC, output noise, Gaussian weight noise, against "
+        "aihwkit-lightning",
         FASTER,
         LIGHTNING,
     ),

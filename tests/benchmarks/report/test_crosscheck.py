@@ -40,7 +40,7 @@ def contents(**changes: Any) -> dict[str, Any]:
         "name": "out",
         "command": "python -m benchmarks.crosscheck lstm",
         "finished": True,
-        "versions": {"torch": "2.11.0"},
+        "versions": {"torch": "2.11.0", "aihwkit": "1.1.0"},
         "hardware": {"cores": 2},
         "arguments": {"task_chips": [440, 110], "subset": 1400, "seed": 2},
         "models": {"lstm": {"model": "M", "dataset": "D"}},
@@ -125,7 +125,7 @@ def test_a_finished_folder_is_a_record(tmp_path: Path) -> None:
     ]
     table = crosscheck.counts_table([record], "there/").splitlines()
     assert table[2] == (
-        "| rasch2023/lstm | native, aihwkit | 2 | 0 | 1 "
+        "| rasch2023/lstm | native, aihwkit | 1.1.0 | 2.11.0 | 2 | 0 | 1 "
         "| [crosscheck-one](there/crosscheck-one.json) |"
     )
     assert len(table) == 4
