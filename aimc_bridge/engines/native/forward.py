@@ -219,7 +219,10 @@ def _integer_currents(
         floor, square_bias = _later((sigma / ratio) ** 2, job)
         sigma, positive = ratio, square_bias > 0.0
     units = integers.Units(unit / steps, unit / steps * scale, size_bias, square_bias)
-    sums = integers.multiplied(product, codes, tile.integers(job, x, units), units)
+    weights = tile.integers(job, x, units)
+    sums = integers.multiplied(product, codes, weights, units)
+    if x.ndim > 2 and x.stride(1) != 1:
+        sums = integers.channels_first(sums)
     return Currents(sums.y, sums.loss, sums.size, late, sums.square, floor, positive, sigma)
 
 
@@ -328,9 +331,6 @@ class CrossbarProduct(torch.autograd.Function):
                 (block, input_range, scales if input_range is None else scales * input_range)
             )
         negative = integers.signed(x) if job.integers else None
-        last = None  # integers always come with their channels last
-        if negative is not None and x.ndim > 2 and x.stride(1) != 1:
-            last = False
         analog: Currents | lines.LineProducts
         for piece in pieces:
             for block, input_range, scales in prepared:
@@ -340,9 +340,8 @@ class CrossbarProduct(torch.autograd.Function):
                 else:
                     inputs = _converted(part, input_range, job)
                     analog = lines.products(inputs, block, job)
-                several = len(pieces) > 1 or block.column is not None
-                if total is None and (several or last is not None):
-                    total = room(analog.y, len(x), product.grid.out_features, last=last)
+                if total is None and (len(pieces) > 1 or block.column is not None):
+                    total = room(analog.y, len(x), product.grid.out_features)
                 into = None if total is None else total[piece][:, block.columns]
                 finish = outputs if isinstance(analog, Currents) else lines.outputs
                 y, codes = finish(analog, job, scales, keep=keep, into=into, add=block.row > 0)  # type: ignore[arg-type]

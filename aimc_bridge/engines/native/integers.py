@@ -362,12 +362,24 @@ def multiplied(
     y = _chain(product, codes.x, codes.zero, weights.value)
     assert y is not None
     square = _chain(product, codes.low, 0, weights.low)
-    return Sums(
-        y,
-        _chain(product, codes.x, codes.zero, weights.positioned),
-        _chain(product, codes.size, 0, weights.size),
-        _chain(product, codes.high, 0, weights.high, square),
-    )
+    loss = _chain(product, codes.x, codes.zero, weights.positioned)
+    size = _chain(product, codes.size, 0, weights.size)
+    return Sums(y, loss, size, _chain(product, codes.high, 0, weights.high, square))
+
+
+def channels_first(sums: Sums) -> Sums:
+    """Return products in the memory order of a convolution whose inputs have channels first.
+
+    oneDNN's convolutions of integers have their channels last, those of floats as their inputs. The
+    order counts, because noise is drawn in the order of memory.
+
+    Args:
+        sums: The products.
+    """
+    first = torch.contiguous_format
+    y, *others = (None if part is None else part.clone(memory_format=first) for part in sums)
+    assert y is not None
+    return Sums(y, *others)
 
 
 def _chain(

@@ -205,19 +205,18 @@ def along(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 2))
 
 
-def room(like: Tensor, samples: int, channels: int, *, last: bool | None = None) -> Tensor:
+def room(like: Tensor, samples: int, channels: int) -> Tensor:
     """Return an empty tensor with the memory order of another one's dimensions.
 
     Args:
         like: The other tensor, `[samples, channels, *space]`.
         samples: Size of the first dimension.
         channels: Size of the second dimension.
-        last: Whether the channels lie last in memory; None takes the order of `like`.
 
     Returns:
         The tensor, `[samples, channels, *space]`.
     """
     space = like.shape[2:]
-    if like.stride(1) == 1 if last is None else last:
+    if like.stride(1) == 1:
         return like.new_empty(samples, *space, channels).movedim(-1, 1)
     return like.new_empty(samples, channels, *space)
