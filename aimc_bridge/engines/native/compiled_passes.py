@@ -17,6 +17,12 @@ from aimc_bridge.engines.native.draws import new_key, normal
 from aimc_bridge.engines.native.kernels import constants, kernel, kind
 from aimc_bridge.physics.mvm import LineEffects, at_adc, ir_factor, on_line
 
+FEWEST = 1 << 15
+"""From this number of outputs of a layer on, a CPU takes compiled passes.
+
+torch.compile spends some 0.1 ms on every call, in which torch does a few passes over fewer numbers.
+"""
+
 
 class Inputs(NamedTuple):
     """Inputs of the products; None in place of a tensor that is not needed.

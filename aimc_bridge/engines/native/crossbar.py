@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from aimc_bridge.engines import unaware
 from aimc_bridge.engines.base import Flag, Matrix, Observer, chip_in_the_way, chip_in_training
-from aimc_bridge.engines.native import compiled_chip, integers, programmed
+from aimc_bridge.engines.native import compiled_chip, compiled_passes, integers, programmed
 from aimc_bridge.engines.native.forward import CrossbarProduct
 from aimc_bridge.engines.native.input_range import LOADED, InputRanges
 from aimc_bridge.engines.native.product import MANY, LinearProduct, Product
@@ -252,7 +252,7 @@ class Crossbar(nn.Module, Matrix):
             scale,
             self.ranges.decay,
             self.side_precision,
-            self.compiled,
+            self.compiled and self._pays_to_compile(x),
             not once and integers.suits(spec, self.product, x, scale.dtype),
         )
         spans = None if self.input_range is None else self.input_range.abs()
@@ -360,6 +360,11 @@ class Crossbar(nn.Module, Matrix):
                     if effects is not None:
                         blocks[-1] = self._with_effects(blocks[-1], effects, ones)
         return blocks
+
+    def _pays_to_compile(self, x: Tensor) -> bool:
+        """Return whether compiled passes are faster than their calls take."""
+        outputs = len(x) * self.product.outputs_per_sample(x)
+        return x.device.type != "cpu" or outputs >= compiled_passes.FEWEST
 
     def _tiles_of_chip(self) -> dict[tuple[int, int | None], TileWeights] | None:
         """Return the weights of tiles that are kept while the crossbar holds a chip.
