@@ -17,6 +17,12 @@ from aimc_bridge.engines.native.draws import new_key, normal
 from aimc_bridge.engines.native.kernels import constants, kernel, kind
 from aimc_bridge.physics.mvm import LineEffects, at_adc, ir_factor, on_line
 
+FEWEST = 1 << 15
+"""From this number of outputs of a layer on, a CPU takes compiled passes.
+
+torch.compile spends some 0.1 ms on every call, in which torch does a few passes over fewer numbers.
+"""
+
 
 class Inputs(NamedTuple):
     """Inputs of the products; None in place of a tensor that is not needed.
@@ -98,6 +104,54 @@ def _inputs(
     if dtype is not None:
         size, square = (None if one is None else one.to(dtype) for one in (size, square))
     return x, side, size if wanted[0] else None, square
+
+
+def codes(
+    x: Tensor, input_range: Tensor, steps: int, negative: bool, wanted: tuple[bool, bool]
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Return the codes of `integers.codes`.
+
+    Args:
+        x: Inputs in own units, `[samples, inputs, *space]`.
+        input_range: The range of the tile.
+        steps: Steps of the DAC.
+        negative: Whether inputs may be negative.
+        wanted: Whether (the sizes, the squares) are needed.
+
+    Returns:
+        The inputs, their sizes, and the two bytes of their squares, uint8, in the memory order of
+        `x`; None in place of one that is not needed. Inputs that are not negative are their sizes.
+    """
+    rows = _rows(x.detach())
+    if rows is None:
+        x, rows = _dense(x.detach())
+    numbers = constants((float(steps),), x)
+    compiled = kernel(_codes, *kind(rows), negative, wanted)
+    results = compiled(rows, input_range.detach(), numbers, negative, wanted)
+    if x.ndim == 2:
+        return results  # type: ignore[no-any-return]
+    last = rows.ndim == 2
+    shape = (x.shape[0], *x.shape[2:], x.shape[1]) if last else tuple(x.shape)
+    views = (None if values is None else values.view(shape) for values in results)
+    new, size, high, low = (
+        values.movedim(-1, 1) if last and values is not None else values for values in views
+    )
+    assert new is not None
+    return new, size, high, low
+
+
+def _codes(
+    x: Tensor, input_range: Tensor, numbers: Tensor, negative: bool, wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, ...]:
+    """Convert inputs to integers; this is the pass of `codes`."""
+    x = torch.round(torch.clamp(x * (numbers[0] / input_range), -numbers[0], numbers[0]))
+    whole = x.to(torch.int32)
+    new = (whole + 128 if negative else whole).to(torch.uint8)
+    size = torch.abs(whole).to(torch.uint8) if negative and wanted[0] else None
+    square = whole * whole
+    high = (square >> 8).to(torch.uint8) if wanted[1] else None
+    low = (square & 255).to(torch.uint8) if wanted[1] else None
+    return new, size, high, low
 
 
 def code_type(like: Tensor, bound: int | None) -> torch.dtype:

@@ -11,11 +11,11 @@ from torch.utils.hooks import RemovableHandle
 
 from aimc_bridge.engines import unaware
 from aimc_bridge.engines.base import Flag, Matrix, Observer, chip_in_the_way, chip_in_training
-from aimc_bridge.engines.native import compiled_chip, programmed
+from aimc_bridge.engines.native import compiled_chip, compiled_passes, integers, programmed
 from aimc_bridge.engines.native.forward import CrossbarProduct
 from aimc_bridge.engines.native.input_range import LOADED, InputRanges
 from aimc_bridge.engines.native.product import MANY, LinearProduct, Product
-from aimc_bridge.engines.native.tiles import Block, Job, TileWeights, perfect
+from aimc_bridge.engines.native.tiles import Block, Job, Kept, TileWeights, perfect
 from aimc_bridge.errors import CalibrationError, CapabilityError, StateError
 from aimc_bridge.layers import transforms
 from aimc_bridge.layers.border import SMALLEST_RANGE, product_dtype
@@ -94,6 +94,7 @@ class Crossbar(nn.Module, Matrix):
         for name in (*programmed.STATE, *Variation._fields):
             self.register_buffer(name, None, persistent=False)
         self._own_tiles: programmed.Tiles | None = None  # stay where the user's device made them
+        self._kept = Kept()
 
     scale: Tensor
     range_batches: Tensor
@@ -239,16 +240,20 @@ class Crossbar(nn.Module, Matrix):
             if size or self.input_range is None:
                 return whole
             return whole + 0.0 * self.input_range.sum()  # it too has a gradient of zeros
-        few = size < x.shape[1] * MANY
-        cache = kept_between_steps() if few else None
+        cache = self._tiles_of_chip()
+        if cache is None and size < x.shape[1] * MANY:
+            steps = kept_between_steps()
+            cache = None if steps is None else steps.setdefault(self, {})
+        once = cache is None and size < x.shape[1] * integers.MANY
         job = Job(
             self.product,
             spec,
-            self._blocks(weight, {} if cache is None else cache.setdefault(self, {})),
+            self._blocks(weight, {} if cache is None else cache),
             scale,
             self.ranges.decay,
             self.side_precision,
-            self.compiled,
+            self.compiled and self._pays_to_compile(x),
+            not once and integers.suits(spec, self.product, x, scale.dtype),
         )
         spans = None if self.input_range is None else self.input_range.abs()
         if spans is not None and spans.requires_grad:
@@ -355,6 +360,24 @@ class Crossbar(nn.Module, Matrix):
                     if effects is not None:
                         blocks[-1] = self._with_effects(blocks[-1], effects, ones)
         return blocks
+
+    def _pays_to_compile(self, x: Tensor) -> bool:
+        """Return whether compiled passes are faster than their calls take."""
+        outputs = len(x) * self.product.outputs_per_sample(x)
+        return x.device.type != "cpu" or outputs >= compiled_passes.FEWEST
+
+    def _tiles_of_chip(self) -> dict[tuple[int, int | None], TileWeights] | None:
+        """Return the weights of tiles that are kept while the crossbar holds a chip.
+
+        They are forgotten with its next drift, and if someone changes what it holds.
+        """
+        held = self.held
+        if held is None or held.is_inference():
+            return None
+        kept = self._kept
+        if kept.of is not held or kept.version != held._version:
+            self._kept = kept = Kept(held, held._version)
+        return kept.tiles
 
     def _with_effects(self, block: Block, effects: LineEffects, ones: Tensor | None) -> Block:
         """Return a block of tiles with the effects of its outputs."""
@@ -492,7 +515,7 @@ class Crossbar(nn.Module, Matrix):
 
     def restore(self) -> None:
         """Forget the tensors of the chip."""
-        self._own_tiles = None
+        self._own_tiles, self._kept = None, Kept()
         for name in (*programmed.STATE, *Variation._fields):
             setattr(self, name, None)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from aimc_bridge import rng
-from aimc_bridge.engines.native import compiled_passes, lines
+from aimc_bridge.engines.native import compiled_passes, integers, lines
 from aimc_bridge.engines.native.backward import Gradients
 from aimc_bridge.engines.native.product import Product
 from aimc_bridge.engines.native.tiles import Job, TileWeights, along, output_step, room
@@ -135,7 +135,13 @@ def outputs(
     return (into.addcmul_(y, scales) if add else torch.mul(y, scales, out=into)), codes
 
 
-def currents(x: Tensor, input_range: Tensor | None, tile: TileWeights, job: Job) -> Currents:
+def currents(
+    x: Tensor,
+    input_range: Tensor | None,
+    tile: TileWeights,
+    job: Job,
+    negative: bool | None = None,
+) -> Currents:
     """Return the products of a block of tiles.
 
     Args:
@@ -143,12 +149,16 @@ def currents(x: Tensor, input_range: Tensor | None, tile: TileWeights, job: Job)
         input_range: Their range, or None.
         tile: Their weights.
         job: The products.
+        negative: Whether inputs are negative somewhere, for products in integers; None computes
+            the products in floating point.
     """
     spec, product = job.spec, job.product
     unit = 1.0 / output_step(spec)
     scale = 1.0
     if tile.position is not None:
         scale = math.sqrt(0.05) * tile.rows / (spec.ir_drop_g_ratio * unit)
+    if negative is not None and input_range is not None:
+        return _integer_currents(x, input_range, unit, scale, tile, job, negative)
     inputs = _inputs(x, input_range, unit, scale, tile, job)
     x, side, size, square = inputs.x, inputs.side, inputs.size, inputs.square
     out_sigma = spec.out_noise * unit
@@ -178,6 +188,47 @@ def currents(x: Tensor, input_range: Tensor | None, tile: TileWeights, job: Job)
         return Currents(y, loss, b, late, None, 0.0, True, sigma)
     b, variance = product.contract_both(size, square, magnitude, (early, bias))
     return Currents(y, loss, b, late, variance, floor, bias > 0.0, sigma)
+
+
+def _integer_currents(
+    x: Tensor,
+    input_range: Tensor,
+    unit: float,
+    scale: float,
+    tile: TileWeights,
+    job: Job,
+    negative: bool,
+) -> Currents:
+    """Return the products of a block of tiles, computed in integers.
+
+    `scale` is the factor on |x|, `negative` whether inputs are negative somewhere.
+    """
+    spec, product = job.spec, job.product
+    assert spec.dac_bits is not None
+    steps = levels(spec.dac_bits)
+    drop, noisy = tile.position is not None, spec.w_noise > 0.0
+    codes = integers.codes(
+        x, input_range, steps, negative=negative, wanted=(drop, noisy), compiled=job.compiled
+    )
+    sigma, late, floor, positive = spec.out_noise * unit, 0.0, 0.0, True
+    size_bias = square_bias = 0.0
+    if drop:
+        late, size_bias = _later(-2.0 * math.sqrt(0.05), job)
+    if noisy:
+        ratio = spec.w_noise / scale
+        floor, square_bias = _later((sigma / ratio) ** 2, job)
+        sigma, positive = ratio, square_bias > 0.0
+    units = integers.Units(unit / steps, unit / steps * scale, size_bias, square_bias)
+    weights = tile.integers(job, x, units)
+    sums = integers.multiplied(product, codes, weights, units)
+    if x.ndim > 2 and x.stride(1) != 1:
+        sums = integers.channels_first(sums)
+    return Currents(sums.y, sums.loss, sums.size, late, sums.square, floor, positive, sigma)
+
+
+def _later(number: float, job: Job) -> tuple[float, float]:
+    """Return the parts of a number that a compiled pass and that a product adds."""
+    return (number, 0.0) if job.compiled else (0.0, number)
 
 
 def _inputs(
@@ -279,12 +330,13 @@ class CrossbarProduct(torch.autograd.Function):
             prepared.append(
                 (block, input_range, scales if input_range is None else scales * input_range)
             )
+        negative = integers.signed(x) if job.integers else None
         analog: Currents | lines.LineProducts
         for piece in pieces:
             for block, input_range, scales in prepared:
                 part = product.inputs(x[piece], block.row, block.column)
                 if block.effects is None:
-                    analog = currents(part, input_range, block.tile, job)
+                    analog = currents(part, input_range, block.tile, job, negative)
                 else:
                     inputs = _converted(part, input_range, job)
                     analog = lines.products(inputs, block, job)

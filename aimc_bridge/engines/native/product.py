@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from aimc_bridge.engines.native import integers
 from aimc_bridge.layers.steps import kept_between_steps
 from aimc_bridge.physics.mapping import TileGrid
 
@@ -42,9 +43,11 @@ class Product(ABC):
 
     Attributes:
         grid: The tiles of the layer.
+        has_integers: Whether it can multiply codes of inputs with digits of weights (`integers`).
     """
 
     grid: TileGrid
+    has_integers = False
 
     @abstractmethod
     def outputs_per_sample(self, x: Tensor) -> int:
@@ -135,6 +138,36 @@ class Product(ABC):
         return self.contract(x, weight, biases[0]), self.contract(other, weight, biases[1])
 
     @abstractmethod
+    def pack(self, digit: Tensor, x: Tensor) -> Tensor:
+        """Return a digit of weights as `contract_codes` takes it.
+
+        Args:
+            digit: The digit of the weights of a tile, int8, in the shape of `weights`.
+            x: Inputs of the tile, for whose shape the order is chosen.
+        """
+
+    @abstractmethod
+    def contract_codes(
+        self,
+        x: Tensor,
+        zero: int,
+        packed: Tensor,
+        units: Tensor,
+        bias: Tensor | None,
+        onto: Tensor | None,
+    ) -> Tensor:
+        """Return the product of codes of inputs with a digit of weights.
+
+        Args:
+            x: Codes of the inputs of a tile, uint8.
+            zero: The code of 0.
+            packed: The digit, from `pack`.
+            units: The product of the units of codes and digits, `[outputs]`.
+            bias: Numbers that are added, `[outputs]`, or None.
+            onto: Outputs to add to, in place; None makes new ones.
+        """
+
+    @abstractmethod
     def with_positioned(
         self, x: Tensor, side: Tensor, weight: Tensor, position: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -166,6 +199,8 @@ class Product(ABC):
 
 class LinearProduct(Product):
     """The product of a linear layer, `[samples, in] -> [samples, out]`."""
+
+    has_integers = True
 
     def __init__(self, grid: TileGrid) -> None:
         """Prepare the product.
@@ -226,6 +261,22 @@ class LinearProduct(Product):
                 y.add_(bias)
         return first, second
 
+    def pack(self, digit: Tensor, x: Tensor) -> Tensor:
+        """Return the digit in oneDNN's order."""
+        return integers.pack_linear(digit, x)
+
+    def contract_codes(
+        self,
+        x: Tensor,
+        zero: int,
+        packed: Tensor,
+        units: Tensor,
+        bias: Tensor | None,
+        onto: Tensor | None,
+    ) -> Tensor:
+        """Return the matrix product."""
+        return integers.linear(x, zero, packed, units, bias, onto)
+
     def with_positioned(
         self, x: Tensor, side: Tensor, weight: Tensor, position: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -282,6 +333,7 @@ class ConvProduct(Product):
             (part.start // self.size, -(-part.stop // self.size)) for part in grid.row_slices()
         ]
         self.rows = grid.row_slices()
+        self.has_integers = len(kernel) == 2
 
     def outputs_per_sample(self, x: Tensor) -> int:
         """Return the number of outputs, without regard to padding and kernel."""
@@ -346,6 +398,28 @@ class ConvProduct(Product):
         """Return the kernels without their neighbours' positions, as a matrix."""
         first = self.rows[row].start - self.spans[row][0] * self.size
         return weight.flatten(1)[:, first : first + self.grid.rows[row]]
+
+    def _geometry(self, outputs: int) -> integers.Geometry:
+        """Return the geometry of the convolution of a tile, or of all tiles of a row."""
+        groups = self.grid.groups if outputs == self.grid.out_features else 1
+        lists = (list(self.stride), list(self.padding), list(self.dilation))
+        return integers.Geometry(*lists, groups)
+
+    def pack(self, digit: Tensor, x: Tensor) -> Tensor:
+        """Return the digit in oneDNN's order."""
+        return integers.pack_conv(digit, x, self._geometry(len(digit)))
+
+    def contract_codes(
+        self,
+        x: Tensor,
+        zero: int,
+        packed: Tensor,
+        units: Tensor,
+        bias: Tensor | None,
+        onto: Tensor | None,
+    ) -> Tensor:
+        """Return the convolution."""
+        return integers.conv(x, zero, packed, units, bias, onto, self._geometry(len(units)))
 
     def with_positioned(
         self, x: Tensor, side: Tensor, weight: Tensor, position: Tensor

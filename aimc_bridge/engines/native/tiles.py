@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aimc_bridge.engines.native.integers import IntegerWeights, ThinWeights, Units, prepared, thin
 from aimc_bridge.engines.native.product import Product
 from aimc_bridge.physics.mapping import levels
 from aimc_bridge.physics.mvm import LineEffects
@@ -74,6 +75,7 @@ class TileWeights:
         if position is not None:
             self.position = product.weights(position.unsqueeze(0), row, None)
         self._magnitudes: dict[torch.dtype, Tensor] = {}
+        self._integers: dict[tuple[bool, bool, Units], IntegerWeights | ThinWeights] = {}
         self.negative: TileWeights | None = None
         if read_asymmetry is not None:
             self.negative = TileWeights(product, weight * read_asymmetry, row, column, position)
@@ -87,6 +89,46 @@ class TileWeights:
         if dtype not in self._magnitudes:
             self._magnitudes[dtype] = self.value.to(dtype).abs()
         return self._magnitudes[dtype]
+
+    def integers(self, job: Job, x: Tensor, units: Units) -> IntegerWeights | ThinWeights:
+        """Return the weights for products in integers; they are computed at their first use.
+
+        Args:
+            job: The products.
+            x: Inputs of the tile, of a usual shape.
+            units: What codes of 1 stand for.
+        """
+        key = (job.side is not None, thin(x), units)
+        if key not in self._integers:
+            self._integers[key] = prepared(
+                job.product, self.value, self.position, x, units,
+                noisy=job.spec.w_noise > 0.0, coarse=job.side is not None,
+            )  # fmt: skip
+        return self._integers[key]
+
+
+class Kept:
+    """The weights of a chip's tiles, kept from one product to the next; copies begin without.
+
+    Attributes:
+        of: The weights that they were taken from, `[out, in]`; None if there are none.
+        version: The version of that tensor.
+        tiles: The weights of tiles, by row and column.
+    """
+
+    def __init__(self, of: Tensor | None = None, version: int = 0) -> None:
+        """Begin without tiles.
+
+        Args:
+            of: The weights that the tiles will be taken from.
+            version: The version of that tensor.
+        """
+        self.of, self.version = of, version
+        self.tiles: dict[tuple[int, int | None], TileWeights] = {}
+
+    def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
+        """Copy and pickle nothing."""
+        return Kept, ()
 
 
 @dataclass(frozen=True)
@@ -134,6 +176,7 @@ class Job:
         side: Precision of the products behind IR drop and read noise; None is the precision of the
             weights.
         compiled: Whether everything beside the products runs in `compiled_passes`.
+        integers: Whether the products may be computed in integers.
     """
 
     product: Product
@@ -143,6 +186,7 @@ class Job:
     decay: tuple[float, float]
     side: torch.dtype | None
     compiled: bool = False
+    integers: bool = False
 
     @property
     def bound(self) -> int | None:

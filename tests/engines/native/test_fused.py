@@ -39,6 +39,12 @@ needs_compiler = pytest.mark.skipif(bool(WHY), reason=WHY or "torch.compile work
 DRAWS = 10_000_000
 
 
+@pytest.fixture(autouse=True)
+def small_layers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile the passes of layers for which it does not pay."""
+    monkeypatch.setattr(compiled_passes, "FEWEST", 0)
+
+
 @pytest.fixture(scope="module")
 def z() -> Tensor:
     """Return ten calls' draws from the compiled pass, `[10, DRAWS / 10]`."""
