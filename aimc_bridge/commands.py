@@ -58,12 +58,13 @@ class Output:
     Notes and progress bars go to standard error, the result goes to standard output.
 
     Attributes:
-        quiet: Neither notes nor a result as text are printed; errors are still printed.
+        quiet: No notes are printed, and of the result only its short form if it has one; errors are
+            still printed.
         as_json: The result is one JSON object instead of text, even if `quiet`.
         dry_run: Everything is checked and the plan is the result; nothing is done or written.
     """
 
-    quiet: Annotated[bool, flag("Print errors only (and the JSON of --json).")] = False
+    quiet: Annotated[bool, flag("Print the result in words alone, and errors.")] = False
     as_json: Annotated[
         bool, flag("Print the result as one JSON object instead of text.", "--json")
     ] = False
@@ -90,11 +91,12 @@ class Output:
         """
         self.console.print(text, style=style)
 
-    def result(self, text: str, data: Mapping[str, Any]) -> None:
+    def result(self, text: str, data: Mapping[str, Any], short: str = "") -> None:
         """Print the result on standard output.
 
         Args:
             text: The result for people; not printed if `quiet` or `as_json`.
+            short: The result in a few words, which is printed if `quiet`; "" prints nothing.
             data: The same for programs, printed as one JSON object if `as_json`. Numbers that JSON
                 does not have (NaN, infinity) become null.
         """
@@ -102,6 +104,8 @@ class Output:
             print(json.dumps(_plain(data), ensure_ascii=False, allow_nan=False), flush=True)
         elif not self.quiet:
             print(text, flush=True)
+        elif short:
+            print(short, flush=True)
 
 
 def command(

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from aimc_bridge.commands import Output
 from aimc_bridge.errors import CheckpointError, TrainingError, UsageError
 from aimc_bridge.files import naming, write_text
-from aimc_bridge.progress import ProgressBar
+from aimc_bridge.progress import ProgressBar, metric_value
 from aimc_bridge.rng import derive
 from aimc_bridge.sealed_files import misfits, read_facts, read_sealed, write_facts, write_tensors
 from aimc_bridge.training.checkpoint import restore_optimizer
@@ -340,9 +340,12 @@ def fit(
         model.eval()
         metrics = {split: task.evaluate(model, split=split) for split in ("validation", "test")}
         finish(out, task, model, {**run, "wall_s": wall, "steps_per_epoch": len(loader)}, metrics)
-        for name, values in metrics.items():
-            text = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
-            output.say(f"{task.model_name}, {task.dataset}, {name}: {text}")
+        shown = ", ".join(
+            f"{metric_value(task.metric, values[task.metric])} on {split} data"
+            for split, values in metrics.items()
+            if task.metric in values
+        )
+        output.say(f"      {task.model_name} on {task.dataset}: {task.metric} {shown}")
         return model
 
 

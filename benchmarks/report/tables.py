@@ -35,7 +35,7 @@ COLUMNS = [
 _LOWER = ("perplexity", "error", "word error", "loss")
 """Metrics for which less is better."""
 PHASES = ("digital", "direct", "finetune", "control", "hwa")
-_PHASE_NAMES = {
+PHASE_NAMES = {
     "digital": "digital",
     "direct": "direct conversion",
     "finetune": "fine-tuned without a chip",
@@ -93,10 +93,10 @@ def summary(results: pd.DataFrame, metric: str) -> pd.DataFrame:
     shown = results[results.metric == metric]
     times = times_of(results)
     rows = []
-    for (phase, engine, data), group in _analog_groups(shown):
+    for (phase, engine, data), group in analog_groups(shown):
         baseline = shown[(shown.phase == "digital") & (shown.dataset == data)].value
         row = {
-            "phase": _PHASE_NAMES[phase],
+            "phase": PHASE_NAMES[phase],
             "engine": engine,
             "data": data,
             "chips": str(group.chip.nunique()) + _trainings(group),
@@ -135,7 +135,7 @@ def a_star(results: pd.DataFrame, chance: float) -> pd.DataFrame:
 
     errors = results[results.metric == "error"]
     rows = []
-    for (phase, engine, data), group in _analog_groups(errors):
+    for (phase, engine, data), group in analog_groups(errors):
         baseline = errors[(errors.phase == "digital") & (errors.dataset == data)]
         for t_s, now in group.groupby("t_inference"):
             row = {"phase": phase, "engine": engine, "data": data, "t_inference": t_s}
@@ -192,7 +192,7 @@ def a_star_summary(
     for star in a_star(results, chance).to_dict("records"):
         place = (star["phase"], star["engine"], star["data"])
         named = {
-            "phase": _PHASE_NAMES[star["phase"]],
+            "phase": PHASE_NAMES[star["phase"]],
             "engine": star["engine"],
             "data": star["data"],
         }
@@ -229,8 +229,8 @@ def differences(intervals: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         row = rows.setdefault(
             place,
             {
-                "phase": _PHASE_NAMES[entry["phase"]],
-                "minus": _PHASE_NAMES[entry["minus"]],
+                "phase": PHASE_NAMES[entry["phase"]],
+                "minus": PHASE_NAMES[entry["minus"]],
                 "engine": entry["engine"],
                 "data": entry["data"],
                 **{label(t_s): "" for t_s in times},
@@ -274,7 +274,7 @@ def times_of(results: pd.DataFrame) -> list[float]:
     return sorted(float(t_s) for t_s in results.t_inference.dropna().unique())
 
 
-def _analog_groups(rows: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
+def analog_groups(rows: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
     """Return ((phase, engine, dataset), rows) of each group, phases in their order.
 
     The digital model is left out.
@@ -367,10 +367,10 @@ def _draw(axes: Axes, results: pd.DataFrame, metric: str) -> None:
     digital = shown[shown.phase == "digital"].value
     if len(digital):
         axes.axhline(digital.mean() * scale, color="black", linewidth=1, label="digital")
-    for (phase, engine, _), group in _analog_groups(shown):
+    for (phase, engine, _), group in analog_groups(shown):
         mean = group.groupby("t_inference").value.mean() * scale
         style = _STYLES[phase, engine]
-        name = f"{_PHASE_NAMES[phase]}, {engine}"
+        name = f"{PHASE_NAMES[phase]}, {engine}"
         axes.plot(mean.index, mean.to_numpy(), label=name, **style)  # type: ignore[arg-type]
         axes.scatter(group.t_inference, group.value * scale, s=9, alpha=0.3, color=style["color"])
     times = times_of(results)
