@@ -165,6 +165,7 @@ def execute(
 ) -> int:
     """Run a command and turn every expected error into one line on standard error.
 
+    With --json an error is also one JSON object on standard output, {"error": text, "exit_code": n}.
     If the reader of the output goes away (`| head -1`), the work goes on and the exit code stays
     the same. An unexpected error is a bug and stays a traceback.
 
@@ -183,19 +184,29 @@ def execute(
         try:
             return _call(app, words)
         except CycloptsError as error:
-            if isinstance(error.__cause__, AimcError):
-                return fail(str(error.__cause__), 2)
-            error.verbose = False
-            return fail(f"{str(error).rstrip('.')}; see {program} --help", 2)
+            text, code = _usage(error, program), 2
         except TrainingError as error:
-            return fail(str(error), 1)
+            text, code = str(error), 1
         except AimcError as error:
-            return fail(str(error), 2)
+            text, code = str(error), 2
         except OSError as error:  # a folder that cannot be written, a full disk
-            return fail(_reason(error), 2)
+            text, code = _reason(error), 2
         except KeyboardInterrupt as interrupt:
-            _print(str(interrupt) or on_interrupt)
-            return 130
+            text, code = str(interrupt) or on_interrupt, 130
+        if "--json" in words:  # whoever reads JSON gets JSON, whatever happens
+            Output(as_json=True).result("", {"error": " ".join(text.split()), "exit_code": code})
+        if code == 130:
+            _print(text)
+            return code
+        return fail(text, code)
+
+
+def _usage(error: CycloptsError, program: str) -> str:
+    """Return the text of an error in the words of a command line."""
+    if isinstance(error.__cause__, AimcError):
+        return str(error.__cause__)
+    error.verbose = False
+    return f"{str(error).rstrip('.')}; see {program} --help"
 
 
 def _call(app: App, words: tuple[str, ...]) -> int:

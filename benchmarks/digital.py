@@ -33,6 +33,7 @@ from aimc_bridge.training.checkpoint import restore_optimizer
 from benchmarks import cli, tasks
 from benchmarks.studies import folder
 from benchmarks.studies.settings import set_threads
+from benchmarks.studies.steps import Step, Steps, kind_of
 from benchmarks.tasks import DigitalRecipe, Task, device_of
 
 LOG_EVERY = 20  # steps
@@ -476,22 +477,27 @@ def train(
     overrides = {key: value for key, value in changes.items() if value is not None}
     recipe = dataclasses.replace(instance.digital, **overrides)
     set_threads(threads, profile)
+    batches = total_steps(recipe, len(instance.digital_loader(recipe.batch_size, seed)))
+    text = f"{instance.model_name} on {instance.dataset}: {batches} steps, into {out}"
+    kind = kind_of(instance, "digital", device, precision if precision != "fp32" else "")
+    steps = Steps([Step("digital", text, ((kind, batches),))], output)
     if output.dry_run:
-        steps = total_steps(recipe, len(instance.digital_loader(recipe.batch_size, seed)))
-        text = f"{instance.model_name} on {instance.dataset}: {steps} steps, into {out}"
-        output.result(text, {"plan": [text], "recipe": dataclasses.asdict(recipe)})
+        estimate = steps.estimate()
+        data = {"plan": [text, estimate.text()], "estimate": estimate.to_dict()}
+        output.result("\n".join(data["plan"]), {**data, "recipe": dataclasses.asdict(recipe)})
         return
-    fit(
-        instance,
-        out,
-        recipe=recipe,
-        seed=seed,
-        resume=resume,
-        device=device,
-        precision=precision,
-        checkpoint_every=checkpoint_every,
-        output=output,
-    )
+    with steps.doing("digital", whole=not out.exists()):
+        fit(
+            instance,
+            out,
+            recipe=recipe,
+            seed=seed,
+            resume=resume,
+            device=device,
+            precision=precision,
+            checkpoint_every=checkpoint_every,
+            output=output,
+        )
     output.result(f"{instance.model_name} in {out}", tasks.read_info(out))
 
 

@@ -37,8 +37,8 @@ from benchmarks.report import tables
 from benchmarks.report.answers import Answers, changes, intervals, path_of
 from benchmarks.studies import folder, run_steps
 from benchmarks.studies.base import Replica, Study
-from benchmarks.studies.settings import Phase, Settings
 from benchmarks.studies.estimates import Costs
+from benchmarks.studies.settings import Phase, Settings
 from benchmarks.studies.steps import Step, Steps
 from benchmarks.tasks import Task
 
@@ -452,14 +452,8 @@ class Phases:
 
     def _digital(self) -> nn.Module:
         """Return the digital model: a given one, or a trained one."""
-        study = self.study
-        if study.task.name in study.settings.checkpoints():
-            return study.digital_model()
-        if (study.folder / "digital" / "model.safetensors").exists() or study.replica.index:
-            self._skip("digital")
-            return study.digital_model()
-        with self._doing("digital", whole=not (study.folder / "digital").exists()):
-            return study.digital_model()
+        with run_steps.digital_training(self.study, self.steps):
+            return self.study.digital_model()
 
     def _native(self, model: nn.Module) -> nn.Module:
         """Convert and calibrate a model, in the same way for direct conversion and for training."""

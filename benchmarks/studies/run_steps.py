@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
-
-import torch
+from collections.abc import Iterator, Sequence
 
 from aimc_bridge.times import label
+from aimc_bridge.training import HWATraining
 from benchmarks.digital import total_steps
 from benchmarks.studies.base import Study
-from benchmarks.studies.steps import Step
+from benchmarks.studies.steps import Step, Steps, kind_of
 
 _TRAININGS = {
     "finetune": "fine-tuning without a chip",
@@ -35,18 +35,17 @@ def name_of(study: Study, part: str) -> str:
     return f"{study.folder.name} {part}"
 
 
-def kind_of(study: Study, work: str) -> str:
-    """Return the kind of some work, which its cost per unit depends on.
+def cost_of(study: Study, work: str) -> str:
+    """Return the kind of some work of a study; see `steps.kind_of`.
 
     Args:
         study: The study.
         work: "digital", "training" or an engine.
     """
     settings = study.settings
-    fast = [settings.precision] if settings.precision != "fp32" else []
-    fast += ["compiled"] if settings.compiled or (settings.compile and work == "training") else []
-    how = [work, settings.device, f"{torch.get_num_threads()} threads", *fast]
-    return f"{study.task.model_name}, {study.task.dataset}: {', '.join(how)}"
+    compiled = settings.compiled or (settings.compile and work == "training")
+    precision = settings.precision if settings.precision != "fp32" else ""
+    return kind_of(study.task, work, settings.device, precision, "compiled" if compiled else "")
 
 
 def digital(study: Study) -> list[Step]:
@@ -63,7 +62,26 @@ def digital(study: Study) -> list[Step]:
         recipe = dataclasses.replace(recipe, epochs=study.plan.digital_epochs)
     batches = total_steps(recipe, len(task.digital_loader(recipe.batch_size, study.seed)))
     text = f"{_head(study)}: training the digital {task.model_name}, {batches} mini-batches"
-    return [Step(name_of(study, "digital"), text, kind_of(study, "digital"), batches)]
+    return [Step(name_of(study, "digital"), text, ((cost_of(study, "digital"), batches),))]
+
+
+@contextlib.contextmanager
+def digital_training(study: Study, steps: Steps | None) -> Iterator[None]:
+    """Say that the training of the digital model begins, unless there is nothing to train.
+
+    Args:
+        study: The study; the block calls its `digital_model`.
+        steps: The steps of the command; None says nothing.
+    """
+    place = study.folder / "digital"
+    if study.task.name in study.settings.checkpoints() or steps is None:
+        yield
+    elif (place / "model.safetensors").exists() or study.replica.index:
+        steps.skip(name_of(study, "digital"))
+        yield
+    else:
+        with steps.doing(name_of(study, "digital"), whole=not place.exists()):
+            yield
 
 
 def training(study: Study, phase: str) -> list[Step]:
@@ -77,12 +95,23 @@ def training(study: Study, phase: str) -> list[Step]:
     if phase == "hwa" and task.name in study.settings.trained_files():
         return []
     recipe = study.settings.recipe_of(task)
-    batches = recipe.spec.epochs * len(task.train_loader(recipe.spec.batch_size, study.seed))
-    if study.plan.hwa_batches is not None:
-        batches = min(batches, study.plan.hwa_batches)
+    batches = batches_of(study, recipe)
     text = f"{_head(study)}: {_TRAININGS[phase]}, recipe {recipe.name}, {batches} mini-batches"
-    kind = kind_of(study, "digital" if phase == "finetune" else "training")
-    return [Step(name_of(study, f"{phase} training"), text, kind, batches)]
+    work = (cost_of(study, "fine-tuning" if phase == "finetune" else "training"), batches)
+    return [Step(name_of(study, f"{phase} training"), text, (work,))]
+
+
+def batches_of(study: Study, recipe: HWATraining) -> int:
+    """Return the mini-batches of a training of a study.
+
+    Args:
+        study: The study.
+        recipe: Its recipe.
+    """
+    loader = study.task.train_loader(recipe.spec.batch_size, study.seed)
+    batches = recipe.spec.epochs * len(loader)
+    most = study.plan.hwa_batches
+    return batches if most is None else min(batches, most)
 
 
 def swept(
@@ -104,7 +133,7 @@ def swept(
         text = f"{_head(study)}: {what}, {chips} {'chips' if chips > 1 else 'chip'} at {at}"
         part = f"{phase} {engine}" + (f" {subset}" if subset is not None else "")
         units = chips * len(times) * samples
-        listed.append(Step(name_of(study, part), text, kind_of(study, engine), units))
+        listed.append(Step(name_of(study, part), text, ((cost_of(study, engine), units),)))
     return listed
 
 

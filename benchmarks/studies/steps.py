@@ -7,8 +7,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from aimc_bridge.commands import Output
 from benchmarks.studies.estimates import Costs, Estimate, costs, duration, total
+from benchmarks.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -18,14 +21,27 @@ class Step:
     Attributes:
         name: Its name; no two steps of a command have the same.
         text: What it does, for people.
-        kind: The kind of work, for its cost; "" if its cost is like that of no other work.
-        units: How much of that work it is.
+        work: (kind, units) of each kind of work in it, and how much of it there is. If it is of one
+            kind, its time is noted as the cost of that kind.
     """
 
     name: str
     text: str
-    kind: str = ""
-    units: float = 1.0
+    work: tuple[tuple[str, float], ...] = ()
+
+
+def kind_of(task: Task, work: str, device: str, *more: str) -> str:
+    """Return the kind of some work on a task, which its cost per unit depends on.
+
+    Args:
+        task: The task.
+        work: "digital", "training" or an engine, in the same words in all commands.
+        device: "cpu" or "cuda".
+        more: What else changes the cost, such as "bf16".
+    """
+    threads = torch.get_num_threads()
+    how = [work, device, f"{threads} {'threads' if threads > 1 else 'thread'}", *filter(None, more)]
+    return f"{task.model_name}, {task.dataset}: {', '.join(how)}"
 
 
 class Steps:
@@ -50,7 +66,11 @@ class Steps:
         self._done: dict[str, float | None] = {}  # None: not done here, it was finished before
 
     def _seconds(self, step: Step) -> tuple[float, bool] | None:
-        return self._costs.seconds(step.kind, step.units) if step.kind else None
+        parts = [self._costs.seconds(kind, units) for kind, units in step.work]
+        known = [part for part in parts if part is not None]
+        if not known or len(known) < len(parts):
+            return None
+        return sum(seconds for seconds, _ in known), all(here for _, here in known)
 
     def estimate(self) -> Estimate:
         """Return how long all steps together will take."""
@@ -71,8 +91,8 @@ class Steps:
         yield
         seconds = time.monotonic() - began
         self._done[name] = seconds
-        if whole and step.kind:
-            self._costs.note(step.kind, step.units, seconds)
+        if whole and len(step.work) == 1:
+            self._costs.note(*step.work[0], seconds)
 
     def skip(self, name: str) -> None:
         """Note that a step was finished before.

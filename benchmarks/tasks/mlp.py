@@ -48,7 +48,9 @@ class DeepNarrow(nn.Module):
         )
         self.fc = nn.Linear(width, n_classes)
         for layer in (*self.hidden, self.fc):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            # no ReLU follows the last layer
+            kind = "linear" if layer is self.fc else "relu"
+            nn.init.kaiming_normal_(layer.weight, nonlinearity=kind)
             nn.init.zeros_(layer.bias)
 
     def forward(self, images: Tensor) -> Tensor:
