@@ -165,7 +165,7 @@ def execute(
 ) -> int:
     """Run a command and turn every expected error into one line on standard error.
 
-    With --json an error is also one JSON object on standard output, {"error": text, "exit_code": n}.
+    With --json an error is also one JSON object on standard output: {"error": ..., "exit_code": n}.
     If the reader of the output goes away (`| head -1`), the work goes on and the exit code stays
     the same. An unexpected error is a bug and stays a traceback.
 

@@ -82,7 +82,7 @@ def test_the_table_fits_a_narrow_terminal_without_losing_a_cell(
         texts[columns] = capsys.readouterr().out
         lines = texts[columns].splitlines()
         assert max(len(line) for line in lines if not line.startswith("Report")) <= columns
-    cells = {word for word in re.findall(r"\d+\.\d", texts[200])}
+    cells = set(re.findall(r"\d+\.\d", texts[200]))
     for text in texts.values():
         assert cells <= set(re.findall(r"\d+\.\d", text))
         assert "hardware-aware" in text
