@@ -483,8 +483,9 @@ def train(
     steps = Steps([Step("digital", text, ((kind, batches),))], output)
     if output.dry_run:
         estimate = steps.estimate()
-        data = {"plan": [text, estimate.text()], "estimate": estimate.to_dict()}
-        output.result("\n".join(data["plan"]), {**data, "recipe": dataclasses.asdict(recipe)})
+        plan = [text, estimate.text()]
+        data = {"plan": plan, "estimate": estimate.to_dict()}
+        output.result("\n".join(plan), {**data, "recipe": dataclasses.asdict(recipe)})
         return
     with steps.doing("digital", whole=not out.exists()):
         fit(

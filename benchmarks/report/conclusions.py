@@ -9,7 +9,7 @@ was nothing to win back, that it does harm, or that the numbers do not tell.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -72,7 +72,7 @@ class Effect:
         Args:
             more: 1.0 counts what gets worse as positive, -1.0 what gets better.
         """
-        ends = sorted((100 * more * self.low, 100 * more * self.high))
+        ends = sorted((100 * more * self.low + 0.0, 100 * more * self.high + 0.0))  # no -0.0
         low, high = (f"{end:+.{self._digits}f}" for end in ends)
         if ends[0] > 0:  # both are losses, or both are gains: the sentence says which
             low, high = low[1:], high[1:]
@@ -142,21 +142,20 @@ def of_model(rows: pd.DataFrame, study: Mapping[str, Any]) -> list[Conclusion]:
     return [_Place(rows, study, str(engine), str(data)).conclusion(t_s) for engine, data in places]
 
 
-def several(found: Iterable[Conclusion]) -> str:
-    """Return conclusions as paragraphs; one that repeats another for a second engine says so.
-
-    Args:
-        found: The conclusions.
-    """
-    return "\n".join(conclusion.text for conclusion in found)
-
-
 class _Place:
     """The rows and changes of one model on one engine and one set of samples."""
 
     def __init__(
         self, rows: pd.DataFrame, study: Mapping[str, Any], engine: str, data: str
     ) -> None:
+        """Choose the rows.
+
+        Args:
+            rows: The rows of the model.
+            study: The facts about it.
+            engine: The engine.
+            data: The data.
+        """
         self.study, self.engine, self.data = study, engine, data
         on_data = rows[rows.dataset == data]
         self.digital = on_data[on_data.phase == "digital"]
@@ -292,12 +291,12 @@ class _Place:
             return f"{name} has {now}, {effect.points()} better than {than} ({gain})"
         why = "there is nothing to train for, and " if nothing and phase == "hwa" else ""
         if effect.sign == "worse":
+            side = "below" if self.what == "accuracy" else "above"
             advice = "" if base == "digital" else "; leave it out here"
             return (
-                f"{why}{name} makes it worse: {now}, {effect.points()} below {than} ({loss})"
-                if self.what == "accuracy"
-                else f"{why}{name} makes it worse: {now}, {effect.points()} above {than} ({loss})"
-            ) + advice
+                f"{why}{name} makes it worse: {now}, {effect.points()} {side} {than} "
+                f"({loss}){advice}"
+            )
         if effect.sign == "none":
             return f"{why}{name} changes nothing, within a point: {now} (gain {gain})"
         return (

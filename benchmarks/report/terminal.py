@@ -95,7 +95,7 @@ def grid(rows: Sequence[Mapping[str, str]], columns: int, right: Iterable[str] =
     # `markup` off: a name in brackets is no style
     console = Console(file=text, width=_WIDEST, color_system=None, markup=False, emoji=False)
     console.print(table)
-    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    lines = [line.rstrip() for line in text.getvalue().splitlines() if line.strip()]
     if max(map(len, lines)) <= columns:
         return "\n".join(lines)
     paragraphs = []

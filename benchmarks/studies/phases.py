@@ -518,8 +518,8 @@ class Phases:
 
     def _training(self, phase: str) -> contextlib.AbstractContextManager[None]:
         """Say that the training of a phase begins."""
-        folder = self.study.folder / f"{phase}-training"
-        return self._doing(f"{phase} training", whole=not folder.exists())
+        begun = (self.study.folder / f"{phase}-training").exists()
+        return self._doing(f"{phase} training", whole=not begun)
 
     def _recalled(self, model: nn.Module, phase: str) -> bool:
         """Load the weights of a finished training, if there are any; return whether there are."""
