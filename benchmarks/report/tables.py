@@ -93,7 +93,7 @@ def summary(results: pd.DataFrame, metric: str) -> pd.DataFrame:
     shown = results[results.metric == metric]
     times = times_of(results)
     rows = []
-    for (phase, engine, data), group in analog_groups(shown):
+    for (phase, engine, data), group in _analog_groups(shown):
         baseline = shown[(shown.phase == "digital") & (shown.dataset == data)].value
         row = {
             "phase": PHASE_NAMES[phase],
@@ -135,7 +135,7 @@ def a_star(results: pd.DataFrame, chance: float) -> pd.DataFrame:
 
     errors = results[results.metric == "error"]
     rows = []
-    for (phase, engine, data), group in analog_groups(errors):
+    for (phase, engine, data), group in _analog_groups(errors):
         baseline = errors[(errors.phase == "digital") & (errors.dataset == data)]
         for t_s, now in group.groupby("t_inference"):
             row = {"phase": phase, "engine": engine, "data": data, "t_inference": t_s}
@@ -274,7 +274,7 @@ def times_of(results: pd.DataFrame) -> list[float]:
     return sorted(float(t_s) for t_s in results.t_inference.dropna().unique())
 
 
-def analog_groups(rows: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
+def _analog_groups(rows: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
     """Return ((phase, engine, dataset), rows) of each group, phases in their order.
 
     The digital model is left out.
@@ -367,7 +367,7 @@ def _draw(axes: Axes, results: pd.DataFrame, metric: str) -> None:
     digital = shown[shown.phase == "digital"].value
     if len(digital):
         axes.axhline(digital.mean() * scale, color="black", linewidth=1, label="digital")
-    for (phase, engine, _), group in analog_groups(shown):
+    for (phase, engine, _), group in _analog_groups(shown):
         mean = group.groupby("t_inference").value.mean() * scale
         style = _STYLES[phase, engine]
         name = f"{PHASE_NAMES[phase]}, {engine}"

@@ -121,7 +121,11 @@ def _rows(results: pd.DataFrame, studies: Mapping[str, Any]) -> list[dict[str, s
     for study in studies.values():
         metric = study["metric"]
         shown = results[(results.model == study["model"]) & (results.metric == metric)]
-        for (phase, engine, data), group in tables.analog_groups(shown):
+        chips = shown[shown.phase != "digital"]
+        by_phase = chips.groupby(["phase", "engine", "dataset"], sort=False)
+        places = sorted(by_phase.groups, key=lambda place: tables.PHASES.index(str(place[0])))
+        for phase, engine, data in places:
+            group = by_phase.get_group((phase, engine, data))
             digital = shown[(shown.phase == "digital") & (shown.dataset == data)].value
             row = {"model": str(study["model"]), "phase": tables.PHASE_NAMES[phase]}
             row["engine"] = engine
