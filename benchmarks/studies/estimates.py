@@ -31,7 +31,7 @@ VARIABLE = "AIMC_BRIDGE_TIMINGS"
 REFERENCE = Path(__file__).with_name("timings.json")
 KEPT = 5
 """Times of a kind of work that are kept; their median counts."""
-SHORTEST_S = 0.2
+SHORTEST_S = 2.0
 """Shorter work is not noted: it says more about the start of a program than about the work."""
 
 
@@ -64,10 +64,9 @@ class Estimate:
         )
         if not self.unknown:
             return f"time: about {duration(self.seconds)} ({sure})"
-        return (
-            f"time: {duration(self.seconds)} or more ({sure}; never timed: "
-            f"{', '.join(self.unknown)})"
-        )
+        first, more = self.unknown[0], len(self.unknown) - 1
+        others = f", and {more} more" if more else ""
+        return f"time: {duration(self.seconds)} or more ({sure}; never timed: {first}{others})"
 
 
 def duration(seconds: float) -> str:

@@ -109,6 +109,8 @@ def test_an_estimate_says_how_sure_it_is() -> None:
     assert "right within a factor of two" in total([("a", here), ("b", scaled)]).text()
     text = total([("a", scaled), ("b", None), ("b", None)]).text()
     assert text.startswith("time: 4 min or more") and text.endswith("never timed: b)")
+    text = total([("a", scaled), ("b", None), ("c", None), ("d", None)]).text()
+    assert text.endswith("never timed: b, and 2 more)")
     assert "not known" in total([("b", None)]).text()
 
 
