@@ -341,12 +341,12 @@ def fit(
         model.eval()
         metrics = {split: task.evaluate(model, split=split) for split in ("validation", "test")}
         finish(out, task, model, {**run, "wall_s": wall, "steps_per_epoch": len(loader)}, metrics)
-        shown = ", ".join(
+        reached = ", ".join(
             f"{metric_value(task.metric, values[task.metric])} on {split} data"
             for split, values in metrics.items()
             if task.metric in values
         )
-        output.say(f"      {task.model_name} on {task.dataset}: {task.metric} {shown}")
+        output.say(f"      {task.model_name} on {task.dataset}: {task.metric} {reached}")
         return model
 
 

@@ -218,7 +218,7 @@ class _Place:
         error, chance = self._value(self.digital, "error"), self.study["chance_error"]
         samples = self.study.get("samples", {}).get(self.data)
         spread = math.sqrt(chance * (1 - chance) / samples) if samples else 0.0
-        return error >= chance - CHANCE_SD * spread
+        return bool(error >= chance - CHANCE_SD * spread)
 
     # --- words ---
 

@@ -646,7 +646,8 @@ def _in_short(table: pd.DataFrame, metric: str) -> str:
     shown = table[table.metric == (metric if metric in set(table.metric) else table.metric.iloc[0])]
     means = shown.groupby("t_inference").value.mean()
     name = str(shown.metric.iloc[0])
-    values = (f"{metric_value(name, mean)} at {label(t_s)}" for t_s, mean in means.items())
+    at_times = zip(means.index.tolist(), means.tolist(), strict=True)
+    values = (f"{metric_value(name, mean)} at {label(t_s)}" for t_s, mean in at_times)
     return f"{name} {', '.join(values)}"
 
 

@@ -47,11 +47,11 @@ class DeepNarrow(nn.Module):
             nn.Linear(before, after) for before, after in zip(widths, widths[1:], strict=False)
         )
         self.fc = nn.Linear(width, n_classes)
-        for layer in (*self.hidden, self.fc):
-            # no ReLU follows the last layer
-            kind = "linear" if layer is self.fc else "relu"
-            nn.init.kaiming_normal_(layer.weight, nonlinearity=kind)
+        for layer in self.hidden:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
+        nn.init.kaiming_normal_(self.fc.weight, nonlinearity="linear")  # no ReLU follows it
+        nn.init.zeros_(self.fc.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the scores (n, n_classes) of images (n, channels, h, w)."""
