@@ -58,12 +58,13 @@ class Output:
     Notes and progress bars go to standard error, the result goes to standard output.
 
     Attributes:
-        quiet: Neither notes nor a result as text are printed; errors are still printed.
+        quiet: No notes are printed, and of the result only its short form if it has one; errors are
+            still printed.
         as_json: The result is one JSON object instead of text, even if `quiet`.
         dry_run: Everything is checked and the plan is the result; nothing is done or written.
     """
 
-    quiet: Annotated[bool, flag("Print errors only (and the JSON of --json).")] = False
+    quiet: Annotated[bool, flag("Print the result in words alone, and errors.")] = False
     as_json: Annotated[
         bool, flag("Print the result as one JSON object instead of text.", "--json")
     ] = False
@@ -90,11 +91,12 @@ class Output:
         """
         self.console.print(text, style=style)
 
-    def result(self, text: str, data: Mapping[str, Any]) -> None:
+    def result(self, text: str, data: Mapping[str, Any], short: str = "") -> None:
         """Print the result on standard output.
 
         Args:
             text: The result for people; not printed if `quiet` or `as_json`.
+            short: The result in a few words, which is printed if `quiet`; "" prints nothing.
             data: The same for programs, printed as one JSON object if `as_json`. Numbers that JSON
                 does not have (NaN, infinity) become null.
         """
@@ -102,6 +104,8 @@ class Output:
             print(json.dumps(_plain(data), ensure_ascii=False, allow_nan=False), flush=True)
         elif not self.quiet:
             print(text, flush=True)
+        elif short:
+            print(short, flush=True)
 
 
 def command(
@@ -161,6 +165,7 @@ def execute(
 ) -> int:
     """Run a command and turn every expected error into one line on standard error.
 
+    With --json an error is also one JSON object on standard output: {"error": ..., "exit_code": n}.
     If the reader of the output goes away (`| head -1`), the work goes on and the exit code stays
     the same. An unexpected error is a bug and stays a traceback.
 
@@ -179,19 +184,29 @@ def execute(
         try:
             return _call(app, words)
         except CycloptsError as error:
-            if isinstance(error.__cause__, AimcError):
-                return fail(str(error.__cause__), 2)
-            error.verbose = False
-            return fail(f"{str(error).rstrip('.')}; see {program} --help", 2)
+            text, code = _usage(error, program), 2
         except TrainingError as error:
-            return fail(str(error), 1)
+            text, code = str(error), 1
         except AimcError as error:
-            return fail(str(error), 2)
+            text, code = str(error), 2
         except OSError as error:  # a folder that cannot be written, a full disk
-            return fail(_reason(error), 2)
+            text, code = _reason(error), 2
         except KeyboardInterrupt as interrupt:
-            _print(str(interrupt) or on_interrupt)
-            return 130
+            text, code = str(interrupt) or on_interrupt, 130
+        if "--json" in words:  # whoever reads JSON gets JSON, whatever happens
+            Output(as_json=True).result("", {"error": " ".join(text.split()), "exit_code": code})
+        if code == 130:
+            _print(text)
+            return code
+        return fail(text, code)
+
+
+def _usage(error: CycloptsError, program: str) -> str:
+    """Return the text of an error in the words of a command line."""
+    if isinstance(error.__cause__, AimcError):
+        return str(error.__cause__)
+    error.verbose = False
+    return f"{str(error).rstrip('.')}; see {program} --help"
 
 
 def _call(app: App, words: tuple[str, ...]) -> int:

@@ -18,6 +18,7 @@ from aimc_bridge.commands import INTERRUPTED, application, execute
 from aimc_bridge.errors import UsageError
 
 COMMANDS = {
+    "demo": ("benchmarks.demo", "See in a minute what drift costs, and what training brings back."),
     "run": ("benchmarks.run", "Convert, train hardware-aware, program, drift, report."),
     "digital": ("benchmarks.digital", "Train the digital model of a task."),
     "crosscheck": ("benchmarks.crosscheck", "Compare the native engine with aihwkit."),

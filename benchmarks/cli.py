@@ -347,10 +347,11 @@ Set = Annotated[
 # --- tasks ----------------------------------------------------------------------------------------
 
 _OWN = "or your own: package.module:Class, path/to/file.py:Class"
-_BUILT_IN = "wrn, bert, lstm, resnet32"
+_BUILT_IN = "wrn, bert, lstm, resnet32, mlp"
 TaskName = Annotated[str, Parameter(help=f"{_BUILT_IN}, {_OWN}.")]
 TaskNames = Annotated[
-    str, Parameter(name="TASK", help=f"{_BUILT_IN}, {_OWN}; none: all that have the profile.")
+    str,
+    Parameter(name="TASK", help=f"{_BUILT_IN}, {_OWN}; none: all that have the profile, but mlp."),
 ]
 """The type of a parameter `*names`."""
 

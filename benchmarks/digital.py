@@ -26,13 +26,14 @@ from torch import Tensor, nn
 from aimc_bridge.commands import Output
 from aimc_bridge.errors import CheckpointError, TrainingError, UsageError
 from aimc_bridge.files import naming, write_text
-from aimc_bridge.progress import ProgressBar
+from aimc_bridge.progress import ProgressBar, metric_value
 from aimc_bridge.rng import derive
 from aimc_bridge.sealed_files import misfits, read_facts, read_sealed, write_facts, write_tensors
 from aimc_bridge.training.checkpoint import restore_optimizer
 from benchmarks import cli, tasks
 from benchmarks.studies import folder
 from benchmarks.studies.settings import set_threads
+from benchmarks.studies.steps import Step, Steps, kind_of
 from benchmarks.tasks import DigitalRecipe, Task, device_of
 
 LOG_EVERY = 20  # steps
@@ -340,9 +341,12 @@ def fit(
         model.eval()
         metrics = {split: task.evaluate(model, split=split) for split in ("validation", "test")}
         finish(out, task, model, {**run, "wall_s": wall, "steps_per_epoch": len(loader)}, metrics)
-        for name, values in metrics.items():
-            text = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
-            output.say(f"{task.model_name}, {task.dataset}, {name}: {text}")
+        reached = ", ".join(
+            f"{metric_value(task.metric, values[task.metric])} on {split} data"
+            for split, values in metrics.items()
+            if task.metric in values
+        )
+        output.say(f"      {task.model_name} on {task.dataset}: {task.metric} {reached}")
         return model
 
 
@@ -473,22 +477,28 @@ def train(
     overrides = {key: value for key, value in changes.items() if value is not None}
     recipe = dataclasses.replace(instance.digital, **overrides)
     set_threads(threads, profile)
+    batches = total_steps(recipe, len(instance.digital_loader(recipe.batch_size, seed)))
+    text = f"{instance.model_name} on {instance.dataset}: {batches} steps, into {out}"
+    kind = kind_of(instance, "digital", device, precision if precision != "fp32" else "")
+    steps = Steps([Step("digital", text, ((kind, batches),))], output)
     if output.dry_run:
-        steps = total_steps(recipe, len(instance.digital_loader(recipe.batch_size, seed)))
-        text = f"{instance.model_name} on {instance.dataset}: {steps} steps, into {out}"
-        output.result(text, {"plan": [text], "recipe": dataclasses.asdict(recipe)})
+        estimate = steps.estimate()
+        plan = [text, estimate.text()]
+        data = {"plan": plan, "estimate": estimate.to_dict()}
+        output.result("\n".join(plan), {**data, "recipe": dataclasses.asdict(recipe)})
         return
-    fit(
-        instance,
-        out,
-        recipe=recipe,
-        seed=seed,
-        resume=resume,
-        device=device,
-        precision=precision,
-        checkpoint_every=checkpoint_every,
-        output=output,
-    )
+    with steps.doing("digital", whole=not out.exists()):
+        fit(
+            instance,
+            out,
+            recipe=recipe,
+            seed=seed,
+            resume=resume,
+            device=device,
+            precision=precision,
+            checkpoint_every=checkpoint_every,
+            output=output,
+        )
     output.result(f"{instance.model_name} in {out}", tasks.read_info(out))
 
 

@@ -12,10 +12,13 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from aimc_bridge.commands import Output
 from aimc_bridge.errors import UsageError
 from benchmarks import cli
+from benchmarks.report import terminal
+from benchmarks.report.conclusions import conclude
 from benchmarks.studies.base import replicas
 from benchmarks.studies.phases import WholeRun, as_table, default_folder, prepare
 from benchmarks.studies.settings import Settings, set_threads, task_names
@@ -33,10 +36,36 @@ def run(
     """Convert, train hardware-aware, program, drift, report.
 
     --resume goes on with the run in --out: more --times, --chips, --phases or --seeds add to it,
-    and what it has stays. --json prints {"out": folder, "columns": [...], "rows": [[...], ...]},
-    the rows of results.csv.
+    and what it has stays. --json prints {"out": folder, "report": file, "conclusions": [...],
+    "columns": [...], "rows": [[...], ...]}; the rows are those of results.csv.
     """
     settings = dataclasses.replace(settings, tasks=task_names(names, settings.profile))
+    carry_out("run", settings, out, resume, threads, output, words)
+
+
+def carry_out(
+    program: str,
+    settings: Settings,
+    out: Path | None,
+    resume: bool,
+    threads: int | None,
+    output: Output,
+    words: tuple[str, ...],
+) -> None:
+    """Do a run and print its result.
+
+    Args:
+        program: The command, for the record and for the folder's name: "run" or "demo".
+        settings: The options.
+        out: The folder of the results; None makes one.
+        resume: Whether --resume was given.
+        threads: The number of torch's threads; None decides by the profile.
+        output: Where notes and the result go.
+        words: The words of the command line, for the record.
+
+    Raises:
+        AimcError: If something is wrong with the options, the data or a training.
+    """
     with replicas(settings.device) as replica:
         settings, tasks = prepare(settings, out, resume)
         if out is None and replica.count > 1:
@@ -44,17 +73,27 @@ def run(
         set_threads(threads, settings.profile)
         first = replica.index == 0
         notes = output if first else Output(quiet=True)
-        work = WholeRun(
-            settings, tasks, out or default_folder(settings.profile), notes, words, replica
-        )
+        out = out or default_folder(settings.profile if program == "run" else program)
+        work = WholeRun(settings, tasks, out, notes, (program, *words), replica)
         if output.dry_run:
             if first:
-                output.result("\n".join(work.plan()), {"plan": work.plan()})
+                data = {"plan": work.plan(), "estimate": work.steps.estimate().to_dict()}
+                output.result("\n".join(work.plan()), data)
         elif first:
             rows = work.measure(resume)
-            text = (work.out / "summary.md").read_text(encoding="utf-8")
-            output.result(text, {"out": work.out, **as_table(rows)})
-            output.say(f"results in {work.out}")
+            studies = work.studies()
+            found = conclude(rows, studies)
+            output.say("")
+            output.result(
+                terminal.of_run(rows, studies, found, out),
+                {
+                    "out": out,
+                    "report": terminal.report_of(out),
+                    "conclusions": [conclusion.to_dict() for conclusion in found],
+                    **as_table(rows),
+                },
+                short="\n".join(conclusion.text for conclusion in found),
+            )
         else:
             work.assist()
 

@@ -130,12 +130,10 @@ class TrainingLog:
         first = len(self.rows) == 1
         self.mean = row["loss"] if first else 0.98 * self.mean + 0.02 * row["loss"]
         if validation:
-            parts = (f"{name} {metric_value(name, value)}" for name, value in validation.items())
-            self.last = f"; validation {', '.join(parts)}"
-        self.bar.advance(
-            note=f"epoch {int(row['epoch'])}, loss {self.mean:.4f}, "
-            f"noise {row['noise_scale']:.2f}, learning rate {row['learning_rate']:.2e}{self.last}"
-        )
+            name, value = next(iter(validation.items()))  # the others are in the file
+            self.last = f", validation {name} {metric_value(name, value)}"
+        # short enough for a line of 100 columns; noise and learning rate are in the file
+        self.bar.advance(note=f"epoch {int(row['epoch'])}, loss {self.mean:.3g}{self.last}")
 
 
 def _words(row: Row, metrics: list[str]) -> list[str]:

@@ -6,8 +6,9 @@ the same for the digital model and for all chips, so they are compared sample by
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Bits = NDArray[np.bool_]
+    _TableOf = Callable[[Bits, Bits], NDArray[np.float64] | None]
 
 Key = tuple[int, float]
 """The seed of a chip, and seconds after programming. Digital models have the time NaN."""
@@ -157,24 +159,72 @@ def intervals(
     """
     rows = []
     for t_s in times:
-        tables: dict[tuple[str, str, str], NDArray[np.float64]] = {}
-        for place in {place: None for files in trainings for place in files}:
-            table = _units(
-                [files[place] for files in trainings if place in files], float(t_s), chance
-            )
-            if table is not None:
-                tables[place] = table
-        several = {place: sum(place in files for files in trainings) > 1 for place in tables}
-        for place, table in tables.items():
-            rows.append(_row(place, "", t_s, table, several[place], own_digital))
-            for other, base in tables.items():
-                same = other[1:] == place[1:] and base.shape == table.shape
-                if other[0] == "hwa" or place[0] != "hwa" or not same:
-                    continue
-                if several[other] == several[place]:
+        tables = _tables(trainings, float(t_s), functools.partial(_stars, chance))
+        for place, (table, several) in tables.items():
+            rows.append(_row(place, "", t_s, table, several, own_digital))
+            for other, (base, others) in tables.items():
+                same = other[1:] == place[1:] and base.shape == table.shape and others == several
+                if place[0] == "hwa" and other[0] != "hwa" and same:
                     change = table - base
-                    rows.append(_row(place, other[0], t_s, change, several[place], own_digital))
+                    rows.append(_row(place, other[0], t_s, change, several, own_digital))
     return rows
+
+
+def changes(
+    trainings: Sequence[Files], times: Iterable[float], *, own_digital: bool
+) -> list[dict[str, Any]]:
+    """Return how far the error of each phase is from the digital model's and the other phases'.
+
+    All are compared sample by sample, on the same chips, so what they have in common is in no
+    interval.
+
+    Args:
+        trainings: The files of each training.
+        times: Seconds after programming.
+        own_digital: Whether each training has a digital model of its own.
+
+    Returns:
+        Rows as those of `intervals`, of errors in [0, 1]: a "mean" above 0 says that the phase is
+        worse than "minus", which is "digital" or a phase that comes before it. They also have
+        "units" (the number of chips, or of trainings) and "samples".
+    """
+    rows = []
+    for t_s in times:
+        tables = _tables(trainings, float(t_s), _lost)
+        for place, (table, several) in tables.items():
+            size = {"units": table.shape[0], "samples": table.shape[1]}
+            rows.append(_row(place, "digital", t_s, table, several, own_digital) | size)
+            for other, (base, others) in tables.items():
+                if other == place:
+                    break  # a phase is compared with those before it
+                if other[1:] == place[1:] and base.shape == table.shape and others == several:
+                    change = table - base
+                    rows.append(_row(place, other[0], t_s, change, several, own_digital) | size)
+    return rows
+
+
+def _stars(chance: float, digital: Bits, chips: Bits) -> NDArray[np.float64] | None:
+    """Return `table_of_stars`, or None if the digital model is at chance."""
+    return None if (~digital).mean() >= chance else table_of_stars(digital, chips, chance)
+
+
+def _lost(digital: Bits, chips: Bits) -> NDArray[np.float64]:
+    """Return error minus the digital model's error of each chip and sample, (chips, n)."""
+    lost: NDArray[np.float64] = digital.astype(float)[None, :] - chips
+    return lost
+
+
+def _tables(
+    trainings: Sequence[Files], t_s: float, table_of: _TableOf
+) -> dict[tuple[str, str, str], tuple[NDArray[np.float64], bool]]:
+    """Return place -> the table of `_units`, and whether it is of several trainings."""
+    tables = {}
+    for place in {place: None for files in trainings for place in files}:
+        of_place = [files[place] for files in trainings if place in files]
+        table = _units(of_place, t_s, table_of)
+        if table is not None:
+            tables[place] = (table, len(of_place) > 1)
+    return tables
 
 
 def _row(
@@ -196,11 +246,13 @@ def _row(
 
 
 def _units(
-    files: Sequence[tuple[Path, Path]], t_s: float, chance: float
+    files: Sequence[tuple[Path, Path]],
+    t_s: float,
+    table_of: _TableOf,
 ) -> NDArray[np.float64] | None:
     """Return the table of one phase: its chips, or the means of its trainings if there are several.
 
-    None if files or chips are missing, or if a digital model is at chance.
+    None if files or chips are missing, or if there is no table of one of the trainings.
     """
     import numpy as np
 
@@ -210,9 +262,12 @@ def _units(
             return None
         (digital,) = read(of_digital).values()
         chips = [bits for (_, at), bits in sorted(read(of_chips).items()) if at == t_s]
-        if not chips or chips[0].shape != digital.shape or (~digital).mean() >= chance:
+        if not chips or chips[0].shape != digital.shape:
             return None
-        tables.append(table_of_stars(digital, np.stack(chips), chance))
+        table = table_of(digital, np.stack(chips))
+        if table is None:
+            return None
+        tables.append(table)
     if len(tables) == 1:
         return tables[0]
     return np.stack([table.mean(0) for table in tables])

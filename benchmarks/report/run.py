@@ -15,7 +15,7 @@ from aimc_bridge import files
 from aimc_bridge.csv_cells import as_csv
 from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
-from benchmarks.report import tables
+from benchmarks.report import conclusions, tables
 from benchmarks.report.record import (
     LINK,
     Record,
@@ -300,6 +300,7 @@ def save(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
         classes = "words" if metric == "perplexity" else "classes"
         text += [
             f"## {study['model']}, {study['dataset']}, {metric}",
+            *(f"**{found.text}**" for found in conclusions.of_model(rows, study)),
             *_summaries(rows, metric),
             f"A*, with chance at 1/{chance} ({classes}):",
             tables.markdown(

@@ -35,7 +35,7 @@ COLUMNS = [
 _LOWER = ("perplexity", "error", "word error", "loss")
 """Metrics for which less is better."""
 PHASES = ("digital", "direct", "finetune", "control", "hwa")
-_PHASE_NAMES = {
+PHASE_NAMES = {
     "digital": "digital",
     "direct": "direct conversion",
     "finetune": "fine-tuned without a chip",
@@ -96,7 +96,7 @@ def summary(results: pd.DataFrame, metric: str) -> pd.DataFrame:
     for (phase, engine, data), group in _analog_groups(shown):
         baseline = shown[(shown.phase == "digital") & (shown.dataset == data)].value
         row = {
-            "phase": _PHASE_NAMES[phase],
+            "phase": PHASE_NAMES[phase],
             "engine": engine,
             "data": data,
             "chips": str(group.chip.nunique()) + _trainings(group),
@@ -192,7 +192,7 @@ def a_star_summary(
     for star in a_star(results, chance).to_dict("records"):
         place = (star["phase"], star["engine"], star["data"])
         named = {
-            "phase": _PHASE_NAMES[star["phase"]],
+            "phase": PHASE_NAMES[star["phase"]],
             "engine": star["engine"],
             "data": star["data"],
         }
@@ -229,8 +229,8 @@ def differences(intervals: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         row = rows.setdefault(
             place,
             {
-                "phase": _PHASE_NAMES[entry["phase"]],
-                "minus": _PHASE_NAMES[entry["minus"]],
+                "phase": PHASE_NAMES[entry["phase"]],
+                "minus": PHASE_NAMES[entry["minus"]],
                 "engine": entry["engine"],
                 "data": entry["data"],
                 **{label(t_s): "" for t_s in times},
@@ -370,7 +370,7 @@ def _draw(axes: Axes, results: pd.DataFrame, metric: str) -> None:
     for (phase, engine, _), group in _analog_groups(shown):
         mean = group.groupby("t_inference").value.mean() * scale
         style = _STYLES[phase, engine]
-        name = f"{_PHASE_NAMES[phase]}, {engine}"
+        name = f"{PHASE_NAMES[phase]}, {engine}"
         axes.plot(mean.index, mean.to_numpy(), label=name, **style)  # type: ignore[arg-type]
         axes.scatter(group.t_inference, group.value * scale, s=9, alpha=0.3, color=style["color"])
     times = times_of(results)

@@ -10,6 +10,7 @@ usage.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -35,6 +36,7 @@ from benchmarks.speed.groups import Group, Setting, chosen
 from benchmarks.speed.targets import GROUPS
 from benchmarks.speed.works import SIZES
 from benchmarks.studies.folder import holds_a_run
+from benchmarks.studies.steps import Step, Steps
 
 PRESETS = {
     "native": str(sides.ALL),
@@ -128,9 +130,17 @@ def speed(
     }
     folder = out or Path("runs") / f"speed-{time.strftime('%Y%m%d-%H%M%S')}"
     begun = _begun(folder, resume, arguments)
+    what = ["growth", "holdings"] if growth else names
+    cost = json.dumps({**arguments, "measured": None})
+    steps = Steps(
+        [Step(name, f"timing {name}", ((f"speed {name}: {cost}", 1.0),)) for name in what], output
+    )
     if output.dry_run:
-        what = ["growth", "holdings"] if growth else names
-        output.result("\n".join([*what, f"into {folder}"]), {"plan": what, "folder": folder})
+        estimate = steps.estimate()
+        output.result(
+            "\n".join([*what, estimate.text(), f"into {folder}"]),
+            {"plan": what, "estimate": estimate.to_dict(), "folder": folder},
+        )
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     before = torch.get_num_threads()
@@ -147,7 +157,7 @@ def speed(
         with sides.compiled(compiled):
             measure = _growth if growth else _groups
             record = measure(
-                names, setting, about, begun, lambda record: report.save(folder, record)
+                names, setting, about, begun, lambda record: report.save(folder, record), steps
             )
     finally:
         torch.set_num_threads(before)
@@ -214,6 +224,7 @@ def _groups(
     about: dict[str, Any],
     begun: Record | None,
     save: Callable[[Record], None],
+    steps: Steps,
 ) -> Record:
     """Measure groups.
 
@@ -223,6 +234,7 @@ def _groups(
         about: The other fields of the record.
         begun: The record of an interrupted measurement; its groups are not measured again.
         save: Called after each group, so that what is measured is not lost.
+        steps: The steps of the command: the groups.
 
     Returns:
         The record.
@@ -232,9 +244,11 @@ def _groups(
         groups = speed_records.groups_of(begun)
         about |= {key: getattr(begun, key) for key in ("versions", "hardware", "command")}
     record = begun
+    for name in names[: len(groups)]:
+        steps.skip(name)
     for name in names[len(groups) :]:
-        setting.say(name)
-        groups.append(MEASURES[name](setting))
+        with steps.doing(name):
+            groups.append(MEASURES[name](setting))
         finished = len(groups) == len(names)
         extra = about["extra"] if finished else {**about["extra"], "finished": False}
         record = speed_records.record_of_groups(groups, **{**about, "extra": extra})
@@ -249,12 +263,16 @@ def _growth(
     about: dict[str, Any],
     begun: Record | None,
     save: Callable[[Record], None],
+    steps: Steps,
 ) -> Record:
     """Measure cost against size, all of it at once; see `_groups` for the arguments."""
     if begun is not None:
         return begun
-    curves = growing.growth(setting)
-    record = speed_records.record_of_curves(curves, growing.holdings(setting), **about)
+    with steps.doing("growth"):
+        curves = growing.growth(setting)
+    with steps.doing("holdings"):
+        holdings = growing.holdings(setting)
+    record = speed_records.record_of_curves(curves, holdings, **about)
     save(record)
     return record
 

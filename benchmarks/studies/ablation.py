@@ -27,9 +27,10 @@ from aimc_bridge.times import label
 from benchmarks import cli
 from benchmarks.machine import hardware, versions
 from benchmarks.report import ablation as pages
-from benchmarks.studies import folder
+from benchmarks.studies import folder, run_steps
 from benchmarks.studies.base import Study
 from benchmarks.studies.settings import DigitalEpochs, Settings
+from benchmarks.studies.steps import Step, Steps
 from benchmarks.tasks.plan import Plan, recipe_for
 
 if TYPE_CHECKING:
@@ -289,8 +290,26 @@ class Ablation:
             f"{study.plan.chips} chips at {times} on the {self.options.split} split; "
             f"{study.settings.seeds} training(s) of each of {len(self.variants)}:",
             *(f"  {variant.name}" for variant in self.variants),
+            self.steps().estimate().text(),
             f"into {self.out}",
         ]
+
+    def steps(self) -> Steps:
+        """Return the parts that take time: the digital model, then each variant of each seed."""
+        study = self.study
+        samples = study.plan.subset or study.task.count(self.options.split)
+        chips = study.plan.chips * len(study.settings.at) * samples
+        measured = (run_steps.cost_of(study, "native"), chips)
+        batches = run_steps.batches_of(study, self.recipe)
+        trained = (run_steps.cost_of(study, "training"), batches)
+        several = study.settings.seeds > 1
+        listed = run_steps.digital(study)
+        for seed in range(study.seed, study.seed + study.settings.seeds):
+            for variant in self.variants:
+                text = f"{variant.name}, training seed {seed}" if several else variant.name
+                work = (trained, measured) if variant.trains else (measured,)
+                listed.append(Step(f"{seed} {variant.name}", text, work))
+        return Steps(listed, self.output)
 
     def run(self, command: str) -> pd.DataFrame:
         """Train and measure all variants; write results.csv, summary.md, figure.png and run.json.
@@ -309,14 +328,14 @@ class Ablation:
         study = self.study
         study.folder.mkdir(parents=True, exist_ok=True)
         study.parts.recall()
-        model = study.digital_model()
+        steps = self.steps()
+        with run_steps.digital_training(study, steps):
+            model = study.digital_model()
         parts = [self._digital(model)]
         for seed in range(study.seed, study.seed + study.settings.seeds):
-            for number, variant in enumerate(self.variants, 1):
-                self.output.say(
-                    f"{number} of {len(self.variants)}, training seed {seed}: {variant.name}"
-                )
-                parts.append(self._variant(model, variant, seed))
+            for variant in self.variants:
+                with steps.doing(f"{seed} {variant.name}"):
+                    parts.append(self._variant(model, variant, seed))
         results = pd.concat(parts, ignore_index=True)[pages.COLUMNS]
         pages.write(self.out, results, self._about(command))
         return results

@@ -178,8 +178,6 @@ class Study:
         if self.replica.index:
             self.replica.meet()  # the first process has trained it
             return self.task.load(folder).to(self.settings.place)
-        if not (folder / "model.safetensors").exists():
-            self.say(f"digital training of {self.task.model_name} on {self.task.dataset}")
         recipe = self.task.digital
         if self.plan.digital_epochs is not None:
             recipe = dataclasses.replace(recipe, epochs=self.plan.digital_epochs)

@@ -34,10 +34,12 @@ from benchmarks import cli
 from benchmarks.machine import hardware, versions
 from benchmarks.report.record import as_json
 from benchmarks.report.verdict import in_short, summary, verdict_of
+from benchmarks.studies import run_steps
 from benchmarks.studies.base import Study
 from benchmarks.studies.budget import Budget, as_option
 from benchmarks.studies.folder import load_weights
 from benchmarks.studies.settings import Settings
+from benchmarks.studies.steps import Step, Steps
 from benchmarks.tasks import Task
 
 FILE = "crosscheck.json"
@@ -322,7 +324,33 @@ class Crosscheck:
             if budget is not None:
                 line += f"; {as_option(budget.smallest_s[report.name])} at least"
             lines.append(line)
-        return lines
+        return [*lines, self.steps().estimate().text()]
+
+    def steps(self) -> Steps:
+        """Return the parts that take time: the digital models, then the reports."""
+        options = self.options
+        listed: list[Step] = []
+        for name, task in self.tasks.items():
+            if name not in self.trained:
+                listed += run_steps.digital(Study(task, self.settings, Path(name), self.output))
+        for planned in self.reports():
+            cost = {
+                "levels": planned.levels,
+                "chips": options.chips,
+                "times": options.times,
+                "targets": options.targets,
+                "samples": options.samples,
+                "layers": options.layers,
+                "subset": options.subset,
+                "budget": options.budget,
+                "workers": options.workers,
+                "profile": options.profile,
+                "device": options.device,
+                "reference": options.reference,
+            }
+            kind = f"crosscheck {planned.name}: {json.dumps(cost, default=str)}"
+            listed.append(Step(planned.name, f"comparing {planned.name}", ((kind, 1.0),)))
+        return Steps(listed, self.output)
 
     def run(self, folder: Path, budget: Budget | None, command: str) -> list[dict[str, Any]]:
         """Make all reports, one folder each, and crosscheck.json and summary.md over all of them.
@@ -339,18 +367,19 @@ class Crosscheck:
             self.output.say(
                 f"profile {self.options.profile}: not the paper's models or data", "yellow"
             )
-        models = {name: self._model(name, folder / "work" / name) for name in self.tasks}
-        reports = self.reports()
+        steps = self.steps()
+        models = {name: self._model(name, folder / "work" / name, steps) for name in self.tasks}
         done: list[dict[str, Any]] = []
-        for index, planned in enumerate(reports):
-            self.output.say(f"[{index + 1}/{len(reports)}] {planned.name}", "bold")
+        for planned in self.reports():
             share = None
             if budget is not None:
                 share = budget.share(planned.name)
                 budget.write(folder / BUDGET)
             began = time.monotonic()
-            report = self._compare(planned, models, share, folder / "work" / planned.name)
-            report.save(folder / planned.name)
+            place = folder / "work" / planned.name
+            with steps.doing(planned.name, whole=not place.exists()):
+                report = self._compare(planned, models, share, place)
+                report.save(folder / planned.name)
             wall_s = time.monotonic() - began
             if self.options.reference == LIGHTNING:
                 report = without_definitions(report)
@@ -424,7 +453,7 @@ class Crosscheck:
         load_weights(analog, self.trained[task.name])
         return analog.eval()
 
-    def _model(self, name: str, folder: Path) -> nn.Module:
+    def _model(self, name: str, folder: Path, steps: Steps) -> nn.Module:
         """Return a task's digital model on the CPU: the given one, or a trained one."""
         task = self.tasks[name]
         if name in self.trained:
@@ -432,7 +461,8 @@ class Crosscheck:
         folder.mkdir(parents=True, exist_ok=True)
         study = Study(task, self.settings, folder, self.output)
         study.parts.recall()
-        return study.digital_model().cpu().eval()
+        with run_steps.digital_training(study, steps):
+            return study.digital_model().cpu().eval()
 
     def _unlearned(self, name: str) -> nn.Module:
         """Return a model to predict costs with; its weights are given ones or starting weights."""

@@ -12,6 +12,7 @@ samples they got right.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -28,14 +29,17 @@ from aimc_bridge.conversion import convert, copy_trained, coverage
 from aimc_bridge.csv_cells import as_csv
 from aimc_bridge.errors import CheckpointError, UsageError
 from aimc_bridge.files import write_text
+from aimc_bridge.progress import metric_value
 from aimc_bridge.times import label
 from benchmarks.machine import hardware, versions
 from benchmarks.report import run as report
 from benchmarks.report import tables
-from benchmarks.report.answers import Answers, intervals, path_of
-from benchmarks.studies import folder
+from benchmarks.report.answers import Answers, changes, intervals, path_of
+from benchmarks.studies import folder, run_steps
 from benchmarks.studies.base import Replica, Study
+from benchmarks.studies.estimates import Costs
 from benchmarks.studies.settings import Phase, Settings
+from benchmarks.studies.steps import Step, Steps
 from benchmarks.tasks import Task
 
 if TYPE_CHECKING:
@@ -163,6 +167,7 @@ class WholeRun:
         replica: Which of several processes this is.
         command: The command line, for the record.
         tasks: Task -> its trainings, one per seed.
+        steps: The parts that take time, over all tasks.
     """
 
     def __init__(
@@ -181,12 +186,18 @@ class WholeRun:
             made: The tasks, from `prepare`.
             out: The folder of the results.
             output: Where notes go.
-            words: The words of the command line, for the record.
+            words: The command and the words after it, for the record.
             replica: Which of several processes this is.
         """
         self.settings, self.out, self.output, self.replica = settings, out, output, replica
-        self.command = shlex.join(["python", "-m", "benchmarks.run", *words])
+        program, *options = words
+        self.command = shlex.join(["python", "-m", f"benchmarks.{program}", *options])
         self.tasks = {name: self._phases_of(task) for name, task in made.items()}
+        every = [phases for trainings in self.tasks.values() for phases in trainings]
+        listed = [step for phases in every for step in phases.planned()]
+        self.steps = Steps(listed, output, Costs(None) if replica.index else None)
+        for phases in every:
+            phases.steps = self.steps
 
     def _phases_of(self, task: Task) -> list[Phases]:
         """Return the phases of each training of a task.
@@ -270,7 +281,11 @@ class WholeRun:
             }
             chips = "; ".join(f"{engine} {parts[engine]}" for engine in settings.engines)
             lines.append(f"  {name}: {chips}")
-        return [*lines, f"into {self.out}"]
+        return [*lines, self.steps.estimate().text(), f"into {self.out}"]
+
+    def studies(self) -> dict[str, Any]:
+        """Return task -> the facts about it, after `measure`."""
+        return {name: self._facts(name) for name in self.tasks}
 
     def _write(self, parts: Mapping[str, pd.DataFrame]) -> None:
         """Write the results of the tasks that are done."""
@@ -289,13 +304,11 @@ class WholeRun:
         """Return the facts about a task's first training, with those of the others in "others"."""
         trainings = self.tasks[name]
         first, *others = (phases.study for phases in trainings)
-        stars = intervals(
-            [phases.answers for phases in trainings],
-            self.settings.at,
-            first.task.chance_error,
-            own_digital=name not in self.settings.checkpoints(),
-        )
-        facts = {**first.facts, "intervals": stars}
+        answers, times = [phases.answers for phases in trainings], self.settings.at
+        own = name not in self.settings.checkpoints()
+        stars = intervals(answers, times, first.task.chance_error, own_digital=own)
+        differences = changes(answers, times, own_digital=own)
+        facts = {**first.facts, "intervals": stars, "changes": differences}
         if not others:
             return facts
         more = {str(study.seed): study.facts for study in others}
@@ -350,6 +363,7 @@ class Phases:
         subset: Test samples (words) on the native engine; None means all.
         slow_subset: Test samples (words) on the aihwkit engine; None means all.
         rows: The rows that are measured so far.
+        steps: The steps of the run that it is a part of; None says nothing.
         answers: The files of which samples were right, of each sweep; see `report.answers`.
     """
 
@@ -367,6 +381,7 @@ class Phases:
         self.subset = _part_of(total, study.plan.subset)
         self.slow_subset = _part_of(total, study.plan.slow_subset)
         self.rows: list[pd.DataFrame] = []
+        self.steps: Steps | None = None
         self.answers: dict[tuple[str, str, str], tuple[Path, Path]] = {}
 
     def measure(self) -> pd.DataFrame:
@@ -381,7 +396,7 @@ class Phases:
         study.folder.mkdir(parents=True, exist_ok=True)
         study.parts.recall()
         self.facts |= {"wall_s": study.parts.wall_s, "interrupted": study.parts.interrupted}
-        model = study.digital_model()
+        model = self._digital()
         native = self._native(model)
         table = coverage(native)
         self.facts["analog_weights"] = int(table[table["where"] == "analog"].parameters.sum())
@@ -402,7 +417,7 @@ class Phases:
 
     def assist(self) -> None:
         """Take part in the trainings of the first process, and in nothing else."""
-        model = self.study.digital_model()
+        model = self._digital()
         if "finetune" in self.phases:
             self._finetuned(model)
         if "control" in self.phases:
@@ -410,7 +425,35 @@ class Phases:
         if "hwa" in self.phases:
             self._hardware_aware(model, self._native(model))
 
+    # --- steps ---
+
+    def planned(self) -> list[Step]:
+        """Return the steps of this training, in the order of `measure`."""
+        listed = run_steps.digital(self.study)
+        for phase in PHASES:
+            if phase in self.phases:
+                if phase != "direct":
+                    listed += run_steps.training(self.study, phase)
+                listed += run_steps.swept(self.study, phase, self._measurements())
+        return listed
+
+    def _doing(self, part: str, *, whole: bool = True) -> contextlib.AbstractContextManager[None]:
+        """Say that a step begins; see `Steps.doing`."""
+        if self.steps is None:
+            return contextlib.nullcontext()
+        return self.steps.doing(run_steps.name_of(self.study, part), whole=whole)
+
+    def _skip(self, part: str) -> None:
+        """Note that a step was finished before."""
+        if self.steps is not None:
+            self.steps.skip(run_steps.name_of(self.study, part))
+
     # --- models ---
+
+    def _digital(self) -> nn.Module:
+        """Return the digital model: a given one, or a trained one."""
+        with run_steps.digital_training(self.study, self.steps):
+            return self.study.digital_model()
 
     def _native(self, model: nn.Module) -> nn.Module:
         """Convert and calibrate a model, in the same way for direct conversion and for training."""
@@ -434,8 +477,8 @@ class Phases:
             self.facts["recipe"] = {"name": f"that of {trained}"}
             folder.load_weights(native, trained)
         elif not self._recalled(native, "hwa"):
-            self._announce(f"hardware-aware training, recipe {recipe.name}")
-            study.parts.timed("hwa training", work)
+            with self._training("hwa"):
+                study.parts.timed("hwa training", work)
         self._validated("hwa")
 
     def _control(self, model: nn.Module) -> nn.Module:
@@ -450,8 +493,8 @@ class Phases:
             self._keep(native, "control", study.train_control(model, native, recipe, path))
 
         if not self._recalled(native, "control"):
-            self._announce(f"control: {NOISE_OFF}, recipe {recipe.name}")
-            study.parts.timed("control training", work)
+            with self._training("control"):
+                study.parts.timed("control training", work)
         self._validated("control")
         return native
 
@@ -468,21 +511,22 @@ class Phases:
             return trained
 
         if not self._recalled(tuned, "finetune"):
-            self._announce(f"finetune: as many steps without a chip, recipe {recipe.name}")
-            tuned = study.parts.timed("finetune training", work)
+            with self._training("finetune"):
+                tuned = study.parts.timed("finetune training", work)
         self._validated("finetune")
         return tuned
 
-    def _announce(self, what: str) -> None:
-        plan = self.study.plan
-        batches = f", {plan.hwa_batches} mini-batches" if plan.hwa_batches is not None else ""
-        self.study.say(f"{what}, {plan.why or 'as it is'}{batches}")
+    def _training(self, phase: str) -> contextlib.AbstractContextManager[None]:
+        """Say that the training of a phase begins."""
+        begun = (self.study.folder / f"{phase}-training").exists()
+        return self._doing(f"{phase} training", whole=not begun)
 
     def _recalled(self, model: nn.Module, phase: str) -> bool:
         """Load the weights of a finished training, if there are any; return whether there are."""
         path = self.study.folder / f"{phase}.safetensors"
         if not path.exists():
             return False
+        self._skip(f"{phase} training")
         self.study.say(f"{phase}: weights of the run before the interruption")
         folder.load_weights(model, path)
         return True
@@ -547,18 +591,19 @@ class Phases:
                 path, chips, times, study.chip_seed, study.parts.marks.get(path.name)
             )
             if table is None:
-                analog = native
-                if engine != "native":
-                    analog = study.parts.timed(
-                        f"convert {phase} {engine}", self._as, engine, model, native
-                    )
-                study.say(
-                    f"{phase}, {engine}: {chips} chips x {len(times)} times on {self._data(subset)}"
-                )
-                evaluate = study.evaluator(model, subset, answers=Answers(path_of(path)))
-                work = functools.partial(study.sweep, analog, evaluate, path, chips=chips)
-                table = study.parts.timed(study.parts.more(name), work)
-                study.parts.mark(path)
+                with self._doing(name, whole=not path.exists()):
+                    analog = native
+                    if engine != "native":
+                        analog = study.parts.timed(
+                            f"convert {phase} {engine}", self._as, engine, model, native
+                        )
+                    evaluate = study.evaluator(model, subset, answers=Answers(path_of(path)))
+                    work = functools.partial(study.sweep, analog, evaluate, path, chips=chips)
+                    table = study.parts.timed(study.parts.more(name), work)
+                    study.parts.mark(path)
+                study.output.say(f"      {_in_short(table, study.task.metric)}")
+            else:
+                self._skip(name)
             digital = path_of(self._digital_path(subset))
             self.answers[phase, engine, self._data(subset)] = (digital, path_of(path))
             self._add(table, phase, engine, subset)
@@ -594,6 +639,16 @@ class Phases:
                 preset=str(self.study.settings.preset) if phase != "digital" else "",
             )
         )
+
+
+def _in_short(table: pd.DataFrame, metric: str) -> str:
+    """Return the mean of each time in words: "accuracy 97.5 % at 1s, 95.0 % at 1y"."""
+    shown = table[table.metric == (metric if metric in set(table.metric) else table.metric.iloc[0])]
+    means = shown.groupby("t_inference").value.mean()
+    name = str(shown.metric.iloc[0])
+    at_times = zip(means.index.tolist(), means.tolist(), strict=True)
+    values = (f"{metric_value(name, mean)} at {label(t_s)}" for t_s, mean in at_times)
+    return f"{name} {', '.join(values)}"
 
 
 def _part_of(total: int, subset: int | None) -> int | None:

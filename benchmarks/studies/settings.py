@@ -305,7 +305,7 @@ def task_names(words: Sequence[str], profile: str) -> tuple[str, ...]:
 
     Args:
         words: The TASK words, as `tasks.find` takes them. If there are none, all tasks that have
-            the profile are meant.
+            the profile are meant, except for those that are run only by name.
         profile: The profile that the tasks are run with.
 
     Raises:
@@ -314,7 +314,9 @@ def task_names(words: Sequence[str], profile: str) -> tuple[str, ...]:
     kinds = [tasks.find(word) for word in words]
     for kind in kinds:
         kind.plan_of(profile)
-    return tuple(dict.fromkeys(kind.name for kind in kinds)) or tasks.names(profile)
+    if kinds:
+        return tuple(dict.fromkeys(kind.name for kind in kinds))
+    return tuple(name for name in tasks.names(profile) if not tasks.find(name).only_by_name)
 
 
 def set_threads(threads: int | None, profile: str) -> None:

@@ -84,6 +84,7 @@ class Task(ABC):
         data_sets: The files that the task reads, for `benchmarks.doctor`.
         packaged: The pretrained models in Python packages that it reads.
         published: The results that others have published for this task, for the README.
+        only_by_name: Whether commands leave it out unless it is named.
         word: What a command line calls the task; `find` sets it if it is not the name.
         profile: The profile that the task was made for, set by `get`.
         options: The options that the task was made with, set by `get`.
@@ -104,6 +105,7 @@ class Task(ABC):
     data_sets: tuple[DataSet, ...] = ()
     packaged: tuple[PackagedModel, ...] = ()
     published: tuple[Published, ...] = ()
+    only_by_name: bool = False
     word: str = ""
     profile: str = "embedded"
     options: Mapping[str, Any] = MappingProxyType({})

@@ -362,6 +362,40 @@ def test_a_full_disk_is_one_line(unbuffered: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("no such\nthing"), 2),
+        (TrainingError("diverged"), 1),
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_with_json_an_error_is_json_too(
+    error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(*, output: cli.Output = cli.Output()) -> None:
+        raise error
+
+    assert outcome(work, "--json") == code
+    captured = capsys.readouterr()
+    data = json.loads(captured.out)
+    assert data["exit_code"] == code
+    assert captured.err.replace("\n", "").removeprefix("error: ") == data["error"]
+    assert outcome(work, "--json", "--bogus") == 2
+    assert "Unknown option" in json.loads(capsys.readouterr().out)["error"]
+    assert outcome(work) == code and capsys.readouterr().out == ""
+
+
+def test_quiet_prints_the_result_in_few_words(capsys: pytest.CaptureFixture[str]) -> None:
+    def work(*, output: cli.Output = cli.Output()) -> None:
+        output.say("note")
+        output.result("table", {"a": 1}, short="it works")
+
+    assert outcome(work, "--quiet") == 0
+    assert capsys.readouterr() == ("it works\n", "")
+
+
+@pytest.mark.parametrize(
     ("words", "out", "err"),
     [
         ([], "table\n", "note\n"),

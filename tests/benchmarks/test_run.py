@@ -138,11 +138,19 @@ def test_the_first_lines_name_data_sizes_and_that_they_are_not_the_papers(
     arguments = ["wrn", *QUICK, "--checkpoint", str(model), "--times", "1s", "--out"]
     assert run.main([*arguments, str(tmp_path / "out")]) == 0
     captured = capsys.readouterr()
-    first, second = captured.err.splitlines()[:2]
+    lines = captured.err.splitlines()
+    first, second = lines[:2]
     assert "not the paper's" in first
     assert "WRN-10-1 (77,562 parameters) on digits (8 x 8)" in second
     assert "1,198 train, 400 test images" in second
-    assert "## WRN-10-1" in captured.out  # The command prints the tables.
+    begun = "[1/1] wrn: direct conversion on native, 60 images, 2 chips at 1s (about "
+    assert any(line.startswith(begun) and line.endswith(" left in all)") for line in lines), lines
+    assert re.fullmatch(r" {6}accuracy \d+\.\d % at 1s", lines[-2]), lines
+    # The command prints a table that is no Markdown, the conclusion, and where the report is.
+    table, sentence, report_line = captured.out.rstrip().split("\n\n")
+    assert "WRN-10-1" in table and "|" not in table and "#" not in captured.out
+    assert sentence.startswith("WRN-10-1 on native (subset of 60), 1s after programming: ")
+    assert report_line.startswith(f"Report: {tmp_path / 'out'}") and "![" not in captured.out
 
 
 def test_a_checkpoint_is_evaluated_without_training(finished, model, tmp_path) -> None:
@@ -443,23 +451,31 @@ def test_a_dry_run_says_the_plan_and_writes_nothing(model, tmp_path, monkeypatch
     assert "preset rasch2023; phases direct; times 1s" in captured.out
     assert "wrn: native 2 chips on 60 test images" in captured.out
     assert run.main([*words, "--json", "--out", "deep/out"]) == 0
-    plan = json.loads(capsys.readouterr().out)["plan"]
-    assert plan[-1] == "into deep/out"
+    result = json.loads(capsys.readouterr().out)
+    assert result["plan"][-1] == "into deep/out"
+    assert result["plan"][-2] == result["estimate"]["text"]
     assert run.main([*words, "--recipe", "wrn17", "--phases", "hwa"]) == 2  # It is checked.
     assert run.main([*words, "--quiet"]) == 0
     assert "wrn17" in one_error(capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_json_is_the_rows_and_quiet_is_silent(model, tmp_path, capsys) -> None:
+def test_json_is_the_rows_and_quiet_is_the_conclusion(model, tmp_path, capsys) -> None:
     words = ["wrn", *QUICK, "--checkpoint", str(model), "--times", "1s", "--quiet"]
     assert run.main([*words, "--out", str(tmp_path / "a")]) == 0
-    assert capsys.readouterr() == ("", "")
+    quiet = capsys.readouterr()
+    assert quiet.err == "" and quiet.out.startswith("WRN-10-1 on native (subset of 60), 1s after")
+    assert len(quiet.out.splitlines()) == 1
     assert run.main([*words, "--json", "--out", str(tmp_path / "b")]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     result = json.loads(captured.out)
     assert result["out"] == str(tmp_path / "b")
+    assert Path(result["report"]).parent == tmp_path / "b" and Path(result["report"]).exists()
+    (conclusion,) = result["conclusions"]
+    assert (conclusion["model"], conclusion["engine"]) == ("WRN-10-1", "native")
+    assert conclusion["text"] == quiet.out.strip()
+    assert (tmp_path / "b" / "summary.md").read_text().count(conclusion["text"]) == 1
     table = pd.DataFrame(result["rows"], columns=result["columns"])
     expected = rows_of(tmp_path / "b")
     assert list(table.columns) == list(expected.columns)

@@ -84,7 +84,7 @@ PAPER = {
 }
 
 
-@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("name", tasks.names("paper"))
 def test_the_papers_profile_end_to_end_on_a_little_data(name, tmp_path, monkeypatch) -> None:
     """One command goes from real file formats to A*.
 

@@ -24,6 +24,7 @@ from benchmarks.studies.ladder.climb import Climb
 from benchmarks.studies.ladder.rungs import with_top
 from benchmarks.studies.ladder.sides import SIDES
 from benchmarks.studies.settings import DigitalEpochs, Settings
+from benchmarks.studies.steps import Steps
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -175,8 +176,13 @@ class Ascent:
             *lines,
             f"{len(with_top(options.preset))} rungs, {options.chips} chips each, at {times}",
             f"{len(SIDES)} rows beside them, up to {options.repeats} repeats, at the last time",
+            self.steps().estimate().text(),
             f"into {self.out}",
         ]
+
+    def steps(self) -> Steps:
+        """Return the parts that take time, over all tasks."""
+        return Steps([step for climb in self.climbs for step in climb.steps()], self.output)
 
     def run(self, command: str) -> pd.DataFrame:
         """Climb all ladders; write results.csv, the tables, summary.md, figures and run.json.
@@ -191,8 +197,9 @@ class Ascent:
 
         parts: list[pd.DataFrame] = []
         studies: dict[str, Any] = {}
+        steps = self.steps()
         for climb in self.climbs:
-            parts.append(climb.run())
+            parts.append(climb.run(steps))
             studies[climb.task.name] = climb.facts
             self._write(parts, studies, command)
         return pd.concat(parts, ignore_index=True)

@@ -12,11 +12,13 @@ from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import DataError
 from aimc_bridge.spec import Preset
 from benchmarks.report.ladder_tables import COLUMNS
+from benchmarks.studies import run_steps
 from benchmarks.studies.base import Evaluate, Study
 from benchmarks.studies.folder import finished
 from benchmarks.studies.ladder.probe import Probe
 from benchmarks.studies.ladder.rungs import LADDER, Rung
 from benchmarks.studies.ladder.sides import SIDES, Chips, Redrawn, Reread, SideRow
+from benchmarks.studies.steps import Step, Steps
 from benchmarks.tasks import Task
 
 if TYPE_CHECKING:
@@ -64,8 +66,29 @@ class Climb:
             "probe": {"samples": self.sizes.probe_samples, "inputs": self.sizes.probe_inputs},
         }
 
-    def run(self) -> pd.DataFrame:
+    def steps(self) -> list[Step]:
+        """Return the parts that take time: the digital model, the rungs, the rows beside them."""
+        study, name = self.study, self.task.name
+        samples = self.task.count("test") if self.subset is None else self.subset
+        each = study.plan.chips * samples
+        kind = run_steps.cost_of(study, "rung of the ladder")
+        listed = run_steps.digital(study)
+        for rung in self.rungs:
+            text = f"{name}: rung {rung.number} of {len(self.rungs)}, {rung.title}"
+            work = (kind, len(study.settings.at) * each)
+            listed.append(Step(run_steps.name_of(study, rung.key), text, (work,)))
+        for side in SIDES:
+            units = (self.repeats if side.many else study.plan.chips) * samples
+            work = (run_steps.cost_of(study, f"row beside the ladder, {side.how}"), units)
+            text = f"{name}: beside the rungs, {side.title}"
+            listed.append(Step(run_steps.name_of(study, side.key), text, (work,)))
+        return listed
+
+    def run(self, steps: Steps) -> pd.DataFrame:
         """Measure all rungs and all rows beside them.
+
+        Args:
+            steps: The steps of the command, with those of `steps` among them.
 
         Returns:
             The rows; their columns are `benchmarks.report.ladder_tables.COLUMNS`.
@@ -75,14 +98,17 @@ class Climb:
         study = self.study
         study.folder.mkdir(parents=True, exist_ok=True)
         study.parts.recall()
-        model = study.digital_model()
+        with run_steps.digital_training(study, steps):
+            model = study.digital_model()
         tables = [self._baseline(model)]
         for rung in self.rungs:
-            study.say(f"rung {rung.number} of {len(self.rungs)}: {rung.title}")
-            tables.append(study.parts.timed(rung.key, self._rung, model, rung.key, rung.preset))
+            whole = rung.key not in study.parts.started
+            with steps.doing(run_steps.name_of(study, rung.key), whole=whole):
+                tables.append(study.parts.timed(rung.key, self._rung, model, rung.key, rung.preset))
         for side in SIDES:
-            study.say(f"beside: {side.title}")
-            tables.append(study.parts.timed(side.key, self._side, model, side))
+            whole = side.key not in study.parts.started
+            with steps.doing(run_steps.name_of(study, side.key), whole=whole):
+                tables.append(study.parts.timed(side.key, self._side, model, side))
         self.facts |= {"wall_s": study.parts.wall_s, "interrupted": study.parts.interrupted}
         return pd.concat(tables, ignore_index=True)[COLUMNS]
 

@@ -1,0 +1,333 @@
+"""Conclusions in words: what a run's numbers and intervals say, one sentence per engine and data.
+
+The question is always the same: what does direct conversion lose, and what does training bring
+back? The answer is read off the errors, sample by sample (`answers.changes`); a difference counts
+only if its 95 % interval is on one side of 0. So a sentence says that training helps, that there
+was nothing to win back, that it does harm, or that the numbers do not tell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from aimc_bridge.times import label
+from benchmarks.report.intervals import change as paired
+from benchmarks.report.tables import PHASES, times_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SMALL = 0.01
+"""A difference whose whole interval is closer to 0 than this (one point) is called none."""
+CHANCE_SD = 2.0
+"""The digital model must be better than guessing by this many standard errors."""
+
+Sign = Literal["worse", "better", "none", "unsure", "unknown"]
+_NAMES = {
+    "direct": "direct conversion",
+    "finetune": "fine-tuning without a chip",
+    "control": "the same training without noise",
+    "hwa": "hardware-aware training",
+}
+_TRAINED = ("finetune", "control", "hwa")
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A difference between the errors of two phases, on the same chips and samples.
+
+    Attributes:
+        mean: The difference, a share of 1; above 0 is worse.
+        low: The lower end of its 95 % interval; NaN if there is none.
+        high: The upper end.
+        over: What the interval covers, such as "chips, samples".
+    """
+
+    mean: float
+    low: float
+    high: float
+    over: str
+
+    @property
+    def sign(self) -> Sign:
+        """What the interval says about the difference."""
+        if math.isnan(self.low) or math.isnan(self.high):
+            return "unknown"
+        if self.low > 0:
+            return "worse"
+        if self.high < 0:
+            return "better"
+        return "none" if max(-self.low, self.high) <= SMALL else "unsure"
+
+    def points(self) -> str:
+        """Return the size of the difference in points, such as "26.0 points"."""
+        return f"{abs(100 * self.mean):.{self._digits}f} points"
+
+    def interval(self, more: float) -> str:
+        """Return the interval in points.
+
+        Args:
+            more: 1.0 counts what gets worse as positive, -1.0 what gets better.
+        """
+        ends = sorted((100 * more * self.low + 0.0, 100 * more * self.high + 0.0))  # no -0.0
+        low, high = (f"{end:+.{self._digits}f}" for end in ends)
+        if ends[0] > 0:  # both are losses, or both are gains: the sentence says which
+            low, high = low[1:], high[1:]
+        return f"{low} to {high}"
+
+    @property
+    def _digits(self) -> int:
+        return 2 if abs(self.high - self.low) < 0.01 else 1
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a run says about one model, on one engine and one set of samples.
+
+    Attributes:
+        model: The model.
+        engine: "native" or "aihwkit".
+        data: The data.
+        t_inference: The time that it is about, in seconds after programming.
+        direct: What direct conversion does to the error: "worse", "better", "none" (less than a
+            point), "unsure" (the interval holds 0 and more than a point), "unknown" (no interval);
+            "" if the run has no direct phase.
+        training: The same for hardware-aware training, compared with direct conversion (with the
+            digital model if the run has no direct phase); "" if the run has no such phase.
+        text: The sentences.
+    """
+
+    model: str
+    engine: str
+    data: str
+    t_inference: float
+    direct: Sign | Literal["", "chance"]
+    training: Sign | Literal[""]
+    text: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain data."""
+        return asdict(self)
+
+
+def conclude(results: pd.DataFrame, studies: Mapping[str, Any]) -> list[Conclusion]:
+    """Return the conclusions of a run, in the order of its models.
+
+    Args:
+        results: The rows of results.csv.
+        studies: Task -> the facts about it, from run.json.
+    """
+    found = []
+    for study in studies.values():
+        found += of_model(results[results.model == study["model"]], study)
+    return found
+
+
+def of_model(rows: pd.DataFrame, study: Mapping[str, Any]) -> list[Conclusion]:
+    """Return the conclusions about one model: one per engine and set of samples.
+
+    Args:
+        rows: The rows of one model, `tables.COLUMNS`.
+        study: The facts about it; "changes" are the rows of `answers.changes`. Without them (older
+            runs, tasks with an `evaluate` of their own) the intervals are over chips alone.
+    """
+    analog = rows[(rows.phase != "digital") & (rows.metric == "error")]
+    places = analog[["engine", "dataset"]].drop_duplicates().to_records(index=False).tolist()
+    if analog.empty:
+        return []
+    t_s = times_of(rows)[-1]
+    return [_Place(rows, study, str(engine), str(data)).conclusion(t_s) for engine, data in places]
+
+
+class _Place:
+    """The rows and changes of one model on one engine and one set of samples."""
+
+    def __init__(
+        self, rows: pd.DataFrame, study: Mapping[str, Any], engine: str, data: str
+    ) -> None:
+        """Choose the rows.
+
+        Args:
+            rows: The rows of the model.
+            study: The facts about it.
+            engine: The engine.
+            data: The data.
+        """
+        self.study, self.engine, self.data = study, engine, data
+        on_data = rows[rows.dataset == data]
+        self.digital = on_data[on_data.phase == "digital"]
+        self.rows = on_data[on_data.engine == engine]
+        measured = set(self.rows.phase)
+        self.phases = [phase for phase in PHASES if phase in measured]
+        self.changes = {
+            (row["phase"], row["minus"], row["t_inference"]): row
+            for row in study.get("changes", ())
+            if row["engine"] == engine and row["data"] == data and row["low"] is not None
+        }
+
+    # --- numbers ---
+
+    def effect(self, phase: str, minus: str, t_s: float) -> Effect:
+        """Return the difference of a phase from another one, or from the digital model."""
+        known = self.changes.get((phase, minus, t_s))
+        if known is not None:
+            return Effect(known["mean"], known["low"], known["high"], known["over"])
+        after = self._errors(phase, t_s)
+        if minus == "digital":
+            before = after * 0.0 + float(self._value(self.digital, "error"))
+        else:
+            before = self._errors(minus, t_s)
+        both = sorted(set(before.index) & set(after.index))
+        if not both:
+            return Effect(math.nan, math.nan, math.nan, "")
+        interval = paired(before.loc[both].to_numpy(), after.loc[both].to_numpy())
+        return Effect(interval.mean, interval.low, interval.high, "chips")
+
+    def _errors(self, phase: str, t_s: float) -> pd.Series[float]:
+        """Return the error of each chip by its seed."""
+        chosen = self.rows[
+            (self.rows.phase == phase)
+            & (self.rows.metric == "error")
+            & (self.rows.t_inference == t_s)
+        ]
+        return chosen.groupby("seed").value.mean()
+
+    @staticmethod
+    def _value(rows: pd.DataFrame, metric: str) -> float:
+        return float(rows[rows.metric == metric].value.mean())
+
+    def shown(self, phase: str, t_s: float | None = None) -> str:
+        """Return the metric of a phase, or of the digital model, as people read it."""
+        rows = self.digital if t_s is None else self.rows[self.rows.t_inference == t_s]
+        rows = rows[rows.phase == phase]
+        if self.study["metric"] == "perplexity":
+            words = 100 * self._value(rows, "error")
+            return f"{words:.1f} % (perplexity {self._value(rows, 'perplexity'):.1f})"
+        return f"{100 * (1 - self._value(rows, 'error')):.1f} %"
+
+    @property
+    def what(self) -> str:
+        """The metric that points are of."""
+        return "word error" if self.study["metric"] == "perplexity" else "accuracy"
+
+    def at_chance(self) -> bool:
+        """Return whether the digital model cannot be told from guessing."""
+        error, chance = self._value(self.digital, "error"), self.study["chance_error"]
+        samples = self.study.get("samples", {}).get(self.data)
+        spread = math.sqrt(chance * (1 - chance) / samples) if samples else 0.0
+        return bool(error >= chance - CHANCE_SD * spread)
+
+    # --- words ---
+
+    def conclusion(self, t_s: float) -> Conclusion:
+        """Return the conclusion about a time."""
+        model = str(self.study["model"])
+        head = f"{model} on {self.engine}"
+        if "subset of" in self.data:
+            head += f" ({self.data.rpartition(', ')[2]})"
+        if self.at_chance():
+            text = (
+                f"{head}: the digital model is no better than guessing ({self.shown('digital')}), "
+                "so nothing can be said about what a chip loses; train it longer."
+            )
+            return Conclusion(model, self.engine, self.data, t_s, "chance", "", text)
+        parts: list[str] = []
+        direct: Sign | Literal[""] = ""
+        training: Sign | Literal[""] = ""
+        if "direct" in self.phases:
+            effect = self.effect("direct", "digital", t_s)
+            direct = effect.sign
+            parts.append(self._direct(effect, t_s))
+        for phase in self.phases:
+            if phase in _TRAINED:
+                base = "direct" if "direct" in self.phases else "digital"
+                effect = self.effect(phase, base, t_s)
+                training = effect.sign if phase == "hwa" else training
+                parts.append(self._trained(phase, base, direct, effect, t_s))
+        text = f"{head}, {label(t_s)} after programming: {'; '.join(parts)}."
+        early = self._harm_before(t_s)
+        return Conclusion(
+            model, self.engine, self.data, t_s, direct, training, " ".join([text, *early])
+        )
+
+    def _direct(self, effect: Effect, t_s: float) -> str:
+        now, digital = self.shown("direct", t_s), self.shown("digital")
+        pair = f"digital {digital}, on the chip {now}"
+        if effect.sign == "unknown":
+            return (
+                f"direct conversion has {now}, digital {digital}; a single chip, or a single "
+                "sample, does not say whether that is a loss"
+            )
+        interval = f"95 % interval {effect.interval(1.0)}, over {_over(effect)}"
+        if effect.sign == "worse":
+            return f"direct conversion loses {effect.points()} of {self.what} ({interval}): {pair}"
+        if effect.sign == "better":
+            gains = f"95 % interval {effect.interval(-1.0)}, over {_over(effect)}"
+            return (
+                f"direct conversion is {effect.points()} of {self.what} better than the digital "
+                f"model ({gains}): {pair}"
+            )
+        if effect.sign == "none":
+            return f"direct conversion loses nothing, within a point (loss {interval}): {pair}"
+        return (
+            f"no loss of direct conversion can be shown (loss {interval}; more chips or test "
+            f"samples would narrow it): {pair}"
+        )
+
+    def _trained(self, phase: str, base: str, direct: str, effect: Effect, t_s: float) -> str:
+        name, now = _NAMES[phase], self.shown(phase, t_s)
+        than = "direct conversion" if base == "direct" else "the digital model"
+        nothing = direct in ("none", "unsure", "better")
+        if effect.sign == "unknown":
+            return f"{name} has {now}; without an interval, nothing follows from that"
+        gain = f"{effect.interval(-1.0)}, over {_over(effect)}"
+        loss = f"{effect.interval(1.0)}, over {_over(effect)}"
+        if effect.sign == "better":
+            if direct == "worse":
+                return f"{name} brings back {effect.points()} ({gain}): {now}"
+            return f"{name} has {now}, {effect.points()} better than {than} ({gain})"
+        why = "there is nothing to train for, and " if nothing and phase == "hwa" else ""
+        if effect.sign == "worse":
+            side = "below" if self.what == "accuracy" else "above"
+            advice = "" if base == "digital" else "; leave it out here"
+            return (
+                f"{why}{name} makes it worse: {now}, {effect.points()} {side} {than} "
+                f"({loss}){advice}"
+            )
+        if effect.sign == "none":
+            return f"{why}{name} changes nothing, within a point: {now} (gain {gain})"
+        return (
+            f"{why}{name} has {now}: neither a gain nor a harm over {than} can be shown "
+            f"(gain {gain})"
+        )
+
+    def _harm_before(self, last_s: float) -> list[str]:
+        """Return a sentence for each phase that is worse than direct conversion at earlier times.
+
+        What it is at the last time is in the conclusion already.
+        """
+        sentences = []
+        for phase in self.phases:
+            if phase not in _TRAINED or "direct" not in self.phases:
+                continue
+            times = [t_s for t_s in times_of(self.rows) if t_s != last_s]
+            effects = {t_s: self.effect(phase, "direct", t_s) for t_s in times}
+            worse = {t_s: e for t_s, e in effects.items() if e.sign == "worse"}
+            if worse:
+                listed = ", ".join(
+                    f"{label(t_s)} by {effect.points()}" for t_s, effect in worse.items()
+                )
+                name = _NAMES[phase]
+                sentences.append(f"{name[0].upper()}{name[1:]} is worse at {listed}.")
+        return sentences
+
+
+def _over(effect: Effect) -> str:
+    """Return what an interval covers, in words: "chips and test samples"."""
+    names = ["test samples" if name == "samples" else name for name in effect.over.split(", ")]
+    if names == ["chips"]:
+        return "chips alone"
+    return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,131 @@
+"""The steps of a long command: their lines, the time that is left, and where it is known from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from aimc_bridge.commands import Output
+from benchmarks.studies import estimates, steps
+from benchmarks.studies.estimates import Costs, Estimate, duration, total
+from benchmarks.studies.steps import Step, Steps
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    moved = Clock()
+    monkeypatch.setattr(steps, "time", moved)
+    return moved
+
+
+def three(known: Costs) -> Steps:
+    listed = [
+        Step("a", "training", (("train", 100.0),)),
+        Step("b", "chips", (("chips", 10.0),)),
+        Step("c", "more chips", (("chips", 20.0),)),
+    ]
+    return Steps(listed, Output(), known)
+
+
+def test_each_step_has_a_line_with_what_is_left_in_all(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The time left is corrected by what the finished steps took: here twice the prediction."""
+    known = Costs(tmp_path / "timings.json")
+    known.here = {"train": [0.1, 0.1, 9.0], "chips": [3.0]}  # the median counts
+    work = three(known)
+    assert work.estimate() == Estimate(10.0 + 30.0 + 60.0, True)
+    with work.doing("a"):
+        clock.now += 20.0
+    assert work.left_s() == pytest.approx(2 * 90.0)
+    work.skip("b")
+    with work.doing("c"):
+        pass
+    assert work.left_s() == 0.0
+    assert capsys.readouterr().err.splitlines() == [
+        "[1/3] training (about 2 min left in all)",
+        "[3/3] more chips (about 2 min left in all)",
+    ]
+
+
+def test_without_costs_the_first_steps_say_what_the_others_take(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = three(Costs(None))
+    work._predicted = dict.fromkeys("abc")
+    with work.doing("a"):
+        clock.now += 8.0
+    assert work.left_s() == 16.0
+    assert capsys.readouterr().err == "[1/3] training\n"
+
+
+def test_times_are_kept_for_the_next_run(tmp_path: Path, clock: Clock) -> None:
+    file = tmp_path / "timings.json"
+    work = three(Costs(file))
+    with work.doing("a"):
+        clock.now += 50.0
+    with work.doing("b", whole=False):  # It went on after an interruption.
+        clock.now += 5.0
+    again = Costs(file)
+    assert again.seconds("train", 10.0) == (5.0, True)
+    assert again.seconds("chips", 10.0) is None
+    for seconds in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0):
+        again.note("chips", 1.0, seconds)
+    assert Costs(file).seconds("chips", 2.0) == (8.0, True)  # the median of the last five
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"x": 3}', '{"x": {"train": "y"}}'])
+def test_a_damaged_file_is_no_error(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "timings.json"
+    file.write_text(text)
+    assert Costs(file).seconds("no such work", 1.0) is None
+    Costs(file).note("train", 1.0, 2.0)
+    assert Costs(file).seconds("train", 1.0) == (2.0, True)
+
+
+def test_another_machines_costs_are_scaled_by_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = json.loads(estimates.REFERENCE.read_text())
+    kind, cost = next(iter(reference["costs"].items()))
+    monkeypatch.setattr(estimates, "test_s", lambda: 3.0 * reference["test_s"])
+    assert Costs(None).seconds(kind, 2.0) == (pytest.approx(6.0 * cost), False)
+    assert estimates.Costs(None).seconds("no such work", 1.0) is None
+
+
+def test_an_estimate_says_how_sure_it_is() -> None:
+    here, scaled = (60.0, True), (240.0, False)
+    assert total([("a", here)]).text().startswith("time: about 60 s (from earlier runs on this")
+    assert "right within a factor of two" in total([("a", here), ("b", scaled)]).text()
+    text = total([("a", scaled), ("b", None), ("b", None)]).text()
+    assert text.startswith("time: 4 min or more") and text.endswith("never timed: b)")
+    text = total([("a", scaled), ("b", None), ("c", None), ("d", None)]).text()
+    assert text.endswith("never timed: b, and 2 more)")
+    assert "not known" in total([("b", None)]).text()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "1 s"),
+        (7.4, "7 s"),
+        (43.0, "45 s"),
+        (89.0, "90 s"),
+        (100.0, "2 min"),
+        (3000.0, "50 min"),
+        (7800.0, "2 h 10 min"),
+        (90000.0, "25 h"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
