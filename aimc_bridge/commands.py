@@ -4,7 +4,7 @@
     sys.exit(execute(app, None, program="python -m aimc_bridge doctor"))
 
 Exit codes of every command: 0 done; 1 a check failed or a training diverged; 2 bad usage, or an
-environment that cannot do it; 130 interrupted.
+environment that cannot do it; 130 interrupted (Ctrl-C), 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from rich.console import Console
 
 from aimc_bridge.errors import AimcError, TrainingError, UsageError
 from aimc_bridge.files import check_path, naming
-
-INTERRUPTED = "interrupted"
+from aimc_bridge.interruption import INTERRUPTED, Signals, signals
 
 DataDir = Annotated[
     Path | None, Parameter(help="Folder with the data; default: $AIMC_BRIDGE_DATA.")
@@ -172,26 +171,42 @@ def execute(
             text of its own shows that text instead.
 
     Returns:
-        The exit code: 0, 1, 2 or 130, as the head of this module says.
+        The exit code: 0, 1, 2, 130 or 143, as the head of this module says.
     """
     words = tuple(sys.argv[1:] if words is None else words)
-    with _readers_may_leave():
+    with _readers_may_leave(), signals() as came:
         try:
             return _call(app, words)
-        except CycloptsError as error:
-            if isinstance(error.__cause__, AimcError):
-                return fail(str(error.__cause__), 2)
-            error.verbose = False
-            return fail(f"{str(error).rstrip('.')}; see {program} --help", 2)
-        except TrainingError as error:
-            return fail(str(error), 1)
-        except AimcError as error:
-            return fail(str(error), 2)
-        except OSError as error:  # a folder that cannot be written, a full disk
-            return fail(_reason(error), 2)
         except KeyboardInterrupt as interrupt:
-            _print(str(interrupt) or on_interrupt)
-            return 130
+            return _stopped(came, str(interrupt) or on_interrupt)
+        except Exception as error:  # noqa: BLE001 - raised again if it is not expected
+            if came.came:  # a library made another error of it, such as an ImportError
+                return _stopped(came, on_interrupt)
+            return _failed(error, program)
+
+
+def _stopped(came: Signals, text: str) -> int:
+    """Say that a signal ended the command, and return its exit code."""
+    if came.terminated:
+        text = text.replace(INTERRUPTED, "terminated", 1)
+    _print(text)
+    return came.code
+
+
+def _failed(error: Exception, program: str) -> int:
+    """Print an expected error and return its exit code; raise any other one again."""
+    if isinstance(error, CycloptsError):
+        if isinstance(error.__cause__, AimcError):
+            return fail(str(error.__cause__), 2)
+        error.verbose = False
+        return fail(f"{str(error).rstrip('.')}; see {program} --help", 2)
+    if isinstance(error, TrainingError):
+        return fail(str(error), 1)
+    if isinstance(error, AimcError):
+        return fail(str(error), 2)
+    if isinstance(error, OSError):  # a folder that cannot be written, a full disk
+        return fail(_reason(error), 2)
+    raise error
 
 
 def _call(app: App, words: tuple[str, ...]) -> int:

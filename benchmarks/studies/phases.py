@@ -84,6 +84,10 @@ def prepare(settings: Settings, out: Path | None, resume: bool) -> tuple[Setting
             f"--seeds {settings.seeds}: with --checkpoint and the phase direct nothing is trained; "
             "more chips of one model: --chips"
         )
+    for name in settings.tasks if settings.shard is not None else ():
+        plan = settings.plan_of(name)
+        settings.share(plan.chips if "native" in settings.engines else plan.slow_chips)
+        settings.share(plan.slow_chips if "aihwkit" in settings.engines else plan.chips)
     tasks = settings.make_tasks()
     for name, task in tasks.items():
         recipe = settings.recipe_of(task)
@@ -410,6 +414,13 @@ class Phases:
         if "hwa" in self.phases:
             self._hardware_aware(model, self._native(model))
 
+    def train(self) -> None:
+        """Do the trainings that are left, and measure nothing."""
+        study = self.study
+        study.folder.mkdir(parents=True, exist_ok=True)
+        study.parts.recall()
+        self.assist()
+
     # --- models ---
 
     def _native(self, model: nn.Module) -> nn.Module:
@@ -543,17 +554,18 @@ class Phases:
         for engine, subset, chips in self._measurements():
             name = f"{phase} {engine}" + (f" {subset}" if subset is not None else "")
             path = study.folder / f"{name.replace(' ', '-')}.csv"
-            table = folder.finished(
-                path, chips, times, study.chip_seed, study.parts.marks.get(path.name)
-            )
+            share = study.settings.share(chips)
+            mark = study.parts.marks.get(path.name)
+            table = folder.finished(path, chips, times, study.chip_seed, mark, share)
             if table is None:
                 analog = native
                 if engine != "native":
                     analog = study.parts.timed(
                         f"convert {phase} {engine}", self._as, engine, model, native
                     )
+                which = f"{chips} chips" if share is None else f"shard {share} of {chips} chips"
                 study.say(
-                    f"{phase}, {engine}: {chips} chips x {len(times)} times on {self._data(subset)}"
+                    f"{phase}, {engine}: {which} x {len(times)} times on {self._data(subset)}"
                 )
                 evaluate = study.evaluator(model, subset, answers=Answers(path_of(path)))
                 work = functools.partial(study.sweep, analog, evaluate, path, chips=chips)
