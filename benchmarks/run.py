@@ -51,7 +51,8 @@ def run(
             raise UsageError("several processes need --out, the folder that they share")
         set_threads(threads, settings.profile)
         if whole is not None and settings.shard is not None and not output.dry_run:
-            share_trainings(settings, tasks, whole, output, words)
+            share_trainings(settings, tasks, whole, output, words, resume=resume)
+            resume = True
         first = replica.index == 0
         notes = output if first else Output(quiet=True)
         work = WholeRun(

@@ -146,7 +146,7 @@ def leave(out: Path) -> bool:
 
 
 @contextlib.contextmanager
-def resumable(out: Path, output: Output) -> Iterator[None]:
+def resumable(out: Path, output: Output, named: Path | None = None) -> Iterator[None]:
     """Say how to continue if the block is interrupted or fails.
 
     A folder in which no part was begun is removed instead (see `leave`).
@@ -154,6 +154,7 @@ def resumable(out: Path, output: Output) -> Iterator[None]:
     Args:
         out: The folder, after `enter`.
         output: Where the note goes.
+        named: The `--out` of the command, if it is another folder, as with --shard.
 
     Raises:
         KeyboardInterrupt: If the block was interrupted; its text says how to continue.
@@ -166,7 +167,7 @@ def resumable(out: Path, output: Output) -> Iterator[None]:
             unbegun = leave(out)
         if unbegun:
             raise
-        hint = f"what is done is kept; to go on: the same command with --out {out} --resume"
+        hint = f"what is done is kept; to go on: the same command with --out {named or out} --resume"
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(f"interrupted; {hint}") from None
         output.say(hint)

@@ -242,7 +242,8 @@ class WholeRun:
         for text in self.plan():
             self.output.say(text)
         parts: dict[str, pd.DataFrame] = {}
-        with folder.resumable(self.out, self.output):
+        named = self.out if self.settings.shard is None else self.out.parent
+        with folder.resumable(self.out, self.output, named):
             for name, trainings in self.tasks.items():
                 parts[name] = _of_all([phases.measure() for phases in trainings], trainings)
                 self._write(parts)

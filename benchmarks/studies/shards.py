@@ -7,11 +7,12 @@ killed, another one goes on from its checkpoint. So all chips are of one model, 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,15 @@ def folder_of(out: Path, shard: str) -> Path:
 
 
 def share_trainings(
-    settings: Settings, tasks: dict[str, Task], out: Path, output: Output, words: tuple[str, ...]
+    settings: Settings,
+    tasks: dict[str, Task],
+    out: Path,
+    output: Output,
+    words: tuple[str, ...],
+    *,
+    resume: bool,
 ) -> None:
-    """Train what all parts of a run share, or take it from the part that did.
+    """Take the folder of a part; train what all parts share, or copy it from the part that did.
 
     Args:
         settings: The options of this part.
@@ -52,16 +59,18 @@ def share_trainings(
         out: The `--out` that all parts share.
         output: Where notes go.
         words: The words of the command line.
+        resume: Whether --resume was given.
 
     Raises:
-        UsageError: If the trainings in the folder are of another run.
+        UsageError: If the part's folder or the trainings are of another run.
         TrainingError: If a training diverges.
     """
     whole = dataclasses.replace(settings, shard=None)
     place, part = out / TRAINED, folder_of(out, str(settings.shard))
+    folder.enter(part, settings.claim(), resume, free=GROWING)
     place.mkdir(parents=True, exist_ok=True)
-    output.say(f"trainings of all shards in {place} (another shard may be training: it is awaited)")
-    with folder.alone(place, wait=True):
+    output.say(f"trainings of all shards in {place}; if another shard trains, this one waits")
+    with folder.resumable(part, output, out), folder.alone(place, wait=True):
         work = WholeRun(whole, tasks, place, output, words, Replica())
         folder.enter(place, whole.claim(), resume=True, free=GROWING)
         for trainings in work.tasks.values():
@@ -113,7 +122,7 @@ def merge(parts: Sequence[Path], into: Path, output: Output) -> None:
     words = _without_shard(shlex.split(command)[3:])
     settings, tasks = prepare(run.settings_of(words), None, False)
     into.mkdir(parents=True, exist_ok=True)
-    with folder.alone(into):
+    with folder.alone(into), _removed_unless_joined(into):
         for path in sorted((parts[0] / "work").rglob("*")):
             if path.is_file() and not path.name.startswith("."):
                 _merge_file([part / path.relative_to(parts[0]) for part in parts], into, parts[0])
@@ -125,12 +134,21 @@ def merge(parts: Sequence[Path], into: Path, output: Output) -> None:
         WholeRun(settings, tasks, into, output, tuple(words), Replica()).measure(resume=True)
 
 
+@contextlib.contextmanager
+def _removed_unless_joined(into: Path) -> Iterator[None]:
+    """Remove what is in the new folder if the block fails."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(into, ignore_errors=True)
+        raise
+
+
 def _merge_file(paths: list[Path], into: Path, first: Path) -> None:
     """Write one file of the whole run from those of the parts."""
     target = into / paths[0].relative_to(first)
     target.parent.mkdir(parents=True, exist_ok=True)
-    sweeps = paths[0].suffix == ".csv" and answers.path_of(paths[0]).exists()
-    if sweeps or (paths[0].suffix == ".csv" and _is_shard(paths[0])):
+    if paths[0].suffix == ".csv" and _is_shard(paths[0]):
         merge_shards(paths, into=target)
     elif paths[0].name.endswith("-answers.safetensors"):
         answers.merge(paths, target)
