@@ -306,7 +306,9 @@ def _results(
         model = copy.deepcopy(model)  # while it is sent, another thread may program it
     backend = executor if isinstance(executor, str) else "loky"
     jobs = workers if isinstance(executor, str) else executor
-    watched = {"initializer": end_with, "initargs": (os.getpid(),)} if backend == "loky" else {}
+    watched: dict[str, Any] = {}
+    if backend in ("loky", "multiprocessing"):  # the processes are ours alone
+        watched = {"initializer": end_with, "initargs": (os.getpid(),)}
     try:
         with parallel_config(backend=backend, **watched):  # registers dask; `Parallel` does not
             try:

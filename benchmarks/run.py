@@ -19,8 +19,8 @@ from aimc_bridge.errors import UsageError
 from benchmarks import cli
 from benchmarks.studies.base import replicas
 from benchmarks.studies.phases import WholeRun, as_table, default_folder, prepare
-from benchmarks.studies.shards import folder_of, share_trainings
 from benchmarks.studies.settings import Settings, set_threads, task_names
+from benchmarks.studies.shards import folder_of, share_trainings
 
 
 def run(

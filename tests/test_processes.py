@@ -192,7 +192,7 @@ def test_a_second_sweep_on_one_file_is_refused(tmp_path: Path) -> None:
         return size(model)
 
     sweep(make(), second, "1s", chips=2, resume=path, progress=False)
-    assert sorted(os.listdir(tmp_path)) == ["sweep.csv"]
+    assert [file.name for file in tmp_path.iterdir()] == ["sweep.csv"]
     assert len(sweep(make(), size, "1s", chips=2, resume=path, progress=False)) == 2
 
 
@@ -216,7 +216,7 @@ def test_a_dead_process_holds_no_file(tmp_path: Path) -> None:
     process.wait()
     with only_writer(path):
         pass
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- Ctrl-C ---------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def test_trainings_and_a_sweep(engine: str) -> None:
     for _ in range(2):
         model = make(engine)
         one, other, chips = at_once(
-            [lambda: trained(engine, 0), lambda: trained(engine, 1), lambda: table(model, 0)]
+            [lambda: trained(engine, 0), lambda: trained(engine, 1), lambda m=model: table(m, 0)]
         )
         for got, expected in zip((one, other), serial, strict=False):
             assert all(torch.equal(got[name], expected[name]) for name in expected)

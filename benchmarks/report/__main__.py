@@ -23,7 +23,7 @@ def report(
     *runs: Annotated[Path, Parameter(name="RUN", help="The --out of a finished command.")],
     merge: Annotated[
         Path | None,
-        Parameter(help="Join the RUNs, all shards of one run, to the whole run in this new folder."),
+        Parameter(help="Join the RUNs, all shards of a run, to the whole run in a new folder."),
     ] = None,
     output: cli.Output = cli.Output(),
 ) -> None:

@@ -167,7 +167,9 @@ def resumable(out: Path, output: Output, named: Path | None = None) -> Iterator[
             unbegun = leave(out)
         if unbegun:
             raise
-        hint = f"what is done is kept; to go on: the same command with --out {named or out} --resume"
+        hint = (
+            f"what is done is kept; to go on: the same command with --out {named or out} --resume"
+        )
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(f"interrupted; {hint}") from None
         output.say(hint)
