@@ -143,6 +143,8 @@ def sweep(
         done = {(chip, t_s) for chip, _, t_s, _, _ in rows}
         missing = {chip: [t for t in t_inference if (chip, t) not in done] for chip in numbers}
         todo = {chip: t_missing for chip, t_missing in missing.items() if t_missing}
+        if path is not None and share is not None and rows and not todo:
+            write_rows(path, mark, rows, share)  # there may be more chips, of other shards
         results = _results(model, evaluate, todo, seed, draw_on, executor, workers)
         count = len(numbers)
         bar = ProgressBar("chips", count, count - len(todo), show=progress)

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from aimc_bridge.commands import application, execute
+from aimc_bridge.commands import INTERRUPTED, application, execute
 from aimc_bridge.errors import UsageError
 
 COMMANDS = {
@@ -61,7 +61,11 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if words is None else words)
     if words and words[0] in COMMANDS:
-        module = importlib.import_module(COMMANDS[words[0]][0])
+        try:
+            module = importlib.import_module(COMMANDS[words[0]][0])
+        except KeyboardInterrupt:  # main() of another program, which handles Ctrl-C itself
+            print(INTERRUPTED, file=sys.stderr)
+            return 130
         code: int = module.main(words[1:])
         return code
     unknown = bool(words) and not words[0].startswith("-")

@@ -289,6 +289,8 @@ def finished(
     table = pd.DataFrame(rows, columns=sweep_files.COLUMNS)
     table = table[(table.chip < chips) & table.t_inference.isin(times)]
     pairs = itertools.product(range(chips) if share is None else share.numbers, times)
+    if share is not None and sweep_files.read_file(path).share != share:
+        return None  # of fewer chips: the sweep notes the new number
     if set(zip(table.chip, table.t_inference, strict=True)) != set(pairs):
         return None
     return table.sort_values(["metric", "chip", "t_inference"], ignore_index=True)
