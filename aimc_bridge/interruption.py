@@ -109,7 +109,7 @@ def signals() -> Iterator[Signals]:
         Which signals came.
     """
     came = Signals()
-    before: dict[int, Any] = {}
+    before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
         default = {
             signal.SIGINT: ((signal.default_int_handler, _leave), came.interrupt),
