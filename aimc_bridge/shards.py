@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aimc_bridge.errors import DataError, UsageError, shown
 from aimc_bridge.sweep_files import COLUMNS, Row, Share, SweepFile, read_file, write_rows
@@ -27,14 +27,15 @@ def shard_of(shard: Shard) -> tuple[int, int]:
     Raises:
         UsageError: If it is neither, or if there is no such shard.
     """
-    pair: object = shard
+    pair: tuple[Any, ...] | list[Any] = ()
     if isinstance(shard, str):
         numbers = re.fullmatch(r"\s*([0-9]{1,9})\s*/\s*([0-9]{1,9})\s*", shard, re.ASCII)
-        pair = numbers and tuple(map(int, numbers.groups()))
-    whole = isinstance(pair, tuple | list) and len(pair) == 2
-    if not whole or any(type(number) is not int for number in pair):  # type: ignore[union-attr]
+        pair = tuple(map(int, numbers.groups())) if numbers else ()
+    elif isinstance(shard, tuple | list):
+        pair = shard
+    if len(pair) != 2 or any(type(number) is not int for number in pair):
         raise UsageError(f"shard={shown(shard)}; {_ALLOWED}")
-    number, count = pair  # type: ignore[misc]
+    number, count = int(pair[0]), int(pair[1])
     if not 1 <= number <= count:
         raise UsageError(f"shard={shown(shard)}: there is no such shard; {_ALLOWED}")
     return number, count
@@ -111,8 +112,8 @@ def merge_shards(
     if into is not None:
         if Path(into).exists():
             raise DataError(f"{into} exists already; name a new file")
-        mark = next(iter(files.values()))[0].marks
-        write_rows(Path(into), *mark, sorted(rows))
+        (mark,) = next(iter(files.values()))[0].marks
+        write_rows(Path(into), mark, sorted(rows))
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.sort_values(["metric", "chip", "t_inference"], ignore_index=True)
 

@@ -70,7 +70,9 @@ def trained(engine: str, seed: int) -> dict[str, torch.Tensor]:
     analog = convert(layers, rasch2023 if engine == "native" else DEVICES, engine=engine)
     calibrate(analog, [random(20, 12)])
     batches = [(random(8, 12, seed=n), torch.arange(8) % 3) for n in range(4)]
-    recipe = HWATraining.for_(rasch2023, "wrn16").override(ramp_batches=4, epochs=2, distill_weight=0.0)
+    recipe = HWATraining.for_(rasch2023, "wrn16").override(
+        ramp_batches=4, epochs=2, distill_weight=0.0
+    )
 
     def loss(model: nn.Module, batch: Any) -> torch.Tensor:
         return functional.cross_entropy(model(batch[0]), batch[1])
