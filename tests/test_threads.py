@@ -81,7 +81,7 @@ def trained(engine: str, seed: int) -> dict[str, torch.Tensor]:
     return {name: matrix.clean_weight() for name, matrix in matrices_of(analog).items()}
 
 
-def test_trainings_and_a_sweep(engine: str) -> None:
+def test_trainings_and_a_sweep(engine: str = "native") -> None:
     """Accelerate's state is one per process, and torch's generator, too: they take turns."""
     serial = [trained(engine, 0), trained(engine, 1), table(make(engine), 0)]
     for _ in range(2):
