@@ -5,6 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from aimc_bridge.interruption import leave_quietly
+
+leave_quietly()
+
 if TYPE_CHECKING:
     from aimc_bridge import devices, physics
     from aimc_bridge.batchnorm import reestimate_batchnorm
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
     from aimc_bridge.engines.match import handles
     from aimc_bridge.equivalence import Report, crosscheck
     from aimc_bridge.plotting import plot
+    from aimc_bridge.shards import merge_shards
     from aimc_bridge.sweeps import sweep
     from aimc_bridge.training import HWATraining, hardware_aware, train
     from aimc_bridge.transferring import transfer
@@ -33,6 +38,7 @@ _HOME = {
     "handles": "engines.match",
     "hardware_aware": "training",
     "load_chip": "chip",
+    "merge_shards": "shards",
     "plot": "plotting",
     "program": "chip",
     "reestimate_batchnorm": "batchnorm",
@@ -56,6 +62,7 @@ __all__ = [
     "handles",
     "hardware_aware",
     "load_chip",
+    "merge_shards",
     "physics",
     "plot",
     "program",

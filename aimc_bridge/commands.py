@@ -4,7 +4,7 @@
     sys.exit(execute(app, None, program="python -m aimc_bridge doctor"))
 
 Exit codes of every command: 0 done; 1 a check failed or a training diverged; 2 bad usage, or an
-environment that cannot do it; 130 interrupted.
+environment that cannot do it; 130 interrupted (Ctrl-C), 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from rich.console import Console
 
 from aimc_bridge.errors import AimcError, TrainingError, UsageError
 from aimc_bridge.files import check_path, naming
-
-INTERRUPTED = "interrupted"
+from aimc_bridge.interruption import INTERRUPTED, Signals, signals
 
 DataDir = Annotated[
     Path | None, Parameter(help="Folder with the data; default: $AIMC_BRIDGE_DATA.")
@@ -177,36 +176,46 @@ def execute(
             text of its own shows that text instead.
 
     Returns:
-        The exit code: 0, 1, 2 or 130, as the head of this module says.
+        The exit code: 0, 1, 2, 130 or 143, as the head of this module says.
     """
     words = tuple(sys.argv[1:] if words is None else words)
-    with _readers_may_leave():
+    with _readers_may_leave(), signals() as came:
         try:
             return _call(app, words)
-        except CycloptsError as error:
-            text, code = _usage(error, program), 2
-        except TrainingError as error:
-            text, code = str(error), 1
-        except AimcError as error:
-            text, code = str(error), 2
-        except OSError as error:  # a folder that cannot be written, a full disk
-            text, code = _reason(error), 2
         except KeyboardInterrupt as interrupt:
-            text, code = str(interrupt) or on_interrupt, 130
+            text, code = _stopped(came, str(interrupt) or on_interrupt)
+        except Exception as error:  # noqa: BLE001 - raised again if it is not expected
+            if came.came:  # a library made another error of it, such as an ImportError
+                text, code = _stopped(came, on_interrupt)
+            else:
+                text, code = _failed(error, program)
         if "--json" in words:  # whoever reads JSON gets JSON, whatever happens
             Output(as_json=True).result("", {"error": " ".join(text.split()), "exit_code": code})
-        if code == 130:
+        if came.came or code == came.code:
             _print(text)
             return code
         return fail(text, code)
 
 
-def _usage(error: CycloptsError, program: str) -> str:
-    """Return the text of an error in the words of a command line."""
-    if isinstance(error.__cause__, AimcError):
-        return str(error.__cause__)
-    error.verbose = False
-    return f"{str(error).rstrip('.')}; see {program} --help"
+def _stopped(came: Signals, text: str) -> tuple[str, int]:
+    """Return what is said after a signal, and the exit code."""
+    return text.replace(INTERRUPTED, "terminated", 1) if came.terminated else text, came.code
+
+
+def _failed(error: Exception, program: str) -> tuple[str, int]:
+    """Return the text and the exit code of an expected error; raise any other one again."""
+    if isinstance(error, CycloptsError):
+        if isinstance(error.__cause__, AimcError):
+            return str(error.__cause__), 2
+        error.verbose = False
+        return f"{str(error).rstrip('.')}; see {program} --help", 2
+    if isinstance(error, TrainingError):
+        return str(error), 1
+    if isinstance(error, AimcError):
+        return str(error), 2
+    if isinstance(error, OSError):  # a folder that cannot be written, a full disk
+        return _reason(error), 2
+    raise error
 
 
 def _call(app: App, words: tuple[str, ...]) -> int:

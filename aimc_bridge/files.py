@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from aimc_bridge.errors import UsageError
 
 _PARTIAL = re.compile(r"\..*\.(?:(?P<host>[^.]*)-)?(?P<process>[0-9]+)\.partial(?:\.[^.]*)?")
@@ -69,6 +71,39 @@ def check_writable(path: Path) -> None:
     probe = path.with_name(f".{path.stem}.{_host()}-{os.getpid()}.partial{path.suffix}")
     probe.touch()
     probe.unlink()
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Keep other sweeps, of any process or thread, from a file while the block runs.
+
+    A hidden file beside it is locked. The system takes the lock back when the process ends, in
+    whatever way it ends. A file system without locks gives none.
+
+    Args:
+        path: The file; it need not exist, and its folder is made.
+
+    Raises:
+        UsageError: If somebody else has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place = path.with_name(f".{path.name}.lock")
+    held = FileLock(place, thread_local=False)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(
+            f"{path}: another sweep is writing this file; wait until it is done, or name another"
+        ) from None
+    except (NotImplementedError, OSError):  # no locks here; what cannot be written is told later
+        yield
+        return
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # before the release: afterwards it may be another's
+            place.unlink(missing_ok=True)
+        held.release()
 
 
 def remove_partial(folder: Path, *, below: bool = False) -> None:

@@ -7,8 +7,58 @@ before. On the CPU, torch's generator has 2**32 different beginnings: of all pai
 """
 
 import hashlib
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
+
+_turn = threading.RLock()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keep other threads from torch's default generator while the block runs.
+
+    The threads of a process share that generator, and with it the noise of products, dropout and
+    all noise of aihwkit. Whoever seeds it must have it alone until its numbers are drawn. A thread
+    that has it may ask for it again.
+
+    Yields:
+        None.
+    """
+    with _turn:
+        yield
+
+
+def _new_turn() -> None:
+    """Free the generator in a process that was forked: the thread that had it is not in it."""
+    global _turn
+    _turn = threading.RLock()
+
+
+if os.name != "nt":  # Windows does not fork
+    os.register_at_fork(after_in_child=_new_turn)
+
+
+@contextmanager
+def seeded(seed: int, *names: object, devices: Iterable[int] = ()) -> Iterator[None]:
+    """Run a block with torch's default generator at the beginning of a named stream.
+
+    After the block the generator is in the same state as before. No other thread has it meanwhile.
+
+    Args:
+        seed: Any integer.
+        *names: Words and numbers. Their `repr` counts.
+        devices: Numbers of the CUDA devices whose generators are put back, too.
+
+    Yields:
+        None.
+    """
+    with alone(), torch.random.fork_rng(devices=list(devices)):
+        torch.manual_seed(derive(seed, *names))
+        yield
 
 
 def derive(seed: int, *names: object) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing, nullcontext
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +18,15 @@ from aimc_bridge import rng
 from aimc_bridge.chip import check_draw_on, drift, fingerprint, integer, program, restore
 from aimc_bridge.converted import matrices_of, record_of
 from aimc_bridge.errors import UsageError, shown
-from aimc_bridge.files import check_path, check_writable
+from aimc_bridge.files import check_path, check_writable, only_writer
 from aimc_bridge.first_pass import forget_reached, measuring, warn_unreached
 from aimc_bridge.physics.drift import check_known
 from aimc_bridge.progress import ProgressBar, metric_value
+from aimc_bridge.shards import Shard, share_of
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweep_files import COLUMNS, Row, read_rows, write_rows
 from aimc_bridge.times import label, seconds
+from aimc_bridge.workers import end_with
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,8 +37,8 @@ UNNAMED = "metric"
 
 MOST_CHIPS = 1_000_000
 MOST_WORKERS = 10_000
-_ONE_AT_A_TIME = threading.Lock()
-"""Held while a chip is evaluated: threads of one process share the generator that a chip seeds."""
+_ONE_POOL = threading.RLock()
+"""Held while processes work for a sweep: the threads of a process share joblib's pool."""
 
 
 def sweep(
@@ -48,6 +51,7 @@ def sweep(
     resume: str | os.PathLike[str] | None = None,
     executor: int | str | None = None,
     workers: int = -1,
+    shard: Shard | None = None,
     draw_on: str = "cpu",
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -73,7 +77,10 @@ def sweep(
         executor: None evaluates one chip after another, in this process. A number starts that many
             processes. A name of a joblib backend ("loky", "dask", "ray") spreads the chips over
             `workers`. Threads of one process take turns, because they share torch's generator.
+            The processes end when this process ends, in whatever way it ends.
         workers: Number of workers of a named backend; -1 takes all there are.
+        shard: (3, 25) or "3/25" evaluates the third of 25 parts of the chips alone: chips 2, 27, 52
+            and so on. `merge_shards` joins the files of `resume` of all parts.
         draw_on: As in `program`.
         progress: Whether a progress bar is shown on standard error.
 
@@ -117,28 +124,36 @@ def sweep(
     if not callable(evaluate):
         raise UsageError(f"evaluate={shown(evaluate)}; allowed: a function of the model")
     _check_executor(executor, workers)
+    share = None if shard is None else share_of(shard, chips)
     matrices = matrices_of(model)
     for matrix in matrices.values():
         for t_s in t_inference:
             check_known(t_s, matrix.preset.pcm)
     if executor not in (None, "threading", "sequential"):
         _check_travels({str(m.preset): m.preset for m in matrices.values()}, evaluate)
-    ranges = (matrix.input_ranges() for _, matrix in sorted(matrices.items()))
-    mark = fingerprint(model, matrices, draw_on, *ranges)[:16]
+    with rng.alone():  # another thread may be programming chips of this model
+        ranges = (matrix.input_ranges() for _, matrix in sorted(matrices.items()))
+        mark = fingerprint(model, matrices, draw_on, *ranges)[:16]
     path = None if resume is None else _usable(resume)
-    rows = [] if path is None else read_rows(path, seed, mark)
-    done = {(chip, t_s) for chip, _, t_s, _, _ in rows}
-    missing = {chip: [t for t in t_inference if (chip, t) not in done] for chip in range(chips)}
-    todo = {chip: t_missing for chip, t_missing in missing.items() if t_missing}
-    try:
-        with ProgressBar("chips", chips, chips - len(todo), show=progress) as bar:
-            for result in _results(model, evaluate, todo, seed, draw_on, executor, workers):
+    numbers = range(chips) if share is None else share.numbers
+    rows: list[Row] = []
+    with nullcontext() if path is None else only_writer(path):
+        if path is not None:
+            rows = read_rows(path, seed, mark, share)
+        done = {(chip, t_s) for chip, _, t_s, _, _ in rows}
+        missing = {chip: [t for t in t_inference if (chip, t) not in done] for chip in numbers}
+        todo = {chip: t_missing for chip, t_missing in missing.items() if t_missing}
+        if path is not None and share is not None and rows and not todo:
+            write_rows(path, mark, rows, share)  # there may be more chips, of other shards
+        results = _results(model, evaluate, todo, seed, draw_on, executor, workers)
+        count = len(numbers)
+        bar = ProgressBar("chips", count, count - len(todo), show=progress)
+        with closing(results), bar:
+            for result in results:
                 rows += result
                 if path is not None:
-                    write_rows(path, mark, rows)
+                    write_rows(path, mark, rows, share)
                 bar.advance(note=_note(result))
-    finally:
-        restore(model)
     rows = [row for row in rows if row[0] < chips and row[2] in t_inference]
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.sort_values(["metric", "chip", "t_inference"], ignore_index=True)
@@ -255,9 +270,18 @@ def _metrics(result: Any) -> dict[str, float]:
     return metrics
 
 
+def _restored_chip(model: nn.Module, *args: Any) -> list[Row]:
+    """Evaluate one chip; no other thread has torch's generator, or the model, meanwhile."""
+    with rng.alone():
+        try:
+            return one_chip(model, *args)
+        finally:
+            restore(model)
+
+
 def _copied_chip(model: nn.Module, *args: Any) -> list[Row]:
-    """Evaluate one chip on a copy of the model, while no other thread does so."""
-    with _ONE_AT_A_TIME:
+    """Evaluate one chip on a copy of the model, in a worker that other tasks may share."""
+    with rng.alone():
         return one_chip(copy.deepcopy(model), *args)
 
 
@@ -269,19 +293,26 @@ def _results(
     draw_on: str,
     executor: int | str | None,
     workers: int,
-) -> Iterable[list[Row]]:
+) -> Generator[list[Row], None, None]:
     """Yield the rows of every chip as it is done, here or in an executor's workers."""
-    if executor is None:
+    if executor in (None, "threading", "sequential"):  # threads would wait for each other
+        with rng.alone():
+            restore(model)
         for chip, times in todo.items():
-            yield one_chip(model, evaluate, times, chip, seed, draw_on)
+            yield _restored_chip(model, evaluate, times, chip, seed, draw_on)
         return
     from joblib import Parallel, delayed, parallel_config
 
-    restore(model)
+    with rng.alone():
+        restore(model)
+        model = copy.deepcopy(model)  # while it is sent, another thread may program it
     backend = executor if isinstance(executor, str) else "loky"
     jobs = workers if isinstance(executor, str) else executor
+    watched: dict[str, Any] = {}
+    if backend in ("loky", "multiprocessing"):  # the processes are ours alone
+        watched = {"initializer": end_with, "initargs": (os.getpid(),)}
     try:
-        with parallel_config(backend=backend):  # registers dask, which `Parallel` does not
+        with parallel_config(backend=backend, **watched):  # registers dask; `Parallel` does not
             try:
                 pool = Parallel(n_jobs=jobs, return_as="generator_unordered")
             except ValueError:  # ray's backend can only give all results at the end
@@ -291,10 +322,11 @@ def _results(
             f"executor={executor!r}; allowed: None, a number of processes, or a joblib backend "
             f"that is registered ({cause})"
         ) from cause
-    yield from pool(
-        delayed(_copied_chip)(model, evaluate, times, chip, seed, draw_on)
-        for chip, times in todo.items()
-    )
+    with _ONE_POOL:
+        yield from pool(
+            delayed(_copied_chip)(model, evaluate, times, chip, seed, draw_on)
+            for chip, times in todo.items()
+        )
 
 
 def _check_travels(presets: Mapping[str, Preset], evaluate: Evaluate) -> None:

@@ -14,8 +14,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from aimc_bridge.commands import INTERRUPTED, application, execute
+from aimc_bridge.commands import application, execute
 from aimc_bridge.errors import UsageError
+from aimc_bridge.interruption import INTERRUPTED
 
 COMMANDS = {
     "demo": ("benchmarks.demo", "See in a minute what drift costs, and what training brings back."),
@@ -64,7 +65,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if words and words[0] in COMMANDS:
         try:
             module = importlib.import_module(COMMANDS[words[0]][0])
-        except KeyboardInterrupt:  # torch takes seconds, long enough for a change of mind
+        except KeyboardInterrupt:  # main() of another program, which handles Ctrl-C itself
             print(INTERRUPTED, file=sys.stderr)
             return 130
         code: int = module.main(words[1:])

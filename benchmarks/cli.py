@@ -30,6 +30,7 @@ import presets
 from aimc_bridge import commands
 from aimc_bridge.commands import DataDir, Output, Words, flag
 from aimc_bridge.errors import SpecError, UnknownNameError, UsageError
+from aimc_bridge.interruption import INTERRUPTED
 from aimc_bridge.spec import Preset, TrainingSpec
 from aimc_bridge.times import label, seconds
 
@@ -86,7 +87,7 @@ def command(name: str, function: Callable[..., int | None], arguments: str = "")
 
 
 def execute(
-    app: App, words: Sequence[str] | None = None, *, on_interrupt: str = commands.INTERRUPTED
+    app: App, words: Sequence[str] | None = None, *, on_interrupt: str = INTERRUPTED
 ) -> int:
     """Run a command of this folder; see `aimc_bridge.commands.execute`.
 

@@ -22,6 +22,7 @@ from benchmarks.report.conclusions import conclude
 from benchmarks.studies.base import replicas
 from benchmarks.studies.phases import WholeRun, as_table, default_folder, prepare
 from benchmarks.studies.settings import Settings, set_threads, task_names
+from benchmarks.studies.shards import folder_of, share_trainings
 
 
 def run(
@@ -34,6 +35,9 @@ def run(
     words: cli.Words = (),
 ) -> None:
     """Convert, train hardware-aware, program, drift, report.
+
+    --shard 3/25 measures the third of 25 parts of the chips, into --out DIR/shard-3-of-25; all
+    parts share the trainings in DIR/trained. benchmarks.report --merge joins the parts.
 
     --resume goes on with the run in --out: more --times, --chips, --phases or --seeds add to it,
     and what it has stays. --json prints {"out": folder, "report": file, "conclusions": [...],
@@ -67,10 +71,16 @@ def carry_out(
         AimcError: If something is wrong with the options, the data or a training.
     """
     with replicas(settings.device) as replica:
+        whole = out
+        if settings.shard is not None:
+            whole, out = _shared(out, settings.shard, replica.count)
         settings, tasks = prepare(settings, out, resume)
         if out is None and replica.count > 1:
             raise UsageError("several processes need --out, the folder that they share")
         set_threads(threads, settings.profile)
+        if whole is not None and settings.shard is not None and not output.dry_run:
+            share_trainings(settings, tasks, whole, output, words, resume=resume)
+            resume = True
         first = replica.index == 0
         notes = output if first else Output(quiet=True)
         out = out or default_folder(settings.profile if program == "run" else program)
@@ -96,6 +106,27 @@ def carry_out(
             )
         else:
             work.assist()
+
+
+def _shared(out: Path | None, shard: str, processes: int) -> tuple[Path, Path]:
+    """Return the folder that all shards share, and that of one shard."""
+    if out is None:
+        raise UsageError("--shard needs --out, the folder that all shards share")
+    if processes > 1:
+        raise UsageError("--shard in one process each; start it without torchrun or accelerate")
+    return out, folder_of(out, shard)
+
+
+def settings_of(words: Sequence[str]) -> Settings:
+    """Return the options that the words of a command line stand for.
+
+    Args:
+        words: The words after the program.
+    """
+    _, bound, _ = app.parse_args(list(words), exit_on_error=False, print_error=False)
+    settings: Settings = bound.arguments.get("settings", Settings())
+    names = task_names(bound.arguments.get("names", ()), settings.profile)
+    return dataclasses.replace(settings, tasks=names)
 
 
 app = cli.command("run", run, "[TASK ...]")

@@ -34,7 +34,7 @@ from aimc_bridge.equivalence.statistics import exact_test, share_test
 from aimc_bridge.equivalence.task import TaskModel
 from aimc_bridge.errors import CapabilityError
 from aimc_bridge.physics.mapping import levels
-from aimc_bridge.rng import derive
+from aimc_bridge.rng import alone, derive
 from aimc_bridge.spec import Preset, TrainingSpec
 from aimc_bridge.training import HWATraining, noisy_weight
 
@@ -200,7 +200,7 @@ class AgainstLightning:
         lightning = LightningLayer(layer, preset.crossbar, layer.ranges, weight_noise=weight_noise)
         spec = _recipe(preset, gaussian_sd=WEIGHT_SD)
         statistics = ChipStatistics()
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with alone(), torch.random.fork_rng(devices=[]), torch.no_grad():
             for draw in range(sampling.chips):
                 names = ("crosscheck", self.names[side], layer.name, weight_noise > 0, draw)
                 torch.manual_seed(derive(sampling.seed, *names))

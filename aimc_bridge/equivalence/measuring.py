@@ -24,7 +24,7 @@ from aimc_bridge.engines.native import compiled
 from aimc_bridge.engines.versions import installed
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.statistics import Values
-from aimc_bridge.rng import derive, stream
+from aimc_bridge.rng import alone, derive, stream
 from aimc_bridge.spec import Preset
 
 NATIVE, COMPILED, AIHWKIT = "native", "compiled", "aihwkit"
@@ -212,7 +212,7 @@ def measure(
     reads = sampling.reads if noisy(preset) else 1
     places = sampled_outputs(layer, exact, seed)
     statistics = ChipStatistics()
-    with torch.random.fork_rng(devices=[]):
+    with alone(), torch.random.fork_rng(devices=[]):
         for chip in range(sampling.chips):
             names = ("crosscheck", engine_layer.engine, preset.name, layer.name, what, chip)
             torch.manual_seed(derive(seed, *names, "products"))

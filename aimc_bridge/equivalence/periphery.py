@@ -16,7 +16,7 @@ from aimc_bridge.equivalence.report import Findings, Row
 from aimc_bridge.equivalence.statistics import exact_test, mean_test, share_test
 from aimc_bridge.layers import UnfoldedConv
 from aimc_bridge.physics.mapping import TileGrid, levels
-from aimc_bridge.rng import derive
+from aimc_bridge.rng import alone, derive
 from aimc_bridge.spec import Preset
 
 CLIPPED, DRIVEN = 0.001, 0.005  # margins, shares of outputs
@@ -105,7 +105,7 @@ def clipping(findings: Findings, layer: Layer, preset: Preset, sampling: Samplin
     ):
         changed = preset.change(why="cross-check", out_bound=at, drift_compensation="none")
         rates = []
-        with torch.random.fork_rng(devices=[]):
+        with alone(), torch.random.fork_rng(devices=[]):
             for engine in sampling.engines:
                 engine_layer = sampling.layer_on(tile, changed, engine)
                 shares = []

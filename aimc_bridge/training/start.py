@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from aimc_bridge import rng
 from aimc_bridge.converted import matrices_of, record_of
 from aimc_bridge.errors import SpecError, StateError
 from aimc_bridge.training.batches import Split
@@ -38,6 +39,7 @@ def accelerate_state() -> Iterator[None]:
             GradientState._reset_state()
 
 
+@rng.alone()
 @accelerate_state()
 def train(
     model: nn.Module,
@@ -155,6 +157,7 @@ def train(
     return Run(model, matrices_of(model), loader, loss, recipe, options, accelerate).go()
 
 
+@rng.alone()
 @accelerate_state()
 def train_digital(
     model: nn.Module, loader: Iterable[Any], loss: Loss, *, recipe: HWATraining, **options: Any

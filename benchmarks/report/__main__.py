@@ -16,15 +16,28 @@ from cyclopts import Parameter
 from aimc_bridge.errors import UsageError
 from benchmarks import cli
 from benchmarks.report import folders
+from benchmarks.studies import shards
 
 
 def report(
     *runs: Annotated[Path, Parameter(name="RUN", help="The --out of a finished command.")],
+    merge: Annotated[
+        Path | None,
+        Parameter(help="Join the RUNs, all shards of a run, to the whole run in a new folder."),
+    ] = None,
     output: cli.Output = cli.Output(),
 ) -> None:
-    """Write the summary and the figures of finished folders again; compare several runs."""
+    """Write the summary and the figures of finished folders again; compare several runs.
+
+    --merge DIR joins the shards of a run, which it checks, and writes the whole run's results.
+    """
     if not runs:
         raise UsageError("name one or more folders, the --out of finished commands")
+    if merge is not None:
+        if not output.dry_run:
+            shards.merge(runs, merge, output)
+        output.result(str(merge / "summary.md"), {"merged": runs, "out": merge})
+        return
     kinds = {str(folder): folders.kind_of(folder) for folder in runs}
     text = folders.comparison(runs) if len(runs) > 1 else ""
     if not output.dry_run:

@@ -68,22 +68,27 @@ class Answers:
         Raises:
             CheckpointError: If the file is damaged.
         """
-        import numpy as np
-
         known = read(self.path) if self.path.exists() else {}
         known = {key: bits for key, bits in known.items() if len(bits) == len(right)}
         key = (0, math.nan) if chip is None else (chip.seed, float(chip.t_inference or 0.0))
         rows = {_text(k): (k, bits) for k, bits in known.items()}
         rows[_text(key)] = (key, right.cpu().numpy().astype(bool))
-        write_tensors(
-            self.path,
-            {
-                "seed": torch.tensor([k[0] for k, _ in rows.values()]),
-                "t_inference": torch.tensor([k[1] for k, _ in rows.values()], dtype=torch.float64),
-                "samples": torch.tensor([len(right)]),
-                "bits": torch.from_numpy(np.packbits([bits for _, bits in rows.values()], axis=1)),
-            },
-        )
+        _write(self.path, list(rows.values()), len(right))
+
+
+def _write(path: Path, rows: list[tuple[Key, Bits]], samples: int) -> None:
+    """Write a file of answers."""
+    import numpy as np
+
+    write_tensors(
+        path,
+        {
+            "seed": torch.tensor([key[0] for key, _ in rows]),
+            "t_inference": torch.tensor([key[1] for key, _ in rows], dtype=torch.float64),
+            "samples": torch.tensor([samples]),
+            "bits": torch.from_numpy(np.packbits([bits for _, bits in rows], axis=1)),
+        },
+    )
 
 
 def _text(key: Key) -> str:
@@ -114,6 +119,23 @@ def read(path: Path) -> dict[Key, Bits]:
         raise CheckpointError(
             f"{path} is damaged ({error!r}); remove it, and the results of the same name"
         ) from None
+
+
+def merge(paths: Sequence[Path], into: Path) -> None:
+    """Join the answers of all shards of a run; those of the digital model are in every file.
+
+    Args:
+        paths: The files of the shards.
+        into: The file of the whole run.
+
+    Raises:
+        CheckpointError: If a file is missing or damaged.
+    """
+    rows = {_text(key): (key, bits) for path in paths for key, bits in read(path).items()}
+    first = next(iter(rows.values()))[1]
+    if any(bits.shape != first.shape for _, bits in rows.values()):
+        raise CheckpointError(f"{paths[0]} and the files of other shards are of different samples")
+    _write(into, [rows[text] for text in sorted(rows)], len(first))
 
 
 def table_of_stars(digital: Bits, chips: Bits, chance: float) -> NDArray[np.float64]:

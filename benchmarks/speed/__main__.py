@@ -15,7 +15,8 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,7 +36,7 @@ from benchmarks.speed.goals import MEASURES
 from benchmarks.speed.groups import Group, Setting, chosen
 from benchmarks.speed.targets import GROUPS
 from benchmarks.speed.works import SIZES
-from benchmarks.studies.folder import holds_a_run
+from benchmarks.studies.folder import alone, holds_a_run
 from benchmarks.studies.steps import Step, Steps
 
 PRESETS = {
@@ -143,9 +144,7 @@ def speed(
         )
         return 0
     folder.mkdir(parents=True, exist_ok=True)
-    before = torch.get_num_threads()
-    torch.set_num_threads(arguments["threads"])
-    try:
+    with alone(folder), _threads(arguments["threads"]):
         about = {
             "name": folder.name,
             "command": shlex.join(["python", "-m", "benchmarks.speed", *words]),
@@ -159,8 +158,6 @@ def speed(
             record = measure(
                 names, setting, about, begun, lambda record: report.save(folder, record), steps
             )
-    finally:
-        torch.set_num_threads(before)
     failed = report.failures(record)
     data = {
         "folder": folder,
@@ -173,6 +170,17 @@ def speed(
     if failed:
         output.say(f"not met: {', '.join(failed)}", style="red")
     return 1 if failed else 0
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Give torch a number of threads while the block runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _setting(

@@ -433,6 +433,7 @@ class Study:
             chips=self.plan.chips if chips is None else chips,
             seed=self.chip_seed,
             resume=path,
+            shard=self.settings.shard,
             progress=self.output.bars,
         )
 

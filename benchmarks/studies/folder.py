@@ -146,7 +146,7 @@ def leave(out: Path) -> bool:
 
 
 @contextlib.contextmanager
-def resumable(out: Path, output: Output) -> Iterator[None]:
+def resumable(out: Path, output: Output, named: Path | None = None) -> Iterator[None]:
     """Say how to continue if the block is interrupted or fails.
 
     A folder in which no part was begun is removed instead (see `leave`).
@@ -154,6 +154,7 @@ def resumable(out: Path, output: Output) -> Iterator[None]:
     Args:
         out: The folder, after `enter`.
         output: Where the note goes.
+        named: The `--out` of the command, if it is another folder, as with --shard.
 
     Raises:
         KeyboardInterrupt: If the block was interrupted; its text says how to continue.
@@ -166,7 +167,9 @@ def resumable(out: Path, output: Output) -> Iterator[None]:
             unbegun = leave(out)
         if unbegun:
             raise
-        hint = f"what is done is kept; to go on: the same command with --out {out} --resume"
+        hint = (
+            f"what is done is kept; to go on: the same command with --out {named or out} --resume"
+        )
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(f"interrupted; {hint}") from None
         output.say(hint)
@@ -181,7 +184,7 @@ LOCK = ".lock"
 _HELD: dict[Path, FileLock] = {}
 
 
-def lock(out: Path) -> None:
+def lock(out: Path, *, wait: bool = False) -> None:
     """Keep other processes out of a folder until `unlock`, or until this process ends.
 
     The system takes the lock back when the process ends, in whatever way it ends. What dead
@@ -189,16 +192,17 @@ def lock(out: Path) -> None:
 
     Args:
         out: The folder; it must exist.
+        wait: Whether to wait until another process has left it.
 
     Raises:
-        UsageError: If another process works in it, or if it cannot be written.
+        UsageError: If another process works in it and `wait` is false, or if it cannot be written.
     """
     place = out.resolve()
     if place in _HELD:
         return
     held = FileLock(place / LOCK)
     try:
-        held.acquire(timeout=0)
+        held.acquire(timeout=-1 if wait else 0, poll_interval=0.5)
     except Timeout:
         raise UsageError(
             f"--out {out}: another process works in it; wait until it is done, or name another "
@@ -228,17 +232,18 @@ def unlock(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def alone(out: Path) -> Iterator[None]:
+def alone(out: Path, *, wait: bool = False) -> Iterator[None]:
     """Keep other processes out of a folder while the block runs.
 
     Args:
         out: The folder; it must exist.
+        wait: Whether to wait until another process has left it.
 
     Raises:
-        UsageError: If another process works in it.
+        UsageError: If another process works in it and `wait` is false.
     """
     inner = out.resolve() in _HELD
-    lock(out)
+    lock(out, wait=wait)
     try:
         yield
     finally:
@@ -250,7 +255,12 @@ def alone(out: Path) -> Iterator[None]:
 
 
 def finished(
-    path: Path, chips: int, times: Sequence[float], seed: int, mark: str | None = None
+    path: Path,
+    chips: int,
+    times: Sequence[float],
+    seed: int,
+    mark: str | None = None,
+    share: sweep_files.Share | None = None,
 ) -> pd.DataFrame | None:
     """Read the file of a sweep, without the model, if it has all chips at all times.
 
@@ -260,6 +270,7 @@ def finished(
         times: The times that are needed, in seconds after programming.
         seed: Seed of the sweep.
         mark: The fingerprint of the model whose chips these are; None if it was not noted.
+        share: The part of the chips that is needed; None means all.
 
     Returns:
         The rows, sorted as `sweep` sorts them; None if the file or some of the rows are missing.
@@ -272,12 +283,14 @@ def finished(
     if not path.exists():
         return None
     try:
-        rows = sweep_files.read_rows(path, seed, mark)
+        rows = sweep_files.read_rows(path, seed, mark, share)
     except DataError as error:
         raise CheckpointError(f"{error}; remove it to measure these chips again") from None
     table = pd.DataFrame(rows, columns=sweep_files.COLUMNS)
     table = table[(table.chip < chips) & table.t_inference.isin(times)]
-    pairs = itertools.product(range(chips), times)
+    pairs = itertools.product(range(chips) if share is None else share.numbers, times)
+    if share is not None and sweep_files.read_file(path).share != share:
+        return None  # of fewer chips: the sweep notes the new number
     if set(zip(table.chip, table.t_inference, strict=True)) != set(pairs):
         return None
     return table.sort_values(["metric", "chip", "t_inference"], ignore_index=True)

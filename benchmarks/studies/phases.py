@@ -88,6 +88,10 @@ def prepare(settings: Settings, out: Path | None, resume: bool) -> tuple[Setting
             f"--seeds {settings.seeds}: with --checkpoint and the phase direct nothing is trained; "
             "more chips of one model: --chips"
         )
+    for name in settings.tasks if settings.shard is not None else ():
+        plan = settings.plan_of(name)
+        settings.share(plan.chips if "native" in settings.engines else plan.slow_chips)
+        settings.share(plan.slow_chips if "aihwkit" in settings.engines else plan.chips)
     tasks = settings.make_tasks()
     for name, task in tasks.items():
         recipe = settings.recipe_of(task)
@@ -249,7 +253,8 @@ class WholeRun:
         for text in self.plan():
             self.output.say(text)
         parts: dict[str, pd.DataFrame] = {}
-        with folder.resumable(self.out, self.output):
+        named = self.out if self.settings.shard is None else self.out.parent
+        with folder.resumable(self.out, self.output, named):
             for name, trainings in self.tasks.items():
                 parts[name] = _of_all([phases.measure() for phases in trainings], trainings)
                 self._write(parts)
@@ -425,6 +430,13 @@ class Phases:
         if "hwa" in self.phases:
             self._hardware_aware(model, self._native(model))
 
+    def train(self) -> None:
+        """Do the trainings that are left, and measure nothing."""
+        study = self.study
+        study.folder.mkdir(parents=True, exist_ok=True)
+        study.parts.recall()
+        self.assist()
+
     # --- steps ---
 
     def planned(self) -> list[Step]:
@@ -587,9 +599,9 @@ class Phases:
         for engine, subset, chips in self._measurements():
             name = f"{phase} {engine}" + (f" {subset}" if subset is not None else "")
             path = study.folder / f"{name.replace(' ', '-')}.csv"
-            table = folder.finished(
-                path, chips, times, study.chip_seed, study.parts.marks.get(path.name)
-            )
+            share = study.settings.share(chips)
+            mark = study.parts.marks.get(path.name)
+            table = folder.finished(path, chips, times, study.chip_seed, mark, share)
             if table is None:
                 with self._doing(name, whole=not path.exists()):
                     analog = native

@@ -19,6 +19,8 @@ from aimc_bridge.errors import AimcError, UsageError, VersionError
 from aimc_bridge.physics.drift import check_known
 from aimc_bridge.physics.injection import injected
 from aimc_bridge.physics.laws import law_of
+from aimc_bridge.shards import shard_of, share_of
+from aimc_bridge.sweep_files import Share
 from aimc_bridge.times import label
 from aimc_bridge.training import HWATraining
 from benchmarks import cli, tasks
@@ -40,6 +42,11 @@ _OR_NEVER = cli.number(int, lambda value: bool(value >= 0), "0 (never) or more")
 DigitalEpochs = Annotated[
     float | None, Parameter(converter=_EPOCHS, help="Epochs of digital training.")
 ]
+
+
+def _check_shard(_: Any, shard: str | None) -> None:
+    if shard is not None:
+        shard_of(shard)
 
 
 def _count(text: str) -> Parameter:
@@ -139,6 +146,14 @@ class Settings:
     device: cli.Device = "cpu"
     seed: cli.Seed = 0
     seeds: cli.Seeds = 1
+    shard: Annotated[
+        str | None,
+        Parameter(
+            validator=_check_shard,
+            help="Measure one part of the chips alone, as 3/25; benchmarks.report --merge joins "
+            "all parts.",
+        ),
+    ] = None
 
     # --- what the options mean ---
 
@@ -158,6 +173,14 @@ class Settings:
     def engines(self) -> tuple[str, ...]:
         """The engines that run the chips; the native engine comes first."""
         return ("native", "aihwkit") if self.engine == "both" else (self.engine,)
+
+    def share(self, chips: int) -> Share | None:
+        """Return the part of a number of chips that is measured; None means all of them.
+
+        Args:
+            chips: The number of chips of a sweep.
+        """
+        return None if self.shard is None else share_of(self.shard, chips)
 
     @property
     def place(self) -> torch.device:
@@ -228,6 +251,7 @@ class Settings:
             "times": list(self.at),
             "phases": list(self.measured),
             "preset_data": self.preset.identity(),
+            "shard": None if self.shard is None else "{}/{}".format(*shard_of(self.shard)),
         }
 
     # --- checks ---

@@ -48,6 +48,7 @@ class DeepNarrow(nn.Module):
         )
         self.fc = nn.Linear(width, n_classes)
         for layer in self.hidden:
+            assert isinstance(layer, nn.Linear)
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
         nn.init.kaiming_normal_(self.fc.weight, nonlinearity="linear")  # no ReLU follows it

@@ -45,10 +45,9 @@ def drawing(seed: int, *names: object) -> Iterator[None]:
     Yields:
         None.
     """
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with rng.seeded(seed, *names), warnings.catch_warnings():
         # HermesNoiseModel of aihwkit 1.1.0 indexes with a list of masks, which torch warns about
         warnings.filterwarnings("ignore", message="Using a non-tuple sequence")
-        torch.manual_seed(rng.derive(seed, *names))
         yield
 
 

@@ -7,6 +7,7 @@ from aihwkit.nn import AnalogLinear
 from aihwkit.simulator.configs import InferenceRPUConfig, TorchInferenceRPUConfig
 from torch import nn
 
+from aimc_bridge import rng
 from aimc_bridge.engines.aihwkit.capability import TILES, cuda_tiles
 
 __all__ = ["TILES", "trial"]
@@ -27,7 +28,7 @@ def trial(tile: str, device: str) -> str | None:
     config = InferenceRPUConfig() if tile == "rpucuda" else TorchInferenceRPUConfig()
     config.forward.is_perfect = True
     try:
-        with torch.random.fork_rng(), torch.no_grad():
+        with rng.alone(), torch.random.fork_rng(), torch.no_grad():
             digital = nn.Linear(3, 2)
             x = torch.tensor([[0.5, -1.0, 2.0]])
             analog = AnalogLinear.from_digital(digital, config).to(device).eval()

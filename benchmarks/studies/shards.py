@@ -1,0 +1,202 @@
+"""Runs in parts: the chips of a run spread over processes or jobs, and joined again.
+
+With `--shard 3/25 --out DIR`, the part is a run of its own in DIR/shard-3-of-25. All parts share
+the trainings in DIR/trained: the part that comes first trains, others wait for it, and if it is
+killed, another one goes on from its checkpoint. So all chips are of one model, on any machines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shlex
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from aimc_bridge.commands import Output
+from aimc_bridge.errors import DataError, UsageError
+from aimc_bridge.files import replacing, write_text
+from aimc_bridge.shards import merge_shards, shard_of
+from benchmarks.report import answers
+from benchmarks.studies import folder
+from benchmarks.studies.base import Replica
+from benchmarks.studies.phases import GROWING, WholeRun, prepare
+from benchmarks.studies.settings import Settings
+from benchmarks.tasks import Task
+
+TRAINED = "trained"
+_PARTS = "parts.json"
+
+
+def folder_of(out: Path, shard: str) -> Path:
+    """Return the folder of a part of a run.
+
+    Args:
+        out: The `--out` that all parts share.
+        shard: Such as "3/25".
+    """
+    number, count = shard_of(shard)
+    return out / f"shard-{number}-of-{count}"
+
+
+def share_trainings(
+    settings: Settings,
+    tasks: dict[str, Task],
+    out: Path,
+    output: Output,
+    words: tuple[str, ...],
+    *,
+    resume: bool,
+) -> None:
+    """Take the folder of a part; train what all parts share, or copy it from the part that did.
+
+    Args:
+        settings: The options of this part.
+        tasks: The tasks of the run.
+        out: The `--out` that all parts share.
+        output: Where notes go.
+        words: The words of the command line.
+        resume: Whether --resume was given.
+
+    Raises:
+        UsageError: If the part's folder or the trainings are of another run.
+        TrainingError: If a training diverges.
+    """
+    whole = dataclasses.replace(settings, shard=None)
+    place, part = out / TRAINED, folder_of(out, str(settings.shard))
+    folder.enter(part, settings.claim(), resume, free=GROWING)
+    place.mkdir(parents=True, exist_ok=True)
+    output.say(f"trainings of all shards in {place}; if another shard trains, this one waits")
+    with folder.resumable(part, output, out), folder.alone(place, wait=True):
+        work = WholeRun(whole, tasks, place, output, words, Replica())
+        folder.enter(place, whole.claim(), resume=True, free=GROWING)
+        for trainings in work.tasks.values():
+            for phases in trainings:
+                phases.train()
+        for name in sorted(path.name for path in (place / "work").iterdir()):
+            _take(place / "work" / name, part / "work" / name)
+
+
+def _take(trained: Path, part: Path) -> None:
+    """Copy finished weights, their histories and their seconds; what is there already stays."""
+    for path in sorted(trained.rglob("*")):
+        target = part / path.relative_to(trained)
+        if path.is_dir() or target.exists() or path.name.startswith("."):
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as temporary:
+            shutil.copyfile(path, temporary)
+
+
+# --- joining the parts ----------------------------------------------------------------------------
+
+
+def merge(parts: Sequence[Path], into: Path, output: Output) -> None:
+    """Join the folders of all parts of a run to the folder of the whole run.
+
+    Its results.csv equals that of the run without shards, bit for bit.
+
+    Args:
+        parts: The folders of the parts.
+        into: A new folder.
+        output: Where notes go.
+
+    Raises:
+        UsageError: If the parts are of different runs, if `into` holds something, or if no folder
+            is named.
+        DataError: If a part is missing, unfinished, there twice or of another model.
+    """
+    from benchmarks import run
+
+    if not parts:
+        raise UsageError("--merge: name the folders of all shards")
+    folder.holds_a_run(into, None)
+    claims = {part: folder.claim_in(part) for part in parts}
+    _check_claims(claims)
+    command = json.loads((parts[0] / "run.json").read_text(encoding="utf-8")).get("command")
+    if command is None:
+        raise DataError(f"{parts[0]} is not finished; go on with it (--resume)")
+    words = _without_shard(shlex.split(command)[3:])
+    settings, tasks = prepare(run.settings_of(words), None, False)
+    into.mkdir(parents=True, exist_ok=True)
+    with folder.alone(into), _removed_unless_joined(into):
+        for path in sorted((parts[0] / "work").rglob("*")):
+            if path.is_file() and not path.name.startswith("."):
+                _merge_file([part / path.relative_to(parts[0]) for part in parts], into, parts[0])
+        claim = {**claims[parts[0]], "shard": None}
+        write_text(into / "run.json", json.dumps({"arguments": claim}, indent=1) + "\n")
+        settings = dataclasses.replace(
+            settings, **{name: _tuple(claim[name]) for name in GROWING if name in claim}
+        )
+        WholeRun(settings, tasks, into, output, tuple(words), Replica()).measure(resume=True)
+
+
+@contextlib.contextmanager
+def _removed_unless_joined(into: Path) -> Iterator[None]:
+    """Remove what is in the new folder if the block fails."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(into, ignore_errors=True)
+        raise
+
+
+def _merge_file(paths: list[Path], into: Path, first: Path) -> None:
+    """Write one file of the whole run from those of the parts."""
+    target = into / paths[0].relative_to(first)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if paths[0].suffix == ".csv" and _is_shard(paths[0]):
+        merge_shards(paths, into=target)
+    elif paths[0].name.endswith("-answers.safetensors"):
+        answers.merge(paths, target)
+    else:
+        if paths[0].name.startswith("digital-") and paths[0].suffix == ".json":
+            _check_equal(paths)
+        shutil.copyfile(paths[0], target)
+
+
+def _is_shard(path: Path) -> bool:
+    """Return whether a CSV file is that of a sweep's shard."""
+    with path.open(encoding="utf-8") as file:
+        return "shard" in file.readline().strip().split(",")
+
+
+def _check_equal(paths: list[Path]) -> None:
+    """Check that the digital model gave the same numbers in all parts."""
+    for path in paths[1:]:
+        if not path.exists() or path.read_bytes() != paths[0].read_bytes():
+            raise DataError(f"{paths[0]} and {path} differ: the digital model is another one")
+
+
+def _check_claims(claims: dict[Path, dict[str, Any]]) -> None:
+    """Raise UsageError if the folders are not parts of one run."""
+    (first, one), *others = claims.items()
+    for part, claim in claims.items():
+        if claim.get("shard") is None:
+            raise UsageError(f"{part} is no shard of a run; --merge joins those of --shard")
+    for part, claim in others:
+        keys = {*one, *claim} - {"shard"}
+        differs = sorted(key for key in keys if one.get(key) != claim.get(key))
+        if differs:
+            raise UsageError(f"{first} and {part} are not of one run ({', '.join(differs)} differ)")
+
+
+def _without_shard(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line without those that only a part of a run has."""
+    kept: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        name, separator, _ = word.partition("=")
+        if name in ("--shard", "--out"):
+            if not separator:
+                next(rest, None)
+        elif name != "--resume":
+            kept.append(word)
+    return kept
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,341 @@
+"""Real processes: pools that end with their parent, signals at any moment, one writer per file."""
+
+from __future__ import annotations
+
+import os
+import random as chance
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import torch
+from torch import nn
+
+from aimc_bridge import calibrate, convert, interruption, sweep
+from aimc_bridge.errors import UsageError
+from aimc_bridge.files import only_writer
+from benchmarks.__main__ import COMMANDS
+from presets import rasch2023
+from tests.models import mlp, random
+
+ROOT = Path(__file__).parent.parent
+PATIENCE_S = 300.0  # on a machine that is busy with other things
+
+posix = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+
+
+def size(model: nn.Module) -> float:
+    with torch.no_grad():
+        return float(model(random(20, 12)).abs().mean())
+
+
+def slow_size(model: nn.Module) -> float:
+    time.sleep(0.05)
+    return size(model)
+
+
+def make() -> nn.Module:
+    analog = convert(mlp(), rasch2023).eval()
+    calibrate(analog, [random(20, 12)])
+    return analog
+
+
+SWEEP = """
+import sys
+from aimc_bridge import sweep
+from tests.test_processes import make, slow_size
+
+if __name__ == "__main__":
+    sweep(make(), slow_size, "1s", chips=int(sys.argv[2]), executor=2, resume=sys.argv[1],
+          progress=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("script") / "parallel.py"
+    path.write_text(SWEEP, encoding="utf-8")
+    return path
+
+
+def started(script: Path, *words: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, script, *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition: object, process: subprocess.Popen[str]) -> None:
+    """Wait until a function returns something true, as long as the process runs."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "waited too long"
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.02)
+
+
+def gone(processes: list[psutil.Process], within_s: float) -> list[psutil.Process]:
+    """Wait for processes to end; return those that are still there."""
+    return psutil.wait_procs(processes, timeout=within_s)[1]
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_parallel_sweep_that_is_killed_leaves_no_workers_and_goes_on(
+    script: Path, tmp_path: Path, number: int
+) -> None:
+    path = tmp_path / "sweep.csv"
+    process = started(script, path, 400)
+    wait_for(path.exists, process)
+    time.sleep(chance.Random(number).random() / 2)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 2
+    process.send_signal(number)
+    process.communicate(timeout=PATIENCE_S)
+    assert gone(children, 30.0) == []
+    done = pd.read_csv(path)
+    assert 0 < len(done) < 400
+    chips = int(done.chip.max()) + 1
+    table = sweep(make(), size, "1s", chips=chips, resume=path, progress=False)
+    expected = sweep(make(), size, "1s", chips=chips, progress=False)
+    pd.testing.assert_frame_equal(table, expected, check_exact=True)
+    assert not list(tmp_path.glob(".*partial*"))
+
+
+# --- executors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(find_spec("distributed") is None, reason="dask.distributed is not installed")
+def test_dask_with_a_worker_that_is_killed() -> None:
+    """The tasks of a dead worker are done by another one, and the table is complete and equal."""
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster),
+    ):
+        victim = next(iter(cluster.workers.values()))
+
+        def kill(count: int) -> None:
+            if count == 3:
+                os.kill(victim.pid, signal.SIGKILL)
+
+        table = _interfered(kill, executor="dask")
+    expected = sweep(make(), size, ("1s", "1h"), chips=12, progress=False)
+    pd.testing.assert_frame_equal(table, expected, check_exact=True)
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
+def test_ray() -> None:
+    import ray
+    from ray.util.joblib import register_ray
+
+    ray.init(num_cpus=2, include_dashboard=False)
+    register_ray()
+    try:
+        table = sweep(
+            make(), size, ("1s", "1h"), chips=4, executor="ray", workers=2, progress=False
+        )
+    finally:
+        ray.shutdown()
+    expected = sweep(make(), size, ("1s", "1h"), chips=4, progress=False)
+    pd.testing.assert_frame_equal(table, expected, check_exact=True)
+
+
+def _interfered(act: object, **options: object) -> pd.DataFrame:
+    """Sweep while a thread calls `act` with the number of chips that are done."""
+    import tempfile
+    import threading
+
+    with tempfile.TemporaryDirectory() as folder:
+        path, over = Path(folder) / "sweep.csv", threading.Event()
+
+        def watch() -> None:
+            seen = 0
+            while not over.wait(0.02):
+                count = len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
+                for number in range(seen + 1, count // 2 + 1):
+                    act(number)  # type: ignore[operator]
+                seen = max(seen, count // 2)
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            return sweep(
+                make(), slow_size, ("1s", "1h"), chips=12, resume=path, progress=False,
+                **options,  # type: ignore[arg-type]
+            )  # fmt: skip
+        finally:
+            over.set()
+            thread.join()
+
+
+# --- one writer per file --------------------------------------------------------------------------
+
+
+def test_a_second_sweep_on_one_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.csv"
+
+    def second(model: nn.Module) -> float:
+        with pytest.raises(UsageError, match="another sweep is writing this file; wait"):
+            sweep(make(), size, "1s", chips=1, resume=path, progress=False)
+        return size(model)
+
+    sweep(make(), second, "1s", chips=2, resume=path, progress=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["sweep.csv"]
+    assert len(sweep(make(), size, "1s", chips=2, resume=path, progress=False)) == 2
+
+
+@posix
+def test_a_dead_process_holds_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.csv"
+    program = (
+        "import sys, time; from pathlib import Path; from aimc_bridge.files import only_writer\n"
+        "with only_writer(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, path],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    with pytest.raises(UsageError, match="another sweep is writing this file"), only_writer(path):
+        pass
+    process.kill()
+    process.wait()
+    with only_writer(path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- Ctrl-C ---------------------------------------------------------------------------------------
+
+WORDS = {
+    "aimc-bridge": [
+        "-c",
+        "import sys; sys.argv = ['aimc-bridge', 'run', '--help']\n"
+        "from aimc_bridge.console import main; sys.exit(main())",
+    ],
+    "aimc_bridge": ["-m", "aimc_bridge", "doctor"],
+    "benchmarks": ["-m", "benchmarks", "doctor"],
+    **{name: ["-m", f"benchmarks.{name}", "--help"] for name in COMMANDS},
+}
+
+
+def interrupted(words: list[str], delay_s: float) -> tuple[int, str]:
+    """Send SIGINT some time after Python has begun to import the project; return code and text."""
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", *words],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:  # what follows is the first module after the handler is in place
+        if line.rstrip().endswith(("| aimc_bridge", "| aimc_bridge.errors")):
+            break
+    time.sleep(delay_s)
+    process.send_signal(signal.SIGINT)
+    _, text = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, "\n".join(
+        line for line in text.splitlines() if not line.startswith("import time:")
+    )
+
+
+@posix
+@pytest.mark.slow
+@pytest.mark.parametrize("delay_s", [0.0, 0.1, 0.3, 1.0, 3.0])
+@pytest.mark.parametrize("name", [name for name in WORDS if name != "aimc-bridge"])
+def test_ctrl_c_is_quiet_whenever_it_comes(name: str, delay_s: float) -> None:
+    code, text = interrupted(WORDS[name], delay_s)
+    assert code in (0, 130), text  # 0: it was done before
+    assert text in ("", "interrupted")
+
+
+@posix
+@pytest.mark.parametrize("delay_s", [0.0, 0.5])
+def test_ctrl_c_during_imports_is_quiet(delay_s: float) -> None:
+    assert interrupted(["-m", "benchmarks.run", "lstm", "--dry-run"], delay_s) == (
+        130,
+        "interrupted",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "ours"),
+    [
+        (["python", "-m", "benchmarks.run", "lstm"], True),
+        (["python", "-X", "dev", "-W", "error", "-m", "benchmarks"], True),
+        (["python", "-um", "aimc_bridge", "doctor"], True),
+        (["python", "-maimc_bridge"], True),
+        (["python", "/usr/bin/aimc-bridge", "run"], True),
+        (["python", "-m", "pytest", "-m", "benchmarks"], False),
+        (["python", "train.py", "-m", "benchmarks"], False),
+        (["python", "-c", "import aimc_bridge"], False),
+        (["python"], False),
+        (["python", "-m"], False),
+    ],
+)
+def test_only_the_projects_own_commands_leave_at_ctrl_c(
+    words: list[str], ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "orig_argv", words)
+    assert interruption.is_command() is ours
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Give this process Python's own handlers for a test."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@posix
+@pytest.mark.parametrize(
+    ("number", "code", "text"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+@pytest.mark.parametrize("translated", [False, True])
+def test_signals_while_a_command_works(
+    number: int,
+    code: int,
+    text: str,
+    translated: bool,
+    handlers: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also if a library turns the interruption into an error of its own."""
+    from aimc_bridge import commands
+
+    def work() -> None:
+        """Wait for a signal."""
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            if translated:
+                raise ImportError("half a module") from None
+            raise
+
+    app = commands.command("wait", work, program="wait")
+    assert commands.execute(app, [], program="wait") == code
+    assert capsys.readouterr().err == f"{text}\n"
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
