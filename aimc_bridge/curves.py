@@ -134,9 +134,7 @@ def draw(
         # a point of its own over the line's, which alone can carry a text
         (point,) = axis.plot([at], [mean], marker, color=colour, markersize=5)
         spread = "" if math.isnan(half) else f" ± {half:.2g}"
-        mark(
-            point, curve.key, "point", f"{curve.name}, {label(t_s)}: {mean:.4g}{spread}{unit}"
-        )
+        mark(point, curve.key, "point", f"{curve.name}, {label(t_s)}: {mean:.4g}{spread}{unit}")
 
 
 def draw_digital(
@@ -161,7 +159,8 @@ def draw_digital(
         interval = test.proportion_ci(0.95, method="wilson")
         ends = (scale * interval.low, scale * interval.high)
         band = axis.axhspan(*ends, color=drawing.INK, alpha=0.07, lw=0)
-        mark(band, "digital", "band", f"95 % of {samples:,} samples: {ends[0]:.4g} to {ends[1]:.4g}")
+        text = f"95 % of {samples:,} samples: {ends[0]:.4g} to {ends[1]:.4g}"
+        mark(band, "digital", "band", text)
     mark(line, "digital", "line", f"digital: {scale * value:.4g}")
 
 

@@ -6,8 +6,10 @@ No pyplot, no backend, no style that stays: every setting is one of a figure or 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aimc_bridge import files
 from aimc_bridge.times import label
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ report replaces them by their hexadecimal text.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
 INK, MUTED, GRID = "#1f1f1f", "#555555", "#d4d4d4"
-SCALE = ("#c6dbef", "#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#08519c", "#08306b")
+SCALE = ("#4292c6", "#2171b5", "#08519c", "#08306b")
 """Lightness that orders, such as for times: readable in black and white too."""
 
 
@@ -153,5 +155,35 @@ def shade(index: int, count: int) -> str:
         index: The place in the scale, from 0 on.
         count: How many colours are needed.
     """
-    usable = SCALE[2:]
-    return usable[round(index * (len(usable) - 1) / max(1, count - 1))]
+    return SCALE[round(index * (len(SCALE) - 1) / max(1, count - 1))]
+
+
+def save(
+    figure: Figure,
+    path: str | Path,
+    dpi: int = 150,
+    description: str | None = None,
+    *,
+    vector: bool = True,
+) -> None:
+    """Write a figure as PNG, and as SVG beside it, each whole or not at all.
+
+    Args:
+        figure: The figure.
+        path: The file, .png.
+        dpi: Pixels per inch.
+        description: A text for the PNG's metadata; it tells what the figure was drawn from.
+        vector: Whether to write the SVG too.
+    """
+    metadata = None if description is None else {"Description": description}
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, metadata=metadata)
+    if vector:
+        import matplotlib
+
+        # the same figure gives the same file: no date, no random names in it
+        with (
+            files.replacing(Path(path).with_suffix(".svg")) as temporary,
+            matplotlib.rc_context({"svg.hashsalt": "aimc-bridge"}),
+        ):
+            figure.savefig(temporary, format="svg", metadata={"Date": None})

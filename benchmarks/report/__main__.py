@@ -1,7 +1,8 @@
-"""Summaries of finished folders: `python -m benchmarks.report RUN...`.
+"""Reports of finished folders: `python -m benchmarks.report RUN...`.
 
-The command writes summary.md and the figures of each folder again from its results.csv and
-run.json. With several runs it prints one table of them.
+The command writes summary.md, report.html and the figures of each folder again from its results.csv
+and run.json. With several runs it prints one table of them, and writes one report.html that
+compares them into --out.
 """
 
 from __future__ import annotations
@@ -16,13 +17,19 @@ from cyclopts import Parameter
 from aimc_bridge.errors import UsageError
 from benchmarks import cli
 from benchmarks.report import folders
+from benchmarks.report.html.page import FILE
 
 
 def report(
     *runs: Annotated[Path, Parameter(name="RUN", help="The --out of a finished command.")],
+    out: cli.Out = None,
     output: cli.Output = cli.Output(),
 ) -> None:
-    """Write the summary and the figures of finished folders again; compare several runs."""
+    """Write the report, summary and figures of finished folders again; compare several runs.
+
+    Several runs get a report.html in --out that compares them; without --out it is
+    runs/comparison/report.html.
+    """
     if not runs:
         raise UsageError("name one or more folders, the --out of finished commands")
     kinds = {str(folder): folders.kind_of(folder) for folder in runs}
@@ -30,7 +37,14 @@ def report(
     if not output.dry_run:
         for folder in runs:
             folders.rebuild(folder)
-    paths = [folder / "summary.md" for folder in runs]
+    reported = [folder for folder in runs if kinds[str(folder)] != "speed"]
+    paths = [folder / "summary.md" for folder in runs] + [folder / FILE for folder in reported]
+    if len(runs) > 1:
+        out = out or Path("runs") / "comparison"
+        paths.append(out / FILE)
+        if not output.dry_run:
+            out.mkdir(parents=True, exist_ok=True)
+            folders.compare(runs, out / FILE)
     output.result(text or "\n".join(map(str, paths)), {"kinds": kinds, "files": paths})
 
 
