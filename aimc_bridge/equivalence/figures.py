@@ -65,8 +65,11 @@ def _explained(figure: Any, sides: tuple[str, str], more: str = "") -> None:
 
 def _devices(table: pd.DataFrame, sides: tuple[str, str]) -> Any:
     """Draw the laws of devices: sigma and exponent against target, read noise against time."""
+    import pandas as pd
+
     rows = table[(table["level"] == "device") & table["cell"].str.startswith(_TARGET)]
-    rows = rows.assign(target=rows["cell"].str.removeprefix(_TARGET).astype(float))
+    targets = pd.to_numeric(rows["cell"].str.removeprefix(_TARGET), errors="coerce")
+    rows = rows.assign(target=targets)[targets.notna()]
     against_target = [
         ("programmed sd", "sd of programmed g / g_max"),
         ("exponent mean", "mean of drift exponent nu"),

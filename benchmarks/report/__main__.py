@@ -22,13 +22,15 @@ from benchmarks.report.html.page import FILE
 
 def report(
     *runs: Annotated[Path, Parameter(name="RUN", help="The --out of a finished command.")],
-    out: cli.Out = None,
+    out: Annotated[
+        Path | None,
+        Parameter(help="Folder of the comparison; default: comparison, beside the first run."),
+    ] = None,
     output: cli.Output = cli.Output(),
 ) -> None:
     """Write the report, summary and figures of finished folders again; compare several runs.
 
-    Several runs get a report.html in --out that compares them; without --out it is
-    runs/comparison/report.html.
+    Several runs get a report.html in --out that compares them.
     """
     if not runs:
         raise UsageError("name one or more folders, the --out of finished commands")
@@ -38,10 +40,10 @@ def report(
         for folder in runs:
             folders.rebuild(folder)
     reported = [folder for folder in runs if kinds[str(folder)] != "speed"]
-    paths = [folder / "summary.md" for folder in runs] + [folder / FILE for folder in reported]
+    paths = [folder / FILE for folder in reported] + [folder / "summary.md" for folder in runs]
     if len(runs) > 1:
-        out = out or Path("runs") / "comparison"
-        paths.append(out / FILE)
+        out = out or runs[0].resolve().parent / "comparison"
+        paths.insert(0, out / FILE)
         if not output.dry_run:
             out.mkdir(parents=True, exist_ok=True)
             folders.compare(runs, out / FILE)
