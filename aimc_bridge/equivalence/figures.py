@@ -88,7 +88,7 @@ def _devices(table: pd.DataFrame, sides: tuple[str, str]) -> Any:
         axis.set_ylabel(name)
         axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
     if not noise.empty:
-        _against_time(axes[0][-1], noise, "read sd")
+        _against_time(axes[0][-1], noise, "read sd", _cells(noise))
         axes[0][-1].set_ylabel("sd of read g / g_max")
     drawing.legend(figure, axes[0])
     _explained(figure, sides)
@@ -114,14 +114,19 @@ def _compare(
     )
 
 
-def _against_time(axis: Axes, rows: pd.DataFrame, quantity: str) -> None:
-    """Draw one curve per cell against time."""
+def _cells(rows: pd.DataFrame) -> list[str]:
+    """Return the cells that are drawn, in their order: each has one look in a whole figure."""
     cells = list(dict.fromkeys(rows["cell"]))
-    cells = cells[:: -(-len(cells) // _CELLS)]
+    return cells[:: -(-len(cells) // _CELLS)]
+
+
+def _against_time(axis: Axes, rows: pd.DataFrame, quantity: str, cells: list[str]) -> None:
+    """Draw one curve per cell against time."""
     for index, cell in enumerate(cells):
         part = rows[rows["cell"] == cell].sort_values("t_inference")
-        times = part["t_inference"].to_numpy()
-        _compare(axis, part, times, quantity, index, max(2, len(cells)), cell)
+        if not part.empty:  # some quantities are not of tiles, but of whole layers
+            times = part["t_inference"].to_numpy()
+            _compare(axis, part, times, quantity, index, max(2, len(cells)), cell)
     drawing.time_axis(axis, sorted(rows["t_inference"].unique()))
 
 
@@ -187,21 +192,22 @@ def _alpha(table: pd.DataFrame, sides: tuple[str, str]) -> Any:
     if not names:
         return None
     figure, axes = _grid(1, len(names) + bool(means), 3.9, 3.8, more=1.8)
+    cells = _cells(alphas[alphas["quantity"].isin(names)])
     for axis, quantity in zip(axes[0], names, strict=False):
-        _against_time(axis, alphas[alphas["quantity"] == quantity], quantity)
+        _against_time(axis, alphas[alphas["quantity"] == quantity], quantity, cells)
         axis.set_ylabel(quantity)
     if means:
-        _alpha_difference(axes[0][-1], alphas[alphas["quantity"] == means[0]], sides)
+        _alpha_difference(axes[0][-1], alphas[alphas["quantity"] == means[0]], sides, cells)
     drawing.legend(figure, axes[0], "layer")
     _explained(figure, sides)
     return figure
 
 
-def _alpha_difference(axis: Axes, rows: pd.DataFrame, sides: tuple[str, str]) -> None:
+def _alpha_difference(
+    axis: Axes, rows: pd.DataFrame, sides: tuple[str, str], cells: list[str]
+) -> None:
     """Draw the differences of the factors in percent, cell beside cell, with their margin."""
     times = sorted(rows["t_inference"].unique())
-    cells = list(dict.fromkeys(rows["cell"]))
-    cells = cells[:: -(-len(cells) // _CELLS)]
     for index, cell in enumerate(cells):
         part = rows[rows["cell"] == cell].sort_values("t_inference")
         scale = 100.0 / part["second"].to_numpy()

@@ -190,7 +190,7 @@ def panel(axis: Axes, table: pd.DataFrame, t_s: float, mark: curves.Mark = curve
         middle = (low + high) / 2
         axis.set_xlim(middle - 1.0, middle + 1.0)
     axis.set_xlabel("change of A*, points (right is better)")
-    axis.set_title(f"{label(t_s)} after programming")
+    axis.set_title(f"{label(t_s)} after programming", fontsize=9)
 
 
 def facts_of(about: Mapping[str, Any]) -> dict[str, Any]:

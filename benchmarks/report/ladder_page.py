@@ -231,7 +231,7 @@ def figure(
     for column, (results, facts) in enumerate(studies):
         metric = facts["metric"]
         panel(axes[0][column], results, facts, metric)
-        axes[0][column].set_title(f"{facts['model']}, {facts['dataset']}")
+        axes[0][column].set_title(f"{facts['model']}, {facts['dataset']}", fontsize=9)
         panel(axes[1][column], results, facts, "mvm")
         parts.append(f"{facts['model']}: {caption_of(results, facts)}")
     drawing.legend(drawn, axes.flat, "after programming")

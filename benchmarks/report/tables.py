@@ -429,7 +429,7 @@ def panel(
     else:
         curves.widen(axis, scale)
     axis.set_ylabel(curves.heading(metric if scale == 1 else f"{metric}, %"))
-    axis.set_title(f"{results.model.iloc[0]}\n{dataset}")
+    axis.set_title(f"{results.model.iloc[0]}\n{dataset}", fontsize=9)
 
 
 def scale_of(metric: str) -> float:
