@@ -22,7 +22,7 @@ COLOURS = ("#0072b2", "#c04a00", "#00795a", "#a6478a", "#8a6200", "#5a5fc7", "#5
 Each is dark enough on white (a contrast of 4.5 or more). On other pages, such as a dark one, a
 report replaces them by their hexadecimal text.
 """
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":")
 INK, MUTED, GRID = "#1f1f1f", "#555555", "#d4d4d4"
 SCALE = ("#4292c6", "#2171b5", "#08519c", "#08306b")
