@@ -7,20 +7,16 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from aimc_bridge import drawing
+from aimc_bridge import curves, drawing
 from aimc_bridge.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Value = TypeVar("Value")
 
 _NEEDED = ("chip", "t_inference", "metric", "value")
-_LOWER = ("error", "loss", "perplexity")  # metrics whose name says that lower is better
-_SHIFT = 1.06  # factor between the times of two tables, so that their bars stand side by side
-_LEAST = 0.02  # the y axis of a share spans two points at least: noise must not look like a fall
 
 
 def plot(
@@ -70,16 +66,18 @@ def plot(
     figure, axes = drawing.new(1, len(metrics), (5.6 * len(metrics) + 1.6, 4.2))
     for axis, metric in zip(axes[0], metrics, strict=True):
         for index, (name, rows) in enumerate(tables.items()):
-            _draw(axis, rows[rows["metric"] == metric], name, index, len(tables))
-        _draw_digital(axis, lines.get(metric), samples)
+            part = rows[rows["metric"] == metric]
+            if not part.empty:  # another table may have this metric alone
+                curve = curves.Curve(name, part[["chip", "t_inference", "value"]], index)
+                curves.draw(axis, curve, index, len(tables))
+        if metric in lines:
+            curves.draw_digital(axis, lines[metric], samples)
         times = {float(t) for rows in tables.values() for t in rows["t_inference"]}
         drawing.time_axis(axis, times)
-        axis.set_ylabel(_heading(str(metric), lower_is_better))
-        _widen(axis)
-        axis.grid(alpha=0.25)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
-    figure.supxlabel(_caption(tables, samples, caption), fontsize=8, color="#444444")
+        axis.set_ylabel(curves.heading(str(metric), lower_is_better))
+        curves.widen(axis)
+    drawing.legend(figure, axes[0])
+    drawing.caption(figure, _caption(tables, samples, caption))
     return figure
 
 
@@ -131,96 +129,13 @@ def _check_samples(samples: object, lines: dict[str, float]) -> None:
         raise UsageError("plot: samples without a digital share in [0, 1], whose band they give")
 
 
-def _draw(axis: Axes, rows: pd.DataFrame, name: str, index: int, tables: int) -> None:
-    """Draw the chips of a table, their mean and its band."""
-    if rows.empty:  # another table has this metric
-        return
-    colour = drawing.COLOURS[index % len(drawing.COLOURS)]
-    marker = drawing.MARKERS[index % len(drawing.MARKERS)]
-    shift = _SHIFT ** (index - (tables - 1) / 2)
-    first = min((t for t in rows["t_inference"] if t > 0), default=1.0)
-    place = {t: float(t * shift if t > 0 else (shift - 1) * first) for t in rows["t_inference"]}
-    for _, chip in rows.groupby("chip"):
-        line = chip.sort_values("t_inference")
-        times = line["t_inference"].map(place)
-        axis.plot(times, line["value"], color=colour, lw=0.6, alpha=0.3)
-    groups = rows.groupby("t_inference")["value"]
-    x = [place[t] for t in groups.groups]
-    mean = groups.mean().to_numpy()
-    half = [half_width(group.to_numpy()) for _, group in groups]
-    axis.errorbar(
-        *(x, mean),
-        yerr=half if not any(map(math.isnan, half)) else None,
-        fmt=f"{marker}-",
-        color=colour,
-        lw=1.8,
-        markersize=5,
-        capsize=3,
-        label=name or "mean of chips, 95 %",
-    )
-    if not any(map(math.isnan, half)):
-        low, high = mean - half, mean + half
-        axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
-
-
-def half_width(values: Any) -> float:
-    """Return half the width of Student's t interval of a mean at 95 %.
-
-    Args:
-        values: One number per chip, an array.
-
-    Returns:
-        Half the width, in the unit of the values; NaN for a single chip.
-    """
-    import numpy as np
-    from scipy import stats
-
-    count = len(values)
-    if count < 2:
-        return math.nan
-    return float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / math.sqrt(count))
-
-
-def _draw_digital(axis: Axes, value: float | None, samples: int | None) -> None:
-    """Draw the digital model's line, with its sampling band if it is a share of samples."""
-    if value is None:
-        return
-    axis.axhline(value, color="black", lw=1.2, ls="--", label="digital")
-    if samples is not None and 0.0 <= value <= 1.0:
-        from scipy import stats
-
-        test = stats.binomtest(round(value * samples), samples)
-        interval = test.proportion_ci(0.95, method="wilson")
-        axis.axhspan(interval.low, interval.high, color="black", alpha=0.07, lw=0)
-
-
-def _heading(metric: str, lower: bool | None) -> str:
-    """Return the metric's name with its direction."""
-    if lower is None:
-        words = metric.lower()
-        if "accuracy" in words:
-            lower = False
-        elif any(word in words for word in _LOWER):
-            lower = True
-        else:
-            return metric
-    return f"{metric} ({'lower' if lower else 'higher'} is better)"
-
-
-def _widen(axis: Axes) -> None:
-    """Widen a y axis that would blow up a difference of less than two points."""
-    low, high = axis.get_ylim()
-    least = _LEAST * max(1.0, abs(low), abs(high))
-    if high - low < least:
-        middle = (low + high) / 2
-        axis.set_ylim(middle - least / 2, middle + least / 2)
-
-
-def _caption(tables: Mapping[str, pd.DataFrame], samples: int | None, caption: str) -> str:
-    """Return the line under the figure: what was drawn, and how much of it."""
+def _caption(tables: Mapping[str, pd.DataFrame], samples: int | None, caption: str) -> list[str]:
+    """Return the parts of the line under the figure: what was drawn, and how much of it."""
     counts = sorted({int(rows["chip"].nunique()) for rows in tables.values()})
     chips = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     parts = [caption, f"{chips} chip{'' if counts[-1] == 1 else 's'}"]
     if samples is not None:
         parts.append(f"{samples:,} test samples")
-    return ", ".join(filter(None, parts))
+    if counts[-1] > 1:
+        parts.append("band and bars: 95 % over chips")
+    return parts

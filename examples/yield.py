@@ -17,8 +17,7 @@ from scipy import stats
 from sklearn.datasets import load_digits
 from torch import nn
 
-from aimc_bridge import HWATraining, calibrate, convert, devices, sweep, train
-from benchmarks.report import figures
+from aimc_bridge import HWATraining, calibrate, convert, devices, drawing, sweep, train
 from presets import rasch2023
 
 FIGURE = Path(__file__).parent.parent / "docs" / "figures" / "yield.png"
@@ -112,17 +111,35 @@ def main(epochs=30, chips=20, rates=RATES, path=FIGURE):
     mean = table.groupby(["kind", "model", "rate"]).value.agg(["mean", "std"]).round(2)
     print(f"digital: {accuracy(digital):.2f} %\n{mean.to_string()}")
     print(f"with faults less with noise alone, points:\n{worth(table).round(2).to_string()}")
-    figure, axes = figures.new(1, len(KINDS), (9.0, 3.0), sharey=True)
-    for axis, kind in zip(axes[0], KINDS, strict=True):
-        for label in models:
-            rows = mean.loc[kind, label]
-            axis.errorbar(100 * rows.index, rows["mean"], rows["std"], label=label, capsize=2)
-        axis.set_title(kind)
-        axis.set_xlabel("broken, %")
-    axes[0, 0].set_ylabel("accuracy after 1 h, %")
-    axes[0, 0].legend()
-    figures.save(figure, path, dpi=90, description="examples/yield.py")
+    draw(table, chips, len(labels), path)
     return table
+
+
+def draw(table, chips, samples, path):
+    """Draw accuracy against the rate of broken devices, with 95 % bars over chips."""
+    figure, axes = drawing.new(1, len(KINDS), (10.6, 3.6), sharey=True)
+    for axis, kind in zip(axes[0], KINDS, strict=True):
+        models = table[table.kind == kind].groupby("model", sort=False)
+        for index, (label, rows) in enumerate(models):
+            values = rows.groupby("rate").value
+            half = values.sem() * stats.t.ppf(0.975, values.count() - 1)
+            shift = 0.25 * (index - 1)  # side by side
+            axis.errorbar(
+                *(100 * half.index + shift, values.mean(), half),
+                marker=drawing.MARKERS[index],
+                linestyle=drawing.DASHES[index],
+                color=drawing.COLOURS[index],
+                markersize=4,
+                capsize=2,
+                label=label,
+            )
+        axis.set_title(kind.replace("_", " "))
+        axis.set_xlabel("broken devices or rows, %")
+    axes[0, 0].set_ylabel("accuracy after 1 h, % (higher is better)")
+    drawing.legend(figure, axes[0])
+    size = f"{chips} chips, {samples} test samples"
+    drawing.caption(figure, ["preset rasch2023", size, "bars: 95 % over chips"])
+    drawing.save(figure, path, dpi=100, description="examples/yield.py", vector=False)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Summaries of finished folders: `python -m benchmarks.report RUN...`.
+"""Reports of finished folders: `python -m benchmarks.report RUN...`.
 
-The command writes summary.md and the figures of each folder again from its results.csv and
-run.json. With several runs it prints one table of them.
+The command writes summary.md, report.html and the figures of each folder again from its results.csv
+and run.json. With several runs it prints one table of them, and writes one report.html that
+compares them into --out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from cyclopts import Parameter
 from aimc_bridge.errors import UsageError
 from benchmarks import cli
 from benchmarks.report import folders
+from benchmarks.report.html.page import FILE
 from benchmarks.studies import shards
 
 
@@ -25,11 +27,16 @@ def report(
         Path | None,
         Parameter(help="Join the RUNs, all shards of a run, to the whole run in a new folder."),
     ] = None,
+    out: Annotated[
+        Path | None,
+        Parameter(help="Folder of the comparison; default: comparison, beside the first run."),
+    ] = None,
     output: cli.Output = cli.Output(),
 ) -> None:
-    """Write the summary and the figures of finished folders again; compare several runs.
+    """Write the report, summary and figures of finished folders again; compare several runs.
 
-    --merge DIR joins the shards of a run, which it checks, and writes the whole run's results.
+    Several runs get a report.html in --out that compares them. --merge DIR joins the shards of a
+    run, which it checks, and writes the whole run's results.
     """
     if not runs:
         raise UsageError("name one or more folders, the --out of finished commands")
@@ -43,7 +50,14 @@ def report(
     if not output.dry_run:
         for folder in runs:
             folders.rebuild(folder)
-    paths = [folder / "summary.md" for folder in runs]
+    reported = [folder for folder in runs if kinds[str(folder)] != "speed"]
+    paths = [folder / FILE for folder in reported] + [folder / "summary.md" for folder in runs]
+    if len(runs) > 1:
+        out = out or runs[0].resolve().parent / "comparison"
+        paths.insert(0, out / FILE)
+        if not output.dry_run:
+            out.mkdir(parents=True, exist_ok=True)
+            folders.compare(runs, out / FILE)
     output.result(text or "\n".join(map(str, paths)), {"kinds": kinds, "files": paths})
 
 

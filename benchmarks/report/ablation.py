@@ -12,17 +12,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aimc_bridge import files
+from aimc_bridge import curves, drawing, files
 from aimc_bridge.csv_cells import as_csv
 from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
+from benchmarks.report import dots as dots_of
 from benchmarks.report import figures
+from benchmarks.report.html import build, page
 from benchmarks.report.intervals import CONFIDENCE, mean_interval
 from benchmarks.report.record import Record, head, of_kind, read_csv, read_run
 from benchmarks.report.tables import markdown, normalised_accuracy
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 COLUMNS = ["variant", "training_seed", "metric", "t_inference", "chip", "seed", "value"]
 
@@ -134,7 +137,15 @@ def _points(share: float) -> str:
     return f"{round(100 * share, 2) + 0.0:+.2f}"  # + 0.0 turns -0.0 into 0.0
 
 
-def figure(table: pd.DataFrame, title: str, path: Path, description: str | None = None) -> None:
+def figure(
+    table: pd.DataFrame,
+    title: str,
+    path: Path,
+    description: str | None = None,
+    *,
+    caption: Sequence[str] = (),
+    vector: bool = True,
+) -> None:
     """Draw the changes as points with intervals, one panel per time.
 
     Args:
@@ -142,26 +153,46 @@ def figure(table: pd.DataFrame, title: str, path: Path, description: str | None 
         title: The title of the whole figure.
         path: The file, .png.
         description: A text for the file's metadata.
+        caption: What stands under the figure.
+        vector: Whether to write an SVG beside it.
     """
     times = sorted(table.t_inference.unique())
     others = list(table.variant.drop_duplicates())[1:]
-    size = (4.8 * len(times) + 1.5, 1.6 + 0.34 * max(1, len(others)))
-    drawing, axes = figures.new(1, len(times), size, sharey=True)
-    for panel, t_s in zip(axes[0], times, strict=True):
-        at = table[(table.t_inference == t_s)].set_index("variant").loc[others]
-        mean = 100 * at.change.to_numpy()
-        low, high = 100 * at.change_low.to_numpy(), 100 * at.change_high.to_numpy()
-        places = range(len(others))
-        panel.hlines(places, low, high, color="tab:blue")
-        panel.plot(mean, places, "o", color="tab:blue")
-        panel.axvline(0.0, color="black", linewidth=1)
-        panel.set_yticks(places, others)
-        panel.set_xlabel("change of A*, points")
-        panel.set_title(label(float(t_s)), fontsize=10)
-        panel.grid(alpha=0.3, axis="x")
+    size = (3.4 * len(times) + 2.6, 1.9 + 0.34 * max(1, len(others)))
+    drawn, axes = figures.new(1, len(times), size, sharey=True)
+    for axis, t_s in zip(axes[0], times, strict=True):
+        panel(axis, table, float(t_s))
     axes[0][0].invert_yaxis()
-    drawing.suptitle(title, fontsize=10)
-    figures.save(drawing, path, description=description)
+    drawn.suptitle(title, fontsize=10, color=drawing.INK)
+    drawing.caption(drawn, caption)
+    figures.save(drawn, path, description=description, vector=vector)
+
+
+def panel(axis: Axes, table: pd.DataFrame, t_s: float, mark: curves.Mark = curves.ignore) -> None:
+    """Draw the changes at one time as points with intervals.
+
+    Args:
+        axis: The axes.
+        table: What `changes` returns.
+        t_s: The time, in seconds.
+        mark: Is called with each artist; see `curves.Mark`.
+    """
+    others = list(table.variant.drop_duplicates())[1:]
+    at = table[(table.t_inference == t_s)].set_index("variant").loc[others]
+    dots = [
+        dots_of.Dot(str(name), *(100 * float(value) for value in values))
+        for name, values in zip(
+            others, at[["change", "change_low", "change_high"]].to_numpy(), strict=True
+        )
+    ]
+    dots_of.draw(axis, dots, unit=" points", mark=mark)
+    axis.axvline(0.0, color=drawing.INK, lw=1)
+    low, high = axis.get_xlim()
+    if high - low < 2.0:  # points: noise must not look like an effect
+        middle = (low + high) / 2
+        axis.set_xlim(middle - 1.0, middle + 1.0)
+    axis.set_xlabel("change of A*, points (right is better)")
+    axis.set_title(f"{label(t_s)} after programming", fontsize=9)
 
 
 def facts_of(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,7 +249,7 @@ def write(out: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
 
 
 def save(out: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
-    """Write changes.csv, summary.md and figure.png; see `write`.
+    """Write changes.csv, summary.md, report.html and the figure; see `write`.
 
     Args:
         out: The folder.
@@ -230,7 +261,29 @@ def save(out: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
     files.write_text(out / "changes.csv", as_csv(table))
     words = text(results, facts, about["command"], "figure.png")
     files.write_text(out / "summary.md", f"# Ablation\n\n{words}")
-    figure(table, _title(facts), out / "figure.png")
+    figure(table, _title(facts), out / "figure.png", caption=caption_of(results, about))
+    page.write(build.of_ablation(out, results, about), out / page.FILE)
+
+
+def caption_of(results: pd.DataFrame, about: Mapping[str, Any]) -> list[str]:
+    """Return what stands under the figure: preset, chips, samples, what the intervals are over.
+
+    Args:
+        results: The rows, `COLUMNS`.
+        about: The contents of run.json.
+    """
+    facts = facts_of(about)
+    chips = results[results.variant != "digital"]
+    trainings = chips.training_seed.nunique()
+    preset = about["arguments"].get("preset")
+    return [
+        f"preset {preset}" if preset else "",
+        curves.chips_text(chips),
+        f"{trainings} trainings of each" if trainings > 1 else "one training of each",
+        f"{facts['samples']:,} {facts['unit']}",
+        f"against: {chips.variant.iloc[0]}",
+        f"bars: 95 % over {'trainings' if trainings > 1 else 'chips'}, paired",
+    ]
 
 
 def _title(facts: Mapping[str, Any]) -> str:
@@ -317,4 +370,12 @@ def draw(record: Record, path: Path, description: str) -> None:
         description: A text for the file's metadata.
     """
     facts = facts_of(record.extra)
-    figure(changes(record.table(), facts["chance_error"]), _title(facts), path, description)
+    about = {**record.extra, "arguments": record.arguments}
+    figure(
+        changes(record.table(), facts["chance_error"]),
+        _title(facts),
+        path,
+        description,
+        caption=caption_of(record.table(), about),
+        vector=False,
+    )

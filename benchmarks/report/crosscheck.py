@@ -16,6 +16,7 @@ from aimc_bridge import files
 from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
 from benchmarks.report import tables
+from benchmarks.report.html import build, page
 from benchmarks.report.record import LINK, Record, head, link, named
 from benchmarks.report.standing import BY_VERSION, EARLIER_ON_AIHWKIT, ON_AIHWKIT
 from benchmarks.report.verdict import summary
@@ -40,7 +41,7 @@ def record_of(folder: Path, name: str) -> Record:
 
 
 def rebuild(folder: Path) -> None:
-    """Write the summary.md over all reports of a finished cross-check again.
+    """Write summary.md and report.html over all reports of a finished cross-check again.
 
     Args:
         folder: The `--out` of the cross-check.
@@ -51,6 +52,7 @@ def rebuild(folder: Path) -> None:
     about = _read(folder)
     reports = about["reports"]
     files.write_text(folder / "summary.md", summary(reports, len(reports), about["command"]))
+    page.write(build.of_crosscheck(folder, about), folder / page.FILE)
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from benchmarks.report import (
     tables,
 )
 from benchmarks.report import record as records
+from benchmarks.report.html import build, page
 from benchmarks.report.record import Record, check_name
 
 
@@ -27,7 +28,7 @@ class Kind(NamedTuple):
     Attributes:
         prefix: The text that the names of its records begin with; "" is nothing.
         record_of: Reads the folder as a record of a name.
-        rebuild: Writes summary.md and the figures again from the results.
+        rebuild: Writes summary.md, report.html and the figures again from the results.
     """
 
     prefix: str
@@ -137,6 +138,23 @@ def rebuild(folder: Path) -> None:
     kind = kind_of(folder)
     again = ladder.rebuild if kind == _LADDER else KINDS[kind].rebuild
     again(folder)
+
+
+def compare(folders: Sequence[Path], path: Path) -> None:
+    """Write one report.html of several finished runs.
+
+    Args:
+        folders: The `--out` of each run.
+        path: The file.
+
+    Raises:
+        DataError: If one of the folders does not hold a run.
+    """
+    found = []
+    for folder in folders:
+        rows = run.results_of(run.record_of(folder, str(folder)))
+        found.append((folder, rows, records.read_run(folder)))
+    page.write(build.of_runs(found), path)
 
 
 def comparison(folders: Sequence[Path]) -> str:

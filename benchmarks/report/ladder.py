@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aimc_bridge.errors import DataError
 from benchmarks.report import ladder_page
+from benchmarks.report.html import build, page
 from benchmarks.report.ladder_tables import COLUMNS, read_results
 from benchmarks.report.record import LINK, Record, head, of_kind, read_run
 
@@ -120,11 +121,12 @@ def draw(records: Sequence[Record], path: Path, description: str) -> None:
         path: The file, .png.
         description: A text for the file's metadata.
     """
-    ladder_page.figure([results_of(record) for record in records], path, description)
+    studies = [results_of(record) for record in records]
+    ladder_page.figure(studies, path, description, vector=False)
 
 
 def rebuild(folder: Path) -> None:
-    """Write the tables, summary.md and the figure of a finished ladder again.
+    """Write the tables, summary.md, report.html and the figure of a finished ladder again.
 
     Args:
         folder: The `--out` of the ladder.
@@ -135,3 +137,4 @@ def rebuild(folder: Path) -> None:
     about = read_run(folder)
     results = read_results(folder / "results.csv")
     ladder_page.save(folder, results, about["studies"], about["command"])
+    page.write(build.of_ladder(folder, results, about), folder / page.FILE)

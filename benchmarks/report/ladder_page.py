@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aimc_bridge import files
+from aimc_bridge import curves, drawing, files
 from aimc_bridge.csv_cells import as_csv
 from aimc_bridge.times import label
 from benchmarks.report import figures
@@ -72,6 +72,17 @@ def ladder_text(table: pd.DataFrame, metric: str) -> str:
         table: What `steps` returns.
         metric: The task's metric, or "mvm".
     """
+    return markdown(ladder_table(table, metric, "**"))
+
+
+def ladder_table(table: pd.DataFrame, metric: str, bold: str = "") -> pd.DataFrame:
+    """Return one metric's ladder as a DataFrame of text; see `ladder_text`.
+
+    Args:
+        table: What `steps` returns.
+        metric: The task's metric, or "mvm".
+        bold: What stands around changes whose Holm's p is below 0.05.
+    """
     import pandas as pd
 
     lines = []
@@ -81,10 +92,10 @@ def ladder_text(table: pd.DataFrame, metric: str) -> str:
             text = _number(row["mean"], metric)
             if not math.isnan(row["change"]):
                 step = _change(row["change"], row["change_low"], row["change_high"], metric)
-                text += f" (**{step}**)" if row["p_holm"] < ALPHA else f" ({step})"
+                text += f" ({bold}{step}{bold})" if row["p_holm"] < ALPHA else f" ({step})"
             line[label(row["t_inference"])] = text
         lines.append(line)
-    return markdown(pd.DataFrame(lines))
+    return pd.DataFrame(lines)
 
 
 def flaws_text(table: pd.DataFrame, metric: str) -> str:
@@ -197,7 +208,13 @@ LEGEND = (
 # --- the figure -----------------------------------------------------------------------------------
 
 
-def figure(studies: list[tuple[pd.DataFrame, dict[str, Any]]], path: Path, mark: str = "") -> None:
+def figure(
+    studies: list[tuple[pd.DataFrame, dict[str, Any]]],
+    path: Path,
+    mark: str = "",
+    *,
+    vector: bool = True,
+) -> None:
     """Draw metric and MVM error against the rung: one column of panels per task.
 
     Each time has a line and a band, its interval.
@@ -206,46 +223,98 @@ def figure(studies: list[tuple[pd.DataFrame, dict[str, Any]]], path: Path, mark:
         studies: The rows and the facts of each task.
         path: The file, .png.
         mark: A text for the file's metadata.
+        vector: Whether to write an SVG beside it.
     """
-    drawing, axes = figures.new(2, len(studies), (5.6 * len(studies), 8.4), sharex=True)
+    size = (5.0 * len(studies) + 1.4, 8.4)
+    drawn, axes = figures.new(2, len(studies), size, sharex="col")
+    parts = []
     for column, (results, facts) in enumerate(studies):
         metric = facts["metric"]
-        table = steps(results, metric)
-        _draw(axes[0][column], table, metric)
-        digital = digital_of(results, metric) * _scale(metric)
-        axes[0][column].axhline(digital, color="black", linewidth=1, label="digital")
-        axes[0][column].set_title(f"{facts['model']}, {facts['dataset']}", fontsize=10)
-        axes[0][column].legend(fontsize=8)
-        _draw(axes[1][column], table, "mvm")
-        axes[1][column].set_xticks(
-            [number for number, _, _ in rungs_of(results)],
-            [f"{number} {title}" for number, _, title in rungs_of(results)],
-            rotation=55,
-            ha="right",
-            fontsize=8,
-        )
-    figures.save(drawing, path, dpi=110, description=mark)
+        panel(axes[0][column], results, facts, metric)
+        axes[0][column].set_title(f"{facts['model']}, {facts['dataset']}", fontsize=9)
+        panel(axes[1][column], results, facts, "mvm")
+        parts.append(f"{facts['model']}: {caption_of(results, facts)}")
+    drawing.legend(drawn, axes.flat, "after programming")
+    drawing.caption(drawn, ["; ".join(parts), "bands: 95 % over chips"])
+    figures.save(drawn, path, dpi=110, description=mark, vector=vector)
 
 
-def _draw(axes: Axes, table: pd.DataFrame, metric: str) -> None:
-    import matplotlib
+def caption_of(results: pd.DataFrame, facts: dict[str, Any]) -> str:
+    """Return how many chips and samples a task's ladder has, as text.
 
+    Args:
+        results: The rows of the task, `ladder_tables.COLUMNS`.
+        facts: What is known of the study.
+    """
+    chips = int(steps(results, facts["metric"]).chips.iloc[0])
+    return f"{chips} chips, {facts['samples']:,} test samples"
+
+
+def panel(
+    axis: Axes,
+    results: pd.DataFrame,
+    facts: dict[str, Any],
+    metric: str,
+    tip: curves.Mark = curves.ignore,
+) -> None:
+    """Draw a task's metric, or its MVM error, against the rung.
+
+    Args:
+        axis: The axes.
+        results: The rows of the task, `ladder_tables.COLUMNS`.
+        facts: What is known of the study.
+        metric: The task's own metric, or "mvm".
+        tip: Is called with each artist; see `curves.Mark`.
+    """
+    table = steps(results, facts["metric"])
     shown = table[table.metric == metric]
     times = sorted(shown.t_inference.unique())
-    colours = matplotlib.colormaps["viridis"]
-    scale = _scale(metric)
+    scale, unit = _scale(metric), "" if _scale(metric) == 1 else " %"
+    if metric != "mvm":
+        samples = facts["samples"] if metric in ("accuracy", "error") else None
+        curves.draw_digital(axis, digital_of(results, metric), samples, scale, tip)
+    rungs = rungs_of(results)
     for index, t_s in enumerate(times):
         at_time = shown[shown.t_inference == t_s]
-        colour = colours(0.85 * index / max(1, len(times) - 1))
+        colour = drawing.shade(index, len(times))
         number = at_time.number.to_numpy()
-        axes.plot(number, scale * at_time["mean"], marker="o", ms=3, color=colour, label=label(t_s))
+        mean = scale * at_time["mean"].to_numpy()
         low, high = scale * at_time.low.to_numpy(), scale * at_time.high.to_numpy()
-        axes.fill_between(number, low, high, color=colour, alpha=0.2, linewidth=0)
+        key = label(float(t_s))
+        (line,) = axis.plot(
+            *(number, mean),
+            marker=drawing.MARKERS[index % len(drawing.MARKERS)],
+            linestyle=drawing.DASHES[index % len(drawing.DASHES)],
+            ms=4,
+            lw=1.4,
+            color=colour,
+            label=key,
+        )
+        tip(line, key, "line", key)
+        tip(axis.fill_between(number, low, high, color=colour, alpha=0.2, lw=0), key, "band", "")
+        if tip is curves.ignore:
+            continue
+        for (place, _, title), middle, a, b in zip(rungs, mean, low, high, strict=True):
+            (point,) = axis.plot([place], [middle], "o", ms=4, color=colour)
+            tip(
+                point,
+                key,
+                "point",
+                f"{place} {title}, {key}: {middle:.4g} ({a:.4g} to {b:.4g}){unit}",
+            )
     if metric == "perplexity" and shown["mean"].max() > 2 * shown["mean"].min():
-        axes.set_yscale("log")
+        axis.set_yscale("log")
+    elif metric != "mvm":
+        curves.widen(axis, scale)
     name = "MVM error" if metric == "mvm" else metric
-    axes.set_ylabel(name if metric == "perplexity" else f"{name}, %")
-    axes.grid(alpha=0.3)
+    axis.set_ylabel(curves.heading(name if scale == 1 else f"{name}, %"))
+    axis.set_xticks(
+        [number for number, _, _ in rungs],
+        [f"{number} {title}" for number, _, title in rungs],
+        rotation=55,
+        ha="right",
+        fontsize=8,
+    )
 
 
 # --- a run's folder -------------------------------------------------------------------------------

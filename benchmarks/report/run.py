@@ -16,6 +16,7 @@ from aimc_bridge.csv_cells import as_csv
 from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
 from benchmarks.report import conclusions, tables
+from benchmarks.report.html import build, page
 from benchmarks.report.record import (
     LINK,
     Record,
@@ -271,7 +272,7 @@ def write(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None
 
 
 def save(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
-    """Write summary.md and the figures of a run.
+    """Write summary.md, report.html and the figures of a run.
 
     Args:
         folder: The `--out` of the run.
@@ -294,7 +295,7 @@ def save(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
     for task, study in studies.items():
         rows, metric = results[results.model == study["model"]], study["metric"]
         image = f"figures/{task}.png"
-        tables.figure(rows, metric, folder / image)
+        tables.figure(rows, metric, folder / image, study["samples"])
         panels.append((rows, metric))
         chance = round(1 / (1 - study["chance_error"]))
         classes = "words" if metric == "perplexity" else "classes"
@@ -311,6 +312,7 @@ def save(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
         ]
     tables.dashboard(panels, folder / "figures" / "dashboard.png")
     files.write_text(folder / "summary.md", "\n\n".join(text) + "\n")
+    page.write(build.of_run(folder, results, about), folder / page.FILE)
 
 
 def _summaries(rows: pd.DataFrame, metric: str) -> list[str]:
@@ -331,7 +333,7 @@ def _differences(intervals: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def rebuild(folder: Path) -> None:
-    """Write summary.md and the figures of a finished run again.
+    """Write summary.md, report.html and the figures of a finished run again.
 
     Args:
         folder: The `--out` of the run.

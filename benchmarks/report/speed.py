@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aimc_bridge import files
+from aimc_bridge import drawing, files
 from benchmarks.report import figures
 from benchmarks.report.record import Record, digest, of_kind, read, write
 from benchmarks.report.speed_records import FILE, curves_of, groups_of
@@ -368,7 +368,7 @@ def _skipped(line: str, elsewhere: Mapping[str, str]) -> str:
     return line
 
 
-def draw(record: Record, path: Path, description: str) -> None:
+def draw(record: Record, path: Path, description: str, *, vector: bool = False) -> None:
     """Draw seconds and peak memory against every size, with a line of slope 1.
 
     Both axes are logarithmic.
@@ -377,34 +377,46 @@ def draw(record: Record, path: Path, description: str) -> None:
         record: A record of kind "growth".
         path: The file, .png.
         description: A text for the file's metadata.
+        vector: Whether to write an SVG beside it.
     """
-    curves = curves_of(record)
-    families = list(dict.fromkeys(curve.family for curve in curves))
-    drawing, axes = figures.new(2, len(families), (3.2 * len(families), 6))
+    measured = curves_of(record)
+    families = list(dict.fromkeys(curve.family for curve in measured))
+    operations = list(dict.fromkeys(curve.operation for curve in measured))
+    drawn, axes = figures.new(2, len(families), (2.9 * len(families) + 2.2, 6.4))
     for column, family in enumerate(families):
-        shown = [curve for curve in curves if curve.family == family]
+        shown = [curve for curve in measured if curve.family == family]
         for row, (cost, unit, scale) in enumerate(
             (("time", "s", 1.0), ("peak memory", "MB", 1e-6))
         ):
-            panel = axes[row][column]
+            axis = axes[row][column]
             highest: list[Sequence[float]] = []
             for curve in shown:
                 values = [value * scale for value in curve.costs().get(cost, [])]
                 if values:
-                    panel.plot(curve.sizes(), values, "o-", label=curve.operation, markersize=3)
+                    index = operations.index(curve.operation)
+                    axis.plot(
+                        *(curve.sizes(), values),
+                        marker=drawing.MARKERS[index % len(drawing.MARKERS)],
+                        linestyle=drawing.DASHES[index % len(drawing.DASHES)],
+                        color=drawing.COLOURS[index % len(drawing.COLOURS)],
+                        label=curve.operation,
+                        markersize=4,
+                    )
                     highest.append(values)
             if highest:
                 sizes, top = shown[0].sizes(), max(highest, key=lambda values: values[-1])
                 line = [top[-1] * size / sizes[-1] for size in sizes]
-                panel.plot(sizes, line, ":", color="grey", label="linear")
-                panel.set_xscale("log", base=2)
-                panel.set_yscale("log")
-                panel.legend(fontsize=7)
-            panel.set_xlabel(family)
-            panel.set_ylabel(f"{cost}, {unit}")
-            panel.grid(alpha=0.3)
+                axis.plot(sizes, line, lw=0.8, color=drawing.MUTED, label="linear (slope 1)")
+                axis.set_xscale("log", base=2)
+                axis.set_yscale("log")
+            axis.set_xlabel(family)
+            if column == 0:
+                axis.set_ylabel(f"{cost}, {unit} (lower is better)")
+    drawing.legend(drawn, axes.flat)
+    machine = record.hardware.get("gpu") if record.arguments["device"] == "cuda" else None
+    drawing.caption(drawn, ["medians of repeats", str(machine or record.hardware["cpu"])])
     path.parent.mkdir(parents=True, exist_ok=True)
-    figures.save(drawing, path, dpi=110, description=description)
+    figures.save(drawn, path, dpi=110, description=description, vector=vector)
 
 
 # --- a folder, a page -----------------------------------------------------------------------------
@@ -420,7 +432,7 @@ def save(folder: Path, record: Record) -> None:
     write(record, folder / FILE)
     image = "growth.png" if record.kind == "growth" else None
     if image is not None:
-        draw(record, folder / image, digest(record))
+        draw(record, folder / image, digest(record), vector=True)
     files.write_text(folder / "summary.md", f"# Speed\n\n{summary(record, image)}\n")
 
 

@@ -17,7 +17,7 @@ WORDS = ("equivalent", "different", "undecided")
 WORST = 12  # rows of a report that its short form keeps
 PASSED, UNDECIDED, FAILED, UNFINISHED = "passed", "undecided", "failed", "unfinished"
 
-_MEANING = (
+MEANING = (
     "A row is `equivalent` if its difference lies inside its margin and `different` if it lies "
     "outside. It is `undecided` if the sample is too small to tell. An undecided row fails nothing "
     "and proves nothing: the overall verdict is then `undecided`, the exit code stays 0, and more "
@@ -167,7 +167,7 @@ def summary(reports: Sequence[Mapping[str, Any]], planned: int, command: str) ->
     text = [
         "# Cross-check",
         f"**Verdict: {verdict.word}.** {verdict.text[:1].upper()}{verdict.text[1:]}.",
-        _MEANING,
+        MEANING,
         f"`{command}`",
     ]
     if reports:

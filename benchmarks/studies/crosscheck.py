@@ -32,6 +32,7 @@ from aimc_bridge.spec import Preset
 from aimc_bridge.times import seconds
 from benchmarks import cli
 from benchmarks.machine import hardware, versions
+from benchmarks.report.html import build, page
 from benchmarks.report.record import as_json
 from benchmarks.report.verdict import in_short, summary, verdict_of
 from benchmarks.studies import run_steps
@@ -413,6 +414,7 @@ class Crosscheck:
         write_text(folder / FILE, as_json({**about, "reports": done}) + "\n")
         write_text(folder / "run.json", json.dumps(about, indent=1) + "\n")
         write_text(folder / "summary.md", summary(done, planned, command))
+        page.write(build.of_crosscheck(folder, {**about, "reports": done}), folder / page.FILE)
 
     # --- checks ---
 

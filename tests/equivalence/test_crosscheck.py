@@ -79,7 +79,8 @@ def test_all_levels_in_one_call(tmp_path: Path) -> None:
     assert page.startswith("# Cross-check\n\nnative against aihwkit.")
     assert "6 chips of each side" in page
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert names == {"quantiles.png", "devices.png", "alpha.png"}
+    drawn = ("quantiles", "conductances", "devices", "alpha", "mvm")
+    assert names == {f"{name}.{suffix}" for name in drawn for suffix in ("png", "svg")}
 
 
 def test_the_task_level_is_decided_by_enough_chips_and_not_by_few() -> None:

@@ -80,10 +80,10 @@ def compiled(model: nn.Module, on: bool = True) -> None:
     The law of the noise stays the same, its numbers are others than without. They come from a
     generator that runs inside the compiled passes and is seeded from torch's default generator, so
     `torch.manual_seed` repeats them on any number of threads. The noise that `train` injects comes
-    from that generator too, and remains a function of its seed. The first passes take seconds,
-    until everything is compiled. On a CPU, products with fewer than 32,768 outputs stay as they
-    are: a call of a compiled pass would take longer than the pass saves. Chips are drawn as `program(model, seed, draw_on=...)` says, for
-    which "compiled" is a choice, too.
+    from that generator too, and remains a function of its seed. The first passes take
+    seconds, until everything is compiled. On a CPU, products with fewer than 32,768 outputs stay
+    as they are: a call of a compiled pass would take longer than the pass saves. Chips are drawn as
+    `program(model, seed, draw_on=...)` says, for which "compiled" is a choice, too.
 
     Args:
         model: A model that was converted to the native engine.

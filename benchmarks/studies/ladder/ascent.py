@@ -18,6 +18,7 @@ from aimc_bridge.spec import Preset
 from aimc_bridge.times import label
 from benchmarks import cli, tasks
 from benchmarks.machine import hardware, versions
+from benchmarks.report.html import build, page
 from benchmarks.report.ladder_page import save
 from benchmarks.studies.base import Study
 from benchmarks.studies.ladder.climb import Climb
@@ -217,5 +218,7 @@ class Ascent:
             "hardware": hardware(),
             "studies": studies,
         }
-        save(self.out, pd.concat(parts, ignore_index=True), dict(studies), command)
+        results = pd.concat(parts, ignore_index=True)
+        save(self.out, results, dict(studies), command)
+        page.write(build.of_ladder(self.out, results, about), self.out / page.FILE)
         write_text(self.out / "run.json", json.dumps(about, indent=1) + "\n")

@@ -155,12 +155,13 @@ def test_figures_are_written(tmp_path) -> None:
     tables.dashboard([(both, "accuracy"), (rows(), "accuracy")], tmp_path / "all.png")
     for name in ("one.png", "all.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (tmp_path / name).with_suffix(".svg").read_text(encoding="utf-8")
 
 
 def test_figures_draw_every_chip_and_the_digital_line(tmp_path, monkeypatch) -> None:
     """A figure draws what the rows hold.
 
-    Means are on lines, chips are dots, and the digital model is a line.
+    The mean and the digital model are lines with a name, and every chip is a thin line.
     """
     seen = {}
     from matplotlib.figure import Figure
@@ -173,12 +174,15 @@ def test_figures_draw_every_chip_and_the_digital_line(tmp_path, monkeypatch) -> 
 
     monkeypatch.setattr(Figure, "savefig", keep)
     tables.figure(rows(), "accuracy", tmp_path / "one.png")
-    lines = {line.get_label(): line.get_ydata() for line in seen["axes"].get_lines()}
+    drawn = seen["axes"].get_lines()
+    lines = {line.get_label(): line.get_ydata() for line in drawn}
     assert list(lines["digital"]) == [90.0, 90.0]
-    assert list(lines["direct conversion, native"]) == pytest.approx([87.0, 82.0])
-    assert list(lines) == ["digital", "direct conversion, native"]
-    dots = seen["axes"].collections[0].get_offsets()
-    assert sorted(dots[:, 1]) == pytest.approx([80.0, 84.0, 86.0, 88.0])
+    (bars,) = seen["axes"].containers
+    assert bars.get_label() == "direct conversion, native"
+    assert list(bars.lines[0].get_ydata()) == pytest.approx([87.0, 82.0])
+    chips = [line.get_ydata().tolist() for line in drawn if line.get_linewidth() == 0.6]
+    assert chips == [pytest.approx([88.0, 80.0]), pytest.approx([86.0, 84.0])]
+    assert seen["axes"].get_ylabel() == "accuracy, % (higher is better)"
     subset = rows().assign(dataset="D, subset of 10")
     tables.figure(pd.concat([subset, rows()]), "accuracy", tmp_path / "two.png")
     assert seen["titles"] == ["M\nD", "M\nD, subset of 10"]

@@ -1,0 +1,154 @@
+"""A report as a page: sections of words, tables and figures, and the file that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from aimc_bridge import files
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILE = "report.html"
+
+
+@dataclass(frozen=True)
+class Series:
+    """What a button under a figure shows and hides.
+
+    Attributes:
+        key: The series of the marks in the figure, and of rows in tables of the section.
+        name: The name on the button.
+        colour: The CSS variable of its colour, such as "--c0".
+        chips: Whether it stands for the thin lines of all series.
+    """
+
+    key: str
+    name: str
+    colour: str
+    chips: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure with its buttons.
+
+    Attributes:
+        svg: The figure, from `inline.drawn`.
+        title: What stands above it.
+        caption: What stands under it.
+        series: Its buttons.
+    """
+
+    svg: str
+    title: str
+    caption: str
+    series: Sequence[Series] = ()
+
+    @property
+    def markup(self) -> Markup:
+        """Return the figure, which the page must not escape: it is made of this project's own."""
+        return Markup(self.svg)  # ElementTree has escaped all texts in it
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts.
+
+    Attributes:
+        columns: The heads.
+        rows: The rows.
+        caption: What stands above it.
+        keys: The series of each row, which a button hides; () for none.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    keys: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, caption: str = "", keys: Sequence[str] = ()) -> Table:
+        """Make one of a DataFrame of text.
+
+        Args:
+            table: The DataFrame.
+            caption: What stands above it.
+            keys: The series of each row.
+        """
+        rows = [[str(cell) for cell in row] for row in table.to_numpy().tolist()]
+        return cls([str(name) for name in table.columns], rows, caption, keys)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report.
+
+    Attributes:
+        title: Its heading.
+        words: Its paragraphs.
+        charts: Its figures.
+        tables: Its tables.
+        code: Text to copy, such as a command.
+    """
+
+    title: str
+    words: Sequence[str] = ()
+    charts: Sequence[Chart] = ()
+    tables: Sequence[Table] = ()
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report.
+
+    Attributes:
+        title: Its title.
+        question: What was asked, one sentence.
+        answer: What came out, one sentence or two.
+        sections: Its parts.
+        about: A line under the title, such as the folder.
+    """
+
+    title: str
+    question: str
+    answer: str
+    sections: Sequence[Section] = field(default_factory=list)
+    about: str = ""
+
+    def html(self) -> str:
+        """Return the whole page; it refers to nothing outside of itself."""
+        made: str = _environment().get_template("report.html.j2").render(page=self)
+        return made
+
+
+def write(page: Page, path: Path) -> Path:
+    """Write a report, whole or not at all.
+
+    Args:
+        page: The report.
+        path: The file.
+
+    Returns:
+        The file.
+    """
+    files.write_text(path, page.html())
+    return path
+
+
+def _environment() -> Environment:
+    # names of models, presets and folders may hold HTML: everything is escaped
+    return Environment(
+        loader=PackageLoader("benchmarks.report.html"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,88 @@
+"""What a run records of its layers: what is on tiles, compensation and error of each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from aimc_bridge.chip import drift, program, restore
+from aimc_bridge.conversion import coverage
+from aimc_bridge.converted import matrices_of
+from aimc_bridge.errors import UsageError
+from benchmarks.studies.ladder.probe import Probe
+from benchmarks.tasks import Task
+
+COVERAGE = ("module", "type", "parameters", "where", "tiles", "reason", "macs")
+
+
+def coverage_facts(model: nn.Module, task: Task) -> dict[str, Any]:
+    """Return what of a model's work is on tiles, measured in one pass over training data.
+
+    Args:
+        model: A converted model.
+        task: Its task.
+
+    Returns:
+        "columns" and "rows" of `coverage`, without layers that do no products. The multiplications
+        ("macs") are those of the pass: their shares count.
+    """
+    (inputs,) = task.calibration_batches(1, batch_size=8)
+    table = coverage(model, inputs)
+    shown = table[(table["where"] == "analog") | (table["macs"] > 0)][list(COVERAGE)]
+    return {"columns": list(COVERAGE), "rows": shown.astype(object).to_numpy().tolist()}
+
+
+def layer_facts(
+    model: nn.Module, task: Task, seed: int, times: Sequence[float]
+) -> dict[str, Any] | None:
+    """Return the compensation factor and the MVM error of each layer of one chip.
+
+    Args:
+        model: A converted model of the native engine, with input ranges; afterwards it holds no
+            chip.
+        task: Its task; the inputs of layers are taken from its validation data.
+        seed: The seed of the chip.
+        times: Seconds after programming.
+
+    Returns:
+        "seed", "times", "layers" (names), and "alpha" and "mvm_error" with a list per time that has
+        a number per layer. The error is |y - exact| / |exact|. None if the data do not reach all
+        layers.
+    """
+    sizes = task.ladder
+
+    def run(analog: nn.Module) -> None:
+        for batch in task.batches("validation", sizes.probe_samples):
+            task.logits(analog, batch)
+
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices):
+        try:
+            probe = Probe(model, run, sizes.probe_inputs)
+        except UsageError:  # a layer that this data does not reach
+            return None
+        matrices = matrices_of(model)
+        alphas, errors = [], []
+        program(model, seed)
+        try:
+            for t_s in times:
+                drift(model, t_s)
+                alphas.append([_rounded(float(m.alpha().mean())) for m in matrices.values()])
+                found = probe.errors()
+                errors.append([_rounded(found[name]) for name in matrices])
+        finally:
+            restore(model)
+    return {
+        "seed": seed,
+        "times": list(map(float, times)),
+        "layers": list(matrices),
+        "alpha": alphas,
+        "mvm_error": errors,
+    }
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")
