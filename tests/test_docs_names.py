@@ -16,7 +16,7 @@ from cyclopts import App
 from benchmarks.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PACKAGES = "aimc_bridge|benchmarks|presets|tests"
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
