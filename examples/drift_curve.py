@@ -30,7 +30,5 @@ def main(epochs: int = 10, chips: int = 10, out: str = "drift.svg") -> dict[str,
 
 if __name__ == "__main__":
     for way, table in main().items():
-        mean = table.groupby("t_inference").value.mean()
-        print(
-            f"{way:15}", *(f"{time} {value:.1%} " for time, value in zip(TIMES, mean, strict=True))
-        )
+        means = zip(TIMES, table.groupby("t_inference").value.mean(), strict=True)
+        print(f"{way:15}", *(f"{time} {mean:.1%} " for time, mean in means))

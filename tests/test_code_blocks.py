@@ -1,4 +1,4 @@
-"""Code on the pages: every block of README.md and docs/ runs, parses, or is listed here with a reason.
+"""Code on the pages: every block of README.md and docs/ runs, parses, or is listed with a reason.
 
 Python blocks of one page run one after the other, as one program. A block ```text right after a
 Python block is what it prints. Commands are parsed by their real parsers.
