@@ -39,7 +39,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Put the generated tables in; point links of a page of docs/ to `../path` at files/path."""
     for name, make in GENERATED.items():
         if f"<!-- {name} -->" in markdown and page.file.src_uri.startswith("reference/"):
-            markdown = markdown.replace(f"<!-- {name} -->", make())
+            markdown = markdown.replace(f"<!-- {name} -->", _made(make))
     if "/" in page.file.src_uri:
         return markdown
     return OUTSIDE.sub(
@@ -48,6 +48,17 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 # --- tables of the reference ----------------------------------------------------------------------
+
+
+def _made(make: Callable[[], str]) -> str:
+    """Return a generated text; what is missing, where the project itself is not installed."""
+    try:
+        return make()
+    except ModuleNotFoundError as error:
+        return (
+            f"This part needs the project's own dependencies ({error.name} is missing where this "
+            'site was built): `pip install -e ".[docs]"` in a clone.'
+        )
 
 
 def _table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

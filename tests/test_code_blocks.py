@@ -101,7 +101,7 @@ def blocks_of(page: Path) -> list[Block]:
     found = list(re.finditer(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", text, re.DOTALL | re.MULTILINE))
     name = page.relative_to(ROOT).as_posix()
     blocks = []
-    for this, following in zip(found, [*found[1:], None], strict=True):
+    for this, following in zip(found, [*found, None][1:], strict=True):
         output = None
         if following is not None and following[2] == "text":
             between = text[this.end() : following.start()]
