@@ -13,7 +13,7 @@ from presets import rasch2023
 
 
 class Mine:
-    """The drift of `rasch2023` on single devices, written once more, with an error to be found."""
+    """The drift of `rasch2023` on single devices, written once more, with a fault to be found."""
 
     def __init__(self, wrong: float = 1.0) -> None:
         """Scale the drift exponents by `wrong`."""
@@ -27,8 +27,11 @@ class Mine:
         def eps() -> Tensor:
             return torch.randn(weights.shape, generator=generator)
 
-        written = physics.programmed(target, pcm, eps()) * weights.sign() / pcm.g_max_us
-        return written, self.wrong * physics.drift_exponent(target, pcm, eps())
+        size = physics.programmed(target, pcm, eps())
+        size = size - physics.programmed(torch.zeros_like(target), pcm, eps())  # the other device
+        return size * weights.sign() / pcm.g_max_us, self.wrong * physics.drift_exponent(
+            target, pcm, eps()
+        )
 
     def read(self, state: tuple[Tensor, Tensor], t: float, generator: torch.Generator) -> Tensor:
         """Return the drifted weights: no read noise."""
