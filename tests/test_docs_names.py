@@ -43,7 +43,7 @@ def spans(text: str) -> list[str]:
 def dotted(text: str) -> set[str]:
     """Return the names in a text that begin with a package of this project."""
     names = re.findall(rf"(?<![\w./-])(?:{PACKAGES})(?:\.[A-Za-z_]\w*)+", text)
-    return {name for name in names if not name.endswith(".py")}  # the name of a user's file
+    return {name for name in names if not name.endswith((".py", ".md"))}  # names of files
 
 
 def commands(text: str) -> Iterator[list[str]]:
