@@ -16,7 +16,7 @@ from cyclopts import App
 from benchmarks.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PACKAGES = "aimc_bridge|benchmarks|presets|tests"
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -43,7 +43,7 @@ def spans(text: str) -> list[str]:
 def dotted(text: str) -> set[str]:
     """Return the names in a text that begin with a package of this project."""
     names = re.findall(rf"(?<![\w./-])(?:{PACKAGES})(?:\.[A-Za-z_]\w*)+", text)
-    return {name for name in names if not name.endswith(".py")}  # the name of a user's file
+    return {name for name in names if not name.endswith((".py", ".md"))}  # names of files
 
 
 def commands(text: str) -> Iterator[list[str]]:

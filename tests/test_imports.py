@@ -304,3 +304,23 @@ def test_presets_in_a_bare_script_elsewhere(tmp_path: Path) -> None:
         [sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert process.stdout.strip() == "25.0", process.stderr
+
+
+def test_the_library_costs_little_beyond_torch() -> None:
+    """CPU time: other work on the machine does not count."""
+    code = (
+        "import time, torch\n"
+        "start = time.process_time()\n"
+        "import aimc_bridge, presets\n"
+        "from aimc_bridge import calibrate, convert, coverage, drift, handles, program, restore\n"
+        "print(time.process_time() - start)\n"
+    )
+    seconds = [
+        float(
+            subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for _ in range(2)
+    ]
+    assert min(seconds) < 0.3

@@ -54,7 +54,8 @@ class Picture(NamedTuple):
 
 
 SECTIONS = (
-    Section(Path("README.md"), "compare", run.compare),
+    Section(Path("README.md"), "brief", run.brief),
+    Section(DOCS / "results.md", "compare", run.compare),
     Section(DOCS / "results.md", "results", run.results),
     Section(DOCS / "results.md", "on aihwkit", crosscheck.on_aihwkit),
     Section(DOCS / "results-earlier.md", "earlier", run.earlier),

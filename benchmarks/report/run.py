@@ -28,7 +28,8 @@ from benchmarks.report.record import (
     read_run,
     renamed,
 )
-from benchmarks.report.standing import IN_FORCE, STANDING
+from benchmarks.report.standing import BRIEF, IN_FORCE, STANDING
+from benchmarks.tasks.published import PAPER
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,6 +193,55 @@ def compare() -> str:
     return tables.markdown(pd.DataFrame(lines).fillna("?"))
 
 
+def brief() -> str:
+    """Return the table of the README: each of `BRIEF` beside the paper's model of that kind.
+
+    A row is one model with one way to get its weights onto chips; A* has the interval of its mean.
+    """
+    import pandas as pd
+
+    from benchmarks import tasks
+
+    known = {record.name: record for record in named(*(name for name, _ in BRIEF))}
+    lines, shown = [], set()
+    for name, phase in BRIEF:
+        for line in lines_of(known[name], to="benchmarks/records/") if name in known else ():
+            if line["phase"] != phase:
+                continue
+            if line["task"] not in shown:
+                shown.add(line["task"])
+                lines += map(_brief_published, _of_the_paper(tasks.find(line["task"]).published))
+            lines.append(_brief_line(line))
+    return tables.markdown(pd.DataFrame(lines)) if lines else ""
+
+
+def _of_the_paper(published: Iterable[Published]) -> list[Published]:
+    """Return the paper's result on the most data sets; none if it has none for a task."""
+    ours = [entry for entry in published if entry.by == PAPER]
+    return ours[:1]
+
+
+def _brief_published(published: Published) -> dict[str, str]:
+    line = _published_line(published)
+    return {
+        "model": f"{line['model']} (paper)",
+        "data": line["data"],
+        "training": "hardware-aware",
+        **{name: line[name] for name in ("digital", "1h", "1y", "A* 1h", "A* 1y")},
+        "source": "[1]",
+    }
+
+
+def _brief_line(line: dict[str, str]) -> dict[str, str]:
+    return {
+        "model": line["model"],
+        "data": line["data"],
+        "training": {"direct conversion": "none"}.get(line["phase"], line["phase"]),
+        **{name: line[name] for name in ("digital", "1h", "1y", "A* 1h", "A* 1y")},
+        "source": line["record"],
+    }
+
+
 def _measured(records: list[Record]) -> dict[tuple[str, str], list[dict[str, str]]]:
     """Return the lines of this project by (task, metric)."""
     standing: dict[tuple[str, str], list[dict[str, str]]] = {}
@@ -200,7 +250,7 @@ def _measured(records: list[Record]) -> dict[tuple[str, str], list[dict[str, str
     first = [known.pop(name) for name in STANDING if name in known]
     for record in (*first, *known.values()):
         for metric in _METRICS:
-            for line in lines_of(record, metric, "benchmarks/records/"):
+            for line in lines_of(record, metric, LINK):
                 if line["phase"] != "hardware-aware" or line["engine"] != "native":
                     continue
                 key, our_line = (line["task"], metric), _our_line(line)

@@ -6,7 +6,13 @@ They are names of files in `benchmarks/records/`, in the order of the page that 
 from __future__ import annotations
 
 STANDING = (*("real-bert-seeds", "real-bert-long", "real-bert-default", "real-lstm-seeds"),)
-"""Hardware-aware models that the README shows beside published ones."""
+"""Hardware-aware models that docs/results.md shows beside published ones."""
+
+BRIEF = (
+    *(("real-bert-control", "direct conversion"), ("real-bert-seeds", "hardware-aware")),
+    *(("real-lstm-direct", "direct conversion"), ("real-lstm-seeds", "hardware-aware")),
+)
+"""The README's rows: a record, and the phase of it that is shown."""
 
 IN_FORCE = (
     *("real-bert-max", "real-bert-std", "real-bert-control", "real-bert-seeds", "real-bert-clip"),

@@ -351,7 +351,7 @@ def test_what_is_out_of_step_is_named(tmp_path: Path, folder: Path) -> None:
     pages.write(tmp_path)
     records.add(run.record_of(finished(tmp_path / "run"), "one"))
     assert list(pages.problems(tmp_path)) == [
-        "README.md: compare does not show the records",
+        "docs/results.md: compare does not show the records",
         "docs/results-earlier.md: earlier does not show the records",
     ]
     (folder / "one.json").rename(folder / "two.json")
