@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aimc_bridge import drawing
-from aimc_bridge.errors import UsageError
+from aimc_bridge.arguments import flag, integer, number
+from aimc_bridge.errors import UsageError, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,6 +59,10 @@ def plot(
             [0, 1].
     """
     tables = dict(table) if isinstance(table, Mapping) else {"": table}
+    if lower_is_better is not None:
+        lower_is_better = flag("lower_is_better (or None)", lower_is_better)
+    if not isinstance(caption, str):
+        raise UsageError(f"caption={shown(caption)}; allowed: a text")
     if not tables:
         raise UsageError("plot: no table; pass what sweep returned")
     for name, rows in tables.items():
@@ -108,8 +112,8 @@ def _by_metric(digital: float | Mapping[str, float] | None, metrics: list[str]) 
     named = dict(digital) if isinstance(digital, Mapping) else dict.fromkeys(metrics[:1], digital)
     if not isinstance(digital, Mapping) and len(metrics) > 1:
         raise UsageError(
-            f"plot: digital = {digital!r} for {len(metrics)} metrics; pass a dict with a value for "
-            f"each: {', '.join(map(str, metrics))}"
+            f"plot: digital = {shown(digital)} for {len(metrics)} metrics; pass a dict with a "
+            f"value for each: {', '.join(map(str, metrics))}"
         )
     unknown = [name for name in named if name not in metrics]
     if unknown:
@@ -117,16 +121,12 @@ def _by_metric(digital: float | Mapping[str, float] | None, metrics: list[str]) 
             f"plot: digital names {', '.join(map(str, unknown))}; the table has "
             f"{', '.join(map(str, metrics))}"
         )
-    for name, value in named.items():
-        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-            raise UsageError(f"plot: digital {name} = {value!r}; allowed: a finite number")
-    return {name: float(value) for name, value in named.items()}
+    return {name: number(f"plot: digital {name}", value) for name, value in named.items()}
 
 
-def _check_samples(samples: object, lines: dict[str, float]) -> None:
+def _check_samples(samples: Any, lines: dict[str, float]) -> None:
     """Raise UsageError unless an interval of a share of samples can be drawn."""
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise UsageError(f"plot: samples = {samples!r}; allowed: a whole number >= 1")
+    integer("plot: samples", samples, least=1, most=2**53)
     if not any(0.0 <= value <= 1.0 for value in lines.values()):
         raise UsageError("plot: samples without a digital share in [0, 1], whose band they give")
 

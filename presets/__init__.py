@@ -5,7 +5,7 @@ This package holds data, no logic, and does not import torch.
 
 import os
 
-from aimc_bridge.errors import UnknownNameError, UsageError
+from aimc_bridge.errors import UnknownNameError, UsageError, shown
 from aimc_bridge.spec import Preset
 from aimc_bridge.spec.bibliography import SOURCES
 from aimc_bridge.spec.preset import check_name
@@ -77,8 +77,8 @@ def get(name: str) -> Preset:
     Raises:
         UnknownNameError: If there is none; it lists the names.
     """
-    if name not in _PRESETS:
-        raise UnknownNameError(f"no preset {name!r}; there are: {', '.join(_PRESETS)}")
+    if not isinstance(name, str) or name not in _PRESETS:
+        raise UnknownNameError(f"no preset {shown(name)}; there are: {', '.join(_PRESETS)}")
     return _PRESETS[name]
 
 
@@ -100,7 +100,7 @@ def register(preset: Preset, *, replace: bool = False) -> Preset:
     """
     if not isinstance(preset, Preset):
         raise UsageError(
-            f"register: {preset!r}; allowed: a Preset, such as presets.load('my_chip.toml')"
+            f"register: {shown(preset)}; allowed: a Preset, such as presets.load('my_chip.toml')"
         )
     check_name(preset.name)
     known = _PRESETS.get(preset.name)

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from aimc_bridge.errors import ShapeError
+from aimc_bridge.errors import ShapeError, UsageError
 from aimc_bridge.physics.laws import law_of
 from aimc_bridge.spec import DeviceSpec
+
+
+def check_tensors(**tensors: Tensor) -> None:
+    """Check that arguments are tensors of real numbers.
+
+    Args:
+        **tensors: The arguments by name.
+
+    Raises:
+        UsageError: If one is something else.
+    """
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise UsageError(f"{name} is a {type(tensor).__name__}; allowed: a tensor")
+        if tensor.dtype.is_complex:
+            raise UsageError(f"{name} is a tensor of {tensor.dtype}; allowed: real numbers")
 
 
 def check_noise(eps: Tensor, cells: Tensor) -> None:
@@ -18,7 +34,9 @@ def check_noise(eps: Tensor, cells: Tensor) -> None:
 
     Raises:
         ShapeError: If it does not.
+        UsageError: If one of them is no tensor of real numbers.
     """
+    check_tensors(eps=eps, cells=cells)
     if eps.shape[eps.ndim - cells.ndim :] != cells.shape:
         raise ShapeError(
             f"noise of shape {tuple(eps.shape)} for cells of shape {tuple(cells.shape)}; "
@@ -47,6 +65,7 @@ def sigma_prog_us(g_us: Tensor, pcm: DeviceSpec) -> Tensor:
 
     Source: rasch2023 SI, nandakumar2019; Hermes: legallo2023.
     """
+    check_tensors(g_us=g_us)
     return law_of(pcm).sigma_prog_us(g_us, pcm)
 
 

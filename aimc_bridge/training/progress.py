@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from aimc_bridge.errors import CheckpointError
-from aimc_bridge.files import naming, replacing
+from aimc_bridge.files import check_file, naming, replacing
 from aimc_bridge.progress import ProgressBar, metric_value
 
 COLUMNS = ("step", "epoch", "loss", "noise_scale", "learning_rate")
@@ -171,6 +171,7 @@ def read_rows(file: Path, before: int) -> list[Row]:
         CheckpointError: If the file is damaged or rows are missing.
     """
     try:
+        check_file(file)
         with file.open(newline="", encoding="utf-8") as opened:
             lines = [line for line in csv.DictReader(opened) if line["step"]]
         rows = [
