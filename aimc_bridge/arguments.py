@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -79,7 +79,7 @@ def number(
     if not (math.isfinite(size) and above < size and least <= size <= most):
         bounds = [f"> {above:g}"] * (above > -math.inf) + [f">= {least:g}"] * (least > -math.inf)
         bounds += [f"<= {most:g}"] * (most < math.inf)
-        allowed = " and ".join(["a finite number", *bounds]) if bounds else "a finite number"
+        allowed = f"a finite number {' and '.join(bounds)}".rstrip()
         raise UsageError(f"{name}={shown(value)}; allowed: {allowed}")
     return size
 
@@ -94,12 +94,12 @@ def flag(name: str, value: object) -> bool:
 
     Args:
         name: Name of the argument, for the error.
-        value: True or False; numpy's own, 1 and 0 will do.
+        value: True or False, of Python, numpy or torch.
 
     Raises:
         UsageError: If the value is something else.
     """
-    if _is_truth(value) or (type(value) is int and value in (0, 1)):
+    if _is_truth(value):
         return bool(value)
     raise UsageError(f"{name}={shown(value)}; allowed: True, False")
 
@@ -153,21 +153,25 @@ def _listed(value: Any) -> list[Any] | None:
         return None
 
 
-def iterable(name: str, value: Any, example: str) -> Iterator[Any]:
-    """Return an iterator over a value that holds several things.
+def iterable(name: str, value: Any, example: str) -> Iterable[Any]:
+    """Return a value, if it can be iterated.
 
     Args:
         name: Name of the argument, for the error.
-        value: The value; it is not read yet.
+        value: The value. It is not iterated yet: a DataLoader would start its workers.
         example: What is allowed, for the error.
 
     Raises:
         UsageError: If the value cannot be iterated.
     """
-    try:
-        return iter(value)
-    except Exception:  # noqa: BLE001 - a stranger's object
-        raise UsageError(f"{name} is a {type(value).__name__}; allowed: {example}") from None
+    known = isinstance(value, Iterable) and getattr(value, "shape", None) != ()
+    if not known:
+        try:
+            iter(value)  # also what has only __getitem__, such as a Dataset
+        except Exception:  # noqa: BLE001 - a stranger's object
+            raise UsageError(f"{name} is a {type(value).__name__}; allowed: {example}") from None
+    plain: Iterable[Any] = value
+    return plain
 
 
 def mapping(name: str, value: object, example: str) -> dict[Any, Any]:

@@ -63,16 +63,22 @@ def check_writable(path: Path) -> None:
     """Check that a file can be written, before any work is done for it; nothing is left.
 
     Args:
-        path: The file; its folder must exist.
+        path: The file. Its folder need not exist: it is made and removed again.
 
     Raises:
         OSError: If no file can be made beside it, or if it is not a file.
     """
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a file", os.fspath(path))
+    new = [folder for folder in path.absolute().parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
     probe = path.with_name(f".{path.stem}.{_host()}-{os.getpid()}.partial{path.suffix}")
-    probe.touch()
-    probe.unlink()
+    try:
+        probe.touch()
+        probe.unlink()
+    finally:
+        for folder in new:
+            folder.rmdir()
 
 
 def remove_partial(folder: Path, *, below: bool = False) -> None:

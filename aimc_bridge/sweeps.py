@@ -174,13 +174,7 @@ def _usable(resume: str | os.PathLike[str]) -> Path:
     try:
         if path.is_dir():
             raise UsageError(f"resume={str(path)!r} is a folder; name a CSV file")
-        new = [folder for folder in path.absolute().parents if not folder.exists()]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            check_writable(path)
-        finally:
-            for folder in new:
-                folder.rmdir()
+        check_writable(path)
     except OSError as cause:
         raise UsageError(
             f"resume={str(path)!r} cannot be written ({cause.strerror}); name another file"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aimc_bridge import drawing
+from aimc_bridge.files import replacing
 from aimc_bridge.times import label
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def draw(
         if figure is not None:
             folder.mkdir(parents=True, exist_ok=True)
             file = folder / f"{name}.png"
-            figure.savefig(file, dpi=150)
+            with replacing(file) as temporary:
+                figure.savefig(temporary, dpi=150)
             files.append(file)
     return files
 

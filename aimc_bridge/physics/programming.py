@@ -21,7 +21,7 @@ def check_tensors(**tensors: Tensor) -> None:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise UsageError(f"{name} is a {type(tensor).__name__}; allowed: a tensor")
-        if tensor.dtype.is_complex:
+        if tensor.is_complex():
             raise UsageError(f"{name} is a tensor of {tensor.dtype}; allowed: real numbers")
 
 

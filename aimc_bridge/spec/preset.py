@@ -227,17 +227,14 @@ class Preset:
                 Change(f, _frozen(old), _frozen(new), why) for f, old, new, why in data["changes"]
             )
             name, description = data["name"], data["description"]
-            texts = {"name": name, "description": description}
-            for change in changes:
-                texts |= {"the field of a change": change.field, "the reason": change.why}
-            for what, text in texts.items():
+            for text in (name, description, *(t for c in changes for t in (c.field, c.why))):
                 if not isinstance(text, str):
-                    raise SpecError(f"{what} = {shown(text)}; allowed: a text")
+                    raise SpecError(f"{shown(text)} in a preset's data; allowed: a text")
             for change in changes:
                 _check_plain(change.field, (change.old, change.new))
         except SpecError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as cause:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as cause:
             raise SpecError(f"not a preset's data: {shown(cause)}") from cause
         return Preset(
             name=name,

@@ -75,6 +75,10 @@ def write_preset(preset: Preset, path: str | os.PathLike[str]) -> None:
         files.write_text(path, text)
     except OSError as cause:
         raise UsageError(f"{path}: cannot be written ({cause})") from cause
+    except UnicodeEncodeError as cause:
+        raise SpecError(
+            f"{path}: preset {preset.name!r} has a text that UTF-8 cannot hold: {cause.object!a:.90}"
+        ) from None
 
 
 # --- reading ---

@@ -119,10 +119,11 @@ class TrainingLog:
                 with naming(self.folder / FILE):
                     csv.writer(self.file).writerow(_words(row, self.metrics))
                     self.file.flush()
-        if self.board is not None:
-            for name, value in row.items():
-                if name not in ("step", "wall_s"):
-                    self.board.add_scalar(name, value, int(row["step"]))
+        if self.board is not None and self.folder is not None:
+            with naming(self.folder / "tensorboard"):
+                for name, value in row.items():
+                    if name not in ("step", "wall_s"):
+                        self.board.add_scalar(name, value, int(row["step"]))
         self._show(row, validation)
 
     def _show(self, row: Row, validation: Mapping[str, float] | None) -> None:

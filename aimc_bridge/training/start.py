@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from aimc_bridge.arguments import function, iterable, module
 from aimc_bridge.converted import matrices_of, record_of
@@ -196,7 +195,7 @@ def _check_data(loader: Iterable[Any], loss: Loss) -> None:
             f"loader is one {type(loader).__name__}; allowed: an iterable of mini-batches, such as "
             "a DataLoader"
         )
-    if not isinstance(loader, DataLoader | Passing):  # its workers start when it is iterated
+    if not isinstance(loader, Passing):
         iterable("loader", loader, "an iterable of mini-batches, such as a DataLoader")
     function("loss", loss, "a function (model, batch) -> a tensor of one number")
 
