@@ -77,7 +77,7 @@ def write_preset(preset: Preset, path: str | os.PathLike[str]) -> None:
         raise UsageError(f"{path}: cannot be written ({cause})") from cause
     except UnicodeEncodeError as cause:
         raise SpecError(
-            f"{path}: preset {preset.name!r} has a text that UTF-8 cannot hold: {cause.object!a:.90}"
+            f"{path}: preset {preset.name!r} has a text that is no UTF-8: {cause.object!a:.90}"
         ) from None
 
 

@@ -140,7 +140,7 @@ def png(width: int, height: int, rows: int) -> bytes:
 @pytest.mark.parametrize("side", [8_000, 20_000, 2**30])
 def test_a_small_file_does_not_unpack_to_a_huge_image(tmp_path: Path, side: int) -> None:
     path = tmp_path / "bomb.png"
-    path.write_bytes(png(side, side, 20))
+    path.write_bytes(png(side, side, 20 if side < 2**20 else 0))
     assert path.stat().st_size < 10_000
     with pytest.raises(DataError, match=r"bomb\.png"):
         images.pixels(path, 4)
