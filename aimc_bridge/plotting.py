@@ -70,7 +70,7 @@ def plot(
     metrics = list(dict.fromkeys(m for rows in tables.values() for m in rows["metric"]))
     lines = _by_metric(digital, metrics)
     if samples is not None:
-        _check_samples(samples, lines)
+        samples = _sample_count(samples, lines)
     figure, axes = drawing.new(1, len(metrics), (5.6 * len(metrics) + 1.6, 4.2))
     for axis, metric in zip(axes[0], metrics, strict=True):
         for index, (name, rows) in enumerate(tables.items()):
@@ -92,7 +92,7 @@ def _check(name: str, rows: Any) -> None:
     import numpy as np
     import pandas as pd
 
-    what = f"plot: table {name!r}" if name else "plot: the table"
+    what = f"plot: table {shown(name)}" if name else "plot: the table"
     if not isinstance(rows, pd.DataFrame):
         raise UsageError(f"{what} is a {type(rows).__name__}; allowed: what sweep returned")
     missing = [column for column in _NEEDED if column not in rows.columns]
@@ -118,17 +118,23 @@ def _by_metric(digital: float | Mapping[str, float] | None, metrics: list[str]) 
     unknown = [name for name in named if name not in metrics]
     if unknown:
         raise UsageError(
-            f"plot: digital names {', '.join(map(str, unknown))}; the table has "
+            f"plot: digital names {', '.join(map(_word, unknown))}; the table has "
             f"{', '.join(map(str, metrics))}"
         )
-    return {name: number(f"plot: digital {name}", value) for name, value in named.items()}
+    return {name: number(f"plot: digital {_word(name)}", value) for name, value in named.items()}
 
 
-def _check_samples(samples: Any, lines: dict[str, float]) -> None:
-    """Raise UsageError unless an interval of a share of samples can be drawn."""
-    integer("plot: samples", samples, least=1, most=2**53)
+def _word(name: object) -> str:
+    """Return a name as it is; what is no text, as a message shows it."""
+    return name if isinstance(name, str) else shown(name)
+
+
+def _sample_count(samples: object, lines: dict[str, float]) -> int:
+    """Return the samples; raise UsageError unless an interval of their share can be drawn."""
+    count = integer("plot: samples", samples, least=1, most=2**53)
     if not any(0.0 <= value <= 1.0 for value in lines.values()):
         raise UsageError("plot: samples without a digital share in [0, 1], whose band they give")
+    return count
 
 
 def _draw(axis: Axes, rows: pd.DataFrame, name: str, index: int, tables: int) -> None:

@@ -214,7 +214,7 @@ CASES = {
         | dict.fromkeys(("teacher", "optimizer", "validate", "validate_every", "chance_loss"))
         | dict.fromkeys(("folder", "carried", "split"))
         | {"seed": 0, "max_batches": 1, "progress": False, "keep": "last"}
-        | {"checkpoint_every": 500, "resume": False, "compile": False},
+        | {"checkpoint_every": 500, "resume": False},
     ),
     "hardware_aware": Case(
         in_own_loop,
@@ -277,6 +277,9 @@ CASES = {
 }
 
 
+CALLED = ("evaluate", "loss", "validate", "split", "teacher")
+
+
 def arguments_of(case: Case) -> dict[str, Any]:
     """Return the arguments of a call."""
     return {k: v.make() if isinstance(v, Fresh) else v for k, v in case.arguments.items()}
@@ -293,6 +296,8 @@ def test_a_public_function_works_or_raises_one_line_of_ours(
     monkeypatch.chdir(tmp_path)
     wrong = []
     for what, value in ODD.items():
+        if argument in CALLED and callable(value):
+            continue  # it is called, and its own errors come out
         try:
             CASES[name].function(**{**arguments_of(CASES[name]), argument: value})
         except AimcError as error:
@@ -338,7 +343,11 @@ def test_numbers_of_every_library(value: Any) -> None:
     assert size == 0.5 and type(size) is float
 
 
-@pytest.mark.parametrize("value", [0, 0.6, math.nan, True, "0.5", [0.5], 1j, 10**400, 10**5000])
+@pytest.mark.parametrize(
+    "value",
+    [0, 0.6, math.nan, True, "0.5", [0.5], 1j, 10**400, 10**5000],
+    ids=lambda value: type(value).__name__,
+)
 def test_what_is_no_number_within_bounds(value: Any) -> None:
     with pytest.raises(UsageError, match="; allowed: a finite number > 0 and <= 0.5$"):
         number("x", value, above=0, most=0.5)
@@ -413,3 +422,9 @@ def test_models_that_cannot_be_converted(name: str, engine: str) -> None:
     with pytest.raises(ConversionError, match=complaint) as caught:
         convert(model, QUIET, engine=engine)
     assert "\n" not in str(caught.value)
+
+
+def test_a_compiler_that_nobody_knows() -> None:
+    for value in ("x", None, 1, "\0"):
+        with pytest.raises(UsageError, match=r"^compile.*=.*; allowed: "):
+            train(analog(), [INPUTS], loss, recipe=RECIPE, progress=False, compile=value)

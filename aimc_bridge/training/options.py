@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
+from accelerate.utils import DynamoBackend
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -95,7 +96,10 @@ class Options:
                 function(name, getattr(self, name), f"{example}, or None")
         if self.folder is not None:
             self.folder = path("folder (or None)", self.folder)
-        if not isinstance(self.compile, str):
+        if isinstance(self.compile, str):
+            backends = [backend.value.lower() for backend in DynamoBackend]
+            choice("compile", self.compile.lower(), [*backends, ""])
+        else:
             self.compile = flag("compile (or the name of a backend)", self.compile)
         methods = (getattr(self.carried, name, None) for name in ("state_dict", "load_state_dict"))
         if self.carried is not None and not all(map(callable, methods)):

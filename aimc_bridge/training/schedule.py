@@ -66,7 +66,7 @@ class HWATraining:
             )
         if isinstance(name, str) and name in preset.training:
             return HWATraining(f"{preset.name}/{name}", preset.training[name])
-        if name != any_model.NAME:
+        if not isinstance(name, str) or name != any_model.NAME:
             raise UnknownNameError(
                 f"preset {preset.name!r} has no recipe {shown(name)}; there are: "
                 f"{', '.join((*preset.training, any_model.NAME))}"
