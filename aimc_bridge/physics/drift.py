@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aimc_bridge.errors import UsageError, shown
 from aimc_bridge.physics.laws import Law, law_of
-from aimc_bridge.physics.programming import check_noise, check_tensors
+from aimc_bridge.physics.programming import check_noise, check_together
 from aimc_bridge.spec import DeviceSpec
 
 
@@ -183,6 +183,7 @@ def drifted(g_prog_us: Tensor, nu: Tensor, t_s: float | Moment, pcm: DeviceSpec)
         Conductance in microsiemens, shape (*chips, *cells).
 
     Raises:
+        ShapeError: If the shapes of conductances and exponents do not fit.
         UsageError: If t_s is negative or not finite, if `pcm` is not a device, or if its law is not
             registered.
 
@@ -191,7 +192,7 @@ def drifted(g_prog_us: Tensor, nu: Tensor, t_s: float | Moment, pcm: DeviceSpec)
     Source: rasch2023 SI; Hermes: legallo2023; scalar device: the description of the public
     replication.
     """
-    check_tensors(g_prog_us=g_prog_us, nu=nu)
+    check_together(g_prog_us=g_prog_us, nu=nu)
     law = law_of(pcm)
     return law.drifted(g_prog_us, nu, numbers_at(t_s, law, pcm), pcm)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from aimc_bridge.errors import ShapeError, UsageError
@@ -21,8 +22,28 @@ def check_tensors(**tensors: Tensor) -> None:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise UsageError(f"{name} is a {type(tensor).__name__}; allowed: a tensor")
-        if tensor.is_complex():
+        if tensor.is_complex() or tensor.dtype == torch.bool:
             raise UsageError(f"{name} is a tensor of {tensor.dtype}; allowed: real numbers")
+
+
+def check_together(**tensors: Tensor) -> None:
+    """Check that two tensors of real numbers have shapes that can be computed together.
+
+    Args:
+        **tensors: The two tensors by name.
+
+    Raises:
+        ShapeError: If they do not.
+        UsageError: If one is no tensor of real numbers.
+    """
+    check_tensors(**tensors)
+    first, second = (tuple(tensor.shape) for tensor in tensors.values())
+    for a, b in zip(reversed(first), reversed(second), strict=False):
+        if a != b and a != 1 and b != 1:
+            raise ShapeError(
+                f"{' and '.join(tensors)} of shapes {first} and {second}; "
+                "allowed: (*chips, *cells), the same or broadcastable"
+            )
 
 
 def check_noise(eps: Tensor, cells: Tensor) -> None:

@@ -234,7 +234,7 @@ class Preset:
                 _check_plain(change.field, (change.old, change.new))
         except SpecError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as cause:
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as cause:
             raise SpecError(f"not a preset's data: {shown(cause)}") from cause
         return Preset(
             name=name,
