@@ -153,8 +153,8 @@ def sst2(folder: Path | None) -> dict[str, Sentences]:
         )
     except Exception as error:  # noqa: BLE001 (every layer below has its own kind of "no network")
         raise cannot_download("SST-2", error) from None
-    splits = {"train": "train", "dev": "validation"}
-    return {split: _downloaded(loaded, key) for split, key in splits.items()}
+    names = {"train": "train", "dev": "validation"}
+    return {split: _downloaded(loaded, key) for split, key in names.items()}
 
 
 def _downloaded(loaded: Any, key: str) -> Sentences:
