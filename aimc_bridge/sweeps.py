@@ -150,7 +150,7 @@ def _times(times: Iterable[str | float] | str | float) -> list[float]:
     """Return times in seconds, each once, or raise UsageError."""
     single = isinstance(times, str | Real)
     example = "one or more, such as times=('1s', '1h')"
-    listed = (times,) if single else iterable("times", times, example)
+    listed: Iterable[Any] = (times,) if single else iterable("times", times, example)
     t_inference = list(dict.fromkeys(seconds(time) for time in listed))
     if not t_inference:
         raise UsageError("no times; allowed: one or more, such as times=('1s', '1h')")
