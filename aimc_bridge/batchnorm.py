@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from aimc_bridge.arguments import iterable
+from aimc_bridge.arguments import module as module_of
 from aimc_bridge.calibration import run_batch
 from aimc_bridge.errors import CalibrationError, UsageError
 from aimc_bridge.modes import modes_kept
@@ -102,6 +104,8 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Any]) -> int:
         CalibrationError: If there are no batches, or data are empty or not finite. The statistics
             are then as before.
     """
+    module_of("model", model)
+    iterable("batches", batches, "an iterable of batches, such as [inputs] or a loader")
     norms = {
         module: name
         for name, module in model.named_modules()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aimc_bridge.arguments import choice, iterable, number
 from aimc_bridge.converted import matrices_of
 from aimc_bridge.engines.base import Matrix
 from aimc_bridge.errors import CalibrationError, UsageError
@@ -275,19 +276,17 @@ def calibrate(
     Source: "std" with sd=3 is how aihwkit's InputRangeParameter starts, as in rasch2023. Outputs:
     the aim of its `manage_output_clipping`, reached in one step.
     """
-    if method not in METHODS:
-        raise UsageError(f"method {method!r}; allowed: {', '.join(METHODS)}")
-    if not 0 < percentile <= 100 or not sd > 0:
-        raise UsageError(
-            f"percentile={percentile}, sd={sd}; allowed: 0 < percentile <= 100, sd > 0"
-        )
-    if out_percentile is not None and not 0 < out_percentile <= 100:
-        raise UsageError(f"out_percentile={out_percentile}; allowed: 0 < it <= 100, or None")
+    choice("method", method, METHODS)
+    percentile = number("percentile", percentile, above=0, most=100)
+    sd = number("sd", sd, above=0)
+    if out_percentile is not None:
+        out_percentile = number("out_percentile (or None)", out_percentile, above=0, most=100)
     if isinstance(batches, Tensor | Mapping | str):
         raise UsageError(
             f"batches is one {type(batches).__name__}; allowed: an iterable of batches, such as "
             "[inputs] or a loader"
         )
+    iterable("batches", batches, "an iterable of batches, such as [inputs] or a loader")
     matrices = matrices_of(model)
     statistics = {
         n: _Statistic(m, method, percentile, sd, out_percentile) for n, m in matrices.items()

@@ -5,24 +5,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import operator
 import os
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, SupportsIndex
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from aimc_bridge.arguments import choice, integer
+from aimc_bridge.arguments import path as path_of
 from aimc_bridge.converted import ProgrammedChip, digital_state, engine_of, matrices_of, record_of
 from aimc_bridge.engines.base import Matrix
-from aimc_bridge.errors import AimcError, CheckpointError, StateError, UsageError, shown
+from aimc_bridge.errors import AimcError, CheckpointError, StateError, UsageError
 from aimc_bridge.first_pass import watch_reach
 from aimc_bridge.physics.drift import check_known
 from aimc_bridge.sealed_files import add_tensor, read_sealed, write_tensors
 from aimc_bridge.times import seconds
 
-MOST_SEED = 2**128
-"""The largest size of a seed, positive or negative."""
 _FORMAT = 2
 _ABOUT = "aimc_bridge_chip"
 _RANGES = "input ranges"
@@ -77,32 +76,6 @@ def program(model: nn.Module, seed: int, *, draw_on: str = "cpu") -> None:
     watch_reach(model)
 
 
-def integer(
-    name: str, value: SupportsIndex, least: int | None = None, most: int = MOST_SEED
-) -> int:
-    """Return a value as an int, if it is an integer of Python, numpy or another kind.
-
-    Args:
-        name: Name of the argument, for the error.
-        value: The value; True and False are not allowed.
-        least: The smallest value allowed; None allows negative ones, too.
-        most: The largest value allowed, also for the size of negative ones.
-
-    Raises:
-        UsageError: If the value is no integer, too small or too large.
-    """
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or abs(number) > most or (least is not None and number < least):
-        bound = "" if least is None else f" >= {least}"
-        if number is not None and abs(number) > most:
-            bound = f" up to {most}"
-        raise UsageError(f"{name}={shown(value)}; allowed: an integer{bound}")
-    return number
-
-
 def check_draw_on(model: nn.Module, draw_on: str) -> None:
     """Check that the engine of a converted model knows this way to draw a chip.
 
@@ -114,9 +87,7 @@ def check_draw_on(model: nn.Module, draw_on: str) -> None:
         UsageError: If the engine does not know it.
         CapabilityError: If the model is not a converted one.
     """
-    allowed = engine_of(model).draw_on
-    if draw_on not in allowed:
-        raise UsageError(f"draw_on={draw_on!r}; allowed: {', '.join(map(repr, allowed))}")
+    choice("draw_on", draw_on, engine_of(model).draw_on)
 
 
 def drift(model: nn.Module, t_inference: float | str) -> None:
@@ -287,6 +258,7 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises:
         StateError: If no chip is programmed.
         CheckpointError: If the file cannot be written.
+        UsageError: If the path is none.
         CapabilityError: If the model is not a converted one.
 
     Examples:
@@ -303,6 +275,7 @@ def save_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
         ...     restore(analog)  # the trained weights again
         ...     load_chip(analog, f"{folder}/chip7.safetensors")  # chip 7 again
     """
+    path = path_of("path", path)
     chip = chip_of(model, "save_chip")
     matrices = matrices_of(model)
     tensors: dict[str, Tensor] = {
@@ -344,11 +317,13 @@ def load_chip(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Raises:
         CheckpointError: If the file is missing or damaged, or holds the chip of another model.
+        UsageError: If the path is none.
         CapabilityError: If the model is not a converted one.
 
     Warns:
         UserWarning: If the file has no checksum, because an older version wrote it.
     """
+    path = path_of("path", path)
     matrices = matrices_of(model)
     file = read_sealed(path, "a chip file")
     chip = _described(model, file.metadata, path)

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from aimc_bridge.arguments import texts
 from aimc_bridge.chip import chip_of
 from aimc_bridge.converted import matches, matrices_of
 from aimc_bridge.engines.base import Matrix
@@ -103,9 +104,9 @@ def _chosen(matrices: dict[str, Matrix], layers: str | Iterable[str] | None) -> 
     """Return the matrices whose names match; raise UsageError if a pattern matches none."""
     if layers is None:
         return matrices
-    patterns = [layers] if isinstance(layers, str) else list(layers)
+    patterns = texts("layers", layers)
     for pattern in patterns:
-        if not isinstance(pattern, str) or not any(matches(name, pattern) for name in matrices):
+        if not any(matches(name, pattern) for name in matrices):
             raise UsageError(
                 f"layers: no analog layer matches {pattern!r}; there are: {', '.join(matrices)}"
             )

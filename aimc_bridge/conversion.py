@@ -13,6 +13,7 @@ from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
 from aimc_bridge import layers
+from aimc_bridge.arguments import flag, mapping, texts
 from aimc_bridge.calibration import run_batch
 from aimc_bridge.converted import (
     ConversionRecord,
@@ -34,7 +35,7 @@ from aimc_bridge.engines.match import (
     custom_handler,
     registered,
 )
-from aimc_bridge.errors import ConversionError, UsageError
+from aimc_bridge.errors import ConversionError, UsageError, shown
 from aimc_bridge.first_pass import excluded_by, watch_first_pass
 from aimc_bridge.products import DigitalProduct, Measurement
 from aimc_bridge.spec import Preset
@@ -110,8 +111,10 @@ def convert(
         >>> list(coverage(analog)["where"])
         ['analog', 'digital']
     """
-    exclude = [exclude] if isinstance(exclude, str) else list(exclude)
-    overrides = dict(overrides or {})
+    exclude = texts("exclude", exclude)
+    overrides = mapping("overrides", overrides, "a dict of presets by name of the layer")
+    texts("overrides", list(overrides))
+    strict = flag("strict", strict)
     _check_arguments(model, preset, overrides)
     _check_patterns(model, [*exclude, *overrides])
     engine_used = find_engine(engine)
@@ -293,7 +296,7 @@ def _check_arguments(model: nn.Module, preset: Preset, overrides: Mapping[str, P
     for value in (preset, *overrides.values()):
         if not isinstance(value, Preset):
             raise UsageError(
-                f"preset is {value!r}; allowed: a Preset, such as presets.get('rasch2023')"
+                f"preset is {shown(value)}; allowed: a Preset, such as presets.get('rasch2023')"
             )
     if any(is_converted(module) for module in model.modules()):
         raise ConversionError("this model is converted already; convert the digital model instead")

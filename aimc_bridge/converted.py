@@ -253,7 +253,7 @@ def record_of(model: nn.Module) -> ConversionRecord:
     Raises:
         CapabilityError: If the model was not returned by `convert` (or is a part of one).
     """
-    record = model.__dict__.get(_ATTRIBUTE)
+    record = model.__dict__.get(_ATTRIBUTE) if isinstance(model, nn.Module) else None
     if not isinstance(record, ConversionRecord):
         raise CapabilityError(
             f"{type(model).__name__} is not a converted model; call "

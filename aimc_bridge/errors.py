@@ -5,15 +5,17 @@ Each message says what is wrong, what was given, what is allowed and what to do.
 
 
 def shown(value: object) -> str:
-    """Return the repr of a value for a message, cut if it is long.
+    """Return the repr of a value for a message: on one line, and cut if it is long.
 
     Args:
         value: Any value, also a number with more digits than Python writes.
     """
     try:
-        text = repr(value)
-    except ValueError:
-        return f"a {type(value).__name__} of thousands of digits"
+        text = " ".join(repr(value).split())
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return f"a {type(value).__name__} with a number of thousands of digits"
+    except Exception:  # noqa: BLE001 - a stranger's object
+        return f"a {type(value).__name__}"
     return text if len(text) <= 200 else f"{text[:90]}...{text[-20:]}"
 
 

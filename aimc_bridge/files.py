@@ -1,4 +1,7 @@
-"""Files that are written whole or not at all. No other module replaces a file."""
+"""Files that are written whole or not at all, and files of strangers that are read.
+
+No other module replaces a file.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import errno
 import os
 import re
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,16 +65,22 @@ def check_writable(path: Path) -> None:
     """Check that a file can be written, before any work is done for it; nothing is left.
 
     Args:
-        path: The file; its folder must exist.
+        path: The file. Its folder need not exist: it is made and removed again.
 
     Raises:
         OSError: If no file can be made beside it, or if it is not a file.
     """
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a file", os.fspath(path))
+    new = [folder for folder in path.absolute().parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
     probe = path.with_name(f".{path.stem}.{_host()}-{os.getpid()}.partial{path.suffix}")
-    probe.touch()
-    probe.unlink()
+    try:
+        probe.touch()
+        probe.unlink()
+    finally:
+        for folder in new:
+            folder.rmdir()
 
 
 @contextmanager
@@ -179,6 +189,74 @@ def check_path(path: str | os.PathLike[str]) -> Path:
             "rename it, or set a locale such as LC_ALL=C.UTF-8"
         )
     return Path(text)
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+MOST_BYTES = 2**28
+"""The largest text that is read as a whole, if nothing else is said: 256 MiB."""
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def check_file(path: str | os.PathLike[str], most: int | None = None) -> None:
+    """Check that a path is a file, which has an end and does not make its reader wait.
+
+    Args:
+        path: The path. A symbolic link is followed.
+        most: The largest number of bytes allowed; None allows any.
+
+    Raises:
+        OSError: If there is no such file, if it is a folder, a pipe or a device, or too large.
+        UsageError: If the path cannot be encoded here.
+    """
+    path = check_path(path)
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "a folder, not a file", os.fspath(path))
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise OSError(errno.EINVAL, f"{kind}, not a file", os.fspath(path))
+    if most is not None and status.st_size > most:
+        size = f"{status.st_size:,} bytes; allowed: up to {most:,}"
+        raise OSError(errno.EFBIG, size, os.fspath(path))
+
+
+def read_bytes(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
+    """Read a whole file.
+
+    Args:
+        path: The file.
+        most: The largest number of bytes allowed.
+
+    Raises:
+        OSError: As `check_file`, or if the file cannot be read.
+        UsageError: If the path cannot be encoded here.
+    """
+    check_file(path, most)
+    return Path(path).read_bytes()
+
+
+def read_text(path: str | os.PathLike[str], most: int = MOST_BYTES) -> str:
+    """Read a whole text file in UTF-8; line ends stay as they are.
+
+    Args:
+        path: The file.
+        most: The largest number of bytes allowed.
+
+    Raises:
+        OSError: As `check_file`, or if the file cannot be read.
+        UnicodeDecodeError: If it is not UTF-8.
+        UsageError: If the path cannot be encoded here.
+    """
+    return read_bytes(path, most).decode("utf-8")
+
+
+# --- writing --------------------------------------------------------------------------------------
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aimc_bridge import curves, drawing
-from aimc_bridge.errors import UsageError
+from aimc_bridge.arguments import flag, integer, number
+from aimc_bridge.errors import UsageError, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +54,10 @@ def plot(
             [0, 1].
     """
     tables = dict(table) if isinstance(table, Mapping) else {"": table}
+    if lower_is_better is not None:
+        lower_is_better = flag("lower_is_better (or None)", lower_is_better)
+    if not isinstance(caption, str):
+        raise UsageError(f"caption={shown(caption)}; allowed: a text")
     if not tables:
         raise UsageError("plot: no table; pass what sweep returned")
     for name, rows in tables.items():
@@ -62,7 +65,7 @@ def plot(
     metrics = list(dict.fromkeys(m for rows in tables.values() for m in rows["metric"]))
     lines = _by_metric(digital, metrics)
     if samples is not None:
-        _check_samples(samples, lines)
+        samples = _sample_count(samples, lines)
     figure, axes = drawing.new(1, len(metrics), (5.6 * len(metrics) + 1.6, 4.2))
     for axis, metric in zip(axes[0], metrics, strict=True):
         for index, (name, rows) in enumerate(tables.items()):
@@ -86,7 +89,7 @@ def _check(name: str, rows: Any) -> None:
     import numpy as np
     import pandas as pd
 
-    what = f"plot: table {name!r}" if name else "plot: the table"
+    what = f"plot: table {shown(name)}" if name else "plot: the table"
     if not isinstance(rows, pd.DataFrame):
         raise UsageError(f"{what} is a {type(rows).__name__}; allowed: what sweep returned")
     missing = [column for column in _NEEDED if column not in rows.columns]
@@ -106,27 +109,29 @@ def _by_metric(digital: float | Mapping[str, float] | None, metrics: list[str]) 
     named = dict(digital) if isinstance(digital, Mapping) else dict.fromkeys(metrics[:1], digital)
     if not isinstance(digital, Mapping) and len(metrics) > 1:
         raise UsageError(
-            f"plot: digital = {digital!r} for {len(metrics)} metrics; pass a dict with a value for "
-            f"each: {', '.join(map(str, metrics))}"
+            f"plot: digital = {shown(digital)} for {len(metrics)} metrics; pass a dict with a "
+            f"value for each: {', '.join(map(str, metrics))}"
         )
     unknown = [name for name in named if name not in metrics]
     if unknown:
         raise UsageError(
-            f"plot: digital names {', '.join(map(str, unknown))}; the table has "
+            f"plot: digital names {', '.join(map(_word, unknown))}; the table has "
             f"{', '.join(map(str, metrics))}"
         )
-    for name, value in named.items():
-        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-            raise UsageError(f"plot: digital {name} = {value!r}; allowed: a finite number")
-    return {name: float(value) for name, value in named.items()}
+    return {name: number(f"plot: digital {_word(name)}", value) for name, value in named.items()}
 
 
-def _check_samples(samples: object, lines: dict[str, float]) -> None:
-    """Raise UsageError unless an interval of a share of samples can be drawn."""
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise UsageError(f"plot: samples = {samples!r}; allowed: a whole number >= 1")
+def _word(name: object) -> str:
+    """Return a name as it is; what is no text, as a message shows it."""
+    return name if isinstance(name, str) else shown(name)
+
+
+def _sample_count(samples: object, lines: dict[str, float]) -> int:
+    """Return the samples; raise UsageError unless an interval of their share can be drawn."""
+    count = integer("plot: samples", samples, least=1, most=2**53)
     if not any(0.0 <= value <= 1.0 for value in lines.values()):
         raise UsageError("plot: samples without a digital share in [0, 1], whose band they give")
+    return count
 
 
 def _caption(tables: Mapping[str, pd.DataFrame], samples: int | None, caption: str) -> list[str]:

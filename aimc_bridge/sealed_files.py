@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aimc_bridge.errors import CheckpointError, UsageError
-from aimc_bridge.files import check_path, replacing, write_text
+from aimc_bridge.files import check_file, read_text, replacing, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,7 +109,7 @@ def read_sealed(
     from safetensors import SafetensorError, safe_open
 
     try:
-        check_path(path)
+        check_file(path)
         with safe_open(os.fspath(path), framework="pt") as file:
             metadata: dict[str, str] = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -237,7 +237,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: If the file is missing, damaged or holds something else.
     """
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(read_text(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:

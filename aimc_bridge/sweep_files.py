@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from aimc_bridge.csv_cells import escaped, unescaped
 from aimc_bridge.errors import DataError
-from aimc_bridge.files import write_text
+from aimc_bridge.files import check_file, write_text
 
 COLUMNS = ["chip", "seed", "t_inference", "metric", "value"]
 Row = tuple[int, int, float, str, float]
@@ -140,6 +140,7 @@ def read_file(path: Path) -> SweepFile:
         UserWarning: As `read_rows`.
     """
     try:
+        check_file(path)
         # not pandas: a value must come back to the last bit, and a metric may be called "nan"
         with path.open(newline="", encoding="utf-8") as file:
             header, *lines = list(csv.reader(file, strict=True))

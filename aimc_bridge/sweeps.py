@@ -15,10 +15,12 @@ import torch
 from torch import nn
 
 from aimc_bridge import rng
-from aimc_bridge.chip import check_draw_on, drift, fingerprint, integer, program, restore
+from aimc_bridge.arguments import flag, function, integer, iterable
+from aimc_bridge.arguments import path as path_of
+from aimc_bridge.chip import check_draw_on, drift, fingerprint, program, restore
 from aimc_bridge.converted import matrices_of, record_of
 from aimc_bridge.errors import UsageError, shown
-from aimc_bridge.files import check_path, check_writable, only_writer
+from aimc_bridge.files import check_writable, only_writer
 from aimc_bridge.first_pass import forget_reached, measuring, warn_unreached
 from aimc_bridge.physics.drift import check_known
 from aimc_bridge.progress import ProgressBar, metric_value
@@ -121,8 +123,8 @@ def sweep(
     t_inference = _times(times)
     chips, seed = integer("chips", chips, least=1, most=MOST_CHIPS), integer("seed", seed)
     check_draw_on(model, draw_on)
-    if not callable(evaluate):
-        raise UsageError(f"evaluate={shown(evaluate)}; allowed: a function of the model")
+    function("evaluate", evaluate, "a function of the model")
+    progress = flag("progress", progress)
     _check_executor(executor, workers)
     share = None if shard is None else share_of(shard, chips)
     matrices = matrices_of(model)
@@ -162,9 +164,8 @@ def sweep(
 def _times(times: Iterable[str | float] | str | float) -> list[float]:
     """Return times in seconds, each once, or raise UsageError."""
     single = isinstance(times, str | Real)
-    if not single and not isinstance(times, Iterable):
-        raise UsageError(f"times={shown(times)}; allowed: one or more, such as times=('1s', '1h')")
-    listed: Iterable[Any] = (times,) if single else times  # type: ignore[assignment]
+    example = "one or more, such as times=('1s', '1h')"
+    listed: Iterable[Any] = (times,) if single else iterable("times", times, example)
     t_inference = list(dict.fromkeys(seconds(time) for time in listed))
     if not t_inference:
         raise UsageError("no times; allowed: one or more, such as times=('1s', '1h')")
@@ -180,7 +181,7 @@ def _check_executor(executor: int | str | None, workers: int) -> None:
         )
     if isinstance(executor, int):
         integer("executor", executor, least=1, most=MOST_WORKERS)
-    if workers != -1 or isinstance(workers, bool):
+    if integer("workers", workers, most=MOST_WORKERS) != -1:
         integer("workers (-1: all there are)", workers, least=1, most=MOST_WORKERS)
 
 
@@ -189,20 +190,11 @@ def _usable(resume: str | os.PathLike[str]) -> Path:
 
     So hours of work do not end in an error at the first chip. Nothing is left behind.
     """
-    try:
-        path = check_path(resume)
-    except TypeError:
-        raise UsageError(f"resume={shown(resume)}; allowed: the path of a CSV file") from None
+    path = path_of("resume (or None)", resume)
     try:
         if path.is_dir():
             raise UsageError(f"resume={str(path)!r} is a folder; name a CSV file")
-        new = [folder for folder in path.absolute().parents if not folder.exists()]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            check_writable(path)
-        finally:
-            for folder in new:
-                folder.rmdir()
+        check_writable(path)
     except OSError as cause:
         raise UsageError(
             f"resume={str(path)!r} cannot be written ({cause.strerror}); name another file"
@@ -265,7 +257,7 @@ def _metrics(result: Any) -> dict[str, float]:
         metrics = {}
     if not metrics:
         raise UsageError(
-            f"evaluate returned {result!r}; allowed: a number, or a dict of named numbers"
+            f"evaluate returned {shown(result)}; allowed: a number, or a dict of named numbers"
         )
     return metrics
 
@@ -319,8 +311,8 @@ def _results(
                 pool = Parallel(n_jobs=jobs)
     except (TypeError, ValueError) as cause:  # neither a text nor a number: TypeError
         raise UsageError(
-            f"executor={executor!r}; allowed: None, a number of processes, or a joblib backend "
-            f"that is registered ({cause})"
+            f"executor={shown(executor)}; allowed: None, a number of processes, or a joblib "
+            f"backend that is registered ({cause})"
         ) from cause
     with _ONE_POOL:
         yield from pool(

@@ -57,14 +57,16 @@ def main(train: int = 1000, test: int = 400, steps: int = 80, chips: int = 2) ->
     silence()
     torch.manual_seed(0)
     words, labels = help_sentences()  # which of four chapters of Python's help is a sentence from?
-    tokenizer = AutoTokenizer.from_pretrained(packaged_minilm())
+    tokenizer = AutoTokenizer.from_pretrained(packaged_minilm(), trust_remote_code=False)
     form = {"padding": True, "truncation": True, "max_length": 24, "return_tensors": "pt"}
     data = [
         (dict(tokenizer([" ".join(words[i]) for i in part], **form)), torch.tensor(labels)[part])
         for part in torch.randperm(len(labels))[: test + train].split(20)
     ]
     tests, trains = data[: test // 20], data[test // 20 :]
-    digital = AutoModelForSequenceClassification.from_pretrained(packaged_minilm(), num_labels=4)
+    digital = AutoModelForSequenceClassification.from_pretrained(
+        packaged_minilm(), num_labels=4, trust_remote_code=False, use_safetensors=True
+    )
     fit(digital.train(), trains, rate=1e-4, steps=steps)
     found = {"digital": hits(digital.eval(), tests)}
     preset = rasch2023.change(drift_compensation="none", why="left to the adapters")

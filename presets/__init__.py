@@ -7,7 +7,7 @@ import os
 import sys
 
 try:
-    from aimc_bridge.errors import UnknownNameError, UsageError
+    from aimc_bridge.errors import UnknownNameError, UsageError, shown
 except ModuleNotFoundError as problem:
     if problem.name != "aimc_bridge.errors":
         raise
@@ -86,8 +86,8 @@ def get(name: str) -> Preset:
     Raises:
         UnknownNameError: If there is none; it lists the names.
     """
-    if name not in _PRESETS:
-        raise UnknownNameError(f"no preset {name!r}; there are: {', '.join(_PRESETS)}")
+    if not isinstance(name, str) or name not in _PRESETS:
+        raise UnknownNameError(f"no preset {shown(name)}; there are: {', '.join(_PRESETS)}")
     return _PRESETS[name]
 
 
@@ -109,7 +109,7 @@ def register(preset: Preset, *, replace: bool = False) -> Preset:
     """
     if not isinstance(preset, Preset):
         raise UsageError(
-            f"register: {preset!r}; allowed: a Preset, such as presets.load('my_chip.toml')"
+            f"register: {shown(preset)}; allowed: a Preset, such as presets.load('my_chip.toml')"
         )
     check_name(preset.name)
     known = _PRESETS.get(preset.name)

@@ -361,13 +361,18 @@ def test_grouped_convolutions_have_ranges_of_their_own_for_outputs() -> None:
 def test_wrong_arguments(engine: str) -> None:
     analog = convert(mlp(), TILED, engine=engine)
     x = random(3, 12)
-    with pytest.raises(UsageError, match="method 'mean'; allowed: max, percentile, std"):
+    with pytest.raises(UsageError, match="method='mean'; allowed: 'max', 'percentile', 'std'"):
         calibrate(analog, [x], method="mean")
-    for options in ({"percentile": 0.0}, {"percentile": 101.0}, {"sd": 0.0}, {"sd": -1.0}):
-        with pytest.raises(UsageError, match="allowed: 0 < percentile <= 100, sd > 0"):
-            calibrate(analog, [x], **options)
+    for value in (0.0, 101.0):
+        with pytest.raises(UsageError, match=f"percentile={value}; allowed: .* > 0 and <= 100"):
+            calibrate(analog, [x], percentile=value)
+    for value in (0.0, -1.0):
+        with pytest.raises(UsageError, match=f"sd={value}; allowed: a finite number > 0"):
+            calibrate(analog, [x], sd=value)
     for value in (0.0, -1.0, 100.5):
-        with pytest.raises(UsageError, match="out_percentile=.*allowed: 0 < it <= 100, or None"):
+        with pytest.raises(
+            UsageError, match=r"out_percentile \(or None\)=.*; allowed: .* > 0 and <= 100"
+        ):
             calibrate(analog, [x], out_percentile=value)
     for batch in (x, {"input": x}):
         with pytest.raises(UsageError, match="allowed: an iterable of batches"):

@@ -123,3 +123,60 @@ def test_text_is_utf8_in_any_locale(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     assert b"cannot be written in UTF-8 and in the encoding of this locale" in run.stdout
     assert (tmp_path / "a.txt").read_bytes() == "µS".encode()
+
+
+def test_what_has_no_end_or_is_too_large_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_bytes(bytes(11))
+    (tmp_path / "nothing").symlink_to(tmp_path / "none")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    reasons = {
+        tmp_path / "pipe": "a pipe, not a file",
+        tmp_path: "a folder, not a file",
+        Path("/dev/zero"): "a device, not a file",
+        tmp_path / "large": "11 bytes; allowed: up to 10",
+        tmp_path / "nothing": os.strerror(errno.ENOENT),
+        tmp_path / "loop": os.strerror(errno.ELOOP),
+    }
+    for path, reason in reasons.items():
+        with pytest.raises(OSError, match=re.escape(reason)) as caught:
+            files.read_bytes(path, 10)
+        assert os.fspath(caught.value.filename) == os.fspath(path)
+    assert files.read_bytes(tmp_path / "large", 11) == bytes(11)
+
+
+READERS: dict[str, str] = {
+    "preset.toml": "import presets; presets.load(path)",
+    "preset.json": "import presets; presets.load(path)",
+    "table.csv": "from aimc_bridge.devices import TableDevice\n"
+    "TableDevice.from_csv(path, g_max_us=25.0, source='s')",
+    "rows.csv": "from aimc_bridge import sweep_files\nsweep_files.read_rows(Path(path), 0)",
+    "facts.json": "from aimc_bridge import sealed_files\nsealed_files.read_facts(Path(path))",
+    "a.safetensors": "from aimc_bridge import sealed_files\nsealed_files.read_tensors(path)",
+    "record.json": "from benchmarks.report import record\nrecord.read(Path(path))",
+    "run.json": "from benchmarks.report import record\nrecord.read_run(Path(path).parent)",
+    "results.csv": "from benchmarks.report import folders\nfolders.kind_of(Path(path).parent)",
+    "info.json": "from benchmarks.tasks.base import read_info\nread_info(Path(path).parent)",
+}
+
+
+def test_no_reader_waits_for_a_pipe_or_reads_a_device(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom aimc_bridge.errors import AimcError\n"
+        f"readers = {READERS!r}\n"
+        "for folder, kind in (('1', 'a pipe'), ('2', 'a device')):\n"
+        "    for name, code in readers.items():\n"
+        "        path = str(Path(sys.argv[1]) / folder / name)\n"
+        "        try:\n            exec(code)\n"
+        "        except AimcError as error:\n            assert kind in str(error), error\n"
+        "        else:\n            raise SystemExit(f'{name}: read')\n"
+    )
+    (tmp_path / "1").mkdir()
+    (tmp_path / "2").mkdir()
+    for name in READERS:
+        os.mkfifo(tmp_path / "1" / name)
+        (tmp_path / "2" / name).symlink_to("/dev/zero")
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=240
+    )
+    assert run.returncode == 0, run.stderr

@@ -28,6 +28,7 @@ RANK = {
     "aimc_bridge.shadowing": 1,
     "aimc_bridge.commands": 2,
     "aimc_bridge.files": 1,
+    "aimc_bridge.arguments": 2,
     "aimc_bridge.sealed_files": 2,
     "aimc_bridge.csv_cells": 1,
     "aimc_bridge.sweep_files": 2,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from aimc_bridge.engines.match import Handlers
-from aimc_bridge.errors import CapabilityError, StateError, UnknownNameError
+from aimc_bridge.errors import CapabilityError, StateError, UnknownNameError, shown
 from aimc_bridge.physics.cells import Cells
 from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.variation import Variation
@@ -436,8 +436,8 @@ def engine(name: str) -> Engine:
         UnknownNameError: If there is no engine of that name.
         VersionError: If aihwkit does not work with the installed torch.
     """
-    if name not in _ENGINES:
-        raise UnknownNameError(f"no engine {name!r}; there are: {', '.join(_ENGINES)}")
+    if not isinstance(name, str) or name not in _ENGINES:
+        raise UnknownNameError(f"no engine {shown(name)}; there are: {', '.join(_ENGINES)}")
     module, attribute = _ENGINES[name]
     chosen: Engine = getattr(importlib.import_module(module), attribute)
     return chosen

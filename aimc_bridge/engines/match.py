@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from aimc_bridge.errors import ConversionError, UsageError
+from aimc_bridge.errors import ConversionError, UsageError, shown
 from aimc_bridge.spec import Preset
 
 Handler = Callable[[nn.Module, Preset], nn.Module]
@@ -133,7 +133,7 @@ def check_type(kind: object, caller: str) -> None:
         UsageError: If it is not a type of layers.
     """
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)) or kind is nn.Module:
-        what = "torch.nn.Module itself" if kind is nn.Module else repr(kind)
+        what = "torch.nn.Module itself" if kind is nn.Module else shown(kind)
         raise UsageError(
             f"{caller}: {what} is not a layer type; allowed: a class derived from "
             "torch.nn.Module, as in @handles(MyLinear) or handlers={MyLinear: convert_mine}"

@@ -7,11 +7,14 @@ import functools
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import nn
 
+from aimc_bridge.arguments import choice, flag, function, integer, iterable, number, texts
+from aimc_bridge.arguments import module as module_of
 from aimc_bridge.chip import restore
 from aimc_bridge.conversion import convert
 from aimc_bridge.converted import record_of
@@ -27,10 +30,10 @@ from aimc_bridge.equivalence.store import digest
 from aimc_bridge.equivalence.task import TaskModel
 from aimc_bridge.equivalence.two_engines import TwoEngines
 from aimc_bridge.equivalence.two_presets import TwoPresets
-from aimc_bridge.errors import CapabilityError, UsageError
+from aimc_bridge.errors import CapabilityError, UsageError, shown
 from aimc_bridge.physics.drift import check_known
 from aimc_bridge.spec import Preset
-from aimc_bridge.sweeps import Evaluate
+from aimc_bridge.sweeps import MOST_CHIPS, MOST_WORKERS, Evaluate
 from aimc_bridge.times import seconds
 
 Times = Iterable[str | float] | str | float
@@ -147,8 +150,16 @@ def ask(
         CapabilityError: If aihwkit cannot run the preset.
         VersionError: If there is no working aihwkit.
     """
-    _check_integer("seed", seed)
-    _check_integer("workers", workers, 1)
+    if model is not None:
+        module_of("model (or None)", model)
+    if trained is not None:
+        module_of("trained (or None)", trained)
+    if evaluate is not None:
+        function("evaluate (or None)", evaluate, "a function of the model")
+    seed, workers = integer("seed", seed), integer("workers", workers, least=1, most=MOST_WORKERS)
+    progress = flag("progress", progress)
+    exclude = texts("exclude", exclude)
+    layers = layers if layers is None or isinstance(layers, str) else texts("layers", layers)
     comparison = comparison_of(preset, against, physics, reference)
     comparison.check(torch.device("cpu"), torch.float32)
     native_engine = _native_engine(compiled, device, physics)
@@ -165,7 +176,9 @@ def ask(
     if chips is not None:
         _check_chips(chips)
     pair = _task_chips(task_chips)
-    all_targets = tuple(dict.fromkeys(float(x) for x in targets))
+    listed = iterable("targets", targets, "one or more numbers in [0, 1]")
+    all_targets = tuple(dict.fromkeys(number("targets", x, least=0, most=1) for x in listed))
+    samples = integer("samples", samples, least=4, most=2**40)
     _check_targets(all_targets, samples, chosen)
     all_margins = _margins(margins)
     budget_s = None if budget is None else seconds(budget)
@@ -201,7 +214,7 @@ def ask(
         "seed": seed,
         "native side": [native_engine, device],
         "evaluate": None if "task" not in chosen else _description(evaluate),
-        "exclude": [exclude] if isinstance(exclude, str) else list(exclude),
+        "exclude": exclude,
         "layers": layers if layers is None or isinstance(layers, str) else list(layers),
         "budget": budget_s,
     }
@@ -234,17 +247,16 @@ def comparison_of(
         UsageError: If a preset is none, if the physics lacks a function, if two questions are asked
             at once, or if the reference is unknown.
     """
-    if reference not in (AIHWKIT, LIGHTNING):
-        raise UsageError(f"reference={reference!r}; allowed: {AIHWKIT!r}, {LIGHTNING!r}")
+    choice("reference", reference, (AIHWKIT, LIGHTNING))
     if reference == LIGHTNING and (against is not None or physics is not None):
         raise UsageError(
             f"reference={LIGHTNING!r} compares the native engine under one preset; leave against "
             "and physics out"
         )
     for name, value in (("preset", preset), ("against", against)):
-        if value is not None and not isinstance(value, Preset):
+        if (value is not None or name == "preset") and not isinstance(value, Preset):
             raise UsageError(
-                f"{name} is {value!r}; allowed: a Preset, such as presets.get('rasch2023')"
+                f"{name} is {shown(value)}; allowed: a Preset, such as presets.get('rasch2023')"
             )
     if against is not None and physics is not None:
         raise UsageError("against and physics are two questions; give one of them")
@@ -255,20 +267,10 @@ def comparison_of(
     return AgainstLightning(preset) if reference == LIGHTNING else TwoEngines(preset)
 
 
-def _check_integer(name: str, value: int, least: int | None = None) -> None:
-    """Check that an argument is an integer, and not smaller than `least`."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or (least is not None and value < least):
-        allowed = "an integer" if least is None else f"an integer >= {least}"
-        raise UsageError(f"{name}={value!r}; allowed: {allowed}")
-
-
 def _native_engine(compiled: bool, device: str, physics: object | None) -> str:
     """Check how and where the native engine runs; return NATIVE or COMPILED."""
-    if not isinstance(compiled, bool):
-        raise UsageError(f"compiled={compiled!r}; allowed: True or False")
-    if device not in ("cpu", "cuda"):
-        raise UsageError(f"device={device!r}; allowed: 'cpu', 'cuda'")
+    flag("compiled", compiled)
+    choice("device", device, ("cpu", "cuda"))
     if physics is not None and (compiled or device != "cpu"):
         raise UsageError(
             "compiled and device are of the native engine; physics is compared without it, on the "
@@ -298,10 +300,10 @@ def _levels(
         can = {"device": devices, "layer": model is not None, "task": evaluate is not None}
         chosen = [level for level in comparison.levels if can[level]]
     else:
-        chosen = [levels] if isinstance(levels, str) else list(levels)
+        chosen = texts("levels", levels)
     unknown = [name for name in chosen if name not in LEVELS]
     if unknown or not chosen:
-        raise UsageError(f"levels={levels!r}; allowed: some of {', '.join(LEVELS)}")
+        raise UsageError(f"levels={shown(levels)}; allowed: some of {', '.join(LEVELS)}")
     if missing := [name for name in chosen if name not in comparison.levels]:
         raise UsageError(
             f"{' against '.join(comparison.names)} has no {missing[0]} level; "
@@ -348,7 +350,8 @@ def _times(times: Times | None, level: str, presets: Sequence[Preset]) -> tuple[
     if times is None:
         usual = (seconds(t) for t in _TIMES[level])
         return tuple(t_s for t_s in usual if _are_known(t_s, presets))
-    listed = (times,) if isinstance(times, str | float | int) else tuple(times)
+    single = isinstance(times, str | Real)
+    listed = (times,) if single else tuple(iterable("times", times, "times=('1s', '1y')"))
     if not listed:
         raise UsageError("no times; allowed: one or more, such as times=('1s', '1y')")
     in_seconds = tuple(sorted({seconds(t) for t in listed}))
@@ -370,14 +373,14 @@ def _are_known(t_s: float, presets: Sequence[Preset]) -> bool:
 
 def _is_count(count: object, least: int) -> bool:
     """Return whether something is a whole number, and large enough."""
-    return isinstance(count, int) and not isinstance(count, bool) and count >= least
+    return isinstance(count, int) and not isinstance(count, bool) and least <= count <= MOST_CHIPS
 
 
 def _check_chips(chips: int) -> None:
     """Check the chips of each side of a layer."""
     if not _is_count(chips, 4):
         raise UsageError(
-            f"chips={chips!r}; allowed: an integer >= 4, or None for as many as are needed"
+            f"chips={shown(chips)}; allowed: an integer >= 4, or None for as many as are needed"
         )
 
 
@@ -388,7 +391,7 @@ def _task_chips(chips: int | Sequence[int] | None) -> tuple[int, int] | None:
     pair = tuple(chips) if isinstance(chips, Sequence) else (chips, chips)
     if len(pair) != 2 or not all(_is_count(count, 2) for count in pair):
         raise UsageError(
-            f"task_chips={chips!r}; allowed: an integer >= 2, two of them (first side, second "
+            f"task_chips={shown(chips)}; allowed: an integer >= 2, two of them (first side, second "
             "side), or None for as many as are needed"
         )
     return pair[0], pair[1]
@@ -405,12 +408,10 @@ def _margins(margins: Mapping[str, float] | None) -> dict[str, float]:
     """Check the margins of the device level and return all of them."""
     chosen = {} if margins is None else margins
     known = isinstance(chosen, Mapping) and set(chosen) <= set(device.MARGINS)
-    if not known or not all(
-        isinstance(value, int | float) and 0 < value < 1 for value in chosen.values()
-    ):
+    if not known or not all(isinstance(value, Real) and 0 < value < 1 for value in chosen.values()):
         raise UsageError(
-            f"margins={margins!r}; allowed: shares between 0 and 1 of {', '.join(device.MARGINS)}, "
-            "such as {'sd': 0.01}"
+            f"margins={shown(margins)}; allowed: shares between 0 and 1 of "
+            f"{', '.join(device.MARGINS)}, such as {{'sd': 0.01}}"
         )
     return {**device.MARGINS, **chosen}
 

@@ -7,11 +7,11 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from aimc_bridge.arguments import path as path_of
 from aimc_bridge.csv_cells import as_csv
 from aimc_bridge.equivalence.figures import draw
 from aimc_bridge.equivalence.statistics import Test, verdicts
@@ -216,7 +216,7 @@ class Report:
         Args:
             folder: Where they go; it is made if it does not exist.
         """
-        folder = Path(folder)
+        folder = path_of("folder", folder)
         folder.mkdir(parents=True, exist_ok=True)
         flat = self.table.drop(columns="interval")
         write_text(folder / "crosscheck.csv", as_csv(flat))

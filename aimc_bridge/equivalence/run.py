@@ -8,11 +8,11 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from aimc_bridge.arguments import path
 from aimc_bridge.equivalence import comparison, plan, task
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.device import MARGINS, SAMPLES, TARGETS, check
@@ -142,7 +142,7 @@ def crosscheck(
         workers=workers,
         progress=progress,
     )
-    store = Store(None if resume is None else Path(resume), question.identity)
+    store = Store(None if resume is None else path("resume (or None)", resume), question.identity)
     with ProgressBar("planning", None, show=progress, counts=False) as bar:
         return _Check(question, store, bar).run()
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from aimc_bridge.errors import DataError
-from aimc_bridge.files import write_text
+from aimc_bridge.files import read_text, write_text
 from aimc_bridge.sealed_files import add_tensor
 
 
@@ -77,8 +77,8 @@ class Store:
 def _read(file: Path) -> Any:
     """Read plain data from a file."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as cause:
+        return json.loads(read_text(file))
+    except (OSError, ValueError, RecursionError) as cause:
         raise DataError(f"{file} is damaged ({cause}); remove it to do this part again") from cause
 
 

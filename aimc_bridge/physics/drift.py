@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from aimc_bridge.errors import UsageError
+from aimc_bridge.errors import UsageError, shown
 from aimc_bridge.physics.laws import Law, law_of
-from aimc_bridge.physics.programming import check_noise
+from aimc_bridge.physics.programming import check_noise, check_together
 from aimc_bridge.spec import DeviceSpec
 
 
@@ -37,9 +38,12 @@ def check_time(t_s: float) -> float:
     Raises:
         UsageError: If it is negative or not finite.
     """
-    t = float(t_s)
-    if not 0.0 <= t < float("inf"):
-        raise UsageError(f"time {t_s!r}; allowed: finite seconds after programming, >= 0")
+    try:
+        t = math.nan if isinstance(t_s, bool | str | bytes) else float(t_s)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last one is torch's
+        t = math.nan
+    if not 0.0 <= t < math.inf:
+        raise UsageError(f"time {shown(t_s)}; allowed: finite seconds after programming, >= 0")
     return t
 
 
@@ -179,6 +183,7 @@ def drifted(g_prog_us: Tensor, nu: Tensor, t_s: float | Moment, pcm: DeviceSpec)
         Conductance in microsiemens, shape (*chips, *cells).
 
     Raises:
+        ShapeError: If the shapes of conductances and exponents do not fit.
         UsageError: If t_s is negative or not finite, if `pcm` is not a device, or if its law is not
             registered.
 
@@ -187,6 +192,7 @@ def drifted(g_prog_us: Tensor, nu: Tensor, t_s: float | Moment, pcm: DeviceSpec)
     Source: rasch2023 SI; Hermes: legallo2023; scalar device: the description of the public
     replication.
     """
+    check_together(g_prog_us=g_prog_us, nu=nu)
     law = law_of(pcm)
     return law.drifted(g_prog_us, nu, numbers_at(t_s, law, pcm), pcm)
 

@@ -2,11 +2,48 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from aimc_bridge.errors import ShapeError
+from aimc_bridge.errors import ShapeError, UsageError
 from aimc_bridge.physics.laws import law_of
 from aimc_bridge.spec import DeviceSpec
+
+
+def check_tensors(**tensors: Tensor) -> None:
+    """Check that arguments are tensors of real numbers.
+
+    Args:
+        **tensors: The arguments by name.
+
+    Raises:
+        UsageError: If one is something else.
+    """
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise UsageError(f"{name} is a {type(tensor).__name__}; allowed: a tensor")
+        if tensor.is_complex() or tensor.dtype == torch.bool:
+            raise UsageError(f"{name} is a tensor of {tensor.dtype}; allowed: real numbers")
+
+
+def check_together(**tensors: Tensor) -> None:
+    """Check that two tensors of real numbers have shapes that can be computed together.
+
+    Args:
+        **tensors: The two tensors by name.
+
+    Raises:
+        ShapeError: If they do not.
+        UsageError: If one is no tensor of real numbers.
+    """
+    check_tensors(**tensors)
+    first, second = (tuple(tensor.shape) for tensor in tensors.values())
+    for a, b in zip(reversed(first), reversed(second), strict=False):
+        if a != b and a != 1 and b != 1:
+            raise ShapeError(
+                f"{' and '.join(tensors)} of shapes {first} and {second}; "
+                "allowed: (*chips, *cells), the same or broadcastable"
+            )
 
 
 def check_noise(eps: Tensor, cells: Tensor) -> None:
@@ -18,7 +55,9 @@ def check_noise(eps: Tensor, cells: Tensor) -> None:
 
     Raises:
         ShapeError: If it does not.
+        UsageError: If one of them is no tensor of real numbers.
     """
+    check_tensors(eps=eps, cells=cells)
     if eps.shape[eps.ndim - cells.ndim :] != cells.shape:
         raise ShapeError(
             f"noise of shape {tuple(eps.shape)} for cells of shape {tuple(cells.shape)}; "
@@ -47,6 +86,7 @@ def sigma_prog_us(g_us: Tensor, pcm: DeviceSpec) -> Tensor:
 
     Source: rasch2023 SI, nandakumar2019; Hermes: legallo2023.
     """
+    check_tensors(g_us=g_us)
     return law_of(pcm).sigma_prog_us(g_us, pcm)
 
 

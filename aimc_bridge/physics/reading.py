@@ -7,7 +7,7 @@ from torch import Tensor
 
 from aimc_bridge.physics.drift import Moment, numbers_at
 from aimc_bridge.physics.laws import law_of
-from aimc_bridge.physics.programming import check_noise
+from aimc_bridge.physics.programming import check_noise, check_tensors, check_together
 from aimc_bridge.spec import DeviceSpec
 
 
@@ -54,6 +54,7 @@ def read_sigma(g_prog_us: Tensor, t_s: float | Moment, pcm: DeviceSpec) -> Tenso
 
     Source: rasch2023 SI, aihwkit PCMLikeNoiseModel; Hermes: legallo2023.
     """
+    check_tensors(g_prog_us=g_prog_us)
     law = law_of(pcm)
     if not law.read_noise:
         return torch.zeros_like(g_prog_us)
@@ -88,6 +89,7 @@ def read(
     Source: rasch2023 SI, aihwkit PCMLikeNoiseModel; Hermes: legallo2023.
     """
     check_noise(eps, g_drift_us)
+    check_together(g_drift_us=g_drift_us, g_prog_us=g_prog_us)
     law = law_of(pcm)
     if not law.read_noise:
         return g_drift_us.expand_as(eps).clone()

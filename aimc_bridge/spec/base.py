@@ -32,7 +32,10 @@ class Source:
     how: str = ""
 
     def __post_init__(self) -> None:
-        """Raise SpecError if there is no key."""
+        """Raise SpecError if there is no key, or if a part is no text."""
+        parts = (self.key, self.where, self.how)
+        if not all(isinstance(part, str) for part in parts):
+            raise SpecError(f"source {shown(parts)}; allowed: texts, (key, where, how)")
         if not self.key.strip():
             raise SpecError("a source needs a key of the bibliography, got ''")
 
@@ -55,7 +58,7 @@ def reason(why: str) -> str:
     """
     if not isinstance(why, str) or not why.strip():
         raise SpecError(
-            f"change needs why=, one line that says what the change is for; got {why!r}"
+            f"change needs why=, one line that says what the change is for; got {shown(why)}"
         )
     return why
 
@@ -90,13 +93,13 @@ class Table(Mapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         """Return an entry; UnknownNameError lists the names if there is none."""
-        if key not in self._entries:
-            raise UnknownNameError(f"no entry {key!r}; there are: {', '.join(self._entries)}")
+        if key not in self:
+            raise UnknownNameError(f"no entry {shown(key)}; there are: {', '.join(self._entries)}")
         return self._entries[key]
 
     def __contains__(self, key: object) -> bool:
         """Return whether there is such an entry."""
-        return key in self._entries
+        return isinstance(key, str) and key in self._entries
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names in their order."""
@@ -214,7 +217,7 @@ class Spec:
         """
         if not ok:
             raise SpecError(
-                f"{type(self).__name__}.{field_name} = {getattr(self, field_name)!r}; "
+                f"{type(self).__name__}.{field_name} = {shown(getattr(self, field_name))}; "
                 f"allowed: {allowed}"
             )
 

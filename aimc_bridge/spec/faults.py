@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
-from aimc_bridge.errors import SpecError
+from aimc_bridge.errors import SpecError, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +33,10 @@ class Faults:
         """Raise SpecError if a rate is no probability, or if both kinds of stuck exceed 1."""
         for name, rate in self.rates().items():
             number = isinstance(rate, int | float) and not isinstance(rate, bool)
-            if not number or math.isnan(rate) or not 0 <= rate <= 1:
+            if not number or not 0 <= rate <= 1:
                 raise SpecError(
-                    f"Faults.{name} = {rate!r}; allowed: a probability from 0 to 1, such as 0.01 "
-                    "for 1 % of all devices (of all rows or columns of a tile)"
+                    f"Faults.{name} = {shown(rate)}; allowed: a probability from 0 to 1, such as "
+                    "0.01 for 1 % of all devices (of all rows or columns of a tile)"
                 )
         if self.stuck_at_gmax + self.stuck_at_zero > 1:
             raise SpecError(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aimc_bridge.errors import SpecError
+from aimc_bridge.errors import SpecError, shown
 from aimc_bridge.spec import published
 from aimc_bridge.spec.base import Source, Spec, Table, reason
 from aimc_bridge.spec.crossbar import CompensationSpec, CrossbarSpec
@@ -79,7 +80,7 @@ class Preset:
     def __str__(self) -> str:
         """Return the name, with what was changed since the preset got this name."""
         last_name = max((i for i, c in enumerate(self.changes) if c.field == "name"), default=-1)
-        changed = ", ".join(f"{c.field}={c.new!r}" for c in self.changes[last_name + 1 :])
+        changed = ", ".join(f"{c.field}={shown(c.new)}" for c in self.changes[last_name + 1 :])
         return f"{self.name} with {changed}" if changed else self.name
 
     def change(self, *, why: str, name: str | None = None, **values: Any) -> Preset:
@@ -225,11 +226,16 @@ class Preset:
             changes = tuple(
                 Change(f, _frozen(old), _frozen(new), why) for f, old, new, why in data["changes"]
             )
-            name, description = str(data["name"]), str(data["description"])
+            name, description = data["name"], data["description"]
+            for text in (name, description, *(t for c in changes for t in (c.field, c.why))):
+                if not isinstance(text, str):
+                    raise SpecError(f"{shown(text)} in a preset's data; allowed: a text")
+            for change in changes:
+                _check_plain(change.field, (change.old, change.new))
         except SpecError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as cause:
-            raise SpecError(f"not a preset's data: {cause!r}") from cause
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as cause:
+            raise SpecError(f"not a preset's data: {shown(cause)}") from cause
         return Preset(
             name=name,
             description=description,
@@ -293,7 +299,7 @@ class Preset:
         from aimc_bridge.spec.explanation import differences
 
         if not isinstance(other, Preset):
-            raise SpecError(f"diff: {other!r}; allowed: a Preset, such as presets.hermes")
+            raise SpecError(f"diff: {shown(other)}; allowed: a Preset, such as presets.hermes")
         return differences(self._specs(), other._specs())
 
     def _specs(self) -> dict[str, Spec]:
@@ -314,8 +320,8 @@ def check_name(name: str) -> None:
     """
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
         raise SpecError(
-            f"preset name {name!r}; allowed: letters, digits, '_', '-', '+' and '.', the first a "
-            "letter or a digit"
+            f"preset name {shown(name)}; allowed: letters, digits, '_', '-', '+' and '.', the "
+            "first a letter or a digit"
         )
     if name.endswith((".toml", ".json")):
         raise SpecError(f"preset name {name!r} would be taken for a file; leave its ending out")
@@ -325,7 +331,7 @@ def _checked(faults: object) -> Faults:
     """Return the faults; raise SpecError if they are something else."""
     if not isinstance(faults, Faults):
         raise SpecError(
-            f"faults = {faults!r}; allowed: devices.Faults(stuck_at_gmax=, stuck_at_zero=, "
+            f"faults = {shown(faults)}; allowed: devices.Faults(stuck_at_gmax=, stuck_at_zero=, "
             "dead_rows=, dead_columns=), with aimc_bridge.devices"
         )
     return faults
@@ -338,6 +344,20 @@ def _rates(values: dict[str, Any], old: Faults) -> dict[str, Any]:
         raise SpecError(f"{', '.join(twice)} beside faults=, which says the same; give one of them")
     new = {name: rate for name, rate in rates.items() if rate != old.rates()[name]}
     return {**{name: value for name, value in values.items() if name != "faults"}, **new}
+
+
+def _check_plain(name: str, value: Any) -> None:
+    """Raise SpecError unless a value of a change is a text, a number, a truth value or None."""
+    if isinstance(value, tuple | list):
+        for part in value:
+            _check_plain(name, part)
+        return
+    huge = isinstance(value, int) and abs(value) >= 2**63
+    odd = isinstance(value, float) and not math.isfinite(value)
+    if huge or odd or not isinstance(value, str | int | float | None):
+        raise SpecError(
+            f"a change of {name} = {shown(value)}; allowed: texts and finite numbers below 2^63"
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aimc_bridge import files
-from aimc_bridge.errors import AimcError, SpecError, UsageError
+from aimc_bridge.errors import AimcError, SpecError, UsageError, shown
 from aimc_bridge.spec.device import DeviceSpec
 from aimc_bridge.spec.preset import Preset, check_name
 from aimc_bridge.spec.table import TableDevice
@@ -21,6 +21,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+_MOST_BYTES = 2**24
 _SHORT = ("base", "name", "why", "change", "device")
 _COLUMNS = ("target_us", "t_s", "mean_us", "sd_us", "prog_sd_us", "read_sd_us")
 _DEVICE = ("csv", "g_max_us", "source", "extrapolate", "netting")
@@ -46,7 +47,7 @@ def read_preset(path: str | os.PathLike[str], find: Callable[[str], Preset]) -> 
         SpecError: If the data are not a preset: a field or a name is missing or unknown, or a value
             is not physical.
     """
-    path = Path(path)
+    path = _path(path)
     data = _parsed(path)
     try:
         return _changed(data, find, path.parent) if "base" in data else _whole(data)
@@ -64,7 +65,9 @@ def write_preset(preset: Preset, path: str | os.PathLike[str]) -> None:
     Raises:
         UsageError: If the name ends in something else, or if the file cannot be written.
     """
-    path = Path(path)
+    path = _path(path)
+    if not isinstance(preset, Preset):
+        raise UsageError(f"save: {shown(preset)}; allowed: a Preset")
     _check_suffix(path)
     data = preset.to_dict()
     text = json.dumps(data, indent=1) + "\n" if path.suffix == ".json" else _toml(data)
@@ -72,9 +75,20 @@ def write_preset(preset: Preset, path: str | os.PathLike[str]) -> None:
         files.write_text(path, text)
     except OSError as cause:
         raise UsageError(f"{path}: cannot be written ({cause})") from cause
+    except UnicodeEncodeError as cause:
+        raise SpecError(
+            f"{path}: preset {preset.name!r} has a text that is no UTF-8: {cause.object!a:.90}"
+        ) from None
 
 
 # --- reading ---
+
+
+def _path(path: str | os.PathLike[str]) -> Path:
+    """Return a path; raise UsageError if it is none."""
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"path = {shown(path)}; allowed: the path of a .toml or .json file")
+    return files.check_path(path)
 
 
 def _check_suffix(path: Path) -> None:
@@ -87,7 +101,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     """Return the data of a file; raise UsageError or SpecError if it has none."""
     _check_suffix(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.read_text(path, _MOST_BYTES)
         data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError as cause:
         raise UsageError(f"{path}: no such file") from cause

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from aimc_bridge.errors import UnknownNameError
+from aimc_bridge.errors import UnknownNameError, shown
 from aimc_bridge.spec.base import V, cite
 from aimc_bridge.spec.device import (
     AfmPcmSpec,
@@ -235,6 +235,6 @@ def get(name: str) -> DeviceSpec:
     Raises:
         UnknownNameError: If there is none of that name; it lists the names.
     """
-    if name not in DEVICES:
-        raise UnknownNameError(f"no device {name!r}; there are: {', '.join(sorted(DEVICES))}")
+    if not isinstance(name, str) or name not in DEVICES:
+        raise UnknownNameError(f"no device {shown(name)}; there are: {', '.join(sorted(DEVICES))}")
     return DEVICES[name]

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aimc_bridge.errors import SpecError, UsageError
+from aimc_bridge.errors import SpecError, UsageError, shown
+from aimc_bridge.files import read_bytes
 from aimc_bridge.spec.base import Source, Table
 from aimc_bridge.spec.device import DeviceSpec
 
@@ -166,10 +167,10 @@ class TableDevice(DeviceSpec):
             SpecError: If a column is missing, or if the table is not one (see `from_arrays`).
         """
         if not isinstance(path, str | os.PathLike):
-            raise UsageError(f"path = {path!r}; allowed: the path of a CSV file")
+            raise UsageError(f"path = {shown(path)}; allowed: the path of a CSV file")
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            text = read_bytes(path).decode("utf-8-sig")
         except OSError as cause:
             raise UsageError(f"{path}: cannot be read ({cause.strerror or cause})") from cause
         except ValueError as cause:
@@ -281,7 +282,7 @@ class TableDevice(DeviceSpec):
                     columns[name] = list(values)
                 except TypeError:  # no iterable, or an array without sides
                     raise SpecError(
-                        f"{name} = {values!r}; allowed: numbers, one entry per target and time"
+                        f"{name} = {shown(values)}; allowed: numbers, one entry per target and time"
                     ) from None
         return cls._from_columns(columns, g_max_us, source, extrapolate, netting)
 
@@ -306,7 +307,7 @@ class TableDevice(DeviceSpec):
         if spreads == ["read_sd_us"]:
             raise SpecError("read_sd_us without the rest; give sd_us or prog_sd_us too")
         if not isinstance(source, str) or not source.strip():
-            raise SpecError(f"source={source!r}; allowed: a text, such as 'our lab, 2026'")
+            raise SpecError(f"source={shown(source)}; allowed: a text, such as 'our lab, 2026'")
         numbers = {name: _numbers(name, columns[name]) for name in (*_NEEDED, *spreads)}
         if len({len(values) for values in numbers.values()}) > 1:
             sizes = ", ".join(f"{name} {len(values)}" for name, values in numbers.items())
@@ -345,10 +346,10 @@ def _numbers(name: str, column: Iterable[Any]) -> list[float]:
     for row, entry in enumerate(column, 1):
         try:
             number = math.nan if isinstance(entry, bool) else float(entry)
-        except (TypeError, ValueError):
+        except Exception:  # noqa: BLE001 - a stranger's object
             number = math.nan
         if not math.isfinite(number):
-            raise SpecError(f"{name} = {entry!r} in row {row}; allowed: finite numbers")
+            raise SpecError(f"{name} = {shown(entry)} in row {row}; allowed: finite numbers")
         numbers.append(number)
     return numbers
 

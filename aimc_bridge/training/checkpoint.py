@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from aimc_bridge.errors import CheckpointError, UsageError
+from aimc_bridge.files import check_writable
 from aimc_bridge.sealed_files import misfits, read_facts, read_sealed, write_facts, write_tensors
 from aimc_bridge.training.batches import Order
 from aimc_bridge.training.options import Options
@@ -115,7 +116,8 @@ class Folder:
             writer: Whether this process writes.
 
         Raises:
-            UsageError: If the folder holds a training and `resume` is False.
+            UsageError: If the folder holds a training and `resume` is False, or if it cannot be
+                written.
         """
         self.path = path
         self.run = json.loads(json.dumps(run))  # as JSON gives it back: lists for tuples
@@ -124,6 +126,13 @@ class Folder:
             raise UsageError(
                 f"{path} holds a training; resume=True goes on with it, or name another folder"
             )
+        if writer:
+            try:
+                check_writable(path / POINTER)
+            except OSError as cause:
+                raise UsageError(
+                    f"folder={str(path)!r} cannot be written ({cause.strerror}); name another"
+                ) from None
 
     def read(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         """Return the facts and the tensors of the last checkpoint.

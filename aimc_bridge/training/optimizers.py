@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from aimc_bridge.engines.base import Matrix
@@ -77,7 +77,7 @@ def checked(optimizers: Any, model: nn.Module, matrices: Iterable[Matrix]) -> li
         UsageError: If there is none, one does not train the model or cannot be followed, or learned
             input ranges or column scales are in none of them.
     """
-    if isinstance(optimizers, Optimizer) or not isinstance(optimizers, Iterable):
+    if isinstance(optimizers, Optimizer | Tensor) or not isinstance(optimizers, Iterable):
         optimizers = [optimizers]
     listed = [bare(optimizer) for optimizer in optimizers]
     if not listed:

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from torch import distributed, nn
 from torch.optim import Optimizer
 
+from aimc_bridge.arguments import flag, integer
 from aimc_bridge.converted import matrices_of, record_of
-from aimc_bridge.errors import StateError, UsageError
+from aimc_bridge.errors import StateError
 from aimc_bridge.training.optimizers import checked
 from aimc_bridge.training.options import check_recipe
 from aimc_bridge.training.schedule import HWATraining, put_back, rates, set_rates
@@ -135,11 +136,11 @@ class Follower:
             CapabilityError: If the model is not a converted one.
         """
         check_recipe(recipe)
-        if batches is not None and (not isinstance(batches, int) or batches < 1):
-            raise UsageError(
-                f"batches={batches!r}; allowed: the number of mini-batches of the whole training, "
-                "or None if it is not known"
-            )
+        seed = integer("seed", seed)
+        seed_torch, alone = flag("seed_torch", seed_torch), flag("alone", alone)
+        if batches is not None:
+            whole = "batches (mini-batches of the whole training, or None if it is not known)"
+            batches = integer(whole, batches, least=1, most=2**62)
         if record_of(model).chip is not None:
             raise StateError(
                 "hardware-aware training: the model holds a programmed chip; call restore(model) "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from aimc_bridge.errors import CheckpointError
-from aimc_bridge.files import naming, replacing
+from aimc_bridge.files import check_file, naming, replacing
 from aimc_bridge.progress import ProgressBar, metric_value
 
 COLUMNS = ("step", "epoch", "loss", "noise_scale", "learning_rate")
@@ -119,10 +119,11 @@ class TrainingLog:
                 with naming(self.folder / FILE):
                     csv.writer(self.file).writerow(_words(row, self.metrics))
                     self.file.flush()
-        if self.board is not None:
-            for name, value in row.items():
-                if name not in ("step", "wall_s"):
-                    self.board.add_scalar(name, value, int(row["step"]))
+        if self.board is not None and self.folder is not None:
+            with naming(self.folder / "tensorboard"):
+                for name, value in row.items():
+                    if name not in ("step", "wall_s"):
+                        self.board.add_scalar(name, value, int(row["step"]))
         self._show(row, validation)
 
     def _show(self, row: Row, validation: Mapping[str, float] | None) -> None:
@@ -169,6 +170,7 @@ def read_rows(file: Path, before: int) -> list[Row]:
         CheckpointError: If the file is damaged or rows are missing.
     """
     try:
+        check_file(file)
         with file.open(newline="", encoding="utf-8") as opened:
             lines = [line for line in csv.DictReader(opened) if line["step"]]
         rows = [

@@ -12,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
 from aimc_bridge.converted import is_converted, matrices_of
-from aimc_bridge.errors import UnknownNameError, UsageError
+from aimc_bridge.errors import UnknownNameError, UsageError, shown
 from aimc_bridge.spec import Preset, Source, TrainingSpec
 from aimc_bridge.spec.base import reason
 from aimc_bridge.training import any_model
@@ -32,6 +32,13 @@ class HWATraining:
 
     name: str
     spec: TrainingSpec
+
+    def __post_init__(self) -> None:
+        """Raise UsageError if this is no recipe."""
+        if not isinstance(self.name, str):
+            raise UsageError(f"name={shown(self.name)}; allowed: a text")
+        if not isinstance(self.spec, TrainingSpec):
+            raise UsageError(f"spec={shown(self.spec)}; allowed: a TrainingSpec")
 
     @staticmethod
     def for_(preset: Preset, name: str = any_model.NAME) -> HWATraining:
@@ -53,11 +60,15 @@ class HWATraining:
             >>> recipe.spec.ramp_share, recipe.spec.of_length(400).ramp_batches
             (0.1, 40)
         """
-        if name in preset.training:
+        if not isinstance(preset, Preset):
+            raise UsageError(
+                f"preset is {shown(preset)}; allowed: a Preset, such as presets.get('rasch2023')"
+            )
+        if isinstance(name, str) and name in preset.training:
             return HWATraining(f"{preset.name}/{name}", preset.training[name])
-        if name != any_model.NAME:
+        if not isinstance(name, str) or name != any_model.NAME:
             raise UnknownNameError(
-                f"preset {preset.name!r} has no recipe {name!r}; there are: "
+                f"preset {preset.name!r} has no recipe {shown(name)}; there are: "
                 f"{', '.join((*preset.training, any_model.NAME))}"
             )
         return HWATraining(f"{preset.name}/{name}", any_model.recipe_for_any_model(preset))

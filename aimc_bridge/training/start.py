@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from aimc_bridge import rng
+from aimc_bridge.arguments import function, iterable, module
 from aimc_bridge.converted import matrices_of, record_of
-from aimc_bridge.errors import SpecError, StateError
-from aimc_bridge.training.batches import Split
+from aimc_bridge.errors import SpecError, StateError, UsageError
+from aimc_bridge.training.batches import Passing, Split
 from aimc_bridge.training.loop import Run
 from aimc_bridge.training.options import Loss, Options, Stateful, Validate, check_recipe
 from aimc_bridge.training.schedule import HWATraining
@@ -150,6 +151,7 @@ def train(
     Source: rasch2023 SI A.1, SI Table 3.
     """
     options, _ = Options.among(locals())
+    _check_data(loader, loss)
     record = record_of(model)
     _check(recipe, teacher)
     if record.chip is not None:
@@ -182,9 +184,23 @@ def train_digital(
         AimcError: As in `train`.
     """
     chosen, accelerate = Options.among(options)
+    module("model", model)
+    _check_data(loader, loss)
     _check(recipe, chosen.teacher)
     unaware = recipe.override("control: no noise", noise_type="none", noise_scale=0.0)
     return Run(model, {}, loader, loss, unaware, chosen, accelerate).go()
+
+
+def _check_data(loader: Iterable[Any], loss: Loss) -> None:
+    """Raise UsageError if there is nothing to iterate, or no loss."""
+    if isinstance(loader, Tensor | Mapping | str):
+        raise UsageError(
+            f"loader is one {type(loader).__name__}; allowed: an iterable of mini-batches, such as "
+            "a DataLoader"
+        )
+    if not isinstance(loader, Passing):
+        iterable("loader", loader, "an iterable of mini-batches, such as a DataLoader")
+    function("loss", loss, "a function (model, batch) -> a tensor of one number")
 
 
 def _check(recipe: HWATraining, teacher: nn.Module | None) -> None:

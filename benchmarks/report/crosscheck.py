@@ -65,7 +65,7 @@ def _read(folder: Path) -> dict[str, Any]:
         DataError: If the file is missing or damaged, or if the cross-check is not finished.
     """
     try:
-        about: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        about: dict[str, Any] = json.loads(files.read_text(folder / FILE))
         from_report(about, "")  # raises if something is missing that a record needs
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} holds no finished cross-check ({error!r})") from None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from aimc_bridge import files
 from aimc_bridge.errors import DataError, UsageError
 from benchmarks.report import (
     ablation,
@@ -63,8 +64,9 @@ def kind_of(folder: Path) -> str:
         if (folder / name).exists():
             return kind
     try:
+        files.check_file(folder / "results.csv")
         with (folder / "results.csv").open(encoding="utf-8") as opened:
-            columns = opened.readline().strip().split(",")
+            columns = opened.readline(10_000).strip().split(",")
     except (OSError, UnicodeError) as error:
         problem = f"{folder / 'results.csv'}: {error}"
         if isinstance(error, OSError):

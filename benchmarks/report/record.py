@@ -115,7 +115,7 @@ def read(path: Path) -> Record:
     """
     names = [entry.name for entry in fields(Record) if entry.name != "extra"]
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(files.read_text(path))
         missing = [name for name in names if name not in data]
         if missing:
             raise DataError(f"{path} lacks {', '.join(missing)}; {MAKE_AGAIN}")
@@ -267,7 +267,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         DataError: If the folder holds nothing finished.
     """
     try:
-        about: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        about: dict[str, Any] = json.loads(files.read_text(folder / "run.json"))
         missing = [name for name in ("arguments", *_OF_A_RUN) if name not in about]
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(
@@ -304,6 +304,7 @@ def read_csv(
         DataError: If the file is missing or damaged, or has other columns.
     """
     try:
+        files.check_file(path)
         with path.open(newline="", encoding="utf-8") as opened:
             header, *lines = csv.reader(opened, strict=True)
         if header not in ([*columns], [*columns, *more]):

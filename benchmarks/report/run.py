@@ -203,7 +203,8 @@ def brief() -> str:
     from benchmarks import tasks
 
     known = {record.name: record for record in named(*(name for name, _ in BRIEF))}
-    lines, shown = [], set()
+    lines: list[dict[str, str]] = []
+    shown: set[str] = set()
     for name, phase in BRIEF:
         for line in lines_of(known[name], to="benchmarks/records/") if name in known else ():
             if line["phase"] != phase:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aimc_bridge.errors import CheckpointError, UsageError
-from aimc_bridge.files import write_text
+from aimc_bridge.files import read_text, write_text
 
 
 @dataclass
@@ -86,7 +86,7 @@ class Budget:
             CheckpointError: If the file is damaged.
         """
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
+            values = json.loads(read_text(file))
             return Budget(total_s, values["smallest_s"], values["spent_s"], values["shares_s"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(

@@ -28,7 +28,7 @@ from aimc_bridge.commands import Output
 from aimc_bridge.conversion import convert, copy_trained, coverage
 from aimc_bridge.csv_cells import as_csv
 from aimc_bridge.errors import CheckpointError, UsageError
-from aimc_bridge.files import write_text
+from aimc_bridge.files import check_file, write_text
 from aimc_bridge.progress import metric_value
 from aimc_bridge.times import label
 from benchmarks.machine import hardware, versions
@@ -571,8 +571,9 @@ class Phases:
         if self.study.replica.index or not path.exists():  # no file: trained elsewhere
             return
         try:
+            check_file(path)
             history = pd.read_csv(path)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged ({error}); delete it") from None
         shown = ["step", *(name for name in history if str(name).startswith("validation_"))]
         if len(shown) > 1:

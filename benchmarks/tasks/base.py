@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from aimc_bridge.converted import matches
 from aimc_bridge.errors import CheckpointError, DataError, UsageError
+from aimc_bridge.files import read_text
 from aimc_bridge.sealed_files import misfits, read_tensors
 from benchmarks.tasks.data import DataSet, Loader, PackagedModel
 from benchmarks.tasks.plan import LadderSizes, Plan
@@ -519,10 +520,10 @@ def read_info(path: str | Path) -> dict[str, Any]:
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     try:
-        info: dict[str, Any] = json.loads((folder / "info.json").read_text(encoding="utf-8"))
+        info: dict[str, Any] = json.loads(read_text(folder / "info.json"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder / 'info.json'} is damaged ({error})") from None
     if not isinstance(info, dict):
         raise CheckpointError(f"{folder / 'info.json'} is damaged: it holds no table")

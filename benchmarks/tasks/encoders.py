@@ -9,7 +9,8 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from aimc_bridge.errors import CheckpointError, DataError
+from aimc_bridge.errors import CheckpointError, DataError, UsageError
+from aimc_bridge.files import MOST_BYTES, check_file
 from aimc_bridge.rng import stream
 from benchmarks.tasks.base import DigitalRecipe
 from benchmarks.tasks.data import PackagedModel, data_dir, first_line
@@ -55,6 +56,28 @@ def packaged_minilm() -> str:
             "or name a checkpoint by hub id or folder: -o encoder=NAME"
         )
     return str(folder)
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a folder's files can be read to their end.
+
+    Args:
+        folder: The folder of a checkpoint; a hub id, which is none, is not looked at.
+
+    Raises:
+        DataError: If one is a pipe, a device, a link to nothing, or a text that is too large.
+    """
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        text = path.suffix in (".json", ".txt", ".model")
+        try:
+            if not path.is_dir():
+                check_file(path, MOST_BYTES if text else None)
+        except OSError as error:
+            raise DataError(f"{path} of the checkpoint: {error.strerror}") from None
+        except UsageError as error:
+            raise DataError(str(error)) from None
 
 
 def silence() -> None:
@@ -116,6 +139,7 @@ class PretrainedTask(SentenceTask):
 
         silence()
         self.encoder, self.dropout = encoder, dropout
+        check_folder(Path(encoder))
         try:
             # No code of strangers is run, and nobody is asked whether it should be.
             self.tokenizer = AutoTokenizer.from_pretrained(encoder, trust_remote_code=False)

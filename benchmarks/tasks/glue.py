@@ -6,10 +6,11 @@ are held out from train.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from aimc_bridge.errors import DataError
+from aimc_bridge.errors import DataError, shown
 from benchmarks.tasks.data import DATA_VARIABLE, DataSet, cache_dir, cannot_download
 from benchmarks.tasks.text import read_text
 
@@ -21,6 +22,9 @@ ROWS = {
 }
 """Rows of the published files."""
 PAIR_COLUMNS = ["Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"]
+
+MOST_LETTERS = 10_000
+"""The longest line that is read; the published files have at most a few hundred letters in one."""
 
 Sentences = tuple[list[str], list[int]]
 Pairs = tuple[list[str], list[str], list[int]]
@@ -34,9 +38,15 @@ def whole_lines(path: Path) -> list[str]:
         path: The file.
 
     Raises:
-        DataError: If the file cannot be read, or its last line has no end.
+        DataError: If the file cannot be read, a line is longer than any sentence, or the last one
+            has no end.
     """
     lines = read_text(path).split("\n")
+    for number, line in enumerate(lines, start=1):
+        if len(line) > MOST_LETTERS:
+            raise DataError(
+                f"{path} line {number}: {len(line):,} letters; allowed: up to {MOST_LETTERS:,}"
+            )
     if lines[-1] and len(lines) > 1:
         raise DataError(f"{path} line {len(lines)}: cut short (no line end); copy the file again")
     return lines[:-1] or lines
@@ -137,13 +147,34 @@ def sst2(folder: Path | None) -> dict[str, Sentences]:
     try:
         import datasets
 
-        loaded = datasets.load_dataset("nyu-mll/glue", "sst2", cache_dir=str(cache_dir() / "hub"))
+        cache = str(cache_dir() / "hub")
+        loaded = datasets.load_dataset(
+            "nyu-mll/glue", "sst2", cache_dir=cache, trust_remote_code=False
+        )
     except Exception as error:  # noqa: BLE001 (every layer below has its own kind of "no network")
         raise cannot_download("SST-2", error) from None
-    return {
-        split: ([text.strip() for text in loaded[key]["sentence"]], list(loaded[key]["label"]))
-        for split, key in (("train", "train"), ("dev", "validation"))
-    }
+    names = {"train": "train", "dev": "validation"}
+    return {split: _downloaded(loaded, key) for split, key in names.items()}
+
+
+def _downloaded(loaded: Any, key: str) -> Sentences:
+    """Return the sentences and labels of a split of the hub's SST-2.
+
+    Raises:
+        DataError: If they are not texts of a sentence's length with labels 0 and 1.
+    """
+    try:
+        texts, labels = list(loaded[key]["sentence"]), list(loaded[key]["label"])
+    except (KeyError, TypeError) as error:
+        raise DataError(f"the hub's SST-2, {key}: no sentences with labels ({error!r})") from None
+    for number, (text, label) in enumerate(zip(texts, labels, strict=True), start=1):
+        if not isinstance(text, str) or not 0 < len(text.strip()) <= MOST_LETTERS:
+            raise DataError(f"the hub's SST-2, {key}, row {number}: no sentence: {shown(text)}")
+        if type(label) is not int or label not in (0, 1):
+            raise DataError(
+                f"the hub's SST-2, {key}, row {number}: label {shown(label)}; expected 0 or 1"
+            )
+    return [text.strip() for text in texts], labels
 
 
 def read_pairs(path: Path) -> Pairs:

@@ -1,14 +1,17 @@
 """Images: CIFAR's official files, any folder of images, scikit-learn's digits."""
 
+import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from aimc_bridge.errors import DataError
+from aimc_bridge.errors import AimcError, DataError
+from aimc_bridge.files import check_file, read_bytes
 from aimc_bridge.rng import stream
 from benchmarks.tasks.data import DataSet, cache_dir, cached, cannot_download, check_digest
 
@@ -83,6 +86,14 @@ CIFAR100 = DataSet(
     (tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta")), _names(100)),
 )
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp")
+FORMATS = ("JPEG", "PNG", "BMP")
+"""The formats that are decoded, whatever a file is called; others can start programs."""
+MOST_FILE = 2**28
+"""The largest file of an image, in bytes: 256 MiB."""
+MOST_PIXELS = 50_000_000
+"""The largest image: a small file can unpack to a huge one."""
+MOST_IMAGES = 2**34
+"""The largest total of all images of a folder, unpacked, in bytes: 16 GiB."""
 
 
 def pixels(path: Path, size: int | None = None) -> Tensor:
@@ -96,16 +107,40 @@ def pixels(path: Path, size: int | None = None) -> Tensor:
         The image, uint8, shape (3, h, w).
 
     Raises:
-        DataError: If it is not a whole image.
+        DataError: If it is not a whole image, or too large.
     """
     try:
-        with Image.open(path) as opened:
+        check_file(path, MOST_FILE)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # judged below
+            opening = Image.open(path, formats=FORMATS)
+        with opening as opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                raise DataError(
+                    f"{path} has {opened.width} x {opened.height} pixels; allowed: up to "
+                    f"{MOST_PIXELS:,}; make it smaller, or take it out"
+                )
             image = opened.convert("RGB")
             if size is not None and image.size != (size, size):
                 image = image.resize((size, size))
             return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path} is not a whole image ({error}); copy the file again") from None
+    except DataError:
+        raise
+    except Exception as error:  # noqa: BLE001 (of a damaged file, a decoder raises anything)
+        problem = (isinstance(error, OSError) and error.strerror) or error
+        raise DataError(
+            f"{ascii_path(path)} is not a whole image ({problem}); copy the file again"
+        ) from None
+
+
+def ascii_path(path: Path) -> str:
+    """Return a path for a message; one that no text can hold is written with escapes.
+
+    Args:
+        path: The path.
+    """
+    text = str(path)
+    return text if text.isprintable() else ascii(text)
 
 
 def stacked(splits: dict[str, list[tuple[str, int, Tensor]]], where: Path) -> Images:
@@ -119,13 +154,21 @@ def stacked(splits: dict[str, list[tuple[str, int, Tensor]]], where: Path) -> Im
         The tensors; see `Images`.
 
     Raises:
-        DataError: If a split has no images.
+        DataError: If a split has no images, or if they do not have one size.
     """
     tensors: Images = {}
     for split, rows in splits.items():
         if not rows:
             raise DataError(f"{where} holds no images of the {split} split")
         rows.sort(key=lambda row: row[0])
+        first = rows[0][2].shape
+        for name, _, image in rows:
+            if image.shape != first:
+                sizes = " and ".join(f"{shape[2]} x {shape[1]}" for shape in (first, image.shape))
+                raise DataError(
+                    f"{where}: images of different sizes ({sizes} pixels: {rows[0][0]} and {name});"
+                    " give a size"
+                )
         tensors[f"{split}_images"] = torch.stack([row[2] for row in rows])
         tensors[f"{split}_labels"] = torch.tensor([row[1] for row in rows])
     return tensors
@@ -155,31 +198,52 @@ def image_folder(folder: Path, size: int | None = None) -> tuple[Images, list[st
     if strange:
         raise DataError(f"{test} holds classes that {train} has not: {', '.join(strange)}")
 
-    def files(split: Path) -> list[Path]:
-        return sorted(
-            path
-            for name in classes
-            for path in (split / name).glob("*")
-            if path.suffix.lower() in IMAGE_ENDINGS
-        )
+    files = {"train": _image_files(train, classes), "test": _image_files(test, classes)}
 
     def decode() -> Images:
-        return stacked(
-            {
-                split: [
-                    (str(path), classes.index(path.parent.name), pixels(path, size))
-                    for path in files(where)
-                ]
-                for split, where in (("train", train), ("test", test))
-            },
-            folder,
-        )
+        left = MOST_IMAGES
+        splits: dict[str, list[tuple[str, int, Tensor]]] = {}
+        for split, paths in files.items():
+            splits[split] = []
+            for path in paths:
+                image = pixels(path, size)
+                left -= image.numel()
+                if left < 0:
+                    raise DataError(
+                        f"{folder} holds images of more than {MOST_IMAGES // 2**30} GiB unpacked; "
+                        "give a size, or take some out"
+                    )
+                splits[split].append((str(path), classes.index(path.parent.name), image))
+        return stacked(splits, folder)
 
-    try:
-        tensors = cached(f"images-{folder.name}-{size}", files(train) + files(test), decode)
-    except RuntimeError as error:
-        raise DataError(f"{folder}: images of different sizes ({error}); give a size") from None
-    return tensors, classes
+    name = re.sub("[^A-Za-z0-9_.-]+", "-", folder.name)[:60]
+    return cached(f"images-{name}-{size}", files["train"] + files["test"], decode), classes
+
+
+def _image_files(split: Path, classes: list[str]) -> list[Path]:
+    """Return the image files of a split, sorted.
+
+    Raises:
+        DataError: If one is a folder or a pipe, a link to nothing or to itself, cannot be read, or
+            has a name that no text can hold.
+    """
+    paths = []
+    for name in classes:
+        try:
+            entries = list((split / name).iterdir()) if (split / name).exists() else []
+        except OSError as error:
+            raise DataError(f"{ascii_path(split / name)}: {error.strerror}") from None
+        paths += [path for path in entries if path.suffix.lower() in IMAGE_ENDINGS]
+    for path in paths:
+        try:
+            check_file(path, MOST_FILE)
+        except OSError as error:
+            raise DataError(
+                f"{ascii_path(path)} is no image ({error.strerror}); take it out"
+            ) from None
+        except AimcError as error:
+            raise DataError(str(error)) from None
+    return sorted(paths)
 
 
 def read_records(path: Path, records: Records, classes: int) -> tuple[Tensor, Tensor]:
@@ -197,7 +261,10 @@ def read_records(path: Path, records: Records, classes: int) -> tuple[Tensor, Te
         DataError: If the file has another size, a label out of range or another checksum.
     """
     width = (2 if classes == 100 else 1) + 3072
-    content = path.read_bytes()
+    try:
+        content = read_bytes(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); copy the file again") from None
     if len(content) != records.images * width:
         raise DataError(
             f"{path} holds {len(content):,} bytes; expected {records.images * width:,}, "

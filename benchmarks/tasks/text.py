@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from aimc_bridge.errors import DataError
+from aimc_bridge.errors import DataError, UsageError
+from aimc_bridge.files import MOST_BYTES, read_bytes
 from benchmarks.tasks.data import DATA_VARIABLE, DataSet, cache_dir, cannot_download, check_digest
 
 _WIKI = tuple(f"wiki.{split}.tokens" for split in ("train", "valid", "test"))
@@ -17,23 +18,34 @@ _PTB_MD5 = {
 PTB = DataSet("Penn Treebank", (tuple(f"ptb/{name}" for name in _PTB_MD5), tuple(_PTB_MD5)))
 
 
-def read_text(path: Path) -> str:
+MOST_TEXT = 2**31
+"""The largest file of a text: 2 GiB, four times WikiText-103."""
+
+
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
     """Read a UTF-8 file.
 
     Args:
         path: The file.
+        most: The largest number of bytes allowed.
 
     Raises:
-        DataError: If it cannot be read, or is not UTF-8.
+        DataError: If it cannot be read, is too large, is not UTF-8 or holds a zero byte.
     """
     try:
-        return path.read_bytes().decode("utf-8")
+        text = read_bytes(path, most).decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is damaged or cut short: not UTF-8 at byte {error.start}"
         ) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from None
+    except UsageError as error:  # a name that is not UTF-8
+        raise DataError(str(error)) from None
+    if (at := text.find("\0")) >= 0:
+        line = text.count("\n", 0, at) + 1
+        raise DataError(f"{path} line {line}: a zero byte, so it is no text; copy the file again")
+    return text
 
 
 def wikitext2(folder: Path | None) -> dict[str, list[str]]:
@@ -56,11 +68,17 @@ def wikitext2(folder: Path | None) -> dict[str, list[str]]:
         import datasets
 
         loaded = datasets.load_dataset(
-            "Salesforce/wikitext", "wikitext-2-v1", cache_dir=str(cache_dir() / "hub")
+            "Salesforce/wikitext",
+            "wikitext-2-v1",
+            cache_dir=str(cache_dir() / "hub"),
+            trust_remote_code=False,
         )
     except Exception as error:  # noqa: BLE001 (every layer below has its own kind of "no network")
         raise cannot_download("WikiText-2", error) from None
-    return {split: words(lines(loaded[split]["text"])) for split in splits}
+    texts = {split: list(loaded[split]["text"]) for split in splits}
+    if not all(isinstance(row, str) for rows in texts.values() for row in rows):
+        raise DataError("the hub's WikiText-2 holds rows that are no texts")
+    return {split: words(lines(rows)) for split, rows in texts.items()}
 
 
 def penn_treebank(folder: Path | None) -> dict[str, list[str]]:
@@ -86,7 +104,7 @@ def penn_treebank(folder: Path | None) -> dict[str, list[str]]:
     splits = {}
     for split, path in zip(("train", "validation", "test"), PTB.find(folder), strict=True):
         splits[split] = read_tokens(path)
-        check_digest(path, path.read_bytes(), _PTB_MD5[path.name])
+        check_digest(path, read_bytes(path), _PTB_MD5[path.name])
     return splits
 
 
@@ -110,7 +128,7 @@ def read_tokens(path: Path) -> list[str]:
     Raises:
         DataError: If the file holds no words, or is cut short.
     """
-    text = read_text(path)
+    text = read_text(path, MOST_TEXT)
     if not text.strip():
         raise DataError(f"{path} holds no words")
     if not text.endswith("\n"):

@@ -77,7 +77,10 @@ def assert_same_state(first: nn.Module, second: nn.Module) -> None:
 def test_a_length_that_is_none_is_refused(batches: Any) -> None:
     model = model_of("native")
     with (
-        pytest.raises(UsageError, match="allowed: the number of mini-batches"),
+        pytest.raises(
+            UsageError,
+            match=r"batches \(mini-batches of the whole training.*=.*; allowed: an integer",
+        ),
         hardware_aware(model, recipe(), sgd(model), batches=batches),
     ):
         pass

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from aihwkit.simulator.rpu_base import cuda as _cuda
 
+from aimc_bridge.arguments import choice, texts
 from aimc_bridge.engines.aihwkit.builtin import MODIFIERS
 from aimc_bridge.errors import CapabilityError, UsageError
 from aimc_bridge.spec import Preset, TrainingSpec
@@ -81,8 +82,7 @@ def chosen_tile(preset: Preset, tile: str) -> str:
     Raises:
         UsageError: If there is no tile of that name.
     """
-    if tile not in (*TILES, "auto"):
-        raise UsageError(f"tile={tile!r}; allowed: 'auto', 'rpucuda', 'torch'")
+    choice("tile", tile, ("auto", "rpucuda", "torch"))
     return "rpucuda" if tile == "auto" else tile
 
 
@@ -101,7 +101,7 @@ def require(
         CapabilityError: If the tile cannot run one of the other settings.
         UsageError: If `drop` names a setting that cannot be dropped.
     """
-    drop = tuple(drop)
+    drop = tuple(texts("drop", drop))
     unknown = [name for name in drop if name not in DROPPABLE]
     if unknown:
         raise UsageError(f"drop={unknown}; settings that can be dropped: {', '.join(DROPPABLE)}")

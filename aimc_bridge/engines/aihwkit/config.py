@@ -17,6 +17,7 @@ from aihwkit.simulator.parameters.enums import (
     WeightRemapType,
 )
 
+from aimc_bridge.arguments import texts
 from aimc_bridge.engines.aihwkit.builtin import MODIFIERS
 from aimc_bridge.engines.aihwkit.capability import chosen_tile, require
 from aimc_bridge.engines.aihwkit.noise import drift_compensation, noise_model
@@ -56,7 +57,7 @@ def rpu_config(
         UnknownNameError: If the preset has no recipe of that name.
         UsageError: If there is no such tile, or `drop` names a setting that cannot be dropped.
     """
-    drop = tuple(drop)
+    drop = tuple(texts("drop", drop))
     tile = chosen_tile(preset, tile)
     recipe = preset.training[training] if training is not None else None
     require(preset, tile, drop, recipe)

@@ -6,12 +6,13 @@ import torch
 from torch import nn
 
 from aimc_bridge import layers
+from aimc_bridge.arguments import flag
 from aimc_bridge.converted import owners, record_of
 from aimc_bridge.engines.base import Engine, Matrix
 from aimc_bridge.engines.native import kernels
 from aimc_bridge.engines.native.crossbar import Crossbar
 from aimc_bridge.engines.native.layers import convert_conv, convert_linear, convert_transposed
-from aimc_bridge.errors import CapabilityError, UsageError
+from aimc_bridge.errors import CapabilityError, UsageError, shown
 from aimc_bridge.layers.border import check_dtype
 from aimc_bridge.physics.laws import law_of
 from aimc_bridge.spec import Preset
@@ -65,8 +66,8 @@ def side_precision(model: nn.Module, dtype: torch.dtype | None) -> None:
         UsageError: If the dtype is another one.
         CapabilityError: If the model was converted to another engine.
     """
-    if dtype not in (None, torch.bfloat16):
-        raise UsageError(f"side_precision: {dtype!r}; allowed: torch.bfloat16, None")
+    if not (dtype is None or (isinstance(dtype, torch.dtype) and dtype == torch.bfloat16)):
+        raise UsageError(f"side_precision: {shown(dtype)}; allowed: torch.bfloat16, None")
     if record_of(model).engine != "native":
         raise CapabilityError("side_precision: only the native engine has side products")
     for matrix in ENGINE.matrices(model).values():
@@ -96,7 +97,7 @@ def compiled(model: nn.Module, on: bool = True) -> None:
     if record_of(model).engine != "native":
         raise CapabilityError("compiled: only the native engine can be compiled")
     matrices = ENGINE.matrices(model)
-    if on:
+    if flag("on", on):
         for device in {matrix.column_scale().device.type for matrix in matrices.values()}:
             kernels.check(device)
     for matrix in matrices.values():
