@@ -30,6 +30,7 @@ def contents(**changes: Any) -> dict[str, Any]:
         "sides": ["native", "aihwkit"],
         "should_agree": True,
         "notes": [],
+        "wall_s": 12.0,
         "counts_columns": ["level", "quantity", "equivalent", "different", "undecided"],
         "counts": [["task", "accuracy", 1, 0, 1], ["task", "perplexity", 1, 0, 0]],
         "worst_columns": [*COLUMNS, "verdict"],
@@ -44,6 +45,7 @@ def contents(**changes: Any) -> dict[str, Any]:
         "hardware": {"cores": 2},
         "arguments": {"task_chips": [440, 110], "subset": 1400, "seed": 2},
         "models": {"lstm": {"model": "M", "dataset": "D"}},
+        "verdict": {"word": "passed", "text": "nothing is different"},
         "reports": [{**report, **changes}],
     }
 
