@@ -282,7 +282,7 @@ def of_crosscheck(folder: Path, about: Mapping[str, Any]) -> Page:
         columns = ["cell", "quantity", "time", first, second, "difference", "margin", "verdict"]
         cells = [
             [
-                str(row["cell"]),
+                str(row.get("cell", "")),
                 str(row["quantity"]),
                 "" if row["t_inference"] is None else label(row["t_inference"]),
                 *("?" if row[n] is None else f"{row[n]:.4g}" for n in ("first", "second")),
