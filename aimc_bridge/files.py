@@ -96,6 +96,7 @@ def only_writer(path: Path) -> Iterator[None]:
     Raises:
         UsageError: If somebody else has it.
     """
+    new = [folder for folder in path.absolute().parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     place = path.with_name(f".{path.name}.lock")
     held = FileLock(place, thread_local=False)
@@ -114,6 +115,9 @@ def only_writer(path: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # before the release: afterwards it may be another's
             place.unlink(missing_ok=True)
         held.release()
+        with contextlib.suppress(OSError):  # only folders in which nothing was written
+            for folder in new:
+                folder.rmdir()
 
 
 def remove_partial(folder: Path, *, below: bool = False) -> None:

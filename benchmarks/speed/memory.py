@@ -166,8 +166,12 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
 
 # --- what a converted model adds to its weights ---------------------------------------------------
 
-BEFORE, AFTER = 1.5, 4.0
-"""Bytes that may be added before and after programming, as multiples of the weights' bytes."""
+BEFORE, AFTER, USED = 1.5, 4.0, 6.0
+"""Bytes that may be added, as multiples of the weights' bytes.
+
+They are those before programming, after it, and after the first products of the chip, which keep
+what they derive from its weights until the next drift.
+"""
 
 CONVERTED, CLEAN = "converted", "clean forward pass"
 PROGRAMMED, READ, RUN, RESTORED = "programmed", "drifted", "forward pass of the chip", "restored"
@@ -176,7 +180,7 @@ BOUNDS = {
     CLEAN: BEFORE,
     PROGRAMMED: AFTER,
     READ: AFTER,
-    RUN: AFTER,
+    RUN: USED,
     RESTORED: BEFORE,
 }
 

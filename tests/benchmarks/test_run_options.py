@@ -75,7 +75,7 @@ def launched(tmp_path_factory) -> Path:
         timeout=400,
     )
     assert process.returncode == 0, process.stderr
-    assert process.stdout.count("# Results") == 1  # The first process alone prints.
+    assert process.stdout.count("Report: ") == 1  # The first process alone prints.
     return out
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from aimc_bridge import files
 
@@ -40,7 +39,7 @@ class Chart:
     """A figure with its buttons.
 
     Attributes:
-        svg: The figure, from `inline.drawn`.
+        svg: The figure, from `inline.drawn`, which has escaped all texts in it.
         title: What stands above it.
         caption: What stands under it.
         series: Its buttons.
@@ -50,11 +49,6 @@ class Chart:
     title: str
     caption: str
     series: Sequence[Series] = ()
-
-    @property
-    def markup(self) -> Markup:
-        """Return the figure, which the page must not escape: it is made of this project's own."""
-        return Markup(self.svg)  # ElementTree has escaped all texts in it
 
 
 @dataclass(frozen=True)

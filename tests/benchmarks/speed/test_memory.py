@@ -113,7 +113,7 @@ def test_held_bytes_are_what_a_converted_model_keeps_alive() -> None:
     counts = []
     for stage, model in memory.stages(work, rasch2023):
         counts.append((stage, live_bytes() - works_before, held_bytes(model)))
-    shared = 20_000  # Caches of positions and indices are shared by all layers of a size.
+    shared = 50_000  # Caches of positions, indices and zeros are shared by all layers of a size.
     for stage, alive, held in counts:
         assert 0 <= alive - held <= shared, stage
     assert counts[2][2] > 500_000
@@ -168,7 +168,7 @@ def one_bert_layer() -> Work:
 def test_what_a_model_adds_to_its_weights_is_bounded(build: Callable[[], Work]) -> None:
     """It adds at most 1.5 times the weights before programming.
 
-    After programming it is at most 4 times; see `memory`.
+    After programming it is at most 4 times, after the first product 6 times; see `memory`.
     """
     work = build()
     work.size = min(work.size, 2)
@@ -284,7 +284,8 @@ def test_a_chip_grows_linearly_with_the_number_of_its_tiles(used: bool) -> None:
     each = [size / count for size, count in zip(sizes, counts, strict=True)]
     # A matrix has some things once (an index of its rows); with more tiles, their part per tile
     # shrinks.
-    assert each[-1] <= each[0]
+    # Products keep a part per tile; of a single row of tiles, these are the weights themselves.
+    assert each[-1] <= each[2 if used else 0]
     assert each[-1] >= 4 * 4 * 64 * 64
 
 
