@@ -150,7 +150,6 @@ def test_the_engines_agree_on_each_kind_of_layer(
     """
     monkeypatch.setattr(periphery, "EXACT_CHIPS", 24)
     monkeypatch.setattr(periphery, "CLIP_CHIPS", 16)
-    monkeypatch.setattr(compiled_passes, "FEWEST", 0)  # also for layers as small as these
     _, captured = layers()
     (layer,) = [layer for layer in captured if layer.name == name]
     table = Report.of(
@@ -175,8 +174,9 @@ def test_the_compiled_engine_agrees_and_a_fault_in_it_is_caught(
 ) -> None:
     """The same layer, compiled, agrees.
 
-    With 40 % more output noise it does not.
+    With 20 % more output noise it does not.
     """
+    monkeypatch.setattr(compiled_passes, "FEWEST", 0)  # also for layers as small as these
     monkeypatch.setattr(periphery, "EXACT_CHIPS", 24)
     monkeypatch.setattr(periphery, "CLIP_CHIPS", 16)
     _, captured = layers()
@@ -190,7 +190,7 @@ def test_the_compiled_engine_agrees_and_a_fault_in_it_is_caught(
     real = compiled_passes.finish
 
     def louder(*args: Any, sigma: float, **more: Any) -> Tensor:
-        return real(*args, sigma=1.4 * sigma, **more)
+        return real(*args, sigma=1.2 * sigma, **more)
 
     monkeypatch.setattr(compiled_passes, "finish", louder)
     table = Report.of([layer_findings(TwoEngines(SMALL), layer, setting)]).table
