@@ -6,6 +6,7 @@ The records have only the repeats: results, verdicts, exponents and figures are 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,9 @@ def rows_of(record: Record) -> list[dict[str, Any]]:
         if group is None or values is None:
             continue
         low, middle, high = quartiles(values)
+        compiled = bool(record.arguments["compiled"])
+        must, aim = target.bounds(compiled)
+        judge = partial(target.verdict, middle, compiled=compiled)
         rows.append(
             {
                 "row": target.row,
@@ -101,9 +105,9 @@ def rows_of(record: Record) -> list[dict[str, Any]]:
                 "low": low,
                 "high": high,
                 "repeats": len(values),
-                "must": target.must,
-                "aim": target.aim,
-                "verdict": target.verdict(middle) if judged(target, group, record) else "",
+                "must": must,
+                "aim": aim,
+                "verdict": judge() if judged(target, group, record) else "",
             }
         )
     return rows

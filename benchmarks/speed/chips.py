@@ -40,11 +40,33 @@ def wrn_chip(setting: Setting) -> Group:
     Args:
         setting: How to measure.
     """
-    work = works.wrn(setting.sizes).to(setting.device)
+    return _chip(setting, "wrn-chip", works.wrn(setting.sizes))
+
+
+def cnn_chip(setting: Setting) -> Group:
+    """Measure programming a small convolutional network and drifting it once.
+
+    Args:
+        setting: How to measure.
+    """
+    return _chip(setting, "cnn-chip", works.cnn(setting.sizes, setting.sizes.cnn_batches[0]))
+
+
+def mlp_chip(setting: Setting) -> Group:
+    """Measure programming an MLP and drifting it once.
+
+    Args:
+        setting: How to measure.
+    """
+    return _chip(setting, "mlp-chip", works.mlp(setting.sizes))
+
+
+def _chip(setting: Setting, name: str, work: Work) -> Group:
+    work = work.to(setting.device)
     collected = Collected(setting.say)
 
-    def side(name: str, draw_on: str, **more: Any) -> Side:
-        engine, n = ("aihwkit", 1) if name == targets.CPP else ("native", None)
+    def side(side: str, draw_on: str, **more: Any) -> Side:
+        engine, n = ("aihwkit", 1) if side == targets.CPP else ("native", None)
         model = sides.analog(
             work, sides.ALL, engine, device=setting.device, chip=False, calibrate_with=n
         )
@@ -54,16 +76,16 @@ def wrn_chip(setting: Setting) -> Group:
             program_next()
             drift(model, sides.HOUR)
 
-        return Side(name, run, **more)
+        return Side(side, run, **more)
 
-    for name, draw_on, note in _native(setting):
-        collected.add(name, partial(side, name, draw_on, note=note))
+    for native, draw_on, note in _native(setting):
+        collected.add(native, partial(side, native, draw_on, note=note))
     if setting.cpp:
         more = {"most": setting.sizes.slow_rounds, "warm": 0, "memory": False}
         collected.add(targets.CPP, lambda: side(targets.CPP, "cpu", note=CPP_LEFT_OUT, **more))
     elif setting.aihwkit:
         collected.skip(NO_CPP)
-    return done("wrn-chip", f"{work.name}, program and one drift", "chips", 1, collected, setting)
+    return done(name, f"{work.name}, program and one drift", "chips", 1, collected, setting)
 
 
 def bert_program(setting: Setting) -> Group:

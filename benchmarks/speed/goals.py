@@ -13,12 +13,22 @@ from torch import Tensor, nn
 
 from aimc_bridge import sweep
 from benchmarks.speed import sides, targets, works
-from benchmarks.speed.chips import bert_drift, bert_program, sweep_of_parts, wrn_chip
+from benchmarks.speed.chips import (
+    bert_drift,
+    bert_program,
+    cnn_chip,
+    mlp_chip,
+    sweep_of_parts,
+    wrn_chip,
+)
 from benchmarks.speed.groups import (
     Group,
     Setting,
     bert_forward,
+    cnn_forward,
+    cnn_forward_many,
     lstm_forward,
+    mlp_forward,
     wrn_forward,
     wrn_training,
 )
@@ -142,10 +152,15 @@ MEASURES: dict[str, Callable[[Setting], Group]] = {
     "wrn-forward": wrn_forward,
     "wrn-training": wrn_training,
     "lstm-forward": lstm_forward,
+    "cnn-forward": cnn_forward,
+    "cnn-forward-many": cnn_forward_many,
+    "mlp-forward": mlp_forward,
     "bert-forward": bert_forward,
     "bert-program": bert_program,
     "bert-drift": bert_drift,
     "wrn-chip": wrn_chip,
+    "cnn-chip": cnn_chip,
+    "mlp-chip": mlp_chip,
     "sweep": sweep_of_parts,
     "goal-wrn": goal_wrn,
     "goal-bert": goal_bert,

@@ -357,6 +357,49 @@ def _stock_steps(collected: Collected, work: Work, setting: Setting) -> None:
         collected.skip(_NO_LIGHTNING)
 
 
+def _small_forward(setting: Setting, name: str, work: Work, text: str) -> Group:
+    work = work.to(setting.device)
+    collected = Collected(setting.say)
+    collected.add(
+        targets.DIGITAL,
+        lambda: _forward_side(targets.DIGITAL, work.model, work, work.size, setting),
+    )
+    _native_forwards(collected, work, setting, {targets.NATIVE: sides.ALL})
+    return done(name, f"{work.name} forward, {text}", work.unit, work.size, collected, setting)
+
+
+def cnn_forward(setting: Setting) -> Group:
+    """Measure a forward pass of a small convolutional network: digital, native.
+
+    Args:
+        setting: How to measure.
+    """
+    batch, side = setting.sizes.cnn_batches[0], setting.sizes.wrn_side
+    work = works.cnn(setting.sizes, batch)
+    return _small_forward(setting, "cnn-forward", work, f"batch {batch} of {side} x {side}")
+
+
+def cnn_forward_many(setting: Setting) -> Group:
+    """Measure `cnn_forward` with more images per batch.
+
+    Args:
+        setting: How to measure.
+    """
+    batch, side = setting.sizes.cnn_batches[1], setting.sizes.wrn_side
+    work = works.cnn(setting.sizes, batch)
+    return _small_forward(setting, "cnn-forward-many", work, f"batch {batch} of {side} x {side}")
+
+
+def mlp_forward(setting: Setting) -> Group:
+    """Measure a forward pass of an MLP: digital, native.
+
+    Args:
+        setting: How to measure.
+    """
+    work = works.mlp(setting.sizes)
+    return _small_forward(setting, "mlp-forward", work, f"batch {work.size}")
+
+
 def lstm_forward(setting: Setting) -> Group:
     """Measure a forward pass of the LSTM: digital, native, aihwkit's C++ tile.
 

@@ -34,6 +34,10 @@ class Sizes:
         lstm_words: Words of the LSTM's vocabulary.
         lstm_steps: Steps per batch.
         lstm_streams: Parallel streams per batch.
+        cnn_widths: Channels of the small convolutional network, whose images are as the WRN's.
+        cnn_batches: Its images per batch, in two groups.
+        mlp_width: Width of the two hidden layers of the MLP; it has 784 inputs.
+        mlp_batch: Its vectors per batch.
         rounds: Repeats of a side.
         slow_rounds: Repeats of a side that takes long.
         few: Two sizes for aihwkit's C++ tile, from which the whole is extrapolated: images
@@ -57,6 +61,10 @@ class Sizes:
     lstm_words: int = 10_000
     lstm_steps: int = 35
     lstm_streams: int = 20
+    cnn_widths: tuple[int, ...] = (32, 64, 128, 128)
+    cnn_batches: tuple[int, int] = (32, 128)
+    mlp_width: int = 512
+    mlp_batch: int = 32
     rounds: int = 9
     slow_rounds: int = 3
     few: tuple[int, int] = (2, 6)
@@ -93,6 +101,10 @@ TINY = Sizes(
     lstm_words=12,
     lstm_steps=3,
     lstm_streams=2,
+    cnn_widths=(4, 6),
+    cnn_batches=(2, 3),
+    mlp_width=8,
+    mlp_batch=2,
     rounds=2,
     slow_rounds=1,
     few=(1, 2),
@@ -261,4 +273,61 @@ def lstm(sizes: Sizes) -> Work:
         lambda n: _integers(words, n, sizes.lstm_streams),
         lambda n: _integers(words, n, sizes.lstm_streams),
         "lstm",
+    )
+
+
+def cnn(sizes: Sizes, batch: int) -> Work:
+    """Return a small convolutional network with 10 classes, channels last in memory.
+
+    It has convolutions of 3 x 3 with batch norm and ReLU, each but the first with max pooling
+    behind it; then the mean over the image and a linear layer.
+
+    Args:
+        sizes: How large it is.
+        batch: Images per batch.
+    """
+
+    def build() -> nn.Module:
+        layers: list[nn.Module] = []
+        channels = 3
+        for index, width in enumerate(sizes.cnn_widths):
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [nn.MaxPool2d(2)] if index else []
+            channels = width
+        return nn.Sequential(
+            *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10)
+        )
+
+    model = _seeded(build).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Work(
+        f"CNN {'-'.join(map(str, sizes.cnn_widths))}",
+        model.eval(),
+        "images",
+        batch,
+        lambda n: images(n, sizes.wrn_side),
+        lambda n: _integers(10, n),
+        "wrn16",
+    )
+
+
+def mlp(sizes: Sizes) -> Work:
+    """Return an MLP with 784 inputs, two hidden layers and 10 classes.
+
+    Args:
+        sizes: How large it is.
+    """
+    width = sizes.mlp_width
+
+    def build() -> nn.Module:
+        hidden = [nn.Linear(784, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+        return nn.Sequential(*hidden, nn.Linear(width, 10))
+
+    return Work(
+        f"MLP 784-{width}-{width}-10",
+        _seeded(build).eval(),
+        "vectors",
+        sizes.mlp_batch,
+        lambda n: _random(n, 784),
+        lambda n: _integers(10, n),
+        "wrn16",
     )

@@ -162,6 +162,13 @@ def test_verdicts_of_what_must_be_large_or_is_only_shown() -> None:
     assert Target("r", "g", "s", "w").verdict(1e9) == ""
 
 
+def test_runs_that_are_not_compiled_may_have_promises_of_their_own() -> None:
+    target = Target("r", "g", "s", "w", must=3.0, aim=2.0, eager=(5.0, 4.0))
+    assert [target.verdict(4.5, compiled=on) for on in (True, False)] == ["not met", "met"]
+    same = Target("r", "g", "s", "w", must=3.0, aim=2.0)
+    assert [same.verdict(2.5, compiled=on) for on in (True, False)] == ["met", "met"]
+
+
 def test_targets_are_distinct_and_each_has_a_measurement() -> None:
     names = [target.row for target in TARGETS]
     assert len(set(names)) == len(names)
