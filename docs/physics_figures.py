@@ -293,7 +293,7 @@ def main(folder: Path = FOLDER) -> None:
     for name, draw in FIGURES.items():
         figure = draw()
         path = folder / f"law-{name}.png"
-        drawing.save(figure, path, dpi=110, description=json.dumps(numbers(figure)), vector=False)
+        drawing.save(figure, path, dpi=100, description=json.dumps(numbers(figure)), vector=False)
         print(path)
 
 

@@ -112,6 +112,17 @@ def presets() -> str:
     return "\n\n".join([*parts, "## Sources", "\n".join(works)])
 
 
+def parameters() -> str:
+    """Return a table for each spec: every field with symbol, equation, unit, value and source."""
+    sys.path.insert(0, str(ROOT / "docs"))
+    page = importlib.import_module("parameters")
+    parts = []
+    for heading, text, rows in page.sections():
+        parts += [part for part in (heading, text) if part]
+        parts += [_table(page.COLUMNS, rows)] if rows else []
+    return "\n\n".join(parts)
+
+
 def records() -> str:
     """Return a table of the committed records: name, kind and command."""
     record = importlib.import_module("benchmarks.report.record")
@@ -125,6 +136,7 @@ def records() -> str:
 
 GENERATED: dict[str, Callable[[], str]] = {
     "commands": commands,
+    "parameters": parameters,
     "presets": presets,
     "records": records,
 }
