@@ -52,5 +52,6 @@ def test_it_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "CHIPS, EPOCHS = 2" in str(code(notebook)) or "CHIPS = 2" in str(code(notebook))
     place = {"metadata": {"path": str(EXAMPLES)}}
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place).execute()
+    assert 'install "ipywidgets"' not in str([cell.outputs for cell in code(notebook)])
     last = code(notebook)[-1].outputs
     assert any("image/png" in output.get("data", {}) for output in last)
