@@ -65,8 +65,13 @@ def _table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     """Return a Markdown table."""
     lines = [list(headings)]
     lines += [["---"] * len(lines[0]), *([str(cell) for cell in row] for row in rows)]
-    cells = ([cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    return "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
+
+
+def _escaped(cell: str) -> str:
+    """Return a cell on one line; a bar in code needs no backslash, and would show it."""
+    parts = re.split(r"(`[^`]*`)", cell.replace("\n", " "))
+    return "".join(part if part.startswith("`") else part.replace("|", "\\|") for part in parts)
 
 
 def _options(app: Any) -> str:
