@@ -11,7 +11,7 @@ import re
 
 import presets
 from aimc_bridge import spec
-from aimc_bridge.spec import device, explanation
+from aimc_bridge.spec import device, explanation, reram
 
 SYMBOLS_AND_EQUATIONS: dict[str, tuple[str, str]] = {
     # devices; x is the conductance over g_max, N a standard normal number
@@ -79,6 +79,8 @@ SECTIONS: tuple[tuple[str, tuple[type[spec.Spec], ...]], ...] = (
             *(device.DeviceSpec, device.StatisticalSpec, device.PcmSpec, device.SignedPcmSpec),
             *(device.StateIndependentSpec, device.HermesSpec, device.ScalarDriftSpec),
             device.AfmPcmSpec,
+            reram.ReramWanSpec,
+            reram.ReramCmoSpec,
         ),
     ),
     ("Tiles and their periphery", (spec.CrossbarSpec,)),
