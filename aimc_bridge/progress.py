@@ -57,7 +57,8 @@ class ProgressBar:
             *amount,
             TextColumn("{task.fields[note]}", table_column=Column()),  # breaks if it is too long
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            # in a notebook too: rich's bar for Jupyter warns at every step without ipywidgets
+            console=Console(stderr=True, force_jupyter=False),
             disable=not show,
         )
         self._task = self._progress.add_task(description, total=total, note="")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,18 +35,43 @@ NAMES = ("preset", "part", "field", "unit")
 Named = Annotated[str, Parameter(help="A preset's name, or a .toml or .json file.")]
 
 
+NARROW = 60
+"""Columns of a terminal that are too few for a table: every cell gets lines of its own there."""
+PIPED = 10_000
+"""Columns where there is no terminal: a row is one line, for `grep` and files."""
+
+
 def _text(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a table as wide as the terminal; long cells go on in the next line."""
+    width = shutil.get_terminal_size((PIPED, 24)).columns
+    if width < NARROW:
+        return _stacked(headings, rows, width)
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
     for heading in headings:
         table.add_column(heading, overflow="fold", no_wrap=heading in NAMES)
     for row in rows:
         table.add_row(*map(_cell, row))
     stream = io.StringIO()
-    width = max(60, shutil.get_terminal_size((100, 24)).columns)
     console = Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
     console.print(table)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def _stacked(headings: Sequence[str], rows: Iterable[Sequence[object]], width: int) -> str:
+    """Return rows as blocks for a narrow terminal: the names first, then a line for each cell."""
+    lines = []
+    for row in rows:
+        cells = dict(zip(headings, map(_cell, row), strict=True))
+        lines.append(" ".join(filter(None, (cells.pop(n, "") for n in NAMES))))
+        for heading, cell in cells.items():
+            lines += textwrap.wrap(
+                f"{heading}: {cell}",
+                width,
+                initial_indent="  ",
+                subsequent_indent="    ",
+                break_on_hyphens=False,
+            )
+    return "\n".join(lines)
 
 
 def _cell(value: object) -> str:

@@ -65,8 +65,13 @@ def _table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     """Return a Markdown table."""
     lines = [list(headings)]
     lines += [["---"] * len(lines[0]), *([str(cell) for cell in row] for row in rows)]
-    cells = ([cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    return "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
+
+
+def _escaped(cell: str) -> str:
+    """Return a cell on one line; a bar in code needs no backslash, and would show it."""
+    parts = re.split(r"(`[^`]*`)", cell.replace("\n", " "))
+    return "".join(part if part.startswith("`") else part.replace("|", "\\|") for part in parts)
 
 
 def _options(app: Any) -> str:
@@ -112,6 +117,17 @@ def presets() -> str:
     return "\n\n".join([*parts, "## Sources", "\n".join(works)])
 
 
+def parameters() -> str:
+    """Return a table for each spec: every field with symbol, equation, unit, value and source."""
+    sys.path.insert(0, str(ROOT / "docs"))
+    page = importlib.import_module("parameters")
+    parts = []
+    for heading, text, rows in page.sections():
+        parts += [part for part in (heading, text) if part]
+        parts += [_table(page.COLUMNS, rows)] if rows else []
+    return "\n\n".join(parts)
+
+
 def records() -> str:
     """Return a table of the committed records: name, kind and command."""
     record = importlib.import_module("benchmarks.report.record")
@@ -125,6 +141,7 @@ def records() -> str:
 
 GENERATED: dict[str, Callable[[], str]] = {
     "commands": commands,
+    "parameters": parameters,
     "presets": presets,
     "records": records,
 }

@@ -41,7 +41,7 @@ class Explanation(pd.DataFrame):
                 "part": part,
                 "field": name,
                 "value": value,
-                "unit": _unit(name),
+                "unit": unit_of(name),
                 "source": str(spec.sources[name]),
             }
             for part, spec in specs.items()
@@ -111,12 +111,12 @@ def differences(first: Mapping[str, Spec], second: Mapping[str, Spec]) -> Explan
                 str(spec.sources[name]) if spec is not None and name in spec.values() else ""
                 for spec in sides
             ]
-            rows.append((part, name, _unit(name), *pair, *sources))
+            rows.append((part, name, unit_of(name), *pair, *sources))
     columns = ["part", "field", "unit", "first", "second", "first_source", "second_source"]
     return Explanation(rows, columns=columns, dtype=object)
 
 
-def _unit(name: str) -> str:
+def unit_of(name: str) -> str:
     """Return the unit of a field by the end of its name; "" if it has none."""
     return next((unit for end, unit in _UNITS.items() if name.endswith(end)), "")
 
