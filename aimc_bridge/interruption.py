@@ -88,7 +88,7 @@ def is_command() -> bool:
 
 def _is_ours(package: str) -> bool:
     """Return whether a package that Python runs is one of this project, not a namesake."""
-    known = getattr(sys.modules.get(package), "__file__", None)
+    known: str | None = getattr(sys.modules.get(package), "__file__", None)
     if package not in _PROGRAMS or not known:
         return False
     place = os.path.dirname  # pathlib takes time

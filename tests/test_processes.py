@@ -222,11 +222,12 @@ def test_a_dead_process_holds_no_file(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None and process.stdout.readline() == "held\n"
-    with pytest.raises(UsageError, match="another sweep is writing this file"), only_writer(path):
-        pass
-    process.kill()
-    process.wait()
+    with process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        refused = pytest.raises(UsageError, match="another sweep is writing this file")
+        with refused, only_writer(path):
+            pass
+        process.kill()
     with only_writer(path):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -384,12 +385,12 @@ def test_workers_end_with_their_parent_however_they_were_started(
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert parent.stdout is not None
-    workers = [psutil.Process(int(parent.stdout.readline())) for _ in range(2)]
-    time.sleep(1.5)  # they live as long as their parent
-    assert all(worker.is_running() for worker in workers)
-    parent.kill()
-    parent.wait()
+    with parent:
+        assert parent.stdout is not None
+        workers = [psutil.Process(int(parent.stdout.readline())) for _ in range(2)]
+        time.sleep(1.5)  # they live as long as their parent
+        assert all(worker.is_running() for worker in workers)
+        parent.kill()
     assert gone(workers, 30.0) == []
 
 
