@@ -259,11 +259,14 @@ def interrupted(words: list[str], delay_s: float) -> tuple[int, str]:
     )
     assert process.stderr is not None
     for line in process.stderr:  # what follows is the first module after the handler is in place
-        if line.rstrip().endswith(("| aimc_bridge", "| aimc_bridge.errors")):
+        if line.rpartition("|")[2].strip() in ("aimc_bridge", "aimc_bridge.errors"):
             break
+    else:
+        pytest.fail("the project was not imported")
     time.sleep(delay_s)
     process.send_signal(signal.SIGINT)
-    _, text = process.communicate(timeout=PATIENCE_S)
+    with process:
+        text = process.stderr.read()
     return process.returncode, "\n".join(
         line for line in text.splitlines() if not line.startswith("import time:")
     )
