@@ -348,9 +348,17 @@ def test_a_namesake_of_ours_keeps_its_own_ctrl_c(tmp_path: Path) -> None:
 @posix
 def test_a_forked_child_of_a_command_dies_of_sigterm(handlers: None) -> None:
     """It has the command's handlers, but they are not about it."""
+    context = multiprocessing.get_context("fork")
+    running = context.Event()  # Python forgets signals that come while it forks
+
+    def work() -> None:
+        running.set()
+        time.sleep(60)
+
     with interruption.signals() as came:
-        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        process = context.Process(target=work)
         process.start()
+        assert running.wait(PATIENCE_S)
         process.terminate()
         process.join(PATIENCE_S)
     assert process.exitcode == -signal.SIGTERM
