@@ -39,6 +39,7 @@ class Signals:
     def __init__(self) -> None:
         """Begin without a signal."""
         self.interrupted = self.terminated = False
+        self._process = os.getpid()
 
     @property
     def came(self) -> bool:
@@ -52,17 +53,23 @@ class Signals:
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """Raise KeyboardInterrupt; the second time, end at once."""
-        if self.came:
-            os._exit(self.code)
-        self.interrupted = True
+        if os.getpid() == self._process:
+            self._end_if_second()
+            self.interrupted = True
         raise KeyboardInterrupt
 
     def terminate(self, number: int, frame: FrameType | None) -> None:
         """Raise Terminated; the second time, end at once."""
-        if self.came:
-            os._exit(self.code)
+        if os.getpid() != self._process:  # a forked child has this handler, but ends as without it
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self._end_if_second()
         self.terminated = True
         raise Terminated
+
+    def _end_if_second(self) -> None:
+        if self.came:
+            os._exit(self.code)
 
 
 def is_command() -> bool:
@@ -73,10 +80,19 @@ def is_command() -> bool:
             next(words, None)
         elif module := _MODULE.fullmatch(word):  # -m NAME, -mNAME, or -um NAME
             name = module["name"] or next(words, "")
-            return name.partition(".")[0] in _PROGRAMS
+            return _is_ours(name.partition(".")[0])
         elif not word.startswith("-"):
             return os.path.basename(word).removesuffix(".exe") == _SCRIPT  # noqa: PTH119 - pathlib takes time
     return False
+
+
+def _is_ours(package: str) -> bool:
+    """Return whether a package that Python runs is one of this project, not a namesake."""
+    known: str | None = getattr(sys.modules.get(package), "__file__", None)
+    if package not in _PROGRAMS or not known:
+        return False
+    place = os.path.dirname  # pathlib takes time
+    return place(place(os.path.realpath(known))) == place(place(os.path.realpath(__file__)))
 
 
 def leave_quietly() -> None:

@@ -9,12 +9,14 @@ before. On the CPU, torch's generator has 2**32 different beginnings: of all pai
 import hashlib
 import os
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 
 _turn = threading.RLock()
+WARN_AFTER_S = 60.0
 
 
 @contextmanager
@@ -27,9 +29,25 @@ def alone() -> Iterator[None]:
 
     Yields:
         None.
+
+    Warns:
+        UserWarning: If another thread has had it for a minute. It may be training, or it may wait
+            for this thread, and then both wait for ever.
     """
-    with _turn:
+    turn = _turn
+    if not turn.acquire(timeout=WARN_AFTER_S):
+        warnings.warn(
+            f"waiting since {WARN_AFTER_S:.0f} s for another thread that sweeps, trains or draws a "
+            "chip. If that thread waits for this one (an `evaluate` that starts threads, and waits "
+            "for them), both wait for ever: let `evaluate` call the library in its own thread, or "
+            "in other processes",
+            stacklevel=4,
+        )
+        turn.acquire()
+    try:
         yield
+    finally:
+        turn.release()
 
 
 def _new_turn() -> None:

@@ -5,6 +5,7 @@ This module imports no torch: workers run it before anything else.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -33,7 +34,15 @@ def end_with(parent: int) -> None:
 
 
 def _watch(parent: int) -> None:
-    """Wait until the system has given this process another parent, then end at once."""
-    while os.getppid() == parent:
+    """Wait until the parent has ended, then end at once.
+
+    A fork server may stand between the two. Then multiprocessing knows when the parent ends. If the
+    process was forked from its parent, multiprocessing does not: others that were forked later keep
+    open what it listens to.
+    """
+    through_server = multiprocessing.parent_process()
+    if os.getppid() != parent and through_server is not None:
+        through_server.join()
+    while os.getppid() == parent:  # the system gives it another one when its parent ends
         time.sleep(LOOK_EVERY_S)
     os._exit(1)

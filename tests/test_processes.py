@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random as chance
 import signal
@@ -90,17 +91,17 @@ def gone(processes: list[psutil.Process], within_s: float) -> list[psutil.Proces
 
 
 @posix
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("kill", ["SIGKILL", "SIGTERM", "SIGINT"])
 def test_a_parallel_sweep_that_is_killed_leaves_no_workers_and_goes_on(
-    script: Path, tmp_path: Path, number: int
+    script: Path, tmp_path: Path, kill: str
 ) -> None:
     path = tmp_path / "sweep.csv"
     process = started(script, path, 400)
     wait_for(path.exists, process)
-    time.sleep(chance.Random(number).random() / 2)
+    time.sleep(chance.Random(kill).random() / 2)
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 2
-    process.send_signal(number)
+    process.send_signal(getattr(signal, kill))
     process.communicate(timeout=PATIENCE_S)
     assert gone(children, 30.0) == []
     done = pd.read_csv(path)
@@ -180,6 +181,18 @@ def _interfered(act: object, **options: object) -> pd.DataFrame:
             thread.join()
 
 
+def test_processes_inside_an_evaluation() -> None:
+    """The evaluation has torch's generator, and the processes do not wait for it."""
+    inner = make()
+
+    def nested(model: nn.Module) -> float:
+        table = sweep(inner, size, "1s", chips=2, seed=7, executor=2, progress=False)
+        return float(table.value.mean())
+
+    outer = sweep(make(), nested, "1s", chips=1, progress=False)
+    assert outer.value[0] == sweep(inner, size, "1s", chips=2, seed=7, progress=False).value.mean()
+
+
 # --- one writer per file --------------------------------------------------------------------------
 
 
@@ -209,11 +222,12 @@ def test_a_dead_process_holds_no_file(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None and process.stdout.readline() == "held\n"
-    with pytest.raises(UsageError, match="another sweep is writing this file"), only_writer(path):
-        pass
-    process.kill()
-    process.wait()
+    with process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        refused = pytest.raises(UsageError, match="another sweep is writing this file")
+        with refused, only_writer(path):
+            pass
+        process.kill()
     with only_writer(path):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -245,11 +259,14 @@ def interrupted(words: list[str], delay_s: float) -> tuple[int, str]:
     )
     assert process.stderr is not None
     for line in process.stderr:  # what follows is the first module after the handler is in place
-        if line.rstrip().endswith(("| aimc_bridge", "| aimc_bridge.errors")):
+        if line.rpartition("|")[2].strip() in ("aimc_bridge", "aimc_bridge.errors"):
             break
+    else:
+        pytest.fail("the project was not imported")
     time.sleep(delay_s)
     process.send_signal(signal.SIGINT)
-    _, text = process.communicate(timeout=PATIENCE_S)
+    with process:
+        text = process.stderr.read()
     return process.returncode, "\n".join(
         line for line in text.splitlines() if not line.startswith("import time:")
     )
@@ -294,6 +311,98 @@ def test_only_the_projects_own_commands_leave_at_ctrl_c(
 ) -> None:
     monkeypatch.setattr(sys, "orig_argv", words)
     assert interruption.is_command() is ours
+
+
+NAMESAKE = """
+import signal, sys
+
+numbers = (signal.SIGINT, signal.SIGTERM)
+before = [signal.getsignal(number) for number in numbers]
+import aimc_bridge, aimc_bridge.workers
+from aimc_bridge import interruption
+
+assert aimc_bridge.__file__.startswith(sys.argv[1]), aimc_bridge.__file__
+assert not interruption.is_command()
+assert [signal.getsignal(number) for number in numbers] == before
+assert "torch" not in sys.modules
+"""
+
+
+def test_a_namesake_of_ours_keeps_its_own_ctrl_c(tmp_path: Path) -> None:
+    """A user's package may be called benchmarks, too: the library then changes no handler."""
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "mine.py").write_text(NAMESAKE, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.mine", ROOT],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@posix
+def test_a_forked_child_of_a_command_dies_of_sigterm(handlers: None) -> None:
+    """It has the command's handlers, but they are not about it."""
+    context = multiprocessing.get_context("fork")
+    running = context.Event()  # Python forgets signals that come while it forks
+
+    def work() -> None:
+        running.set()
+        time.sleep(60)
+
+    with interruption.signals() as came:
+        process = context.Process(target=work)
+        process.start()
+        assert running.wait(PATIENCE_S)
+        process.terminate()
+        process.join(PATIENCE_S)
+    assert process.exitcode == -signal.SIGTERM
+    assert not came.came
+
+
+WATCHED = """
+import multiprocessing, os, sys, time
+from aimc_bridge.workers import end_with
+
+def work(parent):
+    end_with(parent)
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    processes = [context.Process(target=work, args=(os.getpid(),)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    time.sleep(600)
+"""
+
+
+@posix
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_end_with_their_parent_however_they_were_started(
+    tmp_path: Path, method: str
+) -> None:
+    script = tmp_path / "watched.py"
+    script.write_text(WATCHED, encoding="utf-8")
+    parent = subprocess.Popen(
+        [sys.executable, script, method],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with parent:
+        assert parent.stdout is not None
+        workers = [psutil.Process(int(parent.stdout.readline())) for _ in range(2)]
+        time.sleep(1.5)  # they live as long as their parent
+        assert all(worker.is_running() for worker in workers)
+        parent.kill()
+    assert gone(workers, 30.0) == []
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -63,10 +64,18 @@ def test_sweeps(engine: str, shared: bool) -> None:
             pd.testing.assert_frame_equal(got, expected, check_exact=True)
 
 
-def trained(engine: str, seed: int) -> dict[str, torch.Tensor]:
-    """Return the weights after a training with dropout and noise."""
+def digital() -> nn.Module:
+    """Return a network with dropout.
+
+    Its layers draw their first weights from the generator that all threads share, so it is made
+    before the threads start.
+    """
     torch.manual_seed(1)
-    layers = nn.Sequential(nn.Linear(12, 16), nn.Dropout(0.3), nn.Linear(16, 3))
+    return nn.Sequential(nn.Linear(12, 16), nn.Dropout(0.3), nn.Linear(16, 3))
+
+
+def trained(engine: str, layers: nn.Module, seed: int) -> dict[str, torch.Tensor]:
+    """Convert a network, train it with dropout and noise, and return its weights."""
     analog = convert(layers, rasch2023 if engine == "native" else DEVICES, engine=engine)
     calibrate(analog, [random(20, 12)])
     batches = [(random(8, 12, seed=n), torch.arange(8) % 3) for n in range(4)]
@@ -81,17 +90,39 @@ def trained(engine: str, seed: int) -> dict[str, torch.Tensor]:
     return {name: matrix.clean_weight() for name, matrix in matrices_of(analog).items()}
 
 
-def test_trainings_and_a_sweep(engine: str = "native") -> None:
+def test_trainings_and_a_sweep(engine: str) -> None:
     """Accelerate's state is one per process, and torch's generator, too: they take turns."""
-    serial = [trained(engine, 0), trained(engine, 1), table(make(engine), 0)]
+    layers = digital()
+    serial = [trained(engine, layers, 0), trained(engine, layers, 1), table(make(engine), 0)]
     for _ in range(2):
         model = make(engine)
         one, other, chips = at_once(
-            [lambda: trained(engine, 0), lambda: trained(engine, 1), lambda m=model: table(m, 0)]
+            [
+                lambda: trained(engine, layers, 0),
+                lambda: trained(engine, layers, 1),
+                lambda m=model: table(m, 0),
+            ]
         )
         for got, expected in zip((one, other), serial, strict=False):
             assert all(torch.equal(got[name], expected[name]) for name in expected)
         pd.testing.assert_frame_equal(chips, serial[2], check_exact=True)
+
+
+@pytest.mark.aihwkit
+def test_conversions_while_another_thread_draws() -> None:
+    """aihwkit's layers draw weights when they are made; the state before that is put back.
+
+    It must not be put back while another thread draws.
+    """
+    layers = nn.Sequential(*[nn.Linear(3, 3) for _ in range(20)])
+
+    def draws() -> torch.Tensor:
+        with rng.seeded(3, "draws"):
+            return torch.cat([torch.randn(5) for _ in range(20_000)])
+
+    serial = draws()
+    drawn, _ = at_once([draws, lambda: convert(layers, DEVICES, engine="aihwkit")])
+    assert torch.equal(drawn, serial)
 
 
 @pytest.mark.aihwkit
@@ -118,6 +149,27 @@ def test_threads_of_an_executor_inside_an_evaluation() -> None:
 
     outer = sweep(make("native"), nested, "1s", chips=1, progress=False)
     assert outer.value[0] == table(inner, 7).value.mean()
+
+
+def test_a_thread_that_waits_for_long_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If an evaluation waits for its thread, and the thread for the evaluation: a warning."""
+    monkeypatch.setattr(rng, "WARN_AFTER_S", 0.05)
+    said: list[str] = []
+
+    def other() -> None:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with rng.alone():
+                said.extend(str(warning.message) for warning in caught)
+
+    thread = threading.Thread(target=other)
+    with rng.alone():
+        thread.start()
+        thread.join(1.0)
+        assert thread.is_alive()
+    thread.join()
+    assert len(said) == 1
+    assert "another thread that sweeps, trains or draws a chip" in said[0]
 
 
 def test_whoever_seeds_the_generator_has_it_alone() -> None:

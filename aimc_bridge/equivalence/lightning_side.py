@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.errors import CapabilityError, VersionError
 from aimc_bridge.physics.mapping import levels
+from aimc_bridge.rng import alone
 from aimc_bridge.spec import CrossbarSpec, Preset, TrainingSpec
 
 LIGHTNING = "lightning"
@@ -156,7 +157,8 @@ class LightningLayer:
         """
         kind = getattr(part("nn"), f"Analog{type(layer.module).__name__}")
         chosen = config(crossbar, recipe, weight_noise)
-        with torch.random.fork_rng(devices=[]):  # it draws weights before it takes ours
+        # it draws weights before it takes ours
+        with alone(), torch.random.fork_rng(devices=[]):
             # its convolutions refuse weights in channels-last order
             plain = copy.deepcopy(layer.module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             self.module = kind.from_digital(plain, chosen).train()

@@ -19,6 +19,7 @@ from aihwkit.simulator.tiles.array import TileModuleArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aimc_bridge import rng
 from aimc_bridge.engines.aihwkit.config import rpu_config
 from aimc_bridge.engines.aihwkit.matrix import TileMatrix
 from aimc_bridge.engines.aihwkit.tile import ChipTile
@@ -223,7 +224,8 @@ def _from_digital(kind: type[nn.Module], module: nn.Linear | nn.Conv2d, preset: 
     dtype = module.weight.dtype
     if dtype != torch.float32:
         module = copy.deepcopy(module).to(torch.float32)
-    with torch.random.fork_rng(devices=[]):  # its constructor draws weights that are overwritten
+    # its constructor draws weights that are overwritten
+    with rng.alone(), torch.random.fork_rng(devices=[]):
         # aihwkit's constructors use `weight` and `bias` in their own way: it makes its own class
         layer: Any = kind.__bases__[0].from_digital(module, tile_config(preset))  # type: ignore[attr-defined]
     inner: Any = layer.analog_module
