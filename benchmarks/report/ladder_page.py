@@ -250,6 +250,18 @@ def caption_of(results: pd.DataFrame, facts: dict[str, Any]) -> str:
     return f"{chips} chips, {facts['samples']:,} test samples"
 
 
+def shape(index: int) -> tuple[str, str]:
+    """Return the marker and the dashes of a time.
+
+    Args:
+        index: Its place among the times.
+    """
+    return (
+        drawing.MARKERS[index % len(drawing.MARKERS)],
+        drawing.DASHES[index % len(drawing.DASHES)],
+    )
+
+
 def panel(
     axis: Axes,
     results: pd.DataFrame,
@@ -281,10 +293,11 @@ def panel(
         mean = scale * at_time["mean"].to_numpy()
         low, high = scale * at_time.low.to_numpy(), scale * at_time.high.to_numpy()
         key = label(float(t_s))
+        marker, dash = shape(index)
         (line,) = axis.plot(
             *(number, mean),
-            marker=drawing.MARKERS[index % len(drawing.MARKERS)],
-            linestyle=drawing.DASHES[index % len(drawing.DASHES)],
+            marker=marker,
+            linestyle=dash,
             ms=4,
             lw=1.4,
             color=colour,
@@ -295,7 +308,7 @@ def panel(
         if tip is curves.ignore:
             continue
         for (place, _, title), middle, a, b in zip(rungs, mean, low, high, strict=True):
-            (point,) = axis.plot([place], [middle], "o", ms=4, color=colour)
+            (point,) = axis.plot([place], [middle], marker, ms=4, color=colour)
             tip(
                 point,
                 key,
