@@ -42,7 +42,7 @@ class Series:
     @property
     def path(self) -> str:
         """Return the marker as a path of SVG, in a box of 24 x 12."""
-        return inline.marker_path(self.marker, (12.0, 6.0), 9.0) if self.marker else ""
+        return inline.marker_path(self.marker, (12.0, 6.0), 8.0) if self.marker else ""
 
     @property
     def dashes(self) -> str:
