@@ -26,9 +26,9 @@ A_STAR = (
     "column says what it covers. An interval over chips alone says nothing about other test "
     "samples or other trainings."
 )
-_TO_RECORD = "a new `python -m benchmarks.run`"
+_TO_RECORD = "a new python -m benchmarks.run"
 _CHECK = (
-    "A run compares no engine with another one. `python -m benchmarks.crosscheck` does, and writes "
+    "A run compares no engine with another one. python -m benchmarks.crosscheck does, and writes "
     "a report of its own."
 )
 

@@ -126,7 +126,7 @@ def test_a_run_that_recorded_no_layers_says_what_records_them() -> None:
     about = copy.deepcopy(ABOUT)
     del about["studies"]["t"]["coverage"], about["studies"]["t"]["layers"]
     text = build.of_run(Path("x"), results(), about).html()
-    assert text.count("a new `python -m benchmarks.run`") == 2
+    assert text.count("a new python -m benchmarks.run") == 2
 
 
 def test_the_answer_is_the_conclusions_of_the_terminal_and_the_summary() -> None:
