@@ -60,7 +60,7 @@ class Estimate:
         sure = (
             "from earlier runs on this machine; it holds if the machine is as busy as then"
             if self.here
-            else "scaled from another machine by a short test; a rough guess, and a busy machine takes longer"
+            else "scaled from another machine by a short test; a busy machine takes longer"
         )
         if not self.unknown:
             return f"time: about {duration(self.seconds)} ({sure})"

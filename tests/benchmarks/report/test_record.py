@@ -266,7 +266,7 @@ def test_beside_what_others_published(tmp_path: Path, folder: Path) -> None:
         records.add(run.record_of(run_folder, name))
     shown = run.compare()
     (line,) = [line for line in shown.splitlines() if "| this project | M-1 |" in line]
-    assert "1,000 samples, 2 chips" in line and "[a](benchmarks/records/a.json)" in line
+    assert "1,000 samples, 2 chips" in line and "[a](../benchmarks/records/a.json)" in line
     assert "86.00 ± 1.41 %" in line  # This is the hardware-aware phase.
     records.add(run.record_of(small, STANDING[0]))
     shown = run.compare()
