@@ -294,22 +294,19 @@ def of_crosscheck(folder: Path, about: Mapping[str, Any]) -> Page:
     for report in reports:
         rows = [dict(zip(report["worst_columns"], row, strict=True)) for row in report["worst"]]
         first, second = report["sides"]
-        columns = ["cell", "quantity", "time", first, second, "difference", "margin", "verdict"]
-        cells = [
-            [
-                str(row["cell"]),
-                str(row["quantity"]),
-                "" if row["t_inference"] is None else label(row["t_inference"]),
-                *("?" if row[n] is None else f"{row[n]:.4g}" for n in ("first", "second")),
-                *("?" if row[n] is None else f"{row[n]:.4g}" for n in ("difference", "margin")),
-                str(row["verdict"]),
-            ]
-            for row in rows
-        ]
-        table = Table(columns, cells, "the rows that come closest to their margins, or exceed them")
+        names = {"first": first, "second": second, "t_inference": "time"}
+        columns = [name for name in _COMPARED if name in report["worst_columns"]]
+        cells = [[_compared(name, row[name]) for name in columns] for row in rows]
+        table = Table(
+            [names.get(name, name) for name in columns],
+            cells,
+            "the rows that come closest to their margins, or exceed them",
+        )
         sections.append(Section(report["name"], report["notes"], tables=[table]))
-    seconds = [[report["name"], f"{report['wall_s']:,.1f}"] for report in reports]
-    sections.append(Section("Cost", tables=[Table(["report", "seconds"], seconds)]))
+    timed = [report for report in reports if "wall_s" in report]  # older ones were not timed
+    seconds = [[report["name"], f"{report['wall_s']:,.1f}"] for report in timed]
+    if seconds:
+        sections.append(Section("Cost", tables=[Table(["report", "seconds"], seconds)]))
     return Page(
         "Cross-check",
         "Do two simulators, or two presets, give the same devices, layers and results?",
@@ -317,6 +314,21 @@ def of_crosscheck(folder: Path, about: Mapping[str, Any]) -> Page:
         [*sections, parts.repeat(about)],
         about["command"],
     )
+
+
+_COMPARED = (
+    *("cell", "quantity", "t_inference"),
+    *("first", "second", "difference", "margin", "verdict"),
+)
+
+
+def _compared(column: str, value: Any) -> str:
+    """Return a cell of a cross-check's table as text."""
+    if column in ("cell", "quantity", "verdict"):
+        return str(value)
+    if value is None:
+        return "" if column == "t_inference" else "?"
+    return label(value) if column == "t_inference" else f"{value:.4g}"
 
 
 def _verdicts(reports: Sequence[Mapping[str, Any]]) -> Table:
