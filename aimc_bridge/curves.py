@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ Mark = Callable[[Any, str, str, str], None]
 
 The roles are "chip", "point", "line", "bar" and "band".
 """
-_SHIFT = 1.06  # factor between the times of two curves, so that their bars stand side by side
 _LOWER = ("error", "loss", "perplexity")  # metrics whose name says that lower is better
 LEAST = 0.02  # the y axis of a share spans two points at least: noise must not look like a fall
 
@@ -42,6 +41,20 @@ class Curve:
     colour: int = 0
     shape: int | None = None
     key: str = ""
+
+    @property
+    def marker(self) -> str:
+        """Return its marker, as matplotlib names it."""
+        return drawing.MARKERS[self._shape % len(drawing.MARKERS)]
+
+    @property
+    def dash(self) -> str:
+        """Return its dashes, as matplotlib names them."""
+        return drawing.DASHES[self._shape % len(drawing.DASHES)]
+
+    @property
+    def _shape(self) -> int:
+        return self.colour if self.shape is None else self.shape
 
 
 def ignore(artist: Any, key: str, role: str, text: str) -> None:
@@ -67,7 +80,14 @@ def half_width(values: Any) -> float:
 
 
 def draw(
-    axis: Axes, curve: Curve, index: int = 0, count: int = 1, *, mark: Mark = ignore, unit: str = ""
+    axis: Axes,
+    curve: Curve,
+    index: int = 0,
+    count: int = 1,
+    *,
+    times: Iterable[float] | None = None,
+    mark: Mark = ignore,
+    unit: str = "",
 ) -> None:
     """Draw each chip of a curve as a thin line, the mean as a thick one, its interval as a band.
 
@@ -76,21 +96,23 @@ def draw(
         curve: The curve.
         index: Its place among the curves of these axes, which stand side by side.
         count: The number of these curves.
+        times: All times of these axes, s; None takes those of the curve.
         mark: Is called with each artist.
         unit: The unit of the values, for `mark`.
     """
     rows = curve.rows
-    shape = curve.colour if curve.shape is None else curve.shape
     colour = drawing.COLOURS[curve.colour % len(drawing.COLOURS)]
-    marker = drawing.MARKERS[shape % len(drawing.MARKERS)]
-    dash = drawing.DASHES[shape % len(drawing.DASHES)]
-    shift = _SHIFT ** (index - (count - 1) / 2)
-    first = min((t for t in rows["t_inference"] if t > 0), default=1.0)
-    place = {t: float(t * shift if t > 0 else (shift - 1) * first) for t in rows["t_inference"]}
+    marker, dash = curve.marker, curve.dash
+    all_times = sorted(set(map(float, rows["t_inference"] if times is None else times)))
+    decades = drawing.apart(all_times, count) * (index - (count - 1) / 2)
+    first = min((t for t in all_times if t > 0), default=1.0)
+    # a time of 0 stands one decade before the first one, and so does what is beside it
+    place = {t: t * 10**decades if t > 0 else decades * first for t in all_times}
     for _, part in rows.groupby([name for name in ("unit", "chip") if name in rows]):
         line = part.sort_values("t_inference")
-        times = line["t_inference"].map(place)
-        (thin,) = axis.plot(times, line["value"], color=colour, lw=0.6, alpha=0.35)
+        (thin,) = axis.plot(
+            line["t_inference"].map(place), line["value"], color=colour, lw=0.6, alpha=0.35
+        )
         number = int(line["chip"].iloc[0])
         ends = line["value"].tolist()
         mark(

@@ -5,6 +5,7 @@ No pyplot, no backend, no style that stays: every setting is one of a figure or 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,12 +85,46 @@ def time_axis(axis: Axes, times: Iterable[float]) -> None:
 
     shown = sorted(set(map(float, times)))
     first = min((t for t in shown if t > 0), default=1.0)
+    beside = 10 ** _beside(shown)
     axis.set_xscale("symlog", linthresh=first)
     axis.set_xticks(shown, [label(t) for t in shown])
     axis.xaxis.set_minor_locator(NullLocator())
-    left = -0.3 * first if shown[0] == 0 else first / 2
-    axis.set_xlim(left, max(shown[-1], first) * 2)
+    left = -0.3 * first if shown[0] == 0 else first / beside
+    axis.set_xlim(left, max(shown[-1], first) * beside)
     axis.set_xlabel("time after programming")
+
+
+def apart(times: Iterable[float], count: int) -> float:
+    """Return how far two curves stand apart on a `time_axis`, so that their bars do not overlap.
+
+    Curves stand side by side at each time: about the width of a marker apart, as long as all of
+    them stay nearer to their own time than to the next one, and within the axes.
+
+    Args:
+        times: All times of the axes, seconds; one or more.
+        count: The number of curves.
+
+    Returns:
+        The distance in decades of time.
+    """
+    shown = sorted(set(map(float, times)))
+    places = sorted({_place(t, shown) for t in shown})
+    gap = min((b - a for a, b in zip(places, places[1:], strict=False)), default=math.inf)
+    room = 0.25 if shown[0] == 0 else 0.85 * _beside(shown)
+    width = places[-1] - places[0] + 2 * _beside(shown)
+    return min(0.022 * width, 0.5 * gap / count, 2 * room / max(1, count - 1))
+
+
+def _beside(times: Sequence[float]) -> float:
+    """Return the decades to the left of the first time and to the right of the last one."""
+    places = [_place(t, times) for t in times]
+    return max(0.3, 0.08 * (max(places) - min(places)))
+
+
+def _place(t_s: float, times: Sequence[float]) -> float:
+    """Return the place of a time on a `time_axis` in decades; that of 0 is one before the first."""
+    first = min((t for t in times if t > 0), default=1.0)
+    return math.log10(t_s / first) if t_s > 0 else -1.0
 
 
 def widen(axis: Axes, least: float) -> None:

@@ -67,15 +67,15 @@ def plot(
     if samples is not None:
         samples = _sample_count(samples, lines)
     figure, axes = drawing.new(1, len(metrics), (5.6 * len(metrics) + 1.6, 4.2))
+    times = {float(t) for rows in tables.values() for t in rows["t_inference"]}
     for axis, metric in zip(axes[0], metrics, strict=True):
         for index, (name, rows) in enumerate(tables.items()):
             part = rows[rows["metric"] == metric]
             if not part.empty:  # another table may have this metric alone
                 curve = curves.Curve(name, part[["chip", "t_inference", "value"]], index)
-                curves.draw(axis, curve, index, len(tables))
+                curves.draw(axis, curve, index, len(tables), times=times)
         if metric in lines:
             curves.draw_digital(axis, lines[metric], samples)
-        times = {float(t) for rows in tables.values() for t in rows["t_inference"]}
         drawing.time_axis(axis, times)
         axis.set_ylabel(curves.heading(str(metric), lower_is_better))
         curves.widen(axis)

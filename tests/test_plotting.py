@@ -68,10 +68,35 @@ def test_several_tables_stand_side_by_side_in_shapes_of_their_own() -> None:
     first, second = (bars.lines[0] for bars in axis.containers)
     assert first.get_marker() != second.get_marker()
     assert first.get_color() != second.get_color()
-    assert (np.array(second.get_xdata()[1:]) / np.array(first.get_xdata()[1:])) == pytest.approx(
-        1.06
-    )
     assert "direct | hardware-aware" in texts(figure)
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+@pytest.mark.parametrize(
+    "times", [(1.0,), (1.0, 31536000.0), (1.0, 3600.0, 86400.0, 31536000.0), (0.0, 60.0, 3600.0)]
+)
+def test_points_of_curves_stand_apart_and_next_to_their_own_time(
+    count: int, times: tuple[float, ...]
+) -> None:
+    rows = [[chip, chip, t, "accuracy", 0.9 - 0.01 * chip] for chip in range(2) for t in times]
+    one = pd.DataFrame(rows, columns=["chip", "seed", "t_inference", "metric", "value"])
+    figure = plot({f"curve {index}": one for index in range(count)})
+    figure.canvas.draw()
+    (axis,) = figure.axes
+
+    def places(x: object) -> np.ndarray:
+        values = np.asarray(x, dtype=float)
+        return axis.transData.transform(np.stack([values, np.full_like(values, 0.9)], 1))[:, 0]
+
+    curves = [places(bars.lines[0].get_xdata()) for bars in axis.containers]
+    apart = np.diff(np.stack(curves), axis=0) * 72 / figure.dpi  # points; a marker has 5
+    assert apart.min() > (4.0 if count * len(times) <= 8 else 1.5)
+    box = axis.get_window_extent()
+    assert all(box.x0 < x < box.x1 for curve in curves for x in curve)
+    ticks = places(times)
+    for curve in curves:
+        nearest = np.abs(curve[:, None] - ticks).argmin(1)
+        assert nearest.tolist() == list(range(len(times)))
 
 
 def test_several_metrics_have_a_panel_each_and_one_legend() -> None:

@@ -113,6 +113,21 @@ class Conclusion:
         return asdict(self)
 
 
+def question(results: pd.DataFrame, preset: str) -> str:
+    """Return the question that the conclusions of a run answer.
+
+    Args:
+        results: The rows of results.csv.
+        preset: The name of the preset.
+    """
+    times = times_of(results)
+    when = f"{label(times[-1])} after programming" if times else "after programming"
+    asked = f"What does a model lose on chips of preset {preset}, {when}"
+    if (results.phase == "hwa").any():
+        return f"{asked}, and what does hardware-aware training bring back?"
+    return f"{asked}?"
+
+
 def conclude(results: pd.DataFrame, studies: Mapping[str, Any]) -> list[Conclusion]:
     """Return the conclusions of a run, in the order of its models.
 

@@ -28,6 +28,24 @@ class Dot(NamedTuple):
     high: float = math.nan
 
 
+def colour(index: int) -> int:
+    """Return the number of a series' colour in `drawing.COLOURS`.
+
+    Args:
+        index: The place of the series.
+    """
+    return index % len(drawing.COLOURS)
+
+
+def marker(index: int) -> str:
+    """Return the marker of a series.
+
+    Args:
+        index: The place of the series.
+    """
+    return drawing.MARKERS[index % len(drawing.MARKERS)]
+
+
 def draw(
     axis: Axes,
     dots: Sequence[Dot],
@@ -51,14 +69,13 @@ def draw(
         unit: The unit of the values, for `mark`.
         mark: Is called with each artist; see `curves.Mark`.
     """
-    colour = drawing.COLOURS[index % len(drawing.COLOURS)]
-    marker = drawing.MARKERS[index % len(drawing.MARKERS)]
+    paint, shape = drawing.COLOURS[colour(index)], marker(index)
     shift = 0.6 * ((index + 0.5) / count - 0.5)
     for place, dot in enumerate(dots):
         if not math.isnan(dot.low):
-            (bar,) = axis.plot([dot.low, dot.high], [place + shift] * 2, color=colour, lw=1.6)
+            (bar,) = axis.plot([dot.low, dot.high], [place + shift] * 2, color=paint, lw=1.6)
             mark(bar, key, "bar", "")
-        (point,) = axis.plot([dot.value], [place + shift], marker, color=colour, markersize=5)
+        (point,) = axis.plot([dot.value], [place + shift], shape, color=paint, markersize=5)
         if name and not place:
             point.set_label(name)
         interval = "" if math.isnan(dot.low) else f" ({dot.low:.3g} to {dot.high:.3g})"

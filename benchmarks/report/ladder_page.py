@@ -235,7 +235,7 @@ def figure(
         panel(axes[1][column], results, facts, "mvm")
         parts.append(f"{facts['model']}: {caption_of(results, facts)}")
     drawing.legend(drawn, axes.flat, "after programming")
-    drawing.caption(drawn, ["; ".join(parts), "bands: 95 % over chips"])
+    drawing.caption(drawn, ["; ".join(parts), "bars: 95 % over chips"])
     figures.save(drawn, path, dpi=110, description=mark, vector=vector)
 
 
@@ -248,6 +248,18 @@ def caption_of(results: pd.DataFrame, facts: dict[str, Any]) -> str:
     """
     chips = int(steps(results, facts["metric"]).chips.iloc[0])
     return f"{chips} chips, {facts['samples']:,} test samples"
+
+
+def shape(index: int) -> tuple[str, str]:
+    """Return the marker and the dashes of a time.
+
+    Args:
+        index: Its place among the times.
+    """
+    return (
+        drawing.MARKERS[index % len(drawing.MARKERS)],
+        drawing.DASHES[index % len(drawing.DASHES)],
+    )
 
 
 def panel(
@@ -281,26 +293,32 @@ def panel(
         mean = scale * at_time["mean"].to_numpy()
         low, high = scale * at_time.low.to_numpy(), scale * at_time.high.to_numpy()
         key = label(float(t_s))
-        (line,) = axis.plot(
-            *(number, mean),
-            marker=drawing.MARKERS[index % len(drawing.MARKERS)],
-            linestyle=drawing.DASHES[index % len(drawing.DASHES)],
+        marker, dash = shape(index)
+        # side by side: on the first rungs all times have the same value
+        place = number + 0.13 * (index - (len(times) - 1) / 2)
+        bars = axis.errorbar(
+            *(place, mean),
+            yerr=(mean - low, high - mean),
+            marker=marker,
+            linestyle=dash,
             ms=4,
             lw=1.4,
+            elinewidth=1.0,
             color=colour,
             label=key,
         )
-        tip(line, key, "line", key)
-        tip(axis.fill_between(number, low, high, color=colour, alpha=0.2, lw=0), key, "band", "")
+        tip(bars.lines[0], key, "line", key)
+        for artist in bars.lines[2]:
+            tip(artist, key, "bar", "")
         if tip is curves.ignore:
             continue
-        for (place, _, title), middle, a, b in zip(rungs, mean, low, high, strict=True):
-            (point,) = axis.plot([place], [middle], "o", ms=4, color=colour)
+        for (rung, _, title), at, middle, a, b in zip(rungs, place, mean, low, high, strict=True):
+            (point,) = axis.plot([at], [middle], marker, ms=4, color=colour)
             tip(
                 point,
                 key,
                 "point",
-                f"{place} {title}, {key}: {middle:.4g} ({a:.4g} to {b:.4g}){unit}",
+                f"{rung} {title}, {key}: {middle:.4g} ({a:.4g} to {b:.4g}){unit}",
             )
     if metric == "perplexity" and shown["mean"].max() > 2 * shown["mean"].min():
         axis.set_yscale("log")

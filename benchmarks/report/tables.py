@@ -419,9 +419,9 @@ def panel(
         curves.draw_digital(axis, float(digital.mean()), count, scale, mark)
     found = curves_of(results, metric)
     unit = "" if scale == 1 else " %"
-    for index, curve in enumerate(found):
-        curves.draw(axis, curve, index, len(found), mark=mark, unit=unit)
     times = times_of(results)
+    for index, curve in enumerate(found):
+        curves.draw(axis, curve, index, len(found), times=times, mark=mark, unit=unit)
     if times:
         drawing.time_axis(axis, times)
     if metric == "perplexity" and shown.value.max() > 5 * shown.value.min():

@@ -58,9 +58,9 @@ class Estimate:
         if self.unknown and not self.seconds:
             return "time: not known, because nothing like it was timed before"
         sure = (
-            "from earlier runs on this machine; right within a third if it is as busy as then"
+            "from earlier runs on this machine; it holds if the machine is as busy as then"
             if self.here
-            else "scaled from another machine by a short test; right within a factor of two"
+            else "scaled from another machine by a short test; a busy machine takes longer"
         )
         if not self.unknown:
             return f"time: about {duration(self.seconds)} ({sure})"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from aimc_bridge.chip import drift, program, restore
+from aimc_bridge.chip import drift, program
 from aimc_bridge.conversion import coverage
-from aimc_bridge.converted import matrices_of
-from aimc_bridge.errors import UsageError
+from aimc_bridge.errors import CheckpointError, UsageError
+from aimc_bridge.sealed_files import read_facts, write_facts
 from benchmarks.studies.ladder.probe import Probe
 from benchmarks.tasks import Task
 
@@ -41,8 +43,8 @@ def layer_facts(
     """Return the compensation factor and the MVM error of each layer of one chip.
 
     Args:
-        model: A converted model of the native engine, with input ranges; afterwards it holds no
-            chip.
+        model: A converted model of the native engine, with input ranges. A copy of it is
+            measured: the model and the random generators of the process stay as they are.
         task: Its task; the inputs of layers are taken from its validation data.
         seed: The seed of the chip.
         times: Seconds after programming.
@@ -60,28 +62,54 @@ def layer_facts(
 
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices):
+        measured = copy.deepcopy(model)
         try:
-            probe = Probe(model, run, sizes.probe_inputs)
+            probe = Probe(measured, run, sizes.probe_inputs)
         except UsageError:  # a layer that this data does not reach
             return None
-        matrices = matrices_of(model)
         alphas, errors = [], []
-        program(model, seed)
-        try:
-            for t_s in times:
-                drift(model, t_s)
-                alphas.append([_rounded(float(m.alpha().mean())) for m in matrices.values()])
-                found = probe.errors()
-                errors.append([_rounded(found[name]) for name in matrices])
-        finally:
-            restore(model)
+        program(measured, seed)
+        for t_s in times:
+            drift(measured, t_s)
+            alphas.append([_rounded(float(m.alpha().mean())) for m in probe.matrices.values()])
+            found = probe.errors()
+            errors.append([_rounded(found[name]) for name in probe.matrices])
     return {
         "seed": seed,
         "times": list(map(float, times)),
-        "layers": list(matrices),
+        "layers": list(probe.matrices),
         "alpha": alphas,
         "mvm_error": errors,
     }
+
+
+def kept_facts(
+    path: Path, measure: Callable[[], dict[str, Any] | None], seed: int, times: Sequence[float]
+) -> dict[str, Any] | None:
+    """Return the facts in a file if they are of this chip and these times; else measure them.
+
+    Args:
+        path: The file; it is written if they are measured.
+        measure: Measures them, as `layer_facts` does.
+        seed: The seed of the chip.
+        times: Seconds after programming.
+
+    Raises:
+        CheckpointError: If the file is damaged.
+    """
+    if path.exists():
+        try:
+            facts = read_facts(path)
+            if (facts["seed"], facts["times"]) == (seed, list(map(float, times))):
+                return dict(facts) if facts["layers"] else None
+        except (ValueError, KeyError, TypeError) as error:  # a CheckpointError is a ValueError
+            raise CheckpointError(
+                f"{path} is damaged ({error}); delete it to measure the layers again"
+            ) from None
+    found = measure()
+    nothing = {"seed": seed, "times": list(map(float, times)), "layers": []}
+    write_facts(path, found or nothing)
+    return found
 
 
 def _rounded(value: float) -> float:

@@ -38,7 +38,7 @@ from benchmarks.report.answers import Answers, changes, intervals, path_of
 from benchmarks.studies import folder, run_steps
 from benchmarks.studies.base import Replica, Study
 from benchmarks.studies.estimates import Costs
-from benchmarks.studies.layer_facts import coverage_facts, layer_facts
+from benchmarks.studies.layer_facts import coverage_facts, kept_facts, layer_facts
 from benchmarks.studies.settings import Phase, Settings
 from benchmarks.studies.steps import Step, Steps
 from benchmarks.tasks import Task
@@ -408,7 +408,7 @@ class Phases:
         self.facts["analog_weights"] = int(table[table["where"] == "analog"].parameters.sum())
         self.facts["tiles"] = int(table.tiles.sum())
         self.facts["coverage"] = coverage_facts(native, study.task)
-        self.facts["layers"] = {"direct": self._layers(native)}
+        self.facts["layers"] = {"direct": self._layers("direct", native)}
         for subset in dict.fromkeys(subset for _, subset, _ in self._measurements()):
             self._baseline(model, subset)
         if "direct" in self.phases:
@@ -420,7 +420,7 @@ class Phases:
             self._sweeps("control", model, self._control(model))
         if "hwa" in self.phases:
             self._hardware_aware(model, native)
-            self.facts["layers"]["hwa"] = self._layers(native)
+            self.facts["layers"]["hwa"] = self._layers("hwa", native)
             self._sweeps("hwa", model, native)
         return pd.concat(self.rows, ignore_index=True)[tables.COLUMNS].astype({"chip": "Int64"})
 
@@ -477,10 +477,17 @@ class Phases:
         self.study.calibrate(native)
         return native
 
-    def _layers(self, native: nn.Module) -> dict[str, Any] | None:
-        """Measure compensation and error of each layer on the first chip of the sweeps."""
+    def _layers(self, phase: str, native: nn.Module) -> dict[str, Any] | None:
+        """Return compensation and error of each layer on the first chip of the sweeps."""
         study = self.study
-        return layer_facts(native, study.task, study.chip_seed, study.settings.at)
+        seed, times = study.chip_seed, study.settings.at
+
+        def measure() -> dict[str, Any] | None:
+            work = functools.partial(layer_facts, native, study.task, seed, times)
+            facts: dict[str, Any] | None = study.parts.timed(f"layers {phase}", work)
+            return facts
+
+        return kept_facts(study.folder / f"layers-{phase}.json", measure, seed, times)
 
     def _hardware_aware(self, model: nn.Module, native: nn.Module) -> None:
         study = self.study

@@ -127,7 +127,9 @@ def test_the_record_says_how_it_was_done(finished) -> None:
         p.numel() for n, p in tasks.get("wrn").build(0).named_parameters() if "norm" not in n
     )
     assert set(facts["wall_s"]) == {
-        *("digital training", "hwa training", "direct native 60", "hwa native 60")
+        "digital training",
+        *("layers direct", "direct native 60"),
+        *("hwa training", "layers hwa", "hwa native 60"),
     }
     assert facts["interrupted"] == []
 

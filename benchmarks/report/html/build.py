@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from aimc_bridge import drawing
 from aimc_bridge.times import label
-from benchmarks.report import tables
-from benchmarks.report.html import answer, parts
+from benchmarks.report import conclusions, tables
+from benchmarks.report.html import parts
 from benchmarks.report.html.inline import drawn
 from benchmarks.report.html.page import Chart, Page, Section, Series, Table
 
@@ -26,9 +26,9 @@ A_STAR = (
     "column says what it covers. An interval over chips alone says nothing about other test "
     "samples or other trainings."
 )
-_TO_RECORD = "a new `python -m benchmarks.run`"
+_TO_RECORD = "a new python -m benchmarks.run"
 _CHECK = (
-    "A run compares no engine with another one. `python -m benchmarks.crosscheck` does, and writes "
+    "A run compares no engine with another one. python -m benchmarks.crosscheck does, and writes "
     "a report of its own."
 )
 
@@ -57,8 +57,15 @@ def of_run(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> Pag
     cost = parts.cost(studies)
     sections += [cost] if cost else []
     sections.append(parts.repeat(about))
-    question, told = answer.of_run(results, about)
-    return Page(f"Run {folder.resolve().name}", question, told, sections, about["command"])
+    question = conclusions.question(results, about["arguments"]["preset"])
+    title = f"Run {folder.resolve().name}"
+    return Page(title, question, _answer(results, about), sections, about["command"])
+
+
+def _answer(results: pd.DataFrame, about: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the sentences that the terminal and summary.md have too."""
+    found = conclusions.conclude(results, about["studies"])
+    return tuple(each.text for each in found) or ("Nothing was measured on a chip.",)
 
 
 def _of_model(task: str, rows: pd.DataFrame, study: Mapping[str, Any]) -> Section:
@@ -100,7 +107,7 @@ def _against_time(
         lambda axis, marks: tables.panel(axis, rows, metric, samples, marks),
         f"{rows.model.iloc[0]}: {metric} against time after programming",
     )
-    digital = Series("digital", "digital", "--ink")
+    digital = Series("digital", "digital", "--ink", dash="--")
     caption = ", ".join(filter(None, tables.caption_of(rows, samples)))
     series = [digital, *parts.named(found), parts.CHIPS]
     return Chart(svg, f"{metric} on {dataset}", caption, series)
@@ -116,7 +123,7 @@ def of_runs(folders: Sequence[tuple[Path, pd.DataFrame, Mapping[str, Any]]]) -> 
 
     lines, sections, told = [], [], []
     for folder, results, about in folders:
-        told.append(f"{folder}: {answer.of_run(results, about)[1]}")
+        told += [f"{folder}: {text}" for text in _answer(results, about)]
         for study in about["studies"].values():
             rows = results[results.model == study["model"]]
             stars = tables.a_star_summary(rows, study["chance_error"], study.get("intervals", ()))
@@ -138,7 +145,7 @@ def of_runs(folders: Sequence[tuple[Path, pd.DataFrame, Mapping[str, Any]]]) -> 
         sections.append(
             Section(f"{folder}: how to repeat", again.words, tables=again.tables, code=again.code)
         )
-    return Page(f"{len(folders)} runs", "How do these runs differ?", " ".join(told), sections, "")
+    return Page(f"{len(folders)} runs", "How do these runs differ?", tuple(told), sections)
 
 
 # --- ablations ------------------------------------------------------------------------------------
@@ -179,7 +186,7 @@ def of_ablation(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -
     return Page(
         f"Ablation of {facts['model']}",
         f"Which parts of the recipe {facts['recipe']['name']} change A* against {base!r}?",
-        f"{told}{': ' + changed if changed else ''}.",
+        (f"{told}{': ' + changed if changed else ''}.",),
         [*sections, parts.repeat(about)],
         about["command"],
     )
@@ -230,7 +237,11 @@ def of_ladder(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> 
             svg = drawn((parts.SIZE[0], 4.4), f"{task}-{name}-", draw, f"{name} against the rung")
             times = list(map(label, times_of(rows)))
             series = [
-                Series(when, when, _shade(index, len(times))) for index, when in enumerate(times)
+                Series(
+                    *(when, when, _shade(index, len(times))),
+                    *ladder_page.shape(index),
+                )
+                for index, when in enumerate(times)
             ]
             title = "MVM error, mean over layers" if name == "mvm" else metric
             charts.append(Chart(svg, title, ladder_page.caption_of(rows, facts), series))
@@ -245,7 +256,7 @@ def of_ladder(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> 
     return Page(
         "Ladder",
         "What does each step from the replication's physics to the paper's change?",
-        " ".join(told),
+        tuple(told),
         [*sections, parts.repeat(about)],
         about["command"],
     )
@@ -274,34 +285,50 @@ def of_crosscheck(folder: Path, about: Mapping[str, Any]) -> Page:
     from benchmarks.report import verdict
 
     reports = about["reports"]
-    overall = about["verdict"]
+    if "verdict" in about:
+        word, text = about["verdict"]["word"], about["verdict"]["text"]
+    else:  # older cross-checks kept the counts alone
+        overall = verdict.verdict_of(reports, len(reports))
+        word, text = overall.word, overall.text
     sections = [Section("Verdict", [verdict.MEANING.replace("`", "")], tables=[_verdicts(reports)])]
     for report in reports:
         rows = [dict(zip(report["worst_columns"], row, strict=True)) for row in report["worst"]]
         first, second = report["sides"]
-        columns = ["cell", "quantity", "time", first, second, "difference", "margin", "verdict"]
-        cells = [
-            [
-                str(row.get("cell", "")),
-                str(row["quantity"]),
-                "" if row["t_inference"] is None else label(row["t_inference"]),
-                *("?" if row[n] is None else f"{row[n]:.4g}" for n in ("first", "second")),
-                *("?" if row[n] is None else f"{row[n]:.4g}" for n in ("difference", "margin")),
-                str(row["verdict"]),
-            ]
-            for row in rows
-        ]
-        table = Table(columns, cells, "the rows that come closest to their margins, or exceed them")
+        names = {"first": first, "second": second, "t_inference": "time"}
+        columns = [name for name in _COMPARED if name in report["worst_columns"]]
+        cells = [[_compared(name, row[name]) for name in columns] for row in rows]
+        table = Table(
+            [names.get(name, name) for name in columns],
+            cells,
+            "the rows that come closest to their margins, or exceed them",
+        )
         sections.append(Section(report["name"], report["notes"], tables=[table]))
-    seconds = [[report["name"], f"{report['wall_s']:,.1f}"] for report in reports]
-    sections.append(Section("Cost", tables=[Table(["report", "seconds"], seconds)]))
+    timed = [report for report in reports if "wall_s" in report]  # older ones were not timed
+    seconds = [[report["name"], f"{report['wall_s']:,.1f}"] for report in timed]
+    if seconds:
+        sections.append(Section("Cost", tables=[Table(["report", "seconds"], seconds)]))
     return Page(
         "Cross-check",
         "Do two simulators, or two presets, give the same devices, layers and results?",
-        f"Verdict: {overall['word']}. {overall['text'][:1].upper()}{overall['text'][1:]}.",
+        (f"Verdict: {word}. {text[:1].upper()}{text[1:]}.",),
         [*sections, parts.repeat(about)],
         about["command"],
     )
+
+
+_COMPARED = (
+    *("cell", "quantity", "t_inference"),
+    *("first", "second", "difference", "margin", "verdict"),
+)
+
+
+def _compared(column: str, value: Any) -> str:
+    """Return a cell of a cross-check's table as text."""
+    if column in ("cell", "quantity", "verdict"):
+        return str(value)
+    if value is None:
+        return "" if column == "t_inference" else "?"
+    return label(value) if column == "t_inference" else f"{value:.4g}"
 
 
 def _verdicts(reports: Sequence[Mapping[str, Any]]) -> Table:

@@ -114,6 +114,32 @@ def as_svg(figure: Figure, marks: Marks, label: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
+def marker_path(marker: str, middle: tuple[float, float], size: float) -> str:
+    """Return a marker as a path of SVG.
+
+    Args:
+        marker: Its name in matplotlib, such as "o".
+        middle: The place of its middle.
+        size: Its width.
+
+    Returns:
+        The `d` of a `<path>`.
+    """
+    from matplotlib.markers import MarkerStyle
+
+    style = MarkerStyle(marker)
+    path = style.get_path().transformed(style.get_transform())
+    letters = {path.MOVETO: "M", path.LINETO: "L", path.CURVE3: "Q", path.CURVE4: "C"}
+    parts = []
+    for points, code in path.iter_segments(simplify=False, curves=True):
+        if code == path.CLOSEPOLY:
+            parts.append("Z")
+            continue
+        pairs = points.reshape(-1, 2) * (size, -size) + middle  # y of SVG goes down
+        parts.append(letters[code] + " ".join(f"{x:.2f} {y:.2f}" for x, y in pairs.tolist()))
+    return "".join(parts)
+
+
 def _drop(root: ElementTree.Element, tags: set[str]) -> None:
     for parent in root.iter():
         for child in list(parent):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from aimc_bridge import files
+from benchmarks.report.html import inline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,13 +26,27 @@ class Series:
         key: The series of the marks in the figure, and of rows in tables of the section.
         name: The name on the button.
         colour: The CSS variable of its colour, such as "--c0".
+        marker: Its marker as matplotlib names it, such as "o"; "" for none.
+        dash: Its dashes as matplotlib names them, such as "--"; "" for no line.
         chips: Whether it stands for the thin lines of all series.
     """
 
     key: str
     name: str
     colour: str
+    marker: str = ""
+    dash: str = "-"
     chips: bool = False
+
+    @property
+    def path(self) -> str:
+        """Return the marker as a path of SVG, in a box of 24 x 12."""
+        return inline.marker_path(self.marker, (12.0, 6.0), 8.0) if self.marker else ""
+
+    @property
+    def dashes(self) -> str:
+        """Return the dashes as SVG has them; "" for a whole line."""
+        return {"--": "5 3", "-.": "5 2 1.5 2", ":": "1.5 2"}.get(self.dash, "")
 
 
 @dataclass(frozen=True)
@@ -106,14 +121,14 @@ class Page:
     Attributes:
         title: Its title.
         question: What was asked, one sentence.
-        answer: What came out, one sentence or two.
+        answer: What came out; each text is a paragraph.
         sections: Its parts.
         about: A line under the title, such as the folder.
     """
 
     title: str
     question: str
-    answer: str
+    answer: tuple[str, ...]
     sections: Sequence[Section] = field(default_factory=list)
     about: str = ""
 

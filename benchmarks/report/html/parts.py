@@ -150,9 +150,9 @@ def _layers(
         axis.set_xlabel(name)
 
     size = (SIZE[0], 1.0 + 0.26 * len(names))
-    colours = len(drawing.COLOURS)
     series = [
-        Series(f"{prefix}{when}", when, f"--c{index % colours}") for index, when in enumerate(times)
+        Series(f"{prefix}{when}", when, f"--c{dots.colour(index)}", dots.marker(index), "")
+        for index, when in enumerate(times)
     ]
     return drawn(size, prefix, draw, f"{name} of {len(names)} layers"), series
 
@@ -166,6 +166,12 @@ def named(curves: Sequence[Any], prefix: str = "") -> list[Series]:
     """
     colours = len(drawing.COLOURS)
     return [
-        Series(f"{prefix}{curve.key}", curve.name, f"--c{curve.colour % colours}")
+        Series(
+            f"{prefix}{curve.key}",
+            curve.name,
+            f"--c{curve.colour % colours}",
+            curve.marker,
+            curve.dash,
+        )
         for curve in curves
     ]
