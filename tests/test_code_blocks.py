@@ -154,7 +154,7 @@ def test_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 def commands_of(block: Block) -> list[list[str]]:
     """Return the commands of a shell block: one list of words each, variables put in."""
-    variables: dict[str, str] = {}
+    variables = {"SCRATCH": "scratch", "SLURM_ARRAY_TASK_ID": "3"}  # a cluster sets them
     commands = []
     for line in block.text.replace("\\\n", " ").splitlines():
         line = re.sub(r"(^|\s)#.*", "", line).strip()
@@ -168,6 +168,8 @@ def commands_of(block: Block) -> list[list[str]]:
 
 def own(words: list[str]) -> tuple[str, list[str]] | None:
     """Return the module and the words of a command of this project; None for another program."""
+    if words[0] == "srun":
+        words = words[1:]
     program = Path(words[0]).name if words[0] != "." else "."
     if program == "aimc-bridge":
         return ("benchmarks", []) if len(words) == 1 else (command_module(words[1]), words[2:])
