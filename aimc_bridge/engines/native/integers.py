@@ -38,6 +38,9 @@ _ZERO = 128
 _MOST_STEPS = 127
 """Steps of the finest DAC whose inputs are 8-bit numbers."""
 
+_MANY_INPUTS = 64
+"""From this number of inputs of an output on, side products may take one digit."""
+
 _FEW = 256
 """Below this number of vectors, the digits of a linear layer's weights are one product."""
 
@@ -277,9 +280,10 @@ def prepared(
         x: Inputs of the tile, for whose shape oneDNN chooses its order.
         units: What codes of 1 stand for.
         noisy: Whether there is read noise.
-        coarse: Whether the side products (IR drop, read noise) take one digit instead of two.
+        coarse: Whether the side products (IR drop, read noise) take one digit instead of two, if an
+            output has so many inputs that the errors of its weights cancel.
     """
-    side = 1 if coarse else 2
+    side = 1 if coarse and value[0].numel() >= _MANY_INPUTS else 2
     digits, unit = split(value, 3)
     positioned: list[Tensor] = []
     of_positioned = unit
@@ -313,8 +317,7 @@ def prepared(
             size = _scaled(of_magnitude, units.size, units.size_bias)
         if noisy:
             high = _scaled(of_magnitude, 256.0 * units.size**2, 0.0)
-            # the rest of a square is small: the first digit of the weights is enough for it
-            low = _scaled(of_magnitude[:1], units.size**2, units.square_bias)
+            low = _scaled(of_magnitude, units.size**2, units.square_bias)
     return IntegerWeights(
         packed_digits(digits, unit * units.x),
         packed_digits(positioned, of_positioned * units.x),

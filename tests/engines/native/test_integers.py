@@ -115,7 +115,7 @@ def test_sums_are_those_of_the_formula(name: str, sign: str, compiled: bool) -> 
             (found.y, product(steps, weight) * unit / 127, 1e-6),
             (found.loss, product(steps, weight * position) * unit / 127, 4e-5),
             (found.b + found.late, product(size, weight.abs()) + shift, 2e-5),
-            (found.variance, product(size.square(), weight.abs()) + bias, 3e-4),
+            (found.variance, product(size.square(), weight.abs()) + bias, 2e-5),
         ):
             assert float((actual - expected).abs().max()) <= error * float(expected.abs().max())
 
