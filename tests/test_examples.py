@@ -54,7 +54,7 @@ def test_every_example_has_a_small_size() -> None:
 
 @pytest.mark.usefixtures("project_on_path")
 def test_training_brings_back_what_drift_takes(tmp_path: Path) -> None:
-    tables = main_of("drift_curve.py")(epochs=4, chips=4, out=str(tmp_path / "drift.svg"))
+    tables = main_of("drift_curve.py")(epochs=10, chips=4, out=str(tmp_path / "drift.svg"))
     direct, aware = (table.groupby("t_inference").value.mean() for table in tables.values())
     assert direct.iloc[0] - direct.iloc[-1] > 0.05  # 94 and 82 % over ten chips
     assert aware.iloc[-1] - direct.iloc[-1] > 0.05

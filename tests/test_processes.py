@@ -66,6 +66,11 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def listen() -> None:
+    """Let a child process hear SIGINT, which shells turn off for what runs in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(script: Path, *words: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, script, *map(str, words)],
@@ -73,6 +78,7 @@ def started(script: Path, *words: object) -> subprocess.Popen[str]:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=listen,
     )
 
 
@@ -256,6 +262,7 @@ def interrupted(words: list[str], delay_s: float) -> tuple[int, str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=listen,
     )
     assert process.stderr is not None
     for line in process.stderr:  # what follows is the first module after the handler is in place
