@@ -308,7 +308,7 @@ def test_presets_in_a_bare_script_elsewhere(tmp_path: Path) -> None:
 
 
 def test_the_library_costs_little_beyond_torch() -> None:
-    """CPU time, the least of three: other work on the machine counts little.
+    """CPU time, the least of five: other work on the machine counts little.
 
     `import aimc_bridge` takes its functions from their modules when they are first used.
     """
@@ -322,9 +322,9 @@ def test_the_library_costs_little_beyond_torch() -> None:
     )
     runs = [
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        for _ in range(3)
+        for _ in range(5)
     ]
     times = [[float(text) for text in run.stdout.split()] for run in runs]
     package, functions = (min(column) for column in zip(*times, strict=True))
     assert package < 0.3
-    assert functions < 0.8
+    assert functions < 0.3

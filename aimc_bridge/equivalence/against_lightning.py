@@ -337,7 +337,7 @@ def _draws(
 ) -> Iterator[tuple[Tensor, ...]]:
     """Yield outputs of both sides that hold the same noisy weights, and the ADC's step.
 
-    The weights are drawn anew, so that a small layer has enough outputs too.
+    The weights are drawn again, so that a small layer has enough outputs too.
     """
     native = sampling.layer_on(layer, preset)
     lightning = LightningLayer(layer, preset.crossbar, layer.ranges)
