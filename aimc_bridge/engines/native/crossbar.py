@@ -371,9 +371,7 @@ class Crossbar(nn.Module, Matrix):
         outputs = len(x) * self.product.outputs_per_sample(x)
         return x.device.type != "cpu" or outputs >= compiled_passes.FEWEST
 
-    def _tiles_of_chip(
-        self, in_integers: bool
-    ) -> dict[tuple[int, int | None], TileWeights] | None:
+    def _tiles_of_chip(self, in_integers: bool) -> dict[tuple[int, int | None], TileWeights] | None:
         """Return the weights of tiles that are kept while the crossbar holds a chip.
 
         They are forgotten with its next drift, and if someone changes what it holds. Floating-point
