@@ -150,7 +150,7 @@ def pack_conv(digit: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
         geometry: The geometry of the convolution.
     """
     packed: Tensor = torch.ops.onednn.qconv_prepack(
-        digit.contiguous(), torch.ones(len(digit)), 1.0, 0, *geometry, list(x.shape)
+        digit.contiguous(), torch.ones(1), 1.0, 0, *geometry, list(x.shape)
     )
     return packed
 
