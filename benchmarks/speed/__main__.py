@@ -25,6 +25,7 @@ import torch
 from cyclopts import Parameter
 
 from aimc_bridge.engines import versions
+from aimc_bridge.engines.native import integers
 from aimc_bridge.errors import UsageError, VersionError
 from benchmarks import cli, machine
 from benchmarks.report import speed as report
@@ -151,7 +152,11 @@ def speed(
             "arguments": arguments,
             "versions": machine.versions(),
             "hardware": {**machine.hardware(), "load_before": round(os.getloadavg()[0], 2)},
-            "extra": {"sizes": asdict(setting.sizes), "presets": PRESETS},
+            "extra": {
+                "sizes": asdict(setting.sizes),
+                "presets": PRESETS,
+                "integers": not setting.on_gpu and integers.available(),
+            },
         }
         with sides.compiled(compiled):
             measure = _growth if growth else _groups
