@@ -21,18 +21,17 @@ from benchmarks.speed.chips import (
     sweep_of_parts,
     wrn_chip,
 )
-from benchmarks.speed.groups import (
-    Group,
-    Setting,
+from benchmarks.speed.forwards import (
     bert_forward,
     cnn_forward,
     cnn_forward_many,
     lstm_forward,
     mlp_forward,
     wrn_forward,
-    wrn_training,
 )
+from benchmarks.speed.groups import Group, Setting
 from benchmarks.speed.timing import Side, alternate
+from benchmarks.speed.training_steps import wrn_training
 from benchmarks.speed.works import Work, on, outputs
 
 SIZES = {
