@@ -29,7 +29,7 @@ from aimc_bridge.engines.native import integers
 from aimc_bridge.errors import UsageError, VersionError
 from benchmarks import cli, machine
 from benchmarks.report import speed as report
-from benchmarks.report import speed_records
+from benchmarks.report import speed_records, speed_tables
 from benchmarks.report.record import Record, read
 from benchmarks.speed import goals, sides
 from benchmarks.speed import growth as growing
@@ -161,7 +161,12 @@ def speed(
         with sides.compiled(compiled):
             measure = _growth if growth else _groups
             record = measure(
-                names, setting, about, begun, lambda record: report.save(folder, record), steps
+                names,
+                setting,
+                about,
+                begun,
+                lambda record: speed_tables.save(folder, record),
+                steps,
             )
     failed = report.failures(record)
     data = {
@@ -170,7 +175,7 @@ def speed(
         "growth": report.growth_rows(record),
         "failed": failed,
     }
-    output.result(report.summary(record), data)
+    output.result(speed_tables.summary(record), data)
     output.say(str(folder))
     if failed:
         output.say(f"not met: {', '.join(failed)}", style="red")

@@ -45,6 +45,13 @@ SIZES = {
 }
 """The sizes that the goals are stated for; `batch` is the batch of an evaluation."""
 
+STATED = {
+    "goal-wrn": ("images", "chips", "times"),
+    "goal-bert": ("sentences", "chips", "times"),
+    "goal-epoch": ("train_images", "train_batch"),
+}
+"""The sizes that a goal depends on; the batch of an evaluation is free."""
+
 
 def goal_wrn(setting: Setting) -> Group:
     """Measure a sweep of the WRN: every test image on every chip at every time.
