@@ -20,6 +20,8 @@ _PASSES = tuple(
     group for group in targets.GROUPS if group.endswith(("-forward", "-forward-many", "-training"))
 )
 
+_UNITS = {targets.RATIO: " x", targets.FASTER: " x", targets.SECONDS: " s"}
+
 _REMOVED = ("--record", "--docs")
 """Options in the commands of old records that are gone; each has a value."""
 
@@ -116,12 +118,10 @@ def chips(page: Shown) -> str:
         if any(found.values()):
             work = rows[0].work.partition(", against")[0]
             lines.append({"work": work, **found, "must, aim": "; ".join(bounds)})
-    names = list(dict.fromkeys(name for line in lines for name, text in line.items() if text))
+    headings = list(map(page.heading, page.columns))
+    names = ["work", *(name for name in headings if any(line[name] for line in lines)), "must, aim"]
     parts = [table({name: line[name] or "-" for name in names} for line in lines)] if lines else []
     return "\n\n".join([*parts, *_sweeps(page)])
-
-
-_UNITS = {targets.RATIO: " x", targets.FASTER: " x", targets.SECONDS: " s"}
 
 
 def _chip(page: Shown, rows: Sequence[Target], column: Column) -> str:

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from benchmarks.report import pages, speed_page, speed_records
-from benchmarks.report.record import Record, of_kind
-from benchmarks.report.speed_columns import shown
+from benchmarks.report.record import Record, named, of_kind
+from benchmarks.report.speed_columns import WIDE, shown
 from benchmarks.speed import goals, growth, memory
-from benchmarks.speed.__main__ import app
 from benchmarks.speed.groups import Group
 from benchmarks.speed.growth import Curve, Point
-from benchmarks.speed.targets import CPP, EAGER, TARGETS
+from benchmarks.speed.targets import CPP, EAGER
 from benchmarks.speed.timing import PARTS, Measured
 from benchmarks.speed.works import FULL
+from tests.test_docs_names import problems
 
 WRITTEN = re.sub(
     r"<!-- ([^/].*?) -->.*?<!-- /\1 -->",
@@ -99,10 +99,8 @@ def test_eager_and_compiled_and_a_gpu_are_columns_with_their_own_targets() -> No
 
 
 def test_a_column_takes_from_other_records_what_its_first_one_lacks() -> None:
-    first = record("z", [group(n, digital=[1.0], native=[2.0]) for n in ("cnn-forward", "sweep")])
     more = record("b", [group("mlp-forward", digital=[1.0], native=[3.0])])
     same = record("a", [group("cnn-forward", digital=[1.0], native=[4.0])])
-    first = replace(first, extra={**first.extra, "groups": first.extra["groups"]})
     kept = replace(more, name="speed-0", hardware={**more.hardware, "allocator": {"MALLOC_": "1"}})
     groups = [group(n, digital=[1.0], native=[2.0]) for n in ("cnn-forward", "lstm-forward")]
     page = shown([same, kept, more, record("z", groups)])
@@ -180,7 +178,9 @@ def test_growth_shows_exponents_by_record_and_one_figure() -> None:
 def test_shares_and_peaks_of_a_pass() -> None:
     sides = [
         Measured("digital", 1.0, "", [2.0], 10_000_000, dict.fromkeys(PARTS, 0.5)),
-        Measured("native", 1.0, "", [8.0], 25_000_000, dict(zip(PARTS, (4.0, 2.0, 1.0)))),
+        Measured(
+            "native", 1.0, "", [8.0], 25_000_000, dict(zip(PARTS, (4.0, 2.0, 1.0), strict=True))
+        ),
     ]
     passes = replace(group("cnn-forward"), sides=sides)
     assert rows(speed_page.spent(shown([record("a", [passes])])))[1] == [
@@ -190,13 +190,11 @@ def test_shares_and_peaks_of_a_pass() -> None:
 
 @pytest.mark.parametrize("name", [one.name for one in of_kind("speed", "growth")])
 def test_the_command_of_a_record_runs_today(name: str) -> None:
-    (one,) = (one for one in of_kind("speed", "growth") if one.name == name)
-    words = [
-        word for word in shlex.split(speed_page.command_of(one)) if not re.match("[A-Z_]+=", word)
-    ]
-    assert words[:3] == ["python", "-m", "benchmarks.speed"]
-    _, bound, *_ = app.parse_args(words[3:], exit_on_error=False, print_error=False)
-    assert bound.arguments["growth" if one.kind == "growth" else "out"]
+    (one,) = named(name)
+    words = shlex.split(speed_page.command_of(one))
+    settings = [word for word in words if re.match("[A-Z_]+=", word)]
+    assert words[len(settings) : len(settings) + 3] == ["python", "-m", "benchmarks.speed"]
+    assert problems("benchmarks.speed", words[len(settings) + 3 :]) == []
 
 
 def test_hand_written_numbers_are_those_of_the_code() -> None:
@@ -211,6 +209,7 @@ def test_hand_written_numbers_are_those_of_the_code() -> None:
         f"{kernels}, {few} images of {FULL.wrn_side} x {FULL.wrn_side}, in the larger batch {many}",
         f"784-{FULL.mlp_width}-{FULL.mlp_width}-10, {FULL.mlp_batch} vectors",
         f"more than {growth.LINEAR} is bold",
+        f"more than {100 * WIDE:g} % away",
         f"a layer with {growth.LADDERS['full'].side:,} inputs",
     ):
         assert part in text, part
@@ -225,4 +224,3 @@ def test_hand_written_numbers_are_those_of_the_code() -> None:
 
 def test_the_page_stays_short() -> None:
     assert len(WRITTEN.split()) <= 900
-    assert {target.group for target in TARGETS} == set(goals.MEASURES)
