@@ -9,6 +9,7 @@ again, in double precision, in a table by the name of the law.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -180,14 +181,14 @@ class _Polynomial(ClosedLaw):
         return np.asarray(sigma * self.pcm.prog_noise_scale)
 
 
-class _Statistical(_Polynomial):
+class _Statistical(_Polynomial, ABC):
     """A law with 1/f read noise, which grows with time."""
 
     read_noise = True
 
+    @abstractmethod
     def _q(self, x: Array) -> Array:
         """Return the part of the read noise that does not depend on time."""
-        raise NotImplementedError
 
     def read_sigma(self, x: Array, t_s: float) -> Array:
         """Return read_noise_scale Q(x) sqrt(ln((t + t0 + t_read) / (2 t_read)))."""
