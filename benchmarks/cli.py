@@ -8,8 +8,7 @@ A command is a function whose parameters are its options:
 
     app = cli.command("ablation", ablation, "TASK")
 
-    def main(words: list[str] | None = None) -> int:
-        return cli.execute(app, words, on_interrupt="interrupted; --resume goes on")
+    main = partial(cli.execute, app, on_interrupt="interrupted; --resume goes on")
 
 An option's name means the same thing in every command; its type in this module says what. A command
 has an option only if its function has the parameter. This module imports torch only when an option

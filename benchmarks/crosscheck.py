@@ -14,7 +14,7 @@ import dataclasses
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from aimc_bridge.engines import versions
@@ -66,15 +66,7 @@ def run(
 
 
 app = cli.command("crosscheck", run, "[TASK ...]")
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code.
-
-    Args:
-        words: The words of the command line after the program; None means those of this process.
-    """
-    return cli.execute(app, words)
+main = partial(cli.execute, app)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -503,17 +503,9 @@ def train(
 
 
 app = cli.command("digital", train, "TASK")
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code.
-
-    Args:
-        words: The words of the command line after the program; None means those of this process.
-    """
-    return cli.execute(
-        app, words, on_interrupt="interrupted; to go on: the same command with --resume"
-    )
+main = partial(
+    cli.execute, app, on_interrupt="interrupted; to go on: the same command with --resume"
+)
 
 
 if __name__ == "__main__":

@@ -425,7 +425,7 @@ class Phases:
         return pd.concat(self.rows, ignore_index=True)[tables.COLUMNS].astype({"chip": "Int64"})
 
     def assist(self) -> None:
-        """Take part in the trainings of the first process, and in nothing else."""
+        """Do the trainings, and measure nothing."""
         model = self._digital()
         if "finetune" in self.phases:
             self._finetuned(model)
