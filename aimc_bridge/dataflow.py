@@ -1,4 +1,4 @@
-"""What the values in a function's source are made of: of one parameter, of inputs, or of both.
+"""Tell which values in a function's source come from one parameter, from inputs, or from both.
 
 `aimc_bridge.usage` asks this about the forward pass of a module. Values are followed in the order
 of the text, through branches, loops and calls; nothing is run.
@@ -53,7 +53,7 @@ _DEPTH = 6  # functions that call functions
 
 
 class Reading(Protocol):
-    """What reads the methods of a module's class for one parameter.
+    """A reader of the methods of a module's class, for one parameter.
 
     Attributes:
         module: The module.

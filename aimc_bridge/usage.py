@@ -1,4 +1,4 @@
-"""How the code of a module uses a parameter: as a matrix that is multiplied with, or otherwise.
+"""Tell from a module's code whether a parameter is multiplied with inputs or used otherwise.
 
 Read from the source of the module's class, before any pass. A parameter that no product takes (a
 position table that is added, a gain, a table that is looked up) is digital by right. What this

@@ -206,7 +206,7 @@ class Planned:
 
     @property
     def should_agree(self) -> bool:
-        """Whether a difference is a failure: two engines should agree, two presets may differ."""
+        """True if a difference is a failure: two engines should agree, two presets may differ."""
         return self.against is None
 
 

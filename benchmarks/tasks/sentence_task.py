@@ -1,4 +1,4 @@
-"""What the tasks on sentences share: padding, batches, and which layers are analog.
+"""The base of the tasks on sentences: padding, batches, and the choice of analog layers.
 
 Every Linear of the encoder layers is analog. Attention products, embeddings, pooler and classifier
 stay digital.

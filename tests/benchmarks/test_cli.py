@@ -197,7 +197,7 @@ def test_a_run_to_resume_must_be_named(capsys: pytest.CaptureFixture[str], tmp_p
 
 
 def test_a_preset_may_be_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Which has the name that the file gives it; what is wrong with a file is said in a line."""
+    """The preset has the name that the file gives it; a faulty file is an error of one line."""
     path = tmp_path / "mine.toml"
     path.write_text('base = "ideal"\nname = "mine"\nwhy = "a test"\n[change]\nadc_bits = 7\n')
     assert cli.preset_of(str(path)).name == "mine"
