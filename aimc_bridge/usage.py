@@ -16,8 +16,9 @@ from typing import Any
 from torch import nn
 from torch.fx import GraphModule
 
-from aimc_bridge.dataflow import INPUT, NOTHING, Frame, bound, is_static, joined
+from aimc_bridge.dataflow import Frame, bound, is_static
 from aimc_bridge.source_code import Method, methods_of
+from aimc_bridge.value_kinds import INPUT, NOTHING, joined
 
 _NOT_READ = ("__init__", "reset_", "extra_repr", "_init_", "init_", "__repr__")
 

@@ -21,8 +21,8 @@ from benchmarks import cli
 from benchmarks.report import folders
 from benchmarks.studies import folder
 from benchmarks.studies.ablation import Ablation, AblationOptions
-from benchmarks.studies.phases import as_table
 from benchmarks.studies.settings import set_threads, task_names
+from benchmarks.studies.whole_run import as_table
 
 
 def run(

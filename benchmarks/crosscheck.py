@@ -22,7 +22,8 @@ from benchmarks import cli
 from benchmarks.report import folders
 from benchmarks.report.verdict import lines, verdict_of
 from benchmarks.studies import folder
-from benchmarks.studies.crosscheck import BUDGET, FREE, Crosscheck, CrosscheckOptions
+from benchmarks.studies.crosscheck import BUDGET, Crosscheck
+from benchmarks.studies.crosscheck_options import FREE, CrosscheckOptions
 from benchmarks.studies.settings import task_names
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from benchmarks import cli
 from benchmarks.studies import folder
 from benchmarks.studies.ladder.ascent import Ascent, LadderOptions
-from benchmarks.studies.phases import as_table
 from benchmarks.studies.settings import set_threads, task_names
+from benchmarks.studies.whole_run import as_table
 
 
 def run(

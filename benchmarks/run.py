@@ -20,10 +20,10 @@ from aimc_bridge.errors import UsageError
 from benchmarks import cli
 from benchmarks.report import terminal
 from benchmarks.report.conclusions import conclude
-from benchmarks.studies.base import replicas
-from benchmarks.studies.phases import WholeRun, as_table, default_folder, prepare
+from benchmarks.studies.replicas import replicas
 from benchmarks.studies.settings import Settings, set_threads, task_names
 from benchmarks.studies.shards import folder_of, share_trainings
+from benchmarks.studies.whole_run import WholeRun, as_table, default_folder, prepare
 
 
 def run(

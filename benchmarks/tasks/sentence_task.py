@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge.rng import stream
-from benchmarks.tasks.base import Split, Task, moved
+from benchmarks.tasks.base import Split, Task
 from benchmarks.tasks.data import Loader
+from benchmarks.tasks.models import moved
 from benchmarks.tasks.plan import LadderSizes
 
 

@@ -18,7 +18,7 @@ from aimc_bridge import commands
 from aimc_bridge.errors import TrainingError, UsageError
 from benchmarks import __main__ as listing
 from benchmarks import cli
-from benchmarks.studies import base
+from benchmarks.studies import replicas
 from tests.test_imports import ROOT, python
 
 
@@ -182,7 +182,7 @@ def test_the_variables_of_a_launcher_are_checked(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UsageError, match="without RANK"), base.replicas("cpu"):
+    with pytest.raises(UsageError, match="without RANK"), replicas.replicas("cpu"):
         pass
 
 
