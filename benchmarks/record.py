@@ -12,7 +12,8 @@ compare               print this project's results beside those that others publ
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -128,13 +129,7 @@ def compare(*, output: cli.Output = cli.Output()) -> None:
     output.result(text, {"markdown": text})
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code.
-
-    Args:
-        words: The words of the command line after the program; None means those of this process.
-    """
-    return commands.execute(app, words, program=PROGRAM)
+main = partial(commands.execute, app, program=PROGRAM)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "aihwkit": (
         ("aimc_bridge/engines/aihwkit/matrix.py", "aimc_bridge/engines/aihwkit/noise.py",
-         "aimc_bridge/engines/aihwkit/tile.py"),
+         "aimc_bridge/engines/aihwkit/tile.py", "aimc_bridge/engines/aihwkit/tile_state.py"),
         (*CHIPS, "tests/engines/aihwkit", "tests/test_devices.py", "tests/test_golden.py",
          "tests/engines/test_inputs.py"),
     ),

@@ -8,7 +8,7 @@ compares them into --out.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -62,18 +62,7 @@ def report(
 
 
 app = cli.command("report", report, "RUN...")
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        words: The words after the command's name; None takes those of the process.
-
-    Returns:
-        The exit code.
-    """
-    return cli.execute(app, words)
+main = partial(cli.execute, app)
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def test_a_record_is_kept_and_the_page_written(
 def test_an_interrupted_measurement_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What was measured is stored and not measured again.
+    """Finished measurements are stored and not repeated.
 
     An unfinished measurement is no record.
     """
