@@ -140,8 +140,9 @@ def _chip(page: Shown, rows: Sequence[Target], column: Column) -> str:
             others = (other for other in page.columns if other.where == column.where)
             found = next((row for other in others if (row := other.row(eager))), None)
         if found is not None:
-            row, record = found
-            texts.append(page.cell(number(row["value"]) + _UNITS[kind], row, column, record))
+            measured, record = found
+            text = number(measured["value"]) + _UNITS[kind]
+            texts.append(page.cell(text, measured, column, record))
     return ", ".join(texts)
 
 
@@ -205,9 +206,9 @@ def grown(page: Shown) -> str:
                 line[time] = text
             else:
                 line.setdefault(row["what"], text)
-    found = dict.fromkeys(name for line in lines.values() for name in line)
-    names = sorted(found, key=("peak memory", "memory held").__contains__)
-    filled = [{name: line.get(name, "-") for name in names} for line in lines.values()]
+    columns = dict.fromkeys(name for line in lines.values() for name in line)
+    ordered = sorted(columns, key=("peak memory", "memory held").__contains__)
+    filled = [{name: line.get(name, "-") for name in ordered} for line in lines.values()]
     return f"{table(filled)}\n\n![cost against size]({image_of(page.growth[0])})"
 
 

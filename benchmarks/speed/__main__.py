@@ -25,7 +25,7 @@ import torch
 from cyclopts import Parameter
 
 from aimc_bridge.engines import versions
-from aimc_bridge.engines.native import integers
+from aimc_bridge.engines.native import onednn
 from aimc_bridge.errors import UsageError, VersionError
 from benchmarks import cli, machine
 from benchmarks.report import speed as report
@@ -155,7 +155,7 @@ def speed(
             "extra": {
                 "sizes": asdict(setting.sizes),
                 "presets": PRESETS,
-                "integers": not setting.on_gpu and integers.available(),
+                "integers": not setting.on_gpu and onednn.multiplies_integers(),
             },
         }
         with sides.compiled(compiled):
