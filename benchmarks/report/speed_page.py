@@ -233,13 +233,15 @@ def spent(page: Shown) -> str:
     for column in reversed(page.columns):
         lines = []
         for name in _PASSES:
-            for group, _ in column.groups(name):
+            for group, record in column.groups(name):
                 digital, native = group.of(targets.DIGITAL), group.of(targets.NATIVE)
                 shares = shares_of(native[0], group) if native else {}
                 if shares:
                     peaks = [side.peak for side in (digital[0], native[0])]
                     shown_peaks = ["-" if peak is None else number(peak / 1e6) for peak in peaks]
-                    lines.append({"work": group.work, **shares, "peak, MB": ", ".join(shown_peaks)})
+                    other = "" if record is column.records[0] else f" ({page.letter(record)})"
+                    line = {"work": group.work + other, **shares}
+                    lines.append({**line, "peak, MB": ", ".join(shown_peaks)})
                     break
         if lines:
             return f"{page.heading(column)}:\n\n{table(lines)}"
