@@ -23,7 +23,6 @@ PACKAGES = ("aimc_bridge", "presets", "benchmarks")
 # and `errors`, at the bottom, import nothing of ours.
 RANK = {
     "aimc_bridge.errors": 0,
-    "aimc_bridge.parallel_draws": -1,
     "aimc_bridge.rng": 0,
     "aimc_bridge.aliases": 1,
     "aimc_bridge.shadowing": 1,
