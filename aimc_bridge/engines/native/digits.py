@@ -26,7 +26,7 @@ MOST = 127
 _MANY_INPUTS = 64
 """From this number of inputs of an output on, side products may take one digit."""
 
-_FEW = 256
+_FEW = 64
 """Below this number of vectors, the digits of a linear layer's weights are one product."""
 
 
