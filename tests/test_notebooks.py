@@ -64,7 +64,9 @@ def test_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
     for notebook in notebooks:
         together.cells += [*notebook.cells, nbformat.v4.new_code_cell("%reset -f")]
     place = {"metadata": {"path": str(EXAMPLES)}}
-    nbclient.NotebookClient(together, timeout=300, kernel_name="python3", resources=place).execute()
+    nbclient.NotebookClient(
+        together, timeout=300, startup_timeout=300, kernel_name="python3", resources=place
+    ).execute()
     for notebook in notebooks:  # the same cells, with their outputs now
         assert 'install "ipywidgets"' not in str([cell.outputs for cell in code(notebook)])
         last = code(notebook)[-1].outputs
