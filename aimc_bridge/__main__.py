@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 
 from aimc_bridge import doctor
 from aimc_bridge.commands import application, execute
@@ -17,17 +17,7 @@ app = application(
 )
 app.command(doctor.app)
 
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command that the words name.
-
-    Args:
-        words: The words of the command line after the program; None takes those of the process.
-
-    Returns:
-        The exit code.
-    """
-    return execute(app, words, program=PROGRAM)
+main = partial(execute, app, program=PROGRAM)
 
 
 if __name__ == "__main__":

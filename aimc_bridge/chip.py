@@ -17,8 +17,8 @@ from aimc_bridge.arguments import path as path_of
 from aimc_bridge.converted import ProgrammedChip, digital_state, engine_of, matrices_of, record_of
 from aimc_bridge.engines.base import Matrix
 from aimc_bridge.errors import AimcError, CheckpointError, StateError, UsageError
-from aimc_bridge.first_pass import watch_reach
 from aimc_bridge.physics.drift import check_known
+from aimc_bridge.reach import watch_reach
 from aimc_bridge.sealed_files import add_tensor, read_sealed, write_tensors
 from aimc_bridge.times import seconds
 

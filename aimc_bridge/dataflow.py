@@ -1,4 +1,4 @@
-"""What the values in a function's source are made of: of one parameter, of inputs, or of both.
+"""Tell which values in a function's source come from one parameter, from inputs, or from both.
 
 `aimc_bridge.usage` asks this about the forward pass of a module. Values are followed in the order
 of the text, through branches, loops and calls; nothing is run.
@@ -17,43 +17,27 @@ from typing import Any, Protocol
 from torch import nn
 
 from aimc_bridge.source_code import Method, dotted, function_source, methods_of
-
-_PARAMETER = frozenset({"parameter"})
-INPUT = frozenset({"input"})
-_SCALED = frozenset({"input", "scaled"})
-NOTHING: frozenset[str] = frozenset()
-"""What a value is made of: of the parameter alone ("parameter"), of inputs ("input"), or of inputs
-scaled by the parameter, element by element ("input", "scaled")."""
-
-_TWO = (0, 1)
-_PRODUCTS: dict[str, tuple[int, ...] | None] = {
-    **dict.fromkeys(("linear", "matmul", "bmm", "mm", "mv", "dot", "vdot", "inner"), _TWO),
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "vecdot", "__matmul__", "outer"), _TWO),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _TWO),
-    **dict.fromkeys(("grouped_mm", "_grouped_mm", "_int_mm", "_scaled_mm", "cdist"), _TWO),
-    **dict.fromkeys(("addmm", "addmv", "baddbmm", "addbmm"), (1, 2)),
-    **dict.fromkeys(("tensordot", "einsum", "chain_matmul", "multi_dot", "bilinear"), None),
-    **dict.fromkeys(("embedding_bag", "multi_head_attention_forward"), None),
-    "scaled_dot_product_attention": (0, 1, 2),
-}
-"""Product -> places of its operands; None for all of its arguments."""
-
-_NO_OPERANDS = frozenset({"bias", "attn_mask", "beta", "alpha"})
-_NO_VALUES = frozenset(
-    {"shape", "dtype", "device", "ndim", "layout", "is_cuda", "requires_grad", "names"}
+from aimc_bridge.value_kinds import (
+    ELEMENTWISE,
+    INPUT,
+    NO_VALUES,
+    NO_VALUES_CALLED,
+    NOTHING,
+    PARAMETER,
+    PRODUCTS,
+    SUMS,
+    TENSOR_PACKAGES,
+    joined,
+    operands_of,
+    scaled,
 )
-_NO_VALUES_CALLED = frozenset(
-    {"size", "dim", "numel", "len", "isinstance", "get_device", "stride", "numpy", "tolist", "item"}
-)
-_SUMS = frozenset({"sum", "mean", "nansum", "nanmean", "logsumexp", "norm", "reduce", "cumsum"})
-_ELEMENTWISE = frozenset({"mul", "multiply", "mul_"})
-_TENSOR_PACKAGES = ("torch", "einops", "math", "builtins", "numpy")
+
 _CALLERS = frozenset({"checkpoint", "vmap", "compile", "apply", "reduce", "partial", "map"})
 _DEPTH = 6  # functions that call functions
 
 
 class Reading(Protocol):
-    """What reads the methods of a module's class for one parameter.
+    """A reader of the methods of a module's class, for one parameter.
 
     Attributes:
         module: The module.
@@ -103,12 +87,6 @@ def bound(
     if spec.vararg is not None:
         local[spec.vararg.arg] = joined(arguments[len(places) :])
     return local
-
-
-def joined(values: list[frozenset[str]]) -> frozenset[str]:
-    """Return what a value is made of that is made of several."""
-    value = frozenset().union(*values)
-    return value - _PARAMETER if value & INPUT else value
 
 
 class Frame:
@@ -237,7 +215,7 @@ class Frame:
             if isinstance(target.value, ast.Name):
                 old = self.local.get(target.value.id, NOTHING)
                 self.local[target.value.id] = joined([old, value])
-        elif value & _PARAMETER and isinstance(target, ast.Attribute):
+        elif value & PARAMETER and isinstance(target, ast.Attribute):
             if self._is_own(target):
                 self.reading.names.add(target.attr)  # kept under another name
             else:
@@ -253,9 +231,9 @@ class Frame:
             case ast.Attribute(value=owner, attr=attribute):
                 if self._is_parameter(node):
                     self.reading.mentioned = True
-                    return _PARAMETER
+                    return PARAMETER
                 inner = self.value(owner)
-                if attribute in _NO_VALUES:
+                if attribute in NO_VALUES:
                     return NOTHING
                 if isinstance(owner, ast.Name) and owner.id == "self" and self.owner is not None:
                     defined = inspect.getattr_static(type(self.owner), attribute, None)
@@ -304,12 +282,12 @@ class Frame:
         if isinstance(op, ast.MatMult):
             self._product([left, right])
         if isinstance(op, ast.Mult | ast.Div):
-            return _scaled(left, right)
+            return scaled(left, right)
         return joined([left, right]) - {"scaled"}
 
     def _product(self, operands: list[frozenset[str]]) -> None:
         """Note a product: the parameter is multiplied if it is an operand."""
-        if any(_PARAMETER & operand for operand in operands):
+        if any(PARAMETER & operand for operand in operands):
             self.reading.multiplied = True
 
     def _call(self, node: ast.Call) -> frozenset[str]:
@@ -325,16 +303,16 @@ class Frame:
         else:
             holder = NOTHING
         values = [*arguments, *keywords.values()]
-        if name in _NO_VALUES_CALLED:
+        if name in NO_VALUES_CALLED:
             return NOTHING
-        if name in _PRODUCTS:
-            self._product(_operands(name, arguments, keywords))
+        if name in PRODUCTS:
+            self._product(operands_of(name, arguments, keywords))
             return joined(values) - {"scaled"}
-        if name in _SUMS and any("scaled" in value for value in values):
+        if name in SUMS and any("scaled" in value for value in values):
             self.reading.multiplied = True
-        if name in _ELEMENTWISE and len(arguments) == 2:
-            return _scaled(*arguments)
-        passed = bool(_PARAMETER & frozenset().union(*values))
+        if name in ELEMENTWISE and len(arguments) == 2:
+            return scaled(*arguments)
+        passed = bool(PARAMETER & frozenset().union(*values))
         if not holder and (passed or isinstance(function, types.MethodType)):
             return self._passed(function, arguments, keywords)
         return joined(values)
@@ -354,7 +332,7 @@ class Frame:
             return self._followed(function, "forward", arguments, keywords) | INPUT
         if isinstance(function, types.MethodType):
             return self._followed(function.__self__, function.__name__, arguments, keywords)
-        if package in _TENSOR_PACKAGES and function.__name__ not in _CALLERS:
+        if package in TENSOR_PACKAGES and function.__name__ not in _CALLERS:
             return joined(values)
         if isinstance(function, types.FunctionType) and self.depth < _DEPTH:
             plain = inspect.unwrap(function)
@@ -377,7 +355,7 @@ class Frame:
         defined = (methods_of(kind) or {}).get(name)
         if defined is None or self.depth >= _DEPTH:
             values = [*arguments, *keywords.values()]
-            if any(_PARAMETER & value for value in values):
+            if any(PARAMETER & value for value in values):
                 self.reading.multiplied = True
             return joined(values)
         node, names = defined[0]
@@ -428,26 +406,8 @@ def _parts(node: ast.expr) -> Iterator[ast.expr]:
             yield part.value
 
 
-def _scaled(left: frozenset[str], right: frozenset[str]) -> frozenset[str]:
-    """Return what a product, element by element, is made of."""
-    if _PARAMETER & (left | right) and INPUT & (left | right):
-        return _SCALED
-    return joined([left, right])
-
-
 def _name(function: ast.expr) -> str:
     """Return the last part of the name of what is called."""
     if isinstance(function, ast.Attribute):
         return function.attr
     return function.id if isinstance(function, ast.Name) else ""
-
-
-def _operands(
-    name: str, arguments: list[frozenset[str]], keywords: Mapping[str, frozenset[str]]
-) -> list[frozenset[str]]:
-    """Return the operands of a product among its arguments."""
-    places = _PRODUCTS[name]
-    named = [value for key, value in keywords.items() if key not in _NO_OPERANDS]
-    if places is None:
-        return [*arguments, *named]
-    return [*(arguments[place] for place in places if place < len(arguments)), *named]

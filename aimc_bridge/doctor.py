@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from rich.console import Console
 
@@ -193,18 +194,7 @@ def tell(look: Callable[[], Sections], parts: list[str], output: Output) -> int:
 
 
 app = command("doctor", check, program=PROGRAM)
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        words: The words of the command line after the program; None takes those of the process.
-
-    Returns:
-        The exit code.
-    """
-    return execute(app, words, program=PROGRAM)
+main = partial(execute, app, program=PROGRAM)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import socket
 import stat
 from collections.abc import Iterator
@@ -59,6 +60,26 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # the first error is the one to show
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def own_folder(temporary: Path) -> Iterator[Path]:
+    """Make a folder for a library that makes temporary files of its own; remove it at the end.
+
+    What a killed process left is removed as `replacing` says.
+
+    Args:
+        temporary: A path that `replacing` yields.
+
+    Yields:
+        The folder, beside that path.
+    """
+    folder = temporary.with_suffix(".folder")
+    folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_writable(path: Path) -> None:
@@ -121,7 +142,7 @@ def only_writer(path: Path) -> Iterator[None]:
 
 
 def remove_partial(folder: Path, *, below: bool = False) -> None:
-    """Remove the temporary files of processes of this machine that are dead.
+    """Remove the temporary files and folders of processes of this machine that are dead.
 
     Args:
         folder: The folder; nothing happens if it does not exist.
@@ -132,7 +153,11 @@ def remove_partial(folder: Path, *, below: bool = False) -> None:
             match = _PARTIAL.fullmatch(path.name)
             if match is None or match["host"] not in (None, _host()):
                 continue
-            if not _alive(int(match["process"])):
+            if _alive(int(match["process"])):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
                 path.unlink(missing_ok=True)
 
 

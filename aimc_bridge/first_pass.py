@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import torch
 from torch import nn
 
 from aimc_bridge.converted import (
@@ -27,11 +26,10 @@ from aimc_bridge.converted import (
 )
 from aimc_bridge.engines.base import Matrix, engine
 from aimc_bridge.errors import ConversionError
-from aimc_bridge.layers.transforms import transformed
 from aimc_bridge.products import DigitalProduct
-from aimc_bridge.watching import Watcher, in_backward, is_watched
+from aimc_bridge.watching import Watcher, in_backward, is_ordinary, is_watched
 
-_SHOWN = 12  # products or layers that a message writes out
+_SHOWN = 12  # products that a message writes out
 
 
 def watch_first_pass(model: nn.Module) -> None:
@@ -70,7 +68,7 @@ def measuring(model: nn.Module, inputs: Any = None) -> Iterator[None]:
             nobody excluded.
     """
     record = record_of(model)
-    if record.measured or is_watched(record) or not _is_ordinary(model):
+    if record.measured or is_watched(record) or not is_ordinary(model):
         yield
         return
     watch = _Watch(model, "", record, block=True)
@@ -124,7 +122,7 @@ class MeasuredLoop:
         if self._over or self._watch is not None or record.measured or is_watched(record):
             return
         other = _WATCHES.get(id(record))
-        if other is not None and other.watcher.is_running() or not _is_ordinary(module):
+        if other is not None and other.watcher.is_running() or not is_ordinary(module):
             return
         if other is not None:
             other.stop()
@@ -166,7 +164,7 @@ class _Part:
 
     def begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Begin to watch if the call comes from outside; a forward pre-hook."""
-        if not _is_ordinary(module) or is_watched(self.record):
+        if not is_ordinary(module) or is_watched(self.record):
             return
         other = _WATCHES.get(id(self.record))
         if other is not None and not other.watcher.is_running():
@@ -291,20 +289,6 @@ _WATCHES: dict[int, _Watch] = {}
 """The watch that runs, by the identity of the conversion's record, which the watch holds."""
 
 
-def _is_ordinary(module: nn.Module) -> bool:
-    """Return whether a call is a real pass.
-
-    It is none in a trace, a transform, a replica of DataParallel, or a backward pass, in which
-    gradient checkpointing repeats calls.
-    """
-    return not (
-        in_backward()
-        or transformed()
-        or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
-        or module.__dict__.get("_is_replica", False)
-    )
-
-
 def _matrices(module: nn.Module, name: str, record: ConversionRecord) -> dict[str, Matrix]:
     """Return the matrices of a part, by their names in the whole model."""
     matrices = engine(record.engine).matrices(module)
@@ -384,70 +368,3 @@ def _name_to_exclude(product: DigitalProduct, analog: list[str], matrices: list[
     if innermost and not any(inside(matrix, innermost) for matrix in matrices):
         return innermost
     return product.holder
-
-
-# --- layers that a chip's first pass does not reach -----------------------------------------------
-
-
-def watch_reach(model: nn.Module) -> None:
-    """Let the first pass of a programmed model warn of analog layers that it does not reach.
-
-    Args:
-        model: A converted model that holds a chip.
-    """
-    hooked = any(hook is _reach_ends for hook in model._forward_hooks.values())
-    if not record_of(model).reach_checked and not hooked:
-        model.register_forward_pre_hook(_reach_begins)
-        model.register_forward_hook(_reach_ends)
-
-
-def _reach_begins(model: nn.Module, args: Any) -> None:
-    """Forget what earlier passes reached; a forward pre-hook."""
-    if _is_ordinary(model):
-        forget_reached(matrices_of(model))
-
-
-def _reach_ends(model: nn.Module, args: Any, output: Any) -> None:
-    """Warn of what the pass did not reach, once; a forward hook.
-
-    A pass that reaches nothing is no pass of the chip: in `calibrate` no product sees it.
-    """
-    record, matrices = record_of(model), matrices_of(model)
-    reached = any(matrix.reached.on for matrix in matrices.values())
-    if record.chip is None or not reached or not _is_ordinary(model):
-        return
-    if not record.reach_checked:
-        record.reach_checked = True
-        warn_unreached("this pass", matrices)
-    for hooks in (model._forward_pre_hooks, model._forward_hooks):
-        for key, hook in list(hooks.items()):
-            if hook in (_reach_begins, _reach_ends):
-                del hooks[key]
-
-
-def forget_reached(matrices: Mapping[str, Matrix]) -> None:
-    """Forget which matrices were reached so far.
-
-    Args:
-        matrices: The matrices, by the name of the layer.
-    """
-    for matrix in matrices.values():
-        matrix.reached.on = False
-
-
-def warn_unreached(what: str, matrices: Mapping[str, Matrix]) -> None:
-    """Warn of the analog layers that no product reached since `forget_reached`.
-
-    Args:
-        what: What ran, such as "this pass".
-        matrices: The matrices, by the name of the layer.
-    """
-    missed = [name for name, matrix in matrices.items() if not matrix.reached.on]
-    if missed:
-        more = f" and {len(missed) - _SHOWN} more" if len(missed) > _SHOWN else ""
-        warnings.warn(
-            f"{what} never reached these analog layers: {', '.join(missed[:_SHOWN])}{more}; other "
-            "inputs may reach them (experts of a mixture), but where the model uses their weights "
-            "in another way than by calling them, it sees no chip",
-            stacklevel=3,
-        )

@@ -43,7 +43,7 @@ class Signals:
 
     @property
     def came(self) -> bool:
-        """Whether any signal came."""
+        """True once a signal has come."""
         return self.interrupted or self.terminated
 
     @property

@@ -1,4 +1,4 @@
-"""What of an operation below Python is a product, and the facts that are kept of it.
+"""Recognise products among the operations below Python, and record facts about them.
 
 A product is a matrix product, a convolution, attention, an embedding bag, or a fused or quantised
 operation. Every such operation of ATen is listed with the places of its operands; others are found

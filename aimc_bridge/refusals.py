@@ -1,4 +1,4 @@
-"""What a conversion cannot serve: how it is recognised, and how the error names it."""
+"""Recognise the layers that a conversion cannot serve, and name them in its errors."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 
 import torch
 
+from aimc_bridge.parallel_draws import fill_normal
+
 _turn = threading.RLock()
 WARN_AFTER_S = 60.0
 
@@ -158,7 +160,7 @@ def noise_like(values: torch.Tensor) -> torch.Tensor:
     """Draw standard normal numbers of the shape and memory order of a tensor.
 
     They are drawn in the order of the memory. On the CPU that is ten times as fast as drawing into
-    a tensor whose channels come last.
+    a tensor whose channels come last, and all threads draw (`parallel_draws`).
 
     Args:
         values: A dense tensor. Its values do not matter.
@@ -166,5 +168,6 @@ def noise_like(values: torch.Tensor) -> torch.Tensor:
     Returns:
         N(0, 1), from the default generator of the device that `values` is on.
     """
-    flat = torch.empty(values.numel(), dtype=values.dtype, device=values.device).normal_()
+    flat = torch.empty(values.numel(), dtype=values.dtype, device=values.device)
+    fill_normal(flat)
     return flat.as_strided(values.shape, values.stride())

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aimc_bridge.errors import CheckpointError, UsageError
-from aimc_bridge.files import check_file, read_text, replacing, write_text
+from aimc_bridge.files import check_file, own_folder, read_text, replacing, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,8 +70,11 @@ def write_tensors(
     about = {**(metadata or {}), _MARK: "1"}
     about[_SEAL] = _seal(plain, about)
     try:
-        with replacing(path) as temporary:
-            save_file(plain, temporary, metadata=about)
+        with replacing(path) as temporary, own_folder(temporary) as inside:
+            # beside its target, safetensors makes a file of a random name: if the process is killed
+            # there, nobody else could tell what it is
+            save_file(plain, inside / temporary.name, metadata=about)
+            os.replace(inside / temporary.name, temporary)
     except (SafetensorError, OSError, UsageError) as cause:
         raise CheckpointError(f"{path}: cannot be written ({cause})") from cause
     return about[_SEAL]

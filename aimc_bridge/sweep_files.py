@@ -49,7 +49,7 @@ class Share(NamedTuple):
 
 
 class SweepFile(NamedTuple):
-    """What the file of a sweep or of a shard holds.
+    """The contents of the file of a sweep or of a shard.
 
     Attributes:
         rows: Its rows.

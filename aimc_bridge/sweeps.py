@@ -21,9 +21,10 @@ from aimc_bridge.chip import check_draw_on, drift, fingerprint, program, restore
 from aimc_bridge.converted import matrices_of, record_of
 from aimc_bridge.errors import UsageError, shown
 from aimc_bridge.files import check_writable, only_writer
-from aimc_bridge.first_pass import forget_reached, measuring, warn_unreached
+from aimc_bridge.first_pass import measuring
 from aimc_bridge.physics.drift import check_known
 from aimc_bridge.progress import ProgressBar, metric_value
+from aimc_bridge.reach import forget_reached, warn_unreached
 from aimc_bridge.shards import Shard, share_of
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweep_files import COLUMNS, Row, read_rows, write_rows

@@ -1,4 +1,4 @@
-"""How the code of a module uses a parameter: as a matrix that is multiplied with, or otherwise.
+"""Tell from a module's code whether a parameter is multiplied with inputs or used otherwise.
 
 Read from the source of the module's class, before any pass. A parameter that no product takes (a
 position table that is added, a gain, a table that is looked up) is digital by right. What this
@@ -16,8 +16,9 @@ from typing import Any
 from torch import nn
 from torch.fx import GraphModule
 
-from aimc_bridge.dataflow import INPUT, NOTHING, Frame, bound, is_static, joined
+from aimc_bridge.dataflow import Frame, bound, is_static
 from aimc_bridge.source_code import Method, methods_of
+from aimc_bridge.value_kinds import INPUT, NOTHING, joined
 
 _NOT_READ = ("__init__", "reset_", "extra_repr", "_init_", "init_", "__repr__")
 

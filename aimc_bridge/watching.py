@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -23,7 +22,6 @@ from torch.nn.modules import module as nn_module
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from aimc_bridge.converted import (
     ConversionRecord,
@@ -34,6 +32,7 @@ from aimc_bridge.converted import (
     was_added,
 )
 from aimc_bridge.engines.base import Matrix
+from aimc_bridge.layers.transforms import transformed
 from aimc_bridge.modes import modes_kept
 from aimc_bridge.products import (
     AnalogWork,
@@ -47,9 +46,8 @@ from aimc_bridge.products import (
     tensors,
     written,
 )
+from aimc_bridge.tracked_tensors import Marks, holders_by_storage, is_plain, storage_of, tensors_in
 
-_MOST_OBJECTS = 10_000  # that arguments of a module are searched through
-_WITHOUT_TENSORS = (str, bytes, int, float, type(None), type, nn.Module)
 _WATCHED: list[int] = []
 """The identities of the records of models that are watched."""
 
@@ -66,6 +64,23 @@ def is_watched(record: ConversionRecord) -> bool:
 def in_backward() -> bool:
     """Return whether a backward pass is under way; torch.utils.checkpoint asks in this way too."""
     return torch._C._current_graph_task_id() != -1
+
+
+def is_ordinary(module: nn.Module) -> bool:
+    """Return whether a call is a real pass.
+
+    It is none in a trace, a transform, a replica of DataParallel, or a backward pass, in which
+    gradient checkpointing repeats calls.
+
+    Args:
+        module: The module that is called.
+    """
+    return not (
+        in_backward()
+        or transformed()
+        or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
+        or module.__dict__.get("_is_replica", False)
+    )
 
 
 def _keep_exact(row: int, column: int, x: Tensor, outputs: Callable[[], Tensor]) -> None:
@@ -110,87 +125,6 @@ def watched(model: nn.Module) -> Iterator[Measurement]:
                 matrix.observe(None)
 
 
-class _Marks:
-    """The tensors that depend on the inputs, by the storage they lie in."""
-
-    def __init__(self) -> None:
-        """Start with none."""
-        self._storages: dict[int, StorageWeakRef] = {}
-        self._others: Any = WeakTensorKeyDictionary()  # of tensors without a storage
-
-    def add(self, tensor: Tensor) -> None:
-        """Mark a tensor, and all that share its storage."""
-        for part in _parts(tensor):
-            storage = _storage(part)
-            if storage is None:
-                self._others[part] = True
-            elif storage._cdata not in self._storages:
-                # while there is a reference, no other storage gets its address
-                self._storages[storage._cdata] = StorageWeakRef(storage)
-
-    def has(self, tensor: Tensor) -> bool:
-        """Return whether a tensor depends on the inputs."""
-        for part in _parts(tensor):
-            storage = _storage(part)
-            if part in self._others if storage is None else storage._cdata in self._storages:
-                return True
-        return False
-
-
-def _storage(tensor: Tensor) -> torch.UntypedStorage | None:
-    """Return the storage of a tensor; None if its kind has none."""
-    try:
-        # contexts of aihwkit 1.2.0 answer with the storage of a copy: soon another tensor has it
-        with torch._C.DisableTorchFunctionSubclass():
-            return tensor.untyped_storage()
-    except (NotImplementedError, RuntimeError):
-        return None
-
-
-def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Return the strided tensors that a sparse one consists of, or the tensor itself."""
-    if tensor.layout is torch.strided:
-        return (tensor,)
-    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
-        return tensor.crow_indices(), tensor.values()
-    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
-        return tensor.ccol_indices(), tensor.values()
-    if tensor.layout == torch.sparse_coo:
-        return tensor._indices(), tensor._values()
-    return (tensor,)
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Return whether a tensor is dense, so that operations on it are those of dense tensors."""
-    return tensor.layout is torch.strided and not tensor.is_nested
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in the arguments or the result of a module.
-
-    Args:
-        value: A tensor, or containers, dataclasses and other objects that hold tensors, such as
-            batches of graphs and caches of keys and values.
-    """
-    seen: set[int] = set()
-    todo = [value]
-    while todo and len(seen) < _MOST_OBJECTS:
-        item = todo.pop()
-        if isinstance(item, Tensor):
-            yield item
-        elif id(item) not in seen and not isinstance(item, _WITHOUT_TENSORS):
-            seen.add(id(item))
-            if isinstance(item, Mapping):
-                todo += item.values()
-            elif isinstance(item, list | tuple | set | frozenset | deque):
-                todo += item
-            else:
-                todo += getattr(item, "__dict__", {}).values()
-                slots = (getattr(kind, "__slots__", ()) for kind in type(item).__mro__)
-                names = (n for s in slots for n in ([s] if isinstance(s, str) else s))
-                todo += (getattr(item, name, None) for name in names if name != "__dict__")
-
-
 class Watcher(TorchDispatchMode):
     """Follows every operation from `start` to `stop`.
 
@@ -229,9 +163,9 @@ class Watcher(TorchDispatchMode):
         self._model, self._only_own = model, only_own
         for key, module in model.named_modules(remove_duplicate=False):
             self.names.setdefault(module, []).append(".".join(filter(None, [name, key])))
-        self._marks = _Marks()
-        self._drawn = _Marks()  # noise that the model draws in the pass, which no tile can hold
-        self._holders = _holders(model, name)
+        self._marks = Marks()
+        self._drawn = Marks()  # noise that the model draws in the pass, which no tile can hold
+        self._holders = holders_by_storage(model, name)
         self._derived: dict[int, tuple[StorageWeakRef, tuple[int, ...]]] = {}  # of parameters
         self._tiles = {
             module: (key, matrix, first)
@@ -302,7 +236,7 @@ class Watcher(TorchDispatchMode):
             values: Anything that holds tensors.
         """
         for tensor in tensors_in(values):
-            storage = _storage(tensor)
+            storage = storage_of(tensor)
             if storage is None or storage._cdata not in self._holders:
                 self._marks.add(tensor)
 
@@ -356,7 +290,7 @@ class Watcher(TorchDispatchMode):
         kwargs = kwargs or {}
         known = isinstance(func, OpOverload)  # not an operator on functions, such as cond
         given = [*tensors(args), *tensors(tuple(kwargs.values()))]
-        if known and made_of_others(func) and all(map(_is_plain, given)):
+        if known and made_of_others(func) and all(map(is_plain, given)):
             with self:
                 return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
         # the products of a backward pass belong to the layers of the forward pass
@@ -394,7 +328,7 @@ class Watcher(TorchDispatchMode):
         """Remember which parameters a tensor was made from, such as a standardised weight."""
         origins = tuple(dict.fromkeys(o for tensor in given for o in self._origins(tensor)))
         for tensor in tensors(result) if origins else ():
-            storage = _storage(tensor)
+            storage = storage_of(tensor)
             if storage is not None and storage._cdata not in self._holders:
                 self._derived[storage._cdata] = (StorageWeakRef(storage), origins)
 
@@ -471,7 +405,7 @@ class Watcher(TorchDispatchMode):
 
     def _origins(self, tensor: Tensor) -> tuple[int, ...]:
         """Return the storages of the parameters and buffers that a tensor is or was made from."""
-        storage = _storage(tensor)
+        storage = storage_of(tensor)
         if storage is None:
             return ()
         key: int = storage._cdata
@@ -487,18 +421,3 @@ def _count(work: AnalogWork, matrix: Matrix, output: Tensor, columns: int) -> No
     work.macs += vectors * grid.in_features * grid.out_features
     if matrix.preset.crossbar.adc_bits is not None:
         work.adc_conversions += vectors * len(grid.rows) * grid.out_features
-
-
-def _holders(model: nn.Module, name: str) -> dict[int, list[str]]:
-    """Return the names of the parameters and buffers that lie in each storage."""
-    holders: dict[int, list[str]] = {}
-    named = (
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    )
-    for key, tensor in named:
-        storage = _storage(tensor)
-        if storage is not None:
-            full = ".".join(filter(None, [name, key]))
-            holders.setdefault(storage._cdata, []).append(full)
-    return holders

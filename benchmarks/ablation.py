@@ -13,7 +13,7 @@ import dataclasses
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +21,8 @@ from benchmarks import cli
 from benchmarks.report import folders
 from benchmarks.studies import folder
 from benchmarks.studies.ablation import Ablation, AblationOptions
-from benchmarks.studies.phases import as_table
 from benchmarks.studies.settings import set_threads, task_names
+from benchmarks.studies.whole_run import as_table
 
 
 def run(
@@ -62,15 +62,7 @@ def run(
 
 
 app = cli.command("ablation", run, "TASK")
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code.
-
-    Args:
-        words: The words of the command line after the program; None means those of this process.
-    """
-    return cli.execute(app, words)
+main = partial(cli.execute, app)
 
 
 if __name__ == "__main__":

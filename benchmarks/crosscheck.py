@@ -14,7 +14,7 @@ import dataclasses
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from aimc_bridge.engines import versions
@@ -22,7 +22,8 @@ from benchmarks import cli
 from benchmarks.report import folders
 from benchmarks.report.verdict import lines, verdict_of
 from benchmarks.studies import folder
-from benchmarks.studies.crosscheck import BUDGET, FREE, Crosscheck, CrosscheckOptions
+from benchmarks.studies.crosscheck import BUDGET, Crosscheck
+from benchmarks.studies.crosscheck_options import FREE, CrosscheckOptions
 from benchmarks.studies.settings import task_names
 
 
@@ -66,15 +67,7 @@ def run(
 
 
 app = cli.command("crosscheck", run, "[TASK ...]")
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code.
-
-    Args:
-        words: The words of the command line after the program; None means those of this process.
-    """
-    return cli.execute(app, words)
+main = partial(cli.execute, app)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ usage, 130 interrupted.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -58,15 +58,7 @@ def demo(
 
 
 app = cli.command("demo", demo)
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code.
-
-    Args:
-        words: The words of the command line after the program; None means those of this process.
-    """
-    return cli.execute(app, words)
+main = partial(cli.execute, app)
 
 
 if __name__ == "__main__":

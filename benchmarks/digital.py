@@ -9,32 +9,35 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import math
-import platform
 import sys
 import time
-from collections.abc import Sequence
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from cyclopts import Parameter
-from torch import Tensor, nn
+from torch import nn
 
 from aimc_bridge.commands import Output
-from aimc_bridge.errors import CheckpointError, TrainingError, UsageError
-from aimc_bridge.files import naming, write_text
+from aimc_bridge.errors import TrainingError, UsageError
+from aimc_bridge.files import naming
 from aimc_bridge.progress import ProgressBar, metric_value
 from aimc_bridge.rng import derive
-from aimc_bridge.sealed_files import misfits, read_facts, read_sealed, write_facts, write_tensors
-from aimc_bridge.training.checkpoint import restore_optimizer
 from benchmarks import cli, tasks
+from benchmarks.digital_files import (
+    check_same,
+    finish,
+    keep_rows,
+    put_back,
+    read_checkpoint,
+    write_checkpoint,
+)
 from benchmarks.studies import folder
 from benchmarks.studies.settings import set_threads
 from benchmarks.studies.steps import Step, Steps, kind_of
-from benchmarks.tasks import DigitalRecipe, Task, device_of
+from benchmarks.tasks import DigitalRecipe, Task
 
 LOG_EVERY = 20  # steps
 PRECISIONS = ("fp32", "bf16")
@@ -102,102 +105,6 @@ def optimizer_for(model: nn.Module, recipe: DigitalRecipe) -> torch.optim.Optimi
     raise UsageError(f"unknown optimizer {recipe.optimizer!r}; one of sgd, adamw")
 
 
-def write_checkpoint(
-    out: Path,
-    task: Task,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    facts: dict[str, Any],
-) -> None:
-    """Write everything that a resumed training needs, and delete older checkpoints.
-
-    checkpoint.json is replaced only after the tensors are on disk, so that it always names a whole
-    file.
-
-    Args:
-        out: The folder of the training.
-        task: The task; what it carries from batch to batch is stored too.
-        model: The model.
-        optimizer: Its optimizer; only the tensors of its state are stored.
-        facts: What checkpoint.json says; "step" names the file.
-    """
-    tensors = {f"model.{name}": value for name, value in named_state(model).items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        for key, value in state.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{key}"] = value
-    tensors |= {f"carried.{name}": value for name, value in task.carried(model).items()}
-    path = out / f"step-{facts['step']}.safetensors"
-    seal = write_tensors(path, tensors)
-    write_facts(out / "checkpoint.json", {**facts, "file": path.name, "tensors": seal})
-    for old in out.glob("step-*.safetensors"):
-        if old.name != path.name:
-            old.unlink()
-
-
-def named_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and persistent buffers by name, each shared tensor once."""
-    state = model.state_dict()
-    names = [name for name, _ in model.named_parameters()]
-    names += [name for name, _ in model.named_buffers() if name in state]
-    return {name: state[name] for name in names}
-
-
-def read_checkpoint(out: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read the last checkpoint of a training.
-
-    Args:
-        out: The folder of the training.
-
-    Returns:
-        The facts in checkpoint.json, and the tensors by name.
-
-    Raises:
-        CheckpointError: If a file is missing or damaged.
-    """
-    pointer = out / "checkpoint.json"
-    try:
-        facts = read_facts(pointer)
-        file = read_sealed(out / facts["file"])
-        if facts.get("tensors", file.seal) != file.seal:
-            raise CheckpointError(f"{out / facts['file']} is of another step")
-        int(facts["step"]), float(facts["wall_s"])
-        return facts, file.tensors
-    except (ValueError, KeyError, TypeError, OSError) as error:  # a CheckpointError is a ValueError
-        raise CheckpointError(
-            f"{pointer} or the file it names is damaged ({error}); remove the folder to start over"
-        ) from None
-
-
-def put_back(
-    task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
-) -> None:
-    """Put the weights, optimizer state and carried state of a checkpoint into a new model.
-
-    Args:
-        task: The task.
-        model: The model, changed in place.
-        optimizer: Its optimizer, changed in place.
-        tensors: The tensors of the checkpoint, from `read_checkpoint`.
-
-    Raises:
-        CheckpointError: If a tensor is missing, unknown or has another shape or type. Nothing is
-            changed then.
-    """
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "carried": {}}
-    for key, stored in tensors.items():
-        kind, _, rest = key.partition(".")
-        parts.setdefault(kind, {})[rest] = stored
-    expected = named_state(model)
-    if wrong := misfits(expected, parts["model"], exact=True):
-        raise CheckpointError(f"the checkpoint is of another model, or damaged: {wrong[0]}")
-    restore_optimizer(optimizer, parts["optimizer"], {})
-    with torch.no_grad():
-        for name, value in expected.items():
-            value.copy_(parts["model"][name])
-    task.carry(model, parts["carried"])
-
-
 def fit(
     task: Task,
     out: Path,
@@ -252,7 +159,7 @@ def fit(
         if not resume:
             raise UsageError(f"{out} holds a finished run; name another folder or --resume")
         known = tasks.read_info(out)
-        _check_same(out, about, {key: known.get(key, about[key]) for key in about})
+        check_same(out, about, {key: known.get(key, about[key]) for key in about})
         output.say(f"{out} holds a finished run: nothing left to do")
         return task.load(out)
     if (out / "checkpoint.json").exists() and not resume:
@@ -278,7 +185,7 @@ def fit(
             # older checkpoints have neither: no choice of precision, no note of the options
             facts.setdefault("precision", "fp32")
             facts.setdefault("options", run["options"])
-            _check_same(out, run, {key: facts.get(key) for key in run})
+            check_same(out, run, {key: facts.get(key) for key in run})
             put_back(task, model, optimizer, tensors)
             start, spent = facts["step"], facts["wall_s"]
 
@@ -348,81 +255,6 @@ def fit(
         )
         output.say(f"      {task.model_name} on {task.dataset}: {task.metric} {reached}")
         return model
-
-
-def _check_same(out: Path, expected: dict[str, Any], recorded: dict[str, Any]) -> None:
-    """Raise a UsageError if the training in a folder differs from the requested one."""
-    if recorded != expected:
-        raise UsageError(
-            f"{out} holds a run with another recipe, seed, precision or option of the task; "
-            "name another folder"
-        )
-
-
-def keep_rows(log: Path, step: int) -> None:
-    """Drop the rows of a log after a step; a resumed training writes them again.
-
-    Args:
-        log: The CSV file; nothing happens if it does not exist.
-        step: The last step to keep; 0 empties the file.
-    """
-    if not log.exists():
-        return
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    # the last line of a process that was killed, or of a full disk, may be cut
-    whole = [line for line in lines if line.endswith("\n") and line.count(",") == 3]
-    numbers = [line.partition(",")[0] for line in whole]
-    rows = [
-        line
-        for line, number in zip(whole, numbers, strict=True)
-        if not number.isdecimal() or int(number) <= step
-    ]
-    write_text(log, "".join(rows) if step else "")
-
-
-def finish(
-    out: Path,
-    task: Task,
-    model: nn.Module,
-    facts: dict[str, Any],
-    metrics: dict[str, dict[str, float]],
-) -> None:
-    """Write the trained weights and info.json, and delete the checkpoints.
-
-    Args:
-        out: The folder of the training.
-        task: The task.
-        model: The trained model.
-        facts: Seed, recipe, precision, options, "total" steps, "steps_per_epoch" and "wall_s".
-        metrics: Split -> metrics of the trained model.
-    """
-    info = {
-        "task": task.name,
-        "model": task.model_name,
-        "dataset": task.dataset,
-        "seed": facts["seed"],
-        "steps": facts["total"],
-        "epochs": round(facts["total"] / facts["steps_per_epoch"], 3),
-        "batch_size": facts["recipe"]["batch_size"],
-        "wall_s": round(facts["wall_s"], 1),
-        "digital": metrics,
-        "precision": facts["precision"],
-        "options": facts["options"],
-        "recipe": facts["recipe"],
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "accelerate")},
-        },
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if device_of(model).type == "cuda" else "cpu",
-    }
-    write_text(out / "info.json", json.dumps(info, indent=1) + "\n")
-    plain = task.skeleton()  # on a GPU the weights of an LSTM are views of one tensor
-    plain.load_state_dict(model.state_dict())
-    write_tensors(out / "model.safetensors", named_state(plain))
-    (out / "checkpoint.json").unlink(missing_ok=True)
-    for old in out.glob("step-*.safetensors"):
-        old.unlink()
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -503,17 +335,9 @@ def train(
 
 
 app = cli.command("digital", train, "TASK")
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code.
-
-    Args:
-        words: The words of the command line after the program; None means those of this process.
-    """
-    return cli.execute(
-        app, words, on_interrupt="interrupted; to go on: the same command with --resume"
-    )
+main = partial(
+    cli.execute, app, on_interrupt="interrupted; to go on: the same command with --resume"
+)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ Exit codes: 0 if the aihwkit engine can run here, 1 if it cannot, 2 bad usage.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from aimc_bridge import doctor as checks
@@ -69,15 +70,7 @@ def check(*, data_dir: cli.DataDir = None, output: cli.Output = cli.Output()) ->
 
 
 app = cli.command("doctor", check)
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code.
-
-    Args:
-        words: The words of the command line after the program; None means those of this process.
-    """
-    return cli.execute(app, words)
+main = partial(cli.execute, app)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,14 @@ import dataclasses
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks import cli
 from benchmarks.studies import folder
 from benchmarks.studies.ladder.ascent import Ascent, LadderOptions
-from benchmarks.studies.phases import as_table
 from benchmarks.studies.settings import set_threads, task_names
+from benchmarks.studies.whole_run import as_table
 
 
 def run(
@@ -52,15 +52,7 @@ def run(
 
 
 app = cli.command("ladder", run, "[TASK ...]")
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code.
-
-    Args:
-        words: The words of the command line after the program; None means those of this process.
-    """
-    return cli.execute(app, words)
+main = partial(cli.execute, app)
 
 
 if __name__ == "__main__":

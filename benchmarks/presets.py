@@ -13,6 +13,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -180,13 +181,7 @@ def export(
     output.say("change its numbers and its name, then: --preset FILE, or presets.load(FILE)")
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code.
-
-    Args:
-        words: The words of the command line after the program; None means those of this process.
-    """
-    return commands.execute(app, words, program=PROGRAM)
+main = partial(commands.execute, app, program=PROGRAM)
 
 
 if __name__ == "__main__":

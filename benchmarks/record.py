@@ -12,7 +12,8 @@ compare               print this project's results beside those that others publ
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,7 +22,16 @@ from cyclopts import Parameter
 from aimc_bridge import commands
 from aimc_bridge.errors import DataError
 from benchmarks import cli
-from benchmarks.report import ablation, crosscheck, folders, ladder, pages, run, speed, trained
+from benchmarks.report import (
+    ablation,
+    crosscheck,
+    folders,
+    ladder,
+    pages,
+    run,
+    speed_tables,
+    trained,
+)
 from benchmarks.report import record as records
 
 HELP = "Keep results as records, and write the tables and figures of the pages from them."
@@ -96,7 +106,7 @@ _TABLES: dict[Recorded, Callable[[], str]] = {
     "ablation": ablation.section,
     "ladder": ladder.section,
     "crosscheck": lambda: crosscheck.counts_table(records.of_kind("crosscheck")),
-    "speed": speed.section,
+    "speed": speed_tables.details,
 }
 
 
@@ -119,13 +129,7 @@ def compare(*, output: cli.Output = cli.Output()) -> None:
     output.result(text, {"markdown": text})
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code.
-
-    Args:
-        words: The words of the command line after the program; None means those of this process.
-    """
-    return commands.execute(app, words, program=PROGRAM)
+main = partial(commands.execute, app, program=PROGRAM)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from aimc_bridge.commands import Output
@@ -19,10 +20,10 @@ from aimc_bridge.errors import UsageError
 from benchmarks import cli
 from benchmarks.report import terminal
 from benchmarks.report.conclusions import conclude
-from benchmarks.studies.base import replicas
-from benchmarks.studies.phases import WholeRun, as_table, default_folder, prepare
+from benchmarks.studies.replicas import replicas
 from benchmarks.studies.settings import Settings, set_threads, task_names
 from benchmarks.studies.shards import folder_of, share_trainings
+from benchmarks.studies.whole_run import WholeRun, as_table, default_folder, prepare
 
 
 def run(
@@ -130,15 +131,7 @@ def settings_of(words: Sequence[str]) -> Settings:
 
 
 app = cli.command("run", run, "[TASK ...]")
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code.
-
-    Args:
-        words: The words of the command line after the program; None means those of this process.
-    """
-    return cli.execute(app, words)
+main = partial(cli.execute, app)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a year of drift does to a network, with and without training for the chip.
+"""Show the effect of a year of drift on a network, with and without training for the chip.
 
     python examples/drift_curve.py
 

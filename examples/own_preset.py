@@ -1,4 +1,4 @@
-"""Which number of a preset costs most? Change one at a time, on the same chips.
+"""Find the number of a preset that costs most: change one at a time, on the same chips.
 
     python examples/own_preset.py
 

@@ -3,16 +3,8 @@
 Outputs of a converted model equal the digital model's up to float errors.
 """
 
-from typing import Any
-
 from aimc_bridge.spec import CompensationSpec, CrossbarSpec, Preset, V, cite
-from aimc_bridge.spec.published import IDEAL
-
-
-def ideal(value: Any) -> V:
-    """Return a value that follows from the definition of an ideal chip."""
-    return V(value, "definition", "an ideal device and periphery")
-
+from aimc_bridge.spec.published import IDEAL, ideal
 
 PERIPHERY = {
     "dac_bits": ideal(None),

@@ -4,8 +4,9 @@
 last result). cosmic-ray finds all places for its faults in the modules of GROUPS. A sample, drawn
 with a seed and spread over the groups in proportion to their number of faults, is applied one by
 one in a temporary copy of the repository. The tests of the group run in a fork of this process,
-which has imported torch and aihwkit already. Results are added to a file of JSON lines, and a run
-that was stopped goes on there.
+which has imported torch and aihwkit already. First they run once without a fault: they must pass,
+and a faulty run may take some times as much processor time, however busy the machine is. Results
+are added to a file of JSON lines, and a run that was stopped goes on there.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from __future__ import annotations
 import argparse
 import ast
 import compileall
+import contextlib
 import importlib
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -30,7 +33,10 @@ ROOT = Path(__file__).parent.parent
 COPIED = ("aimc_bridge", "benchmarks", "presets", "tests", "docs", "examples", "setup.cfg")
 LOADED = ("torch", "torchvision", "aihwkit.inference", "aihwkit.nn", "pandas", "scipy.stats")
 PROJECT = ("aimc_bridge", "benchmarks", "presets", "tests")
-TIMEOUT_S = 300
+LIMIT_S, TIMES = 20, 1.5
+"""A faulty run has LIMIT_S seconds of processor time, and TIMES that of the faultless one."""
+ASLEEP_S = 1800
+"""A run that takes this long by the clock is taken to wait for nothing."""
 OUTPUT = "pytest.txt"
 FIELDS = ("operator_name", "occurrence", "start_pos", "end_pos", "operator_args")
 
@@ -61,7 +67,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "aihwkit": (
         ("aimc_bridge/engines/aihwkit/matrix.py", "aimc_bridge/engines/aihwkit/noise.py",
-         "aimc_bridge/engines/aihwkit/tile.py"),
+         "aimc_bridge/engines/aihwkit/tile.py", "aimc_bridge/engines/aihwkit/tile_state.py"),
         (*CHIPS, "tests/engines/aihwkit", "tests/test_devices.py", "tests/test_golden.py",
          "tests/engines/test_inputs.py"),
     ),
@@ -75,6 +81,8 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
 }  # fmt: skip
 """The modules of each group, and the tests that should find its faults, the fastest first."""
+FIRST = dict.fromkeys(("physics", "native", "aihwkit"), ("tests/test_golden.py",))
+"""Tests that find most faults of a group in a few seconds; they run first."""
 
 
 def annotations(path: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
@@ -135,26 +143,59 @@ def sampled(size: int, seed: int, file: Path) -> list[tuple[str, Any]]:
     return sample
 
 
-def tested(tests: tuple[str, ...]) -> str:
-    """Run tests in a fork, in this folder; return "killed", "survived" or "timeout"."""
+def tested(stages: tuple[tuple[str, ...], ...], limit_s: int) -> tuple[str, float]:
+    """Run tests in a fork, in this folder, with a limit of processor time.
+
+    Args:
+        stages: The tests; those of a stage are collected only if all before it passed.
+        limit_s: Seconds of processor time.
+
+    Returns:
+        "killed", "survived" or "timeout", and the processor time that the tests took.
+    """
+    before = _spent_s()
     child = os.fork()
     if child == 0:
         try:
-            _in_child(tests)
+            resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 5))
+            _in_child(stages)
         finally:  # never on into the parent's clean-up
             os._exit(4)
-    end = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < end:
+    end, done, status = time.monotonic() + ASLEEP_S, 0, 0
+    while not done and time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return "survived" if status == 0 else "killed"
         time.sleep(0.05)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return "timeout"
+    with contextlib.suppress(ProcessLookupError):  # the child, and what it started
+        os.killpg(child, signal.SIGKILL)
+    if not done:
+        os.waitpid(child, 0)
+    ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+    if not done or ended_by in (signal.SIGXCPU, signal.SIGKILL):
+        return "timeout", _spent_s() - before
+    return "survived" if status == 0 else "killed", _spent_s() - before
 
 
-def _in_child(tests: tuple[str, ...]) -> None:
+def _spent_s() -> float:
+    """Return the processor time of all children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def faultless(group: str, file: Path) -> float:
+    """Return the processor time that the tests of a group take without a fault; it is kept."""
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if group not in kept:
+        outcome, seconds = tested((GROUPS[group][1],), 1200)
+        if outcome != "survived":
+            print(Path(OUTPUT).read_text(encoding="utf-8"))
+            sys.exit(f"the tests of {group} fail without a fault")
+        kept[group] = round(seconds, 1)
+        file.write_text(json.dumps(kept), encoding="utf-8")
+        print(f"{group}: {kept[group]} s of processor time without a fault", flush=True)
+    return float(kept[group])
+
+
+def _in_child(stages: tuple[tuple[str, ...], ...]) -> None:
     """Run tests, and exit with pytest's status."""
     import pytest
 
@@ -165,9 +206,18 @@ def _in_child(tests: tuple[str, ...]) -> None:
     output = os.open(OUTPUT, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(output, stream)
-    status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])
+    status = 0
+    for tests in filter(None, stages):
+        status = status or int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
     sys.stdout.flush()
-    os._exit(int(status))
+    os._exit(status)
+
+
+def found_by() -> str:
+    """Return the line of pytest that names the test which failed last, or its last line."""
+    lines = Path(OUTPUT).read_text(encoding="utf-8", errors="replace").splitlines()
+    named = [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
+    return (named or [*filter(None, lines)] or [""])[-1][:160]
 
 
 def copied(folder: Path) -> None:
@@ -211,15 +261,19 @@ def main() -> None:
             name = f"{fault.module_path}:{line}:{column} {fault.operator_name} {fault.occurrence}"
             if name in results or time.monotonic() > end:
                 continue
-            began = time.monotonic()
+            limit_s = LIMIT_S + int(
+                TIMES * faultless(group, out.with_name(f"{out.stem}-times.json"))
+            )
             operator = get_operator(fault.operator_name)(**fault.operator_args)
             with use_mutation(fault.module_path, operator, fault.occurrence) as (_, mutated):
                 text = (mutated or "").splitlines()[line - 1].strip()
-                own = sorted(map(str, Path("tests").rglob(f"test_{fault.module_path.stem}*.py")))
-                outcome = tested((*own, *GROUPS[group][1]))
+                own = tuple(
+                    sorted(map(str, Path("tests").rglob(f"test_{fault.module_path.stem}*.py")))
+                )
+                outcome, spent_s = tested((FIRST.get(group, ()), own, GROUPS[group][1]), limit_s)
             results[name] = {
                 "fault": name, "group": group, "line": text, "outcome": outcome,
-                "seconds": round(time.monotonic() - began, 1),
+                "cpu_s": round(spent_s, 1), "found_by": found_by() if outcome == "killed" else "",
             }  # fmt: skip
             with out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(results[name]) + "\n")
@@ -228,9 +282,9 @@ def main() -> None:
     survivors = sum(result["outcome"] == "survived" for result in results.values())
     count = len(results)
     if count:
-        interval = binomtest(count - survivors, count).proportion_ci(method="exact")
+        interval = binomtest(count - survivors, count).proportion_ci(method="wilson")
         print(
-            f"{count - survivors} of {count} faults found; 95 % interval of the share "
+            f"{count - survivors} of {count} faults found; 95 % interval of the share (Wilson) "
             f"{interval.low:.1%} to {interval.high:.1%}"
         )
 

@@ -156,7 +156,7 @@ READERS: dict[str, str] = {
     "record.json": "from benchmarks.report import record\nrecord.read(Path(path))",
     "run.json": "from benchmarks.report import record\nrecord.read_run(Path(path).parent)",
     "results.csv": "from benchmarks.report import folders\nfolders.kind_of(Path(path).parent)",
-    "info.json": "from benchmarks.tasks.base import read_info\nread_info(Path(path).parent)",
+    "info.json": "from benchmarks.tasks.models import read_info\nread_info(Path(path).parent)",
 }
 
 

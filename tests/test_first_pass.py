@@ -552,7 +552,7 @@ def test_a_loop_that_calls_parts_is_measured(way: str, engine: str) -> None:
 
 
 def test_a_loop_of_checkpointed_parts_has_the_same_gradients(engine: str) -> None:
-    """What a backward pass repeats is not measured, and the noise is no part of a checkpoint."""
+    """Passes repeated by backward are not measured; the noise is not part of a checkpoint."""
     grads = []
     for way in ("forward", "checkpointed"):
         analog = convert(Parts(), QUIET, engine=engine)

@@ -23,6 +23,7 @@ PACKAGES = ("aimc_bridge", "presets", "benchmarks")
 # and `errors`, at the bottom, import nothing of ours.
 RANK = {
     "aimc_bridge.errors": 0,
+    "aimc_bridge.parallel_draws": -1,
     "aimc_bridge.rng": 0,
     "aimc_bridge.aliases": 1,
     "aimc_bridge.shadowing": 1,
@@ -42,6 +43,7 @@ RANK = {
     "aimc_bridge.interruption": 0,
     "aimc_bridge.folding": 1,
     "aimc_bridge.source_code": 1,
+    "aimc_bridge.value_kinds": 1,
     "aimc_bridge.dataflow": 2,
     "aimc_bridge.usage": 3,
     "aimc_bridge.spec": 2,
@@ -58,10 +60,12 @@ RANK = {
     "aimc_bridge.converted": 6,
     "aimc_bridge.refusals": 7,
     "aimc_bridge.custom_layers": 7,
+    "aimc_bridge.tracked_tensors": 6,
     "aimc_bridge.watching": 7,
     "aimc_bridge.engines.native": 7,
     "aimc_bridge.engines.aihwkit": 7,
     "aimc_bridge.first_pass": 8,
+    "aimc_bridge.reach": 8,
     "aimc_bridge.native": 8,
     "aimc_bridge.walk": 8,
     "aimc_bridge.calibration": 8,

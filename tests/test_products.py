@@ -1,4 +1,4 @@
-"""Which products of a pass are digital: measured below Python, whoever holds the layer."""
+"""The digital products of a pass, measured below Python, whoever holds the layer."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def test_threads_of_an_executor_inside_an_evaluation() -> None:
 
 
 def test_a_thread_that_waits_for_long_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If an evaluation waits for its thread, and the thread for the evaluation: a warning."""
+    """An evaluation and its thread that wait for each other get a warning."""
     monkeypatch.setattr(rng, "WARN_AFTER_S", 0.05)
     said: list[str] = []
 

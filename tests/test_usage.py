@@ -1,4 +1,4 @@
-"""How the code of a module uses a parameter, read from its source."""
+"""The uses of a parameter in the code of a module, read from its source."""
 
 from __future__ import annotations
 

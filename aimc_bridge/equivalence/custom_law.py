@@ -16,7 +16,8 @@ from aimc_bridge.engines.base import Matrix
 from aimc_bridge.engines.base import engine as find_engine
 from aimc_bridge.equivalence import device
 from aimc_bridge.equivalence.capture import Layer
-from aimc_bridge.equivalence.device import Samples, TileLaws, Tiles, reference_laws
+from aimc_bridge.equivalence.device import Samples
+from aimc_bridge.equivalence.device_laws import TileLaws, Tiles, reference_laws
 from aimc_bridge.equivalence.layer import compare_outputs
 from aimc_bridge.equivalence.measuring import (
     AIHWKIT,
@@ -133,7 +134,7 @@ class CustomLaw:
         return (self.preset,)
 
     def device_reference(self) -> str:
-        """Return "aihwkit", or "closed form" if aihwkit has no such device."""
+        """Return what runs `preset`: "aihwkit", or "closed form"."""
         return reference_laws(self.preset, 0)[1]
 
     def identity(self) -> dict[str, Any]:
@@ -141,12 +142,7 @@ class CustomLaw:
         return {"preset": self.preset.identity(), "physics": name_of(self.physics)}
 
     def check(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Check that aihwkit can run the preset.
-
-        Raises:
-            CapabilityError: If it cannot.
-            VersionError: If there is no working aihwkit.
-        """
+        """Check that aihwkit can run the preset; the user's physics runs anywhere."""
         find_engine(AIHWKIT).check(self.preset, device, dtype)
 
     def samples_at(self, x: float, samples: int) -> int:

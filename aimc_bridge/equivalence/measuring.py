@@ -50,7 +50,7 @@ def full_float32() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Sampling:
-    """What one layer is measured with.
+    """The settings of the measurement of one layer.
 
     Attributes:
         times: Seconds after programming.

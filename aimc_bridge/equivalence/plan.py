@@ -1,4 +1,4 @@
-"""What a cross-check will cost, predicted from small pieces, and what a budget pays for."""
+"""Predict the cost of a cross-check from small pieces, and choose what a budget pays for."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class BudgetError(UsageError):
 
 @dataclass(frozen=True)
 class Cost:
-    """What something costs, in seconds.
+    """A predicted cost, in seconds.
 
     Attributes:
         fixed: Seconds that it takes whatever the number of chips.
@@ -94,7 +94,7 @@ class Cost:
 
 @dataclass
 class Choice:
-    """What is done.
+    """The amount of work that was chosen.
 
     Attributes:
         targets: Targets of devices.

@@ -59,7 +59,7 @@ class Row:
 
 @dataclass
 class Findings:
-    """What one part of a cross-check found.
+    """The results of one part of a cross-check.
 
     Attributes:
         rows: The comparisons.
@@ -159,7 +159,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether every row is equivalent within its margin."""
+        """True if every row is equivalent within its margin."""
         return bool((self.table["verdict"] == "equivalent").all())
 
     @property

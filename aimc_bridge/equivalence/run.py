@@ -19,7 +19,8 @@ from aimc_bridge.equivalence.device import MARGINS, SAMPLES, TARGETS, check
 from aimc_bridge.equivalence.device import TIMES as DEVICE_TIMES
 from aimc_bridge.equivalence.measuring import AIHWKIT, COMPILED
 from aimc_bridge.equivalence.plan import Choice, Cost
-from aimc_bridge.equivalence.question import Question, TaskQuestion, Times, ask
+from aimc_bridge.equivalence.question import Question, TaskQuestion, ask
+from aimc_bridge.equivalence.question_arguments import Times
 from aimc_bridge.equivalence.report import Findings, Report
 from aimc_bridge.equivalence.store import Store
 from aimc_bridge.equivalence.task import TaskModel, Value

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from aimc_bridge.engines.base import engine as find_engine
-from aimc_bridge.equivalence import device, periphery, plan, variation
+from aimc_bridge.equivalence import device, device_laws, periphery, plan, variation
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.device import Samples
 from aimc_bridge.equivalence.layer import (
@@ -55,19 +55,14 @@ class TwoEngines:
 
     def device_reference(self) -> str:
         """Return "aihwkit", or "closed form" if aihwkit has no such device."""
-        return device.reference_laws(self.preset, 0)[1]
+        return device_laws.reference_laws(self.preset, 0)[1]
 
     def identity(self) -> dict[str, Any]:
         """Return the preset as plain data."""
         return {"preset": self.preset.identity()}
 
     def check(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Check that aihwkit can run the preset.
-
-        Raises:
-            CapabilityError: If it cannot.
-            VersionError: If there is no working aihwkit.
-        """
+        """Check that aihwkit can run the preset; without a working aihwkit: VersionError."""
         find_engine(AIHWKIT).check(self.preset, device, dtype)
 
     def samples_at(self, x: float, samples: int) -> int:
@@ -84,16 +79,16 @@ class TwoEngines:
         readings = law.tabulated or law.redrawn
         netted = not (law.redrawn and pcm.pairs) and pcm.reference != "column"
         if side == 0:
-            native = device.Native(self.preset, True, seed, x)
+            native = device_laws.Native(self.preset, True, seed, x)
             yield device.devices(native, x, times, samples, g_max_us, readings)
             if netted:
-                native = device.Native(self.preset, True, seed, x, "weights")
+                native = device_laws.Native(self.preset, True, seed, x, "weights")
                 yield device.weights(native, signed, times, samples)
             if pcm.pairs:
-                native = device.Native(self.preset, False, seed, x, "pairs")
+                native = device_laws.Native(self.preset, False, seed, x, "pairs")
                 yield device.weights(native, signed, times, samples, device.kind_of(pcm))
         else:
-            laws, _ = device.reference_laws(self.preset, seed, x)
+            laws, _ = device_laws.reference_laws(self.preset, seed, x)
             yield device.devices(laws, x, times, samples, g_max_us, readings)
             if netted:
                 yield device.weights(laws, signed, times, samples)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from aimc_bridge.equivalence import device
+from aimc_bridge.equivalence import device, device_laws
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.device import Samples
 from aimc_bridge.equivalence.layer import ALPHA_MEAN, ERROR, GAIN, compare_outputs
@@ -71,7 +71,7 @@ class TwoPresets:
     ) -> Iterator[Samples]:
         """Draw single devices and weights as the preset reads them, netted or not."""
         preset = self.presets[side]
-        native = device.Native(preset, preset.pcm.netting, seed, x, side)
+        native = device_laws.Native(preset, preset.pcm.netting, seed, x, side)
         laws = [law_of(each.pcm) for each in self.presets]
         readings = any(law.tabulated or law.redrawn for law in laws)
         if not any(law.by_tile for law in laws):

@@ -1,4 +1,4 @@
-"""What varies in the periphery of chips, compared with what aihwkit's own tiles draw.
+"""Compare the variation of a chip's periphery with what aihwkit's own tiles draw.
 
 The products of both engines are compared with the same values on both, by `periphery.exactly`. Here
 are the values themselves, and the noise of outputs whose noise differs.

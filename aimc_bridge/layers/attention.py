@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aimc_bridge.errors import ShapeError, UsageError
-from aimc_bridge.layers.attributes import computed, missing, weight_of
+from aimc_bridge.layers.attributes import AnalogModule, computed, weight_of
 from aimc_bridge.layers.linear import MakeLinear
 from aimc_bridge.layers.parameters import copied_parameter
 
 
-class AnalogMultiheadAttention(nn.Module):
+class AnalogMultiheadAttention(AnalogModule):
     """An analog counterpart of `nn.MultiheadAttention`.
 
     The children `q`, `k`, `v` and `out` are analog linear layers. The products of attention itself
@@ -90,10 +90,7 @@ class AnalogMultiheadAttention(nn.Module):
         part = name.removesuffix("_proj_weight")
         if part != name and part in ("q", "k", "v"):
             return self._modules[part].weight  # type: ignore[union-attr]
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            raise missing(self, name) from None
+        return super().__getattr__(name)
 
     def forward(
         self,
@@ -167,7 +164,7 @@ class AnalogMultiheadAttention(nn.Module):
         return y if self.batch_first else y.transpose(0, 1), weights
 
     def extra_repr(self) -> str:
-        """Return the settings that are shown when the module is printed."""
+        """Return the sizes, the number of heads and the options, for `print(model)`."""
         return (
             f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, kdim={self.kdim}, "
             f"vdim={self.vdim}, batch_first={self.batch_first}, dropout={self.dropout}"

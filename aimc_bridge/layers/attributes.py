@@ -124,3 +124,44 @@ def missing(layer: nn.Module, name: str) -> AttributeError:
     return AttributeError(
         f"{type(layer).__name__} has no attribute {name!r}; this analog layer has: {public}"
     )
+
+
+class AnalogModule(nn.Module):
+    """A layer whose error for an attribute that is not there lists those that are."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a parameter, buffer or child."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise missing(self, name) from None
+
+
+class OfMatrices(AnalogModule):
+    """A recurrent layer or cell, whose weights and biases are those of its analog children.
+
+    `weight_ih_l0` is the weight of the child `ih_l0`, and so on: it can be read and set.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a weight or bias of a child, or a child."""
+        child, kind = self._part(name)
+        value = None if child is None else getattr(child, kind)
+        if value is not None:
+            return value
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a weight or bias of a child, or another attribute."""
+        child, kind = self._part(name)
+        if child is None:
+            super().__setattr__(name, value)
+        else:
+            setattr(child, kind, value)
+
+    def _part(self, name: str) -> tuple[nn.Module | None, str]:
+        """Return the child that a name such as "weight_ih_l0" means, or None; and "weight"."""
+        kind, _, child = name.partition("_")
+        if kind not in ("weight", "bias"):
+            return None, kind
+        return self.__dict__.get("_modules", {}).get(child), kind

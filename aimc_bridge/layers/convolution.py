@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aimc_bridge.errors import ShapeError
-from aimc_bridge.layers.attributes import computed, missing, weight_of
+from aimc_bridge.layers.attributes import AnalogModule, computed, weight_of
 from aimc_bridge.layers.border import returned, widened
 from aimc_bridge.layers.linear import MakeLinear
 from aimc_bridge.layers.parameters import copied_parameter
@@ -99,7 +99,7 @@ def in_order_of(y: Tensor, x: Tensor) -> Tensor:
     return y.contiguous(memory_format=last)
 
 
-class UnfoldedConv(nn.Module):
+class UnfoldedConv(AnalogModule):
     """An analog convolution in one, two or three dimensions, as a matrix product.
 
     The inputs of every output position are gathered, in the order (channel, kernel row, kernel
@@ -131,19 +131,12 @@ class UnfoldedConv(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The trained weights, in the shape of the digital layer's: a copy, for reading."""
+        """The weights of all groups, in the shape of the digital layer's: a copy, for reading."""
         weight = torch.cat([weight_of(part) for part in self.parts])
         return computed(
             weight.view(self.out_channels, -1, *self.kernel_size),
             "assign the weight of each group: layer.parts[0].weight = values",
         )
-
-    def __getattr__(self, name: str) -> Any:
-        """Return a parameter, buffer or child, or raise an error that lists what is there."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            raise missing(self, name) from None
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Load a state dict, also one in which the children have their former name."""
@@ -204,7 +197,7 @@ class UnfoldedConv(nn.Module):
         return y if x.ndim == dims + 2 else y.squeeze(0)
 
     def extra_repr(self) -> str:
-        """Return the settings that are shown when the module is printed."""
+        """Return the settings of the convolution, for `print(model)`."""
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
             f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "

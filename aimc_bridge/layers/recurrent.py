@@ -7,8 +7,7 @@ layer and direction are multiplied at once; only the recurrent product is done s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,80 +15,13 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from aimc_bridge.errors import ShapeError, UsageError
-from aimc_bridge.layers.attributes import missing
+from aimc_bridge.layers.attributes import OfMatrices
+from aimc_bridge.layers.gates import ACTIVATIONS, State, gru, lstm
 from aimc_bridge.layers.linear import MakeLinear
 from aimc_bridge.layers.steps import time_steps
 
-State = tuple[Tensor, ...]
-"""The state between two steps: (h, c) of an LSTM, (h,) of the others."""
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
-
-
-def _lstm(gates: Tensor, c: Tensor) -> State:
-    """Return the new (h, c) of an LSTM.
-
-    Args:
-        gates: The sum of both products, shape [..., 4 * hidden], gates in the order i, f, g, o.
-        c: The old cell state, shape [..., hidden].
-    """
-    i_and_f, g, o = gates.split((2 * c.shape[-1], c.shape[-1], c.shape[-1]), dim=-1)
-    i, f = torch.sigmoid(i_and_f).chunk(2, dim=-1)
-    c = torch.addcmul(f * c, i, torch.tanh(g))
-    return torch.sigmoid(o) * torch.tanh(c), c
-
-
-def _gru(inputs: Tensor, recurrent: Tensor, h: Tensor) -> Tensor:
-    """Return the new h of a GRU.
-
-    The two products stay apart, because r acts on the recurrent half of n with its bias.
-
-    Args:
-        inputs: Product with the inputs, shape [..., 3 * hidden], gates in the order r, z, n.
-        recurrent: Product with the old h, of the same shape and order.
-        h: The old state, shape [..., hidden].
-    """
-    r_x, z_x, n_x = inputs.chunk(3, dim=-1)
-    r_h, z_h, n_h = recurrent.chunk(3, dim=-1)
-    z = torch.sigmoid(z_x + z_h)
-    n = torch.tanh(n_x + torch.sigmoid(r_x + r_h) * n_h)
-    return n + z * (h - n)
-
-
-class _OfMatrices(nn.Module):
-    """A recurrent layer or cell, whose weights and biases are those of its analog children.
-
-    `weight_ih_l0` is the weight of the child `ih_l0`, and so on: it can be read and set.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        """Return a weight or bias of a child, a child, or an error that lists what is there."""
-        child, kind = self._part(name)
-        value = None if child is None else getattr(child, kind)
-        if value is not None:
-            return value
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            raise missing(self, name) from None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set a weight or bias of a child, or another attribute."""
-        child, kind = self._part(name)
-        if child is None:
-            super().__setattr__(name, value)
-        else:
-            setattr(child, kind, value)
-
-    def _part(self, name: str) -> tuple[nn.Module | None, str]:
-        """Return the child that a name such as "weight_ih_l0" means, or None; and "weight"."""
-        kind, _, child = name.partition("_")
-        if kind not in ("weight", "bias"):
-            return None, kind
-        return self.__dict__.get("_modules", {}).get(child), kind
-
-
-class _Recurrent(_OfMatrices, ABC):
+class _Recurrent(OfMatrices, ABC):
     """Layers and directions of a recurrent network; a subclass defines one time step.
 
     The children are `ih_l0`, `hh_l0` and, with projections, `hr_l0`. They are numbered by layer;
@@ -147,7 +79,7 @@ class _Recurrent(_OfMatrices, ABC):
         """Do nothing: there is no cuDNN buffer. It exists because users' code calls it."""
 
     def extra_repr(self) -> str:
-        """Return the settings that are shown when the module is printed."""
+        """Return the arguments of the digital layer, for `print(model)`."""
         return (
             f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, "
             f"bias={self.bias}, batch_first={self.batch_first}, dropout={self.dropout}, "
@@ -271,12 +203,7 @@ class AnalogLSTM(_Recurrent):
     """An analog counterpart of `nn.LSTM`, with all its options and input layouts."""
 
     def __init__(self, module: nn.LSTM, make_linear: MakeLinear) -> None:
-        """Convert a digital layer.
-
-        Args:
-            module: The digital layer.
-            make_linear: Makes the analog linear layers.
-        """
+        """Convert the layer, whose state also has c."""
         super().__init__(module, make_linear)
         self._widths = (*self._widths, self.hidden_size)
 
@@ -304,12 +231,12 @@ class AnalogLSTM(_Recurrent):
 
     def _step(self, inputs: Tensor, state: State, name: str) -> State:
         h, c = state
-        h, c = _lstm(inputs + self.get_submodule(f"hh_{name}")(h), c)
+        h, c = lstm(inputs + self.get_submodule(f"hh_{name}")(h), c)
         return (self.get_submodule(f"hr_{name}")(h) if self.proj_size else h), c
 
 
-class AnalogGRU(_Recurrent):
-    """An analog counterpart of `nn.GRU`, with all its options and input layouts."""
+class _OfOneState(_Recurrent):
+    """A recurrent network whose state is h alone."""
 
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | None = None
@@ -331,49 +258,28 @@ class AnalogGRU(_Recurrent):
         out, state = self._forward(input, None if hx is None else (hx,))
         return out, state[0]
 
+
+class AnalogGRU(_OfOneState):
+    """An analog counterpart of `nn.GRU`, with all its options and input layouts."""
+
     def _step(self, inputs: Tensor, state: State, name: str) -> State:
-        return (_gru(inputs, self.get_submodule(f"hh_{name}")(state[0]), state[0]),)
+        return (gru(inputs, self.get_submodule(f"hh_{name}")(state[0]), state[0]),)
 
 
-class AnalogRNN(_Recurrent):
+class AnalogRNN(_OfOneState):
     """An analog counterpart of `nn.RNN`, with all its options and input layouts."""
 
     def __init__(self, module: nn.RNN, make_linear: MakeLinear) -> None:
-        """Convert a digital layer.
-
-        Args:
-            module: The digital layer.
-            make_linear: Makes the analog linear layers.
-        """
+        """Convert the layer and keep its nonlinearity."""
         super().__init__(module, make_linear)
         self.nonlinearity = self.mode.removeprefix("RNN_").lower()
 
-    def forward(
-        self, input: Tensor | PackedSequence, hx: Tensor | None = None
-    ) -> tuple[Tensor | PackedSequence, Tensor]:
-        """Return the outputs and the final state h_n.
-
-        Args:
-            input: Shape [steps, batch, input_size]; [batch, steps, input_size] if `batch_first`;
-                [steps, input_size] without a batch; or a packed sequence.
-            hx: The initial state h_0, shape [layers * directions, batch, hidden_size]; zeros if
-                None.
-
-        Returns:
-            Outputs, in the layout of the input, with directions * hidden_size features; and h_n.
-
-        Raises:
-            ShapeError: If an input or a state does not fit.
-        """
-        out, state = self._forward(input, None if hx is None else (hx,))
-        return out, state[0]
-
     def _step(self, inputs: Tensor, state: State, name: str) -> State:
         recurrent = self.get_submodule(f"hh_{name}")(state[0])
-        return (_ACTIVATIONS[self.nonlinearity](inputs + recurrent),)
+        return (ACTIVATIONS[self.nonlinearity](inputs + recurrent),)
 
 
-class _Cell(_OfMatrices):
+class _Cell(OfMatrices):
     """One step of a recurrent network, with the children `ih` and `hh`."""
 
     def __init__(self, module: nn.RNNCellBase, make_linear: MakeLinear) -> None:
@@ -390,7 +296,7 @@ class _Cell(_OfMatrices):
         self.hh = make_linear(module.weight_hh, module.bias_hh)
 
     def extra_repr(self) -> str:
-        """Return the settings that are shown when the module is printed."""
+        """Return the arguments of the digital cell, for `print(model)`."""
         return f"{self.input_size}, {self.hidden_size}, bias={self.bias}"
 
     def _start(self, x: Tensor, hx: State | None, count: int) -> State:
@@ -436,12 +342,12 @@ class AnalogLSTMCell(_Cell):
         """
         _check_pair(hx)
         h, c = self._start(input, hx, 2)
-        h, c = _lstm(self._product(self.ih, input) + self._product(self.hh, h), c)
+        h, c = lstm(self._product(self.ih, input) + self._product(self.hh, h), c)
         return h, c
 
 
-class AnalogGRUCell(_Cell):
-    """An analog counterpart of `nn.GRUCell`."""
+class _OneStateCell(_Cell, ABC):
+    """A cell whose state is h alone; a subclass defines the step."""
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Return the new h, shape [batch, hidden_size].
@@ -454,35 +360,36 @@ class AnalogGRUCell(_Cell):
             ShapeError: If an input or a state does not fit.
         """
         (h,) = self._start(input, None if hx is None else (hx,), 1)
-        return _gru(self._product(self.ih, input), self._product(self.hh, h), h)
+        return self._step(self._product(self.ih, input), self._product(self.hh, h), h)
+
+    @abstractmethod
+    def _step(self, inputs: Tensor, recurrent: Tensor, h: Tensor) -> Tensor:
+        """Return the new h.
+
+        Args:
+            inputs: Product with the inputs.
+            recurrent: Product with the old h.
+            h: The old h.
+        """
 
 
-class AnalogRNNCell(_Cell):
+class AnalogGRUCell(_OneStateCell):
+    """An analog counterpart of `nn.GRUCell`."""
+
+    def _step(self, inputs: Tensor, recurrent: Tensor, h: Tensor) -> Tensor:
+        return gru(inputs, recurrent, h)
+
+
+class AnalogRNNCell(_OneStateCell):
     """An analog counterpart of `nn.RNNCell`."""
 
     def __init__(self, module: nn.RNNCell, make_linear: MakeLinear) -> None:
-        """Convert a digital cell.
-
-        Args:
-            module: The digital cell.
-            make_linear: Makes the analog linear layers.
-        """
+        """Convert the cell and keep its nonlinearity."""
         super().__init__(module, make_linear)
         self.nonlinearity = module.nonlinearity
 
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """Return the new h, shape [batch, hidden_size].
-
-        Args:
-            input: Shape [batch, input_size], or [input_size] without a batch.
-            hx: The old h, shape [batch, hidden_size]; zeros if None.
-
-        Raises:
-            ShapeError: If an input or a state does not fit.
-        """
-        (h,) = self._start(input, None if hx is None else (hx,), 1)
-        sums = self._product(self.ih, input) + self._product(self.hh, h)
-        return _ACTIVATIONS[self.nonlinearity](sums)
+    def _step(self, inputs: Tensor, recurrent: Tensor, h: Tensor) -> Tensor:
+        return ACTIVATIONS[self.nonlinearity](inputs + recurrent)
 
 
 def _check_pair(hx: object) -> None:

@@ -180,7 +180,7 @@ class RoutedStack(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device that holds the weights."""
         return next(self.parameters()).device
 
     def size(self, dim: int | None = None) -> Any:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from aimc_bridge.errors import ShapeError
-from aimc_bridge.layers.attributes import computed, missing, weight_of
+from aimc_bridge.layers.attributes import AnalogModule, computed, weight_of
 from aimc_bridge.layers.border import returned, widened
 from aimc_bridge.layers.convolution import as_batch, in_order_of
 from aimc_bridge.layers.parameters import copied_parameter
@@ -19,7 +18,7 @@ from aimc_bridge.layers.parameters import copied_parameter
 ConvTranspose = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
-class AnalogConvTranspose(nn.Module):
+class AnalogConvTranspose(AnalogModule):
     """A transposed convolution in one, two or three dimensions, `[batch, channels, *space]`.
 
     The crossbar of a group holds the matrix `[out_channels * kernel, in_channels]` of that group
@@ -54,19 +53,12 @@ class AnalogConvTranspose(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The trained weights, in the shape of the digital layer's: a copy, for reading."""
+        """The weights, turned back into the shape of the digital layer's: a copy, for reading."""
         parts = [weight_of(part).T for part in self.parts]
         weight = torch.cat([part.reshape(len(part), -1, *self.kernel_size) for part in parts])
         return computed(
             weight, "assign the weight [out, in] of each group: layer.parts[0].weight = values"
         )
-
-    def __getattr__(self, name: str) -> Any:
-        """Return a parameter, buffer or child, or raise an error that lists what is there."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            raise missing(self, name) from None
 
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Compute the transposed convolution.

@@ -1,4 +1,4 @@
-"""What every device of a programmed matrix was meant to hold, holds, and how it drifts."""
+"""Targets, programmed conductances and drift exponents of a matrix, device by device."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class FaultMap(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """What broken devices do to the weights of a matrix.
+    """The effect of broken devices on the weights of a matrix.
 
     Attributes:
         working: Which cells still work at least in part: true or false, in the shape of the cells'

@@ -1,4 +1,4 @@
-"""What varies in the periphery of a chip: from output to output, and from device to device.
+"""The variation of a chip's periphery, from output to output and from device to device.
 
 All of it is drawn once for a chip and then stays. A value that is not drawn has no spread: without
 a chip, tiles have the mean of each.
@@ -21,7 +21,7 @@ from aimc_bridge.spec import CrossbarSpec
 
 
 class Variation(NamedTuple):
-    """What the tiles of a matrix drew for a chip; None in place of what has no spread.
+    """The values that the tiles of a matrix drew for a chip; None for a value without spread.
 
     Attributes:
         v_offset: Voltage offset of each output of each tile, a share, shape (row tiles, out).

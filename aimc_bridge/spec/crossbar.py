@@ -96,7 +96,7 @@ class CrossbarSpec(Spec):
 
     @property
     def two_passes(self) -> bool:
-        """Whether negative and positive inputs come one after the other."""
+        """True if negative and positive inputs come one after the other."""
         return self.input_passes != "one"
 
     @cached_property

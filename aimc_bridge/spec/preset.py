@@ -228,7 +228,7 @@ class Preset:
             parts = {part: Spec.from_dict(data[part]) for part in Preset.PARTS}
             training = Table({k: Spec.from_dict(v) for k, v in data["training"].items()})
             changes = tuple(
-                Change(f, _frozen(old), _frozen(new), why) for f, old, new, why in data["changes"]
+                Change(f, frozen(old), frozen(new), why) for f, old, new, why in data["changes"]
             )
             name, description = data["name"], data["description"]
             for text in (name, description, *(t for c in changes for t in (c.field, c.why))):
@@ -369,6 +369,6 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _frozen(value: Any) -> Any:
+def frozen(value: Any) -> Any:
     """Return a tuple for a list, as specs have it, and other values as they are."""
     return tuple(value) if isinstance(value, list) else value

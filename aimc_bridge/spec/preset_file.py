@@ -13,7 +13,7 @@ from typing import Any
 from aimc_bridge import files
 from aimc_bridge.errors import AimcError, SpecError, UsageError, shown
 from aimc_bridge.spec.device import DeviceSpec
-from aimc_bridge.spec.preset import Preset, check_name
+from aimc_bridge.spec.preset import Preset, check_name, frozen
 from aimc_bridge.spec.table import TableDevice
 
 if sys.version_info >= (3, 11):
@@ -179,7 +179,7 @@ def _changed(data: Mapping[str, Any], find: Callable[[str], Preset], folder: Pat
     }
     values = {
         # TOML has no null: "none" stands for it, in fields that can be None
-        name: None if value == "none" and name in optional else _frozen(value)
+        name: None if value == "none" and name in optional else frozen(value)
         for name, value in data["change"].items()
     }
     if clash := [key for key in ("name", "why") if key in values]:
@@ -214,11 +214,6 @@ def _whole(data: dict[str, Any]) -> Preset:
     except (KeyError, TypeError, AttributeError) as cause:
         raise SpecError(f"not a preset's data: {cause!r}") from cause
     return Preset.from_dict(filled)
-
-
-def _frozen(value: Any) -> Any:
-    """Return a tuple for a list, as specs have it, and other values as they are."""
-    return tuple(value) if isinstance(value, list) else value
 
 
 # --- writing TOML ---

@@ -63,7 +63,7 @@ def _replication(value: Any) -> V:
     return V(value, "replication", "physics")
 
 
-def _ideal(value: Any) -> V:
+def ideal(value: Any) -> V:
     """Return a value that follows from the definition of an ideal chip."""
     return V(value, "definition", "an ideal device and periphery")
 
@@ -210,7 +210,7 @@ SCALAR_DRIFT = cite(
     nu=_replication(0.06),
 )
 
-IDEAL = cite(IdealSpec, g_max_us=_ideal(25.0), t0_s=_ideal(20.0), netting=_ideal(True))
+IDEAL = cite(IdealSpec, g_max_us=ideal(25.0), t0_s=ideal(20.0), netting=ideal(True))
 
 DEVICES: dict[str, DeviceSpec] = {
     **{device.law: device for device in (PCM, SIGNED_PCM, HERMES, SCALAR_DRIFT, IDEAL)},

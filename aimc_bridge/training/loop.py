@@ -17,7 +17,6 @@ from aimc_bridge.errors import TrainingError, UsageError
 from aimc_bridge.first_pass import measuring
 from aimc_bridge.modes import modes_kept
 from aimc_bridge.training.batches import MiniBatch, Order
-from aimc_bridge.training.checkpoint import Kept
 from aimc_bridge.training.distillation import Teacher
 from aimc_bridge.training.optimizers import refuse_closures
 from aimc_bridge.training.options import Loss, Options, Validate
@@ -32,6 +31,7 @@ from aimc_bridge.training.schedule import (
     set_rates,
 )
 from aimc_bridge.training.session import Session
+from aimc_bridge.training.state import Kept
 
 if TYPE_CHECKING:
     import pandas as pd

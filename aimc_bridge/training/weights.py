@@ -1,4 +1,4 @@
-"""What a training does to weights: noise for a mini-batch, clipping and remapping after a step."""
+"""Changes of weights in a training: noise per mini-batch, clipping and remapping per step."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -164,17 +165,7 @@ def _numbers(option: str, given: Sequence[str]) -> float | dict[str, float] | No
 
 app = cli.command("report", report, "RUN_OR_TABLE...")
 
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        words: The words after the command's name; None takes those of the process.
-
-    Returns:
-        The exit code.
-    """
-    return cli.execute(app, words)
+main = partial(cli.execute, app)
 
 
 if __name__ == "__main__":

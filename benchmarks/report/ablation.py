@@ -355,7 +355,9 @@ def section(records: Sequence[Record] | None = None) -> str:
     """
     records = committed() if records is None else records
     parts = [
-        text(record.table(), facts_of(record.extra), record.command, image_of(record)).rstrip()
+        text(
+            record.table(), facts_of(record.extra), record.shown_command, image_of(record)
+        ).rstrip()
         for record in records
     ]
     return "\n\n".join(parts)

@@ -1,4 +1,4 @@
-"""Which test samples a model got right, on each chip at each time: files, and intervals of A*.
+"""Files of right and wrong answers, per chip, time and test sample, and intervals of A*.
 
 A file holds one bit per sample, in the order in which the task evaluates its samples. The order is
 the same for the digital model and for all chips, so they are compared sample by sample.

@@ -53,7 +53,7 @@ class Effect:
 
     @property
     def sign(self) -> Sign:
-        """What the interval says about the difference."""
+        """The conclusion of the interval: the sign of the difference, or that it is open."""
         if math.isnan(self.low) or math.isnan(self.high):
             return "unknown"
         if self.low > 0:
@@ -85,7 +85,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What a run says about one model, on one engine and one set of samples.
+    """The conclusion of a run about one model, on one engine and one set of samples.
 
     Attributes:
         model: The model.

@@ -14,8 +14,8 @@ from benchmarks.report import (
     ladder,
     ladder_tables,
     run,
-    speed,
     speed_records,
+    speed_tables,
     tables,
 )
 from benchmarks.report import record as records
@@ -41,7 +41,7 @@ KINDS = {
     "run": Kind("", run.record_of, run.rebuild),
     "ablation": Kind("ablation-", ablation.record_of, ablation.rebuild),
     "crosscheck": Kind("crosscheck-", crosscheck.record_of, crosscheck.rebuild),
-    "speed": Kind("speed-", speed_records.record_of, speed.rebuild),
+    "speed": Kind("speed-", speed_records.record_of, speed_tables.rebuild),
 }
 _LADDER = "ladder"  # one folder has a record per task
 

@@ -109,7 +109,7 @@ def section(records: Sequence[Record] | None = None, to: str = LINK) -> str:
     parts = [ladder_page.LEGEND, f"![metric and MVM error against the rung]({IMAGE})"]
     for record in records:
         parts.append(ladder_page.study_text(*results_of(record)))
-        parts.append(f"[{record.name}.json]({to}{record.name}.json): `{record.command}`.")
+        parts.append(f"[{record.name}.json]({to}{record.name}.json): `{record.shown_command}`.")
     return "\n\n".join(parts)
 
 

@@ -14,10 +14,19 @@ from typing import NamedTuple
 
 from aimc_bridge import files
 from aimc_bridge.errors import DataError
-from benchmarks.report import ablation, crosscheck, ladder, recipes, run, speed
+from benchmarks.report import (
+    ablation,
+    crosscheck,
+    ladder,
+    recipes,
+    run,
+    speed_columns,
+    speed_figure,
+    speed_page,
+)
 from benchmarks.report import figures as drawing
 from benchmarks.report import record as records
-from benchmarks.report.record import Record, digest, of_kind
+from benchmarks.report.record import Record, digest
 from benchmarks.zoo import page as zoo
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +73,10 @@ SECTIONS = (
     Section(DOCS / "ladder.md", "ladder", ladder.section),
     Section(DOCS / "ablation.md", "ablation", ablation.section),
     Section(DOCS / "recipes.md", "recipes", recipes.section),
-    Section(DOCS / "speed.md", "speed", speed.section),
+    *(
+        Section(DOCS / "speed.md", name, partial(speed_page.section, name))
+        for name in speed_page.SECTIONS
+    ),
     Section(DOCS / "zoo.md", "zoo", zoo.section),
 )
 
@@ -78,9 +90,9 @@ def pictures() -> list[Picture]:
     for record in ablation.committed():
         path = DOCS / ablation.image_of(record)
         all_pictures.append(Picture(path, digest(record), partial(ablation.draw, record)))
-    for record in of_kind("growth"):
-        path = DOCS / speed.image_of(record)
-        all_pictures.append(Picture(path, digest(record), partial(speed.draw, record)))
+    for record in speed_columns.shown().growth[:1]:
+        path = DOCS / speed_figure.image_of(record)
+        all_pictures.append(Picture(path, digest(record), partial(speed_figure.draw, record)))
     return all_pictures
 
 

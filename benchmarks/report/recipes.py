@@ -93,7 +93,7 @@ def _size(record: Record) -> str:
     return (
         f"- {link(record)}: {facts['samples']:,} {facts['unit']} of the {facts['split']} split, "
         f"{chips.chip.nunique()} chips, {chips.training_seed.nunique()} training(s) of "
-        f"{facts['plan']['hwa_batches']} mini-batches. `{record.command}`"
+        f"{facts['plan']['hwa_batches']} mini-batches. `{record.shown_command}`"
     )
 
 

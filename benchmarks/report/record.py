@@ -28,6 +28,7 @@ LINK = "../benchmarks/records/"
 """The path from a page in docs/ to the records."""
 
 KINDS = ("run", "ablation", "ladder", "crosscheck", "speed", "growth")
+_DATA_DIR = re.compile(r"--data-dir (?:'[^']*'|\S+)")
 MAKE_AGAIN = "make it again with `python -m benchmarks.record add`"
 
 
@@ -63,6 +64,11 @@ class Record:
         extra = data.pop("extra")
         last = {name: data.pop(name) for name in ("columns", "rows")}
         return {**data, **extra, **last}
+
+    @property
+    def shown_command(self) -> str:
+        """The command line as pages show it, with DIR for the machine's own data folder."""
+        return _DATA_DIR.sub("--data-dir DIR", self.command)
 
     def table(self) -> pd.DataFrame:
         """Return the rows as a DataFrame."""

@@ -1,4 +1,4 @@
-"""What a command prints at its end: a table that fits the terminal, and conclusions in words."""
+"""The end of a command's output: a table that fits the terminal, and conclusions in words."""
 
 from __future__ import annotations
 

@@ -25,10 +25,11 @@ import torch
 from cyclopts import Parameter
 
 from aimc_bridge.engines import versions
+from aimc_bridge.engines.native import onednn
 from aimc_bridge.errors import UsageError, VersionError
 from benchmarks import cli, machine
 from benchmarks.report import speed as report
-from benchmarks.report import speed_records
+from benchmarks.report import speed_records, speed_tables
 from benchmarks.report.record import Record, read
 from benchmarks.speed import goals, sides
 from benchmarks.speed import growth as growing
@@ -151,12 +152,21 @@ def speed(
             "arguments": arguments,
             "versions": machine.versions(),
             "hardware": {**machine.hardware(), "load_before": round(os.getloadavg()[0], 2)},
-            "extra": {"sizes": asdict(setting.sizes), "presets": PRESETS},
+            "extra": {
+                "sizes": asdict(setting.sizes),
+                "presets": PRESETS,
+                "integers": not setting.on_gpu and onednn.multiplies_integers(),
+            },
         }
         with sides.compiled(compiled):
             measure = _growth if growth else _groups
             record = measure(
-                names, setting, about, begun, lambda record: report.save(folder, record), steps
+                names,
+                setting,
+                about,
+                begun,
+                lambda record: speed_tables.save(folder, record),
+                steps,
             )
     failed = report.failures(record)
     data = {
@@ -165,7 +175,7 @@ def speed(
         "growth": report.growth_rows(record),
         "failed": failed,
     }
-    output.result(report.summary(record), data)
+    output.result(speed_tables.summary(record), data)
     output.say(str(folder))
     if failed:
         output.say(f"not met: {', '.join(failed)}", style="red")

@@ -21,18 +21,17 @@ from benchmarks.speed.chips import (
     sweep_of_parts,
     wrn_chip,
 )
-from benchmarks.speed.groups import (
-    Group,
-    Setting,
+from benchmarks.speed.forwards import (
     bert_forward,
     cnn_forward,
     cnn_forward_many,
     lstm_forward,
     mlp_forward,
     wrn_forward,
-    wrn_training,
 )
+from benchmarks.speed.groups import Group, Setting
 from benchmarks.speed.timing import Side, alternate
+from benchmarks.speed.training_steps import wrn_training
 from benchmarks.speed.works import Work, on, outputs
 
 SIZES = {
@@ -45,6 +44,13 @@ SIZES = {
     "times": 4,
 }
 """The sizes that the goals are stated for; `batch` is the batch of an evaluation."""
+
+STATED = {
+    "goal-wrn": ("images", "chips", "times"),
+    "goal-bert": ("sentences", "chips", "times"),
+    "goal-epoch": ("train_images", "train_batch"),
+}
+"""The sizes that a goal depends on; the batch of an evaluation is free."""
 
 
 def goal_wrn(setting: Setting) -> Group:

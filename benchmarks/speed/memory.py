@@ -166,7 +166,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
 
 # --- what a converted model adds to its weights ---------------------------------------------------
 
-BEFORE, AFTER, USED = 1.5, 4.0, 6.0
+BEFORE, AFTER, USED = 1.5, 4.0, 5.0
 """Bytes that may be added, as multiples of the weights' bytes.
 
 They are those before programming, after it, and after the first products of the chip, which keep

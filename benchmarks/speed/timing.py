@@ -199,7 +199,7 @@ def said(measured: Measured) -> str:
 
 PARTS = PRODUCTS, PASSES, OTHERS = ("products", "compiled passes", "other operations")
 
-_PRODUCTS = ("conv", "linear", "addmm", "mm", "bmm", "baddbmm", "rnn")
+_PRODUCTS = ("conv", "qconv", "linear", "qlinear", "addmm", "mm", "bmm", "baddbmm", "rnn")
 _PASS = "## Call CompiledFxGraph"
 
 
@@ -215,7 +215,7 @@ def kind_of(operation: str) -> str | None:
     if operation.startswith(_PASS):
         return PASSES
     space, _, name = operation.partition("::")
-    if space not in ("aten", "mkldnn", "mkl"):
+    if space not in ("aten", "mkldnn", "mkl", "onednn"):
         return None
     words = name.strip("_").split("_")
     return PRODUCTS if any(w.startswith(p) for w in words for p in _PRODUCTS) else OTHERS

@@ -262,7 +262,7 @@ def lstm(sizes: Sizes) -> Work:
     Args:
         sizes: How large it is.
     """
-    from benchmarks.tasks.lstm import WordLSTM
+    from benchmarks.tasks.word_lstm import WordLSTM
 
     width, words = sizes.lstm_width, sizes.lstm_words
     return Work(

@@ -13,36 +13,34 @@ the same calls read the files that exist and do the rest.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import functools
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 
 from aimc_bridge import rng
-from aimc_bridge.batchnorm import reestimate_batchnorm
 from aimc_bridge.calibration import calibrate
 from aimc_bridge.chip import drift, program, restore
 from aimc_bridge.commands import Output
 from aimc_bridge.conversion import convert, copy_trained
 from aimc_bridge.engines.native import compiled
-from aimc_bridge.errors import CheckpointError, UsageError
+from aimc_bridge.errors import CheckpointError
 from aimc_bridge.sealed_files import read_facts, write_facts
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import sweep
 from aimc_bridge.training import HWATraining, train, train_digital
-from benchmarks import cli, digital, tasks
-from benchmarks.report.answers import Answers, chip_of, path_of
+from benchmarks import digital, tasks
+from benchmarks.report.answers import Answers, path_of
+from benchmarks.studies import chip_metrics
+from benchmarks.studies.chip_metrics import Evaluate
 from benchmarks.studies.folder import Parts
+from benchmarks.studies.replicas import Replica
 from benchmarks.studies.settings import Settings
 from benchmarks.tasks import Split, Task
 
@@ -51,52 +49,6 @@ if TYPE_CHECKING:
 
 CHIPS_BETWEEN = 10_000  # seeds between the chips of two trainings
 HOUR_S = 3600.0
-Evaluate = Callable[[nn.Module], dict[str, float]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Replica:
-    """The place of this process among several; the first does all, the others only train.
-
-    Attributes:
-        index: The number of this process, from 0 on.
-        count: How many processes there are.
-    """
-
-    index: int = 0
-    count: int = 1
-
-    def meet(self) -> None:
-        """Wait until all processes have called this method."""
-        if self.count > 1:
-            PartialState().wait_for_everyone()
-
-
-@contextlib.contextmanager
-def replicas(device: str) -> Iterator[Replica]:
-    """Yield the place of this process among the processes that a launcher started.
-
-    Args:
-        device: "cpu" or "cuda".
-
-    Yields:
-        The place; without a launcher, this is the only process.
-    """
-    if cli.processes() < 2:
-        yield Replica()
-        return
-    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing:
-        raise UsageError(
-            f"WORLD_SIZE is set without {', '.join(missing)}; start several processes with "
-            "torchrun or accelerate launch, or unset WORLD_SIZE"
-        )
-    # the others wait for the sweeps of the first process: hours, and the default is minutes
-    state = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))
-    try:
-        yield Replica(state.process_index, state.num_processes)
-    finally:
-        state.destroy_process_group()
 
 
 class Study:
@@ -395,15 +347,17 @@ class Study:
             A function of a model that returns metric -> value.
         """
         measure = self._metrics_of(model, subset, split)
-        return measure if answers is None else functools.partial(kept, self.task, answers, measure)
+        if answers is None:
+            return measure
+        return functools.partial(chip_metrics.kept, self.task, answers, measure)
 
     def _metrics_of(self, model: nn.Module, subset: int | None, split: Split) -> Evaluate:
         batches = self.settings.reestimate_bn
-        if not batches or not has_batchnorm(model):
-            return functools.partial(evaluate, self.task, subset, split)
+        if not batches or not chip_metrics.has_batchnorm(model):
+            return functools.partial(chip_metrics.evaluate, self.task, subset, split)
         data = self.task.calibration_batches(batches, batch_size=64)
         self.facts["reestimated_batchnorm"] = f"{len(data)} batches of 64 of the training data"
-        return functools.partial(evaluate_reestimated, self.task, subset, split, data)
+        return functools.partial(chip_metrics.evaluate_reestimated, self.task, subset, split, data)
 
     def sweep(
         self,
@@ -464,8 +418,8 @@ class Study:
                 ) from None
         with torch.random.fork_rng():
             torch.manual_seed(rng.derive(self.seed, "digital"))
-            measure = functools.partial(evaluate, self.task, subset, split)
-            values = kept(self.task, Answers(path_of(path)), measure, model)
+            measure = functools.partial(chip_metrics.evaluate, self.task, subset, split)
+            values = chip_metrics.kept(self.task, Answers(path_of(path)), measure, model)
         write_facts(path, values)
         return values
 
@@ -502,64 +456,3 @@ def validation_seed(seed: int) -> int:
         seed: The seed of the training.
     """
     return rng.derive(seed, "validation chip") % 2**31 + 2**31
-
-
-# --- metrics of a chip ----------------------------------------------------------------------------
-
-
-def evaluate(task: Task, subset: int | None, split: Split, model: nn.Module) -> dict[str, float]:
-    """Return the task's metrics on held-out samples.
-
-    Args:
-        task: The task.
-        subset: The number of samples (words); None means all.
-        split: "test" or "validation".
-        model: A digital or analog model.
-    """
-    return task.evaluate(model, subset, split)
-
-
-def kept(task: Task, answers: Answers, measure: Evaluate, model: nn.Module) -> dict[str, float]:
-    """Measure a model and keep which samples it gets right.
-
-    Args:
-        task: The task.
-        answers: Where they are kept.
-        measure: The function that measures the model.
-        model: A digital model, or an analog model that holds a chip.
-    """
-    with task.recording() as right:
-        metrics = measure(model)
-    if right:
-        answers.add(chip_of(model), torch.cat(right))
-    return metrics
-
-
-def has_batchnorm(model: nn.Module) -> bool:
-    """Return whether a model has batch-norm layers, whose statistics can be re-estimated."""
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-
-
-def evaluate_reestimated(
-    task: Task, subset: int | None, split: Split, data: list[Any], model: nn.Module
-) -> dict[str, float]:
-    """Return the metrics with batch-norm statistics that are re-estimated on this chip.
-
-    The statistics from the training are put back afterwards.
-
-    Args:
-        task: The task.
-        subset: The number of samples (words); None means all.
-        split: "test" or "validation".
-        data: The batches that the statistics are re-estimated from.
-        model: A model that holds a chip.
-    """
-    buffers: dict[str, Tensor] = {name: value.clone() for name, value in model.named_buffers()}
-    reestimate_batchnorm(model, data)
-    try:
-        return evaluate(task, subset, split, model)
-    finally:
-        with torch.no_grad():
-            for name, value in model.named_buffers():
-                if name.endswith(("running_mean", "running_var")):
-                    value.copy_(buffers[name])

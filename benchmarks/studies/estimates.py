@@ -1,4 +1,4 @@
-"""How long work will take: from the times of earlier work on this machine, or scaled from another.
+"""Predict times from earlier work on this machine, or from those of another machine.
 
 The cost of a kind of work is seconds per unit: per mini-batch of a training, per sample that a chip
 is measured on. Every finished step notes it in a file in the cache folder (AIMC_BRIDGE_TIMINGS

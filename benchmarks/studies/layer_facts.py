@@ -1,4 +1,4 @@
-"""What a run records of its layers: what is on tiles, compensation and error of each layer."""
+"""Facts about the layers of a run: their tiles, and the compensation and error of each."""
 
 from __future__ import annotations
 

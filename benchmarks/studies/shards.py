@@ -22,9 +22,9 @@ from aimc_bridge.files import replacing, write_text
 from aimc_bridge.shards import merge_shards, shard_of
 from benchmarks.report import answers
 from benchmarks.studies import folder
-from benchmarks.studies.base import Replica
-from benchmarks.studies.phases import GROWING, WholeRun, prepare
+from benchmarks.studies.replicas import Replica
 from benchmarks.studies.settings import Settings
+from benchmarks.studies.whole_run import GROWING, WholeRun, prepare
 from benchmarks.tasks import Task
 
 TRAINED = "trained"

@@ -1,4 +1,4 @@
-"""What the tasks on images share: data, augmentation and batches."""
+"""The base of the tasks on images: data, augmentation and batches."""
 
 from abc import abstractmethod
 from collections.abc import Iterator

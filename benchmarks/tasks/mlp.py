@@ -55,7 +55,7 @@ class DeepNarrow(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the scores (n, n_classes) of images (n, channels, h, w)."""
+        """Return the scores (n, n_classes) of images, whose pixels are one vector each."""
         x = images.flatten(1)
         for layer in self.hidden:
             x = layer(x).relu()

@@ -1,4 +1,4 @@
-"""What the tasks on sentences share: padding, batches, and which layers are analog.
+"""The base of the tasks on sentences: padding, batches, and the choice of analog layers.
 
 Every Linear of the encoder layers is analog. Attention products, embeddings, pooler and classifier
 stay digital.
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge.rng import stream
-from benchmarks.tasks.base import Split, Task, moved
+from benchmarks.tasks.base import Split, Task
 from benchmarks.tasks.data import Loader
+from benchmarks.tasks.models import moved
 from benchmarks.tasks.plan import LadderSizes
 
 

@@ -7,7 +7,7 @@ step of training, programming and drift.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -60,15 +60,7 @@ def zoo(
 
 
 app = cli.command("zoo", zoo, "[ENTRY ...]")
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code.
-
-    Args:
-        words: The words of the command line after the program; None means those of this process.
-    """
-    return cli.execute(app, words)
+main = partial(cli.execute, app)
 
 
 if __name__ == "__main__":

@@ -48,13 +48,13 @@ class Entry:
 
     @property
     def installed(self) -> bool:
-        """Whether the library is installed."""
+        """True if the library is installed."""
         return importlib.util.find_spec(self.library) is not None
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured on an entry.
+    """The measurements of an entry.
 
     Attributes:
         share: Share of the multiplications with weights that tiles do, in one pass. These are the

@@ -1,4 +1,4 @@
-"""What an entry of the zoo goes through: convert, measure, compare, train, program, drift."""
+"""The steps for an entry of the zoo: convert, measure, compare, train, program, drift."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from aimc_bridge import commands
 from aimc_bridge.errors import TrainingError, UsageError
 from benchmarks import __main__ as listing
 from benchmarks import cli
-from benchmarks.studies import base
+from benchmarks.studies import replicas
 from tests.test_imports import ROOT, python
 
 
@@ -182,7 +182,7 @@ def test_the_variables_of_a_launcher_are_checked(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UsageError, match="without RANK"), base.replicas("cpu"):
+    with pytest.raises(UsageError, match="without RANK"), replicas.replicas("cpu"):
         pass
 
 
@@ -197,7 +197,7 @@ def test_a_run_to_resume_must_be_named(capsys: pytest.CaptureFixture[str], tmp_p
 
 
 def test_a_preset_may_be_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Which has the name that the file gives it; what is wrong with a file is said in a line."""
+    """The preset has the name that the file gives it; a faulty file is an error of one line."""
     path = tmp_path / "mine.toml"
     path.write_text('base = "ideal"\nname = "mine"\nwhy = "a test"\n[change]\nadc_bits = 7\n')
     assert cli.preset_of(str(path)).name == "mine"

@@ -12,7 +12,7 @@ import pytest
 
 import presets
 from aimc_bridge import calibrate, convert
-from aimc_bridge.equivalence import device
+from aimc_bridge.equivalence import device_laws
 from aimc_bridge.equivalence.task import POINTS
 from aimc_bridge.sealed_files import write_tensors
 from benchmarks import digital, tasks
@@ -77,7 +77,7 @@ def test_the_command_fails_where_cells_differ(
 
     The verdict is the last line, and the summary shows what failed.
     """
-    monkeypatch.setattr(device, "programmed", lambda g, pcm, eps: g)
+    monkeypatch.setattr(device_laws, "programmed", lambda g, pcm, eps: g)
     out = tmp_path / "out"
     words = [*DEVICES, "--preset", "rasch2023", "--workers", "1", "--out", str(out)]
     assert main(words) == 1

@@ -52,7 +52,7 @@ def test_a_year_costs_more_than_the_interval_and_training_brings_back_more(folde
 def test_it_ends_with_the_sentence_and_the_path(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is finished is read from the folder, and nothing is done again."""
+    """Finished parts are read from the folder, and nothing is done again."""
     words = ["--times", "1s", "1y", "--out", str(folder), "--resume"]
     assert demo.main(words) == 0
     captured = capsys.readouterr()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from aimc_bridge.commands import Output
 from aimc_bridge.errors import CheckpointError, TrainingError, UsageError
-from benchmarks import digital, tasks
+from benchmarks import digital, digital_files, tasks
 from benchmarks.tasks import DigitalRecipe
 from benchmarks.tasks.lstm import LanguageTask
 
@@ -199,7 +199,7 @@ def test_weights_that_are_views_of_one_memory_are_kept(tmp_path) -> None:
     facts = {"seed": 3, "total": 1, "steps_per_epoch": 1, "wall_s": 0.0}
     facts |= {"precision": "fp32", "options": {}}
     facts["recipe"] = dataclasses.asdict(recipe)
-    digital.finish(tmp_path, task, model, facts, {})
+    digital_files.finish(tmp_path, task, model, facts, {})
     loaded = task.load(tmp_path).state_dict()
     assert loaded.keys() == model.state_dict().keys()
     assert all(torch.equal(value, loaded[key]) for key, value in model.state_dict().items())

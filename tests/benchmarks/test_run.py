@@ -20,7 +20,7 @@ from aimc_bridge.errors import DataError
 from benchmarks import cli, run, tasks
 from benchmarks.report import run as report
 from benchmarks.report import tables
-from benchmarks.studies import base, phases
+from benchmarks.studies import base, chip_metrics, phases
 from benchmarks.studies.settings import Settings
 from benchmarks.tasks.plan import recipe_for
 from presets import ideal, rasch2023
@@ -245,7 +245,7 @@ def test_a_resumed_run_ends_as_if_never_interrupted(
         *("--times", "1s", "1 day", "--out", str(out)),
     ]
     calls = {"evaluate": 0, "train": 0}
-    evaluate, train = base.evaluate, base.Study.train
+    evaluate, train = chip_metrics.evaluate, base.Study.train
 
     def counted(*args):
         calls["evaluate"] += 1
@@ -259,7 +259,7 @@ def test_a_resumed_run_ends_as_if_never_interrupted(
             raise Interrupted
         return train(*args)
 
-    monkeypatch.setattr(base, "evaluate", counted)
+    monkeypatch.setattr(chip_metrics, "evaluate", counted)
     monkeypatch.setattr(base.Study, "train", trained)
     with pytest.raises(Interrupted):
         run.main(arguments)
@@ -281,17 +281,17 @@ def test_a_resumed_run_ends_as_if_never_interrupted(
 def test_an_interruption_is_listed_beside_the_seconds(model, tmp_path, monkeypatch) -> None:
     out = tmp_path / "out"
     arguments = ["wrn", *QUICK, "--checkpoint", str(model), "--times", "1s", "--out", str(out)]
-    evaluate = base.evaluate
+    evaluate = chip_metrics.evaluate
 
     def fail(task, subset, split, of):
         if "aimc" in type(next(of.children())).__module__:
             raise Interrupted
         return evaluate(task, subset, split, of)
 
-    monkeypatch.setattr(base, "evaluate", fail)
+    monkeypatch.setattr(chip_metrics, "evaluate", fail)
     with pytest.raises(Interrupted):
         run.main(arguments)
-    monkeypatch.setattr(base, "evaluate", evaluate)
+    monkeypatch.setattr(chip_metrics, "evaluate", evaluate)
     assert run.main([*arguments, "--resume"]) == 0
     facts = json.loads((out / "run.json").read_text())["studies"]["wrn"]
     assert facts["interrupted"] == ["direct native 60"]
@@ -354,7 +354,7 @@ def test_a_growth_that_was_cut_short_is_not_finished(model, tmp_path, monkeypatc
         raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr(base, "evaluate", fail)
+        patch.setattr(chip_metrics, "evaluate", fail)
         with pytest.raises(Interrupted):
             run.main([*words, "--chips", "3", "--resume"])
     with pytest.raises(DataError, match="is not finished: run.json lacks .*studies; go on with it"):
@@ -493,7 +493,7 @@ def test_an_interruption_says_the_folder(model, tmp_path, monkeypatch, capsys) -
         raise KeyboardInterrupt
 
     words = ["wrn", *QUICK, "--checkpoint", str(model), "--times", "1s", "--quiet"]
-    monkeypatch.setattr(base, "evaluate", interrupt)
+    monkeypatch.setattr(chip_metrics, "evaluate", interrupt)
     out = tmp_path / "out"
     assert run.main([*words, "--out", str(out)]) == 130
     error = capsys.readouterr().err

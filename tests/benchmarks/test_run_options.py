@@ -31,7 +31,7 @@ from benchmarks.report import answers, tables
 from benchmarks.report import record as records
 from benchmarks.report import run as report
 from benchmarks.report import trained as keep
-from benchmarks.studies import base
+from benchmarks.studies import base, chip_metrics, replicas
 from benchmarks.studies.folder import load_weights
 from benchmarks.studies.phases import PHASES, Phases
 from benchmarks.studies.settings import Settings
@@ -122,7 +122,7 @@ def test_a_replica_reads_no_history(launched, model, tmp_path) -> None:
         (work / f"{phase}.csv").write_text("")
     settings = Settings(tasks=("wrn",), phases=TRAINED, hwa_batches=3, checkpoint=(str(model),))
     study = base.Study(
-        tasks.get("wrn"), settings, work, base.Output(quiet=True), replica=base.Replica(index=1)
+        tasks.get("wrn"), settings, work, base.Output(quiet=True), replica=replicas.Replica(index=1)
     )
     Phases(study, settings.measured).assist()
     assert "validation" not in study.facts
@@ -358,13 +358,13 @@ def test_batch_norm_statistics_of_every_chip(model, tmp_path, monkeypatch) -> No
     The trained ones are put back after it.
     """
     seen = []
-    evaluate = base.evaluate
+    evaluate = chip_metrics.evaluate
 
     def watched(task, subset, split, of):
         seen.append(of.norm.running_var.clone())
         return evaluate(task, subset, split, of)
 
-    monkeypatch.setattr(base, "evaluate", watched)
+    monkeypatch.setattr(chip_metrics, "evaluate", watched)
     out = tmp_path / "out"
     words = ["wrn", *QUICK, "--checkpoint", str(model), "--times", "1s", "1y"]
     assert run.main([*words, "--reestimate-bn", "2", "--out", str(out)]) == 0
@@ -383,10 +383,10 @@ def test_statistics_come_back_after_an_evaluation() -> None:
     network = task.build(0).eval()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     batches = task.calibration_batches(1)
-    base.evaluate_reestimated(task, 40, "test", batches, network)
+    chip_metrics.evaluate_reestimated(task, 40, "test", batches, network)
     for key, value in network.state_dict().items():
         assert torch.equal(value, before[key]), key
-    assert base.has_batchnorm(network) and not base.has_batchnorm(nn.Linear(1, 1))
+    assert chip_metrics.has_batchnorm(network) and not chip_metrics.has_batchnorm(nn.Linear(1, 1))
 
 
 @needs_compiler

@@ -7,7 +7,7 @@ import pytest
 
 import presets
 from aimc_bridge import Report
-from aimc_bridge.equivalence import device, device_level
+from aimc_bridge.equivalence import device, device_laws, device_level
 from aimc_bridge.equivalence.closed import ClosedLaws
 from aimc_bridge.equivalence.report import Findings
 from aimc_bridge.errors import (
@@ -76,18 +76,20 @@ def test_two_percent_off_is_different(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert not different()
     with monkeypatch.context() as patch:
-        patch.setattr(device, "programmed", lambda *args: 1.02 * programmed(*args))
+        patch.setattr(device_laws, "programmed", lambda *args: 1.02 * programmed(*args))
         assert {"programmed mean", "drifted mean", "read mean"} <= different()
-    monkeypatch.setattr(device, "programmed", lambda g, pcm, eps: programmed(g, pcm, 1.05 * eps))
+    monkeypatch.setattr(
+        device_laws, "programmed", lambda g, pcm, eps: programmed(g, pcm, 1.05 * eps)
+    )
     assert different() == {"programmed sd"}  # Later spreads are mostly the spread of the exponents.
 
 
 def test_skew_and_distributions_are_decided_where_samples_are_many() -> None:
     """At this size all four statistics decide."""
     samples = device.devices(
-        device.Native(presets.rasch2023, True, 0), 0.5, (YEAR,), 1_000_000, 25.0
+        device_laws.Native(presets.rasch2023, True, 0), 0.5, (YEAR,), 1_000_000, 25.0
     )
-    theirs, _ = device.reference_laws(presets.rasch2023, 0)
+    theirs, _ = device_laws.reference_laws(presets.rasch2023, 0)
     part = Findings()
     device.compare(part, samples, device.devices(theirs, 0.5, (YEAR,), 1_000_000, 25.0), "aihwkit")
     table = Report.of([part]).table
@@ -109,10 +111,10 @@ def test_the_closed_form_is_aihwkits_too() -> None:
     They stand in for aihwkit if it does not.
     """
     for preset in (presets.rasch2023, presets.hermes):
-        theirs, reference = device.reference_laws(preset, 5)
+        theirs, reference = device_laws.reference_laws(preset, 5)
         assert reference == "aihwkit"
         part = Findings()
-        closed = device.Closed(preset, 5)
+        closed = device_laws.Closed(preset, 5)
         assert isinstance(closed.laws, ClosedLaws)
         g_max = preset.pcm.g_max_us
         for kind in ("devices", "weights"):
@@ -132,7 +134,7 @@ def test_devices_keep_their_exponents(x: float, times: tuple[float, ...]) -> Non
 
     It is 2 if the exponent of another device is taken.
     """
-    laws = device.Native(presets.rasch2023, True, 1)
+    laws = device_laws.Native(presets.rasch2023, True, 1)
     samples = device.devices(laws, x, times, 4000, 25.0)
     key = (f"g/g_max = {x:g}", "exponent drawn anew", times[1])
     if times[0] == 0.0:

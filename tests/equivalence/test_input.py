@@ -111,7 +111,7 @@ def test_a_gpu_where_there_is_none() -> None:
 
 @pytest.mark.cuda
 def test_the_native_side_runs_on_a_gpu() -> None:
-    """What is equal on a CPU is equal on a GPU.
+    """The native side agrees with aihwkit on a GPU as on a CPU.
 
     Outputs with the same weights agree to 1e-5.
     """

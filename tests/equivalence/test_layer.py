@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 import presets
 from aimc_bridge import convert, crosscheck
-from aimc_bridge.engines.native import compiled_passes
+from aimc_bridge.engines.native import compiled_passes, onednn, side_precision
 from aimc_bridge.equivalence import Report, capture, closed, periphery
 from aimc_bridge.equivalence.comparison import layer_findings
 from aimc_bridge.equivalence.layer import FLOAT, MEASURED
 from aimc_bridge.equivalence.measuring import (
     COMPILED,
+    NATIVE,
     EngineLayer,
     Sampling,
     measure,
@@ -195,6 +196,40 @@ def test_the_compiled_engine_agrees_and_a_fault_in_it_is_caught(
     monkeypatch.setattr(compiled_passes, "finish", louder)
     table = Report.of([layer_findings(TwoEngines(SMALL), layer, setting)]).table
     assert table.set_index("quantity")["verdict"]["read sd"] == "different"
+
+
+@pytest.mark.parametrize("integers", [True, False], ids=["integers", "floats"])
+@pytest.mark.parametrize(
+    "engine", [NATIVE, pytest.param(COMPILED, marks=needs_compiler)], ids=["eager", "compiled"]
+)
+def test_reduced_side_products_agree(
+    engine: str, integers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """IR drop and read noise in bfloat16, or as one digit of 8 bits, are those of aihwkit."""
+    if integers and not onednn.multiplies_integers():
+        pytest.skip("this processor has no instructions for 8-bit products")
+    if not integers:
+        monkeypatch.setattr(onednn, "multiplies_integers", lambda: False)
+    monkeypatch.setattr(compiled_passes, "FEWEST", 0)  # also for layers as small as these
+    monkeypatch.setattr(periphery, "EXACT_CHIPS", 24)
+    monkeypatch.setattr(periphery, "CLIP_CHIPS", 16)
+    converted = EngineLayer._converted
+
+    def reduced(self: EngineLayer) -> nn.Module:
+        model = converted(self)
+        if self.engine == engine:
+            side_precision(model, torch.bfloat16)
+        return model
+
+    monkeypatch.setattr(EngineLayer, "_converted", reduced)
+    _, captured = layers()
+    (layer,) = [layer for layer in captured if layer.name == "attention.q"]
+    setting = Sampling((YEAR,), 16, 0, vectors=16, native_engine=engine)
+    table = Report.of([layer_findings(TwoEngines(SMALL), layer, setting)]).table
+    assert table["p_different"].min() > FALSE_ALARM
+    verdicts = table.set_index("quantity")["verdict"]
+    for sure in ("outputs, ADC off", "outputs off by more", "IR-drop loss"):
+        assert verdicts[sure] == "equivalent"
 
 
 def test_a_preset_without_noise_of_products_or_adc() -> None:

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 import presets
 from aimc_bridge import crosscheck
 from aimc_bridge.engines.native import backward, forward, input_range
-from aimc_bridge.equivalence import Report, against_lightning, capture, lightning_side
+from aimc_bridge.equivalence import (
+    Report,
+    against_lightning,
+    capture,
+    lightning_quantities,
+    lightning_side,
+)
 from aimc_bridge.equivalence.against_lightning import DEFINED, AgainstLightning
 from aimc_bridge.equivalence.comparison import layer_findings
 from aimc_bridge.equivalence.measuring import Sampling
@@ -42,7 +48,7 @@ needs_lightning = pytest.mark.skipif(not installed(), reason="aihwkit-lightning 
 @pytest.fixture(autouse=True)
 def few_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare fewer outputs without chance: a fault is in all of them."""
-    monkeypatch.setattr(against_lightning, "EXACT_OUTPUTS", 20_000)
+    monkeypatch.setattr(lightning_quantities, "EXACT_OUTPUTS", 20_000)
 
 
 def layer_report(preset: Preset, draws: int = 160, name: str = "0") -> Report:

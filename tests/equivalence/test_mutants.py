@@ -19,7 +19,7 @@ import presets
 from aimc_bridge import convert, rng
 from aimc_bridge.engines.native import crossbar as native_crossbar
 from aimc_bridge.engines.native import layers as native_layers
-from aimc_bridge.equivalence import Report, capture, device
+from aimc_bridge.equivalence import Report, capture, device_laws
 from aimc_bridge.equivalence.comparison import device_findings, layer_findings
 from aimc_bridge.equivalence.measuring import Sampling
 from aimc_bridge.equivalence.two_engines import TwoEngines
@@ -93,7 +93,7 @@ def plant(law: str, mutant: Law, monkeypatch: pytest.MonkeyPatch) -> None:
         basis = law_of(pcm).read_basis(g, nu)
         return steps["read"](steps["drifted"](g, nu, t, pcm), basis, t, pcm, eps)
 
-    for module in (cells, device):
+    for module in (cells, device_laws):
         monkeypatch.setattr(module, "read_after_drift", read_after_drift)
         if law in vars(module):
             monkeypatch.setattr(module, law, mutant)
@@ -154,7 +154,7 @@ def test_read_noise_of_the_target_is_caught(monkeypatch: pytest.MonkeyPatch) -> 
         return read(g, targets.get(id(g_prog), (g, g_prog))[1], t, pcm, eps)
 
     assert clean(0.0)
-    monkeypatch.setattr(device, "programmed", remembered)
+    monkeypatch.setattr(device_laws, "programmed", remembered)
     plant("read", mutant, monkeypatch)
     # Only single devices have the fault: weights keep what they programmed in cells.
     assert ("device", "g/g_max = 0", "read sd", TIMES[0]) in found(devices(0.0))
@@ -165,13 +165,13 @@ def test_netting_left_out_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
 
     No single device differs, nor do weights that are meant to be read that way.
     """
-    real = device.Native
+    real = device_laws.Native
 
     def unnetted(preset: Any, netted: bool, *rest: Any) -> Any:
         return real(preset, False, *rest)
 
     assert clean(0.0)
-    monkeypatch.setattr(device, "Native", unnetted)
+    monkeypatch.setattr(device_laws, "Native", unnetted)
     rows = found(devices(0.0))
     assert ("device", "w = 0", "read weight sd", TIMES[-1]) in rows
     assert not any("g/g_max" in cell or "two devices" in what for _, cell, what, _ in rows)

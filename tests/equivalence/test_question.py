@@ -11,11 +11,12 @@ import torch
 
 import presets
 from aimc_bridge import Report, crosscheck
-from aimc_bridge.equivalence import device
+from aimc_bridge.equivalence import device, device_laws
 from aimc_bridge.equivalence.comparison import device_findings
 from aimc_bridge.equivalence.custom_law import CustomLaw
 from aimc_bridge.equivalence.device import Samples
-from aimc_bridge.equivalence.question import ask, comparison_of
+from aimc_bridge.equivalence.question import ask
+from aimc_bridge.equivalence.question_arguments import comparison_of
 from aimc_bridge.equivalence.report import Findings, Row
 from aimc_bridge.equivalence.statistics import exact_test
 from aimc_bridge.equivalence.store import digest
@@ -71,7 +72,7 @@ class Louder(TwoEngines):
         if side == 1:
             scale = preset.pcm.prog_noise_scale * self.times_noise  # type: ignore[attr-defined]
             preset = preset.change(prog_noise_scale=scale, why="in tests")
-        yield device.devices(device.Native(preset, True, seed, side), x, times, samples, 25.0)
+        yield device.devices(device_laws.Native(preset, True, seed, side), x, times, samples, 25.0)
 
 
 @pytest.mark.parametrize("times_noise", [1.0, 1.1])

@@ -1,4 +1,4 @@
-"""How files are damaged: edits of bytes, and odd values at random places of nested data.
+"""Damage files: edit bytes, and put odd values at random places of nested data.
 
 `AIMC_BRIDGE_FUZZ=20000 python -m pytest tests/fuzz` tries that many cases per reader; the suite
 tries a few, the same ones every time.

@@ -1,4 +1,4 @@
-"""Where the noise of these tests comes from: a model of equal layers, a stage at a time.
+"""The noise fields of these tests: a model of equal layers, one stage at a time.
 
 All weights are 1, so that all devices have one law and differ in their noise alone. A stage is
 looked at with a preset in which every other source of noise is off.

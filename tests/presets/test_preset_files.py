@@ -145,7 +145,7 @@ COLUMNS = {
 
 
 def test_a_file_holds_a_table_or_names_one(tmp_path: Path) -> None:
-    """Which is in the preset itself: what it is known by changes with any value."""
+    """The table becomes part of the preset: its identity changes with any value."""
     about = {"g_max_us": 20.0, "source": "lab"}
     head = {"base": "rasch2023", "name": "mine", "why": "test"}
     inside, beside = tmp_path / "inside.json", tmp_path / "beside.json"

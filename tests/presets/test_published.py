@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from aimc_bridge import HWATraining, calibrate, convert, devices, drift, physics, program
 from aimc_bridge.engines.aihwkit.builtin import cell_model, own_model
 from aimc_bridge.engines.aihwkit.noise import LawNoiseModel
-from aimc_bridge.equivalence import device, device_level
+from aimc_bridge.equivalence import device, device_laws, device_level
 from aimc_bridge.equivalence.report import Findings, Report
 from aimc_bridge.errors import SpecError, UsageError
 from aimc_bridge.physics.injection import injected
@@ -252,12 +252,12 @@ def test_native_agrees_at_device_level(preset: Preset) -> None:
     assert ("read weight mean" in set(table["quantity"])) == (preset is not reram_wan2022)
 
 
-def single_devices(preset: Preset, first: device.Laws) -> pd.DataFrame:
+def single_devices(preset: Preset, first: device_laws.Laws) -> pd.DataFrame:
     """Compare devices of some laws with the reference of the cross-check."""
     x, time = CERTIFIED[preset.name]
     at, scale = (seconds(time),), preset.pcm.full_scale_us
     readings = not isinstance(preset.pcm, StatisticalSpec)
-    second, reference = device.reference_laws(preset, 5)
+    second, reference = device_laws.reference_laws(preset, 5)
     sides = [device.devices(laws, x, at, SAMPLES, scale, readings) for laws in (first, second)]
     part = Findings()
     device.compare(part, sides[0], sides[1], reference)
@@ -269,12 +269,12 @@ def test_noise_five_percent_off_is_different(
     preset: Preset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def verdicts() -> dict[str, str]:
-        table = single_devices(preset, device.Native(preset, True, 3))
+        table = single_devices(preset, device_laws.Native(preset, True, 3))
         return dict(zip(table["quantity"], table["verdict"], strict=True))
 
     assert verdicts()["read sd"] == "equivalent"
-    draw = device.Native._eps
-    monkeypatch.setattr(device.Native, "_eps", lambda self, *shape: 1.05 * draw(self, *shape))
+    draw = device_laws.Native._eps
+    monkeypatch.setattr(device_laws.Native, "_eps", lambda self, *shape: 1.05 * draw(self, *shape))
     assert verdicts()["read sd"] == verdicts()["programmed sd"] == "different"
 
 
@@ -282,7 +282,7 @@ def test_noise_five_percent_off_is_different(
     "preset", [hermes_single, pcm_state_independent, reram_wan2022, reram_cmo], ids=str
 )
 def test_the_closed_form_is_aihwkits_too(preset: Preset) -> None:
-    table = single_devices(preset, device.Closed(preset, 5))
+    table = single_devices(preset, device_laws.Closed(preset, 5))
     assert set(table["reference"]) == {"aihwkit"}
     rows = decided(table)
     assert set(rows["verdict"]) == {"equivalent"} and MOMENTS - set(rows["quantity"]) == set()

@@ -127,7 +127,7 @@ class TileConv2d(AnalogConv2d):  # type: ignore[misc]
 
     @property
     def weight(self) -> Tensor:
-        """The trained weights in own units: a copy. To assign to it writes the tiles."""
+        """As in `TileLinear`, in the shape `[out_channels, in_channels, height, width]`."""
         return _read(self.tile_matrix.clean_weight().unflatten(1, self._kernel()), self)
 
     @weight.setter
@@ -136,7 +136,7 @@ class TileConv2d(AnalogConv2d):  # type: ignore[misc]
 
     @property
     def bias(self) -> nn.Parameter | None:
-        """The digital bias, `[out_channels]`, a parameter of aihwkit's module; or None."""
+        """As in `TileLinear`, `[out_channels]`."""
         return self.tile_matrix.bias()  # type: ignore[return-value]
 
     def _kernel(self) -> tuple[int, ...]:
@@ -144,7 +144,7 @@ class TileConv2d(AnalogConv2d):  # type: ignore[misc]
         return (self.in_channels, *self.kernel_size)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; a weight is written to the tiles, and a bias to aihwkit's parameter."""
+        """Set an attribute as `TileLinear` does."""
         _set(self, name, value, super().__setattr__)
 
     def forward(self, x: Tensor) -> Tensor:

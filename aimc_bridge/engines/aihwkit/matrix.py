@@ -7,8 +7,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from aimc_bridge.engines.aihwkit.noise import LawNoiseModel, OurNoiseModel, drawing
+from aimc_bridge.engines.aihwkit.noise import OurNoiseModel, drawing
 from aimc_bridge.engines.aihwkit.tile import ChipTile
+from aimc_bridge.engines.aihwkit.tile_state import (
+    check_tile_state,
+    of_tile,
+    tile_state,
+    write_tile_state,
+)
 from aimc_bridge.engines.aihwkit.variation import read_tile, write_tile
 from aimc_bridge.engines.base import Flag, Matrix, Observer
 from aimc_bridge.errors import (
@@ -17,9 +23,8 @@ from aimc_bridge.errors import (
     StateError,
 )
 from aimc_bridge.physics import faults, variation
-from aimc_bridge.physics.cells import Cells, netted_cells, state_shape, working_shape
+from aimc_bridge.physics.cells import Cells, netted_cells
 from aimc_bridge.physics.faults import FaultMap
-from aimc_bridge.physics.laws import law_of
 from aimc_bridge.physics.mapping import TileGrid, column_scales
 from aimc_bridge.physics.variation import Variation
 from aimc_bridge.spec import OwnDevice, Preset, TrainingSpec
@@ -163,84 +168,22 @@ class TileMatrix(Matrix):
         """Return the tensors of all tiles, under names "row.column.tensor"."""
         tensors: dict[str, Tensor] = {}
         for row, column, tile in self._each():
-            if tile.programmed_weights is None:
+            state = tile_state(tile, self.preset)
+            if state is None:
                 raise StateError(f"{self.label} holds no chip; call program(model, seed) first")
-            state = {
-                "programmed": tile.programmed_weights,
-                "held": tile.shared_weights.detach(),
-                "alpha": tile.alpha,
-            }
-            if tile.drift_baseline is not None:
-                state["baseline"] = tile.drift_baseline
-            for index, values in enumerate(tile.drift_noise_parameters or []):
-                state[f"drift{index}"] = values
-            for t_s, alpha in tile.alphas.items():
-                state[f"alpha@{t_s!r}"] = alpha
-            state |= read_tile(tile, self.preset.crossbar).tensors()
             tensors |= {f"{row}.{column}.{key}": value for key, value in state.items()}
         return tensors
 
     def check_chip_state(self, state: dict[str, Tensor], t_s: float | None) -> None:
         """Check the tensors of every tile; aihwkit's own models decide how many they have."""
-        names, own = set(state), law_of(self.preset.pcm).by_tile
-        drawn = variation.drawn_names(self.preset.crossbar)
+        names = set(state)
         for row, column, tile in self._each():
-            where = f"chip of {self.label}, tile {row}.{column}"
-            tensors = _of_tile(state, row, column)
+            tensors = of_tile(state, row, column)
             names -= {f"{row}.{column}.{key}" for key in tensors}
-            needed = ["programmed", "held", "alpha", "drift0", *drawn]
-            if self.preset.compensation.drift_compensation != "none":
-                needed.append("baseline")
-            if t_s is not None:
-                needed.append(f"alpha@{t_s!r}")
-            if missing := [key for key in needed if key not in tensors]:
-                raise CheckpointError(f"{where}: no {', '.join(missing)}")
-            count = sum(key.startswith("drift") for key in tensors)
-            known = {*needed, *(f"drift{index}" for index in range(count))}
-            if isinstance(tile.rpu_config.noise_model, LawNoiseModel):
-                self._check_cells(tensors, tile, where)
-            for key, value in tensors.items():
-                if key not in known and not _is_factor(key):
-                    raise CheckpointError(f"{where}: unknown tensor {key!r}")
-                shape, whole = tuple(value.shape), tuple(tile.shared_weights.shape)
-                if key in ("programmed", "held") and shape != whole:
-                    raise CheckpointError(f"{where}: {key} {shape}; needs {whole}")
-                if key in drawn and shape != variation.shape_of(key, _grid_of(tile)):
-                    raise CheckpointError(f"{where}: {key} {shape}, not one value per output")
-                if key.startswith("alpha") and value.numel() != 1:
-                    raise CheckpointError(f"{where}: {key} {shape}; needs one number")
-                if key.startswith("drift") and own:  # it may keep what it likes
-                    continue
-                known_types = [tile.shared_weights.dtype]
-                if key.startswith("drift"):
-                    known_types.append(torch.bool)  # which devices are broken
-                if value.dtype not in known_types or not bool(value.isfinite().all()):
-                    raise CheckpointError(f"{where}: {key} holds NaN, or is {value.dtype}")
+            where = f"chip of {self.label}, tile {row}.{column}"
+            check_tile_state(tensors, tile, self.preset, t_s, where)
         if names:
             raise CheckpointError(f"chip of {self.label}: unknown tensor {sorted(names)[0]!r}")
-
-    def _check_cells(self, tensors: dict[str, Tensor], tile: ChipTile, where: str) -> None:
-        """Check the cells that our noise model keeps of a tile.
-
-        Raises:
-            CheckpointError: If one is missing, too many, or of another shape.
-        """
-        pcm, grid = self.preset.pcm, _grid_of(tile)
-        devices = state_shape(grid, pcm)
-        shapes = [devices, devices, (1, 1)]
-        if pcm.faults:
-            shapes += [working_shape(grid, pcm), (grid.out_features, grid.in_features)]
-        count = sum(key.startswith("drift") for key in tensors)
-        if count != len(shapes):
-            raise CheckpointError(f"{where}: {count} tensors of its cells; needs {len(shapes)}")
-        for index, needed in enumerate(shapes):
-            shape = tuple(tensors[f"drift{index}"].shape)
-            given = shape[-len(devices) :] if index == 1 else shape  # a law may have several nu
-            if given != needed:
-                raise CheckpointError(
-                    f"{where}: drift{index} {shape}; needs {needed}, "
-                    f"{pcm.pairs or 'no'} pairs of devices per weight"
-                )
 
     def cells(self) -> Cells:
         """Return the devices of all tiles as one matrix of cells."""
@@ -273,25 +216,8 @@ class TileMatrix(Matrix):
         """Write the tensors to the tiles that their names start with."""
         self.check_chip_state(state, None)
         self.restore()
-        drawn = variation.drawn_names(self.preset.crossbar)
         for row, column, tile in self._each():
-            tensors = _of_tile(state, row, column)
-            tile.reference_combined_weights = tile.trained().clone()
-            tile.programmed_weights = tensors["programmed"].clone()
-            tile.hold(tensors["held"])
-            values = Variation(**{key: tensors[key] for key in drawn})
-            write_tile(tile, self.preset.crossbar, values)
-            tile.alpha = tensors["alpha"].clone()
-            tile.drift_baseline = tensors.get("baseline")
-            count = sum(key.startswith("drift") for key in tensors)
-            tile.drift_noise_parameters = [
-                tensors[f"drift{index}"].clone() for index in range(count)
-            ]
-            tile.alphas = {
-                float(key.removeprefix("alpha@")): value.clone()
-                for key, value in tensors.items()
-                if key.startswith("alpha@")
-            }
+            write_tile_state(of_tile(state, row, column), tile, self.preset)
 
     # --- weights ---
 
@@ -443,22 +369,3 @@ class TileMatrix(Matrix):
     def remap(self) -> None:
         """Write the trained weights again, on new column scales."""
         self._write(self.clean_weight())
-
-
-def _grid_of(tile: ChipTile) -> TileGrid:
-    """Return the grid of a matrix that lies on this tile alone."""
-    return TileGrid((tile.in_size,), (tile.out_size,))
-
-
-def _of_tile(state: dict[str, Tensor], row: int, column: int) -> dict[str, Tensor]:
-    """Return the tensors of a tile by their own names."""
-    prefix = f"{row}.{column}."
-    return {k.removeprefix(prefix): value for k, value in state.items() if k.startswith(prefix)}
-
-
-def _is_factor(key: str) -> bool:
-    """Return whether a tensor is the factor of drift compensation at a time."""
-    try:
-        return key.startswith("alpha@") and float(key.removeprefix("alpha@")) >= 0
-    except ValueError:
-        return False

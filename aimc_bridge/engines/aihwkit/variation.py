@@ -1,4 +1,4 @@
-"""What varies in the periphery of a chip, read from aihwkit's C++ tile and written to it.
+"""Read and write the variation of a chip's periphery in aihwkit's C++ tile.
 
 A tile draws these values when it is built, from a generator that no seed reaches. So that a chip
 has its own, the library's draws replace them.

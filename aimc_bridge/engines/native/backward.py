@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from aimc_bridge.engines.native import compiled_passes
+from aimc_bridge.engines.native import compiled_gradients
 from aimc_bridge.engines.native.tiles import Block, Job, along, output_step, room
 
 
@@ -95,7 +95,7 @@ class Gradients:
         look = bound is not None and self.rows is not None
         summed, largest = None, None
         if self.job.compiled:
-            summed, largest = compiled_passes.sums(
+            summed, largest = compiled_gradients.sums(
                 _of(grad, block), codes, wants=needs_factor, look=look
             )
         else:
@@ -195,7 +195,7 @@ class Gradients:
         """Return the gradient of a block's products, from the gradient of its outputs."""
         bound = self.job.bound
         if self.job.compiled:
-            return compiled_passes.gradient(grad, codes, factor, bound=bound)
+            return compiled_gradients.gradient(grad, codes, factor, bound=bound)
         g = grad * along(factor, grad)
         if bound is not None and codes is not None:
             g.masked_fill_(codes.abs() >= bound, 0.0)
@@ -206,13 +206,13 @@ class Gradients:
         if input_range is None:
             into.copy_(x)
         elif self.job.compiled:
-            compiled_passes.in_range(x, input_range, into)
+            compiled_gradients.in_range(x, input_range, into)
         else:
             torch.div(x, input_range, out=into).clamp_(-1.0, 1.0)
 
     def _clipped_inputs(self, part: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
         """Return `clipped_gradient` of each column of inputs."""
-        return (compiled_passes.clipped if self.job.compiled else clipped_gradient)(part, grad)
+        return (compiled_gradients.clipped if self.job.compiled else clipped_gradient)(part, grad)
 
     def all(self) -> tuple[Tensor | None, ...]:
         """Return the gradients of inputs, trained weights, ranges and factors."""

@@ -14,7 +14,8 @@ from aimc_bridge.engines.base import Flag, Matrix, Observer, chip_in_the_way, ch
 from aimc_bridge.engines.native import compiled_chip, compiled_passes, integers, programmed
 from aimc_bridge.engines.native.forward import CrossbarProduct
 from aimc_bridge.engines.native.input_range import LOADED, InputRanges
-from aimc_bridge.engines.native.product import MANY, LinearProduct, Product
+from aimc_bridge.engines.native.linear_product import LinearProduct
+from aimc_bridge.engines.native.product import MANY, Product
 from aimc_bridge.engines.native.tiles import Block, Job, Kept, TileWeights, perfect
 from aimc_bridge.errors import CalibrationError, CapabilityError, StateError
 from aimc_bridge.layers import transforms
@@ -28,6 +29,9 @@ from aimc_bridge.physics.variation import Variation
 from aimc_bridge.spec import Preset, TrainingSpec
 
 _NO_VARIATION = Variation()
+
+_FEW_WEIGHTS = 1 << 18
+"""Up to this number of weights, what floating-point products derive from a chip is kept."""
 
 
 class Crossbar(nn.Module, Matrix):
@@ -240,7 +244,8 @@ class Crossbar(nn.Module, Matrix):
             if size or self.input_range is None:
                 return whole
             return whole + 0.0 * self.input_range.sum()  # it too has a gradient of zeros
-        cache = self._tiles_of_chip()
+        in_integers = integers.suits(spec, self.product, x, scale.dtype)
+        cache = self._tiles_of_chip(in_integers)
         if cache is None and size < x.shape[1] * MANY:
             steps = kept_between_steps()
             cache = None if steps is None else steps.setdefault(self, {})
@@ -253,7 +258,7 @@ class Crossbar(nn.Module, Matrix):
             self.ranges.decay,
             self.side_precision,
             self.compiled and self._pays_to_compile(x),
-            not once and integers.suits(spec, self.product, x, scale.dtype),
+            in_integers and not once,
         )
         spans = None if self.input_range is None else self.input_range.abs()
         if spans is not None and spans.requires_grad:
@@ -366,13 +371,16 @@ class Crossbar(nn.Module, Matrix):
         outputs = len(x) * self.product.outputs_per_sample(x)
         return x.device.type != "cpu" or outputs >= compiled_passes.FEWEST
 
-    def _tiles_of_chip(self) -> dict[tuple[int, int | None], TileWeights] | None:
+    def _tiles_of_chip(self, in_integers: bool) -> dict[tuple[int, int | None], TileWeights] | None:
         """Return the weights of tiles that are kept while the crossbar holds a chip.
 
-        They are forgotten with its next drift, and if someone changes what it holds.
+        They are forgotten with its next drift, and if someone changes what it holds. Floating-point
+        weights of a large matrix are not kept: they are as large as the chip, and quickly made.
         """
         held = self.held
         if held is None or held.is_inference():
+            return None
+        if not in_integers and held.numel() > _FEW_WEIGHTS:
             return None
         kept = self._kept
         if kept.of is not held or kept.version != held._version:

@@ -19,6 +19,7 @@ from torch import Tensor
 from aimc_bridge import rng
 from aimc_bridge.engines.native import compiled_passes, integers, lines
 from aimc_bridge.engines.native.backward import Gradients
+from aimc_bridge.engines.native.digits import Units
 from aimc_bridge.engines.native.product import Product
 from aimc_bridge.engines.native.tiles import Job, TileWeights, along, output_step, room
 from aimc_bridge.errors import CapabilityError
@@ -218,7 +219,7 @@ def _integer_currents(
         ratio = spec.w_noise / scale
         floor, square_bias = _later((sigma / ratio) ** 2, job)
         sigma, positive = ratio, square_bias > 0.0
-    units = integers.Units(unit / steps, unit / steps * scale, size_bias, square_bias)
+    units = Units(unit / steps, unit / steps * scale, size_bias, square_bias)
     weights = tile.integers(job, x, units)
     sums = integers.multiplied(product, codes, weights, units)
     if x.ndim > 2 and x.stride(1) != 1:

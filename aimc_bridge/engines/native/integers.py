@@ -3,46 +3,26 @@
 After a DAC of at most 8 bits an input is a whole number of its steps, from -127 to 127. Processors
 with VNNI or AMX instructions multiply such numbers with 8-bit weights several times faster than
 float32 (a convolution of 64 channels by a kernel of 3 x 3 with AMX: 1.4 ms instead of 9.5), and the
-sums of integers are exact. A weight of 24 bits is three digits of 8 bits, w = s (d0 + d1 / 254 +
-d2 / 254^2), where s is 1/127 of the largest |w| of the output. The sum of the products with the
-digits is the product with the weights:
-
-- three digits leave an error of at most 1.2e-7 of the output's largest weight, as float32 does,
-- two digits at most 1.6e-5, one digit at most 4e-3. The errors of different weights have different
-  signs, so those of a sum over n inputs are smaller by some root of n.
+sums of integers are exact. The weights are digits of 8 bits (`digits`).
 
 The square of an input, for the read noise, is 256 h + l with 0 <= h <= 63 and 0 <= l <= 255.
 """
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from aimc_bridge.engines.native import compiled_passes
+from aimc_bridge.engines.native import compiled_passes, onednn
+from aimc_bridge.engines.native.digits import MOST, Digit, IntegerWeights, ThinWeights, Units
+from aimc_bridge.engines.native.product import Product
 from aimc_bridge.physics.mapping import levels
 from aimc_bridge.spec import CrossbarSpec
 
-if TYPE_CHECKING:
-    from aimc_bridge.engines.native.product import Product
-
-_BASE = 254
-"""Ratio of two digits: a digit is in [-127, 127], and leaves at most half of its unit."""
-
 _ZERO = 128
 """The code of 0 among inputs that may be negative."""
-
-_MOST_STEPS = 127
-"""Steps of the finest DAC whose inputs are 8-bit numbers."""
-
-_MANY_INPUTS = 64
-"""From this number of inputs of an output on, side products may take one digit."""
-
-_FEW = 256
-"""Below this number of vectors, the digits of a linear layer's weights are one product."""
 
 MANY = 1024
 """From this number of input vectors on, it pays to split weights that are used once."""
@@ -66,71 +46,6 @@ class Codes(NamedTuple):
     low: Tensor | None
 
 
-class Digit(NamedTuple):
-    """One digit of the weights of a tile, or all digits side by side.
-
-    Attributes:
-        packed: The digit in the order of `Product.pack`.
-        units: The outputs of a product of 1 and 1, `[outputs]`.
-        bias: Numbers that are added to the outputs, `[outputs]`, or None.
-    """
-
-    packed: Tensor
-    units: Tensor
-    bias: Tensor | None = None
-
-
-class IntegerWeights(NamedTuple):
-    """The digits of the weights of a tile, for many vectors or for images.
-
-    Attributes:
-        value: Of the weights.
-        positioned: Of weights times positions, for the IR drop; empty without it.
-        size: Of |weights|, for the product with |inputs| of the IR drop; empty without it.
-        high: Of |weights|, for the product with `Codes.high` of the read noise; empty without it.
-        low: Of |weights|, for the product with `Codes.low` of the read noise; empty without it.
-    """
-
-    value: list[Digit]
-    positioned: list[Digit]
-    size: list[Digit]
-    high: list[Digit]
-    low: list[Digit]
-
-
-class ThinWeights(NamedTuple):
-    """The digits of the weights of a tile, for a few vectors.
-
-    Products of a few vectors take as long as to read the weights. So all digits lie side by side as
-    the outputs of one product, and inputs of the same weights are one batch.
-
-    Attributes:
-        inputs: Of the weights and, with IR drop, of the weights times positions.
-        magnitude: Of |weights|, with units of their own; None without IR drop and read noise.
-        outputs: Number of outputs of the tile.
-    """
-
-    inputs: Digit
-    magnitude: Digit | None
-    outputs: int
-
-
-class Units(NamedTuple):
-    """What codes of 1 stand for in the products of a tile, and what is added to their sums.
-
-    Attributes:
-        x: A step of the inputs.
-        size: A step of the scaled |inputs|.
-        size_bias: A number that is added to the sums over |inputs|.
-        square_bias: A number that is added to the sums over squared inputs.
-    """
-
-    x: float
-    size: float
-    size_bias: float
-    square_bias: float
-
-
 class Sums(NamedTuple):
     """The products of a tile; None in place of one that is not needed.
 
@@ -147,25 +62,6 @@ class Sums(NamedTuple):
     square: Tensor | None
 
 
-@cache
-def available() -> bool:
-    """Return whether this processor multiplies 8-bit integers fast and exactly.
-
-    Without VNNI the sums of two products are cut to 16 bits. So the largest numbers are tried.
-    """
-    if not (torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()):
-        return False
-    x = torch.full((32, 64), 255, dtype=torch.uint8)
-    weight = torch.full((16, 64), 127, dtype=torch.int8)
-    units = torch.ones(16)
-    try:
-        y = linear(x, 0, pack_linear(weight, x), units, None, None)
-        y = linear(x, _ZERO, pack_linear(weight, x), units, None, y)
-    except (RuntimeError, AttributeError, TypeError):
-        return False
-    return bool((y == 64 * 127 * (255 + 127)).all())
-
-
 def suits(spec: CrossbarSpec, product: Product, x: Tensor, weight_dtype: torch.dtype) -> bool:
     """Return whether the products of a crossbar can be computed in integers.
 
@@ -178,12 +74,12 @@ def suits(spec: CrossbarSpec, product: Product, x: Tensor, weight_dtype: torch.d
     return (
         spec.dac_bits is not None
         and spec.input_range != "none"
-        and levels(spec.dac_bits) <= _MOST_STEPS
+        and levels(spec.dac_bits) <= MOST
         and not spec.line_effects
         and product.has_integers
         and x.device.type == "cpu"
         and x.dtype == weight_dtype == torch.float32
-        and available()
+        and onednn.multiplies_integers()
     )
 
 
@@ -237,118 +133,6 @@ def codes(
     return Codes(x8, _ZERO, whole.abs_().to(torch.uint8) if wanted[0] else None, high, low)
 
 
-def split(weight: Tensor, count: int) -> tuple[list[Tensor], Tensor]:
-    """Split weights into digits.
-
-    Args:
-        weight: Weights, `[outputs, ...]`.
-        count: Number of digits.
-
-    Returns:
-        The digits, int8, in the shape of the weights, and the unit of the first one for each
-        output, `[outputs]`.
-    """
-    largest = torch.linalg.vector_norm(weight.flatten(1), float("inf"), dim=1)
-    units = largest.clamp_min_(torch.finfo(weight.dtype).tiny * _MOST_STEPS) / _MOST_STEPS
-    rest = weight / units.view(-1, *[1] * (weight.ndim - 1))
-    digits = []
-    for index in range(count):
-        digit = rest.round()
-        digits.append(digit.to(torch.int8))
-        if index + 1 < count:
-            rest = rest.sub_(digit).mul_(_BASE)
-    return digits, units
-
-
-def prepared(
-    product: Product,
-    value: Tensor,
-    position: Tensor | None,
-    x: Tensor,
-    units: Units,
-    *,
-    noisy: bool,
-    coarse: bool,
-) -> IntegerWeights | ThinWeights:
-    """Split the weights of a tile, and put their digits into oneDNN's order.
-
-    Args:
-        product: The product of the layer.
-        value: The weights, as `Product.weights` returns them.
-        position: The positions of the inputs in the shape of one output's weights; None without IR
-            drop.
-        x: Inputs of the tile, for whose shape oneDNN chooses its order.
-        units: What codes of 1 stand for.
-        noisy: Whether there is read noise.
-        coarse: Whether the side products (IR drop, read noise) take one digit instead of two, if an
-            output has so many inputs that the errors of its weights cancel.
-    """
-    side = 1 if coarse and value[0].numel() >= _MANY_INPUTS else 2
-    digits, unit = split(value, 3)
-    positioned: list[Tensor] = []
-    of_positioned = unit
-    if position is not None:
-        positioned, of_positioned = split(value * position, side)
-    signs = torch.where(value < 0.0, -1, 1).to(torch.int8)
-    magnitude = [digit * signs for digit in digits[:side]]
-    if thin(x):
-        inputs = Digit(
-            product.pack(torch.cat(digits + positioned), x),
-            torch.cat(
-                _powers(unit * units.x, 3) + _powers(of_positioned * units.x, len(positioned))
-            ),
-        )
-        if position is None and not noisy:
-            return ThinWeights(inputs, None, len(value))
-        packed = product.pack(torch.cat(magnitude), x)
-        magnitudes = Digit(packed, torch.cat(_powers(unit, side)))
-        return ThinWeights(inputs, magnitudes, len(value))
-
-    def packed_digits(some: list[Tensor], unit: Tensor) -> list[Digit]:
-        powers = _powers(unit, len(some))
-        return [Digit(product.pack(d, x), each) for d, each in zip(some, powers, strict=True)]
-
-    size: list[Digit] = []
-    high: list[Digit] = []
-    low: list[Digit] = []
-    if position is not None or noisy:
-        of_magnitude = packed_digits(magnitude, unit)
-        if position is not None:
-            size = _scaled(of_magnitude, units.size, units.size_bias)
-        if noisy:
-            high = _scaled(of_magnitude, 256.0 * units.size**2, 0.0)
-            low = _scaled(of_magnitude, units.size**2, units.square_bias)
-    return IntegerWeights(
-        packed_digits(digits, unit * units.x),
-        packed_digits(positioned, of_positioned * units.x),
-        size,
-        high,
-        low,
-    )
-
-
-def thin(x: Tensor) -> bool:
-    """Return whether inputs are a few vectors, whose products take `ThinWeights`.
-
-    Args:
-        x: Inputs of a tile.
-    """
-    return x.ndim == 2 and len(x) < _FEW
-
-
-def _powers(unit: Tensor, count: int) -> list[Tensor]:
-    """Return the units of digits, from that of the first one."""
-    return [unit / _BASE**index for index in range(count)]
-
-
-def _scaled(digits: list[Digit], unit: float, bias: float) -> list[Digit]:
-    """Return digits with outputs that are multiplied by `unit`, plus a number."""
-    scaled = [Digit(digit.packed, digit.units * unit) for digit in digits]
-    if bias:
-        scaled[0] = scaled[0]._replace(bias=torch.full_like(scaled[0].units, bias))
-    return scaled
-
-
 def multiplied(
     product: Product, codes: Codes, weights: IntegerWeights | ThinWeights, units: Units
 ) -> Sums:
@@ -358,7 +142,7 @@ def multiplied(
         product: The product of the layer.
         codes: The codes of the inputs of a tile.
         weights: The weights.
-        units: What codes of 1 stand for.
+        units: The values of codes of 1.
     """
     if isinstance(weights, ThinWeights):
         return _thin_products(product, codes, weights, units)
@@ -417,112 +201,3 @@ def _thin_products(product: Product, codes: Codes, weights: ThinWeights, units: 
         square = torch.add(sums[-1], sums[-2], alpha=256.0)
         square.mul_(units.size**2).add_(units.square_bias)
     return Sums(y, loss, size, square)
-
-
-# --- oneDNN ---------------------------------------------------------------------------------------
-
-
-def pack_linear(digit: Tensor, x: Tensor) -> Tensor:
-    """Return a digit of the weights of a linear layer in oneDNN's order.
-
-    Args:
-        digit: The digit, int8, `[outputs, inputs]`.
-        x: Inputs of the usual shape, `[samples, inputs]`.
-    """
-    packed: Tensor = torch.ops.onednn.qlinear_prepack(digit.contiguous(), list(x.shape))
-    return packed
-
-
-def linear(
-    x: Tensor,
-    zero: int,
-    packed: Tensor,
-    units: Tensor,
-    bias: Tensor | None,
-    onto: Tensor | None,
-) -> Tensor:
-    """Return a matrix product of codes with a digit.
-
-    Args:
-        x: Codes, uint8, `[samples, inputs]`.
-        zero: The code of 0.
-        packed: The digit, from `pack_linear`.
-        units: The product of the units of codes and digits, `[outputs]`.
-        bias: Numbers that are added, `[outputs]`, or None.
-        onto: Outputs to add to, in place, `[samples, outputs]`; None makes new ones.
-    """
-    x, zeros = x.contiguous(), _zeros(len(units))
-    if onto is None:
-        y: Tensor = torch.ops.onednn.qlinear_pointwise(
-            x, 1.0, zero, packed, units, zeros, bias, 1.0, 0, torch.float32, "none", [], ""
-        )
-        return y
-    y = torch.ops.onednn.qlinear_pointwise.binary(
-        x, 1.0, zero, packed, units, zeros, onto, bias, 1.0, 0, torch.float32, 1.0, 0, "sum", 1.0,
-        "none", [], "",
-    )  # fmt: skip
-    return y
-
-
-class Geometry(NamedTuple):
-    """The geometry of a two-dimensional convolution, as oneDNN takes it."""
-
-    stride: list[int]
-    padding: list[int]
-    dilation: list[int]
-    groups: int
-
-
-def pack_conv(digit: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
-    """Return a digit of the weights of a convolution in oneDNN's order.
-
-    Args:
-        digit: The digit, int8, `[outputs, channels per group, height, width]`.
-        x: Inputs of the usual shape, `[samples, channels, height, width]`.
-        geometry: The geometry of the convolution.
-    """
-    packed: Tensor = torch.ops.onednn.qconv_prepack(
-        digit.contiguous(), torch.ones(len(digit)), 1.0, 0, *geometry, list(x.shape)
-    )
-    return packed
-
-
-def conv(
-    x: Tensor,
-    zero: int,
-    packed: Tensor,
-    units: Tensor,
-    bias: Tensor | None,
-    onto: Tensor | None,
-    geometry: Geometry,
-) -> Tensor:
-    """Return a convolution of codes with a digit, with its channels last in memory.
-
-    Args:
-        x: Codes, uint8, `[samples, channels, height, width]`.
-        zero: The code of 0.
-        packed: The digit, from `pack_conv`.
-        units: As in `linear`.
-        bias: As in `linear`.
-        onto: As in `linear`.
-        geometry: The geometry of the convolution.
-    """
-    zeros = _zeros(len(units))
-    if onto is None:
-        y: Tensor = torch.ops.onednn.qconv2d_pointwise(
-            x, 1.0, zero, packed, units, zeros, bias, *geometry, 1.0, 0, torch.float32, "none", [],
-            "",
-        )  # fmt: skip
-        return y
-    y = torch.ops.onednn.qconv2d_pointwise.binary(
-        x, 1.0, zero, packed, units, zeros, onto, bias, *geometry, 1.0, 0, torch.float32, 1.0, 0,
-        "sum", 1.0, "none", [], "",
-    )  # fmt: skip
-    return y
-
-
-@cache
-def _zeros(count: int) -> Tensor:
-    """Return the codes of 0 of the weights of each output."""
-    with torch.inference_mode(False):
-        return torch.zeros(count, dtype=torch.int32)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aimc_bridge.engines.native.conv_product import ConvProduct
 from aimc_bridge.engines.native.crossbar import Crossbar
-from aimc_bridge.engines.native.product import ConvProduct, LinearProduct
+from aimc_bridge.engines.native.linear_product import LinearProduct
 from aimc_bridge.errors import ShapeError
 from aimc_bridge.layers.border import admitted, returned
 from aimc_bridge.layers.convolution import (

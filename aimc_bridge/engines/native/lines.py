@@ -2,7 +2,7 @@
 
 Unlike in `forward`, outputs are in their own units up to the ADC, and each noise has a draw of its
 own, because a nonlinearity may lie between them. Everything beside the products is
-`physics.mvm.on_line` and `physics.mvm.at_adc`, run eagerly here and compiled in `compiled_passes`.
+`physics.mvm.on_line` and `physics.mvm.at_adc`, run eagerly here and compiled in `compiled_lines`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from aimc_bridge import rng
-from aimc_bridge.engines.native import compiled_passes
-from aimc_bridge.engines.native.compiled_passes import LineNumbers, PassProducts
+from aimc_bridge.engines.native import compiled_lines, compiled_passes
+from aimc_bridge.engines.native.compiled_lines import LineNumbers, PassProducts
 from aimc_bridge.engines.native.product import Product
 from aimc_bridge.engines.native.tiles import Block, Job, TileWeights, along, output_step
 from aimc_bridge.physics.mvm import LineEffects, asymmetric
@@ -107,7 +107,7 @@ def outputs(
     digital = spec.input_passes == "two_digital_sum"
     numbers = LineNumbers(spec.ir_drop, spec.w_noise, output_step(spec), float(bound or 0))
     if job.compiled:
-        return compiled_passes.finish_lines(
+        return compiled_lines.finish_lines(
             found.passes,
             found.effects,
             numbers,
@@ -125,7 +125,7 @@ def outputs(
         """Return new noise for every index."""
         return rng.noise_like(like)
 
-    y = compiled_passes.line_codes(
+    y = compiled_lines.line_codes(
         found.passes, effects, numbers, noise, digital=digital, rounded=bound is not None
     )
     codes = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from aimc_bridge.engines.native.integers import IntegerWeights, ThinWeights, Units, prepared, thin
+from aimc_bridge.engines.native.digits import IntegerWeights, ThinWeights, Units, prepared, thin
 from aimc_bridge.engines.native.product import Product
 from aimc_bridge.physics.mapping import levels
 from aimc_bridge.physics.mvm import LineEffects
@@ -44,7 +45,6 @@ class TileWeights:
 
     Attributes:
         rows: Number of inputs of the tile.
-        value: Normalised weights.
         position: The position of each input for the IR drop, in the shape of one output's weights;
             None if there is no IR drop.
         negative: The weights that negative inputs meet, if they are others; else None.
@@ -70,7 +70,8 @@ class TileWeights:
             read_asymmetry: Factor on each weight while its input is negative, `[out, in]`, or None.
         """
         self.rows = product.grid.rows[row]
-        self.value = product.weights(weight, row, column).contiguous()
+        self._cut: Callable[[], Tensor] = partial(product.weights, weight, row, column)
+        self._value: Tensor | None = None
         self.position: Tensor | None = None
         if position is not None:
             self.position = product.weights(position.unsqueeze(0), row, None)
@@ -79,6 +80,14 @@ class TileWeights:
         self.negative: TileWeights | None = None
         if read_asymmetry is not None:
             self.negative = TileWeights(product, weight * read_asymmetry, row, column, position)
+
+    @property
+    def value(self) -> Tensor:
+        """Return the normalised weights; they are cut out of the matrix at their first use."""
+        if self._value is None:
+            self._value = self._cut().contiguous()
+            self._cut = self._value.detach  # the matrix is not needed any more
+        return self._value
 
     def magnitude(self, dtype: torch.dtype) -> Tensor:
         """Return |value| in a precision; it is computed at its first use.
@@ -93,15 +102,17 @@ class TileWeights:
     def integers(self, job: Job, x: Tensor, units: Units) -> IntegerWeights | ThinWeights:
         """Return the weights for products in integers; they are computed at their first use.
 
+        They do not keep `value`, which such products never read.
+
         Args:
             job: The products.
             x: Inputs of the tile, of a usual shape.
-            units: What codes of 1 stand for.
+            units: The values of codes of 1.
         """
         key = (job.side is not None, thin(x), units)
         if key not in self._integers:
             self._integers[key] = prepared(
-                job.product, self.value, self.position, x, units,
+                job.product, self._cut().contiguous(), self.position, x, units,
                 noisy=job.spec.w_noise > 0.0, coarse=job.side is not None,
             )  # fmt: skip
         return self._integers[key]

@@ -21,11 +21,11 @@ class PcmLaw(StatisticalLaw[P]):
     """
 
     def nu_mean(self, g_us: Tensor, pcm: P) -> Tensor:
-        """Return clamp(slope ln x + intercept, lowest, highest), x = g / g_max."""
+        """Return the clamped logarithm of `pcm.nu_mean` at x = g / g_max."""
         return clamped_log(relative(g_us, pcm), pcm.nu_mean)
 
     def nu_sd(self, g_us: Tensor, pcm: P) -> Tensor:
-        """Return clamp(slope ln x + intercept, lowest, highest), x = g / g_max."""
+        """Return the clamped logarithm of `pcm.nu_sd` at x = g / g_max."""
         return clamped_log(relative(g_us, pcm), pcm.nu_sd)
 
     def read_coefficient(self, g_prog_us: Tensor, pcm: P) -> Tensor:

@@ -33,7 +33,7 @@ _COLOUR = re.compile("|".join(_VARIABLES), re.IGNORECASE)
 
 
 class Marks:
-    """What the artists of one figure stand for; see `curves.Mark`.
+    """The meaning of the artists of one figure; see `curves.Mark`.
 
     Attributes:
         prefix: A text that no other figure of the page has; all ids begin with it.

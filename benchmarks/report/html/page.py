@@ -20,7 +20,7 @@ FILE = "report.html"
 
 @dataclass(frozen=True)
 class Series:
-    """What a button under a figure shows and hides.
+    """A series that a button under a figure shows and hides.
 
     Attributes:
         key: The series of the marks in the figure, and of rows in tables of the section.

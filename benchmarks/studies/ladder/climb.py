@@ -13,7 +13,8 @@ from aimc_bridge.errors import DataError
 from aimc_bridge.spec import Preset
 from benchmarks.report.ladder_tables import COLUMNS
 from benchmarks.studies import run_steps
-from benchmarks.studies.base import Evaluate, Study
+from benchmarks.studies.base import Study
+from benchmarks.studies.chip_metrics import Evaluate
 from benchmarks.studies.folder import finished
 from benchmarks.studies.ladder.probe import Probe
 from benchmarks.studies.ladder.rungs import LADDER, Rung

@@ -120,6 +120,13 @@ def test_every_bit_of_a_value_is_kept(tmp_path: Path) -> None:
     assert run.results_of(run.record_of(folder, "x")).value.tolist() == table.value.tolist()
 
 
+@pytest.mark.parametrize("folder", ["../shared/data", "'/my data/x'"])
+def test_pages_do_not_show_the_data_folder_of_a_machine(folder: str, tmp_path: Path) -> None:
+    record = run.record_of(finished(tmp_path / "run"), "a")
+    record = dataclasses.replace(record, command=f"run wrn --data-dir {folder} --chips 2")
+    assert record.shown_command == "run wrn --data-dir DIR --chips 2"
+
+
 def test_damaged_records_and_bad_names_are_named(tmp_path: Path) -> None:
     record = run.record_of(finished(tmp_path / "run"), "a")
     path = records.write(record, tmp_path / "a.json")

@@ -61,7 +61,7 @@ def test_a_changed_number_is_found() -> None:
 
 @pytest.mark.parametrize("name", ["real-bert-control", "real-bert-long-control"])
 def test_a_control_of_before_is_read_as_finetune_with_its_numbers(name, tmp_path) -> None:
-    """What was called control had no chip; a run with today's control keeps the name."""
+    """The former control had no chip; a run with today's control keeps the name."""
     path = records.FOLDER / f"{name}.json"
     stored = json.loads(path.read_text())
     record = records.read(path)

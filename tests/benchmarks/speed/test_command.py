@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,15 @@ import torch
 
 from aimc_bridge.errors import UsageError
 from benchmarks import record as record_command
-from benchmarks.report import figures, folders, pages, speed_records
+from benchmarks.report import figures, folders, pages, speed_page, speed_records, speed_tables
 from benchmarks.report import record as records
 from benchmarks.report import speed as report
 from benchmarks.report.record import Record, digest, read
-from benchmarks.speed import growth, targets
+from benchmarks.speed import growth
 from benchmarks.speed.__main__ import main
 from benchmarks.speed.goals import MEASURES
 from benchmarks.speed.groups import chosen
 from benchmarks.speed.growth import Curve, Point
-from benchmarks.speed.works import FULL
 
 # --- growth ---------------------------------------------------------------------------------------
 
@@ -139,13 +139,14 @@ def test_a_record_is_kept_and_the_page_written(
     grown: tuple[Record, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
-    section = next(first for first in pages.SECTIONS if first.name == "speed")
-    monkeypatch.setattr(pages, "SECTIONS", (section,))
+    sections = [section for section in pages.SECTIONS if section.name in speed_page.SECTIONS]
+    monkeypatch.setattr(pages, "SECTIONS", sections)
     monkeypatch.setattr(pages, "ROOT", tmp_path)
-    page = tmp_path / section.page
+    page = tmp_path / "docs" / "speed.md"
     page.parent.mkdir()
-    page.write_text("before\n<!-- speed -->\nold\n<!-- /speed -->\nafter\n")
-    assert report.section() == ""
+    marks = [f"<!-- {name} -->\nold\n<!-- /{name} -->\nafter\n" for name in speed_page.SECTIONS]
+    page.write_text("before\n" + "".join(marks))
+    assert speed_tables.details() == ""
     out = tmp_path / "speed-one"
     assert main([*CHIP, "--out", str(out)]) == 0
     assert record_command.main(["add", str(out)]) == 0
@@ -155,11 +156,18 @@ def test_a_record_is_kept_and_the_page_written(
     assert (second.name, second.kind) == ("speed-two", "growth")
     assert [list(row[:2]) for row in first.rows] == [["wrn-chip", "native"]]
     assert len(first.rows[0][-1]) == 1
+    assert speed_tables.summary(first) in speed_tables.details()
+    assert record_command.main(["write"]) == 0
+    # Tiny sizes prove nothing, so the page leaves them out.
+    assert page.read_text().count(pages.NOTHING) == len(sections)
+    for record in (first, second):
+        full = replace(record, arguments={**record.arguments, "size": "full"})
+        records.add(full, replace=True)
+    first, second = records.of_kind("speed", "growth")
     assert record_command.main(["write"]) == 0
     text = page.read_text()
-    assert text.startswith("before\n<!-- speed -->\n\n### speed-one\n")
-    assert text.endswith("\n\n<!-- /speed -->\nafter\n") and "old" not in text
-    assert report.summary(first) in text
+    assert text.startswith("before\n<!-- speed -->\n\n") and text.endswith("-->\nafter\n")
+    assert "old" not in text and "[speed-one](../benchmarks/records/speed-one.json)" in text
     assert "![cost against size](figures/speed-two.png)" in text
     drawn = figures.description_of(page.parent / "figures" / "speed-two.png")
     assert drawn == digest(second) and list(pages.problems()) == []
@@ -168,7 +176,7 @@ def test_a_record_is_kept_and_the_page_written(
 def test_an_interrupted_measurement_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What was measured is stored and not measured again.
+    """Finished measurements are stored and not repeated.
 
     An unfinished measurement is no record.
     """
@@ -205,7 +213,7 @@ def test_an_interrupted_measurement_goes_on(
     (tmp_path / "out" / "summary.md").unlink()
     folders.rebuild(tmp_path / "out")
     text = (tmp_path / "out" / "summary.md").read_text()
-    assert text == f"# Speed\n\n{report.summary(whole)}\n"
+    assert text == f"# Speed\n\n{speed_tables.summary(whole)}\n"
 
 
 def test_a_dry_run_measures_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -232,12 +240,3 @@ def test_an_interruption_is_exit_code_130(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(MEASURES, "wrn-chip", interrupted)
     words = ["--size", "tiny", "--only", "wrn-chip", "--threads", "1"]
     assert main([*words, "--out", str(tmp_path / "out")]) == 130
-
-
-def test_the_page_names_every_group_and_option() -> None:
-    text = (pages.ROOT / "docs" / "speed.md").read_text()
-    for group in targets.GROUPS:
-        assert f"`{group}`" in text
-    for option in ("--quick", "--growth", "--only", "--device cuda", "record add", "record write"):
-        assert option in text
-    assert f"{FULL.lstm_words:,} words" in text

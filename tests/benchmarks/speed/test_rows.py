@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import machine
 from benchmarks.report import speed as report
-from benchmarks.report import speed_records
+from benchmarks.report import speed_records, speed_tables
 from benchmarks.report.record import Record, read, write
 from benchmarks.speed import goals, sides, targets
 from benchmarks.speed.__main__ import main
@@ -85,9 +85,11 @@ def test_what_allocators_are_told_is_kept_and_shown(
         settings == {**settings, "MALLOC_TRIM_THRESHOLD_": "123"} and "MALLOCATOR" not in settings
     )
     hardware = {**measured.hardware, "allocator": {"MALLOC_TRIM_THRESHOLD_": "123"}}
-    assert "`MALLOC_TRIM_THRESHOLD_=123`" in report.summary(replace(measured, hardware=hardware))
+    assert "`MALLOC_TRIM_THRESHOLD_=123`" in speed_tables.summary(
+        replace(measured, hardware=hardware)
+    )
     plain = {key: value for key, value in hardware.items() if key != "allocator"}
-    assert "in the environment" not in report.summary(replace(measured, hardware=plain))
+    assert "in the environment" not in speed_tables.summary(replace(measured, hardware=plain))
 
 
 def test_rows_are_what_the_repeats_say(measured: Record) -> None:
@@ -122,13 +124,13 @@ def test_a_record_comes_back_from_its_file(measured: Record, tmp_path: Path) -> 
     again = read(path)
     assert again == replace(measured, name="speed-x")
     assert speed_records.groups_of(again) == speed_records.groups_of(measured)
-    assert report.summary(again) == report.summary(measured)
+    assert speed_tables.summary(again) == speed_tables.summary(measured)
     (row,) = [row for row in measured.rows if list(row[:2]) == ["wrn-forward", "digital"]]
     assert f"  {json.dumps(row)},\n" in path.read_text()  # It is on one line.
 
 
 def test_the_tables_name_every_work_and_side(measured: Record) -> None:
-    text = report.summary(measured)
+    text = speed_tables.summary(measured)
     lines = text.splitlines()
     rows = report.rows_of(measured)
     head = "| work | result | quartiles | repeats | must | aim | verdict |"

@@ -126,6 +126,8 @@ def test_parts_of_a_run() -> None:
         "mkldnn::_linear_pointwise": PRODUCTS,
         "aten::addmm": PRODUCTS,
         "aten::mkldnn_rnn_layer": PRODUCTS,
+        "onednn::qconv2d_pointwise": PRODUCTS,
+        "onednn::qlinear_pointwise": PRODUCTS,
         "aten::native_batch_norm": OTHERS,
         "aten::addcmul_": OTHERS,
         "## Call CompiledFxGraph fabc ##": PASSES,

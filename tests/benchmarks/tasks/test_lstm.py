@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from aimc_bridge import HWATraining, calibrate, convert, train
 from benchmarks import tasks
-from benchmarks.tasks import DigitalRecipe, lstm
+from benchmarks.tasks import DigitalRecipe, lstm, streams, word_lstm
 from presets import rasch2023
 from tests.stats import proven, quantile
 
@@ -56,7 +56,7 @@ def test_perplexity_and_word_error_by_hand(subset) -> None:
         for parameter in model.parameters():
             parameter.mul_(3.0)  # The scores differ.
     text = task.streams["test"][: None if subset is None else subset + 1]
-    n = max(1, min(lstm.STREAMS, len(text) // lstm.STEPS))
+    n = max(1, min(lstm.STREAMS, len(text) // streams.STEPS))
     length = len(text) // n
     losses, wrong = [], []
     for stream in range(n):
@@ -183,7 +183,7 @@ def sampled(samples: int, repeats: int, n_exact: int) -> Tensor:
         # one.
         losses = torch.stack(
             [
-                lstm.sampled_cross_entropy(
+                word_lstm.sampled_cross_entropy(
                     hidden[row : row + 1], weight, bias, targets[row : row + 1], q, samples
                 )
                 for _ in range(repeats)
@@ -210,7 +210,7 @@ def test_the_sampled_loss_is_the_exact_one_where_all_words_are_summed() -> None:
     weight, bias = torch.randn(20, 8, generator=generator), torch.randn(20, generator=generator)
     targets = torch.tensor([0, 4, 18, 7, 7])
     q = torch.tensor([1.0])  # There is one rare word, always drawn.
-    estimated = lstm.sampled_cross_entropy(hidden, weight, bias, targets, q, 1)
+    estimated = word_lstm.sampled_cross_entropy(hidden, weight, bias, targets, q, 1)
     exact = nn.functional.cross_entropy(hidden @ weight.T + bias, targets)
     assert estimated.item() == pytest.approx(exact.item(), rel=1e-5)
 

@@ -141,7 +141,7 @@ def test_a_class_is_registered_in_code() -> None:
             return torch.nn.Linear(4, 2)
 
         def train_loader(self, batch_size, seed):
-            raise NotImplementedError
+            return [(self.inputs, self.labels)]
 
         def calibration_batches(self, n, batch_size=32):
             return [self.inputs]

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from aimc_bridge import calibrate, convert, drift, native, program
 from aimc_bridge.converted import matrices_of
-from aimc_bridge.engines.native import forward, integers
+from aimc_bridge.engines.native import digits, forward, integers, onednn
 from aimc_bridge.engines.native.crossbar import Crossbar
 from aimc_bridge.engines.native.tiles import Job
 from aimc_bridge.spec import Preset
@@ -23,7 +23,7 @@ from presets import rasch2023
 from tests.models import random
 
 pytestmark = pytest.mark.skipif(
-    not integers.available(), reason="this processor has no instructions for 8-bit products"
+    not onednn.multiplies_integers(), reason="this processor has no instructions for 8-bit products"
 )
 
 Make = Callable[[], nn.Module]
@@ -40,12 +40,12 @@ CASES: dict[str, tuple[Make, tuple[int, ...]]] = {
 @contextmanager
 def floats() -> Iterator[None]:
     """Compute all products in floating point."""
-    available = integers.available
-    integers.available = lambda: False  # type: ignore[assignment]
+    available = onednn.multiplies_integers
+    onednn.multiplies_integers = lambda: False  # type: ignore[assignment]
     try:
         yield
     finally:
-        integers.available = available
+        onednn.multiplies_integers = available
 
 
 def on_chip(make: Make, preset: Preset, x: Tensor) -> nn.Module:
@@ -67,10 +67,10 @@ def crossbar_of(analog: nn.Module) -> Crossbar:
 def test_digits_are_the_weights_within_the_stated_error(count: int, bound: float) -> None:
     weight = random(50, 4, 3) * torch.logspace(-6, 3, 50).view(-1, 1, 1)
     weight[3], weight[4, 1:] = 0.0, 0.0
-    digits, units = integers.split(weight, count)
-    assert len(digits) == count and all(digit.dtype == torch.int8 for digit in digits)
+    parts, units = digits.split(weight, count)
+    assert len(parts) == count and all(digit.dtype == torch.int8 for digit in parts)
     powers = [254.0**-index for index in range(count)]
-    total = sum(d.double() * power for d, power in zip(digits, powers, strict=True))
+    total = sum(d.double() * power for d, power in zip(parts, powers, strict=True))
     error = (total * units.double().view(-1, 1, 1) - weight.double()).abs().flatten(1).amax(1)
     largest = weight.double().abs().flatten(1).amax(1)
     assert bool((error <= bound * largest).all())
@@ -252,14 +252,14 @@ def test_arithmetic_that_saturates_is_found(monkeypatch: pytest.MonkeyPatch) -> 
         pairs = ((x.int() - zero) * 127).view(len(x), -1, 2).sum(2)
         return pairs.clamp(-(2**15), 2**15 - 1).sum(1, keepdim=True).expand(-1, 16).float()
 
-    monkeypatch.setattr(integers, "linear", saturating)
-    integers.available.cache_clear()
+    monkeypatch.setattr(onednn, "linear_of_codes", saturating)
+    onednn.multiplies_integers.cache_clear()
     try:
-        assert not integers.available()
+        assert not onednn.multiplies_integers()
     finally:
         monkeypatch.undo()
-        integers.available.cache_clear()
-    assert integers.available()
+        onednn.multiplies_integers.cache_clear()
+    assert onednn.multiplies_integers()
 
 
 @pytest.mark.parametrize(
@@ -302,8 +302,8 @@ def test_weights_that_serve_a_few_vectors_once_are_not_split(
     x = random(30, 9)
     analog = on_chip(lambda: nn.Linear(9, 4), rasch2023, x)
     calls = []
-    split = integers.split
-    monkeypatch.setattr(integers, "split", lambda *some: calls.append(1) or split(*some))
+    split = digits.split
+    monkeypatch.setattr(digits, "split", lambda *some: calls.append(1) or split(*some))
     analog(x)
     assert len(calls) == 2  # the weights, and the weights times positions
     analog(x)

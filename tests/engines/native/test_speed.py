@@ -16,8 +16,18 @@ from torch import Tensor, nn
 
 from aimc_bridge import convert, drift, program
 from aimc_bridge.converted import matrices_of
-from aimc_bridge.engines.native import backward, crossbar, forward, product, side_precision, tiles
+from aimc_bridge.engines.native import (
+    backward,
+    crossbar,
+    forward,
+    linear_product,
+    onednn,
+    product,
+    side_precision,
+    tiles,
+)
 from aimc_bridge.engines.native.crossbar import Crossbar
+from aimc_bridge.engines.native.linear_product import LinearProduct
 from aimc_bridge.errors import CapabilityError, UsageError
 from aimc_bridge.layers.steps import kept_between_steps, time_steps
 from presets import ideal, rasch2023, scalar_drift
@@ -131,7 +141,7 @@ def test_pieces_of_a_batch_equal_the_whole(
 def test_pieces_cover_a_batch_once() -> None:
     grid = only(convert(linear(5, 3), QUIET)).grid
     for samples in (1, 255, 256, 257, 1000, 100_000):
-        pieces = forward._pieces(torch.zeros(samples, 5), product.LinearProduct(grid))
+        pieces = forward._pieces(torch.zeros(samples, 5), LinearProduct(grid))
         seen = [i for piece in pieces for i in range(samples)[piece]]
         assert seen == list(range(samples))
 
@@ -161,7 +171,7 @@ def test_thin_products_equal_wide_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     program(analog, 1)
     x = random(300, 700, dtype=DOUBLE)
     wide = analog(x)
-    monkeypatch.setattr(product, "MANY", 10**9)
+    monkeypatch.setattr(linear_product, "MANY", 10**9)
     assert_close(analog(x), wide, "stacked", 1e-12)
     monkeypatch.setattr(crossbar, "MANY", 10**9)
     with time_steps():  # Derived weights are stored between products, too.
@@ -305,14 +315,14 @@ def test_both_matrix_products_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = random(300, 70), random(50, 70)
     expected = (x.double() @ weight.double().T + 0.5).float()
     with torch.no_grad():
-        for there in (product._ONEDNN, False):
-            monkeypatch.setattr(product, "_ONEDNN", there)
-            got = product._linear(x, weight, torch.full((50,), 0.5))
+        for there in (onednn._THERE, False):
+            monkeypatch.setattr(onednn, "_THERE", there)
+            got = onednn.linear(x, weight, torch.full((50,), 0.5))
             assert_close(got, expected, f"oneDNN {there}", 1e-6)
-    assert product._linear(x.requires_grad_(True), weight, None).requires_grad
+    assert onednn.linear(x.requires_grad_(True), weight, None).requires_grad
 
 
-@pytest.mark.skipif(not product._ONEDNN, reason="torch was built without oneDNN")
+@pytest.mark.skipif(not onednn._THERE, reason="torch was built without oneDNN")
 @pytest.mark.parametrize("inference", [False, True])
 def test_weights_of_a_time_loop_are_kept_in_onednns_order(inference: bool) -> None:
     """The numbers are the same in oneDNN's order.
@@ -321,24 +331,24 @@ def test_weights_of_a_time_loop_are_kept_in_onednns_order(inference: bool) -> No
     """
     with torch.inference_mode(inference), torch.no_grad():
         x, weight = random(20, 70), random(50, 70).abs()
-        first = product._linear(x, weight, None)
+        first = onednn.linear(x, weight, None)
         with time_steps():
-            packed = [product._linear(x, weight, None) for _ in range(3)]
+            packed = [onednn.linear(x, weight, None) for _ in range(3)]
             assert all(torch.equal(each, first) for each in packed)
             cache = kept_between_steps()
             assert cache is not None
-            uses = cache[product._prepared]
+            uses = cache[onednn._prepared]
             ready = uses[weight][20]
             assert ready is not None and ready.is_mkldnn
             for _ in range(3):  # This is another number of vectors.
-                assert torch.equal(product._linear(x[:17], weight, None), first[:17])
-            assert torch.equal(product._linear(x, weight, None), first)
+                assert torch.equal(onednn.linear(x[:17], weight, None), first[:17])
+            assert torch.equal(onednn.linear(x, weight, None), first)
             many = random(product.MANY, 70)
             for _ in range(2):
-                product._linear(many, weight, None)
+                onednn.linear(many, weight, None)
             assert set(uses[weight]) == {17, 20}
             held = len(uses)
-            product._linear(x, weight * 2.0, None)  # These weights belong to one step alone.
+            onednn.linear(x, weight * 2.0, None)  # These weights belong to one step alone.
             assert len(uses) == held
         weight.data.mul_(2.0)
-        assert_close(product._linear(x, weight, None), 2.0 * first, "after a change", 1e-6)
+        assert_close(onednn.linear(x, weight, None), 2.0 * first, "after a change", 1e-6)
