@@ -164,7 +164,6 @@ def _numbers(option: str, given: Sequence[str]) -> float | dict[str, float] | No
 
 
 app = cli.command("report", report, "RUN_OR_TABLE...")
-
 main = partial(cli.execute, app)
 
 

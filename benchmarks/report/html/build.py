@@ -350,7 +350,8 @@ def _check_charts(folder: Path, report: Mapping[str, Any], number: int) -> list[
     if not {"level", "cell", "first", "second", "margin", "low", "high"} <= set(rows.columns):
         return []  # an older version wrote it, with other columns
     charts = []
-    for name, figure in figures.figures_of(rows, None, tuple(report["sides"])).items():
+    first, second = report["sides"]
+    for name, figure in figures.figures_of(rows, None, (first, second)).items():
         title = _CHECK_FIGURES[name]
         svg = as_svg(figure, Marks(f"check{number}-{name}-"), f"{report['name']}: {title}")
         charts.append(Chart(svg, title, "", wide=True))
