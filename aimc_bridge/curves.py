@@ -195,15 +195,25 @@ def heading(metric: str, lower: bool | None = None) -> str:
         lower: The direction. None takes it from the name: "accuracy" in it means that higher is
             better; "error", "loss" and "perplexity" that lower is; others get no direction.
     """
+    lower = lower_is_better(metric, lower)
     if lower is None:
-        words = metric.lower()
-        if "accuracy" in words:
-            lower = False
-        elif any(word in words for word in _LOWER):
-            lower = True
-        else:
-            return metric
+        return metric
     return f"{metric} ({'lower' if lower else 'higher'} is better)"
+
+
+def lower_is_better(metric: str, lower: bool | None = None) -> bool | None:
+    """Return the direction of a metric; None if it is not known.
+
+    Args:
+        metric: The name.
+        lower: The direction if it is known; else the name decides, as in `heading`.
+    """
+    if lower is not None:
+        return lower
+    words = metric.lower()
+    if "accuracy" in words:
+        return False
+    return True if any(word in words for word in _LOWER) else None
 
 
 def widen(axis: Axes, scale: float = 1.0) -> None:

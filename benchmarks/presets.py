@@ -36,26 +36,51 @@ NAMES = ("preset", "part", "field", "unit")
 Named = Annotated[str, Parameter(help="A preset's name, or a .toml or .json file.")]
 
 
-NARROW = 60
-"""Columns of a terminal that are too few for a table: every cell gets lines of its own there."""
 PIPED = 10_000
 """Columns where there is no terminal: a row is one line, for `grep` and files."""
 
 
 def _text(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table as wide as the terminal; long cells go on in the next line."""
+    """Return a table as wide as the terminal; long cells go on in the next line.
+
+    Lines break between words, so that a name can be copied. Where there is no room for a table
+    with whole words, every cell gets lines of its own.
+    """
     width = shutil.get_terminal_size((PIPED, 24)).columns
-    if width < NARROW:
-        return _stacked(headings, rows, width)
+    cells = [list(map(_cell, row)) for row in rows]
+    widths = _widths(headings, cells, width)
+    if widths is None:
+        return _stacked(headings, cells, width)
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold", no_wrap=heading in NAMES)
-    for row in rows:
-        table.add_row(*map(_cell, row))
+    for heading, columns in zip(headings, widths, strict=True):
+        table.add_column(heading, width=columns)
+    for row in cells:
+        table.add_row(*row)
     stream = io.StringIO()
     console = Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
     console.print(table)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def _widths(
+    headings: Sequence[str], cells: Sequence[Sequence[str]], width: int
+) -> list[int] | None:
+    """Return the width of each column of a table; None if its words do not fit side by side."""
+    columns = [[heading, *(row[place] for row in cells)] for place, heading in enumerate(headings)]
+    widths = [max(map(len, column)) for column in columns]
+    least = [
+        max(len(word) for cell in column for word in [*cell.split(), ""]) for column in columns
+    ]
+    for place, heading in enumerate(headings):
+        if heading in NAMES:
+            least[place] = widths[place]
+    room = width - 2 * (len(headings) - 1)
+    while sum(widths) > room:
+        wide = [place for place in range(len(widths)) if widths[place] > least[place]]
+        if not wide:
+            return None
+        widths[max(wide, key=lambda place: widths[place])] -= 1
+    return widths
 
 
 def _stacked(headings: Sequence[str], rows: Iterable[Sequence[object]], width: int) -> str:
@@ -73,6 +98,12 @@ def _stacked(headings: Sequence[str], rows: Iterable[Sequence[object]], width: i
                 break_on_hyphens=False,
             )
     return "\n".join(lines)
+
+
+def _wrapped(text: str) -> str:
+    """Return a text in lines as wide as the terminal; those after the first one are indented."""
+    width = shutil.get_terminal_size((PIPED, 24)).columns
+    return textwrap.fill(text, max(20, width), subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _cell(value: object) -> str:
@@ -99,11 +130,11 @@ def show(preset: Named, /, *, output: cli.Output = cli.Output()) -> None:
     """Print every number of a preset with its unit and source, and the works that are named."""
     chosen = cli.preset_of(preset)
     table = chosen.explain()
-    text = [str(chosen), chosen.description]
+    text = [str(chosen), _wrapped(chosen.description)]
     for part, rows in table.groupby("part", sort=False):
         cells = rows[["field", "value", "unit", "source"]]
         text += ["", f"[{part}]", _text(list(cells.columns), cells.itertuples(index=False))]
-    works = [f"{key}: {work}" for key, work in table.attrs["works"].items() if work]
+    works = [_wrapped(f"{key}: {work}") for key, work in table.attrs["works"].items() if work]
     data: dict[str, Any] = {
         "name": chosen.name,
         "description": chosen.description,

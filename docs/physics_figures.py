@@ -69,6 +69,7 @@ def pair() -> Any:
     ):
         left.plot(weight, g_us, color=drawing.COLOURS[index], ls=drawing.DASHES[index], label=name)
     left.set(xlabel="weight / scale of its column", ylabel="target (uS)")
+    left.set_xticks([-1.0, -0.5, 0.0, 0.5, 1.0])
     sizes = list(range(1, 1801))
     parts = [mapping.split_sizes(size, CROSSBAR.max_rows) for size in sizes]
     right.plot(sizes, [max(part) for part in parts], color=drawing.COLOURS[0], lw=1.4)

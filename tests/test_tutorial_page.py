@@ -36,3 +36,5 @@ def test_the_page_runs_and_shows_what_it_says(
     printed = capsys.readouterr().out
     assert "digital: 9" in printed and "on aihwkit, one chip at 1y: " in printed
     assert (tmp_path / "drift.svg").stat().st_size > 1000
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "hardware-aware less direct, 1y after programming: +" in report and "A*" in report

@@ -16,6 +16,7 @@ from aimc_bridge.times import label
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _CELLS = 6  # curves per panel, and a fourth of the panels of quantiles, at most
 _LAYERS = 30  # layers of the figure of MVM errors, at most
@@ -37,18 +38,31 @@ def draw(
         The PNG files: some of devices.png, conductances.png, quantiles.png, alpha.png, mvm.png.
     """
     files = []
-    for name, figure in (
-        ("devices", _devices(table, sides)),
-        ("conductances", _histograms(quantiles, sides)),
-        ("quantiles", _quantiles(quantiles, sides)),
-        ("alpha", _alpha(table, sides)),
-        ("mvm", _errors(table, sides)),
-    ):
-        if figure is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            files.append(folder / f"{name}.png")
-            drawing.save(figure, files[-1])
+    for name, figure in figures_of(table, quantiles, sides).items():
+        folder.mkdir(parents=True, exist_ok=True)
+        files.append(folder / f"{name}.png")
+        drawing.save(figure, files[-1])
     return files
+
+
+def figures_of(
+    table: pd.DataFrame, quantiles: pd.DataFrame | None, sides: tuple[str, str]
+) -> dict[str, Figure]:
+    """Return the figures that there is data for, by name.
+
+    Args:
+        table: The rows of a report, `Report.table`.
+        quantiles: Quantiles of some cells, `Report.quantiles`, or None.
+        sides: Names of the two sides.
+    """
+    drawn = {
+        "devices": _devices(table, sides),
+        "conductances": _histograms(quantiles, sides),
+        "quantiles": _quantiles(quantiles, sides),
+        "alpha": _alpha(table, sides),
+        "mvm": _errors(table, sides),
+    }
+    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 def _explained(figure: Any, sides: tuple[str, str], more: str = "") -> None:

@@ -40,7 +40,7 @@ class Change:
     why: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Preset:
     """A device, a crossbar, a compensation and recipes, under one name.
 
@@ -82,6 +82,10 @@ class Preset:
         last_name = max((i for i, c in enumerate(self.changes) if c.field == "name"), default=-1)
         changed = ", ".join(f"{c.field}={shown(c.new)}" for c in self.changes[last_name + 1 :])
         return f"{self.name} with {changed}" if changed else self.name
+
+    def __repr__(self) -> str:
+        """Return the name with what was changed, and the description; `explain` has the numbers."""
+        return f"<Preset {self}: {self.description}>"
 
     def change(self, *, why: str, name: str | None = None, **values: Any) -> Preset:
         """Return a copy with other values; its `changes` and sources name them.

@@ -159,7 +159,7 @@ def figure(
     times = sorted(table.t_inference.unique())
     others = list(table.variant.drop_duplicates())[1:]
     size = (3.4 * len(times) + 2.6, 1.9 + 0.34 * max(1, len(others)))
-    drawn, axes = figures.new(1, len(times), size, sharey=True)
+    drawn, axes = figures.new(1, len(times), size, sharex=True, sharey=True)
     for axis, t_s in zip(axes[0], times, strict=True):
         panel(axis, table, float(t_s))
     axes[0][0].invert_yaxis()

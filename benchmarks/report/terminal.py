@@ -86,6 +86,18 @@ def grid(rows: Sequence[Mapping[str, str]], columns: int, right: Iterable[str] =
     """
     if not rows:
         return ""
+    text = _drawn(rows, right)
+    if _fits(text, columns):
+        return text
+    paragraphs = []
+    for row in rows:
+        cells = [f"{name} {cell}" for name, cell in row.items() if cell]
+        paragraphs.append(wrapped(", ".join(cells), columns))
+    return "\n".join(paragraphs)
+
+
+def _drawn(rows: Sequence[Mapping[str, str]], right: Iterable[str]) -> str:
+    """Return rows as a table, as wide as it is."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in rows[0]:
         table.add_column(name, justify="right" if name in right else "left", no_wrap=True)
@@ -95,20 +107,30 @@ def grid(rows: Sequence[Mapping[str, str]], columns: int, right: Iterable[str] =
     # `markup` off: a name in brackets is no style
     console = Console(file=text, width=_WIDEST, color_system=None, markup=False, emoji=False)
     console.print(table)
-    lines = [line.rstrip() for line in text.getvalue().splitlines() if line.strip()]
-    if max(map(len, lines)) <= columns:
-        return "\n".join(lines)
-    paragraphs = []
-    for row in rows:
-        cells = [f"{name} {cell}" for name, cell in row.items() if cell]
-        paragraphs.append(wrapped(", ".join(cells), columns))
-    return "\n".join(paragraphs)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip())
+
+
+def _fits(text: str, columns: int) -> bool:
+    return max(map(len, text.splitlines())) <= columns
 
 
 def _table(rows: list[dict[str, str]], columns: int) -> str:
+    """Return the table of a run; one per model, under a line with what its rows share, if wide."""
     texts = ("model", "phase", "engine", "data")
     right = [name for row in rows[:1] for name in row if name not in texts]
-    return grid(rows, columns, right)
+    if not rows or _fits(_drawn(rows, right), columns):
+        return grid(rows, columns, right)
+    parts = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        own = [row for row in rows if row["model"] == model]
+        shared = [name for name in _SHARED if len({row.get(name) for row in own}) == 1]
+        told = [model, *(f"{name} {own[0][name]}" for name in shared if own[0].get(name))]
+        rest = [{k: v for k, v in row.items() if k not in ("model", *shared)} for row in own]
+        parts.append(f"{wrapped(', '.join(told), columns)}\n{grid(rest, columns, right)}")
+    return "\n\n".join(parts)
+
+
+_SHARED = ("metric", "engine", "data", "digital", "chips")
 
 
 def _rows(results: pd.DataFrame, studies: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -5,6 +5,11 @@ is measured on. Every finished step notes it in a file in the cache folder (AIMC
 names another file; an empty name notes nothing). For work that was never done here, timings.json of
 this folder has the costs of one machine; a short test of this one says how much faster or slower
 it is.
+
+Other programs can only make work slower. So the fastest of the earlier times counts, and as long as
+there are few of them, the scaled cost of the other machine if that is lower: the few may be of a
+busy moment. How busy the machine is now shows as soon as the first step is done: `Steps.left_s`
+multiplies what is left by what the finished steps took over their predictions.
 """
 
 from __future__ import annotations
@@ -13,7 +18,6 @@ import functools
 import json
 import math
 import os
-import statistics
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -30,7 +34,9 @@ from benchmarks.tasks.data import cache_dir
 VARIABLE = "AIMC_BRIDGE_TIMINGS"
 REFERENCE = Path(__file__).with_name("timings.json")
 KEPT = 5
-"""Times of a kind of work that are kept; their median counts."""
+"""Times of a kind of work that are kept; the shortest counts."""
+FEW = 3
+"""With fewer times than this, a lower cost of the other machine counts."""
 SHORTEST_S = 2.0
 """Shorter work is not noted: it says more about the start of a program than about the work."""
 
@@ -58,7 +64,7 @@ class Estimate:
         if self.unknown and not self.seconds:
             return "time: not known, because nothing like it was timed before"
         sure = (
-            "from earlier runs on this machine; it holds if the machine is as busy as then"
+            "the fastest of earlier runs on this machine; a busy machine takes longer"
             if self.here
             else "scaled from another machine by a short test; a busy machine takes longer"
         )
@@ -115,12 +121,13 @@ class Costs:
         Returns:
             The seconds, and whether they are from this machine; None if the kind is not known.
         """
-        times = self.here.get(kind)
-        if times:
-            return statistics.median(times) * units, True
-        if kind in self.elsewhere and self._test_s > 0:
-            return float(self.elsewhere[kind]) * units * test_s() / self._test_s, False
-        return None
+        times = self.here.get(kind, [])
+        here = min(times, default=math.inf)
+        if len(times) < FEW and kind in self.elsewhere and self._test_s > 0:
+            scaled = float(self.elsewhere[kind]) * test_s() / self._test_s
+            if scaled < here:
+                return scaled * units, False
+        return (here * units, True) if times else None
 
     def note(self, kind: str, units: float, seconds: float) -> None:
         """Note how long some work took.
@@ -169,7 +176,10 @@ def total(parts: Iterable[tuple[str, tuple[float, bool] | None]]) -> Estimate:
 
 @functools.cache
 def test_s() -> float:
-    """Return the seconds of a fixed piece of work on one thread: how fast this machine is."""
+    """Return the seconds of a fixed piece of work on one thread: how fast this machine is.
+
+    They are seconds of this thread alone: while other programs run, no time passes.
+    """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(200, 64, generator=generator)
     weight = torch.randn(64, 64, generator=generator) / 8
@@ -177,11 +187,11 @@ def test_s() -> float:
     best = math.inf
     torch.set_num_threads(1)
     try:
-        for _ in range(5):  # the best of five: other programs can only make it slower
-            began = time.perf_counter()
+        for _ in range(5):  # the best of five: the caches are another program's at first
+            began = time.thread_time()
             for _ in range(100):
                 x = torch.tanh(x @ weight + 0.01)
-            best = min(best, time.perf_counter() - began)
+            best = min(best, time.thread_time() - began)
     finally:
         torch.set_num_threads(threads)
     return best

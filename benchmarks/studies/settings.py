@@ -247,7 +247,7 @@ class Settings:
             del values[name]
         return {
             **{key: str(v) if isinstance(v, Path) else v for key, v in values.items()},
-            "preset": self.preset.name,
+            "preset": str(self.preset),
             "times": list(self.at),
             "phases": list(self.measured),
             "preset_data": self.preset.identity(),

@@ -122,7 +122,8 @@ def test_toml_is_exact(
     presets.save(preset, path)
     back = presets.load(path)
     assert back == preset
-    assert repr(back) == repr(preset)
+    for part in (*preset.PARTS, "training"):  # -0.0 equals 0.0, and has another text
+        assert repr(getattr(back, part)) == repr(getattr(preset, part))
 
 
 def test_saving_says_what_it_cannot(tmp_path: Path) -> None:

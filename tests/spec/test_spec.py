@@ -277,6 +277,7 @@ def test_change_is_a_copy_that_says_so() -> None:
     assert "what-if" in str(changed.crossbar.sources["out_noise"])
     assert changed.crossbar.sources["w_noise"] == rasch2023.crossbar.sources["w_noise"]
     assert str(changed) == ("rasch2023 with out_noise=0.06, t0_s=30.0, drift_compensation='none'")
+    assert repr(changed).startswith(f"<Preset {changed}: ") and len(repr(changed)) < 300
     again = changed.change(out_noise=0.02, why="less")
     assert [(c.old, c.new) for c in again.changes][-1] == (0.06, 0.02)
 

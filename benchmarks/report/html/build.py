@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aimc_bridge import drawing
+from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
 from benchmarks.report import conclusions, tables
 from benchmarks.report.html import parts
-from benchmarks.report.html.inline import drawn
+from benchmarks.report.html.inline import Marks, as_svg, drawn
 from benchmarks.report.html.page import Chart, Page, Section, Series, Table
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-
-    from benchmarks.report.html.inline import Marks
 
 A_STAR = (
     "A* = 1 - (err - err_digital) / (err_chance - err_digital): 100 % is the digital model on the "
@@ -302,7 +301,10 @@ def of_crosscheck(folder: Path, about: Mapping[str, Any]) -> Page:
             cells,
             "the rows that come closest to their margins, or exceed them",
         )
-        sections.append(Section(report["name"], report["notes"], tables=[table]))
+        # a report is written after each part: figures of all parts would take longer each time
+        finished = about.get("finished", True)
+        charts = _check_charts(folder, report, len(sections)) if finished else []
+        sections.append(Section(report["name"], report["notes"], charts, [table]))
     timed = [report for report in reports if "wall_s" in report]  # older ones were not timed
     seconds = [[report["name"], f"{report['wall_s']:,.1f}"] for report in timed]
     if seconds:
@@ -314,6 +316,46 @@ def of_crosscheck(folder: Path, about: Mapping[str, Any]) -> Page:
         [*sections, parts.repeat(about)],
         about["command"],
     )
+
+
+_CHECK_FIGURES = {
+    "devices": "Devices: programming, drift exponents, read noise",
+    "alpha": "Drift compensation of each layer",
+    "mvm": "MVM errors of the layers",
+}
+
+
+def _check_charts(folder: Path, report: Mapping[str, Any], number: int) -> list[Chart]:
+    """Return the figures of one part of a cross-check; none if its rows are not in the folder.
+
+    Args:
+        folder: The `--out` of the cross-check.
+        report: The part, from crosscheck.json.
+        number: The number of the part, for the ids of the page.
+
+    Raises:
+        DataError: If the file of its rows is damaged.
+    """
+    import pandas as pd
+
+    from aimc_bridge.equivalence import figures
+
+    path = folder / report["name"] / "crosscheck.csv"
+    if not path.exists():
+        return []
+    try:
+        rows = pd.read_csv(path)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: damaged ({error})") from None
+    if not {"level", "cell", "first", "second", "margin", "low", "high"} <= set(rows.columns):
+        return []  # an older version wrote it, with other columns
+    charts = []
+    first, second = report["sides"]
+    for name, figure in figures.figures_of(rows, None, (first, second)).items():
+        title = _CHECK_FIGURES[name]
+        svg = as_svg(figure, Marks(f"check{number}-{name}-"), f"{report['name']}: {title}")
+        charts.append(Chart(svg, title, "", wide=True))
+    return charts
 
 
 _COMPARED = (

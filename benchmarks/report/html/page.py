@@ -58,12 +58,14 @@ class Chart:
         title: What stands above it.
         caption: What stands under it.
         series: Its buttons.
+        wide: Whether it has several panels: it takes the whole width, and scrolls on a phone.
     """
 
     svg: str
     title: str
     caption: str
     series: Sequence[Series] = ()
+    wide: bool = False
 
 
 @dataclass(frozen=True)

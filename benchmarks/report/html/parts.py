@@ -35,11 +35,25 @@ def repeat(about: Mapping[str, Any]) -> Section:
     facts = [
         *(["option", name, value] for name, value in shown.items()),
         *(["version", name, str(value)] for name, value in about["versions"].items()),
-        *(["machine", name, str(value)] for name, value in about["hardware"].items()),
+        *(["machine", name, text] for name, text in _machine(about["hardware"])),
     ]
     words = ["Chip i of a sweep has the seed of the run plus i: the same seed gives the same chip."]
     tables = [Table(["", "name", "value"], facts)]
     return Section("How to repeat", words, tables=tables, code=about["command"])
+
+
+_MACHINE = {"memory_gb": "memory, GB", "torch_threads": "threads of torch", "gpu": "GPU"}
+
+
+def _machine(hardware: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return name and value of each fact about a machine; what it does not have is left out."""
+    facts = []
+    for name, value in hardware.items():
+        if isinstance(value, Mapping):  # environment variables of the allocator
+            value = " ".join(f"{key}={text}" for key, text in value.items())
+        if value not in (None, ""):
+            facts.append((_MACHINE.get(name, name), str(value)))
+    return facts
 
 
 def cost(studies: Mapping[str, Mapping[str, Any]]) -> Section | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from aimc_bridge.errors import DataError
@@ -140,3 +141,28 @@ def test_a_finished_folder_is_a_record(tmp_path: Path) -> None:
     (tmp_path / crosscheck.FILE).write_text("{}")
     with pytest.raises(DataError, match="holds no finished cross-check"):
         records_of(tmp_path, "one")
+
+
+def test_the_report_has_the_figures_of_the_rows_in_the_folder(tmp_path: Path) -> None:
+    """Alpha of two layers at two times: as many points as rows, and the margin around each line."""
+    times = (1.0, 3600.0)
+    rows = [
+        ["layer", layer, "alpha global mean", t_s, 1.2, 1.19, -0.01, -0.02, 0.01, 0.03]
+        for layer in ("fc<1>", "fc2")
+        for t_s in times
+    ]
+    names = ["level", "cell", *COLUMNS]
+    place = tmp_path / "rasch2023" / "lstm"
+    place.mkdir(parents=True)
+    pd.DataFrame(rows, columns=names).to_csv(place / "crosscheck.csv", index=False)
+    (tmp_path / crosscheck.FILE).write_text(json.dumps(contents()), encoding="utf-8")
+    rebuild(tmp_path)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.count('<figure class="wide">') == 1
+    assert "Drift compensation of each layer" in text and "fc&lt;1&gt;" in text
+    (place / "crosscheck.csv").write_bytes(b"level,cell\n\xff\xfe\n")
+    with pytest.raises(DataError, match="damaged"):
+        rebuild(tmp_path)
+    (place / "crosscheck.csv").unlink()
+    rebuild(tmp_path)
+    assert "<figure" not in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -49,7 +49,12 @@ ABOUT: dict[str, Any] = {
     "command": "python -m benchmarks.run --out 'a<b>'",
     "arguments": {"preset": "p<q", "seed": 3},
     "versions": {"torch": "2.11"},
-    "hardware": {"cpu": "a machine"},
+    "hardware": {
+        "cpu": "a machine",
+        "gpu": None,
+        "memory_gb": 25.3,
+        "allocator": {"MALLOC_ARENA_MAX": "2"},
+    },
     "studies": {
         "t": {
             "model": MODEL,
@@ -120,6 +125,15 @@ def test_each_chip_and_each_mean_of_the_figure_is_marked(made: str) -> None:
         assert figure.count(f'class="mark point" data-series="{series}"') == len(TIMES)
     # the mean of the chips at 0.87, 0.88, 0.89 with t of 2 degrees of freedom, 4.3027
     assert "direct conversion, native, 1s: 88 ± 2.5 %" in figure
+
+
+def test_the_machine_is_told_in_words(made: str) -> None:
+    cells = re.findall(r"<td>machine</td><td>(.*?)</td><td>(.*?)</td>", made)
+    assert cells == [
+        ("cpu", "a machine"),
+        ("memory, GB", "25.3"),
+        ("allocator", "MALLOC_ARENA_MAX=2"),
+    ]
 
 
 def test_a_run_that_recorded_no_layers_says_what_records_them() -> None:

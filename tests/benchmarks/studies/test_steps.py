@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def test_each_step_has_a_line_with_what_is_left_in_all(
 ) -> None:
     """The time left is corrected by what the finished steps took: here twice the prediction."""
     known = Costs(tmp_path / "timings.json")
-    known.here = {"train": [0.1, 0.1, 9.0], "chips": [3.0]}  # the median counts
+    known.here = {"train": [0.1, 0.1, 9.0], "chips": [3.0]}  # the shortest counts
     work = three(known)
     assert work.estimate() == Estimate(10.0 + 30.0 + 60.0, True)
     with work.doing("a"):
@@ -83,7 +84,7 @@ def test_times_are_kept_for_the_next_run(tmp_path: Path, clock: Clock) -> None:
     assert again.seconds("chips", 10.0) is None
     for seconds in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0):
         again.note("chips", 1.0, seconds)
-    assert Costs(file).seconds("chips", 2.0) == (8.0, True)  # the median of the last five
+    assert Costs(file).seconds("chips", 2.0) == (4.0, True)  # the shortest of the last five
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"x": 3}', '{"x": {"train": "y"}}'])
@@ -103,9 +104,38 @@ def test_another_machines_costs_are_scaled_by_the_test(monkeypatch: pytest.Monke
     assert estimates.Costs(None).seconds("no such work", 1.0) is None
 
 
+def test_one_time_of_a_busy_moment_does_not_outweigh_the_scaled_cost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reference = json.loads(estimates.REFERENCE.read_text())
+    kind, cost = next(iter(reference["costs"].items()))
+    monkeypatch.setattr(estimates, "test_s", lambda: reference["test_s"])
+    known = Costs(None)
+    known.here = {kind: [40 * cost]}
+    assert known.seconds(kind, 1.0) == (pytest.approx(cost), False)
+    known.here = {kind: [40 * cost, 2 * cost, 3 * cost]}  # a slow machine, three times
+    assert known.seconds(kind, 1.0) == (pytest.approx(2 * cost), True)
+    known.here = {kind: [0.5 * cost]}
+    assert known.seconds(kind, 1.0) == (pytest.approx(0.5 * cost), True)
+
+
+def test_the_test_of_speed_does_not_count_the_time_of_other_programs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The wall clock runs a thousand times as fast, as if others had the processor."""
+    real = time.perf_counter
+    monkeypatch.setattr(time, "perf_counter", lambda: 1000 * real())
+    monkeypatch.setattr(time, "monotonic", lambda: 1000 * real())
+    estimates.test_s.cache_clear()
+    try:
+        assert 0 < estimates.test_s() < 1.0
+    finally:
+        estimates.test_s.cache_clear()
+
+
 def test_an_estimate_says_how_sure_it_is() -> None:
     here, scaled = (60.0, True), (240.0, False)
-    assert total([("a", here)]).text().startswith("time: about 60 s (from earlier runs on this")
+    assert total([("a", here)]).text().startswith("time: about 60 s (the fastest of earlier")
     assert "scaled from another machine" in total([("a", here), ("b", scaled)]).text()
     text = total([("a", scaled), ("b", None), ("b", None)]).text()
     assert text.startswith("time: 4 min or more") and text.endswith("never timed: b)")

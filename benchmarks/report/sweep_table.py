@@ -1,0 +1,404 @@
+"""The report of a user's own sweeps: what `aimc_bridge.sweep` returned, or the files it wrote.
+
+A table has a row per chip, time and metric, as `aimc_bridge.plot` takes it. The report has the
+figure of `plot`, one part per metric, and what the tables alone can say: means with their
+intervals, the change with time, the distance from the digital model, and A*.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aimc_bridge import curves, files, plotting, sweep_files
+from aimc_bridge.csv_cells import unescaped
+from aimc_bridge.errors import DataError, UsageError
+from aimc_bridge.times import label
+from benchmarks import machine
+from benchmarks.report import figures, intervals
+from benchmarks.report.html import page, parts
+from benchmarks.report.html.inline import drawn
+from benchmarks.report.html.page import Chart, Page, Section, Series, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from aimc_bridge.plotting import Swept
+
+_A_STAR = (
+    "A* = (value - chance) / (digital - chance): 100 % is the digital model, 0 % is guessing. The "
+    "95 % interval is that of the mean over chips; it says nothing about other test samples."
+)
+_COVERS = (
+    "Intervals are Student's t at 95 % over chips. They say what other chips would give, and "
+    "nothing about other test samples or other trainings."
+)
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def read(paths: Sequence[str | os.PathLike[str]]) -> dict[str, pd.DataFrame]:
+    """Read tables of sweeps from CSV files.
+
+    A file is one that `sweep(..., resume="sweep.csv")` wrote, whose checksums are then looked at,
+    or any other CSV with the columns chip, t_inference (s), metric and value.
+
+    Args:
+        paths: The files.
+
+    Returns:
+        The tables by the names of the files without their suffix, or by the whole paths if two
+        files have the same name.
+
+    Raises:
+        DataError: If a file is missing or damaged, or no table of a sweep.
+    """
+    places = list(map(Path, paths))
+    names = [place.stem for place in places]
+    if len(set(names)) < len(names):
+        names = [str(place) for place in places]
+    if len(set(names)) < len(names):
+        raise UsageError(f"the tables {', '.join(names)}: one is named twice; name each once")
+    return {name: _table(place) for name, place in zip(names, places, strict=True)}
+
+
+def _table(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        files.check_file(path)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; name the CSV file of a sweep") from None
+    except ValueError as error:  # also errors of pandas' parser, and of text that is not UTF-8
+        raise DataError(f"{path}: not a CSV file, or damaged ({error})") from None
+    if "check" in table.columns:
+        rows = sweep_files.read_file(path).rows
+        return pd.DataFrame(rows, columns=sweep_files.COLUMNS)
+    if {"phase", "engine"} & set(table.columns):
+        raise DataError(
+            f"{path} is the results.csv of a run, which has several models in one table; name the "
+            "run's folder"
+        )
+    missing = [name for name in plotting.NEEDED if name not in table.columns]
+    if missing:
+        raise DataError(
+            f"{path} has no column {', '.join(missing)}; allowed: a table of sweep, with a row per "
+            f"chip, time and metric and the columns {', '.join(plotting.NEEDED)}"
+        )
+    kinds = {"chip": int, "seed": int, "t_inference": float, "value": float}
+    for name in table.columns.intersection(list(kinds)):
+        try:
+            # not pandas' own reading, which would round some values
+            table[name] = [kinds[name](cell) for cell in table[name]]
+        except ValueError as error:
+            raise DataError(f"{path}: column {name}: {error}") from None
+    return table.assign(metric=table["metric"].map(unescaped))
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def write(
+    path: str | os.PathLike[str],
+    table: pd.DataFrame | Mapping[str, pd.DataFrame],
+    digital: float | Mapping[str, float] | None = None,
+    *,
+    samples: int | None = None,
+    chance: float | Mapping[str, float] | None = None,
+    lower_is_better: bool | None = None,
+    caption: str = "",
+) -> Path:
+    """Write the report of sweeps as one HTML file that loads nothing from a network.
+
+    Args:
+        path: The file, such as "report.html".
+        table: A table of `sweep`, or several by their names, such as
+            {"direct": before, "hardware-aware": after}.
+        digital: The digital model's value; a dict if there are several metrics.
+        samples: Number of test samples of an accuracy or an error rate in [0, 1].
+        chance: The metric's value for guessing, such as 0.1 for the accuracy of ten classes; a dict
+            if there are several metrics. With it and `digital` the report has A*.
+        lower_is_better: The direction; see `aimc_bridge.plot`.
+        caption: What the tables are of, such as the preset's name.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: As `aimc_bridge.plot`, or if `chance` is the digital model's value, or is given
+            without it.
+    """
+    swept = plotting.checked(
+        table, digital, samples=samples, lower_is_better=lower_is_better, caption=caption
+    )
+    place = Path(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return page.write(of_tables(swept, chances_of(swept, chance)), place)
+
+
+def write_folder(folder: Path, swept: Swept, chances: Mapping[str, float], command: str) -> None:
+    """Write report.html, and the figure as PNG and SVG into figures/.
+
+    Args:
+        folder: The folder; it is made if it does not exist.
+        swept: The tables.
+        chances: The value of each metric for guessing, as far as it is known.
+        command: The command that writes them again.
+    """
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    figure = plotting.draw(swept)
+    figures.save(figure, folder / "figures" / "sweep.png")
+    page.write(of_tables(swept, chances, command), folder / page.FILE)
+
+
+def chances_of(swept: Swept, chance: float | Mapping[str, float] | None) -> dict[str, float]:
+    """Return the value of each metric for guessing.
+
+    Args:
+        swept: The tables.
+        chance: One number for the metric, or a dict.
+
+    Raises:
+        UsageError: If it names no metric of the tables, if the digital model's value is missing, or
+            if the digital model is no better than guessing.
+    """
+    found = plotting.by_metric("chance", chance, swept.metrics)
+    for metric, value in found.items():
+        if metric not in swept.digital:
+            raise UsageError(
+                f"chance {value:g} of {metric}: A* needs the digital model's value too"
+            )
+        better = swept.digital[metric] - value
+        lower = curves.lower_is_better(metric, swept.lower_is_better)
+        if better == 0 or (lower is not None and (better > 0) == lower):
+            raise UsageError(
+                f"chance {value:g} of {metric}: the digital model, {swept.digital[metric]:g}, is "
+                "no better than guessing, so A* means nothing"
+            )
+    return found
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def of_tables(swept: Swept, chances: Mapping[str, float], command: str = "") -> Page:
+    """Return the report of sweeps.
+
+    Args:
+        swept: The tables.
+        chances: The value of each metric for guessing, as far as it is known.
+        command: The command that writes it again; "" for none.
+    """
+    times = sorted({float(t) for rows in swept.tables.values() for t in rows["t_inference"]})
+    last = label(times[-1])
+    when = f"{last} after programming"
+    if len(times) > 1:
+        when = f"between {label(times[0])} and {last} after programming"
+    answer = [text for metric in swept.metrics for text in _answers(swept, metric)]
+    sections = [_of_metric(swept, metric, chances) for metric in swept.metrics]
+    names = ", ".join(filter(None, swept.tables))
+    return Page(
+        f"Sweep{'s' if len(swept.tables) > 1 else ''}{': ' + names if names else ''}",
+        f"What do these chips give {when}"
+        f"{', and how far is it from the digital model' if swept.digital else ''}?",
+        tuple(answer),
+        [*sections, _repeat(swept, command)],
+        swept.caption,
+    )
+
+
+def _values(swept: Swept, name: str, metric: str) -> list[tuple[float, pd.Series[float]]]:
+    """Return (time, values by chip) of a table, in the order of time."""
+    rows = swept.tables[name]
+    rows = rows[rows["metric"] == metric]
+    groups = rows.groupby("t_inference", sort=True)
+    return [(float(t_s), part.set_index("chip")["value"]) for t_s, part in groups]  # type: ignore[arg-type]
+
+
+def _answers(swept: Swept, metric: str) -> list[str]:
+    """Return the sentences on one metric: each table, then tables against the first one."""
+    scale = _scale(swept, metric)
+    sentences = []
+    ends: dict[str, pd.Series[float]] = {}
+    named: dict[str, float] = {}
+    for name in swept.tables:
+        values = _values(swept, name, metric)
+        if not values:
+            continue
+        (first_s, first), (last_s, last) = values[0], values[-1]
+        ends[name], named[name] = last, last_s
+        start = f"{name}: {metric}" if name else metric[:1].upper() + metric[1:]
+        at = [f"{scale(first.mean())} {label(first_s)} after programming"]
+        if len(values) > 1:
+            at.append(f"{scale(last.mean())} {label(last_s)} after it")
+        over = f"mean of {len(last)} chips" if len(last) > 1 else "one chip"
+        text = f"{start} is {' and '.join(at)} ({over})"
+        change = _change(first, last) if len(values) > 1 else None
+        if change is not None:
+            text += (
+                f": {_told(change, scale, curves.lower_is_better(metric, swept.lower_is_better))}"
+            )
+        text += "."
+        if metric in swept.digital:
+            digital = swept.digital[metric]
+            text += f" The digital model has {scale(digital)}."
+        sentences.append(text)
+    base = next(iter(ends), "")
+    for name, later in list(ends.items())[1:]:
+        change = _change(ends[base], later) if named[name] == named[base] else None
+        if change is not None:
+            unsure = ", no sure difference" if change.low <= 0 <= change.high else ""
+            what = f"{name} less {base}, {label(named[name])} after programming"
+            sentences.append(f"{what}: {_difference(change, scale)}{unsure}.")
+    return sentences
+
+
+def _change(before: pd.Series[float], after: pd.Series[float]) -> intervals.Interval | None:
+    """Return the interval of a difference of means; None if there are too few chips for one.
+
+    The same chips are compared one by one; other chips as two samples.
+    """
+    if len(before) > 1 and before.index.is_unique and set(before.index) == set(after.index):
+        return intervals.change(before, after.loc[before.index])
+    if min(len(before), len(after)) < 2:
+        return None
+    return intervals.independent_change(before, after)
+
+
+def _told(change: intervals.Interval, scale: _Scale, lower: bool | None) -> str:
+    """Return in words what a change with time is: a loss, a gain, a change, or neither."""
+    if change.low <= 0 <= change.high:
+        return f"{_difference(change, scale)}, no sure change"
+    if lower is None:
+        return f"a change of {_difference(change, scale)}"
+    worse = (change.mean > 0) == lower
+    ends = sorted((abs(change.low), abs(change.high)))
+    size = scale.size(abs(change.mean))
+    interval = f"95 % interval {scale.size(ends[0])} to {scale.size(ends[1])}, over chips"
+    return f"a {'loss' if worse else 'gain'} of {size}{scale.points} ({interval})"
+
+
+def _difference(change: intervals.Interval, scale: _Scale) -> str:
+    ends = f"{scale.step(change.low)} to {scale.step(change.high)}"
+    return f"{scale.step(change.mean)}{scale.points} (95 % interval {ends}, over chips)"
+
+
+class _Scale:
+    """How the values of a metric are written: shares in percent, others as they are."""
+
+    def __init__(self, share: bool) -> None:
+        self.share = share
+        self.points = " points" if share else ""
+
+    def __call__(self, value: float) -> str:
+        return f"{100 * value:.2f} %" if self.share else f"{value:.4g}"
+
+    def step(self, value: float) -> str:
+        return f"{100 * value:+.2f}" if self.share else f"{value:+.3g}"
+
+    def size(self, value: float) -> str:
+        return f"{100 * value:.2f}" if self.share else f"{value:.3g}"
+
+
+def _scale(swept: Swept, metric: str) -> _Scale:
+    """Return how values are written: accuracies and errors within [0, 1] are shares."""
+    values = [v for rows in swept.tables.values() for v in rows[rows["metric"] == metric]["value"]]
+    values += [swept.digital[metric]] if metric in swept.digital else []
+    named = any(word in metric.lower() for word in ("accuracy", "error"))
+    return _Scale(named and all(0.0 <= value <= 1.0 for value in values))
+
+
+def _of_metric(swept: Swept, metric: str, chances: Mapping[str, float]) -> Section:
+    prefix = f"metric{list(swept.metrics).index(metric)}-"
+    svg = drawn(
+        parts.SIZE,
+        prefix,
+        lambda axis, marks: plotting.panel(axis, swept, metric, marks),
+        f"{metric} against time after programming",
+    )
+    found = plotting.curves_of(swept, metric)
+    series = [Series("digital", "digital", "--ink", dash="--")] if metric in swept.digital else []
+    series += [
+        dataclasses.replace(each, name=each.name or "mean of chips") for each in parts.named(found)
+    ]
+    chart = Chart(
+        svg,
+        curves.heading(metric, swept.lower_is_better),
+        ", ".join(filter(None, plotting.caption_of(swept))),
+        [*series, parts.CHIPS],
+    )
+    keys = [curve.key for curve in found for _ in _values(swept, curve.name, metric)]
+    words = [_COVERS]
+    shown = [_means(swept, metric, keys)]
+    if metric in chances:
+        words.append(f"{_A_STAR} Here chance is {_scale(swept, metric)(chances[metric])}.")
+        shown.append(_stars(swept, metric, chances[metric], keys))
+    return Section(metric, words, [chart], shown)
+
+
+def _means(swept: Swept, metric: str, keys: Sequence[str]) -> Table:
+    """Return the table of means, with a row per table of a sweep and time."""
+    scale = _scale(swept, metric)
+    digital = swept.digital.get(metric)
+    rows = []
+    for name in swept.tables:
+        for t_s, values in _values(swept, name, metric):
+            mean = intervals.mean_interval(values)
+            sd = "" if len(values) < 2 else f"{scale.size(float(values.std()))}{scale.points}"
+            row = [name, label(t_s), str(len(values)), scale(mean.mean), sd]
+            row.append(_ends(scale, mean))
+            if digital is not None:
+                row.append(f"{scale.step(mean.mean - digital)}{scale.points}")
+            rows.append(row[0 if any(swept.tables) else 1 :])
+    columns = ["table", "time", "chips", "mean", "standard deviation", "95 % interval"]
+    columns += ["less digital"] if digital is not None else []
+    return Table(columns[0 if any(swept.tables) else 1 :], rows, metric, keys)
+
+
+def _stars(swept: Swept, metric: str, chance: float, keys: Sequence[str]) -> Table:
+    """Return the table of A*, with a row per table of a sweep and time."""
+    scale, digital = _Scale(True), swept.digital[metric]
+    rows = []
+    for name in swept.tables:
+        for t_s, values in _values(swept, name, metric):
+            star = intervals.mean_interval((values - chance) / (digital - chance))
+            row = [name, label(t_s), scale(star.mean), _ends(scale, star)]
+            rows.append(row[0 if any(swept.tables) else 1 :])
+    columns = ["table", "time", "A*", "95 % interval"]
+    return Table(columns[0 if any(swept.tables) else 1 :], rows, "A*", keys)
+
+
+def _ends(scale: _Scale, interval: intervals.Interval) -> str:
+    if math.isnan(interval.low):
+        return ""
+    return f"{scale(interval.low)} to {scale(interval.high)}"
+
+
+def _repeat(swept: Swept, command: str) -> Section:
+    """Return what of the sweeps can be repeated, and with what this report was made."""
+    facts = []
+    for name, rows in swept.tables.items():
+        if "seed" in rows:
+            seeds = sorted(map(int, rows["seed"].unique()))
+            whole = seeds == list(range(seeds[0], seeds[-1] + 1))
+            text = (
+                f"{seeds[0]} to {seeds[-1]}"
+                if whole and len(seeds) > 1
+                else ", ".join(map(str, seeds))
+            )
+            facts.append(["seeds of chips", name, text])
+    facts += [["version, of the report", *pair] for pair in machine.versions().items()]
+    words = [
+        "A preset, a seed and a time decide a chip: the same seeds, the same model and the same "
+        "preset give the same chips. A table of a sweep does not say which model and preset it is "
+        "of; the caption is there for that."
+    ]
+    return Section(
+        "How to repeat", words, tables=[Table(["", "name", "value"], facts)], code=command
+    )

@@ -1,0 +1,56 @@
+"""The table at the end of a run: a table at 100 columns, whatever the models are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from benchmarks.report import terminal
+
+TIMES = (1.0, 3600.0, 86400.0, 31536000.0)
+MODELS = {"wrn": "WRN-10-1", "bert": "BERT 2x64, from scratch", "lstm": "LSTM 2x64"}
+
+
+def results(engines: tuple[str, ...]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    rows = []
+    studies = {}
+    for task, model in MODELS.items():
+        metric = "perplexity" if task == "lstm" else "accuracy"
+        studies[task] = {"model": model, "metric": metric}
+        base = {"model": model, "dataset": "d", "metric": metric}
+        rows.append({**base, "phase": "digital", "engine": "", "value": 0.9})
+        for engine in engines:
+            for phase in ("direct", "hwa"):
+                for t_s in TIMES:
+                    for chip in range(10):
+                        where = {"phase": phase, "engine": engine, "t_inference": t_s}
+                        rows.append({**base, **where, "chip": chip, "value": 0.8 + 0.01 * chip})
+    return pd.DataFrame(rows), studies
+
+
+@pytest.mark.parametrize("engines", [("native",), ("native", "aihwkit")])
+def test_a_run_of_three_models_is_three_tables_at_100_columns(engines: tuple[str, ...]) -> None:
+    rows, studies = results(engines)
+    text = terminal.of_run(rows, studies, [], Path("runs/x"), 100)
+    *parts, last = text.split("\n\n")
+    assert last == "Report: runs/x/summary.md" and len(parts) == len(MODELS)
+    for part, model in zip(parts, MODELS.values(), strict=True):
+        title, head, rule, *lines = part.splitlines()
+        assert title.startswith(model) and "chips 10" in title and "digital" in title
+        assert head.split()[-4:] == ["1s", "1h", "1d", "1y"] and set(rule.strip()) == {"─"}
+        assert len(lines) == 2 * len(engines)
+        assert ("native" in title) == (len(engines) == 1)
+        assert all(len(line) <= 100 for line in part.splitlines())
+        assert all(line.count("±") == 4 for line in lines)
+
+
+def test_a_wide_terminal_has_one_table_and_a_very_narrow_one_sentences() -> None:
+    rows, studies = results(("native",))
+    wide = terminal.of_run(rows, studies, [], Path("x"), 300)
+    assert len(wide.split("\n\n")) == 2 and wide.splitlines()[0].split()[0] == "model"
+    narrow = terminal.of_run(rows, studies, [], Path("x"), 40)
+    assert max(map(len, narrow.splitlines())) <= 40
+    assert narrow.count("±") == wide.count("±") and narrow.count("phase ") == 6
