@@ -92,7 +92,7 @@ class TrainingLog:
         """Close the files and stop the bar."""
         self.bar.__exit__(kind, error, trace)
         if self.file is not None and self.folder is not None:
-            with naming(self.folder / FILE):  # on a full disk, what could not be written is tried again
+            with naming(self.folder / FILE):  # what a full disk did not take is tried again
                 self.file.close()
         if self.board is not None:
             self.board.close()
