@@ -331,7 +331,7 @@ def test_a_folder_that_cannot_be_made_is_named(place: Place, name: str) -> None:
     folder.touch()
     outcome = place.run(name, folder)
     assert outcome.code == 2 and outcome.named(folder), outcome
-    assert outcome.writes in ([], [("mkdir", str(folder / "out"))])
+    assert len(outcome.writes) <= 1, outcome  # the one that failed
     assert [*folder.parent.iterdir()] == [folder]
 
 
@@ -370,4 +370,4 @@ def test_a_read_only_disk(place: Place, name: str) -> None:
     with mounted(folder, "ro"):
         outcome = place.run(name, folder)
         assert outcome.code == 2 and outcome.named(folder), outcome
-        assert [kind for kind, _ in outcome.writes] in ([], ["mkdir"], ["open"]), outcome
+        assert [*folder.iterdir()] == []
