@@ -161,6 +161,15 @@ def remove_partial(folder: Path, *, below: bool = False) -> None:
                 path.unlink(missing_ok=True)
 
 
+def is_partial(path: Path) -> bool:
+    """Return whether a path has the name of a temporary file or folder of `replacing`.
+
+    Args:
+        path: The path.
+    """
+    return _PARTIAL.fullmatch(path.name) is not None
+
+
 def _host() -> str:
     """Return a short name of this machine that a file's name may contain."""
     return re.sub("[^A-Za-z0-9_]+", "_", socket.gethostname())[:40]

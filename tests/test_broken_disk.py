@@ -7,12 +7,15 @@ The suite tries one or two writes of the cheap ones. All writes of all of them:
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
 import os
 import re
+import shlex
 import shutil
+import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +33,9 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 LIBRARY, COMMAND, PROJECT = (f"tests.writers:{name}" for name in ("library", "bench", "into"))
 
 
+BOTH = (FULL, KILLED)
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """Something that writes.
@@ -40,14 +46,14 @@ class Case:
             what the case of this name wrote.
         same: Patterns of the files that a second try must write byte for byte, under the folder.
         resume: Whether the command has --resume.
-        quick: Whether the suite tries it.
+        quick: The faults that the suite tries, at one write each.
     """
 
     call: str
     words: str
     same: tuple[str, ...] = ()
     resume: bool = False
-    quick: bool = True
+    quick: tuple[str, ...] = ()
 
 
 SMALL = "--chips 1 --subset 40 --times 1h --hwa-batches 2"
@@ -55,74 +61,69 @@ RUN = f"run mlp --engine native {SMALL} --digital-epochs 0.1 --checkpoint-every 
 SHARD = "run mlp --engine native --phases direct --chips 2 --subset 20 --times 1h"
 SHARD += " --digital-epochs 0.1 --out {folder}/all"
 CASES = {
-    "chip": Case(LIBRARY, "chip {out}.safetensors", ("*.safetensors",)),
-    "sweep": Case(LIBRARY, "sweep {out}.csv", ("*.csv",)),
-    "shards": Case(LIBRARY, "shards {out}.csv", ("*.csv",)),
-    "figure": Case(LIBRARY, "figure {out}.png", ("*.png", "*.svg")),
-    "training": Case(LIBRARY, "training {out}", ("out/*.safetensors",)),
-    "preset.toml": Case(LIBRARY, "preset.toml {out}.toml", ("*.toml",)),
-    "preset.json": Case(LIBRARY, "preset.json {out}.json", ("*.json",)),
-    "comparison": Case(LIBRARY, "comparison {out}", ("out/*.csv", "out/*.md"), quick=False),
-    "presets export": Case(COMMAND, "presets export hermes {out}.toml", ("*.toml",)),
+    "chip": Case(LIBRARY, "chip {out}.safetensors", ("*.safetensors",), quick=BOTH),
+    "sweep": Case(LIBRARY, "sweep {out}.csv", ("*.csv",), quick=BOTH),
+    "shards": Case(LIBRARY, "shards {out}.csv", ("*.csv",), quick=(KILLED,)),
+    "figure": Case(LIBRARY, "figure {out}.png", ("*.png", "*.svg"), quick=BOTH),
+    "training": Case(LIBRARY, "training {out}", ("out/*.safetensors",), quick=BOTH),
+    "preset.toml": Case(LIBRARY, "preset.toml {out}.toml", ("*.toml",), quick=(FULL,)),
+    "preset.json": Case(LIBRARY, "preset.json {out}.json", ("*.json",), quick=(KILLED,)),
+    "comparison": Case(LIBRARY, "comparison {out}", ("out/*.csv", "out/*.md")),
+    "presets export": Case(COMMAND, "presets export hermes {out}.toml", ("*.toml",), quick=(FULL,)),
     "digital": Case(
         COMMAND,
         "digital mlp --epochs 0.05 --checkpoint-every 1 --out {out}",
         ("out/model.safetensors",),
         True,
+        (KILLED,),
     ),
-    "run": Case(COMMAND, RUN, ("out/results.csv", "out/work/mlp/*.safetensors"), True),
+    "run": Case(COMMAND, RUN, ("out/results.csv", "out/work/mlp/*.safetensors"), True, (FULL,)),
     "run on both engines": Case(
         COMMAND,
         RUN.replace("native", "both --aihwkit-chips 1 --aihwkit-subset 20"),
         ("out/results.csv",),
         True,
-        False,
     ),
-    "run --shard": Case(COMMAND, f"{SHARD} --shard 1/2", ("all/*/work/mlp/*.csv",), True, False),
-    "shard 2": Case(COMMAND, f"{SHARD} --shard 2/2", (), True, False),
+    "run --shard": Case(COMMAND, f"{SHARD} --shard 1/2", ("all/*/work/mlp/*.csv",), True),
+    "shard 2": Case(COMMAND, f"{SHARD} --shard 2/2", (), True),
     "report --merge": Case(
         COMMAND,
         "report {run --shard}/all/shard-1-of-2 {shard 2}/all/shard-2-of-2 --merge {out}",
         ("out/results.csv",),
-        quick=False,
     ),
-    "report": Case(COMMAND, "report {out}", ("out/results.csv", "out/figures/*"), quick=False),
-    "report of two": Case(COMMAND, "report {run}/out {run}/out --out {out}", quick=False),
+    "report": Case(COMMAND, "report {out}", ("out/results.csv", "out/figures/*")),
+    "report of two": Case(COMMAND, "report {run}/out {run}/out --out {out}"),
     "crosscheck": Case(
         COMMAND,
         "crosscheck --preset rasch2023 --levels device --samples 500 --targets 0.5 --times 1h"
         " --workers 1 --out {out}",
         ("out/rasch2023/device/*.csv", "out/rasch2023/device/figures/*"),
         True,
-        False,
     ),
     "ladder": Case(
         COMMAND,
         "ladder mlp --times 1h --chips 2 --repeats 2 --subset 20 --digital-epochs 0.1 --out {out}",
         ("out/*.csv",),
         True,
-        False,
     ),
     "ablation": Case(
         COMMAND,
-        f"ablation wrn {SMALL} --digital-epochs 1 --only noise* --out {{out}}".replace(
-            "noise*", "no_noise"
-        ),
+        f"ablation wrn {SMALL} --digital-epochs 1 --only 'no noise' --out {{out}}",
         ("out/results.csv",),
         True,
-        False,
     ),
     "speed": Case(
         COMMAND,
         "speed --only mlp-chip --no-aihwkit --rounds 1 --size tiny --threads 1 --out {out}",
         (),
         True,
-        False,
     ),
-    "record add": Case(PROJECT, "{folder} record add {run}/out", ("records/*",)),
-    "record keep": Case(PROJECT, "{folder} record keep {run}/out mlp", ("checkpoints/*/*",)),
-    "record write": Case(PROJECT, "{folder} record write", ("docs/*",), quick=False),
-    "zoo": Case(PROJECT, "{folder} zoo torch/* --keep", ("measured.json",), quick=False),
+    "record add": Case(PROJECT, "{folder} record add {run}/out", ("records/*",), quick=(FULL,)),
+    "record keep": Case(
+        PROJECT, "{folder} record keep {run}/out mlp", ("checkpoints/*/*",), quick=(KILLED,)
+    ),
+    "record write": Case(PROJECT, "{folder} record write", ("docs/*",)),
+    "zoo": Case(PROJECT, "{folder} zoo torch/* --keep", ("measured.json",)),
 }
 WITHOUT = {
     "demo": "trains for two minutes; it is `benchmarks.run mlp`, whose code writes all its files",
@@ -173,7 +174,7 @@ class Place:
             words = words.replace(f"{{{key}}}", str(value))
         return self.disk.run(
             CASES[name].call,
-            [word.replace("no_noise", "no noise") for word in [*words.split(), *more]],
+            [*shlex.split(words), *more],
             folder,
             fault,
             at,
@@ -251,38 +252,48 @@ LOGS = ("log.csv", "metrics.csv")
 
 def judged(place: Place, name: str, fault: str, at: int) -> None:
     """Let a case fail at a write, look at what is left, and do it again."""
-    case = CASES[name]
-    whole, expected = place.whole(name)
+    _, expected = place.whole(name)
     folder = place.prepared(name)
-    before = {path: path.read_bytes() for path in files(folder, hidden=False)}
+    before = files(folder, hidden=False)
     outcome = place.run(name, folder, fault, at)
-    at_what = f"{name}, {fault} at write {at} {expected.writes[at]}: {outcome.error}"
+    about = f"{name}, {fault} at write {at} {expected.writes[at]}: {outcome.error}"
+    check_left(folder, fault, outcome, about)
+    assert {*before} <= {*files(folder, hidden=False)}, about
+    check_again(place, name, folder, about)
+    shutil.rmtree(folder)
+
+
+def check_left(folder: Path, fault: str, outcome: Outcome, about: str) -> None:
+    """Assert that a process told its error in a line, and left whole files alone."""
     if fault == FULL:
-        assert outcome.code == 2 and outcome.named(folder), f"{at_what} {outcome.code}"
-        assert files(folder, hidden=True) == [], at_what
+        assert outcome.code == 2 and outcome.named(folder), f"{about} {outcome.code}"
+        assert files(folder, hidden=True) == [], about
     else:
-        assert outcome.code < 0, at_what
+        assert outcome.code < 0, about
     for path in files(folder, hidden=False):
         if path.stat().st_size and not (fault == KILLED and path.name in LOGS):
             check_whole(path)
-    assert before.keys() <= {*files(folder, hidden=False)}, at_what
 
+
+def check_again(place: Place, name: str, folder: Path, about: str) -> None:
+    """Assert that the same command then does all its work, and clears away what was left."""
+    case, (whole, _) = CASES[name], place.whole(name)
     again = place.run(name, folder, "", -1, *["--resume"] * case.resume)
-    assert again.code == 0, f"{at_what}; again: {again.error}"
-    assert files(folder, hidden=True) == [], at_what
-    made = [[path.relative_to(root) for path in files(root, hidden=False)]
-            for root in (folder, whole)]  # fmt: skip
-    assert made[0] == made[1], at_what
+    assert again.code == 0, f"{about}; again: {again.error}"
+    assert files(folder, hidden=True) == [], about
+    made, all_ = (
+        [path.relative_to(root) for path in files(root, hidden=False)] for root in (folder, whole)
+    )
+    assert made == all_, about
     for pattern in case.same:
         paths = sorted(whole.glob(pattern))
         assert paths, pattern
         for path in paths:
             other = folder / path.relative_to(whole)
-            assert content(other) == content(path), f"{at_what}: {other.name} differs"
-    shutil.rmtree(folder)
+            assert content(other) == content(path), f"{about}: {other.name} differs"
 
 
-QUICK = [name for name, case in CASES.items() if case.quick]
+QUICK = [(name, fault) for name, case in CASES.items() for fault in case.quick]
 
 
 def test_every_command_and_every_writer_has_a_case() -> None:
@@ -294,18 +305,69 @@ def test_every_command_and_every_writer_has_a_case() -> None:
     assert library == {*WRITERS}
 
 
-@pytest.mark.parametrize("fault", [FULL, KILLED])
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize(("name", "fault"), QUICK)
 def test_a_write_that_fails(place: Place, name: str, fault: str) -> None:
-    """One of the middle of the work: another one in every case."""
+    """One in the middle of the work: another one in every case."""
     writes = place.writes(name)
-    share = (QUICK.index(name) * 2 + (fault == KILLED)) * 0.618 % 1.0  # spread over all of them
+    share = QUICK.index((name, fault)) * 0.618 % 1.0  # spread over all of them
     judged(place, name, fault, writes[int(share * len(writes))])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", [FULL, KILLED])
+@pytest.mark.parametrize("fault", BOTH)
 @pytest.mark.parametrize("name", CASES)
 def test_every_write_that_fails(place: Place, name: str, fault: str) -> None:
     for at in place.writes(name):
         judged(place, name, fault, at)
+
+
+WRITING = [name for name, case in CASES.items() if "{out}" in case.words and name != "report"]
+
+
+@pytest.mark.parametrize("name", [name for name in WRITING if name != "report --merge"])
+def test_a_folder_that_cannot_be_made_is_named(place: Place, name: str) -> None:
+    """It would lie in a file. Commands say so before any work."""
+    folder = place.folder() / "file"
+    folder.touch()
+    outcome = place.run(name, folder)
+    assert outcome.code == 2 and outcome.named(folder), outcome
+    assert len(outcome.writes) <= 1, outcome  # the one that failed
+    assert [*folder.parent.iterdir()] == [folder]
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, options: str) -> Iterator[None]:
+    """Mount a small file system in memory, if this process may."""
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=False)
+    if done.returncode:
+        pytest.skip("this process cannot mount file systems")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size_kib", [8, 40, 100, 250])
+@pytest.mark.parametrize("name", WRITING)
+def test_a_disk_that_is_full(place: Place, name: str, size_kib: int) -> None:
+    """A real one, with room for a part of what is written; later there is more room."""
+    place.whole(name)
+    folder = place.folder()
+    with mounted(folder, f"size={size_kib}k"):
+        outcome = place.run(name, folder)
+        if outcome.code == 0:
+            return  # all of it had room
+        check_left(folder, FULL, outcome, f"{name}: {outcome.error}")
+        subprocess.run(["mount", "-o", "remount,size=256m", folder], check=True)
+        check_again(place, name, folder, f"{name}: {outcome.error}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WRITING)
+def test_a_read_only_disk(place: Place, name: str) -> None:
+    folder = place.folder()
+    with mounted(folder, "ro"):
+        outcome = place.run(name, folder)
+        assert outcome.code == 2 and outcome.named(folder), outcome
+        assert [*folder.iterdir()] == []

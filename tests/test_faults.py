@@ -435,6 +435,12 @@ def test_impossible_rates(rates: dict[str, Any], message: str) -> None:
         rasch2023.change(why="test", **rates)
 
 
+def test_rates_may_reach_their_bounds() -> None:
+    """All devices may be stuck: the two kinds may sum to exactly 1."""
+    rates = devices.Faults(stuck_at_gmax=0.25, stuck_at_zero=0.75, dead_rows=1.0, dead_columns=0)
+    assert sum(rates.rates().values()) == 2.0
+
+
 def test_faults_must_be_faults_and_given_once() -> None:
     with pytest.raises(SpecError, match=r"faults = 0.01; allowed: devices.Faults\("):
         rasch2023.change(faults=0.01, why="test")

@@ -68,6 +68,24 @@ def test_what_killed_processes_left_is_removed_by_the_next_write(tmp_path: Path)
     assert path.read_text() == "old"
 
 
+def test_the_folder_of_a_library_goes_too(tmp_path: Path) -> None:
+    """Libraries that write to a random name get a folder, which a dead process may have left."""
+    script = (
+        "import os, sys\nfrom aimc_bridge import files\n"
+        "with files.replacing(sys.argv[1]) as path, files.own_folder(path) as folder:\n"
+        "    (folder / '.tmpX').write_text('half')\n    os.kill(os.getpid(), 9)\n"
+    )
+    path = tmp_path / "a.safetensors"
+    assert subprocess.run([sys.executable, "-c", script, str(path)]).returncode == -9
+    left = sorted(file.name for file in tmp_path.iterdir())
+    assert len(left) == 2 and left[0].endswith(".partial.folder"), left
+    assert all(files.is_partial(tmp_path / name) for name in left)
+    with files.replacing(path) as temporary, files.own_folder(temporary) as folder:
+        assert folder.parent == tmp_path and [*folder.iterdir()] == []
+        temporary.write_text("new")
+    assert [*tmp_path.iterdir()] == [path]
+
+
 def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path) -> None:
     """The process may write files of at most 1,000 bytes, text and tensors alike."""
     script = (

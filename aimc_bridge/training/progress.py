@@ -91,8 +91,9 @@ class TrainingLog:
     ) -> None:
         """Close the files and stop the bar."""
         self.bar.__exit__(kind, error, trace)
-        if self.file is not None:
-            self.file.close()
+        if self.file is not None and self.folder is not None:
+            with naming(self.folder / FILE):  # what a full disk did not take is tried again
+                self.file.close()
         if self.board is not None:
             self.board.close()
 

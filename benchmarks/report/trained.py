@@ -96,8 +96,9 @@ def keep(
         note = into / ("info.json" if name == "model" else "hwa.json")
         if not dry_run:
             into.mkdir(parents=True, exist_ok=True)
-            sealed_files.write_tensors(path, tensors)
+            # the last file of all is the one that says that the models are kept
             files.write_text(note, json.dumps(notes[name], indent=1) + "\n")
+            sealed_files.write_tensors(path, tensors)
         written += [path, note]
     return written
 

@@ -20,7 +20,7 @@ from torch import nn
 from aimc_bridge import sweep_files
 from aimc_bridge.commands import Output
 from aimc_bridge.errors import CheckpointError, DataError, UsageError
-from aimc_bridge.files import remove_partial, write_text
+from aimc_bridge.files import is_partial, remove_partial, write_text
 from aimc_bridge.sealed_files import (
     misfits,
     read_facts,
@@ -49,7 +49,9 @@ def holds_a_run(out: Path, resume: bool | None) -> bool:
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder")
-    if not out.exists() or all(path.name == LOCK for path in out.iterdir()):
+    if not out.exists():
+        return False
+    if all(path.name == LOCK or is_partial(path) for path in out.iterdir()):  # a dead process's
         return False
     if not resume:
         more = "" if resume is None else ", or add --resume"

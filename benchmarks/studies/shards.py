@@ -29,6 +29,7 @@ from benchmarks.tasks import Task
 
 TRAINED = "trained"
 _PARTS = "parts.json"
+_MERGING = ".merging"  # in the folder of the whole run until all of it is there
 
 
 def folder_of(out: Path, shard: str) -> Path:
@@ -113,6 +114,7 @@ def merge(parts: Sequence[Path], into: Path, output: Output) -> None:
 
     if not parts:
         raise UsageError("--merge: name the folders of all shards")
+    _remove_dead_merge(into)
     folder.holds_a_run(into, None)
     claims = {part: folder.claim_in(part) for part in parts}
     _check_claims(claims)
@@ -123,6 +125,7 @@ def merge(parts: Sequence[Path], into: Path, output: Output) -> None:
     settings, tasks = prepare(run.settings_of(words), None, False)
     into.mkdir(parents=True, exist_ok=True)
     with folder.alone(into), _removed_unless_joined(into):
+        (into / _MERGING).touch()
         for path in sorted((parts[0] / "work").rglob("*")):
             if path.is_file() and not path.name.startswith("."):
                 _merge_file([part / path.relative_to(parts[0]) for part in parts], into, parts[0])
@@ -132,6 +135,14 @@ def merge(parts: Sequence[Path], into: Path, output: Output) -> None:
             settings, **{name: _tuple(claim[name]) for name in GROWING if name in claim}
         )
         WholeRun(settings, tasks, into, output, tuple(words), Replica()).measure(resume=True)
+        (into / _MERGING).unlink()
+
+
+def _remove_dead_merge(into: Path) -> None:
+    """Remove what a process left that was killed while it joined parts in this folder."""
+    if (into / _MERGING).is_file():
+        with folder.alone(into):
+            shutil.rmtree(into)
 
 
 @contextlib.contextmanager

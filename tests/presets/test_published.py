@@ -443,3 +443,34 @@ def test_they_run_on_both_engines(preset: Preset, engine: str) -> None:
     assert torch.equal(weights[0], weights[2]) and not torch.equal(weights[0], weights[1])
     ours = type(preset.rpu_config().noise_model) is LawNoiseModel
     assert ours == (not isinstance(preset.pcm, StatisticalSpec))
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "smallest"),
+    [
+        ("g_min_us", 0.99, 1.0),
+        ("prog_coeff_us", (-0.1, 0.0), (0.0, 0.0)),
+        ("decay_sd_us", (0.0, -0.1), (0.0, 0.0)),
+        ("read_us", -0.1, 0.0),
+        ("t_read_s", 0.0, 1e-9),
+        ("prog_noise_scale", -0.1, 0.0),
+        ("read_noise_scale", -0.1, 0.0),
+        ("drift_scale", -0.1, 0.0),
+    ],
+)
+def test_the_numbers_of_a_reram_reach_their_bounds_and_no_further(
+    field: str, wrong: object, smallest: object
+) -> None:
+    with pytest.raises(SpecError, match=rf"{field} = .*allowed"):
+        reram_cmo.change(why="beyond", **{field: wrong})
+    at_bound = reram_cmo.change(why="at the bound", **{field: smallest})
+    assert at_bound.pcm.values()[field] == smallest
+
+
+def test_the_programming_noise_of_a_reram_is_judged_at_both_ends() -> None:
+    """The line falls: negative at g_max alone, and nowhere."""
+    pcm = reram_cmo.pcm
+    slope = -1.0 / pcm.g_max_us
+    with pytest.raises(SpecError, match="not negative on"):
+        reram_cmo.change(why="negative at g_max", prog_coeff_us=(0.99, slope))
+    reram_cmo.change(why="positive everywhere", prog_coeff_us=(1.01, slope))

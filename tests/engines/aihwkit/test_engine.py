@@ -471,3 +471,17 @@ def test_a_state_dict_without_a_tensor_is_told_by_its_name(net: Net) -> None:
         assert analog.load_state_dict(part, strict=False).missing_keys == [key]
         with pytest.raises(RuntimeError, match=re.escape(key)):
             analog.load_state_dict(part)
+
+
+@pytest.mark.parametrize("rows", [-1, 1])
+def test_a_tensor_of_another_size_is_told_by_its_name(net: Net, rows: int) -> None:
+    """One row more, or one less; no tensor of the tile is changed then."""
+    analog = convert(net, rasch2023.change(**SMALL_TILES), engine="aihwkit")
+    state = {name: value.clone() for name, value in analog.state_dict().items()}
+    key = next(name for name in state if name.endswith("shared_weights"))
+    other = torch.ones(len(state[key]) + rows, *state[key].shape[1:])
+    with pytest.raises(RuntimeError, match="size mismatch for ") as caught:
+        analog.load_state_dict({**state, key: other})
+    told = f"{key}: {tuple(other.shape)} in the state dict, {tuple(state[key].shape)} in the model"
+    assert told in str(caught.value)
+    assert torch.equal(analog.state_dict()[key], state[key])
