@@ -43,7 +43,11 @@ class Marks:
 
 
 def storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
-    """Return the storage of a tensor; None if its kind has none."""
+    """Return the storage of a tensor; None if its kind has none.
+
+    Args:
+        tensor: Any tensor.
+    """
     try:
         # contexts of aihwkit 1.2.0 answer with the storage of a copy: soon another tensor has it
         with torch._C.DisableTorchFunctionSubclass():
@@ -66,7 +70,11 @@ def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Return whether a tensor is dense, so that operations on it are those of dense tensors."""
+    """Return whether a tensor is dense, so that operations on it are those of dense tensors.
+
+    Args:
+        tensor: Any tensor.
+    """
     return tensor.layout is torch.strided and not tensor.is_nested
 
 
@@ -97,7 +105,12 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def holders_by_storage(model: nn.Module, name: str) -> dict[int, list[str]]:
-    """Return the names of the parameters and buffers that lie in each storage."""
+    """Return the names of the parameters and buffers that lie in each storage.
+
+    Args:
+        model: The model, or a part of one.
+        name: The name of the part in the whole model; "" for the model itself.
+    """
     holders: dict[int, list[str]] = {}
     named = (
         *model.named_parameters(remove_duplicate=False),

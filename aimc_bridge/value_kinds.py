@@ -37,13 +37,22 @@ TENSOR_PACKAGES = ("torch", "einops", "math", "builtins", "numpy")
 
 
 def joined(values: list[frozenset[str]]) -> frozenset[str]:
-    """Return what a value is made of that is made of several."""
+    """Return what a value is made of that is made of several.
+
+    Args:
+        values: The kinds of the values.
+    """
     value = frozenset().union(*values)
     return value - PARAMETER if value & INPUT else value
 
 
 def scaled(left: frozenset[str], right: frozenset[str]) -> frozenset[str]:
-    """Return what a product, element by element, is made of."""
+    """Return what a product, element by element, is made of.
+
+    Args:
+        left: The kind of one factor.
+        right: The kind of the other.
+    """
     if PARAMETER & (left | right) and INPUT & (left | right):
         return SCALED
     return joined([left, right])
@@ -52,7 +61,13 @@ def scaled(left: frozenset[str], right: frozenset[str]) -> frozenset[str]:
 def operands_of(
     name: str, arguments: list[frozenset[str]], keywords: Mapping[str, frozenset[str]]
 ) -> list[frozenset[str]]:
-    """Return the operands of a product among its arguments."""
+    """Return the operands of a product among its arguments.
+
+    Args:
+        name: A key of PRODUCTS.
+        arguments: The kinds of its arguments.
+        keywords: The kinds of its keyword arguments.
+    """
     places = PRODUCTS[name]
     named = [value for key, value in keywords.items() if key not in _NO_OPERANDS]
     if places is None:

@@ -52,7 +52,11 @@ def write_checkpoint(
 
 
 def named_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and persistent buffers by name, each shared tensor once."""
+    """Return parameters and persistent buffers by name, each shared tensor once.
+
+    Args:
+        model: The model.
+    """
     state = model.state_dict()
     names = [name for name, _ in model.named_parameters()]
     names += [name for name, _ in model.named_buffers() if name in state]
@@ -115,7 +119,16 @@ def put_back(
 
 
 def check_same(out: Path, expected: dict[str, Any], recorded: dict[str, Any]) -> None:
-    """Raise a UsageError if the training in a folder differs from the requested one."""
+    """Check that the training in a folder is the one that is asked for.
+
+    Args:
+        out: The folder.
+        expected: The facts of the training that is asked for.
+        recorded: The facts of the training in the folder.
+
+    Raises:
+        UsageError: If they differ.
+    """
     if recorded != expected:
         raise UsageError(
             f"{out} holds a run with another recipe, seed, precision or option of the task; "

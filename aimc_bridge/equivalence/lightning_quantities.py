@@ -43,7 +43,12 @@ def _add(
 
 
 def gaussian_recipe(preset: Preset, **values: Any) -> TrainingSpec:
-    """Return a recipe with Gaussian noise alone, and learned ranges."""
+    """Return a recipe with Gaussian noise alone, and learned ranges.
+
+    Args:
+        preset: The preset of the chip.
+        **values: Fields of the recipe that differ, as field=value.
+    """
     recipe = HWATraining.for_(preset).override(
         noise_type="gaussian",
         noise_scale=1.0,
@@ -86,7 +91,14 @@ def _draws(
 
 @torch.no_grad()
 def exactly(findings: Findings, layer: Layer, preset: Preset, sampling: Sampling) -> None:
-    """Compare outputs without noise, with and without the ADC, on the same weights."""
+    """Compare outputs without noise, with and without the ADC, on the same weights.
+
+    Args:
+        findings: Where the rows are added.
+        layer: The layer.
+        preset: The preset, without what aihwkit-lightning lacks.
+        sampling: Seed and engines.
+    """
     x = off_ties(layer.inputs, layer.ranges, preset.crossbar.dac_bits)
     worst = 0.0
     smooth = preset.change(why="cross-check", adc_bits=None)
@@ -113,7 +125,14 @@ def exactly(findings: Findings, layer: Layer, preset: Preset, sampling: Sampling
 
 @torch.no_grad()
 def clipping(findings: Findings, layer: Layer, preset: Preset, sampling: Sampling) -> None:
-    """Compare the outputs of an ADC that is so narrow that it clips some of them."""
+    """Compare the outputs of an ADC that is so narrow that it clips some of them.
+
+    Args:
+        findings: Where the rows are added.
+        layer: The layer.
+        preset: The preset, without what aihwkit-lightning lacks.
+        sampling: Seed and engines.
+    """
     if preset.crossbar.adc_bits is None:
         return
     x = layer.inputs
@@ -128,7 +147,14 @@ def clipping(findings: Findings, layer: Layer, preset: Preset, sampling: Samplin
 
 
 def started(findings: Findings, layer: Layer, preset: Preset, sampling: Sampling) -> None:
-    """Compare input ranges that start from data."""
+    """Compare input ranges that start from data.
+
+    Args:
+        findings: Where the rows are added.
+        layer: The layer.
+        preset: The preset, without what aihwkit-lightning lacks.
+        sampling: Seed and engines.
+    """
     spec = dataclasses.replace(gaussian_recipe(preset), input_range_start="data")
     native = sampling.layer_on(layer, preset)
     lightning = LightningLayer(layer, preset.crossbar, None, spec)
@@ -156,7 +182,14 @@ def _worst_range(
 
 
 def learning(findings: Findings, layer: Layer, preset: Preset, sampling: Sampling) -> None:
-    """Compare gradients behind narrow input ranges, and the ranges after some steps."""
+    """Compare gradients behind narrow input ranges, and the ranges after some steps.
+
+    Args:
+        findings: Where the rows are added.
+        layer: The layer.
+        preset: The preset, without what aihwkit-lightning lacks.
+        sampling: Seed and engines.
+    """
     spec = gaussian_recipe(preset, input_range_init_batches=0)
     x = sampled_inputs(layer, sampling)
     rows = unfolded(layer, x)

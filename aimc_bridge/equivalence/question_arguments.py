@@ -41,6 +41,12 @@ def comparison_of(
 ) -> Comparison:
     """Return what is compared: two presets, a user's physics, or else two engines.
 
+    Args:
+        preset: The preset of the first side.
+        against: The preset of the second side, or None.
+        physics: A user's physics, or None.
+        reference: "aihwkit" or "lightning", for two engines.
+
     Raises:
         UsageError: If a preset is none, if the physics lacks a function, if two questions are asked
             at once, or if the reference is unknown.
@@ -66,7 +72,16 @@ def comparison_of(
 
 
 def native_engine_of(compiled: bool, device: str, physics: object | None) -> str:
-    """Check how and where the native engine runs; return NATIVE or COMPILED."""
+    """Check how and where the native engine runs; return NATIVE or COMPILED.
+
+    Args:
+        compiled: Whether its compiled passes are used.
+        device: "cpu" or "cuda".
+        physics: A user's physics, or None.
+
+    Raises:
+        UsageError: If a value is not allowed, or does not fit the physics.
+    """
     flag("compiled", compiled)
     choice("device", device, ("cpu", "cuda"))
     if physics is not None and (compiled or device != "cpu"):
@@ -87,6 +102,17 @@ def checked_levels(
     evaluate: Evaluate | None,
 ) -> tuple[str, ...]:
     """Check the levels; None is all that can be done.
+
+    Args:
+        levels: The levels that were asked for; None is all that can be done.
+        comparison: The two sides.
+        model: The digital model, or None.
+        inputs: Its inputs, or None.
+        evaluate: The metric of the task level, or None.
+
+    Raises:
+        UsageError: If a level is unknown or lacks what it needs.
+        CapabilityError: If a level was asked for and its device has no reference.
 
     Warns:
         UserWarning: If the device has no reference, so that the device level, and the oracle's
@@ -175,7 +201,14 @@ def _is_count(count: object, least: int) -> bool:
 
 
 def check_chips(chips: int) -> None:
-    """Check the chips of each side of a layer."""
+    """Check the chips of each side of a layer.
+
+    Args:
+        chips: The number of chips.
+
+    Raises:
+        UsageError: If it is not allowed.
+    """
     if not _is_count(chips, 4):
         raise UsageError(
             f"chips={shown(chips)}; allowed: an integer >= 4, or None for as many as are needed"
@@ -183,7 +216,14 @@ def check_chips(chips: int) -> None:
 
 
 def checked_task_chips(chips: int | Sequence[int] | None) -> tuple[int, int] | None:
-    """Check the chips of the task's first and second side."""
+    """Check the chips of the task's first and second side.
+
+    Args:
+        chips: One number for both sides, two numbers, or None for a pilot's choice.
+
+    Raises:
+        UsageError: If the value is not allowed.
+    """
     if chips is None:
         return None
     pair = tuple(chips) if isinstance(chips, Sequence) else (chips, chips)
@@ -196,14 +236,30 @@ def checked_task_chips(chips: int | Sequence[int] | None) -> tuple[int, int] | N
 
 
 def check_targets(targets: tuple[float, ...], samples: int, levels: tuple[str, ...]) -> None:
-    """Check the targets of devices and the number of samples."""
+    """Check the targets of devices and the number of samples.
+
+    Args:
+        targets: Targets over g_max.
+        samples: Devices per cell.
+        levels: The levels that are compared.
+
+    Raises:
+        UsageError: If the value is not allowed.
+    """
     device.check(targets, samples)
     if "device" in levels and not targets:
         raise UsageError("targets is empty; allowed: one or more numbers in [0, 1]")
 
 
 def checked_margins(margins: Mapping[str, float] | None) -> dict[str, float]:
-    """Check the margins of the device level and return all of them."""
+    """Check the margins of the device level and return all of them.
+
+    Args:
+        margins: Margins by name, as shares; None takes the usual ones.
+
+    Raises:
+        UsageError: If the value is not allowed.
+    """
     chosen = {} if margins is None else margins
     known = isinstance(chosen, Mapping) and set(chosen) <= set(device.MARGINS)
     if not known or not all(isinstance(value, Real) and 0 < value < 1 for value in chosen.values()):
@@ -218,6 +274,9 @@ def description(function: object) -> list[Any]:
     """Return what tells a function from another between two runs.
 
     That is its name, and of a functools.partial the plain arguments and the types of the rest.
+
+    Args:
+        function: The function, or a functools.partial of one.
     """
     if isinstance(function, functools.partial):
         keywords = sorted(function.keywords.items())

@@ -31,7 +31,7 @@ class AnalogMultiheadAttention(AnalogModule):
         module: nn.MultiheadAttention,
         make_linear: MakeLinear,
     ) -> None:
-        """Convert a digital layer.
+        """Put the projections of a digital layer on tiles.
 
         Args:
             module: The digital layer.

@@ -44,7 +44,11 @@ def kept(task: Task, answers: Answers, measure: Evaluate, model: nn.Module) -> d
 
 
 def has_batchnorm(model: nn.Module) -> bool:
-    """Return whether a model has batch-norm layers, whose statistics can be re-estimated."""
+    """Return whether a model has batch-norm layers, whose statistics can be re-estimated.
+
+    Args:
+        model: Any model.
+    """
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 

@@ -158,7 +158,11 @@ class CrosscheckOptions:
 
 
 def one_or_two(numbers: Sequence[int] | None) -> int | list[int] | None:
-    """Return one number for both sides, or a list with one number per side."""
+    """Return one number for both sides, or a list with one number per side.
+
+    Args:
+        numbers: One or two numbers, or None.
+    """
     if numbers is None:
         return None
     return numbers[0] if len(numbers) == 1 else list(numbers)

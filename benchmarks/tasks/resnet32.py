@@ -155,7 +155,7 @@ class ResNet32(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the scores (n, n_classes) of images (n, channels, h, w)."""
+        """Return the scores (n, n_classes) after the last stage, of images (n, channels, h, w)."""
         features = self.blocks(torch.relu(self.norm(self.stem(images)))).mean((2, 3))
         scores: Tensor = self.fc(features)
         return scores
