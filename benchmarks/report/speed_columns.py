@@ -132,7 +132,7 @@ def shown(records: Iterable[Record] | None = None) -> Shown:
     """Sort records into columns; those of reduced sizes are left out.
 
     The first record of a column is the one that measured most groups, without settings of the
-    allocator.
+    allocator. Records with products in integers come before those without, which are older.
 
     Args:
         records: Records of kind "speed" and "growth"; None is all that are committed.
@@ -160,5 +160,11 @@ def _column(where: str, compiled: bool, records: list[Record]) -> Column:
     return replace(column, records=tuple(one for one in records if one.name in used))
 
 
-def _preference(record: Record) -> tuple[bool, int, str]:
-    return bool(record.hardware.get("allocator")), -len(groups_of(record)), record.name
+def _preference(record: Record) -> tuple[bool, bool, int, str]:
+    """Return the place of a record among those of its column, least first."""
+    return (
+        bool(record.hardware.get("allocator")),
+        not record.extra.get("integers"),
+        -len(groups_of(record)),
+        record.name,
+    )
