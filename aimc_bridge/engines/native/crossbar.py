@@ -638,4 +638,4 @@ class Crossbar(nn.Module, Matrix):
         """Return the size and the preset, for `print(model)`."""
         grid = self.grid
         size = f"{grid.out_features} x {grid.in_features} on {grid.tiles} tiles"
-        return f"{size}, {self.preset.name}"
+        return f"{size}, {self.preset}"
