@@ -300,6 +300,16 @@ def _check_arguments(model: nn.Module, preset: Preset, overrides: Mapping[str, P
             )
     if any(is_converted(module) for module in model.modules()):
         raise ConversionError("this model is converted already; convert the digital model instead")
+    theirs = [
+        name or type(module).__name__
+        for name, module in model.named_modules()
+        if type(module).__module__.partition(".")[0] == "aihwkit"
+    ]
+    if theirs:
+        raise ConversionError(
+            f"{', '.join(map(repr, theirs[:3]))}{', ...' if theirs[3:] else ''}: analog layers of "
+            "aihwkit; convert the digital model instead"
+        )
     parameters = dict(model.named_parameters())
     without = [
         name

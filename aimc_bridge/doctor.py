@@ -138,11 +138,6 @@ def reference() -> Iterator[Finding]:
     except VersionError as problem:
         yield Finding("pairing", False, str(problem))
         return
-    except (ImportError, OSError) as problem:
-        repair = f'pip install --force-reinstall --no-deps "aihwkit=={pair_for().aihwkit}"'
-        note = f"aihwkit cannot be imported ({problem}); run: {repair}"
-        yield Finding("pairing", False, note)
-        return
     import torch
 
     yield Finding(

@@ -325,6 +325,34 @@ def test_doctor_with_a_wrong_pair_says_what_to_do_and_exits_1() -> None:
     assert printed.endswith("code 1")
 
 
+BROKEN = {
+    "a C++ library of another torch": "raise ImportError('undefined symbol: _ZN3c105ErrorE')",
+    "code of another Python": "raise RuntimeError('bad magic')",
+    "a half-removed package": "",
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_an_aihwkit_that_cannot_be_imported_is_an_error_with_its_repair(
+    content: str, tmp_path: Path
+) -> None:
+    """Its version is right, so nothing else would say what to do."""
+    (tmp_path / "aihwkit").mkdir()
+    (tmp_path / "aihwkit" / "__init__.py").write_text(content, encoding="utf-8")
+    printed = python(
+        f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n"
+        "from presets import rasch2023\n"
+        "from aimc_bridge.errors import VersionError\n"
+        "try:\n    rasch2023.rpu_config()\n"
+        "except VersionError as problem:\n    print(problem)\n"
+        "from aimc_bridge.__main__ import main\nprint('code', main(['doctor']))"
+    )
+    repair = f'pip install --force-reinstall --no-deps "aihwkit=={versions.pair_for().aihwkit}"'
+    assert " cannot be imported (" in printed.splitlines()[0]
+    assert printed.splitlines()[0].endswith(f"run: {repair}")
+    assert printed.endswith("code 1") and "pairing" in printed
+
+
 def test_doctor_finds_a_torchvision_of_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = {"torch": "2.11.0+cpu", "torchvision": "0.25.0"}
     monkeypatch.setattr(doctor, "installed", lambda name: fake.get(name, "1.0"))

@@ -115,6 +115,19 @@ def check(aihwkit: str | None = None, torch: str | None = None) -> None:
     )
 
 
+def broken(problem: Exception) -> VersionError:
+    """Return the error for an aihwkit of the right version that cannot be imported.
+
+    Args:
+        problem: The error of the import.
+    """
+    repair = f'pip install --force-reinstall --no-deps "aihwkit=={pair_for().aihwkit}"'
+    return VersionError(
+        f"aihwkit {installed('aihwkit')} cannot be imported ({type(problem).__name__}: {problem}); "
+        f"run: {repair}"
+    )
+
+
 def minor(text: str | None) -> str:
     """Return the first two numbers of a version: "2.10.1+cpu" gives "2.10".
 

@@ -24,7 +24,7 @@ from aimc_bridge.spec import CrossbarSpec, Preset, TrainingSpec
 
 LIGHTNING = "lightning"
 _PACKAGE = "aihwkit_lightning"
-INSTALL = 'pip install "aihwkit-lightning==2.1.0" "torch==2.13.*"'
+INSTALL = 'pip install "aihwkit-lightning==2.1.0" "torch==2.13.*" "torchvision==0.28.*"'
 """The command that installs the version that was tried, beside its torch."""
 
 
@@ -44,7 +44,7 @@ def part(name: str) -> Any:
         raise VersionError(
             f"aihwkit-lightning cannot be used in the environment {sys.prefix} (Python "
             f"{sys.version_info[0]}.{sys.version_info[1]}, torch {torch.__version__}): {problem}; "
-            f"in an environment with Python 3.10 or newer run: {INSTALL}"
+            f"in an environment with Python 3.12 or newer run: {INSTALL}"
         ) from problem
 
 

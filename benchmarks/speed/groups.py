@@ -137,7 +137,7 @@ class Collected:
 
 CPP_LEFT_OUT = "nothing left out"
 NO_CPP = f"{targets.CPP}: its wheels run on the CPU only"
-NO_LIGHTNING = f"{targets.LIGHTNING}: not installed (pip install aihwkit-lightning)"
+NO_LIGHTNING = f"{targets.LIGHTNING}: not installed (docs/lightning.md)"
 
 
 def scaled_from(n: int, work: Work) -> str:

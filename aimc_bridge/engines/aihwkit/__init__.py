@@ -15,9 +15,16 @@ The same things have these names here and in aihwkit:
     learned factor on the column scales      `out_scaling_alpha`
 """
 
-from aimc_bridge.engines.versions import check
+import importlib
+
+from aimc_bridge.engines.versions import broken, check
 
 check()
+try:
+    for _part in ("nn.conversion", "simulator.configs", "inference"):
+        importlib.import_module(f"aihwkit.{_part}")
+except Exception as problem:  # a broken installation may raise anything
+    raise broken(problem) from problem
 
 from aimc_bridge.engines.aihwkit.engine import ENGINE  # noqa: E402 - aihwkit only after the check
 

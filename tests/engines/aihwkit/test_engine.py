@@ -12,6 +12,7 @@ from aihwkit.inference import drift_analog_weights
 from aihwkit.inference.noise.hermes import HermesNoiseModel
 from aihwkit.inference.noise.pcm import PCMLikeNoiseModel
 from aihwkit.nn import AnalogConv2d, AnalogLinear
+from aihwkit.nn.conversion import convert_to_analog
 from aihwkit.simulator.configs import InferenceRPUConfig, TorchInferenceRPUConfig
 from aihwkit.simulator.parameters.enums import (
     WeightClipType,
@@ -33,7 +34,7 @@ from aimc_bridge.engines.aihwkit import capability
 from aimc_bridge.engines.aihwkit.capability import cuda_tiles
 from aimc_bridge.engines.aihwkit.noise import LawNoiseModel, OracleDriftCompensation
 from aimc_bridge.engines.base import Matrix
-from aimc_bridge.errors import CapabilityError, UsageError
+from aimc_bridge.errors import CapabilityError, ConversionError, UsageError
 from aimc_bridge.spec import Preset, Table
 from presets import get, hermes, ideal, names, rasch2023, scalar_drift
 
@@ -485,3 +486,12 @@ def test_a_tensor_of_another_size_is_told_by_its_name(net: Net, rows: int) -> No
     told = f"{key}: {tuple(other.shape)} in the state dict, {tuple(state[key].shape)} in the model"
     assert told in str(caught.value)
     assert torch.equal(analog.state_dict()[key], state[key])
+
+
+@pytest.mark.parametrize("engine", ["native", "aihwkit"])
+def test_analog_layers_of_aihwkit_are_refused_by_name(engine: str) -> None:
+    """Their weights are in tiles, which a conversion would not see."""
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    theirs = convert_to_analog(model, ideal.rpu_config())
+    with pytest.raises(ConversionError, match=r"'0.*analog layers of aihwkit; convert the digital"):
+        convert(theirs, ideal, engine=engine)
