@@ -154,6 +154,7 @@ class LanguageTask(Task):
         n_exact: int = 0,
         min_count: int = 1,
         frequency_bias: bool = True,
+        evaluation_streams: int = STREAMS,
     ) -> None:
         """Build the vocabulary and turn the words into indices.
 
@@ -168,6 +169,7 @@ class LanguageTask(Task):
             n_exact: The number of frequent words that the sampled softmax sums exactly.
             min_count: Words with fewer occurrences in train become the unknown word.
             frequency_bias: Whether the decoder's bias starts at the words' log frequency.
+            evaluation_streams: Parallel streams of an evaluation.
 
         Raises:
             UsageError: For an unknown size or a negative number of samples.
@@ -177,6 +179,7 @@ class LanguageTask(Task):
         self.dataset, self.digital = dataset, digital
         self.width = SIZES[size] if isinstance(size, str) else size
         self.tied, self.dropout = tied, dropout
+        self.evaluation_streams = evaluation_streams
         self.model_name = f"LSTM 2x{self.width}{' tied' if tied else ''}"
         self.samples = samples
         if samples < 0:
@@ -256,14 +259,14 @@ class LanguageTask(Task):
         """Yield a split's first words on parallel streams; none is scored twice.
 
         The first word of each stream is not scored, because nothing stands before it. Words that do
-        not fill all streams are not scored either. Together these are less than 2 STREAMS words.
+        not fill all streams are not scored either. Together these are fewer than two per stream.
 
         Args:
             split: "test" or "validation".
             subset: The number of words; None is all of the split.
         """
         text = self.streams[split][: subset + 1 if subset is not None else None]
-        streams = folded(text, max(1, min(STREAMS, len(text) // STEPS)))
+        streams = folded(text, max(1, min(self.evaluation_streams, len(text) // STEPS)))
         for start in range(0, len(streams) - 1, STEPS):
             yield window(streams, start, carry=start > 0)
 
@@ -397,6 +400,7 @@ class LanguageTask(Task):
                 samples=samples or 0,
                 min_count=2,
                 frequency_bias=frequency_bias,
+                evaluation_streams=80,  # the calls for a step take longer than its products
             )
         files, read = DATASETS[dataset or "wikitext2"]
         words = read(data_dir(folder))

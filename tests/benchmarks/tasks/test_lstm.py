@@ -56,7 +56,7 @@ def test_perplexity_and_word_error_by_hand(subset) -> None:
         for parameter in model.parameters():
             parameter.mul_(3.0)  # The scores differ.
     text = task.streams["test"][: None if subset is None else subset + 1]
-    n = max(1, min(lstm.STREAMS, len(text) // streams.STEPS))
+    n = max(1, min(task.evaluation_streams, len(text) // streams.STEPS))
     length = len(text) // n
     losses, wrong = [], []
     for stream in range(n):
