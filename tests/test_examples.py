@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -63,7 +64,8 @@ def test_training_brings_back_what_drift_takes(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("project_on_path")
 def test_a_loop_of_ones_own_brings_it_back_too() -> None:
-    digital, before, after = main_of("own_loop.py")(epochs=10, chips=5)
+    torch.manual_seed(0)  # the digital network begins at torch's default generator
+    digital, before, after = main_of("own_loop.py")(epochs=20, chips=5)
     assert len(before) == len(after) == 5
     gain = after - before
     # Student's t of five pairs: not zero with a false-alarm rate of 1 %, one-sided
