@@ -8,8 +8,8 @@ PARAMETER = frozenset({"parameter"})
 INPUT = frozenset({"input"})
 SCALED = frozenset({"input", "scaled"})
 NOTHING: frozenset[str] = frozenset()
-"""What a value is made of: of the parameter alone ("parameter"), of inputs ("input"), or of inputs
-scaled by the parameter, element by element ("input", "scaled")."""
+"""The kinds: made of the parameter alone ("parameter"); made of inputs ("input"); made of inputs
+and scaled by the parameter, element by element ("input", "scaled"); none of these (empty)."""
 
 _TWO = (0, 1)
 PRODUCTS: dict[str, tuple[int, ...] | None] = {

@@ -79,7 +79,7 @@ class Native:
         Args:
             preset: The preset.
             netted: Whether the two devices of a weight are netted after programming, whatever the
-                preset says; not for devices that are drawn anew, which are never netted.
+                preset says. Devices that every reading draws again are never netted.
             seed: The seed of the cross-check.
             *names: Name the stream of random numbers.
         """

@@ -151,9 +151,7 @@ def cnn_forward(setting: Setting) -> Group:
     Args:
         setting: How to measure.
     """
-    batch, side = setting.sizes.cnn_batches[0], setting.sizes.wrn_side
-    work = works.cnn(setting.sizes, batch)
-    return _small_forward(setting, "cnn-forward", work, f"batch {batch} of {side} x {side}")
+    return _cnn_forward(setting, "cnn-forward", setting.sizes.cnn_batches[0])
 
 
 def cnn_forward_many(setting: Setting) -> Group:
@@ -162,9 +160,14 @@ def cnn_forward_many(setting: Setting) -> Group:
     Args:
         setting: How to measure.
     """
-    batch, side = setting.sizes.cnn_batches[1], setting.sizes.wrn_side
+    return _cnn_forward(setting, "cnn-forward-many", setting.sizes.cnn_batches[1])
+
+
+def _cnn_forward(setting: Setting, name: str, batch: int) -> Group:
+    """Measure a forward pass of the convolutional network with a batch of images."""
+    side = setting.sizes.wrn_side
     work = works.cnn(setting.sizes, batch)
-    return _small_forward(setting, "cnn-forward-many", work, f"batch {batch} of {side} x {side}")
+    return _small_forward(setting, name, work, f"batch {batch} of {side} x {side}")
 
 
 def mlp_forward(setting: Setting) -> Group:
