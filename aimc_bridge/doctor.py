@@ -14,7 +14,13 @@ from functools import partial
 from rich.console import Console
 
 from aimc_bridge.commands import Output, command, execute
-from aimc_bridge.engines.versions import installed, minor, pair_for, torchvision_for
+from aimc_bridge.engines.versions import (
+    installed,
+    minor,
+    pair_for,
+    torchvision_for,
+    works,
+)
 from aimc_bridge.errors import VersionError
 from aimc_bridge.shadowing import shadow
 
@@ -101,16 +107,17 @@ def versions() -> Iterator[Finding]:
             yield Finding(name, False, f"{other} shadows this package; rename it")
     numbers = {name: installed(name) for name in PACKAGES}
     required = torchvision_for(numbers["torch"] or "")
+    pair = pair_for()
+    # beside an aihwkit that does not work with this torch, the torch must change too: one advice
+    whole = numbers["aihwkit"] is not None and not works(numbers["aihwkit"], numbers["torch"])
     for name, number in numbers.items():
         if number is None:
             bound = name in ("aihwkit", "torch", "torchvision")
-            command = pair_for().command if bound else f'pip install "{name}"'
+            command = pair.command if bound else f'pip install "{name}"'
             yield Finding(name, False, f"not installed; run: {command}")
         elif name == "torchvision" and required is not None and minor(number) != required:
-            note = (
-                f"torch {numbers['torch']} needs {required}; run: "
-                f'pip install "torchvision=={required}.*"'
-            )
+            command = pair.command if whole else f'pip install "torchvision=={required}.*"'
+            note = f"torch {numbers['torch']} needs {required}; run: {command}"
             yield Finding(name, False, f"{number}: {note}")
         else:
             yield Finding(name, True, number)

@@ -152,17 +152,18 @@ class Walk:
         try:
             handler, note = self._handler_of(module)
         except ConversionError as problem:
-            self.refused.add(f"{name or type(module).__name__} ({problem})", [name])
-            self._leave_all(name, module, f"no handler: {problem}")
-            self.done[id(module)] = module
-            return module
+            return self._leave_refused(name, module, problem)
         result = module
         if isinstance(handler, CustomHandler):
             result = self._customised(name, module, handler, note)
         elif handler is not None:
             preset = self._preset_of(name)
             self._check_engine(preset, module)
-            result = self._handle(name, module, handler(module, preset), note)
+            try:
+                analog = handler(module, preset)
+            except ConversionError as problem:
+                return self._leave_refused(name, module, problem)
+            result = self._handle(name, module, analog, note)
             self.replaced |= dict.fromkeys(module.modules())
             self.replaced[module] = result
         else:
@@ -175,6 +176,13 @@ class Walk:
         self.done[id(module)] = result
         self.done[id(result)] = result
         return result
+
+    def _leave_refused(self, name: str, module: nn.Module, problem: ConversionError) -> nn.Module:
+        """Record a layer that cannot be converted, with the reason, and return it as it is."""
+        self.refused.add(f"{name or type(module).__name__} ({problem})", [name])
+        self._leave_all(name, module, f"no handler: {problem}")
+        self.done[id(module)] = module
+        return module
 
     def _handler_of(self, module: nn.Module) -> tuple[Handler | CustomHandler | None, str]:
         """Return the handler of a layer, and a remark on weights that were folded for it.

@@ -354,15 +354,20 @@ def test_an_aihwkit_that_cannot_be_imported_is_an_error_with_its_repair(
 
 
 def test_doctor_finds_a_torchvision_of_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = {"torch": "2.11.0+cpu", "torchvision": "0.25.0"}
+    fake: dict[str, str | None] = {"torch": "2.11.0+cpu", "torchvision": "0.25.0"}
+    fake["aihwkit"] = "1.1.0"
     monkeypatch.setattr(doctor, "installed", lambda name: fake.get(name, "1.0"))
     rows = {finding.what: finding for finding in doctor.versions()}
     assert rows["torchvision"].ok is False and '"torchvision==0.26.*"' in rows["torchvision"].note
     fake["torchvision"] = "0.26.0+cpu"
     assert all(finding.ok for finding in doctor.versions())
-    fake["torch"] = "2.14.1+cu130"  # the native engine's own: no pair has it
+    fake["torch"] = "2.12.1"  # of no pair: torch must change too, and nothing says otherwise
+    fake["torchvision"] = "0.26.0"
     rows = {finding.what: finding for finding in doctor.versions()}
-    assert rows["torchvision"].ok is False and '"torchvision==0.29.*"' in rows["torchvision"].note
+    assert rows["torchvision"].note.endswith(f"run: {versions.pair_for().command}")
+    fake["aihwkit"] = None  # the native engine alone takes any torch
+    rows = {finding.what: finding for finding in doctor.versions()}
+    assert rows["torchvision"].ok is False and '"torchvision==0.27.*"' in rows["torchvision"].note
 
 
 def test_doctor_without_aihwkit_names_the_pair_for_this_python(

@@ -89,6 +89,16 @@ def installed(package: str) -> str | None:
         return None
 
 
+def works(aihwkit: str | None, torch: str | None) -> bool:
+    """Return whether versions of aihwkit and torch are a pair that was tried.
+
+    Args:
+        aihwkit: Version of aihwkit; None if it is missing.
+        torch: Version of torch; None if it is missing.
+    """
+    return any(_public(aihwkit) == pair.aihwkit and minor(torch) in pair.torch for pair in PAIRS)
+
+
 def check(aihwkit: str | None = None, torch: str | None = None) -> None:
     """Check that the versions of aihwkit and torch are a pair that was tried.
 
@@ -105,12 +115,12 @@ def check(aihwkit: str | None = None, torch: str | None = None) -> None:
     """
     aihwkit = aihwkit or installed("aihwkit")
     torch = torch or installed("torch")
-    if any(_public(aihwkit) == pair.aihwkit and minor(torch) in pair.torch for pair in PAIRS):
+    if works(aihwkit, torch):
         return
     python = ".".join(map(str, sys.version_info[:2]))
-    works = "; ".join(f"{pair.aihwkit} with torch {' or '.join(pair.torch)}" for pair in PAIRS)
+    tried = "; ".join(f"{pair.aihwkit} with torch {' or '.join(pair.torch)}" for pair in PAIRS)
     raise VersionError(
-        f"the aihwkit engine needs aihwkit {works}; found aihwkit {aihwkit or 'not installed'} "
+        f"the aihwkit engine needs aihwkit {tried}; found aihwkit {aihwkit or 'not installed'} "
         f"with torch {torch or 'not installed'}; on Python {python} run: {pair_for().command}"
     )
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge.engines.match import Handler, Handlers
+from aimc_bridge.errors import ConversionError
 from aimc_bridge.layers.linear import linear_around
 from aimc_bridge.spec import Preset
 
@@ -24,6 +25,9 @@ _CONVOLUTIONS: dict[str, type[Any]] = {
     "AnalogConv2d": nn.Conv2d,
     "AnalogConv3d": nn.Conv3d,
 }
+
+_ROUNDING = 2.0**-8
+"""Largest relative change of a number that goes through bfloat16, of 8 bits, and back."""
 
 Matrices = Callable[[nn.Module], Mapping[str, Any]]
 """Returns the weight matrices of an analog layer by name, as `Engine.matrices` does."""
@@ -104,6 +108,11 @@ def _plain(module: Any) -> nn.Module:
     if isinstance(module, nn.Linear):
         layer: nn.Module = linear_around(weight, module.bias)
         return layer.train(module.training)
+    if any(isinstance(size, str) for size in module.padding):
+        raise ConversionError(
+            f"padding {module.padding[-1]!r}, which aihwkit-lightning's convolutions cannot run; "
+            "allowed: numbers"
+        )
     # nearest first: a subclass that does not change `forward` is served too
     name = next(base.__name__ for base in type(module).__mro__ if base.__name__ in _CONVOLUTIONS)
     sizes = [module.kernel_size, module.stride, module.padding, module.dilation]
@@ -134,8 +143,9 @@ def _multiplied(module: Any) -> Tensor:
 
 
 def _has_limits(module: Any) -> bool:
-    """Return whether a layer has learned limits for its weights, one per column and slice."""
-    return module.learnable_weight_clip is not None
+    """Return whether learned limits apply to a layer's weights, one per column and slice."""
+    limits = module.rpu_config.clip.type.name == "LEARNABLE_PER_CHANNEL"
+    return limits and module.learnable_weight_clip is not None
 
 
 def _rounds(module: Any) -> bool:
@@ -149,8 +159,10 @@ def _ranges(module: Any) -> Tensor | None:
     if not settings.enable or settings.dynamic or ranges is None:
         return None
     values: Tensor = ranges.detach().abs()
-    # A range that starts from data has the value of the settings until the first batch.
-    unseen = (module.input_range_update_idx == 0) & (values == settings.init_value)
+    # A range that starts from data has the value of the settings until the first batch, perhaps
+    # rounded by a precision that the layer once had.
+    initial = (values - settings.init_value).abs() <= _ROUNDING * settings.init_value
+    unseen = (module.input_range_update_idx == 0) & initial
     return None if settings.init_from_data > 0 and bool(unseen.any()) else values
 
 
@@ -172,6 +184,8 @@ def _teach(matrix: Any, module: Any) -> None:
     ranges = _ranges(module)
     if ranges is None:
         return
+    if bool((ranges == 0).any()):
+        raise ConversionError("an input range of aihwkit-lightning is 0; train or set it there")
     ends = torch.tensor(slices).cumsum(0)
     largest = []
     for rows in grid.row_slices():

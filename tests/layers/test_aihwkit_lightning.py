@@ -225,6 +225,49 @@ def test_ranges_that_were_never_set_must_be_calibrated() -> None:
     assert outputs(analog, x).isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_ranges_that_were_never_set_stay_so_through_half_precision(dtype: torch.dtype) -> None:
+    chosen = config()
+    chosen.pre_post.input_range.init_value = 1.9  # no number of either precision
+    model, _ = trained("mlp", chosen, steps=0)
+    model.to(dtype).float()
+    assert model[0].input_range[0].item() != pytest.approx(1.9, rel=1e-6)
+    assert "were never set" in coverage(convert(model, SMALL)).reason[0]
+
+
+def test_a_range_of_zero_is_refused_by_the_name_of_its_layer(engine: str) -> None:
+    model, _ = trained("mlp", config())
+    with torch.no_grad():
+        model[2].input_range[0] = 0.0
+    with pytest.raises(ConversionError, match=r"2 \(an input range of aihwkit-lightning is 0;"):
+        convert(model, SMALL, engine=engine)
+    assert list(coverage(convert(model, SMALL, engine=engine, exclude="2"))["where"]) == [
+        "analog",
+        "digital",
+    ]
+
+
+def test_padding_by_a_word_is_refused_by_the_layer_name() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3))
+    analog = convert_to_analog(model, config(ranges=False))
+    analog[0].padding = ("same", "same")  # as aihwkit-lightning makes of "same"
+    with pytest.raises(ConversionError, match=r"0 \(padding 'same', which aihwkit-lightning"):
+        convert(analog, NO_RANGES)
+
+
+def test_limits_that_are_switched_off_are_not_applied() -> None:
+    chosen = config(ranges=False)
+    chosen.clip.type = enums.WeightClipType.LEARNABLE_PER_CHANNEL
+    model, x = trained("mlp", chosen)
+    with torch.no_grad():
+        for layer in model.analog_layers():
+            layer.learnable_weight_clip *= 0.7
+            layer.rpu_config.clip.type = enums.WeightClipType.NONE
+    analog = convert(model, NO_RANGES)
+    torch.testing.assert_close(matrices_of(analog)["0"].clean_weight(), model[0].weight)
+    assert "limits" not in coverage(analog).reason[0]
+
+
 def test_fixed_ranges_come_along_and_ranges_per_vector_cannot() -> None:
     fixed = config()
     fixed.pre_post.input_range.init_from_data, fixed.pre_post.input_range.init_value = 0, 2.5
