@@ -157,7 +157,7 @@ def tests_of(group: str, path: Path) -> tuple[list[str], list[str]]:
     return first, [test for test in files_of(GROUPS[group][1]) if test not in first]
 
 
-def annotations(path: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+def spans_of_annotations(path: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Return where annotations begin and end: Python never computes them in this project."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -177,12 +177,21 @@ def faults_of(paths: list[Path]) -> list[Any]:
     with use_db(":memory:", WorkDB.Mode.create) as database:
         init(paths, database, {})
         faults = [mutation for item in database.work_items for mutation in item.mutations]
-    spans = {path: annotations(path) for path in paths}
+    spans = {path: spans_of_annotations(path) for path in paths}
     return [
         fault
         for fault in faults
         if not any(a <= fault.start_pos < b for a, b in spans[Path(fault.module_path)])
     ]
+
+
+def is_python(text: str) -> bool:
+    """Return whether a text is Python; `**` of a mapping made a `|` is not, and is no fault."""
+    try:
+        compile(text, "fault", "exec", dont_inherit=True)
+    except SyntaxError:
+        return False
+    return True
 
 
 def sampled(size: int, seed: int, file: Path) -> list[tuple[str, Any]]:
@@ -347,6 +356,9 @@ def main() -> None:
                 continue
             operator = get_operator(fault.operator_name)(**fault.operator_args)
             with use_mutation(fault.module_path, operator, fault.occurrence) as (_, mutated):
+                if not is_python(mutated or ""):
+                    print("no Python", name, flush=True)
+                    continue
                 text = (mutated or "").splitlines()[line - 1].strip()
                 stages = tests_of(group, Path(fault.module_path))
                 outcome, spent_s = tested(stages)
