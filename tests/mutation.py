@@ -79,7 +79,8 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "chip": (
         ("aimc_bridge/rng.py", "aimc_bridge/chip.py"),
-        ("tests/test_rng.py", *CHIPS, "tests/engines/test_inputs.py", "tests/test_sweep.py"),
+        ("tests/test_rng.py", *CHIPS, "tests/engines/test_inputs.py", "tests/test_sweep.py",
+         "tests/test_threads.py"),
     ),
     "calibration": (
         ("aimc_bridge/calibration.py",),
@@ -103,7 +104,8 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
          f"{T}/test_loss.py", f"{T}/test_accumulation.py", f"{T}/test_any_model.py",
          f"{T}/test_setup.py", f"{T}/test_engines.py", f"{P}/test_injection.py",
          f"{T}/test_runs.py", f"{T}/test_own_loop.py", f"{T}/test_training.py",
-         "tests/test_every_argument.py", f"{T}/test_resume.py", f"{T}/test_replicas.py"),
+         "tests/test_threads.py", "tests/test_every_argument.py", f"{T}/test_resume.py",
+         f"{T}/test_replicas.py"),
     ),
 }  # fmt: skip
 """The modules of each group, and the tests that should find its faults, the fastest first."""
