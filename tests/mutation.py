@@ -162,6 +162,7 @@ def tests_of(group: str, path: Path) -> tuple[list[str], list[str]]:
     if path.stem in ("base", "own", "table", "weights", "watch", "start", "state"):
         named = [test for test in named if path.parent.name in test]  # other modules' names too
     first = files_of((*named, *CLOSEST.get(f"{path.parent.name}/{path.stem}", ())))
+    first = first or files_of(GROUPS[group][1][:3])
     return first, [test for test in files_of(GROUPS[group][1]) if test not in first]
 
 
