@@ -24,6 +24,7 @@ from aimc_bridge import (
     save_chip,
 )
 from aimc_bridge.converted import ProgrammedChip, matrices_of, record_of
+from aimc_bridge.devices import Faults
 from aimc_bridge.errors import CheckpointError, StateError
 from tests.models import DEVICES, QUIET, linear, mlp, random
 from tests.test_chip import chip, effective, same
@@ -253,6 +254,29 @@ def test_every_tensor_of_a_chip_is_needed(engine: str, tmp_path: Path) -> None:
     without_seal(file, tensors)
     load_chip(model, file)
     assert record_of(model).chip == CHIP_3
+
+
+@pytest.mark.aihwkit
+@pytest.mark.filterwarnings("ignore:.*no checksum")
+def test_cells_of_another_shape_are_refused_on_aihwkits_tiles(tmp_path: Path) -> None:
+    """Without a checksum too; only the exponents may have a dimension more, one for each regime."""
+    file = tmp_path / "chip.safetensors"
+    faulty = DEVICES.change(pairs=2, faults=Faults(stuck_at_zero=0.1), why="test")
+    model = convert(mlp(), faulty, engine="aihwkit").eval()
+    program(model, 3)
+    save_chip(model, file)
+    tensors = load_file(file)
+    cells = [name for name in tensors if name.rpartition(".")[2].startswith("drift")]
+    assert {name[-1] for name in cells} == set("01234")
+    for name in cells:
+        value = tensors[name]
+        smaller, larger = value[..., :-1].contiguous(), value.unsqueeze(0)
+        for wrong in [smaller] if name.endswith("drift1") else [smaller, larger]:
+            without_seal(file, {**tensors, name: wrong})
+            with pytest.raises(CheckpointError, match=name[-6:]):
+                load_chip(model, file)
+    without_seal(file, tensors)
+    load_chip(model, file)
 
 
 @pytest.mark.filterwarnings("ignore:.*no checksum")

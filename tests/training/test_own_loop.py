@@ -559,6 +559,15 @@ def test_a_training_without_noise_is_noticed_after_a_session_too(engine: str) ->
         step_once(model, optimizer)
 
 
+def test_a_pass_without_gradients_is_no_training(engine: str) -> None:
+    """An optimizer that follows a penalty of the weights alone does not warn after one."""
+    model = model_of(engine)
+    with torch.no_grad():
+        model(DATA[0])
+    torch.stack([p.square().sum() for p in model.parameters() if p.requires_grad]).sum().backward()
+    sgd(model).step()
+
+
 def test_nothing_is_watched_once_nothing_is_noted() -> None:
     """No hook of all optimizers stays behind."""
     gc.collect()

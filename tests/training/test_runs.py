@@ -185,9 +185,9 @@ def test_an_epoch_at_chance_stops_with_advice() -> None:
     def loss_of(value: float) -> Any:
         return lambda m, b: m(b).sum() * 0 + value
 
-    data = [random(2, 12)] * 60
+    data = [random(2, 12)] * 50
     how = recipe(learning_rate=1e-9)
-    with pytest.raises(TrainingError, match="epoch 0 is 1.6094 in the mean of 60.*lower the"):
+    with pytest.raises(TrainingError, match="epoch 0 is 1.6094 in the mean of 50.*lower the"):
         quick(convert(mlp(), ideal), data, how, loss=loss_of(guess), chance_loss=guess)
     quick(convert(mlp(), ideal), data, how, loss=loss_of(0.98 * guess), chance_loss=guess)
     quick(convert(mlp(), ideal), data[:49], how, loss=loss_of(guess), chance_loss=guess)
