@@ -193,7 +193,7 @@ class Place:
         return self._whole[name]
 
     def kinds(self, name: str) -> dict[tuple[str, str], list[int]]:
-        """Return the writes of each file. That of two in a row to one file, the first is enough.
+        """Return the writes of each kind. Of two in a row to one file, the first is enough.
 
         A fault lasts: from the first of them on, the disk is full.
         """
@@ -207,11 +207,32 @@ class Place:
         return found
 
     def writes(self, name: str) -> list[int]:
-        """Return the writes to try: the first and the last one of each file."""
-        like = CASES[name].like
-        known = self.kinds(like) if like else {}
-        new = [numbers for kind, numbers in self.kinds(name).items() if kind not in known]
-        return sorted({number for numbers in new for number in (numbers[0], numbers[-1])})
+        """Return the writes to try.
+
+        A file is opened, perhaps in a folder of its own, and renamed. For the library the first
+        and the last of each of these are tried, for a command one of them per file: another
+        one for the next file.
+        """
+        case = CASES[name]
+        known = self.kinds(case.like) if case.like else {}
+        files: dict[str, list[list[int]]] = {}
+        for (kind, path), numbers in self.kinds(name).items():
+            if (kind, path) not in known:
+                files.setdefault(final(path), []).append(numbers)
+        if case.call == LIBRARY:
+            ends = [(all_[0], all_[-1]) for stages in files.values() for all_ in stages]
+            return sorted({number for pair in ends for number in pair})
+        turns = enumerate(files.values())
+        return sorted(stages[turn % len(stages)][-(turn % 2)] for turn, stages in turns)
+
+
+def final(path: str) -> str:
+    """Return the name that a file has in the end, of a name that it has while it is written."""
+    partial = re.fullmatch(r"(.*/)\.([^/]+)\.[^/.]+-#\.partial(\.\w+)(/.*)?", path)
+    if partial is None:
+        return path
+    folder, stem, suffix, _ = partial.groups()
+    return f"{folder}{stem}{'.safetensors' if suffix == '.folder' else suffix}"
 
 
 @pytest.fixture(scope="module")
