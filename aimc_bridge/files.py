@@ -15,10 +15,14 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from aimc_bridge.errors import UsageError
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 _PARTIAL = re.compile(r"\..*\.(?:(?P<host>[^.]*)-)?(?P<process>[0-9]+)\.partial(?:\.[^.]*)?")
 
@@ -306,3 +310,64 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(text.encode("utf-8"))
+
+
+class Lines:
+    """A text file in UTF-8 to which whole lines are added, each of them at once.
+
+    A line that does not fit on the disk is taken back. Only the death of the process or of the
+    machine can leave a part of one. Use it as a context manager.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, or make it.
+
+        Args:
+            path: The file; its folder must exist.
+
+        Raises:
+            OSError: If it cannot be opened.
+        """
+        self.path = path
+        self._file = path.open("ab", buffering=0)
+
+    def __enter__(self) -> Lines:
+        """Return the file itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+    def write(self, line: str) -> None:
+        """Add a line, as `csv.writer` does.
+
+        Args:
+            line: The line with its end.
+
+        Raises:
+            OSError: If the disk is full; it names the file.
+        """
+        size = os.fstat(self._file.fileno()).st_size
+        left = memoryview(line.encode("utf-8"))
+        with naming(self.path):
+            try:
+                while left:
+                    left = left[self._file.write(left) :]
+            except BaseException:
+                with contextlib.suppress(OSError):  # the first error is the one to show
+                    self._file.truncate(size)
+                raise
+
+    def close(self) -> None:
+        """Close the file."""
+        with naming(self.path):
+            self._file.close()

@@ -22,7 +22,7 @@ from torch import nn
 
 from aimc_bridge.commands import Output
 from aimc_bridge.errors import TrainingError, UsageError
-from aimc_bridge.files import naming
+from aimc_bridge.files import Lines
 from aimc_bridge.progress import ProgressBar, metric_value
 from aimc_bridge.rng import derive
 from benchmarks import cli, tasks
@@ -195,7 +195,7 @@ def fit(
         model.train()
         total_loss, seen = torch.zeros((), device=place), 0
         progress = ProgressBar(task.model_name, total, start, show=output.bars)
-        with naming(log), progress as bar, log.open("a", newline="", encoding="utf-8") as file:
+        with progress as bar, Lines(log) as file:
             writer = csv.writer(file)
             if not start:
                 writer.writerow(["step", "loss", "learning_rate", "wall_s"])
@@ -233,7 +233,6 @@ def fit(
                             )
                         wall = time.monotonic() - began
                         writer.writerow([step, f"{value:.5f}", f"{rate:.3e}", f"{wall:.1f}"])
-                        file.flush()
                         bar.advance(step - shown, note=f"loss {value:.3f}  rate {rate:.1e}")
                         shown = step
                     if save and step < total:

@@ -114,6 +114,30 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path) -> No
     }
 
 
+def test_a_line_that_does_not_fit_is_taken_back(tmp_path: Path) -> None:
+    """The system takes a part of it first. With more room the next line follows the last one."""
+    path = tmp_path / "log.csv"
+    script = (
+        "import csv, resource, signal, sys\nfrom pathlib import Path\n"
+        "from aimc_bridge.files import Lines\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "with Lines(Path(sys.argv[1])) as file:\n"
+        "    rows = csv.writer(file)\n"
+        "    rows.writerow(['step', 'loss'])\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (16, resource.RLIM_INFINITY))\n"
+        "    try:\n"
+        "        rows.writerow([1, '0.500000'])\n"
+        "    except OSError as error:\n"
+        "        print(error.filename, Path(sys.argv[1]).stat().st_size)\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (30, resource.RLIM_INFINITY))\n"
+        "    rows.writerow([2, 'größer'])\n"
+    )
+    words = [sys.executable, "-c", script, str(path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(path), "11"]
+    assert path.read_bytes() == "step,loss\r\n2,größer\r\n".encode()
+
+
 @pytest.mark.parametrize("name", ["a\udcff.txt", "a\0.txt", "\ud800"])
 def test_paths_that_no_text_can_hold_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be written in UTF-8") as caught:

@@ -9,10 +9,10 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from aimc_bridge.errors import CheckpointError
-from aimc_bridge.files import check_file, naming, replacing
+from aimc_bridge.files import Lines, check_file, naming, replacing
 from aimc_bridge.progress import ProgressBar, metric_value
 
 COLUMNS = ("step", "epoch", "loss", "noise_scale", "learning_rate")
@@ -63,7 +63,7 @@ class TrainingLog:
         self.rows = done
         self.folder = folder
         self.metrics: list[str] = [*metrics]
-        self.file: IO[str] | None = None
+        self.file: Lines | None = None
         self.board: Any = None
         self.mean = done[-1]["loss"] if done else 0.0
         self.last = ""
@@ -75,7 +75,7 @@ class TrainingLog:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_rows(self.folder / FILE, self.rows, self.metrics)
-            self.file = (self.folder / FILE).open("a", newline="", encoding="utf-8")
+            self.file = Lines(self.folder / FILE)
             if importlib.util.find_spec("tensorboard") is not None:
                 module = importlib.import_module("torch.utils.tensorboard")
                 step = int(self.rows[-1]["step"]) + 1 if self.rows else 0
@@ -91,9 +91,8 @@ class TrainingLog:
     ) -> None:
         """Close the files and stop the bar."""
         self.bar.__exit__(kind, error, trace)
-        if self.file is not None and self.folder is not None:
-            with naming(self.folder / FILE):  # what a full disk did not take is tried again
-                self.file.close()
+        if self.file is not None:
+            self.file.close()
         if self.board is not None:
             self.board.close()
 
@@ -115,11 +114,9 @@ class TrainingLog:
             if new:  # the first validation: its columns are added to the file
                 self.file.close()
                 write_rows(self.folder / FILE, self.rows, self.metrics)
-                self.file = (self.folder / FILE).open("a", newline="", encoding="utf-8")
+                self.file = Lines(self.folder / FILE)
             else:
-                with naming(self.folder / FILE):
-                    csv.writer(self.file).writerow(_words(row, self.metrics))
-                    self.file.flush()
+                csv.writer(self.file).writerow(_words(row, self.metrics))
         if self.board is not None and self.folder is not None:
             with naming(self.folder / "tensorboard"):
                 for name, value in row.items():

@@ -261,6 +261,7 @@ def _groups(
     if begun is not None:  # the record states the machine and load of the first groups
         groups = speed_records.groups_of(begun)
         about |= {key: getattr(begun, key) for key in ("versions", "hardware", "command")}
+        save(begun)  # a process that died may have written a part of the files
     record = begun
     for name in names[: len(groups)]:
         steps.skip(name)
@@ -285,6 +286,7 @@ def _growth(
 ) -> Record:
     """Measure cost against size, all of it at once; see `_groups` for the arguments."""
     if begun is not None:
+        save(begun)  # a process that died may have written a part of the files
         return begun
     with steps.doing("growth"):
         curves = growing.growth(setting)

@@ -69,9 +69,11 @@ def share_trainings(
     whole = dataclasses.replace(settings, shard=None)
     place, part = out / TRAINED, folder_of(out, str(settings.shard))
     folder.enter(part, settings.claim(), resume, free=GROWING)
-    place.mkdir(parents=True, exist_ok=True)
-    output.say(f"trainings of all shards in {place}; if another shard trains, this one waits")
-    with folder.resumable(part, output, out), folder.alone(place, wait=True):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(folder.resumable(part, output, out))
+        place.mkdir(parents=True, exist_ok=True)
+        output.say(f"trainings of all shards in {place}; if another shard trains, this one waits")
+        stack.enter_context(folder.alone(place, wait=True))
         work = WholeRun(whole, tasks, place, output, words, Replica())
         folder.enter(place, whole.claim(), resume=True, free=GROWING)
         for trainings in work.tasks.values():
@@ -88,8 +90,13 @@ def _take(trained: Path, part: Path) -> None:
         if path.is_dir() or target.exists() or path.name.startswith("."):
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as temporary:
-            shutil.copyfile(path, temporary)
+        _copy(path, target)
+
+
+def _copy(path: Path, target: Path) -> None:
+    """Copy a file, whole or not at all."""
+    with replacing(target) as temporary:
+        shutil.copyfile(path, temporary)
 
 
 # --- joining the parts ----------------------------------------------------------------------------
@@ -166,7 +173,7 @@ def _merge_file(paths: list[Path], into: Path, first: Path) -> None:
     else:
         if paths[0].name.startswith("digital-") and paths[0].suffix == ".json":
             _check_equal(paths)
-        shutil.copyfile(paths[0], target)
+        _copy(paths[0], target)
 
 
 def _is_shard(path: Path) -> bool:

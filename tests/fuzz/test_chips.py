@@ -22,11 +22,21 @@ from tests.models import ENGINES, QUIET, mlp, random
 
 
 class Saved(NamedTuple):
-    """A model, the file of its chip 1, and where the tests write damaged ones."""
+    """A model that holds chip 2, what it holds, and the file of chip 1.
+
+    Attributes:
+        model: The model.
+        data: The file of chip 1.
+        path: Where the tests write damaged files.
+        saved: What the model holds with chip 1.
+        held: What it holds with chip 2.
+    """
 
     model: nn.Module
     data: bytes
     path: Path
+    saved: dict[str, Tensor]
+    held: dict[str, Tensor]
 
 
 def held(model: nn.Module) -> dict[str, Tensor]:
@@ -56,17 +66,14 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     program(model, 1)
     drift(model, "1h")
     save_chip(model, path)
-    return Saved(model, path.read_bytes(), path)
+    first = held(model)
+    program(model, 2)
+    return Saved(model, path.read_bytes(), path, first, held(model))
 
 
 def load(saved: Saved, data: bytes) -> None:
     """Load a damaged file into a model that holds another chip."""
     model = saved.model
-    saved.path.write_bytes(saved.data)
-    load_chip(model, saved.path)
-    original = held(model)
-    program(model, 2)
-    before = held(model)
     saved.path.write_bytes(data)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -74,11 +81,16 @@ def load(saved: Saved, data: bytes) -> None:
             load_chip(model, saved.path)
         except AimcError as error:
             assert str(saved.path) in str(error)
-            assert same(held(model), before)
+            assert same(held(model), saved.held)
             return
     # without its checksum, a file looks like one of an older version, and loads with a warning
-    assert warned or same(held(model), original)
-    assert all(bool(value.isfinite().all()) for value in held(model).values())
+    now = held(model)
+    assert warned or same(now, saved.saved)
+    assert all(bool(value.isfinite().all()) for value in now.values())
+    saved.path.write_bytes(saved.data)
+    load_chip(model, saved.path)
+    assert same(held(model), saved.saved)
+    program(model, 2)
 
 
 @CASES

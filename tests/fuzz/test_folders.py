@@ -91,21 +91,23 @@ def test_records(folder: Path, data: bytes) -> None:
 
 
 OPTIONS = ["--chips", "--times", "--seed", "--preset", "--engine", "--set", "--device", "--phases"]
-VALUES = ["0", "-1", "1", "2.5", "1h", "nan", "lstm", "wrn", "rasch2023", "native", "cpu", "x.toml"]
+OPTIONS += ["--shard", "--out", "--subset", "--recipe", "--option", "--profile", "--digital-epochs"]
+VALUES = ["0", "-1", "1", "2.5", "1h", "nan", "lstm", "mlp", "rasch2023", "native", "cpu", "x.toml"]
+VALUES += ["1/2", "hwa", "noise_scale=2", "size=paper", "9" * 30, "default"]
+
+
+WORD = st.sampled_from([*OPTIONS, *VALUES, "--quiet", "--json", "--resume"]) | st.text(max_size=6)
+PAIR = st.tuples(st.sampled_from(OPTIONS), st.sampled_from(VALUES) | st.text(max_size=6)).map(list)
 
 
 @SLOW
-@given(
-    words=st.lists(
-        st.sampled_from([*OPTIONS, *VALUES, "--quiet", "--json"]) | st.text(max_size=6), max_size=6
-    )
-)
+@given(parts=st.lists(PAIR | WORD.map(lambda word: [word]), max_size=5))
 def test_words_of_the_command_line(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any, words: list[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any, parts: list[list[str]]
 ) -> None:
     """Any words end in exit code 0 or 2; a mistake is told in a few lines, without a traceback."""
     monkeypatch.chdir(folder)
-    words = [word for word in words if "\x00" not in word]
+    words = [word for part in parts for word in part if "\x00" not in word]
     code = commands.main(["run", *words, "--dry-run"])
     told = capfd.readouterr().err
     assert code in (0, 2)

@@ -6,12 +6,14 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import presets
+from aimc_bridge import devices
 from aimc_bridge.errors import AimcError, SpecError, UnknownNameError, UsageError
 from aimc_bridge.spec import Preset, Table
 from presets import hermes, ideal, rasch2023, scalar_drift
@@ -165,10 +167,24 @@ def test_a_file_holds_a_table_or_names_one(tmp_path: Path) -> None:
         ({**COLUMNS, "mean_us": 3}, "mean_us = 3 in .device.; allowed: a list"),
         ({k: v for k, v in COLUMNS.items() if k != "t_s"}, "no t_s in .device."),
         ({**COLUMNS, "sd_us": [0.1, -1, 1, 1]}, "sd_us = -1 at target 0 uS"),
+        ({**COLUMNS, "netting": 1}, "netting = 1 in .device.; allowed: true, false"),
+        ({"csv": 3}, "device = .*; allowed: the name of a device of the library, or a table"),
+        ({}, "device = .*; allowed: the name of a device of the library, or a table"),
     ):
         inside.write_text(json.dumps({**head, "device": {**about, **bad}}))
         with pytest.raises(SpecError, match=said):
             presets.load(inside)
+
+
+def test_a_file_names_a_device_of_the_library(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    head = {"base": "rasch2023", "name": "mine", "why": "test"}
+    for name in devices.names():
+        path.write_text(json.dumps({**head, "device": name}))
+        assert presets.load(path) == rasch2023.with_device(name, name="mine", why="test")
+    path.write_text(json.dumps({**head, "device": 3}))
+    with pytest.raises(SpecError, match="device = 3; allowed: the name of a device"):
+        presets.load(path)
 
 
 def test_a_short_file_is_a_changed_copy(tmp_path: Path) -> None:
@@ -274,6 +290,18 @@ def test_a_wrong_whole_file_is_named(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(UsageError, match="wrong.json: not a JSON file"):
         presets.load(path)
+
+
+def test_what_is_no_path_or_no_preset_is_refused(tmp_path: Path) -> None:
+    nothing: Any = None
+    with pytest.raises(UsageError, match="path = None; allowed: the path of a .toml or .json"):
+        presets.load(nothing)
+    with pytest.raises(UsageError, match="save: None; allowed: a Preset"):
+        presets.save(nothing, tmp_path / "my.toml")
+    odd = rasch2023.change(out_noise=0.1, why="\udcff")
+    with pytest.raises(SpecError, match=r"my\.toml: preset .* has a text that is no UTF-8"):
+        presets.save(odd, tmp_path / "my.toml")
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
