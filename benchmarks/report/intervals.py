@@ -88,13 +88,14 @@ def crossed_half_width(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return half the width of `crossed_interval`, for many tables at once.
 
     The variance of the mean is a sum of two parts that are estimated apart: that of units, from
-    their means (it holds the interaction of units and samples), and that of samples, from their
-    means less the interaction, not below 0. The second has many degrees of freedom, the first few.
-    Student's quantile is the mean of the quantiles of both, weighted by the parts, as Cochran and
-    Cox have it for two means of unequal variance.
+    their means (it holds the interaction of units and samples), with few degrees of freedom, and
+    that of samples, from their means less the interaction, not below 0, with many. Two quantiles of
+    Student's t are known for such a sum: that of Satterthwaite's degrees of freedom holds the truth
+    too seldom where units are few, and the mean of both parts' quantiles, weighted by the parts
+    (Cochran and Cox), too often. This is the mean of the two.
 
     How often this holds the truth is measured by `python -m benchmarks.intervals` and listed in
-    docs/a-star.md: with three units or more 95 to 97 % of the time, whatever the effects are.
+    docs/a-star.md: with three units or more 93 to 97 % of the time, whatever the effects are.
 
     Args:
         values: Tables, shape (*tables, units, samples), with two units and samples or more.
@@ -102,7 +103,8 @@ def crossed_half_width(values: NDArray[np.float64]) -> NDArray[np.float64]:
     Returns:
         The half widths, shape (*tables,).
 
-    Source: Cochran and Cox 1957, Experimental Designs, 2nd edition, section 4.14.
+    Source: Satterthwaite 1946, Biometrics Bulletin 2:110; Cochran and Cox 1957, Experimental
+    Designs, 2nd edition, section 4.14.
     """
     import numpy as np
     from scipy import stats
@@ -114,10 +116,13 @@ def crossed_half_width(values: NDArray[np.float64]) -> NDArray[np.float64]:
     v_units = of_units.var(-1, ddof=1) / units
     v_rest = (rest**2).sum((-1, -2)) / ((units - 1) * (samples - 1) * units * samples)
     v_samples = np.maximum(of_samples.var(-1, ddof=1) / samples - v_rest, 0.0)
-    t_units, t_samples = (float(stats.t.isf((1 - CONFIDENCE) / 2, n - 1)) for n in (units, samples))
     v_mean = v_units + v_samples
-    weighted = t_units * v_units + t_samples * v_samples
-    half: NDArray[np.float64] = weighted / np.sqrt(np.where(v_mean > 0.0, v_mean, 1.0))
+    share = v_units / np.where(v_mean > 0.0, v_mean, 1.0)  # of units
+    tail = (1 - CONFIDENCE) / 2
+    t_units, t_samples = (float(stats.t.isf(tail, n - 1)) for n in (units, samples))
+    weighted = share * t_units + (1 - share) * t_samples
+    freedom = 1 / (share**2 / (units - 1) + (1 - share) ** 2 / (samples - 1))
+    half: NDArray[np.float64] = (weighted + stats.t.isf(tail, freedom)) / 2 * np.sqrt(v_mean)
     return half
 
 

@@ -128,13 +128,16 @@ def test_the_crossed_interval_covers_what_it_says(units, samples, sizes) -> None
 def test_the_crossed_interval_by_hand() -> None:
     """Two units, three samples: variances of the means 3/4 and 1/3, none left over.
 
-    So the half width is (12.7062 * 0.75 + 4.30265 / 3) / sqrt(0.75 + 1/3). Samples that are alike
-    leave Student's t over units.
+    The shares are 9/13 and 4/13. The weighted quantile is 9/13 * 12.7062 + 4/13 * 4.30265, and the
+    degrees of freedom 1 / ((9/13)^2 + (4/13)^2 / 2) = 1.8988, between which t has no table: it is
+    found from its distribution function. Samples that are alike leave Student's t over units.
     """
     parts = np.array([[0.0], [math.sqrt(3)]]) + np.array([0.0, 1.0, 2.0])
     found = crossed_interval(parts)
-    expected = (12.706205 * 0.75 + 4.302653 / 3) / math.sqrt(0.75 + 1 / 3)
-    assert (found.high - found.low) / 2 == pytest.approx(expected, rel=1e-6)
+    half = (found.high - found.low) / 2
+    quantile = 2 * half / math.sqrt(0.75 + 1 / 3) - (9 * 12.706205 + 4 * 4.302653) / 13
+    freedom = 1 / ((9 / 13) ** 2 + (4 / 13) ** 2 / 2)
+    assert distributions.t.cdf(quantile, freedom) == pytest.approx(0.975, abs=1e-6)
     alike = crossed_interval(np.repeat([[0.0], [1.0], [5.0]], 4, axis=1))
     assert alike[:3] == pytest.approx(mean_interval([0.0, 1.0, 5.0])[:3])
     flat = crossed_interval(np.full((3, 4), 0.25))
