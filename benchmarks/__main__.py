@@ -26,6 +26,7 @@ COMMANDS = {
     "ladder": ("benchmarks.ladder", "Measure what each simplification of the physics costs."),
     "ablation": ("benchmarks.ablation", "Measure what each technique of a recipe is worth."),
     "speed": ("benchmarks.speed.__main__", "Time the engines side by side."),
+    "intervals": ("benchmarks.intervals", "Measure how often the intervals hold the truth."),
     "zoo": ("benchmarks.zoo.__main__", "Take architectures of other libraries through everything."),
     "report": ("benchmarks.report.__main__", "Write summaries again; compare several runs."),
     "record": ("benchmarks.record", "Keep results and models; write the tables of the pages."),

@@ -126,6 +126,7 @@ CASES = {
         PROJECT, "{folder} record keep {run}/out mlp", ("checkpoints/*/*",), quick=(KILLED,)
     ),
     "record write": Case(PROJECT, "{folder} record write", ("docs/*",)),
+    "intervals": Case(PROJECT, "{folder} intervals --sets 1 --record intervals", ("records/*",)),
     "zoo": Case(PROJECT, "{folder} zoo torch/* --keep", ("measured.json",)),
 }
 WITHOUT = {

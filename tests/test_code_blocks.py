@@ -84,7 +84,10 @@ CANNOT = {
 }
 
 # Programs that are not this project's: their options are not checked.
-OTHERS = {"pip", "python3", "git", "mkdocs", "accelerate", ".", "pre-commit", "cd", "ruff", "mypy"}
+OTHERS = {
+    *("pip", "python3", "git", "mkdocs", "accelerate", ".", "pre-commit", "cd", "ruff", "mypy"),
+    "sed",
+}
 
 
 class Block(NamedTuple):

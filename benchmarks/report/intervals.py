@@ -87,21 +87,24 @@ def crossed_interval(values: ArrayLike) -> Interval:
 def crossed_half_width(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return half the width of `crossed_interval`, for many tables at once.
 
-    Three variances of the mean are estimated: from the means of units, from the means of samples,
-    and from what is left (the interaction, which is a part of both). With t of their degrees of
-    freedom, the square of the half width is the larger of
+    The variance of the mean is a sum of two parts that are estimated apart: that of units, from
+    their means (it holds the interaction of units and samples), with few degrees of freedom, and
+    that of samples, from their means less the interaction, not below 0, with many. Two quantiles of
+    Student's t are known for such a sum: that of Satterthwaite's degrees of freedom holds the truth
+    too seldom where units are few, and the mean of both parts' quantiles, weighted by the parts
+    (Cochran and Cox), too often. This is the mean of the two.
 
-    - t_samples^2 v_samples + t_units^2 max(v_units - v_interaction, 0), and
-    - t_units^2 v_units, which is enough if samples differ little.
-
-    With three units or more, the coverage is 94 to 97 %, whatever the effects
-    (tests/benchmarks/report/test_intervals.py). With two, the interval is wide and covers more.
+    How often this holds the truth is measured by `python -m benchmarks.intervals` and listed in
+    docs/a-star.md: with three units or more 93 to 97 % of the time, whatever the effects are.
 
     Args:
         values: Tables, shape (*tables, units, samples), with two units and samples or more.
 
     Returns:
         The half widths, shape (*tables,).
+
+    Source: Satterthwaite 1946, Biometrics Bulletin 2:110; Cochran and Cox 1957, Experimental
+    Designs, 2nd edition, section 4.14.
     """
     import numpy as np
     from scipy import stats
@@ -111,11 +114,15 @@ def crossed_half_width(values: NDArray[np.float64]) -> NDArray[np.float64]:
     mean = of_units.mean(-1)
     rest = values - of_units[..., :, None] - of_samples[..., None, :] + mean[..., None, None]
     v_units = of_units.var(-1, ddof=1) / units
-    v_samples = of_samples.var(-1, ddof=1) / samples
     v_rest = (rest**2).sum((-1, -2)) / ((units - 1) * (samples - 1) * units * samples)
-    t_units, t_samples = (float(stats.t.isf((1 - CONFIDENCE) / 2, n - 1)) for n in (units, samples))
-    both = t_samples**2 * v_samples + t_units**2 * np.maximum(v_units - v_rest, 0.0)
-    half: NDArray[np.float64] = np.sqrt(np.maximum(both, t_units**2 * v_units))
+    v_samples = np.maximum(of_samples.var(-1, ddof=1) / samples - v_rest, 0.0)
+    v_mean = v_units + v_samples
+    share = v_units / np.where(v_mean > 0.0, v_mean, 1.0)  # of units
+    tail = (1 - CONFIDENCE) / 2
+    t_units, t_samples = (float(stats.t.isf(tail, n - 1)) for n in (units, samples))
+    weighted = share * t_units + (1 - share) * t_samples
+    freedom = 1 / (share**2 / (units - 1) + (1 - share) ** 2 / (samples - 1))
+    half: NDArray[np.float64] = (weighted + stats.t.isf(tail, freedom)) / 2 * np.sqrt(v_mean)
     return half
 
 

@@ -16,9 +16,12 @@ from aimc_bridge import files
 from aimc_bridge.errors import DataError
 from benchmarks.report import (
     ablation,
+    claim,
+    coverage_page,
     crosscheck,
     ladder,
     recipes,
+    replication,
     run,
     speed_columns,
     speed_figure,
@@ -66,9 +69,12 @@ SECTIONS = (
     Section(Path("README.md"), "brief", run.brief),
     Section(DOCS / "results.md", "compare", run.compare),
     Section(DOCS / "results.md", "results", run.results),
+    Section(DOCS / "replication.md", "replication", replication.section),
+    Section(DOCS / "replication.md", "claim", claim.section),
     Section(DOCS / "results.md", "on aihwkit", crosscheck.on_aihwkit),
     Section(DOCS / "results-earlier.md", "earlier", run.earlier),
     Section(DOCS / "results-earlier.md", "earlier on aihwkit", crosscheck.earlier_on_aihwkit),
+    Section(DOCS / "a-star.md", "coverage", coverage_page.section),
     Section(DOCS / "cross-check.md", "versions", crosscheck.by_version),
     Section(DOCS / "ladder.md", "ladder", ladder.section),
     Section(DOCS / "ablation.md", "ablation", ablation.section),
@@ -83,7 +89,11 @@ SECTIONS = (
 
 def pictures() -> list[Picture]:
     """Return the figures of the committed records."""
-    all_pictures = []
+    path = DOCS / replication.IMAGE
+    all_pictures = [Picture(path, replication.mark(), replication.draw)]
+    if (climbed := claim.committed()) is not None:
+        path = DOCS / claim.IMAGE
+        all_pictures.append(Picture(path, claim.mark(climbed), partial(claim.draw, climbed)))
     if rungs := ladder.committed():
         path = DOCS / ladder.IMAGE
         all_pictures.append(Picture(path, digest(*rungs), partial(ladder.draw, rungs)))

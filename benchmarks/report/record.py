@@ -27,7 +27,7 @@ FOLDER = Path(__file__).parents[1] / "records"
 LINK = "../benchmarks/records/"
 """The path from a page in docs/ to the records."""
 
-KINDS = ("run", "ablation", "ladder", "crosscheck", "speed", "growth")
+KINDS = ("run", "ablation", "ladder", "crosscheck", "speed", "growth", "intervals")
 _DATA_DIR = re.compile(r"--data-dir (?:'[^']*'|\S+)")
 MAKE_AGAIN = "make it again with `python -m benchmarks.record add`"
 

@@ -28,7 +28,7 @@ from benchmarks.report.record import (
     read_run,
     renamed,
 )
-from benchmarks.report.standing import BRIEF, IN_FORCE, STANDING
+from benchmarks.report.standing import BRIEF, IN_FORCE, ROWS, STANDING
 from benchmarks.tasks.published import PAPER
 
 if TYPE_CHECKING:
@@ -156,13 +156,13 @@ def table(records: Iterable[Record], to: str | None = LINK) -> str:
 
 
 def results() -> str:
-    """Return the table of the records in `IN_FORCE`, in its order."""
-    return table(named(*IN_FORCE))
+    """Return the table of the records in `IN_FORCE`, then `ROWS`, in their order."""
+    return table(named(*IN_FORCE, *ROWS))
 
 
 def earlier() -> str:
     """Return the table of the other records of runs."""
-    return table(record for record in of_kind("run") if record.name not in IN_FORCE)
+    return table(record for record in of_kind("run") if record.name not in (*IN_FORCE, *ROWS))
 
 
 # --- comparison with published results ------------------------------------------------------------
@@ -175,9 +175,9 @@ _VALUES = ("digital", *map(label, _TIMES), "A* 1h", "A* 1y")
 def compare() -> str:
     """Return hardware-aware models of the paper, the replication and this project.
 
-    They stand side by side in one table. This project's models are those in `STANDING`; if a task
-    has none there, it is the model that was measured natively on the most samples, then chips. A
-    task that was not measured has the published rows alone.
+    They stand side by side in one table. This project's models are those in `STANDING` and `ROWS`;
+    if a task has none there, it is the model that was measured natively on the most samples, then
+    chips. A task that was not measured has the published rows alone.
     """
     import pandas as pd
 
@@ -186,7 +186,7 @@ def compare() -> str:
     measured = _measured(of_kind("run"))
     lines = []
     for task in tasks.names():
-        published = tasks.find(task).published
+        published = [x for x in tasks.find(task).published if x.phase == "hwa"]
         lines += [_published_line(entry) for entry in published]
         for metric in dict.fromkeys(entry.metric for entry in published):
             lines += measured.get((task, metric), [])
@@ -218,7 +218,7 @@ def brief() -> str:
 
 def _of_the_paper(published: Iterable[Published]) -> list[Published]:
     """Return the paper's result on the most data sets; none if it has none for a task."""
-    ours = [entry for entry in published if entry.by == PAPER]
+    ours = [entry for entry in published if entry.by == PAPER and entry.phase == "hwa"]
     return ours[:1]
 
 
@@ -248,14 +248,14 @@ def _measured(records: list[Record]) -> dict[tuple[str, str], list[dict[str, str
     standing: dict[tuple[str, str], list[dict[str, str]]] = {}
     largest: dict[tuple[str, str], tuple[tuple[int, ...], dict[str, str]]] = {}
     known = {record.name: record for record in records}
-    first = [known.pop(name) for name in STANDING if name in known]
+    first = [known.pop(name) for name in (*STANDING, *ROWS) if name in known]
     for record in (*first, *known.values()):
         for metric in _METRICS:
             for line in lines_of(record, metric, LINK):
                 if line["phase"] != "hardware-aware" or line["engine"] != "native":
                     continue
                 key, our_line = (line["task"], metric), _our_line(line)
-                if record.name in STANDING:
+                if record.name in (*STANDING, *ROWS):
                     standing.setdefault(key, []).append(our_line)
                 size = tuple(int(line[name].split()[0].replace(",", "")) for name in _SIZES)
                 if key not in largest or size > largest[key][0]:
@@ -284,15 +284,8 @@ def _published_line(published: Published) -> dict[str, str]:
         return mark + tables.number(published.at[t_s], published.metric)
 
     def star(t_s: float) -> str:
-        if t_s in published.stars:
-            return tables.number(published.stars[t_s], "A*")
-        if t_s not in published.at or published.chance is None:
-            return "?"
-        error, before = (
-            v if published.metric == "error" else 1 - v
-            for v in (published.at[t_s], published.digital)
-        )
-        return tables.number(tables.normalised_accuracy(error, before, published.chance), "A*")
+        value = published.star(t_s)
+        return "?" if value is None else tables.number(value, "A*")
 
     return {
         "": published.by,

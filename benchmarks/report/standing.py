@@ -8,6 +8,16 @@ from __future__ import annotations
 STANDING = (*("real-bert-seeds", "real-bert-long", "real-bert-default", "real-lstm-seeds"),)
 """Hardware-aware models that docs/results.md shows beside published ones."""
 
+ROWS = ("rows-wrn", "rows-resnet32", "rows-lstm", "rows-mrpc", "rows-sst2")
+"""The models of docs/replication.md, as far as they are measured; docs/results.md has them too."""
+
+TILE_WISE = ("rows-wrn-tile", "rows-resnet32-tile", "rows-lstm-tile")
+"""The same digital models converted directly with one scale a tile, for docs/replication.md."""
+
+REASONS: tuple[tuple[str, str], ...] = ()
+"""Why a row of docs/replication.md differs from the paper, measured: a record of the same task with
+one thing changed, and what that is in words."""
+
 BRIEF = (
     *(("real-bert-control", "direct conversion"), ("real-bert-seeds", "hardware-aware")),
     *(("real-lstm-direct", "direct conversion"), ("real-lstm-seeds", "hardware-aware")),

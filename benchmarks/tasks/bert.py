@@ -31,7 +31,16 @@ from benchmarks.tasks.encoders import (
 )
 from benchmarks.tasks.glue import MRPC, SST2
 from benchmarks.tasks.plan import CLIPPED, ON_A_GPU, SMALL, Plan
-from benchmarks.tasks.published import DAY, HOUR, PAPER, RASCH2023, REPLICATION, YEAR, Published
+from benchmarks.tasks.published import (
+    DAY,
+    HOUR,
+    PAPER,
+    RASCH2023,
+    REPLICATION,
+    YEAR,
+    Published,
+    direct,
+)
 from benchmarks.tasks.registry import register
 from benchmarks.tasks.sentence_task import SentenceTask
 from benchmarks.tasks.text import CHAPTERS, help_sentences
@@ -104,6 +113,16 @@ PAIR_PLANS = {
     "paper": Plan(slow_subset=32),
 }
 """The plans of MRPC."""
+_MRPC = Published(
+    by=PAPER,
+    model="BERT-base",
+    data="MRPC, dev",
+    metric="accuracy",
+    digital=1 - 0.1460,
+    at={1.0: 1 - 0.1395, HOUR: 1 - 0.1415, DAY: 1 - 0.1447, YEAR: 1 - 0.1540},
+    chance=0.5,
+    source=RASCH2023,
+)
 PUBLISHED = (
     Published(
         by=PAPER,
@@ -116,16 +135,8 @@ PUBLISHED = (
         source=RASCH2023,
         stars={HOUR: 0.998},
     ),
-    Published(
-        by=PAPER,
-        model="BERT-base",
-        data="MRPC, dev",
-        metric="accuracy",
-        digital=1 - 0.1460,
-        at={1.0: 1 - 0.1395, HOUR: 1 - 0.1415, DAY: 1 - 0.1447, YEAR: 1 - 0.1540},
-        chance=0.5,
-        source=RASCH2023,
-    ),
+    _MRPC,
+    direct(_MRPC, "column", {HOUR: 0.2287}),
     Published(
         by=REPLICATION,
         model="BERT-base",

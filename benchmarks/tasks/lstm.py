@@ -18,7 +18,16 @@ from benchmarks.tasks.base import DigitalRecipe, Split, Task
 from benchmarks.tasks.data import Loader, data_dir
 from benchmarks.tasks.models import bare, moved
 from benchmarks.tasks.plan import CLIPPED, ON_A_GPU, SMALL, LadderSizes, Plan
-from benchmarks.tasks.published import DAY, HOUR, PAPER, RASCH2023, REPLICATION, YEAR, Published
+from benchmarks.tasks.published import (
+    DAY,
+    HOUR,
+    PAPER,
+    RASCH2023,
+    REPLICATION,
+    YEAR,
+    Published,
+    direct,
+)
 from benchmarks.tasks.registry import register
 from benchmarks.tasks.streams import STEPS, folded, window
 from benchmarks.tasks.text import PTB, WIKITEXT2, help_text, penn_treebank, wikitext2
@@ -89,18 +98,20 @@ PLANS = {
     ),
     "paper": Plan(slow_subset=700),
 }
+_PAPER = Published(
+    by=PAPER,
+    model="LSTM 2x650",
+    data="Penn Treebank",
+    metric="error",
+    digital=0.7290,
+    at={HOUR: 0.7300, DAY: 0.7295},
+    chance=1 - 1 / 10_000,
+    source=RASCH2023,
+    about=(DAY,),
+)
 PUBLISHED = (
-    Published(
-        by=PAPER,
-        model="LSTM 2x650",
-        data="Penn Treebank",
-        metric="error",
-        digital=0.7290,
-        at={HOUR: 0.7300, DAY: 0.7295},
-        chance=1 - 1 / 10_000,
-        source=RASCH2023,
-        about=(DAY,),
-    ),
+    _PAPER,
+    direct(_PAPER, "tile", {1.0: 0.7394, HOUR: 0.7482, DAY: 0.7649, YEAR: 0.8211}),
     Published(
         by=REPLICATION,
         model="LSTM 2x200",

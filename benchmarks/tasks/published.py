@@ -1,11 +1,10 @@
-"""The results that others have published for a task.
-
-All of them are from hardware-aware training.
-"""
+"""The results that others have published for a task: of direct conversion and of training."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from benchmarks.report.tables import normalised_accuracy
 
 PAPER, REPLICATION = "paper", "replication"
 HOUR, DAY, YEAR = 3600.0, 86400.0, 31536000.0
@@ -32,6 +31,8 @@ class Published:
         note: What else a reader must know.
         stars: A* as published, by t_inference in seconds, for rows from which it cannot be
             computed.
+        phase: "hwa" is hardware-aware training, "direct" the digital model converted as it is.
+        scaling: What the weights are normalised by: the largest |w| of a "column" or of a "tile".
     """
 
     by: str
@@ -45,3 +46,40 @@ class Published:
     about: tuple[float, ...] = ()
     note: str = ""
     stars: dict[float, float] = field(default_factory=dict)
+    phase: str = "hwa"
+    scaling: str = "column"
+
+    def star(self, t_s: float) -> float | None:
+        """Return A* at a time; None if it was not published and cannot be computed.
+
+        Args:
+            t_s: Seconds after programming.
+        """
+        if t_s in self.stars:
+            return self.stars[t_s]
+        if t_s not in self.at or self.chance is None:
+            return None
+        before = self.error(self.digital)
+        return normalised_accuracy(self.error(self.at[t_s]), before, self.chance)
+
+    def error(self, value: float) -> float:
+        """Return the error that a value of the metric is.
+
+        Args:
+            value: An accuracy or an error, in [0, 1].
+        """
+        return value if self.metric == "error" else 1.0 - value
+
+
+def direct(model: Published, scaling: str, errors: dict[float, float]) -> Published:
+    """Return the paper's direct conversion of a model whose training it has published too.
+
+    Args:
+        model: The hardware-aware result.
+        scaling: "column" or "tile".
+        errors: The error by t_inference in seconds.
+    """
+    at = {t_s: model.error(error) for t_s, error in errors.items()}
+    return replace(
+        model, at=at, source=RASCH2023, about=(), note="", phase="direct", scaling=scaling
+    )
