@@ -243,7 +243,8 @@ def of_ladder(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> 
                 for index, when in enumerate(times)
             ]
             title = "MVM error, mean over layers" if name == "mvm" else metric
-            charts.append(Chart(svg, title, ladder_page.caption_of(rows, facts), series))
+            size = ladder_page.caption_of(rows, facts)
+            charts.append(Chart(svg, title, f"{size}, {ladder_page.BARS}", series))
         texts = [
             Table.of(ladder_page.ladder_table(table, name), title)
             for name, title in ((metric, metric), ("mvm", "MVM error, %"))
