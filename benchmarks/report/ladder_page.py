@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ALPHA = 0.05
-BARS = "bars: 95 % over chips; where none is seen, it is shorter than the mark (MVM errors)"
+BARS = "bars: 95 % over chips; where none is seen, it is shorter than the mark"
 
 Studies = dict[str, dict[str, Any]]
 

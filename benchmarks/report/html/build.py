@@ -226,9 +226,11 @@ def of_ladder(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> 
         ends = table[(table.metric == metric) & (table.t_inference == when)]
         first, last = (ends.iloc[place] for place in (0, -1))
         scale = tables.scale_of(metric)
+        unit = "" if scale == 1 else " %"
         told.append(
-            f"{facts['model']}: {metric} is {scale * first['mean']:.2f} with {first['title']} and "
-            f"{scale * last['mean']:.2f} with {last['title']} after {label(when)}."
+            f"{facts['model']}: {metric} is {scale * first['mean']:.2f}{unit} with "
+            f"{first['title']} and {scale * last['mean']:.2f}{unit} with {last['title']} after "
+            f"{label(when)}."
         )
         charts = []
         for name in (metric, "mvm"):
