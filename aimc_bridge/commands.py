@@ -63,7 +63,7 @@ class Output:
         dry_run: Everything is checked and the plan is the result; nothing is done or written.
     """
 
-    quiet: Annotated[bool, flag("Print nothing but the result and errors.")] = False
+    quiet: Annotated[bool, flag("Print only the conclusion, if there is one, and errors.")] = False
     as_json: Annotated[
         bool, flag("Print the result as one JSON object instead of text.", "--json")
     ] = False

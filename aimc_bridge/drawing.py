@@ -94,6 +94,26 @@ def time_axis(axis: Axes, times: Iterable[float]) -> None:
     axis.set_xlabel("time after programming")
 
 
+def log_axis(axis: Axes) -> None:
+    """Make the vertical axis logarithmic, with some ticks in plain numbers.
+
+    Between one and two decades it has ticks at 1, 2 and 5 times the powers of ten, else at these
+    alone; on less than one decade at all whole multiples.
+
+    Args:
+        axis: The axes, after everything is drawn.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    decades = math.log10(high / low)
+    every = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.8 else range(1, 10)
+    axis.yaxis.set_major_locator(LogLocator(10.0, subs=list(every), numticks=12))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
 def apart(times: Iterable[float], count: int) -> float:
     """Return how far two curves stand apart on a `time_axis`, so that their bars do not overlap.
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from aimc_bridge import plot
+from aimc_bridge import drawing, plot
 from aimc_bridge.errors import UsageError
 
 TIMES = (0.0, 1.0, 3600.0, 31536000.0)
@@ -157,3 +157,24 @@ def test_nothing_global_changes_and_every_format_is_written(tmp_path: Path) -> N
 def test_what_cannot_be_drawn_is_refused(rows: Any, more: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         plot(rows, **more)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.0002, 0.9, ["0.001", "0.01", "0.1"]),
+        (1.5, 60.0, ["2", "5", "10", "20", "50"]),
+        (0.022, 0.11, ["0.03", "0.04", "0.05", "0.06", "0.07", "0.08", "0.09", "0.1"]),
+    ],
+)
+def test_a_logarithmic_axis_has_a_few_plain_numbers(
+    low: float, high: float, ticks: list[str]
+) -> None:
+    figure, axes = drawing.new(1, 1, (3.0, 3.0))
+    axis = axes[0][0]
+    axis.set_ylim(low, high)
+    drawing.log_axis(axis)
+    figure.canvas.draw()
+    inside = [t for t in axis.yaxis.get_major_ticks() if low <= t.get_loc() <= high]
+    assert [t.label1.get_text() for t in inside] == ticks
+    assert {t.label1.get_text() for t in axis.yaxis.get_minor_ticks()} <= {""}

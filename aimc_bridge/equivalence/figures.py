@@ -118,7 +118,7 @@ def _compare(
     scale = second if ratio else 1.0
     width = rows["margin"].to_numpy() * scale
     half = (rows["high"] - rows["low"]).to_numpy() / 2 * scale
-    colour = drawing.shade(index, count) if count > 1 else drawing.COLOURS[0]
+    colour = _paint(index, count)
     marker = drawing.MARKERS[index % len(drawing.MARKERS)]
     dash = drawing.DASHES[index % len(drawing.DASHES)]
     axis.fill_between(x, second - width, second + width, color=colour, alpha=0.2, lw=0)
@@ -128,19 +128,28 @@ def _compare(
     )
 
 
+def _paint(index: int, count: int) -> str:
+    """Return the colour of a curve; more than the ordered scale has get colours of their own."""
+    ordered = 1 < count <= len(drawing.SCALE)
+    return drawing.shade(index, count) if ordered else drawing.COLOURS[index]
+
+
 def _cells(rows: pd.DataFrame) -> list[str]:
     """Return the cells that are drawn, in their order: each has one look in a whole figure."""
     cells = list(dict.fromkeys(rows["cell"]))
     return cells[:: -(-len(cells) // _CELLS)]
 
 
-def _against_time(axis: Axes, rows: pd.DataFrame, quantity: str, cells: list[str]) -> None:
-    """Draw one curve per cell against time."""
+def _against_time(
+    axis: Axes, rows: pd.DataFrame, quantity: str, cells: list[str], ordered: bool = True
+) -> None:
+    """Draw one curve per cell against time; layers are not in an order, targets are."""
+    count = len(cells) if ordered else len(drawing.COLOURS)
     for index, cell in enumerate(cells):
         part = rows[rows["cell"] == cell].sort_values("t_inference")
         if not part.empty:  # some quantities are not of tiles, but of whole layers
             times = part["t_inference"].to_numpy()
-            _compare(axis, part, times, quantity, index, max(2, len(cells)), cell)
+            _compare(axis, part, times, quantity, index, count, cell)
     drawing.time_axis(axis, sorted(rows["t_inference"].unique()))
 
 
@@ -172,7 +181,7 @@ def _histograms(data: pd.DataFrame | None, sides: tuple[str, str]) -> Any:
         cells = cells[:: -(-len(cells) // _CELLS)]
         for index, cell in enumerate(cells):
             part = rows[rows["cell"] == cell]
-            colour = drawing.shade(index, max(2, len(cells)))
+            colour = _paint(index, len(cells))
             for side, dash, alpha in (("first", "-", 0.25), ("second", "--", 0.0)):
                 ends, places = np.unique(part[side].to_numpy(), return_index=True)
                 if len(ends) < 3:  # nearly all devices hold one value
@@ -208,7 +217,7 @@ def _alpha(table: pd.DataFrame, sides: tuple[str, str]) -> Any:
     figure, axes = _grid(1, len(names) + bool(means), 3.9, 3.8, more=1.8)
     cells = _cells(alphas[alphas["quantity"].isin(names)])
     for axis, quantity in zip(axes[0], names, strict=False):
-        _against_time(axis, alphas[alphas["quantity"] == quantity], quantity, cells)
+        _against_time(axis, alphas[alphas["quantity"] == quantity], quantity, cells, False)
         axis.set_ylabel(quantity)
     if means:
         _alpha_difference(axes[0][-1], alphas[alphas["quantity"] == means[0]], sides, cells)
@@ -233,7 +242,7 @@ def _alpha_difference(
             *(x, middle),
             yerr=half,
             fmt=drawing.MARKERS[index % len(drawing.MARKERS)],
-            color=drawing.shade(index, max(2, len(cells))),
+            color=drawing.COLOURS[index],
             markersize=4,
             capsize=2,
             label=cell,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ALPHA = 0.05
+BARS = "bars: 95 % over chips; where none is seen, it is shorter than the mark"
 
 Studies = dict[str, dict[str, Any]]
 
@@ -235,7 +236,7 @@ def figure(
         panel(axes[1][column], results, facts, "mvm")
         parts.append(f"{facts['model']}: {caption_of(results, facts)}")
     drawing.legend(drawn, axes.flat, "after programming")
-    drawing.caption(drawn, ["; ".join(parts), "bars: 95 % over chips"])
+    drawing.caption(drawn, ["; ".join(parts), BARS])
     figures.save(drawn, path, dpi=110, description=mark, vector=vector)
 
 
@@ -321,7 +322,7 @@ def panel(
                 f"{rung} {title}, {key}: {middle:.4g} ({a:.4g} to {b:.4g}){unit}",
             )
     if metric == "perplexity" and shown["mean"].max() > 2 * shown["mean"].min():
-        axis.set_yscale("log")
+        drawing.log_axis(axis)
     elif metric != "mvm":
         curves.widen(axis, scale)
     name = "MVM error" if metric == "mvm" else metric

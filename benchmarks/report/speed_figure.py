@@ -51,7 +51,7 @@ def draw(record: Record, path: Path, description: str, *, vector: bool = False) 
                 line = [top[-1] * size / sizes[-1] for size in sizes]
                 axis.plot(sizes, line, lw=0.8, color=drawing.MUTED, label="linear (slope 1)")
                 axis.set_xscale("log", base=2)
-                axis.set_yscale("log")
+                drawing.log_axis(axis)
             axis.set_xlabel(family)
             if column == 0:
                 axis.set_ylabel(f"{cost}, {unit} (lower is better)")

@@ -425,7 +425,7 @@ def panel(
     if times:
         drawing.time_axis(axis, times)
     if metric == "perplexity" and shown.value.max() > 5 * shown.value.min():
-        axis.set_yscale("log")
+        drawing.log_axis(axis)
     else:
         curves.widen(axis, scale)
     axis.set_ylabel(curves.heading(metric if scale == 1 else f"{metric}, %"))

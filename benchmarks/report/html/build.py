@@ -226,9 +226,11 @@ def of_ladder(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> 
         ends = table[(table.metric == metric) & (table.t_inference == when)]
         first, last = (ends.iloc[place] for place in (0, -1))
         scale = tables.scale_of(metric)
+        unit = "" if scale == 1 else " %"
         told.append(
-            f"{facts['model']}: {metric} is {scale * first['mean']:.2f} with {first['title']} and "
-            f"{scale * last['mean']:.2f} with {last['title']} after {label(when)}."
+            f"{facts['model']}: {metric} is {scale * first['mean']:.2f}{unit} with "
+            f"{first['title']} and {scale * last['mean']:.2f}{unit} with {last['title']} after "
+            f"{label(when)}."
         )
         charts = []
         for name in (metric, "mvm"):
@@ -243,7 +245,8 @@ def of_ladder(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> 
                 for index, when in enumerate(times)
             ]
             title = "MVM error, mean over layers" if name == "mvm" else metric
-            charts.append(Chart(svg, title, ladder_page.caption_of(rows, facts), series))
+            size = ladder_page.caption_of(rows, facts)
+            charts.append(Chart(svg, title, f"{size}, {ladder_page.BARS}", series))
         texts = [
             Table.of(ladder_page.ladder_table(table, name), title)
             for name, title in ((metric, metric), ("mvm", "MVM error, %"))

@@ -316,16 +316,37 @@ def test_the_keyboard_reaches_every_button_with_visible_focus(browser: Any) -> N
     assert sum(tag == "BUTTON" for _, tag, _ in seen) == buttons
     pressed = browser.execute_script(
         "const all = [...document.querySelectorAll('button')];"
-        "return all.every((b) => b.hasAttribute('aria-pressed'))"
+        "return all.every((b) => b.id === 'theme' || b.hasAttribute('aria-pressed'))"
     )
     assert pressed
-    theme = browser.find_element("id", "theme")
-    before = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
-    theme.send_keys(Keys.SPACE)
-    assert (
-        browser.execute_script("return getComputedStyle(document.body).backgroundColor") != before
+
+
+@pytest.mark.parametrize(("scheme", "other"), [("light", "Dark"), ("dark", "Light")])
+def test_the_theme_button_says_what_it_does(browser: Any, scheme: str, other: str) -> None:
+    """By mouse and by keyboard; the words follow the system's scheme too."""
+    from selenium.webdriver.common.keys import Keys
+
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
     )
-    theme.send_keys(Keys.SPACE)
+    browser.refresh()
+    paper = "return getComputedStyle(document.body).backgroundColor"
+    papers = {"Dark": "rgb(21, 24, 27)", "Light": "rgb(255, 255, 255)"}
+    words = [other, "Light" if other == "Dark" else "Dark"]
+    theme = browser.find_element("id", "theme")
+    for act in (theme.click, lambda: theme.send_keys(Keys.SPACE), lambda: theme.send_keys("\n")):
+        assert theme.text == f"{words[0]} theme"
+        assert theme.get_attribute("aria-pressed") is None  # the words say it
+        act()
+        assert browser.execute_script(paper) == papers[words[0]]
+        words.reverse()
+    theme.click()
+    turned = {"name": "prefers-color-scheme", "value": other.lower()}
+    browser.refresh()
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [turned]})
+    assert browser.find_element("id", "theme").text == f"{scheme.title()} theme"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

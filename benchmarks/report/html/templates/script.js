@@ -5,13 +5,13 @@ function isDark() {
   const chosen = document.documentElement.dataset.theme;
   return chosen ? chosen === "dark" : system.matches;
 }
-function showTheme() { theme.setAttribute("aria-pressed", String(isDark())); }
+function nameTheme() { theme.textContent = isDark() ? "Light theme" : "Dark theme"; } // what a click does
 theme.addEventListener("click", () => {
   document.documentElement.dataset.theme = isDark() ? "light" : "dark";
-  showTheme();
+  nameTheme();
 });
-system.addEventListener("change", showTheme);
-showTheme();
+system.addEventListener("change", nameTheme);
+nameTheme();
 
 // A button of a figure shows and hides its series there, and its rows in the tables of the section.
 function update(section) {
