@@ -318,10 +318,7 @@ def found_by() -> str:
 
 
 def copied(folder: Path) -> None:
-    """Copy the repository, compiled; compiled modules are checked by content, not by their time.
-
-    pytest compiles the tests in a way of its own, which takes as long as many of them.
-    """
+    """Copy the repository, and compile it; modules are checked by content, not by their time."""
     for name in COPIED:
         if (ROOT / name).is_dir():
             ignored = shutil.ignore_patterns("__pycache__")
@@ -352,6 +349,7 @@ def main() -> None:
     out, end = options.out.absolute(), time.monotonic() + options.seconds
     lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
     results = {line["fault"]: line for line in map(json.loads, lines)}
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # to import plugins takes seconds per fault
     sys.dont_write_bytecode = True
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory() as folder:
