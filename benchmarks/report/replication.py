@@ -374,10 +374,11 @@ def _panel(axis: Axes, wanted: Wanted) -> None:
         axis.plot(list(stars), values, line, color=colour, lw=1, mfc="white", label=name)
         if ours is not None:
             times = sorted(ours.cells)
-            means = [100 * ours.cells[t_s].mean for t_s in times]
+            cells = [ours.cells[t_s] for t_s in times]
+            means = [100 * cell.mean for cell in cells]
             bars = [
-                [100 * abs(getattr(cell, end) - cell.mean) for cell in map(ours.cells.get, times)]
-                for end in ("low", "high")
+                [100 * (cell.mean - cell.low) for cell in cells],
+                [100 * (cell.high - cell.mean) for cell in cells],
             ]
             axis.errorbar(
                 *(times, means), yerr=bars, fmt="o-", color=colour, capsize=3, label=f"ours, {kind}"

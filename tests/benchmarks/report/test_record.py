@@ -13,7 +13,7 @@ import pytest
 from aimc_bridge.errors import DataError, UsageError
 from benchmarks import record as command
 from benchmarks.report import __main__ as reporting
-from benchmarks.report import figures, folders, pages, run, tables
+from benchmarks.report import figures, folders, pages, replication, run, tables
 from benchmarks.report import record as records
 from benchmarks.report.standing import EARLIER_ON_AIHWKIT, IN_FORCE, ON_AIHWKIT, STANDING
 
@@ -335,9 +335,12 @@ def empty_pages(root: Path) -> None:
 def test_tables_are_written_into_their_pages(tmp_path: Path, folder: Path) -> None:
     records.add(run.record_of(finished(tmp_path / "run"), "one"))
     empty_pages(tmp_path)
-    assert len(list(pages.problems(tmp_path))) == len(pages.SECTIONS)
+    drawn = [picture.path for picture in pages.pictures()]
+    assert drawn == [Path("docs") / replication.IMAGE]  # the paper's curves need no record
+    assert len(list(pages.problems(tmp_path))) == len(pages.SECTIONS) + len(drawn)
     written = pages.write(tmp_path)
-    assert written == [tmp_path / page for page in dict.fromkeys(s.page for s in pages.SECTIONS)]
+    texts = dict.fromkeys(section.page for section in pages.SECTIONS)
+    assert written == [tmp_path / path for path in (*texts, *drawn)]
     for section in pages.SECTIONS:
         text = (tmp_path / section.page).read_text()
         assert text.startswith("# Page\n") and text.endswith("\n\nrest\n") and "old" not in text
