@@ -2,10 +2,63 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from rich.progress import Progress
+
+
+def bars(show: bool, counts: bool = True) -> Progress:
+    """Return rich's display of bars on standard error; it draws nothing until it is started.
+
+    Args:
+        show: False makes all its methods do nothing.
+        counts: True shows "3/25"; False shows per cent and the elapsed time.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Column
+
+    amount: list[ProgressColumn] = [MofNCompleteColumn()]
+    if not counts:
+        amount = [TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn()]
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *amount,
+        TextColumn("{task.fields[note]}", table_column=Column()),  # breaks if it is too long
+        TimeRemainingColumn(),
+        # in a notebook too: rich's bar for Jupyter warns at every step without ipywidgets
+        console=Console(stderr=True, force_jupyter=False),
+        disable=not show,
+    )
+
+
+_draw: Callable[[bool, bool], Any] = bars
+
+
+def draw_with(display: Callable[[bool, bool], Any]) -> None:
+    """Let another display draw all bars of this process from now on.
+
+    A worker process does so, because two processes that draw on one terminal overwrite each other.
+
+    Args:
+        display: A function of `show` and `counts` that returns an object with the methods of
+            `rich.progress.Progress` that `ProgressBar` calls.
+    """
+    global _draw
+    _draw = display
 
 
 class ProgressBar:
@@ -35,32 +88,8 @@ class ProgressBar:
             show: False makes all methods do nothing.
             counts: True shows "3/25"; False shows per cent and the elapsed time.
         """
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            ProgressColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.table import Column
-
-        amount: list[ProgressColumn] = [MofNCompleteColumn()]
-        if not counts:
-            amount = [TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn()]
         self._show = show
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            *amount,
-            TextColumn("{task.fields[note]}", table_column=Column()),  # breaks if it is too long
-            TimeRemainingColumn(),
-            # in a notebook too: rich's bar for Jupyter warns at every step without ipywidgets
-            console=Console(stderr=True, force_jupyter=False),
-            disable=not show,
-        )
+        self._progress = _draw(show, counts)
         self._task = self._progress.add_task(description, total=total, note="")
         self._progress.update(self._task, completed=done)
 

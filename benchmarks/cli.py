@@ -68,12 +68,14 @@ __all__ = [
     "Times",
     "Trained",
     "Words",
+    "Workers",
     "at_least",
     "by_task",
     "changes_of",
     "check_alone",
     "checkpoints_of",
     "command",
+    "count",
     "execute",
     "flag",
     "number",
@@ -160,6 +162,15 @@ def at_least(least: int, why: str = "") -> Callable[[Any, Sequence[Token]], Any]
     return number(int, lambda value: bool(value >= least), f"{least} or more{reason}")
 
 
+def count(text: str) -> Parameter:
+    """Describe an option that is a whole number >= 1.
+
+    Args:
+        text: Its help text.
+    """
+    return Parameter(converter=at_least(1), help=text)
+
+
 Count = Annotated[int, Parameter(converter=at_least(1))]
 """A whole number >= 1. `Annotated[Count | None, Parameter(help=...)]` adds the help text."""
 
@@ -172,22 +183,20 @@ Seed = Annotated[
 ]
 """Default: 0."""
 
-Seeds = Annotated[
-    int, Parameter(converter=at_least(1), help="Trainings, with the seeds from --seed on.")
-]
+Seeds = Annotated[int, count("Trainings, with the seeds from --seed on.")]
 """Default: 1."""
 
-Chips = Annotated[
-    int | None, Parameter(converter=at_least(1), help="Chips that are programmed and measured.")
-]
+Chips = Annotated[int | None, count("Chips that are programmed and measured.")]
 Threads = Annotated[
+    int | None, count("Threads of torch; default: 1 with --profile embedded, else all cores.")
+]
+Workers = Annotated[
     int | None,
-    Parameter(
-        converter=at_least(1),
-        help="Threads of torch; default: 1 with --profile embedded, else all cores.",
+    count(
+        "Trainings (one per task and seed) that run side by side, a process each; default: as many "
+        "as cores with --profile embedded, else 1. It changes no result."
     ),
 ]
-
 
 # --- times ----------------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ def run(
     out: cli.Out = None,
     resume: cli.Resume = False,
     threads: cli.Threads = None,
+    workers: cli.Workers = None,
     output: Output = Output(),
     words: cli.Words = (),
 ) -> None:
@@ -45,7 +46,7 @@ def run(
     "columns": [...], "rows": [[...], ...]}; the rows are those of results.csv.
     """
     settings = dataclasses.replace(settings, tasks=task_names(names, settings.profile))
-    carry_out("run", settings, out, resume, threads, output, words)
+    carry_out("run", settings, out, resume, threads, output, words, workers)
 
 
 def carry_out(
@@ -56,6 +57,7 @@ def carry_out(
     threads: int | None,
     output: Output,
     words: tuple[str, ...],
+    workers: int | None = 1,
 ) -> None:
     """Do a run and print its result.
 
@@ -67,6 +69,7 @@ def carry_out(
         threads: The number of torch's threads; None decides by the profile.
         output: Where notes and the result go.
         words: The words of the command line, for the record.
+        workers: How many trainings run side by side; None decides by the machine and the profile.
 
     Raises:
         AimcError: If something is wrong with the options, the data or a training.
@@ -78,6 +81,8 @@ def carry_out(
         settings, tasks = prepare(settings, out, resume)
         if out is None and replica.count > 1:
             raise UsageError("several processes need --out, the folder that they share")
+        if workers is not None and workers > 1 and replica.count > 1:
+            raise UsageError("--workers in one process; start it without torchrun or accelerate")
         set_threads(threads, settings.profile)
         if whole is not None and settings.shard is not None and not output.dry_run:
             share_trainings(settings, tasks, whole, output, words, resume=resume)
@@ -85,7 +90,7 @@ def carry_out(
         first = replica.index == 0
         notes = output if first else Output(quiet=True)
         out = out or default_folder(settings.profile if program == "run" else program)
-        work = WholeRun(settings, tasks, out, notes, (program, *words), replica)
+        work = WholeRun(settings, tasks, out, notes, (program, *words), replica, workers)
         if output.dry_run:
             if first:
                 data = {"plan": work.plan(), "estimate": work.steps.estimate().to_dict()}

@@ -29,7 +29,7 @@ from benchmarks.studies import folder, run_steps
 from benchmarks.studies.base import Study
 from benchmarks.studies.layer_facts import coverage_facts, kept_facts, layer_facts
 from benchmarks.studies.settings import Phase
-from benchmarks.studies.steps import Step, Steps
+from benchmarks.studies.steps import Listener, Step
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +66,7 @@ class Phases:
         self.subset = _part_of(total, study.plan.subset)
         self.slow_subset = _part_of(total, study.plan.slow_subset)
         self.rows: list[pd.DataFrame] = []
-        self.steps: Steps | None = None
+        self.steps: Listener | None = None
         self.answers: dict[tuple[str, str, str], tuple[Path, Path]] = {}
 
     def measure(self) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from aimc_bridge.times import label
 from aimc_bridge.training import HWATraining
 from benchmarks.digital import total_steps
 from benchmarks.studies.base import Study
-from benchmarks.studies.steps import Step, Steps, kind_of
+from benchmarks.studies.steps import Listener, Step, kind_of
 
 _TRAININGS = {
     "finetune": "fine-tuning without a chip",
@@ -62,11 +62,12 @@ def digital(study: Study) -> list[Step]:
         recipe = dataclasses.replace(recipe, epochs=study.plan.digital_epochs)
     batches = total_steps(recipe, len(task.digital_loader(recipe.batch_size, study.seed)))
     text = f"{_head(study)}: training the digital {task.model_name}, {batches} mini-batches"
-    return [Step(name_of(study, "digital"), text, ((cost_of(study, "digital"), batches),))]
+    group = study.folder.name
+    return [Step(name_of(study, "digital"), text, ((cost_of(study, "digital"), batches),), group)]
 
 
 @contextlib.contextmanager
-def digital_training(study: Study, steps: Steps | None) -> Iterator[None]:
+def digital_training(study: Study, steps: Listener | None) -> Iterator[None]:
     """Say that the training of the digital model begins, unless there is nothing to train.
 
     Args:
@@ -98,7 +99,7 @@ def training(study: Study, phase: str) -> list[Step]:
     batches = batches_of(study, recipe)
     text = f"{_head(study)}: {_TRAININGS[phase]}, recipe {recipe.name}, {batches} mini-batches"
     work = (cost_of(study, "fine-tuning" if phase == "finetune" else "training"), batches)
-    return [Step(name_of(study, f"{phase} training"), text, (work,))]
+    return [Step(name_of(study, f"{phase} training"), text, (work,), study.folder.name)]
 
 
 def batches_of(study: Study, recipe: HWATraining) -> int:
@@ -133,7 +134,8 @@ def swept(
         text = f"{_head(study)}: {what}, {chips} {'chips' if chips > 1 else 'chip'} at {at}"
         part = f"{phase} {engine}" + (f" {subset}" if subset is not None else "")
         units = chips * len(times) * samples
-        listed.append(Step(name_of(study, part), text, ((cost_of(study, engine), units),)))
+        work = ((cost_of(study, engine), units),)
+        listed.append(Step(name_of(study, part), text, work, study.folder.name))
     return listed
 
 

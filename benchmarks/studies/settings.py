@@ -33,7 +33,6 @@ NOT_CLAIMED = ("checkpoint_every",)
 
 Phase = Literal["direct", "finetune", "control", "hwa"]
 
-_POSITIVE = cli.at_least(1)
 _PER_CENT = cli.number(float, lambda value: 0 <= value <= 100, "0 to 100")
 _EPOCHS = cli.number(float, lambda value: 0 < value < math.inf, "more than 0")
 _OR_NEVER = cli.number(int, lambda value: bool(value >= 0), "0 (never) or more")
@@ -47,10 +46,6 @@ DigitalEpochs = Annotated[
 def _check_shard(_: Any, shard: str | None) -> None:
     if shard is not None:
         shard_of(shard)
-
-
-def _count(text: str) -> Parameter:
-    return Parameter(converter=_POSITIVE, help=text)
 
 
 @Parameter(name="*")
@@ -81,15 +76,17 @@ class Settings:
         cli.Times,
         Parameter(help="Times after programming, as 1s 1h '1 day' 3600; default: 1s 1h 1d 1y."),
     ] = None
-    chips: Annotated[int | None, _count("Chips on the native engine; default: the task's.")] = None
+    chips: Annotated[int | None, cli.count("Chips on the native engine; default: the task's.")] = (
+        None
+    )
     aihwkit_chips: Annotated[
-        int | None, _count("Chips on the aihwkit engine; default: the task's.")
+        int | None, cli.count("Chips on the aihwkit engine; default: the task's.")
     ] = None
     subset: Annotated[
-        int | None, _count("Test samples (words) on the native engine; default: the task's.")
+        int | None, cli.count("Test samples (words) on the native engine; default: the task's.")
     ] = None
     aihwkit_subset: Annotated[
-        int | None, _count("Test samples (words) on the aihwkit engine; default: the task's.")
+        int | None, cli.count("Test samples (words) on the aihwkit engine; default: the task's.")
     ] = None
     phases: Annotated[
         tuple[Phase, ...] | None,
@@ -115,7 +112,8 @@ class Settings:
         bool, cli.flag("Set the input ranges again after hardware-aware training.")
     ] = False
     hwa_batches: Annotated[
-        int | None, _count("Mini-batches of hardware-aware training, its control and fine-tuning.")
+        int | None,
+        cli.count("Mini-batches of hardware-aware training, control and fine-tuning."),
     ] = None
     digital_epochs: DigitalEpochs = None
     recipe: Annotated[
@@ -124,7 +122,7 @@ class Settings:
     ] = None
     changes: cli.Set = ()
     validate_every: Annotated[
-        int | None, _count("Mini-batches between two looks at validation data.")
+        int | None, cli.count("Mini-batches between two looks at validation data.")
     ] = None
     keep: Annotated[
         Literal["last", "best"] | None,
@@ -138,11 +136,11 @@ class Settings:
             "each chip at each time; 0: never.",
         ),
     ] = 0
-    accumulate: Annotated[int, _count("Mini-batches per step of the optimizer.")] = 1
+    accumulate: Annotated[int, cli.count("Mini-batches per step of the optimizer.")] = 1
     precision: cli.Precision = "fp32"
     compile: Annotated[bool, cli.flag("torch.compile the trainings.")] = False
     compiled: cli.Compiled = False
-    checkpoint_every: Annotated[int, _count("Mini-batches between two checkpoints.")] = 500
+    checkpoint_every: Annotated[int, cli.count("Mini-batches between two checkpoints.")] = 500
     device: cli.Device = "cpu"
     seed: cli.Seed = 0
     seeds: cli.Seeds = 1

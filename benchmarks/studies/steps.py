@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import heapq
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -23,11 +26,23 @@ class Step:
         text: What it does, for people.
         work: (kind, units) of each kind of work in it, and how much of it there is. If it is of one
             kind, its time is noted as the cost of that kind.
+        group: Steps of one group run one after another; groups may run side by side.
     """
 
     name: str
     text: str
     work: tuple[tuple[str, float], ...] = ()
+    group: str = ""
+
+
+class Listener(Protocol):
+    """What hears which steps are done: the `Steps` of a command, here or in another process."""
+
+    def doing(self, name: str, *, whole: bool = True) -> contextlib.AbstractContextManager[None]:
+        """Hear that a step begins and ends; see `Steps.doing`."""
+
+    def skip(self, name: str) -> None:
+        """Hear that a step was finished before."""
 
 
 def kind_of(task: Task, work: str, device: str, *more: str) -> str:
@@ -49,20 +64,22 @@ class Steps:
 
     Attributes:
         output: Where the lines go.
-        listed: The steps, in the order in which they run.
+        listed: The steps, in the order in which they run; with several lanes, in that of the plan.
+        lanes: How many groups of steps run side by side.
     """
 
     def __init__(self, listed: Sequence[Step], output: Output, known: Costs | None = None) -> None:
-        """Prepare the steps.
+        """Prepare the steps; they run one after another unless `lanes` is set.
 
         Args:
             listed: The steps, in the order in which they run.
             output: Where the lines go.
             known: The costs of work; None reads those of this machine.
         """
-        self.listed, self.output = list(listed), output
+        self.listed, self.output, self.lanes = list(listed), output, 1
         self._costs = known or costs()
         self._predicted = {step.name: self._seconds(step) for step in self.listed}
+        self._began: dict[str, float] = {}  # of the steps that are being done
         self._done: dict[str, float | None] = {}  # None: not done here, it was finished before
 
     def _seconds(self, step: Step) -> tuple[float, bool] | None:
@@ -74,7 +91,15 @@ class Steps:
 
     def estimate(self) -> Estimate:
         """Return how long all steps together will take."""
-        return total((step.text, self._predicted[step.name]) for step in self.listed)
+        found = total((step.text, self._predicted[step.name]) for step in self.listed)
+        return dataclasses.replace(found, seconds=self._span(self._by_group(1.0, 0.0)))
+
+    def order(self) -> list[str]:
+        """Return the groups in the order in which they are begun side by side: the longest first.
+
+        So none of the long ones runs alone at the end.
+        """
+        return list(self._by_group(1.0, 0.0))
 
     @contextlib.contextmanager
     def doing(self, name: str, *, whole: bool = True) -> Iterator[None]:
@@ -85,11 +110,29 @@ class Steps:
             whole: Whether all of it is done now. If not (it goes on after an interruption), its
                 time says nothing about the cost of such work.
         """
-        number, step = next((i, step) for i, step in enumerate(self.listed, 1) if step.name == name)
-        self.output.say(f"[{number}/{len(self.listed)}] {step.text}{self._left(step)}")
-        began = time.monotonic()
+        self.begin(name)
         yield
-        seconds = time.monotonic() - began
+        self.end(name, whole=whole)
+
+    def begin(self, name: str) -> None:
+        """Say that a step begins.
+
+        Args:
+            name: Its name; it must be one of the steps.
+        """
+        step = self._find(name)
+        self._began[name] = time.monotonic()
+        number = len({*self._began, *self._done})
+        self.output.say(f"[{number}/{len(self.listed)}] {step.text}{self._left()}")
+
+    def end(self, name: str, *, whole: bool = True) -> None:
+        """Note that a step is done, and how long it took.
+
+        Args:
+            name: Its name, after `begin`.
+            whole: As in `doing`.
+        """
+        step, seconds = self._find(name), time.monotonic() - self._began.pop(name)
         self._done[name] = seconds
         if whole and len(step.work) == 1:
             self._costs.note(*step.work[0], seconds)
@@ -117,19 +160,39 @@ class Steps:
         expected = sum(before for _, before in pairs)
         factor = sum(seconds for seconds, _ in pairs) / expected if expected > 0 else 1.0
         mean = sum(finished.values()) / len(finished) if finished else None
-        left = 0.0
-        for step in self.listed:
-            if step.name in self._done:
-                continue
-            predicted = self._predicted[step.name]
-            if predicted is not None:
-                left += factor * predicted[0]
-            elif mean is not None:
-                left += mean
-            else:
-                return None
-        return left
+        left = [step for step in self.listed if step.name not in self._done]
+        if mean is None and any(self._predicted[step.name] is None for step in left):
+            return None
+        return self._span(self._by_group(factor, mean or 0.0))
 
-    def _left(self, step: Step) -> str:
+    def _find(self, name: str) -> Step:
+        return next(step for step in self.listed if step.name == name)
+
+    def _by_group(self, factor: float, mean: float) -> dict[str, float]:
+        """Return group -> seconds of its steps that are not done; running ones, then the longest.
+
+        Args:
+            factor: By what the predictions are multiplied.
+            mean: The seconds of a step without a prediction.
+        """
+        now = time.monotonic()
+        groups = dict.fromkeys((step.group for step in self.listed), 0.0)
+        for step in self.listed:
+            if step.name not in self._done:
+                predicted = self._predicted[step.name]
+                whole = mean if predicted is None else factor * predicted[0]
+                groups[step.group] += max(0.0, whole - (now - self._began.get(step.name, now)))
+        running = {step.group for step in self.listed if step.name in self._began}
+        first = sorted(groups, key=lambda group: (group not in running, -groups[group]))
+        return {group: groups[group] for group in first}
+
+    def _span(self, groups: dict[str, float]) -> float:
+        """Return how long groups take on the lanes, each begun on the first lane that is free."""
+        ends = [0.0] * self.lanes
+        for seconds in groups.values():
+            heapq.heapreplace(ends, ends[0] + seconds)
+        return max(ends)
+
+    def _left(self) -> str:
         left = self.left_s()
         return "" if left is None else f" (about {duration(left)} left in all)"

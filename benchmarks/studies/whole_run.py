@@ -6,10 +6,11 @@ samples they got right.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from benchmarks.studies.estimates import Costs
 from benchmarks.studies.phases import PHASES, Phases
 from benchmarks.studies.replicas import Replica
 from benchmarks.studies.settings import Settings
+from benchmarks.studies.side_by_side import packed, side_by_side, usual_workers
 from benchmarks.studies.steps import Steps
 from benchmarks.tasks import Task
 
@@ -156,6 +158,7 @@ class WholeRun:
         replica: Which of several processes this is.
         command: The command line, for the record.
         tasks: Task -> its trainings, one per seed.
+        trainings: Those of all tasks.
         steps: The parts that take time, over all tasks.
     """
 
@@ -167,6 +170,7 @@ class WholeRun:
         output: Output,
         words: tuple[str, ...],
         replica: Replica,
+        workers: int | None = 1,
     ) -> None:
         """Prepare the run; nothing is read or written yet.
 
@@ -177,16 +181,41 @@ class WholeRun:
             output: Where notes go.
             words: The command and the words after it, for the record.
             replica: Which of several processes this is.
+            workers: How many trainings run side by side, each in a process of its own; None decides
+                by the machine, the profile and the expected time.
+
+        Raises:
+            UsageError: If several trainings cannot run side by side.
         """
         self.settings, self.out, self.output, self.replica = settings, out, output, replica
         program, *options = words
         self.command = shlex.join(["python", "-m", f"benchmarks.{program}", *options])
         self.tasks = {name: self._phases_of(task) for name, task in made.items()}
-        every = [phases for trainings in self.tasks.values() for phases in trainings]
-        listed = [step for phases in every for step in phases.planned()]
-        self.steps = Steps(listed, output, Costs(None) if replica.index else None)
-        for phases in every:
+        self.trainings = [phases for listed in self.tasks.values() for phases in listed]
+        steps = [step for phases in self.trainings for step in phases.planned()]
+        self.steps = Steps(steps, output, Costs(None) if replica.index else None)
+        self._jobs: dict[str, bytes] = {}
+        self._spread(workers)
+        for phases in self.trainings:
             phases.steps = self.steps
+
+    def _spread(self, workers: int | None) -> None:
+        """Decide how many trainings run side by side, and pack them for their processes."""
+        wanted = workers
+        if wanted is None:
+            wanted = usual_workers(self.settings, self.replica, self.steps.estimate())
+        lanes = min(wanted, len(self.trainings))
+        if lanes < 2:
+            return
+        try:
+            self._jobs = packed(self.trainings)
+        except Exception as error:  # what pickling a user's task or device can raise is not known
+            why = f"a training cannot be sent to another process ({type(error).__name__}: {error})"
+            if workers is not None:
+                raise UsageError(f"--workers {workers}: {why}; use --workers 1") from error
+            self.output.say(f"one training after another: {why}")
+            return
+        self.steps.lanes = lanes
 
     def _phases_of(self, task: Task) -> list[Phases]:
         """Return the phases of each training of a task.
@@ -239,12 +268,28 @@ class WholeRun:
             self.output.say(text)
         parts: dict[str, pd.DataFrame] = {}
         named = self.out if self.settings.shard is None else self.out.parent
-        with folder.resumable(self.out, self.output, named):
-            for name, trainings in self.tasks.items():
-                parts[name] = _of_all([phases.measure() for phases in trainings], trainings)
-                self._write(parts)
+        rows: dict[Phases, pd.DataFrame] = {}
+        with (
+            folder.resumable(self.out, self.output, named),
+            contextlib.closing(self._measured()) as measured,
+        ):
+            for phases, table in measured:
+                rows[phases] = table
+                for name, trainings in self.tasks.items():
+                    if phases in trainings and all(one in rows for one in trainings):
+                        parts[name] = _of_all([rows[one] for one in trainings], trainings)
+                        parts = {task: parts[task] for task in self.tasks if task in parts}
+                        self._write(parts)
         self.replica.meet()
         return pd.concat(parts.values(), ignore_index=True)
+
+    def _measured(self) -> Generator[tuple[Phases, pd.DataFrame], None, None]:
+        """Measure all trainings, one after another or side by side; yield each as it is done."""
+        if self._jobs:
+            yield from side_by_side(self.trainings, self._jobs, self.steps, self.output)
+        else:
+            for phases in self.trainings:
+                yield phases, phases.measure()
 
     def plan(self) -> list[str]:
         """Describe what will be measured, as lines of text."""
@@ -271,6 +316,8 @@ class WholeRun:
             }
             chips = "; ".join(f"{engine} {parts[engine]}" for engine in settings.engines)
             lines.append(f"  {name}: {chips}")
+        if self.steps.lanes > 1:
+            lines.append(f"{self.steps.lanes} trainings side by side, in a process each")
         return [*lines, self.steps.estimate().text(), f"into {self.out}"]
 
     def studies(self) -> dict[str, Any]:
