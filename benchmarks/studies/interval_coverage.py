@@ -198,8 +198,8 @@ def coverage(scenario: Scenario, sets: int, seed: int = 0) -> Coverage:
         found = (crossed_interval(error), crossed_interval(star), mean_interval(star.mean(1)))
         held += [_holds(i, t) for i, t in zip(found, (*truth, truth.star), strict=True)]
         half += (found[1].high - found[1].low) / 2
-    error, star, alone = (float(x) for x in held / sets)
-    return Coverage(error, star, alone, half / sets)
+    shares = [float(share) for share in held / sets]
+    return Coverage(shares[0], shares[1], shares[2], half / sets)
 
 
 def _holds(interval: Interval, value: float) -> bool:
