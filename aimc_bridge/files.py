@@ -57,7 +57,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.chmod(mode)  # safetensors makes files that only their owner can read
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename is None or error.filename == os.fspath(temporary):
+        if error.filename is None or os.fspath(temporary) in (error.filename, error.filename2):
             error.filename = os.fspath(path)  # on a full disk the system does not say which it was
         error.filename2 = None  # of os.replace, the temporary one is no use to anybody
         raise

@@ -15,7 +15,17 @@ from scipy import stats
 from torch import Tensor, nn
 
 import presets
-from aimc_bridge import convert, crosscheck, devices, drift, load_chip, program, save_chip, sweep
+from aimc_bridge import (
+    convert,
+    crosscheck,
+    devices,
+    drift,
+    load_chip,
+    physics,
+    program,
+    save_chip,
+    sweep,
+)
 from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import (
     AimcError,
@@ -127,6 +137,20 @@ def test_readings_have_the_moments_of_the_rows_and_interpolated_ones_between() -
         covariance = ((a - mean) * (b - mean)).mean()
         assert float(covariance.sqrt()) == pytest.approx(device, rel=0.02)
         assert float((a - b).square().mean().div(2).sqrt()) == pytest.approx(reading, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "pcm", [*(presets.get(name).pcm for name in presets.names()), TABLE], ids=lambda pcm: pcm.law
+)
+def test_a_reading_after_drift_is_drift_and_then_a_reading(pcm: DeviceSpec) -> None:
+    """Laws that do both in fewer steps give the numbers of the two functions."""
+    law, g = law_of(pcm), torch.linspace(0, pcm.g_max_us, 1000)
+    eps = torch.randn(3, 1000, generator=torch.Generator().manual_seed(1))
+    start, nu = law.programmed(g, pcm, eps[0]), law.drift_exponent(g, pcm, eps[1])
+    for t_s in (1.0, 86400.0):
+        now = physics.drifted(start, nu, t_s, pcm)
+        expected = physics.read(now, law.read_basis(start, nu), t_s, pcm, eps[2])
+        torch.testing.assert_close(read_after_drift(start, nu, t_s, pcm, eps[2]), expected)
 
 
 HEADER = "target_us,t_s,mean_us,sd_us"

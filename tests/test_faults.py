@@ -462,6 +462,15 @@ def test_with_device_takes_faults(device: object) -> None:
     assert "dead_rows" not in healed.pcm.sources
 
 
+def test_other_fields_change_together_with_faults() -> None:
+    """Fields before and after the word "faults" in the alphabet, of both specs."""
+    fields = {"adc_bits": 6, "drift_scale": 0.5, "out_noise": 0.02, "t0_s": 30.0}
+    both = rasch2023.change(faults=SOME, **fields, why="test")  # type: ignore[arg-type]
+    one_by_one = rasch2023.change(**fields, why="test").change(faults=SOME, why="test")  # type: ignore[arg-type]
+    assert both.pcm == one_by_one.pcm and both.crossbar == one_by_one.crossbar
+    assert (both.crossbar.adc_bits, both.pcm.drift_scale) == (6, 0.5)
+
+
 def test_a_preset_without_faults_says_nothing_about_them(tmp_path: Path) -> None:
     for name in presets.names():
         data = presets.get(name).to_dict()

@@ -114,6 +114,24 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path) -> No
     }
 
 
+def test_a_copy_that_does_not_fit_names_the_new_file(tmp_path: Path) -> None:
+    source, path = tmp_path / "source.bin", tmp_path / "copy.bin"
+    source.write_bytes(b"x" * 5000)
+    script = (
+        "import resource, shutil, signal, sys\nfrom aimc_bridge import files\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try:\n"
+        "    with files.replacing(sys.argv[2]) as temporary:\n"
+        "        shutil.copyfile(sys.argv[1], temporary)\n"
+        "except OSError as error:\n    print(error.filename, error.filename2)\n"
+    )
+    words = [sys.executable, "-c", script, str(source), str(path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(path), "None"]
+    assert [*tmp_path.iterdir()] == [source]
+
+
 def test_a_line_that_does_not_fit_is_taken_back(tmp_path: Path) -> None:
     """The system takes a part of it first. With more room the next line follows the last one."""
     path = tmp_path / "log.csv"
