@@ -105,7 +105,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
          f"{T}/test_setup.py", f"{T}/test_engines.py", f"{P}/test_injection.py",
          f"{T}/test_runs.py", f"{T}/test_own_loop.py", f"{T}/test_training.py",
          "tests/test_threads.py", "tests/test_every_argument.py", f"{T}/test_resume.py",
-         f"{T}/test_replicas.py"),
+         f"{T}/test_replicas.py", "tests/integrations/test_two_processes.py"),
     ),
 }  # fmt: skip
 """The modules of each group, and the tests that should find its faults, the fastest first."""
