@@ -157,11 +157,13 @@ class Walk:
         if isinstance(handler, CustomHandler):
             result = self._customised(name, module, handler, note)
         elif handler is not None:
+            used = set(self.used)
             preset = self._preset_of(name)
             self._check_engine(preset, module)
             try:
                 analog = handler(module, preset)
             except ConversionError as problem:
+                self.used = used  # an override of a layer that stays digital has no effect
                 return self._leave_refused(name, module, problem)
             result = self._handle(name, module, analog, note)
             self.replaced |= dict.fromkeys(module.modules())

@@ -9,7 +9,9 @@ from torch.nn import functional
 
 from aimc_bridge import convert, coverage
 from aimc_bridge.converted import matrices_of
+from aimc_bridge.engines import base as engines
 from aimc_bridge.errors import CapabilityError, ConversionError, UnknownNameError, UsageError
+from aimc_bridge.spec import Preset
 from presets import ideal
 from tests.models import (
     assert_close,
@@ -128,6 +130,27 @@ def test_overrides(engine: str) -> None:
     assert table.loc["2"].reason == "preset ideal with max_rows=3"
     x = random(4, 12)
     assert_close(analog(x), mlp()(x), "output")
+
+
+def test_a_layer_that_its_handler_refuses_stays_digital_and_no_override_reaches_it(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers = engines.engine(engine).handlers.by_type
+    usual = handlers[nn.Linear]
+
+    def refusing(module: nn.Module, preset: Preset) -> nn.Module:
+        if isinstance(module, nn.Linear) and module.out_features == 3:
+            raise ConversionError("three outputs")
+        return usual(module, preset)
+
+    monkeypatch.setitem(handlers, nn.Linear, refusing)
+    model = nn.Sequential(linear(5, 4), linear(4, 3))
+    with pytest.raises(ConversionError, match=r"1 \(three outputs\)"):
+        convert(model, ideal, engine=engine)
+    table = coverage(convert(model, ideal, engine=engine, strict=False))
+    assert list(table["where"]) == ["analog", "digital"]
+    with pytest.raises(UsageError, match=r"override '1' reaches no analog layer"):
+        convert(model, ideal, engine=engine, strict=False, overrides={"1": ideal})
 
 
 def test_strict_names_the_layer(engine: str) -> None:

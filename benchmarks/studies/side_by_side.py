@@ -207,7 +207,8 @@ class _Worker:
 
     def end(self) -> None:
         """Let the process end, because there is nothing left to do."""
-        self.pipe.send_bytes(b"")
+        with contextlib.suppress(BrokenPipeError):  # it has ended already
+            self.pipe.send_bytes(b"")
         self._process.join(PATIENCE_S)
 
     def _kill(self) -> None:
