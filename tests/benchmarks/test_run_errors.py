@@ -82,7 +82,7 @@ BAD: list[tuple[str, list[str] | Extra, str]] = [
     (
         "engine",
         ["--engine", "cuda"],
-        '"cuda" for --engine. .* "both", "native", "aihwkit"',
+        '"cuda" for --engine. .* "native", "aihwkit"',
     ),
     (
         "profile",
