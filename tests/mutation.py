@@ -41,7 +41,7 @@ LOADED = (
 PROJECT = ("aimc_bridge", "benchmarks", "presets", "tests")
 LIMIT_S = 60
 """Processor time of one test, in seconds: some times what the longest takes without a fault."""
-ASLEEP_S = 900
+ASLEEP_S = 3600
 """A run that takes this long by the clock is taken to wait for nothing."""
 OUTPUT = "pytest.txt"
 BROKEN = 70  # status of a fork in which pytest did not run, so that no test found a fault
