@@ -215,6 +215,15 @@ class LanguageTask(Task):
         self.tail = proposal / proposal.sum()
         self._carried: WeakKeyDictionary[nn.Module, State] = WeakKeyDictionary()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: all but the states that models carry from batch to batch."""
+        return {**self.__dict__, "_carried": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what was pickled; no model carries a state yet."""
+        self.__dict__.update(state)
+        self._carried = WeakKeyDictionary()
+
     def build(self, seed: int, *, dropout: float | None = None) -> nn.Module:
         """Return a new model; its decoder's bias starts at the log frequencies."""
         with torch.random.fork_rng(devices=[]):

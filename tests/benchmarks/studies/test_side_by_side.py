@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from rich.console import Console
 from aimc_bridge import progress
 from aimc_bridge.progress import ProgressBar
 from aimc_bridge.sealed_files import read_tensors
-from benchmarks import run
+from benchmarks import run, tasks
 from benchmarks.studies import side_by_side
 from benchmarks.studies.estimates import Estimate
 from benchmarks.studies.replicas import Replica
@@ -249,6 +250,16 @@ def test_what_cannot_be_sent_runs_one_after_another(
     assert not (tmp_path / "no").exists()
     assert run.main([*words, "--out", str(tmp_path / "out")]) == 0
     assert "one training after another: a training cannot be sent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["wrn", "bert", "lstm", "mlp"])
+def test_the_tasks_of_the_readme_can_be_sent(name: str) -> None:
+    task = tasks.get(name)
+    sent = pickle.loads(pickle.dumps(task))
+    model, same = task.build(0).eval(), sent.build(0).eval()
+    batch, other = next(iter(task.batches("test"))), next(iter(sent.batches("test")))
+    with torch.no_grad():
+        assert torch.equal(task.logits(model, batch), sent.logits(same, other))
 
 
 # --- how many -------------------------------------------------------------------------------------
