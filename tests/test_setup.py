@@ -444,6 +444,7 @@ def test_readme_opens_with_two_commands() -> None:
 
 
 FAKE = """#!/bin/sh
+case "$*" in "-c "*"(3, 12)"*) exit "$OLD";; esac
 echo "$(basename "$0") $*" >> "$LOG"
 case "$*" in
   *"$FAIL"*) exit 3;;
@@ -454,13 +455,16 @@ esac
 """
 
 
-def ci(folder: Path, fail: str, other: bool = False) -> tuple[int, list[str], str]:
+def ci(
+    folder: Path, fail: str, other: bool = False, old: bool = True
+) -> tuple[int, list[str], str]:
     """Run .ci/run in `folder` with fake programs.
 
     Args:
         folder: An empty folder.
         fail: The command that contains this text fails.
         other: Whether there is an interpreter for the other pair.
+        old: Whether Python is older than 3.12.
 
     Returns:
         The exit code, the commands that ran, and what was printed.
@@ -479,6 +483,7 @@ def ci(folder: Path, fail: str, other: bool = False) -> tuple[int, list[str], st
         "PATH": f"{tools}:{os.environ['PATH']}",
         "LOG": str(log),
         "FAIL": fail,
+        "OLD": str(int(old)),
         "OTHER": str(tools / "python3.99") if other else "",
     }
     process = subprocess.run(
@@ -518,6 +523,13 @@ def test_ci_runs_the_linters_and_the_readmes_test_command(tmp_path: Path) -> Non
     assert code == 0
     assert ran == [FIND, *installation(), DOCS, *LINTERS, readme_tests()]
     assert "was not tested: no interpreter of its Python runs here" in printed
+
+
+def test_ci_prints_the_coverage_where_python_gives_it_at_no_cost(tmp_path: Path) -> None:
+    code, ran, printed = ci(tmp_path, fail="nothing fails", old=False)
+    assert code == 0
+    assert ran[-1] == f"{readme_tests()} --cov --cov-report=term:skip-covered"
+    assert "COVERAGE_CORE=sysmon" in printed
 
 
 def test_ci_tests_the_other_pair_where_there_is_a_python_for_it(tmp_path: Path) -> None:
