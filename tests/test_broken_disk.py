@@ -8,25 +8,20 @@ The suite tries one or two writes of the cheap ones. All writes of all of them:
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
-import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tomllib
-from PIL import Image
-from safetensors import safe_open
 
 from benchmarks.__main__ import COMMANDS
 from tests.broken_disk import FULL, KILLED, Disk, Outcome, disk
+from tests.whole_files import check_whole, content
 from tests.writers import WRITERS
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
@@ -249,38 +244,6 @@ def files(folder: Path, *, hidden: bool) -> list[Path]:
         for path in folder.rglob("*")
         if path.is_file() and (path.name.startswith(".") or path.suffix == ".tmp") == hidden
     )
-
-
-def check_whole(path: Path) -> None:
-    """Assert that a file is read to its end."""
-    data = path.read_bytes()
-    if path.suffix == ".json":
-        json.loads(data)
-    elif path.suffix == ".toml":
-        tomllib.loads(data.decode())
-    elif path.suffix == ".csv":
-        rows = [*csv.reader(data.decode().splitlines())]
-        assert data.endswith(b"\n") and len({len(row) for row in rows}) == 1, path
-    elif path.suffix == ".safetensors":
-        with safe_open(path, "pt") as opened:
-            assert [opened.get_tensor(name) for name in opened.keys()]  # noqa: SIM118
-    elif path.suffix == ".png":
-        with Image.open(path) as image:
-            image.load()
-    elif path.suffix == ".svg":
-        ET.fromstring(data)
-    elif path.suffix == ".html":
-        assert data.rstrip().endswith(b"</html>"), path
-    else:
-        assert data.endswith(b"\n"), path
-
-
-def content(path: Path) -> object:
-    """Return the bytes of a file; of tensors, whose header has no fixed order, what they are."""
-    if path.suffix != ".safetensors":
-        return path.read_bytes()
-    with safe_open(path, "np") as file:
-        return file.metadata(), {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
 
 
 LOGS = ("log.csv", "metrics.csv")
