@@ -88,7 +88,8 @@ def test_side_by_side_gives_the_same_files(
     assert any(line.startswith("      mlp-seed-1: accuracy ") for line in lines)
     result = json.loads(printed.out)
     values = [row[result["columns"].index("value")] for row in result["rows"]]
-    assert values == pd.read_csv(one_by_one / "results.csv").value.tolist()
+    expected = pd.read_csv(one_by_one / "results.csv", float_precision="round_trip")
+    assert values == expected.value.tolist()
 
 
 @pytest.mark.aihwkit
