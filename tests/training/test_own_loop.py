@@ -86,6 +86,21 @@ def test_a_length_that_is_none_is_refused(batches: Any) -> None:
         pass
 
 
+def test_a_training_may_be_one_mini_batch_long(engine: str) -> None:
+    """A length of 1 is allowed, and the loop is `train` then too."""
+    preset = QUIET if engine == "native" else RANGED
+    expected, model = (convert(mlp(), preset, engine=engine) for _ in range(2))
+    how = recipe(**FIELDS)
+    train(
+        expected, DATA[:1], loss_of, recipe=how, optimizer=sgd(expected), progress=False, cpu=True
+    )
+    optimizer = sgd(model.train())
+    with hardware_aware(model, how, [optimizer], batches=1):
+        loss_of(model, DATA[0]).backward()
+        optimizer.step()
+    assert_same_state(expected, model)
+
+
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
 def test_the_loop_of_the_contract_gives_the_weights_of_train(engine: str, kind: Any) -> None:
     """They agree bit for bit: dropout and noise of products are drawn alike too."""
