@@ -35,7 +35,7 @@ LOADED = (
     "benchmarks.studies.crosscheck", "benchmarks.tasks.mlp", "benchmarks.tasks.wrn",
     "aimc_bridge.engines.aihwkit",
 )  # fmt: skip
-"""What cases import, before the first of them."""
+"""Modules that the cases import. They are loaded once, before the first case."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,12 +16,13 @@ from aimc_bridge import curves, drawing, files
 from aimc_bridge.csv_cells import as_csv
 from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
+from benchmarks.a_star import normalised_accuracy
 from benchmarks.report import dots as dots_of
 from benchmarks.report import figures
 from benchmarks.report.html import build, page
 from benchmarks.report.intervals import CONFIDENCE, mean_interval
 from benchmarks.report.record import Record, head, of_kind, read_csv, read_run
-from benchmarks.report.tables import markdown, normalised_accuracy
+from benchmarks.report.tables import markdown
 
 if TYPE_CHECKING:
     import pandas as pd

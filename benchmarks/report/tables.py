@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aimc_bridge import curves, drawing
 from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
+from benchmarks.a_star import normalised_accuracy
 from benchmarks.report import figures
 from benchmarks.report.intervals import mean_interval
 
@@ -43,27 +44,6 @@ PHASE_NAMES = {
     "control": "control, the same training without noise",
     "hwa": "hardware-aware",
 }
-
-
-def normalised_accuracy(error: float, digital: float, chance: float) -> float:
-    """Return A* = 1 - (err - err_FP) / (err_chance - err_FP).
-
-    Args:
-        error: The error of the analog model, in [0, 1].
-        digital: The error of the digital model, in [0, 1].
-        chance: The error of guessing, in [0, 1].
-
-    Raises:
-        DataError: If the digital model is no better than guessing, because A* means nothing then.
-
-    Source: rasch2023.
-    """
-    if not digital < chance:
-        raise DataError(
-            f"A*: the digital error {digital:.4f} is not below chance {chance:.4f}; "
-            "train the digital model first"
-        )
-    return 1.0 - (error - digital) / (chance - digital)
 
 
 def summary(results: pd.DataFrame, metric: str) -> pd.DataFrame:

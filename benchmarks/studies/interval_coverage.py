@@ -67,7 +67,7 @@ class Scenario:
 
 
 class Truth(NamedTuple):
-    """What an interval should hold.
+    """The true values, which an interval should hold.
 
     Attributes:
         error: The error of new chips on new samples.
@@ -256,4 +256,4 @@ SCENARIOS = (
         claimed=False,
     ),
 )
-"""Those of the tables, and those that no table claims to cover."""
+"""The cases of the tables, and cases that no table claims to cover."""

@@ -141,7 +141,7 @@ def side_by_side(
                 elif kind == "begin":
                     steps.begin(*what)
                 elif kind == "end":
-                    steps.end(what[0], whole=what[1])
+                    steps.end(what[0], whole=what[1], seconds=what[2])
                 else:
                     steps.skip(*what)
 
@@ -305,8 +305,9 @@ class _Told:
     def doing(self, name: str, *, whole: bool = True) -> Iterator[None]:
         """Tell that a step begins and ends."""
         self.send(("begin", name))
+        began = time.monotonic()  # the other process may read the messages late
         yield
-        self.send(("end", name, whole))
+        self.send(("end", name, whole, time.monotonic() - began))
 
     def skip(self, name: str) -> None:
         """Tell that a step was finished before."""

@@ -36,7 +36,7 @@ class Step:
 
 
 class Listener(Protocol):
-    """What hears which steps are done: the `Steps` of a command, here or in another process."""
+    """Hears which steps are done; it is the `Steps` of a command, or passes on to it."""
 
     def doing(self, name: str, *, whole: bool = True) -> contextlib.AbstractContextManager[None]:
         """Hear that a step begins and ends; see `Steps.doing`."""
@@ -125,14 +125,16 @@ class Steps:
         number = len({*self._began, *self._done})
         self.output.say(f"[{number}/{len(self.listed)}] {step.text}{self._left()}")
 
-    def end(self, name: str, *, whole: bool = True) -> None:
+    def end(self, name: str, *, whole: bool = True, seconds: float | None = None) -> None:
         """Note that a step is done, and how long it took.
 
         Args:
             name: Its name, after `begin`.
             whole: As in `doing`.
+            seconds: How long it took; None is the time since `begin`.
         """
-        step, seconds = self._find(name), time.monotonic() - self._began.pop(name)
+        step, began = self._find(name), self._began.pop(name)
+        seconds = time.monotonic() - began if seconds is None else seconds
         self._done[name] = seconds
         if whole and len(step.work) == 1:
             self._costs.note(*step.work[0], seconds)

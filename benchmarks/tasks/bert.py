@@ -18,6 +18,7 @@ from torch import nn
 
 from aimc_bridge.errors import UsageError
 from aimc_bridge.rng import stream
+from benchmarks.tasks import published_rows
 from benchmarks.tasks.base import DigitalRecipe, Task
 from benchmarks.tasks.encoders import (
     MAX_LENGTH,
@@ -31,16 +32,6 @@ from benchmarks.tasks.encoders import (
 )
 from benchmarks.tasks.glue import MRPC, SST2
 from benchmarks.tasks.plan import CLIPPED, ON_A_GPU, SMALL, Plan
-from benchmarks.tasks.published import (
-    DAY,
-    HOUR,
-    PAPER,
-    RASCH2023,
-    REPLICATION,
-    YEAR,
-    Published,
-    direct,
-)
 from benchmarks.tasks.registry import register
 from benchmarks.tasks.sentence_task import SentenceTask
 from benchmarks.tasks.text import CHAPTERS, help_sentences
@@ -113,42 +104,6 @@ PAIR_PLANS = {
     "paper": Plan(slow_subset=32),
 }
 """The plans of MRPC."""
-_MRPC = Published(
-    by=PAPER,
-    model="BERT-base",
-    data="MRPC, dev",
-    metric="accuracy",
-    digital=1 - 0.1460,
-    at={1.0: 1 - 0.1395, HOUR: 1 - 0.1415, DAY: 1 - 0.1447, YEAR: 1 - 0.1540},
-    chance=0.5,
-    source=RASCH2023,
-)
-PUBLISHED = (
-    Published(
-        by=PAPER,
-        model="BERT-base",
-        data="GLUE, mean of 8",
-        metric="accuracy",
-        digital=1 - 0.1747,
-        at={HOUR: 1 - 0.1755},
-        chance=None,
-        source=RASCH2023,
-        stars={HOUR: 0.998},
-    ),
-    _MRPC,
-    direct(_MRPC, "column", {HOUR: 0.2287}),
-    Published(
-        by=REPLICATION,
-        model="BERT-base",
-        data="SST-2",
-        metric="accuracy",
-        digital=0.9037,
-        at={1.0: 0.9037, YEAR: 0.9037},
-        chance=0.5,
-        source="its README",
-        note="evaluated without noise",
-    ),
-)
 DATASETS: dict[str, type[PretrainedTask]] = {"sst2": Sst2, "mrpc": Mrpc}
 
 
@@ -160,7 +115,7 @@ class BertTask(SentenceTask):
     plans = PLANS
     data_sets = (SST2, MRPC)
     packaged = (MINILM,)
-    published = PUBLISHED
+    published = published_rows.BERT
 
     @classmethod
     def plans_for(cls, options: Mapping[str, Any]) -> Mapping[str, Plan]:

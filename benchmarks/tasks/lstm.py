@@ -14,20 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge.errors import UsageError
+from benchmarks.tasks import published_rows
 from benchmarks.tasks.base import DigitalRecipe, Split, Task
 from benchmarks.tasks.data import Loader, data_dir
 from benchmarks.tasks.models import bare, moved
 from benchmarks.tasks.plan import CLIPPED, ON_A_GPU, SMALL, LadderSizes, Plan
-from benchmarks.tasks.published import (
-    DAY,
-    HOUR,
-    PAPER,
-    RASCH2023,
-    REPLICATION,
-    YEAR,
-    Published,
-    direct,
-)
 from benchmarks.tasks.registry import register
 from benchmarks.tasks.streams import STEPS, folded, window
 from benchmarks.tasks.text import PTB, WIKITEXT2, help_text, penn_treebank, wikitext2
@@ -98,32 +89,6 @@ PLANS = {
     ),
     "paper": Plan(slow_subset=700),
 }
-_PAPER = Published(
-    by=PAPER,
-    model="LSTM 2x650",
-    data="Penn Treebank",
-    metric="error",
-    digital=0.7290,
-    at={HOUR: 0.7300, DAY: 0.7295},
-    chance=1 - 1 / 10_000,
-    source=RASCH2023,
-    about=(DAY,),
-)
-PUBLISHED = (
-    _PAPER,
-    direct(_PAPER, "tile", {1.0: 0.7394, HOUR: 0.7482, DAY: 0.7649, YEAR: 0.8211}),
-    Published(
-        by=REPLICATION,
-        model="LSTM 2x200",
-        data="WikiText-2",
-        metric="perplexity",
-        digital=330.96,
-        at={1.0: 259.05, YEAR: 259.09},
-        chance=None,
-        source="its README",
-        note="five epochs more than its digital model",
-    ),
-)
 DATASETS = {"wikitext2": (WIKITEXT2, wikitext2), "ptb": (PTB, penn_treebank)}
 SIZES = {"tiny": 64, "small": 200, "paper": 650}  # width of both layers
 STREAMS = 20  # parallel streams of an evaluation
@@ -150,7 +115,7 @@ class LanguageTask(Task):
     plans = PLANS
     ladder = LadderSizes(subset=2000, probe_samples=700, probe_inputs=128)
     data_sets = (WIKITEXT2, PTB)
-    published = PUBLISHED
+    published = published_rows.LSTM
 
     def __init__(
         self,

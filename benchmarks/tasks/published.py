@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from benchmarks.report.tables import normalised_accuracy
+from benchmarks.a_star import normalised_accuracy
 
 PAPER, REPLICATION = "paper", "replication"
 HOUR, DAY, YEAR = 3600.0, 86400.0, 31536000.0

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge.errors import UsageError
+from benchmarks.tasks import published_rows
 from benchmarks.tasks.base import DigitalRecipe, Task
 from benchmarks.tasks.data import data_dir
 from benchmarks.tasks.image_task import ImageTask
 from benchmarks.tasks.images import CIFAR10, Images, cifar
 from benchmarks.tasks.plan import CLIPPED, ON_A_GPU, LadderSizes, Plan
-from benchmarks.tasks.published import DAY, HOUR, PAPER, RASCH2023, YEAR, Published, direct
 from benchmarks.tasks.registry import register
 
 SHORT = {
@@ -81,21 +81,6 @@ DIGITAL = {
         weight_decay=5e-4,
     ),
 }
-_PAPER = Published(
-    by=PAPER,
-    model="ResNet-32",
-    data="CIFAR-10",
-    metric="accuracy",
-    digital=0.9420,
-    at={1.0: 0.9321, HOUR: 0.9292, DAY: 0.9250, YEAR: 0.9164},
-    chance=0.90,
-    source=RASCH2023,
-)
-PUBLISHED = (
-    _PAPER,
-    direct(_PAPER, "tile", {1.0: 0.1335, HOUR: 0.1589, DAY: 0.1754, YEAR: 0.3000}),
-    direct(_PAPER, "column", {1.0: 0.1003, HOUR: 0.1194, DAY: 0.1427, YEAR: 0.2263}),
-)
 
 
 class BasicBlock(nn.Module):
@@ -175,7 +160,7 @@ class ResNet32Task(ImageTask):
     # redrawn: the batch size of the paper's recipe
     ladder = LadderSizes(subset=300, probe_samples=16, probe_inputs=16, redrawn=50)
     data_sets = (CIFAR10,)
-    published = PUBLISHED
+    published = published_rows.RESNET32
 
     def __init__(self, images: Images, profile: str, cutout: int) -> None:
         """Prepare the data.

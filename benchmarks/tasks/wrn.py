@@ -10,20 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge.errors import UsageError
+from benchmarks.tasks import published_rows
 from benchmarks.tasks.base import DigitalRecipe, Task
 from benchmarks.tasks.image_task import ImageTask, read
 from benchmarks.tasks.images import CIFAR10, CIFAR100, Images
 from benchmarks.tasks.plan import CLIPPED, ON_A_GPU, SMALL, LadderSizes, Plan
-from benchmarks.tasks.published import (
-    DAY,
-    HOUR,
-    PAPER,
-    RASCH2023,
-    REPLICATION,
-    YEAR,
-    Published,
-    direct,
-)
+from benchmarks.tasks.published import Published
 from benchmarks.tasks.registry import register
 
 SHORT = {
@@ -115,31 +107,6 @@ DATA: dict[str, dict[str, Any]] = {
 """How each profile augments the images; arguments of `ImageTask`."""
 GROWTH = (8, 10, 12, 14, 16)
 """Sixteenths of an image's side, of the first epochs on a CPU."""
-_PAPER = Published(
-    by=PAPER,
-    model="WideResNet-16",
-    data="CIFAR-100",
-    metric="accuracy",
-    digital=0.8000,
-    at={DAY: 0.7994},
-    chance=0.99,
-    source=f"{RASCH2023}; 1 day: a variant, SI Table 5",
-    about=(DAY,),
-)
-PUBLISHED = (
-    _PAPER,
-    direct(_PAPER, "tile", {1.0: 0.2573, HOUR: 0.2802, DAY: 0.3232, YEAR: 0.6393}),
-    Published(
-        by=REPLICATION,
-        model="WideResNet-16-4",
-        data="CIFAR-100",
-        metric="accuracy",
-        digital=0.7850,
-        at={1.0: 0.7695, YEAR: 0.7694},
-        chance=0.99,
-        source="its README",
-    ),
-)
 
 
 class ResidualBlock(nn.Module):
@@ -244,7 +211,7 @@ class WideResNetTask(ImageTask):
     # redrawn: the batch size of the paper's recipe
     ladder = LadderSizes(subset=300, probe_samples=16, probe_inputs=16, redrawn=25)
     data_sets = (CIFAR10, CIFAR100)
-    published: tuple[Published, ...] = PUBLISHED
+    published: tuple[Published, ...] = published_rows.WRN
 
     def __init__(self, images: Images, depth: int, width: int, **options: Any) -> None:
         """Prepare the data.

@@ -325,6 +325,7 @@ def test_the_keyboard_reaches_every_button_with_visible_focus(browser: Any) -> N
 def test_the_theme_button_says_what_it_does(browser: Any, scheme: str, other: str) -> None:
     """By mouse and by keyboard; the words follow the system's scheme too."""
     from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
 
     browser.execute_cdp_cmd(
         "Emulation.setEmulatedMedia",
@@ -345,7 +346,8 @@ def test_the_theme_button_says_what_it_does(browser: Any, scheme: str, other: st
     turned = {"name": "prefers-color-scheme", "value": other.lower()}
     browser.refresh()
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [turned]})
-    assert browser.find_element("id", "theme").text == f"{scheme.title()} theme"
+    theme = browser.find_element("id", "theme")
+    WebDriverWait(browser, 20).until(lambda _: theme.text == f"{scheme.title()} theme")
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 

@@ -20,14 +20,16 @@ import torch
 from rich.console import Console
 
 from aimc_bridge import progress
+from aimc_bridge.commands import Output
 from aimc_bridge.progress import ProgressBar
 from aimc_bridge.sealed_files import read_tensors
 from benchmarks import run, tasks
 from benchmarks.studies import side_by_side
-from benchmarks.studies.estimates import Estimate
+from benchmarks.studies.estimates import Costs, Estimate
 from benchmarks.studies.replicas import Replica
 from benchmarks.studies.settings import Settings
 from benchmarks.studies.side_by_side import usual_workers
+from benchmarks.studies.steps import Step, Steps
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 300.0  # on a machine that is busy with other things
@@ -352,3 +354,18 @@ def test_bars_are_not_sent_at_every_step(sent: list[tuple[object, ...]]) -> None
             bar.advance()
     assert 2 <= len(sent) < 100
     assert sent[-1][1]["completed"] == 1000.0  # type: ignore[index]
+
+
+def test_a_step_takes_the_time_that_its_own_process_measured(tmp_path: Path) -> None:
+    """The process that counts steps may be busy when the messages come."""
+    told: list[tuple[object, ...]] = []
+    with side_by_side._Told(told.append).doing("one"):
+        time.sleep(0.2)
+    begun, (_, _, whole, seconds) = told
+    assert begun == ("begin", "one") and whole is True
+    assert isinstance(seconds, float) and 0.2 <= seconds < 60.0
+    known = Costs(tmp_path / "costs.json")
+    steps = Steps([Step("one", "a step", (("a kind", 2.0),))], Output(quiet=True), known)
+    steps.begin("one")
+    steps.end("one", seconds=7.0)  # although it ends at once
+    assert known.seconds("a kind", 2.0) == (7.0, True)
