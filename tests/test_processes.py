@@ -378,7 +378,7 @@ from aimc_bridge.workers import end_with
 
 def work(parent):
     end_with(parent)
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())  # at once: both write into one pipe
     time.sleep(600)
 
 if __name__ == "__main__":
