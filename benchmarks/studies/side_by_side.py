@@ -138,7 +138,7 @@ def side_by_side(
                 elif kind == "say":
                     output.say(*what)
                 elif kind == "bar":
-                    bars.draw(worker.name, *what)
+                    bars.draw(named[worker.name].study.title, *what)
                 elif kind == "begin":
                     steps.begin(*what)
                 elif kind == "end":
@@ -284,7 +284,7 @@ def _work(pipe: Connection, parent: int, threads: int, quiet: bool, bars: bool) 
         while job := pipe.recv_bytes():
             phases: Phases = pickle.loads(job)
             phases.steps = _Told(pipe.send)
-            name = phases.study.folder.name
+            name = phases.study.title
             phases.study.output = _Relayed(quiet=quiet, name=name, send=pipe.send, shows=bars)
             rows = phases.measure()
             pipe.send(("done", rows, phases.facts, phases.answers))

@@ -88,7 +88,7 @@ def test_side_by_side_gives_the_same_files(
     steps = [line for line in lines if line.startswith("[")]
     assert [line.partition("/")[0] for line in steps] == [f"[{i}" for i in range(1, 17)]
     assert sum("mlp, seed 1: " in line for line in steps) == 4
-    assert any(line.startswith("      mlp-seed-1: accuracy ") for line in lines)
+    assert any(line.startswith("      mlp, seed 1: accuracy ") for line in lines)
     result = json.loads(printed.out)
     values = [row[result["columns"].index("value")] for row in result["rows"]]
     with (one_by_one / "results.csv").open(encoding="utf-8", newline="") as file:
