@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import statistics
 import sys
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.table import Table
 
 from aimc_bridge.times import label
@@ -62,6 +64,21 @@ def of_run(
     parts += [wrapped(conclusion.text, columns) for conclusion in conclusions]
     parts.append(f"Report: {report_of(out)}")
     return "\n\n".join(filter(None, parts))
+
+
+def of_summary(text: str, out: Path) -> str:
+    """Return a summary as the end of a command: drawn on a terminal, as it is for a pipe.
+
+    Args:
+        text: The summary, Markdown. Figures are left out.
+        out: The folder of the results.
+    """
+    text = re.sub(r"^!\[.*\]\(.*\)\n*", "", text, flags=re.MULTILINE).rstrip()
+    if sys.stdout.isatty():
+        drawn = io.StringIO()
+        Console(file=drawn, width=width(), force_terminal=True).print(Markdown(text))
+        text = drawn.getvalue().rstrip()
+    return f"{text}\n\nReport: {report_of(out)}"
 
 
 def wrapped(text: str, columns: int) -> str:
