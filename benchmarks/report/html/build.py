@@ -227,10 +227,12 @@ def of_ladder(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> 
         first, last = (ends.iloc[place] for place in (0, -1))
         scale = tables.scale_of(metric)
         unit = "" if scale == 1 else " %"
+        digital = scale * ladder_page.digital_of(rows, metric)
         told.append(
-            f"{facts['model']}: {metric} is {scale * first['mean']:.2f}{unit} with "
-            f"{first['title']} and {scale * last['mean']:.2f}{unit} with {last['title']} after "
-            f"{label(when)}."
+            f"{facts['model']}, {label(when)} after programming: {metric} is "
+            f"{scale * first['mean']:.2f}{unit} on the first rung ({first['title']}) and "
+            f"{scale * last['mean']:.2f}{unit} on the last one ({last['title']}); the digital "
+            f"model has {digital:.2f}{unit}."
         )
         charts = []
         for name in (metric, "mvm"):
