@@ -56,8 +56,8 @@ class Wanted:
 
 
 _DIGITAL = (
-    "`python -m benchmarks.digital` makes the digital model of `--checkpoint`: it takes the words "
-    "before `--checkpoint`, and the folder as `--out`."
+    "`python -m benchmarks.digital` makes the digital model first: it takes the words before "
+    "`--checkpoint`, and `--out` with the path after it."
 )
 _PHASES_OF_ALL = "--phases direct control hwa --times 1s 1h 1d 1y"
 WANTED = (
