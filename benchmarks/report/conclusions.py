@@ -295,7 +295,7 @@ class _Place:
     def _trained(self, phase: str, base: str, direct: str, effect: Effect, t_s: float) -> str:
         name, now = _NAMES[phase], self.shown(phase, t_s)
         than = "direct conversion" if base == "direct" else "the digital model"
-        nothing = direct in ("none", "unsure", "better")
+        nothing = direct in ("none", "better")  # "unsure" may be a loss
         if effect.sign == "unknown":
             return f"{name} has {now}; without an interval, nothing follows from that"
         gain = f"{effect.interval(-1.0)}, over {_over(effect)}"

@@ -108,7 +108,7 @@ def test_too_few_samples_say_neither() -> None:
         "no loss of direct conversion can be shown (loss 95 % interval -2.0 to +2.6" in found.text
     )
     assert "has 66.7 %: neither a gain nor a harm over direct conversion can be shown" in found.text
-    assert "nothing to train for" in found.text
+    assert "nothing to train for" not in found.text  # up to 2.6 points may be lost
 
 
 def test_harm_after_a_loss_and_before_the_last_time() -> None:
