@@ -101,7 +101,7 @@ def _devices(table: pd.DataFrame, sides: tuple[str, str]) -> Any:
         axis.set_xlabel("target g / g_max")
         axis.set_ylabel(name)
         low, high = axis.get_ylim()
-        axis.set_ylim(min(0.0, low), high + 0.05 * abs(high))  # points all alike are not at the edge
+        axis.set_ylim(min(0.0, low), high + 0.05 * abs(high))  # room above equal points
     if not noise.empty:
         _against_time(axes[0][-1], noise, "read sd", _cells(noise))
         axes[0][-1].set_ylabel("sd of read g / g_max")
