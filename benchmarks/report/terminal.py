@@ -10,11 +10,11 @@ import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markdown import Markdown
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markdown import Markdown, TableElement
 from rich.table import Table
 
 from aimc_bridge.times import label
@@ -76,9 +76,26 @@ def of_summary(text: str, out: Path) -> str:
     text = re.sub(r"^!\[.*\]\(.*\)\n*", "", text, flags=re.MULTILINE).rstrip()
     if sys.stdout.isatty():
         drawn = io.StringIO()
-        Console(file=drawn, width=width(), force_terminal=True).print(Markdown(text))
+        Console(file=drawn, width=width(), force_terminal=True).print(_Summary(text))
         text = drawn.getvalue().rstrip()
     return f"{text}\n\nReport: {report_of(out)}"
+
+
+class _WholeTable(TableElement):
+    """A table that breaks long words instead of cutting them."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for part in super().__rich_console__(console, options):
+            if isinstance(part, Table):
+                for column in part.columns:
+                    column.overflow = "fold"
+            yield part
+
+
+class _Summary(Markdown):
+    """A summary whose tables are whole."""
+
+    elements: ClassVar = {**Markdown.elements, "table_open": _WholeTable}
 
 
 def wrapped(text: str, columns: int) -> str:

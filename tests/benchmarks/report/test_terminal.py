@@ -68,6 +68,9 @@ def test_a_summary_is_drawn_on_a_terminal_and_plain_in_a_pipe(
     assert plain == f"{summary.partition('![')[0].rstrip()}\n\n{told}"
     monkeypatch.setattr(terminal.sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(terminal, "width", lambda: 100)
+    wide = f"| {' | '.join('abc')} |\n| --- | --- | --- |\n| `{'x' * 60}` | {'y' * 60} | z |\n"
+    cells = terminal.of_summary(wide, tmp_path).partition("Report:")[0]
+    assert cells.count("x") == cells.count("y") == 60  # nothing is cut
     drawn = terminal.of_summary(summary, tmp_path)
     assert "78.75" in drawn and "Ladder" in drawn and drawn.endswith(f"\n\n{told}")
     assert not any(mark in drawn for mark in ("| ---", "**", "figures/a.png"))
