@@ -169,7 +169,7 @@ class Steps:
             for step in self.listed:
                 groups[step.group] += self._done[step.name] or 0.0
             seconds = time.monotonic() - self._made - self._span(groups)
-            self._costs.note(self._around_kind(), 1.0, seconds)
+            self._costs.note(self._around_kind(self.lanes), 1.0, seconds)
 
     def left_s(self) -> float | None:
         """Return the seconds that are left in all; None if nothing is known about them.
@@ -193,12 +193,17 @@ class Steps:
         after = max(0.0, around[0] - self._first) if around else 0.0
         return self._span(self._by_group(factor, mean or 0.0)) + after
 
-    def _around_kind(self) -> str:
-        processes = f"{self.lanes} processes" if self.lanes > 1 else "one process"
+    def _around_kind(self, lanes: int) -> str:
+        processes = f"{lanes} processes" if lanes > 1 else "one process"
         return f"{self._around}: around the steps, {processes}"
 
     def _around_s(self) -> tuple[float, bool] | None:
-        return self._costs.seconds(self._around_kind(), 1.0) if self._around else None
+        if not self._around:
+            return None
+        known = self._costs.seconds(self._around_kind(self.lanes), 1.0)
+        if known is None and (least := self._costs.seconds(self._around_kind(1), 1.0)):
+            return least[0], False  # several processes take longer; how much is not known yet
+        return known
 
     def _find(self, name: str) -> Step:
         return next(step for step in self.listed if step.name == name)
