@@ -21,6 +21,7 @@ The roles are "chip", "point", "line", "bar" and "band".
 """
 _LOWER = ("error", "loss", "perplexity")  # metrics whose name says that lower is better
 LEAST = 0.02  # the y axis of a share spans two points at least: noise must not look like a fall
+RIM = 0.02  # of the y axis: half the height of a marker
 
 
 @dataclass(frozen=True)
@@ -216,15 +217,36 @@ def lower_is_better(metric: str, lower: bool | None = None) -> bool | None:
     return True if any(word in words for word in _LOWER) else None
 
 
-def widen(axis: Axes, scale: float = 1.0) -> None:
+def is_share(metric: str) -> bool:
+    """Return whether a metric is a share of samples, which cannot be below 0 or above 100 %.
+
+    Args:
+        metric: The name.
+    """
+    return metric.lower() in ("accuracy", "error")
+
+
+def widen(axis: Axes, scale: float = 1.0, *, share: bool = False) -> None:
     """Widen a y axis that would blow up a difference of less than two points.
 
     Args:
         axis: The axes, after everything is drawn.
         scale: The value of 100 % on this axis: 1 for shares, 100 for percent.
+        share: Whether the axis shows shares: it then ends at 0 and at 100 %, with room for half a
+            marker. An interval of a mean that goes further is cut there.
     """
     low, high = axis.get_ylim()
-    drawing.widen(axis, LEAST * max(scale, abs(low), abs(high)))
+    least = LEAST * max(scale, abs(low), abs(high))
+    drawing.widen(axis, least)
+    if share:
+        low, high = axis.get_ylim()
+        bottom, top = max(low, 0.0), min(high, scale)
+        rim = RIM * max(top - bottom, least)
+        if top < high:
+            bottom, top = min(bottom, scale - least), top + rim
+        if bottom > low:
+            bottom, top = bottom - rim, max(top, least)
+        axis.set_ylim(bottom, top)
 
 
 def chips_text(rows: pd.DataFrame) -> str:

@@ -162,7 +162,13 @@ def panel(axis: Axes, swept: Swept, metric: str, mark: curves.Mark = curves.igno
         curves.draw_digital(axis, swept.digital[metric], swept.samples, mark=mark)
     drawing.time_axis(axis, times)
     axis.set_ylabel(curves.heading(str(metric), swept.lower_is_better))
-    curves.widen(axis)
+    largest = max(
+        float(rows["value"].max())
+        for rows in (table[table["metric"] == metric] for table in swept.tables.values())
+        if not rows.empty
+    )
+    share = curves.is_share(str(metric)) and largest <= 100.0
+    curves.widen(axis, 100.0 if share and largest > 1.0 else 1.0, share=share)
 
 
 def _check(name: str, rows: Any) -> None:

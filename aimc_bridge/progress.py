@@ -35,7 +35,7 @@ def bars(show: bool, counts: bool = True) -> Progress:
         amount = [TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn()]
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),  # on 100 columns the note of a training fits beside it
         *amount,
         TextColumn("{task.fields[note]}", table_column=Column()),  # breaks if it is too long
         TimeRemainingColumn(),

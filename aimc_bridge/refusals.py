@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from enum import Enum
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,21 @@ from aimc_bridge.errors import ConversionError
 
 _QUANTISED = re.compile(r"(^|\.)quantized(\.|$)|^torchao\.|^bitsandbytes\.")
 _MULTIPLIES = re.compile(r"Linear|Conv|LSTM|GRU|RNN|Attention|Bilinear")
-_SHOWN = 12  # entries that the error writes out
+_SHOWN = 12  # entries that the error writes out of each cause
+
+
+class Cause(Enum):
+    """Why weights cannot lie on tiles; the value is what the error says of it, and what to do."""
+
+    UNSERVED = (
+        "these hold weight matrices that no handler of engine {engine!r} serves",
+        "write a handler for their types (@aimc_bridge.handles, or handlers={{...}})",
+    )
+    LEFT = (
+        "these hold weight matrices that a handler of yours left digital",
+        "convert them there with make_linear",
+    )
+    REFUSED = ("these layers cannot be converted as they are", "change them as the reasons say")
 
 
 def is_matrix(tensor: Tensor) -> bool:
@@ -61,10 +76,12 @@ class _Refusal(NamedTuple):
     """One thing that stays digital although it may multiply.
 
     Attributes:
+        cause: Why.
         what: The entry of the error.
         exclude: The names that exclude it; none if no name does.
     """
 
+    cause: Cause
     what: str
     exclude: tuple[str, ...]
 
@@ -80,14 +97,15 @@ class Refusals:
         """Return whether anything is refused."""
         return bool(self._refusals)
 
-    def add(self, what: str, exclude: Iterable[str]) -> None:
+    def add(self, cause: Cause, what: str, exclude: Iterable[str]) -> None:
         """Note one thing.
 
         Args:
+            cause: Why it cannot lie on tiles.
             what: The entry of the error: names, and the reason in parentheses.
             exclude: The names that exclude it; "" is the whole model, which none does.
         """
-        self._refusals.append(_Refusal(what, tuple(name for name in exclude if name)))
+        self._refusals.append(_Refusal(cause, what, tuple(name for name in exclude if name)))
 
     def error(self, engine: str, exclude: Iterable[str], names: Iterable[str]) -> ConversionError:
         """Return the error, which ends with an `exclude` to paste.
@@ -97,14 +115,15 @@ class Refusals:
             exclude: The patterns that the user has excluded already.
             names: Names of all modules and parameters of the model.
         """
-        entries = [refusal.what for refusal in self._refusals]
-        if len(entries) > _SHOWN + 1:
-            entries[_SHOWN:] = [f"and {len(entries) - _SHOWN} more"]
-        message = (
-            f"these hold weight matrices that no handler of engine {engine!r} serves: "
-            f"{', '.join(entries)}; write a handler for their types (@aimc_bridge.handles, or "
-            "handlers={...}), or pass strict=False to leave them digital"
-        )
+        parts = []
+        for cause in Cause:
+            entries = [refusal.what for refusal in self._refusals if refusal.cause is cause]
+            if len(entries) > _SHOWN + 1:
+                entries[_SHOWN:] = [f"and {len(entries) - _SHOWN} more"]
+            if entries:
+                found, advice = (text.format(engine=engine) for text in cause.value)
+                parts.append(f"{found}: {', '.join(entries)}; {advice}")
+        message = f"{'; '.join(parts)}, or pass strict=False to leave them digital"
         named = [name for refusal in self._refusals for name in refusal.exclude]
         if named and all(refusal.exclude for refusal in self._refusals):
             patterns = [*exclude, *shortened(named, list(names))]

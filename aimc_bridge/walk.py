@@ -18,7 +18,7 @@ from aimc_bridge.engines.base import Engine
 from aimc_bridge.engines.match import CustomHandler, Handler, is_served, match
 from aimc_bridge.errors import ConversionError, UsageError
 from aimc_bridge.folding import fold
-from aimc_bridge.refusals import Refusals, is_matrix, no_cells, why_not
+from aimc_bridge.refusals import Cause, Refusals, is_matrix, no_cells, why_not
 from aimc_bridge.source_code import dotted
 from aimc_bridge.spec import Preset
 from aimc_bridge.usage import is_multiplied
@@ -32,7 +32,7 @@ class Walk:
 
     Attributes:
         layers: The coverage report so far, one record per layer that holds parameters.
-        refused: Weight matrices that no handler serves and no pattern excludes: an error if the
+        refused: Weight matrices that stay digital though no pattern excludes them: an error if the
             conversion is strict.
         used: Patterns that had an effect so far.
         checked: (preset, device, dtype) cases that the engine can run, so that each is checked
@@ -104,6 +104,7 @@ class Walk:
                     continue
                 if not (holder and self._exclusion(holder)):
                     self.refused.add(
+                        Cause.REFUSED,
                         f"{place} (a {type(part).__name__} that is not in the module tree; keep "
                         "it in an nn.ModuleList or nn.ModuleDict)",
                         [holder],
@@ -181,8 +182,8 @@ class Walk:
 
     def _leave_refused(self, name: str, module: nn.Module, problem: ConversionError) -> nn.Module:
         """Record a layer that cannot be converted, with the reason, and return it as it is."""
-        self.refused.add(f"{name or type(module).__name__} ({problem})", [name])
-        self._leave_all(name, module, f"no handler: {problem}")
+        self.refused.add(Cause.REFUSED, f"{name or type(module).__name__} ({problem})", [name])
+        self._leave_all(name, module, f"refused: {problem}")
         self.done[id(module)] = module
         return module
 
@@ -416,8 +417,11 @@ class Walk:
     def _refuse(self, names: list[str], module: nn.Module, handler: CustomHandler | None) -> None:
         """Note weight matrices that are an error if the conversion is strict."""
         if names:
-            left = "" if handler is None else f", left digital by handler {handler.name}"
-            self.refused.add(f"{', '.join(names)} ({type(module).__name__}{left})", names)
+            cause, left = Cause.UNSERVED, ""
+            if handler is not None:
+                cause, left = Cause.LEFT, f", left digital by handler {handler.name}"
+            what = f"{', '.join(names)} ({type(module).__name__}{left})"
+            self.refused.add(cause, what, names)
 
 
 class _Parameter(NamedTuple):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated
 
 from benchmarks import cli
-from benchmarks.report import folders
+from benchmarks.report import folders, terminal
 from benchmarks.studies import folder
 from benchmarks.studies.ablation import Ablation, AblationOptions
 from benchmarks.studies.settings import set_threads, task_names
@@ -58,7 +58,8 @@ def run(
         rows = ablation.run(shlex.join(["python", "-m", "benchmarks.ablation", *words]))
     if record is not None:
         folders.keep(out, record)
-    output.result((out / "summary.md").read_text(encoding="utf-8"), {"out": out, **as_table(rows)})
+    text = terminal.of_summary((out / "summary.md").read_text(encoding="utf-8"), out)
+    output.result(text, {"out": out, **as_table(rows)})
 
 
 app = cli.command("ablation", run, "TASK")

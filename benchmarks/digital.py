@@ -160,7 +160,7 @@ def fit(
             raise UsageError(f"{out} holds a finished run; name another folder or --resume")
         known = tasks.read_info(out)
         check_same(out, about, {key: known.get(key, about[key]) for key in about})
-        output.say(f"{out} holds a finished run: nothing left to do")
+        output.say(f"digital model: trained before, in {out}")
         return task.load(out)
     if (out / "checkpoint.json").exists() and not resume:
         raise UsageError(f"{out} holds an unfinished run; --resume goes on with it")

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import cli
+from benchmarks.report import terminal
 from benchmarks.studies import folder
 from benchmarks.studies.ladder.ascent import Ascent, LadderOptions
 from benchmarks.studies.settings import set_threads, task_names
@@ -47,8 +48,7 @@ def run(
     with folder.resumable(out, output):
         rows = ascent.run(shlex.join(["python", "-m", "benchmarks.ladder", *words]))
     text = (out / "summary.md").read_text(encoding="utf-8")
-    output.result(text, {"out": out, **as_table(rows)})
-    output.say(f"results in {out}")
+    output.result(terminal.of_summary(text, out), {"out": out, **as_table(rows)})
 
 
 app = cli.command("ladder", run, "[TASK ...]")

@@ -37,5 +37,6 @@ def main(chips: int = 10, times: tuple[str, ...] = ("1s", "1h", "1y")) -> dict[s
 
 
 if __name__ == "__main__":
+    print(f"{'device':10} 1s    1h    1y")
     for name, means in main().items():
         print(f"{name:10}", *(f"{mean:.1%}" for mean in means))

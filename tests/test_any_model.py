@@ -191,6 +191,9 @@ def test_the_exclude_of_the_error_works_when_pasted(engine: str) -> None:
     with pytest.raises(ConversionError) as error:
         convert(model, ideal, engine=engine, exclude="5")
     assert pasted(error.value) == ["5", "3", "4", "*.1.mix", "*.2"]
+    unserved, refused = str(error.value).split("these layers cannot be converted as they are")
+    assert "mix" in unserved and "write a handler for their types" in unserved
+    assert "Scaled changes the forward pass" in refused and "stages" in refused
     analog = convert(model, ideal, engine=engine, exclude=pasted(error.value))
     table = coverage(analog)
     assert list(table[table["where"] == "analog"].module) == ["0.0", "1.0", "2.0"]
@@ -240,7 +243,7 @@ def test_quantised_layers_are_refused_by_type(engine: str) -> None:
         analog = convert(model, ideal, engine=engine, **options)  # type: ignore[arg-type]
         table = coverage(analog).set_index("module")
         assert table.loc["first"]["where"] == "digital"
-        assert table.loc["first"].reason.startswith(("no handler: Linear of torch.ao", "excluded"))
+        assert table.loc["first"].reason.startswith(("refused: Linear of torch.ao", "excluded"))
         assert_close(analog(random(3, 1, 4)), model(random(3, 1, 4)), "quantised")
 
 
@@ -260,6 +263,8 @@ def test_layers_without_cells_are_refused_in_one_error(engine: str) -> None:
     assert "in (Linear with an empty weight (4, 0))" in message
     assert "out (Linear with an empty weight (0, 4))" in message
     assert "conv (Conv2d with an empty weight (4, 0, 3, 3))" in message
+    assert "change them as the reasons say" in message
+    assert "write a handler" not in message  # there is one, and it cannot help
     analog = convert(model, ideal, engine=engine, exclude=pasted(error.value))
     assert list(coverage(analog)[coverage(analog)["where"] == "analog"].module) == ["fine"]
     lazy = nn.ModuleDict({"a": nn.LazyLinear(3), "b": nn.LazyConv1d(3, 2), "fine": linear(4, 4)})

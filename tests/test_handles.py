@@ -291,8 +291,10 @@ def test_a_weight_matrix_that_a_handler_leaves_digital(engine: str) -> None:
     with pytest.raises(
         ConversionError,
         match=r"2\.gate \(Gated, left digital by handler convert_gated\);.*\[\"2\.gate\"\]$",
-    ):
+    ) as error:
         convert(digital, ideal, engine=engine, handlers=handlers)
+    assert "convert them there with make_linear" in str(error.value)
+    assert "write a handler" not in str(error.value)
     analog = convert(digital, ideal, engine=engine, handlers=handlers, strict=False)
     with pytest.warns(UserWarning, match=r'exclude=\["2.gate"\]$'):
         assert_close(analog(X), digital(X), "output")

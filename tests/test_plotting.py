@@ -120,6 +120,30 @@ def test_a_small_difference_is_not_blown_up() -> None:
     assert 0.6 < high - low < 0.8
 
 
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_the_axis_of_a_share_ends_at_its_bounds(scale: float) -> None:
+    """There is room for half a marker, and no tick beyond; other metrics have no bounds."""
+    for level, bound in ((0.99, 1.0), (0.02, 0.0)):
+        rows = table(fall=0.0, level=level)
+        rows["value"] = scale * rows["value"].clip(0.0, 1.0)
+        (axis,) = plot(rows).axes
+        low, high = axis.get_ylim()
+        assert high - low >= 0.02 * scale
+        beyond = high - scale if bound else -low
+        assert 0.0 < beyond <= 0.021 * (high - low)
+        ticks = [tick for tick in axis.get_yticks() if low <= tick <= high]
+        assert all(-1e-9 <= tick <= scale + 1e-9 for tick in ticks)
+    rows = table("f1", fall=0.0, level=0.99)
+    assert plot(rows).axes[0].get_ylim()[1] > 1.01
+
+
+def test_a_share_of_all_samples_has_two_points_of_axis_too() -> None:
+    rows = table(fall=0.0)
+    rows["value"] = 1.0
+    low, high = plot(rows).axes[0].get_ylim()
+    assert high - low >= 0.02 and 1.0 < high <= 1.0 + 0.021 * (high - low)
+
+
 def test_one_chip_has_a_line_and_no_interval() -> None:
     figure = plot(table()[lambda rows: rows.chip == 0])
     (axis,) = figure.axes

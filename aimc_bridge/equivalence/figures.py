@@ -100,7 +100,8 @@ def _devices(table: pd.DataFrame, sides: tuple[str, str]) -> Any:
         _compare(axis, part, part["target"].to_numpy(), quantity, 0, 1, sides[0])
         axis.set_xlabel("target g / g_max")
         axis.set_ylabel(name)
-        axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
+        low, high = axis.get_ylim()
+        axis.set_ylim(min(0.0, low), high + 0.05 * abs(high))  # room above equal points
     if not noise.empty:
         _against_time(axes[0][-1], noise, "read sd", _cells(noise))
         axes[0][-1].set_ylabel("sd of read g / g_max")

@@ -48,6 +48,7 @@ def report(
         tuple[str, ...],
         Parameter(
             consume_multiple=True,
+            show_default=False,
             help="Tables: the digital model's value, such as 0.96; METRIC=VALUE if there are "
             "several metrics.",
         ),
@@ -59,6 +60,7 @@ def report(
         tuple[str, ...],
         Parameter(
             consume_multiple=True,
+            show_default=False,
             help="Tables: the value of guessing, such as 0.1; with --digital the report has A*.",
         ),
     ] = (),
@@ -93,8 +95,8 @@ def report(
         raise UsageError("--samples is for .csv files of sweeps; a run knows its own")
     if merge is not None:
         if not output.dry_run:
-            shards.merge(runs, merge, output)
-        output.result(str(merge / "summary.md"), {"merged": runs, "out": merge})
+            shards.merge(runs, merge)
+        output.result(f"Report: {merge / FILE}", {"merged": runs, "out": merge})
         return
     kinds = {str(folder): folders.kind_of(folder) for folder in runs}
     text = folders.comparison(runs) if len(runs) > 1 else ""
@@ -109,7 +111,8 @@ def report(
         if not output.dry_run:
             out.mkdir(parents=True, exist_ok=True)
             folders.compare(runs, out / FILE)
-    output.result(text or "\n".join(map(str, paths)), {"kinds": kinds, "files": paths})
+    told = f"{text}\n\nReport: {out / FILE}" if out and text else "\n".join(map(str, paths))
+    output.result(told, {"kinds": kinds, "files": paths})
 
 
 def _of_tables(

@@ -137,7 +137,7 @@ def draw(record: Record, path: Path, description: str) -> None:
         at, values, "D:", color=drawing.COLOURS[2], mfc="white", label="replication, published"
     )
     drawing.time_axis(axis, times)
-    curves.widen(axis, 100.0)
+    curves.widen(axis, 100.0, share=True)
     axis.set_title(f"{facts['model']}, {facts['dataset']}", fontsize=9)
     axis.set_ylabel("accuracy, %")
     drawing.legend(drawn, [axis])

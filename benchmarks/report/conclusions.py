@@ -56,6 +56,8 @@ class Effect:
         """The conclusion of the interval: the sign of the difference, or that it is open."""
         if math.isnan(self.low) or math.isnan(self.high):
             return "unknown"
+        if "samples" in self.over and self.mean and math.isclose(self.low, self.high):
+            return "unknown"  # two chips that err equally often: no spread, and no certainty either
         if self.low > 0:
             return "worse"
         if self.high < 0:
@@ -273,8 +275,8 @@ class _Place:
         pair = f"digital {digital}, on the chip {now}"
         if effect.sign == "unknown":
             return (
-                f"direct conversion has {now}, digital {digital}; a single chip, or a single "
-                "sample, does not say whether that is a loss"
+                f"direct conversion has {now}, digital {digital}; so few chips or samples do not "
+                "say whether that is a loss"
             )
         interval = f"95 % interval {effect.interval(1.0)}, over {_over(effect)}"
         if effect.sign == "worse":
@@ -295,9 +297,9 @@ class _Place:
     def _trained(self, phase: str, base: str, direct: str, effect: Effect, t_s: float) -> str:
         name, now = _NAMES[phase], self.shown(phase, t_s)
         than = "direct conversion" if base == "direct" else "the digital model"
-        nothing = direct in ("none", "unsure", "better")
+        nothing = direct in ("none", "better")  # "unsure" may be a loss
         if effect.sign == "unknown":
-            return f"{name} has {now}; without an interval, nothing follows from that"
+            return f"{name} has {now}; nothing follows from that"
         gain = f"{effect.interval(-1.0)}, over {_over(effect)}"
         loss = f"{effect.interval(1.0)}, over {_over(effect)}"
         if effect.sign == "better":

@@ -324,7 +324,7 @@ def panel(
     if metric == "perplexity" and shown["mean"].max() > 2 * shown["mean"].min():
         drawing.log_axis(axis)
     elif metric != "mvm":
-        curves.widen(axis, scale)
+        curves.widen(axis, scale, share=curves.is_share(metric))
     name = "MVM error" if metric == "mvm" else metric
     axis.set_ylabel(curves.heading(name if scale == 1 else f"{name}, %"))
     axis.set_xticks(

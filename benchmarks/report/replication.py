@@ -55,6 +55,10 @@ class Wanted:
     command: str
 
 
+_DIGITAL = (
+    "`python -m benchmarks.digital` makes the digital model first: it takes the words before "
+    "`--checkpoint`, and `--out` with the path after it."
+)
 _PHASES_OF_ALL = "--phases direct control hwa --times 1s 1h 1d 1y"
 WANTED = (
     Wanted(
@@ -250,13 +254,14 @@ def section() -> str:
     import pandas as pd
 
     lines, reasons = [], []
-    missing: dict[str, str] = {}
+    missing: dict[str, list[str]] = {}
     for wanted in WANTED:
         differs = False
         for published, ours in rows_of(wanted):
             lines += _lines(wanted, published, ours)
             if ours is None:
-                missing[_how(wanted, published)] = wanted.title
+                of = missing.setdefault(_how(wanted, published), [wanted.title])
+                of.append(_kind(published))
             else:
                 differs = differs or DIFFERS in verdicts(ours, published)
         reasons += _reasons(wanted, differs)
@@ -265,8 +270,10 @@ def section() -> str:
     if reasons:
         parts += ["Where a row differs:", "\n".join(reasons)]
     if missing:
-        listed = "\n".join(f"- {title}: {how}" for how, title in missing.items())
-        parts += ["Not measured yet:", listed]
+        listed = "\n".join(
+            f"- {title} ({'; '.join(kinds)}): {how}" for how, (title, *kinds) in missing.items()
+        )
+        parts += [f"Not measured yet. {_DIGITAL}", listed]
     return "\n\n".join(parts)
 
 

@@ -394,8 +394,7 @@ def panel(
     scale = scale_of(metric)
     digital = shown[shown.phase == "digital"].value
     if len(digital):
-        share = metric in ("accuracy", "error") or None
-        count = share and (samples or {}).get(dataset)
+        count = (samples or {}).get(dataset) if curves.is_share(metric) else None
         curves.draw_digital(axis, float(digital.mean()), count, scale, mark)
     found = curves_of(results, metric)
     unit = "" if scale == 1 else " %"
@@ -407,7 +406,7 @@ def panel(
     if metric == "perplexity" and shown.value.max() > 5 * shown.value.min():
         drawing.log_axis(axis)
     else:
-        curves.widen(axis, scale)
+        curves.widen(axis, scale, share=curves.is_share(metric))
     axis.set_ylabel(curves.heading(metric if scale == 1 else f"{metric}, %"))
     axis.set_title(f"{results.model.iloc[0]}\n{dataset}", fontsize=9)
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import statistics
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markdown import Markdown, TableElement
 from rich.table import Table
 
 from aimc_bridge.times import label
@@ -62,6 +64,38 @@ def of_run(
     parts += [wrapped(conclusion.text, columns) for conclusion in conclusions]
     parts.append(f"Report: {report_of(out)}")
     return "\n\n".join(filter(None, parts))
+
+
+def of_summary(text: str, out: Path) -> str:
+    """Return a summary as the end of a command: drawn on a terminal, as it is for a pipe.
+
+    Args:
+        text: The summary, Markdown. Figures are left out.
+        out: The folder of the results.
+    """
+    text = re.sub(r"^!\[.*\]\(.*\)\n*", "", text, flags=re.MULTILINE).rstrip()
+    if sys.stdout.isatty():
+        drawn = io.StringIO()
+        Console(file=drawn, width=width(), force_terminal=True).print(_Summary(text))
+        text = drawn.getvalue().rstrip()
+    return f"{text}\n\nReport: {report_of(out)}"
+
+
+class _WholeTable(TableElement):
+    """A table that breaks long words instead of cutting them."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for part in super().__rich_console__(console, options):
+            if isinstance(part, Table):
+                for column in part.columns:
+                    column.overflow = "fold"
+            yield part
+
+
+class _Summary(Markdown):
+    """A summary whose tables are whole."""
+
+    elements: ClassVar = {**Markdown.elements, "table_open": _WholeTable}
 
 
 def wrapped(text: str, columns: int) -> str:

@@ -29,7 +29,7 @@ from aimc_bridge.engines.native import onednn
 from aimc_bridge.errors import UsageError, VersionError
 from benchmarks import cli, machine
 from benchmarks.report import speed as report
-from benchmarks.report import speed_records, speed_tables
+from benchmarks.report import speed_records, speed_tables, terminal
 from benchmarks.report.record import Record, read
 from benchmarks.speed import goals, sides
 from benchmarks.speed import growth as growing
@@ -175,8 +175,7 @@ def speed(
         "growth": report.growth_rows(record),
         "failed": failed,
     }
-    output.result(speed_tables.summary(record), data)
-    output.say(str(folder))
+    output.result(terminal.of_summary(speed_tables.summary(record), folder), data)
     if failed:
         output.say(f"not met: {', '.join(failed)}", style="red")
     return 1 if failed else 0

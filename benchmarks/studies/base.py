@@ -104,9 +104,15 @@ class Study:
         }
         task.place(settings.place)
 
+    @property
+    def title(self) -> str:
+        """Return the name of the training, such as "wrn", or "wrn, seed 3" of several."""
+        several = self.settings.seeds > 1
+        return f"{self.task.name}, seed {self.seed}" if several else self.task.name
+
     def say(self, text: str) -> None:
-        """Print a note that begins with the task's name."""
-        self.output.say(f"{self.task.name}  {text}")
+        """Print a note that begins with the name of the training."""
+        self.output.say(f"{self.title}: {text}")
 
     # --- models ---
 

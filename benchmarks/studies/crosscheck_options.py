@@ -37,6 +37,10 @@ def _several(text: str, **options: Any) -> Parameter:
     return Parameter(consume_multiple=True, help=text, **options)
 
 
+def _words(values: tuple[Any, ...]) -> str:
+    return " ".join(map(str, values))
+
+
 def _check_targets(_: Any, targets: tuple[float, ...]) -> None:
     if not targets or not all(0 <= target <= 1 for target in targets):
         given = " ".join(map(str, targets))
@@ -84,7 +88,8 @@ class CrosscheckOptions:
         ),
     ] = "aihwkit"
     levels: Annotated[
-        tuple[Literal["device", "layer", "task"], ...], _several("What is compared.")
+        tuple[Literal["device", "layer", "task"], ...],
+        _several("What is compared.", show_default=_words),
     ] = ("device", "layer")
     times: Annotated[
         cli.Times,
@@ -92,7 +97,11 @@ class CrosscheckOptions:
     ] = None
     targets: Annotated[
         tuple[float, ...],
-        _several("Conductances of devices over g_max, in [0, 1].", validator=_check_targets),
+        _several(
+            "Conductances of devices over g_max, in [0, 1].",
+            validator=_check_targets,
+            show_default=_words,
+        ),
     ] = TARGETS
     samples: Annotated[cli.Count, Parameter(help="Devices per cell.")] = SAMPLES
     chips: Annotated[

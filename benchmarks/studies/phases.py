@@ -234,7 +234,7 @@ class Phases:
         if not path.exists():
             return False
         self._skip(f"{phase} training")
-        self.study.say(f"{phase}: weights of the run before the interruption")
+        self.study.say(f"{run_steps.TRAININGS[phase]} was done before: its weights are loaded")
         folder.load_weights(model, path)
         return True
 

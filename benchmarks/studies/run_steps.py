@@ -12,7 +12,7 @@ from benchmarks.digital import total_steps
 from benchmarks.studies.base import Study
 from benchmarks.studies.steps import Listener, Step, kind_of
 
-_TRAININGS = {
+TRAININGS = {
     "finetune": "fine-tuning without a chip",
     "control": "control: hardware-aware training without its noise",
     "hwa": "hardware-aware training",
@@ -61,7 +61,7 @@ def digital(study: Study) -> list[Step]:
     if study.plan.digital_epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=study.plan.digital_epochs)
     batches = total_steps(recipe, len(task.digital_loader(recipe.batch_size, study.seed)))
-    text = f"{_head(study)}: training the digital {task.model_name}, {batches} mini-batches"
+    text = f"{study.title}: training the digital {task.model_name}, {batches} mini-batches"
     group = study.folder.name
     return [Step(name_of(study, "digital"), text, ((cost_of(study, "digital"), batches),), group)]
 
@@ -97,7 +97,7 @@ def training(study: Study, phase: str) -> list[Step]:
         return []
     recipe = study.settings.recipe_of(task)
     batches = batches_of(study, recipe)
-    text = f"{_head(study)}: {_TRAININGS[phase]}, recipe {recipe.name}, {batches} mini-batches"
+    text = f"{study.title}: {TRAININGS[phase]}, recipe {recipe.name}, {batches} mini-batches"
     work = (cost_of(study, "fine-tuning" if phase == "finetune" else "training"), batches)
     return [Step(name_of(study, f"{phase} training"), text, (work,), study.folder.name)]
 
@@ -131,14 +131,9 @@ def swept(
         samples = task.count("test") if subset is None else subset
         what = f"{_SWEPT[phase]} on {engine}" + (f", {subset} {task.unit}" if subset else "")
         at = ", ".join(map(label, times))
-        text = f"{_head(study)}: {what}, {chips} {'chips' if chips > 1 else 'chip'} at {at}"
+        text = f"{study.title}: {what}, {chips} {'chips' if chips > 1 else 'chip'} at {at}"
         part = f"{phase} {engine}" + (f" {subset}" if subset is not None else "")
         units = chips * len(times) * samples
         work = ((cost_of(study, engine), units),)
         listed.append(Step(name_of(study, part), text, work, study.folder.name))
     return listed
-
-
-def _head(study: Study) -> str:
-    several = study.settings.seeds > 1
-    return f"{study.task.name}, seed {study.seed}" if several else study.task.name

@@ -102,7 +102,7 @@ def _copy(path: Path, target: Path) -> None:
 # --- joining the parts ----------------------------------------------------------------------------
 
 
-def merge(parts: Sequence[Path], into: Path, output: Output) -> None:
+def merge(parts: Sequence[Path], into: Path) -> None:
     """Join the folders of all parts of a run to the folder of the whole run.
 
     Its results.csv equals that of the run without shards, bit for bit.
@@ -110,7 +110,6 @@ def merge(parts: Sequence[Path], into: Path, output: Output) -> None:
     Args:
         parts: The folders of the parts.
         into: A new folder.
-        output: Where notes go.
 
     Raises:
         UsageError: If the parts are of different runs, if `into` holds something, or if no folder
@@ -141,7 +140,8 @@ def merge(parts: Sequence[Path], into: Path, output: Output) -> None:
         settings = dataclasses.replace(
             settings, **{name: _tuple(claim[name]) for name in GROWING if name in claim}
         )
-        WholeRun(settings, tasks, into, output, tuple(words), Replica()).measure(resume=True)
+        quiet = Output(quiet=True)  # nothing is left to do but to write the results
+        WholeRun(settings, tasks, into, quiet, tuple(words), Replica()).measure(resume=True)
         (into / _MERGING).unlink()
 
 

@@ -106,6 +106,7 @@ def side_by_side(
 
     Raises:
         CapabilityError: If a process is ended from outside.
+        WorkerError: If a training raises an error that cannot be sent from its process to this one.
         Exception: What a training raises; its cause is the traceback in its process.
     """
     waiting = deque((name, jobs[name]) for name in steps.order())
@@ -132,18 +133,25 @@ def side_by_side(
                         del workers[worker.pipe]
                     yield phases, rows
                 elif kind == "failed":
-                    error, trace = what
-                    raise error from _Elsewhere(trace)
+                    blob, words, trace = what
+                    raise _received(blob, words) from _Elsewhere(trace)
                 elif kind == "say":
                     output.say(*what)
                 elif kind == "bar":
-                    bars.draw(worker.name, *what)
+                    bars.draw(named[worker.name].study.title, *what)
                 elif kind == "begin":
                     steps.begin(*what)
                 elif kind == "end":
                     steps.end(what[0], whole=what[1], seconds=what[2])
                 else:
                     steps.skip(*what)
+
+
+class WorkerError(RuntimeError):
+    """An error in another process that cannot be sent as it is; the message has its type and text.
+
+    It is not one of the project's own errors: what nobody expected stays a traceback.
+    """
 
 
 class _Elsewhere(Exception):
@@ -276,23 +284,38 @@ def _work(pipe: Connection, parent: int, threads: int, quiet: bool, bars: bool) 
         while job := pipe.recv_bytes():
             phases: Phases = pickle.loads(job)
             phases.steps = _Told(pipe.send)
-            name = phases.study.folder.name
+            name = phases.study.title
             phases.study.output = _Relayed(quiet=quiet, name=name, send=pipe.send, shows=bars)
             rows = phases.measure()
             pipe.send(("done", rows, phases.facts, phases.answers))
     except EOFError:  # the other process has no more use for this one
         pass
     except Exception as error:  # noqa: BLE001 - raised again in the other process
-        pipe.send(("failed", _portable(error), traceback.format_exc()))
+        pipe.send(("failed", *_sent(error), traceback.format_exc()))
 
 
-def _portable(error: Exception) -> Exception:
-    """Return an error as it can be sent."""
+def _sent(error: Exception) -> tuple[bytes, str]:
+    """Return an error as it can be sent: pickled, or b"" if that fails, and its type and text."""
+    words = _words(error)
     try:
-        pickle.loads(pickle.dumps(error))
+        return pickle.dumps(error), words
     except Exception:  # noqa: BLE001 - what pickling an error can raise is not known
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
+        return b"", words
+
+
+def _received(blob: bytes, words: str) -> Exception:
+    """Return the error that `_sent` sent; a WorkerError if it does not come back the same."""
+    try:
+        error = pickle.loads(blob)
+        if isinstance(error, Exception) and _words(error) == words:
+            return error
+    except Exception:  # noqa: BLE001 - as in `_sent`; its class may exist in its process alone
+        pass
+    return WorkerError(words)
+
+
+def _words(error: Exception) -> str:
+    return "".join(traceback.format_exception_only(error)).strip()
 
 
 @dataclass(frozen=True)

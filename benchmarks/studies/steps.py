@@ -68,16 +68,25 @@ class Steps:
         lanes: How many groups of steps run side by side.
     """
 
-    def __init__(self, listed: Sequence[Step], output: Output, known: Costs | None = None) -> None:
+    def __init__(
+        self,
+        listed: Sequence[Step],
+        output: Output,
+        known: Costs | None = None,
+        around: str = "",
+    ) -> None:
         """Prepare the steps; they run one after another unless `lanes` is set.
 
         Args:
             listed: The steps, in the order in which they run.
             output: Where the lines go.
             known: The costs of work; None reads those of this machine.
+            around: The name of the command, if what it does before, between and after its steps
+                (start processes, import, write results) counts; `close` then notes its time.
         """
         self.listed, self.output, self.lanes = list(listed), output, 1
         self._costs = known or costs()
+        self._around, self._made, self._first = around, time.monotonic(), 0.0
         self._predicted = {step.name: self._seconds(step) for step in self.listed}
         self._began: dict[str, float] = {}  # of the steps that are being done
         self._done: dict[str, float | None] = {}  # None: not done here, it was finished before
@@ -92,7 +101,11 @@ class Steps:
     def estimate(self) -> Estimate:
         """Return how long all steps together will take."""
         found = total((step.text, self._predicted[step.name]) for step in self.listed)
-        return dataclasses.replace(found, seconds=self._span(self._by_group(1.0, 0.0)))
+        seconds = self._span(self._by_group(1.0, 0.0))
+        if seconds and (around := self._around_s()):
+            found = dataclasses.replace(found, here=found.here and around[1])
+            seconds += around[0]
+        return dataclasses.replace(found, seconds=seconds)
 
     def order(self) -> list[str]:
         """Return the groups in the order in which they are begun side by side: the longest first.
@@ -122,6 +135,7 @@ class Steps:
         """
         step = self._find(name)
         self._began[name] = time.monotonic()
+        self._first = self._first or self._began[name] - self._made
         number = len({*self._began, *self._done})
         self.output.say(f"[{number}/{len(self.listed)}] {step.text}{self._left()}")
 
@@ -147,6 +161,16 @@ class Steps:
         """
         self._done.setdefault(name, None)
 
+    def close(self) -> None:
+        """Note how long the work around the steps took, if all of them were done here."""
+        done = [seconds for seconds in self._done.values() if seconds is not None]
+        if self._around and len(done) == len(self.listed):
+            groups = dict.fromkeys((step.group for step in self.listed), 0.0)
+            for step in self.listed:
+                groups[step.group] += self._done[step.name] or 0.0
+            seconds = time.monotonic() - self._made - self._span(groups)
+            self._costs.note(self._around_kind(self.lanes), 1.0, seconds)
+
     def left_s(self) -> float | None:
         """Return the seconds that are left in all; None if nothing is known about them.
 
@@ -165,7 +189,21 @@ class Steps:
         left = [step for step in self.listed if step.name not in self._done]
         if mean is None and any(self._predicted[step.name] is None for step in left):
             return None
-        return self._span(self._by_group(factor, mean or 0.0))
+        around = self._around_s()
+        after = max(0.0, around[0] - self._first) if around else 0.0
+        return self._span(self._by_group(factor, mean or 0.0)) + after
+
+    def _around_kind(self, lanes: int) -> str:
+        processes = f"{lanes} processes" if lanes > 1 else "one process"
+        return f"{self._around}: around the steps, {processes}"
+
+    def _around_s(self) -> tuple[float, bool] | None:
+        if not self._around:
+            return None
+        known = self._costs.seconds(self._around_kind(self.lanes), 1.0)
+        if known is None and (least := self._costs.seconds(self._around_kind(1), 1.0)):
+            return least[0], False  # several processes take longer; how much is not known yet
+        return known
 
     def _find(self, name: str) -> Step:
         return next(step for step in self.listed if step.name == name)

@@ -193,7 +193,8 @@ class WholeRun:
         self.tasks = {name: self._phases_of(task) for name, task in made.items()}
         self.trainings = [phases for listed in self.tasks.values() for phases in listed]
         steps = [step for phases in self.trainings for step in phases.planned()]
-        self.steps = Steps(steps, output, Costs(None) if replica.index else None)
+        known = Costs(None) if replica.index else None
+        self.steps = Steps(steps, output, known, around="benchmarks.run")
         self._jobs: dict[str, bytes] = {}
         self._spread(workers)
         for phases in self.trainings:
@@ -280,6 +281,7 @@ class WholeRun:
                         parts[name] = _of_all([rows[one] for one in trainings], trainings)
                         parts = {task: parts[task] for task in self.tasks if task in parts}
                         self._write(parts)
+        self.steps.close()
         self.replica.meet()
         return pd.concat(parts.values(), ignore_index=True)
 

@@ -45,9 +45,12 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [out / "shard-1-of-2", out / "shard-2-of-2"]
 
 
-def test_merged_shards_are_the_whole_run(whole: Path, shards: list[Path], tmp_path: Path) -> None:
+def test_merged_shards_are_the_whole_run(
+    whole: Path, shards: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     into = tmp_path / "all"
     assert report.main([*map(str, reversed(shards)), "--merge", str(into)]) == 0
+    assert capsys.readouterr() == (f"Report: {into / 'report.html'}\n", "")
     assert (into / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
     merged, expected = (json.loads((out / "run.json").read_text()) for out in (into, whole))
     assert merged["arguments"] == expected["arguments"]

@@ -637,5 +637,5 @@ class Crossbar(nn.Module, Matrix):
     def extra_repr(self) -> str:
         """Return the size and the preset, for `print(model)`."""
         grid = self.grid
-        size = f"{grid.out_features} x {grid.in_features} on {grid.tiles} tiles"
-        return f"{size}, {self.preset}"
+        tiles = f"{grid.tiles} tile{'' if grid.tiles == 1 else 's'}"
+        return f"{grid.out_features} x {grid.in_features} on {tiles}, {self.preset}"

@@ -216,7 +216,7 @@ def of_ladder(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> 
         about: The contents of its run.json.
     """
     from benchmarks.report import ladder_page
-    from benchmarks.report.ladder_tables import steps, times_of
+    from benchmarks.report.ladder_tables import digital_of, steps, times_of
 
     sections, told = [], []
     for task, facts in about["studies"].items():
@@ -227,10 +227,12 @@ def of_ladder(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> 
         first, last = (ends.iloc[place] for place in (0, -1))
         scale = tables.scale_of(metric)
         unit = "" if scale == 1 else " %"
+        digital = scale * digital_of(rows, metric)
         told.append(
-            f"{facts['model']}: {metric} is {scale * first['mean']:.2f}{unit} with "
-            f"{first['title']} and {scale * last['mean']:.2f}{unit} with {last['title']} after "
-            f"{label(when)}."
+            f"{facts['model']}, {label(when)} after programming: {metric} is "
+            f"{scale * first['mean']:.2f}{unit} on the first rung ({first['title']}) and "
+            f"{scale * last['mean']:.2f}{unit} on the last one ({last['title']}); the digital "
+            f"model has {digital:.2f}{unit}."
         )
         charts = []
         for name in (metric, "mvm"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,10 +157,22 @@ def write(page: Page, path: Path) -> Path:
 
 def _environment() -> Environment:
     # names of models, presets and folders may hold HTML: everything is escaped
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("benchmarks.report.html"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["unbroken"] = unbroken
+    return environment
+
+
+def unbroken(cell: str) -> str:
+    """Return a cell whose spreads and intervals are not broken between lines.
+
+    Args:
+        cell: The text, with what HTML needs escaped, such as "95.76 ± 2.02 % (93.86 to 97.66)".
+    """
+    kept = r"[^\s()]+ ± [^\s()]+(?: %)?|\([^()]{1,20}\)"
+    return re.sub(kept, r'<span class="whole">\g<0></span>', str(cell))

@@ -98,6 +98,14 @@ def test_names_that_hold_html_are_text(made: str) -> None:
     assert "<b>" not in made and "fc<2>" not in made
 
 
+def test_spreads_and_intervals_are_not_broken_between_lines() -> None:
+    table = page.Table(["A*"], [["95.76 ± 2.02 % (93.86 to 97.66)"], ["<b> (8 x 8)"]])
+    made = page.Page("t", "q", ("a",), [page.Section("s", tables=[table])]).html()
+    whole = '<span class="whole">'
+    assert f"<td>{whole}95.76 ± 2.02 %</span> {whole}(93.86 to 97.66)</span></td>" in made
+    assert f"<td>&lt;b&gt; {whole}(8 x 8)</span></td>" in made
+
+
 def test_a_report_refers_to_nothing_outside_of_it(made: str) -> None:
     text = re.sub(r'xmlns(:\w+)?="[^"]*"', "", made)
     assert not re.search(r"https?://|//[\w.]+/|@import|url\((?!#)", text)

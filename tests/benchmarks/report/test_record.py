@@ -436,6 +436,7 @@ def test_reports_of_one_and_of_several_runs(
     assert capsys.readouterr().out.splitlines()[-1] == str(first / "summary.md")
     assert reporting.main([str(first), str(second)]) == 0
     table = capsys.readouterr().out
+    assert table.endswith(f"\n\nReport: {tmp_path / 'comparison' / 'report.html'}\n")
     assert f"| {first} |" in table and f"| {second} |" in table and (second / "summary.md").exists()
     assert reporting.main([]) == 2
     assert reporting.main([str(tmp_path)]) == 2

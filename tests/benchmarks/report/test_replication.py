@@ -122,6 +122,10 @@ def test_a_page_without_records_says_how_to_measure_each_row() -> None:
         (line,) = [x for x in text.splitlines() if f"--out runs/{name}`" in x]
         assert line.startswith("- ") and f"`python -m benchmarks.record add runs/{name}`" in line
         assert ("--preset tile.toml" in line) == (name in TILE_WISE)
+        assert ("(direct conversion, one scale a tile)" in line) == (name in TILE_WISE)
+        assert ("hardware-aware" in line) == (name not in TILE_WISE)
+    column = [x for x in text.splitlines() if f"--out runs/{ROWS[1]}`" in x]
+    assert "(direct conversion, one scale a column; hardware-aware): " in column[0]
     assert sum("not measured" in cell for line in lines(text) for cell in line[:4]) == len(
         [row for wanted in replication.WANTED for row in replication.rows_of(wanted)]
     )

@@ -54,3 +54,24 @@ def test_a_wide_terminal_has_one_table_and_a_very_narrow_one_sentences() -> None
     narrow = terminal.of_run(rows, studies, [], Path("x"), 40)
     assert max(map(len, narrow.splitlines())) <= 40
     assert narrow.count("±") == wide.count("±") and narrow.count("phase ") == 6
+
+
+def test_a_summary_is_drawn_on_a_terminal_and_plain_in_a_pipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = (
+        "# Ladder\n\n| rung | 1y |\n| --- | --- |\n| first | **78.75** |\n\n![a](figures/a.png)\n"
+    )
+    told = f"Report: {tmp_path / 'summary.md'}"
+    monkeypatch.setattr(terminal.sys.stdout, "isatty", lambda: False, raising=False)
+    plain = terminal.of_summary(summary, tmp_path)
+    assert plain == f"{summary.partition('![')[0].rstrip()}\n\n{told}"
+    monkeypatch.setattr(terminal.sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(terminal, "width", lambda: 100)
+    wide = f"| {' | '.join('abc')} |\n| --- | --- | --- |\n| `{'x' * 60}` | {'y' * 60} | z |\n"
+    cells = terminal.of_summary(wide, tmp_path).partition("Report:")[0]
+    assert cells.count("x") == cells.count("y") == 60  # nothing is cut
+    drawn = terminal.of_summary(summary, tmp_path)
+    assert "78.75" in drawn and "Ladder" in drawn and drawn.endswith(f"\n\n{told}")
+    assert not any(mark in drawn for mark in ("| ---", "**", "figures/a.png"))
+    assert max(map(len, drawn.splitlines())) < 130  # 100 columns and the codes of bold

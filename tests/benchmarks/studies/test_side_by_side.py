@@ -21,6 +21,7 @@ from rich.console import Console
 
 from aimc_bridge import progress
 from aimc_bridge.commands import Output
+from aimc_bridge.errors import UsageError
 from aimc_bridge.progress import ProgressBar
 from aimc_bridge.sealed_files import read_tensors
 from benchmarks import run, tasks
@@ -87,7 +88,7 @@ def test_side_by_side_gives_the_same_files(
     steps = [line for line in lines if line.startswith("[")]
     assert [line.partition("/")[0] for line in steps] == [f"[{i}" for i in range(1, 17)]
     assert sum("mlp, seed 1: " in line for line in steps) == 4
-    assert any(line.startswith("      mlp-seed-1: accuracy ") for line in lines)
+    assert any(line.startswith("      mlp, seed 1: accuracy ") for line in lines)
     result = json.loads(printed.out)
     values = [row[result["columns"].index("value")] for row in result["rows"]]
     with (one_by_one / "results.csv").open(encoding="utf-8", newline="") as file:
@@ -214,11 +215,28 @@ class Stranger(Exception):
         super().__init__(one + two)
 
 
-def test_an_error_that_cannot_be_sent_keeps_its_words() -> None:
-    error = side_by_side._portable(Stranger(1, 2))
-    assert isinstance(error, RuntimeError) and str(error) == "Stranger: 3"
-    kept = ValueError("mine")
-    assert side_by_side._portable(kept) is kept
+class Wordy(Exception):
+    """An error that comes back from pickle with other words."""
+
+    def __init__(self, path: str, line: int = 0) -> None:
+        super().__init__(f"{path}, line {line}")
+
+
+def test_an_error_that_cannot_be_sent_keeps_its_type_and_words() -> None:
+    class Local(Exception):
+        """An error whose class pickle does not find."""
+
+    for error, name in ((Stranger(1, 2), "Stranger: 3"), (Local("mine"), "Local: mine")):
+        received = side_by_side._received(*side_by_side._sent(error))
+        assert isinstance(received, side_by_side.WorkerError)
+        assert str(received).endswith(name)
+    received = side_by_side._received(*side_by_side._sent(Wordy("a.csv", 3)))
+    assert str(received).endswith("Wordy: a.csv, line 3")
+
+
+def test_an_error_that_can_be_sent_is_the_same() -> None:
+    received = side_by_side._received(*side_by_side._sent(UsageError("mine")))
+    assert type(received) is UsageError and str(received) == "mine"
 
 
 CLOSED = """

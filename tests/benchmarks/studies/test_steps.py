@@ -61,6 +61,49 @@ def test_each_step_has_a_line_with_what_is_left_in_all(
     ]
 
 
+def test_what_is_around_the_steps_counts(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is what a command takes beside its steps; each number of processes has its own."""
+    known = Costs(tmp_path / "timings.json")
+    listed = [Step(name, name, (("work", 10.0),), name) for name in "ab"]
+
+    def did(lanes: int, seconds: float) -> Steps:
+        work = Steps(listed, Output(), known, around="mine")
+        work.lanes = lanes
+        clock.now += 6.0
+        for name in "ab":
+            work.begin(name)
+        clock.now += seconds
+        for name in "ab":
+            work.end(name, seconds=10.0)
+        clock.now += 3.0
+        work.close()
+        return work
+
+    did(1, 20.0)  # 6 s before the steps, 3 s after them
+    work = Steps(listed, Output(), known, around="mine")
+    work.lanes = 2  # never timed: at least what one process takes
+    assert work.estimate() == Estimate(10.0 + 9.0, False)
+    did(2, 10.0)
+    work = Steps(listed, Output(), known, around="mine")
+    assert work.estimate() == Estimate(20.0 + 9.0, True)
+    work.lanes = 2
+    assert work.estimate().seconds == pytest.approx(10.0 + 9.0)
+    assert Steps(listed, Output(), known).estimate() == Estimate(20.0, True)
+    work.lanes = 1
+    clock.now += 6.0
+    work.begin("a")
+    assert capsys.readouterr().err.splitlines()[-1] == "[1/2] a (about 25 s left in all)"  # 20 + 3
+    work.skip("a")
+    work.begin("b")
+    clock.now += 1000.0
+    work.end("b")
+    before = (tmp_path / "timings.json").read_text()
+    work.close()  # a part of the run was done before: this says nothing
+    assert (tmp_path / "timings.json").read_text() == before
+
+
 def test_without_costs_the_first_steps_say_what_the_others_take(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
