@@ -259,7 +259,7 @@ def test_netted_exponent_follows_the_leg_that_came_out_larger() -> None:
     assert cell_law.held_weight(cells, grid)[0, 1].item() == pytest.approx(net)
 
 
-# --- a user's law is checked with the noise that each of its functions gets ------------------------
+# --- a law of a user is checked with the noise that each of its functions gets --------------------
 
 
 @dataclass(frozen=True, kw_only=True)
