@@ -271,6 +271,24 @@ def test_an_object_makes_chips_that_are_repeated_saved_and_loaded(
         load_chip(other, tmp_path / "chip.safetensors")
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_chip_of_an_object_without_its_weights_is_refused(engine: str) -> None:
+    """The state of the object is not enough: the weights that it was last read as are missing."""
+    analog = convert(model(), with_object(Mine()), engine=engine).eval()
+    program(analog, 7)
+    before = held(analog)
+    for matrix in matrices_of(analog).values():
+        state = matrix.chip_state()
+        matrix.check_chip_state(state, None)
+        names = [name for name in state if name.rpartition(".")[2] == "held"]
+        assert names
+        for name in names:
+            rest = {key: value for key, value in state.items() if key != name}
+            with pytest.raises(CheckpointError, match="held"):
+                matrix.check_chip_state(rest, None)
+    assert all(map(torch.equal, held(analog), before))
+
+
 def test_an_object_is_equal_after_pickling_and_sweeps_in_processes() -> None:
     preset = with_object(Mine())
     assert pickle.loads(pickle.dumps(preset)) == preset
