@@ -153,6 +153,31 @@ def test_a_reading_after_drift_is_drift_and_then_a_reading(pcm: DeviceSpec) -> N
         torch.testing.assert_close(read_after_drift(start, nu, t_s, pcm, eps[2]), expected)
 
 
+def test_outside_of_the_table_values_go_on_with_their_last_slope() -> None:
+    """Over targets, and over the logarithm of the time; but not below 0.
+
+    Before the first time they are constant.
+    """
+    rows = {10.0: (4.0, 7.0, 13.0), 100.0: (2.0, 6.0, 14.0)}  # 4 + 0.6 (g - 5); 2 + 0.8 (g - 5)
+    table = devices.TableDevice.from_arrays(
+        [5.0] * 2 + [10.0] * 2 + [20.0] * 2,
+        [*rows] * 3,
+        [rows[t_s][target] for target in range(3) for t_s in rows],
+        prog_sd_us=[0.0] * 6,
+        read_sd_us=[0.0] * 6,
+        g_max_us=25.0,
+        source="made up",
+        extrapolate=True,
+    )
+    law, g = law_of(table), torch.tensor([0.0, 1.0, 2.5, 4.0, 5.0, 15.0, 20.0, 22.0, 25.0])
+    none = torch.zeros_like(g)
+    start, nu = law.programmed(g, table, none), law.drift_exponent(g, table, none)
+    for t_s, at_5, slope in ((0.0, 4, 0.6), (10.0, 4, 0.6), (100.0, 2, 0.8), (1000.0, 0, 1.0)):
+        got = read_after_drift(start, nu, t_s, table, none)
+        expected = (at_5 + slope * (g - 5)).clamp_min(0.0)
+        torch.testing.assert_close(got, expected, rtol=0, atol=5e-3)
+
+
 HEADER = "target_us,t_s,mean_us,sd_us"
 GOOD = ["0,1,0.1,0.1", "0,9,0.1,0.1", "20,1,20,1", "20,9,18,1"]
 
