@@ -179,6 +179,7 @@ def test_outside_of_the_table_values_go_on_with_their_last_slope() -> None:
 
 
 HEADER = "target_us,t_s,mean_us,sd_us"
+LONG = [HEADER, *(f"0,{t_s},0.1,0.1" for t_s in range(1, 13))]
 GOOD = ["0,1,0.1,0.1", "0,9,0.1,0.1", "20,1,20,1", "20,9,18,1"]
 
 
@@ -186,6 +187,8 @@ GOOD = ["0,1,0.1,0.1", "0,9,0.1,0.1", "20,1,20,1", "20,9,18,1"]
     ("lines", "message"),
     [
         ([HEADER, *GOOD[:3]], "a hole: target 20 uS has no row at t_s = 9"),
+        ([*LONG, "20,1,20,1"], "no row at t_s = 2, 3, 4, 5, ..., 10, 11, 12, others have"),
+        ([*LONG[:10], "20,1,20,1"], "no row at t_s = 2, 3, 4, 5, 6, 7, 8, 9, others have"),
         ([HEADER, *GOOD[:3], "20,9,18,-1"], "sd_us = -1 at target 20 uS"),
         ([HEADER, GOOD[1], GOOD[0], *GOOD[2:]], "t_s = 1 after 9 for target 0 uS"),
         ([HEADER, *GOOD, GOOD[0]], "target 0 uS at t_s = 1 is there twice"),
