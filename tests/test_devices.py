@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
+import struct
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -355,6 +357,14 @@ def test_two_presets_differ_by_the_contents_of_their_objects() -> None:
     assert first.diff(with_object(Mine())).empty
     assert list(first.diff(second)["field"]) == ["known_as"]
     assert not any("object at 0x" in str(value) for value in first.explain()["value"])
+
+
+def test_the_name_of_an_object_is_the_same_in_every_release() -> None:
+    """Chip files hold it. It is a digest of pickle's protocol 4, which is written out here."""
+    number = b"G" + struct.pack(">d", 0.1) + b"."
+    pickled = b"\x80\x04\x95" + struct.pack("<Q", len(number)) + number
+    digest = hashlib.sha256(b"sd=" + pickled).hexdigest()[:16]
+    assert with_object(Mine(sd=0.1)).pcm.values()["known_as"] == f"{__name__}.Mine {digest}"
 
 
 @pytest.mark.parametrize("kind", [Slotted, Configured])
