@@ -104,8 +104,9 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
          f"{T}/test_loss.py", f"{T}/test_accumulation.py", f"{T}/test_any_model.py",
          f"{T}/test_setup.py", f"{T}/test_engines.py", f"{P}/test_injection.py",
          f"{T}/test_runs.py", f"{T}/test_own_loop.py", f"{T}/test_training.py",
-         "tests/test_threads.py", "tests/test_every_argument.py", f"{T}/test_resume.py",
-         f"{T}/test_replicas.py", "tests/integrations/test_two_processes.py"),
+         "tests/test_threads.py", "tests/test_every_argument.py", "tests/test_faults.py",
+         "tests/test_first_pass.py", f"{T}/test_resume.py", f"{T}/test_replicas.py",
+         "tests/integrations/test_two_processes.py"),
     ),
 }  # fmt: skip
 """The modules of each group, and the tests that should find its faults, the fastest first."""
@@ -137,7 +138,7 @@ CLOSEST: dict[str, tuple[str, ...]] = {
     "training/state": (f"{T}/test_resume.py",),
     "training/start": (f"{T}/test_settings.py", f"{T}/test_plain.py", f"{T}/test_runs.py"),
     "training/watch": (f"{T}/test_own_loop.py",),
-    "training/weights": (f"{T}/test_own_loop.py", f"{T}/test_training.py"),
+    "training/weights": (f"{T}/test_own_loop.py", f"{T}/test_training.py", "tests/test_faults.py"),
 }
 """Tests of single modules, which run before those of the group, with those named after them."""
 OTHERS = ("benchmarks", "equivalence", "fuzz", "_page")

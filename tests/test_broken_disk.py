@@ -43,6 +43,7 @@ class Case:
         resume: Whether the command has --resume.
         quick: The faults that the suite tries, at one write each.
         like: The case that writes the most of it in the same way: only other writes are tried.
+        code: The exit code if all is written.
     """
 
     call: str
@@ -51,6 +52,7 @@ class Case:
     resume: bool = False
     quick: tuple[str, ...] = ()
     like: str = ""
+    code: int = 0
 
 
 SMALL = "--chips 1 --subset 40 --times 1h --hwa-batches 2"
@@ -121,7 +123,12 @@ CASES = {
         PROJECT, "{folder} record keep {run}/out mlp", ("checkpoints/*/*",), quick=(KILLED,)
     ),
     "record write": Case(PROJECT, "{folder} record write", ("docs/*",)),
-    "intervals": Case(PROJECT, "{folder} intervals --sets 1 --record intervals", ("records/*",)),
+    "intervals": Case(
+        PROJECT,
+        "{folder} intervals --sets 1 --record intervals",
+        ("records/*",),
+        code=1,  # one data set is too few for the share of those that hold
+    ),
     "zoo": Case(PROJECT, "{folder} zoo torch/* --keep", ("measured.json",)),
 }
 WITHOUT = {
@@ -184,7 +191,7 @@ class Place:
         if name not in self._whole:
             folder = self.prepared(name)
             outcome = self.run(name, folder)
-            assert outcome.code == 0, outcome.error
+            assert outcome.code == CASES[name].code, outcome.error
             self._whole[name] = folder, outcome
         return self._whole[name]
 
@@ -279,7 +286,7 @@ def check_again(place: Place, name: str, folder: Path, about: str) -> None:
     """Assert that the same command then does all its work, and clears away what was left."""
     case, (whole, _) = CASES[name], place.whole(name)
     again = place.run(name, folder, "", -1, *["--resume"] * case.resume)
-    assert again.code == 0, f"{about}; again: {again.error}"
+    assert again.code == case.code, f"{about}; again: {again.error}"
     assert files(folder, hidden=True) == [], about
     made, all_ = (
         [path.relative_to(root) for path in files(root, hidden=False)] for root in (folder, whole)

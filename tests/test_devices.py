@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
+import struct
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +155,33 @@ def test_a_reading_after_drift_is_drift_and_then_a_reading(pcm: DeviceSpec) -> N
         torch.testing.assert_close(read_after_drift(start, nu, t_s, pcm, eps[2]), expected)
 
 
+def test_outside_of_the_table_values_go_on_with_their_last_slope() -> None:
+    """Over targets, and over the logarithm of the time; but not below 0.
+
+    Before the first time they are constant.
+    """
+    rows = {10.0: (4.0, 7.0, 13.0), 100.0: (2.0, 6.0, 14.0)}  # 4 + 0.6 (g - 5); 2 + 0.8 (g - 5)
+    table = devices.TableDevice.from_arrays(
+        [5.0] * 2 + [10.0] * 2 + [20.0] * 2,
+        [*rows] * 3,
+        [rows[t_s][target] for target in range(3) for t_s in rows],
+        prog_sd_us=[0.0] * 6,
+        read_sd_us=[0.0] * 6,
+        g_max_us=25.0,
+        source="made up",
+        extrapolate=True,
+    )
+    law, g = law_of(table), torch.tensor([0.0, 1.0, 2.5, 4.0, 5.0, 15.0, 20.0, 22.0, 25.0])
+    none = torch.zeros_like(g)
+    start, nu = law.programmed(g, table, none), law.drift_exponent(g, table, none)
+    for t_s, at_5, slope in ((0.0, 4, 0.6), (10.0, 4, 0.6), (100.0, 2, 0.8), (1000.0, 0, 1.0)):
+        got = read_after_drift(start, nu, t_s, table, none)
+        expected = (at_5 + slope * (g - 5)).clamp_min(0.0)
+        torch.testing.assert_close(got, expected, rtol=0, atol=5e-3)
+
+
 HEADER = "target_us,t_s,mean_us,sd_us"
+LONG = [HEADER, *(f"0,{t_s},0.1,0.1" for t_s in range(1, 13))]
 GOOD = ["0,1,0.1,0.1", "0,9,0.1,0.1", "20,1,20,1", "20,9,18,1"]
 
 
@@ -161,6 +189,8 @@ GOOD = ["0,1,0.1,0.1", "0,9,0.1,0.1", "20,1,20,1", "20,9,18,1"]
     ("lines", "message"),
     [
         ([HEADER, *GOOD[:3]], "a hole: target 20 uS has no row at t_s = 9"),
+        ([*LONG, "20,1,20,1"], "no row at t_s = 2, 3, 4, 5, ..., 10, 11, 12, others have"),
+        ([*LONG[:10], "20,1,20,1"], "no row at t_s = 2, 3, 4, 5, 6, 7, 8, 9, others have"),
         ([HEADER, *GOOD[:3], "20,9,18,-1"], "sd_us = -1 at target 20 uS"),
         ([HEADER, GOOD[1], GOOD[0], *GOOD[2:]], "t_s = 1 after 9 for target 0 uS"),
         ([HEADER, *GOOD, GOOD[0]], "target 0 uS at t_s = 1 is there twice"),
@@ -271,6 +301,24 @@ def test_an_object_makes_chips_that_are_repeated_saved_and_loaded(
         load_chip(other, tmp_path / "chip.safetensors")
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_chip_of_an_object_without_its_weights_is_refused(engine: str) -> None:
+    """The state of the object is not enough: the weights that it was last read as are missing."""
+    analog = convert(model(), with_object(Mine()), engine=engine).eval()
+    program(analog, 7)
+    before = held(analog)
+    for matrix in matrices_of(analog).values():
+        state = matrix.chip_state()
+        matrix.check_chip_state(state, None)
+        names = [name for name in state if name.rpartition(".")[2] == "held"]
+        assert names
+        for name in names:
+            rest = {key: value for key, value in state.items() if key != name}
+            with pytest.raises(CheckpointError, match="held"):
+                matrix.check_chip_state(rest, None)
+    assert all(map(torch.equal, held(analog), before))
+
+
 def test_an_object_is_equal_after_pickling_and_sweeps_in_processes() -> None:
     preset = with_object(Mine())
     assert pickle.loads(pickle.dumps(preset)) == preset
@@ -309,6 +357,14 @@ def test_two_presets_differ_by_the_contents_of_their_objects() -> None:
     assert first.diff(with_object(Mine())).empty
     assert list(first.diff(second)["field"]) == ["known_as"]
     assert not any("object at 0x" in str(value) for value in first.explain()["value"])
+
+
+def test_the_name_of_an_object_is_the_same_in_every_release() -> None:
+    """Chip files hold it. It is a digest of pickle's protocol 4, which is written out here."""
+    number = b"G" + struct.pack(">d", 0.1) + b"."
+    pickled = b"\x80\x04\x95" + struct.pack("<Q", len(number)) + number
+    digest = hashlib.sha256(b"sd=" + pickled).hexdigest()[:16]
+    assert with_object(Mine(sd=0.1)).pcm.values()["known_as"] == f"{__name__}.Mine {digest}"
 
 
 @pytest.mark.parametrize("kind", [Slotted, Configured])

@@ -150,8 +150,7 @@ class Order:
         if count > 1 and self.split is None:
             batches = _every(batches, index, count)
         for batch in islice(batches, start, None):
-            whole = count == 1 or self.split is None
-            yield batch if whole or self.split is None else self.split(batch, index, count)
+            yield batch if count == 1 or self.split is None else self.split(batch, index, count)
 
     # --- a DataLoader's own generators ---
 

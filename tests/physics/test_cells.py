@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -14,10 +16,12 @@ from torch import Tensor
 
 import presets
 from aimc_bridge import physics
-from aimc_bridge.errors import ShapeError
+from aimc_bridge.errors import ShapeError, UsageError
 from aimc_bridge.physics import cells as cell_law
+from aimc_bridge.physics import elementwise
+from aimc_bridge.physics.laws import Law, register
 from aimc_bridge.physics.mapping import TileGrid
-from aimc_bridge.spec import Preset
+from aimc_bridge.spec import DeviceSpec, Preset, V, cite
 from presets import rasch2023, scalar_drift
 from tests import stats
 from tests.physics.test_physics import ALL, DAY, PCM, TIMES, YEAR
@@ -253,3 +257,60 @@ def test_netted_exponent_follows_the_leg_that_came_out_larger() -> None:
     assert cells.nu[0, 0].item() == pytest.approx(0.049)
     net = 0.01 - 3 * 0.26348 / 25.0
     assert cell_law.held_weight(cells, grid)[0, 1].item() == pytest.approx(net)
+
+
+# --- a law of a user is checked with the noise that each of its functions gets --------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedNoiseSpec(DeviceSpec):
+    """A device of `SharedNoise`; `where` is the function that looks at the noise of other cells."""
+
+    law: ClassVar[str] = "shared noise"
+    pairs: ClassVar[int] = 1
+    where: str
+
+
+class SharedNoise(Law[SharedNoiseSpec]):
+    """A law whose value for a cell is right without noise, and else depends on all the noise."""
+
+    def sigma_prog_us(self, g_us: Tensor, pcm: SharedNoiseSpec) -> Tensor:
+        return torch.full_like(g_us, 0.5)
+
+    def nu_mean(self, g_us: Tensor, pcm: SharedNoiseSpec) -> Tensor:
+        return torch.full_like(g_us, 0.05)
+
+    def programmed(self, g_us: Tensor, pcm: SharedNoiseSpec, eps: Tensor) -> Tensor:
+        largest = eps.abs().amax() if pcm.where == "programmed" else 1.0
+        return super().programmed(g_us, pcm, eps * largest)
+
+    def drift_exponent(self, g_us: Tensor, pcm: SharedNoiseSpec, eps: Tensor) -> Tensor:
+        largest = eps.abs().amax() if pcm.where == "drift_exponent" else 1.0
+        return self.nu_mean(g_us, pcm) + 0.01 * eps * largest
+
+
+register(SharedNoiseSpec, SharedNoise())
+
+
+@pytest.mark.parametrize("where", ["programmed", "drift_exponent"])
+@pytest.mark.parametrize("noisy", ["programmed", "drift_exponent"])
+def test_each_function_of_a_law_is_checked_with_its_own_noise(
+    where: str, noisy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function is refused if its own noise is there, and not for the noise of the other one."""
+    monkeypatch.setattr(elementwise, "_CHECKED", set())
+    values = {"g_max_us": 25.0, "t0_s": 1.0, "netting": False, "where": where}
+    pcm = cite(SharedNoiseSpec, **{name: V(v, "choice", "test") for name, v in values.items()})
+    weight = torch.linspace(-0.9, 1.0, 48).view(6, 8)
+    noise = torch.randn(2, 6, 8)
+    noise[0, -1, -1] = 9.0  # at the largest weight, which the check leaves out of the few
+    none = torch.zeros_like(noise)
+    eps_prog, eps_nu = (noise, none) if noisy == "programmed" else (none, noise)
+    if noisy == where:
+        with pytest.raises(UsageError, match=f"^{where} of the law 'shared noise' returned other"):
+            cell_law.program_cells(weight, TileGrid((8,), (6,)), pcm, eps_prog, eps_nu)
+        return
+    cells = cell_law.program_cells(weight, TileGrid((8,), (6,)), pcm, eps_prog, eps_nu)
+    target = torch.stack([weight.clamp_min(0), (-weight).clamp_min(0)]) * 25.0
+    torch.testing.assert_close(cells.conductance_us, (target + 0.5 * eps_prog).clamp_min(0))
+    torch.testing.assert_close(cells.nu, 0.05 + 0.01 * eps_nu)

@@ -180,6 +180,15 @@ def test_what_is_not_physical_is_an_error(preset: Preset, values: dict[str, Any]
     assert repr(values[name]) in str(caught.value)
 
 
+@pytest.mark.parametrize("name", presets.names())
+def test_factors_on_noise_and_drift_reach_0_and_no_further(name: str) -> None:
+    preset = presets.get(name)
+    for field in (field for field in preset.pcm.values() if field.endswith("_scale")):
+        with pytest.raises(SpecError, match=rf"{field} = -0.5; allowed: >= 0"):
+            preset.change(why="what-if", **{field: -0.5})
+        assert preset.change(why="none of it", **{field: 0.0}).pcm.values()[field] == 0.0
+
+
 UNTRAINABLE: list[dict[str, Any]] = [
     {"noise_type": "PCM"},
     {"noise_scale": -1.0},

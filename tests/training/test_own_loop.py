@@ -73,7 +73,7 @@ def assert_same_state(first: nn.Module, second: nn.Module) -> None:
 # --- it is train ---
 
 
-@pytest.mark.parametrize("batches", [0, -3, 2.5, "ten"])
+@pytest.mark.parametrize("batches", [0, -3, 2.5, "ten", 2**62 + 1])
 def test_a_length_that_is_none_is_refused(batches: Any) -> None:
     model = model_of("native")
     with (
@@ -84,6 +84,13 @@ def test_a_length_that_is_none_is_refused(batches: Any) -> None:
         hardware_aware(model, recipe(), sgd(model), batches=batches),
     ):
         pass
+
+
+def test_a_training_may_be_very_long() -> None:
+    """The largest length is 2^62; whether it is trained to its end does not matter."""
+    model = model_of("native")
+    with hardware_aware(model, recipe(), sgd(model), batches=2**62):
+        loss_of(model, DATA[0]).backward()
 
 
 def test_a_training_may_be_one_mini_batch_long(engine: str) -> None:

@@ -77,6 +77,16 @@ def test_gradient_accumulation_is_a_larger_batch() -> None:
     assert_close(weights[1], weights[0], "weights")
 
 
+def test_one_process_takes_whole_mini_batches() -> None:
+    """`split` is for several processes: one does not ask it, and trains as without it."""
+    weights = []
+    for more in ({}, {"split": lambda batch, index, count: batch[:1]}):
+        analog = convert(mlp(), ideal)
+        run(analog, [random(4, 12, seed=i) for i in range(2)], recipe(learning_rate=0.1), **more)
+        weights.append(matrices_of(analog)["0"].clean_weight())
+    assert torch.equal(*weights)
+
+
 def test_learning_rate_factor() -> None:
     spec = recipe(
         warmup_batches=3, warmup_factor=0.05, lr_drop_epochs=(2, 4), lr_drop_factor=0.1

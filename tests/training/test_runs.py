@@ -191,6 +191,8 @@ def test_an_epoch_at_chance_stops_with_advice() -> None:
         quick(convert(mlp(), ideal), data, how, loss=loss_of(guess), chance_loss=guess)
     quick(convert(mlp(), ideal), data, how, loss=loss_of(0.98 * guess), chance_loss=guess)
     quick(convert(mlp(), ideal), data[:49], how, loss=loss_of(guess), chance_loss=guess)
+    with pytest.raises(TrainingError, match="epoch 0 is 1.0000"):  # 99 % of a guess is no better
+        quick(convert(mlp(), ideal), data, how, loss=loss_of(1.0), chance_loss=1.0 / 0.99)
     # A distilling student is judged by its own loss.
     teacher = mlp()
     with pytest.raises(TrainingError, match="no|forgotten"):

@@ -166,7 +166,6 @@ class Crossbar(nn.Module, Matrix):
         """Return the buffer `scale`."""
         return self.scale
 
-    @torch.inference_mode(False)
     @torch.no_grad()
     def set_clean_weight(self, weight: Tensor, scale: Tensor | None = None) -> None:
         """Write the weights to the layer, and forget a chip."""
@@ -188,7 +187,6 @@ class Crossbar(nn.Module, Matrix):
         """Return `out_scale`, detached."""
         return self.out_scale.detach()
 
-    @torch.inference_mode(False)
     @torch.no_grad()
     def set_learned_scale(self, scale: Tensor) -> None:
         """Write `out_scale`."""
@@ -434,7 +432,6 @@ class Crossbar(nn.Module, Matrix):
             return None
         return self.input_range.detach().abs()
 
-    @torch.inference_mode(False)
     @torch.no_grad()
     def set_input_ranges(self, ranges: Tensor) -> None:
         """Set the parameter and its count of batches, if the preset has ranges."""
@@ -618,7 +615,6 @@ class Crossbar(nn.Module, Matrix):
         trained = self._trained().detach()
         return compiled_chip.noisy(trained, self.scale, self.grid, pcm, recipe, scale, seed, names)
 
-    @torch.inference_mode(False)
     @torch.no_grad()
     def clip(self, bound: Tensor) -> None:
         """Limit the layer's weights."""
@@ -626,7 +622,6 @@ class Crossbar(nn.Module, Matrix):
         trained = self._trained()
         self._owner[0].set_matrix(torch.minimum(torch.maximum(trained, -limit), limit))  # type: ignore[operator]
 
-    @torch.inference_mode(False)
     @torch.no_grad()
     def remap(self) -> None:
         """Set `scale` from the layer's weights."""

@@ -305,15 +305,16 @@ def _refined(pcm: TableDevice, t_s: float) -> tuple[Array, Array, Array, Array]:
     from scipy.interpolate import PchipInterpolator
 
     targets = np.array(pcm.targets_us)
-    knots = np.concatenate(
-        [
-            np.linspace(a, b, _STEPS, endpoint=False)
-            for a, b in zip(targets, targets[1:], strict=False)
-        ]
-        + [targets[-1:]]
+    knots = np.unique([0.0, *targets, pcm.g_max_us])  # a table may end before them
+    places = np.append(
+        np.concatenate(
+            [
+                np.linspace(a, b, _STEPS, endpoint=False)
+                for a, b in zip(knots, knots[1:], strict=False)
+            ]
+        ),
+        knots[-1],
     )
-    outside = [g for g in (0.0, pcm.g_max_us) if not targets[0] <= g <= targets[-1]]
-    places = np.sort(np.append(knots, outside))
     curves = []
     for name in ("mean_us", "prog_sd_us", "read_sd_us"):
         rows = np.array(getattr(pcm, name)).reshape(len(targets), len(pcm.times_s))

@@ -353,6 +353,43 @@ def test_inference_mode() -> None:
     assert torch.equal(outs[0][0], outs[1][0]) and torch.equal(outs[0][1], outs[1][1])
 
 
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("inference", [False, True])
+def test_what_a_crossbar_is_told_in_inference_mode(inference: bool, moved: bool) -> None:
+    """Weights, ranges and scales are written as outside of it; what was made there is written too.
+
+    A model that is moved in inference mode has a scale that only inference mode can write.
+    """
+    preset = RANGED.change(max_rows=5, why="three tiles")
+    analog = convert(linear(12, 9), preset).eval()
+    matrix, x = only(analog), random(4, 12, dtype=torch.float64)
+    values = random(9, 12, seed=1, dtype=torch.float64)
+    if not moved:
+        analog.double()
+    with torch.inference_mode(inference or moved):
+        if moved:
+            analog.double()
+        matrix.set_clean_weight(values, torch.ones(3, 9, dtype=torch.float64))
+        matrix.remap()
+        remapped = matrix.column_scale().clone()
+        matrix.clip(torch.tensor(0.5))
+        matrix.set_learned_scale(torch.full((3, 9), 1.25))
+        matrix.set_input_ranges(torch.full((3, 1), 4.0))
+        got = analog(x).clone()
+    parts = values.split(list(matrix.grid.rows), dim=1)
+    largest = torch.stack([part.abs().amax(1) for part in parts])
+    assert torch.equal(remapped, largest) and torch.equal(matrix.column_scale(), largest)
+    half = [
+        part.clamp(-0.5 * m[:, None], 0.5 * m[:, None])
+        for part, m in zip(parts, largest, strict=True)
+    ]
+    assert_close(matrix.clean_weight(), torch.cat(half, dim=1), "clipped weights")
+    assert_close(got, 1.25 * x @ torch.cat(half, dim=1).T + analog.bias, "outputs")  # type: ignore
+    if not moved:
+        analog(x).sum().backward()
+        assert_close(analog.weight.grad, 1.25 * x.sum(0).expand(9, -1), "gradients")  # type: ignore
+
+
 def test_autocast_leaves_products_in_full_precision() -> None:
     analog = convert(mlp(), QUIET).eval()
     x = random(4, 12).requires_grad_()
