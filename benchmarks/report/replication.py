@@ -282,7 +282,7 @@ def _name(wanted: Wanted, published: Published) -> str:
 
 
 def _kind(published: Published) -> str:
-    scaling = f", one scale a {published.scaling}" if published.phase == "direct" else ""
+    scaling = f", one scale per {published.scaling}" if published.phase == "direct" else ""
     return _PHASES[published.phase] + scaling
 
 

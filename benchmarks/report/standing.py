@@ -12,7 +12,7 @@ ROWS = ("rows-wrn", "rows-resnet32", "rows-lstm", "rows-mrpc", "rows-sst2")
 """The models of docs/replication.md, as far as they are measured; docs/results.md has them too."""
 
 TILE_WISE = ("rows-wrn-tile", "rows-resnet32-tile", "rows-lstm-tile")
-"""The same digital models converted directly with one scale a tile, for docs/replication.md."""
+"""The same digital models converted directly with one scale per tile, for docs/replication.md."""
 
 REASONS: tuple[tuple[str, str], ...] = ()
 """Why a row of docs/replication.md differs from the paper, measured: a record of the same task with

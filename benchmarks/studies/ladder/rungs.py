@@ -126,8 +126,8 @@ _RUNGS = (
     (
         "tiles",
         "tiles, column scales",
-        "512 x 512 tiles, each with its own range, ADC and compensation, and a digital scale a "
-        "column: the paper's standard model.",
+        "512 x 512 tiles, each with its own range, ADC and compensation, and a digital scale "
+        "per column: the paper's standard model.",
         RASCH2023,
     ),
 )

@@ -122,10 +122,10 @@ def test_a_page_without_records_says_how_to_measure_each_row() -> None:
         (line,) = [x for x in text.splitlines() if f"--out runs/{name}`" in x]
         assert line.startswith("- ") and f"`python -m benchmarks.record add runs/{name}`" in line
         assert ("--preset tile.toml" in line) == (name in TILE_WISE)
-        assert ("(direct conversion, one scale a tile)" in line) == (name in TILE_WISE)
+        assert ("(direct conversion, one scale per tile)" in line) == (name in TILE_WISE)
         assert ("hardware-aware" in line) == (name not in TILE_WISE)
     column = [x for x in text.splitlines() if f"--out runs/{ROWS[1]}`" in x]
-    assert "(direct conversion, one scale a column; hardware-aware): " in column[0]
+    assert "(direct conversion, one scale per column; hardware-aware): " in column[0]
     assert sum("not measured" in cell for line in lines(text) for cell in line[:4]) == len(
         [row for wanted in replication.WANTED for row in replication.rows_of(wanted)]
     )
@@ -146,7 +146,7 @@ def test_a_record_fills_its_rows_with_a_verdict_each() -> None:
     )
     text = replication.section()
     assert verdicts_of(text, "hardware-aware") == ["+0.20 points", AGREES, DIFFERS, OPEN, OPEN]
-    column = verdicts_of(text, "direct conversion, one scale a column")
+    column = verdicts_of(text, "direct conversion, one scale per column")
     assert column == ["+0.20 points", AGREES, OPEN, OPEN, OPEN]
     (ours,) = [x for x in lines(text) if "98.50 (98.00 to 99.00)" in x]
     assert ours[2] == "ResNet-32, 10,000 samples, 2 chips" and ours[3] == "6.00 %"
@@ -166,7 +166,7 @@ def test_tile_wise_rows_are_compared_with_tile_wise_chips_alone() -> None:
     records.add(of_stars(ROWS[1], stars))
     assert f"--out runs/{TILE_WISE[1]}`" in replication.section()
     records.add(of_stars(TILE_WISE[1], stars, scaling="tile"))
-    words = verdicts_of(replication.section(), "direct conversion, one scale a tile")
+    words = verdicts_of(replication.section(), "direct conversion, one scale per tile")
     assert words == ["+0.20 points", AGREES, OPEN, OPEN, DIFFERS]
 
 

@@ -277,7 +277,7 @@ def test_conversion_leaves_torchs_generator_alone(net: Net) -> None:
 
 
 def test_what_the_tile_cannot_run_is_refused(net: Net) -> None:
-    scaled = rasch2023.change(weight_scaling="layer", why="one scale a layer, many tiles")
+    scaled = rasch2023.change(weight_scaling="layer", why="one scale per layer, many tiles")
     with pytest.raises(CapabilityError, match="weight_scaling='layer'"):
         convert(net, scaled, engine="aihwkit")
 
