@@ -75,7 +75,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
          f"{P}/test_laws.py", f"{P}/test_edges.py", "tests/engines/aihwkit/test_engine.py",
          "tests/test_golden.py", "tests/test_parameters_page.py", f"{P}/test_cells.py",
          f"{P}/test_unit_cell.py", "tests/test_devices.py", "tests/test_conductances.py",
-         "tests/fuzz/test_presets.py"),
+         f"{P}/test_line_effects.py", "tests/fuzz/test_presets.py"),
     ),
     "chip": (
         ("aimc_bridge/rng.py", "aimc_bridge/chip.py"),

@@ -352,6 +352,14 @@ class Configured(Mine):
         self.settings = {"sd": [sd], "function": lambda x: x}
 
 
+class Looped(Configured):
+    """Its settings hold themselves, so that they have no end."""
+
+    def __init__(self, sd: float) -> None:
+        super().__init__(sd)
+        self.settings["all"] = self.settings
+
+
 def test_two_presets_differ_by_the_contents_of_their_objects() -> None:
     first, second = with_object(Mine()), with_object(Mine(sd=0.1))
     assert first.diff(with_object(Mine())).empty
@@ -367,7 +375,7 @@ def test_the_name_of_an_object_is_the_same_in_every_release() -> None:
     assert with_object(Mine(sd=0.1)).pcm.values()["known_as"] == f"{__name__}.Mine {digest}"
 
 
-@pytest.mark.parametrize("kind", [Slotted, Configured])
+@pytest.mark.parametrize("kind", [Slotted, Configured, Looped])
 def test_contents_tell_objects_of_a_class_apart(kind: Any) -> None:
     assert with_object(kind(0.1)) == with_object(kind(0.1))
     assert with_object(kind(0.1)) != with_object(kind(0.2))

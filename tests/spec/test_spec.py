@@ -137,6 +137,11 @@ UNPHYSICAL: list[tuple[Preset, dict[str, Any]]] = [
     (rasch2023, {"read_coeff": (0.0088, 0.65, 0.0, 0.2)}),
     (rasch2023, {"dac_bits": 0}),
     (rasch2023, {"dac_bits": 1}),
+    (rasch2023, {"dac_bits": 25}),
+    (rasch2023, {"adc_bits": 25}),
+    (rasch2023, {"inp_asymmetry": 1.0}),
+    (rasch2023, {"slope_calibration": -0.01}),
+    (rasch2023, {"slope_calibration": 1.01}),
     (rasch2023, {"adc_bits": 0}),
     (rasch2023, {"adc_bits": 8.0}),
     (rasch2023, {"adc_bits": True}),
@@ -178,6 +183,28 @@ def test_what_is_not_physical_is_an_error(preset: Preset, values: dict[str, Any]
     with pytest.raises(SpecError, match="allowed") as caught:
         preset.change(**values, why="what-if")
     assert repr(values[name]) in str(caught.value)
+
+
+AT_BOUND: list[tuple[Preset, dict[str, Any]]] = [
+    (rasch2023, {"read_coeff": (0.0, 0.65, 1e-3, 0.2)}),
+    (rasch2023, {"read_coeff": (0.0, 0.0, 1e-9, 0.0)}),
+    (rasch2023, {"nu_mean": (-0.0155, 0.0244, 0.0, 0.0)}),
+    (rasch2023, {"nu_sd": (-0.0125, -0.0059, 0.0, 0.0)}),
+    (rasch2023, {"nu_mean": (-0.0155, 0.0244, 0.049, 0.049)}),
+    *((rasch2023, {name: bits}) for name in ("dac_bits", "adc_bits") for bits in (2, 24)),
+    *((rasch2023, {name: 1}) for name in ("max_rows", "max_columns")),
+    *((rasch2023, {name: 0.0}) for name in ("out_noise", "w_noise", "ir_drop")),
+    *((rasch2023, {"slope_calibration": share}) for share in (0.0, 0.5, 1.0)),
+    *((rasch2023, {name: 0.99}) for name in ("inp_asymmetry", "out_asymmetry")),
+]
+
+
+@pytest.mark.parametrize(("preset", "values"), AT_BOUND, ids=lambda v: str(v))
+def test_what_is_just_physical_is_taken(preset: Preset, values: dict[str, Any]) -> None:
+    (name,) = values
+    changed = preset.change(**values, why="at the bound")
+    spec = changed.pcm if hasattr(changed.pcm, name) else changed.crossbar
+    assert getattr(spec, name) == values[name]
 
 
 @pytest.mark.parametrize("name", presets.names())
