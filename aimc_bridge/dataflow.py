@@ -85,7 +85,7 @@ def bound(
         elif spec.kwarg is not None:
             local[spec.kwarg.arg] = local.get(spec.kwarg.arg, NOTHING) | value
     if spec.vararg is not None:
-        local[spec.vararg.arg] = joined(arguments[len(places) :])
+        local[spec.vararg.arg] = NOTHING.union(*arguments[len(places) :])  # each may be taken out
     return local
 
 
@@ -241,7 +241,8 @@ class Frame:
                         return self._followed(self.owner, attribute, [], {})
                 return inner
             case ast.Subscript(value=owner, slice=index):
-                return joined([self.value(owner), self.value(index)])
+                whole, place = self.value(owner), self.value(index)
+                return joined([whole, place]) if place else whole
             case ast.BinOp(left=left, op=op, right=right):
                 return self._operation(op, self.value(left), self.value(right))
             case ast.Call():
@@ -303,6 +304,24 @@ class Frame:
         else:
             holder = NOTHING
         values = [*arguments, *keywords.values()]
+        if not isinstance(function, nn.Module | types.MethodType):  # their code says what they do
+            result = self._by_name(name, arguments, keywords)
+            if result is not None:
+                return result
+        passed = bool(PARAMETER & frozenset().union(*values))
+        if not holder and (passed or isinstance(function, types.MethodType)):
+            return self._passed(function, arguments, keywords)
+        inside = self.value(node.func) if isinstance(node.func, ast.Name) else NOTHING
+        return joined(values) | inside  # a function in this one: what it returns
+
+    def _by_name(
+        self,
+        name: str,
+        arguments: list[frozenset[str]],
+        keywords: Mapping[str, frozenset[str]],
+    ) -> frozenset[str] | None:
+        """Return the result of an operation that is known by its name; None for another one."""
+        values = [*arguments, *keywords.values()]
         if name in NO_VALUES_CALLED:
             return NOTHING
         if name in PRODUCTS:
@@ -312,10 +331,7 @@ class Frame:
             self.reading.multiplied = True
         if name in ELEMENTWISE and len(arguments) == 2:
             return scaled(*arguments)
-        passed = bool(PARAMETER & frozenset().union(*values))
-        if not holder and (passed or isinstance(function, types.MethodType)):
-            return self._passed(function, arguments, keywords)
-        return joined(values)
+        return None
 
     def _passed(
         self,

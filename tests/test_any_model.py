@@ -253,7 +253,7 @@ def test_layers_without_cells_are_refused_in_one_error(engine: str) -> None:
         {
             "in": nn.Linear(0, 4),
             "out": nn.Linear(4, 0),
-            "conv": nn.Conv2d(0, 4, 3),
+            "conv": nn.Conv2d(0, 4, 3, bias=False),  # torch would leave a bias unset
             "fine": linear(4, 4),
         }
     )

@@ -20,7 +20,8 @@ class Entry:
         name: The architecture, such as "ResNet".
         build: Makes the digital model with random weights.
         inputs: Makes one batch, as `coverage` takes it. It has two samples, so that batch
-            normalisations can be trained.
+            normalisations can be trained; three if one normalises single values, because two
+            become 1 and -1 whatever they are, and no gradient passes.
         exclude: What `convert` is told to leave digital.
         why: Why that is left digital, or why the architecture is refused, in words for users.
         refused: A pattern in the message with which `convert` refuses the architecture; "" if it
@@ -77,14 +78,15 @@ def random(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def images(size: int, channels: int = 3) -> Tensor:
-    """Return two random images, [2, channels, size, size].
+def images(size: int, channels: int = 3, count: int = 2) -> Tensor:
+    """Return random images, [count, channels, size, size].
 
     Args:
         size: Height and width in pixels.
         channels: Number of channels.
+        count: Number of images.
     """
-    return random(2, channels, size, size)
+    return random(count, channels, size, size)
 
 
 def tokens(length: int = 9, vocabulary: int = 64) -> Tensor:

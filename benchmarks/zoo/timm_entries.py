@@ -23,6 +23,7 @@ def _entry(
     model: str | Callable[[], nn.Module],
     size: int,
     options: Mapping[str, Any] | None = None,
+    count: int = 2,
     **own: Any,
 ) -> Entry:
     """Return an entry of a model of timm.
@@ -32,10 +33,11 @@ def _entry(
         model: The name of one of its models in timm, or a function that makes it.
         size: Height and width of the images.
         options: Options of timm's model if it is made by name.
+        count: Number of images.
         **own: Options of the entry.
     """
     build = partial(_by_name, model, options or {}) if isinstance(model, str) else model
-    return Entry("timm", name, build, partial(images, size), **own)
+    return Entry("timm", name, build, partial(images, size, count=count), **own)
 
 
 def _mixer(block: str, mlp: str = "Mlp", norm: str = "", ratio: Any = 2.0) -> Any:
@@ -264,6 +266,6 @@ ENTRIES = (
     _entry("HRNet", _hrnet, 64),
     _entry("RegNetY", _regnet, 64),
     _entry("MambaOut", "test_mambaout", 64),
-    _entry("SKNet", partial(_resnet, "sknet:SelectiveKernelBasic"), 64),
+    _entry("SKNet", partial(_resnet, "sknet:SelectiveKernelBasic"), 64, count=3),
     _entry("Res2Net", partial(_resnet, "res2net:Bottle2neck", block_args={"scale": 4}), 64),
 )
