@@ -18,8 +18,10 @@ from aimc_bridge.spec import TableDevice, TrainingSpec
 
 Array = NDArray[np.float64]
 
-_STEPS = 16
-"""Straight pieces per interval between two targets, which follow PCHIP's curve."""
+_STEPS = 256
+"""Straight pieces per interval between two targets, which follow PCHIP's curve and the cut at 0.
+
+With 16, readings of a table of three targets with large spreads were up to 1 % of g_max off."""
 
 _CELLS = 8192
 """Equal parts of the targets from 0 to the largest."""
