@@ -156,11 +156,12 @@ def read_file(path: Path) -> SweepFile:
     marks = {cell["model"] for cell in cells}
     _check_whole(path, rows)
     if header == _OLD:
-        warnings.warn(
-            f"{path}: no checksums (an older version wrote it), so changed digits would go "
-            "unnoticed",
-            stacklevel=4,
-        )
+        if rows:
+            warnings.warn(
+                f"{path}: no checksums (an older version wrote it), so changed digits would go "
+                "unnoticed",
+                stacklevel=4,
+            )
         return SweepFile(rows, marks, None)
     counts = Counter((chip, t_s) for chip, _, t_s, _, _ in rows)
     for cell, row in zip(cells, rows, strict=True):

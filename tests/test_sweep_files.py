@@ -86,3 +86,5 @@ def test_an_old_file_is_read_with_a_warning(tmp_path: Path) -> None:
     path.write_text("\n".join([*old, old[1]]) + "\n", encoding="utf-8")
     with pytest.raises(DataError, match="a row is there twice"):
         read_rows(path, 5, "feed")
+    path.write_text(old[0] + "\n", encoding="utf-8")
+    assert read_rows(path, 5, "feed") == []  # there is nothing to change: no warning
