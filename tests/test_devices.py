@@ -360,6 +360,15 @@ class Looped(Configured):
         self.settings["all"] = self.settings
 
 
+class Nested(Configured):
+    """Its number lies as deep as contents are looked at: eight groups, the first of them itself."""
+
+    def __init__(self, sd: float) -> None:
+        super().__init__(sd)
+        for _ in range(7):
+            self.settings = {"inner": self.settings, "function": lambda x: x}  # type: ignore[dict-item]
+
+
 def test_two_presets_differ_by_the_contents_of_their_objects() -> None:
     first, second = with_object(Mine()), with_object(Mine(sd=0.1))
     assert first.diff(with_object(Mine())).empty
@@ -375,7 +384,7 @@ def test_the_name_of_an_object_is_the_same_in_every_release() -> None:
     assert with_object(Mine(sd=0.1)).pcm.values()["known_as"] == f"{__name__}.Mine {digest}"
 
 
-@pytest.mark.parametrize("kind", [Slotted, Configured, Looped])
+@pytest.mark.parametrize("kind", [Slotted, Configured, Looped, Nested])
 def test_contents_tell_objects_of_a_class_apart(kind: Any) -> None:
     assert with_object(kind(0.1)) == with_object(kind(0.1))
     assert with_object(kind(0.1)) != with_object(kind(0.2))
