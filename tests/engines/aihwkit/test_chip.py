@@ -20,7 +20,7 @@ from aimc_bridge import (
     save_chip,
 )
 from aimc_bridge.converted import matrices_of
-from aimc_bridge.errors import CalibrationError, StateError
+from aimc_bridge.errors import CalibrationError, CheckpointError, StateError
 from presets import rasch2023
 from tests.engines.aihwkit.test_engine import QUIET, Net, converted, matrix, tiles
 from tests.models import random
@@ -173,3 +173,18 @@ def test_products_follow_no_seed(net: Net, images: Tensor) -> None:
         with torch.no_grad():
             outputs.append(analog(images))
     assert not torch.equal(outputs[0], outputs[1])
+
+
+@pytest.mark.parametrize("kind", ["global", "global_exact_reference", "per_column", "oracle"])
+def test_a_chip_without_the_reference_of_its_compensation_is_refused(kind: str) -> None:
+    """The reference was measured when the chip was programmed: it cannot be measured again."""
+    preset = rasch2023.change(drift_compensation=kind, why="test")
+    analog = convert(nn.Sequential(nn.Linear(6, 4)), preset, engine="aihwkit").eval()
+    program(analog, 7)
+    for each in matrices_of(analog).values():
+        state = each.chip_state()
+        each.check_chip_state(state, None)
+        rest = {name: value for name, value in state.items() if "baseline" not in name}
+        assert len(rest) == len(state) - 1
+        with pytest.raises(CheckpointError, match="no baseline"):
+            each.check_chip_state(rest, None)
