@@ -1,4 +1,4 @@
-"""What others have published of the models of the tasks, row by row."""
+"""Results that others have published for the models of the tasks."""
 
 from benchmarks.tasks.published import (
     DAY,
