@@ -28,7 +28,14 @@ from benchmarks.report.record import (
     read_run,
     renamed,
 )
-from benchmarks.report.standing import BRIEF, IN_FORCE, ROWS, STANDING
+from benchmarks.report.standing import (
+    BRIEF,
+    IN_FORCE,
+    REASONS,
+    ROWS,
+    STANDING,
+    TILE_WISE,
+)
 from benchmarks.tasks.published import PAPER
 
 if TYPE_CHECKING:
@@ -161,8 +168,9 @@ def results() -> str:
 
 
 def earlier() -> str:
-    """Return the table of the other records of runs."""
-    return table(record for record in of_kind("run") if record.name not in (*IN_FORCE, *ROWS))
+    """Return the table of the runs that are on no other page."""
+    shown = (*IN_FORCE, *ROWS, *TILE_WISE, *(name for name, _ in REASONS))
+    return table(record for record in of_kind("run") if record.name not in shown)
 
 
 # --- comparison with published results ------------------------------------------------------------
