@@ -36,12 +36,11 @@ def trained(layers: int = 10, width: int = 64, epochs: int = 30) -> nn.Sequentia
     torch.manual_seed(0)
     parts = [part for _ in range(layers) for part in (nn.Linear(width, width), nn.ReLU())]
     parts[0] = nn.Linear(64, width)
-    network = nn.Sequential(*parts, nn.Linear(width, 10))
+    network = nn.Sequential(*parts, nn.Linear(width, 10)).double()
     for layer in network:
         if isinstance(layer, nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-    network.double()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     order = torch.Generator().manual_seed(0)
     for _ in range(epochs):
