@@ -278,13 +278,13 @@ def test_a_chip_grows_linearly_with_its_width(used: bool) -> None:
 @pytest.mark.parametrize("used", [False, True], ids=["drifted", "used"])
 def test_a_chip_grows_linearly_with_the_number_of_its_tiles(used: bool) -> None:
     """Tiles are 64 x 64, in both directions."""
-    tiles = [(1, 1), (1, 2), (2, 2), (2, 4), (4, 4), (4, 8)]
+    tiles = [(1, 1), (2, 1), (2, 2), (2, 4), (4, 4), (4, 8)]
     counts = [rows * columns for rows, columns in tiles]
     sizes = [chip_bytes(64 * rows, 64 * columns, 64, used) for rows, columns in tiles]
     each = [size / count for size, count in zip(sizes, counts, strict=True)]
     # A matrix has some things once (an index of its rows); with more tiles, their part per tile
-    # shrinks.
-    assert each[-1] <= each[0]
+    # shrinks. Where products are not in integers, two rows of tiles keep a copy of their weights.
+    assert each[-1] <= max(each[:2])
     assert each[-1] >= 4 * 4 * 64 * 64
 
 
