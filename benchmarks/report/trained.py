@@ -4,8 +4,9 @@ They are copied from a finished run's folder into benchmarks/checkpoints/TASK: t
 (model.safetensors, info.json) and the hardware-aware one (hwa.safetensors, hwa.json). Their
 matrices are in half precision. So anyone can drift them without a training:
 
-    python -m benchmarks.run wrn --profile real --data-dir DIR --phases direct hwa \
-        --checkpoint benchmarks/checkpoints/wrn --trained benchmarks/checkpoints/wrn/hwa.safetensors
+    python -m benchmarks.run wrn -o dataset=cifar100 --profile real --data-dir DIR \
+        --phases direct hwa --checkpoint benchmarks/checkpoints/wrn \
+        --trained benchmarks/checkpoints/wrn/hwa.safetensors
 """
 
 from __future__ import annotations
