@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from aimc_bridge.errors import UsageError
 from benchmarks.tasks import published_rows
 from benchmarks.tasks.base import DigitalRecipe, Task
-from benchmarks.tasks.image_task import ImageTask, read
+from benchmarks.tasks.image_task import ImageTask, growing, read
 from benchmarks.tasks.images import CIFAR10, CIFAR100, Images
 from benchmarks.tasks.plan import CLIPPED, ON_A_GPU, SMALL, LadderSizes, Plan
 from benchmarks.tasks.published import Published
@@ -105,8 +105,6 @@ DATA: dict[str, dict[str, Any]] = {
     "paper": {"cutout": 16},
 }
 """How each profile augments the images; arguments of `ImageTask`."""
-GROWTH = (8, 10, 12, 14, 16)
-"""Sixteenths of an image's side, of the first epochs on a CPU."""
 
 
 class ResidualBlock(nn.Module):
@@ -269,9 +267,7 @@ class WideResNetTask(ImageTask):
         if cutout is not None:
             options["cutout"] = cutout
         if profile == "real":
-            # growing images: an epoch at 16 pixels costs a quarter of an epoch at 32
-            side = images["train_images"].shape[-1]
-            options["sizes"] = tuple(side * part // 16 for part in GROWTH for _ in range(6))
+            options["sizes"] = growing(images)
         n_validation = len(images["train_labels"]) // (7 if profile == "embedded" else 25)
         return cls(
             images,

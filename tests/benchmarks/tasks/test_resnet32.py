@@ -9,7 +9,7 @@ from torch import nn
 from aimc_bridge import convert, coverage
 from aimc_bridge.errors import UsageError
 from benchmarks import tasks
-from benchmarks.tasks.resnet32 import BasicBlock, ResNet32
+from benchmarks.tasks.resnet32 import BasicBlock, ResNet32, ResNet32Task
 from presets import rasch2023
 
 
@@ -48,3 +48,23 @@ def test_resnet32_needs_files(tmp_path) -> None:
         tasks.get("resnet32")
     with pytest.raises(UsageError, match=r"cutout=-1; allowed: 0 \(none\) or more"):
         tasks.get("resnet32", "real", tmp_path, cutout=-1)
+
+
+def test_images_of_the_digital_training_grow_as_in_the_other_task(tmp_path) -> None:
+    pixels = torch.randint(256, (260, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.arange(260) % 10
+    images = {
+        "train_images": pixels,
+        "train_labels": labels,
+        "test_images": pixels[:10],
+        "test_labels": labels[:10],
+    }
+    task = ResNet32Task(images, "real", 0)
+    sides = []
+    for epoch in (0, 5, 6, 12, 18, 24, 99):
+        batch, _ = next(task.digital_loader(50, 0).passing(epoch))
+        sides.append(batch.shape[-1])
+    assert sides == [16, 16, 20, 24, 28, 32, 32]
+    assert next(task.train_loader(50, 0).passing(0))[0].shape[-1] == 32
+    whole = ResNet32Task(images, "gpu", 16)
+    assert next(whole.digital_loader(50, 0).passing(0))[0].shape[-1] == 32
