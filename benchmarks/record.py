@@ -65,7 +65,7 @@ def add(
 @app.command
 def keep(
     folder: Annotated[Path, Parameter(help="The --out of a finished run.")],
-    task: Annotated[str, Parameter(help="wrn, bert or lstm.")],
+    task: Annotated[str, Parameter(help="A task of the run, as wrn.")],
     /,
     *,
     replace: Replace = False,
