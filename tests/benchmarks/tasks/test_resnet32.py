@@ -50,7 +50,7 @@ def test_resnet32_needs_files(tmp_path) -> None:
         tasks.get("resnet32", "real", tmp_path, cutout=-1)
 
 
-def test_images_of_the_digital_training_grow_as_in_the_other_task(tmp_path) -> None:
+def test_images_of_the_digital_training_on_a_cpu_grow() -> None:
     pixels = torch.randint(256, (260, 3, 32, 32), dtype=torch.uint8)
     labels = torch.arange(260) % 10
     images = {
