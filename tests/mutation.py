@@ -88,7 +88,8 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
          "tests/engines/test_precision.py", "tests/test_conversion.py", "tests/test_first_pass.py"),
     ),
     "native": (
-        ("aimc_bridge/engines/native/programmed.py", "aimc_bridge/engines/native/crossbar.py"),
+        ("aimc_bridge/engines/native/programmed.py", "aimc_bridge/engines/native/stored.py",
+         "aimc_bridge/engines/native/crossbar.py"),
         (f"{N}/test_state.py", f"{N}/test_edges.py", f"{N}/test_product.py", *ENGINES,
          f"{T}/test_own_loop.py", f"{T}/test_training.py", f"{N}/test_integers.py"),
     ),

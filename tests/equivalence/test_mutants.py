@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 import presets
 from aimc_bridge import convert, rng
-from aimc_bridge.engines.native import crossbar as native_crossbar
 from aimc_bridge.engines.native import layers as native_layers
+from aimc_bridge.engines.native import stored
 from aimc_bridge.equivalence import Report, capture, device_laws
 from aimc_bridge.equivalence.comparison import device_findings, layer_findings
 from aimc_bridge.equivalence.measuring import Sampling
@@ -288,7 +288,7 @@ LAYER_MUTANTS: dict[str, tuple[Any, str, Any, int, set[tuple[str, float]]]] = {
         {("outputs off by an ADC step", -1.0)},
     ),
     "one column scale for all row tiles": (
-        *(native_crossbar, "column_scales", one_scale, 64),
+        *(stored, "column_scales", one_scale, 64),
         {("outputs off by an ADC step", -1.0), ("outputs off by more", -1.0)},
     ),
 }

@@ -1,4 +1,4 @@
-"""The crossbars of one weight matrix: tiles, their periphery, and their chip."""
+"""The crossbars of one weight matrix: tiles, their periphery, and their products."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from aimc_bridge.engines import unaware
-from aimc_bridge.engines.base import Flag, Matrix, Observer, chip_in_the_way, chip_in_training
-from aimc_bridge.engines.native import compiled_chip, compiled_passes, integers, programmed
+from aimc_bridge.engines.base import Flag, Observer, chip_in_training
+from aimc_bridge.engines.native import compiled_chip, compiled_passes, integers
 from aimc_bridge.engines.native.forward import CrossbarProduct
 from aimc_bridge.engines.native.input_range import LOADED, InputRanges
 from aimc_bridge.engines.native.linear_product import LinearProduct
 from aimc_bridge.engines.native.product import MANY, Product
+from aimc_bridge.engines.native.stored import StoredMatrix
 from aimc_bridge.engines.native.tiles import Block, Job, Kept, TileWeights, perfect
-from aimc_bridge.errors import CalibrationError, CapabilityError, StateError
+from aimc_bridge.errors import CalibrationError, CapabilityError
 from aimc_bridge.layers import transforms
-from aimc_bridge.layers.border import SMALLEST_RANGE, product_dtype
+from aimc_bridge.layers.border import SMALLEST_RANGE
 from aimc_bridge.layers.steps import kept_between_steps
-from aimc_bridge.physics import cells as cell_law
 from aimc_bridge.physics.laws import law_of
-from aimc_bridge.physics.mapping import TileGrid, column_scales
+from aimc_bridge.physics.mapping import TileGrid
 from aimc_bridge.physics.mvm import LineEffects, line_effects
 from aimc_bridge.physics.variation import Variation
 from aimc_bridge.spec import Preset, TrainingSpec
@@ -34,25 +33,19 @@ _FEW_WEIGHTS = 1 << 18
 """Up to this number of weights, what floating-point products derive from a chip is kept."""
 
 
-class Crossbar(nn.Module, Matrix):
-    """A matrix `[out, in]` on tiles. The layer that owns it owns the trained weights.
+class Crossbar(StoredMatrix):
+    """A matrix `[out, in]` on tiles, its periphery, and its products.
 
     Every product takes the weights as they are when it is called, however they were changed. Only
     the time steps of a recurrent layer share what the first of them derived (`layers.steps`).
 
-    The tensors of a chip are not in the state dict: conductances, exponents, the weights that are
-    held now, the reference and factor of drift compensation, and what its periphery drew.
-
     Attributes:
         input_range: Input ranges, `[row tiles, column tiles]`, a parameter; None if the preset has
             none.
-        out_scale: Learned factor on the column scales, `[row tiles, out]`, a parameter.
-        scale: Column scales, `[row tiles, out]`, a buffer.
         range_batches: Number of batches that each range was set from, `[row tiles, column tiles]`,
             a buffer. 0 is never, -1 is from zeros only.
         product: The product of the layer.
         ranges: The start and the observation of input ranges.
-        label: Name of the layer in errors.
         side_precision: Precision of the products behind IR drop and read noise; None is the
             precision of the weights.
         compiled: Whether compiled passes do everything beside the products.
@@ -70,133 +63,41 @@ class Crossbar(nn.Module, Matrix):
             grid: The tiles.
             owner: The layer, which has `weight`, `bias`, `matrix()` and `set_matrix()`.
         """
-        super().__init__()
-        self.grid = grid
-        self.preset = preset
+        super().__init__(weight, preset, grid, owner)
         self.product = product
-        self.name, self.label = "", "this layer"
         self.reached = Flag()
-        self._owner = (owner,)  # in a tuple: the owner is not a submodule of its crossbar
-        self._injected: Tensor | None = None
         self.ranges = InputRanges()
         self.ir_drop_in_training = True
         self.side_precision: torch.dtype | None = None
         self.compiled = False
-        spec = preset.crossbar
-        matrix = weight.detach().reshape(grid.out_features, grid.in_features)
-        matrix = matrix.to(product_dtype(matrix.dtype))
-        tiles = (len(grid.rows), len(grid.columns))
-        ones = matrix.new_ones
-        self.register_buffer("scale", column_scales(matrix, grid, spec.weight_scaling))
-        self.out_scale = nn.Parameter(ones(tiles[0], grid.out_features), requires_grad=False)
+        tiles, ones = (len(grid.rows), len(grid.columns)), self.scale.new_ones
         self.input_range: nn.Parameter | None
-        if spec.input_range == "none":
+        if preset.crossbar.input_range == "none":
             self.register_parameter("input_range", None)
         else:
             self.input_range = nn.Parameter(ones(tiles), requires_grad=False)
         self.register_buffer("range_batches", ones(tiles, dtype=torch.long).zero_())
-        for name in (*programmed.STATE, *Variation._fields):
-            self.register_buffer(name, None, persistent=False)
-        self._own_tiles: programmed.Tiles | None = None  # stay where the user's device made them
         self._kept = Kept()
 
-    scale: Tensor
     range_batches: Tensor
-    conductance_us: Tensor | None
-    nu: Tensor | None
-    us_per_unit: Tensor | None
-    working: Tensor | None
-    stuck: Tensor | None
-    held: Tensor | None
-    reference: Tensor | None
-    compensation: Tensor | None
-    v_offset: Tensor | None
-    out_nonlinearity: Tensor | None
-    out_noise_values: Tensor | None
-    read_asymmetry: Tensor | None
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        """Load a state dict, unless it has anything of this layer and a chip is programmed."""
-        layer = prefix.removesuffix("crossbar.")
-        if self.held is not None and any(key.startswith(layer) for key in state_dict):
-            raise chip_in_the_way(self.label)
+        """Load a state dict, as `StoredMatrix` does; no range is smaller than SMALLEST_RANGE."""
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self._apply(lambda tensor: tensor)  # tensors that were assigned may be of half precision
         if self.input_range is not None:
             values = self.input_range.data
             values.masked_fill_(values.abs() < SMALLEST_RANGE, SMALLEST_RANGE)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Crossbar:
-        """Move or convert the tensors, after which the ranges are looked at again.
-
-        They are float32 or float64 whatever the model is converted to: a chip keeps its numbers.
-        """
-
-        def converted(tensor: Tensor) -> Tensor:
-            result = fn(tensor)
-            if result.dtype not in (torch.float16, torch.bfloat16):
-                return result
-            return tensor.to(result.device, product_dtype(tensor.dtype))
-
+        """Move or convert the tensors, after which the ranges are looked at again."""
         self.ranges.forget()
-        super()._apply(converted, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         return self
 
-    # --- weights ---
-
-    def _trained(self) -> Tensor:
-        """Return the trained weights of the layer, `[out, in]`, in the dtype of the products."""
-        weight: Tensor = self._owner[0].matrix()  # type: ignore[operator]
-        dtype = self.scale.dtype
-        return weight if weight.dtype is dtype else weight.to(dtype)
-
-    def _normalised(self) -> Tensor:
-        """Return the trained weights divided by the column scales."""
-        return self._trained() / self.grid.expand_columns(self.scale)
-
-    def normalised_weight(self) -> Tensor:
-        """Return the trained weights divided by the column scales, detached."""
-        return self._normalised().detach()
-
-    def clean_weight(self) -> Tensor:
-        """Return a copy of the layer's weights."""
-        return self._trained().detach().clone()
-
-    def column_scale(self) -> Tensor:
-        """Return the buffer `scale`."""
-        return self.scale
-
-    @torch.no_grad()
-    def set_clean_weight(self, weight: Tensor, scale: Tensor | None = None) -> None:
-        """Write the weights to the layer, and forget a chip."""
-        self.grid.check(weight)
-        self.restore()
-        self._owner[0].set_matrix(weight.to(self.scale))  # type: ignore[operator]
-        self.out_scale.fill_(1.0)
-        if scale is None:
-            self.remap()
-        else:
-            self.scale.copy_(scale)
-
-    def bias(self) -> Tensor | None:
-        """Return the bias of the layer."""
-        bias: Tensor | None = self._owner[0].bias  # type: ignore[assignment]
-        return bias
-
-    def learned_scale(self) -> Tensor:
-        """Return `out_scale`, detached."""
-        return self.out_scale.detach()
-
-    @torch.no_grad()
-    def set_learned_scale(self, scale: Tensor) -> None:
-        """Write `out_scale`."""
-        self.out_scale.copy_(scale)
-
-    def effective_weight(self) -> Tensor:
-        """Return the held, injected or trained weights times all column scales."""
-        held = self.held if self.held is not None else self._injected
-        weight = self.normalised_weight() if held is None else held
-        return weight * self.grid.expand_columns(self.scale * self.out_scale.detach())
+    def restore(self) -> None:
+        """Forget the chip, and what was derived from it."""
+        super().restore()
+        self._kept = Kept()
 
     # --- the product ---
 
@@ -314,23 +215,6 @@ class Crossbar(nn.Module, Matrix):
     def _in_training(self) -> bool:
         """Return whether passes are those of training; those of a programmed chip never are."""
         return self.training and self.held is None
-
-    def _weights_now(self) -> tuple[Tensor | None, Callable[[], Tensor]]:
-        """Return the trained weights, and a function for the weights on the crossbar.
-
-        The trained weights are None if they get no gradient.
-        """
-        held, injected = self.held, self._injected
-        if held is not None:
-            return None, lambda: held
-        trained = None
-        if torch.is_grad_enabled() and self._owner[0].weight.requires_grad:
-            trained = self._trained()
-            if injected is None:
-                unaware.note(self._owner[0].weight, self.preset.pcm)  # type: ignore[arg-type]
-        if injected is not None:
-            return trained, lambda: injected
-        return trained, self.normalised_weight
 
     def _blocks(
         self, weight: Callable[[], Tensor], cache: dict[tuple[int, int | None], TileWeights]
@@ -464,117 +348,7 @@ class Crossbar(nn.Module, Matrix):
         y: Tensor = self(x)
         return y
 
-    # --- the chip ---
-
-    def _cells(self) -> cell_law.Cells | programmed.Tiles:
-        """Return the programmed cells; raise StateError if there are none."""
-        if self._own_tiles is not None:
-            return self._own_tiles
-        if self.conductance_us is None or self.nu is None or self.us_per_unit is None:
-            raise StateError(f"{self.label} holds no chip; call program(model, seed) first")
-        return cell_law.Cells(
-            self.conductance_us, self.nu, self.us_per_unit, self.working, self.stuck
-        )
-
-    def _blueprint(self, name: str, draw_on: str) -> programmed.Blueprint:
-        """Return the weights to program, and the source of their noise."""
-        weight = self._trained().detach()
-        return programmed.Blueprint(
-            weight, self.scale, self.grid, self.preset, name, draw_on, self.variation()
-        )
-
-    def variation(self) -> Variation:
-        """Return what the periphery of the chip drew."""
-        return Variation(*(getattr(self, name) for name in Variation._fields))
-
-    def hold_variation(self, values: Variation) -> None:
-        """Take what the periphery of a chip drew from now on."""
-        for name, value in values._asdict().items():
-            setattr(self, name, None if value is None else value.to(self.scale))
-
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def program(self, seed: int, name: str, draw_on: str) -> None:
-        """Program the cells, and measure the reference of drift compensation."""
-        blueprint = self._blueprint(name, draw_on).with_variation(seed)
-        cells, held = programmed.program(blueprint, seed)
-        self.restore()
-        self.hold_variation(blueprint.variation)
-        if isinstance(cells, list):
-            self._own_tiles = cells
-        else:
-            self.conductance_us, self.nu = cells.conductance_us, cells.nu
-            self.us_per_unit = cells.us_per_unit
-            self.working, self.stuck = cells.working, cells.stuck
-        self.held = held.weights
-        self.compensation, self.reference = None, programmed.reference(blueprint, held, seed)
-
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def drift(self, t_s: float, seed: int, name: str, draw_on: str) -> None:
-        """Read the cells, and measure the factor of drift compensation."""
-        cells, blueprint, reference = self._cells(), self._blueprint(name, draw_on), self.reference
-        now = programmed.read(blueprint, cells, reference is not None, float(t_s), seed)
-        self.held = now.weights
-        self.compensation = programmed.factor(blueprint, now, reference, float(t_s), seed)
-
-    def restore(self) -> None:
-        """Forget the tensors of the chip."""
-        self._own_tiles, self._kept = None, Kept()
-        for name in (*programmed.STATE, *Variation._fields):
-            setattr(self, name, None)
-
-    def chip_state(self) -> dict[str, Tensor]:
-        """Return the tensors of the chip that are there."""
-        cells = self._cells()
-        state = {
-            name: value for name in programmed.STATE if (value := getattr(self, name)) is not None
-        }
-        state |= self.variation().tensors()
-        return state | programmed.own_tensors(cells) if isinstance(cells, list) else state
-
-    def check_chip_state(self, state: dict[str, Tensor], t_s: float | None) -> None:
-        """Check the tensors of the cells, or rebuild the tiles of a user's device from them."""
-        if law_of(self.preset.pcm).by_tile:
-            state = dict(state)
-            programmed.own_tiles(self._blueprint("", "cpu"), state, self.label)
-        programmed.check_state(state, self.grid, self.label, self.preset)
-        programmed.check_whole(state, self.preset, self.label, t_s, self.scale.dtype)
-
-    def cells(self) -> cell_law.Cells:
-        """Return the programmed cells, unless a user's device keeps them."""
-        cells = self._cells()
-        return super().cells() if isinstance(cells, list) else cells
-
-    @torch.inference_mode(False)
-    def load_chip_state(self, state: dict[str, Tensor]) -> None:
-        """Check the tensors, and copy them to this device."""
-        pcm, tiles = self.preset.pcm, None
-        if law_of(pcm).by_tile:
-            state = dict(state)
-            tiles = programmed.own_tiles(self._blueprint("", "cpu"), state, self.label)
-        programmed.check_state(state, self.grid, self.label, self.preset)
-        self.restore()
-        self._own_tiles = tiles
-        for name, value in state.items():
-            setattr(self, name, value.to(self.scale.device).clone())
-
-    def alpha(self) -> Tensor:
-        """Return the compensation's factor, 1 if there is none."""
-        if self.compensation is None:
-            return torch.ones_like(self.scale)
-        return self.compensation
-
     # --- training ---
-
-    def trainable(self) -> bool:
-        """Return whether the weight of the layer requires a gradient."""
-        return bool(self._owner[0].weight.requires_grad)
-
-    def weight_parameters(self) -> list[Tensor]:
-        """Return the weight of the layer."""
-        weight: Tensor = self._owner[0].weight  # type: ignore[assignment]
-        return [weight]
 
     def prepare_training(self, recipe: TrainingSpec) -> None:
         """Set which parameters learn, how ranges start, and whether there is an IR drop."""
@@ -600,10 +374,6 @@ class Crossbar(nn.Module, Matrix):
         else:
             self.__dict__.pop("forward", None)
 
-    def inject(self, weight: Tensor | None) -> None:
-        """Use these weights in products until they are None."""
-        self._injected = weight
-
     @torch.no_grad()
     def draw_noisy_weight(
         self, recipe: TrainingSpec, scale: float, seed: int, names: tuple[object, ...]
@@ -614,20 +384,6 @@ class Crossbar(nn.Module, Matrix):
             return None
         trained = self._trained().detach()
         return compiled_chip.noisy(trained, self.scale, self.grid, pcm, recipe, scale, seed, names)
-
-    @torch.no_grad()
-    def clip(self, bound: Tensor) -> None:
-        """Limit the layer's weights."""
-        limit = bound * self.grid.expand_columns(self.scale)
-        trained = self._trained()
-        self._owner[0].set_matrix(torch.minimum(torch.maximum(trained, -limit), limit))  # type: ignore[operator]
-
-    @torch.no_grad()
-    def remap(self) -> None:
-        """Set `scale` from the layer's weights."""
-        self.scale.copy_(
-            column_scales(self._trained(), self.grid, self.preset.crossbar.weight_scaling)
-        )
 
     def extra_repr(self) -> str:
         """Return the size and the preset, for `print(model)`."""
