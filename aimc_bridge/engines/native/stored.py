@@ -104,13 +104,9 @@ class StoredMatrix(nn.Module, Matrix):
         dtype = self.scale.dtype
         return weight if weight.dtype is dtype else weight.to(dtype)
 
-    def _normalised(self) -> Tensor:
-        """Return the trained weights divided by the column scales."""
-        return self._trained() / self.grid.expand_columns(self.scale)
-
     def normalised_weight(self) -> Tensor:
         """Return the trained weights divided by the column scales, detached."""
-        return self._normalised().detach()
+        return (self._trained() / self.grid.expand_columns(self.scale)).detach()
 
     def clean_weight(self) -> Tensor:
         """Return a copy of the layer's weights."""
