@@ -141,7 +141,7 @@ def merge(parts: Sequence[Path], into: Path) -> None:
             settings, **{name: _tuple(claim[name]) for name in GROWING if name in claim}
         )
         quiet = Output(quiet=True)  # nothing is left to do but to write the results
-        WholeRun(settings, tasks, into, quiet, tuple(words), Replica()).measure(resume=True)
+        WholeRun(settings, tasks, into, quiet, ("run", *words), Replica()).measure(resume=True)
         (into / _MERGING).unlink()
 
 

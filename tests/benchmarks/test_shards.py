@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,7 @@ def test_merged_shards_are_the_whole_run(
     assert (into / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
     merged, expected = (json.loads((out / "run.json").read_text()) for out in (into, whole))
     assert merged["arguments"] == expected["arguments"]
+    assert merged["command"] == shlex.join(["python", "-m", "benchmarks.run", *WORDS])
     for fact in ("intervals", "samples", "validation", "analog_weights"):
         assert merged["studies"]["wrn"].get(fact) == expected["studies"]["wrn"].get(fact)
     # only one of the two trained
