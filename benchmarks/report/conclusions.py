@@ -191,7 +191,11 @@ class _Place:
         """Return the difference of a phase from another one, or from the digital model."""
         known = self.changes.get((phase, minus, t_s))
         if known is not None:
-            return Effect(known["mean"], known["low"], known["high"], known["over"])
+            low, high = known["low"], known["high"]
+            if low == known["mean"] == high == 0 and "samples" in known:
+                high = _none_of(known["samples"])
+                low = -high
+            return Effect(known["mean"], low, high, known["over"])
         after = self._errors(phase, t_s)
         if minus == "digital":
             before = after * 0.0 + float(self._value(self.digital, "error"))
@@ -340,6 +344,15 @@ class _Place:
                 name = _NAMES[phase]
                 sentences.append(f"{name[0].upper()}{name[1:]} is worse at {listed}.")
         return sentences
+
+
+def _none_of(samples: int) -> float:
+    """Return how often answers may still differ if none of the test samples' answers did.
+
+    The upper end of the exact two-sided 95 % interval of a share (Clopper and Pearson 1934): 3.7
+    over the number of samples, if they are many.
+    """
+    return 1.0 - float(0.025 ** (1 / samples))
 
 
 def _over(effect: Effect) -> str:

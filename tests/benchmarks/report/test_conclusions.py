@@ -127,6 +127,20 @@ def test_an_interval_without_width_over_samples_says_nothing() -> None:
     assert exact.direct == "none"
 
 
+@pytest.mark.parametrize(("samples", "sign"), [(64, "unsure"), (360, "unsure"), (370, "none")])
+def test_answers_that_all_stay_bound_the_loss_by_their_number(samples: int, sign: str) -> None:
+    """Of n answers none changed: the exact 95 % interval of the share ends where 0.975 is missed.
+
+    The chance that none of n changes is (1 - share)**n; at the end of the interval it is 2.5 %.
+    """
+    same = {**changed("direct", "digital", 0.0, 0.0, 0.0), "samples": samples, "units": 2}
+    rows = table(0.02, direct={1.0: 0.02, YEAR_S: 0.02})
+    found = said(rows, study(changes=[same]))
+    assert found.direct == sign
+    high = float(found.text.partition(" to +")[2].partition(",")[0]) / 100
+    assert (1 - high) ** samples == pytest.approx(0.025, rel=0.1)  # as exact as it is printed
+
+
 def test_harm_after_a_loss_and_before_the_last_time() -> None:
     rows = table(0.02, direct={1.0: 0.03, YEAR_S: 0.1}, control={1.0: 0.06, YEAR_S: 0.2})
     known = [
