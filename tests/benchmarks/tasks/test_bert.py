@@ -220,23 +220,30 @@ def test_an_mpnet_converts_with_its_head_digital(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layers", "width", "kind", "origin", "name"),
+    ("layers", "width", "heads", "kind", "origin", "name"),
     [
-        (12, 768, "mpnet", "microsoft/mpnet-base", "MPNet-base"),
-        (12, 768, "bert", "", "BERT-base"),
-        (24, 1024, "roberta", "", "RoBERTa-large"),
-        (6, 384, "bert", "nreimers/MiniLM-L6-H384-uncased", "MiniLM-L6"),
-        (6, 384, "bert", "", "MiniLM-L6"),
-        (4, 256, "bert", "", "BERT 4x256"),
-        (6, 768, "xmod", "", "xmod 6x768"),
+        (12, 768, 12, "mpnet", "microsoft/mpnet-base", "MPNet-base"),
+        (12, 768, 12, "bert", "", "BERT-base"),
+        (12, 768, 6, "bert", "", "BERT 12x768"),
+        (24, 1024, 16, "roberta", "", "RoBERTa-large"),
+        (6, 384, 12, "bert", "nreimers/MiniLM-L6-H384-uncased", "MiniLM-L6"),
+        (12, 384, 12, "bert", "microsoft/MiniLM-L12-H384-uncased", "MiniLM-L12"),
+        (6, 384, 12, "bert", "", "BERT 6x384"),
+        (6, 384, 6, "bert", "MiniLM-L6", "BERT 6x384"),
+        (2, 384, 12, "bert", "me/not-a-MiniLM-at-all", "BERT 2x384"),
+        (6, 384, 12, "roberta", "MiniLM-L6", "RoBERTa 6x384"),
+        (4, 256, 4, "bert", "", "BERT 4x256"),
+        (6, 768, 12, "xmod", "", "xmod 6x768"),
     ],
 )
 def test_an_encoder_is_called_what_its_configuration_says(
-    layers, width, kind, origin, name
+    layers, width, heads, kind, origin, name
 ) -> None:
     from transformers import PretrainedConfig
 
-    config = PretrainedConfig(num_hidden_layers=layers, hidden_size=width)
+    config = PretrainedConfig(
+        num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads
+    )
     config.model_type = kind
     assert encoders.name_of(config, origin) == name
 
