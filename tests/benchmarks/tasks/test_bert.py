@@ -126,6 +126,7 @@ def test_nothing_held_out_is_trained_on() -> None:
 
 def test_sst2_with_any_encoder(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(glue.ROWS, "SST-2", {"train": 40, "dev": 40, "test": 2})
+    monkeypatch.setitem(glue.DIGESTS, "SST-2", {})
     rows = "".join(f"a {'good' if i % 2 else 'bad'} film {i}\t{i % 2}\n" for i in range(40))
     (tmp_path / "SST-2").mkdir()
     for name in ("train.tsv", "dev.tsv"):
@@ -151,6 +152,7 @@ def test_sst2_with_any_encoder(tmp_path, monkeypatch) -> None:
 
 def test_labelled_test_sentences_are_test_data_too(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(glue.ROWS, "SST-2", {"train": 40, "dev": 40, "test": 2})
+    monkeypatch.setitem(glue.DIGESTS, "SST-2", {})
     rows = "".join(f"a {'good' if i % 2 else 'bad'} film {i}\t{i % 2}\n" for i in range(40))
     (tmp_path / "SST-2").mkdir()
     for name in ("train.tsv", "dev.tsv"):
@@ -189,6 +191,7 @@ def small_mpnet(folder) -> str:
 
 def mrpc_files(folder, monkeypatch, n: int = 40) -> None:
     monkeypatch.setitem(glue.ROWS, "MRPC", {"train": n, "dev": 3, "test": 2})
+    monkeypatch.setitem(glue.DIGESTS, "MRPC", {})
     header = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
     (folder / "MRPC").mkdir(parents=True)
     for name, rows in (("train", n), ("dev", 3), ("test", 2)):
@@ -292,6 +295,7 @@ def test_the_plans_of_bert_follow_its_options() -> None:
 def test_an_encoder_with_code_or_pickles_is_refused(tmp_path, monkeypatch) -> None:
     """Its code is not run, nobody is asked, and weights that could hold code are not read."""
     monkeypatch.setitem(glue.ROWS, "SST-2", {"train": 40, "dev": 40, "test": 2})
+    monkeypatch.setitem(glue.DIGESTS, "SST-2", {})
     (tmp_path / "SST-2").mkdir()
     for name in ("train.tsv", "dev.tsv"):
         (tmp_path / "SST-2" / name).write_text("sentence\tlabel\n" + "a good film\t1\n" * 40)
