@@ -149,8 +149,8 @@ class PretrainedTask(SentenceTask):
         if self.max_length < MAX_LENGTH:
             self.model_name += f", {self.max_length} tokens"
         super().__init__(self.encoded(data_dir(folder)), n_classes=2)
-        rows = [row for ids, _ in self.splits.values() for row in ids]
-        check_ids(max(self.pad_id, *map(max, rows)), blank, encoder)
+        ids = (i for rows, _ in self.splits.values() for row in rows for i in row)
+        check_ids(max(self.pad_id, max(ids, default=0)), blank, encoder)
 
     def blank(self) -> "PreTrainedModel":
         """Return the encoder without weights, which says whether the task can be done with it.

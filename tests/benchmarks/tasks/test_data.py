@@ -48,7 +48,7 @@ def test_what_is_missing_is_named_with_the_place(tmp_path) -> None:
         glue.sst2(tmp_path)
     message = str(caught.value)
     assert str(tmp_path) in message
-    assert "SST-2/train.tsv, SST-2/dev.tsv or train.tsv, dev.tsv" in message
+    assert "lacks SST-2/dev.tsv of 2 files, or else all of train.tsv, dev.tsv; " in message
     assert "--data-dir" in message
 
 
@@ -182,6 +182,34 @@ def test_a_file_with_other_rows_than_the_published_one_is_named(tmp_path) -> Non
         glue.sst2(tmp_path)
     with pytest.raises(DataError, match="MRPC cannot be downloaded; point --data-dir .*MRPC/train"):
         glue.mrpc(None)
+
+
+def test_files_that_are_missing_are_named_of_the_form_that_is_nearest_to_whole(tmp_path) -> None:
+    """Of the thirteen files of CIFAR-10's two forms, those that the user has to add are named."""
+    batches = [f"cifar-10-batches-py/data_batch_{number}" for number in range(1, 6)]
+    pickles, binary = ("cifar-10-batches-py/data_batch_1", "cifar-10-batches-bin/data_batch_1.bin")
+    for name in (batches[0], batches[1], "cifar-10-batches-py/test_batch", binary):
+        written(tmp_path / name, "")
+    expected = (
+        f"CIFAR-10 not found: {tmp_path} lacks {', '.join(batches[2:])} and 1 more of 7 files, or "
+        f"else all of {binary} to test_batch.bin (6 files); point --data-dir or "
+    )
+    with pytest.raises(DataError) as caught:
+        images.cifar(10, tmp_path)
+    assert str(caught.value).startswith(expected)
+    for number in range(2, 6):
+        written(tmp_path / f"cifar-10-batches-bin/data_batch_{number}.bin", "")
+    with pytest.raises(DataError) as caught:
+        images.cifar(10, tmp_path)
+    assert str(caught.value).startswith(
+        f"CIFAR-10 not found: {tmp_path} lacks cifar-10-batches-bin/test_batch.bin of 6 files, or "
+        f"else all of {pickles} to batches.meta (7 files); point"
+    )
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        DataError, match=r"for cifar-10\S+ to batches\.meta \(7 files\) or cifar-10"
+    ):
+        images.cifar(10, tmp_path / "empty")
 
 
 def published(folder: Path, monkeypatch) -> None:
