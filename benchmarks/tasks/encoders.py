@@ -240,7 +240,9 @@ class PretrainedTask(SentenceTask):
         from transformers import AutoModelForSequenceClassification
 
         with torch.random.fork_rng(devices=[]):
-            model: nn.Module = AutoModelForSequenceClassification.from_config(self.config)
+            model: nn.Module = AutoModelForSequenceClassification.from_config(
+                self.config, dtype=torch.float32
+            )
         return model
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from aimc_bridge import convert, coverage
 from aimc_bridge.errors import CheckpointError, DataError, UsageError
+from aimc_bridge.sealed_files import write_tensors
 from benchmarks import tasks
 from benchmarks.tasks import encoders
 from presets import ideal
@@ -174,6 +175,18 @@ def test_weights_are_looked_at_before_a_training(folder) -> None:
     index.write_text("[]")
     with pytest.raises(CheckpointError, match=r"index\.json"):
         task.digital_loader(4, 0)
+
+
+def test_a_model_trained_from_half_precision_weights_is_loaded(folder) -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    replace(folder, BertForSequenceClassification(BertConfig(**small())).half())
+    task = made(folder)
+    trained = task.build(0)
+    write_tensors(folder.parent / "model.safetensors", trained.state_dict())
+    loaded = task.load(folder.parent)
+    for name, weight in trained.state_dict().items():
+        assert weight.dtype == torch.float32 and torch.equal(loaded.state_dict()[name], weight)
 
 
 @pytest.mark.parametrize(
