@@ -181,10 +181,9 @@ def test_a_model_trained_from_half_precision_weights_is_loaded(folder) -> None:
     from transformers import BertConfig, BertForSequenceClassification
 
     replace(folder, BertForSequenceClassification(BertConfig(**small())).half())
-    task = made(folder)
-    trained = task.build(0)
+    trained = made(folder).build(0)
     write_tensors(folder.parent / "model.safetensors", trained.state_dict())
-    loaded = task.load(folder.parent)
+    loaded = made(folder).load(folder.parent)
     for name, weight in trained.state_dict().items():
         assert weight.dtype == torch.float32 and torch.equal(loaded.state_dict()[name], weight)
 
