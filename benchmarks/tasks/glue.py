@@ -5,6 +5,10 @@ that have them are read: what GLUE calls dev and test is then one set of test da
 are held out from train.
 """
 
+import hashlib
+import re
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,38 @@ ROWS = {
     "MRPC": {"train": 3_668, "dev": 408, "test": 1_725},
 }
 """Rows of the published files."""
+DIGESTS: dict[str, dict[str, tuple[str, str]]] = {
+    "SST-2": {
+        "train": (
+            "0c11e4511475dc290addb99fce8fa48481798820ea16af469e2f84f7577a8c0c",
+            "ce9828fe9b03633e76a95e09b2a1448ab91092f927536db36596430b1e580cec",
+        ),
+        "dev": (
+            "83f58fba7714c6d44be316fba427e1e78336ff2e2885993c37531c0efb619f62",
+            "7987f6e34981992714e2971bde78c304664379249f2199a70c11a4fedcbb827e",
+        ),
+        "test": (
+            "a5cc5eeaabdc88eaaeeb159e1c5e7bc2b0ab81dc4d5184148fe53d7459c317d2",
+            "9f8eec0810b6554f44ff8a2bcfd2dd68c3708fe23ed9dcc1bfe7d5f011ba5527",
+        ),
+    },
+    "MRPC": {
+        "train": (
+            "07cc868902e4e84ec212c8671a29b57291034145056b2cefcc69a63e392e56ae",
+            "2287ec3ef0d8ad2d12926b040727b0a8f112d9ef7d456febf628a98f49ec9dc6",
+        ),
+        "dev": (
+            "40f253fb6c9181dfcc6005cf83334c4d538dcb52fff02452578593ec04bf9b8d",
+            "73b27c67292914e626e96a09952ca90eaead33fbe3af02e11280f5cab595e52a",
+        ),
+        "test": (
+            "5955ff398fd6e27cdddbfc22ff49b9a3bef034f1f1fa47db9cd57a155763e4d2",
+            "09dca1b5c2b1100164116d975e23104dde7852ae2215cffa788c71023a007209",
+        ),
+    },
+}
+"""SHA-256 of the published rows as they are, and of their letters; see `check_content`."""
+NUMBER = re.compile("[0-9]+")
 PAIR_COLUMNS = ["Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"]
 
 MOST_LETTERS = 10_000
@@ -34,6 +70,8 @@ Pairs = tuple[list[str], list[str], list[int]]
 def whole_lines(path: Path) -> list[str]:
     """Return the lines of a file; the first is the header.
 
+    A byte order mark and the line ends of Windows are no part of them.
+
     Args:
         path: The file.
 
@@ -41,7 +79,7 @@ def whole_lines(path: Path) -> list[str]:
         DataError: If the file cannot be read, a line is longer than any sentence, or the last one
             has no end.
     """
-    lines = read_text(path).split("\n")
+    lines = read_text(path).removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
     for number, line in enumerate(lines, start=1):
         if len(line) > MOST_LETTERS:
             raise DataError(
@@ -71,6 +109,55 @@ def check_rows(data_set: DataSet, path: Path, rows: int) -> None:
         )
 
 
+def check_content(data_set: DataSet, path: Path, *columns: Iterable[str | int]) -> None:
+    """Check that the rows of a file are the published ones.
+
+    Copies differ in quotation marks, brackets, letters with accents, and order: only a copy with
+    other plain letters, digits or labels is refused.
+
+    Args:
+        data_set: SST2 or MRPC.
+        path: The file: train.tsv, dev.tsv or test.tsv.
+        *columns: The columns with what is read of it.
+
+    Raises:
+        DataError: If they are others.
+    """
+    if path.stem not in DIGESTS[data_set.name]:
+        return
+    exact, letters = DIGESTS[data_set.name][path.stem]
+    found_exact, found_letters = digests(columns)
+    if found_letters != letters:
+        raise DataError(
+            f"{path} is damaged or another file: its sentences or labels are not those of the "
+            f"published {data_set.name}; copy the file again"
+        )
+    if found_exact != exact:
+        warnings.warn(
+            f"{path} differs from the published {data_set.name} in signs or in the order of its "
+            "rows; results can differ a little",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def digests(columns: Iterable[Iterable[str | int]]) -> tuple[str, str]:
+    """Return the SHA-256 of rows as they are, and that of their letters in any order.
+
+    Args:
+        columns: The columns: sentences and labels.
+    """
+    rows = [
+        "\t".join(" ".join(str(field).split()) for field in row)
+        for row in zip(*columns, strict=True)
+    ]
+    plain = [re.sub("-[lr]rb-|[^a-z0-9\t]", "", row.lower()) for row in rows]
+    exact, letters = (
+        hashlib.sha256("\n".join(part).encode()).hexdigest() for part in (rows, sorted(plain))
+    )
+    return exact, letters
+
+
 def labelled_test(train: Path, first_columns: list[str]) -> Path | None:
     """Return the test.tsv beside a train.tsv, if it is there and has labels.
 
@@ -79,9 +166,12 @@ def labelled_test(train: Path, first_columns: list[str]) -> Path | None:
         first_columns: The first columns of a file with labels.
 
     Raises:
-        DataError: If the file has neither these columns nor those of GLUE's server.
+        DataError: If the file has neither these columns nor those of GLUE's server, or is a link to
+            nothing.
     """
     path = train.with_name("test.tsv")
+    if path.is_symlink() and not path.exists():
+        raise DataError(f"{path} is a link to nothing; mend it, or remove it to test on dev alone")
     if not path.exists():
         return None
     header = whole_lines(path)[0].split("\t")
@@ -143,6 +233,7 @@ def sst2(folder: Path | None) -> dict[str, Sentences]:
         for path in (*paths, *([test] if test is not None else [])):
             splits[path.stem] = read_tsv(path)
             check_rows(SST2, path, len(splits[path.stem][1]))
+            check_content(SST2, path, *splits[path.stem])
         return splits
     try:
         import datasets
@@ -187,14 +278,19 @@ def read_pairs(path: Path) -> Pairs:
         DataError: If the file is not of that form or is cut short; it names the file and the line.
     """
     header, *lines = whole_lines(path)
-    if header.lstrip("\ufeff").split("\t") != PAIR_COLUMNS:
+    if header.split("\t") != PAIR_COLUMNS:
         raise DataError(
             f"{path} line 1: expected the header {'<TAB>'.join(PAIR_COLUMNS)}, got {header[:60]!r}"
         )
     first, second, labels = [], [], []
     for number, line in enumerate(lines, start=2):
         fields = [field.strip() for field in line.split("\t")]
-        if len(fields) != 5 or fields[0] not in ("0", "1") or not (fields[3] and fields[4]):
+        if (
+            len(fields) != 5
+            or fields[0] not in ("0", "1")
+            or not all(NUMBER.fullmatch(field) for field in fields[1:3])
+            or not (fields[3] and fields[4])
+        ):
             raise DataError(
                 f"{path} line {number}: expected 0 or 1, two numbers and two sentences, "
                 f"got {line[:60]!r}"
@@ -231,6 +327,7 @@ def mrpc(folder: Path | None) -> dict[str, Pairs]:
     for path in (*paths, *([test] if test is not None else [])):
         splits[path.stem] = read_pairs(path)
         check_rows(MRPC, path, len(splits[path.stem][2]))
+        check_content(MRPC, path, *splits[path.stem])
     return splits
 
 

@@ -224,13 +224,16 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
         The options by name.
 
     Raises:
-        UsageError: If a word is not KEY=VALUE.
+        UsageError: If a word is not KEY=VALUE, or if a key comes twice.
     """
     options: dict[str, Any] = {}
     for pair in pairs:
         key, separator, text = pair.partition("=")
         if not separator or not key:
             raise UsageError(f"option {pair!r} is not KEY=VALUE")
+        if key in options:
+            values = " and ".join(word for word in pairs if word.startswith(f"{key}="))
+            raise UsageError(f"option {key} is given twice: {values}; name it once")
         try:
             options[key] = json.loads(text)
         except ValueError:

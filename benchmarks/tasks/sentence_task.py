@@ -6,17 +6,22 @@ stay digital.
 Source: Rasch et al. 2023, SI A.1.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from aimc_bridge.errors import UsageError
 from aimc_bridge.rng import stream
 from benchmarks.tasks.base import Split, Task
 from benchmarks.tasks.data import Loader
 from benchmarks.tasks.models import moved
 from benchmarks.tasks.plan import LadderSizes
+
+OF_NO_LAYER = re.compile(r"embed|pool|_head(\.|$)")
+"""In the names of a model's parts beside its layers: embeddings, pooler, head."""
 
 
 class SentenceTask(Task):
@@ -73,14 +78,24 @@ class SentenceTask(Task):
     def digital_names(self, model: nn.Module) -> list[str]:
         """Return everything with a Linear outside of the encoder's layers: pooler and head.
 
-        The layers are the longest `nn.ModuleList` of the model, so the names of its other parts do
-        not matter.
+        The layers are all in an `nn.ModuleList`, or in several, so names do not matter.
+
+        Raises:
+            UsageError: If a model of transformers has a Linear that is in no such list, and is no
+                part of its embeddings, pooler or head.
         """
-        lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+        lists = layer_lists(model)
         if not lists:
             return super().digital_names(model)
-        layers = max(lists, key=len)
-        return [*outside(model, layers), *super().digital_names(model)]
+        names = list(outside(model, [layers for _, layers in lists]))
+        prefix = str(getattr(model, "base_model_prefix", ""))
+        for name in names:
+            if prefix and name.startswith(f"{prefix}.") and not OF_NO_LAYER.search(name):
+                raise UsageError(
+                    f"{type(model).__name__}: whether {name} is a layer of the encoder cannot be "
+                    "told, so neither whether it is analog; name another encoder"
+                )
+        return [*names, *super().digital_names(model)]
 
     def place(self, device: torch.device) -> None:
         """Choose the batch size of evaluations; the data stay on the CPU."""
@@ -148,19 +163,45 @@ class SentenceTask(Task):
         return labels
 
 
-def outside(model: nn.Module, layers: nn.Module, prefix: str = "") -> Iterator[str]:
+def layer_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
+    """Return the lists of layers of a model and their names; lists inside of them are left out.
+
+    Args:
+        model: The model; of one of transformers, only what it shares with other tasks is looked at.
+    """
+    base = getattr(model, "base_model", model)
+    lists: list[tuple[str, nn.ModuleList]] = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and any(part is module for part in base.modules()):
+            inside = any(name.startswith(f"{outer}.") for outer, _ in lists)
+            if not inside and any(map(has_matrix, module.modules())):
+                lists.append((name, module))
+    return lists
+
+
+def has_matrix(module: nn.Module) -> bool:
+    """Return whether a module multiplies by a matrix of its own.
+
+    Args:
+        module: The module; its parts are not looked at.
+    """
+    own = module.parameters(recurse=False)
+    return not isinstance(module, nn.Embedding) and any(weight.ndim > 1 for weight in own)
+
+
+def outside(model: nn.Module, layers: Sequence[nn.Module], prefix: str = "") -> Iterator[str]:
     """Yield the names of the modules with a Linear that neither hold nor are in some layers.
 
     Args:
         model: The model.
-        layers: A module of it.
+        layers: Modules of it.
         prefix: The name of the model in what it is a part of, with a point behind it.
     """
     for name, child in model.named_children():
-        if child is layers:
+        if any(child is one for one in layers):
             continue
         parts = list(child.modules())
-        if any(part is layers for part in parts):
+        if any(part is one for part in parts for one in layers):
             yield from outside(child, layers, f"{prefix}{name}.")
         elif any(isinstance(part, nn.Linear) for part in parts):
             yield prefix + name

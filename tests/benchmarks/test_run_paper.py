@@ -100,6 +100,7 @@ def test_the_papers_profile_end_to_end_on_a_little_data(name, tmp_path, monkeypa
     elif name == "bert":
         sst2_files(folder)
         monkeypatch.setitem(glue.ROWS, "SST-2", {"train": 80, "dev": 80})
+        monkeypatch.setitem(glue.DIGESTS, "SST-2", {})
         options = ["-o", f"encoder={small_encoder(tmp_path / 'encoder')}"]
     else:
         wikitext_files(folder)

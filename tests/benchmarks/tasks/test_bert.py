@@ -126,6 +126,7 @@ def test_nothing_held_out_is_trained_on() -> None:
 
 def test_sst2_with_any_encoder(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(glue.ROWS, "SST-2", {"train": 40, "dev": 40, "test": 2})
+    monkeypatch.setitem(glue.DIGESTS, "SST-2", {})
     rows = "".join(f"a {'good' if i % 2 else 'bad'} film {i}\t{i % 2}\n" for i in range(40))
     (tmp_path / "SST-2").mkdir()
     for name in ("train.tsv", "dev.tsv"):
@@ -151,6 +152,7 @@ def test_sst2_with_any_encoder(tmp_path, monkeypatch) -> None:
 
 def test_labelled_test_sentences_are_test_data_too(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(glue.ROWS, "SST-2", {"train": 40, "dev": 40, "test": 2})
+    monkeypatch.setitem(glue.DIGESTS, "SST-2", {})
     rows = "".join(f"a {'good' if i % 2 else 'bad'} film {i}\t{i % 2}\n" for i in range(40))
     (tmp_path / "SST-2").mkdir()
     for name in ("train.tsv", "dev.tsv"):
@@ -189,6 +191,7 @@ def small_mpnet(folder) -> str:
 
 def mrpc_files(folder, monkeypatch, n: int = 40) -> None:
     monkeypatch.setitem(glue.ROWS, "MRPC", {"train": n, "dev": 3, "test": 2})
+    monkeypatch.setitem(glue.DIGESTS, "MRPC", {})
     header = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
     (folder / "MRPC").mkdir(parents=True)
     for name, rows in (("train", n), ("dev", 3), ("test", 2)):
@@ -220,23 +223,30 @@ def test_an_mpnet_converts_with_its_head_digital(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layers", "width", "kind", "origin", "name"),
+    ("layers", "width", "heads", "kind", "origin", "name"),
     [
-        (12, 768, "mpnet", "microsoft/mpnet-base", "MPNet-base"),
-        (12, 768, "bert", "", "BERT-base"),
-        (24, 1024, "roberta", "", "RoBERTa-large"),
-        (6, 384, "bert", "nreimers/MiniLM-L6-H384-uncased", "MiniLM-L6"),
-        (6, 384, "bert", "", "MiniLM-L6"),
-        (4, 256, "bert", "", "BERT 4x256"),
-        (6, 768, "xmod", "", "xmod 6x768"),
+        (12, 768, 12, "mpnet", "microsoft/mpnet-base", "MPNet-base"),
+        (12, 768, 12, "bert", "", "BERT-base"),
+        (12, 768, 6, "bert", "", "BERT 12x768"),
+        (24, 1024, 16, "roberta", "", "RoBERTa-large"),
+        (6, 384, 12, "bert", "nreimers/MiniLM-L6-H384-uncased", "MiniLM-L6"),
+        (12, 384, 12, "bert", "microsoft/MiniLM-L12-H384-uncased", "MiniLM-L12"),
+        (6, 384, 12, "bert", "", "BERT 6x384"),
+        (6, 384, 6, "bert", "MiniLM-L6", "BERT 6x384"),
+        (2, 384, 12, "bert", "me/not-a-MiniLM-at-all", "BERT 2x384"),
+        (6, 384, 12, "roberta", "MiniLM-L6", "RoBERTa 6x384"),
+        (4, 256, 4, "bert", "", "BERT 4x256"),
+        (6, 768, 12, "xmod", "", "xmod 6x768"),
     ],
 )
 def test_an_encoder_is_called_what_its_configuration_says(
-    layers, width, kind, origin, name
+    layers, width, heads, kind, origin, name
 ) -> None:
     from transformers import PretrainedConfig
 
-    config = PretrainedConfig(num_hidden_layers=layers, hidden_size=width)
+    config = PretrainedConfig(
+        num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads
+    )
     config.model_type = kind
     assert encoders.name_of(config, origin) == name
 
@@ -285,6 +295,7 @@ def test_the_plans_of_bert_follow_its_options() -> None:
 def test_an_encoder_with_code_or_pickles_is_refused(tmp_path, monkeypatch) -> None:
     """Its code is not run, nobody is asked, and weights that could hold code are not read."""
     monkeypatch.setitem(glue.ROWS, "SST-2", {"train": 40, "dev": 40, "test": 2})
+    monkeypatch.setitem(glue.DIGESTS, "SST-2", {})
     (tmp_path / "SST-2").mkdir()
     for name in ("train.tsv", "dev.tsv"):
         (tmp_path / "SST-2" / name).write_text("sentence\tlabel\n" + "a good film\t1\n" * 40)

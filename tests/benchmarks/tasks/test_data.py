@@ -48,7 +48,7 @@ def test_what_is_missing_is_named_with_the_place(tmp_path) -> None:
         glue.sst2(tmp_path)
     message = str(caught.value)
     assert str(tmp_path) in message
-    assert "SST-2/train.tsv, SST-2/dev.tsv or train.tsv, dev.tsv" in message
+    assert "lacks SST-2/dev.tsv of 2 files, or else all of train.tsv, dev.tsv; " in message
     assert "--data-dir" in message
 
 
@@ -159,6 +159,9 @@ def test_quotes_of_pairs_are_plain_characters(tmp_path) -> None:
         (PAIR_HEADER + "1\t1\t2\ta\tb", "line 2: cut short"),
         (PAIR_HEADER + "1\t1\t2\ta\n", "line 2: expected 0 or 1, two numbers and two sentences"),
         (PAIR_HEADER + "1\t1\t2\ta\tb\n3\t1\t2\ta\tb\n", "line 3: expected 0 or 1"),
+        (PAIR_HEADER + "1\tabc\t2\ta\tb\n", "line 2: expected 0 or 1, two numbers"),
+        (PAIR_HEADER + "1\t1\t2.5\ta\tb\n", "line 2: expected 0 or 1, two numbers"),
+        (PAIR_HEADER + "1\t1\t\ta\tb\n", "line 2: expected 0 or 1, two numbers"),
     ],
 )
 def test_a_damaged_file_of_pairs_says_file_and_line(tmp_path, content, complaint) -> None:
@@ -179,6 +182,96 @@ def test_a_file_with_other_rows_than_the_published_one_is_named(tmp_path) -> Non
         glue.sst2(tmp_path)
     with pytest.raises(DataError, match="MRPC cannot be downloaded; point --data-dir .*MRPC/train"):
         glue.mrpc(None)
+
+
+def test_files_that_are_missing_are_named_of_the_form_that_is_nearest_to_whole(tmp_path) -> None:
+    """Of the thirteen files of CIFAR-10's two forms, those that the user has to add are named."""
+    batches = [f"cifar-10-batches-py/data_batch_{number}" for number in range(1, 6)]
+    pickles, binary = ("cifar-10-batches-py/data_batch_1", "cifar-10-batches-bin/data_batch_1.bin")
+    for name in (batches[0], batches[1], "cifar-10-batches-py/test_batch", binary):
+        written(tmp_path / name, "")
+    expected = (
+        f"CIFAR-10 not found: {tmp_path} lacks {', '.join(batches[2:])} and 1 more of 7 files, or "
+        f"else all of {binary} to test_batch.bin (6 files); point --data-dir or "
+    )
+    with pytest.raises(DataError) as caught:
+        images.cifar(10, tmp_path)
+    assert str(caught.value).startswith(expected)
+    for number in range(2, 6):
+        written(tmp_path / f"cifar-10-batches-bin/data_batch_{number}.bin", "")
+    with pytest.raises(DataError) as caught:
+        images.cifar(10, tmp_path)
+    assert str(caught.value).startswith(
+        f"CIFAR-10 not found: {tmp_path} lacks cifar-10-batches-bin/test_batch.bin of 6 files, or "
+        f"else all of {pickles} to batches.meta (7 files); point"
+    )
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        DataError, match=r"for cifar-10\S+ to batches\.meta \(7 files\) or cifar-10"
+    ):
+        images.cifar(10, tmp_path / "empty")
+
+
+def published(folder: Path, monkeypatch) -> None:
+    """Write small SST-2 and MRPC files; their digests replace those of the published ones."""
+    counts = dict.fromkeys(("train", "dev", "test"), 4)
+    for name in ("SST-2", "MRPC"):
+        monkeypatch.setitem(glue.ROWS, name, counts)
+        monkeypatch.setitem(glue.DIGESTS, name, {})
+    for split in counts:
+        rows = "".join(f"a {split} -lrb- no. {i} -rrb-\t{i % 2}\n" for i in range(4))
+        written(folder / "SST-2" / f"{split}.tsv", "sentence\tlabel\n" + rows)
+        rows = "".join(f"{i % 2}\t{i}\t9\t'a {split} {i}\tthe {i}th\n" for i in range(4))
+        written(folder / "MRPC" / f"{split}.tsv", PAIR_HEADER + rows)
+    for name, read in (("SST-2", glue.sst2), ("MRPC", glue.mrpc)):
+        rows = {split: glue.digests(columns) for split, columns in read(folder).items()}
+        monkeypatch.setitem(glue.DIGESTS, name, rows)
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+@pytest.mark.parametrize(("name", "read"), [("SST-2", glue.sst2), ("MRPC", glue.mrpc)])
+def test_one_changed_letter_or_label_of_glue_is_found(
+    tmp_path, monkeypatch, name, read, split
+) -> None:
+    published(tmp_path, monkeypatch)
+    path = tmp_path / name / f"{split}.tsv"
+    whole = path.read_text()
+    head, *rows = whole.splitlines(keepends=True)
+    other_label = rows[1].replace("\t1\n", "\t0\n").replace("1\t1\t", "0\t1\t")
+    for changed in (other_label, rows[1].replace("a ", "b "), rows[0]):
+        assert changed != rows[1]
+        written(path, "".join([head, rows[0], changed, *rows[2:]]))
+        with pytest.raises(DataError, match=f"{split}.tsv is damaged .* published {name}; copy"):
+            read(tmp_path)
+    written(path, "".join([head, *reversed(rows)]))
+    with pytest.warns(UserWarning, match=rf"{split}.tsv differs from the published {name}"):
+        read(tmp_path)
+    written(path, whole.replace("-lrb-", "(").replace("-rrb-", ")").replace("'a", '"a'))
+    with pytest.warns(UserWarning, match=rf"{split}.tsv differs from the published {name}"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+@pytest.mark.parametrize(("name", "read"), [("SST-2", glue.sst2), ("MRPC", glue.mrpc)])
+def test_files_saved_on_windows_are_read(tmp_path, monkeypatch, name, read, split) -> None:
+    published(tmp_path, monkeypatch)
+    expected = read(tmp_path)
+    path = tmp_path / name / f"{split}.tsv"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read(tmp_path) == expected and list(expected) == ["train", "dev", "test"]
+
+
+@pytest.mark.parametrize(("name", "read"), [("SST-2", glue.sst2), ("MRPC", glue.mrpc)])
+def test_a_test_file_that_is_a_link_to_nothing_does_not_shrink_the_test_data(
+    tmp_path, monkeypatch, name, read
+) -> None:
+    published(tmp_path, monkeypatch)
+    path = tmp_path / name / "test.tsv"
+    path.unlink()
+    assert list(read(tmp_path)) == ["train", "dev"]
+    path.symlink_to(tmp_path / "nothing")
+    with pytest.raises(DataError, match="test.tsv is a link to nothing"):
+        read(tmp_path)
 
 
 def test_a_test_file_of_another_form_is_refused(tmp_path) -> None:

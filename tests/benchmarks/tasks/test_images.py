@@ -109,7 +109,7 @@ def test_cifar_that_is_damaged_or_missing_says_which_files(tmp_path, monkeypatch
         DataError, match="CIFAR-10 not found: .*data_batch_3.* or .*_1.bin"
     ) as caught:
         images.cifar(10, tmp_path)
-    assert f"looked in {tmp_path} for cifar-10-batches-py/data_batch_1" in str(caught.value)
+    assert f"{tmp_path} lacks cifar-10-batches-py/data_batch_3 of 7 files" in str(caught.value)
 
 
 def binary_files(folder: Path, classes: int, monkeypatch, n: int = 3) -> list[Path]:

@@ -90,6 +90,7 @@ def test_what_is_no_text_file_is_named(
     for name in ("train.tsv", "dev.tsv"):
         (tmp_path / name).write_text("sentence\tlabel\na good film\t1\n")
     monkeypatch.setitem(glue.ROWS, "SST-2", {"train": 1, "dev": 1, "test": 1})
+    monkeypatch.setitem(glue.DIGESTS, "SST-2", {})
     assert glue.sst2(tmp_path)["dev"] == (["a good film"], [1])
     (tmp_path / "dev.tsv").unlink()
     make(tmp_path / "dev.tsv")

@@ -193,6 +193,8 @@ def test_options_are_words_of_key_and_value() -> None:
     for word in ("size", "=paper"):
         with pytest.raises(UsageError, match="is not KEY=VALUE"):
             tasks.parse_options([word])
+    with pytest.raises(UsageError, match="width is given twice: width=650 and width=200; name it"):
+        tasks.parse_options(["width=650", "depth=2", "width=200"])
 
 
 @pytest.mark.parametrize("name", tasks.names("embedded"))
