@@ -33,6 +33,9 @@ from aimc_bridge.sealed_files import (
 if TYPE_CHECKING:
     import pandas as pd
 
+INPUTS = "inputs.json"
+"""The file of `benchmarks.studies.inputs`; it alone is no part of a run."""
+
 
 # --- the run of a folder --------------------------------------------------------------------------
 
@@ -136,8 +139,11 @@ def leave(out: Path) -> bool:
     Returns:
         Whether no part was begun.
     """
-    if any(path.is_file() for path in out.glob("work/**/*")):
+    files = [path for path in out.glob("work/**/*") if path.is_file()]
+    if any(path.name != INPUTS for path in files):
         return False
+    for path in files:
+        path.unlink()
     (out / "run.json").unlink(missing_ok=True)
     (out / LOCK).unlink(missing_ok=True)
     folders = [path for path in out.rglob("*") if path.is_dir()]

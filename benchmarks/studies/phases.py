@@ -27,6 +27,7 @@ from benchmarks.report import tables
 from benchmarks.report.answers import Answers, path_of
 from benchmarks.studies import folder, run_steps
 from benchmarks.studies.base import Study
+from benchmarks.studies.inputs import fingerprint, model_of
 from benchmarks.studies.layer_facts import coverage_facts, kept_facts, layer_facts
 from benchmarks.studies.settings import Phase
 from benchmarks.studies.steps import Listener, Step
@@ -183,6 +184,7 @@ class Phases:
             self.facts["trained"] = str(trained)
             self.facts["recipe"] = {"name": f"that of {trained}"}
             folder.load_weights(native, trained)
+            self._note_model("hwa", native)
         elif not self._recalled(native, "hwa"):
             with self._training("hwa"):
                 study.parts.timed("hwa training", work)
@@ -236,7 +238,15 @@ class Phases:
         self._skip(f"{phase} training")
         self.study.say(f"{run_steps.TRAININGS[phase]} was done before: its weights are loaded")
         folder.load_weights(model, path)
+        self._note_model(phase, model)
         return True
+
+    def _note_model(self, phase: str, model: nn.Module) -> None:
+        """Check that the chips of a phase, if there are any, are of this model; note it if not."""
+        inputs, mark = self.study.inputs, fingerprint(model)
+        if any(self.study.folder.glob(f"{phase}-*.csv")):
+            inputs.check(model_of(phase), mark)
+        inputs.note(model_of(phase), mark, replace=True)
 
     def _keep(self, model: nn.Module, phase: str, history: pd.DataFrame) -> None:
         """Write the weights and history of a finished training, and delete its checkpoints."""
@@ -244,6 +254,7 @@ class Phases:
             return
         write_text(self.study.folder / f"{phase}.csv", as_csv(history))
         folder.save_weights(model, self.study.folder / f"{phase}.safetensors")
+        self._note_model(phase, model)
         folder.drop_checkpoints(self.study.folder / f"{phase}-training")
 
     def _validated(self, phase: str) -> None:

@@ -21,7 +21,7 @@ from aimc_bridge.errors import DataError, UsageError
 from aimc_bridge.files import replacing, write_text
 from aimc_bridge.shards import merge_shards, shard_of
 from benchmarks.report import answers
-from benchmarks.studies import folder
+from benchmarks.studies import folder, inputs
 from benchmarks.studies.replicas import Replica
 from benchmarks.studies.settings import Settings
 from benchmarks.studies.whole_run import GROWING, WholeRun, prepare
@@ -171,6 +171,8 @@ def _merge_file(paths: list[Path], into: Path, first: Path) -> None:
     elif paths[0].name.endswith("-answers.safetensors"):
         answers.merge(paths, target)
     else:
+        if paths[0].name == folder.INPUTS:
+            inputs.join(paths)
         if paths[0].name.startswith("digital-") and paths[0].suffix == ".json":
             _check_equal(paths)
         _copy(paths[0], target)
