@@ -144,7 +144,8 @@ def a_star_summary(
     Args:
         results: Rows of one model, with the rows of metric "error" among them.
         chance: The error of guessing, in [0, 1].
-        intervals: Rows of `answers.intervals`, which take the place of the intervals of `a_star`.
+        intervals: Rows of `answers.intervals`, which take the place of the intervals of `a_star`;
+            one with another mean is of other chips, and is left out.
 
     Returns:
         A DataFrame of text: phase, engine, data, one column per time ("mean ± sd % (low to high)"),
@@ -170,6 +171,8 @@ def a_star_summary(
         empty = {f"A* {label(t_s)}": "" for t_s in times} | {"interval over": ""}
         row = rows.setdefault(place, named | empty)
         better = known.get((*place, star["t_inference"]))
+        if better is not None and not math.isclose(better["mean"], star["mean"], abs_tol=1e-6):
+            better = None
         if better is not None:
             star = {**star, "low": better["low"], "high": better["high"]}
         if not math.isnan(star["low"]):

@@ -22,9 +22,10 @@ from aimc_bridge.csv_cells import as_csv
 from aimc_bridge.errors import CheckpointError
 from aimc_bridge.files import check_file, write_text
 from aimc_bridge.progress import metric_value
+from aimc_bridge.sealed_files import read_facts
 from aimc_bridge.times import label
 from benchmarks.report import tables
-from benchmarks.report.answers import Answers, path_of
+from benchmarks.report.answers import Answers, Kept, errors_of, misfit, path_of
 from benchmarks.studies import folder, run_steps
 from benchmarks.studies.base import Study
 from benchmarks.studies.inputs import fingerprint, model_of
@@ -68,7 +69,7 @@ class Phases:
         self.slow_subset = _part_of(total, study.plan.slow_subset)
         self.rows: list[pd.DataFrame] = []
         self.steps: Listener | None = None
-        self.answers: dict[tuple[str, str, str], tuple[Path, Path]] = {}
+        self.answers: dict[tuple[str, str, str], Kept | None] = {}
 
     def measure(self) -> pd.DataFrame:
         """Measure all phases.
@@ -323,9 +324,26 @@ class Phases:
                 study.output.say(f"      {_in_short(table, study.task.metric)}")
             else:
                 self._skip(name)
-            digital = path_of(self._digital_path(subset))
-            self.answers[phase, engine, self._data(subset)] = (digital, path_of(path))
+            self.answers[phase, engine, self._data(subset)] = self._answers(path, table, subset)
             self._add(table, phase, engine, subset)
+
+    def _answers(self, path: Path, table: pd.DataFrame, subset: int | None) -> Kept | None:
+        """Return the answers behind rows of a sweep; None, and a note, if they are of others."""
+        digital = self._digital_path(subset)
+        kept = Kept(path_of(digital), path_of(path), tuple(map(int, table.seed.unique())))
+        if not kept.digital.exists() and not kept.chips.exists():  # a task that keeps none
+            return kept
+        columns = ["seed", "t_inference", "metric", "value"]
+        errors = errors_of(table[columns].itertuples(index=False, name=None))
+        error = float(read_facts(digital).get("error", math.nan))
+        why = misfit(kept.digital, {(0, math.nan): error}) or misfit(kept.chips, errors)
+        if not why:
+            return kept
+        self.study.say(
+            f"{why}: intervals of {path.stem} are over chips alone; put the former file back, or "
+            "remove it and the results of the same name to measure them again"
+        )
+        return None
 
     def _digital_path(self, subset: int | None) -> Path:
         return self.study.folder / f"digital-{'all' if subset is None else subset}.json"
