@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -304,14 +304,15 @@ def finished(
     return table.sort_values(["metric", "chip", "t_inference"], ignore_index=True)
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
+def save_weights(model: nn.Module, path: Path, about: Mapping[str, str] | None = None) -> None:
     """Write the state of a converted model as safetensors, whole or not at all.
 
     Args:
         model: The converted model.
         path: The file; its folder must exist.
+        about: Texts for the header of the file, such as `training_facts.header`.
     """
-    write_tensors(path, model.state_dict())
+    write_tensors(path, model.state_dict(), about)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -26,7 +26,7 @@ from aimc_bridge.sealed_files import read_facts
 from aimc_bridge.times import label
 from benchmarks.report import tables
 from benchmarks.report.answers import Answers, Kept, errors_of, misfit, path_of
-from benchmarks.studies import folder, run_steps
+from benchmarks.studies import folder, run_steps, training_facts
 from benchmarks.studies.base import Study
 from benchmarks.studies.inputs import fingerprint, model_of
 from benchmarks.studies.layer_facts import coverage_facts, kept_facts, layer_facts
@@ -84,6 +84,7 @@ class Phases:
         study.parts.recall()
         self.facts |= {"wall_s": study.parts.wall_s, "interrupted": study.parts.interrupted}
         model = self._digital()
+        self._check_trained(model)
         native = self._native(model)
         table = coverage(native)
         self.facts["analog_weights"] = int(table[table["where"] == "analog"].parameters.sum())
@@ -152,6 +153,20 @@ class Phases:
         with run_steps.digital_training(self.study, self.steps):
             return self.study.digital_model()
 
+    def _check_trained(self, model: nn.Module) -> None:
+        """Check the file of --trained, if there is one, and say what cannot be checked."""
+        study = self.study
+        path = study.settings.trained_files().get(study.task.name)
+        recipe = study.settings.recipe_of(study.task)
+        if path is None:
+            return
+        unknown = training_facts.check(path, study.task, study.settings, recipe, model)
+        if unknown:
+            study.say(training_facts.warning(path, unknown))
+            self.facts["unchecked"] = unknown
+            if "control" in self.phases:
+                self.facts["control"] = tables.UNCHECKED
+
     def _native(self, model: nn.Module) -> nn.Module:
         """Convert and calibrate a model, in the same way for direct conversion and for training."""
         native = self.study.convert(model)
@@ -177,7 +192,7 @@ class Phases:
 
         def work() -> None:
             history = study.train(model, native, recipe, study.folder / "hwa-training")
-            self._keep(native, "hwa", history)
+            self._keep(native, "hwa", history, model)
 
         trained = study.settings.trained_files().get(study.task.name)
         if trained is not None:
@@ -196,11 +211,12 @@ class Phases:
         study = self.study
         recipe = study.settings.recipe_of(study.task)
         native = self._native(model)
-        self.facts["control"] = NOISE_OFF
+        self.facts.setdefault("control", NOISE_OFF)
 
         def work() -> None:
             path = study.folder / "control-training"
-            self._keep(native, "control", study.train_control(model, native, recipe, path))
+            history = study.train_control(model, native, recipe, path)
+            self._keep(native, "control", history, model)
 
         if not self._recalled(native, "control"):
             with self._training("control"):
@@ -217,7 +233,7 @@ class Phases:
         def work() -> nn.Module:
             path = study.folder / "finetune-training"
             trained, history = study.finetune(model, recipe, path)
-            self._keep(trained, "finetune", history)
+            self._keep(trained, "finetune", history, model)
             return trained
 
         if not self._recalled(tuned, "finetune"):
@@ -233,7 +249,11 @@ class Phases:
 
     def _recalled(self, model: nn.Module, phase: str) -> bool:
         """Load the weights of a finished training, if there are any; return whether there are."""
-        path = self.study.folder / f"{phase}.safetensors"
+        study = self.study
+        recipe = study.settings.recipe_of(study.task)
+        about = training_facts.recipe_of(study.settings, study.task, recipe)
+        study.inputs.note("recipe of the trainings", about)
+        path = study.folder / f"{phase}.safetensors"
         if not path.exists():
             return False
         self._skip(f"{phase} training")
@@ -249,12 +269,18 @@ class Phases:
             inputs.check(model_of(phase), mark)
         inputs.note(model_of(phase), mark, replace=True)
 
-    def _keep(self, model: nn.Module, phase: str, history: pd.DataFrame) -> None:
+    def _keep(
+        self, model: nn.Module, phase: str, history: pd.DataFrame, digital: nn.Module
+    ) -> None:
         """Write the weights and history of a finished training, and delete its checkpoints."""
-        if self.study.replica.index:
+        study = self.study
+        if study.replica.index:
             return
+        recipe = study.settings.recipe_of(study.task)
+        facts = training_facts.facts_of(phase, study.settings, study.task, recipe, digital)
         write_text(self.study.folder / f"{phase}.csv", as_csv(history))
-        folder.save_weights(model, self.study.folder / f"{phase}.safetensors")
+        path = self.study.folder / f"{phase}.safetensors"
+        folder.save_weights(model, path, training_facts.header(facts))
         self._note_model(phase, model)
         folder.drop_checkpoints(self.study.folder / f"{phase}-training")
 

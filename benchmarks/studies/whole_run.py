@@ -21,7 +21,7 @@ from aimc_bridge.times import label
 from benchmarks.machine import hardware, versions
 from benchmarks.report import run as report
 from benchmarks.report.answers import changes, intervals
-from benchmarks.studies import folder
+from benchmarks.studies import folder, training_facts
 from benchmarks.studies.base import Study
 from benchmarks.studies.estimates import Costs
 from benchmarks.studies.inputs import DIGITAL, Inputs, fingerprint, model_of
@@ -98,6 +98,7 @@ def prepare(settings: Settings, out: Path | None, resume: bool) -> tuple[Setting
             folder.load_weights(analog, trained[name])
             if before is not None:
                 before.check(model_of("hwa"), fingerprint(analog))
+            training_facts.check(trained[name], task, settings, recipe, model)
         if "hwa" in settings.measured and name not in trained:
             settings.check_recipe(recipe)
         if {"hwa", "control", "finetune"} & set(settings.measured):
