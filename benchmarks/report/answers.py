@@ -10,14 +10,15 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from aimc_bridge.converted import ProgrammedChip, is_converted, record_of
-from aimc_bridge.errors import CheckpointError
-from aimc_bridge.sealed_files import read_tensors, write_tensors
+from aimc_bridge.errors import CheckpointError, DataError
+from aimc_bridge.sealed_files import read_facts, read_tensors, write_tensors
+from aimc_bridge.sweep_files import read_file
 from benchmarks.report.intervals import crossed_interval
 
 if TYPE_CHECKING:
@@ -27,10 +28,29 @@ if TYPE_CHECKING:
     Bits = NDArray[np.bool_]
     _TableOf = Callable[[Bits, Bits], NDArray[np.float64] | None]
 
+_SUFFIX = "-answers.safetensors"
+_ROUNDING = 1e-9
+
 Key = tuple[int, float]
 """The seed of a chip, and seconds after programming. Digital models have the time NaN."""
-Files = Mapping[tuple[str, str, str], tuple[Path, Path]]
-"""(phase, engine, data) -> the digital model's file and the chips' file of one training."""
+
+
+class Kept(NamedTuple):
+    """The answers behind the rows of one phase of a training.
+
+    Attributes:
+        digital: The file of the digital model.
+        chips: The file of the chips.
+        seeds: The seeds of the chips of the rows; the file may hold more.
+    """
+
+    digital: Path
+    chips: Path
+    seeds: tuple[int, ...]
+
+
+Files = Mapping[tuple[str, str, str], Kept | None]
+"""(phase, engine, data) -> the files of one training; None if they are not those of its rows."""
 
 
 def path_of(results: Path) -> Path:
@@ -39,7 +59,7 @@ def path_of(results: Path) -> Path:
     Args:
         results: The CSV file of a sweep, or the JSON file of a digital model.
     """
-    return results.with_name(f"{results.stem}-answers.safetensors")
+    return results.with_name(f"{results.stem}{_SUFFIX}")
 
 
 class Answers:
@@ -121,20 +141,88 @@ def read(path: Path) -> dict[Key, Bits]:
         ) from None
 
 
+def misfit(path: Path, errors: Mapping[Key, float]) -> str:
+    """Say why a file of answers is not that of some results.
+
+    Args:
+        path: The file.
+        errors: The error of each chip at each time, in [0, 1]; NaN if it is not known.
+
+    Returns:
+        The reason, or "" if the file holds all of these chips, with these errors.
+
+    Raises:
+        CheckpointError: If the file is damaged.
+    """
+    if not path.exists():
+        return f"{path} is missing"
+    found = {_text(key): bits for key, bits in read(path).items()}
+    missing = sorted({key[0] for key in errors if _text(key) not in found})
+    if missing:
+        return f"{path} lacks answers of the chips with the seeds {', '.join(map(str, missing))}"
+    for key, error in errors.items():
+        if abs(1.0 - found[_text(key)].mean() - error) > _ROUNDING:
+            return f"{path} holds answers of other chips than its results"
+    return ""
+
+
+def _errors_of(path: Path) -> dict[Key, float]:
+    """Return the errors in the results that a file of answers is behind."""
+    results = path.with_name(path.name.removesuffix(_SUFFIX))
+    digital, chips = results.with_name(f"{results.name}.json"), f"{results.name}.csv"
+    if digital.exists():
+        return {(0, math.nan): float(read_facts(digital).get("error", math.nan))}
+    rows = read_file(results.with_name(chips)).rows
+    return errors_of((seed, t_s, metric, value) for _, seed, t_s, metric, value in rows)
+
+
+def errors_of(rows: Iterable[tuple[int, float, str, float]]) -> dict[Key, float]:
+    """Return the error of each chip at each time; NaN for a chip of other metrics alone.
+
+    Args:
+        rows: Seed, seconds after programming, metric and value.
+    """
+    errors: dict[Key, float] = {}
+    for seed, t_s, metric, value in rows:
+        if metric == "error":
+            errors[seed, t_s] = value
+        else:
+            errors.setdefault((seed, t_s), math.nan)
+    return errors
+
+
+def _equal(first: Bits, second: Bits) -> bool:
+    return first.shape == second.shape and bool((first == second).all())
+
+
 def merge(paths: Sequence[Path], into: Path) -> None:
     """Join the answers of all shards of a run; those of the digital model are in every file.
 
     Args:
-        paths: The files of the shards.
+        paths: The files of the shards, with the files of results beside them.
         into: The file of the whole run.
 
     Raises:
-        CheckpointError: If a file is missing or damaged.
+        DataError: If a file does not hold the answers behind its results.
+        CheckpointError: If a file is damaged.
     """
-    rows = {_text(key): (key, bits) for path in paths for key, bits in read(path).items()}
+    rows: dict[str, tuple[Key, Bits]] = {}
+    for path in paths:
+        errors = _errors_of(path)
+        why = misfit(path, errors)
+        if why:
+            raise DataError(
+                f"{why}; put the former file back, or remove it and the results of the same name "
+                "and go on with that shard (--resume)"
+            )
+        found = {_text(key): (key, bits) for key, bits in read(path).items()}
+        for text in map(_text, errors):
+            if text in rows and not _equal(rows[text][1], found[text][1]):
+                raise DataError(f"{paths[0]} and {path} differ: the digital model is another one")
+            rows[text] = found[text]
     first = next(iter(rows.values()))[1]
     if any(bits.shape != first.shape for _, bits in rows.values()):
-        raise CheckpointError(f"{paths[0]} and the files of other shards are of different samples")
+        raise DataError(f"{paths[0]} and the files of other shards are of different samples")
     _write(into, [rows[text] for text in sorted(rows)], len(first))
 
 
@@ -182,10 +270,11 @@ def intervals(
     rows = []
     for t_s in times:
         tables = _tables(trainings, float(t_s), functools.partial(_stars, chance))
-        for place, (table, several) in tables.items():
+        for place, (table, units) in tables.items():
+            several = len(units) > 1
             rows.append(_row(place, "", t_s, table, several, own_digital))
             for other, (base, others) in tables.items():
-                same = other[1:] == place[1:] and base.shape == table.shape and others == several
+                same = other[1:] == place[1:] and base.shape == table.shape and others == units
                 if place[0] == "hwa" and other[0] != "hwa" and same:
                     change = table - base
                     rows.append(_row(place, other[0], t_s, change, several, own_digital))
@@ -213,13 +302,14 @@ def changes(
     rows = []
     for t_s in times:
         tables = _tables(trainings, float(t_s), _lost)
-        for place, (table, several) in tables.items():
+        for place, (table, units) in tables.items():
+            several = len(units) > 1
             size = {"units": table.shape[0], "samples": table.shape[1]}
             rows.append(_row(place, "digital", t_s, table, several, own_digital) | size)
             for other, (base, others) in tables.items():
                 if other == place:
                     break  # a phase is compared with those before it
-                if other[1:] == place[1:] and base.shape == table.shape and others == several:
+                if other[1:] == place[1:] and base.shape == table.shape and others == units:
                     change = table - base
                     rows.append(_row(place, other[0], t_s, change, several, own_digital) | size)
     return rows
@@ -238,14 +328,18 @@ def _lost(digital: Bits, chips: Bits) -> NDArray[np.float64]:
 
 def _tables(
     trainings: Sequence[Files], t_s: float, table_of: _TableOf
-) -> dict[tuple[str, str, str], tuple[NDArray[np.float64], bool]]:
-    """Return place -> the table of `_units`, and whether it is of several trainings."""
+) -> dict[tuple[str, str, str], tuple[NDArray[np.float64], list[tuple[int, ...]]]]:
+    """Return place -> the table of `_units`, and the seeds of the chips of each training.
+
+    Two tables are paired only if their seeds are the same.
+    """
     tables = {}
     for place in {place: None for files in trainings for place in files}:
         of_place = [files[place] for files in trainings if place in files]
-        table = _units(of_place, t_s, table_of)
+        known = [kept for kept in of_place if kept is not None]
+        table = _units(known, t_s, table_of) if len(known) == len(of_place) else None
         if table is not None:
-            tables[place] = (table, len(of_place) > 1)
+            tables[place] = (table, [tuple(sorted(kept.seeds)) for kept in known])
     return tables
 
 
@@ -267,26 +361,24 @@ def _row(
     return {**found, "t_inference": float(t_s), "minus": minus, **ends, "over": ", ".join(over)}
 
 
-def _units(
-    files: Sequence[tuple[Path, Path]],
-    t_s: float,
-    table_of: _TableOf,
-) -> NDArray[np.float64] | None:
+def _units(files: Sequence[Kept], t_s: float, table_of: _TableOf) -> NDArray[np.float64] | None:
     """Return the table of one phase: its chips, or the means of its trainings if there are several.
 
-    None if files or chips are missing, or if there is no table of one of the trainings.
+    None if files or chips are missing, or if there is no table of one of the trainings. Chips are
+    in the order of their seeds.
     """
     import numpy as np
 
     tables = []
-    for of_digital, of_chips in files:
-        if not (of_digital.exists() and of_chips.exists()):
+    for kept in files:
+        if not (kept.digital.exists() and kept.chips.exists()):
             return None
-        (digital,) = read(of_digital).values()
-        chips = [bits for (_, at), bits in sorted(read(of_chips).items()) if at == t_s]
-        if not chips or chips[0].shape != digital.shape:
+        (digital,) = read(kept.digital).values()
+        found = read(kept.chips)
+        keys = [(seed, t_s) for seed in sorted(kept.seeds)]
+        if not keys or any(key not in found or found[key].shape != digital.shape for key in keys):
             return None
-        table = table_of(digital, np.stack(chips))
+        table = table_of(digital, np.stack([found[key] for key in keys]))
         if table is None:
             return None
         tables.append(table)

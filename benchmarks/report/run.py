@@ -101,7 +101,7 @@ def lines_of(
     lines = []
     results = results_of(record)
     for task, study in record.extra["studies"].items():
-        rows = results[results.model == study["model"]]
+        rows = tables.rows_of(results, study)
         shown = metric or study["metric"]
         if not (rows.metric == shown).any():
             continue
@@ -345,7 +345,7 @@ def save(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
     panels = []
     (folder / "figures").mkdir(exist_ok=True)
     for task, study in studies.items():
-        rows, metric = results[results.model == study["model"]], study["metric"]
+        rows, metric = tables.rows_of(results, study), study["metric"]
         image = f"figures/{task}.png"
         tables.figure(rows, metric, folder / image, study["samples"])
         panels.append((rows, metric))
@@ -359,7 +359,7 @@ def save(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
             tables.markdown(
                 tables.a_star_summary(rows, study["chance_error"], study.get("intervals", ()))
             ),
-            *_differences(study.get("intervals", ())),
+            *_differences(study),
             f"![{study['model']}]({image})",
         ]
     tables.dashboard(panels, folder / "figures" / "dashboard.png")
@@ -375,12 +375,14 @@ def _summaries(rows: pd.DataFrame, metric: str) -> list[str]:
     return shown
 
 
-def _differences(intervals: Iterable[Mapping[str, Any]]) -> list[str]:
+def _differences(study: Mapping[str, Any]) -> list[str]:
     """Return the paragraphs on differences between phases, if there are any."""
-    table = tables.differences(intervals)
+    table = tables.differences(study.get("intervals", ()), tables.names_of(study))
     if table.empty:
         return []
-    text = "Differences of A* between phases, in points; the control's is what the noise is worth:"
+    text = "Differences of A* between phases, in points:"
+    if study.get("control") != tables.UNCHECKED:
+        text = f"{text[:-1]}; the control's is what the noise is worth:"
     return [text, tables.markdown(table)]
 
 

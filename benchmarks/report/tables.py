@@ -44,6 +44,40 @@ PHASE_NAMES = {
     "control": "control, the same training without noise",
     "hwa": "hardware-aware",
 }
+UNCHECKED = (
+    "a training with noise and drop-connect off; whether it is otherwise that of the "
+    "hardware-aware model is not known"
+)
+"""What "control" of a study says if that could not be checked."""
+_NAMES = "names"
+
+
+def names_of(study: Mapping[str, Any]) -> dict[str, str]:
+    """Return phase -> name in tables; a control is called the same training only if it is.
+
+    Args:
+        study: The facts about a task.
+    """
+    if study.get("control") == UNCHECKED:
+        return PHASE_NAMES | {"control": "control, a training without noise"}
+    return PHASE_NAMES
+
+
+def rows_of(results: pd.DataFrame, study: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the rows of one model; tables and figures of them have the names of `names_of`.
+
+    Args:
+        results: Rows, `COLUMNS`.
+        study: The facts about its task.
+    """
+    rows: pd.DataFrame = results[results.model == study["model"]]
+    rows.attrs = {_NAMES: names_of(study)}
+    return rows
+
+
+def _names(results: pd.DataFrame) -> dict[str, str]:
+    names: dict[str, str] = results.attrs.get(_NAMES, PHASE_NAMES)
+    return names
 
 
 def summary(results: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -67,7 +101,7 @@ def summary(results: pd.DataFrame, metric: str) -> pd.DataFrame:
     for (phase, engine, data), group in _analog_groups(shown):
         baseline = shown[(shown.phase == "digital") & (shown.dataset == data)].value
         row = {
-            "phase": PHASE_NAMES[phase],
+            "phase": _names(results)[phase],
             "engine": engine,
             "data": data,
             "chips": str(group.chip.nunique()) + _trainings(group),
@@ -144,7 +178,8 @@ def a_star_summary(
     Args:
         results: Rows of one model, with the rows of metric "error" among them.
         chance: The error of guessing, in [0, 1].
-        intervals: Rows of `answers.intervals`, which take the place of the intervals of `a_star`.
+        intervals: Rows of `answers.intervals`, which take the place of the intervals of `a_star`;
+            one with another mean is of other chips, and is left out.
 
     Returns:
         A DataFrame of text: phase, engine, data, one column per time ("mean ± sd % (low to high)"),
@@ -163,13 +198,15 @@ def a_star_summary(
     for star in a_star(results, chance).to_dict("records"):
         place = (star["phase"], star["engine"], star["data"])
         named = {
-            "phase": PHASE_NAMES[star["phase"]],
+            "phase": _names(results)[star["phase"]],
             "engine": star["engine"],
             "data": star["data"],
         }
         empty = {f"A* {label(t_s)}": "" for t_s in times} | {"interval over": ""}
         row = rows.setdefault(place, named | empty)
         better = known.get((*place, star["t_inference"]))
+        if better is not None and not math.isclose(better["mean"], star["mean"], abs_tol=1e-6):
+            better = None
         if better is not None:
             star = {**star, "low": better["low"], "high": better["high"]}
         if not math.isnan(star["low"]):
@@ -180,11 +217,14 @@ def a_star_summary(
     return pd.DataFrame(rows.values())
 
 
-def differences(intervals: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def differences(
+    intervals: Iterable[Mapping[str, Any]], names: Mapping[str, str] = PHASE_NAMES
+) -> pd.DataFrame:
     """Return differences of A* between phases as text, in points, or no rows without any.
 
     Args:
         intervals: Rows of `answers.intervals`.
+        names: Phase -> name.
 
     Returns:
         A DataFrame of text: phase, minus, engine, data, one column per time ("mean (low to high)"),
@@ -200,8 +240,8 @@ def differences(intervals: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         row = rows.setdefault(
             place,
             {
-                "phase": PHASE_NAMES[entry["phase"]],
-                "minus": PHASE_NAMES[entry["minus"]],
+                "phase": names[entry["phase"]],
+                "minus": names[entry["minus"]],
                 "engine": entry["engine"],
                 "data": entry["data"],
                 **{label(t_s): "" for t_s in times},
@@ -366,7 +406,7 @@ def curves_of(results: pd.DataFrame, metric: str) -> list[curves.Curve]:
         rows = rows.assign(value=group["value"] * scale_of(metric))
         if "training_seed" in group:
             rows = rows.assign(unit=group["training_seed"])
-        name = f"{PHASE_NAMES[phase]}, {engine}"
+        name = f"{_names(results)[phase]}, {engine}"
         colour = PHASES.index(phase) - 1
         shape = 2 * colour + (engine != "native")
         found.append(curves.Curve(name, rows, colour, shape, f"{phase}-{engine}"))

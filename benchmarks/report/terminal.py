@@ -183,7 +183,7 @@ def _rows(results: pd.DataFrame, studies: Mapping[str, Any]) -> list[dict[str, s
         for phase, engine, data in places:
             group = by_phase.get_group((phase, engine, data))
             digital = shown[(shown.phase == "digital") & (shown.dataset == data)].value
-            row = {"model": str(study["model"]), "phase": tables.PHASE_NAMES[phase]}
+            row = {"model": str(study["model"]), "phase": tables.names_of(study)[phase]}
             row["engine"] = engine
             if several:
                 row["data"] = data.rpartition(", ")[2] if "subset of" in data else "all"

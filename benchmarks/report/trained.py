@@ -92,20 +92,20 @@ def keep(
     notes["model"].pop("checkpoint", None)
     weights = {name: _small_enough(path) for name, path in sources.items()}
     written = []
-    for name, tensors in weights.items():
+    for name, (tensors, metadata) in weights.items():
         path = into / f"{name}.safetensors"
         note = into / ("info.json" if name == "model" else "hwa.json")
         if not dry_run:
             into.mkdir(parents=True, exist_ok=True)
             # the last file of all is the one that says that the models are kept
             files.write_text(note, json.dumps(notes[name], indent=1) + "\n")
-            sealed_files.write_tensors(path, tensors)
+            sealed_files.write_tensors(path, tensors, metadata)
         written += [path, note]
     return written
 
 
-def _small_enough(path: Path) -> dict[str, Tensor]:
-    """Read weights in half precision.
+def _small_enough(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read weights in half precision, and the texts of their file: how they were trained.
 
     Args:
         path: The file of the run.
@@ -113,10 +113,11 @@ def _small_enough(path: Path) -> dict[str, Tensor]:
     Raises:
         DataError: If a file of them would be too large.
     """
-    tensors = halved(sealed_files.read_tensors(path))
+    sealed = sealed_files.read_sealed(path)
+    tensors = halved(sealed.tensors)
     size = sum(value.numel() * value.element_size() for value in tensors.values())
     if size > LARGEST:
         raise DataError(
             f"{path}: {size / 1e6:.1f} MB in half precision; allowed: {LARGEST / 1e6:.0f} MB"
         )
-    return tensors
+    return tensors, sealed.metadata

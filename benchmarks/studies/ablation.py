@@ -27,7 +27,7 @@ from aimc_bridge.times import label
 from benchmarks import cli
 from benchmarks.machine import hardware, versions
 from benchmarks.report import ablation as pages
-from benchmarks.studies import folder, run_steps
+from benchmarks.studies import folder, run_steps, training_facts
 from benchmarks.studies.base import Study
 from benchmarks.studies.settings import DigitalEpochs, Settings
 from benchmarks.studies.steps import Step, Steps
@@ -362,7 +362,8 @@ class Ablation:
         elif variant.trains:
             recipe = self.recipe.override(f"ablation: {variant.name}", **variant.fields)
             study.train(model, analog, recipe, place / "training", seed)
-            folder.save_weights(analog, weights)
+            facts = training_facts.facts_of("hwa", study.settings, study.task, recipe, model)
+            folder.save_weights(analog, weights, training_facts.header(facts))
             folder.drop_checkpoints(place / "training")
         evaluate = study.evaluator(model, study.plan.subset, self.options.split)
         table = study.sweep(analog, evaluate, place / "chips.csv")

@@ -30,7 +30,7 @@ from aimc_bridge.chip import drift, program, restore
 from aimc_bridge.commands import Output
 from aimc_bridge.conversion import convert, copy_trained
 from aimc_bridge.engines.native import compiled
-from aimc_bridge.errors import CheckpointError
+from aimc_bridge.errors import CheckpointError, UsageError
 from aimc_bridge.sealed_files import read_facts, write_facts
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import sweep
@@ -40,6 +40,7 @@ from benchmarks.report.answers import Answers, path_of
 from benchmarks.studies import chip_metrics
 from benchmarks.studies.chip_metrics import Evaluate
 from benchmarks.studies.folder import Parts
+from benchmarks.studies.inputs import DIGITAL, Inputs, changed, data_mark, fingerprint
 from benchmarks.studies.replicas import Replica
 from benchmarks.studies.settings import Settings
 from benchmarks.tasks import Split, Task
@@ -63,6 +64,7 @@ class Study:
         seed: Seed of the trainings.
         chip_seed: Seed of the first chip; chip i of a sweep has chip_seed + i.
         parts: The parts that take time, with their seconds.
+        inputs: What the results in the folder were made from.
         facts: What the record says about the task; the methods add to it.
         replica: Which of several processes this is.
     """
@@ -95,6 +97,7 @@ class Study:
         self.seed = settings.seed + training
         self.chip_seed = settings.seed + CHIPS_BETWEEN * training
         self.parts = Parts(folder / "parts.json", keep=replica.index == 0)
+        self.inputs = Inputs(folder, writes=replica.index == 0)
         self.facts: dict[str, Any] = {
             "model": task.model_name,
             "dataset": task.dataset,
@@ -125,8 +128,18 @@ class Study:
 
         Raises:
             CheckpointError: If a file is missing, damaged or of another model.
+            UsageError: If results in the study's folder are of another digital model.
             TrainingError: If the training diverges.
         """
+        model = self._digital_model()
+        mark = fingerprint(model)
+        self.inputs.check(DIGITAL, mark)
+        if not any(self.folder.glob("digital*.json")):  # else `digital_values` compares these first
+            self.inputs.note(DIGITAL, mark)
+        return model
+
+    def _digital_model(self) -> nn.Module:
+        """Load or train the digital model."""
         checkpoint = self.settings.checkpoints().get(self.task.name)
         if checkpoint is not None:
             self.say(f"digital model from {checkpoint}")
@@ -414,20 +427,36 @@ class Study:
 
         Raises:
             CheckpointError: If the file is damaged.
+            UsageError: If the file is of other data, or of another model.
         """
-        if path.exists():
-            try:
-                return {str(name): float(value) for name, value in read_facts(path).items()}
-            except (ValueError, TypeError) as error:  # a CheckpointError is a ValueError
-                raise CheckpointError(
-                    f"{path} is damaged ({error}); delete it to measure the digital model again"
-                ) from None
+        known = self._known_values(path)
+        self.inputs.note(f"set of {split} data ({path.stem})", data_mark(self.task, split, subset))
+        if known is not None and DIGITAL in self.inputs.known:
+            return known
+        measure = functools.partial(chip_metrics.evaluate, self.task, subset, split)
+        if known is None:
+            answers = Answers(path_of(path))
+            measure = functools.partial(chip_metrics.kept, self.task, answers, measure)
         with torch.random.fork_rng():
             torch.manual_seed(rng.derive(self.seed, "digital"))
-            measure = functools.partial(chip_metrics.evaluate, self.task, subset, split)
-            values = chip_metrics.kept(self.task, Answers(path_of(path)), measure, model)
-        write_facts(path, values)
-        return values
+            values = measure(model)
+        if known is None:
+            write_facts(path, values)
+        elif not _alike(known, values, self.samples(subset, split)):
+            raise UsageError(changed(self.folder, f"{DIGITAL}, or of other {split} data,"))
+        self.inputs.note(DIGITAL, fingerprint(model))
+        return known or values
+
+    def _known_values(self, path: Path) -> dict[str, float] | None:
+        """Read the metrics of the digital model; None if they were not measured."""
+        if not path.exists():
+            return None
+        try:
+            return {str(name): float(value) for name, value in read_facts(path).items()}
+        except (ValueError, TypeError) as error:  # a CheckpointError is a ValueError
+            raise CheckpointError(
+                f"{path} is damaged ({error}); delete it to measure the digital model again"
+            ) from None
 
     def samples(self, subset: int | None, split: Split = "test") -> int:
         """Return the number of samples (words) in a subset."""
@@ -453,6 +482,22 @@ class Carried:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Put back the tensors that `state_dict` returned."""
         self.task.carry(self.model, state)
+
+
+def _alike(before: dict[str, float], now: dict[str, float], samples: int) -> bool:
+    """Return whether two measurements of a model can be of the same model and data.
+
+    Args:
+        before: Its metrics.
+        now: Its metrics, perhaps on another machine, where a sample or two may be rounded to
+            another class.
+        samples: How many samples they are of.
+    """
+    return all(
+        math.isclose(value, now[name], rel_tol=1e-3, abs_tol=2 / samples)
+        for name, value in before.items()
+        if name in now
+    )
 
 
 def validation_seed(seed: int) -> int:

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,9 @@ from aimc_bridge.sealed_files import (
 
 if TYPE_CHECKING:
     import pandas as pd
+
+INPUTS = "inputs.json"
+"""The file of `benchmarks.studies.inputs`; it alone is no part of a run."""
 
 
 # --- the run of a folder --------------------------------------------------------------------------
@@ -136,8 +139,11 @@ def leave(out: Path) -> bool:
     Returns:
         Whether no part was begun.
     """
-    if any(path.is_file() for path in out.glob("work/**/*")):
+    files = [path for path in out.glob("work/**/*") if path.is_file()]
+    if any(path.name != INPUTS for path in files):
         return False
+    for path in files:
+        path.unlink()
     (out / "run.json").unlink(missing_ok=True)
     (out / LOCK).unlink(missing_ok=True)
     folders = [path for path in out.rglob("*") if path.is_dir()]
@@ -298,14 +304,15 @@ def finished(
     return table.sort_values(["metric", "chip", "t_inference"], ignore_index=True)
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
+def save_weights(model: nn.Module, path: Path, about: Mapping[str, str] | None = None) -> None:
     """Write the state of a converted model as safetensors, whole or not at all.
 
     Args:
         model: The converted model.
         path: The file; its folder must exist.
+        about: Texts for the header of the file, such as `training_facts.header`.
     """
-    write_tensors(path, model.state_dict())
+    write_tensors(path, model.state_dict(), about)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

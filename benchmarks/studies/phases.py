@@ -22,11 +22,13 @@ from aimc_bridge.csv_cells import as_csv
 from aimc_bridge.errors import CheckpointError
 from aimc_bridge.files import check_file, write_text
 from aimc_bridge.progress import metric_value
+from aimc_bridge.sealed_files import read_facts
 from aimc_bridge.times import label
 from benchmarks.report import tables
-from benchmarks.report.answers import Answers, path_of
-from benchmarks.studies import folder, run_steps
+from benchmarks.report.answers import Answers, Kept, errors_of, misfit, path_of
+from benchmarks.studies import folder, run_steps, training_facts
 from benchmarks.studies.base import Study
+from benchmarks.studies.inputs import fingerprint, model_of
 from benchmarks.studies.layer_facts import coverage_facts, kept_facts, layer_facts
 from benchmarks.studies.settings import Phase
 from benchmarks.studies.steps import Listener, Step
@@ -67,7 +69,7 @@ class Phases:
         self.slow_subset = _part_of(total, study.plan.slow_subset)
         self.rows: list[pd.DataFrame] = []
         self.steps: Listener | None = None
-        self.answers: dict[tuple[str, str, str], tuple[Path, Path]] = {}
+        self.answers: dict[tuple[str, str, str], Kept | None] = {}
 
     def measure(self) -> pd.DataFrame:
         """Measure all phases.
@@ -82,6 +84,7 @@ class Phases:
         study.parts.recall()
         self.facts |= {"wall_s": study.parts.wall_s, "interrupted": study.parts.interrupted}
         model = self._digital()
+        self._check_trained(model)
         native = self._native(model)
         table = coverage(native)
         self.facts["analog_weights"] = int(table[table["where"] == "analog"].parameters.sum())
@@ -150,6 +153,20 @@ class Phases:
         with run_steps.digital_training(self.study, self.steps):
             return self.study.digital_model()
 
+    def _check_trained(self, model: nn.Module) -> None:
+        """Check the file of --trained, if there is one, and say what cannot be checked."""
+        study = self.study
+        path = study.settings.trained_files().get(study.task.name)
+        recipe = study.settings.recipe_of(study.task)
+        if path is None:
+            return
+        unknown = training_facts.check(path, study.task, study.settings, recipe, model)
+        if unknown:
+            study.say(training_facts.warning(path, unknown))
+            self.facts["unchecked"] = unknown
+            if "control" in self.phases:
+                self.facts["control"] = tables.UNCHECKED
+
     def _native(self, model: nn.Module) -> nn.Module:
         """Convert and calibrate a model, in the same way for direct conversion and for training."""
         native = self.study.convert(model)
@@ -175,7 +192,7 @@ class Phases:
 
         def work() -> None:
             history = study.train(model, native, recipe, study.folder / "hwa-training")
-            self._keep(native, "hwa", history)
+            self._keep(native, "hwa", history, model)
 
         trained = study.settings.trained_files().get(study.task.name)
         if trained is not None:
@@ -183,6 +200,7 @@ class Phases:
             self.facts["trained"] = str(trained)
             self.facts["recipe"] = {"name": f"that of {trained}"}
             folder.load_weights(native, trained)
+            self._note_model("hwa", native)
         elif not self._recalled(native, "hwa"):
             with self._training("hwa"):
                 study.parts.timed("hwa training", work)
@@ -193,11 +211,12 @@ class Phases:
         study = self.study
         recipe = study.settings.recipe_of(study.task)
         native = self._native(model)
-        self.facts["control"] = NOISE_OFF
+        self.facts.setdefault("control", NOISE_OFF)
 
         def work() -> None:
             path = study.folder / "control-training"
-            self._keep(native, "control", study.train_control(model, native, recipe, path))
+            history = study.train_control(model, native, recipe, path)
+            self._keep(native, "control", history, model)
 
         if not self._recalled(native, "control"):
             with self._training("control"):
@@ -214,7 +233,7 @@ class Phases:
         def work() -> nn.Module:
             path = study.folder / "finetune-training"
             trained, history = study.finetune(model, recipe, path)
-            self._keep(trained, "finetune", history)
+            self._keep(trained, "finetune", history, model)
             return trained
 
         if not self._recalled(tuned, "finetune"):
@@ -230,20 +249,39 @@ class Phases:
 
     def _recalled(self, model: nn.Module, phase: str) -> bool:
         """Load the weights of a finished training, if there are any; return whether there are."""
-        path = self.study.folder / f"{phase}.safetensors"
+        study = self.study
+        recipe = study.settings.recipe_of(study.task)
+        about = training_facts.recipe_of(study.settings, study.task, recipe)
+        study.inputs.note("recipe of the trainings", about)
+        path = study.folder / f"{phase}.safetensors"
         if not path.exists():
             return False
         self._skip(f"{phase} training")
         self.study.say(f"{run_steps.TRAININGS[phase]} was done before: its weights are loaded")
         folder.load_weights(model, path)
+        self._note_model(phase, model)
         return True
 
-    def _keep(self, model: nn.Module, phase: str, history: pd.DataFrame) -> None:
+    def _note_model(self, phase: str, model: nn.Module) -> None:
+        """Check that the chips of a phase, if there are any, are of this model; note it if not."""
+        inputs, mark = self.study.inputs, fingerprint(model)
+        if any(self.study.folder.glob(f"{phase}-*.csv")):
+            inputs.check(model_of(phase), mark)
+        inputs.note(model_of(phase), mark, replace=True)
+
+    def _keep(
+        self, model: nn.Module, phase: str, history: pd.DataFrame, digital: nn.Module
+    ) -> None:
         """Write the weights and history of a finished training, and delete its checkpoints."""
-        if self.study.replica.index:
+        study = self.study
+        if study.replica.index:
             return
+        recipe = study.settings.recipe_of(study.task)
+        facts = training_facts.facts_of(phase, study.settings, study.task, recipe, digital)
         write_text(self.study.folder / f"{phase}.csv", as_csv(history))
-        folder.save_weights(model, self.study.folder / f"{phase}.safetensors")
+        path = self.study.folder / f"{phase}.safetensors"
+        folder.save_weights(model, path, training_facts.header(facts))
+        self._note_model(phase, model)
         folder.drop_checkpoints(self.study.folder / f"{phase}-training")
 
     def _validated(self, phase: str) -> None:
@@ -312,9 +350,26 @@ class Phases:
                 study.output.say(f"      {_in_short(table, study.task.metric)}")
             else:
                 self._skip(name)
-            digital = path_of(self._digital_path(subset))
-            self.answers[phase, engine, self._data(subset)] = (digital, path_of(path))
+            self.answers[phase, engine, self._data(subset)] = self._answers(path, table, subset)
             self._add(table, phase, engine, subset)
+
+    def _answers(self, path: Path, table: pd.DataFrame, subset: int | None) -> Kept | None:
+        """Return the answers behind rows of a sweep; None, and a note, if they are of others."""
+        digital = self._digital_path(subset)
+        kept = Kept(path_of(digital), path_of(path), tuple(map(int, table.seed.unique())))
+        if not kept.digital.exists() and not kept.chips.exists():  # a task that keeps none
+            return kept
+        columns = ["seed", "t_inference", "metric", "value"]
+        errors = errors_of(table[columns].itertuples(index=False, name=None))
+        error = float(read_facts(digital).get("error", math.nan))
+        why = misfit(kept.digital, {(0, math.nan): error}) or misfit(kept.chips, errors)
+        if not why:
+            return kept
+        self.study.say(
+            f"{why}: intervals of {path.stem} are over chips alone; put the former file back, or "
+            "remove it and the results of the same name to measure them again"
+        )
+        return None
 
     def _digital_path(self, subset: int | None) -> Path:
         return self.study.folder / f"digital-{'all' if subset is None else subset}.json"

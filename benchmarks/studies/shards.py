@@ -21,7 +21,7 @@ from aimc_bridge.errors import DataError, UsageError
 from aimc_bridge.files import replacing, write_text
 from aimc_bridge.shards import merge_shards, shard_of
 from benchmarks.report import answers
-from benchmarks.studies import folder
+from benchmarks.studies import folder, inputs
 from benchmarks.studies.replicas import Replica
 from benchmarks.studies.settings import Settings
 from benchmarks.studies.whole_run import GROWING, WholeRun, prepare
@@ -132,9 +132,8 @@ def merge(parts: Sequence[Path], into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
     with folder.alone(into), _removed_unless_joined(into):
         (into / _MERGING).touch()
-        for path in sorted((parts[0] / "work").rglob("*")):
-            if path.is_file() and not path.name.startswith("."):
-                _merge_file([part / path.relative_to(parts[0]) for part in parts], into, parts[0])
+        for name in _files_of(parts):
+            _merge_file([part / name for part in parts], into, parts[0])
         claim = {**claims[parts[0]], "shard": None}
         write_text(into / "run.json", json.dumps({"arguments": claim}, indent=1) + "\n")
         settings = dataclasses.replace(
@@ -162,6 +161,17 @@ def _removed_unless_joined(into: Path) -> Iterator[None]:
         raise
 
 
+def _files_of(parts: Sequence[Path]) -> list[Path]:
+    """Return the files of the first part, and files of answers of any, by their path in a part."""
+    names = {
+        path.relative_to(part)
+        for part in parts
+        for path in (part / "work").rglob("*" if part == parts[0] else "*-answers.safetensors")
+        if path.is_file() and not path.name.startswith(".")
+    }
+    return sorted(names)
+
+
 def _merge_file(paths: list[Path], into: Path, first: Path) -> None:
     """Write one file of the whole run from those of the parts."""
     target = into / paths[0].relative_to(first)
@@ -171,6 +181,8 @@ def _merge_file(paths: list[Path], into: Path, first: Path) -> None:
     elif paths[0].name.endswith("-answers.safetensors"):
         answers.merge(paths, target)
     else:
+        if paths[0].name == folder.INPUTS:
+            inputs.join(paths)
         if paths[0].name.startswith("digital-") and paths[0].suffix == ".json":
             _check_equal(paths)
         _copy(paths[0], target)

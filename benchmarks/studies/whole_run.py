@@ -21,9 +21,10 @@ from aimc_bridge.times import label
 from benchmarks.machine import hardware, versions
 from benchmarks.report import run as report
 from benchmarks.report.answers import changes, intervals
-from benchmarks.studies import folder
+from benchmarks.studies import folder, training_facts
 from benchmarks.studies.base import Study
 from benchmarks.studies.estimates import Costs
+from benchmarks.studies.inputs import DIGITAL, Inputs, fingerprint, model_of
 from benchmarks.studies.phases import PHASES, Phases
 from benchmarks.studies.replicas import Replica
 from benchmarks.studies.settings import Settings
@@ -82,14 +83,22 @@ def prepare(settings: Settings, out: Path | None, resume: bool) -> tuple[Setting
     tasks = settings.make_tasks()
     for name, task in tasks.items():
         recipe = settings.recipe_of(task)
+        before = Inputs(out / "work" / name) if resume and out is not None else None
+        if before is not None:
+            before.check_data(task)
         if name in checkpoints:
-            task.load(checkpoints[name])
+            model = task.load(checkpoints[name])
+            if before is not None:
+                before.check(DIGITAL, fingerprint(model))
         else:
             task.digital_loader(task.digital.batch_size, settings.seed)
         if name in trained:
             skeleton = task.skeleton().eval()
             analog = convert(skeleton, settings.preset, exclude=task.digital_names(skeleton))
             folder.load_weights(analog, trained[name])
+            if before is not None:
+                before.check(model_of("hwa"), fingerprint(analog))
+            training_facts.check(trained[name], task, settings, recipe, model)
         if "hwa" in settings.measured and name not in trained:
             settings.check_recipe(recipe)
         if {"hwa", "control", "finetune"} & set(settings.measured):

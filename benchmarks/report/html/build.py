@@ -46,7 +46,7 @@ def of_run(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> Pag
     studies = about["studies"]
     sections = []
     for task, study in studies.items():
-        rows = results[results.model == study["model"]]
+        rows = tables.rows_of(results, study)
         sections.append(_of_model(task, rows, study))
     sections += [
         parts.coverage(studies, _TO_RECORD),
@@ -75,23 +75,23 @@ def _of_model(task: str, rows: pd.DataFrame, study: Mapping[str, Any]) -> Sectio
     known = study.get("intervals", ())
     stars = tables.a_star_summary(rows, study["chance_error"], known)
     summary = tables.summary(rows, metric)
-    keys = [_key(row) for row in summary.to_dict("records")]
+    keys = [_key(row, tables.names_of(study)) for row in summary.to_dict("records")]
     shown = [
         Table.of(summary, f"{metric}, mean ± standard deviation over chips", keys),
         Table.of(stars, "A*, mean ± standard deviation, and 95 % interval of the mean", keys),
     ]
     if metric == "perplexity" and (rows.metric == "error").any():
         shown.insert(1, Table.of(tables.summary(rows, "error"), "word error", keys))
-    differences = tables.differences(known)
+    differences = tables.differences(known, tables.names_of(study))
     if not differences.empty:
         shown.append(Table.of(differences, "A* of one phase less that of another, points"))
     title = f"{study['model']}, {study['dataset']}"
     return Section(title, [A_STAR], charts, shown)
 
 
-def _key(row: Mapping[Any, Any]) -> str:
+def _key(row: Mapping[Any, Any], names: Mapping[str, str]) -> str:
     """Return the series of a row of a table, as in `tables.curves_of`."""
-    phases = {name: phase for phase, name in tables.PHASE_NAMES.items()}
+    phases = {name: phase for phase, name in names.items()}
     return f"{phases[row['phase']]}-{row['engine']}"
 
 
@@ -124,7 +124,7 @@ def of_runs(folders: Sequence[tuple[Path, pd.DataFrame, Mapping[str, Any]]]) -> 
     for folder, results, about in folders:
         told += [f"{folder}: {text}" for text in _answer(results, about)]
         for study in about["studies"].values():
-            rows = results[results.model == study["model"]]
+            rows = tables.rows_of(results, study)
             stars = tables.a_star_summary(rows, study["chance_error"], study.get("intervals", ()))
             for line in stars.to_dict("records"):
                 place = {"run": str(folder), "preset": about["arguments"]["preset"]}
@@ -135,7 +135,7 @@ def of_runs(folders: Sequence[tuple[Path, pd.DataFrame, Mapping[str, Any]]]) -> 
     sections.append(Section("All runs", [A_STAR], tables=[table]))
     for number, (folder, results, about) in enumerate(folders):
         for task, study in about["studies"].items():
-            rows = results[results.model == study["model"]]
+            rows = tables.rows_of(results, study)
             section = _of_model(f"{number}-{task}", rows, study)
             sections.append(
                 Section(f"{folder}: {section.title}", (), section.charts, section.tables)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.report import answers, conclusions
-from benchmarks.report.answers import Answers
+from benchmarks.report.answers import Answers, Kept
 from benchmarks.report.conclusions import Effect, conclude
 
 YEAR_S = 365 * 86400.0
@@ -230,13 +230,13 @@ def test_changes_are_paired_sample_by_sample(tmp_path) -> None:
     }
     digital = tmp_path / "digital.safetensors"
     Answers(digital).add(None, torch.tensor([True, True, True, False]))
-    files = {}
+    files: dict[tuple[str, str, str], Kept | None] = {}
     for phase, chips in right.items():
         path = tmp_path / f"{phase}.safetensors"
         for seed, bits in enumerate(chips):
             chip = _Chip(seed, 1.0)
             Answers(path).add(chip, torch.tensor(bits, dtype=torch.bool))  # type: ignore[arg-type]
-        files[phase, "native", DATA] = (digital, path)
+        files[phase, "native", DATA] = Kept(digital, path, (0, 1))
     rows = {
         (row["phase"], row["minus"]): row
         for row in answers.changes([files], [1.0], own_digital=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -216,11 +217,12 @@ def test_trainings_are_the_units_if_there_are_several(tmp_path) -> None:
     files = []
     for training in range(3):
         digital, chips = chips_of(numbers, 4, 50, numbers.standard_normal(50))
-        places = tmp_path / f"digital{training}", tmp_path / f"hwa{training}"
-        answers.Answers(places[0]).add(None, torch.from_numpy(digital))
+        seeds = (0, 1, 2, 3)
+        places = answers.Kept(tmp_path / f"digital{training}", tmp_path / f"hwa{training}", seeds)
+        answers.Answers(places.digital).add(None, torch.from_numpy(digital))
         for seed, bits in enumerate(chips):
             chip = ProgrammedChip(seed, "cpu", 1.0)
-            answers.Answers(places[1]).add(chip, torch.from_numpy(bits))
+            answers.Answers(places.chips).add(chip, torch.from_numpy(bits))
         files.append({("hwa", "native", "D"): places})
     (all_three,) = answers.intervals(files, [1.0], 0.9, own_digital=False)
     assert all_three["over"] == "trainings, chips, samples"
@@ -231,3 +233,44 @@ def test_trainings_are_the_units_if_there_are_several(tmp_path) -> None:
     assert own == "digital models, trainings, chips, samples"
     assert answers.intervals(files, [1.0], 0.05, own_digital=True) == []  # It is at chance.
     assert answers.intervals(files, [2.0], 0.9, own_digital=True) == []  # No such time.
+    place = ("hwa", "native", "D")
+    missing: answers.Files = {place: None}  # One training is no sample of three.
+    assert answers.intervals([*files[1:], missing], [1.0], 0.9, own_digital=True) == []
+
+
+def test_phases_are_paired_by_the_seeds_of_their_chips(tmp_path) -> None:
+    """The order of a file says nothing, chips that are not asked for do not count."""
+    right = np.eye(4, 6, dtype=bool)
+    digital = tmp_path / "digital"
+    answers.Answers(digital).add(None, torch.ones(6, dtype=torch.bool))
+    for name, seeds in (("direct", (0, 1, 2, 3)), ("hwa", (3, 2, 1, 0))):
+        for seed in seeds:
+            bits = torch.from_numpy(right[seed])
+            answers.Answers(tmp_path / name).add(ProgrammedChip(seed, "cpu", 1.0), bits)
+
+    def compared(direct: tuple[int, ...], hwa: tuple[int, ...]) -> list[dict[str, Any]]:
+        files: answers.Files = {
+            (name, "native", "D"): answers.Kept(digital, tmp_path / name, seeds)
+            for name, seeds in (("direct", direct), ("hwa", hwa))
+        }
+        rows = answers.intervals([files], [1.0], 0.9, own_digital=False)
+        found = answers.changes([files], [1.0], own_digital=False)
+        assert sum(row["minus"] == "direct" for row in found) == len(rows) - 2
+        return [row for row in rows if row["minus"]]
+
+    (alike,) = compared((0, 1, 2), (2, 1, 0))
+    assert (alike["low"], alike["high"]) == (0.0, 0.0)
+    assert compared((0, 1, 2), (1, 2, 3)) == []
+
+
+def test_answers_of_other_chips_than_the_rows_are_noticed(tmp_path) -> None:
+    path = tmp_path / "hwa-native-answers.safetensors"
+    assert "is missing" in answers.misfit(path, {(0, 1.0): 0.25})
+    for seed in (0, 1):
+        bits = torch.tensor([True, True, True, seed == 0])
+        answers.Answers(path).add(ProgrammedChip(seed, "cpu", 1.0), bits)
+    assert answers.misfit(path, {(0, 1.0): 0.0, (1, 1.0): 0.25}) == ""
+    assert answers.misfit(path, {(1, 1.0): math.nan}) == ""
+    assert "seeds 2, 3" in answers.misfit(path, {(0, 1.0): 0.0, (2, 1.0): 0.1, (3, 1.0): 0.1})
+    assert "seeds 0" in answers.misfit(path, {(0, 3600.0): 0.0})
+    assert "of other chips" in answers.misfit(path, {(0, 1.0): 0.0, (1, 1.0): 0.0})

@@ -83,6 +83,18 @@ def test_a_star_at_every_time() -> None:
     assert row["A* 1h"] == "80.00 ± 7.07 % (16.47 to 143.53)"
 
 
+def test_an_interval_of_other_chips_is_left_out() -> None:
+    """Its mean is another one than that of the rows."""
+    place = {"phase": "direct", "engine": "native", "data": "D", "minus": "", "t_inference": 1.0}
+    better = {**place, "low": 0.9, "high": 0.95, "over": "chips, samples"}
+    shown = [
+        tables.a_star_summary(rows(), 0.5, [{**better, "mean": mean}]).iloc[0]
+        for mean in (0.925, 0.930)
+    ]
+    assert shown[0]["A* 1s"] == "92.50 ± 3.54 % (90.00 to 95.00)"
+    assert shown[1]["A* 1s"] == "92.50 ± 3.54 % (60.73 to 124.27)"
+
+
 def test_a_star_in_numbers() -> None:
     """3 chips with mean 0.9 and sd 0.05 give, by hand, 0.9 ± 4.302653 x 0.05 / sqrt 3."""
     base = {"model": "M", "dataset": "D", "metric": "error", "phase": "hwa", "engine": "native"}

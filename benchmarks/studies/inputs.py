@@ -1,0 +1,213 @@
+"""What the results in a study's folder were made from, by content: inputs.json.
+
+An option says where a model or data are, and not what they are. So their fingerprints are noted
+with the first results, and compared whenever somebody goes on with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aimc_bridge.errors import DataError, UsageError
+from aimc_bridge.sealed_files import add_tensor, read_facts, write_facts
+from benchmarks.studies.folder import INPUTS
+from benchmarks.tasks import Split, Task
+
+DIGITAL = "digital model"
+_CLOSE = 1e-4  # relative; processors round the last digits of images in different ways
+
+
+class Inputs:
+    """The inputs of the results in a folder.
+
+    Attributes:
+        folder: The folder of a study; it need not exist.
+        writes: Whether this process writes the notes.
+    """
+
+    def __init__(self, folder: Path, *, writes: bool = True) -> None:
+        """Prepare the notes; nothing is read or written yet.
+
+        Args:
+            folder: The folder of a study.
+            writes: Whether this process writes the notes.
+        """
+        self.folder, self.writes = folder, writes
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """The inputs that are noted, by name; none in folders of older versions.
+
+        Raises:
+            CheckpointError: If the file is damaged.
+        """
+        path = self.folder / INPUTS
+        return read_facts(path) if path.exists() else {}
+
+    def check(self, name: str, now: Any) -> None:
+        """Check that an input is the one that is noted, if one is.
+
+        Args:
+            name: What it is, such as "digital model".
+            now: Its fingerprint.
+
+        Raises:
+            UsageError: If it is another one.
+        """
+        before = self.known.get(name)
+        if before is not None and not same(before, now):
+            raise UsageError(changed(self.folder, name))
+
+    def note(self, name: str, now: Any, *, replace: bool = False) -> None:
+        """Check an input, and note it if it is new.
+
+        Args:
+            name: What it is.
+            now: Its fingerprint.
+            replace: Whether it takes the place of another one, because there are no results of
+                that.
+
+        Raises:
+            UsageError: If another one is noted.
+        """
+        if not replace:
+            self.check(name, now)
+        known = self.known
+        if self.writes and (name not in known or (replace and known[name] != now)):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_facts(self.folder / INPUTS, {**known, name: now})
+
+    def check_data(self, task: Task) -> None:
+        """Check that a task has the data that are noted.
+
+        Args:
+            task: The task.
+
+        Raises:
+            UsageError: If they are others.
+        """
+        for name, before in self.known.items():
+            if isinstance(before, dict) and "split" in before:
+                self.check(name, data_mark(task, before["split"], before["subset"]))
+
+
+def model_of(phase: str) -> str:
+    """Return what the trained model of a phase is called.
+
+    Args:
+        phase: "finetune", "control" or "hwa".
+    """
+    return f"trained model ({phase})"
+
+
+def changed(folder: Path, name: str) -> str:
+    """Return the text of the error about an input that is not the one of the results.
+
+    Args:
+        folder: The folder of the results.
+        name: What the input is.
+    """
+    return (
+        f"the results in {folder} are of another {name} than the one there is now; "
+        "put the former one back, or name another --out"
+    )
+
+
+def same(before: Any, now: Any) -> bool:
+    """Return whether two fingerprints are of one thing.
+
+    Of tables, what only one of them has is not compared. Numbers may differ by rounding.
+
+    Args:
+        before: A fingerprint, as plain data.
+        now: Another one.
+    """
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        return all(same(before[key], now[key]) for key in before.keys() & now.keys())
+    if isinstance(before, float) and isinstance(now, float):
+        return math.isclose(before, now, rel_tol=_CLOSE)
+    return bool(before == now)
+
+
+def join(paths: Sequence[Path]) -> None:
+    """Check that the notes of all shards of a run are of the same inputs.
+
+    Args:
+        paths: The files of the shards; those of older versions need not exist.
+
+    Raises:
+        DataError: If they differ.
+    """
+    notes = {path: read_facts(path) for path in paths if path.exists()}
+    for path, facts in notes.items():
+        first, others = next(iter(notes.items()))
+        differs = sorted(n for n in facts if n in others and not same(others[n], facts[n]))
+        if differs:
+            raise DataError(f"{first} and {path} differ: another {', '.join(differs)}")
+
+
+def fingerprint(model: nn.Module | Mapping[str, Tensor], *, halved: bool = False) -> str:
+    """Return the SHA-256 of a model's parameters and buffers, with their names.
+
+    Args:
+        model: The model, or its state.
+        halved: Whether numbers are rounded to half precision, as kept models are, so that both
+            have one fingerprint.
+    """
+    state = model.state_dict() if isinstance(model, nn.Module) else model
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name]
+        if halved and value.is_floating_point():
+            value = value.half()
+        digest.update(json.dumps(name).encode())
+        add_tensor(digest, value)
+    return digest.hexdigest()
+
+
+def data_mark(task: Task, split: Split, subset: int | None) -> dict[str, Any]:
+    """Return the fingerprint of held-out data.
+
+    It has the SHA-256 of classes and of all whole numbers in the batches. Other numbers are results
+    of arithmetic, which processors round in different ways: it has the mean of their squares.
+
+    Args:
+        task: The task.
+        split: "test" or "validation".
+        subset: The number of samples (words); None means all.
+    """
+    digest = hashlib.sha256()
+    squares, count = 0.0, 0
+    for batch in task.batches(split, subset):
+        for tensor in _tensors((batch, task.targets(batch))):
+            if tensor.is_floating_point():
+                squares += float(tensor.nan_to_num().double().square().sum())
+                count += tensor.numel()
+            else:
+                digest.update(tensor.detach().to("cpu", torch.int64).contiguous().numpy().data)
+    return {
+        "split": split,
+        "subset": subset,
+        "whole": digest.hexdigest(),
+        "mean_square": squares / max(count, 1),
+    }
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    """Yield all tensors of a batch."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from _tensors(value)
+    elif isinstance(batch, (list, tuple)):
+        for value in batch:
+            yield from _tensors(value)

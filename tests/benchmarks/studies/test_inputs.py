@@ -1,0 +1,157 @@
+"""What a run's results were made from: models and data that change under their path are noticed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from aimc_bridge.sealed_files import read_facts, read_tensors, write_facts, write_tensors
+from benchmarks import digital, run, tasks
+from benchmarks.report import __main__ as report
+from benchmarks.studies import inputs
+from benchmarks.studies.folder import INPUTS
+from benchmarks.tasks.mlp import DigitsTask
+
+QUICK = [
+    *("mlp", "--engine", "native", "--times", "1s", "--subset", "40"),
+    *("--hwa-batches", "2", "--chips", "2"),
+]
+OTHER = "of another digital model than the one there is now"
+
+pytestmark = pytest.mark.usefixtures("no_data")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Train two digital models."""
+    out = tmp_path_factory.mktemp("models")
+    for seed in ("0", "1"):
+        words = ["mlp", "--seed", seed, "--epochs", "1", "--out", str(out / seed)]
+        assert digital.main(words) == 0
+    return [out / "0", out / "1"]
+
+
+def files_of(out: Path) -> dict[str, bytes]:
+    """Return the contents of all files in a folder."""
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+def test_a_checkpoint_that_changes_under_its_path_is_refused(
+    models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The results stay as they are, and the run goes on with the former model."""
+    place, out = tmp_path / "ck", tmp_path / "out"
+    shutil.copytree(models[0], place)
+    words = [*QUICK, "--checkpoint", str(place), "--out", str(out)]
+    assert run.main([*words, "--phases", "direct"]) == 0
+    before = files_of(out)
+    shutil.rmtree(place)
+    shutil.copytree(models[1], place)
+    capsys.readouterr()
+    for more in (["--phases", "control"], ["--phases", "direct", "--chips", "3"]):
+        assert run.main([*words, *more, "--resume"]) == 2
+        assert OTHER in capsys.readouterr().err
+    after = files_of(out)
+    after.pop(".lock", None)
+    assert after == before
+    shutil.rmtree(place)
+    shutil.copytree(models[0], place)
+    assert run.main([*words, "--phases", "control", "--resume"]) == 0
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_results_without_notes_are_checked_once(
+    models: list[Path], changes: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Folders of older versions have none: the digital model is measured again."""
+    place, out = tmp_path / "ck", tmp_path / "out"
+    shutil.copytree(models[0], place)
+    words = [*QUICK, "--checkpoint", str(place), "--phases", "direct", "--out", str(out)]
+    assert run.main(words) == 0
+    note = out / "work" / "mlp" / INPUTS
+    noted = read_facts(note)
+    note.unlink()
+    if changes:
+        shutil.rmtree(place)
+        shutil.copytree(models[1], place)
+    capsys.readouterr()
+    assert run.main([*words, "--resume"]) == (2 if changes else 0)
+    if changes:
+        assert "of another digital model, or of other test data," in capsys.readouterr().err
+        assert inputs.DIGITAL not in read_facts(note)
+    else:
+        assert read_facts(note) == noted
+
+
+def test_other_data_are_refused(
+    models: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    words = [*QUICK, "--checkpoint", str(models[0]), "--phases", "direct", "--out", str(out)]
+    assert run.main(words) == 0
+    targets = DigitsTask.targets
+    monkeypatch.setattr(DigitsTask, "targets", lambda self, batch: (targets(self, batch) + 1) % 10)
+    capsys.readouterr()
+    assert run.main([*words, "--resume"]) == 2
+    assert "of another set of test data (digital-40) than" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("phase", ["finetune", "control", "hwa"])
+def test_a_trained_model_that_is_replaced_is_refused(
+    models: list[Path], phase: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without chips of the former one, the new one is taken."""
+    out = tmp_path / "out"
+    words = [*QUICK, "--checkpoint", str(models[0]), "--phases", phase, "--out", str(out)]
+    assert run.main(words) == 0
+    weights = out / "work" / "mlp" / f"{phase}.safetensors"
+    changed = read_tensors(weights)
+    changed["fc.bias"] = changed["fc.bias"] + 1.0
+    write_tensors(weights, changed)
+    capsys.readouterr()
+    assert run.main([*words, "--resume"]) == 2
+    assert f"of another trained model ({phase}) than" in capsys.readouterr().err
+    for path in weights.parent.glob(f"{phase}-*"):
+        if path.is_file():
+            path.unlink()
+    assert run.main([*words, "--resume"]) == 0
+
+
+def test_shards_of_other_inputs_are_not_joined(
+    models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = [*QUICK, "--checkpoint", str(models[0]), "--phases", "direct", "--out", str(out)]
+    parts = [out / f"shard-{number}-of-2" for number in (1, 2)]
+    for number in (1, 2):
+        assert run.main([*words, "--shard", f"{number}/2"]) == 0
+    assert report.main([*map(str, parts), "--merge", str(tmp_path / "all")]) == 0
+    note = parts[1] / "work" / "mlp" / INPUTS
+    write_facts(note, {**read_facts(note), inputs.DIGITAL: "0" * 64})
+    capsys.readouterr()
+    assert report.main([*map(str, parts), "--merge", str(tmp_path / "other")]) == 2
+    assert "differ: another digital model" in capsys.readouterr().err
+
+
+def test_fingerprints_of_models_and_data() -> None:
+    """Half precision changes a fingerprint unless it is that of the halved model."""
+    task = tasks.get("mlp")
+    model = task.build(0)
+    halved = {name: value.half().float() for name, value in model.state_dict().items()}
+    assert inputs.fingerprint(model) != inputs.fingerprint(halved)
+    assert inputs.fingerprint(model, halved=True) == inputs.fingerprint(halved, halved=True)
+    names = ("hidden.1.weight", "hidden.2.weight")
+    swapped = {**halved, names[0]: halved[names[1]], names[1]: halved[names[0]]}
+    assert inputs.fingerprint(swapped) != inputs.fingerprint(halved)
+    mark = json.loads(json.dumps(inputs.data_mark(task, "test", 40)))
+    assert inputs.same(mark, inputs.data_mark(task, "test", 40))
+    assert not inputs.same(mark, {**mark, "mean_square": mark["mean_square"] * 1.001})
+    assert inputs.same(mark, {**mark, "mean_square": mark["mean_square"] * (1 + 1e-6)})
+    assert not inputs.same(mark, inputs.data_mark(task, "test", 41))
+    assert inputs.same(mark, {**mark, "of a later version": 1})
