@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from aimc_bridge.times import label
 from benchmarks.report.intervals import change as paired
-from benchmarks.report.tables import PHASES, times_of
+from benchmarks.report.tables import PHASES, UNCHECKED, times_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -235,13 +235,26 @@ class _Place:
         return "word error" if self.study["metric"] == "perplexity" else "accuracy"
 
     def at_chance(self) -> bool:
-        """Return whether the digital model cannot be told from guessing."""
-        error, chance = self._value(self.digital, "error"), self.study["chance_error"]
+        """Return whether the digital model cannot be told from guessing.
+
+        Always the commonest class is a guess too. Older runs do not say how common it is.
+        """
+        constant = 1.0 - self.study.get("commonest", {}).get(self.data, 0.0)
+        error, chance = (
+            self._value(self.digital, "error"),
+            min(self.study["chance_error"], constant),
+        )
         samples = self.study.get("samples", {}).get(self.data)
         spread = math.sqrt(chance * (1 - chance) / samples) if samples else 0.0
         return bool(error >= chance - CHANCE_SD * spread)
 
     # --- words ---
+
+    def _name(self, phase: str) -> str:
+        """Return what a phase is called; a control is the same training only if that is known."""
+        if phase == "control" and self.study.get("control") == UNCHECKED:
+            return "a training without noise"
+        return _NAMES[phase]
 
     def conclusion(self, t_s: float) -> Conclusion:
         """Return the conclusion about a time."""
@@ -299,7 +312,7 @@ class _Place:
         )
 
     def _trained(self, phase: str, base: str, direct: str, effect: Effect, t_s: float) -> str:
-        name, now = _NAMES[phase], self.shown(phase, t_s)
+        name, now = self._name(phase), self.shown(phase, t_s)
         than = "direct conversion" if base == "direct" else "the digital model"
         nothing = direct in ("none", "better")  # "unsure" may be a loss
         if effect.sign == "unknown":
@@ -341,7 +354,7 @@ class _Place:
                 listed = ", ".join(
                     f"{label(t_s)} by {effect.points()}" for t_s, effect in worse.items()
                 )
-                name = _NAMES[phase]
+                name = self._name(phase)
                 sentences.append(f"{name[0].upper()}{name[1:]} is worse at {listed}.")
         return sentences
 

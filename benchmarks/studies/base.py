@@ -462,6 +462,19 @@ class Study:
         """Return the number of samples (words) in a subset."""
         return sum(self.task.targets(batch).numel() for batch in self.task.batches(split, subset))
 
+    def commonest(self, subset: int | None) -> float:
+        """Return the share of the commonest class (word) among the test samples, in [0, 1].
+
+        A model that always answers with one class is right this often, and loses nothing on a chip.
+
+        Args:
+            subset: The number of samples (words); None means all.
+        """
+        batches = self.task.batches("test", subset)
+        classes = torch.cat([self.task.targets(batch).flatten().cpu() for batch in batches])
+        counts = torch.unique(classes, return_counts=True)[1]
+        return float(counts.max()) / len(classes)
+
 
 class Carried:
     """The state that a training carries from batch to batch, in the form that checkpoints take."""

@@ -64,6 +64,7 @@ class Phases:
         self.study, self.phases = study, phases
         self.facts = study.facts
         self.facts["samples"] = {}
+        self.facts["commonest"] = {}
         total = study.task.count("test")
         self.subset = _part_of(total, study.plan.subset)
         self.slow_subset = _part_of(total, study.plan.slow_subset)
@@ -387,6 +388,7 @@ class Phases:
         study = self.study
         values = study.digital_values(model, subset, "test", self._digital_path(subset))
         self.facts["samples"][self._data(subset)] = study.samples(subset)
+        self.facts["commonest"][self._data(subset)] = study.commonest(subset)
         table = pd.DataFrame(
             [{"metric": k, "value": v, "seed": study.seed} for k, v in values.items()]
         )

@@ -12,6 +12,7 @@ import torch
 from benchmarks.report import answers, conclusions
 from benchmarks.report.answers import Answers, Kept
 from benchmarks.report.conclusions import Effect, conclude
+from benchmarks.report.tables import UNCHECKED
 
 YEAR_S = 365 * 86400.0
 MODEL, DATA = "MLP 10x64", "digits"
@@ -159,6 +160,22 @@ def test_a_digital_model_at_chance_says_nothing() -> None:
         found = said(table(error, direct={1.0: 0.9}, hwa={1.0: 0.9}), study())
         assert found.direct == "chance" and "no better than guessing" in found.text
     assert said(table(0.8, direct={1.0: 0.9}), study()).direct == "worse"
+
+
+def test_a_digital_model_that_always_gives_one_answer_says_nothing() -> None:
+    """Of 400 samples 80 % are of one class: one standard error of that guess is 2 points."""
+    rows = table(0.2, direct={1.0: 0.2})
+    assert said(rows, study()).direct != "chance"
+    assert said(rows, study(commonest={DATA: 0.8})).direct == "chance"
+    assert said(rows, study(commonest={DATA: 0.7})).direct != "chance"
+    assert said(rows, study(commonest={"other data": 0.8})).direct != "chance"
+
+
+def test_a_control_that_could_not_be_checked_is_not_called_the_same_training() -> None:
+    rows = table(0.02, direct={1.0: 0.3}, control={1.0: 0.1})
+    assert "the same training without noise brings back" in said(rows, study()).text
+    text = said(rows, study(control=UNCHECKED)).text
+    assert "; a training without noise brings back" in text and "same training" not in text
 
 
 def test_perplexity_is_judged_by_the_word_error() -> None:
