@@ -105,7 +105,7 @@ def read(path: Path, task: Task) -> dict[str, Any]:
         except (ValueError, TypeError):
             raise CheckpointError(f"{path}: its header is damaged") from None
         return facts
-    note, record = path.with_name("hwa.json"), path.absolute().parents[2] / "run.json"
+    note, record = path.with_name("hwa.json"), path.absolute().parent / "../../run.json"
     if path.name != "hwa.safetensors":
         return {}
     if note.exists():
