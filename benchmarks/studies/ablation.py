@@ -27,7 +27,7 @@ from aimc_bridge.times import label
 from benchmarks import cli
 from benchmarks.machine import hardware, versions
 from benchmarks.report import ablation as pages
-from benchmarks.studies import folder, run_steps, training_facts
+from benchmarks.studies import folder, held_out, run_steps, training_facts
 from benchmarks.studies.base import Study
 from benchmarks.studies.settings import DigitalEpochs, Settings
 from benchmarks.studies.steps import Step, Steps
@@ -375,7 +375,7 @@ class Ablation:
         facts = {
             **study.facts,
             "split": split,
-            "samples": study.samples(study.plan.subset, split),
+            "samples": held_out.samples(study.task, study.plan.subset, split),
             "unit": study.task.unit,
             "recipe": {"name": self.recipe.name, **self.recipe.spec.values()},
             "variants": {variant.name: dict(variant.fields) for variant in self.variants},

@@ -30,14 +30,14 @@ from aimc_bridge.chip import drift, program, restore
 from aimc_bridge.commands import Output
 from aimc_bridge.conversion import convert, copy_trained
 from aimc_bridge.engines.native import compiled
-from aimc_bridge.errors import CheckpointError, UsageError
-from aimc_bridge.sealed_files import read_facts, write_facts
+from aimc_bridge.errors import UsageError
+from aimc_bridge.sealed_files import write_facts
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import sweep
 from aimc_bridge.training import HWATraining, train, train_digital
 from benchmarks import digital, tasks
 from benchmarks.report.answers import Answers, path_of
-from benchmarks.studies import chip_metrics
+from benchmarks.studies import chip_metrics, held_out
 from benchmarks.studies.chip_metrics import Evaluate
 from benchmarks.studies.folder import Parts
 from benchmarks.studies.inputs import DIGITAL, Inputs, changed, data_mark, fingerprint
@@ -429,7 +429,7 @@ class Study:
             CheckpointError: If the file is damaged.
             UsageError: If the file is of other data, or of another model.
         """
-        known = self._known_values(path)
+        known = held_out.known_values(path)
         self.inputs.note(f"set of {split} data ({path.stem})", data_mark(self.task, split, subset))
         if known is not None and DIGITAL in self.inputs.known:
             return known
@@ -442,38 +442,10 @@ class Study:
             values = measure(model)
         if known is None:
             write_facts(path, values)
-        elif not _alike(known, values, self.samples(subset, split)):
+        elif not held_out.alike(known, values, held_out.samples(self.task, subset, split)):
             raise UsageError(changed(self.folder, f"{DIGITAL}, or of other {split} data,"))
         self.inputs.note(DIGITAL, fingerprint(model))
         return known or values
-
-    def _known_values(self, path: Path) -> dict[str, float] | None:
-        """Read the metrics of the digital model; None if they were not measured."""
-        if not path.exists():
-            return None
-        try:
-            return {str(name): float(value) for name, value in read_facts(path).items()}
-        except (ValueError, TypeError) as error:  # a CheckpointError is a ValueError
-            raise CheckpointError(
-                f"{path} is damaged ({error}); delete it to measure the digital model again"
-            ) from None
-
-    def samples(self, subset: int | None, split: Split = "test") -> int:
-        """Return the number of samples (words) in a subset."""
-        return sum(self.task.targets(batch).numel() for batch in self.task.batches(split, subset))
-
-    def commonest(self, subset: int | None) -> float:
-        """Return the share of the commonest class (word) among the test samples, in [0, 1].
-
-        A model that always answers with one class is right this often, and loses nothing on a chip.
-
-        Args:
-            subset: The number of samples (words); None means all.
-        """
-        batches = self.task.batches("test", subset)
-        classes = torch.cat([self.task.targets(batch).flatten().cpu() for batch in batches])
-        counts = torch.unique(classes, return_counts=True)[1]
-        return float(counts.max()) / len(classes)
 
 
 class Carried:
@@ -495,22 +467,6 @@ class Carried:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Put back the tensors that `state_dict` returned."""
         self.task.carry(self.model, state)
-
-
-def _alike(before: dict[str, float], now: dict[str, float], samples: int) -> bool:
-    """Return whether two measurements of a model can be of the same model and data.
-
-    Args:
-        before: Its metrics.
-        now: Its metrics, perhaps on another machine, where a sample or two may be rounded to
-            another class.
-        samples: How many samples they are of.
-    """
-    return all(
-        math.isclose(value, now[name], rel_tol=1e-3, abs_tol=2 / samples)
-        for name, value in before.items()
-        if name in now
-    )
 
 
 def validation_seed(seed: int) -> int:

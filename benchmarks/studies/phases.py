@@ -26,7 +26,7 @@ from aimc_bridge.sealed_files import read_facts
 from aimc_bridge.times import label
 from benchmarks.report import tables
 from benchmarks.report.answers import Answers, Kept, errors_of, misfit, path_of
-from benchmarks.studies import folder, run_steps, training_facts
+from benchmarks.studies import folder, held_out, run_steps, training_facts
 from benchmarks.studies.base import Study
 from benchmarks.studies.inputs import fingerprint, model_of
 from benchmarks.studies.layer_facts import coverage_facts, kept_facts, layer_facts
@@ -387,8 +387,8 @@ class Phases:
 
         study = self.study
         values = study.digital_values(model, subset, "test", self._digital_path(subset))
-        self.facts["samples"][self._data(subset)] = study.samples(subset)
-        self.facts["commonest"][self._data(subset)] = study.commonest(subset)
+        self.facts["samples"][self._data(subset)] = held_out.samples(study.task, subset)
+        self.facts["commonest"][self._data(subset)] = held_out.commonest(study.task, subset)
         table = pd.DataFrame(
             [{"metric": k, "value": v, "seed": study.seed} for k, v in values.items()]
         )

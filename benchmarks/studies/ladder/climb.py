@@ -12,7 +12,7 @@ from aimc_bridge.converted import matrices_of
 from aimc_bridge.errors import DataError
 from aimc_bridge.spec import Preset
 from benchmarks.report.ladder_tables import COLUMNS
-from benchmarks.studies import run_steps
+from benchmarks.studies import held_out, run_steps
 from benchmarks.studies.base import Study
 from benchmarks.studies.chip_metrics import Evaluate
 from benchmarks.studies.folder import finished
@@ -118,7 +118,7 @@ class Climb:
 
         path = self.study.folder / "digital.json"
         values = self.study.digital_values(model, self.subset, "test", path)
-        self.facts["samples"] = self.study.samples(self.subset)
+        self.facts["samples"] = held_out.samples(self.study.task, self.subset)
         rows = [{"row": "digital", "metric": name, "value": v} for name, v in values.items()]
         nothing = {"t_inference": float("nan"), "chip": float("nan"), "seed": float("nan")}
         return self._named(pd.DataFrame(rows).assign(**nothing))
