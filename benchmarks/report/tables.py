@@ -48,7 +48,7 @@ UNCHECKED = (
     "a training with noise and drop-connect off; whether it is otherwise that of the "
     "hardware-aware model is not known"
 )
-"""What "control" of a study says if that could not be checked."""
+"""The fact "control" of a study whose --trained model does not say how it was trained."""
 _NAMES = "names"
 
 

@@ -1,7 +1,7 @@
-"""What the results in a study's folder were made from, by content: inputs.json.
+"""inputs.json: which models and data the results in a study's folder were made from.
 
 An option says where a model or data are, and not what they are. So their fingerprints are noted
-with the first results, and compared whenever somebody goes on with them.
+with the first results, and compared each time a run goes on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is checked of a pretrained encoder: its files, its tokenizer, and its weights."""
+"""Checks of a pretrained encoder: its files, its tokenizer, and its weights."""
 
 import json
 from collections.abc import Mapping

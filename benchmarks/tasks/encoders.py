@@ -47,7 +47,7 @@ FAMILIES = {
 }
 """What tables call a family of encoders, by the `model_type` of its configuration."""
 SHAPES = {(12, 768, 12): "base", (24, 1024, 16): "large"}
-"""What tables call a size, by number of layers, width and attention heads."""
+"""Names of sizes in tables, by number of layers, width and attention heads."""
 MINILMS = {("bert", 6, 384, 12), ("bert", 12, 384, 12)}
 """The published MiniLMs, by family, number of layers, width and attention heads."""
 

@@ -130,9 +130,10 @@ def test_an_interval_without_width_over_samples_says_nothing() -> None:
 
 @pytest.mark.parametrize(("samples", "sign"), [(64, "unsure"), (360, "unsure"), (370, "none")])
 def test_answers_that_all_stay_bound_the_loss_by_their_number(samples: int, sign: str) -> None:
-    """Of n answers none changed: the exact 95 % interval of the share ends where 0.975 is missed.
+    """If no answer of n changed, the true share of changes may still be above 0.
 
-    The chance that none of n changes is (1 - share)**n; at the end of the interval it is 2.5 %.
+    The chance that none of n changes is (1 - share)**n. At the end of the exact 95 % interval it is
+    2.5 %.
     """
     same = {**changed("direct", "digital", 0.0, 0.0, 0.0), "samples": samples, "units": 2}
     rows = table(0.02, direct={1.0: 0.02, YEAR_S: 0.02})
@@ -163,7 +164,7 @@ def test_a_digital_model_at_chance_says_nothing() -> None:
 
 
 def test_a_digital_model_that_always_gives_one_answer_says_nothing() -> None:
-    """Of 400 samples 80 % are of one class: one standard error of that guess is 2 points."""
+    """80 % of the 400 samples are of one class; the standard error of such a guess is 2 points."""
     rows = table(0.2, direct={1.0: 0.2})
     assert said(rows, study()).direct != "chance"
     assert said(rows, study(commonest={DATA: 0.8})).direct == "chance"
