@@ -1,4 +1,4 @@
-"""Files of right and wrong answers, per chip, time and test sample, and intervals of A*.
+"""Files of right and wrong answers, per chip, time and test sample.
 
 A file holds one bit per sample, in the order in which the task evaluates its samples. The order is
 the same for the digital model and for all chips, so they are compared sample by sample.
@@ -6,11 +6,10 @@ the same for the digital model and for all chips, so they are compared sample by
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +18,12 @@ from aimc_bridge.converted import ProgrammedChip, is_converted, record_of
 from aimc_bridge.errors import CheckpointError, DataError
 from aimc_bridge.sealed_files import read_facts, read_tensors, write_tensors
 from aimc_bridge.sweep_files import read_file
-from benchmarks.report.intervals import crossed_interval
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     Bits = NDArray[np.bool_]
-    _TableOf = Callable[[Bits, Bits], NDArray[np.float64] | None]
 
 _SUFFIX = "-answers.safetensors"
 _ROUNDING = 1e-9
@@ -224,167 +221,6 @@ def merge(paths: Sequence[Path], into: Path) -> None:
     if any(bits.shape != first.shape for _, bits in rows.values()):
         raise DataError(f"{paths[0]} and the files of other shards are of different samples")
     _write(into, [rows[text] for text in sorted(rows)], len(first))
-
-
-def table_of_stars(digital: Bits, chips: Bits, chance: float) -> NDArray[np.float64]:
-    """Return the share of each sample in A* of each chip; the mean over samples is A* itself.
-
-    A* = 1 - (err - err_digital) / (err_chance - err_digital) is a ratio of means: the shares are
-    its first-order expansion, so their variance is that of A*, with the digital model's error on
-    the same samples among it.
-
-    Args:
-        digital: Whether the digital model was right, shape (n,).
-        chips: Whether each chip was right, shape (chips, n).
-        chance: The error of guessing, in [0, 1].
-
-    Returns:
-        The shares, shape (chips, n).
-    """
-    wrong = (~digital).astype(float)
-    room = chance - wrong.mean()
-    lost = (~chips).astype(float) - wrong  # paired with the digital model, sample by sample
-    mean = lost.mean(-1, keepdims=True)
-    shares: NDArray[np.float64] = (
-        1.0 - lost / room - mean * (wrong - wrong.mean())[None, :] / room**2
-    )
-    return shares
-
-
-def intervals(
-    trainings: Sequence[Files], times: Iterable[float], chance: float, *, own_digital: bool
-) -> list[dict[str, Any]]:
-    """Return A* of each phase, and its differences between phases, with their intervals.
-
-    Args:
-        trainings: The files of each training.
-        times: Seconds after programming.
-        chance: The error of guessing, in [0, 1].
-        own_digital: Whether each training has a digital model of its own.
-
-    Returns:
-        One row per phase, engine, data and time: "mean", "low", "high", and "over", which says what
-        the interval covers. "minus" is "" for A* itself, and the name of another phase for the
-        difference from it. Phases without files have no rows, and a model at chance has none.
-    """
-    rows = []
-    for t_s in times:
-        tables = _tables(trainings, float(t_s), functools.partial(_stars, chance))
-        for place, (table, units) in tables.items():
-            several = len(units) > 1
-            rows.append(_row(place, "", t_s, table, several, own_digital))
-            for other, (base, others) in tables.items():
-                same = other[1:] == place[1:] and base.shape == table.shape and others == units
-                if place[0] == "hwa" and other[0] != "hwa" and same:
-                    change = table - base
-                    rows.append(_row(place, other[0], t_s, change, several, own_digital))
-    return rows
-
-
-def changes(
-    trainings: Sequence[Files], times: Iterable[float], *, own_digital: bool
-) -> list[dict[str, Any]]:
-    """Return how far the error of each phase is from the digital model's and the other phases'.
-
-    All are compared sample by sample, on the same chips, so what they have in common is in no
-    interval.
-
-    Args:
-        trainings: The files of each training.
-        times: Seconds after programming.
-        own_digital: Whether each training has a digital model of its own.
-
-    Returns:
-        Rows as those of `intervals`, of errors in [0, 1]: a "mean" above 0 says that the phase is
-        worse than "minus", which is "digital" or a phase that comes before it. They also have
-        "units" (the number of chips, or of trainings) and "samples".
-    """
-    rows = []
-    for t_s in times:
-        tables = _tables(trainings, float(t_s), _lost)
-        for place, (table, units) in tables.items():
-            several = len(units) > 1
-            size = {"units": table.shape[0], "samples": table.shape[1]}
-            rows.append(_row(place, "digital", t_s, table, several, own_digital) | size)
-            for other, (base, others) in tables.items():
-                if other == place:
-                    break  # a phase is compared with those before it
-                if other[1:] == place[1:] and base.shape == table.shape and others == units:
-                    change = table - base
-                    rows.append(_row(place, other[0], t_s, change, several, own_digital) | size)
-    return rows
-
-
-def _stars(chance: float, digital: Bits, chips: Bits) -> NDArray[np.float64] | None:
-    """Return `table_of_stars`, or None if the digital model is at chance."""
-    return None if (~digital).mean() >= chance else table_of_stars(digital, chips, chance)
-
-
-def _lost(digital: Bits, chips: Bits) -> NDArray[np.float64]:
-    """Return error minus the digital model's error of each chip and sample, (chips, n)."""
-    lost: NDArray[np.float64] = digital.astype(float)[None, :] - chips
-    return lost
-
-
-def _tables(
-    trainings: Sequence[Files], t_s: float, table_of: _TableOf
-) -> dict[tuple[str, str, str], tuple[NDArray[np.float64], list[tuple[int, ...]]]]:
-    """Return place -> the table of `_units`, and the seeds of the chips of each training.
-
-    Two tables are paired only if their seeds are the same.
-    """
-    tables = {}
-    for place in {place: None for files in trainings for place in files}:
-        of_place = [files[place] for files in trainings if place in files]
-        known = [kept for kept in of_place if kept is not None]
-        table = _units(known, t_s, table_of) if len(known) == len(of_place) else None
-        if table is not None:
-            tables[place] = (table, [tuple(sorted(kept.seeds)) for kept in known])
-    return tables
-
-
-def _row(
-    place: tuple[str, str, str],
-    minus: str,
-    t_s: float,
-    table: NDArray[np.float64],
-    several: bool,
-    own_digital: bool,
-) -> dict[str, Any]:
-    interval = crossed_interval(table)
-    over = ["chips", "samples"]
-    if several:
-        over = [*(["digital models"] if own_digital else []), "trainings", *over]
-    found = dict(zip(("phase", "engine", "data"), place, strict=True))
-    values = {"mean": interval.mean, "low": interval.low, "high": interval.high}
-    ends = {name: None if math.isnan(value) else value for name, value in values.items()}
-    return {**found, "t_inference": float(t_s), "minus": minus, **ends, "over": ", ".join(over)}
-
-
-def _units(files: Sequence[Kept], t_s: float, table_of: _TableOf) -> NDArray[np.float64] | None:
-    """Return the table of one phase: its chips, or the means of its trainings if there are several.
-
-    None if files or chips are missing, or if there is no table of one of the trainings. Chips are
-    in the order of their seeds.
-    """
-    import numpy as np
-
-    tables = []
-    for kept in files:
-        if not (kept.digital.exists() and kept.chips.exists()):
-            return None
-        (digital,) = read(kept.digital).values()
-        found = read(kept.chips)
-        keys = [(seed, t_s) for seed in sorted(kept.seeds)]
-        if not keys or any(key not in found or found[key].shape != digital.shape for key in keys):
-            return None
-        table = table_of(digital, np.stack([found[key] for key in keys]))
-        if table is None:
-            return None
-        tables.append(table)
-    if len(tables) == 1:
-        return tables[0]
-    return np.stack([table.mean(0) for table in tables])
 
 
 def chip_of(model: nn.Module) -> ProgrammedChip | None:

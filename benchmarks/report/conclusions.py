@@ -1,9 +1,9 @@
 """Conclusions in words: what a run's numbers and intervals say, one sentence per engine and data.
 
 The question is always the same: what does direct conversion lose, and what does training bring
-back? The answer is read off the errors, sample by sample (`answers.changes`); a difference counts
-only if its 95 % interval is on one side of 0. So a sentence says that training helps, that there
-was nothing to win back, that it does harm, or that the numbers do not tell.
+back? The answer is read off the errors, sample by sample (`answer_intervals.changes`); a
+difference counts only if its 95 % interval is on one side of 0. So a sentence says that training
+helps, that there was nothing to win back, that it does harm, or that the numbers do not tell.
 """
 
 from __future__ import annotations
@@ -148,8 +148,9 @@ def of_model(rows: pd.DataFrame, study: Mapping[str, Any]) -> list[Conclusion]:
 
     Args:
         rows: The rows of one model, `tables.COLUMNS`.
-        study: The facts about it; "changes" are the rows of `answers.changes`. Without them (older
-            runs, tasks with an `evaluate` of their own) the intervals are over chips alone.
+        study: The facts about it; "changes" are the rows of `answer_intervals.changes`. Without
+            them (older runs, tasks with an `evaluate` of their own) the intervals are over chips
+            alone.
     """
     analog = rows[(rows.phase != "digital") & (rows.metric == "error")]
     places = analog[["engine", "dataset"]].drop_duplicates().to_records(index=False).tolist()
@@ -191,11 +192,7 @@ class _Place:
         """Return the difference of a phase from another one, or from the digital model."""
         known = self.changes.get((phase, minus, t_s))
         if known is not None:
-            low, high = known["low"], known["high"]
-            if low == known["mean"] == high == 0 and "samples" in known:
-                high = _none_of(known["samples"])
-                low = -high
-            return Effect(known["mean"], low, high, known["over"])
+            return Effect(known["mean"], known["low"], known["high"], known["over"])
         after = self._errors(phase, t_s)
         if minus == "digital":
             before = after * 0.0 + float(self._value(self.digital, "error"))
@@ -357,15 +354,6 @@ class _Place:
                 name = self._name(phase)
                 sentences.append(f"{name[0].upper()}{name[1:]} is worse at {listed}.")
         return sentences
-
-
-def _none_of(samples: int) -> float:
-    """Return how often answers may still differ if none of the test samples' answers did.
-
-    The upper end of the exact two-sided 95 % interval of a share (Clopper and Pearson 1934): 3.7
-    over the number of samples, if they are many.
-    """
-    return 1.0 - float(0.025 ** (1 / samples))
 
 
 def _over(effect: Effect) -> str:

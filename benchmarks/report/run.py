@@ -15,7 +15,7 @@ from aimc_bridge import files
 from aimc_bridge.csv_cells import as_csv
 from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
-from benchmarks.report import conclusions, tables
+from benchmarks.report import conclusions, result_figures, tables
 from benchmarks.report.html import build, page
 from benchmarks.report.record import (
     LINK,
@@ -347,7 +347,7 @@ def save(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
     for task, study in studies.items():
         rows, metric = tables.rows_of(results, study), study["metric"]
         image = f"figures/{task}.png"
-        tables.figure(rows, metric, folder / image, study["samples"])
+        result_figures.figure(rows, metric, folder / image, study["samples"])
         panels.append((rows, metric))
         chance = round(1 / (1 - study["chance_error"]))
         classes = "words" if metric == "perplexity" else "classes"
@@ -362,7 +362,7 @@ def save(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
             *_differences(study),
             f"![{study['model']}]({image})",
         ]
-    tables.dashboard(panels, folder / "figures" / "dashboard.png")
+    result_figures.dashboard(panels, folder / "figures" / "dashboard.png")
     files.write_text(folder / "summary.md", "\n\n".join(text) + "\n")
     page.write(build.of_run(folder, results, about), folder / page.FILE)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks.report import answers
+from benchmarks.report import answer_intervals
 from benchmarks.report.intervals import Interval, crossed_interval, mean_interval
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def tables_of(
     import numpy as np
 
     errors = [(~chips).astype(float) for _, chips in drawn]
-    stars = [answers.table_of_stars(digital, chips, chance) for digital, chips in drawn]
+    stars = [answer_intervals.table_of_stars(digital, chips, chance) for digital, chips in drawn]
     if len(drawn) == 1:
         return errors[0], stars[0]
     return np.stack([x.mean(0) for x in errors]), np.stack([x.mean(0) for x in stars])

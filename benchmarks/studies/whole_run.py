@@ -20,7 +20,7 @@ from aimc_bridge.errors import UsageError
 from aimc_bridge.times import label
 from benchmarks.machine import hardware, versions
 from benchmarks.report import run as report
-from benchmarks.report.answers import changes, intervals
+from benchmarks.report.answer_intervals import changes, intervals
 from benchmarks.studies import folder, training_facts
 from benchmarks.studies.base import Study
 from benchmarks.studies.estimates import Costs

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aimc_bridge import drawing
 from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
-from benchmarks.report import conclusions, tables
+from benchmarks.report import conclusions, result_figures, tables
 from benchmarks.report.html import parts
 from benchmarks.report.html.inline import Marks, as_svg, drawn
 from benchmarks.report.html.page import Chart, Page, Section, Series, Table
@@ -70,7 +70,7 @@ def _answer(results: pd.DataFrame, about: Mapping[str, Any]) -> tuple[str, ...]:
 def _of_model(task: str, rows: pd.DataFrame, study: Mapping[str, Any]) -> Section:
     metric = study["metric"]
     charts = []
-    for number, part in enumerate(tables.parts_of(rows)):
+    for number, part in enumerate(result_figures.parts_of(rows)):
         charts.append(_against_time(f"{task}-{number}-", part, metric, study["samples"]))
     known = study.get("intervals", ())
     stars = tables.a_star_summary(rows, study["chance_error"], known)
@@ -90,7 +90,7 @@ def _of_model(task: str, rows: pd.DataFrame, study: Mapping[str, Any]) -> Sectio
 
 
 def _key(row: Mapping[Any, Any], names: Mapping[str, str]) -> str:
-    """Return the series of a row of a table, as in `tables.curves_of`."""
+    """Return the series of a row of a table, as in `result_figures.curves_of`."""
     phases = {name: phase for phase, name in names.items()}
     return f"{phases[row['phase']]}-{row['engine']}"
 
@@ -99,15 +99,15 @@ def _against_time(
     prefix: str, rows: pd.DataFrame, metric: str, samples: Mapping[str, int]
 ) -> Chart:
     dataset = str(rows.dataset.iloc[0])
-    found = tables.curves_of(rows, metric)
+    found = result_figures.curves_of(rows, metric)
     svg = drawn(
         parts.SIZE,
         prefix,
-        lambda axis, marks: tables.panel(axis, rows, metric, samples, marks),
+        lambda axis, marks: result_figures.panel(axis, rows, metric, samples, marks),
         f"{rows.model.iloc[0]}: {metric} against time after programming",
     )
     digital = Series("digital", "digital", "--ink", dash="--")
-    caption = ", ".join(filter(None, tables.caption_of(rows, samples)))
+    caption = ", ".join(filter(None, result_figures.caption_of(rows, samples)))
     series = [digital, *parts.named(found), parts.CHIPS]
     return Chart(svg, f"{metric} on {dataset}", caption, series)
 
@@ -225,7 +225,7 @@ def of_ladder(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> 
         when = times_of(rows)[-1]
         ends = table[(table.metric == metric) & (table.t_inference == when)]
         first, last = (ends.iloc[place] for place in (0, -1))
-        scale = tables.scale_of(metric)
+        scale = result_figures.scale_of(metric)
         unit = "" if scale == 1 else " %"
         digital = scale * digital_of(rows, metric)
         told.append(

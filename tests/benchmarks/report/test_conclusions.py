@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from benchmarks.report import answers, conclusions
+from benchmarks.report import answer_intervals, conclusions
 from benchmarks.report.answers import Answers, Kept
 from benchmarks.report.conclusions import Effect, conclude
 from benchmarks.report.tables import UNCHECKED
@@ -51,7 +52,7 @@ def study(metric: str = "accuracy", **more: object) -> dict[str, dict[str, objec
 
 
 def changed(phase: str, minus: str, mean: float, low: float, high: float, t_s: float = YEAR_S):
-    """Return a row of `answers.changes`."""
+    """Return a row of `answer_intervals.changes`."""
     return {
         **{"phase": phase, "minus": minus, "engine": "native", "data": DATA},
         **{"t_inference": t_s, "mean": mean, "low": low, "high": high, "over": "chips, samples"},
@@ -129,15 +130,23 @@ def test_an_interval_without_width_over_samples_says_nothing() -> None:
 
 
 @pytest.mark.parametrize(("samples", "sign"), [(64, "unsure"), (360, "unsure"), (370, "none")])
-def test_answers_that_all_stay_bound_the_loss_by_their_number(samples: int, sign: str) -> None:
+def test_answers_that_all_stay_bound_the_loss_by_their_number(
+    tmp_path: Path, samples: int, sign: str
+) -> None:
     """If no answer of n changed, the true share of changes may still be above 0.
 
     The chance that none of n changes is (1 - share)**n. At the end of the exact 95 % interval it is
     2.5 %.
     """
-    same = {**changed("direct", "digital", 0.0, 0.0, 0.0), "samples": samples, "units": 2}
+    right = torch.arange(samples) % 50 != 0
+    digital, chips = tmp_path / "digital.safetensors", tmp_path / "chips.safetensors"
+    Answers(digital).add(None, right)
+    for seed in (0, 1):
+        Answers(chips).add(_Chip(seed, YEAR_S), right)  # type: ignore[arg-type]
+    files = {("direct", "native", DATA): Kept(digital, chips, (0, 1))}
+    same = answer_intervals.changes([files], [YEAR_S], own_digital=False)
     rows = table(0.02, direct={1.0: 0.02, YEAR_S: 0.02})
-    found = said(rows, study(changes=[same]))
+    found = said(rows, study(changes=same))
     assert found.direct == sign
     high = float(found.text.partition(" to +")[2].partition(",")[0]) / 100
     assert (1 - high) ** samples == pytest.approx(0.025, rel=0.1)  # as exact as it is printed
@@ -257,7 +266,7 @@ def test_changes_are_paired_sample_by_sample(tmp_path) -> None:
         files[phase, "native", DATA] = Kept(digital, path, (0, 1))
     rows = {
         (row["phase"], row["minus"]): row
-        for row in answers.changes([files], [1.0], own_digital=True)
+        for row in answer_intervals.changes([files], [1.0], own_digital=True)
     }
     assert set(rows) == {("direct", "digital"), ("hwa", "digital"), ("hwa", "direct")}
     assert rows["direct", "digital"]["mean"] == pytest.approx(3 / 8)

@@ -12,7 +12,7 @@ from scipy import stats as distributions
 
 from aimc_bridge.converted import ProgrammedChip
 from aimc_bridge.errors import CheckpointError, UsageError
-from benchmarks.report import answers
+from benchmarks.report import answer_intervals, answers
 from benchmarks.report.intervals import (
     Interval,
     change,
@@ -24,6 +24,9 @@ from benchmarks.report.intervals import (
 )
 from tests import stats
 from tests.models import random
+
+# the upper end of Clopper and Pearson's 95 % interval of a share, if none of six is seen
+NONE_OF_SIX = float(distributions.beta.ppf(0.975, 1, 6))
 
 
 def test_intervals_by_hand() -> None:
@@ -181,7 +184,7 @@ def test_the_interval_of_a_star_covers() -> None:
     covered = 0
     for _ in range(n):
         digital, chips = chips_of(numbers, 10, 300, numbers.standard_normal(300))
-        shares = answers.table_of_stars(digital, chips, chance)
+        shares = answer_intervals.table_of_stars(digital, chips, chance)
         found = crossed_interval(shares)
         error, before = (~chips).mean(), (~digital).mean()
         assert found.mean == pytest.approx(1 - (error - before) / (chance - before))
@@ -224,18 +227,20 @@ def test_trainings_are_the_units_if_there_are_several(tmp_path) -> None:
             chip = ProgrammedChip(seed, "cpu", 1.0)
             answers.Answers(places.chips).add(chip, torch.from_numpy(bits))
         files.append({("hwa", "native", "D"): places})
-    (all_three,) = answers.intervals(files, [1.0], 0.9, own_digital=False)
+    (all_three,) = answer_intervals.intervals(files, [1.0], 0.9, own_digital=False)
     assert all_three["over"] == "trainings, chips, samples"
-    each = [answers.intervals([one], [1.0], 0.9, own_digital=True)[0] for one in files]
+    each = [answer_intervals.intervals([one], [1.0], 0.9, own_digital=True)[0] for one in files]
     assert {row["over"] for row in each} == {"chips, samples"}
     assert all_three["mean"] == pytest.approx(np.mean([row["mean"] for row in each]))
-    own = answers.intervals(files, [1.0], 0.9, own_digital=True)[0]["over"]
+    own = answer_intervals.intervals(files, [1.0], 0.9, own_digital=True)[0]["over"]
     assert own == "digital models, trainings, chips, samples"
-    assert answers.intervals(files, [1.0], 0.05, own_digital=True) == []  # It is at chance.
-    assert answers.intervals(files, [2.0], 0.9, own_digital=True) == []  # No such time.
+    assert (
+        answer_intervals.intervals(files, [1.0], 0.05, own_digital=True) == []
+    )  # It is at chance.
+    assert answer_intervals.intervals(files, [2.0], 0.9, own_digital=True) == []  # No such time.
     place = ("hwa", "native", "D")
     missing: answers.Files = {place: None}  # One training is no sample of three.
-    assert answers.intervals([*files[1:], missing], [1.0], 0.9, own_digital=True) == []
+    assert answer_intervals.intervals([*files[1:], missing], [1.0], 0.9, own_digital=True) == []
 
 
 def test_phases_are_paired_by_the_seeds_of_their_chips(tmp_path) -> None:
@@ -253,14 +258,44 @@ def test_phases_are_paired_by_the_seeds_of_their_chips(tmp_path) -> None:
             (name, "native", "D"): answers.Kept(digital, tmp_path / name, seeds)
             for name, seeds in (("direct", direct), ("hwa", hwa))
         }
-        rows = answers.intervals([files], [1.0], 0.9, own_digital=False)
-        found = answers.changes([files], [1.0], own_digital=False)
+        rows = answer_intervals.intervals([files], [1.0], 0.9, own_digital=False)
+        found = answer_intervals.changes([files], [1.0], own_digital=False)
         assert sum(row["minus"] == "direct" for row in found) == len(rows) - 2
         return [row for row in rows if row["minus"]]
 
     (alike,) = compared((0, 1, 2), (2, 1, 0))
-    assert (alike["low"], alike["high"]) == (0.0, 0.0)
+    assert alike["mean"] == 0.0
+    assert (alike["low"], alike["high"]) == pytest.approx((-NONE_OF_SIX / 0.9, NONE_OF_SIX / 0.9))
     assert compared((0, 1, 2), (1, 2, 3)) == []
+
+
+def test_equal_answers_do_not_say_that_nothing_is_lost(tmp_path) -> None:
+    """By hand: 0 of n changed, so that up to 1 - 0.025^(1/n) of all answers may change."""
+    digital, chips = tmp_path / "digital", tmp_path / "chips"
+    right = torch.tensor([True] * 5 + [False])
+    answers.Answers(digital).add(None, right)
+    for seed in (0, 1, 2):
+        answers.Answers(chips).add(ProgrammedChip(seed, "cpu", 1.0), right)
+    files: answers.Files = {("hwa", "native", "D"): answers.Kept(digital, chips, (0, 1, 2))}
+    (star,) = answer_intervals.intervals([files], [1.0], 0.9, own_digital=False)
+    half = NONE_OF_SIX / (0.9 - 1 / 6)
+    assert (star["low"], star["high"]) == pytest.approx((1 - half, 1 + half))
+    (loss,) = answer_intervals.changes([files], [1.0], own_digital=False)
+    assert (loss["low"], loss["high"]) == pytest.approx((-NONE_OF_SIX, NONE_OF_SIX))
+
+
+def test_chips_that_lose_different_answers_have_an_interval(tmp_path) -> None:
+    """Each chip loses one answer: means are equal and samples independent, so variances cancel."""
+    digital, chips = tmp_path / "digital", tmp_path / "chips"
+    answers.Answers(digital).add(None, torch.ones(6, dtype=torch.bool))
+    for seed in (0, 1):
+        right = torch.arange(6) != seed
+        answers.Answers(chips).add(ProgrammedChip(seed, "cpu", 1.0), right)
+    files: answers.Files = {("hwa", "native", "D"): answers.Kept(digital, chips, (0, 1))}
+    (loss,) = answer_intervals.changes([files], [1.0], own_digital=False)
+    assert loss["mean"] == pytest.approx(1 / 6)
+    assert loss["low"] <= loss["mean"] - NONE_OF_SIX
+    assert loss["high"] >= loss["mean"] + NONE_OF_SIX
 
 
 def test_answers_of_other_chips_than_the_rows_are_noticed(tmp_path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from aimc_bridge.errors import DataError
 from benchmarks import a_star
-from benchmarks.report import tables
+from benchmarks.report import result_figures, tables
 from tests.test_imports import python
 
 
@@ -164,8 +164,8 @@ def test_one_chip_has_no_spread() -> None:
 def test_figures_are_written(tmp_path) -> None:
     subset = rows().assign(dataset="D, subset of 10", engine="aihwkit", t_inference=0.0)
     both = pd.concat([rows(), subset])
-    tables.figure(both, "accuracy", tmp_path / "one.png")
-    tables.dashboard([(both, "accuracy"), (rows(), "accuracy")], tmp_path / "all.png")
+    result_figures.figure(both, "accuracy", tmp_path / "one.png")
+    result_figures.dashboard([(both, "accuracy"), (rows(), "accuracy")], tmp_path / "all.png")
     for name in ("one.png", "all.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (tmp_path / name).with_suffix(".svg").read_text(encoding="utf-8")
@@ -186,7 +186,7 @@ def test_figures_draw_every_chip_and_the_digital_line(tmp_path, monkeypatch) -> 
         write(figure, path, **kwargs)
 
     monkeypatch.setattr(Figure, "savefig", keep)
-    tables.figure(rows(), "accuracy", tmp_path / "one.png")
+    result_figures.figure(rows(), "accuracy", tmp_path / "one.png")
     drawn = seen["axes"].get_lines()
     lines = {line.get_label(): line.get_ydata() for line in drawn}
     assert list(lines["digital"]) == [90.0, 90.0]
@@ -197,7 +197,7 @@ def test_figures_draw_every_chip_and_the_digital_line(tmp_path, monkeypatch) -> 
     assert chips == [pytest.approx([88.0, 80.0]), pytest.approx([86.0, 84.0])]
     assert seen["axes"].get_ylabel() == "accuracy, % (higher is better)"
     subset = rows().assign(dataset="D, subset of 10")
-    tables.figure(pd.concat([subset, rows()]), "accuracy", tmp_path / "two.png")
+    result_figures.figure(pd.concat([subset, rows()]), "accuracy", tmp_path / "two.png")
     assert seen["titles"] == ["M\nD", "M\nD, subset of 10"]
 
 
