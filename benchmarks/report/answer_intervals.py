@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks.report.answers import Files, Kept, read
-from benchmarks.report.intervals import crossed_interval
+from benchmarks.report.intervals import Interval, crossed_difference, crossed_interval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,8 +24,8 @@ class _Table(NamedTuple):
 
     Attributes:
         values: One value per unit (chip, or training) and sample, shape (units, samples).
-        seeds: The seeds of the chips of each training. Two tables are paired only if theirs are
-            the same.
+        seeds: The seeds of the chips of each training. Two tables are paired if theirs are the
+            same.
         answer: How far one other answer of a unit moves a value.
     """
 
@@ -33,11 +33,36 @@ class _Table(NamedTuple):
     seeds: list[tuple[int, ...]]
     answer: float
 
-    def minus(self, base: _Table) -> _Table | None:
-        """Return the differences from another table, or None if the two are not paired."""
-        if base.values.shape != self.values.shape or base.seeds != self.seeds:
-            return None
-        return _Table(self.values - base.values, self.seeds, max(self.answer, base.answer))
+    @property
+    def several(self) -> bool:
+        """Whether the units are trainings."""
+        return len(self.seeds) > 1
+
+    def interval(self) -> Interval:
+        """Return the interval of the mean, no narrower than the number of samples allows."""
+        return self._widened(crossed_interval(self.values), self.answer)
+
+    def minus(self, base: _Table) -> Interval | None:
+        """Return the interval of the difference of the means, or None if there is none.
+
+        The same chips are compared one by one. Several trainings and a single one have units of
+        their own: trainings, and chips. Others cannot be compared.
+
+        Args:
+            base: What is subtracted.
+        """
+        answer = max(self.answer, base.answer)
+        if self.seeds == base.seeds and self.values.shape == base.values.shape:
+            return self._widened(crossed_interval(self.values - base.values), answer)
+        if self.several != base.several and self.values.shape[1] == base.values.shape[1]:
+            return self._widened(crossed_difference(self.values, base.values), answer)
+        return None
+
+    def _widened(self, interval: Interval, answer: float) -> Interval:
+        mean, low, high, p = interval
+        least = answer * least_half_width(self.values.shape[1])
+        # without an interval low and high are NaN, and stay so because they come first
+        return Interval(mean, min(low, mean - least), max(high, mean + least), p)
 
 
 def table_of_stars(digital: Bits, chips: Bits, chance: float) -> NDArray[np.float64]:
@@ -86,12 +111,12 @@ def intervals(
     for t_s in times:
         tables = _tables(trainings, float(t_s), functools.partial(_stars, chance))
         for place, table in tables.items():
-            rows.append(_row(place, "", t_s, table, own_digital))
+            rows.append(_row(place, "", t_s, table.interval(), table.several, own_digital))
             for other, base in tables.items():
                 if place[0] == "hwa" and other[0] != "hwa" and other[1:] == place[1:]:
-                    change = table.minus(base)
+                    change, several = table.minus(base), table.several or base.several
                     if change is not None:
-                        rows.append(_row(place, other[0], t_s, change, own_digital))
+                        rows.append(_row(place, other[0], t_s, change, several, own_digital))
     return rows
 
 
@@ -119,13 +144,16 @@ def changes(
         for place, table in tables.items():
             units, samples = table.values.shape
             size = {"units": units, "samples": samples}
-            rows.append(_row(place, "digital", t_s, table, own_digital) | size)
+            lost = _row(place, "digital", t_s, table.interval(), table.several, own_digital)
+            rows.append(lost | size)
             for other, base in tables.items():
                 if other == place:
                     break  # a phase is compared with those before it
                 change = table.minus(base) if other[1:] == place[1:] else None
+                several = table.several or base.several
                 if change is not None:
-                    rows.append(_row(place, other[0], t_s, change, own_digital) | size)
+                    row = _row(place, other[0], t_s, change, several, own_digital)
+                    rows.append(row | size)
     return rows
 
 
@@ -169,16 +197,18 @@ def _tables(
 
 
 def _row(
-    place: tuple[str, str, str], minus: str, t_s: float, table: _Table, own_digital: bool
+    place: tuple[str, str, str],
+    minus: str,
+    t_s: float,
+    interval: Interval,
+    several: bool,
+    own_digital: bool,
 ) -> dict[str, Any]:
-    mean, low, high, _ = crossed_interval(table.values)
-    least = table.answer * least_half_width(table.values.shape[1])
-    low, high = min(low, mean - least), max(high, mean + least)  # NaN stays: it comes first
     over = ["chips", "samples"]
-    if len(table.seeds) > 1:
+    if several:
         over = [*(["digital models"] if own_digital else []), "trainings", *over]
     found = dict(zip(("phase", "engine", "data"), place, strict=True))
-    values = {"mean": mean, "low": low, "high": high}
+    values = {"mean": interval.mean, "low": interval.low, "high": interval.high}
     ends = {name: None if math.isnan(value) else value for name, value in values.items()}
     return {**found, "t_inference": float(t_s), "minus": minus, **ends, "over": ", ".join(over)}
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from aimc_bridge.times import label
+from benchmarks.report.intervals import Interval, independent_change
 from benchmarks.report.intervals import change as paired
 from benchmarks.report.tables import PHASES, UNCHECKED, times_of
 
@@ -150,7 +151,7 @@ def of_model(rows: pd.DataFrame, study: Mapping[str, Any]) -> list[Conclusion]:
         rows: The rows of one model, `tables.COLUMNS`.
         study: The facts about it; "changes" are the rows of `answer_intervals.changes`. Without
             them (older runs, tasks with an `evaluate` of their own) the intervals are over chips
-            alone.
+            alone, or over trainings if there are several.
     """
     analog = rows[(rows.phase != "digital") & (rows.metric == "error")]
     places = analog[["engine", "dataset"]].drop_duplicates().to_records(index=False).tolist()
@@ -193,25 +194,45 @@ class _Place:
         known = self.changes.get((phase, minus, t_s))
         if known is not None:
             return Effect(known["mean"], known["low"], known["high"], known["over"])
-        after = self._errors(phase, t_s)
+        after, several = self._errors(phase, t_s)
         if minus == "digital":
-            before = after * 0.0 + float(self._value(self.digital, "error"))
+            before, base_several = self._digital_errors(phase, after, several), several
         else:
-            before = self._errors(minus, t_s)
-        both = sorted(set(before.index) & set(after.index))
-        if not both:
-            return Effect(math.nan, math.nan, math.nan, "")
-        interval = paired(before.loc[both].to_numpy(), after.loc[both].to_numpy())
-        return Effect(interval.mean, interval.low, interval.high, "chips")
+            before, base_several = self._errors(minus, t_s)
+        interval = Interval(math.nan, math.nan, math.nan, math.nan)
+        if several == base_several and set(before.index) == set(after.index):
+            interval = paired(before.loc[after.index].to_numpy(), after.to_numpy())
+        elif min(len(before), len(after)) > 1:
+            interval = independent_change(before.to_numpy(), after.to_numpy())
+        over = "trainings" if several or base_several else "chips"
+        return Effect(interval.mean, interval.low, interval.high, over)
 
-    def _errors(self, phase: str, t_s: float) -> pd.Series[float]:
-        """Return the error of each chip by its seed."""
+    def _errors(self, phase: str, t_s: float) -> tuple[pd.Series[float], bool]:
+        """Return the error of each chip by its seed, or of each training, and which of the two.
+
+        Chips of one training have that training in common: if there are several trainings, their
+        means are what can be compared.
+        """
         chosen = self.rows[
             (self.rows.phase == phase)
             & (self.rows.metric == "error")
             & (self.rows.t_inference == t_s)
         ]
-        return chosen.groupby("seed").value.mean()
+        if _several_trainings(chosen):
+            return chosen.groupby("training_seed").value.mean(), True
+        return chosen.groupby("seed").value.mean(), False
+
+    def _digital_errors(
+        self, phase: str, after: pd.Series[float], several: bool
+    ) -> pd.Series[float]:
+        """Return the error of the digital model behind each value of a phase."""
+        errors = self.digital[self.digital.metric == "error"]
+        if several:
+            return errors.groupby("training_seed").value.mean().loc[after.index]
+        if _several_trainings(errors):
+            own = self.rows[self.rows.phase == phase].training_seed.unique()
+            errors = errors[errors.training_seed.isin(own)]
+        return after * 0.0 + float(errors.value.mean())
 
     @staticmethod
     def _value(rows: pd.DataFrame, metric: str) -> float:
@@ -356,9 +377,14 @@ class _Place:
         return sentences
 
 
+def _several_trainings(rows: pd.DataFrame) -> bool:
+    """Return whether rows are of more than one training."""
+    return "training_seed" in rows and rows.training_seed.nunique() > 1
+
+
 def _over(effect: Effect) -> str:
     """Return what an interval covers, in words: "chips and test samples"."""
     names = ["test samples" if name == "samples" else name for name in effect.over.split(", ")]
-    if names == ["chips"]:
-        return "chips alone"
+    if len(names) == 1:
+        return f"{names[0]} alone"
     return f"{', '.join(names[:-1])} and {names[-1]}"

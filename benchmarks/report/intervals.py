@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from aimc_bridge.errors import UsageError
@@ -107,22 +108,86 @@ def crossed_half_width(values: NDArray[np.float64]) -> NDArray[np.float64]:
     Designs, 2nd edition, section 4.14.
     """
     import numpy as np
-    from scipy import stats
 
+    of_units, of_rest = _unit_variances(values)
+    units, samples = values.shape[-2:]
+    of_samples = values.mean(-2).var(-1, ddof=1) / samples - of_rest
+    return _half_width([(of_units, units - 1), (np.maximum(of_samples, 0.0), samples - 1)])
+
+
+def crossed_difference(first: ArrayLike, second: ArrayLike) -> Interval:
+    """Return the interval at 95 % of a difference of means over units that are not paired.
+
+    Both tables are of the same samples, such as three trainings against the chips of one direct
+    conversion. Units of both sides and samples are random effects, as in `crossed_interval`.
+
+    Args:
+        first: One value per unit and sample, shape (units, samples).
+        second: The same, with as many samples.
+
+    Returns:
+        The interval of mean(first) - mean(second), without a p value (NaN). If a side has one unit,
+        or if there is one sample, there is none (NaN).
+
+    Raises:
+        UsageError: If the values are not two such tables of finite numbers.
+    """
+    import numpy as np
+
+    a, b = (np.asarray(values, dtype=np.float64) for values in (first, second))
+    fits = a.ndim == b.ndim == 2 and a.shape[1] == b.shape[1] and a.size > 0 and b.size > 0
+    if not (fits and np.isfinite(a).all() and np.isfinite(b).all()):
+        raise UsageError(
+            f"values of shapes {a.shape} and {b.shape}; allowed: finite numbers (units, samples), "
+            "with the same number of samples"
+        )
+    mean = float(a.mean() - b.mean())
+    samples = a.shape[1]
+    if min(len(a), len(b), samples) < 2:
+        return Interval(mean, math.nan, math.nan, math.nan)
+    (of_a, rest_a), (of_b, rest_b) = _unit_variances(a), _unit_variances(b)
+    of_samples = (a.mean(0) - b.mean(0)).var(ddof=1) / samples - rest_a - rest_b
+    parts = [(of_a, len(a) - 1), (of_b, len(b) - 1), (np.maximum(of_samples, 0.0), samples - 1)]
+    half = float(_half_width(parts))
+    return Interval(mean, mean - half, mean + half, math.nan)
+
+
+def _unit_variances(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return two variances of the means of tables: that of units, and that of the interaction.
+
+    Args:
+        values: Tables, shape (*tables, units, samples).
+
+    Returns:
+        What units contribute to the variance of the mean, the interaction of units and samples
+        among it, and what that interaction contributes; both of shape (*tables,).
+    """
     units, samples = values.shape[-2:]
     of_units, of_samples = values.mean(-1), values.mean(-2)
-    mean = of_units.mean(-1)
-    rest = values - of_units[..., :, None] - of_samples[..., None, :] + mean[..., None, None]
-    v_units = of_units.var(-1, ddof=1) / units
+    rest = values - of_units[..., :, None] - of_samples[..., None, :]
+    rest += of_units.mean(-1)[..., None, None]
     v_rest = (rest**2).sum((-1, -2)) / ((units - 1) * (samples - 1) * units * samples)
-    v_samples = np.maximum(of_samples.var(-1, ddof=1) / samples - v_rest, 0.0)
-    v_mean = v_units + v_samples
-    share = v_units / np.where(v_mean > 0.0, v_mean, 1.0)  # of units
+    v_units: NDArray[np.float64] = of_units.var(-1, ddof=1) / units
+    return v_units, v_rest
+
+
+def _half_width(parts: Sequence[tuple[NDArray[np.float64], int]]) -> NDArray[np.float64]:
+    """Return half the width of an interval at 95 % from the parts of a variance.
+
+    Args:
+        parts: Parts of the variance of a mean, each with its degrees of freedom.
+    """
+    import numpy as np
+    from scipy import stats
+
     tail = (1 - CONFIDENCE) / 2
-    t_units, t_samples = (float(stats.t.isf(tail, n - 1)) for n in (units, samples))
-    weighted = share * t_units + (1 - share) * t_samples
-    freedom = 1 / (share**2 / (units - 1) + (1 - share) ** 2 / (samples - 1))
-    half: NDArray[np.float64] = (weighted + stats.t.isf(tail, freedom)) / 2 * np.sqrt(v_mean)
+    whole = sum(part for part, _ in parts)
+    shares = [(part / np.where(whole > 0.0, whole, 1.0), freedom) for part, freedom in parts]
+    weighted = sum(share * float(stats.t.isf(tail, freedom)) for share, freedom in shares)
+    # a variance of 0 has no degrees of freedom; any number will do
+    inverse = sum(share**2 / freedom for share, freedom in shares)
+    freedom = 1 / np.where(whole > 0.0, inverse, 1.0)
+    half: NDArray[np.float64] = (weighted + stats.t.isf(tail, freedom)) / 2 * np.sqrt(whole)
     return half
 
 

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 from benchmarks.report import answer_intervals, conclusions
 from benchmarks.report.answers import Answers, Kept
 from benchmarks.report.conclusions import Effect, conclude
+from benchmarks.report.intervals import independent_change
 from benchmarks.report.tables import UNCHECKED
 
 YEAR_S = 365 * 86400.0
@@ -274,6 +276,31 @@ def test_changes_are_paired_sample_by_sample(tmp_path) -> None:
     assert rows["hwa", "direct"]["mean"] == pytest.approx(-2 / 8)
     assert rows["hwa", "direct"]["over"] == "chips, samples"
     assert (rows["hwa", "direct"]["units"], rows["hwa", "direct"]["samples"]) == (2, 4)
+
+
+def test_without_answers_the_units_are_trainings() -> None:
+    """Three trainings, 5 chips each: the chips of a training are not 5 samples of trainings."""
+    parts = []
+    for training, error in enumerate((0.10, 0.14, 0.12)):
+        rows = table(0.02 + 0.01 * training, direct={YEAR_S: 0.30}, hwa={YEAR_S: error})
+        parts.append(rows.assign(training_seed=training, seed=rows.seed + 10_000 * training))
+    every = pd.concat(parts, ignore_index=True)
+    found = said(every, study())
+    low, high = stats.t.interval(0.95, 2, 0.18, np.std([0.20, 0.16, 0.18], ddof=1) / math.sqrt(3))
+    assert f"18.0 points ({100 * low:.1f} to {100 * high:.1f}, over trainings alone)" in found.text
+    lost = np.array([0.28, 0.27, 0.26])
+    low, high = stats.t.interval(0.95, 2, 0.27, lost.std(ddof=1) / math.sqrt(3))
+    assert f"27.0 points of accuracy (95 % interval {100 * low:.1f} to {100 * high:.1f}, over" in (
+        found.text
+    )
+
+    once = every[(every.phase != "direct") | (every.training_seed == 0)]
+    found = said(once, study())
+    chips = once[(once.phase == "direct") & (once.metric == "error")].value
+    welch = independent_change(chips, [0.10, 0.14, 0.12])
+    gain = f"18.0 points ({-100 * welch.high:.1f} to {-100 * welch.low:.1f}, over trainings alone)"
+    assert gain in found.text
+    assert "loses 28.00 points" in found.text  # from the digital model of its own training
 
 
 class _Chip:

@@ -16,6 +16,7 @@ from benchmarks.report import answer_intervals, answers
 from benchmarks.report.intervals import (
     Interval,
     change,
+    crossed_difference,
     crossed_half_width,
     crossed_interval,
     independent_change,
@@ -167,6 +168,46 @@ def test_crossed_intervals_of_what_is_no_table() -> None:
             crossed_interval(values)
 
 
+@pytest.mark.parametrize(("units", "others"), [(3, 5), (3, 25), (10, 4)])
+@pytest.mark.parametrize(
+    "sizes", [(0.0, 1, 1), (0.15, 1, 1), (0.5, 1, 1), (1, 0.3, 1), (0.0, 1, 0.1), (0.0, 0.0, 1)]
+)
+def test_the_difference_of_units_that_are_not_paired_covers(units, others, sizes) -> None:
+    """As above, for trainings against the chips of one model, which has half of their effects.
+
+    What a sample does to both sides alike is in no interval: it is as large as all the rest here.
+    """
+    n, samples = 1500, 60
+    both = np.random.default_rng(units).standard_normal((n, 1, samples))
+    first = effects(n, units, samples, sizes) + both
+    second = effects(n, others, samples, tuple(size / 2 for size in sizes)) + both
+    found = [crossed_difference(a, b) for a, b in zip(first, second, strict=True)]
+    covered = np.mean([interval.low <= 0 <= interval.high for interval in found])
+    sd = math.sqrt(0.03 * 0.97 / n)
+    assert 0.93 - 4.9 * sd < covered < 0.97 + 4.9 * sd
+    assert found[0].mean == pytest.approx(first[0].mean() - second[0].mean())
+
+
+def test_the_difference_of_units_that_are_not_paired_by_hand() -> None:
+    """Samples that are alike leave two groups of units: variances of the means 1/3 and 1/4.
+
+    The shares are 4/7 and 3/7; Welch's degrees of freedom 1 / ((4/7)^2 / 2 + (3/7)^2 / 3).
+    """
+    first = np.repeat([[0.0], [1.0], [2.0]], 6, axis=1)
+    second = np.repeat([[5.0], [7.0], [5.0], [5.0]], 6, axis=1)
+    found = crossed_difference(first, second)
+    assert found.mean == pytest.approx(1.0 - 5.5)
+    freedom = 1 / ((4 / 7) ** 2 / 2 + (3 / 7) ** 2 / 3)
+    t = [float(distributions.t.isf(0.025, f)) for f in (2, 3, freedom)]
+    half = (t[0] * 4 / 7 + t[1] * 3 / 7 + t[2]) / 2 * math.sqrt(1 / 3 + 1 / 4)
+    assert found[1:3] == pytest.approx((found.mean - half, found.mean + half))
+    single = crossed_difference(first[:1], second)
+    assert single.mean == -5.5 and math.isnan(single.low) and math.isnan(single.high)
+    for other in (second[:, :5], [1.0], np.full((2, 6), math.nan)):
+        with pytest.raises(UsageError, match="the same number of samples"):
+            crossed_difference(first, other)
+
+
 def chips_of(numbers, chips: int, samples: int, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return answers of a digital model and of chips; chips lose more on hard samples."""
     hard = base[:samples]
@@ -267,6 +308,34 @@ def test_phases_are_paired_by_the_seeds_of_their_chips(tmp_path) -> None:
     assert alike["mean"] == 0.0
     assert (alike["low"], alike["high"]) == pytest.approx((-NONE_OF_SIX / 0.9, NONE_OF_SIX / 0.9))
     assert compared((0, 1, 2), (1, 2, 3)) == []
+
+
+def test_trainings_are_compared_with_the_chips_of_one_direct_conversion(tmp_path) -> None:
+    """With a given digital model, direct conversion is measured once, whatever `--seeds` says."""
+    digital, direct = tmp_path / "digital", tmp_path / "direct"
+    answers.Answers(digital).add(None, torch.ones(64, dtype=torch.bool))
+    lost = {direct: (32, 32, 40)}
+    lost |= {tmp_path / f"hwa{training}": (8, 8, 16 + 8 * training) for training in range(3)}
+    for path, counts in lost.items():
+        for seed, count in enumerate(counts):
+            right = torch.arange(64) >= count
+            answers.Answers(path).add(ProgrammedChip(seed, "cpu", 1.0), right)
+    files: list[answers.Files] = [
+        {("hwa", "native", "D"): answers.Kept(digital, tmp_path / f"hwa{training}", (0, 1, 2))}
+        for training in range(3)
+    ]
+    files[0] = {("direct", "native", "D"): answers.Kept(digital, direct, (0, 1, 2))} | dict(
+        files[0]
+    )
+    rows = answer_intervals.changes(files, [1.0], own_digital=False)
+    (gain,) = (row for row in rows if row["minus"] == "direct")
+    of = np.array([[[seen < k for seen in range(64)] for k in lost[path]] for path in lost], float)
+    expected = crossed_difference(of[1:].mean(1), of[0])
+    assert (gain["mean"], gain["low"], gain["high"]) == pytest.approx(expected[:3])
+    assert gain["mean"] == pytest.approx((1 + 1 + 3) / 3 / 8 - 13 / 3 / 8)
+    assert (gain["over"], gain["units"]) == ("trainings, chips, samples", 3)
+    stars = answer_intervals.intervals(files, [1.0], 0.9, own_digital=False)
+    assert [row["phase"] for row in stars if row["minus"] == "direct"] == ["hwa"]
 
 
 def test_equal_answers_do_not_say_that_nothing_is_lost(tmp_path) -> None:
