@@ -6,7 +6,6 @@ variant, training, time, chip and metric.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from benchmarks.report import dots as dots_of
 from benchmarks.report import figures
 from benchmarks.report.html import build, page
 from benchmarks.report.intervals import CONFIDENCE, mean_interval
-from benchmarks.report.record import Record, head, of_kind, read_csv, read_run
+from benchmarks.report.record import Record, head, of_kind, read_csv, read_run, write_run
 from benchmarks.report.tables import markdown
 
 if TYPE_CHECKING:
@@ -246,7 +245,7 @@ def write(out: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:
     """
     files.write_text(out / "results.csv", as_csv(results))
     save(out, results, about)
-    files.write_text(out / "run.json", json.dumps(about, indent=1) + "\n")
+    write_run(out, about)
 
 
 def save(out: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:

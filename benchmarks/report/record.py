@@ -270,7 +270,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         folder: The `--out` of a command.
 
     Raises:
-        DataError: If the folder holds nothing finished.
+        DataError: If the folder holds nothing finished, or another results.csv than run.json is of.
     """
     try:
         about: dict[str, Any] = json.loads(files.read_text(folder / "run.json"))
@@ -284,9 +284,33 @@ def read_run(folder: Path) -> dict[str, Any]:
             f"{folder} is not finished: run.json lacks {', '.join(missing)}; "
             "go on with it (--resume)"
         )
+    results = folder / RESULTS
+    if _CHECKSUM in about and results.is_file() and about[_CHECKSUM] != _checksum(results):
+        raise DataError(
+            f"{results} is damaged, or was changed after the run; copy it again, or go on with the "
+            "run (--resume), which writes it again"
+        )
     return about
 
 
+def write_run(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write run.json of a finished folder, with the checksum of its results.csv.
+
+    Args:
+        folder: The `--out` of a command, with its results.csv.
+        about: The contents.
+    """
+    sealed = {**about, _CHECKSUM: _checksum(folder / RESULTS)}
+    files.write_text(folder / "run.json", json.dumps(sealed, indent=1) + "\n")
+
+
+def _checksum(path: Path) -> str:
+    """Return the SHA-256 of a text; the ends of its lines do not count, which copies may change."""
+    return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+
+
+RESULTS = "results.csv"
+_CHECKSUM = "results_sha256"
 _OF_A_RUN = ("command", "versions", "hardware", "studies")
 
 

@@ -6,7 +6,6 @@ the rows of results.csv: one per model, phase, engine, time, chip and metric.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from benchmarks.report.record import (
     read_csv,
     read_run,
     renamed,
+    write_run,
 )
 from benchmarks.report.standing import (
     BRIEF,
@@ -320,7 +320,7 @@ def write(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None
     """
     files.write_text(folder / "results.csv", as_csv(results))
     save(folder, results, about)
-    files.write_text(folder / "run.json", json.dumps(about, indent=1) + "\n")
+    write_run(folder, about)
 
 
 def save(folder: Path, results: pd.DataFrame, about: Mapping[str, Any]) -> None:

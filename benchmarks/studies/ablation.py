@@ -362,7 +362,7 @@ class Ablation:
         elif variant.trains:
             recipe = self.recipe.override(f"ablation: {variant.name}", **variant.fields)
             study.train(model, analog, recipe, place / "training", seed)
-            facts = training_facts.facts_of("hwa", study.settings, study.task, recipe, model)
+            facts = training_facts.facts_of("hwa", study.settings, study.task, recipe, seed, model)
             folder.save_weights(analog, weights, training_facts.header(facts))
             folder.drop_checkpoints(place / "training")
         evaluate = study.evaluator(model, study.plan.subset, self.options.split)

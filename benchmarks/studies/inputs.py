@@ -7,9 +7,10 @@ with the first results, and compared each time a run goes on.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ from benchmarks.studies.folder import INPUTS
 from benchmarks.tasks import Split, Task
 
 DIGITAL = "digital model"
+TRAINING = "set of training data"
 _CLOSE = 1e-4  # relative; processors round the last digits of images in different ways
+_SUMS = 4  # with random signs, of each set of data
+_FIRST = 2  # mini-batches of training data that are compared
 
 
 class Inputs:
@@ -97,6 +101,8 @@ class Inputs:
         for name, before in self.known.items():
             if isinstance(before, dict) and "split" in before:
                 self.check(name, data_mark(task, before["split"], before["subset"]))
+            elif name == TRAINING:
+                self.check(name, training_mark(task, before["batch_size"], before["seed"]))
 
 
 def model_of(phase: str) -> str:
@@ -124,7 +130,8 @@ def changed(folder: Path, name: str) -> str:
 def same(before: Any, now: Any) -> bool:
     """Return whether two fingerprints are of one thing.
 
-    Of tables, what only one of them has is not compared. Numbers may differ by rounding.
+    Of tables, what only one of them has is not compared. Numbers may differ by rounding; those in
+    lists are of the size of 1.
 
     Args:
         before: A fingerprint, as plain data.
@@ -132,9 +139,17 @@ def same(before: Any, now: Any) -> bool:
     """
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         return all(same(before[key], now[key]) for key in before.keys() & now.keys())
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        return all(same(*pair) or _close(*pair) for pair in zip(before, now, strict=True))
     if isinstance(before, float) and isinstance(now, float):
         return math.isclose(before, now, rel_tol=_CLOSE)
     return bool(before == now)
+
+
+def _close(before: Any, now: Any) -> bool:
+    """Return whether two numbers of the size of 1 differ by rounding alone."""
+    both = isinstance(before, float) and isinstance(now, float)
+    return both and math.isclose(before, now, abs_tol=_CLOSE)
 
 
 def join(paths: Sequence[Path]) -> None:
@@ -176,28 +191,51 @@ def fingerprint(model: nn.Module | Mapping[str, Tensor], *, halved: bool = False
 def data_mark(task: Task, split: Split, subset: int | None) -> dict[str, Any]:
     """Return the fingerprint of held-out data.
 
-    It has the SHA-256 of classes and of all whole numbers in the batches. Other numbers are results
-    of arithmetic, which processors round in different ways: it has the mean of their squares.
-
     Args:
         task: The task.
         split: "test" or "validation".
         subset: The number of samples (words); None means all.
     """
+    batches = ((batch, task.targets(batch)) for batch in task.batches(split, subset))
+    return {"split": split, "subset": subset, **_mark(batches)}
+
+
+def training_mark(task: Task, batch_size: int, seed: int) -> dict[str, Any]:
+    """Return the fingerprint of training data: of their first mini-batches, and their number.
+
+    Args:
+        task: The task.
+        batch_size: Samples of a mini-batch.
+        seed: The seed of the order of the data.
+    """
+    loader = task.train_loader(batch_size, seed)
+    first = itertools.islice(iter(loader), _FIRST)
+    return {"batch_size": batch_size, "seed": seed, "mini-batches": len(loader), **_mark(first)}
+
+
+def _mark(batches: Iterable[Any]) -> dict[str, Any]:
+    """Return the fingerprint of all tensors in some batches.
+
+    It has the SHA-256 of all whole numbers. Other numbers are results of arithmetic, which
+    processors round in different ways. Of them it has the mean square, and sums with random signs
+    over their root sum of squares: any other order, and any other number, gives other sums.
+    """
     digest = hashlib.sha256()
-    squares, count = 0.0, 0
-    for batch in task.batches(split, subset):
-        for tensor in _tensors((batch, task.targets(batch))):
-            if tensor.is_floating_point():
-                squares += float(tensor.nan_to_num().double().square().sum())
-                count += tensor.numel()
-            else:
-                digest.update(tensor.detach().to("cpu", torch.int64).contiguous().numpy().data)
+    signs = torch.Generator().manual_seed(0)
+    squares, count, sums = 0.0, 0, torch.zeros(_SUMS, dtype=torch.float64)
+    for tensor in (tensor for batch in batches for tensor in _tensors(batch)):
+        if tensor.is_floating_point():
+            values = tensor.detach().to("cpu", torch.float64).nan_to_num().flatten()
+            squares += float(values.square().sum())
+            count += values.numel()
+            drawn = torch.randint(0, 2, (values.numel(), _SUMS), generator=signs, dtype=torch.int8)
+            sums += values @ (2.0 * drawn.double() - 1.0)
+        else:
+            digest.update(tensor.detach().to("cpu", torch.int64).contiguous().numpy().data)
     return {
-        "split": split,
-        "subset": subset,
         "whole": digest.hexdigest(),
         "mean_square": squares / max(count, 1),
+        "sums": (sums / max(squares, 1e-30) ** 0.5).tolist(),
     }
 
 

@@ -28,7 +28,7 @@ from benchmarks.report import tables
 from benchmarks.report.answers import Answers, Kept, errors_of, misfit, path_of
 from benchmarks.studies import folder, held_out, run_steps, training_facts
 from benchmarks.studies.base import Study
-from benchmarks.studies.inputs import fingerprint, model_of
+from benchmarks.studies.inputs import TRAINING, fingerprint, model_of, training_mark
 from benchmarks.studies.layer_facts import coverage_facts, kept_facts, layer_facts
 from benchmarks.studies.settings import Phase
 from benchmarks.studies.steps import Listener, Step
@@ -252,8 +252,10 @@ class Phases:
         """Load the weights of a finished training, if there are any; return whether there are."""
         study = self.study
         recipe = study.settings.recipe_of(study.task)
-        about = training_facts.recipe_of(study.settings, study.task, recipe)
+        about = training_facts.recipe_of(study.settings, study.task, recipe, study.seed)
         study.inputs.note("recipe of the trainings", about)
+        data = training_mark(study.task, recipe.spec.batch_size, study.seed)
+        study.inputs.note(TRAINING, data)
         path = study.folder / f"{phase}.safetensors"
         if not path.exists():
             return False
@@ -278,7 +280,9 @@ class Phases:
         if study.replica.index:
             return
         recipe = study.settings.recipe_of(study.task)
-        facts = training_facts.facts_of(phase, study.settings, study.task, recipe, digital)
+        facts = training_facts.facts_of(
+            phase, study.settings, study.task, recipe, study.seed, digital
+        )
         write_text(self.study.folder / f"{phase}.csv", as_csv(history))
         path = self.study.folder / f"{phase}.safetensors"
         folder.save_weights(model, path, training_facts.header(facts))

@@ -16,7 +16,8 @@ from torch import nn
 
 from aimc_bridge.errors import CheckpointError, UsageError
 from aimc_bridge.sealed_files import read_json, read_sealed
-from benchmarks.studies.inputs import fingerprint
+from aimc_bridge.spec import Preset
+from benchmarks.studies.inputs import TRAINING, fingerprint, same, training_mark
 from benchmarks.tasks import Task
 
 if TYPE_CHECKING:
@@ -27,24 +28,37 @@ KEY = "training"  # of the header of a file of weights
 DIGITAL = "digital model"
 RECIPE = "recipe"
 BATCHES = "number of mini-batches"
-_COMPARED = (BATCHES, "accumulate", "keep", "preset")
+SEED = "seed of the order of data and of the noise"
+_COMPARED = (
+    *(BATCHES, "accumulate", "keep", "precision", "preset"),
+    *("set of preset values", "calibration", SEED, TRAINING),
+)
 _BATCHES = re.compile(r"--hwa-batches[ =](\d+)")
 
 
-def recipe_of(settings: Settings, task: Task, recipe: HWATraining) -> dict[str, Any]:
-    """Return what all trainings of a run have in common, as plain data.
+def recipe_of(settings: Settings, task: Task, recipe: HWATraining, seed: int) -> dict[str, Any]:
+    """Return what the trainings of one seed of a run have in common, as plain data.
 
     Args:
         settings: The options of the run.
         task: The task.
         recipe: The recipe of the hardware-aware training.
+        seed: The seed of the trainings.
     """
     plan = settings.plan_of(task.name)
-    batches = recipe.spec.epochs * len(task.train_loader(recipe.spec.batch_size, settings.seed))
+    batches = recipe.spec.epochs * len(task.train_loader(recipe.spec.batch_size, seed))
     if plan.hwa_batches is not None:
         batches = min(batches, plan.hwa_batches)
+    identity = settings.preset.identity()
+    ranges = ("method", "calibration", "out_percentile", "recalibrate")
     facts = {
         "preset": str(settings.preset),
+        "set of preset values": {
+            part: identity[part].get("values", identity[part]) for part in Preset.PARTS
+        },
+        "calibration": {name: getattr(plan, name) for name in ranges},
+        SEED: seed,
+        TRAINING: training_mark(task, recipe.spec.batch_size, seed),
         RECIPE: {"name": recipe.name, **recipe.spec.values()},
         BATCHES: batches,
         "accumulate": settings.accumulate,
@@ -56,7 +70,7 @@ def recipe_of(settings: Settings, task: Task, recipe: HWATraining) -> dict[str, 
 
 
 def facts_of(
-    phase: str, settings: Settings, task: Task, recipe: HWATraining, model: nn.Module
+    phase: str, settings: Settings, task: Task, recipe: HWATraining, seed: int, model: nn.Module
 ) -> dict[str, Any]:
     """Return how the model of a phase is trained, as plain data.
 
@@ -65,11 +79,12 @@ def facts_of(
         settings: The options of the run.
         task: The task.
         recipe: The recipe of the hardware-aware training.
+        seed: The seed of the trainings.
         model: The digital model that the training starts from. Its fingerprint is that of its half
             precision, in which models are kept.
     """
     digital = fingerprint(model, halved=True)
-    return {"phase": phase, **recipe_of(settings, task, recipe), DIGITAL: digital}
+    return {"phase": phase, **recipe_of(settings, task, recipe, seed), DIGITAL: digital}
 
 
 def header(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -179,12 +194,12 @@ def check(
     compared = [phase for phase in ("finetune", "control") if phase in settings.measured]
     if not compared:
         return unknown
-    now = recipe_of(settings, task, recipe)
+    now = recipe_of(settings, task, recipe, settings.seed)
     unset: dict[str, Any] = json.loads(json.dumps(dict(recipe.spec.optional())))
     differs = [
-        f"{name} {before[name]}, here {now[name]}"
-        for name in _COMPARED
-        if name in before and before[name] != now[name]
+        f"another {name}" if isinstance(now[name], dict) else f"{name} {old}, here {now[name]}"
+        for name, old in ((name, before[name]) for name in _COMPARED if name in before)
+        if not same(old, now[name])
     ]
     differs += _other_fields(before.get(RECIPE, now[RECIPE]), now[RECIPE], unset)
     if differs:

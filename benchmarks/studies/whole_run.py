@@ -81,6 +81,7 @@ def prepare(settings: Settings, out: Path | None, resume: bool) -> tuple[Setting
         settings.share(plan.chips if "native" in settings.engines else plan.slow_chips)
         settings.share(plan.slow_chips if "aihwkit" in settings.engines else plan.chips)
     tasks = settings.make_tasks()
+    _check_names(tasks)
     for name, task in tasks.items():
         recipe = settings.recipe_of(task)
         before = Inputs(out / "work" / name) if resume and out is not None else None
@@ -104,6 +105,23 @@ def prepare(settings: Settings, out: Path | None, resume: bool) -> tuple[Setting
         if {"hwa", "control", "finetune"} & set(settings.measured):
             task.train_loader(recipe.spec.batch_size, settings.seed)
     return settings, tasks
+
+
+def _check_names(tasks: Mapping[str, Task]) -> None:
+    """Check that rows of results, which have the name of their model, tell tasks apart.
+
+    Raises:
+        UsageError: If two tasks have models of one name.
+    """
+    names: dict[str, str] = {}
+    for name, task in tasks.items():
+        other = names.setdefault(task.model_name, name)
+        if other != name:
+            raise UsageError(
+                f"the models of the tasks {other} and {name} are both called {task.model_name}, "
+                "which is all that tells their rows apart; give one another model_name, or "
+                "run each by itself"
+            )
 
 
 def grown(settings: Settings, out: Path) -> Settings:

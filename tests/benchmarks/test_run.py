@@ -392,6 +392,27 @@ def test_a_damaged_part_of_a_run_is_named(finished, tmp_path, name, capsys) -> N
     assert part.name in one_error(capsys.readouterr().err)
 
 
+def test_results_that_were_changed_afterwards_are_refused(finished, tmp_path, capsys) -> None:
+    """A copy that lost its last rows, or has another number; other ends of lines do not count."""
+    import shutil
+
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    table = out / "results.csv"
+    whole = table.read_bytes()
+    table.write_bytes(whole.replace(b"\n", b"\r\n"))
+    assert report.record_of(out, "run-copied").rows == report.record_of(finished, "run-here").rows
+    cut = b"\n".join(whole.splitlines()[:-1]) + b"\n"
+    for damaged in (cut, whole.replace(b"0.", b"0.9", 1)):
+        assert damaged != whole
+        table.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"results\.csv is damaged, or was changed after"):
+            report.record_of(out, "run-damaged")
+    words = ["wrn", *QUICK, "--times", "1s", "1 day", "--out", str(out), "--resume"]
+    assert run.main(words) == 0
+    assert table.read_bytes() == whole
+
+
 # --- arguments and plans --------------------------------------------------------------------------
 
 

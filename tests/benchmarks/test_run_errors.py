@@ -226,3 +226,18 @@ def test_times_that_the_device_does_not_know_are_said_before_any_work(tmp_path, 
     assert "--set noise_t_s=SECONDS" in one_error(capsys.readouterr().err)
     assert run.main([*words, "--dry-run", "--times", "1s", "--set", "noise_t_s=5"]) == 0
     assert not (tmp_path / "out").exists()
+
+
+def test_two_models_of_one_name_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their rows could not be told apart."""
+    twin = tmp_path / "twin.py"
+    twin.write_text(
+        "from benchmarks.tasks.mlp import DigitsTask\n\n\n"
+        'class Twin(DigitsTask):\n    name = "twin"\n'
+    )
+    out = tmp_path / "out"
+    assert run.main(["mlp", f"{twin}:Twin", "--out", str(out)]) == 2
+    assert "of the tasks mlp and twin are both called MLP 10x64, which" in capsys.readouterr().err
+    assert not out.exists()

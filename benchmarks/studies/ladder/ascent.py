@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,13 @@ from cyclopts import Parameter
 import presets
 from aimc_bridge.commands import Output
 from aimc_bridge.errors import UsageError
-from aimc_bridge.files import write_text
 from aimc_bridge.spec import Preset
 from aimc_bridge.times import label
 from benchmarks import cli, tasks
 from benchmarks.machine import hardware, versions
 from benchmarks.report.html import build, page
 from benchmarks.report.ladder_page import save
+from benchmarks.report.record import write_run
 from benchmarks.studies.base import Study
 from benchmarks.studies.ladder.climb import Climb
 from benchmarks.studies.ladder.rungs import with_top
@@ -221,4 +220,4 @@ class Ascent:
         results = pd.concat(parts, ignore_index=True)
         save(self.out, results, dict(studies), command)
         page.write(build.of_ladder(self.out, results, about), self.out / page.FILE)
-        write_text(self.out / "run.json", json.dumps(about, indent=1) + "\n")
+        write_run(self.out, about)

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
 
 from aimc_bridge.sealed_files import read_facts, read_tensors, write_facts, write_tensors
 from benchmarks import digital, run, tasks
 from benchmarks.report import __main__ as report
 from benchmarks.studies import inputs
 from benchmarks.studies.folder import INPUTS
+from benchmarks.tasks.data import Loader
 from benchmarks.tasks.mlp import DigitsTask
 
 QUICK = [
     *("mlp", "--engine", "native", "--times", "1s", "--subset", "40"),
     *("--hwa-batches", "2", "--chips", "2"),
 ]
+TRAIN_LOADER = DigitsTask.train_loader
 OTHER = "of another digital model than the one there is now"
 
 pytestmark = pytest.mark.usefixtures("no_data")
@@ -102,6 +106,60 @@ def test_other_data_are_refused(
     assert "of another set of test data (digital-40) than" in capsys.readouterr().err
 
 
+def test_inputs_in_another_order_are_refused(
+    models: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Labels and the mean square of the pixels stay as they are."""
+    out = tmp_path / "out"
+    words = [*QUICK, "--checkpoint", str(models[0]), "--phases", "direct", "--out", str(out)]
+    assert run.main(words) == 0
+    batches = DigitsTask.batches
+    monkeypatch.setattr(
+        DigitsTask, "batches", lambda *args: ((x.flip(-1), y) for x, y in batches(*args))
+    )
+    capsys.readouterr()
+    assert run.main([*words, "--resume"]) == 2
+    assert "of another set of test data (digital-40) than" in capsys.readouterr().err
+
+
+def test_trainings_on_other_data_are_not_compared(
+    models: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    words = [*QUICK, "--checkpoint", str(models[0]), "--out", str(out)]
+    assert run.main([*words, "--phases", "control"]) == 0
+    with monkeypatch.context() as other:
+        other.setattr(DigitsTask, "train_loader", lambda self, n, seed: doubled(self, n, seed))
+        capsys.readouterr()
+        assert run.main([*words, "--phases", "control", "hwa", "--resume"]) == 2
+        assert "of another set of training data than" in capsys.readouterr().err
+        hwa = ["--phases", "hwa", "--out", str(tmp_path / "hwa")]
+        assert run.main([*words, *hwa]) == 0
+    weights = tmp_path / "hwa" / "work" / "mlp" / "hwa.safetensors"
+    with_control = ["--trained", str(weights), "--phases", "control", "hwa"]
+    assert run.main([*words, *with_control, "--out", str(tmp_path / "both")]) == 2
+    assert "another set of training data): repeat" in capsys.readouterr().err
+    assert run.main([*words, "--phases", "control", "hwa", "--resume"]) == 0
+
+
+def doubled(task: DigitsTask, batch_size: int, seed: int) -> Loader:
+    """Return the training data of the digits with all pixels twice as bright."""
+    loader = TRAIN_LOADER(task, batch_size, seed)
+    make = loader.make
+
+    def brighter(*args: Any) -> tuple[Tensor, Tensor]:
+        images, labels = make(*args)
+        return 2 * images, labels
+
+    return Loader(loader.plan, brighter, loader.size, seed)
+
+
 @pytest.mark.parametrize("phase", ["finetune", "control", "hwa"])
 def test_a_trained_model_that_is_replaced_is_refused(
     models: list[Path], phase: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -152,6 +210,10 @@ def test_fingerprints_of_models_and_data() -> None:
     mark = json.loads(json.dumps(inputs.data_mark(task, "test", 40)))
     assert inputs.same(mark, inputs.data_mark(task, "test", 40))
     assert not inputs.same(mark, {**mark, "mean_square": mark["mean_square"] * 1.001})
+    first, *rest = mark["sums"]
+    assert inputs.same(mark, {**mark, "sums": [first + 1e-6, *rest]})
+    assert not inputs.same(mark, {**mark, "sums": [first + 1e-3, *rest]})
+    assert not inputs.same(mark, {**mark, "sums": rest})
     assert inputs.same(mark, {**mark, "mean_square": mark["mean_square"] * (1 + 1e-6)})
     assert not inputs.same(mark, inputs.data_mark(task, "test", 41))
     assert inputs.same(mark, {**mark, "of a later version": 1})

@@ -15,6 +15,7 @@ from torch import nn
 from aimc_bridge.errors import UsageError
 from aimc_bridge.sealed_files import read_sealed, write_tensors
 from benchmarks import digital, run, tasks
+from benchmarks import presets as presets_command
 from benchmarks.report import record, tables, trained
 from benchmarks.studies import training_facts
 from benchmarks.tasks import Task
@@ -73,6 +74,10 @@ def test_a_file_of_weights_says_how_they_were_trained(out: Path, tmp_path: Path)
         ),
         ([*EVERY, "--hwa-batches", "3", "--accumulate", "3"], "0", "accumulate 1, here 3)"),
         ([*EVERY, "--hwa-batches", "3", "--preset", "hermes"], "0", "preset rasch2023, here"),
+        ([*EVERY, "--hwa-batches", "3", "--precision", "bf16"], "0", "precision fp32, here bf16)"),
+        ([*EVERY, "--hwa-batches", "3", "--seed", "5"], "0", "the noise 0, here 5; another set of"),
+        ([*EVERY, "--hwa-batches", "3", "--calibration", "max"], "0", "another calibration)"),
+        ([*EVERY, "--hwa-batches", "3", "--recalibrate"], "0", "another calibration)"),
         (["--phases", "direct", "hwa"], "1", "from another digital model than that of"),
     ],
 )
@@ -89,6 +94,24 @@ def test_a_trained_model_that_does_not_fit_is_refused(
     assert run.main(words) == 2
     assert text in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_preset_is_more_than_its_name(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preset = tmp_path / "mine.toml"
+    assert presets_command.main(["export", "rasch2023", str(preset)]) == 0
+    preset.write_text(preset.read_text().replace('"rasch2023"', '"mine"', 1))
+    base = [*FIRST, "--checkpoint", str(out / "0"), "--hwa-batches", "3", "--preset", str(preset)]
+    assert run.main([*base, "--phases", "hwa", "--out", str(tmp_path / "first")]) == 0
+    text = preset.read_text()
+    assert "\nout_noise = 0.04" in text
+    preset.write_text(text.replace("\nout_noise = 0.04", "\nout_noise = 0.3"))
+    weights = tmp_path / "first" / "work" / "mlp" / "hwa.safetensors"
+    capsys.readouterr()
+    words = [*base, "--trained", str(weights), "--phases", "control", "hwa"]
+    assert run.main([*words, "--out", str(tmp_path / "second")]) == 2
+    assert "another set of preset values)" in capsys.readouterr().err
 
 
 def test_a_trained_model_alone_needs_no_recipe(out: Path, tmp_path: Path) -> None:
