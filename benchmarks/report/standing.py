@@ -38,6 +38,7 @@ after hardware-aware training."""
 ON_AIHWKIT = (
     *("crosscheck-bert-clip", "crosscheck-bert-probability", "crosscheck-bert-probability-year"),
     *("crosscheck-lstm-long", "crosscheck-lstm-long-year", "crosscheck-lstm-long-year-2"),
+    *("crosscheck-lstm-ptb-1s", "crosscheck-lstm-ptb-1y"),
     *("crosscheck-resnet32", "crosscheck-resnet32-1s", "crosscheck-resnet32-1y"),
 )
 """Cross-checks of the task level of those hardware-aware models."""

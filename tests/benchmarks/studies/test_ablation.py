@@ -296,6 +296,11 @@ def test_a_summary_is_made_again(finished: Path, tmp_path: Path) -> None:
     folders.rebuild(out)
     assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
     (out / "results.csv").write_text("variant\nrecipe\n")
+    with pytest.raises(DataError, match=r"results\.csv is damaged, or was changed after the run"):
+        ablation_report.record_of(out, "x")
+    about = json.loads((out / "run.json").read_text())
+    del about["results_sha256"]  # folders of older versions have none
+    (out / "run.json").write_text(json.dumps(about))
     with pytest.raises(DataError, match="other columns"):
         ablation_report.record_of(out, "x")
 
