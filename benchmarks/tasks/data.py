@@ -158,11 +158,11 @@ class PackagedModel:
         return folder if folder.is_dir() else None
 
 
-def check_digest(path: Path, content: bytes, published: str) -> None:
+def check_digest(path: Path | str, content: bytes, published: str) -> None:
     """Check that a file is the published one.
 
     Args:
-        path: The file, for the error.
+        path: The file, or where else its bytes come from, for the error.
         content: The bytes of the file.
         published: The published MD5 (32 digits) or SHA-1 (40 digits).
 
