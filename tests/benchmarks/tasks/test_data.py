@@ -73,6 +73,26 @@ def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch) -> N
         data.cache_dir()
 
 
+@pytest.mark.parametrize(
+    ("message", "start", "inside"),
+    [
+        ("no such file", "no such file", ""),
+        ("\n  failed:\n\n\tthe reason\n", "failed: the reason", ""),
+        ("", "ValueError('')", ""),
+        (f"first:\n{'a ' * 1000}\nthe reason", "first: a a a", "a a ... a a"),
+        (f"{'x' * 1000}\nthe reason", "xxx", "x ... x"),
+    ],
+    ids=["one line", "several", "none", "many words", "a long word"],
+)
+def test_the_reason_of_an_error_is_all_its_lines_on_one(message, start, inside) -> None:
+    said = data.reason(ValueError(message))
+    if inside:
+        assert said.startswith(start) and inside in said and said.endswith(" the reason")
+        assert len(said) <= 405
+    else:
+        assert said == start
+
+
 # --- batches --------------------------------------------------------------------------------------
 
 
@@ -290,7 +310,7 @@ def test_no_network_and_no_folder_says_what_to_do(read, monkeypatch) -> None:
         raise ConnectionError("Couldn't reach the hub\nmore")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(DataError, match=r"reach the hub\); point --data-dir") as caught:
+    with pytest.raises(DataError, match=r"reach the hub more\); point --data-dir") as caught:
         read(None)
     assert "\n" not in str(caught.value)
 
