@@ -144,7 +144,8 @@ class PretrainedTask(SentenceTask):
             ) from None
         blank = self.blank()
         check_tokenizer(self.tokenizer, self.config, encoder)
-        self.pad_id = self.tokenizer.pad_token_id or 0
+        known = (self.tokenizer.pad_token_id, getattr(self.config, "pad_token_id", None))
+        self.pad_id = next((pad for pad in known if pad is not None), 0)
         self.max_length = tokens_of(blank, MAX_LENGTH, encoder)
         checkpoint = Path(encoder).name if Path(encoder).is_dir() else encoder
         self.model_name = name_of(self.config, f"{facts.get('_name_or_path') or ''} {checkpoint}")
@@ -229,7 +230,7 @@ class PretrainedTask(SentenceTask):
         return super().digital_loader(batch_size, seed)
 
     def try_out(self, model: nn.Module) -> None:
-        """Try a model on the shortest and the longest row of test, in one padded batch.
+        """Try a model on small padded batches: the two shortest rows of test, and the extremes.
 
         Args:
             model: The model.
@@ -237,9 +238,10 @@ class PretrainedTask(SentenceTask):
         Raises:
             DataError: If it cannot do its work on it.
         """
-        lengths = torch.tensor([len(row) for row in self.splits["test"][0]])
-        rows = [int(lengths.argmin()), int(lengths.argmax())]
-        check_runs(model, self.inputs("test", rows), self.n_classes, self.encoder)
+        tokens = self.splits["test"][0]
+        by_length = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+        for rows in (by_length[:2], [by_length[0], by_length[-1]]):
+            check_runs(model, self.inputs("test", rows), self.n_classes, self.encoder)
         self.runs = True
 
     def build(self, seed: int, *, dropout: float | None = None) -> nn.Module:
