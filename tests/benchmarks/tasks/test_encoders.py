@@ -244,6 +244,16 @@ def test_a_model_that_takes_no_padded_batch_is_refused_before_training(folder, k
         assert scores.logits.shape == (5, 2)
 
 
+def test_padding_is_the_models_if_the_tokenizer_has_none(folder) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token": None}))
+    for pad, expected in ((6, 6), (None, 0)):
+        change(folder, pad_token_id=pad)
+        task = made(folder)
+        assert task.tokenizer.pad_token_id is None
+        assert task.collate([[5], [5, 5]])["input_ids"].tolist() == [[5, expected], [5, 5]]
+
+
 def test_a_model_of_other_scores_is_refused() -> None:
     """One that returns scores of each token cannot be trained to tell sentences apart."""
     model = nn.Module()
