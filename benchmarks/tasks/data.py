@@ -158,11 +158,11 @@ class PackagedModel:
         return folder if folder.is_dir() else None
 
 
-def check_digest(path: Path, content: bytes, published: str) -> None:
+def check_digest(path: Path | str, content: bytes, published: str) -> None:
     """Check that a file is the published one.
 
     Args:
-        path: The file, for the error.
+        path: The file, or where else its bytes come from, for the error.
         content: The bytes of the file.
         published: The published MD5 (32 digits) or SHA-1 (40 digits).
 
@@ -186,18 +186,25 @@ def cannot_download(what: str, error: Exception) -> DataError:
         error: What went wrong in the download.
     """
     return DataError(
-        f"{what} could not be downloaded ({first_line(error)}); "
+        f"{what} could not be downloaded ({reason(error)}); "
         f"point --data-dir or {DATA_VARIABLE} at a folder that holds it"
     )
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message that is not empty.
+MOST_REASON = 400
+"""The largest number of letters that a message quotes of another library's error."""
+
+
+def reason(error: Exception) -> str:
+    """Return the message of an error on one line; if it is long, its beginning and its end.
 
     Args:
-        error: Any error.
+        error: Any error. The reason can stand in its first line, in its last, or between them.
     """
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+    text = " ".join(str(error).split()) or repr(error)
+    if len(text) <= MOST_REASON:
+        return text
+    return f"{text[: MOST_REASON // 2].rstrip()} ... {text[-MOST_REASON // 2 :].lstrip()}"
 
 
 def cached(

@@ -5,18 +5,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from aimc_bridge.errors import CheckpointError, DataError, UsageError
 from aimc_bridge.files import MOST_BYTES, check_file, read_text
-from benchmarks.tasks.data import first_line
+from benchmarks.tasks.data import reason
 from benchmarks.tasks.sentence_task import layer_lists
 
 if TYPE_CHECKING:  # this import takes seconds, and commands that only list the tasks do not need it
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 NAME_ONE = "name another: -o encoder=NAME"
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""What safetensors calls the kinds of numbers that weights can be."""
 SHORTEST = 8
 """The fewest tokens that an encoder must take: special ones, and some words."""
 
@@ -73,11 +76,12 @@ def check_tokenizer(
         )
 
 
-def check_ids(largest: int, model: "PreTrainedModel", encoder: str) -> None:
-    """Check that a model has a vector for every token.
+def check_ids(largest: int, segment: int, model: "PreTrainedModel", encoder: str) -> None:
+    """Check that a model has a vector for every token and every segment.
 
     Args:
         largest: The largest token id of the data.
+        segment: The largest segment of the data.
         model: The model; its weights do not matter.
         encoder: The hub id or the folder.
 
@@ -89,6 +93,13 @@ def check_ids(largest: int, model: "PreTrainedModel", encoder: str) -> None:
         raise DataError(
             f"{encoder}: its tokenizer gives ids up to {largest:,}, its model has vectors for 0 to "
             f"{table.num_embeddings - 1:,}; the files are of two models; {NAME_ONE}"
+        )
+    segments = getattr(model.config.get_text_config(), "type_vocab_size", None) or 0
+    if 0 < segments <= segment:
+        raise DataError(
+            f"{encoder}: its tokenizer gives segments up to {segment} (token_type_ids), its model "
+            f"has {segments} (type_vocab_size); leave token_type_ids out of model_input_names in "
+            f"tokenizer_config.json, or {NAME_ONE}"
         )
 
 
@@ -119,31 +130,76 @@ def tokens_of(model: "PreTrainedModel", most: int, encoder: str) -> int:
     return min(most, positions)
 
 
-def check_weights(folder: Path) -> None:
-    """Check that the weights of a checkpoint are there and whole, without loading them.
+def check_runs(
+    model: nn.Module, inputs: Mapping[str, Tensor], n_classes: int, encoder: str
+) -> None:
+    """Check that a model can do its work on a padded batch.
+
+    Some cannot: they lack a padding token, or take one length only.
+
+    Args:
+        model: The model, in the mode that it is tried in.
+        inputs: A batch of real tokens, of several sentences.
+        n_classes: The number of scores of a sentence.
+        encoder: The hub id or the folder.
+
+    Raises:
+        DataError: If it fails, or does not return one row of scores per sentence.
+    """
+    shape, wanted = tuple(inputs["input_ids"].shape), (len(inputs["input_ids"]), n_classes)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            scores = model(**inputs).logits
+        if tuple(scores.shape) == wanted:
+            return
+        wrong = f"it returns scores of shape {tuple(scores.shape)}, not {wanted}"
+    except Exception as error:  # noqa: BLE001 (a strange model raises anything)
+        wrong = f"{type(error).__name__}: {reason(error)}"
+    raise DataError(
+        f"{encoder}: {type(model).__name__} cannot do its work on {shape[0]} sentences padded to "
+        f"{shape[1]} tokens ({wrong}); {NAME_ONE}"
+    )
+
+
+def check_weights(folder: Path, model: "PreTrainedModel") -> None:
+    """Check that the weights of a checkpoint can be used, without loading them.
+
+    Quantised weights are stored as integers, and their scales in a place of each library's own.
+    Without the scales transformers would take the integers themselves for the weights.
 
     Args:
         folder: The folder of a checkpoint; a hub id, which is none, is not looked at.
+        model: The model; its weights do not matter.
 
     Raises:
-        CheckpointError: If a file is missing, damaged or cut short.
+        CheckpointError: If a file is missing, damaged or cut short, or if weights are no
+            floating-point numbers of 16 bits or more.
     """
+    if getattr(model.config, "quantization_config", None):
+        raise cannot_load(str(folder), "its config.json says that they are quantised")
     if not folder.is_dir():
         return
+    prefix = f"{model.base_model_prefix}."
+    ours = {key.removeprefix(prefix) for key, _ in model.named_parameters()}
     names, index = ["model.safetensors"], folder / "model.safetensors.index.json"
     if not (folder / names[0]).exists() and index.exists():
         try:
             names = sorted(set(json.loads(read_text(index))["weight_map"].values()))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise cannot_load(str(folder), f"{index.name}: {first_line(error)}") from None
+            raise cannot_load(str(folder), f"{index.name}: {reason(error)}") from None
     for name in names:
         if not (folder / name).is_file():
             raise cannot_load(str(folder), f"no file {name}; other formats can hold code")
         try:
-            with safe_open(folder / name, "pt"):
-                pass
+            with safe_open(folder / name, "pt") as file:
+                kinds = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            raise cannot_load(str(folder), f"{name}: {first_line(error)}") from None
+            raise cannot_load(str(folder), f"{name}: {reason(error)}") from None
+        for key, kind in kinds.items():
+            if kind not in FLOATS and (key.endswith(".weight") or key.removeprefix(prefix) in ours):
+                raise cannot_load(
+                    str(folder), f"{name}: {key} is stored as {kind}; allowed: {', '.join(FLOATS)}"
+                )
 
 
 def check_fit(model: "PreTrainedModel", info: Mapping[str, Any], encoder: str) -> None:

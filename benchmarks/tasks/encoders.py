@@ -1,7 +1,8 @@
 """Pretrained encoders of Hugging Face, fine-tuned on SST-2 or on MRPC."""
 
+import inspect
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,14 @@ from torch import nn
 from aimc_bridge.errors import DataError, UsageError
 from aimc_bridge.rng import stream
 from benchmarks.tasks.base import DigitalRecipe
-from benchmarks.tasks.data import Loader, PackagedModel, data_dir, first_line
+from benchmarks.tasks.data import Loader, PackagedModel, data_dir, reason
 from benchmarks.tasks.encoder_checks import (
     NAME_ONE,
     cannot_load,
     check_fit,
     check_folder,
     check_ids,
+    check_runs,
     check_tokenizer,
     check_weights,
     tokens_of,
@@ -51,8 +53,8 @@ SHAPES = {(12, 768, 12): "base", (24, 1024, 16): "large"}
 MINILMS = {("bert", 6, 384, 12), ("bert", 12, 384, 12)}
 """The published MiniLMs, by family, number of layers, width and attention heads."""
 
-Encoded = dict[str, tuple[list[list[int]], list[int]]]
-"""Token ids of each sentence or pair, and the labels, by split."""
+Texts = dict[str, tuple[tuple[list[str], ...], list[int]]]
+"""The sentences, or the first and the second sentences of pairs, and the labels, by split."""
 
 
 def packaged_minilm() -> str:
@@ -138,19 +140,33 @@ class PretrainedTask(SentenceTask):
         except Exception as error:  # noqa: BLE001 (each layer below has its own error)
             raise DataError(
                 f"no checkpoint {encoder!r}: neither a folder with config and tokenizer nor a hub "
-                f"id within reach ({first_line(error)}); name one: -o encoder=NAME"
+                f"id within reach ({reason(error)}); name one: -o encoder=NAME"
             ) from None
         blank = self.blank()
         check_tokenizer(self.tokenizer, self.config, encoder)
-        self.pad_id = self.tokenizer.pad_token_id or 0
+        known = (self.tokenizer.pad_token_id, getattr(self.config, "pad_token_id", None))
+        self.pad_id = next((pad for pad in known if pad is not None), 0)
         self.max_length = tokens_of(blank, MAX_LENGTH, encoder)
         checkpoint = Path(encoder).name if Path(encoder).is_dir() else encoder
         self.model_name = name_of(self.config, f"{facts.get('_name_or_path') or ''} {checkpoint}")
         if self.max_length < MAX_LENGTH:
             self.model_name += f", {self.max_length} tokens"
-        super().__init__(self.encoded(data_dir(folder)), n_classes=2)
-        ids = (i for rows, _ in self.splits.values() for row in rows for i in row)
-        check_ids(max(self.pad_id, max(ids, default=0)), blank, encoder)
+        self.pad_segment = self.tokenizer.pad_token_type_id
+        splits, segments = {}, {}
+        for split, (texts, labels) in self.texts(data_dir(folder)).items():
+            ids, segments[split] = self.tokens(*texts)
+            splits[split] = ids, labels
+        # Segment 0 is what a model takes if it is not told; some have no input for segments.
+        told = "token_type_ids" in inspect.signature(blank.forward).parameters
+        told = told and largest(segments) > 0
+        super().__init__(splits, 2, segments if told else None)
+        check_ids(
+            max(self.pad_id, largest({split: ids for split, (ids, _) in splits.items()})),
+            largest(self.segments),
+            blank,
+            encoder,
+        )
+        self.runs = False
 
     def blank(self) -> "PreTrainedModel":
         """Return the encoder without weights, which says whether the task can be done with it.
@@ -168,7 +184,7 @@ class PretrainedTask(SentenceTask):
         except Exception as error:  # noqa: BLE001 (of a strange configuration, it raises anything)
             raise DataError(
                 f"{self.encoder} holds no text encoder with a sequence classification head: "
-                f"{self.config.model_type} ({first_line(error)}); {NAME_ONE}"
+                f"{self.config.model_type} ({reason(error)}); {NAME_ONE}"
             ) from None
         if not layer_lists(model):
             raise UsageError(
@@ -179,32 +195,54 @@ class PretrainedTask(SentenceTask):
         return model
 
     @abstractmethod
-    def encoded(self, folder: Path | None) -> Encoded:
-        """Read the data, set what tables call them, and return them as token ids.
+    def texts(self, folder: Path | None) -> Texts:
+        """Read the data, set what tables call them, and return them.
 
         Args:
             folder: The data folder; None downloads.
         """
 
-    def tokens(self, *texts: list[str]) -> list[list[int]]:
-        """Return the token ids of sentences, or of pairs of them.
+    def tokens(self, *texts: list[str]) -> tuple[list[list[int]], list[list[int]]]:
+        """Return the tokens of sentences, or of pairs of them.
 
         Args:
             *texts: The sentences, or the first and the second sentences.
+
+        Returns:
+            The ids of the tokens, and their segments. A tokenizer that has no segments gives 0.
         """
-        ids: list[list[int]] = self.tokenizer(*texts, truncation=True, max_length=self.max_length)[
-            "input_ids"
-        ]
-        return ids
+        if not texts[0]:
+            return [], []
+        rows = self.tokenizer(*texts, truncation=True, max_length=self.max_length)
+        ids: list[list[int]] = rows["input_ids"]
+        return ids, rows.get("token_type_ids") or [[0] * len(row) for row in ids]
 
     def digital_loader(self, batch_size: int, seed: int) -> Loader:
         """Return the batches of digital training, which begins with the pretrained weights.
 
         Raises:
-            CheckpointError: If the files of the weights are missing or cut short.
+            DataError: If the encoder cannot do its work on a padded batch.
+            CheckpointError: If the weights are missing, cut short or no floating-point numbers.
         """
-        check_weights(Path(self.encoder))
+        check_weights(Path(self.encoder), self.blank())
+        if not self.runs:
+            self.try_out(self.skeleton().train())
         return super().digital_loader(batch_size, seed)
+
+    def try_out(self, model: nn.Module) -> None:
+        """Try a model on small padded batches: the two shortest rows of test, and the extremes.
+
+        Args:
+            model: The model.
+
+        Raises:
+            DataError: If it cannot do its work on it.
+        """
+        tokens = self.splits["test"][0]
+        by_length = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+        for rows in (by_length[:2], [by_length[0], by_length[-1]]):
+            check_runs(model, self.inputs("test", rows), self.n_classes, self.encoder)
+        self.runs = True
 
     def build(self, seed: int, *, dropout: float | None = None) -> nn.Module:
         """Return the encoder with its pretrained weights and a new classifier.
@@ -212,10 +250,12 @@ class PretrainedTask(SentenceTask):
         A head for another number of classes is not taken over.
 
         Raises:
+            DataError: If the encoder cannot do its work on a padded batch.
             CheckpointError: If the weights cannot be loaded, or are not those of the configuration.
         """
         from transformers import AutoModelForSequenceClassification
 
+        check_weights(Path(self.encoder), self.blank())
         config = with_dropout(self.config, self.dropout if dropout is None else dropout)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -230,9 +270,11 @@ class PretrainedTask(SentenceTask):
                     output_loading_info=True,
                 )
             except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-                raise cannot_load(self.encoder, first_line(error)) from None
+                raise cannot_load(self.encoder, reason(error)) from None
         check_fit(model, info, self.encoder)
         built: nn.Module = model
+        if not self.runs:
+            self.try_out(built)
         return built
 
     def skeleton(self) -> nn.Module:
@@ -249,7 +291,7 @@ class PretrainedTask(SentenceTask):
 class Sst2(PretrainedTask):
     """SST-2. Its test data are the dev split, and the test split if its file has labels."""
 
-    def encoded(self, folder: Path | None) -> Encoded:
+    def texts(self, folder: Path | None) -> Texts:
         """Read SST-2; whole sentences of train are held out for validation."""
         raw = sst2(folder)
         minilm = self.model_name.startswith("MiniLM")
@@ -262,17 +304,8 @@ class Sst2(PretrainedTask):
             weight_decay=0.01,
             grad_clip=1.0,
         )
-        ids, labels = self.tokens(raw["train"][0]), raw["train"][1]
         train, held = held_out(raw["train"][0], N_VALIDATION, stream(0, "sst2", "validation"))
-        parts = [raw[split] for split in ("dev", "test") if split in raw]
-        return {
-            "train": ([ids[i] for i in train], [labels[i] for i in train]),
-            "validation": ([ids[i] for i in held], [labels[i] for i in held]),
-            "test": (
-                self.tokens([text for texts, _ in parts for text in texts]),
-                [label for _, labels in parts for label in labels],
-            ),
-        }
+        return divided({split: ((row[0],), row[1]) for split, row in raw.items()}, train, held)
 
 
 class Mrpc(PretrainedTask):
@@ -281,7 +314,7 @@ class Mrpc(PretrainedTask):
     recipe = "bert_mrpc"
     unit = "pairs"
 
-    def encoded(self, folder: Path | None) -> Encoded:
+    def texts(self, folder: Path | None) -> Texts:
         """Read MRPC; pairs of train are held out for validation."""
         raw = mrpc(folder)
         self.dataset = "MRPC (dev and test)" if "test" in raw else "MRPC"
@@ -293,20 +326,42 @@ class Mrpc(PretrainedTask):
             weight_decay=0.01,
             grad_clip=1.0,
         )
-        if "token_type_ids" in self.tokenizer.model_input_names:
-            self.separator = self.tokenizer.sep_token_id
-        first, second, labels = raw["train"]
-        ids = self.tokens(first, second)
         train, held = held_out_pairs(raw["train"], N_PAIRS, stream(0, "mrpc", "validation"))
-        parts = [raw[split] for split in ("dev", "test") if split in raw]
-        return {
-            "train": ([ids[i] for i in train], [labels[i] for i in train]),
-            "validation": ([ids[i] for i in held], [labels[i] for i in held]),
-            "test": (
-                self.tokens(
-                    [text for part in parts for text in part[0]],
-                    [text for part in parts for text in part[1]],
-                ),
-                [label for part in parts for label in part[2]],
-            ),
-        }
+        return divided({split: (row[:2], row[2]) for split, row in raw.items()}, train, held)
+
+
+def divided(raw: Texts, train: Sequence[int], held: Sequence[int]) -> Texts:
+    """Return texts for training, for validation and for test.
+
+    Args:
+        raw: The texts by split: "train", "dev", and "test" if it has labels.
+        train: The rows of train for training.
+        held: The rows of train for validation.
+
+    Returns:
+        The texts by split: "train", "validation" and "test", which is dev with test behind it.
+    """
+    texts, labels = raw["train"]
+    parts = [raw[split] for split in ("dev", "test") if split in raw]
+    return {
+        **{
+            split: (
+                tuple([column[i] for i in rows] for column in texts),
+                [labels[i] for i in rows],
+            )
+            for split, rows in (("train", train), ("validation", held))
+        },
+        "test": (
+            tuple(sum(columns, []) for columns in zip(*(part[0] for part in parts), strict=True)),
+            sum((part[1] for part in parts), []),
+        ),
+    }
+
+
+def largest(rows: Mapping[str, list[list[int]]]) -> int:
+    """Return the largest of the numbers of tokens, and at least 0.
+
+    Args:
+        rows: The number of each token, by split.
+    """
+    return max((number for part in rows.values() for row in part for number in row), default=0)

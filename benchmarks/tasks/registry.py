@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from aimc_bridge.errors import AimcError, UsageError
 from benchmarks.tasks.base import Task
-from benchmarks.tasks.data import first_line
+from benchmarks.tasks.data import reason
 
 Kind = TypeVar("Kind", bound=type[Task])
 
@@ -135,7 +135,7 @@ def imported(what: str, place: str) -> ModuleType:
         raise
     except Exception as error:  # a user's module can raise anything
         raise UsageError(
-            f"{what}: {place} cannot be imported ({type(error).__name__}: {first_line(error)})"
+            f"{what}: {place} cannot be imported ({type(error).__name__}: {reason(error)})"
         ) from error
 
 

@@ -7,11 +7,12 @@ Source: Rasch et al. 2023, SI A.1.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from aimc_bridge.errors import UsageError
 from aimc_bridge.rng import stream
@@ -36,11 +37,13 @@ class SentenceTask(Task):
     unit = "sentences"
     ladder = LadderSizes(subset=300, probe_samples=16, probe_inputs=128)
     pad_id = 0
-    separator: int | None = None
-    """The token between the sentences of a pair, if the model must know which one a token is of."""
+    pad_segment = 0
 
     def __init__(
-        self, splits: dict[str, tuple[list[list[int]], list[int]]], n_classes: int
+        self,
+        splits: dict[str, tuple[list[list[int]], list[int]]],
+        n_classes: int,
+        segments: Mapping[str, list[list[int]]] | None = None,
     ) -> None:
         """Keep the data.
 
@@ -48,32 +51,50 @@ class SentenceTask(Task):
             splits: Token ids of each sentence, and the labels, by split: "train", "validation",
                 "test".
             n_classes: The number of classes.
+            segments: The segment of each token, by split, such as 1 in the second sentence of a
+                pair; None if the model is not told.
         """
+        self.segments = segments or {}
         self.splits = splits  # "train", "validation", "test" -> token ids, labels
         self.at_once = 64  # sentences of an evaluation's batch
         self.n_classes = n_classes
 
-    def collate(self, tokens: Sequence[list[int]]) -> dict[str, Tensor]:
+    def collate(
+        self, tokens: Sequence[list[int]], segments: Sequence[list[int]] | None = None
+    ) -> dict[str, Tensor]:
         """Pad sentences to one length.
 
         Args:
             tokens: The token ids of each sentence.
+            segments: The segment of each token, or None.
 
         Returns:
-            The model inputs input_ids and attention_mask, both of shape (n, longest); for a model
-            with two segments token_type_ids too, which is 1 for the second sentence of a pair.
+            The model inputs input_ids and attention_mask, both of shape (n, longest); with segments
+            token_type_ids too.
         """
-        width = max(map(len, tokens))
-        ids = torch.full((len(tokens), width), self.pad_id)
-        mask = torch.zeros(len(tokens), width, dtype=torch.long)
-        for row, sentence in enumerate(tokens):
-            ids[row, : len(sentence)] = torch.tensor(sentence)
-            mask[row, : len(sentence)] = 1
-        inputs = {"input_ids": ids, "attention_mask": mask}
-        if self.separator is not None:
-            ends = (ids == self.separator).long()
-            inputs["token_type_ids"] = ((ends.cumsum(1) - ends) > 0).long() * mask
+
+        def padded(rows: Sequence[list[int]], value: int) -> Tensor:
+            return pad_sequence([torch.tensor(row) for row in rows], True, value)
+
+        inputs = {
+            "input_ids": padded(tokens, self.pad_id),
+            "attention_mask": padded([[1] * len(row) for row in tokens], 0),
+        }
+        if segments is not None:
+            inputs["token_type_ids"] = padded(segments, self.pad_segment)
         return inputs
+
+    def inputs(self, split: str, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Return the model inputs for sentences of a split.
+
+        Args:
+            split: "train", "validation" or "test".
+            rows: Their indices in the split.
+        """
+        tokens, segments = self.splits[split][0], self.segments.get(split)
+        return self.collate(
+            [tokens[i] for i in rows], None if segments is None else [segments[i] for i in rows]
+        )
 
     def digital_names(self, model: nn.Module) -> list[str]:
         """Return everything with a Linear outside of the encoder's layers: pooler and head.
@@ -118,7 +139,7 @@ class SentenceTask(Task):
         def batch(indices: Tensor, generator: torch.Generator, epoch: int) -> dict[str, Tensor]:
             chosen = indices.tolist()
             return {
-                **self.collate([tokens[i] for i in chosen]),
+                **self.inputs("train", chosen),
                 "labels": torch.tensor([labels[i] for i in chosen]),
             }
 
@@ -126,10 +147,9 @@ class SentenceTask(Task):
 
     def calibration_batches(self, n: int, batch_size: int = 32) -> list[dict[str, Tensor]]:
         """Return batches of random training sentences."""
-        tokens, _ = self.splits["train"]
-        order = torch.randperm(len(tokens), generator=stream(0, "calibration")).tolist()
+        order = torch.randperm(self.count("train"), generator=stream(0, "calibration")).tolist()
         return [
-            self.collate([tokens[i] for i in order[start : start + batch_size]])
+            self.inputs("train", order[start : start + batch_size])
             for start in range(0, n * batch_size, batch_size)
             if start < len(order)
         ]
@@ -147,7 +167,7 @@ class SentenceTask(Task):
         for start in range(0, len(chosen), width):
             part = chosen[start : start + width]
             yield {
-                **self.collate([tokens[i] for i in part]),
+                **self.inputs(split, part),
                 "labels": torch.tensor([labels[i] for i in part]),
             }
 

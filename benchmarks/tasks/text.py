@@ -1,6 +1,8 @@
 """Texts: WikiText-2, Penn Treebank, and Python's own help topics."""
 
+import hashlib
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,15 +10,31 @@ from aimc_bridge.errors import DataError, UsageError
 from aimc_bridge.files import MOST_BYTES, read_bytes
 from benchmarks.tasks.data import DATA_VARIABLE, DataSet, cache_dir, cannot_download, check_digest
 
+SPLITS = ("train", "validation", "test")
 _WIKI = tuple(f"wiki.{split}.tokens" for split in ("train", "valid", "test"))
 WIKITEXT2 = DataSet("WikiText-2", (tuple(f"wikitext-2/{name}" for name in _WIKI), _WIKI))
-_PTB_MD5 = {
-    "ptb.train.txt": "f26c4b92c5fdc7b3f8c7cdcb991d8420",
-    "ptb.valid.txt": "aa0affc06ff7c36e977d7cd49e3839bf",
-    "ptb.test.txt": "8b80168b89c18661a38ef683c0dc3721",
-}
-PTB = DataSet("Penn Treebank", (tuple(f"ptb/{name}" for name in _PTB_MD5), tuple(_PTB_MD5)))
+_PTB = tuple(f"ptb.{split}.txt" for split in ("train", "valid", "test"))
+PTB = DataSet("Penn Treebank", (tuple(f"ptb/{name}" for name in _PTB), _PTB))
 
+DIGESTS = {
+    "WikiText-2": {  # as in mxnet.gluon.contrib.data.text
+        "train": "863f29c46ef9d167fff4940ec821195882fe29d1",
+        "validation": "0418625c8b4da6e4b5c7a0b9e78d4ae8f7ee5422",
+        "test": "c7b8ce0aa086fb34dab808c5c49224211eb2b172",
+    },
+    "Penn Treebank": {  # as in torchtext.datasets
+        "train": "f26c4b92c5fdc7b3f8c7cdcb991d8420",
+        "validation": "aa0affc06ff7c36e977d7cd49e3839bf",
+        "test": "8b80168b89c18661a38ef683c0dc3721",
+    },
+}
+"""Published SHA-1 (WikiText-2) or MD5 (Penn Treebank) of the token files, by data set and split."""
+COPIES = {"WikiText-2": {"train": "44fc1ccaf5b5a2bac983307bc13b447673bd1921"}}
+"""SHA-1 of files that differ from the published ones, but are accepted with a warning.
+
+WikiText-2's has the articles of train in another order. Its numbers of bytes, lines, words and
+different words are the published ones. Committed records of the LSTM were made with it.
+"""
 
 MOST_TEXT = 2**31
 """The largest file of a text: 2 GiB, four times WikiText-103."""
@@ -58,12 +76,11 @@ def wikitext2(folder: Path | None) -> dict[str, list[str]]:
         The words by split: "train", "validation", "test".
 
     Raises:
-        DataError: If the files are missing or damaged, or cannot be downloaded.
+        DataError: If the files are missing, damaged or not the published ones, or cannot be
+            downloaded.
     """
-    splits = ("train", "validation", "test")
     if folder is not None:
-        paths = WIKITEXT2.find(folder)
-        return {split: read_tokens(path) for split, path in zip(splits, paths, strict=True)}
+        return read_splits(WIKITEXT2, folder)
     try:
         import datasets
 
@@ -75,10 +92,14 @@ def wikitext2(folder: Path | None) -> dict[str, list[str]]:
         )
     except Exception as error:  # noqa: BLE001 (every layer below has its own kind of "no network")
         raise cannot_download("WikiText-2", error) from None
-    texts = {split: list(loaded[split]["text"]) for split in splits}
-    if not all(isinstance(row, str) for rows in texts.values() for row in rows):
-        raise DataError("the hub's WikiText-2 holds rows that are no texts")
-    return {split: words(lines(rows)) for split, rows in texts.items()}
+    splits = {}
+    for split in SPLITS:
+        rows = list(loaded[split]["text"])
+        if not all(isinstance(row, str) for row in rows):
+            raise DataError("the hub's WikiText-2 holds rows that are no texts")
+        splits[split] = words(lines(rows))
+        check_words(WIKITEXT2, split, splits[split], f"the hub's WikiText-2, {split},")
+    return splits
 
 
 def penn_treebank(folder: Path | None) -> dict[str, list[str]]:
@@ -101,11 +122,56 @@ def penn_treebank(folder: Path | None) -> dict[str, list[str]]:
             f"{PTB.name} cannot be downloaded; point --data-dir or {DATA_VARIABLE} at the folder "
             f"that holds {PTB.wanted}"
         )
+    return read_splits(PTB, folder)
+
+
+def read_splits(data_set: DataSet, folder: Path) -> dict[str, list[str]]:
+    """Read the token files of a data set, and check that they are the published ones.
+
+    Args:
+        data_set: WIKITEXT2 or PTB.
+        folder: The data folder.
+
+    Returns:
+        The words by split: "train", "validation", "test".
+
+    Raises:
+        DataError: If a file is missing, damaged or not the published one.
+    """
     splits = {}
-    for split, path in zip(("train", "validation", "test"), PTB.find(folder), strict=True):
+    for split, path in zip(SPLITS, data_set.find(folder), strict=True):
         splits[split] = read_tokens(path)
-        check_digest(path, read_bytes(path), _PTB_MD5[path.name])
+        check_words(data_set, split, splits[split], path)
     return splits
+
+
+def check_words(data_set: DataSet, split: str, tokens: list[str], place: Path | str) -> None:
+    """Check that the words of a split are the published ones.
+
+    Line ends, a byte order mark and the number of blanks between words do not matter.
+
+    Args:
+        data_set: WIKITEXT2 or PTB.
+        split: "train", "validation" or "test".
+        tokens: The words, with `<eos>` after every line.
+        place: Where they come from, for the error.
+
+    Raises:
+        DataError: If they are others.
+    """
+    # the published files begin and end each line with a blank
+    text = f" {' '.join(tokens)} ".replace("<eos> ", "\n ").removesuffix(" ")
+    content = text.encode()
+    copy = COPIES.get(data_set.name, {}).get(split)
+    if hashlib.sha1(content, usedforsecurity=False).hexdigest() != copy:
+        check_digest(place, content, DIGESTS[data_set.name][split])
+        return
+    warnings.warn(
+        f"{place} has the articles of {data_set.name} in another order than the published file; "
+        "results can differ a little",
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 def lines(rows: Iterable[str]) -> str:
@@ -122,13 +188,15 @@ def lines(rows: Iterable[str]) -> str:
 def read_tokens(path: Path) -> list[str]:
     """Read the words of a token file, with `<eos>` after every line.
 
+    A byte order mark and the line ends of Windows are no part of them.
+
     Args:
         path: The file.
 
     Raises:
         DataError: If the file holds no words, or is cut short.
     """
-    text = read_text(path, MOST_TEXT)
+    text = read_text(path, MOST_TEXT).removeprefix("\ufeff")
     if not text.strip():
         raise DataError(f"{path} holds no words")
     if not text.endswith("\n"):

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import run, tasks
 from benchmarks.studies.phases import PHASES
-from benchmarks.tasks import data, glue, images
+from benchmarks.tasks import data, glue, images, text
 from tests.benchmarks.tasks.test_bert import small_encoder
 from tests.benchmarks.test_run_options import rows_of
 
@@ -52,11 +52,17 @@ def sst2_files(folder: Path) -> None:
         (folder / "SST-2" / name).write_text("sentence\tlabel\n" + rows)
 
 
-def wikitext_files(folder: Path) -> None:
-    (folder / "wikitext-2").mkdir(parents=True)
-    for part, lines in (("train", 600), ("valid", 60), ("test", 60)):
-        text = "".join(f" w{i % 7} w{i % 5} w{i % 3} . \n" for i in range(lines))
-        (folder / "wikitext-2" / f"wiki.{part}.tokens").write_text(text)
+def wikitext_files(folder: Path, monkeypatch) -> None:
+    """Write a WikiText-2 of few words, with digests of its own."""
+    digests = {}
+    for split, name, lines in zip(
+        text.SPLITS, text.WIKITEXT2.choices[0], (600, 60, 60), strict=True
+    ):
+        content = "".join(f" w{i % 7} w{i % 5} w{i % 3} . \n" for i in range(lines))
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+        digests[split] = hashlib.sha1(content.encode()).hexdigest()
+    monkeypatch.setitem(text.DIGESTS, "WikiText-2", digests)
 
 
 def cifar10_files(folder: Path, monkeypatch) -> None:
@@ -103,7 +109,7 @@ def test_the_papers_profile_end_to_end_on_a_little_data(name, tmp_path, monkeypa
         monkeypatch.setitem(glue.DIGESTS, "SST-2", {})
         options = ["-o", f"encoder={small_encoder(tmp_path / 'encoder')}"]
     else:
-        wikitext_files(folder)
+        wikitext_files(folder, monkeypatch)
     out = tmp_path / "out"
     words = [
         *(name, "--profile", "paper", "--data-dir", str(folder), *options),

@@ -258,13 +258,18 @@ def test_a_pair_has_two_segments(tmp_path, monkeypatch) -> None:
     task = tasks.get("bert", "gpu", tmp_path, encoder=encoder, dataset="mrpc")
     first, second = ["good 0 film", "a"], ["bad dev 0", "film a good bad"]
     expected = task.tokenizer(first, second, padding=True, return_tensors="pt")
-    inputs = task.collate(task.tokens(first, second))
+    inputs = task.collate(*task.tokens(first, second))
     assert set(inputs) == set(expected) == {"input_ids", "attention_mask", "token_type_ids"}
     for name, values in expected.items():
         assert torch.equal(inputs[name], values), name
     assert int(inputs["token_type_ids"].sum()) == 4 + 5  # Words and the separator.
-    (cut,) = task.tokens(["a " * 200], ["film " * 90])
-    assert len(cut) == 128
+    for batch in (next(iter(task.digital_loader(4, 0))), *task.batches("test")):
+        ends = (batch["input_ids"] == task.tokenizer.sep_token_id).long()
+        after_first = (ends.cumsum(1) - ends > 0) & (batch["attention_mask"] > 0)
+        assert torch.equal(batch["token_type_ids"], after_first.long())
+    assert "token_type_ids" in task.calibration_batches(1)[0]
+    ((cut,), (segments,)) = task.tokens(["a " * 200], ["film " * 90])
+    assert len(cut) == len(segments) == 128
 
 
 def test_pairs_that_share_a_sentence_with_a_held_out_one_are_not_trained_on() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from aimc_bridge import convert, coverage
@@ -15,6 +17,7 @@ from aimc_bridge.errors import CheckpointError, DataError, UsageError
 from aimc_bridge.sealed_files import write_tensors
 from benchmarks import tasks
 from benchmarks.tasks import encoders
+from benchmarks.tasks.encoder_checks import check_runs
 from presets import ideal
 from tests.benchmarks.tasks.test_bert import mrpc_files, small_encoder
 
@@ -60,6 +63,29 @@ def small(**values: Any) -> dict[str, Any]:
 def test_weights_of_another_model_are_no_random_encoder(folder, values, complaint) -> None:
     change(folder, **values)
     with pytest.raises(CheckpointError, match=f"do not fit its configuration: .*{complaint}"):
+        made(folder).build(0)
+
+
+@pytest.mark.parametrize("kind", ["I8", "U8", "I32", "F8_E4M3"])
+def test_weights_that_are_no_floats_of_16_bits_are_refused(folder, kind) -> None:
+    """Quantised weights without their scales are other numbers than those of the model."""
+    path = folder / "model.safetensors"
+    kinds = {"I8": torch.int8, "U8": torch.uint8, "I32": torch.int32}
+    dtype = kinds.get(kind, torch.float8_e4m3fn)
+    whole, name = load_file(path), "bert.encoder.layer.0.attention.self.query"
+    task = made(folder)
+    for part in ("weight", "bias"):
+        save_file({**whole, f"{name}.{part}": whole[f"{name}.{part}"].to(dtype)}, path)
+        for use in (lambda: task.digital_loader(4, 0), lambda: task.build(0)):
+            complaint = rf"cannot be loaded .*query\.{part} is stored as {kind}; allowed: F64, F32"
+            with pytest.raises(CheckpointError, match=complaint):
+                use()
+    # parts that hold no weights are integers in old checkpoints
+    positions = {"bert.embeddings.position_ids": torch.arange(512)[None]}
+    save_file({**{key: value.half() for key, value in whole.items()}, **positions}, path)
+    assert task.build(0).bert.pooler.dense.weight.dtype == torch.float32
+    change(folder, quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
+    with pytest.raises(CheckpointError, match=r"config\.json says that they are quantised"):
         made(folder).build(0)
 
 
@@ -127,12 +153,135 @@ def test_texts_are_cut_to_what_the_model_takes(folder, kind, tokens) -> None:
         config = getattr(transformers, f"{kind}Config")(**values)
         replace(folder, getattr(transformers, f"{kind}ForSequenceClassification")(config))
     task = made(folder)
-    ids = task.tokens(["a good film " * 60])
+    ids, _ = task.tokens(["a good film " * 60])
     assert [len(row) for row in ids] == [task.max_length] == [tokens]
     assert task.model_name.endswith(f", {tokens} tokens") == (tokens < 128)
-    task.separator = None  # RoBERTa and DistilBERT have one kind of segment
     with torch.no_grad():
         assert task.build(0).eval()(**task.collate(ids)).logits.isfinite().all()
+
+
+def roberta(folder: Path, segments: int, pair: str) -> None:
+    """Put a RoBERTa into a folder, with a tokenizer that lists segments among its outputs."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import (
+        BertTokenizerFast,
+        PreTrainedTokenizerFast,
+        RobertaConfig,
+        RobertaForSequenceClassification,
+    )
+
+    backend = BertTokenizerFast.from_pretrained(folder).backend_tokenizer
+    special = [("[CLS]", 2), ("[SEP]", 3)]
+    backend.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair=pair, special_tokens=special
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="[PAD]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    ).save_pretrained(folder)
+    config = RobertaConfig(**small(type_vocab_size=segments, max_position_embeddings=200))
+    replace(folder, RobertaForSequenceClassification(config))
+
+
+ONE_SEGMENT = "[CLS] $A [SEP] [SEP] $B [SEP]"
+
+
+@pytest.mark.parametrize("segments", [1, 2])
+def test_a_separator_makes_no_segment(folder, segments) -> None:
+    """RoBERTa's tokenizer has segment 0 only, whatever stands between the sentences of a pair."""
+    roberta(folder, segments, ONE_SEGMENT)
+    task = made(folder)
+    assert "token_type_ids" in task.tokenizer.model_input_names
+    (batch,) = task.batches("test")
+    assert int((batch["input_ids"] == task.tokenizer.sep_token_id).sum(1).min()) == 3
+    assert "token_type_ids" not in batch  # 0 is what the model takes without them
+    model = task.build(0).eval()
+    told = {**batch, "token_type_ids": torch.zeros_like(batch["input_ids"])}
+    with torch.no_grad():
+        assert torch.equal(task.logits(model, batch), model(**told).logits)
+
+
+def test_segments_are_the_tokenizers(folder) -> None:
+    """Here the separator behind the first sentence is of the second segment."""
+    roberta(folder, 2, "[CLS] $A [SEP]:1 [SEP] $B:1 [SEP]")
+    task = made(folder)
+    (batch,) = task.batches("test")
+    rows = zip(batch["input_ids"].tolist(), batch["token_type_ids"].tolist(), strict=True)
+    for ids, segments in rows:
+        first = ids.index(3)
+        assert segments[: first + 2] == [0] * first + [1, 0]
+        assert segments[first + 2 :].count(1) == len(ids) - first - 3 - ids.count(0)
+    roberta(folder, 1, "[CLS] $A [SEP]:1 [SEP] $B:1 [SEP]")
+    with pytest.raises(DataError, match="gives segments up to 1 .*its model has 1 .*leave token_"):
+        made(folder)
+
+
+@pytest.mark.parametrize("kind", ["Nystromformer", "GPT2"])
+def test_a_model_that_takes_no_padded_batch_is_refused_before_training(folder, kind) -> None:
+    import transformers
+
+    values = {
+        "Nystromformer": small(num_landmarks=8, max_position_embeddings=128),
+        "GPT2": {"vocab_size": 9, "n_embd": 16, "n_layer": 1, "n_head": 2},
+    }
+    config = getattr(transformers, f"{kind}Config")(**values[kind])
+    replace(folder, getattr(transformers, f"{kind}ForSequenceClassification")(config))
+    change(folder, pad_token_id=None if kind == "GPT2" else 0)
+    task = made(folder)
+    reason = {"Nystromformer": "RuntimeError: shape", "GPT2": "ValueError: Cannot handle batch"}
+    complaint = rf"{kind}\w+ cannot do its work on 2 sentences .* \d tokens \({reason[kind]}"
+    for use in (lambda: task.digital_loader(4, 0), lambda: task.build(0)):
+        with pytest.raises(DataError, match=complaint) as caught:
+            use()
+        assert "-o encoder=NAME" in str(caught.value) and "\n" not in str(caught.value)
+    task.skeleton()
+    if kind == "GPT2":
+        change(folder, pad_token_id=0)
+        (batch,) = made(folder).batches("test")
+        scores = made(folder).build(0).eval()(batch["input_ids"], None, batch["attention_mask"])
+        assert scores.logits.shape == (5, 2)
+
+
+def test_padding_is_the_models_if_the_tokenizer_has_none(folder) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token": None}))
+    for pad, expected in ((6, 6), (None, 0)):
+        change(folder, pad_token_id=pad)
+        task = made(folder)
+        assert task.tokenizer.pad_token_id is None
+        assert task.collate([[5], [5, 5]])["input_ids"].tolist() == [[5, expected], [5, 5]]
+
+
+def test_a_model_of_other_scores_is_refused() -> None:
+    """One that returns scores of each token cannot be trained to tell sentences apart."""
+    model = nn.Module()
+    ids = torch.zeros(2, 5, dtype=torch.long)
+    model.forward = lambda input_ids: SimpleNamespace(logits=torch.zeros(*input_ids.shape, 2))
+    with pytest.raises(DataError, match=r"scores of shape \(2, 5, 2\), not \(2, 2\)"):
+        check_runs(model, {"input_ids": ids}, 2, "encoder")
+
+
+def test_the_reason_of_a_refusal_is_said_in_full(folder) -> None:
+    """Other libraries say it in the second line or later."""
+    from transformers import ModernBertConfig
+
+    saved = (folder / "config.json").read_text()
+    ModernBertConfig(**small(num_hidden_layers=2)).save_pretrained(folder)
+    change(folder, num_hidden_layers=3)
+    with pytest.raises(DataError, match=r"`num_hidden_layers` \(3\) must be equal") as caught:
+        made(folder)
+    assert "\n" not in str(caught.value)
+    (folder / "config.json").write_text(saved)
+    for path in folder.glob("*.txt"):
+        path.unlink()
+    (folder / "tokenizer.json").unlink()
+    path = folder / "tokenizer_config.json"
+    words = {**json.loads(path.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}
+    path.write_text(json.dumps(words))
+    with pytest.raises(DataError, match=r"instantiate the backend tokenizer .*serialization file"):
+        made(folder)
 
 
 def test_a_model_that_takes_no_sentence_is_refused(folder) -> None:

@@ -236,6 +236,7 @@ def test_the_named_sizes(size, width) -> None:
 # --- the real data, if they are there -------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*articles of WikiText-2 in another order")
 def test_real_wikitext2_task(real_data) -> None:
     task = tasks.get("lstm", "real", real_data)
     assert (task.model_name, task.n_classes) == ("LSTM 2x200 tied", 33_278)

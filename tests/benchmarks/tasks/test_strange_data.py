@@ -97,7 +97,10 @@ def test_what_is_no_text_file_is_named(
     with pytest.raises(DataError, match=r"dev\.tsv"):
         glue.sst2(tmp_path)
     for name in ("wiki.train.tokens", "wiki.valid.tokens", "wiki.test.tokens"):
-        (tmp_path / name).write_text("a\n")
+        (tmp_path / name).write_text(" a \n")
+    digest = hashlib.sha1(b" a \n").hexdigest()
+    monkeypatch.setitem(text.DIGESTS, "WikiText-2", dict.fromkeys(text.SPLITS, digest))
+    assert text.wikitext2(tmp_path)["test"] == ["a", "<eos>"]
     (tmp_path / "wiki.test.tokens").unlink()
     make(tmp_path / "wiki.test.tokens")
     with pytest.raises(DataError, match=r"wiki\.test\.tokens"):
