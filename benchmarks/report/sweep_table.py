@@ -78,7 +78,11 @@ def _table(path: Path) -> pd.DataFrame:
     except ValueError as error:  # also errors of pandas' parser, and of text that is not UTF-8
         raise DataError(f"{path}: not a CSV file, or damaged ({error})") from None
     if "check" in table.columns:
-        rows = sweep_files.read_file(path).rows
+        try:
+            rows = sweep_files.read_file(path).rows
+        except DataError as error:
+            problem = sweep_files.problem_of(error)
+            raise DataError(f"{problem}; name the CSV file of a whole sweep") from None
         return pd.DataFrame(rows, columns=sweep_files.COLUMNS)
     if {"phase", "engine"} & set(table.columns):
         raise DataError(

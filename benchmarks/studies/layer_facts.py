@@ -12,8 +12,8 @@ from torch import nn
 
 from aimc_bridge.chip import drift, program
 from aimc_bridge.conversion import coverage
-from aimc_bridge.errors import CheckpointError, UsageError
-from aimc_bridge.sealed_files import read_facts, write_facts
+from aimc_bridge.errors import UsageError
+from aimc_bridge.sealed_files import damaged, read_facts, write_facts
 from benchmarks.studies.ladder.probe import Probe
 from benchmarks.tasks import Task
 
@@ -103,9 +103,7 @@ def kept_facts(
             if (facts["seed"], facts["times"]) == (seed, list(map(float, times))):
                 return dict(facts) if facts["layers"] else None
         except (ValueError, KeyError, TypeError) as error:  # a CheckpointError is a ValueError
-            raise CheckpointError(
-                f"{path} is damaged ({error}); delete it to measure the layers again"
-            ) from None
+            raise damaged(path, error, "delete it to measure the layers again") from None
     found = measure()
     nothing = {"seed": seed, "times": list(map(float, times)), "layers": []}
     write_facts(path, found or nothing)

@@ -18,10 +18,12 @@ from typing import Any
 
 from aimc_bridge.commands import Output
 from aimc_bridge.errors import DataError, UsageError
-from aimc_bridge.files import replacing, write_text
+from aimc_bridge.files import replacing
 from aimc_bridge.shards import merge_shards, shard_of
+from aimc_bridge.sweep_files import problem_of
 from benchmarks.report import answers
-from benchmarks.studies import folder, inputs
+from benchmarks.studies import claims, folder, inputs
+from benchmarks.studies.claims import Claim
 from benchmarks.studies.replicas import Replica
 from benchmarks.studies.settings import Settings
 from benchmarks.studies.whole_run import GROWING, WholeRun, prepare
@@ -122,8 +124,8 @@ def merge(parts: Sequence[Path], into: Path) -> None:
         raise UsageError("--merge: name the folders of all shards")
     _remove_dead_merge(into)
     folder.holds_a_run(into, None)
-    claims = {part: folder.claim_in(part) for part in parts}
-    _check_claims(claims)
+    known = {part: folder.claim_in(part) for part in parts}
+    _check_claims(known)
     command = json.loads((parts[0] / "run.json").read_text(encoding="utf-8")).get("command")
     if command is None:
         raise DataError(f"{parts[0]} is not finished; go on with it (--resume)")
@@ -134,8 +136,8 @@ def merge(parts: Sequence[Path], into: Path) -> None:
         (into / _MERGING).touch()
         for name in _files_of(parts):
             _merge_file([part / name for part in parts], into, parts[0])
-        claim = {**claims[parts[0]], "shard": None}
-        write_text(into / "run.json", json.dumps({"arguments": claim}, indent=1) + "\n")
+        claim = {**known[parts[0]].arguments, "shard": None}
+        folder.write_claim(into, Claim(claim))
         settings = dataclasses.replace(
             settings, **{name: _tuple(claim[name]) for name in GROWING if name in claim}
         )
@@ -177,7 +179,10 @@ def _merge_file(paths: list[Path], into: Path, first: Path) -> None:
     target = into / paths[0].relative_to(first)
     target.parent.mkdir(parents=True, exist_ok=True)
     if paths[0].suffix == ".csv" and _is_shard(paths[0]):
-        merge_shards(paths, into=target)
+        try:
+            merge_shards(paths, into=target)
+        except DataError as error:
+            raise DataError(problem_of(error)) from None
     elif paths[0].name.endswith("-answers.safetensors"):
         answers.merge(paths, target)
     else:
@@ -201,17 +206,22 @@ def _check_equal(paths: list[Path]) -> None:
             raise DataError(f"{paths[0]} and {path} differ: the digital model is another one")
 
 
-def _check_claims(claims: dict[Path, dict[str, Any]]) -> None:
+def _check_claims(known: dict[Path, Claim]) -> None:
     """Raise UsageError if the folders are not parts of one run."""
-    (first, one), *others = claims.items()
-    for part, claim in claims.items():
-        if claim.get("shard") is None:
+    (first, one), *others = known.items()
+    for part, claim in known.items():
+        if claim.arguments.get("shard") is None:
             raise UsageError(f"{part} is no shard of a run; --merge joins those of --shard")
     for part, claim in others:
-        keys = {*one, *claim} - {"shard"}
-        differs = sorted(key for key in keys if one.get(key) != claim.get(key))
+        every = dict.fromkeys((*one.arguments, *claim.arguments))
+        former, now = (
+            dataclasses.replace(each, arguments={**every, **each.arguments, "shard": None})
+            for each in (one, claim)
+        )
+        differs = claims.differing(former, now, first, part)
         if differs:
-            raise UsageError(f"{first} and {part} are not of one run ({', '.join(differs)} differ)")
+            told = claims.changes(differs, one.arguments, claim.arguments, " and ")
+            raise UsageError(f"{first} and {part} are not of one run ({told})")
 
 
 def _without_shard(words: Sequence[str]) -> list[str]:

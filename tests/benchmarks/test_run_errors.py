@@ -124,7 +124,7 @@ BAD: list[tuple[str, list[str] | Extra, str]] = [
     ("empty loader", ["--set", "batch_size=5000"], "smaller than one batch; lower the batch"),
     ("data folder", ["--data-dir", "/nowhere"], r"no data folder /nowhere \(from --data-dir\)"),
     ("short data file", short_file, "train.bin holds 3 bytes; expected 153,700,000"),
-    ("short checkpoint", truncated, "model.safetensors is damaged or cut short"),
+    ("short checkpoint", truncated, "model.safetensors: not a safetensors file, or damaged"),
     ("NaN", with_nan, "fc.weight holds NaN or infinite values"),
     ("other model", of_another, "holds another model than WRN-10-2"),
     ("no checkpoint", missing, "no checkpoint at .*; train one: python -m benchmarks.digital wrn"),

@@ -76,7 +76,7 @@ def test_wrong_shards_are_refused(
         ([shards[0]], "shards are missing: 2/2"),
         ([shards[0], again], "both shard 1/2"),
         ([whole, shards[0]], "is no shard of a run"),
-        ([shards[0], other], "are not of one run (seed differ)"),
+        ([shards[0], other], "are not of one run (seed 0 and 5)"),
     ):
         into = tmp_path / f"into-{len(text)}"
         assert report.main([*map(str, parts), "--merge", str(into)]) == 2

@@ -21,6 +21,7 @@ from benchmarks.machine import hardware, versions
 from benchmarks.report.html import build, page
 from benchmarks.report.ladder_page import save
 from benchmarks.studies.base import Study
+from benchmarks.studies.claims import DIRECTORY
 from benchmarks.studies.ladder.climb import Climb
 from benchmarks.studies.ladder.rungs import with_top
 from benchmarks.studies.ladder.sides import SIDES
@@ -213,6 +214,7 @@ class Ascent:
         about = {
             "kind": "ladder",
             "arguments": self.options.claim(),
+            DIRECTORY: str(Path.cwd()),
             "command": command,
             "versions": versions(),
             "hardware": hardware(),
