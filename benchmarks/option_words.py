@@ -167,6 +167,7 @@ def checkpoints_of(words: Sequence[str], names: Sequence[str]) -> dict[str, Path
 
 
 MODEL = "model.safetensors"
+"""The file of a trained digital model, in the folder of its training."""
 
 
 def paths_of(option: str, words: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
