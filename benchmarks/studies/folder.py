@@ -318,6 +318,20 @@ def finished(
     return table.sort_values(["metric", "chip", "t_inference"], ignore_index=True)
 
 
+def rows_of(path: Path) -> pd.DataFrame:
+    """Return the rows of a whole sweep's file, whatever sweep it is.
+
+    Args:
+        path: The CSV file.
+
+    Raises:
+        DataError: If it is missing or damaged.
+    """
+    import pandas as pd
+
+    return pd.DataFrame(sweep_files.read_file(path).rows, columns=sweep_files.COLUMNS)
+
+
 @contextlib.contextmanager
 def measuring_again(path: Path) -> Iterator[None]:
     """Say what to do if the block cannot use the file of a sweep.
