@@ -250,6 +250,22 @@ def read_json(path: Path) -> dict[str, Any]:
     return facts
 
 
+def damaged(path: str | os.PathLike[str], error: Exception, advice: str) -> CheckpointError:
+    """Return the error for a file whose reader failed; it names the file and the damage once.
+
+    Args:
+        path: The file.
+        error: The error of the reader. A CheckpointError, such as `read_facts` raises, names the
+            file itself.
+        advice: What the user can do.
+    """
+    what = str(error)
+    if not isinstance(error, CheckpointError):
+        cause = f"it lacks {error}" if isinstance(error, KeyError) else error
+        what = f"{path} is damaged ({cause})"
+    return CheckpointError(f"{what}; {advice}")
+
+
 def _json_seal(plain: Mapping[str, Any]) -> str:
     """Return the SHA-256 of plain values."""
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

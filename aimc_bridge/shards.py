@@ -121,10 +121,12 @@ def merge_shards(
 def _whole(path: Path) -> tuple[SweepFile, Share]:
     """Read the file of a shard; raise DataError if it lacks chips or times."""
     if not path.exists():
-        raise DataError(f"{path}: no such file; was this shard run with resume={str(path)!r}?")
+        raise DataError(f"{path}: no such file;", f"was this shard run with resume={str(path)!r}?")
     file = read_file(path)
     if file.share is None:
-        raise DataError(f"{path}: not the file of a shard; sweep(shard=..., resume=...) writes one")
+        raise DataError(
+            f"{path}: not the file of a shard;", "sweep(shard=..., resume=...) writes one"
+        )
     cells = {(row[0], row[2]) for row in file.rows}
     times = {t_s for _, t_s in cells}
     missing = [chip for chip in file.share.numbers if any((chip, t) not in cells for t in times)]

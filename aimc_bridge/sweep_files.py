@@ -99,7 +99,7 @@ def read_rows(
 
     Raises:
         DataError: If the file belongs to another sweep or shard, or is damaged: rows twice, metrics
-            missing, digits changed.
+            missing, digits changed. See `problem_of`.
 
     Warns:
         UserWarning: If the rows have no checksums, because an older version wrote them.
@@ -114,15 +114,17 @@ def read_rows(
     if rows and (before is None) != (share is None):
         which = "of all chips" if before is None else f"of shard {before}"
         raise DataError(
-            f"{path}: rows {which}; give resume= a file for {share or 'the whole sweep'}, or merge "
-            "the shards (merge_shards)"
+            f"{path}: rows {which};",
+            f"give resume= a file for {share or 'the whole sweep'}, or merge the shards "
+            "(merge_shards)",
         )
     if before is None or share is None:
         return rows
     if before[:2] != share[:2] or before.chips > share.chips:
         raise DataError(
             f"{path}: rows of shard {before} of {before.chips} chips, and this is shard {share} of "
-            f"{share.chips}; give resume= a new file"
+            f"{share.chips};",
+            "give resume= a new file",
         )
     return rows
 
@@ -169,11 +171,23 @@ def read_file(path: Path) -> SweepFile:
         if cell["check"] != _check(row, cell["model"], counts[row[0], row[2]], part):
             raise DataError(
                 f"{path}: damaged (the row of chip {row[0]}, {row[2]:g} s, {row[3]!r} does not fit "
-                "its checksum); remove the file to measure these chips again"
+                "its checksum);",
+                "remove the file to measure these chips again",
             )
     if share is not None and any(row[0] not in share.numbers for row in rows):
         raise DataError(f"{path}: damaged (a chip that is not of shard {share})")
     return SweepFile(rows, marks, share)
+
+
+def problem_of(error: DataError) -> str:
+    """Return what an error of this module says is wrong, without its advice.
+
+    The advice is for Python. A command, whose users pass no `resume=`, gives its own.
+
+    Args:
+        error: An error of `read_rows` or `read_file`.
+    """
+    return str(error.args[0]).rstrip(";")
 
 
 def mark_of(path: Path) -> str | None:
@@ -191,7 +205,8 @@ def _other_sweep(path: Path) -> DataError:
     """Return the error for a file of another sweep."""
     return DataError(
         f"{path}: rows of another sweep (model, input ranges, preset, seed, draw_on or columns "
-        "differ); give resume= a new file"
+        "differ);",
+        "give resume= a new file",
     )
 
 

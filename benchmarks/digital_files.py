@@ -13,8 +13,16 @@ from torch import Tensor, nn
 
 from aimc_bridge.errors import CheckpointError, UsageError
 from aimc_bridge.files import write_text
-from aimc_bridge.sealed_files import misfits, read_facts, read_sealed, write_facts, write_tensors
+from aimc_bridge.sealed_files import (
+    damaged,
+    misfits,
+    read_facts,
+    read_sealed,
+    write_facts,
+    write_tensors,
+)
 from aimc_bridge.training.checkpoint import restore_optimizer
+from benchmarks.studies.claims import changes, resolved
 from benchmarks.tasks import Task, device_of
 
 
@@ -84,9 +92,7 @@ def read_checkpoint(out: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         int(facts["step"]), float(facts["wall_s"])
         return facts, file.tensors
     except (ValueError, KeyError, TypeError, OSError) as error:  # a CheckpointError is a ValueError
-        raise CheckpointError(
-            f"{pointer} or the file it names is damaged ({error}); remove the folder to start over"
-        ) from None
+        raise damaged(pointer, error, "remove the folder to start over") from None
 
 
 def put_back(
@@ -129,10 +135,15 @@ def check_same(out: Path, expected: dict[str, Any], recorded: dict[str, Any]) ->
     Raises:
         UsageError: If they differ.
     """
-    if recorded != expected:
+    places = [
+        {**facts, "options": resolved(facts.get("options") or {}, Path.cwd())}
+        for facts in (recorded, expected)
+    ]
+    if places[0] != places[1]:
+        names = sorted(name for name in expected if recorded.get(name) != expected[name])
         raise UsageError(
-            f"{out} holds a run with another recipe, seed, precision or option of the task; "
-            "name another folder"
+            f"{out} holds a run with another recipe, seed, precision or option of the task "
+            f"({changes(names, recorded, expected)}); name another folder"
         )
 
 

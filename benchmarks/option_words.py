@@ -161,12 +161,13 @@ def checkpoints_of(words: Sequence[str], names: Sequence[str]) -> dict[str, Path
     paths = paths_of("--checkpoint", words, names)
     for name, path in paths.items():
         trained = path / "work" / name / "digital"
-        if (trained / _MODEL).is_file() and not (path / _MODEL).exists():
+        if (trained / MODEL).is_file() and not (path / MODEL).exists():
             paths[name] = trained
     return paths
 
 
-_MODEL = "model.safetensors"
+MODEL = "model.safetensors"
+"""The file of a trained digital model, in the folder of its training."""
 
 
 def paths_of(option: str, words: Sequence[str], names: Sequence[str]) -> dict[str, Path]:

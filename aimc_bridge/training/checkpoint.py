@@ -20,7 +20,14 @@ from torch.optim import Optimizer
 
 from aimc_bridge.errors import CheckpointError, UsageError
 from aimc_bridge.files import check_writable
-from aimc_bridge.sealed_files import misfits, read_facts, read_sealed, write_facts, write_tensors
+from aimc_bridge.sealed_files import (
+    damaged,
+    misfits,
+    read_facts,
+    read_sealed,
+    write_facts,
+    write_tensors,
+)
 
 POINTER = "checkpoint.json"
 
@@ -145,10 +152,7 @@ class Folder:
             file, run, seal = str(facts["file"]), dict(facts["run"]), facts.get("tensors")
             int(facts["step"])
         except (ValueError, KeyError, TypeError) as error:  # a CheckpointError is a ValueError
-            raise CheckpointError(
-                f"{pointer}: no record of a training to go on with ({error}); remove the folder to "
-                "start over"
-            ) from None
+            raise damaged(pointer, error, "remove the folder to start over") from None
         differs = sorted(k for k in self.run.keys() | run.keys() if self.run.get(k) != run.get(k))
         if differs:
             changes = ", ".join(f"{k} {run.get(k)!r}, now {self.run.get(k)!r}" for k in differs)

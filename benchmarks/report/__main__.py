@@ -8,6 +8,7 @@ report.html and a figure into --out.
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -126,13 +127,15 @@ def _of_tables(
     words: Sequence[str],
 ) -> None:
     """Write the report of tables of sweeps."""
-    swept = plotting.checked(
-        sweep_table.read(paths),
-        _numbers("--digital", digital),
-        samples=samples,
-        caption=caption,
-    )
-    chances = sweep_table.chances_of(swept, _numbers("--chance", chance))
+    tables = sweep_table.read(paths)
+    metrics = list(dict.fromkeys(name for rows in tables.values() for name in rows["metric"]))
+    values, guesses = _numbers("--digital", digital, metrics), _numbers("--chance", chance, metrics)
+    if samples is not None and not any(0.0 <= value <= 1.0 for value in values.values()):
+        raise UsageError(
+            "--samples N: of a digital share in [0, 1]; give it too, as --digital 0.96"
+        )
+    swept = plotting.checked(tables, values, samples=samples, caption=caption)
+    chances = sweep_table.chances_of(swept, guesses)
     folder = out or paths[0].with_name(f"{paths[0].stem}-report")
     if not output.dry_run:
         command = shlex.join(["python", "-m", "benchmarks.report", *words])
@@ -145,11 +148,9 @@ def _of_tables(
     output.result("\n\n".join(told), {"kinds": kinds, "answer": list(answers), "files": written})
 
 
-def _numbers(option: str, given: Sequence[str]) -> float | dict[str, float] | None:
-    """Return the number of an option, or its numbers by metric; None if it is not given."""
-    if not given:
-        return None
-    values = {}
+def _numbers(option: str, given: Sequence[str], metrics: Sequence[str]) -> dict[str, float]:
+    """Return the numbers of an option by metric; one number alone is that of the only metric."""
+    values: dict[str, float] = {}
     for word in given:
         metric, separator, text = word.rpartition("=")
         try:
@@ -158,10 +159,23 @@ def _numbers(option: str, given: Sequence[str]) -> float | dict[str, float] | No
             raise UsageError(
                 f"{option} {word}; allowed: a number, or METRIC=NUMBER for each metric"
             ) from None
+        if not math.isfinite(value):
+            raise UsageError(f"{option} {word}; allowed: a finite number")
         if not separator and len(given) == 1:
-            return value
+            if len(metrics) > 1:
+                each = " ".join(f"{name}=NUMBER" for name in metrics)
+                raise UsageError(
+                    f"{option} {word}: the tables have {len(metrics)} metrics; give the number of "
+                    f"each that has one, as {option} {each}"
+                )
+            metric, separator = metrics[0], "="
         if not separator or metric in values:
             raise UsageError(f"{option} {' '.join(given)}; allowed: METRIC=NUMBER, once per metric")
+        if metric not in metrics:
+            raise UsageError(
+                f"{option} {word}: no metric {metric!r} in the tables; they have "
+                f"{', '.join(metrics)}"
+            )
         values[metric] = value
     return values
 

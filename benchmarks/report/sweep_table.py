@@ -78,8 +78,12 @@ def _table(path: Path) -> pd.DataFrame:
     except ValueError as error:  # also errors of pandas' parser, and of text that is not UTF-8
         raise DataError(f"{path}: not a CSV file, or damaged ({error})") from None
     if "check" in table.columns:
-        rows = sweep_files.read_file(path).rows
-        return pd.DataFrame(rows, columns=sweep_files.COLUMNS)
+        try:
+            rows = sweep_files.read_file(path).rows
+        except DataError as error:
+            problem = sweep_files.problem_of(error)
+            raise DataError(f"{problem}; name the CSV file of a whole sweep") from None
+        return _finite(path, pd.DataFrame(rows, columns=sweep_files.COLUMNS))
     if {"phase", "engine"} & set(table.columns):
         raise DataError(
             f"{path} is the results.csv of a run, which has several models in one table; name the "
@@ -93,12 +97,37 @@ def _table(path: Path) -> pd.DataFrame:
         )
     kinds = {"chip": int, "seed": int, "t_inference": float, "value": float}
     for name in table.columns.intersection(list(kinds)):
-        try:
-            # not pandas' own reading, which would round some values
-            table[name] = [kinds[name](cell) for cell in table[name]]
-        except ValueError as error:
-            raise DataError(f"{path}: column {name}: {error}") from None
-    return table.assign(metric=table["metric"].map(unescaped))
+        # not pandas' own reading, which would round some values
+        table[name] = [
+            _number(path, row, name, cell, kinds[name]) for row, cell in enumerate(table[name], 1)
+        ]
+    return _finite(path, table.assign(metric=table["metric"].map(unescaped)))
+
+
+def _number(path: Path, row: int, name: str, cell: str, kind: type[int] | type[float]) -> float:
+    """Return the number in a cell; raise DataError, which names the row, if it holds none."""
+    try:
+        return kind(cell)
+    except ValueError:
+        what = f"{name} {cell!r}" if cell else f"no {name} (an empty cell: NaN in pandas)"
+        allowed = "a whole number" if kind is int else "a number"
+        raise DataError(
+            f"{path}: row {row} below the header has {what}; {allowed} is needed"
+        ) from None
+
+
+def _finite(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table; raise DataError if it has no rows, or a value that no figure can show."""
+    if table.empty:
+        raise DataError(f"{path} has no rows below the header; name a sweep that has chips")
+    for name in ("t_inference", "value"):
+        for row, value in enumerate(table[name], 1):
+            if not math.isfinite(value):
+                raise DataError(
+                    f"{path}: row {row} below the header has {name} {value}; a finite number is "
+                    "needed"
+                )
+    return table
 
 
 # --- files ----------------------------------------------------------------------------------------

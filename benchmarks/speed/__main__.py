@@ -37,6 +37,7 @@ from benchmarks.speed.goals import MEASURES
 from benchmarks.speed.groups import Group, Setting, chosen
 from benchmarks.speed.targets import GROUPS
 from benchmarks.speed.works import SIZES
+from benchmarks.studies.claims import changes
 from benchmarks.studies.folder import alone, holds_a_run
 from benchmarks.studies.steps import Step, Steps
 
@@ -228,8 +229,9 @@ def _begun(folder: Path, resume: bool, arguments: dict[str, Any]) -> Record | No
     record = read(folder / speed_records.FILE)
     differs = sorted(key for key, value in arguments.items() if record.arguments.get(key) != value)
     if differs:
+        told = changes(differs, record.arguments, arguments)
         raise UsageError(
-            f"{folder} holds a measurement with other arguments ({', '.join(differs)}); "
+            f"{folder} holds a measurement with other arguments ({told}); "
             "name another --out, or repeat them"
         )
     return record

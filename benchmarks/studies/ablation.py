@@ -29,6 +29,7 @@ from benchmarks.machine import hardware, versions
 from benchmarks.report import ablation as pages
 from benchmarks.studies import folder, held_out, run_steps, training_facts
 from benchmarks.studies.base import Study
+from benchmarks.studies.claims import DIRECTORY
 from benchmarks.studies.settings import DigitalEpochs, Settings
 from benchmarks.studies.steps import Step, Steps
 from benchmarks.tasks.plan import Plan, recipe_for
@@ -386,6 +387,7 @@ class Ablation:
             "kind": "ablation",
             "command": command,
             "arguments": self.options.claim(),
+            DIRECTORY: str(Path.cwd()),
             "versions": versions(),
             "hardware": hardware(),
             "studies": {study.task.name: facts},

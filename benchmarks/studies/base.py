@@ -39,7 +39,7 @@ from benchmarks import digital, tasks
 from benchmarks.report.answers import Answers, path_of
 from benchmarks.studies import chip_metrics, held_out
 from benchmarks.studies.chip_metrics import Evaluate
-from benchmarks.studies.folder import Parts
+from benchmarks.studies.folder import Parts, measuring_again
 from benchmarks.studies.inputs import DIGITAL, Inputs, changed, data_mark, fingerprint
 from benchmarks.studies.replicas import Replica
 from benchmarks.studies.settings import Settings
@@ -398,17 +398,21 @@ class Study:
 
         Returns:
             One row per chip, time and metric.
+
+        Raises:
+            CheckpointError: If the file is damaged, or of another sweep.
         """
-        return sweep(
-            analog,
-            evaluate,
-            self.settings.at if times is None else times,
-            chips=self.plan.chips if chips is None else chips,
-            seed=self.chip_seed,
-            resume=path,
-            shard=self.settings.shard,
-            progress=self.output.bars,
-        )
+        with measuring_again(path):
+            return sweep(
+                analog,
+                evaluate,
+                self.settings.at if times is None else times,
+                chips=self.plan.chips if chips is None else chips,
+                seed=self.chip_seed,
+                resume=path,
+                shard=self.settings.shard,
+                progress=self.output.bars,
+            )
 
     def digital_values(
         self, model: nn.Module, subset: int | None, split: Split, path: Path

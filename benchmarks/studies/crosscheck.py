@@ -32,6 +32,7 @@ from benchmarks.report.verdict import in_short, summary, verdict_of
 from benchmarks.studies import run_steps
 from benchmarks.studies.base import Study
 from benchmarks.studies.budget import Budget, as_option
+from benchmarks.studies.claims import DIRECTORY
 from benchmarks.studies.crosscheck_options import CrosscheckOptions, one_or_two
 from benchmarks.studies.folder import load_weights
 from benchmarks.studies.steps import Step, Steps
@@ -257,6 +258,7 @@ class Crosscheck:
             "finished": len(done) == planned,
             "verdict": {"word": verdict.word, "text": verdict.text},
             "arguments": self.options.claim(),
+            DIRECTORY: str(Path.cwd()),
             "versions": versions(),
             "hardware": hardware(),
             "models": {

@@ -22,6 +22,7 @@ from aimc_bridge.commands import Output
 from aimc_bridge.errors import CheckpointError, DataError, UsageError
 from aimc_bridge.files import is_partial, remove_partial, write_text
 from aimc_bridge.sealed_files import (
+    damaged,
     misfits,
     read_facts,
     read_json,
@@ -29,11 +30,13 @@ from aimc_bridge.sealed_files import (
     write_facts,
     write_tensors,
 )
+from benchmarks.studies import claims
+from benchmarks.studies.claims import Claim
 
 if TYPE_CHECKING:
     import pandas as pd
 
-INPUTS = "inputs.json"
+INPUTS = claims.INPUTS
 """The file of `benchmarks.studies.inputs`; it alone is no part of a run."""
 
 
@@ -49,6 +52,7 @@ def holds_a_run(out: Path, resume: bool | None) -> bool:
 
     Raises:
         UsageError: If `out` is a file, or a folder with files in it while `resume` is not true.
+        CheckpointError: If the fingerprints of its inputs are damaged.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder")
@@ -59,11 +63,12 @@ def holds_a_run(out: Path, resume: bool | None) -> bool:
     if not resume:
         more = "" if resume is None else ", or add --resume"
         raise UsageError(f"--out {out} is not empty; name another folder{more}")
+    claims.check_notes(out)
     return True
 
 
-def claim_in(out: Path) -> dict[str, Any]:
-    """Return the arguments of the run in a folder.
+def claim_in(out: Path) -> Claim:
+    """Return the claim of the run in a folder.
 
     Args:
         out: The folder.
@@ -73,10 +78,21 @@ def claim_in(out: Path) -> dict[str, Any]:
     """
     path = out / "run.json"
     try:
-        arguments = read_json(path)["arguments"]
-        return dict(arguments.items())
+        record = read_json(path)
+        return claims.claim_of({**record, "arguments": dict(record["arguments"].items())})
     except (ValueError, KeyError, TypeError, AttributeError):  # a CheckpointError is a ValueError
         raise UsageError(f"{path}: no record of a run to resume; name another --out") from None
+
+
+def write_claim(out: Path, claim: Claim) -> None:
+    """Write run.json of a run that is not finished.
+
+    Args:
+        out: The folder; it must exist.
+        claim: The claim of the run.
+    """
+    about = {"arguments": claim.arguments, claims.DIRECTORY: str(claim.directory)}
+    write_text(out / "run.json", json.dumps(about, indent=1) + "\n")
 
 
 def enter(out: Path, arguments: dict[str, Any], resume: bool, free: tuple[str, ...] = ()) -> None:
@@ -104,26 +120,26 @@ def enter(out: Path, arguments: dict[str, Any], resume: bool, free: tuple[str, .
 
 def _enter(out: Path, arguments: dict[str, Any], resume: bool, free: tuple[str, ...]) -> None:
     """Do the work of `enter`, which gives the lock back if it fails."""
-    record = out / "run.json"
     if out.is_dir():
         lock(out)
     if holds_a_run(out, resume):
         before = claim_in(out)
-        now = json.loads(json.dumps(arguments))
-        differs = sorted(key for key in now if before.get(key) != now[key])
+        now = Claim(json.loads(json.dumps(arguments)))
+        differs = claims.differing(before, now, out)
         wrong = [key for key in differs if key not in free]
         if wrong:
+            told = claims.changes(wrong, before.arguments, now.arguments)
             raise UsageError(
-                f"{out} holds a run with other arguments ({', '.join(wrong)}); "
+                f"{out} holds a run with other arguments ({told}); "
                 "name another --out, or repeat them"
             )
         if differs:  # the old results are of fewer chips: the run is unfinished again
-            write_text(record, json.dumps({"arguments": arguments}, indent=1) + "\n")
+            write_claim(out, now)
         return
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock(out)
-        write_text(record, json.dumps({"arguments": arguments}, indent=1) + "\n")
+        write_claim(out, Claim(arguments))
     except OSError as error:
         raise UsageError(
             f"--out {out} cannot be written ({error.strerror}); name another folder"
@@ -290,10 +306,8 @@ def finished(
 
     if not path.exists():
         return None
-    try:
+    with measuring_again(path):
         rows = sweep_files.read_rows(path, seed, mark, share)
-    except DataError as error:
-        raise CheckpointError(f"{error}; remove it to measure these chips again") from None
     table = pd.DataFrame(rows, columns=sweep_files.COLUMNS)
     table = table[(table.chip < chips) & table.t_inference.isin(times)]
     pairs = itertools.product(range(chips) if share is None else share.numbers, times)
@@ -302,6 +316,39 @@ def finished(
     if set(zip(table.chip, table.t_inference, strict=True)) != set(pairs):
         return None
     return table.sort_values(["metric", "chip", "t_inference"], ignore_index=True)
+
+
+def rows_of(path: Path) -> pd.DataFrame:
+    """Return the rows of a whole sweep's file, whatever sweep it is.
+
+    Args:
+        path: The CSV file.
+
+    Raises:
+        DataError: If it is missing or damaged.
+    """
+    import pandas as pd
+
+    return pd.DataFrame(sweep_files.read_file(path).rows, columns=sweep_files.COLUMNS)
+
+
+@contextlib.contextmanager
+def measuring_again(path: Path) -> Iterator[None]:
+    """Say what to do if the block cannot use the file of a sweep.
+
+    Args:
+        path: The CSV file.
+
+    Raises:
+        CheckpointError: If the block raises a DataError that is about the file.
+    """
+    try:
+        yield
+    except DataError as error:
+        problem = sweep_files.problem_of(error)
+        if not problem.startswith(f"{path}: "):  # of the task's data
+            raise
+        raise CheckpointError(f"{problem}; remove it to measure these chips again") from None
 
 
 def save_weights(model: nn.Module, path: Path, about: Mapping[str, str] | None = None) -> None:
@@ -450,7 +497,8 @@ class Parts:
             self.started, self.wall_s, self.interrupted = started, wall_s, interrupted
             self.marks = marks
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f"{self.path} is damaged ({error}); remove it to go on without the times measured "
-                "before"
-            ) from None
+            advice = (
+                "put the former file back, or remove it; without it the run does not know how long "
+                "its parts took, and takes every file of chips for one of its own models"
+            )
+            raise damaged(self.path, error, advice) from None

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from aimc_bridge.errors import CheckpointError
-from aimc_bridge.sealed_files import read_facts
+from aimc_bridge.sealed_files import damaged, read_facts
 from benchmarks.tasks import Split, Task
 
 
@@ -55,9 +54,8 @@ def known_values(path: Path) -> dict[str, float] | None:
     try:
         return {str(name): float(value) for name, value in read_facts(path).items()}
     except (ValueError, TypeError) as error:  # a CheckpointError is a ValueError
-        raise CheckpointError(
-            f"{path} is damaged ({error}); delete it to measure the digital model again"
-        ) from None
+        advice = "delete it to measure the digital model again"
+        raise damaged(path, error, advice) from None
 
 
 def alike(before: dict[str, float], now: dict[str, float], samples: int) -> bool:

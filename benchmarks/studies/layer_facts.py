@@ -12,8 +12,9 @@ from torch import nn
 
 from aimc_bridge.chip import drift, program
 from aimc_bridge.conversion import coverage
-from aimc_bridge.errors import CheckpointError, UsageError
-from aimc_bridge.sealed_files import read_facts, write_facts
+from aimc_bridge.errors import UsageError
+from aimc_bridge.rng import derive
+from aimc_bridge.sealed_files import damaged, read_facts, write_facts
 from benchmarks.studies.ladder.probe import Probe
 from benchmarks.tasks import Task
 
@@ -44,7 +45,8 @@ def layer_facts(
 
     Args:
         model: A converted model of the native engine, with input ranges. A copy of it is
-            measured: the model and the random generators of the process stay as they are.
+            measured: the model and the random generators of the process stay as they are, and have
+            no influence.
         task: Its task; the inputs of layers are taken from its validation data.
         seed: The seed of the chip.
         times: Seconds after programming.
@@ -63,6 +65,7 @@ def layer_facts(
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices):
         measured = copy.deepcopy(model)
+        torch.manual_seed(derive(seed, "layers"))
         try:
             probe = Probe(measured, run, sizes.probe_inputs)
         except UsageError:  # a layer that this data does not reach
@@ -71,6 +74,7 @@ def layer_facts(
         program(measured, seed)
         for t_s in times:
             drift(measured, t_s)
+            torch.manual_seed(derive(seed, "layers", float(t_s)))  # of the noise of products
             alphas.append([_rounded(float(m.alpha().mean())) for m in probe.matrices.values()])
             found = probe.errors()
             errors.append([_rounded(found[name]) for name in probe.matrices])
@@ -103,9 +107,7 @@ def kept_facts(
             if (facts["seed"], facts["times"]) == (seed, list(map(float, times))):
                 return dict(facts) if facts["layers"] else None
         except (ValueError, KeyError, TypeError) as error:  # a CheckpointError is a ValueError
-            raise CheckpointError(
-                f"{path} is damaged ({error}); delete it to measure the layers again"
-            ) from None
+            raise damaged(path, error, "delete it to measure the layers again") from None
     found = measure()
     nothing = {"seed": seed, "times": list(map(float, times)), "layers": []}
     write_facts(path, found or nothing)

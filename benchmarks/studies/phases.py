@@ -337,7 +337,7 @@ class Phases:
         times = study.settings.at
         for engine, subset, chips in self._measurements():
             name = f"{phase} {engine}" + (f" {subset}" if subset is not None else "")
-            path = study.folder / f"{name.replace(' ', '-')}.csv"
+            path = study.folder / sweep_name(phase, engine, subset)
             share = study.settings.share(chips)
             mark = study.parts.marks.get(path.name)
             table = folder.finished(path, chips, times, study.chip_seed, mark, share)
@@ -360,21 +360,13 @@ class Phases:
 
     def _answers(self, path: Path, table: pd.DataFrame, subset: int | None) -> Kept | None:
         """Return the answers behind rows of a sweep; None, and a note, if they are of others."""
-        digital = self._digital_path(subset)
-        kept = Kept(path_of(digital), path_of(path), tuple(map(int, table.seed.unique())))
-        if not kept.digital.exists() and not kept.chips.exists():  # a task that keeps none
-            return kept
-        columns = ["seed", "t_inference", "metric", "value"]
-        errors = errors_of(table[columns].itertuples(index=False, name=None))
-        error = float(read_facts(digital).get("error", math.nan))
-        why = misfit(kept.digital, {(0, math.nan): error}) or misfit(kept.chips, errors)
-        if not why:
-            return kept
-        self.study.say(
-            f"{why}: intervals of {path.stem} are over chips alone; put the former file back, or "
-            "remove it and the results of the same name to measure them again"
-        )
-        return None
+        kept, why = answers_of(self._digital_path(subset), path, table)
+        if kept is None:
+            self.study.say(
+                f"{why}: intervals of {path.stem} are over chips alone; put the former file back, "
+                "or remove it and the results of the same name to measure them again"
+            )
+        return kept
 
     def _digital_path(self, subset: int | None) -> Path:
         return self.study.folder / f"digital-{'all' if subset is None else subset}.json"
@@ -408,6 +400,35 @@ class Phases:
                 preset=str(self.study.settings.preset) if phase != "digital" else "",
             )
         )
+
+
+def sweep_name(phase: str, engine: str, subset: int | str | None) -> str:
+    """Return the name of the file of a phase's chips.
+
+    Args:
+        phase: One of `PHASES`.
+        engine: "native" or "aihwkit".
+        subset: The number of samples (words); None or "" means all.
+    """
+    return f"{phase}-{engine}{f'-{subset}' if subset else ''}.csv"
+
+
+def answers_of(digital: Path, path: Path, table: pd.DataFrame) -> tuple[Kept | None, str]:
+    """Return the answers behind rows of a sweep, or None and why they are not those of the rows.
+
+    Args:
+        digital: The file of the digital model's metrics.
+        path: The file of the sweep.
+        table: Its rows.
+    """
+    kept = Kept(path_of(digital), path_of(path), tuple(map(int, table.seed.unique())))
+    if not kept.digital.exists() and not kept.chips.exists():  # a task that keeps none
+        return kept, ""
+    columns = ["seed", "t_inference", "metric", "value"]
+    errors = errors_of(table[columns].itertuples(index=False, name=None))
+    error = float(read_facts(digital).get("error", math.nan))
+    why = misfit(kept.digital, {(0, math.nan): error}) or misfit(kept.chips, errors)
+    return (None, why) if why else (kept, "")
 
 
 def _in_short(table: pd.DataFrame, metric: str) -> str:

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from aimc_bridge.commands import Output
 from aimc_bridge.errors import DataError, UsageError
-from aimc_bridge.files import replacing, write_text
+from aimc_bridge.files import replacing
 from aimc_bridge.shards import merge_shards, shard_of
+from aimc_bridge.sweep_files import problem_of
 from benchmarks.report import answers
-from benchmarks.studies import folder, inputs
+from benchmarks.report import run as report
+from benchmarks.report.record import read_run
+from benchmarks.studies import claims, folder, held_out, inputs, joined
+from benchmarks.studies.claims import Claim
 from benchmarks.studies.replicas import Replica
 from benchmarks.studies.settings import Settings
-from benchmarks.studies.whole_run import GROWING, WholeRun, prepare
+from benchmarks.studies.whole_run import GROWING, WholeRun
 from benchmarks.tasks import Task
 
 TRAINED = "trained"
@@ -105,7 +107,8 @@ def _copy(path: Path, target: Path) -> None:
 def merge(parts: Sequence[Path], into: Path) -> None:
     """Join the folders of all parts of a run to the folder of the whole run.
 
-    Its results.csv equals that of the run without shards, bit for bit.
+    Its results.csv equals that of the run without shards, bit for bit. Only the folders of the
+    parts are needed: not the checkpoint, the data or the file of a task.
 
     Args:
         parts: The folders of the parts.
@@ -116,31 +119,25 @@ def merge(parts: Sequence[Path], into: Path) -> None:
             is named.
         DataError: If a part is missing, unfinished, there twice or of another model.
     """
-    from benchmarks import run
-
     if not parts:
         raise UsageError("--merge: name the folders of all shards")
     _remove_dead_merge(into)
     folder.holds_a_run(into, None)
-    claims = {part: folder.claim_in(part) for part in parts}
-    _check_claims(claims)
-    command = json.loads((parts[0] / "run.json").read_text(encoding="utf-8")).get("command")
-    if command is None:
-        raise DataError(f"{parts[0]} is not finished; go on with it (--resume)")
-    words = _without_shard(shlex.split(command)[3:])
-    settings, tasks = prepare(run.settings_of(words), None, False)
+    known = {part: folder.claim_in(part) for part in parts}
+    _check_claims(known)
+    for part in parts:
+        report.record_of(part, str(part))  # it is finished, and nothing in it is damaged
+        claims.check_notes(part)
+    program, words = _split(read_run(parts[0])["command"])
+    claim = known[parts[0]]
+    whole = dataclasses.replace(claim, arguments={**claim.arguments, "shard": None})
     into.mkdir(parents=True, exist_ok=True)
     with folder.alone(into), _removed_unless_joined(into):
         (into / _MERGING).touch()
         for name in _files_of(parts):
-            _merge_file([part / name for part in parts], into, parts[0])
-        claim = {**claims[parts[0]], "shard": None}
-        write_text(into / "run.json", json.dumps({"arguments": claim}, indent=1) + "\n")
-        settings = dataclasses.replace(
-            settings, **{name: _tuple(claim[name]) for name in GROWING if name in claim}
-        )
-        quiet = Output(quiet=True)  # nothing is left to do but to write the results
-        WholeRun(settings, tasks, into, quiet, ("run", *words), Replica()).measure(resume=True)
+            _merge_file([part / name for part in parts], into, known)
+        folder.write_claim(into, whole)
+        joined.write(into, parts[0], whole, shlex.join([*program, *_without_shard(words)]))
         (into / _MERGING).unlink()
 
 
@@ -169,20 +166,29 @@ def _files_of(parts: Sequence[Path]) -> list[Path]:
         for path in (part / "work").rglob("*" if part == parts[0] else "*-answers.safetensors")
         if path.is_file() and not path.name.startswith(".")
     }
-    return sorted(names)
+    return sorted(names, key=lambda name: (name.name != folder.INPUTS, name))  # these say most
 
 
-def _merge_file(paths: list[Path], into: Path, first: Path) -> None:
+def _split(command: str) -> tuple[list[str], list[str]]:
+    """Return the words of a program, "python -m benchmarks.run", and those after it."""
+    words = shlex.split(command)
+    return words[:3], words[3:]
+
+
+def _merge_file(paths: list[Path], into: Path, known: dict[Path, Claim]) -> None:
     """Write one file of the whole run from those of the parts."""
-    target = into / paths[0].relative_to(first)
+    target = into / paths[0].relative_to(next(iter(known)))
     target.parent.mkdir(parents=True, exist_ok=True)
     if paths[0].suffix == ".csv" and _is_shard(paths[0]):
-        merge_shards(paths, into=target)
+        try:
+            merge_shards(paths, into=target)
+        except DataError as error:
+            raise DataError(problem_of(error)) from None
     elif paths[0].name.endswith("-answers.safetensors"):
         answers.merge(paths, target)
     else:
         if paths[0].name == folder.INPUTS:
-            inputs.join(paths)
+            _check_inputs(paths, known)
         if paths[0].name.startswith("digital-") and paths[0].suffix == ".json":
             _check_equal(paths)
         _copy(paths[0], target)
@@ -194,24 +200,53 @@ def _is_shard(path: Path) -> bool:
         return "shard" in file.readline().strip().split(",")
 
 
+def _check_inputs(paths: list[Path], known: dict[Path, Claim]) -> None:
+    """Check that the models and data of all parts are the same."""
+    try:
+        inputs.join(paths)
+    except DataError as error:
+        named = [
+            f"{part} was run with --checkpoint {' '.join(words)}"
+            for part, claim in known.items()
+            if (words := claim.arguments.get("checkpoint"))
+        ]
+        told = f" ({'; '.join(named[:4])})" if named else ""
+        raise DataError(
+            f"{error}{told}; run the shards that differ again, with the model and data of the "
+            "others"
+        ) from None
+
+
 def _check_equal(paths: list[Path]) -> None:
     """Check that the digital model gave the same numbers in all parts."""
     for path in paths[1:]:
-        if not path.exists() or path.read_bytes() != paths[0].read_bytes():
-            raise DataError(f"{paths[0]} and {path} differ: the digital model is another one")
+        if not path.exists():
+            raise DataError(f"{path} is missing; go on with this shard (--resume)")
+        if path.read_bytes() != paths[0].read_bytes():
+            one, other = (held_out.known_values(each) or {} for each in (paths[0], path))
+            told = claims.changes(sorted(one), one, other, " and ") or "other numbers"
+            raise DataError(
+                f"{paths[0]} and {path} differ ({told}): the digital model or the test data are "
+                "others; run one of these shards again, with the model and data of the other"
+            )
 
 
-def _check_claims(claims: dict[Path, dict[str, Any]]) -> None:
+def _check_claims(known: dict[Path, Claim]) -> None:
     """Raise UsageError if the folders are not parts of one run."""
-    (first, one), *others = claims.items()
-    for part, claim in claims.items():
-        if claim.get("shard") is None:
+    (first, one), *others = known.items()
+    for part, claim in known.items():
+        if claim.arguments.get("shard") is None:
             raise UsageError(f"{part} is no shard of a run; --merge joins those of --shard")
     for part, claim in others:
-        keys = {*one, *claim} - {"shard"}
-        differs = sorted(key for key in keys if one.get(key) != claim.get(key))
+        every = dict.fromkeys((*one.arguments, *claim.arguments))
+        former, now = (
+            dataclasses.replace(each, arguments={**every, **each.arguments, "shard": None})
+            for each in (one, claim)
+        )
+        differs = claims.differing(former, now, first, part)
         if differs:
-            raise UsageError(f"{first} and {part} are not of one run ({', '.join(differs)} differ)")
+            told = claims.changes(differs, one.arguments, claim.arguments, " and ")
+            raise UsageError(f"{first} and {part} are not of one run ({told})")
 
 
 def _without_shard(words: Sequence[str]) -> list[str]:
@@ -226,7 +261,3 @@ def _without_shard(words: Sequence[str]) -> list[str]:
         elif name != "--resume":
             kept.append(word)
     return kept
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

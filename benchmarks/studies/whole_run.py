@@ -23,6 +23,7 @@ from benchmarks.report import run as report
 from benchmarks.report.answer_intervals import changes, intervals
 from benchmarks.studies import folder, training_facts
 from benchmarks.studies.base import Study
+from benchmarks.studies.claims import DIRECTORY
 from benchmarks.studies.estimates import Costs
 from benchmarks.studies.inputs import DIGITAL, Inputs, fingerprint, model_of
 from benchmarks.studies.phases import PHASES, Phases
@@ -139,7 +140,7 @@ def grown(settings: Settings, out: Path) -> Settings:
         UsageError: If an option asks for fewer chips than the run has.
     """
     try:
-        before = folder.claim_in(out)
+        before = folder.claim_in(out).arguments
         known = {field: before[field] for field in GROWING}
         known["times"] = tuple(float(t_s) for t_s in known["times"])
         known["phases"] = tuple(str(phase) for phase in known["phases"])
@@ -359,6 +360,7 @@ class WholeRun:
 
         about = {
             "arguments": self.settings.claim(),
+            DIRECTORY: str(Path.cwd()),
             "command": self.command,
             "versions": versions(),
             "hardware": hardware(),

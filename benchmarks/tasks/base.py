@@ -5,6 +5,8 @@ A task is a model, its data, its metric, and how much of it runs.
 
 import contextlib
 import inspect
+import json
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from aimc_bridge.converted import matches
 from aimc_bridge.errors import CheckpointError, DataError, UsageError
+from benchmarks.option_words import MODEL
 from benchmarks.tasks.data import DataSet, Loader, PackagedModel
 from benchmarks.tasks.models import load_weights, moved
 from benchmarks.tasks.plan import LadderSizes, Plan
@@ -108,6 +111,7 @@ class Task(ABC):
     profile: str = "embedded"
     options: Mapping[str, Any] = MappingProxyType({})
     _right: list[Tensor] | None = None
+    _data_dir: Path | None = None  # the folder that the user names, set by `get`
 
     # `*_` stays empty; it is there so that type checkers let a subclass name its own options
     @classmethod
@@ -431,14 +435,26 @@ class Task(ABC):
         Raises:
             CheckpointError: If the file is missing, damaged or of another model.
         """
-        file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
+        file = Path(path) / MODEL if Path(path).is_dir() else Path(path)
         if not file.is_file():
-            raise CheckpointError(
-                f"no checkpoint at {file}; train one: {self.command(file.parent)}"
-            )
+            raise CheckpointError(f"no checkpoint at {file}; {self._way_to(Path(path))}")
         model = self.skeleton()
         load_weights(model, file, f"{self.model_name} for {self.dataset}")
         return model.eval()
+
+    def _way_to(self, path: Path) -> str:
+        """Return what makes a checkpoint that `load` finds at a path."""
+        if path.name == MODEL:
+            path = path.parent
+        if (path / "checkpoint.json").is_file():
+            return (
+                "its training is not finished; go on with it: the command that began it, with "
+                f"--resume, such as {self.command(path)} --resume"
+            )
+        if path.suffix == ".safetensors":  # a training calls its model in another way
+            way = f"train one, which is called {MODEL}, and name its folder"
+            return f"{way}: {self.command(path.parent)}"
+        return f"train one: {self.command(path)}"
 
     def command(self, out: Path) -> str:
         """Return the command that trains this task's digital model.
@@ -446,5 +462,11 @@ class Task(ABC):
         Args:
             out: The folder that the model goes into.
         """
-        word = self.word or self.name
-        return f"python -m benchmarks.digital {word} --profile {self.profile} --out {out}"
+        words = ["python", "-m", "benchmarks.digital", self.word or self.name]
+        words += ["--profile", self.profile]
+        if self._data_dir is not None:
+            words += ["--data-dir", str(self._data_dir)]
+        for name, value in self.options.items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            words += ["-o", f"{name}={text}"]
+        return shlex.join([*words, "--out", str(out)])

@@ -60,10 +60,7 @@ def load_weights(model: nn.Module, file: Path, about: str) -> None:
     Raises:
         CheckpointError: If the file is damaged or of another model.
     """
-    try:
-        tensors = read_tensors(file)
-    except CheckpointError as error:
-        raise CheckpointError(f"{file} is damaged or cut short ({error})") from None
+    tensors = read_tensors(file)
     for key, value in tensors.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise CheckpointError(f"{file}: {key} holds NaN or infinite values")

@@ -199,7 +199,8 @@ def get(
             raise UsageError(
                 f"option {key}={value!r} of task {kind.name!r}; allowed: a {description}"
             )
-    task = kind.make(profile, Path(data_dir) if data_dir is not None else None, **options)
+    folder = Path(data_dir) if data_dir is not None else None
+    task = kind.make(profile, folder, **options)
     lacks = [
         field
         for field in ("model_name", "dataset", "n_classes", "digital")
@@ -210,6 +211,7 @@ def get(
             f"task {kind.name!r}: {type(task).__name__} does not set {', '.join(lacks)}"
         )
     task.profile = profile
+    task._data_dir = folder
     task.options = {key: value for key, value in options.items() if value is not None}
     return task
 

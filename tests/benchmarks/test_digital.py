@@ -281,8 +281,10 @@ def test_a_damaged_checkpoint_is_named(tmp_path, what) -> None:
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:50])
-    with pytest.raises(CheckpointError, match="checkpoint.json or the file it names is damaged"):
+    with pytest.raises(CheckpointError, match="remove the folder to start over") as raised:
         digital.fit(task, out, recipe=recipe, resume=True, device="cpu", output=QUIET)
+    assert str(raised.value).startswith(f"{file}")
+    assert str(raised.value).count(str(file)) == 1
 
 
 def test_an_empty_loader_leaves_nothing_behind(tmp_path) -> None:

@@ -303,7 +303,7 @@ def test_another_run_is_refused_and_left_as_it_is(finished, model, capsys) -> No
     assert run.main(same) == 2
     assert "is not empty; name another folder, or add --resume" in capsys.readouterr().err
     assert run.main([*same, "--seed", "1", "--resume"]) == 2
-    assert "a run with other arguments (seed)" in capsys.readouterr().err
+    assert "a run with other arguments (seed 0, now 1)" in capsys.readouterr().err
     assert sorted((p.name, p.stat().st_mtime_ns) for p in finished.rglob("*")) == before
 
 

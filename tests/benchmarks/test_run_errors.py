@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -124,7 +125,7 @@ BAD: list[tuple[str, list[str] | Extra, str]] = [
     ("empty loader", ["--set", "batch_size=5000"], "smaller than one batch; lower the batch"),
     ("data folder", ["--data-dir", "/nowhere"], r"no data folder /nowhere \(from --data-dir\)"),
     ("short data file", short_file, "train.bin holds 3 bytes; expected 153,700,000"),
-    ("short checkpoint", truncated, "model.safetensors is damaged or cut short"),
+    ("short checkpoint", truncated, "model.safetensors: not a safetensors file, or damaged"),
     ("NaN", with_nan, "fc.weight holds NaN or infinite values"),
     ("other model", of_another, "holds another model than WRN-10-2"),
     ("no checkpoint", missing, "no checkpoint at .*; train one: python -m benchmarks.digital wrn"),
@@ -241,3 +242,41 @@ def test_two_models_of_one_name_are_refused(
     assert run.main(["mlp", f"{twin}:Twin", "--out", str(out)]) == 2
     assert "of the tasks mlp and twin are both called MLP 10x64, which" in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["not here", "not here/model.safetensors", "begun"])
+def test_the_way_to_a_missing_checkpoint_leads_there(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command in the error is followed to the letter; then the same run works."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "data").mkdir()
+    if name == "begun":
+        task = tasks.get("mlp")
+        digital.fit(task, tmp_path / "runs" / name, checkpoint_every=1, stop_after=1)
+    words = ["mlp", *QUICK, "--times", "1s", "--checkpoint", f"runs/{name}"]
+    words += ["--data-dir", "data", "--out", "out"]
+    assert run.main(words) == 2
+    error = one_error(capsys.readouterr().err)
+    assert f"no checkpoint at runs/{name}" in error
+    assert not (tmp_path / "out").exists()
+    command = shlex.split(error[error.index("python -m") :])
+    assert command[:3] == ["python", "-m", "benchmarks.digital"]
+    assert digital.main(command[3:]) == 0
+    assert run.main(words) == 0
+
+
+def test_the_way_to_a_checkpoint_has_the_options_of_the_task(tmp_path: Path, capsys) -> None:
+    """Without them, the model that it trains would be another one."""
+    words = ["wrn", *QUICK, "-o", "width=2", "--checkpoint", str(tmp_path / "x")]
+    assert run.main([*words, "--out", str(tmp_path / "out")]) == 2
+    assert f"--profile embedded -o width=2 --out {tmp_path / 'x'}" in capsys.readouterr().err
+
+
+def test_a_file_that_no_training_writes_is_no_way_to_a_checkpoint(tmp_path: Path, capsys) -> None:
+    words = ["wrn", *QUICK, "--checkpoint", str(tmp_path / "mine.safetensors")]
+    assert run.main([*words, "--out", str(tmp_path / "out")]) == 2
+    error = one_error(capsys.readouterr().err)
+    assert "is called model.safetensors, and name its folder" in error
+    assert error.endswith(f"--out {tmp_path}")

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import run
+from benchmarks import digital, run, tasks
 from benchmarks.report import __main__ as report
 from benchmarks.studies.shards import _without_shard
+from benchmarks.tasks import registry
+from benchmarks.tasks.mlp import DigitsTask
 
 ROOT = Path(__file__).parents[2]
 WORDS = [
@@ -76,7 +78,7 @@ def test_wrong_shards_are_refused(
         ([shards[0]], "shards are missing: 2/2"),
         ([shards[0], again], "both shard 1/2"),
         ([whole, shards[0]], "is no shard of a run"),
-        ([shards[0], other], "are not of one run (seed differ)"),
+        ([shards[0], other], "are not of one run (seed 0 and 5)"),
     ):
         into = tmp_path / f"into-{len(text)}"
         assert report.main([*map(str, parts), "--merge", str(into)]) == 2
@@ -104,3 +106,134 @@ def test_shards_that_cannot_be(
 def test_words_of_the_whole_run() -> None:
     words = ["lstm", "--shard", "1/2", "--out", "a b", "--seed", "3", "--resume", "--out=c"]
     assert _without_shard(words) == ["lstm", "--seed", "3"]
+
+
+# --- what a merge needs ---
+
+TINY = ["mlp", "--engine", "native", "--chips", "3", "--subset", "40", "--times", "1s", "1d"]
+SEVERAL = [*TINY, "--hwa-batches", "2", "--digital-epochs", "1", "--seeds", "2", "--workers", "1"]
+
+
+def both_shards(words: list[str], out: Path) -> list[str]:
+    """Run two shards, one after the other, and return their folders."""
+    for number in (1, 2):
+        assert run.main([*words, "--out", str(out), "--shard", f"{number}/2"]) == 0
+    return [str(out / f"shard-{number}-of-2") for number in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    out = tmp_path_factory.mktemp("models")
+    for seed in ("0", "1"):
+        words = ["mlp", "--seed", seed, "--epochs", "1", "--out", str(out / seed)]
+        assert digital.main(words) == 0
+    return [out / "0", out / "1"]
+
+
+@pytest.mark.parametrize("with_checkpoint", [False, True])
+def test_a_merge_needs_the_folders_of_the_shards_alone(
+    with_checkpoint: bool,
+    models: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No checkpoint, no task and its data, and not the working directory of the shards."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(models[0], "ck")
+    words = [*TINY, "--checkpoint", "ck"] if with_checkpoint else SEVERAL
+    assert run.main([*words, "--out", "one"]) == 0
+    parts = [str(tmp_path / part) for part in both_shards(words, Path("parts"))]
+    shutil.rmtree("ck")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a merge asks for a task")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "find", refuse)
+        patch.setattr(registry.Task, "load", refuse)
+        for module in (tasks, registry):
+            patch.setattr(module, "get", refuse)
+        assert report.main([*parts, "--merge", "all"]) == 0
+    one, merged = tmp_path / "one", tmp_path / "elsewhere" / "all"
+    assert (merged / "results.csv").read_bytes() == (one / "results.csv").read_bytes()
+    records = [json.loads((out / "run.json").read_text()) for out in (merged, one)]
+    times = ("wall_s", "interrupted")
+    assert records[1].pop("command") == f"{records[0].pop('command')} --out one"
+    for record in records:
+        for facts in (
+            record["studies"]["mlp"],
+            *record["studies"]["mlp"].get("others", {}).values(),
+        ):
+            facts["digital"].pop("wall_s", None)
+            for layers in facts["layers"].values():
+                layers.pop("mvm_error")  # its noise follows what the process did before
+            for name in times:
+                facts.pop(name)
+    assert records[0] == records[1]
+    pages = [(out / "summary.md").read_text() for out in (merged, one)]
+    assert pages[0].split("\n", 3)[3] == pages[1].split("\n", 3)[3]
+
+
+def test_a_merged_run_grows(tmp_path: Path) -> None:
+    words = [*SEVERAL, "--phases", "direct"]
+    parts = both_shards(words, tmp_path / "parts")
+    assert report.main([*parts, "--merge", str(tmp_path / "all")]) == 0
+    assert run.main([*words, "--chips", "4", "--out", str(tmp_path / "all"), "--resume"]) == 0
+    assert run.main([*words, "--chips", "4", "--out", str(tmp_path / "one")]) == 0
+    results = [(tmp_path / out / "results.csv").read_bytes() for out in ("all", "one")]
+    assert results[0] == results[1]
+
+
+def test_shards_of_two_models_are_named_with_their_checkpoints(
+    models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = []
+    for number in (1, 2):
+        words = [*TINY, "--checkpoint", str(models[number - 1]), "--shard", f"{number}/2"]
+        assert run.main([*words, "--out", str(tmp_path / str(number))]) == 0
+        parts.append(tmp_path / str(number) / f"shard-{number}-of-2")
+    capsys.readouterr()
+    assert report.main([*map(str, parts), "--merge", str(tmp_path / "all")]) == 2
+    error = capsys.readouterr().err
+    assert f"{parts[1] / 'work/mlp/inputs.json'} differ: another digital model" in error
+    for part, model in zip(parts, models, strict=True):
+        assert f"{part} was run with --checkpoint {model}" in error
+    assert not (tmp_path / "all").exists()
+
+
+def test_shards_of_other_test_data_are_named_with_their_data(
+    models: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The same model: the error speaks of the data, and not of the model."""
+    words = [*TINY, "--checkpoint", str(models[0])]
+    targets = DigitsTask.targets
+    parts = [tmp_path / str(number) / f"shard-{number}-of-2" for number in (1, 2)]
+    assert run.main([*words, "--shard", "1/2", "--out", str(parts[0].parent)]) == 0
+    monkeypatch.setattr(DigitsTask, "targets", lambda self, batch: (targets(self, batch) + 1) % 10)
+    assert run.main([*words, "--shard", "2/2", "--out", str(parts[1].parent)]) == 0
+    capsys.readouterr()
+    assert report.main([*map(str, parts), "--merge", str(tmp_path / "all")]) == 2
+    error = capsys.readouterr().err
+    assert "differ: another set of test data (digital-40)" in error
+    assert "digital model is another" not in error
+    for part in parts:  # without notes, as in older versions, the numbers tell
+        (part / "work" / "mlp" / "inputs.json").unlink()
+        for answers in part.glob("work/mlp/*answers.safetensors"):
+            answers.unlink()
+    assert report.main([*map(str, parts), "--merge", str(tmp_path / "all")]) == 2
+    assert "accuracy 0." in capsys.readouterr().err
+
+
+def test_an_unfinished_shard_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = both_shards([*TINY, "--digital-epochs", "1", "--phases", "direct"], tmp_path / "p")
+    record = json.loads((Path(parts[1]) / "run.json").read_text())
+    claim = {name: record[name] for name in ("arguments", "directory")}
+    (Path(parts[1]) / "run.json").write_text(json.dumps(claim))
+    capsys.readouterr()
+    assert report.main([*parts, "--merge", str(tmp_path / "all")]) == 2
+    assert f"{parts[1]} is not finished" in capsys.readouterr().err

@@ -284,7 +284,7 @@ def test_what_cannot_be_gone_on_with(tmp_path: Path) -> None:
     for file in (whole, tmp_path / "checkpoint.json", tmp_path / "metrics.csv"):
         before = file.read_bytes()
         file.write_bytes(before[: len(before) // 2])
-        match = f"{file.name}.*(damaged|lacks|no record of a training).* start over"
+        match = f"{file.name}.*(damaged|lacks).* start over"
         with pytest.raises(CheckpointError, match=match):
             work(tmp_path, resume=True)
         file.write_bytes(before)

@@ -20,6 +20,7 @@ from benchmarks.report.html import build, page
 from benchmarks.report.ladder_page import save
 from benchmarks.report.record import write_run
 from benchmarks.studies.base import Study
+from benchmarks.studies.claims import DIRECTORY
 from benchmarks.studies.ladder.climb import Climb
 from benchmarks.studies.ladder.rungs import with_top
 from benchmarks.studies.ladder.sides import SIDES
@@ -212,6 +213,7 @@ class Ascent:
         about = {
             "kind": "ladder",
             "arguments": self.options.claim(),
+            DIRECTORY: str(Path.cwd()),
             "command": command,
             "versions": versions(),
             "hardware": hardware(),

@@ -194,8 +194,13 @@ def test_files_of_one_name_have_their_paths_as_names(folder: Path) -> None:
         ("", "not a CSV file, or damaged"),
         ("\x00\x01", "has no column"),
         ("chip,t_inference,metric\n0,1,accuracy\n", "has no column value"),
-        ("chip,t_inference,metric,value\n0,1,accuracy,high\n", "column value"),
-        ("chip,t_inference,metric,value\n0,1,accuracy,\n", "column value|not finite"),
+        ("chip,t_inference,metric,value\n0,1,accuracy,high\n", "row 1 .* has value 'high'; a num"),
+        (
+            "chip,t_inference,metric,value\n0,1,accuracy,1\n0,1,accuracy,\n",
+            r"x\.csv: row 2 below the header has no value \(an empty cell",
+        ),
+        ("chip,t_inference,metric,value\n0,1,accuracy,inf\n", "row 1 .* has value inf; a finite"),
+        ("chip,t_inference,metric,value\n0,1,a,1\n0.5,1,a,1\n", "row 2 .* chip '0.5'; a whole"),
         ("chip,t_inference,metric,value\n", "no rows"),
         ("model,phase,engine,chip,t_inference,metric,value\n", "name the run's folder"),
         ("chip,seed,t_inference,metric,value,model,check\n0,0,1.0,a,0.5,m,bad\n", "damaged"),
@@ -219,9 +224,13 @@ def test_bytes_that_are_no_text_are_refused(folder: Path) -> None:
     ("words", "message"),
     [
         (["direct.csv", "--digital", "high"], "--digital high; allowed: a number"),
-        (["direct.csv", "--digital", "a=1", "a=2"], "once per metric"),
-        (["direct.csv", "--digital", "loss=1"], "the table has accuracy"),
+        (["direct.csv", "--digital", "accuracy=1", "accuracy=2"], "once per metric"),
+        (["direct.csv", "--digital", "loss=1"], "--digital loss=1: no metric 'loss' in the"),
+        (["direct.csv", "--digital", "nan"], "--digital nan; allowed: a finite number"),
         (["direct.csv", "--chance", "0.1"], "needs the digital"),
+        (["direct.csv", "--samples", "9"], "as --digital 0.96"),
+        (["two.csv", "--digital", "0.9"], "as --digital accuracy=NUMBER loss=NUMBER"),
+        (["two.csv", "--digital", "accuracy=0.9", "--chance", "0.1"], "--chance 0.1: the tables"),
         (["direct.csv", "runs"], "name one kind alone"),
         (["direct.csv", "--merge", "whole"], "name one kind alone"),
         (["runs", "--digital", "0.9"], "--digital is for .csv files"),
@@ -231,5 +240,11 @@ def test_bytes_that_are_no_text_are_refused(folder: Path) -> None:
 def test_words_that_do_not_fit_are_refused(
     folder: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The error is in the words of the command line, not in those of `plot`."""
+    both = pd.concat([table(0.9, 0.8), table(0.9, 0.8, "loss")])
+    both.to_csv(folder / "two.csv", index=False)
     assert reporting.main(words) == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert "plot:" not in error
+    assert "dict" not in error

@@ -210,7 +210,7 @@ def test_an_interrupted_measurement_goes_on(
     assert "is not finished" in capsys.readouterr().err
     assert main(words) == 2  # It goes on only with --resume.
     assert main([*words, "--resume", "--chips", "3"]) == 2
-    assert "with other arguments (goals)" in capsys.readouterr().err
+    assert "with other arguments (goals.chips None, now 3)" in capsys.readouterr().err
     noted("sweep", False)
     assert main([*words, "--resume"]) == 0
     assert ran == ["wrn-chip", "sweep"]

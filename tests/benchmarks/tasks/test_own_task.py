@@ -109,7 +109,7 @@ def test_once_found_its_name_is_enough(file: Path, tmp_path: Path) -> None:
     task = tasks.get("spirals", width=8)
     assert (task.model_name, task.options) == ("MLP 2-8-8-2", {"width": 8})
     assert task.command(tmp_path) == (
-        f"python -m benchmarks.digital {word} --profile embedded --out {tmp_path}"
+        f"python -m benchmarks.digital {word} --profile embedded -o width=8 --out {tmp_path}"
     )
     with pytest.raises(UsageError, match="task 'spirals' has no profile 'paper'; it has embedded"):
         tasks.get("spirals", "paper")

@@ -1,0 +1,95 @@
+"""Damaged files of a run: one message names the file and the damage once, and says what to do."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks import run
+from benchmarks.studies import folder
+
+QUICK = [
+    *("mlp", "--engine", "native", "--times", "1s", "--subset", "40", "--workers", "1"),
+    *("--hwa-batches", "2", "--chips", "2", "--digital-epochs", "1", "--seeds", "1"),
+]
+DAMAGED = [
+    *("parts.json", "inputs.json", "digital-40.json", "layers-direct.json", "layers-hwa.json"),
+    *("direct-native-40.csv", "hwa.safetensors", "digital/model.safetensors"),
+]
+
+pytestmark = pytest.mark.usefixtures("no_data")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "run"
+    assert run.main([*QUICK, "--out", str(out)]) == 0
+    return out
+
+
+def complaint(out: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    """Return the error of the run that goes on in a folder."""
+    capsys.readouterr()
+    assert run.main([*QUICK, *more, "--out", str(out), "--resume"]) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error:"))
+    return line
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_named_once_with_what_to_do(
+    finished: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    path = out / "work" / "mlp" / name
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + b"\0" * 8)
+    line = complaint(out, capsys)
+    assert line.count(str(path)) == 1
+    assert "damaged" in line
+    assert "resume=" not in line
+    if path.suffix in (".json", ".csv"):
+        assert ("remove it" in line) + ("delete it" in line) == 1
+
+
+def test_the_notes_of_parts_say_what_is_lost_with_them(tmp_path: Path) -> None:
+    """The seconds are, and whose chips a file holds."""
+    parts = folder.Parts(tmp_path / "parts.json", keep=True)
+    parts.timed("a", lambda: None)
+    parts.path.write_text("{")
+    with pytest.raises(folder.CheckpointError, match="how long .* took, and takes every file of c"):
+        folder.Parts(parts.path, keep=True).recall()
+
+
+@pytest.mark.parametrize("more", [(), ("--chips", "3")])
+def test_chips_of_another_model_are_refused_in_words_of_the_command(
+    finished: Path, more: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both readers of the file speak to a user who passes no resume=: that of the run, of sweep."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    place = out / "work" / "mlp"
+    shutil.copyfile(place / "hwa-native-40.csv", place / "direct-native-40.csv")
+    line = complaint(out, capsys, *more)
+    assert f"{place / 'direct-native-40.csv'}: rows of another sweep" in line
+    assert line.endswith("; remove it to measure these chips again")
+    assert line.count("remove") == 1
+
+
+def test_a_changed_digit_is_refused_with_one_advice(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    path = out / "work" / "mlp" / "direct-native-40.csv"
+    with path.open(newline="") as file:
+        header, first, *rows = list(csv.reader(file))
+    first[header.index("value")] = "0.123"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, first, *rows])
+    line = complaint(out, capsys)
+    assert "does not fit its checksum); remove it to measure these chips again" in line
+    assert line.count("remove") == 1
