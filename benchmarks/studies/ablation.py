@@ -27,7 +27,7 @@ from aimc_bridge.times import label
 from benchmarks import cli
 from benchmarks.machine import hardware, versions
 from benchmarks.report import ablation as pages
-from benchmarks.studies import folder, held_out, run_steps, training_facts
+from benchmarks.studies import finished_parts, held_out, run_steps, training_facts
 from benchmarks.studies.base import Study
 from benchmarks.studies.claims import DIRECTORY
 from benchmarks.studies.settings import DigitalEpochs, Settings
@@ -359,13 +359,13 @@ class Ablation:
         study.calibrate(analog)
         weights = place / "hwa.safetensors"
         if weights.exists():
-            folder.load_weights(analog, weights)
+            finished_parts.load_weights(analog, weights)
         elif variant.trains:
             recipe = self.recipe.override(f"ablation: {variant.name}", **variant.fields)
             study.train(model, analog, recipe, place / "training", seed)
             facts = training_facts.facts_of("hwa", study.settings, study.task, recipe, seed, model)
-            folder.save_weights(analog, weights, training_facts.header(facts))
-            folder.drop_checkpoints(place / "training")
+            finished_parts.save_weights(analog, weights, training_facts.header(facts))
+            finished_parts.drop_checkpoints(place / "training")
         evaluate = study.evaluator(model, study.plan.subset, self.options.split)
         table = study.sweep(analog, evaluate, place / "chips.csv")
         return table.assign(variant=variant.name, training_seed=seed)

@@ -39,7 +39,7 @@ from benchmarks import digital, tasks
 from benchmarks.report.answers import Answers, path_of
 from benchmarks.studies import chip_metrics, held_out
 from benchmarks.studies.chip_metrics import Evaluate
-from benchmarks.studies.folder import Parts, measuring_again
+from benchmarks.studies.finished_parts import Parts, measuring_again
 from benchmarks.studies.inputs import DIGITAL, Inputs, changed, data_mark, fingerprint
 from benchmarks.studies.replicas import Replica
 from benchmarks.studies.settings import Settings

@@ -34,7 +34,7 @@ from benchmarks.studies.base import Study
 from benchmarks.studies.budget import Budget, as_option
 from benchmarks.studies.claims import DIRECTORY
 from benchmarks.studies.crosscheck_options import CrosscheckOptions, one_or_two
-from benchmarks.studies.folder import load_weights
+from benchmarks.studies.finished_parts import load_weights
 from benchmarks.studies.steps import Step, Steps
 from benchmarks.tasks import Task
 

@@ -19,7 +19,7 @@ from benchmarks.report import tables
 from benchmarks.report.answer_intervals import changes, intervals
 from benchmarks.report.answers import Files, Kept
 from benchmarks.report.record import read_run
-from benchmarks.studies import folder, held_out
+from benchmarks.studies import finished_parts, held_out
 from benchmarks.studies.claims import DIRECTORY, Claim
 from benchmarks.studies.phases import answers_of, sweep_name
 
@@ -134,7 +134,7 @@ def _training(
 
 def _chips(path: Path, times: list[float]) -> pd.DataFrame:
     """Return the rows of a joined sweep; raise DataError if it lacks some."""
-    rows = folder.rows_of(path)
+    rows = finished_parts.rows_of(path)
     table = rows[rows.t_inference.isin(times)]
     if table.empty or set(table.t_inference) != set(times):
         raise DataError(f"{path}: the shards lack some of the times; go on with them (--resume)")

@@ -26,7 +26,7 @@ from aimc_bridge.sealed_files import read_facts
 from aimc_bridge.times import label
 from benchmarks.report import tables
 from benchmarks.report.answers import Answers, Kept, errors_of, misfit, path_of
-from benchmarks.studies import folder, held_out, run_steps, training_facts
+from benchmarks.studies import finished_parts, held_out, run_steps, training_facts
 from benchmarks.studies.base import Study
 from benchmarks.studies.inputs import TRAINING, fingerprint, model_of, training_mark
 from benchmarks.studies.layer_facts import coverage_facts, kept_facts, layer_facts
@@ -200,7 +200,7 @@ class Phases:
             study.say(f"hardware-aware model from {trained}")
             self.facts["trained"] = str(trained)
             self.facts["recipe"] = {"name": f"that of {trained}"}
-            folder.load_weights(native, trained)
+            finished_parts.load_weights(native, trained)
             self._note_model("hwa", native)
         elif not self._recalled(native, "hwa"):
             with self._training("hwa"):
@@ -261,7 +261,7 @@ class Phases:
             return False
         self._skip(f"{phase} training")
         self.study.say(f"{run_steps.TRAININGS[phase]} was done before: its weights are loaded")
-        folder.load_weights(model, path)
+        finished_parts.load_weights(model, path)
         self._note_model(phase, model)
         return True
 
@@ -285,9 +285,9 @@ class Phases:
         )
         write_text(self.study.folder / f"{phase}.csv", as_csv(history))
         path = self.study.folder / f"{phase}.safetensors"
-        folder.save_weights(model, path, training_facts.header(facts))
+        finished_parts.save_weights(model, path, training_facts.header(facts))
         self._note_model(phase, model)
-        folder.drop_checkpoints(self.study.folder / f"{phase}-training")
+        finished_parts.drop_checkpoints(self.study.folder / f"{phase}-training")
 
     def _validated(self, phase: str) -> None:
         """Add the validation results of a training to the facts.
@@ -340,7 +340,7 @@ class Phases:
             path = study.folder / sweep_name(phase, engine, subset)
             share = study.settings.share(chips)
             mark = study.parts.marks.get(path.name)
-            table = folder.finished(path, chips, times, study.chip_seed, mark, share)
+            table = finished_parts.finished(path, chips, times, study.chip_seed, mark, share)
             if table is None:
                 with self._doing(name, whole=not path.exists()):
                     analog = native

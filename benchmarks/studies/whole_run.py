@@ -21,7 +21,7 @@ from aimc_bridge.times import label
 from benchmarks.machine import hardware, versions
 from benchmarks.report import run as report
 from benchmarks.report.answer_intervals import changes, intervals
-from benchmarks.studies import folder, training_facts
+from benchmarks.studies import finished_parts, folder, training_facts
 from benchmarks.studies.base import Study
 from benchmarks.studies.claims import DIRECTORY
 from benchmarks.studies.estimates import Costs
@@ -97,7 +97,7 @@ def prepare(settings: Settings, out: Path | None, resume: bool) -> tuple[Setting
         if name in trained:
             skeleton = task.skeleton().eval()
             analog = convert(skeleton, settings.preset, exclude=task.digital_names(skeleton))
-            folder.load_weights(analog, trained[name])
+            finished_parts.load_weights(analog, trained[name])
             if before is not None:
                 before.check(model_of("hwa"), fingerprint(analog))
             training_facts.check(trained[name], task, settings, recipe, model)

@@ -19,7 +19,7 @@ from benchmarks import digital, tasks
 from benchmarks.crosscheck import main
 from benchmarks.report import record as records
 from benchmarks.studies import crosscheck as study
-from benchmarks.studies.folder import save_weights
+from benchmarks.studies.finished_parts import save_weights
 
 pytestmark = pytest.mark.usefixtures("small_periphery")
 

@@ -32,7 +32,7 @@ from benchmarks.report import record as records
 from benchmarks.report import run as report
 from benchmarks.report import trained as keep
 from benchmarks.studies import base, chip_metrics, replicas
-from benchmarks.studies.folder import load_weights
+from benchmarks.studies.finished_parts import load_weights
 from benchmarks.studies.phases import PHASES, Phases
 from benchmarks.studies.settings import Settings
 from presets import rasch2023

@@ -15,7 +15,7 @@ from benchmarks.report.ladder_tables import COLUMNS
 from benchmarks.studies import held_out, run_steps
 from benchmarks.studies.base import Study
 from benchmarks.studies.chip_metrics import Evaluate
-from benchmarks.studies.folder import finished
+from benchmarks.studies.finished_parts import finished
 from benchmarks.studies.ladder.probe import Probe
 from benchmarks.studies.ladder.rungs import LADDER, Rung
 from benchmarks.studies.ladder.sides import SIDES, Chips, Redrawn, Reread, SideRow

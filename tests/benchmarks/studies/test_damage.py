@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from aimc_bridge.errors import CheckpointError
 from benchmarks import run
-from benchmarks.studies import folder
+from benchmarks.studies import finished_parts
 
 QUICK = [
     *("mlp", "--engine", "native", "--times", "1s", "--subset", "40", "--workers", "1"),
@@ -57,11 +58,11 @@ def test_a_damaged_file_is_named_once_with_what_to_do(
 
 def test_the_notes_of_parts_say_what_is_lost_with_them(tmp_path: Path) -> None:
     """The seconds are, and whose chips a file holds."""
-    parts = folder.Parts(tmp_path / "parts.json", keep=True)
+    parts = finished_parts.Parts(tmp_path / "parts.json", keep=True)
     parts.timed("a", lambda: None)
     parts.path.write_text("{")
-    with pytest.raises(folder.CheckpointError, match="how long .* took, and takes every file of c"):
-        folder.Parts(parts.path, keep=True).recall()
+    with pytest.raises(CheckpointError, match="how long .* took, and takes every file of c"):
+        finished_parts.Parts(parts.path, keep=True).recall()
 
 
 @pytest.mark.parametrize("more", [(), ("--chips", "3")])

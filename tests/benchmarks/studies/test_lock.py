@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from aimc_bridge.errors import UsageError
-from benchmarks.studies import folder
+from aimc_bridge.errors import CheckpointError, UsageError
+from benchmarks.studies import finished_parts, folder
 
 HOLD = (
     "import sys\nfrom pathlib import Path\nfrom benchmarks.studies import folder\n"
@@ -62,13 +62,13 @@ def test_a_damaged_record_is_no_run_to_resume(tmp_path: Path, text: str) -> None
 def test_damaged_notes_are_named(tmp_path: Path, notes: str) -> None:
     path = tmp_path / "parts.json"
     path.write_text(notes)
-    with pytest.raises(folder.CheckpointError, match="parts.json is damaged"):
-        folder.Parts(path, keep=True).recall()
+    with pytest.raises(CheckpointError, match="parts.json is damaged"):
+        finished_parts.Parts(path, keep=True).recall()
 
 
 def test_changed_notes_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "parts.json"
-    folder.Parts(path, keep=True).timed("a", lambda: None)
+    finished_parts.Parts(path, keep=True).timed("a", lambda: None)
     path.write_text(path.read_text().replace('"a"', '"b"'))
-    with pytest.raises(folder.CheckpointError, match="do not fit its checksum"):
-        folder.Parts(path, keep=True).recall()
+    with pytest.raises(CheckpointError, match="do not fit its checksum"):
+        finished_parts.Parts(path, keep=True).recall()
