@@ -39,8 +39,8 @@ class _Table(NamedTuple):
         return len(self.seeds) > 1
 
     def interval(self) -> Interval:
-        """Return the interval of the mean, no narrower than the number of samples allows."""
-        return self._widened(crossed_interval(self.values), self.answer)
+        """Return the interval of the mean, see `widened`."""
+        return self._widened(crossed_interval(self.values), self.values, self.answer)
 
     def minus(self, base: _Table) -> Interval | None:
         """Return the interval of the difference of the means, or None if there is none.
@@ -53,16 +53,16 @@ class _Table(NamedTuple):
         """
         answer = max(self.answer, base.answer)
         if self.seeds == base.seeds and self.values.shape == base.values.shape:
-            return self._widened(crossed_interval(self.values - base.values), answer)
+            change = self.values - base.values
+            return self._widened(crossed_interval(change), change, answer)
         if self.several != base.several and self.values.shape[1] == base.values.shape[1]:
-            return self._widened(crossed_difference(self.values, base.values), answer)
+            change = self.values.mean(0) - base.values.mean(0)
+            return self._widened(crossed_difference(self.values, base.values), change, answer)
         return None
 
-    def _widened(self, interval: Interval, answer: float) -> Interval:
-        mean, low, high, p = interval
+    def _widened(self, interval: Interval, values: NDArray[np.float64], answer: float) -> Interval:
         least = answer * least_half_width(self.values.shape[1])
-        # without an interval low and high are NaN, and stay so because they come first
-        return Interval(mean, min(low, mean - least), max(high, mean + least), p)
+        return widened(interval, least, same=bool((values == values.flat[0]).all()))
 
 
 def table_of_stars(digital: Bits, chips: Bits, chance: float) -> NDArray[np.float64]:
@@ -125,8 +125,8 @@ def changes(
 ) -> list[dict[str, Any]]:
     """Return how far the error of each phase is from the digital model's and the other phases'.
 
-    All are compared sample by sample, on the same chips, so what they have in common is in no
-    interval.
+    All are compared sample by sample, and on the same chips, so what they have in common is in no
+    interval. Several trainings are compared with one direct conversion by their samples alone.
 
     Args:
         trainings: The files of each training.
@@ -155,6 +155,22 @@ def changes(
                     row = _row(place, other[0], t_s, change, several, own_digital)
                     rows.append(row | size)
     return rows
+
+
+def widened(interval: Interval, least: float, *, same: bool) -> Interval:
+    """Return an interval that says no more than the number of samples allows.
+
+    Args:
+        interval: The interval.
+        least: Half of its least width.
+        same: Whether all values are equal, so that nothing changed. If they are not, an interval
+            without width comes from variances that cancel by chance: then there is none (NaN).
+    """
+    mean, low, high, p = interval
+    if not same and math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-12):
+        return Interval(mean, math.nan, math.nan, p)
+    # without an interval low and high are NaN, and stay so because they come first
+    return Interval(mean, min(low, mean - least), max(high, mean + least), p)
 
 
 def least_half_width(samples: int) -> float:

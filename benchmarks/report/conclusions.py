@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from aimc_bridge.times import label
+from benchmarks.report.answer_intervals import least_half_width, widened
 from benchmarks.report.intervals import Interval, independent_change
 from benchmarks.report.intervals import change as paired
 from benchmarks.report.tables import PHASES, UNCHECKED, times_of
@@ -38,7 +39,7 @@ _TRAINED = ("finetune", "control", "hwa")
 
 @dataclass(frozen=True)
 class Effect:
-    """A difference between the errors of two phases, on the same chips and samples.
+    """A difference between the errors of two phases on the same samples.
 
     Attributes:
         mean: The difference, a share of 1; above 0 is worse.
@@ -184,7 +185,7 @@ class _Place:
         self.changes = {
             (row["phase"], row["minus"], row["t_inference"]): row
             for row in study.get("changes", ())
-            if row["engine"] == engine and row["data"] == data and row["low"] is not None
+            if row["engine"] == engine and row["data"] == data
         }
 
     # --- numbers ---
@@ -193,7 +194,12 @@ class _Place:
         """Return the difference of a phase from another one, or from the digital model."""
         known = self.changes.get((phase, minus, t_s))
         if known is not None:
-            return Effect(known["mean"], known["low"], known["high"], known["over"])
+            low, high = (math.nan if known[end] is None else known[end] for end in ("low", "high"))
+            found = Interval(known["mean"], low, high, math.nan)
+            if "samples" in known:  # older runs noted intervals without this
+                least = least_half_width(known["samples"])
+                found = widened(found, least, same=known["mean"] == 0)
+            return Effect(found.mean, found.low, found.high, known["over"])
         after, several = self._errors(phase, t_s)
         if minus == "digital":
             before, base_several = self._digital_errors(phase, after, several), several

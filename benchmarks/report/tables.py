@@ -135,7 +135,7 @@ def a_star(results: pd.DataFrame, chance: float) -> pd.DataFrame:
         mean and (sample) sd of A* over the chips, low and high. Low and high are the 95 % interval
         of the mean: Student's t over chips, or over the means of trainings if there are several.
         All of these are NaN if the digital model is at chance. A single value has neither sd nor
-        interval (NaN).
+        interval (NaN), and equal values have no interval.
     """
     import pandas as pd
 
@@ -153,7 +153,9 @@ def a_star(results: pd.DataFrame, chance: float) -> pd.DataFrame:
                 continue
             interval = mean_interval(_units(stars, now))
             row |= {"mean": interval.mean, "sd": float(stars.std())}
-            rows.append({**row, "low": interval.low, "high": interval.high})
+            flat = interval.low == interval.high  # no spread is no certainty
+            low, high = (math.nan if flat else end for end in (interval.low, interval.high))
+            rows.append({**row, "low": low, "high": high})
     return pd.DataFrame(rows)
 
 

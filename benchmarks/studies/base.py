@@ -434,7 +434,8 @@ class Study:
             UsageError: If the file is of other data, or of another model.
         """
         known = held_out.known_values(path)
-        self.inputs.note(f"set of {split} data ({path.stem})", data_mark(self.task, split, subset))
+        mark = data_mark(self.task, split, subset, self.settings.place)
+        self.inputs.note(f"set of {split} data ({path.stem})", mark)
         if known is not None and DIGITAL in self.inputs.known:
             return known
         measure = functools.partial(chip_metrics.evaluate, self.task, subset, split)

@@ -2,7 +2,8 @@
 
 An argument can name a place: a checkpoint, a folder of data. A place has many spellings, and the
 same files can lie in another place tomorrow. If inputs.json has the fingerprint of a model, the
-place of the model is no part of the claim. Other places are compared after they are resolved.
+place of the model is no part of the claim, and so it is with data. Other places are compared after
+they are resolved.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ DIRECTORY = "directory"
 
 MARKS = {"checkpoint": "digital model", "trained": "trained model (hwa)"}
 """Argument -> what inputs.json calls the model that it names."""
+
+TRAINING = "set of training data"
+"""What inputs.json calls the training data."""
 
 _MOST = 5  # changes in one message
 
@@ -67,12 +71,13 @@ def differing(before: Claim, now: Claim, *folders: Path) -> list[str]:
         before: The former claim.
         now: The new one. An argument that only the former claim has is not compared.
         folders: The folders of the run or of its parts. If all of them have the fingerprint of a
-            model, it does not matter where the file of this model lies.
+            model, it does not matter where the file of this model lies; if all have those of the
+            data of all tasks, it does not matter where the data lie.
     """
     return sorted(
         name
         for name, value in now.arguments.items()
-        if before.arguments.get(name) != value or name in (*MARKS, "data_dir")
+        if before.arguments.get(name) != value or name in MARKS or name == "option"
         if _places(name, before, folders) != _places(name, now, folders)
     )
 
@@ -132,6 +137,8 @@ def _places(name: str, claim: Claim, folders: Sequence[Path]) -> Any:
         if name in MARKS:
             return _models(name, value, claim, folders)
         if name == "data_dir":
+            if folders and all(_has_data(f, task) for f in folders for task in claim.tasks):
+                return "data with fingerprints"
             return _data(value, claim.directory)
         if name == "option":
             return resolved(parse_options(list(value or ())), claim.directory)
@@ -155,6 +162,14 @@ def _models(name: str, value: Any, claim: Claim, folders: Sequence[Path]) -> dic
         else str(path.parent if path.name == MODEL else path)
         for task, path in places.items()
     }
+
+
+def _has_data(folder: Path, task: str) -> bool:
+    """Return whether a folder has the fingerprints of all data behind the results of a task."""
+    notes = notes_of(folder, task)
+    trained = any(name.startswith("trained model") for name in notes)
+    test = any(isinstance(note, Mapping) and "split" in note for note in notes.values())
+    return test and (TRAINING in notes or not trained)
 
 
 def _data(value: str | None, directory: Path) -> str | None:

@@ -10,21 +10,16 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from aimc_bridge.commands import Output
 from aimc_bridge.errors import UsageError
 from aimc_bridge.files import is_partial, remove_partial, write_text
-from aimc_bridge.sealed_files import (
-    read_json,
-)
+from aimc_bridge.sealed_files import read_json
 from benchmarks.studies import claims
 from benchmarks.studies.claims import Claim
-
-if TYPE_CHECKING:
-    pass
 
 INPUTS = claims.INPUTS
 """The file of `benchmarks.studies.inputs`; it alone is no part of a run."""

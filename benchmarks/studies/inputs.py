@@ -19,13 +19,17 @@ from torch import Tensor, nn
 
 from aimc_bridge.errors import DataError, UsageError
 from aimc_bridge.sealed_files import add_tensor, read_facts, write_facts
+from benchmarks.studies.claims import TRAINING
 from benchmarks.studies.folder import INPUTS
 from benchmarks.tasks import Split, Task
 
 DIGITAL = "digital model"
-TRAINING = "set of training data"
 _CLOSE = 1e-4  # relative; processors round the last digits of images in different ways
-_SUMS = 4  # with random signs, of each set of data
+SUMS = "sums"  # the entry of a fingerprint with numbers of the size of 1
+_COUNT = 4  # of them
+_CHUNK = 1 << 16  # numbers that are added up at once
+_LARGEST = 1e6  # masks of minus infinity, and of the lowest float32, count as this
+CPU = torch.device("cpu")
 _FIRST = 2  # mini-batches of training data that are compared
 
 
@@ -89,18 +93,19 @@ class Inputs:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_facts(self.folder / INPUTS, {**known, name: now})
 
-    def check_data(self, task: Task) -> None:
+    def check_data(self, task: Task, place: torch.device = CPU) -> None:
         """Check that a task has the data that are noted.
 
         Args:
             task: The task.
+            place: Where the task has its data.
 
         Raises:
             UsageError: If they are others.
         """
         for name, before in self.known.items():
             if isinstance(before, dict) and "split" in before:
-                self.check(name, data_mark(task, before["split"], before["subset"]))
+                self.check(name, data_mark(task, before["split"], before["subset"], place))
             elif name == TRAINING:
                 self.check(name, training_mark(task, before["batch_size"], before["seed"]))
 
@@ -130,26 +135,26 @@ def changed(folder: Path, name: str) -> str:
 def same(before: Any, now: Any) -> bool:
     """Return whether two fingerprints are of one thing.
 
-    Of tables, what only one of them has is not compared. Numbers may differ by rounding; those in
-    lists are of the size of 1.
+    Of tables, what only one of them has is not compared. Numbers may differ by rounding.
 
     Args:
         before: A fingerprint, as plain data.
         now: Another one.
     """
     if isinstance(before, Mapping) and isinstance(now, Mapping):
-        return all(same(before[key], now[key]) for key in before.keys() & now.keys())
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        return all(same(*pair) or _close(*pair) for pair in zip(before, now, strict=True))
+        return all(
+            _close(before[key], now[key]) if key == SUMS else same(before[key], now[key])
+            for key in before.keys() & now.keys()
+        )
     if isinstance(before, float) and isinstance(now, float):
         return math.isclose(before, now, rel_tol=_CLOSE)
     return bool(before == now)
 
 
-def _close(before: Any, now: Any) -> bool:
-    """Return whether two numbers of the size of 1 differ by rounding alone."""
-    both = isinstance(before, float) and isinstance(now, float)
-    return both and math.isclose(before, now, abs_tol=_CLOSE)
+def _close(before: list[float], now: list[float]) -> bool:
+    """Return whether numbers of the size of 1 differ by rounding alone."""
+    pairs = zip(before, now, strict=False)
+    return len(before) == len(now) and all(abs(a - b) <= _CLOSE for a, b in pairs)
 
 
 def join(paths: Sequence[Path]) -> None:
@@ -188,16 +193,23 @@ def fingerprint(model: nn.Module | Mapping[str, Tensor], *, halved: bool = False
     return digest.hexdigest()
 
 
-def data_mark(task: Task, split: Split, subset: int | None) -> dict[str, Any]:
-    """Return the fingerprint of held-out data.
+def data_mark(
+    task: Task, split: Split, subset: int | None, place: torch.device = CPU
+) -> dict[str, Any]:
+    """Return the fingerprint of held-out data, which is the same on every device.
 
     Args:
-        task: The task.
+        task: The task. Its batches can be others on other devices: they are made on the CPU.
         split: "test" or "validation".
         subset: The number of samples (words); None means all.
+        place: Where the task has its data, before and afterwards.
     """
-    batches = ((batch, task.targets(batch)) for batch in task.batches(split, subset))
-    return {"split": split, "subset": subset, **_mark(batches)}
+    task.place(CPU)
+    try:
+        batches = ((batch, task.targets(batch)) for batch in task.batches(split, subset))
+        return {"split": split, "subset": subset, **_mark(batches)}
+    finally:
+        task.place(place)
 
 
 def training_mark(task: Task, batch_size: int, seed: int) -> dict[str, Any]:
@@ -218,24 +230,31 @@ def _mark(batches: Iterable[Any]) -> dict[str, Any]:
 
     It has the SHA-256 of all whole numbers. Other numbers are results of arithmetic, which
     processors round in different ways. Of them it has the mean square, and sums with random signs
-    over their root sum of squares: any other order, and any other number, gives other sums.
+    over their root sum of squares. Another order gives other sums, and so do other numbers, unless
+    they are very few of very many.
     """
     digest = hashlib.sha256()
-    signs = torch.Generator().manual_seed(0)
-    squares, count, sums = 0.0, 0, torch.zeros(_SUMS, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+
+    def signs(*shape: int) -> Tensor:
+        return 2.0 * torch.randint(0, 2, shape, generator=generator, dtype=torch.int8).double() - 1
+
+    within = signs(_CHUNK, _COUNT)
+    squares, count, sums = 0.0, 0, torch.zeros(_COUNT, dtype=torch.float64)
     for tensor in (tensor for batch in batches for tensor in _tensors(batch)):
         if tensor.is_floating_point():
-            values = tensor.detach().to("cpu", torch.float64).nan_to_num().flatten()
-            squares += float(values.square().sum())
+            values = tensor.detach().to("cpu", torch.float32).flatten()
+            for chunk in values.split(_CHUNK):
+                finite = chunk.double().nan_to_num(0.0).clamp(-_LARGEST, _LARGEST)
+                squares += float(finite.square().sum())
+                sums += (finite @ within[: len(finite)]) * signs(_COUNT)
             count += values.numel()
-            drawn = torch.randint(0, 2, (values.numel(), _SUMS), generator=signs, dtype=torch.int8)
-            sums += values @ (2.0 * drawn.double() - 1.0)
         else:
             digest.update(tensor.detach().to("cpu", torch.int64).contiguous().numpy().data)
     return {
         "whole": digest.hexdigest(),
         "mean_square": squares / max(count, 1),
-        "sums": (sums / max(squares, 1e-30) ** 0.5).tolist(),
+        SUMS: (sums / max(squares, 1e-30) ** 0.5).tolist(),
     }
 
 

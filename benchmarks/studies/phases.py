@@ -28,7 +28,8 @@ from benchmarks.report import tables
 from benchmarks.report.answers import Answers, Kept, errors_of, misfit, path_of
 from benchmarks.studies import finished_parts, held_out, run_steps, training_facts
 from benchmarks.studies.base import Study
-from benchmarks.studies.inputs import TRAINING, fingerprint, model_of, training_mark
+from benchmarks.studies.claims import TRAINING
+from benchmarks.studies.inputs import fingerprint, model_of
 from benchmarks.studies.layer_facts import coverage_facts, kept_facts, layer_facts
 from benchmarks.studies.settings import Phase
 from benchmarks.studies.steps import Listener, Step
@@ -253,9 +254,8 @@ class Phases:
         study = self.study
         recipe = study.settings.recipe_of(study.task)
         about = training_facts.recipe_of(study.settings, study.task, recipe, study.seed)
+        study.inputs.note(TRAINING, about.pop(TRAINING))
         study.inputs.note("recipe of the trainings", about)
-        data = training_mark(study.task, recipe.spec.batch_size, study.seed)
-        study.inputs.note(TRAINING, data)
         path = study.folder / f"{phase}.safetensors"
         if not path.exists():
             return False

@@ -224,7 +224,15 @@ def _check_equal(paths: list[Path]) -> None:
             raise DataError(f"{path} is missing; go on with this shard (--resume)")
         if path.read_bytes() != paths[0].read_bytes():
             one, other = (held_out.known_values(each) or {} for each in (paths[0], path))
-            told = claims.changes(sorted(one), one, other, " and ") or "other numbers"
+            told = (
+                claims.changes(
+                    [name for name in sorted(one) if one[name] != other.get(name)],
+                    one,
+                    other,
+                    " and ",
+                )
+                or "other numbers"
+            )
             raise DataError(
                 f"{paths[0]} and {path} differ ({told}): the digital model or the test data are "
                 "others; run one of these shards again, with the model and data of the other"

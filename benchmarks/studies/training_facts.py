@@ -17,7 +17,8 @@ from torch import nn
 from aimc_bridge.errors import CheckpointError, UsageError
 from aimc_bridge.sealed_files import read_json, read_sealed
 from aimc_bridge.spec import Preset
-from benchmarks.studies.inputs import TRAINING, fingerprint, same, training_mark
+from benchmarks.studies.claims import TRAINING
+from benchmarks.studies.inputs import fingerprint, same, training_mark
 from benchmarks.tasks import Task
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def check(
     differs = [
         f"another {name}" if isinstance(now[name], dict) else f"{name} {old}, here {now[name]}"
         for name, old in ((name, before[name]) for name in _COMPARED if name in before)
-        if not same(old, now[name])
+        if not (same(old, now[name]) if name == TRAINING else _equal(old, now[name]))
     ]
     differs += _other_fields(before.get(RECIPE, now[RECIPE]), now[RECIPE], unset)
     if differs:
@@ -209,6 +210,13 @@ def check(
             f"the phase {' and '.join(compared)}"
         )
     return [*unknown, *(name for name in (RECIPE, BATCHES) if name not in before)]
+
+
+def _equal(before: Any, now: Any) -> bool:
+    """Return whether two values are equal; of tables, what both of them have."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        return all(_equal(before[key], now[key]) for key in before.keys() & now.keys())
+    return bool(before == now)
 
 
 def _other_fields(

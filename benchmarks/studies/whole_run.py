@@ -25,7 +25,14 @@ from benchmarks.studies import finished_parts, folder, training_facts
 from benchmarks.studies.base import Study
 from benchmarks.studies.claims import DIRECTORY
 from benchmarks.studies.estimates import Costs
-from benchmarks.studies.inputs import DIGITAL, Inputs, fingerprint, model_of
+from benchmarks.studies.inputs import (
+    DIGITAL,
+    Inputs,
+    fingerprint,
+    model_of,
+    same,
+    training_mark,
+)
 from benchmarks.studies.phases import PHASES, Phases
 from benchmarks.studies.replicas import Replica
 from benchmarks.studies.settings import Settings
@@ -104,8 +111,22 @@ def prepare(settings: Settings, out: Path | None, resume: bool) -> tuple[Setting
         if "hwa" in settings.measured and name not in trained:
             settings.check_recipe(recipe)
         if {"hwa", "control", "finetune"} & set(settings.measured):
-            task.train_loader(recipe.spec.batch_size, settings.seed)
+            _check_order(task, recipe.spec.batch_size, settings.seed)
     return settings, tasks
+
+
+def _check_order(task: Task, batch_size: int, seed: int) -> None:
+    """Check that the batches of a task depend on their seed alone.
+
+    Raises:
+        UsageError: If two loaders with the same seed give other batches.
+    """
+    first, second = (training_mark(task, batch_size, seed) for _ in range(2))
+    if not same(first, second):
+        raise UsageError(
+            f"the train_loader of the task {task.name} gives other batches each time; they must "
+            "depend on its seed alone, so that trainings can go on and be compared"
+        )
 
 
 def _check_names(tasks: Mapping[str, Task]) -> None:

@@ -123,6 +123,10 @@ def test_an_interval_without_width_over_samples_says_nothing() -> None:
         changed("hwa", "direct", 0.001, 0.001, 0.001),
         changed("hwa", "direct", 0.001, 0.001, 0.001, 1.0),
     ]
+    none = [{**row, "low": None, "high": None} for row in known]
+    sized = [{**row, "samples": 400, "units": 2} for row in known]
+    assert said(rows, study(changes=none)) == said(rows, study(changes=known))
+    assert said(rows, study(changes=sized)) == said(rows, study(changes=known))
     found = said(rows, study(changes=known))
     assert (found.direct, found.training) == ("unknown", "unknown")
     assert "worse" not in found.text and "loses" not in found.text
@@ -147,9 +151,11 @@ def test_answers_that_all_stay_bound_the_loss_by_their_number(
         Answers(chips).add(_Chip(seed, YEAR_S), right)  # type: ignore[arg-type]
     files = {("direct", "native", DATA): Kept(digital, chips, (0, 1))}
     same = answer_intervals.changes([files], [YEAR_S], own_digital=False)
+    older = [{**row, "low": 0.0, "high": 0.0} for row in same]  # of runs that noted no more
     rows = table(0.02, direct={1.0: 0.02, YEAR_S: 0.02})
     found = said(rows, study(changes=same))
     assert found.direct == sign
+    assert said(rows, study(changes=older)) == found
     high = float(found.text.partition(" to +")[2].partition(",")[0]) / 100
     assert (1 - high) ** samples == pytest.approx(0.025, rel=0.1)  # as exact as it is printed
 

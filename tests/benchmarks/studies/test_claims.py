@@ -109,7 +109,12 @@ def test_the_data_folder_is_that_of_the_option_or_of_the_variable(
     monkeypatch.setenv("AIMC_BRIDGE_DATA", str(tmp_path / "data"))
     for more in ([], ["--data-dir", "./data/"], ["--data-dir", str(tmp_path / "data")]):
         assert run.main([*words, *more, "--resume"]) == 0
-    assert run.main([*words, "--data-dir", "other", "--resume"]) == 2
+    (tmp_path / "data").rename(tmp_path / "other")  # what the fingerprints know may lie elsewhere
+    assert run.main([*words, "--data-dir", "other", "--resume"]) == 0
+    for note in tmp_path.glob("*/work/*/inputs.json"):
+        note.unlink()
+    (tmp_path / "data").mkdir()
+    assert run.main([*words, "--data-dir", "data", "--resume"]) == 2
     assert "data_dir" in capsys.readouterr().err
 
 

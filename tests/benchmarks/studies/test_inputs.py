@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from aimc_bridge.sealed_files import read_facts, read_tensors, write_facts, write_tensors
@@ -195,6 +197,46 @@ def test_shards_of_other_inputs_are_not_joined(
     capsys.readouterr()
     assert report.main([*map(str, parts), "--merge", str(tmp_path / "other")]) == 2
     assert "differ: another digital model" in capsys.readouterr().err
+
+
+def test_a_fingerprint_is_the_same_on_every_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU has larger batches, which are padded to other lengths."""
+    task = tasks.get("bert")
+    gpu = torch.device("cuda")
+    mark = inputs.data_mark(task, "test", None)
+    task.place(gpu)
+    size = task.at_once  # type: ignore[attr-defined]
+    assert inputs.data_mark(task, "test", None, gpu) == mark
+    assert task.at_once == size != 64  # type: ignore[attr-defined]
+    monkeypatch.setattr(task, "place", lambda device: setattr(task, "at_once", 2))
+    assert inputs.data_mark(task, "test", None) != mark
+
+
+def test_masks_of_minus_infinity_have_a_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = tasks.get("mlp")
+    lowest = torch.finfo(torch.float32).min
+    for fill in (-torch.inf, torch.inf, torch.nan, lowest):
+        masked = torch.tensor([[1.0, fill, 2.0, fill]])
+        monkeypatch.setattr(task, "batches", lambda *_, x=masked: [(x, torch.tensor([1]))])
+        mark = inputs.data_mark(task, "test", None)
+        assert inputs.same(mark, json.loads(json.dumps(mark)))
+        assert mark["sums"] != [0.0] * 4
+
+
+def test_batches_that_do_not_depend_on_their_seed_are_refused_before_a_training(
+    models: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    calls = itertools.count()
+    monkeypatch.setattr(
+        DigitsTask, "train_loader", lambda self, n, seed: TRAIN_LOADER(self, n, next(calls))
+    )
+    words = [*QUICK, "--checkpoint", str(models[0]), "--out", str(tmp_path / "out")]
+    assert run.main([*words, "--phases", "finetune"]) == 2
+    assert "gives other batches each time; they must depend on its seed" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_fingerprints_of_models_and_data() -> None:
