@@ -82,7 +82,7 @@ def _table(path: Path) -> pd.DataFrame:
             rows = sweep_files.read_file(path).rows
         except DataError as error:
             problem = sweep_files.problem_of(error)
-            raise DataError(f"{problem}; name the CSV file of a whole sweep") from None
+            raise DataError(f"{problem}; copy the file again, or sweep again") from None
         return _finite(path, pd.DataFrame(rows, columns=sweep_files.COLUMNS))
     if {"phase", "engine"} & set(table.columns):
         raise DataError(
