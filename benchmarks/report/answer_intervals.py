@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class _Table(NamedTuple):
-    """What the answers of one phase say at one time.
+    """The answers of one phase at one time, as numbers.
 
     Attributes:
         values: One value per unit (chip, or training) and sample, shape (units, samples).
@@ -35,7 +35,7 @@ class _Table(NamedTuple):
 
     @property
     def several(self) -> bool:
-        """Whether the units are trainings."""
+        """Whether each unit is a training; if not, each is a chip."""
         return len(self.seeds) > 1
 
     def interval(self) -> Interval:

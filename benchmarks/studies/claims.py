@@ -30,7 +30,7 @@ MARKS = {"checkpoint": "digital model", "trained": "trained model (hwa)"}
 """Argument -> what inputs.json calls the model that it names."""
 
 TRAINING = "set of training data"
-"""What inputs.json calls the training data."""
+"""The name of the training data in inputs.json."""
 
 _MOST = 5  # changes in one message
 

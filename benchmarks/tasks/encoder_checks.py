@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # this import takes seconds, and commands that only list the 
 
 NAME_ONE = "name another: -o encoder=NAME"
 FLOATS = ("F64", "F32", "F16", "BF16")
-"""What safetensors calls the kinds of numbers that weights can be."""
+"""The kinds of numbers that weights can be, by their names in safetensors."""
 SHORTEST = 8
 """The fewest tokens that an encoder must take: special ones, and some words."""
 

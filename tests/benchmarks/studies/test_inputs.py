@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,20 @@ def test_results_without_notes_are_checked_once(
         assert read_facts(note) == noted
 
 
+TARGETS, BATCHES = DigitsTask.targets, DigitsTask.batches
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("targets", lambda *args: (TARGETS(*args) + 1) % 10),
+        # labels and the mean square of the pixels stay as they are
+        ("batches", lambda *args: ((x.flip(-1), y) for x, y in BATCHES(*args))),
+    ],
+)
 def test_other_data_are_refused(
+    name: str,
+    other: Callable[..., Any],
     models: list[Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -101,27 +115,7 @@ def test_other_data_are_refused(
     out = tmp_path / "out"
     words = [*QUICK, "--checkpoint", str(models[0]), "--phases", "direct", "--out", str(out)]
     assert run.main(words) == 0
-    targets = DigitsTask.targets
-    monkeypatch.setattr(DigitsTask, "targets", lambda self, batch: (targets(self, batch) + 1) % 10)
-    capsys.readouterr()
-    assert run.main([*words, "--resume"]) == 2
-    assert "of another set of test data (digital-40) than" in capsys.readouterr().err
-
-
-def test_inputs_in_another_order_are_refused(
-    models: list[Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Labels and the mean square of the pixels stay as they are."""
-    out = tmp_path / "out"
-    words = [*QUICK, "--checkpoint", str(models[0]), "--phases", "direct", "--out", str(out)]
-    assert run.main(words) == 0
-    batches = DigitsTask.batches
-    monkeypatch.setattr(
-        DigitsTask, "batches", lambda *args: ((x.flip(-1), y) for x, y in batches(*args))
-    )
+    monkeypatch.setattr(DigitsTask, name, other)
     capsys.readouterr()
     assert run.main([*words, "--resume"]) == 2
     assert "of another set of test data (digital-40) than" in capsys.readouterr().err
