@@ -20,11 +20,24 @@ from benchmarks.crosscheck import main
 from benchmarks.report import record as records
 from benchmarks.studies import crosscheck as study
 from benchmarks.studies.finished_parts import save_weights
+from tests.stats import FALSE_ALARM
 
 pytestmark = pytest.mark.usefixtures("small_periphery")
 
 
 DEVICES = ["--levels", "device", "--samples", "2000", "--targets", "0.5", "--times", "1h"]
+
+
+def assert_agrees(words: list[str], out: Path) -> None:
+    """Assert that a check ends and that no row is surely different.
+
+    aihwkit draws the noise of products from a generator without a seed, and "different" has a
+    false-alarm rate of up to 5 % for each report. So exit code 1 may happen by chance.
+    """
+    code = main(words)
+    tables = [pd.read_csv(file) for file in out.glob("*/*/crosscheck.csv")]
+    assert len(tables) > 0 and min(table["p_different"].min() for table in tables) > FALSE_ALARM
+    assert code == any("different" in set(table["verdict"]) for table in tables)
 
 
 def test_command(
@@ -172,7 +185,7 @@ def test_a_cross_check_with_a_budget_is_resumed(
     write_tensors(tmp_path / "model.safetensors", wrn.build(3).state_dict())
     words = [*LAYER, "--checkpoint", str(tmp_path), "--chips", "4", "--budget", "30m"]
     words += ["--out", str(tmp_path / "out")]
-    assert main(words) == 0
+    assert_agrees(words, tmp_path / "out")
     shares = json.loads((tmp_path / "out" / study.BUDGET).read_text())["shares_s"]
     assert list(shares) == ["rasch2023/device", "rasch2023/wrn"]
     # The last one gets the rest.
@@ -182,7 +195,7 @@ def test_a_cross_check_with_a_budget_is_resumed(
         raise AssertionError("predicted again")
 
     monkeypatch.setattr(study.Crosscheck, "_smallest", predict)
-    assert main([*words, "--resume"]) == 0
+    assert_agrees([*words, "--resume"], tmp_path / "out")
     assert json.loads((tmp_path / "out" / study.BUDGET).read_text())["shares_s"] == shares
 
 
@@ -197,7 +210,7 @@ def test_the_command_takes_a_trained_model(tmp_path: Path) -> None:
     save_weights(native, tmp_path / "hwa.safetensors")
     words = ["--preset", "rasch2023", "--levels", "layer", "--times", "1h", "--chips", "4"]
     words += ["--trained", str(tmp_path / "hwa.safetensors"), "--out", str(tmp_path / "out")]
-    assert main(["wrn", *words, "--layers", "fc"]) == 0
+    assert_agrees(["wrn", *words, "--layers", "fc"], tmp_path / "out")
     table = pd.read_csv(tmp_path / "out" / "rasch2023" / "wrn" / "crosscheck.csv")
     assert set(table["cell"].str.partition(",")[0]) == {"fc"}
     assert main(["lstm", *words[:-1], str(tmp_path / "other")]) == 2
@@ -219,14 +232,14 @@ def test_the_command_compares_the_metrics_asked_for(tmp_path: Path) -> None:
     words += ["--task-chips", "2", "--trained", str(tmp_path / "hwa.safetensors")]
     words += ["--out", str(tmp_path / "out"), "--workers", "1"]
     options = ["--subset", "10", "--metrics", "probability", "loss"]
-    assert main([*words, *options]) == 0
+    assert_agrees([*words, *options], tmp_path / "out")
     table = pd.read_csv(tmp_path / "out" / "rasch2023" / "wrn" / "crosscheck.csv")
     assert set(table["quantity"]) == {"probability", "loss"}
     probability = table[table["quantity"] == "probability"].iloc[0]
     # There are ten classes, and the model has learned nothing.
     assert 0.02 < probability["first"] < 0.5
     assert probability["margin"] == POINTS
-    assert main([*words, *options, "--resume"]) == 0
+    assert_agrees([*words, *options, "--resume"], tmp_path / "out")
     assert main([*words, *options[:2], "--resume"]) == 2
     assert main([*words, "--subset", "12", *options[2:], "--resume"]) == 2
 
