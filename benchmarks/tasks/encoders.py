@@ -144,8 +144,10 @@ class PretrainedTask(SentenceTask):
             ) from None
         blank = self.blank()
         check_tokenizer(self.tokenizer, self.config, encoder)
-        known = (self.tokenizer.pad_token_id, getattr(self.config, "pad_token_id", None))
+        # Some heads find the end of a sentence by the padding's id, which is the configuration's.
+        known = (getattr(self.config, "pad_token_id", None), self.tokenizer.pad_token_id)
         self.pad_id = next((pad for pad in known if pad is not None), 0)
+        self.pad_side = self.tokenizer.padding_side
         self.max_length = tokens_of(blank, MAX_LENGTH, encoder)
         checkpoint = Path(encoder).name if Path(encoder).is_dir() else encoder
         self.model_name = name_of(self.config, f"{facts.get('_name_or_path') or ''} {checkpoint}")

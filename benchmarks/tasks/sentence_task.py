@@ -38,6 +38,7 @@ class SentenceTask(Task):
     ladder = LadderSizes(subset=300, probe_samples=16, probe_inputs=128)
     pad_id = 0
     pad_segment = 0
+    pad_side = "right"
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class SentenceTask(Task):
         """
 
         def padded(rows: Sequence[list[int]], value: int) -> Tensor:
-            return pad_sequence([torch.tensor(row) for row in rows], True, value)
+            return pad_sequence([torch.tensor(row) for row in rows], True, value, self.pad_side)
 
         inputs = {
             "input_ids": padded(tokens, self.pad_id),

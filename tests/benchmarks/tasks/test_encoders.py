@@ -244,14 +244,40 @@ def test_a_model_that_takes_no_padded_batch_is_refused_before_training(folder, k
         assert scores.logits.shape == (5, 2)
 
 
-def test_padding_is_the_models_if_the_tokenizer_has_none(folder) -> None:
+def change_tokenizer(folder: Path, **values: Any) -> None:
     path = folder / "tokenizer_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token": None}))
-    for pad, expected in ((6, 6), (None, 0)):
-        change(folder, pad_token_id=pad)
-        task = made(folder)
-        assert task.tokenizer.pad_token_id is None
-        assert task.collate([[5], [5, 5]])["input_ids"].tolist() == [[5, expected], [5, 5]]
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_padding_is_the_models_or_the_tokenizers(folder) -> None:
+    for ours, models, expected in ((None, 6, 6), (None, None, 0), ("[UNK]", None, 1)):
+        change(folder, pad_token_id=models)
+        change_tokenizer(folder, pad_token=ours)
+        assert made(folder).collate([[5], [5, 5]])["input_ids"].tolist() == [[5, expected], [5, 5]]
+
+
+@pytest.mark.parametrize("kind", ["XLNet", "GPT2"])
+def test_padding_changes_no_score(folder, kind) -> None:
+    """XLNet's head reads the last token, so that it is padded on the left.
+
+    GPT-2's looks for the last token that is no padding, whose id is that of the configuration.
+    """
+    import transformers
+
+    values = {
+        "XLNet": {"vocab_size": 9, "d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16},
+        "GPT2": {"vocab_size": 9, "n_embd": 16, "n_layer": 1, "n_head": 2, "pad_token_id": 7},
+    }
+    config = getattr(transformers, f"{kind}Config")(**values[kind])
+    replace(folder, getattr(transformers, f"{kind}ForSequenceClassification")(config))
+    change_tokenizer(folder, padding_side="left" if kind == "XLNet" else "right")
+    task = made(folder)
+    model = task.build(0).eval()
+    rows = [[2, 4, 3], [2, 4, 8, 6, 3], [2, 3]]
+    with torch.no_grad():
+        together = model(**task.collate(rows)).logits
+        alone = torch.cat([model(**task.collate([row])).logits for row in rows])
+    torch.testing.assert_close(together, alone)
 
 
 def test_a_model_of_other_scores_is_refused() -> None:
