@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -121,18 +120,6 @@ def _shared(out: Path | None, shard: str, processes: int) -> tuple[Path, Path]:
     if processes > 1:
         raise UsageError("--shard in one process each; start it without torchrun or accelerate")
     return out, folder_of(out, shard)
-
-
-def settings_of(words: Sequence[str]) -> Settings:
-    """Return the options that the words of a command line stand for.
-
-    Args:
-        words: The words after the program.
-    """
-    _, bound, _ = app.parse_args(list(words), exit_on_error=False, print_error=False)
-    settings: Settings = bound.arguments.get("settings", Settings())
-    names = task_names(bound.arguments.get("names", ()), settings.profile)
-    return dataclasses.replace(settings, tasks=names)
 
 
 app = cli.command("run", run, "[TASK ...]")

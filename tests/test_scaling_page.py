@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import run
+from tests.command_lines import settings_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -36,8 +35,5 @@ def test_the_job_scripts_are_commands_that_exist() -> None:
     script, merging = blocks("bash")
     command = script.partition("srun ")[2].replace("\\\n", " ")
     command = command.replace("$SLURM_ARRAY_TASK_ID", "3")
-    program, words = shlex.split(command)[:3], shlex.split(command)[3:]
-    assert program == ["python", "-m", "benchmarks.run"]
-    settings = run.settings_of(words)
-    assert settings.share(25) == (3, 25, 25)
+    assert settings_of(command).share(25) == (3, 25, 25)
     assert "--merge" in merging

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from benchmarks.studies import training_facts
 from benchmarks.tasks import Task
 from benchmarks.tasks.resnet32 import ResNet32Task
 from benchmarks.tasks.wrn import DIGITAL, WideResNetTask
+from tests.command_lines import settings_of
 
 FIRST = ["mlp", "--engine", "native", "--subset", "40", "--chips", "2", "--times", "1s"]
 CHECKPOINTS = Path(__file__).parents[3] / "benchmarks" / "checkpoints"
@@ -187,7 +187,7 @@ def test_the_models_that_come_with_the_project_fit_their_records(
 ) -> None:
     """Recipe, length and digital model are known; other ones are refused."""
     command = next(r for r in record.of_kind("run") if r.name == f"rows-{name}").command
-    settings = run.settings_of(shlex.split(command)[3:])
+    settings = settings_of(command)
     task = without_data(name)
     monkeypatch.setattr(task, "train_loader", lambda *_: range(400))
     model = task.load(CHECKPOINTS / name)
