@@ -27,7 +27,7 @@ from aimc_bridge.times import label
 from benchmarks import cli
 from benchmarks.machine import hardware, versions
 from benchmarks.report import ablation as pages
-from benchmarks.studies import finished_parts, held_out, run_steps, training_facts
+from benchmarks.studies import finished_parts, held_out, run_steps, training_facts, trainings
 from benchmarks.studies.base import Study
 from benchmarks.studies.claims import DIRECTORY
 from benchmarks.studies.settings import DigitalEpochs, Settings
@@ -362,7 +362,7 @@ class Ablation:
             finished_parts.load_weights(analog, weights)
         elif variant.trains:
             recipe = self.recipe.override(f"ablation: {variant.name}", **variant.fields)
-            study.train(model, analog, recipe, place / "training", seed)
+            trainings.train(study, model, analog, recipe, place / "training", seed)
             facts = training_facts.facts_of("hwa", study.settings, study.task, recipe, seed, model)
             finished_parts.save_weights(analog, weights, training_facts.header(facts))
             finished_parts.drop_checkpoints(place / "training")

@@ -4,7 +4,7 @@
     digital = study.digital_model()            # from --checkpoint, or trained here
     analog = study.convert(digital)            # on the native engine, with the settings' preset
     study.calibrate(analog)                    # input ranges from training data
-    study.train(digital, analog, recipe, folder / "hwa-training")
+    trainings.train(study, digital, analog, recipe, folder / "hwa-training")
     table = study.sweep(analog, study.evaluate, folder / "hwa.csv", chips=5)
 
 The results of everything that takes time are files in the folder. In the folder of an earlier run,
@@ -13,28 +13,24 @@ the same calls read the files that exist and do the rest.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from aimc_bridge import rng
 from aimc_bridge.calibration import calibrate
-from aimc_bridge.chip import drift, program, restore
 from aimc_bridge.commands import Output
-from aimc_bridge.conversion import convert, copy_trained
+from aimc_bridge.conversion import convert
 from aimc_bridge.engines.native import compiled
 from aimc_bridge.errors import UsageError
 from aimc_bridge.sealed_files import write_facts
 from aimc_bridge.spec import Preset
 from aimc_bridge.sweeps import sweep
-from aimc_bridge.training import HWATraining, train, train_digital
 from benchmarks import digital, tasks
 from benchmarks.report.answers import Answers, path_of
 from benchmarks.studies import chip_metrics, held_out
@@ -49,7 +45,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CHIPS_BETWEEN = 10_000  # seeds between the chips of two trainings
-HOUR_S = 3600.0
 
 
 class Study:
@@ -210,138 +205,6 @@ class Study:
             percentile = None if inputs_alone else self.plan.out_percentile
             calibrate(analog, batches, self.plan.method, out_percentile=percentile)
 
-    def train(
-        self,
-        model: nn.Module,
-        analog: nn.Module,
-        recipe: HWATraining,
-        folder: Path,
-        seed: int | None = None,
-    ) -> pd.DataFrame:
-        """Train a converted model hardware-aware, in place.
-
-        Args:
-            model: The digital model; it is the teacher if the recipe distils.
-            analog: The model that was converted from it, with input ranges.
-            recipe: The recipe.
-            folder: Where checkpoints are; a training that was cut short continues from them.
-            seed: Seed of data order and noise; None means the study's seed.
-
-        Returns:
-            The history of the training, one row per step.
-
-        Raises:
-            TrainingError: If the training diverges.
-        """
-        seed = self.seed if seed is None else seed
-        history: pd.DataFrame = train(
-            analog,
-            self.task.train_loader(recipe.spec.batch_size, seed),
-            self.task.loss,
-            recipe=recipe,
-            teacher=model if recipe.spec.distill_weight > 0 else None,
-            validate=functools.partial(self._on_a_chip, seed),
-            **self._training(analog, folder, seed),
-        )
-        if self.plan.recalibrate:
-            self.calibrate(analog)
-        return history
-
-    def train_control(
-        self, model: nn.Module, analog: nn.Module, recipe: HWATraining, folder: Path
-    ) -> pd.DataFrame:
-        """Train a converted model as `train` does, but with noise and drop-connect off, in place.
-
-        Noise on the weights, faults, and the noise of products (out_noise, w_noise) are off.
-        Converters, clipping, re-scaling of columns, learned ranges and scales, the data and the
-        number of steps are those of `train`.
-
-        Args:
-            model: The digital model; it is the teacher if the recipe distils.
-            analog: The model that was converted from it, with input ranges.
-            recipe: The recipe of `train`.
-            folder: Where checkpoints are; a training that was cut short continues from them.
-
-        Returns:
-            The history of the training, one row per step.
-
-        Raises:
-            TrainingError: If the training diverges.
-        """
-        why = "control: noise off"
-        quiet = self.convert(
-            model, preset=self.settings.preset.change(why=why, out_noise=0.0, w_noise=0.0)
-        )
-        copy_trained(analog, quiet)
-        off = {"noise_type": "none", "noise_scale": 0.0, "drop_connect": 0.0, "faults": "none"}
-        history = self.train(model, quiet, recipe.override(why=why, **off), folder)
-        copy_trained(quiet, analog)
-        if self.plan.recalibrate:  # with the noise of the chips that are measured
-            self.calibrate(analog)
-        return history
-
-    def finetune(
-        self, model: nn.Module, recipe: HWATraining, folder: Path
-    ) -> tuple[nn.Module, pd.DataFrame]:
-        """Train a copy of a digital model without a chip.
-
-        The recipe, the data and the number of steps are those of `train`.
-
-        Args:
-            model: The digital model; it stays as it is.
-            recipe: The recipe.
-            folder: Where checkpoints are; a training that was cut short continues from them.
-
-        Returns:
-            The trained copy in eval mode, and the history of the training, one row per step.
-
-        Raises:
-            TrainingError: If the training diverges.
-        """
-        tuned = copy.deepcopy(model)
-        history = train_digital(
-            tuned,
-            self.task.train_loader(recipe.spec.batch_size, self.seed),
-            self.task.loss,
-            recipe=recipe,
-            teacher=model if recipe.spec.distill_weight > 0 else None,
-            validate=self._on_validation_data,
-            **self._training(tuned, folder, self.seed),
-        )
-        return tuned.eval(), history
-
-    def _training(self, model: nn.Module, folder: Path, seed: int) -> dict[str, Any]:
-        """Return the arguments that `train` and `train_digital` share."""
-        return {
-            **self.settings.training_options(),
-            "seed": seed,
-            "max_batches": self.plan.hwa_batches,
-            "validate_every": self.plan.validate_every,
-            "keep": self.plan.keep,
-            "chance_loss": math.log(self.task.n_classes),
-            "folder": folder,
-            "resume": True,
-            "carried": Carried(self.task, model),
-            "split": self.task.part,
-            "progress": self.output.bars,
-        }
-
-    def _on_validation_data(self, model: nn.Module) -> dict[str, float]:
-        return self.task.evaluate(model, self.plan.validation_subset, split="validation")
-
-    def _on_a_chip(self, seed: int, model: nn.Module) -> dict[str, float]:
-        """Validate on one chip that is an hour old.
-
-        The results are measured on chips, so weights are chosen on a chip too. It is always the
-        same chip, so that two validations differ by the weights alone.
-        """
-        program(model, validation_seed(seed))
-        try:
-            drift(model, HOUR_S)
-            return self._on_validation_data(model)
-        finally:
-            restore(model)
-
     # --- measurements ---
 
     def evaluator(
@@ -451,33 +314,3 @@ class Study:
             raise UsageError(changed(self.folder, f"{DIGITAL}, or of other {split} data,"))
         self.inputs.note(DIGITAL, fingerprint(model))
         return known or values
-
-
-class Carried:
-    """The state that a training carries from batch to batch, in the form that checkpoints take."""
-
-    def __init__(self, task: Task, model: nn.Module) -> None:
-        """Remember whose state it is.
-
-        Args:
-            task: The task; it reads and sets the state.
-            model: The model that is trained.
-        """
-        self.task, self.model = task, model
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the tensors of the state by name; only recurrent models have any."""
-        return self.task.carried(self.model)
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put back the tensors that `state_dict` returned."""
-        self.task.carry(self.model, state)
-
-
-def validation_seed(seed: int) -> int:
-    """Return the seed of the chip that validation uses; it is never the seed of a measured chip.
-
-    Args:
-        seed: The seed of the training.
-    """
-    return rng.derive(seed, "validation chip") % 2**31 + 2**31

@@ -26,7 +26,7 @@ from aimc_bridge.sealed_files import read_facts
 from aimc_bridge.times import label
 from benchmarks.report import tables
 from benchmarks.report.answers import Answers, Kept, errors_of, misfit, path_of
-from benchmarks.studies import finished_parts, held_out, run_steps, training_facts
+from benchmarks.studies import finished_parts, held_out, run_steps, training_facts, trainings
 from benchmarks.studies.base import Study
 from benchmarks.studies.claims import TRAINING
 from benchmarks.studies.inputs import fingerprint, model_of
@@ -193,7 +193,7 @@ class Phases:
         self.facts["recipe"] = {"name": recipe.name, **recipe.spec.values()}
 
         def work() -> None:
-            history = study.train(model, native, recipe, study.folder / "hwa-training")
+            history = trainings.train(study, model, native, recipe, study.folder / "hwa-training")
             self._keep(native, "hwa", history, model)
 
         trained = study.settings.trained_files().get(study.task.name)
@@ -217,7 +217,7 @@ class Phases:
 
         def work() -> None:
             path = study.folder / "control-training"
-            history = study.train_control(model, native, recipe, path)
+            history = trainings.train_control(study, model, native, recipe, path)
             self._keep(native, "control", history, model)
 
         if not self._recalled(native, "control"):
@@ -234,7 +234,7 @@ class Phases:
 
         def work() -> nn.Module:
             path = study.folder / "finetune-training"
-            trained, history = study.finetune(model, recipe, path)
+            trained, history = trainings.finetune(study, model, recipe, path)
             self._keep(trained, "finetune", history, model)
             return trained
 

@@ -20,7 +20,7 @@ from aimc_bridge.errors import DataError
 from benchmarks import cli, run, tasks
 from benchmarks.report import run as report
 from benchmarks.report import tables
-from benchmarks.studies import base, chip_metrics, phases
+from benchmarks.studies import chip_metrics, phases, trainings
 from benchmarks.studies.settings import Settings
 from benchmarks.tasks.plan import recipe_for
 from presets import ideal, rasch2023
@@ -224,7 +224,7 @@ class Interrupted(Exception):
 
 
 @pytest.mark.parametrize(
-    ("at_evaluation", "at_training", "evaluations", "trainings"),
+    ("at_evaluation", "at_training", "evaluations", "trained_again"),
     [
         # It stops in the second chip of two: that chip and the other phase are left.
         (4, False, 2 + 4, 1),
@@ -233,7 +233,7 @@ class Interrupted(Exception):
     ],
 )
 def test_a_resumed_run_ends_as_if_never_interrupted(
-    finished, model, tmp_path, monkeypatch, at_evaluation, at_training, evaluations, trainings
+    finished, model, tmp_path, monkeypatch, at_evaluation, at_training, evaluations, trained_again
 ) -> None:
     """Nothing is done twice, and the numbers are the same.
 
@@ -245,7 +245,7 @@ def test_a_resumed_run_ends_as_if_never_interrupted(
         *("--times", "1s", "1 day", "--out", str(out)),
     ]
     calls = {"evaluate": 0, "train": 0}
-    evaluate, train = chip_metrics.evaluate, base.Study.train
+    evaluate, train = chip_metrics.evaluate, trainings.train
 
     def counted(*args):
         calls["evaluate"] += 1
@@ -260,7 +260,7 @@ def test_a_resumed_run_ends_as_if_never_interrupted(
         return train(*args)
 
     monkeypatch.setattr(chip_metrics, "evaluate", counted)
-    monkeypatch.setattr(base.Study, "train", trained)
+    monkeypatch.setattr(trainings, "train", trained)
     with pytest.raises(Interrupted):
         run.main(arguments)
     assert not (out / "results.csv").exists()
@@ -268,7 +268,7 @@ def test_a_resumed_run_ends_as_if_never_interrupted(
 
     assert run.main([*arguments, "--resume"]) == 0
     assert calls["evaluate"] - first["evaluate"] == evaluations
-    assert calls["train"] - first["train"] == trainings
+    assert calls["train"] - first["train"] == trained_again
     expected, resumed = rows_of(finished), rows_of(out)
     pd.testing.assert_frame_equal(resumed, expected)
 

@@ -31,7 +31,7 @@ from benchmarks.report import answers, tables
 from benchmarks.report import record as records
 from benchmarks.report import run as report
 from benchmarks.report import trained as keep
-from benchmarks.studies import base, chip_metrics, replicas
+from benchmarks.studies import base, chip_metrics, replicas, trainings
 from benchmarks.studies.finished_parts import load_weights
 from benchmarks.studies.phases import PHASES, Phases
 from benchmarks.studies.settings import Settings
@@ -178,9 +178,9 @@ def test_the_control_is_the_same_training_without_any_noise(model, tmp_path) -> 
         study.calibrate(analog)
         torch.manual_seed(len(name))
         if how == "control":
-            study.train_control(digital, analog, recipe, tmp_path / name)
+            trainings.train_control(study, digital, analog, recipe, tmp_path / name)
         else:
-            study.train(digital, analog, recipe, tmp_path / name)
+            trainings.train(study, digital, analog, recipe, tmp_path / name)
         return analog
 
     control = trained("control", rasch2023, "control", recipe)
@@ -404,7 +404,7 @@ def test_compiled_passes_train_and_measure(model, tmp_path, monkeypatch) -> None
 
     monkeypatch.setattr(compiled_passes, "finish", counted)
     training = []
-    step = base.Study.train
+    step = trainings.train
 
     def watched(*args):
         before = len(calls)
@@ -412,7 +412,7 @@ def test_compiled_passes_train_and_measure(model, tmp_path, monkeypatch) -> None
         training.append(len(calls) - before)
         return result
 
-    monkeypatch.setattr(base.Study, "train", watched)
+    monkeypatch.setattr(trainings, "train", watched)
     words = [
         "wrn",
         *QUICK,

@@ -22,8 +22,7 @@ from benchmarks.report import ablation as ablation_report
 from benchmarks.report import figures, folders, pages, tables
 from benchmarks.report import record as records
 from benchmarks.report.ablation import COLUMNS
-from benchmarks.studies import ablation
-from benchmarks.studies import base as core
+from benchmarks.studies import ablation, base, trainings
 from benchmarks.tasks.plan import recipe_for
 from presets import rasch2023
 
@@ -199,7 +198,7 @@ def test_a_run_goes_on_and_does_nothing_twice(
     """A run stopped in the second training gives the numbers of an uninterrupted one."""
     out = tmp_path / "out"
     calls = []
-    train = core.train
+    train = trainings.train
 
     def trained(*args: object, **options: object) -> object:
         calls.append(1)
@@ -207,7 +206,7 @@ def test_a_run_goes_on_and_does_nothing_twice(
             raise KeyboardInterrupt
         return train(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(core, "train", trained)
+    monkeypatch.setattr(trainings, "train", trained)
     checkpoint = ["--checkpoint", str(finished / "work" / "digital")]
     assert command.main([*QUICK, *checkpoint, "--out", str(out)]) == 130
     assert command.main([*QUICK, *checkpoint, "--out", str(out)]) == 2
@@ -239,9 +238,9 @@ def test_every_model_is_compiled_and_its_ranges_set_anew_where_asked(
 
     plan = dataclasses.replace(tasks.find("wrn").plans["embedded"], recalibrate=True)
     monkeypatch.setitem(tasks.find("wrn").plans, "embedded", plan)
-    monkeypatch.setattr(core, "compiled", noted("compiled", lambda model: None))
-    for name in ("calibrate", "train"):
-        monkeypatch.setattr(core, name, noted(name, getattr(core, name)))
+    monkeypatch.setattr(base, "compiled", noted("compiled", lambda model: None))
+    for module, name in ((base, "calibrate"), (trainings, "train")):
+        monkeypatch.setattr(module, name, noted(name, getattr(module, name)))
     words = [*QUICK, "--compiled", "--checkpoint", str(finished / "work" / "digital")]
     assert command.main([*words, "--out", str(tmp_path / "out")]) == 0
     assert order == ["compiled", "calibrate", "train", "calibrate"] * 3

@@ -14,6 +14,7 @@ from aimc_bridge import calibrate, convert
 from aimc_bridge.commands import Output
 from aimc_bridge.converted import matrices_of, record_of
 from benchmarks import tasks
+from benchmarks.studies import trainings
 from benchmarks.studies.base import Study
 from benchmarks.studies.settings import Settings
 from benchmarks.tasks import Task
@@ -60,12 +61,12 @@ def go(
 
     monkeypatch.setattr(task, "loss", counted)
     if kind == "finetune":
-        model, history = study.finetune(digital, recipe, folder)
+        model, history = trainings.finetune(study, digital, recipe, folder)
     else:
         model = convert(digital, rasch2023).eval()
         calibrate(model, task.calibration_batches(2), "percentile")
-        how = study.train if kind == "hwa" else study.train_control
-        history = how(digital, model, recipe, folder)
+        how = trainings.train if kind == "hwa" else trainings.train_control
+        history = how(study, digital, model, recipe, folder)
     return {k: v.clone() for k, v in model.state_dict().items()}, history
 
 
@@ -114,7 +115,7 @@ def test_validation_is_on_a_chip_of_an_hour_that_is_none_of_those_measured(
     clean = {name: m.clean_weight() for name, m in matrices_of(analog).items()}
     for seed in (0, 0, 1):
         torch.manual_seed(9)
-        scores = study_of(task, tmp_path, 50)._on_a_chip(seed, analog)
+        scores = trainings.on_a_chip(study_of(task, tmp_path, 50), seed, analog)
         assert set(scores) == {"accuracy", "error", "loss"}
         assert record_of(analog).chip is None
     assert seen[0] == seen[1] != seen[2]

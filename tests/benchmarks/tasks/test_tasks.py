@@ -232,6 +232,7 @@ def test_nothing_is_chosen_by_the_test_split(name, tmp_path) -> None:
 
     The trainings are the digital and the hardware-aware one.
     """
+    from benchmarks.studies import trainings
     from benchmarks.studies.base import Study
     from benchmarks.studies.settings import Settings
 
@@ -248,10 +249,10 @@ def test_nothing_is_chosen_by_the_test_split(name, tmp_path) -> None:
     analog = convert(digital, rasch2023, exclude=task.digital_names(digital))
     calibrate(analog, task.calibration_batches(1, batch_size=8), "percentile")
     recipe = settings.recipe_of(task)
-    history = study.train(digital, analog, recipe, tmp_path / "hwa")
+    history = trainings.train(study, digital, analog, recipe, tmp_path / "hwa")
     assert history.validation_loss.notna().sum() == 1
-    study.finetune(digital, recipe, tmp_path / "finetune")
-    study.train_control(digital, analog, recipe, tmp_path / "control")
+    trainings.finetune(study, digital, recipe, tmp_path / "finetune")
+    trainings.train_control(study, digital, analog, recipe, tmp_path / "control")
 
 
 @pytest.mark.cuda
