@@ -35,6 +35,8 @@ from benchmarks.digital_files import (
     write_checkpoint,
 )
 from benchmarks.studies import folder
+from benchmarks.studies.claims import DIRECTORY, TRAINING
+from benchmarks.studies.inputs import training_mark
 from benchmarks.studies.settings import set_threads
 from benchmarks.studies.steps import Step, Steps, kind_of
 from benchmarks.tasks import DigitalRecipe, Task
@@ -154,6 +156,10 @@ def fit(
         "precision": precision,
         "options": dict(task.options),
         "recipe": dataclasses.asdict(recipe),
+        "inputs": {
+            DIRECTORY: str(Path.cwd()),
+            TRAINING: training_mark(task, recipe.batch_size, seed),
+        },
     }
     if (out / "model.safetensors").exists():
         if not resume:
@@ -182,9 +188,10 @@ def fit(
         start, spent = 0, 0.0
         if (out / "checkpoint.json").exists():
             facts, tensors = read_checkpoint(out)
-            # older checkpoints have neither: no choice of precision, no note of the options
+            # older checkpoints lack these: no choice of precision, no note of options and data
             facts.setdefault("precision", "fp32")
             facts.setdefault("options", run["options"])
+            facts.setdefault("inputs", {})
             check_same(out, run, {key: facts.get(key) for key in run})
             put_back(task, model, optimizer, tensors)
             start, spent = facts["step"], facts["wall_s"]

@@ -22,7 +22,8 @@ from aimc_bridge.sealed_files import (
     write_tensors,
 )
 from aimc_bridge.training.checkpoint import restore_optimizer
-from benchmarks.studies.claims import changes, resolved
+from benchmarks.studies.claims import DIRECTORY, TRAINING, changes, same_options
+from benchmarks.studies.inputs import same
 from benchmarks.tasks import Task, device_of
 
 
@@ -135,15 +136,21 @@ def check_same(out: Path, expected: dict[str, Any], recorded: dict[str, Any]) ->
     Raises:
         UsageError: If they differ.
     """
-    places = [
-        {**facts, "options": resolved(facts.get("options") or {}, Path.cwd())}
-        for facts in (recorded, expected)
-    ]
-    if places[0] != places[1]:
-        names = sorted(name for name in expected if recorded.get(name) != expected[name])
+    before, now = (facts.get("inputs") or {} for facts in (recorded, expected))
+    folders = (Path(facts.get(DIRECTORY) or Path.cwd()) for facts in (before, now))
+    names = {name for name in expected if recorded.get(name) != expected[name]}
+    names -= {"inputs", "options"}
+    if not same_options(recorded.get("options") or {}, expected.get("options") or {}, *folders):
+        names.add("options")
+    if names:
         raise UsageError(
             f"{out} holds a run with another recipe, seed, precision or option of the task "
-            f"({changes(names, recorded, expected)}); name another folder"
+            f"({changes(sorted(names), recorded, expected)}); name another folder"
+        )
+    if TRAINING in before and not same(before[TRAINING], now[TRAINING]):
+        raise UsageError(
+            f"{out} holds a training on another {TRAINING} than the one there is now; put the "
+            "former one back, or name another folder"
         )
 
 
@@ -181,7 +188,8 @@ def finish(
         out: The folder of the training.
         task: The task.
         model: The trained model.
-        facts: Seed, recipe, precision, options, "total" steps, "steps_per_epoch" and "wall_s".
+        facts: Seed, recipe, precision, options, inputs, "total" steps, "steps_per_epoch" and
+            "wall_s".
         metrics: Split -> metrics of the trained model.
     """
     info = {
@@ -197,6 +205,7 @@ def finish(
         "precision": facts["precision"],
         "options": facts["options"],
         "recipe": facts["recipe"],
+        "inputs": facts["inputs"],
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "transformers", "accelerate")},

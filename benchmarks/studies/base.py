@@ -35,8 +35,17 @@ from benchmarks import digital, tasks
 from benchmarks.report.answers import Answers, path_of
 from benchmarks.studies import chip_metrics, held_out
 from benchmarks.studies.chip_metrics import Evaluate
+from benchmarks.studies.claims import CALIBRATION, TRAINING
 from benchmarks.studies.finished_parts import Parts, measuring_again
-from benchmarks.studies.inputs import DIGITAL, Inputs, changed, data_mark, fingerprint
+from benchmarks.studies.inputs import (
+    DIGITAL,
+    Inputs,
+    calibration_mark,
+    changed,
+    data_mark,
+    fingerprint,
+    training_mark,
+)
 from benchmarks.studies.replicas import Replica
 from benchmarks.studies.settings import Settings
 from benchmarks.tasks import Split, Task
@@ -138,12 +147,14 @@ class Study:
         checkpoint = self.settings.checkpoints().get(self.task.name)
         if checkpoint is not None:
             self.say(f"digital model from {checkpoint}")
-            self.facts["digital"] = {"checkpoint": str(checkpoint), **tasks.read_info(checkpoint)}
+            self.facts["digital"] = {"checkpoint": str(checkpoint), **_info(checkpoint)}
             return self.task.load(checkpoint).to(self.settings.place)
         folder = self.folder / "digital"
         if self.replica.index:
             self.replica.meet()  # the first process has trained it
             return self.task.load(folder).to(self.settings.place)
+        size = self.settings.recipe_of(self.task).spec.batch_size
+        self.inputs.note(TRAINING, training_mark(self.task, size, self.seed))
         recipe = self.task.digital
         if self.plan.digital_epochs is not None:
             recipe = dataclasses.replace(recipe, epochs=self.plan.digital_epochs)
@@ -161,7 +172,7 @@ class Study:
                 output=self.output,
             ),
         )
-        self.facts["digital"] = tasks.read_info(folder)
+        self.facts["digital"] = _info(folder)
         self.replica.meet()
         return model.to(self.settings.place)
 
@@ -191,7 +202,7 @@ class Study:
     ) -> None:
         """Set the input ranges from training data, by the plan's method.
 
-        Nothing happens if the periphery of the preset has no input ranges.
+        No range is set if the periphery of the preset has none.
 
         Args:
             analog: A converted model.
@@ -199,9 +210,13 @@ class Study:
             inputs_alone: Leave out the plan's out_percentile, which raises the ranges until the ADC
                 holds the outputs. How far it raises them depends on tiles and scales; the inputs do
                 not.
+
+        Raises:
+            UsageError: If results in the study's folder are of other data.
         """
+        batches = self.task.calibration_batches(self.plan.calibration)
+        self.inputs.note(CALIBRATION, calibration_mark(batches))
         if (preset or self.settings.preset).crossbar.input_range != "none":
-            batches = self.task.calibration_batches(self.plan.calibration)
             percentile = None if inputs_alone else self.plan.out_percentile
             calibrate(analog, batches, self.plan.method, out_percentile=percentile)
 
@@ -314,3 +329,8 @@ class Study:
             raise UsageError(changed(self.folder, f"{DIGITAL}, or of other {split} data,"))
         self.inputs.note(DIGITAL, fingerprint(model))
         return known or values
+
+
+def _info(path: Path) -> dict[str, Any]:
+    """Return what a record says of a digital model's training; fingerprints and folders are not."""
+    return {name: value for name, value in tasks.read_info(path).items() if name != "inputs"}

@@ -29,8 +29,8 @@ DIRECTORY = "directory"
 MARKS = {"checkpoint": "digital model", "trained": "trained model (hwa)"}
 """Argument -> what inputs.json calls the model that it names."""
 
-TRAINING = "set of training data"
-"""The name of the training data in inputs.json."""
+TRAINING, CALIBRATION = "set of training data", "set of calibration data"
+"""The names in inputs.json of the data of trainings, and of those that set input ranges."""
 
 _MOST = 5  # changes in one message
 
@@ -77,8 +77,8 @@ def differing(before: Claim, now: Claim, *folders: Path) -> list[str]:
     return sorted(
         name
         for name, value in now.arguments.items()
-        if before.arguments.get(name) != value or name in MARKS or name == "option"
-        if _places(name, before, folders) != _places(name, now, folders)
+        if before.arguments.get(name) != value or name in (*MARKS, "data_dir", "option")
+        if _differs(name, before, now, folders)
     )
 
 
@@ -98,8 +98,10 @@ def changes(
     """
     pairs = ((name, before.get(name), now.get(name)) for name in names)
     told = [
-        f"{name} {shown(a)}{between}{shown(b)}" for pair in pairs for name, a, b in _told(*pair)
-    ]
+        f"{name} {shown(a)}{between}{shown(b)}{' of another folder' * (a == b)}"
+        for pair in pairs
+        for name, a, b in _told(*pair)
+    ] or [f"{name} of another folder" for name in names]
     more = f"; and {len(told) - _MOST} more" if len(told) > _MOST else ""
     return "; ".join(told[:_MOST]) + more
 
@@ -130,6 +132,17 @@ def check_notes(folder: Path) -> None:
 # --- places ---------------------------------------------------------------------------------------
 
 
+def _differs(name: str, before: Claim, now: Claim, folders: Sequence[Path]) -> bool:
+    """Return whether an argument of two claims differs, whatever its paths are called."""
+    if name == "option":
+        try:
+            first, second = (parse_options(list(c.arguments[name] or ())) for c in (before, now))
+            return not same_options(first, second, before.directory, now.directory)
+        except (UsageError, KeyError, TypeError, ValueError):  # as in `_places`
+            return before.arguments.get(name) != now.arguments.get(name)
+    return bool(_places(name, before, folders) != _places(name, now, folders))
+
+
 def _places(name: str, claim: Claim, folders: Sequence[Path]) -> Any:
     """Return the value of an argument; if it names places, in a form without their spelling."""
     value = claim.arguments.get(name)
@@ -140,8 +153,6 @@ def _places(name: str, claim: Claim, folders: Sequence[Path]) -> Any:
             if folders and all(_has_data(f, task) for f in folders for task in claim.tasks):
                 return "data with fingerprints"
             return _data(value, claim.directory)
-        if name == "option":
-            return resolved(parse_options(list(value or ())), claim.directory)
     except (UsageError, TypeError, ValueError):  # of a record that something else wrote
         pass
     return value
@@ -168,8 +179,9 @@ def _has_data(folder: Path, task: str) -> bool:
     """Return whether a folder has the fingerprints of all data behind the results of a task."""
     notes = notes_of(folder, task)
     trained = any(name.startswith("trained model") for name in notes)
+    trained |= any((folder / "work" / part / "digital").exists() for part in (task, ""))
     test = any(isinstance(note, Mapping) and "split" in note for note in notes.values())
-    return test and (TRAINING in notes or not trained)
+    return test and CALIBRATION in notes and (TRAINING in notes or not trained)
 
 
 def _data(value: str | None, directory: Path) -> str | None:
@@ -180,19 +192,35 @@ def _data(value: str | None, directory: Path) -> str | None:
     return str((directory / value).resolve())
 
 
-def resolved(options: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """Return the options of a task; a text that is the path of something is resolved.
+def same_options(
+    before: Mapping[str, Any], now: Mapping[str, Any], first: Path, second: Path
+) -> bool:
+    """Return whether options of a task are the same.
+
+    Texts that are paths of something are compared after they are resolved. An option can also have
+    the name of a folder by chance, such as "ptb": so two equal texts differ only if both are paths.
 
     Args:
-        options: Name -> value.
-        directory: The folder that paths are relative to.
+        before: The former options, name -> value.
+        now: The new ones.
+        first: The folder that paths in the former options are relative to.
+        second: The same for the new ones.
     """
-    return {
-        name: str((directory / value).resolve())
-        if isinstance(value, str) and value and (directory / value).exists()
-        else value
-        for name, value in options.items()
-    }
+
+    def same(old: Any, new: Any) -> bool:
+        places = _place(old, first), _place(new, second)
+        return places[0] == places[1] if None not in places else bool(old == new)
+
+    return before.keys() == now.keys() and all(same(before[name], now[name]) for name in now)
+
+
+def _place(value: Any, directory: Path) -> Path | None:
+    """Return the resolved path if a value is the path of something that exists."""
+    try:
+        path = (directory / value).resolve() if isinstance(value, str) and value else None
+        return path if path is not None and path.exists() else None
+    except (OSError, ValueError):  # a text that is too long for a path, or has a zero in it
+        return None
 
 
 def notes_of(folder: Path, task: str) -> dict[str, Any]:

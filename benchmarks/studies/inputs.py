@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from aimc_bridge.errors import DataError, UsageError
 from aimc_bridge.sealed_files import add_tensor, read_facts, write_facts
-from benchmarks.studies.claims import TRAINING
+from benchmarks.studies.claims import CALIBRATION, TRAINING
 from benchmarks.studies.folder import INPUTS
 from benchmarks.tasks import Split, Task
 
@@ -108,6 +108,9 @@ class Inputs:
                 self.check(name, data_mark(task, before["split"], before["subset"], place))
             elif name == TRAINING:
                 self.check(name, training_mark(task, before["batch_size"], before["seed"]))
+            elif name == CALIBRATION:
+                batches = task.calibration_batches(before["batches"])
+                self.check(name, calibration_mark(batches))
 
 
 def model_of(phase: str) -> str:
@@ -223,6 +226,15 @@ def training_mark(task: Task, batch_size: int, seed: int) -> dict[str, Any]:
     loader = task.train_loader(batch_size, seed)
     first = itertools.islice(iter(loader), _FIRST)
     return {"batch_size": batch_size, "seed": seed, "mini-batches": len(loader), **_mark(first)}
+
+
+def calibration_mark(batches: Sequence[Any]) -> dict[str, Any]:
+    """Return the fingerprint of the data that set input ranges.
+
+    Args:
+        batches: The batches, as `Task.calibration_batches` returns them.
+    """
+    return {"batches": len(batches), **_mark(batches)}
 
 
 def _mark(batches: Iterable[Any]) -> dict[str, Any]:

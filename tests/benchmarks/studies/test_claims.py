@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from aimc_bridge.errors import UsageError
 from benchmarks import ablation, digital, ladder, run
+from benchmarks.digital_files import check_same
 from benchmarks.studies import claims, inputs
-from benchmarks.studies.claims import Claim, changes, differing
+from benchmarks.studies.claims import Claim, changes, differing, same_options
 
 QUICK = [
     *("mlp", "--engine", "native", "--times", "1s", "--subset", "40", "--chips", "2"),
@@ -166,6 +168,43 @@ def test_the_same_word_in_another_working_directory_is_another_place(tmp_path: P
     words = {"tasks": ["mlp"], "checkpoint": ["m"], "data_dir": None}
     first, second = (Claim(words, tmp_path / name) for name in "ab")
     assert differing(first, second) == ["checkpoint"]
+
+
+def test_data_of_the_same_word_in_another_working_directory_are_others(tmp_path: Path) -> None:
+    first, second = (Claim({"tasks": ["mlp"], "data_dir": "m"}, tmp_path / name) for name in "ab")
+    assert differing(first, second) == ["data_dir"]
+    assert differing(first, first) == []
+
+
+def test_an_option_can_have_the_name_of_a_folder_by_chance(tmp_path: Path) -> None:
+    """Two equal texts differ only if both are paths, and the message says how."""
+    (tmp_path / "a" / "ptb").mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    words = {"tasks": ["mlp"], "option": ["dataset=ptb"]}
+    first, second = (Claim(words, tmp_path / name) for name in "ab")
+    assert differing(first, second) == differing(second, first) == []
+    (tmp_path / "b" / "ptb").mkdir()
+    assert differing(first, second) == ["option"]
+    assert changes(["option"], words, words).endswith("now ['dataset=ptb'] of another folder")
+
+
+@pytest.mark.parametrize("text", ["x" * 300, "a\0b"])
+def test_an_option_that_can_be_no_path_is_compared_as_a_text(text: str, tmp_path: Path) -> None:
+    first, second = ({"text": text}, {"text": f"{text}."})
+    assert same_options(first, dict(first), tmp_path, tmp_path)
+    assert not same_options(first, second, tmp_path, tmp_path)
+
+
+def test_a_digital_training_goes_on_from_another_working_directory(tmp_path: Path) -> None:
+    for name in ("a/enc", "b/enc"):
+        (tmp_path / name).mkdir(parents=True)
+
+    def facts(text: str, folder: str) -> dict[str, Any]:
+        return {"options": {"text": text}, "inputs": {claims.DIRECTORY: str(tmp_path / folder)}}
+
+    check_same(tmp_path, facts("../a/enc", "b"), facts("enc", "a"))
+    with pytest.raises(UsageError, match=r"\(options of another folder\); name another folder"):
+        check_same(tmp_path, facts("enc", "b"), facts("enc", "a"))
 
 
 def test_changes_are_told_with_both_values_and_only_where_they_are() -> None:

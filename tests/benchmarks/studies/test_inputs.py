@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from aimc_bridge.errors import UsageError
 from aimc_bridge.sealed_files import read_facts, read_tensors, write_facts, write_tensors
 from benchmarks import digital, run, tasks
 from benchmarks.report import __main__ as report
@@ -142,6 +143,43 @@ def test_trainings_on_other_data_are_not_compared(
     assert run.main([*words, *with_control, "--out", str(tmp_path / "both")]) == 2
     assert "another set of training data): repeat" in capsys.readouterr().err
     assert run.main([*words, "--phases", "control", "hwa", "--resume"]) == 0
+
+
+def test_ranges_from_other_data_are_refused(
+    models: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [*QUICK, "--checkpoint", str(models[0]), "--out", str(tmp_path / "out")]
+    assert run.main([*words, "--phases", "direct"]) == 0
+    former = DigitsTask.calibration_batches
+    monkeypatch.setattr(
+        DigitsTask, "calibration_batches", lambda *args: [2 * x for x in former(*args)]
+    )
+    for more in (["direct", "hwa"], ["direct", "--chips", "3"]):
+        capsys.readouterr()
+        assert run.main([*words, "--phases", *more, "--resume"]) == 2
+        assert "of another set of calibration data than" in capsys.readouterr().err
+
+
+def test_a_digital_model_of_other_training_data_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is refused in a run, also where nothing but the digital model was trained.
+
+    An unfinished training does not go on with other data either.
+    """
+    words = [*QUICK, "--digital-epochs", "1", "--out", str(tmp_path / "out")]
+    assert run.main([*words, "--phases", "direct"]) == 0
+    task = tasks.get("mlp")
+    digital.fit(task, tmp_path / "alone", stop_after=1)
+    monkeypatch.setattr(DigitsTask, "train_loader", lambda self, n, seed: doubled(self, n, seed))
+    capsys.readouterr()
+    assert run.main([*words, "--phases", "direct", "hwa", "--resume"]) == 2
+    assert "of another set of training data than" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=r"alone holds a training on another set of training data"):
+        digital.fit(task, tmp_path / "alone", resume=True)
 
 
 def doubled(task: DigitsTask, batch_size: int, seed: int) -> Loader:
