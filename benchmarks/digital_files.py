@@ -205,7 +205,7 @@ def finish(
         "precision": facts["precision"],
         "options": facts["options"],
         "recipe": facts["recipe"],
-        "inputs": facts["inputs"],
+        "inputs": facts.get("inputs", {}),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "transformers", "accelerate")},

@@ -17,7 +17,7 @@ from aimc_bridge.times import label
 from benchmarks.report.answer_intervals import least_half_width, widened
 from benchmarks.report.intervals import Interval, independent_change
 from benchmarks.report.intervals import change as paired
-from benchmarks.report.tables import PHASES, UNCHECKED, times_of
+from benchmarks.report.tables import PHASES, UNCHECKED, several_trainings, times_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,8 +58,9 @@ class Effect:
         """The conclusion of the interval: the sign of the difference, or that it is open."""
         if math.isnan(self.low) or math.isnan(self.high):
             return "unknown"
-        if "samples" in self.over and self.mean and math.isclose(self.low, self.high):
-            return "unknown"  # two chips that err equally often: no spread, and no certainty either
+        equal = "samples" in self.over and not self.mean  # each sample has the same answer
+        if math.isclose(self.low, self.high, abs_tol=1e-9) and not equal:
+            return "unknown"  # chips that err equally often: no spread, and no certainty either
         if self.low > 0:
             return "worse"
         if self.high < 0:
@@ -211,6 +212,8 @@ class _Place:
         elif min(len(before), len(after)) > 1:
             interval = independent_change(before.to_numpy(), after.to_numpy())
         over = "trainings" if several or base_several else "chips"
+        if several != base_several:
+            over = "trainings, chips"
         return Effect(interval.mean, interval.low, interval.high, over)
 
     def _errors(self, phase: str, t_s: float) -> tuple[pd.Series[float], bool]:
@@ -224,7 +227,7 @@ class _Place:
             & (self.rows.metric == "error")
             & (self.rows.t_inference == t_s)
         ]
-        if _several_trainings(chosen):
+        if several_trainings(chosen):
             return chosen.groupby("training_seed").value.mean(), True
         return chosen.groupby("seed").value.mean(), False
 
@@ -235,7 +238,7 @@ class _Place:
         errors = self.digital[self.digital.metric == "error"]
         if several:
             return errors.groupby("training_seed").value.mean().loc[after.index]
-        if _several_trainings(errors):
+        if several_trainings(errors):
             own = self.rows[self.rows.phase == phase].training_seed.unique()
             errors = errors[errors.training_seed.isin(own)]
         return after * 0.0 + float(errors.value.mean())
@@ -381,11 +384,6 @@ class _Place:
                 name = self._name(phase)
                 sentences.append(f"{name[0].upper()}{name[1:]} is worse at {listed}.")
         return sentences
-
-
-def _several_trainings(rows: pd.DataFrame) -> bool:
-    """Return whether rows are of more than one training."""
-    return "training_seed" in rows and rows.training_seed.nunique() > 1
 
 
 def _over(effect: Effect) -> str:

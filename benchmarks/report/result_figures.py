@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 from aimc_bridge import curves, drawing
 from benchmarks.report import figures
-from benchmarks.report.tables import PHASES, analog_groups, names_in, times_of
+from benchmarks.report.tables import (
+    PHASES,
+    analog_groups,
+    names_in,
+    several_trainings,
+    times_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,9 +168,11 @@ def caption_of(results: pd.DataFrame, samples: Mapping[str, int] | None = None) 
     sizes = sorted({known[name] for name in results.dataset.unique() if name in known})
     if sizes:
         parts.append(f"{' or '.join(f'{size:,}' for size in sizes)} test samples")
-    several = "training_seed" in chips and chips.training_seed.nunique() > 1
+    several = several_trainings(chips)
     if len(chips) and (several or counts.max() > 1):
-        parts.append(f"bars and bands: 95 % over {'trainings' if several else 'chips'}")
+        of_one = chips.groupby("phase").training_seed.nunique().min() < 2 if several else False
+        over = "trainings" if several else "chips"
+        parts.append(f"bars and bands: 95 % over {over}{' (chips, of one training)' * of_one}")
     if sizes:
         parts.append("grey band: 95 % over test samples")
     return parts

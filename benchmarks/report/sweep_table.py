@@ -282,7 +282,8 @@ def _answers(swept: Swept, metric: str) -> list[str]:
     for name, later in list(ends.items())[1:]:
         change = _change(ends[base], later) if named[name] == named[base] else None
         if change is not None:
-            unsure = ", no sure difference" if change.low <= 0 <= change.high else ""
+            open_ = change.low <= 0 <= change.high and not _flat(change)
+            unsure = ", no sure difference" if open_ else ""
             what = f"{name} less {base}, {label(named[name])} after programming"
             sentences.append(f"{what}: {_difference(change, scale)}{unsure}.")
     return sentences
@@ -303,19 +304,29 @@ def _change(before: pd.Series[float], after: pd.Series[float]) -> intervals.Inte
 def _told(change: intervals.Interval, scale: _Scale, lower: bool | None) -> str:
     """Return in words what a change with time is: a loss, a gain, a change, or neither."""
     if change.low <= 0 <= change.high:
-        return f"{_difference(change, scale)}, no sure change"
+        return f"{_difference(change, scale)}{'' if _flat(change) else ', no sure change'}"
     if lower is None:
         return f"a change of {_difference(change, scale)}"
     worse = (change.mean > 0) == lower
     ends = sorted((abs(change.low), abs(change.high)))
     size = scale.size(abs(change.mean))
     interval = f"95 % interval {scale.size(ends[0])} to {scale.size(ends[1])}, over chips"
-    return f"a {'loss' if worse else 'gain'} of {size}{scale.points} ({interval})"
+    shown = _EQUAL if _flat(change) else interval
+    return f"a {'loss' if worse else 'gain'} of {size}{scale.points} ({shown})"
+
+
+_EQUAL = "equal on all chips, so without an interval"
+
+
+def _flat(change: intervals.Interval) -> bool:
+    """Return whether a change is equal on all chips: no spread is no certainty."""
+    return math.isclose(change.low, change.high, abs_tol=1e-12)
 
 
 def _difference(change: intervals.Interval, scale: _Scale) -> str:
-    ends = f"{scale.step(change.low)} to {scale.step(change.high)}"
-    return f"{scale.step(change.mean)}{scale.points} (95 % interval {ends}, over chips)"
+    ends = f"95 % interval {scale.step(change.low)} to {scale.step(change.high)}, over chips"
+    shown = _EQUAL if _flat(change) else ends
+    return f"{scale.step(change.mean)}{scale.points} ({shown})"
 
 
 class _Scale:

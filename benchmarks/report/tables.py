@@ -132,8 +132,9 @@ def a_star(results: pd.DataFrame, chance: float) -> pd.DataFrame:
 
     Returns:
         A DataFrame with the columns phase, engine, data, t_inference (s), chips (of all trainings),
-        mean and (sample) sd of A* over the chips, low and high. Low and high are the 95 % interval
-        of the mean: Student's t over chips, or over the means of trainings if there are several.
+        mean and (sample) sd of A* over the chips, low, high and over. Low and high are the 95 %
+        interval of the mean: Student's t over chips, or over the means of trainings if the phase
+        has several; "over" says which.
         All of these are NaN if the digital model is at chance. A single value has neither sd nor
         interval (NaN), and equal values have no interval.
     """
@@ -146,6 +147,7 @@ def a_star(results: pd.DataFrame, chance: float) -> pd.DataFrame:
         for t_s, now in group.groupby("t_inference"):
             row = {"phase": phase, "engine": engine, "data": data, "t_inference": t_s}
             row["chips"] = len(now)
+            row["over"] = "trainings" if several_trainings(now) else "chips"
             try:
                 stars = pd.Series(_stars(now, baseline, chance), index=now.index)
             except DataError:
@@ -153,7 +155,8 @@ def a_star(results: pd.DataFrame, chance: float) -> pd.DataFrame:
                 continue
             interval = mean_interval(_units(stars, now))
             row |= {"mean": interval.mean, "sd": float(stars.std())}
-            flat = interval.low == interval.high  # no spread is no certainty
+            # no spread is no certainty
+            flat = math.isclose(interval.low, interval.high, abs_tol=1e-9)
             low, high = (math.nan if flat else end for end in (interval.low, interval.high))
             rows.append({**row, "low": low, "high": high})
     return pd.DataFrame(rows)
@@ -168,9 +171,16 @@ def _units(stars: pd.Series[float], rows: pd.DataFrame) -> pd.Series[float]:
         stars: A* of each row.
         rows: The rows.
     """
-    if "training_seed" not in rows or rows.training_seed.nunique() < 2:
-        return stars
-    return stars.groupby(rows.training_seed).mean()
+    return stars.groupby(rows.training_seed).mean() if several_trainings(rows) else stars
+
+
+def several_trainings(rows: pd.DataFrame) -> bool:
+    """Return whether rows are of more than one training.
+
+    Args:
+        rows: Rows of one model.
+    """
+    return "training_seed" in rows and rows.training_seed.nunique() > 1
 
 
 def a_star_summary(
@@ -192,7 +202,6 @@ def a_star_summary(
 
     rows: dict[tuple[str, str, str], dict[str, str]] = {}
     times = times_of(results)
-    several = "training_seed" in results and results.training_seed.nunique() > 1
     known = {
         (row["phase"], row["engine"], row["data"], row["t_inference"]): row
         for row in intervals
@@ -213,7 +222,7 @@ def a_star_summary(
         if better is not None:
             star = {**star, "low": better["low"], "high": better["high"]}
         if not math.isnan(star["low"]):
-            row["interval over"] = "trainings" if several else "chips"
+            row["interval over"] = star["over"]
             if better is not None:
                 row["interval over"] = better["over"]
         row[f"A* {label(star['t_inference'])}"] = _star_text(star)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
-from benchmarks.report import answer_intervals, conclusions
+from benchmarks.report import answer_intervals, conclusions, tables
 from benchmarks.report.answers import Answers, Kept
 from benchmarks.report.conclusions import Effect, conclude
 from benchmarks.report.intervals import independent_change
@@ -29,7 +29,10 @@ def table(
     engine: str = "native",
     **errors: dict[float, float],
 ) -> pd.DataFrame:
-    """Return the rows of a run: phase -> time -> error; chips differ by a tenth of a point."""
+    """Return the rows of a run: phase -> time -> error.
+
+    Chips differ by a tenth of a point, and by two tenths after a training.
+    """
 
     def row(phase: str, t_s: float, chip: float, error: float) -> list[dict[str, object]]:
         values = {"error": error, "accuracy": 1 - error, "loss": error}
@@ -42,9 +45,10 @@ def table(
 
     rows = row("digital", math.nan, math.nan, digital)
     for phase, at in errors.items():
+        apart = 0.001 if phase == "direct" else 0.002
         for t_s, error in at.items():
             for chip in range(chips):
-                rows += row(phase, t_s, chip, error + 0.001 * (chip - (chips - 1) / 2))
+                rows += row(phase, t_s, chip, error + apart * (chip - (chips - 1) / 2))
     return pd.DataFrame(rows)
 
 
@@ -133,6 +137,31 @@ def test_an_interval_without_width_over_samples_says_nothing() -> None:
     assert found.text.endswith("hardware-aware training has 97.8 %; nothing follows from that.")
     exact = said(rows, study(changes=[changed("direct", "digital", 0.0, 0.0, 0.0)]))
     assert exact.direct == "none"
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.05])
+def test_chips_that_err_equally_often_say_nothing_without_answers(loss: float) -> None:
+    rows = table(0.25, direct={YEAR_S: 0.25 + loss}, hwa={YEAR_S: 0.25}, chips=3)
+    rows.loc[rows.phase != "digital", "value"] = rows[rows.phase != "digital"].apply(
+        lambda row: {"direct": 0.25 + loss, "hwa": 0.25}[row.phase], axis=1
+    )
+    found = said(rows, study())
+    assert (found.direct, found.training) == ("unknown", "unknown")
+    assert "95 %" not in found.text and "nothing follows from that" in found.text
+
+
+def test_what_an_interval_without_answers_is_over() -> None:
+    """Three trainings against the three chips of one direct conversion: both are said."""
+    parts = [
+        table(0.2, direct={YEAR_S: 0.3}, hwa={YEAR_S: 0.22 + 0.01 * training}, chips=3)
+        for training in range(3)
+    ]
+    rows = pd.concat(part.assign(training_seed=i) for i, part in enumerate(parts))
+    rows = rows[(rows.phase != "direct") | (rows.training_seed == 0)].reset_index(drop=True)
+    text = said(rows, study()).text
+    assert "over chips alone): digital" in text and "over trainings and chips)" in text
+    stars = tables.a_star_summary(rows, 0.9).set_index("phase")["interval over"]
+    assert stars.to_dict() == {"direct conversion": "chips", "hardware-aware": "trainings"}
 
 
 @pytest.mark.parametrize(("samples", "sign"), [(64, "unsure"), (360, "unsure"), (370, "none")])
@@ -304,7 +333,9 @@ def test_without_answers_the_units_are_trainings() -> None:
     found = said(once, study())
     chips = once[(once.phase == "direct") & (once.metric == "error")].value
     welch = independent_change(chips, [0.10, 0.14, 0.12])
-    gain = f"18.0 points ({-100 * welch.high:.1f} to {-100 * welch.low:.1f}, over trainings alone)"
+    gain = (
+        f"18.0 points ({-100 * welch.high:.1f} to {-100 * welch.low:.1f}, over trainings and chips)"
+    )
     assert gain in found.text
     assert "loses 28.00 points" in found.text  # from the digital model of its own training
 

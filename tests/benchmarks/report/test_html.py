@@ -35,7 +35,8 @@ def results() -> pd.DataFrame:
         for engine in ENGINES:
             for index, t_s in enumerate(TIMES):
                 for chip in range(3):
-                    accuracy = 0.88 - fall * index + 0.01 * (chip - 1)
+                    apart = 0.01 if phase == "direct" else 0.02
+                    accuracy = 0.88 - fall * index + apart * (chip - 1)
                     place = {"phase": phase, "engine": engine, "t_inference": t_s}
                     place |= {"chip": chip, "seed": chip}
                     table += [
@@ -121,7 +122,7 @@ def test_ids_are_unique_and_every_reference_has_one(made: str) -> None:
 
 def test_the_run_is_answered_and_the_shares_are_those_of_its_multiplications(made: str) -> None:
     # A* = 1 - (err - 0.1) / 0.4: direct 0.32 -> 0.45, hwa 0.14 -> 0.90
-    assert "45.00 ± 2.50 %" in made and "90.00 ± 2.50 %" in made
+    assert "45.00 ± 2.50 %" in made and "90.00 ± 5.00 %" in made
     assert "75.0 % of the multiplications are on 4 tiles, with 30 weights." in made
     assert "all parts" in made and "5.5" in made
 
@@ -163,8 +164,8 @@ def test_the_answer_is_the_conclusions_of_the_terminal_and_the_summary() -> None
     )
     native, aihwkit = made.answer
     assert "on native" in native and "neither a gain nor a harm" in native
-    # direct 0.68, hwa 0.86, each chip 18 points better
-    assert "on aihwkit" in aihwkit and "brings back 18.00 points" in aihwkit
+    # direct 0.68, hwa 0.86; chips are 17, 18 and 19 points better
+    assert "on aihwkit" in aihwkit and "brings back 18.0 points" in aihwkit
     assert made.question == (
         "What does a model lose on chips of preset p<q, 1h after programming, and what does "
         "hardware-aware training bring back?"

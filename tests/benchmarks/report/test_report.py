@@ -105,6 +105,7 @@ def test_a_star_in_numbers() -> None:
     place = {name: row.pop(name) for name in ("phase", "engine", "data", "t_inference", "chips")}
     assert list(place.values()) == ["hwa", "native", "D", 60.0, 3]
     half = 4.302653 * 0.05 / math.sqrt(3)
+    assert row.pop("over") == "chips"
     assert row == pytest.approx({"mean": 0.9, "sd": 0.05, "low": 0.9 - half, "high": 0.9 + half})
     table = tables.a_star(pd.DataFrame([digital, chips[0]]), 0.5)
     assert table["mean"].tolist() == pytest.approx([0.95])

@@ -75,11 +75,11 @@ def test_the_answer_says_loss_and_difference_with_their_intervals() -> None:
     # every chip loses 30 points and half a point: paired, the intervals have no width
     assert direct == (
         "direct: accuracy is 90.00 % 1s after programming and 60.00 % 1y after it (mean of 3 "
-        "chips): a loss of 30.00 points (95 % interval 30.00 to 30.00, over chips). The digital "
+        "chips): a loss of 30.00 points (equal on all chips, so without an interval). The digital "
         "model has 92.00 %."
     )
     assert "a loss of 0.50 points" in aware
-    assert difference.startswith("aware less direct, 1y after programming: +30.50 points (95 %")
+    assert difference.startswith("aware less direct, 1y after programming: +30.50 points (equal on")
 
 
 def test_a_change_within_its_interval_is_no_loss() -> None:
@@ -87,6 +87,13 @@ def test_a_change_within_its_interval_is_no_loss() -> None:
     rows.loc[rows.t_inference == YEAR, "value"] = [0.91, 0.89, 0.89]
     (told,) = made(rows, None).answer
     assert "no sure change" in told and "loss" not in told
+
+
+def test_chips_that_change_alike_have_no_interval() -> None:
+    """No spread is no certainty."""
+    for end, said in ((0.9, "+0.00 points"), (0.85, "a loss of 5.00 points")):
+        (answer,) = made({"a": table(0.9, end)}, None).answer
+        assert answer.endswith(f": {said} (equal on all chips, so without an interval).")
 
 
 @pytest.mark.parametrize(
