@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from aimc_bridge.errors import CheckpointError, UsageError
-from aimc_bridge.sealed_files import read_json, read_sealed
+from aimc_bridge.errors import UsageError
+from aimc_bridge.sealed_files import damaged, read_json, read_sealed
 from aimc_bridge.spec import Preset
 from benchmarks.studies.claims import TRAINING
 from benchmarks.studies.inputs import fingerprint, same, training_mark
@@ -114,13 +114,13 @@ def read(path: Path, task: Task) -> dict[str, Any]:
     Raises:
         CheckpointError: If a file is damaged.
     """
-    text = read_sealed(path).metadata.get(KEY)
-    if text is not None:
-        try:
+    try:
+        text = read_sealed(path).metadata.get(KEY)
+        if text is not None:
             facts: dict[str, Any] = dict(json.loads(text))
-        except (ValueError, TypeError):
-            raise CheckpointError(f"{path}: its header is damaged") from None
-        return facts
+            return facts
+    except (ValueError, TypeError) as error:  # a CheckpointError is a ValueError
+        raise damaged(path, error, "copy it again, or name another file") from None
     note, record = path.with_name("hwa.json"), path.absolute().parent / "../../run.json"
     if path.name != "hwa.safetensors":
         return {}
@@ -200,7 +200,7 @@ def check(
     differs = [
         f"another {name}" if isinstance(now[name], dict) else f"{name} {old}, here {now[name]}"
         for name, old in ((name, before[name]) for name in _COMPARED if name in before)
-        if not (same(old, now[name]) if name == TRAINING else _equal(old, now[name]))
+        if not (_same_data(old, now[name]) if name == TRAINING else _equal(old, now[name]))
     ]
     differs += _other_fields(before.get(RECIPE, now[RECIPE]), now[RECIPE], unset)
     if differs:
@@ -210,6 +210,18 @@ def check(
             f"the phase {' and '.join(compared)}"
         )
     return [*unknown, *(name for name in (RECIPE, BATCHES) if name not in before)]
+
+
+def _same_data(before: Any, now: Mapping[str, Any]) -> bool:
+    """Return whether two fingerprints of training data are of the same data, as far as they tell.
+
+    They are of the first mini-batches, which are others with another seed or batch size. That is
+    told by the names of these, and says nothing about the data.
+    """
+    order = ("batch_size", "seed")
+    if isinstance(before, Mapping) and any(before.get(name) != now[name] for name in order):
+        return True
+    return same(before, now)
 
 
 def _equal(before: Any, now: Any) -> bool:
