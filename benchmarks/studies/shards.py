@@ -258,9 +258,9 @@ def _check_inputs(paths: list[Path], known: dict[Path, Claim]) -> None:
 
 def _check_equal(paths: list[Path]) -> None:
     """Check that the digital model gave the same numbers in all parts."""
-    for path in paths[1:]:
+    one, *others = (held_out.known_values(path) or {} for path in paths)  # none is damaged
+    for path, other in zip(paths[1:], others, strict=True):
         if path.read_bytes() != paths[0].read_bytes():
-            one, other = (held_out.known_values(each) or {} for each in (paths[0], path))
             told = (
                 claims.changes(
                     [name for name in sorted(one) if one[name] != other.get(name)],

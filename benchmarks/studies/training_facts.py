@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from aimc_bridge.errors import UsageError
+from aimc_bridge.errors import CheckpointError, UsageError
 from aimc_bridge.sealed_files import damaged, read_json, read_sealed
 from aimc_bridge.spec import Preset
 from benchmarks.studies.claims import TRAINING
@@ -34,6 +34,7 @@ _COMPARED = (
     *(BATCHES, "accumulate", "keep", "precision", "preset"),
     *("set of preset values", "calibration", SEED, TRAINING),
 )
+_ADVICE = "copy it again, or name another file"
 _BATCHES = re.compile(r"--hwa-batches[ =](\d+)")
 
 
@@ -120,23 +121,31 @@ def read(path: Path, task: Task) -> dict[str, Any]:
             facts: dict[str, Any] = dict(json.loads(text))
             return facts
     except (ValueError, TypeError) as error:  # a CheckpointError is a ValueError
-        raise damaged(path, error, "copy it again, or name another file") from None
+        raise damaged(path, error, _ADVICE) from None
     note, record = path.with_name("hwa.json"), path.absolute().parent / "../../run.json"
     if path.name != "hwa.safetensors":
         return {}
     if note.exists():
-        about = read_json(note)
+        about = _table(note)
         batches = _BATCHES.search(str(about.get("run", "")))
         found = {"preset": about.get("preset"), RECIPE: about.get("recipe")}
         found[BATCHES] = int(batches[1]) if batches else None
         beside = path.parent
     elif record.exists():
-        found, beside = _of_run(read_json(record), task.name), path.parent / "digital"
+        found, beside = _of_run(_table(record), task.name), path.parent / "digital"
     else:
         return {}
     if (beside / "model.safetensors").exists():
         found[DIGITAL] = fingerprint(task.load(beside), halved=True)
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _table(path: Path) -> dict[str, Any]:
+    """Return the table in a JSON file beside weights."""
+    try:
+        return read_json(path)
+    except CheckpointError as error:
+        raise damaged(path, error, _ADVICE) from None
 
 
 def _of_run(record: dict[str, Any], task: str) -> dict[str, Any]:

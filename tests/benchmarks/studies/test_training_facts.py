@@ -225,5 +225,11 @@ def test_a_damaged_file_of_weights_says_what_to_do(
     weights.write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match="damaged .*; copy it again, or name another file"):
         training_facts.read(weights, tasks.get("mlp"))
+    beside = tmp_path / "old" / "hwa.safetensors"
+    beside.parent.mkdir()
+    write_tensors(beside, {"a": torch.ones(1)})
+    beside.with_name("hwa.json").write_text("{")
+    with pytest.raises(CheckpointError, match="hwa.json is damaged .*; copy it again, or name"):
+        training_facts.read(beside, tasks.get("mlp"))
     assert run.main(words_of(out, weights, "--phases", "hwa", "--out", str(tmp_path / "o"))) == 2
     assert "damaged" in (error := capsys.readouterr().err) and "; put the former file" in error
