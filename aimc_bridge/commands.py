@@ -209,10 +209,8 @@ def _failed(error: Exception, program: str) -> tuple[str, int]:
             return str(error.__cause__), 2
         error.verbose = False
         return f"{str(error).rstrip('.')}; see {program} --help", 2
-    if isinstance(error, TrainingError):
-        return str(error), 1
-    if isinstance(error, AimcError):
-        return str(error), 2
+    if isinstance(error, AimcError):  # that of a user's function may have no text
+        return str(error) or type(error).__name__, 1 if isinstance(error, TrainingError) else 2
     if isinstance(error, OSError):  # a folder that cannot be written, a full disk
         return _reason(error), 2
     raise error

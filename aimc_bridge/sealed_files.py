@@ -128,8 +128,8 @@ def read_sealed(
         _warn_without(path)
     elif seal != _seal(tensors, metadata):
         raise CheckpointError(
-            f"{path}: not {what}, or damaged (its contents do not fit its checksum); use a copy of "
-            "it, or make it again"
+            f"{path}: not {what}, or damaged (its contents do not fit its checksum);",
+            "use a copy of it, or make it again",
         )
     metadata.pop(_MARK, None)
     return Sealed(tensors, metadata, seal)
@@ -256,11 +256,12 @@ def damaged(path: str | os.PathLike[str], error: Exception, advice: str) -> Chec
     Args:
         path: The file.
         error: The error of the reader. A CheckpointError, such as `read_facts` raises, names the
-            file itself.
+            file itself; the advice of `read_sealed` is left out.
         advice: What the user can do.
     """
-    what = str(error)
-    if not isinstance(error, CheckpointError):
+    if isinstance(error, CheckpointError) and error.args:
+        what = str(error.args[0]).rstrip(";")
+    else:
         cause = f"it lacks {error}" if isinstance(error, KeyError) else error
         what = f"{path} is damaged ({cause})"
     return CheckpointError(f"{what}; {advice}")

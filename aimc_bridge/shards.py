@@ -132,8 +132,8 @@ def _whole(path: Path) -> tuple[SweepFile, Share]:
     missing = [chip for chip in file.share.numbers if any((chip, t) not in cells for t in times)]
     if missing:
         raise DataError(
-            f"{path}: shard {file.share} is not finished (chip {missing[0]} lacks times); "
-            "run it again with the same file"
+            f"{path}: shard {file.share} is not finished (chip {missing[0]} lacks times);",
+            "run it again with the same file",
         )
     return file, file.share
 
@@ -154,7 +154,7 @@ def _check_one_sweep(files: dict[Path, tuple[SweepFile, Share]]) -> None:
                 values = "" if isinstance(of_one, set) else f" ({of_one} and {of_other})"
                 raise DataError(f"{first} and {path} are not of one sweep: another {what}{values}")
     if len(one.marks) > 1 or len(_seeds(one.rows)) > 1:
-        raise DataError(f"{first}: rows of several sweeps; run the shards again")
+        raise DataError(f"{first}: rows of several sweeps;", "run the shards again")
     by_number: dict[int, Path] = {}
     for path, (_, of) in files.items():
         if of.shard in by_number:

@@ -185,9 +185,10 @@ def problem_of(error: DataError) -> str:
     The advice is for Python. A command, whose users pass no `resume=`, gives its own.
 
     Args:
-        error: An error of `read_rows` or `read_file`.
+        error: An error of `read_rows` or `read_file`; of any other one, which can also be without
+            a text, this is its first argument.
     """
-    return str(error.args[0]).rstrip(";")
+    return str(error.args[0]).rstrip(";") if error.args else ""
 
 
 def mark_of(path: Path) -> str | None:

@@ -131,8 +131,13 @@ def _of_tables(
     metrics = list(dict.fromkeys(name for rows in tables.values() for name in rows["metric"]))
     values, guesses = _numbers("--digital", digital, metrics), _numbers("--chance", chance, metrics)
     if samples is not None and not any(0.0 <= value <= 1.0 for value in values.values()):
+        if values:
+            raise UsageError(
+                f"--samples {samples} is for a share in [0, 1], and --digital is "
+                f"{' '.join(digital)}; leave out --samples, or give tables and --digital as shares"
+            )
         raise UsageError(
-            "--samples N: of a digital share in [0, 1]; give it too, as --digital 0.96"
+            f"--samples {samples}: of a digital share in [0, 1]; give it too, as --digital 0.96"
         )
     swept = plotting.checked(tables, values, samples=samples, caption=caption)
     chances = sweep_table.chances_of(swept, guesses)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from aimc_bridge.converted import ProgrammedChip, is_converted, record_of
-from aimc_bridge.errors import CheckpointError, DataError
-from aimc_bridge.sealed_files import read_facts, read_tensors, write_tensors
+from aimc_bridge.errors import DataError
+from aimc_bridge.sealed_files import damaged, read_facts, read_tensors, write_tensors
 from aimc_bridge.sweep_files import read_file
 
 if TYPE_CHECKING:
@@ -126,16 +126,18 @@ def read(path: Path) -> dict[Key, Bits]:
     """
     import numpy as np
 
-    tensors = read_tensors(path)
     try:
+        tensors = read_tensors(path)
         (n,) = tensors["samples"].tolist()
         bits = np.unpackbits(tensors["bits"].numpy(), axis=1, count=n).astype(bool)
         seeds, times = tensors["seed"].tolist(), tensors["t_inference"].tolist()
         return dict(zip(zip(seeds, times, strict=True), bits, strict=True))
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is damaged ({error!r}); remove it, and the results of the same name"
-        ) from None
+    except (KeyError, ValueError) as error:  # a CheckpointError is a ValueError
+        advice = (
+            "put the former file back, or remove it and the results of the same name to measure "
+            "them again"
+        )
+        raise damaged(path, error, advice) from None
 
 
 def misfit(path: Path, errors: Mapping[Key, float]) -> str:
@@ -164,12 +166,21 @@ def misfit(path: Path, errors: Mapping[Key, float]) -> str:
 
 
 def _errors_of(path: Path) -> dict[Key, float]:
-    """Return the errors in the results that a file of answers is behind."""
-    results = path.with_name(path.name.removesuffix(_SUFFIX))
-    digital, chips = results.with_name(f"{results.name}.json"), f"{results.name}.csv"
+    """Return the errors in the results that a file of answers is behind.
+
+    Raises:
+        DataError: If the results are missing.
+    """
+    name = path.name.removesuffix(_SUFFIX)
+    digital, chips = path.with_name(f"{name}.json"), path.with_name(f"{name}.csv")
     if digital.exists():
         return {(0, math.nan): float(read_facts(digital).get("error", math.nan))}
-    rows = read_file(results.with_name(chips)).rows
+    if not chips.exists():
+        raise DataError(
+            f"the results {name} beside {path} are missing; go on with that shard (--resume) to "
+            "measure them again"
+        )
+    rows = read_file(chips).rows
     return errors_of((seed, t_s, metric, value) for _, seed, t_s, metric, value in rows)
 
 
@@ -208,8 +219,9 @@ def merge(paths: Sequence[Path], into: Path) -> None:
         errors = _errors_of(path)
         why = misfit(path, errors)
         if why:
+            it = "it and " if path.exists() else ""
             raise DataError(
-                f"{why}; put the former file back, or remove it and the results of the same name "
+                f"{why}; put the former file back, or remove {it}the results of the same name "
                 "and go on with that shard (--resume)"
             )
         found = {_text(key): (key, bits) for key, bits in read(path).items()}

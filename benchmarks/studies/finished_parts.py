@@ -125,7 +125,14 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise CheckpointError(f"{path} is a folder; name the hwa.safetensors of a run")
     if not path.exists():
         raise CheckpointError(f"no weights at {path}")
-    tensors = read_tensors(path)
+    try:
+        tensors = read_tensors(path)
+    except CheckpointError as error:
+        advice = (
+            "put the former file back, or, in the folder of a run, remove it to train the model "
+            "again"
+        )
+        raise damaged(path, error, advice) from None
     if wrong := misfits(model.state_dict(), tensors):
         raise CheckpointError(f"{path}: weights of another model, or damaged ({wrong[0]})")
     model.load_state_dict(tensors)

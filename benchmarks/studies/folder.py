@@ -28,26 +28,27 @@ INPUTS = claims.INPUTS
 # --- the run of a folder --------------------------------------------------------------------------
 
 
-def holds_a_run(out: Path, resume: bool | None) -> bool:
+def holds_a_run(out: Path, resume: bool | None, option: str = "--out") -> bool:
     """Return whether a folder holds a run that can be continued.
 
     Args:
         out: The folder; it need not exist.
         resume: Whether --resume was given; None if the command has no such option.
+        option: The option that names the folder, for the errors.
 
     Raises:
         UsageError: If `out` is a file, or a folder with files in it while `resume` is not true.
         CheckpointError: If the fingerprints of its inputs are damaged.
     """
     if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; name a folder")
+        raise UsageError(f"{option} {out} is a file; name a folder")
     if not out.exists():
         return False
     if all(path.name == LOCK or is_partial(path) for path in out.iterdir()):  # a dead process's
         return False
     if not resume:
         more = "" if resume is None else ", or add --resume"
-        raise UsageError(f"--out {out} is not empty; name another folder{more}")
+        raise UsageError(f"{option} {out} is not empty; name another folder{more}")
     claims.check_notes(out)
     return True
 
@@ -193,7 +194,7 @@ LOCK = ".lock"
 _HELD: dict[Path, FileLock] = {}
 
 
-def lock(out: Path, *, wait: bool = False) -> None:
+def lock(out: Path, *, wait: bool = False, option: str = "--out") -> None:
     """Keep other processes out of a folder until `unlock`, or until this process ends.
 
     The system takes the lock back when the process ends, in whatever way it ends. What dead
@@ -202,6 +203,7 @@ def lock(out: Path, *, wait: bool = False) -> None:
     Args:
         out: The folder; it must exist.
         wait: Whether to wait until another process has left it.
+        option: The option that names the folder, for the errors.
 
     Raises:
         UsageError: If another process works in it and `wait` is false, or if it cannot be written.
@@ -214,14 +216,14 @@ def lock(out: Path, *, wait: bool = False) -> None:
         held.acquire(timeout=-1 if wait else 0, poll_interval=0.5)
     except Timeout:
         raise UsageError(
-            f"--out {out}: another process works in it; wait until it is done, or name another "
+            f"{option} {out}: another process works in it; wait until it is done, or name another "
             "folder"
         ) from None
     except NotImplementedError:  # a file system without locks
         return
     except OSError as error:
         raise UsageError(
-            f"--out {out} cannot be written ({error.strerror}); name another folder"
+            f"{option} {out} cannot be written ({error.strerror}); name another folder"
         ) from None
     _HELD[place] = held
     remove_partial(place, below=True)
@@ -241,18 +243,19 @@ def unlock(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def alone(out: Path, *, wait: bool = False) -> Iterator[None]:
+def alone(out: Path, *, wait: bool = False, option: str = "--out") -> Iterator[None]:
     """Keep other processes out of a folder while the block runs.
 
     Args:
         out: The folder; it must exist.
         wait: Whether to wait until another process has left it.
+        option: The option that names the folder, for the errors.
 
     Raises:
         UsageError: If another process works in it and `wait` is false.
     """
     inner = out.resolve() in _HELD
-    lock(out, wait=wait)
+    lock(out, wait=wait, option=option)
     try:
         yield
     finally:

@@ -118,7 +118,9 @@ def _training(
         subset = data.removeprefix(facts["dataset"]).removeprefix(", subset of ")
         digital = place / f"digital-{subset or 'all'}.json"
         if phase == "digital":
-            values = held_out.known_values(digital) or {}
+            values = held_out.known_values(digital)
+            if values is None:
+                raise _in_no_shard(digital)
             table = pd.DataFrame(
                 [{"metric": k, "value": v, "seed": seed} for k, v in values.items()]
             ).assign(t_inference=math.nan, chip=math.nan)
@@ -133,9 +135,19 @@ def _training(
 
 
 def _chips(path: Path, times: list[float]) -> pd.DataFrame:
-    """Return the rows of a joined sweep; raise DataError if it lacks some."""
+    """Return the rows of a joined sweep; raise DataError if it is missing or lacks some."""
+    if not path.exists():
+        raise _in_no_shard(path)
     rows = finished_parts.rows_of(path)
     table = rows[rows.t_inference.isin(times)]
     if table.empty or set(table.t_inference) != set(times):
         raise DataError(f"{path}: the shards lack some of the times; go on with them (--resume)")
     return table.sort_values(["metric", "chip", "t_inference"], ignore_index=True)
+
+
+def _in_no_shard(path: Path) -> DataError:
+    """Return the error for results that no shard has; a file of one is missed before."""
+    return DataError(
+        f"{Path('work', path.parent.name, path.name)} is missing in every shard; go on with the "
+        "shards (--resume), which measures it again"
+    )

@@ -31,6 +31,7 @@ from benchmarks.tasks import Task
 
 TRAINED = "trained"
 _PARTS = "parts.json"
+_ENGINES = ("native", "aihwkit")
 _MERGING = ".merging"  # in the folder of the whole run until all of it is there
 
 
@@ -122,29 +123,41 @@ def merge(parts: Sequence[Path], into: Path) -> None:
     if not parts:
         raise UsageError("--merge: name the folders of all shards")
     _remove_dead_merge(into)
-    folder.holds_a_run(into, None)
-    known = {part: folder.claim_in(part) for part in parts}
+    folder.holds_a_run(into, None, "--merge")
+    known = {part: _claim_in(part) for part in parts}
     _check_claims(known)
     for part in parts:
         report.record_of(part, str(part))  # it is finished, and nothing in it is damaged
         claims.check_notes(part)
+    names = _files_of(parts)
+    for name in names:
+        _check_there([part / name for part in parts])
     program, words = _split(read_run(parts[0])["command"])
     claim = known[parts[0]]
     whole = dataclasses.replace(claim, arguments={**claim.arguments, "shard": None})
     into.mkdir(parents=True, exist_ok=True)
-    with folder.alone(into), _removed_unless_joined(into):
+    with folder.alone(into, option="--merge"), _removed_unless_joined(into):
         (into / _MERGING).touch()
-        for name in _files_of(parts):
-            _merge_file([part / name for part in parts], into, known)
+        for name in names:
+            _merge_file([part / name for part in parts], into / name, known)
         folder.write_claim(into, whole)
         joined.write(into, parts[0], whole, shlex.join([*program, *_without_shard(words)]))
         (into / _MERGING).unlink()
 
 
+def _claim_in(part: Path) -> Claim:
+    """Return the claim of a part; raise UsageError if it has none."""
+    try:
+        return folder.claim_in(part)
+    except UsageError:
+        problem = "holds no record of a run" if part.is_dir() else "is no folder"
+        raise UsageError(f"{part} {problem}; name the folders of all shards") from None
+
+
 def _remove_dead_merge(into: Path) -> None:
     """Remove what a process left that was killed while it joined parts in this folder."""
     if (into / _MERGING).is_file():
-        with folder.alone(into):
+        with folder.alone(into, option="--merge"):
             shutil.rmtree(into)
 
 
@@ -159,14 +172,39 @@ def _removed_unless_joined(into: Path) -> Iterator[None]:
 
 
 def _files_of(parts: Sequence[Path]) -> list[Path]:
-    """Return the files of the first part, and files of answers of any, by their path in a part."""
+    """Return the files of all parts, by their path in a part."""
     names = {
         path.relative_to(part)
         for part in parts
-        for path in (part / "work").rglob("*" if part == parts[0] else "*-answers.safetensors")
+        for path in (part / "work").rglob("*")
         if path.is_file() and not path.name.startswith(".")
     }
-    return sorted(names, key=lambda name: (name.name != folder.INPUTS, name))  # these say most
+    # the notes of the inputs say most; answers are compared with the results before them
+    return sorted(names, key=lambda name: (name.name != folder.INPUTS, _is_answers(name), name))
+
+
+def _is_answers(path: Path) -> bool:
+    """Return whether a file is one of answers."""
+    return path.name.endswith("-answers.safetensors")
+
+
+def _is_digital(path: Path) -> bool:
+    """Return whether a file is that of a digital model's metrics."""
+    return path.name.startswith("digital-") and path.suffix == ".json"
+
+
+def _is_sweep(path: Path) -> bool:
+    """Return whether a file is that of a sweep, see `benchmarks.studies.phases.sweep_name`."""
+    return path.suffix == ".csv" and any(f"-{engine}" in path.stem for engine in _ENGINES)
+
+
+def _check_there(paths: list[Path]) -> None:
+    """Check that all parts have a file, if it is one of results."""
+    missing = [path for path in paths if not path.exists()]
+    if missing and (_is_digital(paths[0]) or _is_sweep(paths[0])):
+        raise DataError(
+            f"{missing[0]} is missing; go on with this shard (--resume), which measures it again"
+        )
 
 
 def _split(command: str) -> tuple[list[str], list[str]]:
@@ -175,29 +213,30 @@ def _split(command: str) -> tuple[list[str], list[str]]:
     return words[:3], words[3:]
 
 
-def _merge_file(paths: list[Path], into: Path, known: dict[Path, Claim]) -> None:
+def _merge_file(paths: list[Path], target: Path, known: dict[Path, Claim]) -> None:
     """Write one file of the whole run from those of the parts."""
-    target = into / paths[0].relative_to(next(iter(known)))
     target.parent.mkdir(parents=True, exist_ok=True)
-    if paths[0].suffix == ".csv" and _is_shard(paths[0]):
-        try:
-            merge_shards(paths, into=target)
-        except DataError as error:
-            raise DataError(problem_of(error)) from None
-    elif paths[0].name.endswith("-answers.safetensors"):
+    if _is_sweep(paths[0]):
+        _merge_sweep(paths, target)
+    elif _is_answers(paths[0]):
         answers.merge(paths, target)
     else:
         if paths[0].name == folder.INPUTS:
             _check_inputs(paths, known)
-        if paths[0].name.startswith("digital-") and paths[0].suffix == ".json":
+        if _is_digital(paths[0]):
             _check_equal(paths)
-        _copy(paths[0], target)
+        _copy(next(path for path in paths if path.exists()), target)
 
 
-def _is_shard(path: Path) -> bool:
-    """Return whether a CSV file is that of a sweep's shard."""
-    with path.open(encoding="utf-8") as file:
-        return "shard" in file.readline().strip().split(",")
+def _merge_sweep(paths: list[Path], target: Path) -> None:
+    """Join the sweep of all parts; say what to do about a part whose file cannot be used."""
+    try:
+        merge_shards(paths, into=target)
+    except DataError as error:
+        problem = problem_of(error)
+        if any(problem.startswith(f"{path}: ") for path in paths):
+            problem += "; remove it and go on with this shard (--resume) to measure its chips again"
+        raise DataError(problem) from None
 
 
 def _check_inputs(paths: list[Path], known: dict[Path, Claim]) -> None:
@@ -219,11 +258,9 @@ def _check_inputs(paths: list[Path], known: dict[Path, Claim]) -> None:
 
 def _check_equal(paths: list[Path]) -> None:
     """Check that the digital model gave the same numbers in all parts."""
-    for path in paths[1:]:
-        if not path.exists():
-            raise DataError(f"{path} is missing; go on with this shard (--resume)")
+    one, *others = (held_out.known_values(path) or {} for path in paths)  # none is damaged
+    for path, other in zip(paths[1:], others, strict=True):
         if path.read_bytes() != paths[0].read_bytes():
-            one, other = (held_out.known_values(each) or {} for each in (paths[0], path))
             told = (
                 claims.changes(
                     [name for name in sorted(one) if one[name] != other.get(name)],

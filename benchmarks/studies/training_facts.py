@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from aimc_bridge.errors import CheckpointError, UsageError
-from aimc_bridge.sealed_files import read_json, read_sealed
+from aimc_bridge.sealed_files import damaged, read_json, read_sealed
 from aimc_bridge.spec import Preset
 from benchmarks.studies.claims import TRAINING
 from benchmarks.studies.inputs import fingerprint, same, training_mark
@@ -34,6 +34,7 @@ _COMPARED = (
     *(BATCHES, "accumulate", "keep", "precision", "preset"),
     *("set of preset values", "calibration", SEED, TRAINING),
 )
+_ADVICE = "copy it again, or name another file"
 _BATCHES = re.compile(r"--hwa-batches[ =](\d+)")
 
 
@@ -114,29 +115,37 @@ def read(path: Path, task: Task) -> dict[str, Any]:
     Raises:
         CheckpointError: If a file is damaged.
     """
-    text = read_sealed(path).metadata.get(KEY)
-    if text is not None:
-        try:
+    try:
+        text = read_sealed(path).metadata.get(KEY)
+        if text is not None:
             facts: dict[str, Any] = dict(json.loads(text))
-        except (ValueError, TypeError):
-            raise CheckpointError(f"{path}: its header is damaged") from None
-        return facts
+            return facts
+    except (ValueError, TypeError) as error:  # a CheckpointError is a ValueError
+        raise damaged(path, error, _ADVICE) from None
     note, record = path.with_name("hwa.json"), path.absolute().parent / "../../run.json"
     if path.name != "hwa.safetensors":
         return {}
     if note.exists():
-        about = read_json(note)
+        about = _table(note)
         batches = _BATCHES.search(str(about.get("run", "")))
         found = {"preset": about.get("preset"), RECIPE: about.get("recipe")}
         found[BATCHES] = int(batches[1]) if batches else None
         beside = path.parent
     elif record.exists():
-        found, beside = _of_run(read_json(record), task.name), path.parent / "digital"
+        found, beside = _of_run(_table(record), task.name), path.parent / "digital"
     else:
         return {}
     if (beside / "model.safetensors").exists():
         found[DIGITAL] = fingerprint(task.load(beside), halved=True)
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _table(path: Path) -> dict[str, Any]:
+    """Return the table in a JSON file beside weights."""
+    try:
+        return read_json(path)
+    except CheckpointError as error:
+        raise damaged(path, error, _ADVICE) from None
 
 
 def _of_run(record: dict[str, Any], task: str) -> dict[str, Any]:
@@ -200,7 +209,7 @@ def check(
     differs = [
         f"another {name}" if isinstance(now[name], dict) else f"{name} {old}, here {now[name]}"
         for name, old in ((name, before[name]) for name in _COMPARED if name in before)
-        if not (same(old, now[name]) if name == TRAINING else _equal(old, now[name]))
+        if not (_same_data(old, now[name]) if name == TRAINING else _equal(old, now[name]))
     ]
     differs += _other_fields(before.get(RECIPE, now[RECIPE]), now[RECIPE], unset)
     if differs:
@@ -210,6 +219,18 @@ def check(
             f"the phase {' and '.join(compared)}"
         )
     return [*unknown, *(name for name in (RECIPE, BATCHES) if name not in before)]
+
+
+def _same_data(before: Any, now: Mapping[str, Any]) -> bool:
+    """Return whether two fingerprints of training data are of the same data, as far as they tell.
+
+    They are of the first mini-batches, which are others with another seed or batch size. That is
+    told by the names of these, and says nothing about the data.
+    """
+    order = ("batch_size", "seed")
+    if isinstance(before, Mapping) and any(before.get(name) != now[name] for name in order):
+        return True
+    return same(before, now)
 
 
 def _equal(before: Any, now: Any) -> bool:

@@ -158,13 +158,14 @@ class PackagedModel:
         return folder if folder.is_dir() else None
 
 
-def check_digest(path: Path | str, content: bytes, published: str) -> None:
+def check_digest(path: Path | str, content: bytes, published: str, of: str = "") -> None:
     """Check that a file is the published one.
 
     Args:
         path: The file, or where else its bytes come from, for the error.
         content: The bytes of the file.
         published: The published MD5 (32 digits) or SHA-1 (40 digits).
+        of: What of the file the bytes are, for the error; "" means all of it.
 
     Raises:
         DataError: If it is another file.
@@ -172,8 +173,9 @@ def check_digest(path: Path | str, content: bytes, published: str) -> None:
     kind = "md5" if len(published) == 32 else "sha1"
     digest = hashlib.new(kind, content, usedforsecurity=False).hexdigest()
     if digest != published:
+        name = f"the {kind.upper()} of {of}" if of else f"its {kind.upper()}"
         raise DataError(
-            f"{path} is damaged or another file: its {kind.upper()} is {digest}, that of the "
+            f"{path} is damaged or another file: {name} is {digest}, that of the "
             f"published one {published}; copy the file again"
         )
 

@@ -10,7 +10,9 @@ from torch import nn
 
 from aimc_bridge.errors import CheckpointError
 from aimc_bridge.files import read_text
-from aimc_bridge.sealed_files import misfits, read_tensors
+from aimc_bridge.sealed_files import damaged, misfits, read_tensors
+
+_ADVICE = "put the former file back, or remove its folder to train the model again"
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -60,10 +62,13 @@ def load_weights(model: nn.Module, file: Path, about: str) -> None:
     Raises:
         CheckpointError: If the file is damaged or of another model.
     """
-    tensors = read_tensors(file)
-    for key, value in tensors.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise CheckpointError(f"{file}: {key} holds NaN or infinite values")
+    try:
+        tensors = read_tensors(file)
+        for key, value in tensors.items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise CheckpointError(f"{file}: {key} holds NaN or infinite values")
+    except CheckpointError as error:
+        raise damaged(file, error, _ADVICE) from None
     state = model.state_dict(keep_vars=True)
     by_tensor = {id(value): tensors[name] for name, value in state.items() if name in tensors}
     for name, value in state.items():  # a tensor that has several names is stored under one
@@ -92,7 +97,7 @@ def read_info(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{folder / 'info.json'} is damaged ({error})") from None
+        raise damaged(folder / "info.json", error, _ADVICE) from None
     if not isinstance(info, dict):
-        raise CheckpointError(f"{folder / 'info.json'} is damaged: it holds no table")
+        raise damaged(folder / "info.json", ValueError("it holds no table"), _ADVICE)
     return info

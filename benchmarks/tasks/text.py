@@ -164,7 +164,8 @@ def check_words(data_set: DataSet, split: str, tokens: list[str], place: Path | 
     content = text.encode()
     copy = COPIES.get(data_set.name, {}).get(split)
     if hashlib.sha1(content, usedforsecurity=False).hexdigest() != copy:
-        check_digest(place, content, DIGESTS[data_set.name][split])
+        of = "its words with one blank between them"
+        check_digest(place, content, DIGESTS[data_set.name][split], of)
         return
     warnings.warn(
         f"{place} has the articles of {data_set.name} in another order than the published file; "

@@ -15,7 +15,7 @@ import pytest
 
 import presets
 from aimc_bridge import commands
-from aimc_bridge.errors import TrainingError, UsageError
+from aimc_bridge.errors import DataError, TrainingError, UsageError
 from benchmarks import __main__ as listing
 from benchmarks import cli
 from benchmarks.studies import replicas
@@ -262,6 +262,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
             "two lines [bold]and markup[/bold]",
         ),
         (TrainingError("diverged"), 1, "diverged"),
+        (DataError(), 2, "DataError"),
         (FULL, 2, "No space left on device"),
         (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 2, "/x/y: Permission denied"),
         (OSError(errno.ENOSPC, "No space", "a.partial", None, "a.csv"), 2, "a.csv: No space"),

@@ -236,3 +236,89 @@ def test_an_unfinished_shard_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     capsys.readouterr()
     assert report.main([*parts, "--merge", str(tmp_path / "all")]) == 2
     assert f"{parts[1]} is not finished" in capsys.readouterr().err
+
+
+# --- files that are not there, or damaged ---
+
+
+@pytest.fixture(scope="module")
+def direct(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return two shards, with answers."""
+    words = [*TINY, "--checkpoint", str(models[0]), "--phases", "direct"]
+    return [Path(part) for part in both_shards(words, tmp_path_factory.mktemp("direct"))]
+
+
+def refused(parts: list[Path], capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the error of a merge, which leaves nothing behind."""
+    into = parts[0].parent / "all"
+    capsys.readouterr()
+    assert report.main([*map(str, parts), "--merge", str(into)]) == 2
+    assert not into.exists()
+    return " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("answers", [True, False])
+@pytest.mark.parametrize("name", ["digital-40.json", "direct-native-40.csv"])
+@pytest.mark.parametrize("missing", [(0,), (1,), (0, 1)])
+def test_missing_results_are_called_missing(
+    direct: list[Path],
+    missing: tuple[int, ...],
+    name: str,
+    answers: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In whichever shard they are missing, and whether the task keeps answers or not."""
+    parts = [Path(shutil.copytree(part, tmp_path / part.name)) for part in direct]
+    for part in parts if not answers else ():
+        for path in part.glob("work/mlp/*answers.safetensors"):
+            path.unlink()
+    paths = [parts[number] / "work" / "mlp" / name for number in missing]
+    for path in paths:
+        path.unlink()
+    error = refused(parts, capsys)
+    assert "missing" in error and "damaged" not in error
+    assert "go on with" in error and "(--resume)" in error
+    if len(paths) == 1:
+        assert f"{paths[0]} is missing" in error
+    assert str(parts[0].parent / "all") not in error
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_cut_sweep_says_what_to_do(
+    direct: list[Path], number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = [Path(shutil.copytree(part, tmp_path / part.name)) for part in direct]
+    path = parts[number] / "work" / "mlp" / "direct-native-40.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    for rest in ("".join(lines[:-1]), "", "\0"):
+        path.write_text(rest)
+        assert f"error: {path}: " in (error := refused(parts, capsys))
+        assert error.endswith(
+            "; remove it and go on with this shard (--resume) to measure its chips again"
+        )
+
+
+def test_other_files_come_from_the_shard_that_has_them(direct: list[Path], tmp_path: Path) -> None:
+    parts = [Path(shutil.copytree(part, tmp_path / part.name)) for part in direct]
+    (parts[0] / "work" / "mlp" / "layers-direct.json").unlink()
+    assert report.main([*map(str, parts), "--merge", str(tmp_path / "all")]) == 0
+    assert (tmp_path / "all" / "work" / "mlp" / "layers-direct.json").exists()
+
+
+def test_a_merge_names_its_own_options(
+    direct: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    into, empty = tmp_path / "all", tmp_path / "empty"
+    empty.mkdir()
+    for part, text in (
+        (tmp_path / "none", f"{tmp_path / 'none'} is no folder; name the folders of all shards"),
+        (empty, f"{empty} holds no record of a run; name the folders of all shards"),
+        (direct[0], f"--merge {into} is not empty; name another folder"),
+    ):
+        if part == direct[0]:
+            into.mkdir()
+            (into / "mine.txt").write_text("mine")
+        assert report.main([str(part), str(direct[1]), "--merge", str(into)]) == 2
+        error = capsys.readouterr().err
+        assert text in error and "--out" not in error

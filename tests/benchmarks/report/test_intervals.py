@@ -368,6 +368,18 @@ def test_variances_that_cancel_leave_no_interval(tmp_path) -> None:
     assert star["low"] is None
 
 
+@pytest.mark.parametrize(("width", "none"), [(9.4e-10, True), (1e-5, False), (0.2, False)])
+def test_rounding_is_no_width(width: float, none: bool) -> None:
+    """Four chips that each lose three of 54 answers had a width of 9.34e-10 from variances of 0."""
+    mean, least = 3 / 54, answer_intervals.least_half_width(54)
+    interval = Interval(mean, mean - width / 2, mean + width / 2, math.nan)
+    found = answer_intervals.widened(interval, least, same=False)
+    if none:
+        assert math.isnan(found.low) and math.isnan(found.high)
+    else:
+        assert found.high - found.low == pytest.approx(max(width, 2 * least))
+
+
 def test_answers_of_other_chips_than_the_rows_are_noticed(tmp_path) -> None:
     path = tmp_path / "hwa-native-answers.safetensors"
     assert "is missing" in answers.misfit(path, {(0, 1.0): 0.25})

@@ -236,6 +236,7 @@ def test_bytes_that_are_no_text_are_refused(folder: Path) -> None:
         (["direct.csv", "--digital", "nan"], "--digital nan; allowed: a finite number"),
         (["direct.csv", "--chance", "0.1"], "needs the digital"),
         (["direct.csv", "--samples", "9"], "as --digital 0.96"),
+        (["direct.csv", "--digital", "95", "--samples", "9"], "--digital is 95; leave out --sam"),
         (["two.csv", "--digital", "0.9"], "as --digital accuracy=NUMBER loss=NUMBER"),
         (["two.csv", "--digital", "accuracy=0.9", "--chance", "0.1"], "--chance 0.1: the tables"),
         (["direct.csv", "runs"], "name one kind alone"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from aimc_bridge.errors import CheckpointError
+from aimc_bridge.errors import CheckpointError, DataError
 from benchmarks import run
 from benchmarks.studies import finished_parts
 
@@ -19,6 +20,8 @@ QUICK = [
 DAMAGED = [
     *("parts.json", "inputs.json", "digital-40.json", "layers-direct.json", "layers-hwa.json"),
     *("direct-native-40.csv", "hwa.safetensors", "digital/model.safetensors"),
+    *("digital/info.json", "direct-native-40-answers.safetensors"),
+    "digital-40-answers.safetensors",
 ]
 
 pytestmark = pytest.mark.usefixtures("no_data")
@@ -52,8 +55,43 @@ def test_a_damaged_file_is_named_once_with_what_to_do(
     assert line.count(str(path)) == 1
     assert "damaged" in line
     assert "resume=" not in line
-    if path.suffix in (".json", ".csv"):
-        assert ("remove it" in line) + ("delete it" in line) == 1
+    assert len(re.findall(r"(remove|delete) (it|its folder)\b", line)) == 1
+
+
+@pytest.mark.parametrize("name", ["hwa.safetensors", "digital"])
+def test_a_removed_model_is_trained_again(finished: Path, name: str, tmp_path: Path) -> None:
+    """That is the advice, and the results stay."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    path = out / "work" / "mlp" / name
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    assert run.main([*QUICK, "--out", str(out), "--resume"]) == 0
+    assert path.exists()
+    assert (out / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+
+
+def test_another_checksum_is_one_advice(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That of the library is left out."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    path = out / "work" / "mlp" / "hwa.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    line = complaint(out, capsys)
+    assert "do not fit its checksum); put the former file back" in line
+    assert "use a copy" not in line
+
+
+def test_an_error_of_the_task_without_a_text_stays_itself(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught, finished_parts.measuring_again(tmp_path / "a.csv"):
+        raise DataError
+    assert str(caught.value) == ""
 
 
 def test_the_notes_of_parts_say_what_is_lost_with_them(tmp_path: Path) -> None:

@@ -96,4 +96,5 @@ def test_shards_are_joined_with_their_own_answers_alone(
         error = capsys.readouterr().err
         assert f"{parts[number] / ANSWERS} {text}" in error
         assert "put the former file back" in error
+        assert ("remove it" in error) == ("lacks" in text)
         assert not into.exists()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from aimc_bridge.errors import UsageError
+from aimc_bridge.errors import CheckpointError, UsageError
 from aimc_bridge.sealed_files import read_sealed, write_tensors
 from benchmarks import digital, run, tasks
 from benchmarks import presets as presets_command
@@ -75,7 +75,7 @@ def test_a_file_of_weights_says_how_they_were_trained(out: Path, tmp_path: Path)
         ([*EVERY, "--hwa-batches", "3", "--accumulate", "3"], "0", "accumulate 1, here 3)"),
         ([*EVERY, "--hwa-batches", "3", "--preset", "hermes"], "0", "preset rasch2023, here"),
         ([*EVERY, "--hwa-batches", "3", "--precision", "bf16"], "0", "precision fp32, here bf16)"),
-        ([*EVERY, "--hwa-batches", "3", "--seed", "5"], "0", "the noise 0, here 5; another set of"),
+        ([*EVERY, "--hwa-batches", "3", "--seed", "5"], "0", "the noise 0, here 5): repeat"),
         ([*EVERY, "--hwa-batches", "3", "--calibration", "max"], "0", "another calibration)"),
         ([*EVERY, "--hwa-batches", "3", "--recalibrate"], "0", "another calibration)"),
         (["--phases", "direct", "hwa"], "1", "from another digital model than that of"),
@@ -202,3 +202,34 @@ def test_the_models_that_come_with_the_project_fit_their_records(
         check(recipe.override(why="test", noise_scale=2.0), model)
     with pytest.raises(UsageError, match="another digital model"):
         check(recipe, task.build(1))
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [({}, True), ({"seed": 1}, False), ({"batch_size": 8}, False), ({"mini-batches": 9}, True)],
+)
+def test_other_training_data_are_told_of_the_same_order_alone(
+    changed: dict[str, int], told: bool
+) -> None:
+    """With another seed or batch size the first mini-batches are others, of whatever data."""
+    now = {"batch_size": 4, "seed": 0, "mini-batches": 7, "whole": "a"}
+    assert training_facts._same_data({**now, "whole": "b", **changed}, now) is not told
+    assert training_facts._same_data(now, now)
+
+
+def test_a_damaged_file_of_weights_says_what_to_do(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "hwa.safetensors"
+    content = (out / "run" / "work" / "mlp" / "hwa.safetensors").read_bytes()
+    weights.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="damaged .*; copy it again, or name another file"):
+        training_facts.read(weights, tasks.get("mlp"))
+    beside = tmp_path / "old" / "hwa.safetensors"
+    beside.parent.mkdir()
+    write_tensors(beside, {"a": torch.ones(1)})
+    beside.with_name("hwa.json").write_text("{")
+    with pytest.raises(CheckpointError, match="hwa.json is damaged .*; copy it again, or name"):
+        training_facts.read(beside, tasks.get("mlp"))
+    assert run.main(words_of(out, weights, "--phases", "hwa", "--out", str(tmp_path / "o"))) == 2
+    assert "damaged" in (error := capsys.readouterr().err) and "; put the former file" in error
