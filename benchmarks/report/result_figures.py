@@ -170,9 +170,10 @@ def caption_of(results: pd.DataFrame, samples: Mapping[str, int] | None = None) 
         parts.append(f"{' or '.join(f'{size:,}' for size in sizes)} test samples")
     several = several_trainings(chips)
     if len(chips) and (several or counts.max() > 1):
-        of_one = chips.groupby("phase").training_seed.nunique().min() < 2 if several else False
         over = "trainings" if several else "chips"
-        parts.append(f"bars and bands: 95 % over {over}{' (chips, of one training)' * of_one}")
+        if several and chips.groupby("phase").training_seed.nunique().min() < 2:
+            over += " (of one training: chips)"
+        parts.append(f"bars and bands: 95 % over {over}")
     if sizes:
         parts.append("grey band: 95 % over test samples")
     return parts

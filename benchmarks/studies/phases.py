@@ -362,9 +362,10 @@ class Phases:
         """Return the answers behind rows of a sweep; None, and a note, if they are of others."""
         kept, why = answers_of(self._digital_path(subset), path, table)
         if kept is None:
+            it = "" if why.endswith("is missing") else "it and "
             self.study.say(
                 f"{why}: intervals of {path.stem} are over chips alone; put the former file back, "
-                "or remove it and the results of the same name to measure them again"
+                f"or remove {it}the results of the same name to measure them again"
             )
         return kept
 

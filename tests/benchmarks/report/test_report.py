@@ -28,6 +28,18 @@ def rows(metric: str = "accuracy") -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
+def test_a_caption_says_what_bars_are_over() -> None:
+    """With a checkpoint, several trainings are compared with one direct conversion."""
+    first = pd.concat([rows(), rows().assign(phase="hwa")]).query("phase == 'hwa'")
+    parts = [first.assign(training_seed=seed) for seed in (0, 1)]
+    assert "bars and bands: 95 % over chips" in result_figures.caption_of(rows())
+    assert "bars and bands: 95 % over trainings" in result_figures.caption_of(pd.concat(parts))
+    both = pd.concat([rows().assign(training_seed=0), *parts])
+    assert "bars and bands: 95 % over trainings (of one training: chips)" in (
+        result_figures.caption_of(both)
+    )
+
+
 def test_normalised_accuracy_is_the_papers() -> None:
     """ResNet-32's row of the paper gives A* = 96.96 %.
 

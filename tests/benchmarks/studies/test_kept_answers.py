@@ -55,6 +55,10 @@ def test_chips_without_answers_leave_the_interval_over_chips(
     assert "lacks answers of the chips with the seeds 0, 1, 2: intervals of" in note
     assert facts_of(out)["intervals"] == facts_of(out)["changes"] == []
     assert "| chips |" in (out / "summary.md").read_text()
+    (out / ANSWERS).unlink()
+    assert run.main([*words, "--chips", "5", "--out", str(out), "--resume"]) == 0
+    note = " ".join(capsys.readouterr().err.split())
+    assert "or remove the results of the same name to measure them again" in note
     (out / ANSWERS).write_bytes(former)
     assert run.main([*words, "--chips", "3", "--out", str(tmp_path / "three")]) == 0
     shutil.copyfile(out / ANSWERS, tmp_path / "three" / ANSWERS)
