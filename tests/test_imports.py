@@ -311,23 +311,25 @@ def test_presets_in_a_bare_script_elsewhere(tmp_path: Path) -> None:
 
 
 def test_the_library_costs_little_beyond_torch() -> None:
-    """CPU time, the least of five: other work on the machine counts little.
+    """A fifth of what torch itself takes, in CPU time.
 
-    `import aimc_bridge` takes its functions from their modules when they are first used.
+    It is the least of five: other work on the machine counts little. `import aimc_bridge` takes its
+    functions from their modules when they are first used.
     """
     code = (
-        "import time, torch\n"
+        "import time\n"
+        "began = time.process_time()\n"
+        "import torch\n"
         "start = time.process_time()\n"
         "import aimc_bridge, presets\n"
-        "print(time.process_time() - start)\n"
+        "package = time.process_time() - start\n"
         "from aimc_bridge import calibrate, convert, coverage, drift, handles, program, restore\n"
-        "print(time.process_time() - start)\n"
+        "print(start - began, package, time.process_time() - start)\n"
     )
     runs = [
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         for _ in range(5)
     ]
     times = [[float(text) for text in run.stdout.split()] for run in runs]
-    package, functions = (min(column) for column in zip(*times, strict=True))
-    assert package < 0.3
-    assert functions < 0.3
+    torch_s, package, functions = (min(column) for column in zip(*times, strict=True))
+    assert package < functions < 0.2 * torch_s
