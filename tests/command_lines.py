@@ -1,4 +1,4 @@
-"""What a command line of `benchmarks.run` stands for."""
+"""The options that a command line of `benchmarks.run` gives."""
 
 from __future__ import annotations
 

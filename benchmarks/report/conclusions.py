@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from aimc_bridge.times import label
 from benchmarks.report.answer_intervals import least_half_width, widened
-from benchmarks.report.intervals import Interval, independent_change
+from benchmarks.report.intervals import Interval, flat, independent_change
 from benchmarks.report.intervals import change as paired
 from benchmarks.report.tables import PHASES, UNCHECKED, several_trainings, times_of
 
@@ -59,7 +59,7 @@ class Effect:
         if math.isnan(self.low) or math.isnan(self.high):
             return "unknown"
         equal = "samples" in self.over and not self.mean  # each sample has the same answer
-        if math.isclose(self.low, self.high, abs_tol=1e-9) and not equal:
+        if flat(self.low, self.high) and not equal:
             return "unknown"  # chips that err equally often: no spread, and no certainty either
         if self.low > 0:
             return "worse"

@@ -32,6 +32,16 @@ class Interval(NamedTuple):
     p: float
 
 
+def flat(low: float, high: float) -> bool:
+    """Return whether an interval has no width: values without spread give no certainty.
+
+    Args:
+        low: Its lower end.
+        high: Its upper end.
+    """
+    return math.isclose(low, high, abs_tol=1e-12)
+
+
 def mean_interval(values: ArrayLike) -> Interval:
     """Return Student's t interval of the mean at 95 %, with chips as units.
 

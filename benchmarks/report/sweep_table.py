@@ -33,6 +33,7 @@ _A_STAR = (
     "A* = (value - chance) / (digital - chance): 100 % is the digital model, 0 % is guessing. The "
     "95 % interval is that of the mean over chips; it says nothing about other test samples."
 )
+_EQUAL = "equal on all chips, so without an interval"
 _COVERS = (
     "Intervals are Student's t at 95 % over chips. They say what other chips would give, and "
     "nothing about other test samples or other trainings."
@@ -282,7 +283,7 @@ def _answers(swept: Swept, metric: str) -> list[str]:
     for name, later in list(ends.items())[1:]:
         change = _change(ends[base], later) if named[name] == named[base] else None
         if change is not None:
-            open_ = change.low <= 0 <= change.high and not _flat(change)
+            open_ = change.low <= 0 <= change.high and not intervals.flat(change.low, change.high)
             unsure = ", no sure difference" if open_ else ""
             what = f"{name} less {base}, {label(named[name])} after programming"
             sentences.append(f"{what}: {_difference(change, scale)}{unsure}.")
@@ -303,29 +304,22 @@ def _change(before: pd.Series[float], after: pd.Series[float]) -> intervals.Inte
 
 def _told(change: intervals.Interval, scale: _Scale, lower: bool | None) -> str:
     """Return in words what a change with time is: a loss, a gain, a change, or neither."""
+    same = intervals.flat(change.low, change.high)
     if change.low <= 0 <= change.high:
-        return f"{_difference(change, scale)}{'' if _flat(change) else ', no sure change'}"
+        return f"{_difference(change, scale)}{'' if same else ', no sure change'}"
     if lower is None:
         return f"a change of {_difference(change, scale)}"
     worse = (change.mean > 0) == lower
     ends = sorted((abs(change.low), abs(change.high)))
     size = scale.size(abs(change.mean))
     interval = f"95 % interval {scale.size(ends[0])} to {scale.size(ends[1])}, over chips"
-    shown = _EQUAL if _flat(change) else interval
+    shown = _EQUAL if same else interval
     return f"a {'loss' if worse else 'gain'} of {size}{scale.points} ({shown})"
-
-
-_EQUAL = "equal on all chips, so without an interval"
-
-
-def _flat(change: intervals.Interval) -> bool:
-    """Return whether a change is equal on all chips: no spread is no certainty."""
-    return math.isclose(change.low, change.high, abs_tol=1e-12)
 
 
 def _difference(change: intervals.Interval, scale: _Scale) -> str:
     ends = f"95 % interval {scale.step(change.low)} to {scale.step(change.high)}, over chips"
-    shown = _EQUAL if _flat(change) else ends
+    shown = _EQUAL if intervals.flat(change.low, change.high) else ends
     return f"{scale.step(change.mean)}{scale.points} ({shown})"
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
 from benchmarks.a_star import normalised_accuracy
-from benchmarks.report.intervals import mean_interval
+from benchmarks.report.intervals import flat, mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,9 +134,8 @@ def a_star(results: pd.DataFrame, chance: float) -> pd.DataFrame:
         A DataFrame with the columns phase, engine, data, t_inference (s), chips (of all trainings),
         mean and (sample) sd of A* over the chips, low, high and over. Low and high are the 95 %
         interval of the mean: Student's t over chips, or over the means of trainings if the phase
-        has several; "over" says which.
-        All of these are NaN if the digital model is at chance. A single value has neither sd nor
-        interval (NaN), and equal values have no interval.
+        has several; "over" says which. Mean, sd, low and high are NaN if the digital model is at
+        chance. A single value has neither sd nor interval (NaN), and equal values have no interval.
     """
     import pandas as pd
 
@@ -155,9 +154,8 @@ def a_star(results: pd.DataFrame, chance: float) -> pd.DataFrame:
                 continue
             interval = mean_interval(_units(stars, now))
             row |= {"mean": interval.mean, "sd": float(stars.std())}
-            # no spread is no certainty
-            flat = math.isclose(interval.low, interval.high, abs_tol=1e-9)
-            low, high = (math.nan if flat else end for end in (interval.low, interval.high))
+            ends = interval.low, interval.high
+            low, high = (math.nan, math.nan) if flat(*ends) else ends
             rows.append({**row, "low": low, "high": high})
     return pd.DataFrame(rows)
 
