@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import nn
 
-from aimc_bridge.equivalence import lightning_side, plan
+from aimc_bridge.equivalence import lightning_side, prediction
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.device import Samples
 from aimc_bridge.equivalence.layer import compare_outputs
@@ -35,7 +35,7 @@ from aimc_bridge.equivalence.measuring import (
     sampled_inputs,
     sampled_outputs,
 )
-from aimc_bridge.equivalence.plan import Cost
+from aimc_bridge.equivalence.prediction import Cost
 from aimc_bridge.equivalence.report import Findings, Report
 from aimc_bridge.equivalence.task import TaskModel
 from aimc_bridge.errors import CapabilityError
@@ -213,13 +213,15 @@ class AgainstLightning:
 
     def chips_needed(self, layer: Layer, sampling: Sampling) -> int | None:
         """Return the draws that a pilot of the native engine finds to be needed."""
-        pilot = dataclasses.replace(sampling, chips=plan.PILOT, seed=derive(sampling.seed, "pilot"))
+        pilot = dataclasses.replace(
+            sampling, chips=prediction.PILOT, seed=derive(sampling.seed, "pilot")
+        )
         wanted = [float(DRAWS)]
         for weight_noise in (0.0, WEIGHT_SD):
             preset = self._quiet if weight_noise > 0 else self.common
             measured = self._measured(0, layer, pilot, preset, weight_noise, lambda: None)
-            wanted += plan.means_need(measured, noisy(preset))
-        return min(math.ceil(max(wanted)), plan.MOST_CHIPS)
+            wanted += prediction.means_need(measured, noisy(preset))
+        return min(math.ceil(max(wanted)), prediction.MOST_CHIPS)
 
     def layer_cost(self, layer: Layer, sampling: Sampling) -> Cost | None:
         """Return None: a few draws tell."""

@@ -12,7 +12,7 @@ from aimc_bridge.equivalence import device
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.device import Samples
 from aimc_bridge.equivalence.measuring import ChipStatistics, Sampling
-from aimc_bridge.equivalence.plan import Cost
+from aimc_bridge.equivalence.prediction import Cost
 from aimc_bridge.equivalence.report import Findings
 from aimc_bridge.equivalence.task import TaskModel
 from aimc_bridge.physics.laws import law_of

@@ -28,7 +28,7 @@ from aimc_bridge.equivalence.measuring import (
     sampled_inputs,
     sampled_outputs,
 )
-from aimc_bridge.equivalence.plan import Cost
+from aimc_bridge.equivalence.prediction import Cost
 from aimc_bridge.equivalence.report import Findings
 from aimc_bridge.equivalence.task import TaskModel
 from aimc_bridge.errors import UsageError

@@ -13,12 +13,13 @@ from typing import Any
 from torch import nn
 
 from aimc_bridge.arguments import path
-from aimc_bridge.equivalence import comparison, plan, task
+from aimc_bridge.equivalence import comparison, plan, prediction, task
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.device import MARGINS, SAMPLES, TARGETS, check
 from aimc_bridge.equivalence.device import TIMES as DEVICE_TIMES
 from aimc_bridge.equivalence.measuring import AIHWKIT, COMPILED
-from aimc_bridge.equivalence.plan import Choice, Cost
+from aimc_bridge.equivalence.plan import Choice
+from aimc_bridge.equivalence.prediction import Cost
 from aimc_bridge.equivalence.question import Question, TaskQuestion, ask
 from aimc_bridge.equivalence.question_arguments import Times
 from aimc_bridge.equivalence.report import Findings, Report
@@ -258,15 +259,15 @@ class _Check:
         sampling = question.sampling(1)
         cost = question.comparison.layer_cost(layer, sampling)
         if cost is None:
-            cost = Cost(0.0, plan.timed(self._layer_item(layer, 4, 0.0)) / 4)
+            cost = Cost(0.0, prediction.timed(self._layer_item(layer, 4, 0.0)) / 4)
         if question.chips is not None:
             return layer, question.chips, cost
         needed = question.comparison.chips_needed(layer, sampling)
         if needed is None:
-            return layer, plan.USUAL_CHIPS, cost
-        most = max(plan.USUAL_CHIPS, int(plan.LAYER_SECONDS / cost.a_chip))
+            return layer, prediction.USUAL_CHIPS, cost
+        most = max(prediction.USUAL_CHIPS, int(prediction.LAYER_SECONDS / cost.a_chip))
         chips = needed if question.budget is not None else min(needed, most)
-        if chips < needed or needed == plan.MOST_CHIPS:
+        if chips < needed or needed == prediction.MOST_CHIPS:
             self.bar.say(f"{layer.name}: {chips} chips may be too few to decide every row")
         return layer, chips, cost
 
@@ -275,13 +276,13 @@ class _Check:
         few = min(self.question.samples, 20_000)
         targets = self.question.targets
         item = self._device_item(1.0 if 1.0 in targets else targets[-1], few, 0.0)
-        return plan.timed(item) * self.question.samples / few
+        return prediction.timed(item) * self.question.samples / few
 
     def _task_cost(self, task_question: TaskQuestion) -> Cost:
         """Predict what the task costs."""
         first, second = task_question.models
         chips = task_question.chips or (1, 1)
-        return plan.task_cost(
+        return prediction.task_cost(
             first.fresh(),
             second.fresh,
             task_question.batch,
@@ -300,7 +301,7 @@ class _Check:
         most = task.MOST_CHIPS
         if self.question.budget is None:
             most = int(task.SECONDS / cost.a_chip)
-        return max(task.CHIPS, min(most, plan.task_chips_needed(pilot)))
+        return max(task.CHIPS, min(most, prediction.task_chips_needed(pilot)))
 
     # --- devices and layers ---
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from aimc_bridge.engines.base import engine as find_engine
-from aimc_bridge.equivalence import device, device_laws, periphery, plan, variation
+from aimc_bridge.equivalence import device, device_laws, periphery, prediction, variation
 from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.device import Samples
 from aimc_bridge.equivalence.layer import (
@@ -28,7 +28,7 @@ from aimc_bridge.equivalence.measuring import (
     noisy,
     reference_note,
 )
-from aimc_bridge.equivalence.plan import Cost
+from aimc_bridge.equivalence.prediction import Cost
 from aimc_bridge.equivalence.report import LEVELS, Findings
 from aimc_bridge.equivalence.task import TaskModel
 from aimc_bridge.physics.laws import law_of
@@ -134,11 +134,11 @@ class TwoEngines:
 
     def chips_needed(self, layer: Layer, sampling: Sampling) -> int | None:
         """Return the chips that a pilot of the native engine finds to be needed."""
-        return plan.chips_needed(layer, self.preset, sampling)
+        return prediction.chips_needed(layer, self.preset, sampling)
 
     def layer_cost(self, layer: Layer, sampling: Sampling) -> Cost | None:
         """Return what a layer will cost, from one chip on each engine."""
-        return plan.layer_cost(layer, self.preset, sampling)
+        return prediction.layer_cost(layer, self.preset, sampling)
 
     def task_models(
         self,

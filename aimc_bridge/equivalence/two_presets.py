@@ -15,7 +15,7 @@ from aimc_bridge.equivalence.capture import Layer
 from aimc_bridge.equivalence.device import Samples
 from aimc_bridge.equivalence.layer import ALPHA_MEAN, ERROR, GAIN, compare_outputs
 from aimc_bridge.equivalence.measuring import ChipStatistics, Sampling, measure, noisy
-from aimc_bridge.equivalence.plan import Cost
+from aimc_bridge.equivalence.prediction import Cost
 from aimc_bridge.equivalence.report import LEVELS, Findings, Row
 from aimc_bridge.equivalence.statistics import Values, mean_test
 from aimc_bridge.equivalence.task import TaskModel

@@ -16,9 +16,10 @@ from torch import nn
 
 import presets
 from aimc_bridge import Report, calibrate, convert, crosscheck
-from aimc_bridge.equivalence import comparison, device, plan, run, task
+from aimc_bridge.equivalence import comparison, device, plan, prediction, run, task
 from aimc_bridge.equivalence.measuring import AIHWKIT, COMPILED, NATIVE
-from aimc_bridge.equivalence.plan import Choice, Cost
+from aimc_bridge.equivalence.plan import Choice
+from aimc_bridge.equivalence.prediction import Cost
 from aimc_bridge.equivalence.store import digest
 from aimc_bridge.errors import (
     DataError,
@@ -64,7 +65,7 @@ def test_what_a_budget_buys_costs_no_more(budget: float | None) -> None:
         return
     assert 0.3 * budget < cost_of(bought) <= budget
     assert bought.samples >= plan.FEWEST_SAMPLES
-    assert all(chips >= plan.FEWEST_CHIPS for chips in bought.layers.values())
+    assert all(chips >= prediction.FEWEST_CHIPS for chips in bought.layers.values())
     notes = " ".join(bought.notes)
     assert "chose" in notes
     for name in set(fake_layers("aab")) - set(bought.layers):
@@ -243,9 +244,9 @@ def test_the_prediction_counts_every_chip_of_the_first_side(
         work()
         return 1.0
 
-    monkeypatch.setattr(plan, "timed", second)
+    monkeypatch.setattr(prediction, "timed", second)
     costs = [
-        plan.task_cost(native, lambda: native, inputs(), lambda model: 0.0, 2, ratio).a_chip
+        prediction.task_cost(native, lambda: native, inputs(), lambda model: 0.0, 2, ratio).a_chip
         for ratio in (1.0, 4.0)
     ]
     assert costs == [2 + 4 + 4, 2 + 4 + 4 * 4]

@@ -24,7 +24,7 @@ from aimc_bridge.equivalence.measuring import (
     measure,
     product_statistics,
 )
-from aimc_bridge.equivalence.plan import chips_needed, layer_cost
+from aimc_bridge.equivalence.prediction import chips_needed, layer_cost
 from aimc_bridge.equivalence.report import Findings
 from aimc_bridge.equivalence.two_engines import TwoEngines
 from aimc_bridge.physics import compensation

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from aimc_bridge.equivalence import plan
-from aimc_bridge.equivalence.plan import BudgetError, Cost
+from aimc_bridge.equivalence.plan import BudgetError
+from aimc_bridge.equivalence.prediction import Cost
 from aimc_bridge.errors import CheckpointError, UsageError
 from benchmarks.report.verdict import counts_of, summary, verdict_of
 from benchmarks.studies.budget import Budget
