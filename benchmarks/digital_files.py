@@ -117,7 +117,10 @@ def put_back(
         parts.setdefault(kind, {})[rest] = stored
     expected = named_state(model)
     if wrong := misfits(expected, parts["model"], exact=True):
-        raise CheckpointError(f"the checkpoint is of another model, or damaged: {wrong[0]}")
+        raise CheckpointError(
+            f"the checkpoint is of another model, or damaged: {wrong[0]}; remove the folder to "
+            "start over"
+        )
     restore_optimizer(optimizer, parts["optimizer"], {})
     with torch.no_grad():
         for name, value in expected.items():

@@ -134,7 +134,11 @@ def load_weights(model: nn.Module, path: Path) -> None:
         )
         raise damaged(path, error, advice) from None
     if wrong := misfits(model.state_dict(), tensors):
-        raise CheckpointError(f"{path}: weights of another model, or damaged ({wrong[0]})")
+        raise CheckpointError(
+            f"{path}: weights of another model, or damaged ({wrong[0]}); name weights that were "
+            "trained with these options, or, in the folder of a run, remove the file to train the "
+            "model again"
+        )
     model.load_state_dict(tensors)
 
 
