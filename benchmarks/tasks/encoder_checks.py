@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # this import takes seconds, and commands that only list the 
 NAME_ONE = "name another: -o encoder=NAME"
 FLOATS = ("F64", "F32", "F16", "BF16")
 """The kinds of numbers that weights can be, by their names in safetensors."""
+_ROUNDING = 3e-4  # relative; rounding leaves up to 7e-5 of 24 layers, wrong padding 1e-3 and more
 SHORTEST = 8
 """The fewest tokens that an encoder must take: special ones, and some words."""
 
@@ -88,7 +89,10 @@ def check_ids(largest: int, segment: int, model: "PreTrainedModel", encoder: str
     Raises:
         DataError: If it has not.
     """
-    table = model.get_input_embeddings()
+    try:
+        table = model.get_input_embeddings()
+    except NotImplementedError:  # CANINE has no table: it hashes characters
+        table = None
     if isinstance(table, nn.Embedding) and largest >= table.num_embeddings:
         raise DataError(
             f"{encoder}: its tokenizer gives ids up to {largest:,}, its model has vectors for 0 to "
@@ -130,10 +134,10 @@ def tokens_of(model: "PreTrainedModel", most: int, encoder: str) -> int:
     return min(most, positions)
 
 
-def check_runs(
+def scores_of(
     model: nn.Module, inputs: Mapping[str, Tensor], n_classes: int, encoder: str
-) -> None:
-    """Check that a model can do its work on a padded batch.
+) -> Tensor:
+    """Return a model's scores of a padded batch, if it can do its work on one.
 
     Some cannot: they lack a padding token, or take one length only.
 
@@ -143,15 +147,18 @@ def check_runs(
         n_classes: The number of scores of a sentence.
         encoder: The hub id or the folder.
 
+    Returns:
+        The scores, of shape (sentences, n_classes).
+
     Raises:
         DataError: If it fails, or does not return one row of scores per sentence.
     """
     shape, wanted = tuple(inputs["input_ids"].shape), (len(inputs["input_ids"]), n_classes)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            scores = model(**inputs).logits
+            scores: Tensor = model(**inputs).logits
         if tuple(scores.shape) == wanted:
-            return
+            return scores
         wrong = f"it returns scores of shape {tuple(scores.shape)}, not {wanted}"
     except Exception as error:  # noqa: BLE001 (a strange model raises anything)
         wrong = f"{type(error).__name__}: {reason(error)}"
@@ -159,6 +166,31 @@ def check_runs(
         f"{encoder}: {type(model).__name__} cannot do its work on {shape[0]} sentences padded to "
         f"{shape[1]} tokens ({wrong}); {NAME_ONE}"
     )
+
+
+def check_padding(together: Tensor, alone: Tensor, kind: str, encoder: str) -> None:
+    """Check that the scores of a sentence are the same with padding and without.
+
+    Otherwise they would depend on the other sentences of a batch. Models that count positions from
+    the start of a row see others where padding is on the left; heads that read the last token of a
+    row see padding where it is on the right.
+
+    Args:
+        together: Scores of padded sentences, in evaluation mode.
+        alone: Scores of the same sentences, each by itself.
+        kind: The class of the model.
+        encoder: The hub id or the folder.
+
+    Raises:
+        DataError: If they differ by more than rounding.
+    """
+    most = float((together - alone).abs().max())
+    if most > _ROUNDING * float(alone.abs().max()):
+        raise DataError(
+            f"{encoder}: padding changes the scores of {kind} by {most:.2g}, of "
+            f"{float(alone.abs().max()):.2g}, on the left and on the right, so they would depend "
+            f"on the other sentences of a batch; {NAME_ONE}"
+        )
 
 
 def check_weights(folder: Path, model: "PreTrainedModel") -> None:

@@ -38,7 +38,6 @@ class SentenceTask(Task):
     ladder = LadderSizes(subset=300, probe_samples=16, probe_inputs=128)
     pad_id = 0
     pad_segment = 0
-    pad_side = "right"
 
     def __init__(
         self,
@@ -60,6 +59,10 @@ class SentenceTask(Task):
         self.at_once = 64  # sentences of an evaluation's batch
         self.n_classes = n_classes
 
+    def pad_side(self) -> str:
+        """Return the side of a sentence that its padding lies on: "left" or "right"."""
+        return "right"
+
     def collate(
         self, tokens: Sequence[list[int]], segments: Sequence[list[int]] | None = None
     ) -> dict[str, Tensor]:
@@ -75,7 +78,9 @@ class SentenceTask(Task):
         """
 
         def padded(rows: Sequence[list[int]], value: int) -> Tensor:
-            return pad_sequence([torch.tensor(row) for row in rows], True, value, self.pad_side)
+            return pad_sequence([torch.tensor(row) for row in rows], True, value, side)
+
+        side = self.pad_side()
 
         inputs = {
             "input_ids": padded(tokens, self.pad_id),

@@ -195,7 +195,8 @@ def mrpc_files(folder, monkeypatch, n: int = 40) -> None:
     header = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
     (folder / "MRPC").mkdir(parents=True)
     for name, rows in (("train", n), ("dev", 3), ("test", 2)):
-        lines = (f"{i % 2}\t{i}\t{i + 1}\tgood {i} film\tbad {name} {i}\n" for i in range(rows))
+        pairs = ((f"good {i} film{' a' * (i % 3)}", f"bad {name} {i}") for i in range(rows))
+        lines = (f"{i % 2}\t{i}\t{i + 1}\t{one}\t{two}\n" for i, (one, two) in enumerate(pairs))
         (folder / "MRPC" / f"{name}.tsv").write_text(header + "".join(lines))
 
 

@@ -17,7 +17,7 @@ from aimc_bridge.errors import CheckpointError, DataError, UsageError
 from aimc_bridge.sealed_files import write_tensors
 from benchmarks import tasks
 from benchmarks.tasks import encoders
-from benchmarks.tasks.encoder_checks import check_runs
+from benchmarks.tasks.encoder_checks import scores_of
 from presets import ideal
 from tests.benchmarks.tasks.test_bert import mrpc_files, small_encoder
 
@@ -136,7 +136,7 @@ def test_a_tokenizer_of_another_model_is_refused(folder) -> None:
     with pytest.raises(DataError, match="its tokenizer knows 9 tokens, the model 100"):
         made(folder)
     replace(folder, BertForSequenceClassification(BertConfig(**small(vocab_size=6))))
-    with pytest.raises(DataError, match="ids up to 7, its model has vectors for 0 to 5"):
+    with pytest.raises(DataError, match="ids up to 8, its model has vectors for 0 to 5"):
         made(folder)
 
 
@@ -256,22 +256,33 @@ def test_padding_is_the_models_or_the_tokenizers(folder) -> None:
         assert made(folder).collate([[5], [5, 5]])["input_ids"].tolist() == [[5, expected], [5, 5]]
 
 
-@pytest.mark.parametrize("kind", ["XLNet", "GPT2"])
-def test_padding_changes_no_score(folder, kind) -> None:
-    """XLNet's head reads the last token, so that it is padded on the left.
+PADDED = {
+    "Bert": small(),
+    "Bloom": {"vocab_size": 9, "hidden_size": 16, "n_layer": 1, "n_head": 2, "pad_token_id": 7},
+    "GPT2": {"vocab_size": 9, "n_embd": 16, "n_layer": 1, "n_head": 2, "pad_token_id": 7},
+    "T5": {"vocab_size": 9, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2},
+    "XLNet": {"vocab_size": 9, "d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16},
+}
 
-    GPT-2's looks for the last token that is no padding, whose id is that of the configuration.
+
+@pytest.mark.parametrize("told", ["left", "right"])
+@pytest.mark.parametrize("kind", sorted(PADDED))
+def test_padding_changes_no_score(folder, kind, told) -> None:
+    """XLNet's head reads the last token. Where padding is on the left, positions are others.
+
+    GPT-2's head looks for the last token that is no padding, whose id is that of the configuration.
+    Bloom can do with both sides.
     """
     import transformers
 
-    values = {
-        "XLNet": {"vocab_size": 9, "d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16},
-        "GPT2": {"vocab_size": 9, "n_embd": 16, "n_layer": 1, "n_head": 2, "pad_token_id": 7},
-    }
-    config = getattr(transformers, f"{kind}Config")(**values[kind])
+    more = {"pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 0}
+    config = getattr(transformers, f"{kind}Config")(
+        **PADDED[kind], **(more if kind == "T5" else {})
+    )
     replace(folder, getattr(transformers, f"{kind}ForSequenceClassification")(config))
-    change_tokenizer(folder, padding_side="left" if kind == "XLNet" else "right")
+    change_tokenizer(folder, padding_side=told)
     task = made(folder)
+    assert task.pad_side() == {"Bloom": told, "XLNet": "left"}.get(kind, "right")
     model = task.build(0).eval()
     rows = [[2, 4, 3], [2, 4, 8, 6, 3], [2, 3]]
     with torch.no_grad():
@@ -280,13 +291,33 @@ def test_padding_changes_no_score(folder, kind) -> None:
     torch.testing.assert_close(together, alone)
 
 
+@pytest.mark.parametrize("kind", ["FNet", "ConvBert"])
+def test_a_model_that_reads_padding_is_refused(folder, kind) -> None:
+    """FNet has no mask, and convolutions over tokens reach into the padding behind them."""
+    import transformers
+
+    config = getattr(transformers, f"{kind}Config")(**small(num_hidden_layers=6, hidden_size=32))
+    replace(folder, getattr(transformers, f"{kind}ForSequenceClassification")(config))
+    with pytest.raises(DataError, match=f"padding changes the scores of {kind}") as caught:
+        made(folder).collate([[5], [5, 5]])
+    assert "-o encoder=NAME" in str(caught.value)
+
+
+def test_a_model_without_a_table_of_tokens_is_tried_like_any(folder) -> None:
+    """CANINE hashes characters, so that no id is too large for it."""
+    from transformers import CanineConfig
+
+    CanineConfig(**small()).save_pretrained(folder)
+    assert made(folder).pad_side() == "right"
+
+
 def test_a_model_of_other_scores_is_refused() -> None:
     """One that returns scores of each token cannot be trained to tell sentences apart."""
     model = nn.Module()
     ids = torch.zeros(2, 5, dtype=torch.long)
     model.forward = lambda input_ids: SimpleNamespace(logits=torch.zeros(*input_ids.shape, 2))
     with pytest.raises(DataError, match=r"scores of shape \(2, 5, 2\), not \(2, 2\)"):
-        check_runs(model, {"input_ids": ids}, 2, "encoder")
+        scores_of(model, {"input_ids": ids}, 2, "encoder")
 
 
 def test_the_reason_of_a_refusal_is_said_in_full(folder) -> None:
