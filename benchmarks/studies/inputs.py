@@ -7,7 +7,6 @@ with the first results, and compared each time a run goes on.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +29,8 @@ _COUNT = 4  # of them
 _CHUNK = 1 << 16  # numbers that are added up at once
 _LARGEST = 1e6  # masks of minus infinity, and of the lowest float32, count as this
 CPU = torch.device("cpu")
-_FIRST = 2  # mini-batches of training data that are compared
+_MOST = 1 << 26  # numbers of training data that are compared: 21,000 images of CIFAR, a few seconds
+_FEWEST = 2  # mini-batches that are compared, however large
 
 
 class Inputs:
@@ -215,17 +215,29 @@ def data_mark(
         task.place(place)
 
 
-def training_mark(task: Task, batch_size: int, seed: int) -> dict[str, Any]:
+def training_mark(task: Task, batch_size: int, seed: int, *, most: int = _MOST) -> dict[str, Any]:
     """Return the fingerprint of training data: of their first mini-batches, and their number.
 
     Args:
         task: The task.
         batch_size: Samples of a mini-batch.
         seed: The seed of the order of the data.
+        most: The number of numbers after which no more mini-batches are read. It is the same
+            wherever fingerprints are compared.
     """
     loader = task.train_loader(batch_size, seed)
-    first = itertools.islice(iter(loader), _FIRST)
-    return {"batch_size": batch_size, "seed": seed, "mini-batches": len(loader), **_mark(first)}
+    order = {"batch_size": batch_size, "seed": seed, "mini-batches": len(loader)}
+    return {**order, "first": _mark(_first(loader, most))}
+
+
+def _first(batches: Iterable[Any], most: int) -> Iterator[Any]:
+    """Yield batches until they have `most` numbers, and at least `_FEWEST`."""
+    numbers = 0
+    for count, batch in enumerate(batches, 1):
+        yield batch
+        numbers += sum(tensor.numel() for tensor in _tensors(batch))
+        if numbers >= most and count >= _FEWEST:
+            return
 
 
 def calibration_mark(batches: Sequence[Any]) -> dict[str, Any]:

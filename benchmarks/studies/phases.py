@@ -29,7 +29,7 @@ from benchmarks.report.answers import Answers, Kept, errors_of, misfit, path_of
 from benchmarks.studies import finished_parts, held_out, run_steps, training_facts, trainings
 from benchmarks.studies.base import Study
 from benchmarks.studies.claims import TRAINING
-from benchmarks.studies.inputs import fingerprint, model_of
+from benchmarks.studies.inputs import data_mark, fingerprint, model_of
 from benchmarks.studies.layer_facts import coverage_facts, kept_facts, layer_facts
 from benchmarks.studies.settings import Phase
 from benchmarks.studies.steps import Listener, Step
@@ -256,6 +256,10 @@ class Phases:
         about = training_facts.recipe_of(study.settings, study.task, recipe, study.seed)
         study.inputs.note(TRAINING, about.pop(TRAINING))
         study.inputs.note("recipe of the trainings", about)
+        if study.plan.keep == "best":  # validation chooses the weights
+            subset, place = study.plan.validation_subset, study.settings.place
+            mark = data_mark(study.task, "validation", subset, place)
+            study.inputs.note("set of validation data", mark)
         path = study.folder / f"{phase}.safetensors"
         if not path.exists():
             return False

@@ -194,6 +194,55 @@ def doubled(task: DigitsTask, batch_size: int, seed: int) -> Loader:
     return Loader(loader.plan, brighter, loader.size, seed)
 
 
+def relabelled(task: DigitsTask, batch_size: int, seed: int) -> Loader:
+    """Return the training data of the digits with other labels from the third mini-batch on."""
+    loader, made = TRAIN_LOADER(task, batch_size, seed), itertools.count()
+    make = loader.make
+
+    def other(*args: Any) -> tuple[Tensor, Tensor]:
+        images, labels = make(*args)
+        return images, labels if next(made) < 2 else (labels + 1) % 10
+
+    return Loader(loader.plan, other, loader.size, seed)
+
+
+def test_training_data_that_differ_late_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many mini-batches are compared as have a given number of numbers, and at least two."""
+    task = tasks.get("mlp")
+    assert isinstance(task, DigitsTask)
+    two = [inputs.training_mark(task, 8, 0, most=most) for most in (0, 2 * 8 * 65)]
+    three = inputs.training_mark(task, 8, 0, most=2 * 8 * 65 + 1)
+    whole = inputs.training_mark(task, 8, 0)
+    monkeypatch.setattr(DigitsTask, "train_loader", lambda self, n, seed: relabelled(self, n, seed))
+    assert two[0] == two[1] == inputs.training_mark(task, 8, 0, most=0)
+    assert not inputs.same(three, inputs.training_mark(task, 8, 0, most=2 * 8 * 65 + 1))
+    assert not inputs.same(whole, inputs.training_mark(task, 8, 0))
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_other_validation_data_are_refused_where_they_choose_the_weights(
+    keep: str,
+    models: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [*QUICK, "--checkpoint", str(models[0]), "--keep", keep]
+    words += ["--validate-every", "1", "--out", str(tmp_path / "out")]
+    assert run.main([*words, "--phases", "hwa"]) == 0
+
+    def mirrored(task: DigitsTask, split: str, *args: Any) -> Any:
+        batches = BATCHES(task, split, *args)
+        return ((x.flip(-1), y) for x, y in batches) if split == "validation" else batches
+
+    monkeypatch.setattr(DigitsTask, "batches", mirrored)
+    capsys.readouterr()
+    code = run.main([*words, "--phases", "hwa", "control", "--resume"])
+    assert code == (2 if keep == "best" else 0)
+    told = "of another set of validation data than" in capsys.readouterr().err
+    assert told == (keep == "best")
+
+
 @pytest.mark.parametrize("phase", ["finetune", "control", "hwa"])
 def test_a_trained_model_that_is_replaced_is_refused(
     models: list[Path], phase: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
