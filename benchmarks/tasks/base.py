@@ -120,8 +120,8 @@ class Task(ABC):
 
         Args:
             profile: A key of `plans`.
-            folder: The data folder that the user names, or None; `data.data_dir(folder)` looks at
-                AIMC_BRIDGE_DATA too.
+            folder: The data folder that the user names, with --data-dir or AIMC_BRIDGE_DATA; or
+                None. Whether it exists, `data.data_dir(folder)` checks.
             *_: Not used; see the comment above.
             **options: Values for names in `option_types`, as far as the user gives them.
 

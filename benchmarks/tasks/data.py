@@ -22,7 +22,22 @@ CACHE_VARIABLE = "AIMC_BRIDGE_CACHE"
 # --- where things are -----------------------------------------------------------------------------
 
 
-def data_dir(given: Path | None) -> Path | None:
+def named_dir(given: str | Path | None) -> Path | None:
+    """Return the data folder that the user names, whether it exists or not.
+
+    Args:
+        given: The folder of an option; None takes the one in AIMC_BRIDGE_DATA.
+
+    Returns:
+        The folder; None if none is named.
+    """
+    if given is not None:
+        return Path(given)
+    variable = os.environ.get(DATA_VARIABLE)
+    return Path(variable) if variable else None
+
+
+def data_dir(given: str | Path | None) -> Path | None:
     """Return the data folder.
 
     Args:
@@ -34,10 +49,9 @@ def data_dir(given: Path | None) -> Path | None:
     Raises:
         DataError: If the folder does not exist.
     """
-    variable = os.environ.get(DATA_VARIABLE)
-    folder = given if given is not None else Path(variable) if variable else None
+    folder = named_dir(given)
     if folder is not None and not folder.is_dir():
-        source = "--data-dir" if given is not None else DATA_VARIABLE
+        source = DATA_VARIABLE if folder == named_dir(None) else "--data-dir"
         raise DataError(f"no data folder {folder} (from {source}); name a folder that exists")
     return folder
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from aimc_bridge.errors import AimcError, UsageError
 from benchmarks.tasks.base import Task
-from benchmarks.tasks.data import reason
+from benchmarks.tasks.data import named_dir, reason
 
 Kind = TypeVar("Kind", bound=type[Task])
 
@@ -199,8 +199,7 @@ def get(
             raise UsageError(
                 f"option {key}={value!r} of task {kind.name!r}; allowed: a {description}"
             )
-    folder = Path(data_dir) if data_dir is not None else None
-    task = kind.make(profile, folder, **options)
+    task = kind.make(profile, named_dir(data_dir), **options)
     lacks = [
         field
         for field in ("model_name", "dataset", "n_classes", "digital")
@@ -211,7 +210,7 @@ def get(
             f"task {kind.name!r}: {type(task).__name__} does not set {', '.join(lacks)}"
         )
     task.profile = profile
-    task._data_dir = folder
+    task._data_dir = Path(data_dir) if data_dir is not None else None
     task.options = {key: value for key, value in options.items() if value is not None}
     return task
 

@@ -166,6 +166,31 @@ def test_a_class_is_registered_in_code() -> None:
         tasks.get("coin", x=1)
 
 
+def test_a_task_is_given_the_data_folder_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variable names it where no option does; the command for others repeats the option."""
+    folders = []
+
+    class Filed(Nothing):
+        name, model_name, dataset, n_classes = "filed", "none", "files", 2
+        digital = DigitalRecipe(epochs=1, batch_size=2, learning_rate=0.1)
+        build = train_loader = calibration_batches = count = batches = None  # type: ignore[assignment]
+
+        def __init__(self, profile, folder):
+            folders.append(folder)
+
+    tasks.register(Filed)
+    monkeypatch.delenv("AIMC_BRIDGE_DATA", raising=False)
+    tasks.get("filed")
+    monkeypatch.setenv("AIMC_BRIDGE_DATA", str(tmp_path))
+    assert "--data-dir" not in tasks.get("filed").command(Path("x"))
+    assert f"--data-dir {tmp_path / 'mine'}" in tasks.get(
+        "filed", data_dir=tmp_path / "mine"
+    ).command(Path("x"))
+    assert folders == [None, tmp_path, tmp_path / "mine"]
+
+
 class Nothing(Task):
     """A task with a name, a recipe and a plan, and no method."""
 
