@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,9 +104,11 @@ def merge_shards(
 
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
-    files = {Path(path): _whole(Path(path)) for path in paths}
-    if not files:
+    named = [Path(path) for path in paths]
+    if not named:
         raise UsageError("merge_shards: no files; name the file of each shard")
+    check_once(named, "file")
+    files = {path: _whole(path) for path in named}
     _check_one_sweep(files)
     rows = [row for file, _ in files.values() for row in file.rows]
     if into is not None:
@@ -155,16 +157,51 @@ def _check_one_sweep(files: dict[Path, tuple[SweepFile, Share]]) -> None:
                 raise DataError(f"{first} and {path} are not of one sweep: another {what}{values}")
     if len(one.marks) > 1 or len(_seeds(one.rows)) > 1:
         raise DataError(f"{first}: rows of several sweeps;", "run the shards again")
+    check_complete([(path, (of.shard, of.shards)) for path, (_, of) in files.items()], "file")
+
+
+def check_once(paths: Sequence[Path], what: str) -> None:
+    """Check that no place is named twice.
+
+    Args:
+        paths: The places that shards are in.
+        what: What they are: "file" or "folder".
+
+    Raises:
+        DataError: If one is, even in another spelling.
+    """
+    known: set[Path] = set()
+    for path in paths:
+        place = path.resolve()
+        if place in known:
+            raise DataError(f"{path} is named twice; name the {what} of each shard once")
+        known.add(place)
+
+
+def check_complete(shards: Sequence[tuple[Path, tuple[int, int]]], what: str) -> None:
+    """Check that all shards are there, each once.
+
+    Args:
+        shards: The place of each shard, its number and the number of shards, which is the same for
+            all.
+        what: What the places are: "file" or "folder".
+
+    Raises:
+        DataError: If a shard is missing or there twice.
+    """
     by_number: dict[int, Path] = {}
-    for path, (_, of) in files.items():
-        if of.shard in by_number:
-            raise DataError(f"{by_number[of.shard]} and {path} are both shard {of}; name one")
-        by_number[of.shard] = path
-    missing = [number for number in range(1, share.shards + 1) if number not in by_number]
+    (_, (_, count)), *_ = shards
+    for path, (number, _) in shards:
+        if number in by_number:
+            raise DataError(
+                f"{by_number[number]} and {path} are both shard {number}/{count}; name one"
+            )
+        by_number[number] = path
+    missing = [number for number in range(1, count + 1) if number not in by_number]
     if missing:
-        named = ", ".join(f"{number}/{share.shards}" for number in missing[:10])
+        named = ", ".join(f"{number}/{count}" for number in missing[:10])
         more = "" if len(missing) <= 10 else f" and {len(missing) - 10} more"
-        raise DataError(f"shards are missing: {named}{more}; run them, and name their files")
+        raise DataError(f"shards are missing: {named}{more}; run them, and name their {what}s")
 
 
 def _seeds(rows: list[Row]) -> list[int]:

@@ -27,8 +27,10 @@ from aimc_bridge.progress import ProgressBar, metric_value
 from aimc_bridge.rng import derive
 from benchmarks import cli, tasks
 from benchmarks.digital_files import (
+    check_held_out,
     check_same,
     finish,
+    held_out_marks,
     keep_rows,
     put_back,
     read_checkpoint,
@@ -151,7 +153,7 @@ def fit(
         raise UsageError("device cuda asked for, but torch sees none; use --device cpu")
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}; one of {', '.join(PRECISIONS)}")
-    about = {
+    about: dict[str, Any] = {
         "seed": seed,
         "precision": precision,
         "options": dict(task.options),
@@ -161,17 +163,18 @@ def fit(
             TRAINING: training_mark(task, recipe.batch_size, seed),
         },
     }
+    use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    place = torch.device("cuda" if use_cuda else "cpu")
     if (out / "model.safetensors").exists():
         if not resume:
             raise UsageError(f"{out} holds a finished run; name another folder or --resume")
         known = tasks.read_info(out)
         check_same(out, about, {key: known.get(key, about[key]) for key in about})
+        check_held_out(out, task, known, place)
         output.say(f"digital model: trained before, in {out}")
         return task.load(out)
     if (out / "checkpoint.json").exists() and not resume:
         raise UsageError(f"{out} holds an unfinished run; --resume goes on with it")
-    use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    place = torch.device("cuda" if use_cuda else "cpu")
     task.place(place)
     loader = task.digital_loader(recipe.batch_size, seed)
     total = total_steps(recipe, len(loader))
@@ -253,6 +256,7 @@ def fit(
         wall = time.monotonic() - began
         model.eval()
         metrics = {split: task.evaluate(model, split=split) for split in ("validation", "test")}
+        run["inputs"] |= held_out_marks(task, place)
         finish(out, task, model, {**run, "wall_s": wall, "steps_per_epoch": len(loader)}, metrics)
         reached = ", ".join(
             f"{metric_value(task.metric, values[task.metric])} on {split} data"

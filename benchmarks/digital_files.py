@@ -23,7 +23,7 @@ from aimc_bridge.sealed_files import (
 )
 from aimc_bridge.training.checkpoint import restore_optimizer
 from benchmarks.studies.claims import DIRECTORY, TRAINING, changes, same_options
-from benchmarks.studies.inputs import same
+from benchmarks.studies.inputs import data_mark, same
 from benchmarks.tasks import Task, device_of
 
 
@@ -155,6 +155,40 @@ def check_same(out: Path, expected: dict[str, Any], recorded: dict[str, Any]) ->
             f"{out} holds a training on another {TRAINING} than the one there is now; put the "
             "former one back, or name another folder"
         )
+
+
+def held_out_marks(task: Task, place: torch.device) -> dict[str, Any]:
+    """Return the fingerprints of the data that a finished model is measured on, by name.
+
+    Args:
+        task: The task.
+        place: Where the task has its data afterwards.
+    """
+    return {
+        f"set of {split} data": data_mark(task, split, None, place)
+        for split in ("validation", "test")
+    }
+
+
+def check_held_out(out: Path, task: Task, recorded: dict[str, Any], place: torch.device) -> None:
+    """Check that a finished training was measured on the data that there are now.
+
+    Args:
+        out: The folder.
+        task: The task.
+        recorded: Its info.json; that of older versions has no fingerprints.
+        place: Where the task has its data afterwards.
+
+    Raises:
+        UsageError: If the data are others.
+    """
+    before = recorded.get("inputs") or {}
+    for name, now in held_out_marks(task, place).items():
+        if name in before and not same(before[name], now):
+            raise UsageError(
+                f"the metrics in {out} are of another {name} than the one there is now; put the "
+                "former one back, or name another folder"
+            )
 
 
 def keep_rows(log: Path, step: int) -> None:

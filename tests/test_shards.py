@@ -85,7 +85,7 @@ def test_chips_added_later_do_not_move(three: list[Path], tmp_path: Path) -> Non
 @pytest.mark.parametrize("missing", [0, 1, 2])
 def test_a_missing_shard_is_named(three: list[Path], missing: int) -> None:
     rest = [path for number, path in enumerate(three) if number != missing]
-    with pytest.raises(DataError, match=f"shards are missing: {missing + 1}/3;"):
+    with pytest.raises(DataError, match=f"are missing: {missing + 1}/3; .* their files"):
         merge_shards(rest)
 
 
@@ -93,6 +93,9 @@ def test_a_shard_named_twice(three: list[Path], tmp_path: Path) -> None:
     again = shutil.copy(three[0], tmp_path / "again.csv")
     with pytest.raises(DataError, match="again.csv are both shard 1/3"):
         merge_shards([*three, again])
+    other = three[0].parent / ".." / three[0].parent.name / three[0].name
+    with pytest.raises(DataError, match="is named twice; name the file of each shard once"):
+        merge_shards([*three[:2], other])
 
 
 @pytest.mark.parametrize(

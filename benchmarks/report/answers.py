@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _SUFFIX = "-answers.safetensors"
 _ROUNDING = 1e-9
+_IN_A_SHARD = "and go on with that shard (--resume)"
 
 Key = tuple[int, float]
 """The seed of a chip, and seconds after programming. Digital models have the time NaN."""
@@ -112,11 +113,12 @@ def _text(key: Key) -> str:
     return f"{key[0]} {key[1]!r}"  # NaN is not equal to itself
 
 
-def read(path: Path) -> dict[Key, Bits]:
+def read(path: Path, again: str = "to measure them again") -> dict[Key, Bits]:
     """Read a file of answers.
 
     Args:
         path: The file.
+        again: What the user does after a damaged file is removed, for the error.
 
     Returns:
         Key -> whether each sample was right, shape (n,).
@@ -133,10 +135,7 @@ def read(path: Path) -> dict[Key, Bits]:
         seeds, times = tensors["seed"].tolist(), tensors["t_inference"].tolist()
         return dict(zip(zip(seeds, times, strict=True), bits, strict=True))
     except (KeyError, ValueError) as error:  # a CheckpointError is a ValueError
-        advice = (
-            "put the former file back, or remove it and the results of the same name to measure "
-            "them again"
-        )
+        advice = f"put the former file back, or remove it and the results of the same name {again}"
         raise damaged(path, error, advice) from None
 
 
@@ -217,14 +216,15 @@ def merge(paths: Sequence[Path], into: Path) -> None:
     rows: dict[str, tuple[Key, Bits]] = {}
     for path in paths:
         errors = _errors_of(path)
+        kept = read(path, _IN_A_SHARD) if path.exists() else {}
         why = misfit(path, errors)
         if why:
             it = "it and " if path.exists() else ""
             raise DataError(
                 f"{why}; put the former file back, or remove {it}the results of the same name "
-                "and go on with that shard (--resume)"
+                f"{_IN_A_SHARD}"
             )
-        found = {_text(key): (key, bits) for key, bits in read(path).items()}
+        found = {_text(key): (key, bits) for key, bits in kept.items()}
         for text in map(_text, errors):
             if text in rows and not _equal(rows[text][1], found[text][1]):
                 raise DataError(f"{paths[0]} and {path} differ: the digital model is another one")

@@ -31,6 +31,12 @@ KINDS = ("run", "ablation", "ladder", "crosscheck", "speed", "growth", "interval
 _DATA_DIR = re.compile(r"--data-dir (?:'[^']*'|\S+)")
 MAKE_AGAIN = "make it again with `python -m benchmarks.record add`"
 
+PUT_BACK = (
+    "put the former file back, or a copy of that of a run with the same options, or of another "
+    'shard with "shard" changed,'
+)
+"""What to do about a damaged run.json; what was measured is in other files."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -275,9 +281,14 @@ def read_run(folder: Path) -> dict[str, Any]:
     try:
         about: dict[str, Any] = json.loads(files.read_text(folder / "run.json"))
         missing = [name for name in ("arguments", *_OF_A_RUN) if name not in about]
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(
+            f"{folder} holds no finished run (no run.json); name the --out of one"
+        ) from None
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(
-            f"{folder} holds no finished run ({error}); name the --out of one"
+            f"{folder / 'run.json'} is damaged ({error}); {PUT_BACK} and go on with the run "
+            "(--resume)"
         ) from None
     if missing:
         raise DataError(
@@ -286,10 +297,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         )
     results = folder / RESULTS
     if _CHECKSUM in about and results.is_file() and about[_CHECKSUM] != _checksum(results):
-        raise DataError(
-            f"{results} is damaged, or was changed after the run; copy it again, or go on with the "
-            "run (--resume), which writes it again"
-        )
+        raise DataError(f"{results} is damaged, or was changed after the run; {_WRITE_AGAIN}")
     return about
 
 
@@ -312,6 +320,7 @@ def _checksum(path: Path) -> str:
 RESULTS = "results.csv"
 _CHECKSUM = "results_sha256"
 _OF_A_RUN = ("command", "versions", "hardware", "studies")
+_WRITE_AGAIN = "copy it again, or go on with the run (--resume), which writes it again"
 
 
 def read_csv(
@@ -347,7 +356,9 @@ def read_csv(
     except (OSError, ValueError, csv.Error) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: missing or damaged ({error})") from None
+        missing = isinstance(error, FileNotFoundError)
+        problem = "is missing" if missing else f"is damaged ({error})"
+        raise DataError(f"{path} {problem}; {_WRITE_AGAIN}") from None
 
 
 def _number(cell: str) -> float:

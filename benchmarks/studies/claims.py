@@ -33,6 +33,10 @@ TRAINING, CALIBRATION = "set of training data", "set of calibration data"
 """The names in inputs.json of the data of trainings, and of those that set input ranges."""
 
 _MOST = 5  # changes in one message
+_TAKEN = (
+    "the models and data that there are now are taken for those of the results, if the digital "
+    "model measures the same"
+)
 
 
 @dataclass(frozen=True)
@@ -116,17 +120,18 @@ def _told(name: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
         yield name, before, now
 
 
-def check_notes(folder: Path) -> None:
+def check_notes(folder: Path, without: str = _TAKEN) -> None:
     """Check that the fingerprints of a run's inputs can be read.
 
     Args:
         folder: The folder of the run.
+        without: What follows if a damaged file is removed, for the error.
 
     Raises:
         CheckpointError: If a file is damaged.
     """
     for path in (*folder.glob(f"work/{INPUTS}"), *sorted(folder.glob(f"work/*/{INPUTS}"))):
-        _notes(path)
+        _notes(path, without)
 
 
 # --- places ---------------------------------------------------------------------------------------
@@ -239,12 +244,9 @@ def notes_of(folder: Path, task: str) -> dict[str, Any]:
     return {}
 
 
-def _notes(path: Path) -> dict[str, Any]:
+def _notes(path: Path, without: str = _TAKEN) -> dict[str, Any]:
     try:
         return read_facts(path)
     except CheckpointError as error:
-        advice = (
-            "put the former file back, or remove it; without it the models and data that there "
-            "are now are taken for those of the results, if the digital model measures the same"
-        )
+        advice = f"put the former file back, or remove it; without it {without}"
         raise damaged(path, error, advice) from None

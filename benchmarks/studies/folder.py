@@ -17,12 +17,16 @@ from filelock import FileLock, Timeout
 from aimc_bridge.commands import Output
 from aimc_bridge.errors import UsageError
 from aimc_bridge.files import is_partial, remove_partial, write_text
-from aimc_bridge.sealed_files import read_json
+from aimc_bridge.sealed_files import damaged, read_json
+from benchmarks.report import record
 from benchmarks.studies import claims
 from benchmarks.studies.claims import Claim
 
 INPUTS = claims.INPUTS
 """The file of `benchmarks.studies.inputs`; it alone is no part of a run."""
+
+PUT_BACK = f"{record.PUT_BACK} or name another --out"
+"""What to do about a damaged run.json of a run that goes on."""
 
 
 # --- the run of a folder --------------------------------------------------------------------------
@@ -53,21 +57,26 @@ def holds_a_run(out: Path, resume: bool | None, option: str = "--out") -> bool:
     return True
 
 
-def claim_in(out: Path) -> Claim:
+def claim_in(out: Path, advice: str = PUT_BACK) -> Claim:
     """Return the claim of the run in a folder.
 
     Args:
         out: The folder.
+        advice: What the user can do if run.json is damaged.
 
     Raises:
-        UsageError: If run.json is missing or is not the record of a run.
+        UsageError: If run.json is missing or damaged.
     """
     path = out / "run.json"
+    if not path.exists():
+        raise UsageError(f"{path}: no record of a run to resume; name another --out")
     try:
-        record = read_json(path)
-        return claims.claim_of({**record, "arguments": dict(record["arguments"].items())})
-    except (ValueError, KeyError, TypeError, AttributeError):  # a CheckpointError is a ValueError
-        raise UsageError(f"{path}: no record of a run to resume; name another --out") from None
+        about = read_json(path)
+        if not isinstance(about["arguments"], dict):
+            raise TypeError("its arguments are no table")
+        return claims.claim_of(about)
+    except (ValueError, KeyError, TypeError) as error:  # a CheckpointError is a ValueError
+        raise UsageError(str(damaged(path, error, advice))) from None
 
 
 def write_claim(out: Path, claim: Claim) -> None:

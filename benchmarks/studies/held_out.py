@@ -10,6 +10,8 @@ import torch
 from aimc_bridge.sealed_files import damaged, read_facts
 from benchmarks.tasks import Split, Task
 
+_AGAIN = "to measure the digital model again"
+
 
 def samples(task: Task, subset: int | None, split: Split = "test") -> int:
     """Return the number of samples (words) in a subset.
@@ -37,11 +39,12 @@ def commonest(task: Task, subset: int | None) -> float:
     return float(counts.max()) / len(classes)
 
 
-def known_values(path: Path) -> dict[str, float] | None:
+def known_values(path: Path, again: str = _AGAIN) -> dict[str, float] | None:
     """Read the metrics of a digital model.
 
     Args:
         path: The JSON file.
+        again: What the user does after a damaged file is removed, for the error.
 
     Returns:
         Metric -> value; None if there is no such file.
@@ -54,8 +57,7 @@ def known_values(path: Path) -> dict[str, float] | None:
     try:
         return {str(name): float(value) for name, value in read_facts(path).items()}
     except (ValueError, TypeError) as error:  # a CheckpointError is a ValueError
-        advice = "delete it to measure the digital model again"
-        raise damaged(path, error, advice) from None
+        raise damaged(path, error, f"put the former file back, or remove it {again}") from None
 
 
 def alike(before: dict[str, float], now: dict[str, float], samples: int) -> bool:

@@ -307,7 +307,10 @@ class Phases:
             check_file(path)
             history = pd.read_csv(path)
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} is damaged ({error}); delete it") from None
+            raise CheckpointError(
+                f"{path} is damaged ({error}); put the former file back, or remove it; without it "
+                "the record says nothing of the validation in this training"
+            ) from None
         shown = ["step", *(name for name in history if str(name).startswith("validation_"))]
         if len(shown) > 1:
             looks = history[shown].dropna()

@@ -8,20 +8,23 @@ killed, another one goes on from its checkpoint. So all chips are of one model, 
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
+import io
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from aimc_bridge.commands import Output
-from aimc_bridge.errors import DataError, UsageError
-from aimc_bridge.files import replacing
-from aimc_bridge.shards import merge_shards, shard_of
+from aimc_bridge.errors import CheckpointError, DataError, UsageError
+from aimc_bridge.files import read_text, replacing
+from aimc_bridge.sealed_files import damaged, read_facts, read_json, read_tensors
+from aimc_bridge.shards import check_complete, check_once, merge_shards, shard_of
 from aimc_bridge.sweep_files import problem_of
 from benchmarks.report import answers
 from benchmarks.report import run as report
-from benchmarks.report.record import read_run
+from benchmarks.report.record import PUT_BACK, read_run
 from benchmarks.studies import claims, folder, held_out, inputs, joined
 from benchmarks.studies.claims import Claim
 from benchmarks.studies.replicas import Replica
@@ -30,9 +33,9 @@ from benchmarks.studies.whole_run import GROWING, WholeRun
 from benchmarks.tasks import Task
 
 TRAINED = "trained"
-_PARTS = "parts.json"
 _ENGINES = ("native", "aihwkit")
 _MERGING = ".merging"  # in the folder of the whole run until all of it is there
+_GO_ON = "go on with this shard (--resume)"
 
 
 def folder_of(out: Path, shard: str) -> Path:
@@ -119,16 +122,19 @@ def merge(parts: Sequence[Path], into: Path) -> None:
         UsageError: If the parts are of different runs, if `into` holds something, or if no folder
             is named.
         DataError: If a part is missing, unfinished, there twice or of another model.
+        CheckpointError: If a file is damaged, and no other part has it.
     """
     if not parts:
         raise UsageError("--merge: name the folders of all shards")
+    check_once(parts, "folder")
     _remove_dead_merge(into)
     folder.holds_a_run(into, None, "--merge")
     known = {part: _claim_in(part) for part in parts}
     _check_claims(known)
+    check_complete([(p, shard_of(c.arguments["shard"])) for p, c in known.items()], "folder")
     for part in parts:
         report.record_of(part, str(part))  # it is finished, and nothing in it is damaged
-        claims.check_notes(part)
+        claims.check_notes(part, "nobody knows whether this shard is of the same models and data")
     names = _files_of(parts)
     for name in names:
         _check_there([part / name for part in parts])
@@ -146,12 +152,11 @@ def merge(parts: Sequence[Path], into: Path) -> None:
 
 
 def _claim_in(part: Path) -> Claim:
-    """Return the claim of a part; raise UsageError if it has none."""
-    try:
-        return folder.claim_in(part)
-    except UsageError:
+    """Return the claim of a part; raise UsageError if it has none, or a damaged one."""
+    if not (part / "run.json").exists():
         problem = "holds no record of a run" if part.is_dir() else "is no folder"
-        raise UsageError(f"{part} {problem}; name the folders of all shards") from None
+        raise UsageError(f"{part} {problem}; name the folders of all shards")
+    return folder.claim_in(part, f"{PUT_BACK} and {_GO_ON}")
 
 
 def _remove_dead_merge(into: Path) -> None:
@@ -202,9 +207,7 @@ def _check_there(paths: list[Path]) -> None:
     """Check that all parts have a file, if it is one of results."""
     missing = [path for path in paths if not path.exists()]
     if missing and (_is_digital(paths[0]) or _is_sweep(paths[0])):
-        raise DataError(
-            f"{missing[0]} is missing; go on with this shard (--resume), which measures it again"
-        )
+        raise DataError(f"{missing[0]} is missing; {_GO_ON}, which measures it again")
 
 
 def _split(command: str) -> tuple[list[str], list[str]]:
@@ -225,7 +228,46 @@ def _merge_file(paths: list[Path], target: Path, known: dict[Path, Claim]) -> No
             _check_inputs(paths, known)
         if _is_digital(paths[0]):
             _check_equal(paths)
-        _copy(next(path for path in paths if path.exists()), target)
+        _copy(_sound([path for path in paths if path.exists()]), target)
+
+
+def _sound(paths: list[Path]) -> Path:
+    """Return the first file that is not damaged: all shards have the same one, but for times."""
+    errors: list[CheckpointError] = []
+    for path in paths:
+        try:
+            _check_sound(path)
+            return path
+        except CheckpointError as error:
+            errors.append(error)
+    advice = (
+        "no shard has a sound one: put the former file back, or remove it in all shards and go on "
+        "with one of them (--resume)"
+    )
+    raise damaged(paths[0], errors[0], advice)
+
+
+def _check_sound(path: Path) -> None:
+    """Raise CheckpointError if a file is damaged, as far as its kind tells."""
+    if path.suffix == ".safetensors":
+        read_tensors(path)
+    elif path.name == "info.json":  # the one that has no checksum
+        read_json(path)
+    elif path.suffix == ".json":
+        read_facts(path)
+    elif path.suffix == ".csv":
+        _check_table(path)
+
+
+def _check_table(path: Path) -> None:
+    """Raise CheckpointError if a CSV file is cut, or has rows of several lengths."""
+    try:
+        text = read_text(path)
+        lengths = {len(row) for row in csv.reader(io.StringIO(text, newline=""), strict=True)}
+    except (OSError, ValueError, csv.Error) as error:
+        raise CheckpointError(f"{path} is damaged ({error})") from None
+    if len(lengths) != 1 or not text.endswith("\n"):
+        raise CheckpointError(f"{path} is damaged (its end or a part of it is missing)")
 
 
 def _merge_sweep(paths: list[Path], target: Path) -> None:
@@ -235,7 +277,7 @@ def _merge_sweep(paths: list[Path], target: Path) -> None:
     except DataError as error:
         problem = problem_of(error)
         if any(problem.startswith(f"{path}: ") for path in paths):
-            problem += "; remove it and go on with this shard (--resume) to measure its chips again"
+            problem += f"; remove it and {_GO_ON} to measure its chips again"
         raise DataError(problem) from None
 
 
@@ -258,7 +300,8 @@ def _check_inputs(paths: list[Path], known: dict[Path, Claim]) -> None:
 
 def _check_equal(paths: list[Path]) -> None:
     """Check that the digital model gave the same numbers in all parts."""
-    one, *others = (held_out.known_values(path) or {} for path in paths)  # none is damaged
+    again = f"and {_GO_ON} to measure the digital model again"
+    one, *others = (held_out.known_values(path, again) or {} for path in paths)
     for path, other in zip(paths[1:], others, strict=True):
         if path.read_bytes() != paths[0].read_bytes():
             told = (
@@ -282,11 +325,12 @@ def _check_claims(known: dict[Path, Claim]) -> None:
     for part, claim in known.items():
         if claim.arguments.get("shard") is None:
             raise UsageError(f"{part} is no shard of a run; --merge joins those of --shard")
+    counts = {part: shard_of(claim.arguments["shard"])[1] for part, claim in known.items()}
     for part, claim in others:
         every = dict.fromkeys((*one.arguments, *claim.arguments))
         former, now = (
-            dataclasses.replace(each, arguments={**every, **each.arguments, "shard": None})
-            for each in (one, claim)
+            dataclasses.replace(each, arguments={**every, **each.arguments, "shard": count})
+            for each, count in ((one, counts[first]), (claim, counts[part]))
         )
         differs = claims.differing(former, now, first, part)
         if differs:

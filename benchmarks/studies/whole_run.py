@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from aimc_bridge.commands import Output
 from aimc_bridge.conversion import convert
 from aimc_bridge.errors import UsageError
+from aimc_bridge.sealed_files import damaged
 from aimc_bridge.times import label
 from benchmarks.machine import hardware, versions
 from benchmarks.report import run as report
@@ -168,9 +169,8 @@ def grown(settings: Settings, out: Path) -> Settings:
         known["seeds"] = int(known["seeds"])
     except (UsageError, KeyError):
         return settings
-    except (TypeError, ValueError):
-        path = out / "run.json"
-        raise UsageError(f"{path}: no record of a run to resume; name another --out") from None
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(damaged(out / "run.json", error, folder.PUT_BACK))) from None
     if before.get("profile") != settings.profile:
         return settings
     named = {*known["phases"], *(settings.phases or ())}

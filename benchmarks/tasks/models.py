@@ -12,7 +12,10 @@ from aimc_bridge.errors import CheckpointError
 from aimc_bridge.files import read_text
 from aimc_bridge.sealed_files import damaged, misfits, read_tensors
 
-_ADVICE = "put the former file back, or remove its folder to train the model again"
+_ADVICE = (
+    "put the former file back, or remove its folder to train the model again, with the command "
+    "that trained it"
+)
 
 
 def device_of(model: nn.Module) -> torch.device:

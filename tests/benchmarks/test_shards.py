@@ -68,19 +68,24 @@ def test_merged_shards_are_the_whole_run(
 def test_wrong_shards_are_refused(
     whole: Path, shards: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other, again = tmp_path / "other", tmp_path / "again"
+    other, again, three = tmp_path / "other", tmp_path / "again", tmp_path / "three"
     shutil.copytree(shards[1], other)
     shutil.copytree(shards[0], again)
     record = json.loads((other / "run.json").read_text())
     record["arguments"]["seed"] = 5
     (other / "run.json").write_text(json.dumps(record))
+    shutil.copytree(shards[1], three)
+    record["arguments"] |= {"seed": 0, "shard": "2/3"}
+    (three / "run.json").write_text(json.dumps(record))
     for parts, text in (
-        ([shards[0]], "shards are missing: 2/2"),
+        ([shards[0]], "shards are missing: 2/2; run them, and name their folders"),
+        ([shards[0], shards[0]], f"{shards[0]} is named twice; name the folder of each shard once"),
         ([shards[0], again], "both shard 1/2"),
         ([whole, shards[0]], "is no shard of a run"),
         ([shards[0], other], "are not of one run (seed 0 and 5)"),
+        ([shards[0], three], "are not of one run (shard '1/2' and '2/3')"),
     ):
-        into = tmp_path / f"into-{len(text)}"
+        into = tmp_path / "into"
         assert report.main([*map(str, parts), "--merge", str(into)]) == 2
         assert text in capsys.readouterr().err
         assert not into.exists()
@@ -322,3 +327,95 @@ def test_a_merge_names_its_own_options(
         assert report.main([str(part), str(direct[1]), "--merge", str(into)]) == 2
         error = capsys.readouterr().err
         assert text in error and "--out" not in error
+
+
+COPIED = (
+    *("hwa.safetensors", "hwa.csv", "layers-direct.json", "layers-hwa.json", "parts.json"),
+    *("digital/model.safetensors", "digital/info.json", "hwa-training/metrics.csv"),
+)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def test_a_damaged_file_comes_from_the_shard_with_a_sound_one(
+    shards: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If none has one, the file is named with what to do, and that works."""
+    parts = [Path(shutil.copytree(part, tmp_path / part.name)) for part in shards]
+    paths = [[part / "work" / "wrn" / name for part in parts] for name in COPIED]
+    for first, _ in paths:
+        cut(first)
+    assert report.main([*map(str, parts), "--merge", str(tmp_path / "one")]) == 0
+    for (_, second), name in zip(paths, COPIED, strict=True):
+        assert (tmp_path / "one" / "work" / "wrn" / name).read_bytes() == second.read_bytes()
+    for first, second in paths:
+        former = second.read_bytes()
+        cut(second)
+        error = refused(parts, capsys)
+        assert str(first) in error and "damaged" in error
+        assert "put the former file back, or remove it in all shards and go on with one" in error
+        second.write_bytes(former)
+    for first, second in paths[:3]:
+        first.unlink()
+        second.unlink()
+    words = ["--shard", "2/2", "--out", str(tmp_path), "--resume"]
+    assert run.main([*WORDS, *words]) == 0
+    assert report.main([*map(str, parts), "--merge", str(tmp_path / "two")]) == 0
+    results = [(tmp_path / into / "results.csv").read_bytes() for into in ("one", "two")]
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("work/mlp/digital-40.json", "remove it and go on with this shard (--resume) to measure"),
+        (
+            "work/mlp/direct-native-40-answers.safetensors",
+            "remove it and the results of the same name and go on with that shard (--resume)",
+        ),
+        ("work/mlp/inputs.json", "whether this shard is of the same models and data"),
+        ("run.json", "and go on with this shard (--resume)"),
+        ("results.csv", "or go on with the run (--resume), which writes it again"),
+    ],
+)
+def test_a_merge_says_what_to_do_about_a_damaged_file(
+    direct: list[Path], name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = [Path(shutil.copytree(part, tmp_path / part.name)) for part in direct]
+    cut(parts[1] / name)
+    error = refused(parts, capsys)
+    assert error.count(str(parts[1] / name)) == 1
+    assert "damaged" in error and text in error
+    assert "--out" not in error
+
+
+def test_a_missing_table_of_results_is_missing(
+    direct: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = [Path(shutil.copytree(part, tmp_path / part.name)) for part in direct]
+    (parts[1] / "results.csv").unlink()
+    error = refused(parts, capsys)
+    assert f"{parts[1] / 'results.csv'} is missing; copy it again, or go on" in error
+    assert "Errno" not in error
+
+
+def test_the_record_of_another_shard_saves_what_is_done(
+    direct: list[Path], models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the advice says: its run.json with the number of the shard changed, and --resume."""
+    parts = [Path(shutil.copytree(part, tmp_path / part.name)) for part in direct]
+    record = (parts[0] / "run.json").read_text()
+    words = [*TINY, "--checkpoint", str(models[0]), "--phases", "direct"]
+    words += ["--shard", "2/2", "--out", str(tmp_path), "--resume"]
+    cut(parts[1] / "run.json")
+    assert run.main(words) == 2
+    assert "damaged" in (error := capsys.readouterr().err) and "of another" in error
+    (parts[1] / "run.json").write_text(record.replace('"shard": "1/2"', '"shard": "2/2"'))
+    (parts[1] / "work" / "mlp" / "digital-40.json").unlink()
+    assert run.main(words) == 0
+    assert report.main([*map(str, parts), "--merge", str(tmp_path / "all")]) == 0
+    assert report.main([*map(str, direct), "--merge", str(tmp_path / "sound")]) == 0
+    results = [(tmp_path / into / "results.csv").read_bytes() for into in ("all", "sound")]
+    assert results[0] == results[1]

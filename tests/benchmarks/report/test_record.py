@@ -171,6 +171,9 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path: Path) -> None:
         run.record_of(tmp_path, "x")
     begun = tmp_path / "begun"
     begun.mkdir()
+    (begun / "run.json").write_text('{"arguments": ')
+    with pytest.raises(DataError, match=r"run\.json is damaged .*; put the former file back, or"):
+        run.record_of(begun, "x")
     (begun / "run.json").write_text('{"arguments": {}}')
     with pytest.raises(DataError, match="not finished: run.json lacks command, versions"):
         run.record_of(begun, "x")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aimc_bridge.errors import CheckpointError, DataError
-from benchmarks import run
+from benchmarks import digital, run
 from benchmarks.studies import finished_parts
 
 QUICK = [
@@ -71,6 +71,61 @@ def test_a_removed_model_is_trained_again(finished: Path, name: str, tmp_path: P
     assert run.main([*QUICK, "--out", str(out), "--resume"]) == 0
     assert path.exists()
     assert (out / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+
+
+def test_the_advice_about_a_damaged_checkpoint_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run that names a checkpoint does not train it: its folder alone is not to be removed."""
+    training = ["mlp", "--epochs", "1", "--out", str(tmp_path / "model")]
+    assert digital.main(training) == 0
+    path = tmp_path / "model" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    words = [*QUICK, "--phases", "direct", "--checkpoint", str(tmp_path / "model")]
+    for command, line in ((run, words), (digital, [*training, "--resume"])):
+        capsys.readouterr()
+        assert command.main(line) == 2
+        error = " ".join(capsys.readouterr().err.split())
+        assert f"{path}: " in error
+        assert error.endswith(
+            "; put the former file back, or remove its folder to train the model again, with the "
+            "command that trained it"
+        )
+    shutil.rmtree(tmp_path / "model")
+    assert digital.main([*training, "--resume"]) == 0
+    assert run.main(words) == 0
+
+
+def test_a_damaged_record_of_a_run_is_replaced_by_that_of_an_equal_one(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the advice says: run.json of a run with the same options; what was measured stays."""
+    out, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(finished, out)
+    path = out / "run.json"
+    path.write_bytes(path.read_bytes()[:-10])
+    line = complaint(out, capsys)
+    assert line.count(str(path)) == 1 and "damaged" in line
+    assert "or a copy of that of a run with the same options" in line
+    assert run.main([*QUICK, "--out", str(other)]) == 0
+    shutil.copyfile(other / "run.json", path)
+    chips = (out / "work" / "mlp" / "hwa-native-40.csv").stat().st_mtime_ns
+    assert run.main([*QUICK, "--out", str(out), "--resume"]) == 0
+    assert (out / "work" / "mlp" / "hwa-native-40.csv").stat().st_mtime_ns == chips
+    assert (out / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+
+
+def test_a_damaged_history_can_be_removed(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    path = out / "work" / "mlp" / "hwa.csv"
+    path.write_bytes(b"\xff")
+    assert f"{path} is damaged" in (line := complaint(out, capsys))
+    assert "remove it; without it the record says nothing of the validation" in line
+    path.unlink()
+    assert run.main([*QUICK, "--out", str(out), "--resume"]) == 0
 
 
 def test_another_checksum_is_one_advice(

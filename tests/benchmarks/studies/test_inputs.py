@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +180,32 @@ def test_a_digital_model_of_other_training_data_is_refused(
     assert "of another set of training data than" in capsys.readouterr().err
     with pytest.raises(UsageError, match=r"alone holds a training on another set of training data"):
         digital.fit(task, tmp_path / "alone", resume=True)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_metrics_of_a_digital_model_on_other_data_are_refused(
+    split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The weights are the same, and the metrics in info.json are not those of the data."""
+    out = tmp_path / "out"
+    words = ["mlp", "--epochs", "1", "--out", str(out)]
+    assert digital.main(words) == 0
+    assert digital.main([*words, "--resume"]) == 0
+    info = (out / "info.json").read_text()
+
+    def other(task: DigitsTask, asked: str, subset: int | None = None) -> Iterator[Any]:
+        for x, y in BATCHES(task, asked, subset):
+            yield (x.flip(-1) if asked == split else x), y
+
+    monkeypatch.setattr(DigitsTask, "batches", other)
+    capsys.readouterr()
+    assert digital.main([*words, "--resume"]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"the metrics in {out} are of another set of {split} data than" in error
+    older = json.loads(info)
+    del older["inputs"][f"set of {split} data"]  # older versions did not note it
+    (out / "info.json").write_text(json.dumps(older))
+    assert digital.main([*words, "--resume"]) == 0
 
 
 def doubled(task: DigitsTask, batch_size: int, seed: int) -> Loader:

@@ -48,9 +48,9 @@ def folder_host() -> str:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"arguments": 3}', "[" * 100_000, "\\x00", "{"])
-def test_a_damaged_record_is_no_run_to_resume(tmp_path: Path, text: str) -> None:
+def test_a_damaged_record_is_called_damaged(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(UsageError, match="run.json: no record of a run to resume"):
+    with pytest.raises(UsageError, match=r"run\.json is damaged .*; put the former file back, or"):
         folder.enter(tmp_path, {"a": 1}, True)
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
