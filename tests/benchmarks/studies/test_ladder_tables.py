@@ -342,6 +342,18 @@ def test_text_says_means_changes_and_which_are_sure() -> None:
     assert page._change(-0.00012, -0.00022, -0.00002, "accuracy") == "−0.01 ± 0.01"
     assert page._change(1e-6, 0.0, 2e-6, "perplexity") == "+0.000001 ± 0.000001"
     assert page._change(0.25, math.nan, math.nan, "loss") == "+0.250"
+    assert page._change(0.0016, 0.00157, 0.00163, "mvm") == "+0.160 ± 0.003"
+    assert page._change(0.0, math.nan, math.nan, "accuracy") == "0"
+
+
+def test_chips_that_all_change_alike_are_no_sure_change() -> None:
+    """Equal changes have neither a half width nor a p value, so they are not bold."""
+    results = made_up()
+    rung = (results.row == "spread") & (results.metric == "accuracy")
+    before = results[(results.row == "exponent") & (results.metric == "accuracy")]
+    results.loc[rung, "value"] = before.value.to_numpy() - 0.05
+    line = page.ladder_text(tables.steps(results, "accuracy"), "accuracy").splitlines()[5]
+    assert line.count("(−5.00)") == 2 and "±" not in line
 
 
 def test_another_preset_is_a_rung_on_top() -> None:
