@@ -151,6 +151,15 @@ def test_one_chip_has_a_line_and_no_interval() -> None:
     assert "1 chip" in texts(figure) and "1 chips" not in texts(figure)
 
 
+def test_chips_that_agree_have_no_bar_at_that_time_alone() -> None:
+    rows = table()
+    agree = rows.t_inference == TIMES[1]
+    rows.loc[agree, "value"] = [0.85 + 1e-8 * chip for chip in rows[agree].chip]
+    (axis,) = plot(rows).axes
+    parts = axis.containers[0].lines[2][0].get_segments()
+    assert [len(part) for part in parts] == [2, 0, 2, 2]  # none, also of no length
+
+
 def test_nothing_global_changes_and_every_format_is_written(tmp_path: Path) -> None:
     before, backend = dict(mpl.rcParams), mpl.get_backend()
     figure = plot(table(), digital=0.97)

@@ -6,7 +6,6 @@ variant, training, time, chip and metric.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from benchmarks.a_star import normalised_accuracy
 from benchmarks.report import dots as dots_of
 from benchmarks.report import figures
 from benchmarks.report.html import build, page
-from benchmarks.report.intervals import CONFIDENCE, mean_interval
+from benchmarks.report.intervals import CONFIDENCE, ends, mean_interval
 from benchmarks.report.record import Record, head, of_kind, read_csv, read_run, write_run
 from benchmarks.report.tables import markdown
 
@@ -46,6 +45,17 @@ def stars(results: pd.DataFrame, chance: float) -> pd.DataFrame:
     digital = float(errors[errors.variant == "digital"].value.iloc[0])
     chips = errors[errors.variant != "digital"].drop(columns="metric")
     return chips.assign(value=[normalised_accuracy(e, digital, chance) for e in chips.value])
+
+
+def size_of(results: pd.DataFrame, chance: float) -> float:
+    """Return what an error of 1 is in A*, of which the rounding of A* is a share.
+
+    Args:
+        results: The rows of one ablation, `COLUMNS`.
+        chance: The error of guessing, in [0, 1].
+    """
+    digital = results[(results.metric == "error") & (results.variant == "digital")]
+    return 1.0 / (chance - float(digital.value.iloc[0]))
 
 
 def units(table: pd.DataFrame, variant: str, t_s: float) -> pd.Series[float]:
@@ -82,7 +92,7 @@ def changes(results: pd.DataFrame, chance: float) -> pd.DataFrame:
     """
     import pandas as pd
 
-    table = stars(results, chance)
+    table, size = stars(results, chance), size_of(results, chance)
     base = table.variant.iloc[0]
     rows = []
     for variant in table.variant.drop_duplicates():
@@ -90,8 +100,8 @@ def changes(results: pd.DataFrame, chance: float) -> pd.DataFrame:
             values, base_values = units(table, variant, t_s), units(table, base, t_s)
             if list(values.index) != list(base_values.index):
                 raise DataError(f"{variant!r} at {label(t_s)} has other chips than {base!r}")
-            star = mean_interval(values)
-            change = mean_interval(values - base_values)
+            star = mean_interval(values, size)
+            change = mean_interval(values - base_values, size)
             rows.append(
                 {
                     "variant": variant,
@@ -128,13 +138,12 @@ def text_of(table: pd.DataFrame) -> pd.DataFrame:
 
 def _change(row: dict[Any, Any]) -> str:
     points = _points(row["change"])
-    if math.isnan(row["change_low"]):
-        return points
-    return f"{points} [{_points(row['change_low'])}, {_points(row['change_high'])}]"
+    both = ends(row["change_low"], row["change_high"], _points, 2)
+    return f"{points} [{both[0]}, {both[1]}]" if both else points
 
 
-def _points(share: float) -> str:
-    return f"{round(100 * share, 2) + 0.0:+.2f}"  # + 0.0 turns -0.0 into 0.0
+def _points(share: float, digits: int = 2) -> str:
+    return f"{round(100 * share, digits) + 0.0:+.{digits}f}"  # + 0.0 turns -0.0 into 0.0
 
 
 def figure(

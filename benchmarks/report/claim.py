@@ -93,7 +93,7 @@ def _line(results: pd.DataFrame, facts: dict[str, Any], side: str) -> dict[str, 
     at = {t_s: values_of(results, rung, "accuracy", t_s) for t_s in times}
     lost = change(at[times[-1]].to_numpy(), at[times[0]].to_numpy())
     digital = digital_of(results, "accuracy")
-    text = f"{100 * lost.mean:.2f} ({100 * lost.low:.2f} to {100 * lost.high:.2f})"
+    text = f"{100 * lost.mean:.2f}{tables.interval(100 * lost.low, 100 * lost.high)}"
     return {
         "weights": f"ours, {facts['model']}",
         "physics": f"`{PHYSICS[side]}`",

@@ -13,21 +13,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from aimc_bridge.curves import agree
 from aimc_bridge.times import label
 from benchmarks.report.answer_intervals import least_half_width, widened
-from benchmarks.report.intervals import Interval, flat, independent_change
+from benchmarks.report.effects import Effect, Sign
+from benchmarks.report.intervals import Interval, independent_change
 from benchmarks.report.intervals import change as paired
 from benchmarks.report.tables import PHASES, UNCHECKED, several_trainings, times_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SMALL = 0.01
-"""A difference whose whole interval is closer to 0 than this (one point) is called none."""
 CHANCE_SD = 2.0
 """The digital model must be better than guessing by this many standard errors."""
 
-Sign = Literal["worse", "better", "none", "unsure", "unknown"]
 _NAMES = {
     "direct": "direct conversion",
     "finetune": "fine-tuning without a chip",
@@ -35,57 +34,6 @@ _NAMES = {
     "hwa": "hardware-aware training",
 }
 _TRAINED = ("finetune", "control", "hwa")
-
-
-@dataclass(frozen=True)
-class Effect:
-    """A difference between the errors of two phases on the same samples.
-
-    Attributes:
-        mean: The difference, a share of 1; above 0 is worse.
-        low: The lower end of its 95 % interval; NaN if there is none.
-        high: The upper end.
-        over: What the interval covers, such as "chips, samples".
-    """
-
-    mean: float
-    low: float
-    high: float
-    over: str
-
-    @property
-    def sign(self) -> Sign:
-        """The conclusion of the interval: the sign of the difference, or that it is open."""
-        if math.isnan(self.low) or math.isnan(self.high):
-            return "unknown"
-        equal = "samples" in self.over and not self.mean  # each sample has the same answer
-        if flat(self.low, self.high) and not equal:
-            return "unknown"  # chips that err equally often: no spread, and no certainty either
-        if self.low > 0:
-            return "worse"
-        if self.high < 0:
-            return "better"
-        return "none" if max(-self.low, self.high) <= SMALL else "unsure"
-
-    def points(self) -> str:
-        """Return the size of the difference in points, such as "26.0 points"."""
-        return f"{abs(100 * self.mean):.{self._digits}f} points"
-
-    def interval(self, more: float) -> str:
-        """Return the interval in points.
-
-        Args:
-            more: 1.0 counts what gets worse as positive, -1.0 what gets better.
-        """
-        ends = sorted((100 * more * self.low + 0.0, 100 * more * self.high + 0.0))  # no -0.0
-        low, high = (f"{end:+.{self._digits}f}" for end in ends)
-        if ends[0] > 0:  # both are losses, or both are gains: the sentence says which
-            low, high = low[1:], high[1:]
-        return f"{low} to {high}"
-
-    @property
-    def _digits(self) -> int:
-        return 2 if abs(self.high - self.low) < 0.01 else 1
 
 
 @dataclass(frozen=True)
@@ -197,24 +145,33 @@ class _Place:
         if known is not None:
             low, high = (math.nan if known[end] is None else known[end] for end in ("low", "high"))
             found = Interval(known["mean"], low, high, math.nan)
-            if "samples" in known:  # older runs noted intervals without this
-                least = least_half_width(known["samples"])
-                found = widened(found, least, same=known["mean"] == 0)
+            same = known["mean"] == 0
+            samples = known.get("samples")
+            if samples is None and same and low == high:  # older runs noted intervals without it
+                samples = self.study.get("samples", {}).get(self.data)
+            if samples is not None:
+                found = widened(found, least_half_width(samples), same=same)
             return Effect(found.mean, found.low, found.high, known["over"])
         after, several = self._errors(phase, t_s)
         if minus == "digital":
             before, base_several = self._digital_errors(phase, after, several), several
         else:
             before, base_several = self._errors(minus, t_s)
-        interval = Interval(math.nan, math.nan, math.nan, math.nan)
-        if several == base_several and set(before.index) == set(after.index):
-            interval = paired(before.loc[after.index].to_numpy(), after.to_numpy())
-        elif min(len(before), len(after)) > 1:
-            interval = independent_change(before.to_numpy(), after.to_numpy())
+        interval, equal = Interval(math.nan, math.nan, math.nan, math.nan), ""
         over = "trainings" if several or base_several else "chips"
+        if several == base_several and set(before.index) == set(after.index):
+            interval = paired(before.loc[after.index].to_numpy(), after.to_numpy(), size=1.0)
+            if len(after) > 1 and math.isnan(interval.low):
+                equal = f"the {over} agree on the difference"
+        elif min(len(before), len(after)) > 1:
+            interval = independent_change(before.to_numpy(), after.to_numpy(), size=1.0)
+            sides = ((after, several), (before, base_several))
+            names = ["trainings" if many else "chips" for side, many in sides if agree(side, 1.0)]
+            if names:
+                equal = f"the {' and '.join(dict.fromkeys(names))} agree exactly"
         if several != base_several:
             over = "trainings, chips"
-        return Effect(interval.mean, interval.low, interval.high, over)
+        return Effect(interval.mean, interval.low, interval.high, over, equal)
 
     def _errors(self, phase: str, t_s: float) -> tuple[pd.Series[float], bool]:
         """Return the error of each chip by its seed, or of each training, and which of the two.
@@ -318,15 +275,15 @@ class _Place:
         now, digital = self.shown("direct", t_s), self.shown("digital")
         pair = f"digital {digital}, on the chip {now}"
         if effect.sign == "unknown":
-            return (
-                f"direct conversion has {now}, digital {digital}; so few chips or samples do not "
-                "say whether that is a loss"
+            why = effect.agreement() or (
+                "so few chips or samples do not say whether that is a loss"
             )
-        interval = f"95 % interval {effect.interval(1.0)}, over {_over(effect)}"
+            return f"direct conversion has {now}, digital {digital}; {why}"
+        interval = f"95 % interval {effect.interval(1.0)}, over {effect.covered()}"
         if effect.sign == "worse":
             return f"direct conversion loses {effect.points()} of {self.what} ({interval}): {pair}"
         if effect.sign == "better":
-            gains = f"95 % interval {effect.interval(-1.0)}, over {_over(effect)}"
+            gains = f"95 % interval {effect.interval(-1.0)}, over {effect.covered()}"
             return (
                 f"direct conversion is {effect.points()} of {self.what} better than the digital "
                 f"model ({gains}): {pair}"
@@ -343,9 +300,9 @@ class _Place:
         than = "direct conversion" if base == "direct" else "the digital model"
         nothing = direct in ("none", "better")  # "unsure" may be a loss
         if effect.sign == "unknown":
-            return f"{name} has {now}; nothing follows from that"
-        gain = f"{effect.interval(-1.0)}, over {_over(effect)}"
-        loss = f"{effect.interval(1.0)}, over {_over(effect)}"
+            return f"{name} has {now}; {effect.agreement() or 'nothing follows from that'}"
+        gain = f"{effect.interval(-1.0)}, over {effect.covered()}"
+        loss = f"{effect.interval(1.0)}, over {effect.covered()}"
         if effect.sign == "better":
             if direct == "worse":
                 return f"{name} brings back {effect.points()} ({gain}): {now}"
@@ -384,11 +341,3 @@ class _Place:
                 name = self._name(phase)
                 sentences.append(f"{name[0].upper()}{name[1:]} is worse at {listed}.")
         return sentences
-
-
-def _over(effect: Effect) -> str:
-    """Return what an interval covers, in words: "chips and test samples"."""
-    names = ["test samples" if name == "samples" else name for name in effect.over.split(", ")]
-    if len(names) == 1:
-        return f"{names[0]} alone"
-    return f"{', '.join(names[:-1])} and {names[-1]}"

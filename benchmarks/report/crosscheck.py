@@ -155,7 +155,7 @@ def _lines(record: Record, to: str) -> list[dict[str, str]]:
                 "at": label(row["t_inference"]),
                 "native": tables.number(row["first"], row["quantity"]),
                 "aihwkit": tables.number(row["second"], row["quantity"]),
-                "difference": f"{difference:.2f} ({low:.2f} to {high:.2f})",
+                "difference": f"{difference:.2f}{tables.interval(low, high)}",
                 "margin": f"{margin:.2f}{unit}",
                 "verdict": row["verdict"],
                 "record": link(record, to),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from aimc_bridge import curves, drawing
+from benchmarks.report.intervals import ends
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,13 +73,14 @@ def draw(
     paint, shape = drawing.COLOURS[colour(index)], marker(index)
     shift = 0.6 * ((index + 0.5) / count - 0.5)
     for place, dot in enumerate(dots):
-        if not math.isnan(dot.low):
+        both = ends(dot.low, dot.high, lambda end, digits: f"{end:.{digits}g}", 3)
+        if both:
             (bar,) = axis.plot([dot.low, dot.high], [place + shift] * 2, color=paint, lw=1.6)
             mark(bar, key, "bar", "")
         (point,) = axis.plot([dot.value], [place + shift], shape, color=paint, markersize=5)
         if name and not place:
             point.set_label(name)
-        interval = "" if math.isnan(dot.low) else f" ({dot.low:.3g} to {dot.high:.3g})"
+        interval = f" ({both[0]} to {both[1]})" if both else ""
         first = f"{dot.name}, {name}" if name else dot.name
         mark(point, key, "point", f"{first}: {dot.value:.4g}{interval}{unit}")
     axis.set_yticks(range(len(dots)), [dot.name for dot in dots])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from aimc_bridge.curves import ROUNDING, agree
 from aimc_bridge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
-_ROUNDING = 1e-6
+_MORE_DIGITS = 6  # than a page has; two ends that then still look alike are one number
 
 
 class Interval(NamedTuple):
@@ -32,24 +33,39 @@ class Interval(NamedTuple):
     p: float
 
 
-def flat(low: float, high: float) -> bool:
-    """Return whether an interval has no width: values without spread give no certainty.
+def ends(
+    low: float, high: float, write: Callable[[float, int], str], digits: int
+) -> tuple[str, str] | None:
+    """Return both ends of an interval as text, or None if it has no width to show.
+
+    Ends that look alike would claim certainty, so they get as many digits as tell them apart.
 
     Args:
-        low: Its lower end.
-        high: Its upper end.
+        low: The lower end; NaN if there is no interval.
+        high: The upper end.
+        write: Returns a number as text, without a unit, with a number of digits.
+        digits: The least number of digits.
     """
-    return math.isclose(low, high, abs_tol=1e-12)
+    if math.isnan(low) or math.isnan(high):
+        return None
+    for count in range(digits, digits + _MORE_DIGITS + 1):
+        first, last = write(low, count), write(high, count)
+        if float(first) != float(last):
+            return first, last
+    return None
 
 
-def mean_interval(values: ArrayLike) -> Interval:
+def mean_interval(values: ArrayLike, size: float = 0.0) -> Interval:
     """Return Student's t interval of the mean at 95 %, with chips as units.
 
     Args:
         values: One value per chip.
+        size: The size of the numbers that the values were calculated from, such as 1 for a
+            difference of shares; see `agree`.
 
     Returns:
-        The interval. Equal values have an interval of no width, and a single value has none (NaN).
+        The interval. A single value has none (NaN), and neither do values that agree: no spread is
+        no certainty. Their p value is NaN too, unless they are all 0: then it is 1.
 
     Raises:
         UsageError: If there is no value, or one that is not finite.
@@ -63,8 +79,9 @@ def mean_interval(values: ArrayLike) -> Interval:
     mean = float(x.mean())
     if x.size == 1:
         return Interval(mean, math.nan, math.nan, math.nan)
-    if _flat(x):  # t would divide by 0
-        return Interval(mean, mean, mean, 1.0 if mean == 0.0 else 0.0)
+    if agree(x, size):
+        zero = abs(mean) <= ROUNDING * size
+        return Interval(0.0 if zero else mean, math.nan, math.nan, 1.0 if zero else math.nan)
     test = stats.ttest_1samp(x, 0.0)
     interval = test.confidence_interval(CONFIDENCE)
     return Interval(mean, float(interval.low), float(interval.high), float(test.pvalue))
@@ -201,22 +218,16 @@ def _half_width(parts: Sequence[tuple[NDArray[np.float64], int]]) -> NDArray[np.
     return half
 
 
-def _flat(x: NDArray[np.float64]) -> bool:
-    """Return whether all values are equal, except for rounding."""
-    import numpy as np
-
-    return bool(np.ptp(x) <= 1e-12 * float(np.abs(x).max()))
-
-
-def change(before: ArrayLike, after: ArrayLike) -> Interval:
+def change(before: ArrayLike, after: ArrayLike, size: float = 0.0) -> Interval:
     """Return the mean of after - before, paired: value i of both is of the same chip.
 
-    If all pairs agree to 1e-6 of their size, which is the rounding of float32, the change is
-    exactly 0.
+    If all pairs agree, the change is exactly 0.
 
     Args:
         before: One value per chip.
         after: One value per chip.
+        size: The size of the numbers that the values were calculated from, if it is larger than
+            they are; see `agree`.
 
     Raises:
         UsageError: If there are not as many values of each.
@@ -226,9 +237,7 @@ def change(before: ArrayLike, after: ArrayLike) -> Interval:
     a, b = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if a.shape != b.shape:
         raise UsageError(f"{a.size} chips before, {b.size} after; allowed: the same chips")
-    if a.size and np.abs(b - a).max() <= _ROUNDING * max(np.abs(a).max(), np.abs(b).max()):
-        return mean_interval(np.zeros_like(a))
-    return mean_interval(b - a)
+    return mean_interval(b - a, max([size, *np.abs(a), *np.abs(b)]))
 
 
 def sd_ratio(first: ArrayLike, second: ArrayLike) -> Interval:
@@ -240,7 +249,8 @@ def sd_ratio(first: ArrayLike, second: ArrayLike) -> Interval:
 
     Returns:
         The ratio, its interval at 95 %, and the p value of equal standard deviations. If the second
-        sample has no spread, the ratio is 0. If the first one has none, there is no ratio (NaN).
+        sample has no spread, the ratio is 0, without an interval. If the first one has none, there
+        is no ratio (NaN).
 
     Raises:
         UsageError: If a sample has fewer than two values.
@@ -251,10 +261,10 @@ def sd_ratio(first: ArrayLike, second: ArrayLike) -> Interval:
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.size < 2 or b.size < 2:
         raise UsageError(f"{a.size} and {b.size} values; allowed: two or more of each")
-    if _flat(a):
+    if agree(a):
         return Interval(math.nan, math.nan, math.nan, math.nan)
-    if _flat(b):
-        return Interval(0.0, 0.0, 0.0, 0.0)
+    if agree(b):
+        return Interval(0.0, math.nan, math.nan, math.nan)
     va, vb = float(a.var(ddof=1)), float(b.var(ddof=1))
     law = stats.f(b.size - 1, a.size - 1)
     half = (1 - CONFIDENCE) / 2
@@ -264,15 +274,18 @@ def sd_ratio(first: ArrayLike, second: ArrayLike) -> Interval:
     return Interval(math.sqrt(ratio), low, high, min(1.0, p))
 
 
-def independent_change(first: ArrayLike, second: ArrayLike) -> Interval:
+def independent_change(first: ArrayLike, second: ArrayLike, size: float = 0.0) -> Interval:
     """Return the mean of second minus the mean of first, for independent samples.
 
     Args:
         first: One value per chip.
         second: One value per chip.
+        size: The size of the numbers that the values were calculated from, if it is larger than
+            they are; see `agree`.
 
     Returns:
-        The difference with Welch's interval at 95 %.
+        The difference with Welch's interval at 95 %. There is none (NaN) if the values of a sample
+        agree: by chance or by physics, that says nothing about how far others would lie apart.
 
     Raises:
         UsageError: If a sample has fewer than two values.
@@ -283,14 +296,10 @@ def independent_change(first: ArrayLike, second: ArrayLike) -> Interval:
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.size < 2 or b.size < 2:
         raise UsageError(f"{a.size} and {b.size} values; allowed: two or more of each")
-    flat = [_flat(x) for x in (a, b)]
     difference = float(b.mean() - a.mean())
-    if all(flat):
-        return Interval(difference, difference, difference, float(difference == 0.0))
-    if flat[0]:  # the first mean is a known number, only the second one is uncertain
-        return mean_interval(b - float(a.mean()))
-    if flat[1]:
-        return mean_interval(float(b.mean()) - a)
+    if agree(a, size) or agree(b, size):
+        difference = 0.0 if agree([a.mean(), b.mean()], size) else difference
+        return Interval(difference, math.nan, math.nan, math.nan)
     test = stats.ttest_ind(b, a, equal_var=False)
     interval = test.confidence_interval(CONFIDENCE)
     return Interval(difference, float(interval.low), float(interval.high), float(test.pvalue))

@@ -10,6 +10,7 @@ from aimc_bridge import curves, drawing, files
 from aimc_bridge.csv_cells import as_csv
 from aimc_bridge.times import label
 from benchmarks.report import figures
+from benchmarks.report.intervals import ends
 from benchmarks.report.ladder_tables import (
     digital_of,
     flaws,
@@ -19,14 +20,14 @@ from benchmarks.report.ladder_tables import (
     steps,
     times_of,
 )
-from benchmarks.report.tables import markdown
+from benchmarks.report.tables import interval, markdown
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 ALPHA = 0.05
-BARS = "bars: 95 % over chips; where none is seen, it is shorter than the mark"
+BARS = "bars: 95 % over chips; where none is seen, it is shorter than the mark, or the chips agree"
 
 Studies = dict[str, dict[str, Any]]
 
@@ -49,16 +50,16 @@ def _number(value: float, metric: str) -> str:
 def _change(mean: float, low: float, high: float, metric: str) -> str:
     """Return a change as text, such as "+1.20 ± 0.30".
 
-    One half width is enough, because a t interval is as wide to both sides. Small changes get more
-    digits.
+    One half width is enough, because a t interval is as wide to both sides. Narrow intervals get
+    more digits.
     """
     middle, half = _scale(metric) * mean, _scale(metric) * (high - low) / 2
+    if middle == 0.0 and math.isnan(half):  # of chips that all stay as they are
+        return "0"
     if math.isnan(half):
         return f"{middle:+.{_digits(metric)}f}".replace("-", "−")
-    if middle == 0.0 and half == 0.0:
-        return "0"
     digits = _digits(metric)
-    while digits < 6 and round(max(abs(middle), half), digits) == 0.0:
+    while digits < 6 and round(half, digits) == 0.0:
         digits += 1
     text = f"{middle:+.{digits}f} ± {half:.{digits}f}"
     return text.replace("-", "−")
@@ -113,7 +114,7 @@ def flaws_text(table: pd.DataFrame, metric: str) -> str:
         step = _change(row["difference"], row["low"], row["high"], metric)
         ratio = "" if row["flawed_n"] < 2 else "0" if row["sd_ratio"] == 0 else "?"
         if not math.isnan(row["sd_ratio"]) and row["sd_ratio"] > 0:
-            ratio = f"{row['sd_ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
+            ratio = f"{row['sd_ratio']:.2f}{interval(row['ratio_low'], row['ratio_high'])}"
         sure = row["p"] < ALPHA
         digits = _digits(metric) + 1
         sds = [f"{_scale(metric) * row[f'{side}_sd']:.{digits}f}" for side in ("right", "flawed")]
@@ -319,7 +320,7 @@ def panel(
                 point,
                 key,
                 "point",
-                f"{rung} {title}, {key}: {middle:.4g} ({a:.4g} to {b:.4g}){unit}",
+                f"{rung} {title}, {key}: {middle:.4g}{_ends(a, b)}{unit}",
             )
     if metric == "perplexity" and shown["mean"].max() > 2 * shown["mean"].min():
         drawing.log_axis(axis)
@@ -334,6 +335,11 @@ def panel(
         ha="right",
         fontsize=8,
     )
+
+
+def _ends(low: float, high: float) -> str:
+    both = ends(low, high, lambda end, digits: f"{end:.{digits}g}", 4)
+    return f" ({both[0]} to {both[1]})" if both else ""
 
 
 # --- a run's folder -------------------------------------------------------------------------------

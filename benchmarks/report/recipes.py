@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from aimc_bridge.times import label
-from benchmarks.report.ablation import facts_of, stars, units
-from benchmarks.report.intervals import mean_interval
+from benchmarks.report.ablation import facts_of, size_of, stars, units
+from benchmarks.report.intervals import ends, mean_interval
 from benchmarks.report.record import Record, link, of_kind
 from benchmarks.report.tables import markdown
 
@@ -47,12 +47,13 @@ def compared(record: Record) -> list[dict[str, Any]]:
     means = {name: float(value.mean()) for name, value in values.items()}
     best = max((name for name in means if name not in (DEFAULT, DIRECT)), key=means.__getitem__)
     gap = means[best] - means[DIRECT]
-    gain = mean_interval(_by_chip(table, best, t_s) - _by_chip(table, DIRECT, t_s))
-    shown = gain.low > 0  # not with one chip, which has no interval
+    size = size_of(record.table(), facts["chance_error"])
+    gain = mean_interval(_by_chip(table, best, t_s) - _by_chip(table, DIRECT, t_s), size)
+    shown = gain.low > 0  # not without an interval, as with one chip or with chips that agree
     names = {OWN: f"{facts['recipe']['name'].partition('/')[2]}, as the task plans it"}
     rows = []
     for name, mean in means.items():
-        lead = mean_interval(values[DEFAULT] - values[name])
+        lead = mean_interval(values[DEFAULT] - values[name], size)
         rows.append(
             {
                 "recipe": names.get(name, name),
@@ -75,6 +76,8 @@ def _text(record: Record, row: dict[str, Any]) -> dict[str, str]:
     facts = facts_of(record.extra)
     lead, low, high = (100 * value + 0.0 for value in row["lead"])
     itself = row["recipe"] == DEFAULT
+    both = ends(low, high, lambda end, digits: f"{end:+.{digits}f}", 1)
+    interval = f" [{both[0]}, {both[1]}]" if both else ""
     return {
         "model": facts["model"],
         "data": facts["dataset"],
@@ -82,7 +85,7 @@ def _text(record: Record, row: dict[str, Any]) -> dict[str, str]:
         "recipe": row["recipe"],
         f"A* {label(row['t_inference'])}": f"{100 * row['a_star']:.1f} %",
         "brought back": "?" if math.isnan(back := row["brought_back"]) else f"{100 * back:.0f} %",
-        "default's lead, points": "" if itself else f"{lead:+.1f} [{low:+.1f}, {high:+.1f}]",
+        "default's lead, points": "" if itself else f"{lead:+.1f}{interval}",
         "record": link(record),
     }
 

@@ -115,8 +115,7 @@ class Cell:
 
     def __str__(self) -> str:
         """Return A* with its interval, in percent."""
-        mean, low, high = (f"{100 * x:.2f}" for x in (self.mean, self.low, self.high))
-        return mean if math.isnan(self.low) else f"{mean} ({low} to {high})"
+        return f"{100 * self.mean:.2f}{tables.interval(100 * self.low, 100 * self.high)}"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from benchmarks.report import figures, intervals
 from benchmarks.report.html import page, parts
 from benchmarks.report.html.inline import drawn
 from benchmarks.report.html.page import Chart, Page, Section, Series, Table
+from benchmarks.report.sweep_sentences import Scale, scale_of, sentences, values_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +34,6 @@ _A_STAR = (
     "A* = (value - chance) / (digital - chance): 100 % is the digital model, 0 % is guessing. The "
     "95 % interval is that of the mean over chips; it says nothing about other test samples."
 )
-_EQUAL = "equal on all chips, so without an interval"
 _COVERS = (
     "Intervals are Student's t at 95 % over chips. They say what other chips would give, and "
     "nothing about other test samples or other trainings."
@@ -230,7 +230,7 @@ def of_tables(swept: Swept, chances: Mapping[str, float], command: str = "") -> 
     when = f"{last} after programming"
     if len(times) > 1:
         when = f"between {label(times[0])} and {last} after programming"
-    answer = [text for metric in swept.metrics for text in _answers(swept, metric)]
+    answer = [text for metric in swept.metrics for text in sentences(swept, metric)]
     sections = [_of_metric(swept, metric, chances) for metric in swept.metrics]
     names = ", ".join(filter(None, swept.tables))
     return Page(
@@ -241,111 +241,6 @@ def of_tables(swept: Swept, chances: Mapping[str, float], command: str = "") -> 
         [*sections, _repeat(swept, command)],
         swept.caption,
     )
-
-
-def _values(swept: Swept, name: str, metric: str) -> list[tuple[float, pd.Series[float]]]:
-    """Return (time, values by chip) of a table, in the order of time."""
-    rows = swept.tables[name]
-    rows = rows[rows["metric"] == metric]
-    groups = rows.groupby("t_inference", sort=True)
-    return [(float(t_s), part.set_index("chip")["value"]) for t_s, part in groups]  # type: ignore[arg-type]
-
-
-def _answers(swept: Swept, metric: str) -> list[str]:
-    """Return the sentences on one metric: each table, then tables against the first one."""
-    scale = _scale(swept, metric)
-    sentences = []
-    ends: dict[str, pd.Series[float]] = {}
-    named: dict[str, float] = {}
-    for name in swept.tables:
-        values = _values(swept, name, metric)
-        if not values:
-            continue
-        (first_s, first), (last_s, last) = values[0], values[-1]
-        ends[name], named[name] = last, last_s
-        start = f"{name}: {metric}" if name else metric[:1].upper() + metric[1:]
-        at = [f"{scale(first.mean())} {label(first_s)} after programming"]
-        if len(values) > 1:
-            at.append(f"{scale(last.mean())} {label(last_s)} after it")
-        over = f"mean of {len(last)} chips" if len(last) > 1 else "one chip"
-        text = f"{start} is {' and '.join(at)} ({over})"
-        change = _change(first, last) if len(values) > 1 else None
-        if change is not None:
-            text += (
-                f": {_told(change, scale, curves.lower_is_better(metric, swept.lower_is_better))}"
-            )
-        text += "."
-        if metric in swept.digital:
-            digital = swept.digital[metric]
-            text += f" The digital model has {scale(digital)}."
-        sentences.append(text)
-    base = next(iter(ends), "")
-    for name, later in list(ends.items())[1:]:
-        change = _change(ends[base], later) if named[name] == named[base] else None
-        if change is not None:
-            open_ = change.low <= 0 <= change.high and not intervals.flat(change.low, change.high)
-            unsure = ", no sure difference" if open_ else ""
-            what = f"{name} less {base}, {label(named[name])} after programming"
-            sentences.append(f"{what}: {_difference(change, scale)}{unsure}.")
-    return sentences
-
-
-def _change(before: pd.Series[float], after: pd.Series[float]) -> intervals.Interval | None:
-    """Return the interval of a difference of means; None if there are too few chips for one.
-
-    The same chips are compared one by one; other chips as two samples.
-    """
-    if len(before) > 1 and before.index.is_unique and set(before.index) == set(after.index):
-        return intervals.change(before, after.loc[before.index])
-    if min(len(before), len(after)) < 2:
-        return None
-    return intervals.independent_change(before, after)
-
-
-def _told(change: intervals.Interval, scale: _Scale, lower: bool | None) -> str:
-    """Return in words what a change with time is: a loss, a gain, a change, or neither."""
-    same = intervals.flat(change.low, change.high)
-    if change.low <= 0 <= change.high:
-        return f"{_difference(change, scale)}{'' if same else ', no sure change'}"
-    if lower is None:
-        return f"a change of {_difference(change, scale)}"
-    worse = (change.mean > 0) == lower
-    ends = sorted((abs(change.low), abs(change.high)))
-    size = scale.size(abs(change.mean))
-    interval = f"95 % interval {scale.size(ends[0])} to {scale.size(ends[1])}, over chips"
-    shown = _EQUAL if same else interval
-    return f"a {'loss' if worse else 'gain'} of {size}{scale.points} ({shown})"
-
-
-def _difference(change: intervals.Interval, scale: _Scale) -> str:
-    ends = f"95 % interval {scale.step(change.low)} to {scale.step(change.high)}, over chips"
-    shown = _EQUAL if intervals.flat(change.low, change.high) else ends
-    return f"{scale.step(change.mean)}{scale.points} ({shown})"
-
-
-class _Scale:
-    """How the values of a metric are written: shares in percent, others as they are."""
-
-    def __init__(self, share: bool) -> None:
-        self.share = share
-        self.points = " points" if share else ""
-
-    def __call__(self, value: float) -> str:
-        return f"{100 * value:.2f} %" if self.share else f"{value:.4g}"
-
-    def step(self, value: float) -> str:
-        return f"{100 * value:+.2f}" if self.share else f"{value:+.3g}"
-
-    def size(self, value: float) -> str:
-        return f"{100 * value:.2f}" if self.share else f"{value:.3g}"
-
-
-def _scale(swept: Swept, metric: str) -> _Scale:
-    """Return how values are written: accuracies and errors within [0, 1] are shares."""
-    values = [v for rows in swept.tables.values() for v in rows[rows["metric"] == metric]["value"]]
-    values += [swept.digital[metric]] if metric in swept.digital else []
-    named = any(word in metric.lower() for word in ("accuracy", "error"))
-    return _Scale(named and all(0.0 <= value <= 1.0 for value in values))
 
 
 def _of_metric(swept: Swept, metric: str, chances: Mapping[str, float]) -> Section:
@@ -367,23 +262,23 @@ def _of_metric(swept: Swept, metric: str, chances: Mapping[str, float]) -> Secti
         ", ".join(filter(None, plotting.caption_of(swept))),
         [*series, parts.CHIPS],
     )
-    keys = [curve.key for curve in found for _ in _values(swept, curve.name, metric)]
+    keys = [curve.key for curve in found for _ in values_of(swept, curve.name, metric)]
     words = [_COVERS]
     shown = [_means(swept, metric, keys)]
     if metric in chances:
-        words.append(f"{_A_STAR} Here chance is {_scale(swept, metric)(chances[metric])}.")
+        words.append(f"{_A_STAR} Here chance is {scale_of(swept, metric)(chances[metric])}.")
         shown.append(_stars(swept, metric, chances[metric], keys))
     return Section(metric, words, [chart], shown)
 
 
 def _means(swept: Swept, metric: str, keys: Sequence[str]) -> Table:
     """Return the table of means, with a row per table of a sweep and time."""
-    scale = _scale(swept, metric)
+    scale = scale_of(swept, metric)
     digital = swept.digital.get(metric)
     rows = []
     for name in swept.tables:
-        for t_s, values in _values(swept, name, metric):
-            mean = intervals.mean_interval(values)
+        for t_s, values in values_of(swept, name, metric):
+            mean = intervals.mean_interval(values, scale.whole)
             sd = "" if len(values) < 2 else f"{scale.size(float(values.std()))}{scale.points}"
             row = [name, label(t_s), str(len(values)), scale(mean.mean), sd]
             row.append(_ends(scale, mean))
@@ -397,21 +292,22 @@ def _means(swept: Swept, metric: str, keys: Sequence[str]) -> Table:
 
 def _stars(swept: Swept, metric: str, chance: float, keys: Sequence[str]) -> Table:
     """Return the table of A*, with a row per table of a sweep and time."""
-    scale, digital = _Scale(True), swept.digital[metric]
+    scale, digital = Scale(share=True), swept.digital[metric]
+    whole = scale_of(swept, metric).whole
     rows = []
     for name in swept.tables:
-        for t_s, values in _values(swept, name, metric):
-            star = intervals.mean_interval((values - chance) / (digital - chance))
+        for t_s, values in values_of(swept, name, metric):
+            lead = digital - chance
+            star = intervals.mean_interval((values - chance) / lead, whole / abs(lead))
             row = [name, label(t_s), scale(star.mean), _ends(scale, star)]
             rows.append(row[0 if any(swept.tables) else 1 :])
     columns = ["table", "time", "A*", "95 % interval"]
     return Table(columns[0 if any(swept.tables) else 1 :], rows, "A*", keys)
 
 
-def _ends(scale: _Scale, interval: intervals.Interval) -> str:
-    if math.isnan(interval.low):
-        return ""
-    return f"{scale(interval.low)} to {scale(interval.high)}"
+def _ends(scale: Scale, interval: intervals.Interval) -> str:
+    ends = intervals.ends(interval.low, interval.high, scale.level, 0)
+    return f"{ends[0]}{scale.percent} to {ends[1]}{scale.percent}" if ends else ""
 
 
 def _repeat(swept: Swept, command: str) -> Section:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from aimc_bridge.errors import DataError
 from aimc_bridge.times import label
 from benchmarks.a_star import normalised_accuracy
-from benchmarks.report.intervals import flat, mean_interval
+from benchmarks.report.intervals import ends, mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,11 +152,10 @@ def a_star(results: pd.DataFrame, chance: float) -> pd.DataFrame:
             except DataError:
                 rows.append({**row, **dict.fromkeys(("mean", "sd", "low", "high"), math.nan)})
                 continue
-            interval = mean_interval(_units(stars, now))
-            row |= {"mean": interval.mean, "sd": float(stars.std())}
-            ends = interval.low, interval.high
-            low, high = (math.nan, math.nan) if flat(*ends) else ends
-            rows.append({**row, "low": low, "high": high})
+            size = 1.0 / (chance - float(baseline.value.mean()))  # an error of 1, in A*
+            found = mean_interval(_units(stars, now), size)
+            row |= {"mean": found.mean, "sd": float(stars.std())}
+            rows.append({**row, "low": found.low, "high": found.high})
     return pd.DataFrame(rows)
 
 
@@ -219,7 +218,7 @@ def a_star_summary(
             better = None
         if better is not None:
             star = {**star, "low": better["low"], "high": better["high"]}
-        if not math.isnan(star["low"]):
+        if interval(star["low"], star["high"]):
             row["interval over"] = star["over"]
             if better is not None:
                 row["interval over"] = better["over"]
@@ -259,7 +258,7 @@ def differences(
             },
         )
         mean, low, high = (100 * entry[name] for name in ("mean", "low", "high"))
-        row[label(entry["t_inference"])] = f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
+        row[label(entry["t_inference"])] = f"{mean:+.2f}{interval(low, high, '+')}"
     return pd.DataFrame(rows.values())
 
 
@@ -269,8 +268,19 @@ def _star_text(star: Mapping[Any, Any]) -> str:
         return "undefined"
     if math.isnan(sd):
         return f"{mean:.2f} %"
-    interval = "" if math.isnan(low) else f" ({low:.2f} to {high:.2f})"
-    return f"{mean:.2f} ± {sd:.2f} %{interval}"
+    return f"{mean:.2f} ± {sd:.2f} %{interval(low, high)}"
+
+
+def interval(low: float, high: float, sign: str = "") -> str:
+    """Return an interval in brackets with a space before them, or "" if there is none.
+
+    Args:
+        low: The lower end; NaN if there is no interval.
+        high: The upper end.
+        sign: "+" writes the sign of positive ends, too.
+    """
+    both = ends(low, high, lambda end, digits: f"{end:{sign}.{digits}f}", 2)
+    return f" ({both[0]} to {both[1]})" if both else ""
 
 
 def _stars(rows: pd.DataFrame, digital: pd.DataFrame, chance: float) -> list[float]:

@@ -145,9 +145,40 @@ def test_chips_that_err_equally_often_say_nothing_without_answers(loss: float) -
     rows.loc[rows.phase != "digital", "value"] = rows[rows.phase != "digital"].apply(
         lambda row: {"direct": 0.25 + loss, "hwa": 0.25}[row.phase], axis=1
     )
+    why = "the chips agree on the difference, so there is no spread to judge it by"
+    error = rows.metric == "error"
+    for rounding in (0.0, 1e-7):  # of float32
+        rows.loc[error & (rows.chip == 2), "value"] += rounding
+        found = said(rows, study())
+        assert (found.direct, found.training) == ("unknown", "unknown")
+        assert "95 %" not in found.text and "so few chips" not in found.text
+        assert found.text.count(why) == 2
+        stars = tables.a_star_summary(rows, 0.9)
+        assert " to " not in stars.to_string() and set(stars["interval over"]) == {""}
+
+
+@pytest.mark.parametrize("equal", ["trainings", "chips"])
+def test_a_side_without_spread_is_not_known_exactly(equal: str) -> None:
+    """Two trainings against three chips: the side that agrees may lie apart next time."""
+    parts = [
+        table(0.2, direct={YEAR_S: 0.3}, hwa={YEAR_S: 0.22 + 0.01 * training}, chips=3)
+        for training in range(2)
+    ]
+    rows = pd.concat(part.assign(training_seed=i) for i, part in enumerate(parts))
+    rows = rows[(rows.phase != "direct") | (rows.training_seed == 0)].reset_index(drop=True)
+    assert "brings back 7.5 points (" in said(rows, study()).text
+    phase, error = {"trainings": ("hwa", 0.22), "chips": ("direct", 0.3)}[equal]
+    rows.loc[(rows.phase == phase) & (rows.metric == "error"), "value"] = error
     found = said(rows, study())
-    assert (found.direct, found.training) == ("unknown", "unknown")
-    assert "95 %" not in found.text and "nothing follows from that" in found.text
+    assert found.training == "unknown" and "brings back" not in found.text
+    assert f"; the {equal} agree exactly, so there is no spread to judge it by" in found.text
+
+
+def test_a_narrow_interval_is_told_with_more_digits() -> None:
+    rows = table(0.02, direct={YEAR_S: 0.07})
+    text = said(rows, study(changes=[changed("direct", "digital", 0.05, 0.04998, 0.05002)])).text
+    assert "loses 5.000 points of accuracy (95 % interval 4.998 to 5.002, over" in text
+    assert Effect(0.05, 0.05, 0.05, "chips").sign == "unknown"
 
 
 def test_what_an_interval_without_answers_is_over() -> None:

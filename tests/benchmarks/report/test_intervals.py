@@ -19,6 +19,7 @@ from benchmarks.report.intervals import (
     crossed_difference,
     crossed_half_width,
     crossed_interval,
+    ends,
     independent_change,
     mean_interval,
     sd_ratio,
@@ -68,19 +69,66 @@ def test_an_interval_holds_the_mean_95_times_of_100() -> None:
 
 
 def test_values_without_spread() -> None:
-    assert mean_interval([2.0, 2.0]) == Interval(2.0, 2.0, 2.0, 0.0)
-    assert mean_interval([0.0, 0.0]) == Interval(0.0, 0.0, 0.0, 1.0)
-    assert math.isnan(mean_interval([2.0]).low)
-    assert change([1.0, 2.0], [1.0 + 1e-8, 2.0 - 1e-8]) == Interval(0.0, 0.0, 0.0, 1.0)
+    """No spread is no certainty: such values have no interval, and no p value unless all are 0."""
+    assert without_interval(mean_interval([2.0, 2.0])) == 2.0
+    assert without_interval(mean_interval([2.0])) == 2.0
+    assert without_interval(mean_interval([0.0, 0.0]), p=1.0) == 0.0
+    assert without_interval(change([1.0, 2.0], [1.0 + 1e-8, 2.0 - 1e-8]), p=1.0) == 0.0
+    assert without_interval(change([1.0, 2.0], [2.0, 3.0])) == 1.0
     assert change([1.0, 2.0], [1.0 + 1e-4, 2.0 + 1e-4]).mean == pytest.approx(1e-4)
-    assert sd_ratio([1.0, 2.0], [3.0, 3.0]) == Interval(0.0, 0.0, 0.0, 0.0)
+    assert without_interval(sd_ratio([1.0, 2.0], [3.0, 3.0])) == 0.0
     assert math.isnan(sd_ratio([3.0, 3.0], [1.0, 2.0]).mean)
     assert math.isnan(sd_ratio([0.1, 0.1, 0.1], [0.1, 0.2, 0.3]).mean)  # Their variance is 2e-34.
-    known = independent_change([1.0, 1.0], [1.0, 2.0, 3.0, 4.0])
-    assert known == pytest.approx(mean_interval([0.0, 1.0, 2.0, 3.0]))
-    known = independent_change([1.0, 2.0, 3.0, 4.0], [4.0, 4.0])
-    assert known == pytest.approx(mean_interval([3.0, 2.0, 1.0, 0.0]))
-    assert independent_change([1.0, 1.0], [1.0, 1.0]) == Interval(0.0, 0.0, 0.0, 1.0)
+    # a side whose values agree has no estimate of its spread, so it does not count as known exactly
+    assert without_interval(independent_change([1.0, 1.0], [1.0, 2.0, 3.0, 4.0])) == 1.5
+    assert without_interval(independent_change([1.0, 2.0, 3.0, 4.0], [4.0, 4.0])) == 1.5
+    assert without_interval(independent_change([0.85] * 3, [0.85] * 7)) == 0.0
+
+
+def without_interval(found: Interval, p: float = math.nan) -> float:
+    """Return the mean of an interval that has no ends."""
+    assert math.isnan(found.low) and math.isnan(found.high)
+    assert found.p == p or (math.isnan(found.p) and math.isnan(p))
+    return found.mean
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_values_agree_up_to_the_rounding_of_float32(size: float) -> None:
+    """Means of float32 differ by 1e-7 of their size; three times the bound is a difference."""
+    near, apart = (size * np.array([0.85, 0.85, 0.85 + more]) for more in (1e-7, 3e-6))
+    before = size * np.array([0.9, 0.9, 0.9])
+    for one, other in ((near, apart), (before - near, before - apart)):
+        assert math.isnan(mean_interval(one, 0.9 * size).low)
+        assert not math.isnan(mean_interval(other, 0.9 * size).low)
+    assert math.isnan(change(before, near).low) and not math.isnan(change(before, apart).low)
+    # the float32 means of batches, in three orders
+    batches = random(60, seed=5).abs().numpy().astype(np.float32)
+    means = [float(np.roll(batches, turn).cumsum(dtype=np.float32)[-1]) / 60 for turn in (0, 7, 31)]
+    assert len(set(means)) > 1 and math.isnan(mean_interval(size * np.array(means)).low)
+
+
+def test_a_small_error_is_rounded_as_the_accuracy_is() -> None:
+    errors = [1e-3, 1e-3, 1e-3 + 1e-7]
+    assert not math.isnan(mean_interval(errors).low)
+    assert math.isnan(mean_interval(errors, 1.0).low)
+    assert math.isnan(independent_change(errors, [0.1, 0.2, 0.3], 1.0).low)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [
+        (1.0, 2.0, ("1.00", "2.00")),
+        (4.998, 5.002, ("4.998", "5.002")),
+        (-0.0001, 0.0001, ("-0.0001", "0.0001")),  # -0.00 and 0.00 are one number
+        (5.0, 5.0, None),
+        (5.0, 5.0 + 1e-12, None),
+        (math.nan, math.nan, None),
+    ],
+)
+def test_the_ends_of_an_interval_look_apart(
+    low: float, high: float, told: tuple[str, str] | None
+) -> None:
+    assert ends(low, high, lambda end, digits: f"{end:.{digits}f}", 2) == told
 
 
 def test_values_that_give_no_interval_are_refused() -> None:

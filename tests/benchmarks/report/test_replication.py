@@ -256,7 +256,7 @@ def test_the_claim_is_the_first_and_the_last_rung(tmp_path: Path) -> None:
     assert record is not None
     listed = lines(claim.section())
     assert [x[1] for x in listed] == ["its own", "`scalar_drift`", "`rasch2023`"]
-    assert listed[1][-1] == "0.00 (0.00 to 0.00)"
+    assert listed[1][-1] == "0.00"  # on both chips, so without an interval
     assert "70.50 ± 0.71 %" in listed[1] and "65.00 ± 0.00 %" in listed[2]
     # losses of 5 and 6 points: the mean is 5.5, and t of two chips is 12.706
     assert listed[2][-1] == "5.50 (-0.85 to 11.85)"

@@ -30,6 +30,16 @@ def table(start: float, end: float, metric: str = "accuracy", chips: int = 3) ->
     return pd.DataFrame(rows, columns=sweep_files.COLUMNS)
 
 
+def at(values: dict[float, list[float]], seed: int = 0) -> pd.DataFrame:
+    """Return a sweep of accuracies: one per chip at each time."""
+    rows = [
+        [seed + chip, seed + chip, t_s, "accuracy", value]
+        for t_s, of_chips in values.items()
+        for chip, value in enumerate(of_chips)
+    ]
+    return pd.DataFrame(rows, columns=sweep_files.COLUMNS)
+
+
 BOTH = {"direct": table(0.90, 0.60), "aware": table(0.91, 0.905)}
 
 
@@ -94,6 +104,62 @@ def test_chips_that_change_alike_have_no_interval() -> None:
     for end, said in ((0.9, "+0.00 points"), (0.85, "a loss of 5.00 points")):
         (answer,) = made({"a": table(0.9, end)}, None).answer
         assert answer.endswith(f": {said} (equal on all chips, so without an interval).")
+
+
+@pytest.mark.parametrize("rounding", [0.0, 1e-7])
+def test_chips_that_agree_have_no_interval_anywhere(rounding: float) -> None:
+    rows = at({1.0: [0.9, 0.9, 0.9], YEAR: [0.85, 0.85, 0.85 + rounding]})
+    shown = made(rows, 0.96, 0.5)
+    (answer,) = shown.answer
+    assert ": a loss of 5.00 points (equal on all chips, so without an interval)." in answer
+    for part in shown.sections[0].tables:
+        assert [row["95 % interval"] for row in cells(part)] == ["", ""]
+    text = shown.html()
+    assert "85.00 % to" not in text and "± 0" not in text
+    assert "± " in made(table(0.9, 0.6)).html()
+
+
+def test_an_interval_that_rounds_to_one_number_gets_more_digits() -> None:
+    rows = at({1.0: [0.9, 0.9, 0.9], YEAR: [0.85, 0.85, 0.85001]})
+    shown = made(rows, None)
+    half = stats.t.ppf(0.975, 2) * 1e-5 / 3
+    low, high = (100 * (0.85 + 1e-5 / 3 + sign * half) for sign in (-1, 1))
+    assert cells(shown.sections[0].tables[0])[1]["95 % interval"] == f"{low:.3f} % to {high:.3f} %"
+    (answer,) = shown.answer
+    assert f"(95 % interval {90 - high:.3f} to {90 - low:.3f}, over chips)" in answer
+
+
+EXACT, SPREAD = {YEAR: [0.85] * 3}, {YEAR: [0.70, 0.72, 0.71]}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        (EXACT, SPREAD, "-14.00 points (all chips of a agree, so without an interval)"),
+        (SPREAD, EXACT, "+14.00 points (all chips of b agree, so without an interval)"),
+        (EXACT, EXACT, "+0.00 points (all chips of a and of b agree, so without an interval)"),
+        ({YEAR: [0.85]}, SPREAD, "-14.00 points (a single chip of a, so without an interval)"),
+    ],
+)
+def test_tables_of_other_chips_without_an_interval_say_why(
+    first: dict[float, list[float]], second: dict[float, list[float]], told: str
+) -> None:
+    shown = made({"a": at(first), "b": at(second, seed=10)}, None)
+    assert shown.answer[-1] == f"b less a, 1y after programming: {told}."
+
+
+def test_tables_that_end_at_different_times_are_not_compared() -> None:
+    shown = made({"a": at({1.0: [0.9, 0.8]}), "b": at({YEAR: [0.8, 0.7]})}, None)
+    assert shown.answer[-1] == (
+        "b ends 1y after programming and a 1s after it, so they are not compared."
+    )
+
+
+def test_a_chip_more_at_one_time_says_why_there_is_no_interval() -> None:
+    (answer,) = made(at({1.0: [0.9, 0.9], YEAR: [0.8]}), None).answer
+    assert answer.endswith(
+        ": a loss of 10.00 points (a single chip at 1y, so without an interval)."
+    )
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,16 @@ def test_changes_are_paired_by_chip() -> None:
     assert table.loc["recipe", YEAR].change == 0.0
 
 
+def test_a_change_that_is_equal_on_all_chips_has_no_interval() -> None:
+    rows = results()
+    base = rows[rows.variant == "recipe"].value.to_numpy()
+    sign = rows[rows.variant == "recipe"].metric.map({"error": 0.1, "accuracy": -0.1}).to_numpy()
+    rows.loc[rows.variant == "no noise", "value"] = base + sign
+    table = ablation_report.changes(rows, 0.9)
+    assert table[["change_low", "change_high"]].isna().all(axis=None)
+    assert ablation_report.text_of(table)["change 1y"].tolist() == ["", "-12.50"]
+
+
 def test_several_trainings_are_the_units() -> None:
     """Two trainings give one degree of freedom, whatever the number of chips."""
     table = ablation_report.changes(results(seeds=2), 0.9).set_index(["variant", "t_inference"])

@@ -271,7 +271,8 @@ def test_steps_are_means_and_paired_changes() -> None:
     level = mean_interval(chips)
     assert tuple(year.loc["scalar", ["mean", "low", "high"]]) == pytest.approx(level[:3])
     assert math.isnan(year.loc["scalar", "change"])
-    assert tuple(year.loc["measured", ["change", "change_low", "p", "p_holm"]]) == (0, 0, 1, 1)
+    assert tuple(year.loc["measured", ["change", "p", "p_holm"]]) == (0, 1, 1)
+    assert math.isnan(year.loc["measured", "change_low"])  # all chips stay as they are
     expected = change(chips - 0.04 - np.array([1, -1, 2, -2]) * 1e-3, chips - 0.06)
     got = year.loc["spread"]
     assert tuple(got[["change", "change_low", "change_high", "p"]]) == pytest.approx(expected)
@@ -308,7 +309,8 @@ def test_flaws_and_less_one_are_compared_with_what_is_right() -> None:
         mean_interval(0.95 - np.array([0.47, 0.49, 0.51, 0.53]))[1:3]
     )
     same = accuracies.loc[("scalar_drift", "oracle compensation instead of measured")]
-    assert (same.difference, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
+    assert (same.difference, same.p) == (0.0, 1.0)
+    assert math.isnan(same.low) and math.isnan(same.high)
     less = tables.less_one(results, "accuracy")
     assert set(less.row) == {s.key for s in sides.SIDES if s.key.startswith("without")}
     whole = tables.values_of(results, "tiles", "accuracy", YEAR).to_numpy()
@@ -340,6 +342,18 @@ def test_text_says_means_changes_and_which_are_sure() -> None:
     assert page._change(-0.00012, -0.00022, -0.00002, "accuracy") == "−0.01 ± 0.01"
     assert page._change(1e-6, 0.0, 2e-6, "perplexity") == "+0.000001 ± 0.000001"
     assert page._change(0.25, math.nan, math.nan, "loss") == "+0.250"
+    assert page._change(0.0016, 0.00157, 0.00163, "mvm") == "+0.160 ± 0.003"
+    assert page._change(0.0, math.nan, math.nan, "accuracy") == "0"
+
+
+def test_chips_that_all_change_alike_are_no_sure_change() -> None:
+    """Equal changes have neither a half width nor a p value, so they are not bold."""
+    results = made_up()
+    rung = (results.row == "spread") & (results.metric == "accuracy")
+    before = results[(results.row == "exponent") & (results.metric == "accuracy")]
+    results.loc[rung, "value"] = before.value.to_numpy() - 0.05
+    line = page.ladder_text(tables.steps(results, "accuracy"), "accuracy").splitlines()[5]
+    assert line.count("(−5.00)") == 2 and "±" not in line
 
 
 def test_another_preset_is_a_rung_on_top() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from scipy import stats
 
 from aimc_bridge.training import HWATraining
 from benchmarks import ablation as command
@@ -70,7 +71,8 @@ def made(trainings: int = 1) -> Record:
     rows: list[list[object]] = [["digital", 0, "error", 0.0, -1, -1, 0.1]]
     for seed in range(trainings):
         for variant, error in errors.items():
-            for chip, luck in enumerate((-0.02, 0.0, 0.02)):
+            apart = 0.022 if variant == "lstm" else 0.02
+            for chip, luck in enumerate((-apart, 0.0, apart)):
                 for t_s, less in ((3600.0, 0.05), (YEAR, 0.0)):
                     rows.append([variant, seed, "error", t_s, chip, chip, error + luck - less])
     facts = {
@@ -97,9 +99,27 @@ def test_brought_back_is_a_share_of_the_best_named_recipe_s_gap(trainings: int) 
     assert back["default"] == pytest.approx((0.3 - 0.15) / (0.3 - 0.14))
     assert back["wrn16, as the task plans it"] == pytest.approx(0.1 / 0.16)
     assert rows["default"]["a_star"] == pytest.approx(1 - 0.05 / 0.8)
-    # the same chips: their luck is not in the interval of the lead
-    assert rows["lstm"]["lead"] == pytest.approx((-0.01 / 0.8,) * 3)
+    # the same chips: of their luck, what the recipes have in common is not in the lead's interval
+    lead, low, high = rows["lstm"]["lead"]
+    assert lead == pytest.approx(-0.01 / 0.8)
+    if trainings == 1:
+        half = stats.t.ppf(0.975, 2) * (0.002 / 0.8) / math.sqrt(3)
+        assert (low, high) == pytest.approx((lead - half, lead + half))
+    else:  # two trainings that agree
+        assert math.isnan(low) and math.isnan(high)
     assert {row["t_inference"] for row in rows.values()} == {YEAR}
+
+
+def test_recipes_that_all_chips_rank_alike_have_no_interval() -> None:
+    """The default leads by the same on all chips: no spread, so no interval and no share of it."""
+    alike = made()
+    rows = [
+        [*row[:-1], row[-1] - 0.002 * (int(row[4]) - 1)] if row[0] == "lstm" else row
+        for row in alike.rows
+    ]
+    text = report.section([dataclasses.replace(alike, rows=rows)])
+    assert "| -1.2 |" in text and "nan" not in text
+    assert text.count("| ? |") == 4
 
 
 def test_nothing_brought_back_is_no_share() -> None:
@@ -132,7 +152,7 @@ def test_the_page_shows_recipes_and_the_ablation_does_not(
     assert ablation_report.committed() == [] and ablation_report.section() == ""
     (record,) = report.committed()
     text = report.section()
-    assert record.name in text and "94 %" in text and "-1.2 [-1.2, -1.2]" in text
+    assert record.name in text and "94 %" in text and "-1.2 [-1.9, -0.6]" in text
     assert "40 images of the test split, 3 chips, 1 training(s) of 250 mini-batches. `cmd`" in text
 
 
