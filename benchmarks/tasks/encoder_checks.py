@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from aimc_bridge.errors import CheckpointError, DataError, UsageError
 from aimc_bridge.files import MOST_BYTES, check_file, read_text
@@ -20,7 +19,6 @@ if TYPE_CHECKING:  # this import takes seconds, and commands that only list the 
 NAME_ONE = "name another: -o encoder=NAME"
 FLOATS = ("F64", "F32", "F16", "BF16")
 """The kinds of numbers that weights can be, by their names in safetensors."""
-_ROUNDING = 3e-4  # relative; rounding leaves up to 7e-5 of 24 layers, wrong padding 1e-3 and more
 SHORTEST = 8
 """The fewest tokens that an encoder must take: special ones, and some words."""
 
@@ -132,65 +130,6 @@ def tokens_of(model: "PreTrainedModel", most: int, encoder: str) -> int:
     if positions < SHORTEST:
         raise DataError(f"{encoder} takes {positions} tokens; needed: {SHORTEST} or more")
     return min(most, positions)
-
-
-def scores_of(
-    model: nn.Module, inputs: Mapping[str, Tensor], n_classes: int, encoder: str
-) -> Tensor:
-    """Return a model's scores of a padded batch, if it can do its work on one.
-
-    Some cannot: they lack a padding token, or take one length only.
-
-    Args:
-        model: The model, in the mode that it is tried in.
-        inputs: A batch of real tokens, of several sentences.
-        n_classes: The number of scores of a sentence.
-        encoder: The hub id or the folder.
-
-    Returns:
-        The scores, of shape (sentences, n_classes).
-
-    Raises:
-        DataError: If it fails, or does not return one row of scores per sentence.
-    """
-    shape, wanted = tuple(inputs["input_ids"].shape), (len(inputs["input_ids"]), n_classes)
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            scores: Tensor = model(**inputs).logits
-        if tuple(scores.shape) == wanted:
-            return scores
-        wrong = f"it returns scores of shape {tuple(scores.shape)}, not {wanted}"
-    except Exception as error:  # noqa: BLE001 (a strange model raises anything)
-        wrong = f"{type(error).__name__}: {reason(error)}"
-    raise DataError(
-        f"{encoder}: {type(model).__name__} cannot do its work on {shape[0]} sentences padded to "
-        f"{shape[1]} tokens ({wrong}); {NAME_ONE}"
-    )
-
-
-def check_padding(together: Tensor, alone: Tensor, kind: str, encoder: str) -> None:
-    """Check that the scores of a sentence are the same with padding and without.
-
-    Otherwise they would depend on the other sentences of a batch. Models that count positions from
-    the start of a row see others where padding is on the left; heads that read the last token of a
-    row see padding where it is on the right.
-
-    Args:
-        together: Scores of padded sentences, in evaluation mode.
-        alone: Scores of the same sentences, each by itself.
-        kind: The class of the model.
-        encoder: The hub id or the folder.
-
-    Raises:
-        DataError: If they differ by more than rounding.
-    """
-    most = float((together - alone).abs().max())
-    if most > _ROUNDING * float(alone.abs().max()):
-        raise DataError(
-            f"{encoder}: padding changes the scores of {kind} by {most:.2g}, of "
-            f"{float(alone.abs().max()):.2g}, on the left and on the right, so they would depend "
-            f"on the other sentences of a batch; {NAME_ONE}"
-        )
 
 
 def check_weights(folder: Path, model: "PreTrainedModel") -> None:

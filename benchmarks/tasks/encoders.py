@@ -12,6 +12,7 @@ from torch import nn
 
 from aimc_bridge.errors import DataError, UsageError
 from aimc_bridge.rng import stream
+from benchmarks.tasks import encoder_trial
 from benchmarks.tasks.base import DigitalRecipe
 from benchmarks.tasks.data import Loader, PackagedModel, data_dir, reason
 from benchmarks.tasks.encoder_checks import (
@@ -20,10 +21,8 @@ from benchmarks.tasks.encoder_checks import (
     check_fit,
     check_folder,
     check_ids,
-    check_padding,
     check_tokenizer,
     check_weights,
-    scores_of,
     tokens_of,
 )
 from benchmarks.tasks.glue import held_out, held_out_pairs, mrpc, sst2
@@ -37,12 +36,6 @@ MINILM = PackagedModel(
 )
 MAX_LENGTH = 128
 """Tokens of a sentence or a pair (SI A.1); if an encoder takes fewer, its name says how many."""
-_LARGER = 4.0
-"""The factor on random weights in the second part of a trial.
-
-Small ones hide that ConvBERT reads padding (7e-6 of its scores); with large ones all of T5's
-attention is on one token.
-"""
 N_VALIDATION = 1000  # sentences held out from SST-2's train, together with all their phrases
 N_PAIRS = 400  # pairs held out from MRPC's train
 FAMILIES = {
@@ -239,73 +232,14 @@ class PretrainedTask(SentenceTask):
     def pad_side(self) -> str:
         """Return the side on which padding changes no score; the tokenizer's, if there are two.
 
-        It is found by a trial of the encoder with random weights, before the first batch is made: a
-        tokenizer is often told to pad on the left to write texts with.
+        It is found by a trial, before the first batch is made.
 
         Raises:
             DataError: If the encoder cannot do its work on a padded batch, or if there is no such
                 side.
         """
-        if not self._side:
-            model, told = self._random(), self.tokenizer.padding_side
-            sides = [told, "left" if told == "right" else "right"]
-            for _ in range(2):
-                sides = self._harmless(sides, model)
-                with torch.no_grad():
-                    for weight in model.parameters():
-                        weight.mul_(_LARGER if weight.ndim > 1 else 1.0)
-            self._side = sides[0]
+        self._side = self._side or encoder_trial.side_of_padding(self)
         return self._side
-
-    def _random(self) -> nn.Module:
-        """Return the encoder with random weights: no zeros, which would hide what they multiply."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = self.skeleton()
-            for weight in model.parameters():
-                if weight.ndim > 1 and not weight.any():
-                    nn.init.normal_(weight, std=0.02)
-        return model
-
-    def _harmless(self, sides: Sequence[str], model: nn.Module) -> list[str]:
-        """Return the sides on which padding changes no score of a model.
-
-        Raises:
-            DataError: If there is none; it is the error of the first side.
-        """
-        found, problems = [], []
-        for self._side in sides:
-            try:
-                self._try_out(model)
-                found.append(self._side)
-            except DataError as problem:
-                problems.append(problem)
-        self._side = ""
-        if not found:
-            raise problems[0]
-        return found
-
-    def _try_out(self, model: nn.Module) -> None:
-        """Try a model on small padded batches: the two shortest rows of the data, and the extremes.
-
-        Raises:
-            DataError: If it cannot do its work on them, or if padding changes its scores.
-        """
-        places = [(split, i) for split, (ids, _) in self.splits.items() for i in range(len(ids))]
-        by_length = sorted(places, key=lambda place: len(self.splits[place[0]][0][place[1]]))
-
-        def scores(rows: list[tuple[str, int]]) -> torch.Tensor:
-            tokens = [self.splits[split][0][i] for split, i in rows]
-            segments = [self.segments[split][i] for split, i in rows] if self.segments else None
-            inputs = self.collate(tokens, segments)
-            return scores_of(model, inputs, self.n_classes, self.encoder)
-
-        for rows in (by_length[:2], [by_length[0], by_length[-1]]):
-            model.train()
-            scores(rows)  # some can do it in one mode only
-            model.eval()
-            alone = torch.cat([scores([row]) for row in rows])
-            check_padding(scores(rows), alone, type(model).__name__, self.encoder)
 
     def build(self, seed: int, *, dropout: float | None = None) -> nn.Module:
         """Return the encoder with its pretrained weights and a new classifier.

@@ -64,13 +64,17 @@ class SentenceTask(Task):
         return "right"
 
     def collate(
-        self, tokens: Sequence[list[int]], segments: Sequence[list[int]] | None = None
+        self,
+        tokens: Sequence[list[int]],
+        segments: Sequence[list[int]] | None = None,
+        side: str | None = None,
     ) -> dict[str, Tensor]:
         """Pad sentences to one length.
 
         Args:
             tokens: The token ids of each sentence.
             segments: The segment of each token, or None.
+            side: The side that padding lies on, "left" or "right"; None means that of `pad_side`.
 
         Returns:
             The model inputs input_ids and attention_mask, both of shape (n, longest); with segments
@@ -78,10 +82,9 @@ class SentenceTask(Task):
         """
 
         def padded(rows: Sequence[list[int]], value: int) -> Tensor:
-            return pad_sequence([torch.tensor(row) for row in rows], True, value, side)
+            return pad_sequence([torch.tensor(row) for row in rows], True, value, lies)
 
-        side = self.pad_side()
-
+        lies = side or self.pad_side()
         inputs = {
             "input_ids": padded(tokens, self.pad_id),
             "attention_mask": padded([[1] * len(row) for row in tokens], 0),

@@ -17,7 +17,7 @@ from aimc_bridge.errors import CheckpointError, DataError, UsageError
 from aimc_bridge.sealed_files import write_tensors
 from benchmarks import tasks
 from benchmarks.tasks import encoders
-from benchmarks.tasks.encoder_checks import scores_of
+from benchmarks.tasks.encoder_trial import scores_of
 from presets import ideal
 from tests.benchmarks.tasks.test_bert import mrpc_files, small_encoder
 
