@@ -193,8 +193,10 @@ def check_complete(shards: Sequence[tuple[Path, tuple[int, int]]], what: str) ->
     (_, (_, count)), *_ = shards
     for path, (number, _) in shards:
         if number in by_number:
+            # a run.json can be a copy of another shard's, as the advice about a lost one has it
+            more = ', or correct "shard" in a copied run.json' if what == "folder" else ""
             raise DataError(
-                f"{by_number[number]} and {path} are both shard {number}/{count}; name one"
+                f"{by_number[number]} and {path} are both shard {number}/{count}; name one{more}"
             )
         by_number[number] = path
     missing = [number for number in range(1, count + 1) if number not in by_number]

@@ -168,7 +168,7 @@ class _Place:
             sides = ((after, several), (before, base_several))
             names = ["trainings" if many else "chips" for side, many in sides if agree(side, 1.0)]
             if names:
-                equal = f"the {' and '.join(dict.fromkeys(names))} agree exactly"
+                equal = f"the {' and '.join(dict.fromkeys(names))} agree"
         if several != base_several:
             over = "trainings, chips"
         return Effect(interval.mean, interval.low, interval.high, over, equal)

@@ -22,7 +22,7 @@ class Effect:
         low: The lower end of its 95 % interval; NaN if there is none.
         high: The upper end.
         over: What the interval covers, such as "chips, samples".
-        equal: Which units agree, so that there is no interval, such as "the chips agree exactly";
+        equal: Which units agree, so that there is no interval, such as "the chips agree";
             "" if there is an interval, or if there are too few units for one.
     """
 

@@ -56,13 +56,11 @@ def _change(mean: float, low: float, high: float, metric: str) -> str:
     middle, half = _scale(metric) * mean, _scale(metric) * (high - low) / 2
     if middle == 0.0 and math.isnan(half):  # of chips that all stay as they are
         return "0"
-    if math.isnan(half):
+    both = ends(0.0, half, lambda end, digits: f"{end:.{digits}f}", _digits(metric))
+    if both is None:
         return f"{middle:+.{_digits(metric)}f}".replace("-", "−")
-    digits = _digits(metric)
-    while digits < 6 and round(half, digits) == 0.0:
-        digits += 1
-    text = f"{middle:+.{digits}f} ± {half:.{digits}f}"
-    return text.replace("-", "−")
+    digits = len(both[1].partition(".")[2])
+    return f"{middle:+.{digits}f} ± {both[1]}".replace("-", "−")
 
 
 def ladder_text(table: pd.DataFrame, metric: str) -> str:

@@ -62,12 +62,14 @@ def claim_in(out: Path, advice: str = PUT_BACK) -> Claim:
 
     Args:
         out: The folder.
-        advice: What the user can do if run.json is damaged.
+        advice: What the user can do if run.json is damaged, or missing beside results.
 
     Raises:
         UsageError: If run.json is missing or damaged.
     """
     path = out / "run.json"
+    if not path.exists() and (out / "work").is_dir():  # what was measured is there
+        raise UsageError(f"{path} is missing; {advice}")
     if not path.exists():
         raise UsageError(f"{path}: no record of a run to resume; name another --out")
     try:

@@ -7,6 +7,7 @@ with the first results, and compared each time a run goes on.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -226,17 +227,26 @@ def training_mark(task: Task, batch_size: int, seed: int, *, most: int = _MOST) 
             wherever fingerprints are compared.
     """
     loader = task.train_loader(batch_size, seed)
-    order = {"batch_size": batch_size, "seed": seed, "mini-batches": len(loader)}
-    return {**order, "first": _mark(_first(loader, most))}
+    batches = iter(loader)
+    first = list(itertools.islice(batches, _FEWEST))
+    numbers = sum(tensor.numel() for tensor in _tensors(first))
+    return {
+        "batch_size": batch_size,
+        "seed": seed,
+        "mini-batches": len(loader),
+        **_mark(first),  # older versions noted this part alone
+        "further": _mark(_up_to(batches, most - numbers)),
+    }
 
 
-def _first(batches: Iterable[Any], most: int) -> Iterator[Any]:
-    """Yield batches until they have `most` numbers, and at least `_FEWEST`."""
-    numbers = 0
-    for count, batch in enumerate(batches, 1):
+def _up_to(batches: Iterable[Any], numbers: int) -> Iterator[Any]:
+    """Yield batches until they have a number of numbers."""
+    if numbers <= 0:
+        return
+    for batch in batches:
         yield batch
-        numbers += sum(tensor.numel() for tensor in _tensors(batch))
-        if numbers >= most and count >= _FEWEST:
+        numbers -= sum(tensor.numel() for tensor in _tensors(batch))
+        if numbers <= 0:
             return
 
 

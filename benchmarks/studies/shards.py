@@ -131,7 +131,7 @@ def merge(parts: Sequence[Path], into: Path) -> None:
     folder.holds_a_run(into, None, "--merge")
     known = {part: _claim_in(part) for part in parts}
     _check_claims(known)
-    check_complete([(p, shard_of(c.arguments["shard"])) for p, c in known.items()], "folder")
+    check_complete([(part, _number_of(part, claim)) for part, claim in known.items()], "folder")
     for part in parts:
         report.record_of(part, str(part))  # it is finished, and nothing in it is damaged
         claims.check_notes(part, "nobody knows whether this shard is of the same models and data")
@@ -153,10 +153,19 @@ def merge(parts: Sequence[Path], into: Path) -> None:
 
 def _claim_in(part: Path) -> Claim:
     """Return the claim of a part; raise UsageError if it has none, or a damaged one."""
-    if not (part / "run.json").exists():
-        problem = "holds no record of a run" if part.is_dir() else "is no folder"
-        raise UsageError(f"{part} {problem}; name the folders of all shards")
+    if not part.is_dir():
+        raise UsageError(f"{part} is no folder; name the folders of all shards")
+    if not (part / "run.json").exists() and not (part / "work").is_dir():
+        raise UsageError(f"{part} holds no record of a run; name the folders of all shards")
     return folder.claim_in(part, f"{PUT_BACK} and {_GO_ON}")
+
+
+def _number_of(part: Path, claim: Claim) -> tuple[int, int]:
+    """Return which shard a part is, and of how many; raise UsageError if its run.json is wrong."""
+    try:
+        return shard_of(claim.arguments["shard"])
+    except UsageError as error:
+        raise UsageError(f"{part / 'run.json'}: {error}") from None
 
 
 def _remove_dead_merge(into: Path) -> None:
@@ -232,14 +241,24 @@ def _merge_file(paths: list[Path], target: Path, known: dict[Path, Claim]) -> No
 
 
 def _sound(paths: list[Path]) -> Path:
-    """Return the first file that is not damaged: all shards have the same one, but for times."""
+    """Return the first file that is not damaged: all shards have the same one, but for times.
+
+    Tables have no checksum. Of them it is the one that most shards have, or the longest of those.
+    """
     errors: list[CheckpointError] = []
+    sound: list[Path] = []
     for path in paths:
         try:
             _check_sound(path)
-            return path
+            sound.append(path)
         except CheckpointError as error:
             errors.append(error)
+    if sound and sound[0].suffix == ".csv":
+        contents = [path.read_bytes() for path in sound]
+        best = max(contents, key=lambda content: (contents.count(content), len(content)))
+        return sound[contents.index(best)]
+    if sound:
+        return sound[0]
     advice = (
         "no shard has a sound one: put the former file back, or remove it in all shards and go on "
         "with one of them (--resume)"
@@ -325,7 +344,7 @@ def _check_claims(known: dict[Path, Claim]) -> None:
     for part, claim in known.items():
         if claim.arguments.get("shard") is None:
             raise UsageError(f"{part} is no shard of a run; --merge joins those of --shard")
-    counts = {part: shard_of(claim.arguments["shard"])[1] for part, claim in known.items()}
+    counts = {part: _number_of(part, claim)[1] for part, claim in known.items()}
     for part, claim in others:
         every = dict.fromkeys((*one.arguments, *claim.arguments))
         former, now = (

@@ -154,8 +154,10 @@ def check_padding(together: Tensor, alone: Tensor, kind: str, encoder: str) -> N
     Raises:
         DataError: If they differ by more than rounding.
     """
+    if not alone.isfinite().all():
+        return  # large random weights are too large for some, such as MobileBERT
     most = float((together - alone).abs().max())
-    if most > _ROUNDING * float(alone.abs().max()):
+    if not most <= _ROUNDING * float(alone.abs().max()):  # NaN is no agreement
         raise DataError(
             f"{encoder}: padding changes the scores of {kind} by {most:.2g}, of "
             f"{float(alone.abs().max()):.2g}, on the left and on the right, so they would depend "

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import digital, run, tasks
 from benchmarks.report import __main__ as report
-from benchmarks.studies.shards import _without_shard
+from benchmarks.studies.shards import _sound, _without_shard
 from benchmarks.tasks import registry
 from benchmarks.tasks.mlp import DigitsTask
 
@@ -367,6 +367,23 @@ def test_a_damaged_file_comes_from_the_shard_with_a_sound_one(
     assert results[0] == results[1]
 
 
+def test_a_table_is_the_one_that_most_shards_have(tmp_path: Path) -> None:
+    """It has no checksum: one that is cut at the end of a row, or changed, looks sound."""
+    paths = [tmp_path / f"{number}.csv" for number in range(3)]
+    whole, shorter, other = "a,b\n1,2\n3,4\n", "a,b\n1,2\n", "a,b\n1,2\n3,9\n"
+    for contents, expected in (
+        ((shorter, whole, whole), 1),
+        ((other, whole, whole), 1),
+        ((whole, whole, other), 0),
+        ((shorter, whole), 1),
+        (("a,b\n1,", shorter, whole), 2),
+    ):
+        named = paths[: len(contents)]
+        for path, content in zip(named, contents, strict=True):
+            path.write_text(content)
+        assert _sound(named) == paths[expected]
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -412,6 +429,14 @@ def test_the_record_of_another_shard_saves_what_is_done(
     cut(parts[1] / "run.json")
     assert run.main(words) == 2
     assert "damaged" in (error := capsys.readouterr().err) and "of another" in error
+    (parts[1] / "run.json").unlink()
+    assert run.main(words) == 2
+    assert "is missing; put the former file back, or a copy" in capsys.readouterr().err
+    assert "is missing; put the former file back, or a copy" in refused(parts, capsys)
+    (parts[1] / "run.json").write_text(record)
+    assert 'are both shard 1/2; name one, or correct "shard" in' in refused(parts, capsys)
+    (parts[1] / "run.json").write_text(record.replace('"shard": "1/2"', '"shard": "x"'))
+    assert f"{parts[1] / 'run.json'}: shard='x'; allowed" in refused(parts, capsys)
     (parts[1] / "run.json").write_text(record.replace('"shard": "1/2"', '"shard": "2/2"'))
     (parts[1] / "work" / "mlp" / "digital-40.json").unlink()
     assert run.main(words) == 0

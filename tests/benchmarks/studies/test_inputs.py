@@ -237,12 +237,16 @@ def test_training_data_that_differ_late_are_others(monkeypatch: pytest.MonkeyPat
     task = tasks.get("mlp")
     assert isinstance(task, DigitsTask)
     two = [inputs.training_mark(task, 8, 0, most=most) for most in (0, 2 * 8 * 65)]
+    older = {name: value for name, value in two[0].items() if name != "further"}
     three = inputs.training_mark(task, 8, 0, most=2 * 8 * 65 + 1)
     whole = inputs.training_mark(task, 8, 0)
     monkeypatch.setattr(DigitsTask, "train_loader", lambda self, n, seed: relabelled(self, n, seed))
     assert two[0] == two[1] == inputs.training_mark(task, 8, 0, most=0)
     assert not inputs.same(three, inputs.training_mark(task, 8, 0, most=2 * 8 * 65 + 1))
     assert not inputs.same(whole, inputs.training_mark(task, 8, 0))
+    assert inputs.same(older, inputs.training_mark(task, 8, 0))  # it has the first two alone
+    monkeypatch.setattr(DigitsTask, "train_loader", lambda self, n, seed: doubled(self, n, seed))
+    assert not inputs.same(older, inputs.training_mark(task, 8, 0))
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])

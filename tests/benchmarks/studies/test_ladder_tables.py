@@ -369,3 +369,13 @@ def test_another_preset_is_a_rung_on_top() -> None:
     text = page.ladder_text(table, "accuracy").splitlines()
     assert len(text) == 2 + 12 and text[-1].startswith("| 12 | preset hermes |")
     assert len(page.ladder_text(tables.steps(results, "accuracy"), "accuracy").splitlines()) == 13
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "mvm_error"])
+def test_a_change_never_has_an_interval_of_no_width(metric: str) -> None:
+    """Narrow ones get more digits, and the narrowest are not shown."""
+    for half in (0.02, 3e-4, 1e-6, 1e-9, 1e-13):
+        text = page._change(1e-3, 1e-3 - half, 1e-3 + half, metric)
+        number, _, width = text.partition(" ± ")
+        assert float(number) == pytest.approx(0.1, abs=0.051)
+        assert float(width) > 0 if half > 1e-10 else not width

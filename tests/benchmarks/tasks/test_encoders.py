@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,7 @@ from aimc_bridge.errors import CheckpointError, DataError, UsageError
 from aimc_bridge.sealed_files import write_tensors
 from benchmarks import tasks
 from benchmarks.tasks import encoders
-from benchmarks.tasks.encoder_trial import scores_of
+from benchmarks.tasks.encoder_trial import check_padding, scores_of
 from presets import ideal
 from tests.benchmarks.tasks.test_bert import mrpc_files, small_encoder
 
@@ -301,6 +303,17 @@ def test_a_model_that_reads_padding_is_refused(folder, kind) -> None:
     with pytest.raises(DataError, match=f"padding changes the scores of {kind}") as caught:
         made(folder).collate([[5], [5, 5]])
     assert "-o encoder=NAME" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("together", "alone", "refused"),
+    [(1.0, 1.0, False), (1.001, 1.0, True), (math.nan, 1.0, True), (math.nan, math.nan, False)],
+)
+def test_scores_that_are_no_numbers(together: float, alone: float, refused: bool) -> None:
+    """Where a sentence by itself has none, nothing is said; else padded ones must have them."""
+    scores = torch.tensor([[together, 0.5]]), torch.tensor([[alone, 0.5]])
+    with pytest.raises(DataError, match="padding") if refused else contextlib.nullcontext():
+        check_padding(*scores, "Model", "encoder")
 
 
 def test_a_model_without_a_table_of_tokens_is_tried_like_any(folder) -> None:
