@@ -282,6 +282,10 @@ def read_run(folder: Path) -> dict[str, Any]:
         about: dict[str, Any] = json.loads(files.read_text(folder / "run.json"))
         missing = [name for name in ("arguments", *_OF_A_RUN) if name not in about]
     except (FileNotFoundError, NotADirectoryError):
+        if (folder / "work").is_dir():  # what was measured is there
+            raise DataError(
+                f"{folder / 'run.json'} is missing; {PUT_BACK} and go on with the run (--resume)"
+            ) from None
         raise DataError(
             f"{folder} holds no finished run (no run.json); name the --out of one"
         ) from None

@@ -40,7 +40,7 @@ ON_AIHWKIT = (
     *("crosscheck-lstm-long", "crosscheck-lstm-long-year", "crosscheck-lstm-long-year-2"),
     *("crosscheck-lstm-ptb-1s", "crosscheck-lstm-ptb-1y"),
     *("crosscheck-wrn-1s", "crosscheck-wrn-1y"),
-    *("crosscheck-resnet32", "crosscheck-resnet32-1s"),
+    *("crosscheck-resnet32", "crosscheck-resnet32-1s", "crosscheck-resnet32-1s-2"),
     *("crosscheck-resnet32-1y", "crosscheck-resnet32-1y-2"),
 )
 """Cross-checks of the task level of those hardware-aware models."""

@@ -448,3 +448,11 @@ def test_reports_of_one_and_of_several_runs(
     assert "holds no finished cross-check" in capsys.readouterr().err
     assert reporting.main([str(first), str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
+
+
+def test_a_lost_record_beside_its_results_says_what_saves_them(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no finished run .no run.json.; name the --out"):
+        records.read_run(tmp_path)
+    (tmp_path / "work").mkdir()
+    with pytest.raises(DataError, match=r"run.json is missing; put the former .*--resume"):
+        records.read_run(tmp_path)

@@ -312,8 +312,9 @@ def test_a_model_that_reads_padding_is_refused(folder, kind) -> None:
 def test_scores_that_are_no_numbers(together: float, alone: float, refused: bool) -> None:
     """Where a sentence by itself has none, nothing is said; else padded ones must have them."""
     scores = torch.tensor([[together, 0.5]]), torch.tensor([[alone, 0.5]])
+    lost = torch.full((1, 2), math.nan)  # of another sentence
     with pytest.raises(DataError, match="padding") if refused else contextlib.nullcontext():
-        check_padding(*scores, "Model", "encoder")
+        check_padding(*(torch.cat([lost, part]) for part in scores), "Model", "encoder")
 
 
 def test_a_model_without_a_table_of_tokens_is_tried_like_any(folder) -> None:
