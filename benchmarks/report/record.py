@@ -35,7 +35,7 @@ PUT_BACK = (
     "put the former file back, or a copy of that of a run with the same options, or of another "
     'shard with "shard" changed,'
 )
-"""What to do about a damaged run.json; what was measured is in other files."""
+"""The advice if a run.json is damaged or missing. The results are in other files."""
 
 
 @dataclass(frozen=True)

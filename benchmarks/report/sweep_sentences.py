@@ -1,4 +1,4 @@
-"""What tables of sweeps say in sentences: each table alone, then each against the first one."""
+"""The sentences of a report on sweeps: on each table, then on each against the first one."""
 
 from __future__ import annotations
 

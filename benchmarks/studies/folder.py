@@ -26,7 +26,7 @@ INPUTS = claims.INPUTS
 """The file of `benchmarks.studies.inputs`; it alone is no part of a run."""
 
 PUT_BACK = f"{record.PUT_BACK} or name another --out"
-"""What to do about a damaged run.json of a run that goes on."""
+"""The advice if a run is resumed and its run.json is damaged or missing."""
 
 
 # --- the run of a folder --------------------------------------------------------------------------
